@@ -1,0 +1,126 @@
+"""What a stage asks of a back-end: three small protocols and the rows that cross them.
+
+A back-end answers every request, in the order asked. One bad row is a row with an error, never an
+exception that loses its neighbours. Heavy imports happen at the top of each back-end's own module, which
+only ``prefpipe.wiring`` imports.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+Message = Mapping[str, str]
+"""One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+
+
+class GenerationRequest(NamedTuple):
+    """One response to sample.
+
+    ``prompt_token_ids`` is what ``Generator.encode`` returned for ``messages`` (empty when the engine keeps its
+    tokenizer to itself). ``seed`` alone decides the randomness of this row, so the answer does not depend
+    on which other rows are in the batch beyond the rounding of the engine's arithmetic.
+    """
+
+    prompt_id: str
+    sample_idx: int
+    messages: Sequence[Message]
+    prompt_token_ids: Sequence[int]
+    seed: int
+    temperature: float
+
+
+class Generation(NamedTuple):
+    """One sampled response.
+
+    ``token_ids`` includes the end-of-sequence token when the response ended with one; ``text`` does not.
+    ``logp`` is the summed natural log-probability of ``token_ids`` under the model at temperature 1,
+    before any truncation of the distribution; None when the engine does not tell.
+    ``finish_reason`` is ``stop``, ``length`` or ``error``; ``error`` says why, in the last case.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    logp: float | None
+    error: str | None = None
+
+
+class SamplingParams(NamedTuple):
+    """What all requests of a run share. ``top_k = 0`` and ``top_p = 1`` switch the truncation off."""
+
+    max_tokens: int
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+class Generator(Protocol):
+    """An engine that samples responses."""
+
+    max_model_len: int
+    """Longest prompt plus response, in tokens."""
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of the templated conversation, generation prompt included."""
+        ...
+
+    def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
+        """Return one generation for each request, in order."""
+        ...
+
+    def close(self) -> None:
+        """Release memory and processes."""
+        ...
+
+
+class ScoreRequest(NamedTuple):
+    """One candidate to rate. ``columns`` holds the user's own columns of the prompt (``checks`` among them)."""
+
+    prompt_id: str
+    sample_idx: int
+    messages: Sequence[Message]
+    response: str
+    columns: Mapping[str, Any]
+
+
+class Score(NamedTuple):
+    """A rating. ``reward`` is None unless ``status`` is ``ok``; ``detail`` is JSON text or None."""
+
+    reward: float | None
+    status: str = "ok"
+    reason: str | None = None
+    detail: str | None = None
+
+
+class Scorer(Protocol):
+    """A rater: higher is better, any scale."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+        """Return one score for each request, in order."""
+        ...
+
+    def close(self) -> None:
+        """Release memory."""
+        ...
+
+
+class Embeddings(NamedTuple):
+    """``vectors`` (N, D) float32, L2-normalised; ``n_tokens`` (N,) before truncation; ``truncated`` (N,) bool."""
+
+    vectors: np.ndarray
+    n_tokens: np.ndarray
+    truncated: np.ndarray
+
+
+class Embedder(Protocol):
+    """A model that turns texts into vectors."""
+
+    dim: int
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Return one vector for each text, in order."""
+        ...
+
+    def close(self) -> None:
+        """Release memory."""
+        ...

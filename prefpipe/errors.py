@@ -1,0 +1,67 @@
+"""The error family: what went wrong, where, and the next command to try.
+
+Every error that a user can cause is one of these. The command line prints ``error: <message>`` and
+``hint: <hint>`` and exits with ``exit_code``; a traceback is a bug in prefpipe.
+
+Exit codes: 0 done; 1 failed; 2 bad usage, config or fingerprint clash; 3 finished, but the error rate is
+above the limit; 4 input incomplete; 75 stopped early, safe to run again; 130 interrupted.
+"""
+
+from typing import ClassVar
+
+
+class PrefpipeError(Exception):
+    """An error with a message for people, an optional hint and an exit code."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(PrefpipeError):
+    """A flag, a config value or an argument that cannot be used (exit 2)."""
+
+    exit_code = 2
+
+
+class InputError(PrefpipeError):
+    """Data that cannot be used: a broken line, a bad value, a wrong schema (exit 1)."""
+
+
+class FingerprintError(PrefpipeError):
+    """The output folder holds the result of another configuration (exit 2)."""
+
+    exit_code = 2
+
+
+class IncompleteInputError(PrefpipeError):
+    """Parts of an input artifact are missing (exit 4)."""
+
+    exit_code = 4
+
+
+class CorruptPartError(PrefpipeError):
+    """A part is truncated or its bytes changed after it was written (exit 1)."""
+
+
+class ModelError(PrefpipeError):
+    """A model, tokenizer or chat template that cannot be used (exit 1)."""
+
+
+class ErrorRateError(PrefpipeError):
+    """The stage finished and everything good is on disk, but too many rows failed (exit 3)."""
+
+    exit_code = 3
+
+
+class StoppedEarly(PrefpipeError):  # noqa: N818 - it is a stop that was asked for, not an error
+    """SIGTERM, SIGUSR1 or a time budget ended the run after the current part (exit 75)."""
+
+    exit_code = 75
+
+
+class PrefpipeWarning(UserWarning):
+    """Something a user should know that does not stop the run."""
