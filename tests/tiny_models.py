@@ -2,7 +2,8 @@
 
 Two Llama layers, hidden size 32, a byte-level tokenizer without merges (one token a byte, plus four special
 tokens) and a ChatML template. Weights depend on ``seed`` alone. ``initializer_range`` is ten times the usual, so
-that the distributions are far from flat and greedy answers depend on the prompt.
+that the distributions are far from flat and greedy answers depend on the prompt; the row of the end-of-turn token
+in the output matrix is three times larger, so that sampled answers end after some twenty tokens.
 """
 
 from pathlib import Path
@@ -97,6 +98,9 @@ def make_tiny_adapter(path, base_path, seed=0) -> Path:
 def _save(model_class, config, path, seed) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model_class(config).eval().save_pretrained(path)
+        model = model_class(config).eval()
+        if model_class is LlamaForCausalLM:
+            model.lm_head.weight.data[END_ID] *= 3
+        model.save_pretrained(path)
     make_tiny_tokenizer().save_pretrained(path)
     return path
