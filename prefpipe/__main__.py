@@ -1,0 +1,5 @@
+"""``python -m prefpipe``."""
+
+from prefpipe.cli.main import main
+
+main()

@@ -1,0 +1,50 @@
+"""What makes two runs the same run: canonical JSON of the identity, and its sha256.
+
+The identity of a run holds what can change its rows: stage, stage VERSION, the config's identity fields,
+parents' identities, content hashes of models, tokenizers and chat templates. Batch sizes, devices, workers
+and paths are not in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys, no spaces, ASCII only; NaN and infinity are refused (ValueError)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def fingerprint_of(identity: Mapping[str, Any]) -> str:
+    """Return the sha256 (64 hexadecimal digits) of the canonical JSON of an identity."""
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as one level with dotted keys; lists are leaves unless they hold mappings."""
+    if isinstance(value, Mapping):
+        rows: dict[str, Any] = {}
+        for key in value:
+            rows |= flatten(value[key], f"{prefix}.{key}" if prefix else str(key))
+        return rows
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        return flatten({str(position): item for position, item in enumerate(value)}, prefix)
+    return {prefix: value}
+
+
+def describe_difference(on_disk: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Return a line for each field that differs: ``temperature: 0.8 on disk, 1.0 asked for``."""
+    old, new = flatten(on_disk), flatten(wanted)
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key, "absent"), new.get(key, "absent")
+        if before != after:
+            lines.append(f"{key}: {shorten(before)} on disk, {shorten(after)} asked for")
+    return lines
+
+
+def shorten(value: Any, limit: int = 60) -> str:
+    """Return a value's JSON, cut in the middle when long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-12:]}"

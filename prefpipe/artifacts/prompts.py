@@ -1,0 +1,180 @@
+"""Prompts from a user's file: keyed, checked, with the user's columns beside them.
+
+Reads JSONL, JSON (a list of objects), CSV, Parquet, a folder written by ``datasets.save_to_disk`` and
+``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns), optionally ``prompt_id``; every other
+column passes through untouched. Every problem of the file is found before the first is reported.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from prefpipe.artifacts.conversations import Turns, turns_of
+from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.ids import prompt_id_of
+from prefpipe.artifacts.rows import read_rows
+from prefpipe.errors import InputError, UsageError
+
+OWN_COLUMNS = ("prompt_id", "prompt", "messages")
+MAX_PROBLEMS_SHOWN = 8
+
+
+class Prompt(NamedTuple):
+    """A prompt with its key; ``messages`` end with a user turn."""
+
+    prompt_id: str
+    messages: Turns
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """All prompts of a run, in file order, and the user's columns row by row beside them."""
+
+    rows: list[Prompt]
+    columns: pa.Table
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def n_parts(self, part_size: int) -> int:
+        """Return how many parts of ``part_size`` prompts there are."""
+        return -(-len(self.rows) // part_size)
+
+    def part(self, index: int, part_size: int) -> "Prompts":
+        """Return the prompts of one part."""
+        start = index * part_size
+        return Prompts(self.rows[start : start + part_size], self.columns.slice(start, part_size))
+
+    def sha256(self) -> str:
+        """Return the content hash of ids, messages and user columns, in order."""
+        digest = hashlib.sha256()
+        for prompt in self.rows:
+            digest.update(canonical_json([prompt.prompt_id, prompt.messages]).encode())
+        digest.update(str(self.columns.schema).encode())
+        for row in self.columns.to_pylist():
+            digest.update(repr(sorted(row.items())).encode(errors="surrogatepass"))
+        return digest.hexdigest()
+
+
+def load_prompts(
+    source: str, *, system_prompt: str | None = None, keep_columns: Sequence[str] | None = None,
+    drop_duplicates: bool = False, reserved: Sequence[str] = (),
+) -> Prompts:  # fmt: skip
+    """Read a prompts file.
+
+    Args:
+        source: path or ``hf:`` reference.
+        system_prompt: put before every conversation; refused when one brings its own. It is not part of ``prompt_id``.
+        keep_columns: the user's columns to pass through; None for all.
+        drop_duplicates: keep the first of prompts with the same id instead of refusing.
+        reserved: column names that the artifact uses itself.
+
+    Errors:
+        InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the first eight.
+    """
+    table, lines = read_rows(source)
+    if table.num_rows == 0:
+        raise InputError(f"{source} holds no prompts", hint="each row needs `prompt` or `messages`")
+    names = table.column_names
+    if ("prompt" in names) == ("messages" in names):
+        which = "both `prompt` and `messages`" if "prompt" in names else "neither `prompt` nor `messages`"
+        raise InputError(f"{source} has {which}; its columns are: {', '.join(names)}",
+                         hint="give each row `prompt` (text) or `messages` (a list of role and content)")  # fmt: skip
+    columns = _user_columns(table, keep_columns, reserved, source)
+    rows, problems = _check_rows(table, lines)
+    if problems:
+        shown = "\n  ".join(problems[:MAX_PROBLEMS_SHOWN])
+        more = f"\n  and {len(problems) - MAX_PROBLEMS_SHOWN} more" if len(problems) > MAX_PROBLEMS_SHOWN else ""
+        raise InputError(f"{source} has {len(problems)} prompts that cannot be used:\n  {shown}{more}",
+                         hint="correct or remove these rows")  # fmt: skip
+    rows, columns = _deduplicate(rows, columns, lines, source, drop=drop_duplicates)
+    if system_prompt:
+        rows = _with_system(rows, system_prompt, source)
+    return Prompts(rows, columns)
+
+
+def _check_rows(table: pa.Table, lines: Sequence[str]) -> tuple[list[Prompt], list[str]]:
+    as_text = "prompt" in table.column_names
+    values = table["prompt" if as_text else "messages"].to_pylist()
+    ids = table["prompt_id"].to_pylist() if "prompt_id" in table.column_names else [None] * len(values)
+    rows, problems = [], []
+    for line, given_id, value in zip(lines, ids, values, strict=True):
+        turns, problem = turns_of(value if as_text else _parsed(value))
+        problem = problem or _encoding_problem(turns)
+        if "prompt_id" in table.column_names and (given_id is None or str(given_id) == ""):
+            problem = "`prompt_id` is empty"
+        if problem:
+            problems.append(f"{line}: {problem}")
+            continue
+        rows.append(Prompt(str(given_id) if given_id is not None else prompt_id_of(turns), turns))
+    return rows, problems
+
+
+def _parsed(value: Any) -> Any:
+    """Return turns that came as JSON text (from JSON or CSV) as the list they describe."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+
+
+def _encoding_problem(turns: Turns) -> str | None:
+    try:
+        "".join(turn["content"] for turn in turns).encode()
+    except UnicodeEncodeError as error:
+        return f"the text holds half of a surrogate pair ({error.object[error.start]!r}), which is no character"
+    return None
+
+
+def _user_columns(table: pa.Table, keep: Sequence[str] | None, reserved: Sequence[str], source: str) -> pa.Table:
+    theirs = [name for name in table.column_names if name not in OWN_COLUMNS]
+    if keep is not None:
+        unknown = [name for name in keep if name not in theirs]
+        if unknown:
+            raise UsageError(f"--columns names `{unknown[0]}`, which {source} does not have; it has: {', '.join(theirs)}")
+        theirs = list(keep)
+    clash = [name for name in theirs if name in reserved]
+    if clash:
+        rest = ",".join(name for name in theirs if name not in reserved)
+        raise InputError(f"{source} has a column `{clash[0]}`, a name that prefpipe's candidates use themselves",
+                         hint=f"rename it, or leave it out with --columns {rest or 'none'}")  # fmt: skip
+    return table.select(theirs)
+
+
+def _deduplicate(
+    rows: list[Prompt], columns: pa.Table, lines: Sequence[str], source: str, *, drop: bool
+) -> tuple[list[Prompt], pa.Table]:
+    counts = Counter(prompt.prompt_id for prompt in rows)
+    if len(counts) == len(rows):
+        return rows, columns
+    first: dict[str, int] = {}
+    for position, prompt in enumerate(rows):
+        if prompt.prompt_id in first and not drop:
+            raise InputError(
+                f"{source} has {len(rows) - len(counts)} duplicate prompt ids: {prompt.prompt_id} "
+                f"stands at {lines[first[prompt.prompt_id]]} and {lines[position]}",
+                hint="give them different `prompt_id`s, or keep the first of each with --drop-duplicate-prompts",
+            )
+        first.setdefault(prompt.prompt_id, position)
+    kept = sorted(first.values())
+    return [rows[i] for i in kept], columns.take(kept)
+
+
+def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Prompt]:
+    for prompt in rows:
+        if prompt.messages[0]["role"] == "system":
+            raise InputError(f"{source}: prompt {prompt.prompt_id} has a system turn of its own, and --system-prompt was given",
+                             hint="drop --system-prompt, or the system turns of the file")  # fmt: skip
+    first = {"role": "system", "content": system_prompt}
+    return [prompt._replace(messages=[first, *prompt.messages]) for prompt in rows]
+
+
+def named_source(source: str) -> Path | None:
+    """Return the path that a source names, or None for an ``hf:`` reference."""
+    return None if source.startswith("hf:") else Path(source)

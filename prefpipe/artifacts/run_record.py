@@ -1,0 +1,77 @@
+"""``run.json``: the truth about a run's configuration.
+
+The files are the truth about progress, ``run.json`` is the truth about configuration. It is written once, by
+the first worker to start, and every other worker and every resume validates against it.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefpipe.artifacts.atomic import atomic_write, create_exclusively
+from prefpipe.artifacts.fingerprint import fingerprint_of
+from prefpipe.errors import InputError
+
+FILE_NAME = "run.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run of one stage.
+
+    ``identity`` holds what the fingerprint is made of; ``parents`` where the inputs were (for ``status``),
+    ``context`` what does not change the answer: command line, versions, host; ``history`` the recorded operations
+    (extend, retry) that the artifact has been through.
+    """
+
+    stage: str
+    schema: str
+    n_parts: int
+    identity: dict[str, Any]
+    parents: dict[str, str] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the identity."""
+        return fingerprint_of(self.identity)
+
+    def to_bytes(self) -> bytes:
+        """Return the file's content: JSON that people read."""
+        return (json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, indent=2, ensure_ascii=False) + "\n").encode()
+
+    def write_if_absent(self, folder: Path) -> bool:
+        """Write ``run.json`` unless it is there; return whether this call wrote it."""
+        return create_exclusively(folder / FILE_NAME, self.to_bytes())
+
+    def replace_in(self, folder: Path) -> None:
+        """Write ``run.json`` over an earlier one (``--overwrite``, ``--extend``)."""
+        with atomic_write(folder / FILE_NAME) as file:
+            file.write(self.to_bytes())
+
+
+def read_run_record(folder: Path) -> RunRecord:
+    """Return the record of an artifact.
+
+    Errors:
+        InputError: no folder, no ``run.json``, or one that cannot be read; the message says which.
+    """
+    path = folder / FILE_NAME
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist", hint="look at the path, or run the stage that makes it")
+    if not path.exists():
+        raise InputError(f"{folder} is not a prefpipe artifact: it has no {FILE_NAME}",
+                         hint="pass the folder that a prefpipe stage wrote with -o")  # fmt: skip
+    try:
+        values = json.loads(path.read_bytes())
+        claimed = values.pop("fingerprint")
+        record = RunRecord(**values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read: {error}",
+                         hint="rerun the stage with --overwrite, or restore the file") from error  # fmt: skip
+    if record.fingerprint != claimed:
+        raise InputError(f"{path} was edited: its identity does not match its fingerprint {claimed[:12]}",
+                         hint="restore the file, or rerun the stage with --overwrite")  # fmt: skip
+    return record

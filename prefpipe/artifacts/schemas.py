@@ -1,0 +1,151 @@
+"""The Arrow schema of each artifact, versioned, with what every column means.
+
+A schema is written even for a part without rows. User columns stand after prefpipe's own, with the type
+that the whole prompts file gave them.
+"""
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
+TOKEN_IDS = pa.list_(pa.int32())
+
+
+class Column(NamedTuple):
+    """A column: its type, whether it may be null, and one sentence on what it holds, with its unit."""
+
+    name: str
+    type: pa.DataType
+    nullable: bool
+    meaning: str
+
+
+class Schema(NamedTuple):
+    """The columns of one artifact; ``version`` grows when a column changes."""
+
+    name: str
+    version: int
+    columns: tuple[Column, ...]
+
+    @property
+    def tag(self) -> str:
+        """What the Parquet footer carries, ``candidates/1``."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of prefpipe's own columns."""
+        return [column.name for column in self.columns]
+
+    def arrow(self, extra: pa.Schema | None = None) -> pa.Schema:
+        """Return the Arrow schema, with the user's columns behind prefpipe's own."""
+        fields = [pa.field(column.name, column.type, nullable=column.nullable) for column in self.columns]
+        return pa.schema(fields + (list(extra) if extra is not None else []))
+
+
+_KEY = (
+    Column("prompt_id", pa.string(), False, "key of the prompt: the user's id or the content hash of its messages"),
+    Column("sample_idx", pa.int32(), False, "number of the response within its prompt, from 0"),
+)
+_STATUS = (
+    Column("status", pa.string(), False, "`ok`, or why this row cannot be used as it is"),
+    Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
+)
+_TEXT = (
+    Column("messages", MESSAGES, False, "the conversation that was answered, system prompt included"),
+    Column("response", pa.string(), True, "the response's text, without special tokens"),
+    Column("model", pa.string(), False, "the model that wrote the response, as it was named"),
+    Column("prompt_token_ids", TOKEN_IDS, True, "ids of the templated prompt, as the engine received them"),
+    Column("response_token_ids", TOKEN_IDS, True, "ids as sampled; the end-of-sequence token is included when sampled"),
+    Column("n_prompt_tokens", pa.int32(), True, "tokens in the prompt"),
+    Column("n_response_tokens", pa.int32(), True, "tokens in the response, end of sequence included"),
+    Column("finish_reason", pa.string(), True, "`stop`, `length` or `error`"),
+    Column(
+        "logp",
+        pa.float64(),
+        True,
+        "summed natural log-probability of the response ids under the model that sampled "
+        "them, at temperature 1 without truncation",
+    ),
+)
+
+CANDIDATES = Schema(
+    "candidates",
+    1,
+    (
+        *_KEY,
+        *_TEXT,
+        Column("temperature", pa.float64(), False, "sampling temperature"),
+        Column("seed", pa.int64(), False, "seed of this sample, a hash of run seed, prompt_id and sample_idx"),
+        Column("duplicate_of", pa.int32(), True, "lowest sample_idx of the same prompt with the identical text"),
+        *_STATUS,
+    ),
+)
+SCORES = Schema(
+    "scores",
+    1,
+    (
+        *_KEY,
+        Column("scorer", pa.string(), False, "name of the scorer"),
+        Column("reward", pa.float64(), True, "higher is better, on the scorer's own scale; null unless status is `ok`"),
+        Column("detail", pa.string(), True, "JSON text: what the reward is made of"),
+        *_STATUS,
+    ),
+)
+GROUPS = Schema(
+    "groups",
+    1,
+    (
+        Column("prompt_id", pa.string(), False, "key of the prompt"),
+        Column("sample_idx", pa.int32(), True, "number of the response; null in the one row of a rejected prompt"),
+        Column("role", pa.string(), True, "`positive` or `negative`; null in a rejected prompt"),
+        Column("rank", pa.int32(), True, "rank of the reward within the usable pool, 0 is best"),
+        Column("reward", pa.float64(), True, "value of the reward expression"),
+        Column("cluster", pa.int32(), True, "k-means cluster (coreset), or null"),
+        Column("n_represented", pa.int32(), True, "candidates for which this negative is the nearest (opt-select), or null"),
+        Column("cost", pa.float64(), True, "coverage cost of the chosen negatives (opt-select), or null"),
+        Column("lower_bound", pa.float64(), True, "proven lower bound of that cost, or null"),
+        Column("is_optimal", pa.bool_(), True, "whether the cost is proven minimal, or null"),
+        *(column._replace(nullable=True) if column.name != "messages" else column for column in _TEXT),
+        *_STATUS,
+    ),
+)
+EVALUATION = Schema(
+    "evaluation",
+    1,
+    (
+        Column("prompt_id", pa.string(), False, "key of the held-out prompt"),
+        Column("n_policy", pa.int32(), False, "rated responses of the policy"),
+        Column("n_baseline", pa.int32(), False, "rated responses of the baseline"),
+        Column("preference", pa.float64(), True, "share of policy-baseline pairs won by the policy, ties half, in [0, 1]"),
+        *(
+            Column(f"{side}_{what}", pa.float64(), True, f"{meaning}, {side}")
+            for side in ("policy", "baseline")
+            for what, meaning in (
+                ("reward", "mean reward"),
+                ("n_tokens", "mean tokens a response"),
+                ("length_chars", "mean characters a response"),
+                ("repetition", "mean share of repeated word 4-grams, in [0, 1]"),
+                ("truncated", "share of responses cut at the token limit, in [0, 1]"),
+            )
+        ),
+        *_STATUS,
+    ),
+)
+
+
+def embeddings_schema(dim: int, *, half: bool) -> Schema:
+    """Return the schema of embeddings of ``dim`` dimensions, float32 or float16."""
+    kind = pa.float16() if half else pa.float32()
+    return Schema(
+        "embeddings",
+        1,
+        (
+            *_KEY,
+            Column("embedding", pa.list_(kind, dim), False, "L2-normalised vector; zeros unless status is `ok`"),
+            Column("n_tokens", pa.int32(), False, "tokens of the embedded text before truncation"),
+            Column("truncated", pa.bool_(), False, "whether the embedder cut the text"),
+            *_STATUS,
+        ),
+    )

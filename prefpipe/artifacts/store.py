@@ -1,0 +1,237 @@
+"""Folders of parts: open an input, open an output, know which parts are still to be made.
+
+Resuming has no flag: an output's finished parts are kept when they carry the fingerprint of this run and were
+made from the parent parts that are on disk now; everything else is made.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from prefpipe.artifacts import atomic, parts, run_record
+from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.parts import PartFooter, part_name
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
+
+PART_PATTERN = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
+
+
+class Shard(NamedTuple):
+    """A worker's share of the parts: those with ``index % count == shard index``."""
+
+    index: int = 0
+    count: int = 1
+
+    def parts(self, n_parts: int) -> list[int]:
+        """Return the numbers of this shard's parts; empty when there are more shards than parts."""
+        return list(range(self.index, n_parts, self.count))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact that is read: its folder and its run record."""
+
+    path: Path
+    record: RunRecord
+
+    @property
+    def n_parts(self) -> int:
+        """The number of parts of the whole artifact."""
+        return self.record.n_parts
+
+    def part_path(self, index: int) -> Path:
+        """Return where a part is."""
+        return self.path / part_name(index, self.n_parts)
+
+    def footer(self, index: int) -> PartFooter:
+        """Return a part's footer, checked against the run.
+
+        Errors:
+            CorruptPartError: missing, damaged, or made by another run than ``run.json`` describes.
+        """
+        footer = parts.read_footer(self.part_path(index))
+        self._check(footer, index)
+        return footer
+
+    def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
+        """Return a part's table and footer, every byte verified."""
+        table, footer = parts.read_part(self.part_path(index), columns)
+        self._check(footer, index)
+        return table, footer
+
+    def _check(self, footer: PartFooter, index: int) -> None:
+        if footer.fingerprint != self.record.fingerprint:
+            raise CorruptPartError(
+                f"{self.part_path(index)} was made by another run than its {run_record.FILE_NAME} describes",
+                hint="finish the run that made it (the same command again), or start it again with --overwrite",
+            )
+        if footer.schema != self.record.schema:
+            raise InputError(
+                f"{self.part_path(index)} has schema {footer.schema}, its artifact says {self.record.schema}",
+                hint="rerun the stage that made it with --overwrite",
+            )
+
+    def missing(self, indices: Sequence[int] | None = None) -> list[int]:
+        """Return the parts (of ``indices``, or of all) that are not on disk."""
+        return [i for i in (range(self.n_parts) if indices is None else indices) if not self.part_path(i).exists()]
+
+    def read_all(self, columns: Sequence[str] | None = None, *, allow_partial: bool = False) -> pa.Table:
+        """Return all parts as one table (an artifact without parts gives an error)."""
+        present = self.present(range(self.n_parts), allow_partial=allow_partial)
+        if not present:
+            raise IncompleteInputError(f"{self.path} has no parts yet", hint=f"run `prefpipe status {self.path}`")
+        return pa.concat_tables(self.read(index, columns)[0] for index in present)
+
+    def present(self, indices: Sequence[int], *, allow_partial: bool) -> list[int]:
+        """Return the parts of ``indices`` that are on disk; refuse when some are missing.
+
+        Errors:
+            IncompleteInputError: parts are missing and ``allow_partial`` is False.
+        """
+        missing = set(self.missing(indices))
+        if missing and not allow_partial:
+            shown = ", ".join(str(i) for i in sorted(missing)[:8]) + (", ..." if len(missing) > 8 else "")
+            raise IncompleteInputError(
+                f"{self.path} is incomplete: {len(missing)} of {self.n_parts} parts are missing (part {shown})",
+                hint=f"run `prefpipe status {self.path}`, finish that stage, or pass --allow-partial",
+            )
+        return [i for i in indices if i not in missing]
+
+    def counts(self) -> Counter[str]:
+        """Return rows by status over the parts on disk."""
+        total: Counter[str] = Counter()
+        for index in range(self.n_parts):
+            if self.part_path(index).exists():
+                total.update(self.footer(index).counts)
+        return total
+
+
+def open_input(path: Path, *, schema: str, name: str) -> Artifact:
+    """Open an artifact to read.
+
+    Args:
+        path: the artifact's folder.
+        schema: the schema's name that is needed, ``candidates`` for any ``candidates/N`` this release reads.
+        name: the flag or argument it was given as, for messages.
+
+    Errors:
+        InputError: not an artifact, or an artifact of another stage.
+    """
+    record = run_record.read_run_record(path)
+    found = record.schema.split("/")[0]
+    if found != schema:
+        raise InputError(f"{name}: {path} holds {found} (made by `prefpipe {record.stage}`), not {schema}",
+                         hint=f"pass the folder of {schema}")  # fmt: skip
+    return Artifact(path, record)
+
+
+@dataclass(frozen=True)
+class Output(Artifact):
+    """An artifact that is being made by this run."""
+
+    shard: Shard = Shard()
+
+    def is_done(self, index: int, parents: Mapping[str, str]) -> bool:
+        """Return whether a part is finished: this run's fingerprint, and made from the parents on disk now."""
+        try:
+            footer = self.footer(index)
+        except CorruptPartError:
+            return False
+        return dict(footer.parents) == dict(parents)
+
+    def write(self, index: int, table: pa.Table, *, counts: Mapping[str, int], parents: Mapping[str, str]) -> PartFooter:
+        """Write one part atomically."""
+        return parts.write_part(
+            self.part_path(index), table, fingerprint=self.record.fingerprint, schema=self.record.schema,
+            counts=counts, parents=parents,
+        )  # fmt: skip
+
+
+def open_output(path: Path, record: RunRecord, *, shard: Shard, overwrite: bool, extends: bool = False) -> Output:
+    """Open the output of a run: make the folder and ``run.json``, or validate against what is there.
+
+    Args:
+        path: the folder.
+        record: what this run is.
+        shard: this worker's share.
+        overwrite: throw away the parts of another run first; of the same run, this shard's parts.
+        extends: the difference to the run on disk has been checked by the caller and is recorded in ``record``.
+
+    Errors:
+        FingerprintError: the folder holds another run; the message lists every field that differs.
+        InputError: the folder holds files that no prefpipe run made.
+    """
+    _refuse_foreign_folder(path)
+    atomic.make_folder(path)
+    atomic.sweep_temporary_files(path)
+    if not record.write_if_absent(path):
+        on_disk = run_record.read_run_record(path) if not overwrite else _read_or_none(path)
+        if on_disk is None or on_disk.fingerprint != record.fingerprint:
+            if extends:
+                record.replace_in(path)
+            elif overwrite:
+                _remove_parts(path)
+                record.replace_in(path)
+            else:
+                _refuse_difference(path, on_disk, record)
+        else:
+            if overwrite:
+                _remove_parts(path, shard)
+            record = replace(record, history=on_disk.history, context=on_disk.context)
+    return Output(path, record, shard)
+
+
+def _read_or_none(path: Path) -> RunRecord | None:
+    try:
+        return run_record.read_run_record(path)
+    except InputError:
+        return None
+
+
+def _refuse_foreign_folder(path: Path) -> None:
+    if path.is_file():
+        raise UsageError(f"output {path} is a file, and an artifact is a folder", hint="choose another name with -o")
+    if not path.exists() or (path / run_record.FILE_NAME).exists():
+        return
+    strangers = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    if strangers:
+        raise UsageError(
+            f"output {path} already holds files that are not of a prefpipe run (no {run_record.FILE_NAME}): {strangers[0]}",
+            hint="choose an empty or new folder with -o",
+        )
+
+
+def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord) -> None:
+    assert on_disk is not None
+    lines = describe_difference(on_disk.identity, wanted.identity)
+    raise FingerprintError(
+        f"{path} holds the result of another configuration:\n  " + "\n  ".join(lines),
+        hint="choose another folder with -o, give back the old values, or start again with --overwrite",
+    )
+
+
+def _remove_parts(path: Path, shard: Shard | None = None) -> None:
+    for file in path.iterdir():
+        match = PART_PATTERN.fullmatch(file.name)
+        if match and (shard is None or int(match[1]) % shard.count == shard.index):
+            file.unlink()
+
+
+def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
+    """Refuse an output that is, contains or lies inside one of its inputs' folders.
+
+    Errors:
+        UsageError: naming both paths.
+    """
+    target = output.resolve()
+    for name, path in inputs.items():
+        source = path.resolve()
+        if target == source or target.is_relative_to(source) or (source.is_relative_to(target) and source.is_dir()):
+            raise UsageError(f"output {output} and input {name} {path} lie inside one another",
+                             hint="choose a folder for -o that is beside the input")  # fmt: skip

@@ -1,0 +1,1 @@
+"""Commands, flags, console output and exit codes."""

@@ -1,0 +1,74 @@
+"""What people see: stderr for logs, progress and tables; stdout only for what one would pipe."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from prefpipe.errors import PrefpipeError
+from prefpipe.stages.runtime import Advance, Summary
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def log(line: str) -> None:
+    """Print a line to stderr."""
+    stderr.print(escape(line))
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Advance]:
+    """Show a progress bar on a terminal; elsewhere a line for each part."""
+    if stderr.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("parts"),
+                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, console=stderr, transient=True) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda n: bar.advance(task, n)
+        return
+    done, started = 0, time.monotonic()
+
+    def advance(n: int) -> None:
+        nonlocal done
+        done += n
+        elapsed_s = time.monotonic() - started
+        left_s = elapsed_s / done * (total - done)
+        log(f"{description}: part {done} of {total} made, {elapsed_s:.0f} s so far, about {left_s:.0f} s left")
+
+    yield advance
+
+
+def show_summary(summary: Summary) -> None:
+    """Print rows by status and the stage's notes."""
+    table = Table(
+        title=f"{summary.stage}: {summary.n_rows:,} rows in {summary.path}", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("status")
+    table.add_column("rows", justify="right")
+    table.add_column("share", justify="right")
+    for status, count in sorted(summary.counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])):
+        table.add_row(escape(status), f"{count:,}", f"{count / summary.n_rows:.1%}")
+    if summary.counts:
+        stderr.print(table)
+    for note in summary.notes:
+        log(note)
+
+
+def show_error(error: PrefpipeError) -> None:
+    """Print ``error:`` and ``hint:``."""
+    word = "stopped" if error.exit_code == 75 else "error"
+    stderr.print(f"[bold red]{word}:[/bold red] {escape(error.message)}")
+    if error.hint:
+        stderr.print(f"\n[bold]hint:[/bold] {escape(error.hint)}")
+
+
+def pipe(text: str) -> None:
+    """Print what a script reads, to stdout; text that stdout's encoding lacks is escaped, never an error."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,86 @@
+"""The commands, and the one place where errors become exit codes.
+
+0 done; 1 failed; 2 bad usage, config or fingerprint clash; 3 finished, error rate above the limit; 4 input
+incomplete; 75 stopped early, safe to run again; 130 interrupted.
+"""
+
+import json
+import os
+import sys
+
+import typer
+
+from prefpipe import __version__
+from prefpipe.cli.flags import command_of
+from prefpipe.cli.signals import StopFlag
+from prefpipe.configs.embed import EmbedConfig
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.options import StageConfig
+from prefpipe.configs.score import ScoreConfig
+from prefpipe.configs.select import SelectConfig
+from prefpipe.errors import PrefpipeError
+
+STAGES: tuple[type[StageConfig], ...] = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig)
+
+app = typer.Typer(
+    name="prefpipe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
+    help="On-policy preference optimisation as a pipeline of Parquet folders: "
+    "generate, score, embed, select, train, eval. Each command resumes by itself.",
+)  # fmt: skip
+stop_flag = StopFlag()
+
+
+def _run_stage(config: StageConfig, as_json: bool) -> None:
+    from prefpipe import wiring
+    from prefpipe.cli import console
+
+    runtime = wiring.runtime_for(config, log=console.log, should_stop=stop_flag, progress=console.progress, argv=sys.argv)
+    summary = wiring.run_stage(config, runtime)
+    console.show_summary(summary)
+    console.pipe(json.dumps(summary.to_json()) if as_json else str(summary.path))
+
+
+for _config_class in STAGES:
+    app.command(_config_class.stage)(command_of(_config_class, _run_stage))
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="print the version and exit")) -> None:
+    if version:
+        print(__version__)  # noqa: T201 - stdout is what --version is for
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    stop_flag.install()
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = app(arguments, standalone_mode=False)
+    except PrefpipeError as error:
+        from prefpipe.cli import console
+
+        console.show_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: finished parts are kept; run the same command again to go on\n")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # what typer raises for a wrong flag
+            sys.stderr.write(f"error: {error.format_message()}\n\nhint: run `{_help_command(arguments)}`\n")
+            return int(error.exit_code)
+        raise
+    return code if isinstance(code, int) else 0
+
+
+def _help_command(arguments: list[str]) -> str:
+    known = [word for word in arguments[:1] if word in {command.name for command in app.registered_commands}]
+    return " ".join(["prefpipe", *known, "--help"])

@@ -1,0 +1,34 @@
+"""The knobs of ``prefpipe embed``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prefpipe.configs.options import PartwiseConfig, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(PartwiseConfig):
+    """Turn every response into a vector."""
+
+    stage: ClassVar[str] = "embed"
+    VERSION: ClassVar[int] = 1
+
+    candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate")
+    model: str = option(identity=False, metavar="MODEL",
+                        help="sentence-transformers model: folder, org/name[@revision], bundled:minilm, or fake")  # fmt: skip
+    text: str = option("response", choices=("response", "prompt+response"),
+                       help="what is embedded: the response alone, or the conversation and the response")  # fmt: skip
+    dtype: str = option("float32", choices=("float32", "float16"), help="number format of the vectors on disk")
+    max_length: int | None = option(None, help="tokens after which the embedder cuts; default the model's own limit")
+    trust_remote_code: bool = option(False, help="run Python code that comes with the model")
+    batch_size: int = option(64, identity=False, help="texts in one forward pass")
+    device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.batch_size < 1:
+            found.append(f"--batch-size must be 1 or more, not {self.batch_size}")
+        if self.max_length is not None and self.max_length < 8:
+            found.append(f"--max-length must be 8 or more, not {self.max_length}")
+        return found

@@ -1,0 +1,207 @@
+"""How a config declares a field, and what every config can do.
+
+A field has a type, a default or none (then it is required), a help sentence with its unit, and
+``identity=False`` if it cannot change the answer.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import yaml
+
+from prefpipe.errors import UsageError
+
+
+def option(
+    default: Any = MISSING, *, help: str, identity: bool = True, choices: Sequence[str] = (),  # noqa: A002 - the field's word
+    positional: bool = False, short: str | None = None, metavar: str | None = None,
+) -> Any:  # fmt: skip
+    """Declare a config field.
+
+    Args:
+        default: the value when neither flag nor YAML gives one; without it the field is required.
+        help: one sentence, with the unit.
+        identity: whether the value can change the rows, so that it belongs in the fingerprint.
+        choices: the only values allowed.
+        positional: an argument of the command rather than a flag.
+        short: a one-letter flag, ``o``.
+        metavar: what stands for the value in ``--help``.
+    """
+    metadata = {"help": help, "identity": identity, "choices": tuple(choices), "positional": positional,
+                "short": short, "metavar": metavar}  # fmt: skip
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """What all six stages share."""
+
+    stage: ClassVar[str]
+    VERSION: ClassVar[int]
+
+    output: Path = option(help="folder of the artifact to write", identity=False, short="o", metavar="DIR")
+    overwrite: bool = option(False, help="throw away what the output folder holds and start again", identity=False)
+    max_error_rate: float = option(
+        0.05, identity=False,
+        help="share of failed rows above which the command exits with 3, after everything good is on disk",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        problems = [*_type_problems(self), *self.problems()]
+        if problems:
+            raise UsageError("; ".join(problems), hint=f"run `prefpipe {self.stage} --help`")
+
+    def problems(self) -> list[str]:
+        """Return everything wrong with the values, in sentences; the base checks the shared fields."""
+        return ["--max-error-rate must be within 0 and 1"] if not 0 <= self.max_error_rate <= 1 else []
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that can change the answer, as JSON values."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.metadata["identity"]}
+
+    @classmethod
+    def from_sources(cls, flags: Mapping[str, Any], yaml_path: Path | None) -> Self:
+        """Make the config: flag beats YAML beats default.
+
+        Errors:
+            UsageError: unknown YAML keys (with the nearest spelling), missing required values, bad values; all at once.
+        """
+        given = {**_read_yaml(yaml_path, cls), **flags}
+        missing = [item for item in fields(cls) if item.default is MISSING and item.name not in given]
+        if missing:
+            words = ", ".join(item.name.upper() if item.metadata["positional"] else flag_of(item) for item in missing)
+            raise UsageError(f"`prefpipe {cls.stage}` needs {words}", hint=f"run `prefpipe {cls.stage} --help`")
+        return cls(**given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartwiseConfig(StageConfig):
+    """What the stages that work part by part share."""
+
+    shard_index: int | None = option(
+        None, identity=False, help="this worker's number, from 0; default SLURM_ARRAY_TASK_ID when the array variables are set"
+    )
+    num_shards: int | None = option(
+        None, identity=False, help="number of workers; default SLURM_ARRAY_TASK_COUNT when the array variables are set"
+    )
+    allow_partial: bool = option(False, identity=False, help="work on the input parts that are there instead of refusing")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if (self.shard_index is None) != (self.num_shards is None):
+            found.append("--shard-index and --num-shards go together")
+        elif self.num_shards is not None and self.shard_index is not None:
+            if self.num_shards < 1:
+                found.append(f"--num-shards must be 1 or more, not {self.num_shards}")
+            elif not 0 <= self.shard_index < self.num_shards:
+                found.append(f"--shard-index must be within 0 and {self.num_shards - 1}, not {self.shard_index}")
+        return found
+
+
+def flag_of(item: "Field[Any]") -> str:
+    """Return a field's long flag, ``--max-tokens``."""
+    return "--" + item.name.replace("_", "-")
+
+
+def resolved_types(cls: type) -> dict[str, Any]:
+    """Return each field's type with annotations evaluated."""
+    return typing.get_type_hints(cls)
+
+
+def is_list(kind: Any) -> bool:
+    """Return whether a field takes several values (``tuple[X, ...]``)."""
+    return typing.get_origin(kind) is tuple
+
+
+def scalar_type(kind: Any) -> type:
+    """Return the type of one value: ``int`` for ``int | None`` and ``tuple[int, ...]``."""
+    if isinstance(kind, types.UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    if is_list(kind):
+        kind = typing.get_args(kind)[0]
+    assert isinstance(kind, type)
+    return kind
+
+
+def _type_problems(config: StageConfig) -> list[str]:
+    found, kinds = [], resolved_types(type(config))
+    for item in fields(config):
+        value, kind = getattr(config, item.name), kinds[item.name]
+        if value is None and isinstance(kind, types.UnionType):
+            continue
+        try:
+            clean = _converted(value, kind)
+        except (TypeError, ValueError):
+            found.append(f"{flag_of(item)} takes {_words(kind)}, not {value!r}")
+            continue
+        object.__setattr__(config, item.name, clean)  # YAML gives lists and texts where the field says tuple and Path
+        choices = item.metadata["choices"]
+        bad = [v for v in (clean if is_list(kind) else [clean]) if choices and v not in choices]
+        if bad:
+            found.append(f"{flag_of(item)} must be one of {', '.join(choices)}, not {bad[0]!r}{_nearest(bad[0], choices)}")
+    return found
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    if is_list(kind):
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_converted(v, scalar_type(kind)) for v in values)
+    target = scalar_type(kind)
+    if target is bool or isinstance(value, bool):
+        if not isinstance(value, bool) or target is not bool:
+            raise TypeError
+        return value
+    if target is float and isinstance(value, (int, float, str)):
+        return float(value)
+    if target is int and isinstance(value, float):
+        raise TypeError
+    if target is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if target is str and isinstance(value, (str, int, float)):
+        return str(value)
+    if target is int and isinstance(value, (int, str)):
+        return int(value)
+    raise TypeError
+
+
+def _words(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+    return names[scalar_type(kind)] + ("s" if is_list(kind) else "")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read_yaml(path: Path | None, cls: type[StageConfig]) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {path} must hold `key: value` lines, not a {type(values).__name__}")
+    known = [item.name for item in fields(cls)]
+    given = {str(key).replace("-", "_"): value for key, value in values.items()}
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        words = "; ".join(f"unknown key `{key}`{_nearest(key, known)}" for key in unknown)
+        raise UsageError(f"--config {path}: {words}", hint=f"run `prefpipe {cls.stage} --help` for the keys")
+    return given
+
+
+def _nearest(word: Any, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(word), known, n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""

@@ -1,0 +1,71 @@
+"""The knobs of ``prefpipe score``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from prefpipe.configs.options import PartwiseConfig, option
+
+KINDS = ("checks", "reward-model", "ratings", "fake")
+NEEDS_TARGET = {"reward-model": "a model, reward-model:org/name", "ratings": "a file, ratings:human.jsonl"}
+
+
+class ScorerSpec(NamedTuple):
+    """One ``--scorer``: the name its rows carry, what kind it is, and what it is made from."""
+
+    name: str
+    kind: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(PartwiseConfig):
+    """Rate every candidate with one or more scorers."""
+
+    stage: ClassVar[str] = "score"
+    VERSION: ClassVar[int] = 1
+
+    candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate")
+    scorer: tuple[str, ...] = option(
+        identity=False, metavar="[NAME=]KIND[:TARGET]",
+        help="checks, reward-model:MODEL or ratings:FILE; NAME= names its rows; repeat for several scorers",
+    )  # fmt: skip
+    rating_column: str = option("rating", help="column of the ratings file that holds the rating")
+    max_length: int | None = option(
+        None, help="longest prompt plus response for a reward model, in tokens; default the model's own"
+    )
+    dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a reward model")
+    trust_remote_code: bool = option(False, help="run Python code that comes with the model")
+    retry_errors: bool = option(False, identity=False, help="rate again the parts that hold rows with status `error`")
+    batch_size: int = option(16, identity=False, help="sequences in one forward pass of a reward model")
+    device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if not self.scorer:
+            found.append("--scorer is needed")
+        names = []
+        for text in self.scorer:
+            spec = parse_scorer(text)
+            names.append(spec.name)
+            if spec.kind not in KINDS:
+                found.append(f"--scorer {text}: the kinds are {', '.join(KINDS)}")
+            elif spec.kind in NEEDS_TARGET and not spec.target:
+                found.append(f"--scorer {text} needs {NEEDS_TARGET[spec.kind]}")
+            if not spec.name.isidentifier():
+                found.append(f"--scorer {text}: the name `{spec.name}` must be letters, digits and _ so that --reward can use it")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            found.append(f"two scorers are called `{twice[0]}`: name one of them, --scorer other={twice[0]}...")
+        if self.batch_size < 1:
+            found.append(f"--batch-size must be 1 or more, not {self.batch_size}")
+        return found
+
+
+def parse_scorer(text: str) -> ScorerSpec:
+    """Return ``ScorerSpec`` of ``[NAME=]KIND[:TARGET]``; the default name is the kind with ``_`` for ``-``."""
+    head, colon, target = text.partition(":")
+    name, equals, kind = head.partition("=")
+    if not equals:
+        name, kind = head.replace("-", "_"), head
+    return ScorerSpec(name.strip(), kind.strip(), target.strip() if colon else "")

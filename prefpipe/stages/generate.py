@@ -1,0 +1,246 @@
+"""Sample responses.
+
+Reads: a prompts file. Writes: ``candidates``, one row for every prompt and sample index. Promises: rows follow the
+order of the prompts file; a row's seed depends on run seed, prompt_id and sample_idx alone, so shards, restarts
+and a larger ``--n`` give the same rows; every sample asked for is a row, with a status when it failed.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from prefpipe.artifacts import parts, run_record
+from prefpipe.artifacts.fingerprint import canonical_json, describe_difference
+from prefpipe.artifacts.ids import seed_for
+from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.schemas import CANDIDATES
+from prefpipe.artifacts.store import Output, open_output, refuse_nesting
+from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.errors import CorruptPartError, FingerprintError, PrefpipeError, UsageError
+from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+
+FAILING = ("error", "prompt_too_long")
+Row = dict[str, Any]
+
+
+class Sampler(NamedTuple):
+    """A model that can be opened: how it was named, what it is in the fingerprint, and how to load it."""
+
+    name: str
+    identity: Mapping[str, Any]
+    open: Callable[[], Generator]
+
+
+def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
+    """Generate the parts of this shard that are missing."""
+    source = named_source(config.prompts)
+    if source is not None:
+        refuse_nesting(config.output, {"PROMPTS": source})
+    prompts = load_prompts(
+        config.prompts, system_prompt=config.system_prompt, keep_columns=config.kept_columns,
+        drop_duplicates=config.drop_duplicate_prompts, reserved=CANDIDATES.column_names,
+    )  # fmt: skip
+    record = RunRecord(
+        stage=config.stage, schema=CANDIDATES.tag, n_parts=prompts.n_parts(config.part_size), context=dict(runtime.context),
+        identity={"stage": config.stage, "version": config.VERSION, "prompts": prompts.sha256(), **config.identity(),
+                  "models": [dict(sampler.identity) for sampler in samplers]},
+        parents={"prompts": config.prompts},
+    )  # fmt: skip
+    record = _extended(config, record) if config.extend else record
+    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=config.extend)
+    summary = Summary(config.stage, config.output)
+    runtime.log(f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of {config.part_size} prompts")
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        work = _Work(config, prompts, output, samplers, stack, runtime)
+        loop_over_parts(
+            output, lambda _index: {}, work.make, runtime, summary, indices=runtime.shard.parts(output.n_parts),
+            redo=lambda index: config.retry_errors and output.footer(index).counts.get("error", 0) > 0,
+        )  # fmt: skip
+    _describe(summary, work, time.perf_counter() - started)
+    check_error_rate(summary, FAILING, config.max_error_rate)
+    return summary
+
+
+def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
+    """Check that the run on disk differs in ``n`` only and is smaller; return the record with the operation in it."""
+    try:
+        on_disk = run_record.read_run_record(config.output)
+    except PrefpipeError as error:
+        raise UsageError(f"--extend: there is no run to grow in {config.output}", hint="drop --extend") from error
+    if on_disk.fingerprint == record.fingerprint:
+        return on_disk
+    same_but_n = {**on_disk.identity, "n": config.n}
+    if canonical_json(same_but_n) != canonical_json(record.identity):
+        lines = [line for line in describe_difference(on_disk.identity, record.identity) if not line.startswith("n:")]
+        raise FingerprintError(
+            f"--extend grows --n only, and {config.output} differs in more:\n  " + "\n  ".join(lines),
+            hint="give back the old values, or choose another folder with -o",
+        )
+    if on_disk.identity["n"] >= config.n:
+        raise UsageError(f"--extend: {config.output} has n = {on_disk.identity['n']} already, {config.n} was asked for")
+    step = {"operation": "extend", "from": on_disk.fingerprint, "n_before": on_disk.identity["n"], "n": config.n}
+    return dataclasses.replace(record, history=[*on_disk.history, step])
+
+
+class _Work:
+    """One run's state: engines opened when first needed, and figures for the summary."""
+
+    def __init__(
+        self, config: GenerateConfig, prompts: Prompts, output: Output, samplers: Sequence[Sampler], stack: ExitStack,
+        runtime: Runtime,
+    ) -> None:  # fmt: skip
+        self.config, self.prompts, self.output, self.samplers = config, prompts, output, samplers
+        self.stack, self.runtime = stack, runtime
+        self.engines: dict[int, Generator] = {}
+        self.n_tokens, self.n_duplicates, self.engine_s = 0, 0, 0.0
+
+    def make(self, index: int) -> None:
+        """Generate and write one part."""
+        prompts = self.prompts.part(index, self.config.part_size)
+        kept = self._rows_to_keep(index)
+        rows: list[Row] = []
+        for sampler_idx in range(len(self.samplers)):
+            rows += self._sample(sampler_idx, prompts.rows, kept)
+        rows += kept.values()
+        order = {prompt.prompt_id: position for position, prompt in enumerate(prompts.rows)}
+        rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
+        self.n_duplicates += mark_duplicates(rows)
+        counts: dict[str, int] = {}
+        for row in rows:
+            counts[row["status"]] = counts.get(row["status"], 0) + 1
+        table = table_of_rows(rows, prompts)
+        self.output.write(index, table, counts=counts, parents={})
+
+    def _sample(self, sampler_idx: int, prompts: Sequence[Prompt], kept: Mapping[tuple[str, int], Row]) -> list[Row]:
+        config = self.config
+        wanted = [
+            (prompt, sample_idx)
+            for prompt in prompts
+            for sample_idx in range(config.n)
+            if sample_idx % len(self.samplers) == sampler_idx and (prompt.prompt_id, sample_idx) not in kept
+        ]
+        if not wanted:
+            return []
+        engine = self._engine(sampler_idx)
+        encoded = {prompt.prompt_id: engine.encode(prompt.messages) for prompt in {p.prompt_id: p for p, _ in wanted}.values()}
+        requests, rows = [], []
+        for prompt, sample_idx in wanted:
+            ids = encoded[prompt.prompt_id]
+            temperature = config.temperature[(sample_idx // len(self.samplers)) % len(config.temperature)]
+            request = GenerationRequest(
+                prompt.prompt_id,
+                sample_idx,
+                prompt.messages,
+                ids,
+                seed_for(config.seed, prompt.prompt_id, sample_idx),
+                temperature,
+            )
+            room = engine.max_model_len - config.max_tokens
+            if len(ids) > room:
+                reason = f"{len(ids)} prompt tokens, and {engine.max_model_len} - {config.max_tokens} leave room for {room}"
+                rows.append(self._row(sampler_idx, request, None, "prompt_too_long", reason))
+            else:
+                requests.append(request)
+        started = time.perf_counter()
+        answers = engine.generate(requests, SamplingParams(config.max_tokens, config.top_p, config.top_k)) if requests else []
+        self.engine_s += time.perf_counter() - started
+        for request, answer in zip(requests, answers, strict=True):
+            rows.append(self._row(sampler_idx, request, answer, *status_of(answer, config.max_tokens)))
+            self.n_tokens += len(answer.token_ids)
+        return rows
+
+    def _row(
+        self, sampler_idx: int, request: GenerationRequest, answer: Generation | None, status: str, reason: str | None
+    ) -> Row:
+        usable = answer is not None and status != "error"
+        return {
+            "prompt_id": request.prompt_id, "sample_idx": request.sample_idx, "messages": list(request.messages),
+            "response": answer.text if answer is not None and usable else None,
+            "model": self.samplers[sampler_idx].name, "prompt_token_ids": list(request.prompt_token_ids) or None,
+            "response_token_ids": (answer.token_ids or None) if answer is not None and usable else None,
+            "n_prompt_tokens": len(request.prompt_token_ids) or None,
+            "n_response_tokens": len(answer.token_ids) if answer is not None and usable else None,
+            "finish_reason": answer.finish_reason if answer is not None else None,
+            "logp": answer.logp if answer is not None and usable else None,
+            "temperature": request.temperature, "seed": request.seed, "duplicate_of": None,
+            "status": status, "reason": reason,
+        }  # fmt: skip
+
+    def _engine(self, sampler_idx: int) -> Generator:
+        if sampler_idx not in self.engines:
+            self.runtime.log(f"loading {self.samplers[sampler_idx].name}")
+            engine = self.samplers[sampler_idx].open()
+            self.stack.callback(engine.close)
+            self.engines[sampler_idx] = engine
+        return self.engines[sampler_idx]
+
+    def _rows_to_keep(self, index: int) -> dict[tuple[str, int], Row]:
+        """Return the rows of an earlier part that an extension or a retry need not pay for again."""
+        if not (self.output.record.history or self.config.retry_errors):
+            return {}
+        try:
+            table, footer = parts.read_part(self.output.part_path(index), CANDIDATES.column_names)
+        except CorruptPartError:
+            return {}
+        known = {self.output.record.fingerprint} | {step["from"] for step in self.output.record.history}
+        if footer.fingerprint not in known:
+            return {}
+        rows = table.to_pylist()
+        return {
+            (row["prompt_id"], row["sample_idx"]): row
+            for row in rows
+            if not (self.config.retry_errors and row["status"] == "error")
+        }
+
+
+def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
+    """Return the status and reason of one generation."""
+    if answer.finish_reason == "error":
+        return "error", answer.error or "the engine gave no reason"
+    if not answer.text.strip():
+        return "empty", "the response has no text"
+    if answer.finish_reason == "length":
+        return "truncated", f"reached the limit of {max_tokens} tokens"
+    return "ok", None
+
+
+def mark_duplicates(rows: Sequence[Row]) -> int:
+    """Fill ``duplicate_of`` with the lowest sample index of the same prompt and text; return how many there are."""
+    first: dict[tuple[str, str], int] = {}
+    n_duplicates = 0
+    for row in sorted(rows, key=lambda row: row["sample_idx"]):
+        row["duplicate_of"] = None
+        if row["response"] is None:
+            continue
+        original = first.setdefault((row["prompt_id"], row["response"]), row["sample_idx"])
+        if original != row["sample_idx"]:
+            row["duplicate_of"] = original
+            n_duplicates += 1
+    return n_duplicates
+
+
+def table_of_rows(rows: Sequence[Row], prompts: Prompts) -> pa.Table:
+    """Return the part's table, each row with its prompt's user columns."""
+    schema = CANDIDATES.arrow()
+    own = pa.Table.from_pylist(list(rows), schema=schema)
+    position = {prompt.prompt_id: number for number, prompt in enumerate(prompts.rows)}
+    theirs = prompts.columns.take(pa.array([position[row["prompt_id"]] for row in rows], pa.int64()))
+    for field, column in zip(theirs.schema, theirs.columns, strict=True):
+        own = own.append_column(field, column)
+    return own
+
+
+def _describe(summary: Summary, work: _Work, elapsed_s: float) -> None:
+    if summary.n_parts_made:
+        speed = work.n_tokens / work.engine_s if work.engine_s else 0.0
+        summary.notes.append(f"{work.n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s in the engine)")
+        summary.notes.append(f"{work.n_duplicates:,} responses repeat another response of their prompt")
+        summary.facts |= {"n_tokens": work.n_tokens, "elapsed_s": elapsed_s, "engine_s": work.engine_s,
+                          "n_duplicates": work.n_duplicates}  # fmt: skip

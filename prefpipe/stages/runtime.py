@@ -1,0 +1,116 @@
+"""What every stage is handed beside its config, and what it hands back.
+
+A stage never prints and never looks at signals; it is given a place to log, a progress bar and a question to ask.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefpipe.artifacts.store import Output, Shard
+from prefpipe.errors import ErrorRateError, StoppedEarly
+
+Advance = Callable[[int], None]
+
+
+@contextmanager
+def no_progress(_description: str, _total: int) -> Iterator[Advance]:
+    """Stand in for a progress bar where there is no terminal."""
+    yield lambda _n: None
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The world outside: where to log, whether to stop, how to show progress, what to record in ``run.json``."""
+
+    log: Callable[[str], None] = lambda _line: None
+    should_stop: Callable[[], bool] = lambda: False
+    progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress
+    context: Mapping[str, Any] = field(default_factory=dict)
+    shard: Shard = Shard()
+
+
+@dataclass
+class Summary:
+    """What a stage did: rows by status over this shard's parts, and lines worth reading."""
+
+    stage: str
+    path: Path
+    counts: Counter[str] = field(default_factory=Counter)
+    n_parts_made: int = 0
+    n_parts_kept: int = 0
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of this shard."""
+        return sum(self.counts.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary for ``--json``."""
+        return {
+            "stage": self.stage, "path": str(self.path), "n_rows": self.n_rows, "counts": dict(sorted(self.counts.items())),
+            "n_parts_made": self.n_parts_made, "n_parts_kept": self.n_parts_kept, **self.facts,
+        }  # fmt: skip
+
+
+def loop_over_parts(
+    output: Output,
+    parents_of: Callable[[int], Mapping[str, str]],
+    make: Callable[[int], None],
+    runtime: Runtime,
+    summary: Summary,
+    *,
+    indices: Sequence[int],
+    redo: Callable[[int], bool] = lambda _index: False,
+) -> None:
+    """Make the parts of this shard that are not finished, one after the other, and count the rows of all.
+
+    Args:
+        output: the artifact being made.
+        parents_of: digests of the parent parts that a part is made from.
+        make: makes and writes one part.
+        runtime: where to log and whether to stop.
+        summary: filled in.
+        indices: the parts this call is to see to.
+        redo: parts to make again although they are finished.
+
+    Errors:
+        StoppedEarly: a stop was asked for and parts are left.
+    """
+    parents = {index: parents_of(index) for index in indices}
+    to_do = [index for index in indices if not output.is_done(index, parents[index]) or redo(index)]
+    summary.n_parts_kept = len(indices) - len(to_do)
+    if summary.n_parts_kept:
+        runtime.log(f"{output.path}: {summary.n_parts_kept} of {len(indices)} parts are finished and kept")
+    with runtime.progress(summary.stage, len(to_do)) as advance:
+        for position, index in enumerate(to_do):
+            if runtime.should_stop():
+                raise StoppedEarly(
+                    f"{summary.stage} stopped as asked: {position} parts made now, {len(to_do) - position} left",
+                    hint="run the same command again to go on",
+                )
+            make(index)
+            summary.n_parts_made += 1
+            advance(1)
+    for index in indices:
+        summary.counts.update(output.footer(index).counts)
+
+
+def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> None:
+    """Refuse a finished stage in which too many rows failed.
+
+    Errors:
+        ErrorRateError: rows whose status is in ``failing`` are a larger share than ``limit``.
+    """
+    n_failed = sum(summary.counts[status] for status in failing)
+    if summary.n_rows and n_failed > limit * summary.n_rows:
+        raise ErrorRateError(
+            f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
+            f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}); everything good is in {summary.path}",
+            hint=f"run `prefpipe inspect {summary.path}` for the reasons, or raise --max-error-rate",
+        )

@@ -1,0 +1,156 @@
+"""Rate candidates.
+
+Reads: ``candidates``. Writes: ``scores``, one row for every candidate and scorer. Promises: rows follow the order of
+the candidates, scorers in the order given; a score is never dropped, averaged away or made up: what could not be
+rated has a null reward, a status and a reason.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from math import isfinite
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.schemas import CANDIDATES, SCORES
+from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
+from prefpipe.configs.score import ScoreConfig
+from prefpipe.errors import InputError
+from prefpipe.stages.candidate_rows import (
+    UNUSABLE,
+    Row,
+    count_by_status,
+    key_of,
+    parent_digests,
+    parent_identity,
+    user_columns,
+)
+from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+
+FAILING = ("error", "no_checks", "unrated", "too_long", "not_finite", "parse_error")
+
+
+class Rater(NamedTuple):
+    """A scorer that can be opened: the name its rows carry, its identity, and how to load it."""
+
+    name: str
+    identity: Mapping[str, Any]
+    open: Callable[[], Scorer]
+
+
+def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summary:
+    """Score the parts of this shard that are missing."""
+    refuse_nesting(config.output, {"CANDIDATES": config.candidates})
+    candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
+    record = RunRecord(
+        stage=config.stage, schema=SCORES.tag, n_parts=candidates.n_parts, context=dict(runtime.context),
+        identity={"stage": config.stage, "version": config.VERSION, **_relevant(config),
+                  "scorers": [{"name": rater.name, **rater.identity} for rater in raters],
+                  "candidates": parent_identity(candidates)},
+        parents={"candidates": str(config.candidates)},
+    )  # fmt: skip
+    indices = candidates.present(runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial)
+    parents = parent_digests(indices, candidates=candidates)
+    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    summary = Summary(config.stage, config.output)
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        work = _Work(candidates, output, raters, stack, runtime)
+        loop_over_parts(
+            output, parents.__getitem__, lambda index: work.make(index, parents[index]), runtime, summary, indices=indices,
+            redo=lambda index: config.retry_errors and output.footer(index).counts.get("error", 0) > 0,
+        )  # fmt: skip
+    if summary.n_parts_made:
+        summary.notes.append(f"{work.n_rated:,} ratings in {time.perf_counter() - started:.1f} s")
+    summary.notes += work.describe()
+    check_error_rate(summary, FAILING, config.max_error_rate)
+    return summary
+
+
+def _relevant(config: ScoreConfig) -> dict[str, Any]:
+    """Leave out fields that a scorer's own identity carries where they apply: a model's dtype says nothing of checks."""
+    return {name: value for name, value in config.identity().items() if name not in ("dtype", "max_length", "rating_column")}
+
+
+class _Work:
+    """One run's state: scorers opened when first needed, reward sums for the summary."""
+
+    def __init__(self, candidates: Artifact, output: Output, raters: Sequence[Rater], stack: ExitStack, runtime: Runtime) -> None:
+        self.candidates, self.output, self.raters = candidates, output, raters
+        self.stack, self.runtime = stack, runtime
+        self.scorers: dict[str, Scorer] = {}
+        self.n_rated = 0
+        self.totals: dict[str, tuple[int, float]] = {}
+
+    def make(self, index: int, parents: Mapping[str, str]) -> None:
+        """Score and write one part."""
+        table, _ = self.candidates.read(index)
+        theirs = user_columns(table).to_pylist()
+        rows = table.select(["prompt_id", "sample_idx", "messages", "response", "status", "reason"]).to_pylist()
+        scored: dict[str, list[Score]] = {rater.name: self._rate(rater, rows, theirs) for rater in self.raters}
+        out = [
+            {"prompt_id": row["prompt_id"], "sample_idx": row["sample_idx"], "scorer": rater.name,
+             "reward": score.reward, "detail": score.detail, "status": score.status, "reason": score.reason}
+            for position, row in enumerate(rows)
+            for rater in self.raters
+            for score in (scored[rater.name][position],)
+        ]  # fmt: skip
+        written = pa.Table.from_pylist(out, schema=SCORES.arrow())
+        self.output.write(index, written, counts=count_by_status(out), parents=parents)
+
+    def _rate(self, rater: Rater, rows: Sequence[Row], theirs: Sequence[Row]) -> list[Score]:
+        usable = [position for position, row in enumerate(rows) if row["status"] not in UNUSABLE]
+        requests = [ScoreRequest(*key_of(rows[i]), rows[i]["messages"], rows[i]["response"] or "", theirs[i]) for i in usable]
+        answers = self._scorer(rater).score(requests) if requests else []
+        result = [Score(None, "no_response", f"generation ended with {row['status']}: {row['reason']}") for row in rows]
+        for position, answer in zip(usable, answers, strict=True):
+            result[position] = checked(answer)
+        rewards = [score.reward for score in result if score.reward is not None]
+        count, total = self.totals.get(rater.name, (0, 0.0))
+        self.totals[rater.name] = (count + len(rewards), total + sum(rewards))
+        self.n_rated += len(rewards)
+        return result
+
+    def _scorer(self, rater: Rater) -> Scorer:
+        if rater.name not in self.scorers:
+            self.runtime.log(f"loading scorer {rater.name}")
+            scorer = rater.open()
+            self.stack.callback(scorer.close)
+            self._refuse_strangers(rater, scorer)
+            example = getattr(scorer, "example", None)
+            if example:
+                self.runtime.log(f"{rater.name} sees, for example:\n{example}")
+            self.scorers[rater.name] = scorer
+        return self.scorers[rater.name]
+
+    def _refuse_strangers(self, rater: Rater, scorer: Scorer) -> None:
+        """Refuse ratings of candidates that these candidates do not hold: they were made for others."""
+        unknown_keys = getattr(scorer, "unknown_keys", None)
+        if unknown_keys is None or self.candidates.missing():
+            return
+        known = set()
+        for index in range(self.candidates.n_parts):
+            rows = self.candidates.read(index, ["prompt_id", "sample_idx", "response"])[0].to_pylist()
+            known |= {(row["prompt_id"], row["sample_idx"], row["response"]) for row in rows}
+        strangers = unknown_keys(known)
+        if strangers:
+            raise InputError(
+                f"{rater.name}: {len(strangers)} ratings are for other candidates than {self.candidates.path} holds, "
+                f"the first for {strangers[0]}",
+                hint="pass the ratings that were made for these candidates, or remove the rows",
+            )
+
+    def describe(self) -> list[str]:
+        """Return a line for each scorer that was used now."""
+        return [f"{name}: mean reward {total / count:.4f} over {count:,} ratings"
+                for name, (count, total) in self.totals.items() if count]  # fmt: skip
+
+
+def checked(score: Score) -> Score:
+    """Return the score, a reward that is not finite turned into a status."""
+    if score.reward is not None and not isfinite(score.reward):
+        return Score(None, "not_finite", f"the scorer gave {score.reward}", score.detail)
+    return score
