@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -22,7 +21,8 @@ from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputE
 PART_PATTERN = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """A worker's share of the parts: those with ``index % count == shard index``."""
 
     index: int = 0
