@@ -1,0 +1,112 @@
+"""From what the user wrote after ``--model`` to a checked folder on this disk."""
+
+import re
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from prefpipe.artifacts.model_files import ModelFiles, find_adapter_base, inspect_model
+from prefpipe.backends.bundled import PREFIX, find_bundled
+from prefpipe.backends.gguf_conversion import convert_cached
+from prefpipe.errors import ModelError
+
+HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
+DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+NOT_DOWNLOADED = ["original/*", "onnx/*", "openvino/*", "consolidated*.safetensors"]
+
+
+def locate_model(reference: str, *, trust_remote_code: bool = False) -> ModelFiles:
+    """Return the checked files of a model, fetching or converting them first where needed.
+
+    ``reference`` is a folder, a ``.gguf`` file, ``bundled:<name>`` or ``org/name[@revision]``; a folder of that
+    name wins over the hub. ``HF_HUB_OFFLINE`` and the other variables of the hub are honoured. The base of
+    an adapter is located in the same way. Python files are fetched only with ``trust_remote_code``.
+
+    Errors:
+        ModelError: nothing is there, the hub says no, or the folder fails ``inspect_model``.
+    """
+    folder, revision = _find_folder(reference, trust_remote_code=trust_remote_code)
+    named = find_adapter_base(folder)
+    if named is None:
+        return inspect_model(folder, reference, revision=revision)
+    beside = folder / named.reference
+    if not Path(named.reference).is_dir() and beside.is_dir():
+        base = locate_model(str(beside), trust_remote_code=trust_remote_code)
+    else:
+        pinned = f"{named.reference}@{named.revision}" if named.revision else named.reference
+        try:
+            base = locate_model(pinned, trust_remote_code=trust_remote_code)
+        except ModelError as error:
+            raise ModelError(
+                f"the adapter in {folder} needs its base model {pinned!r}: {error.message}",
+                hint=error.hint or "correct base_model_name_or_path in adapter_config.json",
+            ) from error
+    return inspect_model(folder, reference, revision=revision, base=base)
+
+
+def _find_folder(reference: str, *, trust_remote_code: bool) -> tuple[Path, str | None]:
+    """Return the folder and, for a hub name, the commit."""
+    if reference.startswith(PREFIX):
+        bundled = find_bundled(reference)
+        return (convert_cached(bundled) if bundled.suffix == ".gguf" else bundled), None
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        return path, None
+    if path.suffix == ".gguf":
+        return convert_cached(path), None
+    if path.is_file():
+        raise ModelError(f"{path} is a file, not a model folder", hint=f"give its folder, {path.parent}")
+    name = HUB_NAME.fullmatch(reference)
+    if name is None or reference.startswith((".", "~")):
+        raise ModelError(
+            f"no model at {reference!r}: it is not a folder here and not a hub name",
+            hint="give a folder, a .gguf file, bundled:smollm2-135m, bundled:minilm or org/name[@revision]",
+        )
+    return _download(name["repo"], name["revision"], trust_remote_code=trust_remote_code)
+
+
+def _download(repo: str, revision: str | None, *, trust_remote_code: bool) -> tuple[Path, str]:
+    """Return the hub snapshot's folder, which is named after the commit, and the commit."""
+    patterns = [*DOWNLOADED, "*.py"] if trust_remote_code else DOWNLOADED
+    place = f"{repo}@{revision}" if revision else repo
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            repo, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_DOWNLOADED
+        )
+    except GatedRepoError as error:
+        raise ModelError(
+            f"the model {place} is gated: its owner grants access to each account",
+            hint=f"ask for access at https://huggingface.co/{repo}, then run: hf auth login",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(
+            f"the model {repo} has no revision {revision!r}", hint=f"see https://huggingface.co/{repo}/commits"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"no model folder {repo!r} here and no such model on the hub",
+            hint="check the spelling; a private model needs: hf auth login",
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelError(
+            f"the model {place} is not in the hub cache of this machine, and the hub cannot be reached",
+            hint=f"on a machine with a network run: hf download {repo}"
+            + (f" --revision {revision}" if revision else "")
+            + "; then copy the folder or the cache here",
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(
+            f"the model {place} could not be downloaded: {error}",
+            hint="try again, or give a folder on this disk",
+        ) from error
+    folder = Path(snapshot)
+    return folder, folder.name
