@@ -9,18 +9,22 @@ import platform
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 from prefpipe import __version__
-from prefpipe.artifacts.store import Shard
+from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.store import Artifact, Shard, open_input
 from prefpipe.configs.embed import EmbedConfig
+from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.options import PartwiseConfig, StageConfig
+from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, ScorerSpec, parse_scorer
 from prefpipe.configs.select import SelectConfig
-from prefpipe.errors import UsageError
+from prefpipe.errors import InputError, UsageError
 from prefpipe.stages.runtime import Advance, Runtime, Summary
 
 VERSIONED = ("torch", "transformers", "vllm", "pyarrow", "numpy", "scikit-learn", "peft", "accelerate")
@@ -90,7 +94,10 @@ def context_of(argv: Sequence[str]) -> dict[str, Any]:
 
 def _generate(config: GenerateConfig, runtime: Runtime) -> Summary:
     run, sampler = load("prefpipe.stages.generate:run"), load("prefpipe.stages.generate:Sampler")
-    samplers = [sampler(name, *generator_for(config, name)) for name in config.model]
+    samplers = [
+        sampler(name.partition(":")[0] if config.backend == "fake" else name, *generator_for(config, name))
+        for name in config.model
+    ]
     result: Summary = run(config, samplers, runtime)
     return result
 
@@ -98,7 +105,8 @@ def _generate(config: GenerateConfig, runtime: Runtime) -> Summary:
 def generator_for(config: GenerateConfig, name: str) -> tuple[dict[str, Any], Callable[[], Any]]:
     """Return what a sampler is in the fingerprint, and how to open it."""
     if config.backend == "fake":
-        return {"fake": name}, lambda: load("prefpipe.backends.fake:FakeGenerator").from_reference(name)
+        name, knobs = fake_knobs(name)
+        return {"fake": name}, lambda: load("prefpipe.backends.fake:FakeGenerator")(**knobs)
     if config.backend == "openai":
         return {"served": name}, lambda: load("prefpipe.backends.openai_server:OpenAIGenerator")(
             name, base_url=config.base_url, concurrency=config.batch_size, max_model_len=config.max_model_len
@@ -115,6 +123,21 @@ def generator_for(config: GenerateConfig, name: str) -> tuple[dict[str, Any], Ca
         model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_model_len=config.max_model_len,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
+
+
+def fake_knobs(reference: str) -> tuple[str, dict[str, float]]:
+    """Return name and knobs of ``fake:delay_s=0.01,error_rate=0.1``; the delay is no part of the name, the rows stay the same."""
+    name, _, rest = reference.partition(":")
+    try:
+        knobs = {key: float(value) for key, _, value in (pair.partition("=") for pair in rest.split(",") if pair)}
+    except ValueError as error:
+        raise UsageError(f"--model {reference}: a fake takes numbers, fake:delay_s=0.01,error_rate=0.1") from error
+    unknown = sorted(knobs.keys() - {"delay_s", "error_rate", "max_model_len"})
+    if unknown:
+        raise UsageError(f"--model {reference}: a fake has no `{unknown[0]}`; it has delay_s, error_rate, max_model_len")
+    if "max_model_len" in knobs:
+        knobs["max_model_len"] = int(knobs["max_model_len"])
+    return ":".join([name, *(f"{key}={value:g}" for key, value in sorted(knobs.items()) if key != "delay_s")]), knobs
 
 
 def locate(reference: str, *, trust_remote_code: bool = False) -> Any:
@@ -135,7 +158,9 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec) -> tuple[dict[str, Any], C
         return {"kind": "fake", "target": spec.target}, load("prefpipe.backends.fake:FakeScorer")
     if spec.kind == "checks":
         version = load("prefpipe.text.checks:CHECKS_VERSION")
-        return {"kind": "checks", "checks_version": version}, load("prefpipe.backends.checks_scorer:ChecksScorer")
+        return {"kind": "checks", "checks_version": version}, lambda: load("prefpipe.backends.checks_scorer:ChecksScorer")(
+            trust_python_checks=config.trust_python_checks
+        )
     if spec.kind == "ratings":
         scorer = load("prefpipe.backends.ratings:RatingsScorer")(spec.target, rating_column=config.rating_column)
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
@@ -167,6 +192,46 @@ def _select(config: SelectConfig, runtime: Runtime) -> Summary:
     return result
 
 
+def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
+    side = load("prefpipe.stages.eval:Side")
+    names = load("prefpipe.stages.eval:SIDES")
+    sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
+    result: Summary = load("prefpipe.stages.eval:run")(config, *sides, runtime)
+    return result
+
+
+def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> tuple[Artifact, Artifact]:
+    """Return a side's candidates and scores: those given, or made now by the same stages as everywhere else."""
+    reference, scores = getattr(config, side), getattr(config, f"{side}_scores")
+    candidates, folder = Path(reference), config.output / side
+    shared: dict[str, Any] = {"overwrite": config.overwrite, "max_error_rate": config.max_error_rate}
+    if not _is_candidates(candidates):
+        if config.prompts is None:
+            raise UsageError(f"--{side} {reference} is a model, so --prompts is needed", hint="pass the held-out prompts file")
+        candidates = folder / "candidates"
+        names = {item.name for item in fields(SamplingConfig)} - shared.keys() - {"output"}
+        sampling = {name: getattr(config, name) for name in names}
+        runtime.log(f"{side}: {reference}")
+        _generate(GenerateConfig(prompts=config.prompts, model=(reference,), output=candidates, **sampling, **shared), runtime)
+    if scores is None:
+        if not config.scorer:
+            raise UsageError(f"--scorer or --{side.replace('_', '-')}-scores is needed to rate the responses of the {side}")
+        scores = folder / "scores"
+        rating: dict[str, Any] = {
+            name: getattr(config, name) for name in ("scorer", "device", "batch_size", "trust_remote_code", "trust_python_checks")
+        }
+        _score(ScoreConfig(candidates=candidates, output=scores, **rating, **shared), runtime)
+    return (open_input(candidates, schema="candidates", name=f"--{side}"),
+            open_input(scores, schema="scores", name=f"--{side}-scores"))  # fmt: skip
+
+
+def _is_candidates(path: Path) -> bool:
+    try:
+        return read_run_record(path).stage == "generate"
+    except InputError:
+        return False
+
+
 _RUNNERS: dict[str, Callable[[Any, Runtime], Summary]] = {
-    "generate": _generate, "score": _score, "embed": _embed, "select": _select,
+    "generate": _generate, "score": _score, "embed": _embed, "select": _select, "eval": _eval,
 }  # fmt: skip

@@ -79,7 +79,7 @@ def write_part(
             parents=dict(sorted(parents.items())), data_bytes=sink.n_bytes, data_sha256=sink.sha256.hexdigest(),
         )  # fmt: skip
         claims = canonical_json(asdict(footer)).encode()
-        writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: _checksum(claims, table.schema)})
+        writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: _checksum(claims, _schema_as_read(table.schema))})
         writer.close()
     return footer
 
@@ -89,6 +89,13 @@ def _checksum(claims: bytes, schema: pa.Schema) -> bytes:
     return hashlib.sha256(claims + json.dumps(columns).encode()).hexdigest().encode()
 
 
+def _schema_as_read(schema: pa.Schema) -> pa.Schema:
+    """Return the schema that a reader gets: Parquet renames list items and has fewer units of time than Arrow."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    return pq.read_schema(pa.BufferReader(sink.getvalue()))
+
+
 def read_footer(path: Path) -> PartFooter:
     """Return a part's footer, its checksum verified.
 
@@ -96,16 +103,17 @@ def read_footer(path: Path) -> PartFooter:
         CorruptPartError: truncated, not Parquet, or a footer whose bytes have changed.
     """
     with _as_corrupt(path):
-        return _parse_footer(pq.read_metadata(path), path)
+        with pq.ParquetFile(path) as file:
+            return _parse_footer(file, path)
 
 
-def _parse_footer(metadata: Any, path: Path) -> PartFooter:
+def _parse_footer(file: Any, path: Path) -> PartFooter:
+    metadata = file.metadata
     values = metadata.metadata or {}
     claims = values.get(FOOTER_KEY)
     if claims is None:
         raise CorruptPartError(f"{path} was not written by prefpipe (its footer has no `prefpipe` entry)", hint=HINT)
-    schema = metadata.schema.to_arrow_schema()
-    if values.get(CHECKSUM_KEY) != _checksum(claims, schema):
+    if values.get(CHECKSUM_KEY) != _checksum(claims, file.schema_arrow):
         raise CorruptPartError(f"{path} is corrupt: the footer does not match its checksum", hint=HINT)
     footer = PartFooter(**json.loads(claims))
     if footer.n_rows != metadata.num_rows:
@@ -127,7 +135,7 @@ def verify_part(path: Path) -> PartFooter:
 def _open_verified(path: Path) -> tuple[bytes, PartFooter]:
     with _as_corrupt(path):
         data = path.read_bytes()
-        footer = _parse_footer(pq.read_metadata(io.BytesIO(data)), path)
+        footer = _parse_footer(pq.ParquetFile(pa.BufferReader(data)), path)
         digest = hashlib.sha256(memoryview(data)[: footer.data_bytes]).hexdigest()
     if digest != footer.data_sha256:
         raise CorruptPartError(f"{path} is corrupt: its bytes changed after it was written", hint=HINT)

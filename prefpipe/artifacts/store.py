@@ -199,7 +199,7 @@ def _refuse_foreign_folder(path: Path) -> None:
         raise UsageError(f"output {path} is a file, and an artifact is a folder", hint="choose another name with -o")
     if not path.exists() or (path / run_record.FILE_NAME).exists():
         return
-    strangers = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    strangers = sorted(p.name for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
     if strangers:
         raise UsageError(
             f"output {path} already holds files that are not of a prefpipe run (no {run_record.FILE_NAME}): {strangers[0]}",

@@ -118,8 +118,7 @@ class FakeEmbedder:
         for row, text in enumerate(texts):
             if self._delay_s:
                 time.sleep(self._delay_s)
-            words = text.lower()
-WORDS = VOCABULARY.split()
+            words = text.lower().split()
             n_tokens[row] = len(words)
             for word in words[: self._max_tokens] or [""]:
                 vectors[row, _hash("word", word) % self.dim] += 1

@@ -14,6 +14,8 @@ from prefpipe.errors import PrefpipeError
 from prefpipe.stages.runtime import Advance, Summary
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+if not stderr.is_terminal:
+    stderr.width = 140  # a log file has no width; tables should not be folded for one
 
 
 def log(line: str) -> None:
@@ -55,6 +57,8 @@ def show_summary(summary: Summary) -> None:
         table.add_row(escape(status), f"{count:,}", f"{count / summary.n_rows:.1%}")
     if summary.counts:
         stderr.print(table)
+    if summary.table is not None:
+        stderr.print(summary.table)
     for note in summary.notes:
         log(note)
 

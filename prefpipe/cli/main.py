@@ -14,13 +14,14 @@ from prefpipe import __version__
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.signals import StopFlag
 from prefpipe.configs.embed import EmbedConfig
+from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.options import StageConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import PrefpipeError
 
-STAGES: tuple[type[StageConfig], ...] = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig)
+STAGES: tuple[type[StageConfig], ...] = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, EvalConfig)
 
 app = typer.Typer(
     name="prefpipe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

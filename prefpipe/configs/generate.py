@@ -4,72 +4,41 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from prefpipe.configs.options import PartwiseConfig, option
-
-BACKENDS = ("vllm", "transformers", "openai", "fake")
+from prefpipe.configs.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(PartwiseConfig):
-    """Sample ``n`` responses a prompt from one or more models and temperatures."""
+class GenerateConfig(SamplingConfig, PartwiseConfig):
+    """Sample several responses to every prompt from one or more models."""
 
     stage: ClassVar[str] = "generate"
     VERSION: ClassVar[int] = 1
 
     prompts: str = option(
-        positional=True, identity=False, metavar="PROMPTS",
+        positional=True,
+        identity=False,
+        metavar="PROMPTS",
         help="JSONL, JSON, CSV or Parquet file with `prompt` or `messages`, a datasets folder, or hf:org/name[@revision][:split]",
-    )  # fmt: skip
+    )
     model: tuple[str, ...] = option(
-        identity=False, metavar="MODEL",
+        identity=False,
+        metavar="MODEL",
         help="folder, org/name[@revision], .gguf file or bundled:NAME; repeat to let several models feed one pool",
-    )  # fmt: skip
-    backend: str = option("transformers", choices=BACKENDS, help="engine: vllm on GPUs, transformers anywhere, openai for "
-                          "any OpenAI-compatible server, fake for tests and dry runs")  # fmt: skip
-    n: int = option(32, help="responses a prompt, dealt in turn to every model and temperature")
-    temperature: tuple[float, ...] = option((0.8,), help="sampling temperature, 0 is greedy; repeat for several")
-    top_p: float = option(1.0, help="smallest probability mass that is sampled from, 1 is all")
-    top_k: int = option(0, help="number of most probable tokens that are sampled from, 0 is all")
-    max_tokens: int = option(1024, help="longest response, in tokens")
-    seed: int = option(0, help="seed of the run; each sample's own seed is a hash of it, prompt_id and sample_idx")
-    system_prompt: str | None = option(None, help="system turn put before every conversation")
+    )
     columns: str | None = option(None, help="the user's columns to pass through, comma-separated, `none` for none; default all")
-    drop_duplicate_prompts: bool = option(False, help="keep the first of prompts with the same id instead of refusing")
-    part_size: int = option(128, help="prompts a part; a crash costs at most one part")
     extend: bool = option(False, identity=False, help="grow a finished run to a larger --n, sampling only what is new")
     retry_errors: bool = option(False, identity=False, help="sample again the rows whose status is `error`")
-    max_model_len: int | None = option(None, help="longest prompt plus response, in tokens; default the model's own")
-    dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of the weights")
-    trust_remote_code: bool = option(False, help="run Python code that comes with the model")
-    batch_size: int = option(
-        64, identity=False, help="sequences in one forward pass (transformers) or requests at a time (openai)"
-    )
-    device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N (transformers)")
-    tensor_parallel_size: int = option(1, identity=False, help="GPUs that share one model (vllm)")
-    gpu_memory_utilization: float = option(0.9, identity=False, help="share of GPU memory that vllm may take")
-    enable_prefix_caching: bool = option(True, identity=False, help="share the prompt's cache between its samples (vllm)")
-    enforce_eager: bool = option(False, identity=False, help="no CUDA graphs: slower, starts faster (vllm)")
-    base_url: str | None = option(None, identity=False, help="address of the server, default OPENAI_BASE_URL (openai)")
 
     def problems(self) -> list[str]:
         found = super().problems()
+        n_pairs = len(self.model) * len(self.temperature)
         checks = (
-            (self.n >= 1, f"--n must be 1 or more, not {self.n}"),
             (bool(self.model), "--model is needed"),
-            (bool(self.temperature) and all(0 <= t <= 10 for t in self.temperature), "--temperature must be within 0 and 10"),
-            (0 < self.top_p <= 1, f"--top-p must be above 0 and at most 1, not {self.top_p}"),
-            (self.top_k >= 0, f"--top-k must be 0 or more, not {self.top_k}"),
-            (self.max_tokens >= 1, f"--max-tokens must be 1 or more, not {self.max_tokens}"),
-            (self.part_size >= 1, f"--part-size must be 1 or more, not {self.part_size}"),
-            (self.batch_size >= 1, f"--batch-size must be 1 or more, not {self.batch_size}"),
-            (self.max_model_len is None or self.max_model_len > 1, "--max-model-len must be above 1"),
             (len(set(self.model)) == len(self.model), "--model names the same model twice"),
-            (len(set(self.temperature)) == len(self.temperature), "--temperature names the same value twice"),
-            (self.n >= len(self.model) * len(self.temperature) or self.n < 1,
-             f"--n {self.n} is fewer than the {len(self.model) * len(self.temperature)} pairs of model and temperature"),
+            (self.n >= n_pairs or self.n < 1, f"--n {self.n} is fewer than the {n_pairs} pairs of model and temperature"),
             (not (self.extend and self.overwrite), "--extend and --overwrite contradict each other"),
             (not (self.retry_errors and self.overwrite), "--retry-errors and --overwrite contradict each other"),
-            (self.seed >= 0, f"--seed must be 0 or more, not {self.seed}"),
-        )  # fmt: skip
+        )
         return found + [sentence for holds, sentence in checks if not holds]
 
     @property

@@ -1,5 +1,6 @@
 """The knobs of ``prefpipe score``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -36,30 +37,36 @@ class ScoreConfig(PartwiseConfig):
     )
     dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a reward model")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
+    trust_python_checks: bool = option(False, identity=False, help="run Python functions that the prompts file names")
     retry_errors: bool = option(False, identity=False, help="rate again the parts that hold rows with status `error`")
     batch_size: int = option(16, identity=False, help="sequences in one forward pass of a reward model")
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
 
     def problems(self) -> list[str]:
-        found = super().problems()
+        found = super().problems() + scorer_problems(self.scorer)
         if not self.scorer:
             found.append("--scorer is needed")
-        names = []
-        for text in self.scorer:
-            spec = parse_scorer(text)
-            names.append(spec.name)
-            if spec.kind not in KINDS:
-                found.append(f"--scorer {text}: the kinds are {', '.join(KINDS)}")
-            elif spec.kind in NEEDS_TARGET and not spec.target:
-                found.append(f"--scorer {text} needs {NEEDS_TARGET[spec.kind]}")
-            if not spec.name.isidentifier():
-                found.append(f"--scorer {text}: the name `{spec.name}` must be letters, digits and _ so that --reward can use it")
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            found.append(f"two scorers are called `{twice[0]}`: name one of them, --scorer other={twice[0]}...")
         if self.batch_size < 1:
             found.append(f"--batch-size must be 1 or more, not {self.batch_size}")
         return found
+
+
+def scorer_problems(scorers: Sequence[str]) -> list[str]:
+    """Return what is wrong with the ``--scorer`` values."""
+    found = []
+    specs = [parse_scorer(text) for text in scorers]
+    for text, spec in zip(scorers, specs, strict=True):
+        if spec.kind not in KINDS:
+            found.append(f"--scorer {text}: the kinds are {', '.join(KINDS)}")
+        elif spec.kind in NEEDS_TARGET and not spec.target:
+            found.append(f"--scorer {text} needs {NEEDS_TARGET[spec.kind]}")
+        if not spec.name.isidentifier():
+            found.append(f"--scorer {text}: the name `{spec.name}` must be letters, digits and _ so that --reward can use it")
+    names = [spec.name for spec in specs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        found.append(f"two scorers are called `{twice[0]}`: name one of them, --scorer other={twice[0]}...")
+    return found
 
 
 def parse_scorer(text: str) -> ScorerSpec:

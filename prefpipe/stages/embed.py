@@ -80,11 +80,11 @@ class _Work:
         vectors = np.zeros((len(rows), self.embedder.dim), np.float32)
         n_tokens, truncated = np.zeros(len(rows), np.int32), np.zeros(len(rows), bool)
         vectors[usable], n_tokens[usable], truncated[usable] = found.vectors, found.n_tokens, found.truncated
-        finite: np.ndarray = np.isfinite(vectors).all(axis=1)
+        finite = np.asarray(np.isfinite(vectors).all(axis=1))
         vectors[~finite] = 0
         statuses = [
             status if fine else ("error", "the embedder gave a vector that is not finite")
-            for status, fine in zip(statuses, list(finite), strict=True)
+            for status, fine in zip(statuses, finite.tolist(), strict=True)
         ]
         half = self.config.dtype == "float16"
         flat = vectors.astype(np.float16) if half else vectors

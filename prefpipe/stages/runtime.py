@@ -44,6 +44,7 @@ class Summary:
     n_parts_kept: int = 0
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    table: Any = None
 
     @property
     def n_rows(self) -> int:

@@ -1,0 +1,50 @@
+"""The knobs of ``prefpipe eval``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prefpipe.configs.options import option
+from prefpipe.configs.sampling import SamplingConfig
+from prefpipe.configs.score import scorer_problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(SamplingConfig):
+    """Compare a policy with a baseline on held-out prompts."""
+
+    stage: ClassVar[str] = "eval"
+    VERSION: ClassVar[int] = 1
+
+    policy: str = option(
+        identity=False, metavar="MODEL|DIR", help="the model to judge, or a candidates folder that it has written"
+    )
+    baseline: str = option(identity=False, metavar="MODEL|DIR", help="the model to compare with, or a candidates folder")
+    prompts: str | None = option(None, identity=False, metavar="PROMPTS", help="held-out prompts, needed when a side is a model")
+    scorer: tuple[str, ...] = option(
+        (), identity=False, metavar="[NAME=]KIND[:TARGET]",
+        help="checks, reward-model:MODEL or ratings:FILE; NAME= names it; repeat for several scorers",
+    )  # fmt: skip
+    policy_scores: Path | None = option(
+        None, identity=False, metavar="DIR", help="scores of the policy's candidates folder, if made"
+    )
+    baseline_scores: Path | None = option(
+        None, identity=False, metavar="DIR", help="scores of the baseline's candidates folder, if made"
+    )
+    reward: str | None = option(None, metavar="EXPRESSION", help="reward as an expression over scorers; default the only scorer")
+    n: int = option(1, help="responses a prompt and side")
+    tie_tolerance: float = option(0.0, help="reward difference up to which two responses tie")
+    confidence: float = option(0.95, help="level of the bootstrap intervals")
+    bootstrap_draws: int = option(10_000, help="resamples of the bootstrap")
+    bootstrap_seed: int = option(0, help="seed of the bootstrap")
+    force: bool = option(False, identity=False, help="compare two candidates folders that were sampled or scored differently")
+    trust_python_checks: bool = option(False, identity=False, help="run Python functions that the prompts file names")
+
+    def problems(self) -> list[str]:
+        found = super().problems() + scorer_problems(self.scorer)
+        checks = (
+            (0 < self.confidence < 1, f"--confidence must be within 0 and 1, not {self.confidence}"),
+            (self.bootstrap_draws >= 1, f"--bootstrap-draws must be 1 or more, not {self.bootstrap_draws}"),
+            (self.tie_tolerance >= 0, f"--tie-tolerance must be 0 or more, not {self.tie_tolerance}"),
+        )
+        return found + [sentence for holds, sentence in checks if not holds]

@@ -1,0 +1,67 @@
+"""The table that ``prefpipe eval`` ends with."""
+
+from collections.abc import Mapping
+from math import isnan
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+ROWS = (
+    ("mean reward", "reward", "{:.3f}"),
+    ("tokens a response", "n_tokens", "{:.1f}"),
+    ("characters a response", "length_chars", "{:.0f}"),
+    ("repeated 4-grams", "repetition", "{:.1%}"),
+    ("cut at the token limit", "truncated", "{:.1%}"),
+)
+
+
+def comparison_table(figures: Mapping[str, Any]) -> Table:
+    """Return policy beside baseline, each mean with its interval, and the paired difference.
+
+    Args:
+        figures: what ``summary.json`` holds: for each measure ``policy`` and ``baseline`` with ``mean``, ``low``, ``high``,
+            and ``difference`` with ``mean``, ``se``, ``low``, ``high``; NaN or None where there is nothing to say.
+    """
+    level = f"{figures['confidence']:.0%}"
+    table = Table(
+        title=f"{figures['n_compared']} prompts, means with {level} bootstrap intervals over prompts",
+        title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for name in (
+        "",
+        f"baseline {short(figures['baseline_name'])}",
+        f"policy {short(figures['policy_name'])}",
+        "policy - baseline",
+        "se",
+    ):
+        table.add_column(escape(name), justify="left" if not name else "right")
+    for label, measure, form in ROWS:
+        values = figures[measure]
+        difference = values["difference"]
+        table.add_row(
+            label, interval(values["baseline"], form), interval(values["policy"], form),
+            interval(difference, form, signed=True), number(difference["se"], form),
+        )  # fmt: skip
+    won = figures["win_rate"]
+    table.add_row("win rate, ties half", "", interval(won, "{:.1%}"), "", number(won["se"], "{:.1%}"))
+    return table
+
+
+def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
+    """Return ``0.412 [0.380, 0.444]``; the interval is left out where there is none."""
+    shown = form.replace("{:", "{:+") if signed else form
+    mean = number(values["mean"], shown)
+    if values["low"] is None or isnan(values["low"]):
+        return mean
+    return f"{mean} [{number(values['low'], shown)}, {number(values['high'], shown)}]"
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number in its form, or a dash where there is none."""
+    return "-" if value is None or isnan(value) else form.format(value)
+
+
+def short(name: str, limit: int = 28) -> str:
+    """Return the end of a long model name."""
+    return name if len(name) <= limit else "..." + name[3 - limit :]

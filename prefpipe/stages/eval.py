@@ -1,0 +1,235 @@
+"""Compare a policy with a baseline.
+
+Reads: ``candidates`` and ``scores`` of both sides. Writes: ``evaluation``, one row for every prompt, and ``summary.json``
+with the figures and their intervals. Promises: sides are joined by prompt_id, never by position; a prompt or response
+without a reward is counted, never scored as something; every figure carries its standard error and a seeded interval.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.schemas import EVALUATION
+from prefpipe.artifacts.store import Artifact, open_output, refuse_nesting
+from prefpipe.configs.eval import EvalConfig
+from prefpipe.errors import FingerprintError, InputError, UsageError
+from prefpipe.maths.intervals import bootstrap_interval, estimate_mean, paired_difference
+from prefpipe.maths.rewards import parse_reward
+from prefpipe.maths.winrate import preference, win_rate
+from prefpipe.reports.comparison import comparison_table
+from prefpipe.stages.candidate_rows import Row, count_by_status, key_of, parent_identity
+from prefpipe.stages.runtime import Runtime, Summary
+from prefpipe.stages.select import rewards_by_key
+from prefpipe.text.repetition import repeated_ngram_share
+
+SIDES = ("policy", "baseline")
+MEASURES = ("reward", "n_tokens", "length_chars", "repetition", "truncated")
+NOT_COMPARED = ("models", "seed", "stage", "columns", "part_size")
+"""Fields in which the two sides may differ: which model, and what does not change the task."""
+
+
+class Side(NamedTuple):
+    """One side of the comparison: what it was given as, its candidates and their scores."""
+
+    name: str
+    candidates: Artifact
+    scores: Artifact
+
+
+def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime) -> Summary:
+    """Compute and write the per-prompt table and the summary."""
+    sides = {"policy": policy, "baseline": baseline}
+    artifacts = {f"{name}_{what}": getattr(side, what) for name, side in sides.items() for what in ("candidates", "scores")}
+    outside = {f"--{name}": item.path for name, item in artifacts.items() if not item.path.is_relative_to(config.output)}
+    refuse_nesting(config.output, outside)
+    if not config.force:
+        refuse_other_recipe(policy, baseline)
+    text = reward_text(config, policy, baseline)
+    record = RunRecord(
+        stage=config.stage, schema=EVALUATION.tag, n_parts=1, context=dict(runtime.context),
+        identity={"stage": config.stage, "version": config.VERSION, **own_identity(config), "reward": text,
+                  **{name: parent_identity(item) for name, item in artifacts.items()}},
+        parents={name: str(item.path) for name, item in artifacts.items()},
+    )  # fmt: skip
+    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    parents = {name: digest_of(item) for name, item in artifacts.items()}
+    summary = Summary(config.stage, config.output)
+    if output.is_done(0, parents):
+        summary.n_parts_kept = 1
+        runtime.log(f"{config.output}: the per-prompt table is finished and kept")
+    else:
+        rows = compare(measures_by_prompt(policy, text), measures_by_prompt(baseline, text), config.tie_tolerance)
+        table = pa.Table.from_pylist(rows, schema=EVALUATION.arrow())
+        output.write(0, table, counts=count_by_status(rows), parents=parents)
+        summary.n_parts_made = 1
+    table, footer = output.read(0)
+    summary.counts.update(footer.counts)
+    figures = {
+        "policy_name": policy.name, "baseline_name": baseline.name, "reward_expression": text,
+        "confidence": config.confidence, "bootstrap_draws": config.bootstrap_draws, "bootstrap_seed": config.bootstrap_seed,
+        **figures_of(table, config), "recipe": recipe_of(policy),
+    }  # fmt: skip
+    with atomic_write(config.output / "summary.json") as file:
+        file.write((json.dumps(_without_nan(figures), indent=2, ensure_ascii=False) + "\n").encode())
+    summary.facts |= _without_nan(figures)
+    summary.table = comparison_table(figures)
+    return summary
+
+
+def own_identity(config: EvalConfig) -> dict[str, Any]:
+    """Return the fields that matter to the comparison; how the sides were sampled is in their own identities."""
+    names = ("tie_tolerance", "confidence", "bootstrap_draws", "bootstrap_seed")
+    return {name: getattr(config, name) for name in names}
+
+
+def refuse_other_recipe(policy: Side, baseline: Side) -> None:
+    """Refuse two sides that were given other prompts, sampling settings or scorers.
+
+    Errors:
+        FingerprintError: listing every field that differs.
+    """
+    lines = []
+    for what in ("candidates", "scores"):
+        ours, theirs = (
+            {key: value for key, value in getattr(side, what).record.identity.items() if key not in (*NOT_COMPARED, "candidates")}
+            for side in (baseline, policy)
+        )
+        lines += describe_difference(ours, theirs)
+    if lines:
+        shown = "\n  ".join(line.replace("on disk", "for the baseline").replace("asked for", "for the policy") for line in lines)
+        raise FingerprintError(
+            f"the two sides were not made by the same recipe:\n  {shown}",
+            hint="make both sides with the same prompts, sampling and scorers, or pass --force to compare them all the same",
+        )
+
+
+def reward_text(config: EvalConfig, policy: Side, baseline: Side) -> str:
+    """Return the reward expression, checked against the scorers of both sides."""
+    held = [{scorer["name"] for scorer in side.scores.record.identity["scorers"]} for side in (policy, baseline)]
+    both = sorted(held[0] & held[1])
+    if config.reward is None:
+        if len(both) != 1:
+            raise UsageError(f"--reward is needed: the sides share the scorers {', '.join(both) or 'none'}")
+        return str(both[0])
+    unknown = [name for name in parse_reward(config.reward).names if name not in both]
+    if unknown:
+        raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; both sides have: {', '.join(both)}")
+    return config.reward
+
+
+def digest_of(artifact: Artifact) -> str:
+    """Return one digest over the digests of all parts."""
+    indices = artifact.present(range(artifact.n_parts), allow_partial=False)
+    return hashlib.sha256("".join(artifact.footer(index).data_sha256 for index in indices).encode()).hexdigest()
+
+
+def measures_by_prompt(side: Side, reward: str) -> dict[str, dict[str, np.ndarray]]:
+    """Return for each prompt its responses' measures, (n,) each, and their number; unrated responses have reward NaN."""
+    expression = parse_reward(reward)
+    result: dict[str, dict[str, np.ndarray]] = {}
+    columns = ["prompt_id", "sample_idx", "response", "n_response_tokens", "finish_reason"]
+    for index in side.candidates.present(range(side.candidates.n_parts), allow_partial=False):
+        rows = side.candidates.read(index, columns)[0].to_pylist()
+        rewards = rewards_by_key(side.scores.read(index)[0], expression, [key_of(row) for row in rows])
+        pools: dict[str, list[Row]] = {}
+        for row in rows:
+            pools.setdefault(row["prompt_id"], []).append(row)
+        for prompt_id, pool in pools.items():
+            result[prompt_id] = {
+                "reward": np.array([rewards[key_of(row)] for row in pool]),
+                "n_tokens": np.array([_number(row["n_response_tokens"]) for row in pool]),
+                "length_chars": np.array([_number(None if row["response"] is None else len(row["response"])) for row in pool]),
+                "repetition": np.array(
+                    [np.nan if row["response"] is None else repeated_ngram_share(row["response"]) for row in pool]
+                ),
+                "truncated": np.array([float(row["finish_reason"] == "length") for row in pool]),
+            }
+    return result
+
+
+def compare(
+    policy: Mapping[str, Mapping[str, np.ndarray]], baseline: Mapping[str, Mapping[str, np.ndarray]], tie_tolerance: float
+) -> list[Row]:
+    """Return one row for each prompt of either side, in the order of the policy's prompts."""
+    rows = []
+    for prompt_id in [*policy, *(key for key in baseline if key not in policy)]:
+        row: Row = {"prompt_id": prompt_id, "preference": None, "status": "ok", "reason": None}
+        rated = {}
+        for name, measures in (("policy", policy.get(prompt_id)), ("baseline", baseline.get(prompt_id))):
+            rewards = measures["reward"] if measures is not None else np.array([])
+            rated[name] = rewards[~np.isnan(rewards)]
+            row[f"n_{name}"] = len(rated[name])
+            for measure in MEASURES:
+                row[f"{name}_{measure}"] = _mean(measures[measure]) if measures is not None else None
+        missing = [name for name in SIDES if not len(rated[name])]
+        if missing:
+            row["status"] = f"no_{missing[0]}_reward"
+            row["reason"] = f"no rated response of the {' and the '.join(missing)}"
+        else:
+            row["preference"] = preference(rated["policy"], rated["baseline"], tie_tolerance=tie_tolerance)
+        rows.append(row)
+    if not any(row["status"] == "ok" for row in rows):
+        raise InputError("no prompt has a rated response on both sides", hint="look at both sides with `prefpipe inspect`")
+    return rows
+
+
+def figures_of(table: pa.Table, config: EvalConfig) -> dict[str, Any]:
+    """Return the win rate and the mean of every measure on both sides and of their paired difference.
+
+    Only prompts with a reward on both sides count; each figure has its standard error over prompts and a percentile
+    bootstrap interval that resamples prompts.
+    """
+    both = table.filter(pa.compute.equal(table["status"], "ok"))
+    bootstrap: Any = {"level": config.confidence, "n_draws": config.bootstrap_draws}
+
+    def column(name: str) -> np.ndarray:
+        return np.array(both[name].to_pylist(), dtype=np.float64)
+
+    def rng() -> np.random.Generator:
+        return np.random.default_rng(config.bootstrap_seed)
+
+    preferences = column("preference")
+    interval = bootstrap_interval(preferences, rng(), **bootstrap)
+    figures: dict[str, Any] = {
+        "n_prompts": table.num_rows, "n_compared": both.num_rows,
+        "win_rate": win_rate(preferences)._asdict() | {"low": interval.low, "high": interval.high},
+    }  # fmt: skip
+    for measure in MEASURES:
+        ours, theirs = column(f"policy_{measure}"), column(f"baseline_{measure}")
+        figures[measure] = {"difference": paired_difference(ours, theirs, rng(), **bootstrap)._asdict()}
+        for name, values in (("policy", ours), ("baseline", theirs)):
+            low, high, _ = bootstrap_interval(values, rng(), **bootstrap)
+            figures[measure][name] = estimate_mean(values)._asdict() | {"low": low, "high": high}
+    return figures
+
+
+def recipe_of(side: Side) -> dict[str, Any]:
+    """Return what a reader needs to make the figures again: prompt-set hash, sampling settings and scorers."""
+    sampling = {key: value for key, value in side.candidates.record.identity.items() if key not in ("models", "stage")}
+    return {"sampling": sampling, "scorers": side.scores.record.identity["scorers"]}
+
+
+def _number(value: int | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _without_nan(value: Any) -> Any:
+    """Return JSON-able figures: what is not finite (a standard error of one prompt) is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
