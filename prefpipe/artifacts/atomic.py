@@ -8,15 +8,29 @@ the next run.
 
 import errno
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from prefpipe.errors import PrefpipeError
 
-HOST = socket.gethostname().replace(".", "_")
+ABANDONED_S = 86_400
+"""Age in seconds at which a temporary file of another machine is taken for left behind."""
+
+
+def _machine() -> str:
+    """Return a name for where process ids mean the same: the host, and on Linux the container."""
+    namespace = ""
+    with suppress(OSError):
+        namespace = re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
+    return re.sub(r"\W", "_", socket.gethostname()) + "_" + namespace
+
+
+MACHINE = _machine()
 
 
 def make_folder(path: Path) -> None:
@@ -34,7 +48,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Errors:
         PrefpipeError: the disk is full, the folder is read-only or gone. The target is untouched.
     """
-    temporary = path.parent / f".{path.name}.{HOST}.{os.getpid()}.tmp"
+    temporary = _temporary_path(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -56,7 +70,9 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     The file appears under its name by a hard link, which fails when the name is taken, so that of several
     processes starting at once exactly one wins. File systems without hard links fall back to a rename.
     """
-    temporary = path.parent / f".{path.name}.{HOST}.{os.getpid()}.tmp"
+    if path.exists():  # so that a finished artifact on a read-only disk can be opened
+        return False
+    temporary = _temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -79,24 +95,38 @@ def create_exclusively(path: Path, data: bytes) -> bool:
         _remove_quietly(temporary)
 
 
+def _temporary_path(path: Path) -> Path:
+    return path.parent / f".{path.name}.{MACHINE}.{os.getpid()}.tmp"
+
+
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable: fsync the folder (a no-op where folders cannot be opened)."""
+    """Make a rename durable: fsync the folder (a no-op on file systems that cannot)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EBADF}:
+            raise
     finally:
         os.close(descriptor)
 
 
 def sweep_temporary_files(folder: Path) -> None:
-    """Remove the temporary files of processes of this host that are dead (what SIGKILL left behind)."""
+    """Remove what SIGKILL left behind: temporary files of dead processes here, and day-old ones of other machines."""
     for path in folder.glob(".*.tmp"):
-        fields = path.name.rsplit(".", 3)
-        if len(fields) == 4 and fields[1] == HOST and fields[2].isdigit() and not _is_alive(int(fields[2])):
+        match = re.fullmatch(r"\..+\.(\w+)\.(\d{1,9})\.tmp", path.name, re.ASCII)
+        if match and (not _is_alive(int(match[2])) if match[1] == MACHINE else _is_abandoned(path)):
             _remove_quietly(path)
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > ABANDONED_S
+    except OSError:
+        return False
 
 
 def _is_alive(pid: int) -> bool:

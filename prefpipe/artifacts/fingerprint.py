@@ -23,7 +23,7 @@ def fingerprint_of(identity: Mapping[str, Any]) -> str:
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     """Return a nested mapping as one level with dotted keys; lists are leaves unless they hold mappings."""
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and (value or not prefix):
         rows: dict[str, Any] = {}
         for key in value:
             rows |= flatten(value[key], f"{prefix}.{key}" if prefix else str(key))
@@ -38,13 +38,18 @@ def describe_difference(on_disk: Mapping[str, Any], wanted: Mapping[str, Any]) -
     old, new = flatten(on_disk), flatten(wanted)
     lines = []
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key, "absent"), new.get(key, "absent")
+        before, after = (canonical_json(side[key]) if key in side else "absent" for side in (old, new))
         if before != after:
-            lines.append(f"{key}: {shorten(before)} on disk, {shorten(after)} asked for")
+            place = next((i for i, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), 0)
+            shown = [shorten(side[key], around=place) if key in side else "absent" for side in (old, new)]
+            lines.append(f"{key}: {shown[0]} on disk, {shown[1]} asked for")
     return lines
 
 
-def shorten(value: Any, limit: int = 60) -> str:
-    """Return a value's JSON, cut in the middle when long."""
+def shorten(value: Any, limit: int = 60, around: int = 0) -> str:
+    """Return a value's JSON; of a long one what is around a place, where it differs from another."""
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-12:]}"
+    if len(text) <= limit:
+        return text
+    start = max(0, min(around - limit // 2, len(text) - limit))
+    return ("..." if start else "") + text[start : start + limit] + ("..." if start + limit < len(text) else "")

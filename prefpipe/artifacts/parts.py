@@ -1,14 +1,17 @@
 """One part: a small Parquet file that proves what it is.
 
-The footer carries the run's fingerprint, the schema's tag, row counts by status, the digests of the parent
-parts it was made from, the sha256 of every byte before the footer, and a checksum of these claims with the
-schema. ``read_footer`` is cheap and is what resuming looks at; ``read_part`` verifies the data as well.
+The footer carries the part's name, the run's fingerprint, the schema's tag, row counts by status, the digests of the
+parent parts it was made from, the sha256 of every byte before the footer, and the sha256 of the footer itself. So
+no byte can change unseen, and no byte is given to a parser before it has been compared. ``read_footer`` reads the
+footer alone; ``verify_part`` and ``read_part`` read and compare everything.
 """
 
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,15 +23,21 @@ from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.errors import CorruptPartError, InputError
 
-FOOTER_KEY = b"prefpipe"
-CHECKSUM_KEY = b"prefpipe.checksum"
-HINT = "delete the file and run the command that made it again: only this part is made anew"
+FOOTER_KEY = "prefpipe"
+CHECKSUM_KEY = "prefpipe.checksum"
+BLANK = b"0" * 64
+CHECKSUM_PATTERN = re.compile(CHECKSUM_KEY.encode().replace(b".", rb"\.") + rb"\x18\x40([0-9a-f]{64})")
+"""The checksum's entry in the footer, which is in Thrift's compact encoding: field header 0x18, length 0x40 = 64."""
+TAIL_BYTES = 8  # the footer's length in four bytes, then MAGIC
+MAGIC = b"PAR1"
+HINT = "run the command that made it again: only this part is made anew"
 
 
 @dataclass(frozen=True)
 class PartFooter:
     """What a part says of itself. ``counts`` is rows by status, ``parents`` digests of parent parts by name."""
 
+    name: str
     fingerprint: str
     schema: str
     n_rows: int
@@ -44,16 +53,20 @@ def part_name(index: int, n_parts: int) -> str:
 
 
 class _HashingSink(io.RawIOBase):
-    """A file that counts and hashes what passes through it."""
+    """A file that counts and hashes what passes through it, until the footer, which it holds back."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
         self.file, self.sha256, self.n_bytes = file, hashlib.sha256(), 0
+        self.footer: bytearray | None = None
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
+        if self.footer is not None:
+            self.footer += data
+            return len(data)
         self.sha256.update(data)
         self.n_bytes += len(data)
         self.file.write(data)
@@ -73,54 +86,49 @@ def write_part(
     with atomic_write(path) as file:
         sink = _HashingSink(file)
         writer = pq.ParquetWriter(pa.PythonFile(sink, mode="w"), table.schema, compression="zstd", write_page_checksum=True)
-        writer.write_table(table, row_group_size=max(1, table.num_rows))  # one row group: NumPy reads it whole
+        try:
+            writer.write_table(table, row_group_size=max(1, table.num_rows))  # one row group: NumPy reads it whole
+        except BaseException:
+            sink.footer = bytearray()
+            with suppress(Exception):  # the first error is the one to report
+                writer.close()
+            raise
         footer = PartFooter(
-            fingerprint=fingerprint, schema=schema, n_rows=table.num_rows, counts=dict(sorted(counts.items())),
+            name=path.name, fingerprint=fingerprint, schema=schema, n_rows=table.num_rows, counts=dict(sorted(counts.items())),
             parents=dict(sorted(parents.items())), data_bytes=sink.n_bytes, data_sha256=sink.sha256.hexdigest(),
         )  # fmt: skip
-        claims = canonical_json(asdict(footer)).encode()
-        writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: _checksum(claims, _schema_as_read(table.schema))})
+        writer.add_key_value_metadata({FOOTER_KEY: canonical_json(asdict(footer)), CHECKSUM_KEY: BLANK.decode()})
+        sink.footer = bytearray()
         writer.close()
+        place = _checksum_place(sink.footer)
+        assert place is not None
+        sink.footer[place : place + len(BLANK)] = hashlib.sha256(sink.footer).hexdigest().encode()
+        file.write(sink.footer)
     return footer
 
 
-def _checksum(claims: bytes, schema: pa.Schema) -> bytes:
-    columns = [f"{field.name}:{field.type}:{field.nullable}" for field in schema]
-    return hashlib.sha256(claims + json.dumps(columns).encode()).hexdigest().encode()
-
-
-def _schema_as_read(schema: pa.Schema) -> pa.Schema:
-    """Return the schema that a reader gets: Parquet renames list items and has fewer units of time than Arrow."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
-    return pq.read_schema(pa.BufferReader(sink.getvalue()))
+def _checksum_place(footer: bytes | bytearray) -> int | None:
+    """Return where the checksum starts: the last match, for statistics of the user's texts stand before it."""
+    matches = list(CHECKSUM_PATTERN.finditer(footer))
+    return matches[-1].start(1) if matches else None
 
 
 def read_footer(path: Path) -> PartFooter:
-    """Return a part's footer, its checksum verified.
+    """Return a part's footer, its bytes compared with its checksum.
 
     Errors:
-        CorruptPartError: truncated, not Parquet, or a footer whose bytes have changed.
+        CorruptPartError: missing, truncated, not a prefpipe part, or a footer whose bytes have changed.
+        InputError: the file cannot be read.
     """
-    with _as_corrupt(path):
-        with pq.ParquetFile(path) as file:
-            return _parse_footer(file, path)
-
-
-def _parse_footer(file: Any, path: Path) -> PartFooter:
-    metadata = file.metadata
-    values = metadata.metadata or {}
-    claims = values.get(FOOTER_KEY)
-    if claims is None:
-        raise CorruptPartError(f"{path} was not written by prefpipe (its footer has no `prefpipe` entry)", hint=HINT)
-    if values.get(CHECKSUM_KEY) != _checksum(claims, file.schema_arrow):
-        raise CorruptPartError(f"{path} is corrupt: the footer does not match its checksum", hint=HINT)
-    footer = PartFooter(**json.loads(claims))
-    if footer.n_rows != metadata.num_rows:
-        raise CorruptPartError(
-            f"{path} is corrupt: the footer promises {footer.n_rows} rows and the file has {metadata.num_rows}", hint=HINT
-        )
-    return footer
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            footer_bytes = _footer_length(file.read(), path) + TAIL_BYTES
+            file.seek(max(0, size - footer_bytes))
+            return _parse_footer(file.read(), size, path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def verify_part(path: Path) -> PartFooter:
@@ -128,18 +136,9 @@ def verify_part(path: Path) -> PartFooter:
 
     Errors:
         CorruptPartError: as ``read_footer``, and when any byte of the data has changed.
+        InputError: the file cannot be read.
     """
-    return _open_verified(path)[1]
-
-
-def _open_verified(path: Path) -> tuple[bytes, PartFooter]:
-    with _as_corrupt(path):
-        data = path.read_bytes()
-        footer = _parse_footer(pq.ParquetFile(pa.BufferReader(data)), path)
-        digest = hashlib.sha256(memoryview(data)[: footer.data_bytes]).hexdigest()
-    if digest != footer.data_sha256:
-        raise CorruptPartError(f"{path} is corrupt: its bytes changed after it was written", hint=HINT)
-    return data, footer
+    return _read_verified(path)[1]
 
 
 def read_part(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
@@ -147,36 +146,52 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Tabl
 
     Errors:
         CorruptPartError: see ``verify_part``.
-        InputError: a column that was asked for is not there.
+        InputError: a column that was asked for is not there; the file cannot be read.
     """
-    data, footer = _open_verified(path)
-    with _as_corrupt(path):
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        names = file.schema_arrow.names
-        missing = [name for name in columns or () if name not in names]
-        if missing:
-            raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
-        table = file.read(columns=list(columns) if columns is not None else None)
-    if table.num_rows != footer.n_rows:
-        raise CorruptPartError(f"{path} is corrupt: {table.num_rows} rows read, {footer.n_rows} promised", hint=HINT)
-    return table, footer
+    data, footer = _read_verified(path)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    names = file.schema_arrow.names
+    missing = [name for name in columns or () if name not in names]
+    if missing:
+        raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
+    table = file.read(columns=list(columns) if columns is not None else None)
+    return table.replace_schema_metadata(None), footer
 
 
-class _as_corrupt:  # noqa: N801 - reads as a verb at its call sites
-    """Turn what pyarrow raises on damaged bytes into a ``CorruptPartError`` that names the file."""
+def _read_verified(path: Path) -> tuple[bytes, PartFooter]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    footer_bytes = _footer_length(data[-TAIL_BYTES:], path) + TAIL_BYTES
+    footer = _parse_footer(data[-footer_bytes:], len(data), path)
+    if hashlib.sha256(memoryview(data)[: footer.data_bytes]).hexdigest() != footer.data_sha256:
+        raise CorruptPartError(f"{path} is corrupt: its bytes changed after it was written", hint=HINT)
+    return data, footer
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __enter__(self) -> None:
-        return
+def _footer_length(tail: bytes, path: Path) -> int:
+    if len(tail) < TAIL_BYTES or tail[-len(MAGIC) :] != MAGIC:
+        raise CorruptPartError(f"{path} is corrupt: it is cut off, or no Parquet file", hint=HINT)
+    return int.from_bytes(tail[:4], "little")
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        damaged = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, UnicodeDecodeError, MemoryError)
-        if isinstance(error, FileNotFoundError):
-            raise CorruptPartError(f"{self.path} is missing", hint="run the command that made it again") from error
-        if isinstance(error, PermissionError):
-            raise InputError(f"{self.path} cannot be read: permission denied") from error
-        if isinstance(error, damaged):
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CorruptPartError(f"{self.path} is corrupt: {first[:160]}", hint=HINT) from error
+
+def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
+    """Compare the footer with its checksum and read it. ``tail`` is footer, length and magic bytes."""
+    place = _checksum_place(tail)
+    if place is None:
+        raise CorruptPartError(f"{path} is corrupt, or not a part that prefpipe wrote: its footer has no checksum", hint=HINT)
+    blanked = tail[:place] + BLANK + tail[place + len(BLANK) :]
+    if hashlib.sha256(blanked).hexdigest().encode() != tail[place : place + len(BLANK)]:
+        raise CorruptPartError(f"{path} is corrupt: the footer does not match its checksum", hint=HINT)
+    values = pq.read_metadata(pa.BufferReader(tail)).metadata
+    footer = PartFooter(**json.loads(values[FOOTER_KEY.encode()]))
+    if footer.data_bytes + len(tail) != file_size:
+        raise CorruptPartError(f"{path} is corrupt: it has {file_size} bytes, not {footer.data_bytes + len(tail)}", hint=HINT)
+    return footer
+
+
+def _unreadable(path: Path, error: OSError) -> CorruptPartError | InputError:
+    if isinstance(error, FileNotFoundError):
+        return CorruptPartError(f"{path} is missing", hint="run the command that made it again")
+    return InputError(f"{path} cannot be read: {error.strerror or error}", hint="look at the disk and the file's permissions")

@@ -5,7 +5,7 @@ columns become JSON text, marked in the field's metadata, so that nothing is dro
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: broken JSON ({error})", hint="correct or remove the line") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: a JSON object is needed, not {type(row).__name__}",
@@ -84,7 +84,7 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _from_json(path: Path) -> pa.Table:
     try:
         rows = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: broken JSON ({error})", hint="correct the file") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: a JSON list of objects is needed", hint="for one object a line name the file .jsonl")
@@ -94,6 +94,7 @@ def _from_json(path: Path) -> pa.Table:
 def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """Return JSON objects as a table; every key of any row is a column."""
     names = list(dict.fromkeys(name for row in rows for name in row))
+    _refuse_half_characters("the name of a column", names)
     columns, fields = [], []
     for name in names:
         values = [row.get(name) for row in rows]
@@ -126,7 +127,7 @@ def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
         return pa.bool_()
     if kinds == {int} and all(-(2**63) <= v < 2**63 for v in values if v is not None):
         return pa.int64()
-    if kinds and kinds <= {int, float}:
+    if kinds and kinds <= {int, float} and all(-(2**53) <= v <= 2**53 for v in values if type(v) is int):
         return pa.float64()
     if kinds <= {str}:
         return pa.string()
@@ -137,7 +138,9 @@ def _from_csv(path: Path) -> pa.Table:
     import polars as pl
 
     try:
-        return pl.read_csv(path, infer_schema_length=None).to_arrow(compat_level=pl.CompatLevel.oldest())
+        texts = dict.fromkeys(("prompt_id", "prompt", "messages"), pl.String())  # an id 007 is no number
+        table = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts)
+        return table.to_arrow(compat_level=pl.CompatLevel.oldest())
     except pl.exceptions.NoDataError:
         return pa.table({})
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -146,9 +149,52 @@ def _from_csv(path: Path) -> pa.Table:
 
 def _from_parquet(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path)
+        table = pq.read_table(path, partitioning=None)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    return _cast(table, _without_views)
+
+
+def python_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return a table's rows as Python values, dates and times as whole numbers of their own unit.
+
+    Python's own types do not hold nanoseconds or the year 10000, and what pyarrow does about it depends on
+    whether pandas is installed.
+    """
+    rows: list[dict[str, Any]] = _cast(table, _times_as_integers).to_pylist()
+    return rows
+
+
+def _cast(table: pa.Table, change: Callable[[pa.DataType], pa.DataType]) -> pa.Table:
+    """Change the types of columns, also inside lists and structs."""
+    fields = [field.with_type(_mapped(field.type, change)) for field in table.schema]
+    return table if pa.schema(fields) == table.schema else table.cast(pa.schema(fields, metadata=table.schema.metadata))
+
+
+def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_mapped(field.type, change)) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(_mapped(kind.key_type, change), _mapped(kind.item_type, change))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_mapped(kind.value_type, change)), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(_mapped(kind.value_type, change)))
+    return change(kind)
+
+
+def _times_as_integers(kind: pa.DataType) -> pa.DataType:
+    if not pa.types.is_temporal(kind) or pa.types.is_interval(kind):
+        return kind
+    return pa.int32() if pa.types.is_date32(kind) or pa.types.is_time32(kind) else pa.int64()
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """Replace the view types, whose rows pyarrow cannot take by index."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary_view(kind) else kind
 
 
 def _from_saved_dataset(path: Path) -> pa.Table:

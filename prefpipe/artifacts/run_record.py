@@ -68,7 +68,7 @@ def read_run_record(folder: Path) -> RunRecord:
         values = json.loads(path.read_bytes())
         claimed = values.pop("fingerprint")
         record = RunRecord(**values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error}",
                          hint="rerun the stage with --overwrite, or restore the file") from error  # fmt: skip
     if record.fingerprint != claimed:

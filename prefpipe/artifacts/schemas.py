@@ -135,12 +135,19 @@ EVALUATION = Schema(
 )
 
 
+EMBEDDINGS_VERSION = 1
+VERSIONS = {schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, EVALUATION)} | {
+    "embeddings": EMBEDDINGS_VERSION
+}
+"""The version of each schema that this release writes, and the only one that it reads."""
+
+
 def embeddings_schema(dim: int, *, half: bool) -> Schema:
     """Return the schema of embeddings of ``dim`` dimensions, float32 or float16."""
     kind = pa.float16() if half else pa.float32()
     return Schema(
         "embeddings",
-        1,
+        EMBEDDINGS_VERSION,
         (
             *_KEY,
             Column("embedding", pa.list_(kind, dim), False, "L2-normalised vector; zeros unless status is `ok`"),

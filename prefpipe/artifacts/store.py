@@ -16,6 +16,7 @@ from prefpipe.artifacts import atomic, parts, run_record
 from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.schemas import VERSIONS
 from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
 
 PART_PATTERN = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
@@ -66,6 +67,8 @@ class Artifact:
         return table, footer
 
     def _check(self, footer: PartFooter, index: int) -> None:
+        if footer.name != self.part_path(index).name:
+            raise CorruptPartError(f"{self.part_path(index)} is {footer.name} under another name", hint=parts.HINT)
         if footer.fingerprint != self.record.fingerprint:
             raise CorruptPartError(
                 f"{self.part_path(index)} was made by another run than its {run_record.FILE_NAME} describes",
@@ -86,7 +89,12 @@ class Artifact:
         present = self.present(range(self.n_parts), allow_partial=allow_partial)
         if not present:
             raise IncompleteInputError(f"{self.path} has no parts yet", hint=f"run `prefpipe status {self.path}`")
-        return pa.concat_tables(self.read(index, columns)[0] for index in present)
+        tables = [self.read(index, columns)[0] for index in present]
+        for index, table in zip(present, tables, strict=True):
+            if table.schema != tables[0].schema:
+                raise InputError(f"{self.part_path(index)} has other columns or types than {self.part_path(present[0]).name}",
+                                 hint="rerun the stage that made it with --overwrite")  # fmt: skip
+        return pa.concat_tables(tables)
 
     def present(self, indices: Sequence[int], *, allow_partial: bool) -> list[int]:
         """Return the parts of ``indices`` that are on disk; refuse when some are missing.
@@ -117,17 +125,20 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
 
     Args:
         path: the artifact's folder.
-        schema: the schema's name that is needed, ``candidates`` for any ``candidates/N`` this release reads.
+        schema: the schema's name that is needed, ``candidates`` for the version of it that this release reads.
         name: the flag or argument it was given as, for messages.
 
     Errors:
-        InputError: not an artifact, or an artifact of another stage.
+        InputError: not an artifact, an artifact of another stage, or of another version of the schema.
     """
     record = run_record.read_run_record(path)
-    found = record.schema.split("/")[0]
+    found = record.schema.partition("/")[0]
     if found != schema:
         raise InputError(f"{name}: {path} holds {found} (made by `prefpipe {record.stage}`), not {schema}",
                          hint=f"pass the folder of {schema}")  # fmt: skip
+    if record.schema != f"{schema}/{VERSIONS[schema]}":
+        raise InputError(f"{name}: {path} has schema {record.schema}, and this release reads {schema}/{VERSIONS[schema]}",
+                         hint=f"use the release of prefpipe that made it, or run `prefpipe {record.stage}` again")  # fmt: skip
     return Artifact(path, record)
 
 
@@ -138,9 +149,10 @@ class Output(Artifact):
     shard: Shard = Shard()
 
     def is_done(self, index: int, parents: Mapping[str, str]) -> bool:
-        """Return whether a part is finished: this run's fingerprint, and made from the parents on disk now."""
+        """Return whether a part is finished: every byte whole, this run's fingerprint, made from the parents on disk now."""
         try:
-            footer = self.footer(index)
+            footer = parts.verify_part(self.part_path(index))
+            self._check(footer, index)
         except CorruptPartError:
             return False
         return dict(footer.parents) == dict(parents)
@@ -176,13 +188,13 @@ def open_output(path: Path, record: RunRecord, *, shard: Shard, overwrite: bool,
             if extends:
                 record.replace_in(path)
             elif overwrite:
-                _remove_parts(path)
                 record.replace_in(path)
+                _remove_parts(path, record.n_parts, shard)
             else:
                 _refuse_difference(path, on_disk, record)
         else:
             if overwrite:
-                _remove_parts(path, shard)
+                _remove_parts(path, record.n_parts, shard)
             record = replace(record, history=on_disk.history, context=on_disk.context)
     return Output(path, record, shard)
 
@@ -200,7 +212,7 @@ def _refuse_foreign_folder(path: Path) -> None:
     if not path.exists() or (path / run_record.FILE_NAME).exists():
         return
     strangers = sorted(p.name for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-    if strangers:
+    if strangers and not (path / run_record.FILE_NAME).exists():  # another worker may have started meanwhile
         raise UsageError(
             f"output {path} already holds files that are not of a prefpipe run (no {run_record.FILE_NAME}): {strangers[0]}",
             hint="choose an empty or new folder with -o",
@@ -216,11 +228,15 @@ def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord)
     )
 
 
-def _remove_parts(path: Path, shard: Shard | None = None) -> None:
+def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:
+    """Remove this shard's parts, and those of a run with another number of parts.
+
+    Parts of another run under the names of other shards stay until those replace them: their new ones may be there already.
+    """
     for file in path.iterdir():
         match = PART_PATTERN.fullmatch(file.name)
-        if match and (shard is None or int(match[1]) % shard.count == shard.index):
-            file.unlink()
+        if match and (int(match[2]) != n_parts or int(match[1]) % shard.count == shard.index):
+            file.unlink(missing_ok=True)
 
 
 def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:

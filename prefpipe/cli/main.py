@@ -74,6 +74,12 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a disk or a permission that no message was written for
+        from prefpipe.cli import console
+
+        place = f"{error.filename}: " if error.filename else ""
+        console.show_error(PrefpipeError(f"{place}{error.strerror or error}"))
+        return 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # what typer raises for a wrong flag
             sys.stderr.write(f"error: {error.format_message()}\n\nhint: run `{_help_command(arguments)}`\n")

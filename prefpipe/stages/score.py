@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from prefpipe.artifacts.rows import python_rows
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
@@ -88,7 +89,7 @@ class _Work:
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Score and write one part."""
         table, _ = self.candidates.read(index)
-        theirs = user_columns(table).to_pylist()
+        theirs = python_rows(user_columns(table))
         rows = table.select(["prompt_id", "sample_idx", "messages", "response", "status", "reason"]).to_pylist()
         scored: dict[str, list[Score]] = {rater.name: self._rate(rater, rows, theirs) for rater in self.raters}
         out = [
