@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -156,6 +157,12 @@ class Output(Artifact):
         except CorruptPartError:
             return False
         return dict(footer.parents) == dict(parents)
+
+    def with_step(self, step: Mapping[str, Any]) -> "Output":
+        """Record an operation that the artifact goes through (a retry) in ``run.json``."""
+        record = replace(self.record, history=[*self.record.history, dict(step)])
+        record.replace_in(self.path)
+        return replace(self, record=record)
 
     def write(self, index: int, table: pa.Table, *, counts: Mapping[str, int], parents: Mapping[str, str]) -> PartFooter:
         """Write one part atomically."""

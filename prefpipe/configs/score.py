@@ -38,7 +38,7 @@ class ScoreConfig(PartwiseConfig):
     dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a reward model")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
     trust_python_checks: bool = option(False, identity=False, help="run Python functions that the prompts file names")
-    retry_errors: bool = option(False, identity=False, help="rate again the parts that hold rows with status `error`")
+    retry_errors: bool = option(False, identity=False, help="rate again the parts that hold rows that could not be rated")
     batch_size: int = option(16, identity=False, help="sequences in one forward pass of a reward model")
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
 

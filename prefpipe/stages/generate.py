@@ -23,9 +23,11 @@ from prefpipe.artifacts.store import Output, open_output, refuse_nesting
 from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import CorruptPartError, FingerprintError, PrefpipeError, UsageError
-from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 
 FAILING = ("error", "prompt_too_long")
+NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
+TOO_LONG = "prompt_too_long: "  # how an engine that keeps its tokenizer to itself begins such an error
 Row = dict[str, Any]
 
 
@@ -54,15 +56,14 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     )  # fmt: skip
     record = _extended(config, record) if config.extend else record
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=config.extend)
+    indices = runtime.shard.parts(output.n_parts)
+    output, failed = begin_retry(output, indices, keep=NOT_RETRIED) if config.retry_errors else (output, set())
     summary = Summary(config.stage, config.output)
     runtime.log(f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of {config.part_size} prompts")
     started = time.perf_counter()
     with ExitStack() as stack:
         work = _Work(config, prompts, output, samplers, stack, runtime)
-        loop_over_parts(
-            output, lambda _index: {}, work.make, runtime, summary, indices=runtime.shard.parts(output.n_parts),
-            redo=lambda index: config.retry_errors and output.footer(index).counts.get("error", 0) > 0,
-        )  # fmt: skip
+        loop_over_parts(output, lambda _index: {}, work.make, runtime, summary, indices=indices, redo=failed.__contains__)
     _describe(summary, work, time.perf_counter() - started)
     check_error_rate(summary, FAILING, config.max_error_rate)
     return summary
@@ -159,7 +160,7 @@ class _Work:
     def _row(
         self, sampler_idx: int, request: GenerationRequest, answer: Generation | None, status: str, reason: str | None
     ) -> Row:
-        usable = answer is not None and status != "error"
+        usable = answer is not None and status not in FAILING
         return {
             "prompt_id": request.prompt_id, "sample_idx": request.sample_idx, "messages": list(request.messages),
             "response": answer.text if answer is not None and usable else None,
@@ -189,7 +190,7 @@ class _Work:
             table, footer = parts.read_part(self.output.part_path(index), CANDIDATES.column_names)
         except CorruptPartError:
             return {}
-        known = {self.output.record.fingerprint} | {step["from"] for step in self.output.record.history}
+        known = {self.output.record.fingerprint} | {step.get("from") for step in self.output.record.history}
         if footer.fingerprint not in known:
             return {}
         rows = table.to_pylist()
@@ -203,7 +204,8 @@ class _Work:
 def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
     """Return the status and reason of one generation."""
     if answer.finish_reason == "error":
-        return "error", answer.error or "the engine gave no reason"
+        reason = answer.error or "the engine gave no reason"
+        return ("prompt_too_long", reason.removeprefix(TOO_LONG)) if reason.startswith(TOO_LONG) else ("error", reason)
     if not answer.text.strip():
         return "empty", "the response has no text"
     if answer.finish_reason == "length":

@@ -5,13 +5,13 @@ A stage never prints and never looks at signals; it is given a place to log, a p
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.store import Output, Shard
-from prefpipe.errors import ErrorRateError, StoppedEarly
+from prefpipe.errors import CorruptPartError, ErrorRateError, StoppedEarly
 
 Advance = Callable[[int], None]
 
@@ -100,6 +100,19 @@ def loop_over_parts(
             advance(1)
     for index in indices:
         summary.counts.update(output.footer(index).counts)
+
+
+def begin_retry(output: Output, indices: Sequence[int], *, keep: Sequence[str]) -> tuple[Output, set[int]]:
+    """Find the parts with rows whose status is not in ``keep``; record in ``run.json`` that they are made again."""
+    failed = {}
+    for index in indices:
+        with suppress(CorruptPartError):  # missing or damaged: made again anyway
+            failed[index] = sum(count for status, count in output.footer(index).counts.items() if status not in keep)
+    failed = {index: n_rows for index, n_rows in failed.items() if n_rows}
+    if not failed:
+        return output, set()
+    step = {"operation": "retry_errors", "n_rows": sum(failed.values()), "parts": sorted(failed)}
+    return output.with_step(step), set(failed)
 
 
 def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> None:

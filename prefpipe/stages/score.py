@@ -29,9 +29,10 @@ from prefpipe.stages.candidate_rows import (
     parent_identity,
     user_columns,
 )
-from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 
-FAILING = ("error", "no_checks", "unrated", "too_long", "not_finite", "parse_error")
+NOT_FAILED = ("ok", "no_response")
+"""Statuses that are not the scorer's failure; every scorer has words of its own for the others."""
 
 
 class Rater(NamedTuple):
@@ -56,18 +57,19 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     indices = candidates.present(runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial)
     parents = parent_digests(indices, candidates=candidates)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    output, failed = begin_retry(output, indices, keep=NOT_FAILED) if config.retry_errors else (output, set())
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     with ExitStack() as stack:
         work = _Work(candidates, output, raters, stack, runtime)
         loop_over_parts(
             output, parents.__getitem__, lambda index: work.make(index, parents[index]), runtime, summary, indices=indices,
-            redo=lambda index: config.retry_errors and output.footer(index).counts.get("error", 0) > 0,
+            redo=failed.__contains__,
         )  # fmt: skip
     if summary.n_parts_made:
         summary.notes.append(f"{work.n_rated:,} ratings in {time.perf_counter() - started:.1f} s")
     summary.notes += work.describe()
-    check_error_rate(summary, FAILING, config.max_error_rate)
+    check_error_rate(summary, [status for status in summary.counts if status not in NOT_FAILED], config.max_error_rate)
     return summary
 
 
