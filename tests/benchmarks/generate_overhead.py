@@ -1,0 +1,71 @@
+"""How much `prefpipe generate` costs over the bare back-end on the same prompts: `make bench-overhead`.
+
+Both sides use one engine that is already loaded, the same requests, seeds and batches; the stage side adds reading and checking the
+prompts, tokenising, the table, digests, fsync and rename. Sides alternate, so that a slow spell of the machine hits both.
+"""
+
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from prefpipe.artifacts.ids import seed_for
+from prefpipe.artifacts.prompts import load_prompts
+from prefpipe.backends.hf_generator import HfGenerator
+from prefpipe.backends.model_location import locate_model
+from prefpipe.backends.protocol import GenerationRequest, SamplingParams
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.stages.generate import Sampler, run
+from prefpipe.stages.runtime import Runtime
+
+PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.jsonl"
+N, MAX_TOKENS, ROUNDS = 8, 48, 3
+
+
+class KeptOpen:
+    """The engine with a close() that does nothing, so that every round uses the same one."""
+
+    def __init__(self, engine: HfGenerator) -> None:
+        self.engine, self.max_model_len = engine, engine.max_model_len
+        self.encode, self.generate = engine.encode, engine.generate
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+def main() -> None:
+    model = locate_model("bundled:smollm2-135m")
+    engine = KeptOpen(HfGenerator(model, batch_size=64))
+    prompts = load_prompts(str(PROMPTS))
+    requests = [
+        GenerationRequest(p.prompt_id, i, p.messages, engine.encode(p.messages), seed_for(0, p.prompt_id, i), 1.0)
+        for p in prompts.rows
+        for i in range(N)
+    ]
+    engine.generate(requests[:16], SamplingParams(8))
+    bare_s, stage_s = [], []
+    for number in range(ROUNDS):
+        started = time.perf_counter()
+        answers = engine.generate(requests, SamplingParams(MAX_TOKENS))
+        bare_s.append(time.perf_counter() - started)
+        folder = Path(tempfile.mkdtemp())
+        config = GenerateConfig(
+            prompts=str(PROMPTS), output=folder / "candidates", model=("bundled:smollm2-135m",), n=N, temperature=(1.0,),
+            max_tokens=MAX_TOKENS, max_error_rate=1.0,
+        )  # fmt: skip
+        started = time.perf_counter()
+        run(config, [Sampler("bundled:smollm2-135m", model.identity(), lambda: engine)], Runtime())
+        stage_s.append(time.perf_counter() - started)
+        shutil.rmtree(folder)
+        print(f"round {number}: bare {bare_s[-1]:.2f} s, prefpipe generate {stage_s[-1]:.2f} s", flush=True)
+    n_tokens = sum(len(answer.token_ids) for answer in answers)
+    overhead = median(stage_s) / median(bare_s) - 1
+    print(f"{len(requests)} responses, {n_tokens} tokens, {platform.processor() or platform.machine()}, Python {sys.version.split()[0]}")
+    print(f"median: bare {median(bare_s):.2f} s ({n_tokens / median(bare_s):.0f} tokens/s), stage {median(stage_s):.2f} s: {overhead:+.2%}")
+
+
+if __name__ == "__main__":
+    main()
