@@ -1,0 +1,191 @@
+"""A process that has imported prefpipe and forks a child for every command, so that killing costs milliseconds.
+
+The children run `prefpipe.cli.main.main` as the console script does: same signals, same exit codes, same streams.
+"""
+
+import gc
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Command:
+    """One command to run in a child of its own.
+
+    ``signal_after_s``: send ``signal`` so long after the start. ``die_at_event``: SIGKILL itself just before the n-th time
+    (from 0) that a file below ``watched`` is opened, linked, renamed or removed. ``uid``: run as another user.
+    ``max_file_bytes``: no file may grow beyond.
+    """
+
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: str = "."
+    signal_after_s: float | None = None
+    signal: int = signal.SIGKILL
+    die_at_event: int | None = None
+    watched: str = ""
+    uid: int | None = None
+    max_file_bytes: int | None = None
+
+
+@dataclass
+class Outcome:
+    """``code`` as subprocess gives it: negative for a signal."""
+
+    code: int
+    stdout: str
+    stderr: str
+    elapsed_s: float
+
+
+class StageServer:
+    """The test's side: start, run commands, stop."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def run_at_once(self, commands: list[Command]) -> list[Outcome]:
+        """Run several commands that start at the same moment."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        request = {"commands": [asdict(command) for command in commands], "scratch": str(self.scratch)}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        outcomes = [Outcome(**values) for values in json.loads(self.process.stdout.readline())]
+        for outcome in outcomes:
+            assert "Traceback" not in outcome.stderr, outcome.stderr
+        return outcomes
+
+    def run(self, *argv: object, **how: object) -> Outcome:
+        """Run one command to its end."""
+        return self.run_at_once([Command([str(word) for word in argv], **how)])[0]  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """End the server."""
+        self.process.communicate(timeout=20)
+
+
+def serve() -> None:
+    """Answer requests from stdin until it is closed."""
+    import pyarrow
+    import sklearn.cluster  # what the stages need, once
+
+    import prefpipe.backends.checks_scorer
+    import prefpipe.backends.fake
+    import prefpipe.backends.ratings
+    import prefpipe.cli.console
+    import prefpipe.cli.main
+    import prefpipe.stages.embed
+    import prefpipe.stages.generate
+    import prefpipe.stages.score
+    import prefpipe.stages.select
+    import prefpipe.wiring  # noqa: F401
+
+    pyarrow.array(["imports pandas, where there is one"])
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        prefpipe.cli.main.run(["generate", "--no-such-flag"])  # builds the commands
+        prefpipe.cli.main.run(["generate", "none", "--backend", "fake", "--model", "fake", "-o", "none/none"])
+    gc.collect()
+    gc.freeze()  # children that collect garbage would copy every page
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        request = json.loads(line)
+        outcomes = _run_children([Command(**values) for values in request["commands"]], Path(request["scratch"]))
+        sys.stdout.write(json.dumps([asdict(outcome) for outcome in outcomes]) + "\n")
+        sys.stdout.flush()
+
+
+def _run_children(commands: list[Command], scratch: Path) -> list[Outcome]:
+    gate, opener = os.pipe()
+    children = {}
+    for number, command in enumerate(commands):
+        streams = scratch / f"stdout{number}", scratch / f"stderr{number}"
+        pid = os.fork()
+        if pid == 0:
+            os.close(opener)
+            os.read(gate, 1)  # ends when the server closes its end: all start at once
+            _be_child(command, *streams)
+        children[pid] = number
+    os.close(gate)
+    started = time.monotonic()
+    os.close(opener)
+    codes, elapsed = {}, {}
+    while children:
+        now = time.monotonic() - started
+        for pid, number in list(children.items()):
+            command = commands[number]
+            if command.signal_after_s is not None and now >= command.signal_after_s:
+                os.kill(pid, command.signal)
+                command.signal_after_s = None
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                codes[number], elapsed[number] = os.waitstatus_to_exitcode(status), time.monotonic() - started
+                del children[pid]
+        time.sleep(0.002)
+    return [
+        Outcome(codes[i], *((scratch / f"{name}{i}").read_text() for name in ("stdout", "stderr")), elapsed[i])
+        for i in range(len(commands))
+    ]
+
+
+def _be_child(command: Command, stdout: Path, stderr: Path) -> None:
+    code = 70
+    try:
+        for descriptor, path in ((1, stdout), (2, stderr)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), descriptor)
+        os.environ.update(command.env)
+        os.chdir(command.cwd)
+        if command.max_file_bytes is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails with EFBIG instead
+            resource.setrlimit(resource.RLIMIT_FSIZE, (command.max_file_bytes, command.max_file_bytes))
+        if command.uid is not None:
+            os.setgroups([])
+            os.setgid(command.uid)
+            os.setuid(command.uid)
+        if command.die_at_event is not None:
+            _die_at(command.die_at_event, command.watched)
+        sys.argv = ["prefpipe", *command.argv]
+        from prefpipe.cli.main import main
+
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _die_at(event_number: int, watched: str) -> None:
+    left = event_number
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal left
+        if event in ("open", "os.link", "os.rename", "os.remove") and str(arguments[0]).startswith(watched):
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+    sys.addaudithook(hook)
+
+
+if __name__ == "__main__":
+    serve()
