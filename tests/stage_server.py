@@ -82,8 +82,8 @@ class StageServer:
 
 def serve() -> None:
     """Answer requests from stdin until it is closed."""
-    import pyarrow
-    import sklearn.cluster  # what the stages need, once
+    import pyarrow as pa
+    import sklearn.cluster  # noqa: F401 - what the stages need, once
 
     import prefpipe.backends.checks_scorer
     import prefpipe.backends.fake
@@ -94,9 +94,9 @@ def serve() -> None:
     import prefpipe.stages.generate
     import prefpipe.stages.score
     import prefpipe.stages.select
-    import prefpipe.wiring  # noqa: F401
+    import prefpipe.wiring
 
-    pyarrow.array(["imports pandas, where there is one"])
+    pa.array(["imports pandas, where there is one"])
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         prefpipe.cli.main.run(["generate", "--no-such-flag"])  # builds the commands
         prefpipe.cli.main.run(["generate", "none", "--backend", "fake", "--model", "fake", "-o", "none/none"])
