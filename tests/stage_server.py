@@ -3,11 +3,13 @@
 The children run `prefpipe.cli.main.main` as the console script does: same signals, same exit codes, same streams.
 """
 
+import ctypes
 import gc
 import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -22,7 +24,7 @@ class Command:
     """One command to run in a child of its own.
 
     ``signal_after_s``: send ``signal`` so long after the start. ``die_at_event``: SIGKILL itself just before the n-th time
-    (from 0) that a file below ``watched`` is opened, linked, renamed or removed. ``uid``: run as another user.
+    (from 0) that a file below ``watched`` is opened, linked, renamed or removed. ``powerless``: root obeys permissions.
     ``max_file_bytes``: no file may grow beyond.
     """
 
@@ -33,7 +35,7 @@ class Command:
     signal: int = signal.SIGKILL
     die_at_event: int | None = None
     watched: str = ""
-    uid: int | None = None
+    powerless: bool = False
     max_file_bytes: int | None = None
 
 
@@ -154,10 +156,8 @@ def _be_child(command: Command, stdout: Path, stderr: Path) -> None:
         if command.max_file_bytes is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails with EFBIG instead
             resource.setrlimit(resource.RLIMIT_FSIZE, (command.max_file_bytes, command.max_file_bytes))
-        if command.uid is not None:
-            os.setgroups([])
-            os.setgid(command.uid)
-            os.setuid(command.uid)
+        if command.powerless and os.geteuid() == 0:
+            _drop_capabilities()
         if command.die_at_event is not None:
             _die_at(command.die_at_event, command.watched)
         sys.argv = ["prefpipe", *command.argv]
@@ -172,6 +172,12 @@ def _be_child(command: Command, stdout: Path, stderr: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _drop_capabilities() -> None:
+    """Give up what lets root write into read-only folders; the files it owns still follow their owner's bits."""
+    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    assert ctypes.CDLL(None, use_errno=True).capset(header, bytes(24)) == 0, os.strerror(ctypes.get_errno())
 
 
 def _die_at(event_number: int, watched: str) -> None:
