@@ -1,0 +1,178 @@
+"""The transformers back-end: sampling from any causal language model of the hub, on CPU or one GPU."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jinja2
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
+from prefpipe.backends.decoding import Decoder, Row, Sampled
+from prefpipe.backends.kv_cache import is_supported
+from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
+from prefpipe.errors import InputError, ModelError
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class HfGenerator:
+    """A generator on transformers' models with prefpipe's own decoding loop (see ``decoding``).
+
+    The answer to a request depends on its own prompt, seed and temperature; other rows of the batch move it only
+    through the rounding of the matrix products. ``dtype="auto"`` is float32 on CPU and bfloat16 on a GPU;
+    ``batch_size`` counts sequences.
+
+    Errors:
+        ModelError: not a causal language model, no chat template, weights that do not cover the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelFiles,
+        *,
+        dtype: DtypeName = "auto",
+        device: str = "auto",
+        batch_size: int = 64,
+        max_model_len: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        require_chat_template(model)
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if dtype == "auto":
+            dtype = "float32" if place.type == "cpu" else "bfloat16"
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            model.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        self._model = load_causal_lm(model, getattr(torch, dtype), trust_remote_code=trust_remote_code).to(place)
+        self._batch_size = batch_size
+        self._eos_ids = _find_eos_ids(self._model, self._tokenizer)
+        limit = self._model.config.get_text_config().max_position_embeddings
+        if max_model_len is not None and max_model_len > limit:
+            raise ModelError(
+                f"max_model_len is {max_model_len}, but {model.requested} has {limit} positions",
+                hint=f"use --max-model-len {limit} or less",
+            )
+        self.max_model_len = int(max_model_len or limit)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of the templated conversation, generation prompt included.
+
+        Errors:
+            InputError: the chat template refuses the conversation (a system turn, say, or two user turns in a row).
+            ModelError: the template and the tokenizer both put a BOS in front.
+        """
+        conversation = [dict(message) for message in messages]
+        try:
+            ids: list[int] = self._tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except jinja2.TemplateError as error:
+            raise InputError(
+                f"the model's chat template refuses this conversation: {error}",
+                hint="change the turns, or leave out --system-prompt if it is the system turn",
+            ) from error
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:
+            raise ModelError(
+                f"the prompt begins with two {self._tokenizer.bos_token} tokens: template and tokenizer both add one",
+                hint="remove bos_token from the chat template",
+            )
+        return ids
+
+    def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
+        """Return one generation for each request, in order; a request that does not fit comes back as an error."""
+        answers: list[Generation | None] = [None] * len(requests)
+        rows = []
+        for index, request in enumerate(requests):
+            prompt = tuple(request.prompt_token_ids) or tuple(self.encode(request.messages))
+            if len(prompt) + params.max_tokens > self.max_model_len:
+                reason = f"prompt_too_long: {len(prompt)} + {params.max_tokens} tokens, the limit is {self.max_model_len}"
+                answers[index] = Generation("", [], "error", None, reason)
+            else:
+                rows.append(Row(index, prompt, request.seed, request.temperature))
+        for sampled in Decoder(self._model, self._eos_ids, params, self._batch_size).run(rows):
+            answers[sampled.request] = self._describe(sampled)
+        return [answer for answer in answers if answer is not None]
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        del self._model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _describe(self, sampled: Sampled) -> Generation:
+        if not torch.tensor(sampled.logp).isfinite():
+            reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
+            return Generation("", [], "error", None, reason)
+        text = self._tokenizer.decode(sampled.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Generation(text, sampled.token_ids, "stop" if sampled.is_stopped else "length", sampled.logp)
+
+
+def load_causal_lm(model: ModelFiles, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
+    """Return the model, its adapter included, on CPU, in evaluation mode.
+
+    In float32 the adapter is merged into the weights, which is faster; in 16 bits it stays apart, because rounding
+    the sum to 16 bits would lose a small update.
+
+    Errors:
+        ModelError: another kind of model; weights that are missing or of another shape (they would be random).
+    """
+    files = model.base if model.kind == "adapter" and model.base else model
+    if files.kind != "causal-lm":
+        raise ModelError(
+            f"{model.requested} is a {files.kind} model; generating needs a causal language model",
+            hint="give --model a causal language model; rating belongs to score, embedding to embed",
+        )
+    transformers_logging.disable_progress_bar()
+    loaded, report = AutoModelForCausalLM.from_pretrained(
+        files.path,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if absent:
+        raise ModelError(
+            f"the weights in {files.path} lack {len(absent)} tensors of the model, the first one {absent[0]}",
+            hint="the folder's config.json and weights do not belong together; download or save the model again",
+        )
+    if not is_supported(loaded.config.get_text_config()):
+        raise ModelError(
+            f"{model.requested} ({loaded.config.model_type}) has recurrent layers, which this back-end cannot batch",
+            hint="use --backend vllm",
+        )
+    if model.kind == "adapter":
+        loaded = _apply_adapter(loaded, model, merge=dtype == torch.float32)
+    return loaded.eval()
+
+
+def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            adapted = PeftModel.from_pretrained(base, model.path, local_files_only=True)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"the adapter in {model.path} does not fit its base model: {error}",
+                hint="check base_model_name_or_path in adapter_config.json",
+            ) from error
+    lost = [str(warning.message) for warning in caught if "adapter keys" in str(warning.message)]
+    if lost:
+        raise ModelError(
+            f"the adapter in {model.path} does not fit its base model: {lost[0]}",
+            hint="check base_model_name_or_path in adapter_config.json",
+        )
+    return adapted.merge_and_unload() if merge else adapted
+
+
+def _find_eos_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Return every id that ends an answer: the generation config's (one or several) and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(configured) if isinstance(configured, list) else {configured}
+    return {int(index) for index in ids | {tokenizer.eos_token_id} if index is not None}
