@@ -12,7 +12,11 @@ import typer
 
 from prefpipe import __version__
 from prefpipe.cli.flags import command_of
+from prefpipe.cli.inspect import inspect
+from prefpipe.cli.models import models
+from prefpipe.cli.reference import reference
 from prefpipe.cli.signals import StopFlag
+from prefpipe.cli.status import status
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
@@ -44,6 +48,10 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
 
 for _config_class in STAGES:
     app.command(_config_class.stage)(command_of(_config_class, _run_stage))
+app.command("status")(status)
+app.command("inspect")(inspect)
+app.add_typer(models, name="models")
+app.command("reference", hidden=True)(reference)
 
 
 @app.callback(invoke_without_command=True)

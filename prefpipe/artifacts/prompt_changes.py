@@ -1,0 +1,58 @@
+"""Whether a prompts file still holds what candidates were sampled from, and what is different in it."""
+
+from pathlib import Path
+
+from prefpipe.artifacts.prompts import Prompts, load_prompts
+from prefpipe.artifacts.schemas import CANDIDATES
+from prefpipe.artifacts.store import Artifact
+from prefpipe.errors import PrefpipeError
+
+
+def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
+    """Return what has changed in a prompts file since, in sentences; [] when it hashes as it did.
+
+    The file is read as ``generate`` reads it, with the settings of the run. What changed is told from the parts on disk,
+    so that of a partial run only a lower bound can be given.
+    """
+    identity = candidates.record.identity
+    columns = identity.get("columns")
+    keep = None if columns is None else [name.strip() for name in str(columns).split(",") if name.strip() not in ("", "none")]
+    try:
+        prompts = load_prompts(
+            str(source), system_prompt=identity.get("system_prompt"), keep_columns=keep,
+            drop_duplicates=bool(identity.get("drop_duplicate_prompts")), reserved=CANDIDATES.column_names,
+        )  # fmt: skip
+    except PrefpipeError as error:
+        return [f"it cannot be read as it was: {error.message}"]
+    if prompts.sha256() == identity.get("prompts"):
+        return []
+    return _differences(candidates, prompts)
+
+
+def _differences(candidates: Artifact, prompts: Prompts) -> list[str]:
+    old = _messages_by_id(candidates)
+    new = {prompt.prompt_id: prompt.messages for prompt in prompts.rows}
+    n_added = sum(prompt_id not in old for prompt_id in new)
+    n_removed = sum(prompt_id not in new for prompt_id in old)
+    n_other_text = sum(prompt_id in new and new[prompt_id] != messages for prompt_id, messages in old.items())
+    lines = []
+    if n_added and not candidates.missing():  # else the missing parts may hold them
+        lines.append(f"prompts that are new: {n_added:,}")
+    if n_removed:
+        lines.append(f"prompts that are gone: {n_removed:,}")
+    if n_other_text:
+        lines.append(f"prompts with another text under the same id: {n_other_text:,}")
+    if not lines and [key for key in new if key in old] != list(old):
+        lines.append("the prompts stand in another order")
+    return lines or ["the prompts' own columns, or prompts of parts that are missing, are different"]
+
+
+def _messages_by_id(candidates: Artifact) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for index in candidates.present(range(candidates.n_parts), allow_partial=True):
+        try:
+            table, _ = candidates.read(index, ["prompt_id", "messages"])
+        except PrefpipeError:  # what is wrong with the part is told elsewhere
+            continue
+        found |= dict(zip(table["prompt_id"].to_pylist(), table["messages"].to_pylist(), strict=True))
+    return found

@@ -1,0 +1,51 @@
+"""Pages on stdout, for commands whose answer is text to read: status, inspect, models."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from prefpipe.cli.console import pipe
+from prefpipe.reports.untrusted import visible
+
+__all__ = ["pipe", "pipe_json", "show", "show_facts", "width"]
+
+
+def width() -> int:
+    """Return the columns of the terminal, 80 where there is none."""
+    return Console().width
+
+
+def show(page: Iterable[RenderableType]) -> None:
+    """Print a page to stdout; colour only on a terminal, and never where ``NO_COLOR`` is set.
+
+    Texts come with their lines broken where they should be: a command must stay one line to be pasted.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal gets escapes, not a traceback
+    console = Console(highlight=False, emoji=False)
+    for item in page:
+        console.print(item, soft_wrap=isinstance(item, Text))
+
+
+def show_facts(facts: Mapping[str, str]) -> None:
+    """Print a line for each fact, names in one column; values are never broken, so that paths can be copied."""
+    longest = max(map(len, facts))
+    show(Text.assemble((f"{name:<{longest}}  ", "bold"), visible(value)) for name, value in facts.items())
+
+
+def pipe_json(value: Any) -> None:
+    """Print JSON to stdout; a number that JSON has no word for (NaN, infinity) is null."""
+    pipe(json.dumps(_finite(value), allow_nan=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,318 @@
+"""What is done, partial, stale or corrupt, and why: nothing here changes a file.
+
+The files are the truth about progress, ``run.json`` about configuration. An artifact is
+
+- ``corrupt`` when a part's footer or bytes do not prove what they claim, or ``run.json`` cannot be read;
+- ``stale`` when it is whole but was made from something that has changed since;
+- ``partial`` when parts, or the summary that a stage writes last, are missing;
+- ``done`` otherwise.
+"""
+
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from prefpipe.artifacts import parts, run_record
+from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.prompt_changes import changes_of_prompts
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.store import Artifact, Shard
+from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
+
+State = Literal["done", "partial", "stale", "corrupt"]
+STAGE_ORDER = ("generate", "score", "embed", "select", "train", "eval")
+SUMMARY_STAGES = ("train", "eval")
+"""Stages that write ``summary.json`` when everything else is on disk."""
+MAX_LINES = 8
+
+
+@dataclass
+class Report:
+    """The state of one artifact.
+
+    ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts; ``reasons`` say why the state is not ``done``,
+    ``notes`` what could not be looked at; ``command`` is the one that made it, ``folder`` where it was run.
+    """
+
+    path: Path
+    stage: str = "?"
+    fingerprint: str = ""
+    n_parts: int = 0
+    n_rows: int = 0
+    missing: list[int] = field(default_factory=list)
+    outdated: list[int] = field(default_factory=list)
+    corrupt_parts: list[int] = field(default_factory=list)
+    is_other_run: bool = False
+    is_corrupt: bool = False
+    is_unfinished: bool = False
+    is_behind: bool = False
+    reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    command: str = ""
+    folder: str = ""
+
+    @property
+    def state(self) -> State:
+        """The gravest of what was found."""
+        if self.is_corrupt or self.corrupt_parts:
+            return "corrupt"
+        if self.is_other_run or self.outdated or self.is_behind:
+            return "stale"
+        return "partial" if self.missing or self.is_unfinished else "done"
+
+    @property
+    def to_make(self) -> list[int]:
+        """The parts that are still to be made, or made again: all of them when the run itself is another one."""
+        if self.is_other_run:
+            return list(range(self.n_parts))
+        return sorted({*self.missing, *self.outdated, *self.corrupt_parts})
+
+    def shards(self, num_shards: int | None) -> list[int]:
+        """Return the shards (of ``num_shards``, default one a part) that have something to make."""
+        count = num_shards or max(1, self.n_parts)
+        return [index for index in range(count) if not {*self.to_make}.isdisjoint(Shard(index, count).parts(self.n_parts))]
+
+    def to_json(self, num_shards: int | None) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "path": str(self.path), "stage": self.stage, "state": self.state, "fingerprint": self.fingerprint,
+            "n_parts": self.n_parts, "n_rows": self.n_rows, "missing": self.missing, "outdated": self.outdated,
+            "corrupt": self.corrupt_parts, "reasons": self.reasons, "notes": self.notes, "command": self.command,
+            "num_shards": num_shards or max(1, self.n_parts), "shards_to_run": self.shards(num_shards),
+        }  # fmt: skip
+
+
+def find_artifacts(path: Path) -> list[Path]:
+    """Return the artifacts in a folder, itself among them, in the order of the pipeline; [] when there is none.
+
+    Errors:
+        InputError: the path does not exist, or is a file.
+    """
+    if not path.exists():
+        raise InputError(f"{path} does not exist", hint="look at the path, or run the stage that makes it")
+    if not path.is_dir():
+        holds_run = (path.parent / run_record.FILE_NAME).exists()
+        folder = str(path.parent) if holds_run else "the folder that a prefpipe stage wrote with -o"
+        raise InputError(f"{path} is a file, and an artifact is a folder", hint=f"pass {folder}")
+    found = []
+    for folder, names, files in os.walk(path):
+        names[:] = sorted(name for name in names if not name.startswith((".", "checkpoint-")))
+        if run_record.FILE_NAME in files:
+            found.append(Path(folder))
+    return sorted(found, key=lambda item: (item != path, item.parent, _stage_number(item), item.name))
+
+
+def _stage_number(folder: Path) -> int:
+    try:
+        return STAGE_ORDER.index(run_record.read_run_record(folder).stage)
+    except (PrefpipeError, ValueError):
+        return len(STAGE_ORDER)
+
+
+def locate_parent(artifact: Artifact, name: str) -> Path | None:
+    """Return where a parent is now, or None: as recorded, from the recorded folder, from here, or beside the artifact.
+
+    The last is for runs that were copied from another machine.
+    """
+    recorded = artifact.record.parents.get(name)
+    if recorded is None:
+        return None
+    made_in = artifact.record.context.get("folder")
+    places = [Path(made_in) / recorded] if isinstance(made_in, str) else []
+    places += [Path(recorded), artifact.path.parent / Path(recorded).name]
+    own = artifact.path.resolve()
+    found = next((place for place in places if place.exists() and place.resolve() != own), None)
+    return found.relative_to(Path.cwd()) if found is not None and found.is_relative_to(Path.cwd()) else found
+
+
+class Inspector:
+    """Looks at artifacts, each once, however many others are made from it."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[Path, bool], Report] = {}
+
+    def report(self, path: Path, *, quick: bool = False) -> Report:
+        """Return the state of the artifact in a folder.
+
+        Every byte of every part is verified, unless ``quick``: then the footers alone. Parents are looked at
+        quickly in any case.
+
+        Errors:
+            InputError: the folder holds no ``run.json``.
+        """
+        key = (path.resolve(), quick)
+        if key not in self._seen:
+            if not (path / run_record.FILE_NAME).exists():
+                run_record.read_run_record(path)  # raises the error that names what is wrong
+            self._seen[key] = Report(path)  # what is asked for while it is being looked at: no endless circle
+            self._look(self._seen[key], quick=quick)
+        return self._seen[key]
+
+    def _look(self, report: Report, *, quick: bool) -> None:
+        try:
+            artifact = Artifact(report.path, run_record.read_run_record(report.path))
+        except PrefpipeError as error:
+            report.is_corrupt = True
+            report.reasons.append(error.message)
+            return
+        _describe_run(report, artifact.record)
+        if artifact.record.stage == "generate":
+            _check_prompts(report, artifact)
+        parents = {name: self._parent(report, artifact, name) for name in artifact.record.parents if name != "prompts"}
+        digests = _ParentDigests(artifact.record.stage, {name: found for name, found in parents.items() if found is not None})
+        _check_parts(report, artifact, digests, quick=quick)
+        if artifact.record.stage in SUMMARY_STAGES and not (report.path / "summary.json").exists():
+            report.is_unfinished = True
+            report.reasons.append(_unfinished(report.path))
+
+    def _parent(self, report: Report, artifact: Artifact, name: str) -> Artifact | None:
+        """Return a parent that is on disk and still the one this artifact was made from; else say why not."""
+        place = locate_parent(artifact, name)
+        if place is None or not (place / run_record.FILE_NAME).exists():
+            report.notes.append(f"its {name}, {artifact.record.parents[name]}, are not on this disk and were not looked at")
+            return None
+        above = self.report(place, quick=True)
+        try:
+            parent = Artifact(place, run_record.read_run_record(place))
+        except InputError as error:
+            report.notes.append(f"its {name} cannot be looked at: {error.message}")
+            return None
+        nested = artifact.record.identity.get(name)
+        if isinstance(nested, dict) and nested != parent.record.identity:
+            lines = describe_difference(nested, parent.record.identity)
+            report.is_other_run = True
+            report.reasons.append(f"its {name}, {place}, are of another configuration now:")
+            report.reasons += [f"  {_then_and_now(line)}" for line in lines[:MAX_LINES]]
+            report.reasons += [f"  and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+            return None
+        if above.state == "stale":
+            report.is_behind = True
+            report.reasons.append(f"its {name}, {place}, are stale themselves")
+        return parent
+
+
+def _check_parts(report: Report, artifact: Artifact, digests: "_ParentDigests", *, quick: bool) -> None:
+    grown: list[int] = []
+    for index in range(artifact.n_parts):
+        part = artifact.part_path(index)
+        if not part.exists():
+            report.missing.append(index)
+            continue
+        try:
+            footer = parts.read_footer(part) if quick else parts.verify_part(part)
+        except CorruptPartError as error:
+            report.corrupt_parts.append(index)
+            report.reasons.append(error.message)
+            continue
+        report.n_rows += footer.n_rows
+        if footer.fingerprint != artifact.record.fingerprint:
+            grown.append(index)
+            continue
+        changed = [name for name, digest in footer.parents.items() if digests.of(name, index) not in (None, digest)]
+        if changed:
+            report.outdated.append(index)
+            report.reasons.append(f"part {index} was made from another version of its {' and '.join(changed)}")
+    if grown:
+        report.outdated = sorted([*report.outdated, *grown])
+        report.reasons.append(_of_other_run(artifact.record, grown))
+    if report.missing:
+        report.reasons.append(f"missing: {_parts(report.missing)}")
+    report.notes += digests.notes()
+
+
+class _ParentDigests:
+    """The digests of the parents' parts on disk now; parts that are not there are counted, not judged."""
+
+    def __init__(self, stage: str, parents: dict[str, Artifact]) -> None:
+        self.stage, self.parents = stage, parents
+        self.unknown: dict[str, int] = {}
+        self._whole: dict[str, str | None] = {}
+
+    def of(self, name: str, index: int) -> str | None:
+        """Return the digest, None where it cannot be known."""
+        parent = self.parents.get(name)
+        if parent is None:
+            return None
+        try:
+            if self.stage == "eval":  # its one part is made from all of each parent
+                if name not in self._whole:
+                    from prefpipe.stages.eval import digest_of
+
+                    self._whole[name] = digest_of(parent)
+                return self._whole[name]
+            return parent.footer(index).data_sha256
+        except PrefpipeError:
+            self.unknown[name] = self.unknown.get(name, 0) + 1
+            self._whole[name] = None
+            return None
+
+    def notes(self) -> list[str]:
+        """Return a line for each parent that lacks parts."""
+        return [f"{count} parts could not be compared with its {name}, which lack them" for name, count in self.unknown.items()]
+
+
+def _describe_run(report: Report, record: RunRecord) -> None:
+    report.stage, report.fingerprint, report.n_parts = record.stage, record.fingerprint, record.n_parts
+    command, folder = record.context.get("command"), record.context.get("folder")
+    if isinstance(command, list):
+        report.command = shlex.join(str(word) for word in command)
+    report.folder = folder if isinstance(folder, str) else ""
+
+
+def _check_prompts(report: Report, artifact: Artifact) -> None:
+    source = artifact.record.parents.get("prompts", "")
+    if source.startswith("hf:"):
+        report.notes.append(f"its prompts are {source}, which were not looked at")
+        return
+    place = locate_parent(artifact, "prompts")
+    if place is None:
+        report.notes.append(f"its prompts, {source}, are not on this disk and were not looked at")
+        return
+    changes = changes_of_prompts(artifact, place)
+    if changes:
+        report.is_other_run = True
+        report.reasons.append(f"its prompts, {place}, have changed since:")
+        report.reasons += [f"  {line}" for line in changes]
+
+
+def _then_and_now(line: str) -> str:
+    return line.replace(" on disk, ", " then, ").replace(" asked for", " now")
+
+
+def _of_other_run(record: RunRecord, indices: list[int]) -> str:
+    if record.history:
+        return f"from before the last {record.history[-1].get('operation', 'change')}: {_parts(indices)}"
+    return f"of another run than run.json describes: {_parts(indices)}"
+
+
+def _parts(indices: list[int]) -> str:
+    return f"part {indices[0]}" if len(indices) == 1 else f"{len(indices)} parts, {ranges(indices)}"
+
+
+def ranges(indices: list[int]) -> str:
+    """Return sorted numbers as Slurm's ``--array`` takes them: ``0,3-7,12``."""
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in _runs(indices))
+
+
+def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
+    first = previous = None
+    for index in indices:
+        if first is None or previous is None:
+            first = index
+        elif index != previous + 1:
+            yield first, previous
+            first = index
+        previous = index
+    if first is not None and previous is not None:
+        yield first, previous
+
+
+def _unfinished(path: Path) -> str:
+    checkpoints = [item.name for item in path.glob("checkpoint-*") if item.name[len("checkpoint-") :].isdigit()]
+    if not checkpoints:
+        return "it has no summary.json, which is written last"
+    latest = max(checkpoints, key=lambda name: int(name.rpartition("-")[2]))
+    return f"it has no summary.json, which is written last; it goes on from {latest}"

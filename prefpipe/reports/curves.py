@@ -1,0 +1,72 @@
+"""Training metrics as small curves: what each measure was at first, at last, and on the way."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+from rich.text import Text
+
+from prefpipe.reports.distribution import figure
+from prefpipe.reports.untrusted import visible_line
+
+METRICS_FILE = "metrics.parquet"
+NOT_MEASURES = ("step", "epoch", "split")
+LEVELS = "▁▂▃▄▅▆▇█"
+CURVE_WIDTH = 32
+
+
+def read_curves(folder: Path) -> list[dict[str, Any]]:
+    """Return each measure of ``metrics.parquet`` by split; [] where a stage left none.
+
+    Keys: ``name``, ``split``, ``n``, ``first``, ``last``, ``min``, ``max``, ``last_step`` and ``curve``, the means of at most
+    ``CURVE_WIDTH`` equal stretches. Rows without a finite value are left out.
+    """
+    path = folder / METRICS_FILE
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException):
+        return []
+    found = []
+    for split in dict.fromkeys(table["split"].to_pylist()):
+        rows = table.filter(pa.compute.equal(table["split"], split))
+        steps = rows["step"].to_numpy()
+        for name in rows.column_names:
+            if name not in NOT_MEASURES:
+                found += _curve(name, split, steps, rows[name].cast(pa.float64()).to_numpy())
+    return found
+
+
+def _curve(name: str, split: str, steps: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
+    known = np.isfinite(values)
+    values, steps = values[known], steps[known]
+    if not len(values):
+        return []
+    stretches = np.array_split(values, min(CURVE_WIDTH, len(values)))
+    return [{
+        "name": name, "split": split, "n": len(values), "first": float(values[0]), "last": float(values[-1]),
+        "min": float(values.min()), "max": float(values.max()), "last_step": int(steps[-1]),
+        "curve": [float(stretch.mean()) for stretch in stretches],
+    }]  # fmt: skip
+
+
+def curves_table(curves: list[dict[str, Any]]) -> Table:
+    """Return a row for each measure: its name, first and last value, and its course from the left to the right."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for justify in ("left", "left", "right", "right", "left"):
+        table.add_column(justify=justify, no_wrap=True)
+    table.add_row("", "", Text("first", style="dim"), Text("last", style="dim"), "")
+    for item in curves:
+        name, split = visible_line(item["name"], 32), visible_line(item["split"], 12)
+        table.add_row(Text(name), Text(split), figure(item["first"]), figure(item["last"]), Text(sparkline(item["curve"])))
+    return table
+
+
+def sparkline(values: list[float]) -> str:
+    """Return one block for each value, the lowest for the least and the highest for the greatest."""
+    low, high = min(values), max(values)
+    if not high > low:
+        return LEVELS[0] * len(values)
+    return "".join(LEVELS[round((value - low) / (high - low) * (len(LEVELS) - 1))] for value in values)

@@ -1,0 +1,42 @@
+"""Text that others wrote, made safe for a terminal.
+
+Responses may hold ANSI escapes, NUL bytes and characters that turn the reading direction. They are shown, so that
+one sees what a model really wrote, but as signs that do nothing.
+"""
+
+import unicodedata
+
+KEPT = {"\n", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
+"""Joiners hold emoji and the letters of many scripts together; they cannot move anything else."""
+INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+TAB = "    "
+
+
+def visible(text: str) -> str:
+    r"""Return ``text`` with every control and formatting character replaced by a sign for it.
+
+    ESC becomes ``␛``, NUL ``␀``; what has no picture is written as its escape, RIGHT-TO-LEFT OVERRIDE as
+    ``\u202e``. New lines stay, tabs become four spaces. Letters of right-to-left scripts are letters and stay.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_sign, text))
+
+
+def visible_line(text: str, limit: int = 80) -> str:
+    """Return ``visible(text)`` on one line, at most ``limit`` characters, cut with ``…``."""
+    line = visible(" ".join(text[: 8 * limit].split()))
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _sign(character: str) -> str:
+    if character in KEPT:
+        return character
+    if character == "\t":
+        return TAB
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\N{SYMBOL FOR DELETE}"
+    if unicodedata.category(character) in INVISIBLE:
+        return character.encode("unicode_escape").decode()
+    return character
