@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
 each_module = pytest.mark.parametrize("path", MODULES, ids=NAMES)
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
