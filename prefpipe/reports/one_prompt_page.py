@@ -13,6 +13,7 @@ from prefpipe.reports.untrusted import visible, visible_line
 LINES_SHOWN = 6
 LONGEST_LINE = 100
 INDENT = "      "
+GLUE = "\N{NO-BREAK SPACE}"
 ROLE_STYLES = {"positive": "bold green", "negative": "bold red"}
 
 
@@ -60,7 +61,8 @@ def _line(entry: Mapping[str, Any], width: int) -> Text:
     text.append(f"{role:<8}", style=ROLE_STYLES.get(role, ""))
     head = f"  #{entry['sample_idx']:<3}  "
     room = max(20, width - len(text) - len(head))
-    lines = textwrap.wrap("   ".join(_details(entry)), room)
+    whole = [detail.replace(" ", GLUE) for detail in _details(entry)]  # lines break between details, not within one
+    lines = [line.replace(GLUE, " ") for line in textwrap.wrap("   ".join(whole), room)]
     text.append(head + f"\n{' ' * (len(text) + len(head))}".join(lines), style="not bold")
     problems = [f"{name}: {told}" for name, told in entry["score_problems"].items()]
     if entry["status"] not in ("ok", "truncated"):

@@ -148,6 +148,13 @@ def test_what_is_unusual_is_told() -> None:
     assert "checks 0.5   rm -" in shown(scores={"checks": 0.5, "rm": None})
 
 
+def test_lines_break_between_details_and_not_within_one() -> None:
+    """A name and its figure stay together, whichever of them would have met the edge."""
+    for width in range(60, 120):
+        page = page_of({**one_prompt(sources(), "p3")}, width)
+        assert not [line for line in page.splitlines() if line.rstrip().endswith((" fake", " checks", " finish"))]
+
+
 def test_a_rejected_prompt_says_why(tmp_path: Path) -> None:
     found = one_prompt(sources("candidates"), "p0")
     found["group"] = {"strategy": "coreset", "status": "tie", "reason": "4 candidates, 4 usable; rewards 1 to 1"}
