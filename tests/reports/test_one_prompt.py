@@ -152,7 +152,8 @@ def test_lines_break_between_details_and_not_within_one() -> None:
     """A name and its figure stay together, whichever of them would have met the edge."""
     for width in range(60, 120):
         page = page_of({**one_prompt(sources(), "p3")}, width)
-        assert not [line for line in page.splitlines() if line.rstrip().endswith((" fake", " checks", " finish"))]
+        lines = page.partition(" candidates, ranked by")[2].splitlines()[1:]
+        assert not [line for line in lines if line.rstrip().endswith(("  fake", "  checks", "  finish"))]
 
 
 def test_a_rejected_prompt_says_why(tmp_path: Path) -> None:
