@@ -1,0 +1,72 @@
+"""Conversations to token ids and back, one way for every engine that runs in this process.
+
+The engines are handed ids and hand back ids; text is made here, so that the same ids give the same text whichever
+engine sampled them, and so that no engine adds a second BOS to a templated string.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import AutoTokenizer
+
+from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.artifacts.model_json import read_json
+from prefpipe.backends.protocol import Message
+from prefpipe.errors import InputError, ModelError
+
+
+class ChatTokenizer:
+    """A model's tokenizer and chat template, and the ids that end its responses."""
+
+    def __init__(self, model: ModelFiles, *, trust_remote_code: bool) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            model.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+        self.eos_ids = find_eos_ids(model.base.path if model.base else model.path, self.tokenizer.eos_token_id)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of the templated conversation, generation prompt included.
+
+        Errors:
+            InputError: the chat template refuses the conversation (a system turn, say, or two user turns in a row).
+            ModelError: the template and the tokenizer both put a BOS in front.
+        """
+        turns = [dict(message) for message in messages]
+        try:
+            ids: list[int] = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except jinja2.TemplateError as error:
+            raise InputError(
+                f"the model's chat template refuses this conversation: {error}",
+                hint="change the turns, or leave out --system-prompt if it is the system turn",
+            ) from error
+        bos = self.tokenizer.bos_token_id
+        if bos is not None and ids[:2] == [bos, bos]:
+            raise ModelError(
+                f"the prompt begins with two {self.tokenizer.bos_token} tokens: template and tokenizer both add one",
+                hint="remove bos_token from the chat template",
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of a response's ids, without the end-of-sequence token and other special tokens."""
+        body = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
+        text: str = self.tokenizer.decode(body, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def find_eos_ids(folder: Path, tokenizer_eos: int | None) -> set[int]:
+    """Return every id that ends a response: the model's ``eos_token_id``, one or several, and the tokenizer's.
+
+    ``generation_config.json`` counts when it names any, else ``config.json``, which is what transformers and vLLM read.
+    """
+    found: set[int] = set() if tokenizer_eos is None else {tokenizer_eos}
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        value: Any = read_json(path).get("eos_token_id") if path.is_file() else None
+        if value is not None:
+            return found | (set(value) if isinstance(value, list) else {value})
+    return found

@@ -1,0 +1,157 @@
+"""Sampling with vLLM, in this process and on its GPUs (or on CPU with vLLM's CPU build).
+
+Interface used: https://docs.vllm.ai/en/stable/api/vllm/, of the releases that ``vllm_support`` names. vLLM's own settings
+(``VLLM_*`` variables) belong to the user; two defaults differ here: its log goes to stderr, because stdout
+is prefpipe's, and shows warnings only.
+
+Several processes on one node, one for each shard, need nothing special: vLLM asks the operating system for free
+ports, and the supported releases write their compile cache atomically (torch 2.10 and later), so sharing
+``VLLM_CACHE_ROOT`` is safe and saves compile time. Give each process its GPUs with ``CUDA_VISIBLE_DEVICES``.
+"""
+
+import gc
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.backends.chat_tokenizer import ChatTokenizer
+from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
+from prefpipe.backends.vllm_support import check_adapter, find_version, hidden_torchrun
+from prefpipe.errors import ModelError
+
+find_version()
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+import vllm  # noqa: E402 - after the check of its version and the settings that it reads when imported
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: E402
+from vllm.exceptions import VLLMValidationError  # noqa: E402
+from vllm.inputs import TokensPrompt  # noqa: E402
+from vllm.lora.request import LoRARequest  # noqa: E402
+from vllm.platforms import current_platform  # noqa: E402
+
+REFUSED = (ValueError, VLLMValidationError)
+"""What vLLM raises for a request it cannot take; the second became a class of its own later."""
+CPU_KV_CACHE_BYTES = 4 * 2**30
+
+
+class VllmGenerator:
+    """A generator on vLLM's offline engine.
+
+    Every request has its own seed, so a sample's randomness does not depend on its neighbours; its arithmetic does,
+    in the last bits, because vLLM batches requests as they fit (``VLLM_BATCH_INVARIANT=1`` removes that on recent
+    GPUs). Samples of one prompt share its cache when ``enable_prefix_caching`` is on.
+
+    ``gpu_memory_utilization`` is for GPUs. On CPU the same number would claim that share of the machine's memory,
+    so there the cache has 4 GiB, or what ``VLLM_CPU_KVCACHE_SPACE`` says. ``dtype="auto"`` is float32 on CPU and
+    vLLM's choice on GPUs: the weights' own format, 16 bits when that is float32.
+
+    Errors:
+        ModelError: vLLM is absent or of another version, cannot load the model or the adapter, or has not
+            the memory; from ``generate``, when the engine dies.
+    """
+
+    def __init__(
+        self, model: ModelFiles, *, dtype: str, max_model_len: int | None, trust_remote_code: bool, tensor_parallel_size: int,
+        gpu_memory_utilization: float, enable_prefix_caching: bool, enforce_eager: bool,
+    ) -> None:  # fmt: skip
+        base = model.base or model
+        settings: dict[str, Any] = {}
+        self._lora = None
+        if model.kind == "adapter":
+            settings = {"enable_lora": True, "max_loras": 1, "max_lora_rank": check_adapter(model.path)}
+            self._lora = LoRARequest("adapter", 1, str(model.path))
+        if current_platform.is_cpu():
+            settings["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
+            dtype = "float32" if dtype == "auto" else dtype
+        self._chat = ChatTokenizer(model, trust_remote_code=trust_remote_code)
+        try:
+            with hidden_torchrun():
+                self._engine: Any = vllm.LLM(
+                    str(base.path), tokenizer=str(model.tokenizer_path), dtype=dtype,
+                    max_model_len=max_model_len, trust_remote_code=trust_remote_code, tensor_parallel_size=tensor_parallel_size,
+                    gpu_memory_utilization=gpu_memory_utilization, enable_prefix_caching=enable_prefix_caching,
+                    enforce_eager=enforce_eager, logprobs_mode="raw_logprobs", **settings,
+                )  # fmt: skip
+        except (RuntimeError, MemoryError, OSError, *REFUSED) as error:
+            raise ModelError(
+                f"vLLM cannot load {model.requested}: {error}",
+                hint="read vLLM's log above; short of memory, lower --max-model-len or change --gpu-memory-utilization",
+            ) from error
+        self.max_model_len = int(self._engine.model_config.max_model_len)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Return the ids of the templated conversation, generation prompt included."""
+        return self._chat.encode(messages)
+
+    def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
+        """Return one generation for each request, in order; a request that vLLM refuses is a row with an error."""
+        accepted: dict[int, tuple[Any, Any]] = {}
+        answers: dict[int, Generation] = {}
+        for index, request in enumerate(requests):
+            prompt = list(request.prompt_token_ids) or self.encode(request.messages)
+            problem = self._problem(len(prompt), request, params)
+            if problem:
+                answers[index] = Generation("", [], "error", None, problem)
+                continue
+            try:
+                own_params = self._params(request, params)
+            except REFUSED as error:
+                answers[index] = Generation("", [], "error", None, str(error))
+            else:
+                accepted[index] = (TokensPrompt(prompt_token_ids=prompt), own_params)
+        answers |= zip(accepted, self._run(list(accepted.values())), strict=True)
+        return [answers[index] for index in range(len(requests))]
+
+    def close(self) -> None:
+        """Stop the engine's processes and release its memory."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.llm_engine.engine_core.shutdown()
+            del engine
+            gc.collect()
+            cleanup_dist_env_and_memory()
+
+    def _problem(self, n_tokens: int, request: GenerationRequest, params: SamplingParams) -> str | None:
+        """Return why the request must not reach vLLM, which would cut it short or change it without a word."""
+        if n_tokens + params.max_tokens > self.max_model_len:
+            return f"prompt_too_long: {n_tokens} + {params.max_tokens} tokens, the limit is {self.max_model_len}"
+        if 0 < request.temperature < 0.01:
+            return f"vLLM samples at temperature 0.01 where {request.temperature} was asked for: use 0, or 0.01 and more"
+        return None
+
+    def _params(self, request: GenerationRequest, params: SamplingParams) -> Any:
+        # text is made from the ids afterwards, the same way for every engine
+        return vllm.SamplingParams(
+            seed=request.seed, temperature=request.temperature, top_p=params.top_p, top_k=params.top_k,
+            max_tokens=params.max_tokens, logprobs=0, detokenize=False, stop_token_ids=sorted(self._chat.eos_ids),
+        )  # fmt: skip
+
+    def _run(self, batch: Sequence[tuple[Any, Any]]) -> list[Generation]:
+        """Run a batch; when vLLM refuses it, which costs nothing yet, halve it until the refused rows are alone."""
+        if not batch:
+            return []
+        try:
+            outputs = self._engine.generate(
+                [prompt for prompt, _ in batch], [own_params for _, own_params in batch], use_tqdm=False, lora_request=self._lora
+            )
+        except REFUSED as error:
+            if len(batch) == 1:
+                return [Generation("", [], "error", None, str(error))]
+            middle = len(batch) // 2
+            return self._run(batch[:middle]) + self._run(batch[middle:])
+        except Exception as error:
+            raise ModelError(
+                f"the vLLM engine failed: {type(error).__name__}: {error}",
+                hint="read vLLM's log above; run the same command again to go on from the last finished part",
+            ) from error
+        if len(outputs) != len(batch):
+            raise ModelError(f"vLLM returned {len(outputs)} outputs for {len(batch)} requests", hint="run the same command again")
+        return [self._read(output.outputs[0]) for output in outputs]
+
+    def _read(self, output: Any) -> Generation:
+        ids = list(output.token_ids)
+        if output.finish_reason not in {"stop", "length"}:
+            return Generation("", [], "error", None, f"vLLM ended the response with finish_reason {output.finish_reason!r}")
+        return Generation(self._chat.decode(ids), ids, output.finish_reason, float(output.cumulative_logprob))

