@@ -1,0 +1,90 @@
+"""The rater that runs no model: a prompt's own verifiable constraints (docs/checks.md)."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from prefpipe.backends.protocol import Score, ScoreRequest
+from prefpipe.errors import InputError
+from prefpipe.text.checks import CHECKS_VERSION, Rating, WeightedCheck, parse_checks, rate
+from prefpipe.text.surrogates import replace_lone_surrogates
+
+COLUMN: Final = "checks"
+_MOST_PROMPTS_TOLD: Final = 20
+
+
+class ChecksScorer:
+    """Rates a response by the checks in its prompt's column ``checks``: a weighted mean in [0, 1]."""
+
+    def __init__(self, *, trust_python_checks: bool = False) -> None:
+        self._trust_python_checks = trust_python_checks
+
+    def identity(self) -> dict[str, int]:
+        """Return what the fingerprint needs to know. The code of a user's own functions is not part of it."""
+        return {"checks_version": CHECKS_VERSION}
+
+    def validate(self, prompts: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
+        """Read the checks of every ``(prompt_id, columns)`` and return how many prompts carry some.
+
+        Raises one ``InputError`` that tells all problems of the first prompts with any, so that a mistake in the file
+        shows before the run and not as a failed row in the middle of it.
+        """
+        n_with_checks, problems = 0, []
+        for prompt_id, columns in prompts:
+            try:
+                n_with_checks += bool(self._parse(prompt_id, columns))
+            except InputError as error:
+                problems.append(error)
+        if problems:
+            told = [error.message for error in problems[:_MOST_PROMPTS_TOLD]]
+            if len(problems) > len(told):
+                told.append(f"and {len(problems) - len(told)} more prompts")
+            raise InputError("\n".join(told), hint=problems[0].hint)
+        return n_with_checks
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+        """Return one score for each request.
+
+        Statuses: ``ok``; ``no_checks``: the prompt carries none; ``bad_checks``: they cannot be read; ``check_error``: a
+        user's own function failed. ``detail`` lists each check's type, score, weight and reason.
+        """
+        parsed: dict[str, tuple[WeightedCheck, ...] | InputError] = {}
+        scores = []
+        for request in requests:
+            if request.prompt_id not in parsed:
+                parsed[request.prompt_id] = self._try_parse(request)
+            scores.append(_score(request, parsed[request.prompt_id]))
+        return scores
+
+    def close(self) -> None:
+        """Hold nothing, release nothing."""
+
+    def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[WeightedCheck, ...]:
+        where = f"prompt {prompt_id!r}"
+        return parse_checks(columns.get(COLUMN), where, trust_python_checks=self._trust_python_checks)
+
+    def _try_parse(self, request: ScoreRequest) -> tuple[WeightedCheck, ...] | InputError:
+        try:
+            return self._parse(request.prompt_id, request.columns)
+        except InputError as error:
+            return error
+
+
+def _score(request: ScoreRequest, checks: tuple[WeightedCheck, ...] | InputError) -> Score:
+    if isinstance(checks, InputError):
+        return Score(None, "bad_checks", replace_lone_surrogates(checks.message))
+    if not checks:
+        return Score(None, "no_checks", f"the prompt has no column {COLUMN!r}, or it is empty")
+    try:
+        rating = rate(request.response, checks, request.messages, request.columns)
+    except InputError as error:
+        return Score(None, "check_error", replace_lone_surrogates(error.message))
+    return Score(rating.reward, detail=_detail(rating))
+
+
+def _detail(rating: Rating) -> str:
+    results = [
+        {"type": result.type, "score": round(result.score, 6), "weight": result.weight, "reason": result.reason}
+        for result in rating.results
+    ]
+    return replace_lone_surrogates(json.dumps(results, ensure_ascii=False))

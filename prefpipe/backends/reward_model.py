@@ -1,0 +1,253 @@
+"""Rates with a reward model: a sequence classifier with one output, loaded so that a wrong score is an error.
+
+Refused, because each of these gives plausible numbers without a word: a head that was never trained (a weight missing
+from the files), several labels, no pad token, no chat template, scores that padding changes, pickled weights, an adapter.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.backends.device import find_device
+from prefpipe.backends.padding_self_test import CONVERSATIONS, judge_padding
+from prefpipe.backends.protocol import Message, Score, ScoreRequest
+from prefpipe.errors import ModelError, PrefpipeWarning
+from prefpipe.text.surrogates import replace_lone_surrogates
+
+_WORST_LENGTH: Final = 1_000_000
+"""Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
+
+
+class RewardModelScorer:
+    """A reward model that reads the conversation and the response in its own chat template.
+
+    ``dtype`` ``auto``: float32 on CPU, bfloat16 with a float32 head on a GPU. ``batch_size`` is in rows, which are sorted
+    by length first; no score depends on its batch beyond rounding. A conversation longer than ``max_length`` tokens
+    (default: the model's own limit) is not cut: it gets the status ``too_long``. Raises ``ModelError``.
+    """
+
+    def __init__(
+        self,
+        model: ModelFiles,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_size: int = 8,
+        max_length: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self._name = model.requested
+        self._device = find_device(device)
+        self._dtype = _find_dtype(dtype, self._device)
+        self._batch_size = batch_size
+        _refuse_other_kinds(model, trust_remote_code)
+        self._tokenizer = _load_tokenizer(model, trust_remote_code)
+        self._model = _load_model(model, self._dtype, trust_remote_code).to(self._device)
+        # The model finds the last token by its pad id, so it must be the id that this class pads with.
+        self._pad_id: int = self._tokenizer.pad_token_id
+        self._model.config.get_text_config().pad_token_id = self._pad_id
+        self.max_length = max_length or self._own_limit()
+        """Longest conversation, in tokens."""
+        self.example = self._render_example()
+        """What the model reads of a small conversation, special tokens included: for a person to check the template."""
+        self._test_padding()
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
+        """Return one score for each request, in order.
+
+        Statuses: ``ok``; ``too_long``; ``template_error``: the chat template refuses the conversation; ``not_finite``: the
+        model gave NaN or infinity.
+        """
+        scores: list[Score | None] = [None] * len(requests)
+        readable: list[tuple[int, list[int]]] = []
+        for place, request in enumerate(requests):
+            try:
+                token_ids = self._encode(request.messages, request.response)
+            except Exception as error:  # noqa: BLE001 - a template is a program of the model's author and may raise anything
+                scores[place] = Score(None, "template_error", f"{type(error).__name__}: {error}")
+                continue
+            if len(token_ids) > self.max_length:
+                scores[place] = Score(None, "too_long", f"{len(token_ids)} tokens, the limit is {self.max_length}")
+            else:
+                readable.append((place, token_ids))
+        readable.sort(key=lambda item: len(item[1]), reverse=True)
+        rewards = self._rewards([token_ids for _, token_ids in readable], self._batch_size)
+        for (place, _), reward in zip(readable, rewards, strict=True):
+            scores[place] = Score(reward) if math.isfinite(reward) else Score(None, "not_finite", f"the model gave {reward}")
+        return [score for score in scores if score is not None]
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        del self._model
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _encode(self, messages: Sequence[Message], response: str) -> list[int]:
+        """Return the ids of the templated conversation. The template writes BOS itself, so none is added."""
+        turns = [{"role": turn["role"], "content": replace_lone_surrogates(turn["content"])} for turn in messages]
+        turns.append({"role": "assistant", "content": replace_lone_surrogates(response)})
+        encoded = self._tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=False)
+        token_ids: list[int] = list(encoded["input_ids"])
+        return token_ids
+
+    def _rewards(self, rows: Sequence[list[int]], batch_size: int) -> list[float]:
+        return [reward for batch in _batches(rows, batch_size) for reward in self._forward(batch)]
+
+    @torch.inference_mode()
+    def _forward(self, rows: Sequence[list[int]]) -> list[float]:
+        """Return the rewards of rows of ids, padded at the right so that positions are those of the row alone."""
+        width = max(map(len, rows))
+        input_ids = torch.full((len(rows), width), self._pad_id)
+        attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for place, row in enumerate(rows):
+            input_ids[place, : len(row)] = torch.tensor(row)
+            attention_mask[place, : len(row)] = 1
+        output = self._model(input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device))
+        rewards: list[float] = output.logits[:, 0].float().cpu().tolist()
+        return rewards
+
+    def _own_limit(self) -> int:
+        limits = [
+            getattr(self._model.config.get_text_config(), "max_position_embeddings", None),
+            self._tokenizer.model_max_length,
+        ]
+        return min((limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH)
+
+    def _render_example(self) -> str:
+        try:
+            token_ids = self._encode(*CONVERSATIONS[0])
+        except Exception as error:
+            raise ModelError(
+                f"the chat template of {self._name} fails on one question and its answer: {type(error).__name__}: {error}",
+                hint="correct chat_template.jinja in a copy of the model's folder",
+            ) from error
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and token_ids[:2] == [bos, bos]:
+            raise ModelError(
+                f"the chat template of {self._name} writes the token {self._tokenizer.bos_token!r} twice at the start",
+                hint="correct chat_template.jinja in a copy of the model's folder",
+            )
+        example: str = self._tokenizer.decode(token_ids)
+        return example
+
+    def _test_padding(self) -> None:
+        rows = [self._encode(*conversation) for conversation in CONVERSATIONS]
+        alone = self._rewards(rows, 1)
+        padded = self._rewards(rows, len(rows))
+        verdict = judge_padding(alone, padded, exact=self._dtype == torch.float32)
+        if verdict.problem and verdict.fatal:
+            raise ModelError(
+                f"{self._name} fails the self-test: {verdict.problem}",
+                hint="its scores cannot be trusted; try --dtype float32, and report it to the model's authors",
+            )
+        if verdict.problem:
+            warnings.warn(f"{self._name}: {verdict.problem}", PrefpipeWarning, stacklevel=3)
+
+
+def _find_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _batches(rows: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
+    for begin in range(0, len(rows), size):
+        yield rows[begin : begin + size]
+
+
+def _refuse_other_kinds(model: ModelFiles, trust_remote_code: bool) -> None:
+    """Refuse what is no reward model before its weights are read."""
+    if not (model.path / "config.json").is_file():
+        raise ModelError(
+            f"{model.requested} has no config.json in {model.path}: not a whole model",
+            hint="merge an adapter into its model first; a reward model is a sequence classifier",
+        )
+    if not any(model.path.glob("*.safetensors")):
+        raise ModelError(
+            f"{model.requested} has no safetensors weights in {model.path} (pickled weights can run code)",
+            hint="convert it once with save_pretrained, in a place where you trust it",
+        )
+    try:
+        config = AutoConfig.from_pretrained(model.path, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the config of {model.requested} cannot be read: {error}", hint=_REMOTE_CODE_HINT) from error
+    if config.num_labels != 1:
+        raise ModelError(
+            f"{model.requested} has {config.num_labels} labels ({', '.join(config.architectures or ['no architecture'])}); "
+            "a reward model has one",
+            hint="give a sequence classifier that was trained with num_labels=1",
+        )
+
+
+_REMOTE_CODE_HINT: Final = "a model with code of its own needs --trust-remote-code, if you trust it"
+
+
+def _load_tokenizer(model: ModelFiles, trust_remote_code: bool) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"the tokenizer of {model.requested} cannot be loaded: {error}", hint=_REMOTE_CODE_HINT) from error
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {model.requested} has no pad token, so rows of different lengths cannot share a batch",
+            hint="set pad_token in tokenizer_config.json to the token that the model was trained with",
+        )
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"the tokenizer of {model.requested} has no chat template; another model's would give other scores",
+            hint="add chat_template.jinja, as the model was trained with, to a copy of its folder",
+        )
+    return tokenizer
+
+
+def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    try:
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            model.path,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{model.requested} cannot be loaded as a sequence classifier: {error}", hint=_REMOTE_CODE_HINT
+        ) from error
+    untrained = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
+    if untrained:
+        raise ModelError(
+            f"the files of {model.requested} lack {_list(untrained)}: these weights would be random",
+            hint="give a trained reward model; a language model has no score head",
+        )
+    unused = sorted(key for key in info["unexpected_keys"] if not key.startswith("lm_head"))
+    if unused:
+        warnings.warn(
+            f"{model.requested} has weights that {type(loaded).__name__} does not use: {_list(unused)}; if they belong to the "
+            "head, these scores are not the model's (try --trust-remote-code)",
+            PrefpipeWarning,
+            stacklevel=3,
+        )
+    if dtype != torch.float32:
+        _keep_head_exact(loaded)
+    return loaded.eval()
+
+
+def _keep_head_exact(model: Any) -> None:
+    """Move everything outside the backbone to float32: rewards lie closer together than bfloat16's 3 digits."""
+    for name, module in model.named_children():
+        if name != model.base_model_prefix:
+            module.float()
+            module.register_forward_pre_hook(
+                lambda _, inputs: tuple(value.float() if value.is_floating_point() else value for value in inputs)
+            )
+
+
+def _list(keys: Sequence[str], most: int = 5) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

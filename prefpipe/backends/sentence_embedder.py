@@ -1,0 +1,121 @@
+"""Embeds texts with a sentence-transformers model, and says which texts it did not read to the end."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.backends.device import find_device
+from prefpipe.backends.protocol import Embeddings
+from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
+from prefpipe.text.surrogates import replace_lone_surrogates
+
+_NO_LIMIT = 10**9
+
+
+class SentenceEmbedder:
+    """A sentence-transformers model in float32.
+
+    ``max_length`` is how many tokens of a text the model reads, special tokens included; default: the model's own limit
+    (256 for all-MiniLM-L6-v2). Lone surrogates, which no tokenizer takes, are read as U+FFFD. The model's default prompt and
+    chat template, where it has them, are applied as it applies them, and count.
+    """
+
+    def __init__(
+        self,
+        model: ModelFiles,
+        *,
+        device: str = "auto",
+        batch_size: int = 64,
+        max_length: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if not (model.path / "modules.json").is_file():
+            warnings.warn(
+                f"{model.requested} has no modules.json: not a sentence-transformers model; its token vectors will be averaged",
+                PrefpipeWarning,
+                stacklevel=2,
+            )
+        self._model = _load(model, find_device(device), trust_remote_code)
+        self._batch_size = batch_size
+        if not callable(self._model.tokenizer):
+            raise ModelError(
+                f"{model.requested}: tokens cannot be counted with a {type(self._model.tokenizer).__name__}",
+                hint="use a transformer model, such as bundled:minilm",
+            )
+        self._prompt: str | None = self._model.prompts.get(self._model.default_prompt_name)
+        self.max_length = self._limit(model.requested, max_length)
+        """How many tokens of a text the model reads."""
+        self.dim = int(self._encode(["a"]).shape[1])
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Return one unit vector for each text, in order; the vector of a text is the same wherever it stands.
+
+        Equal texts are computed once. Between different batches a vector moves by rounding only (about 1e-7). A vector of NaN
+        means that the model overflowed on that text, or makes no token of it (``""`` where it adds no special tokens).
+        """
+        cleaned = [replace_lone_surrogates(text) for text in texts]
+        places = {text: place for place, text in enumerate(dict.fromkeys(cleaned))}
+        unique = list(places)
+        order = np.array([places[text] for text in cleaned], dtype=np.int64)
+        n_tokens = self._count_tokens(unique)
+        vectors = np.full((len(unique), self.dim), np.nan, dtype=np.float32)
+        vectors[n_tokens > 0] = self._encode([text for text, count in zip(unique, n_tokens, strict=True) if count])
+        return Embeddings(vectors[order], n_tokens[order], n_tokens[order] > self.max_length)
+
+    def close(self) -> None:
+        """Release the model's memory."""
+        del self._model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        if not texts:
+            return np.empty((0, self.dim), dtype=np.float32)
+        # encode sorts by length itself, so that a batch is padded little.
+        vectors = self._model.encode(
+            texts, batch_size=self._batch_size, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+        )
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def _count_tokens(self, texts: list[str]) -> np.ndarray:
+        """Count what the model itself makes of each text: it may add a prompt, or a turn of a chat template."""
+        self._model.max_seq_length = _NO_LIMIT
+        try:
+            counts = [self._model.preprocess([text], prompt=self._prompt)["input_ids"].shape[-1] for text in texts]
+        finally:
+            self._model.max_seq_length = self.max_length
+        return np.array(counts, dtype=np.int64)
+
+    def _limit(self, requested: str, max_length: int | None) -> int:
+        own = self._model.max_seq_length or self._model.tokenizer.model_max_length
+        if max_length is None:
+            return int(own)
+        positions = getattr(self._model.config, "max_position_embeddings", None) or own
+        if not 1 <= max_length <= positions:
+            raise UsageError(
+                f"max_length {max_length} is outside 1 to {positions}, what {requested} can read",
+                hint=f"leave it out for the model's own limit, {own}",
+            )
+        self._model.max_seq_length = max_length
+        return max_length
+
+
+def _load(model: ModelFiles, device: torch.device, trust_remote_code: bool) -> Any:
+    try:
+        return SentenceTransformer(
+            str(model.path),
+            device=str(device),
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            model_kwargs={"dtype": torch.float32, "use_safetensors": True},
+        ).eval()
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"{model.requested} cannot be loaded as an embedder from {model.path}: {error}",
+            hint="give a sentence-transformers model with safetensors weights, such as bundled:minilm",
+        ) from error

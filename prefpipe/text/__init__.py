@@ -1,0 +1,1 @@
+"""Strings in, strings and numbers out: no files, no configuration, no clock."""

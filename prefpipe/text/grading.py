@@ -1,0 +1,87 @@
+"""What a check is: a candidate goes in, a grade between 0 and 1 and a short reason come out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A response, the conversation it answers and the user's own columns of the prompt."""
+
+    response: str
+    messages: Sequence[Mapping[str, str]] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Grade(NamedTuple):
+    """``score`` in [0, 1], where 1 means fully satisfied; ``reason`` says in a few words what was found."""
+
+    score: float
+    reason: str
+
+
+class Check(Protocol):
+    """A verifiable constraint. Its parameters are the fields of the frozen dataclass that implements it."""
+
+    def grade(self, candidate: Candidate) -> Grade:
+        """Return how well the response satisfies the constraint."""
+        ...
+
+
+def passed(satisfied: bool, reason: str) -> Grade:
+    """Return the grade of a check that knows no half measures."""
+    return Grade(1.0 if satisfied else 0.0, reason)
+
+
+def grade_count(count: int, least: int | None, most: int | None) -> float:
+    """Return 1 inside [least, most], falling linearly to 0 at a count of 0 and at twice the upper limit.
+
+    Below: ``count / least``. Above: ``max(0, 1 - (count - most) / most)``; with ``most = 0`` any excess scores 0.
+    With ``least = most = m`` this is ``max(0, 1 - |count - m| / m)``.
+    """
+    if least is not None and count < least:
+        return count / least
+    if most is not None and count > most:
+        return max(0.0, 1.0 - (count - most) / most) if most else 0.0
+    return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountCheck(ABC):
+    """A number of things that must lie between ``min`` and ``max``, or be ``exactly`` so many."""
+
+    min: int | None = None
+    max: int | None = None
+    exactly: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing can satisfy or that say nothing."""
+        limits = [self.min, self.max, self.exactly]
+        if all(limit is None for limit in limits):
+            raise ValueError("one of 'min', 'max', 'exactly' is needed")
+        if self.exactly is not None and (self.min is not None or self.max is not None):
+            raise ValueError("'exactly' excludes 'min' and 'max'")
+        if any(limit is not None and limit < 0 for limit in limits):
+            raise ValueError("'min', 'max' and 'exactly' cannot be negative")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"'min' {self.min} is above 'max' {self.max}")
+
+    @abstractmethod
+    def count(self, text: str) -> int:
+        """Return how many of the counted things ``text`` holds."""
+
+    def grade(self, candidate: Candidate) -> Grade:
+        """Return ``grade_count`` of what was counted."""
+        found = self.count(candidate.response)
+        least = self.min if self.exactly is None else self.exactly
+        most = self.max if self.exactly is None else self.exactly
+        return Grade(grade_count(found, least, most), f"found {found}, wanted {self._wanted()}")
+
+    def _wanted(self) -> str:
+        if self.exactly is not None:
+            return f"exactly {self.exactly}"
+        if self.max is None:
+            return f"at least {self.min}"
+        return f"at most {self.max}" if self.min is None else f"{self.min} to {self.max}"

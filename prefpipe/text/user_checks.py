@@ -1,0 +1,85 @@
+"""The check that calls a user's own Python function."""
+
+import functools
+import importlib
+import importlib.metadata
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prefpipe.errors import InputError
+from prefpipe.text.grading import Candidate, Grade
+from prefpipe.text.parameters import nearest
+
+ENTRY_POINT_GROUP: Final = "prefpipe.checks"
+
+UserFunction = Callable[[str, list[dict[str, str]], dict[str, Any]], Any]
+"""``(response, messages, columns) -> float in [0, 1] or bool``."""
+
+
+@functools.cache
+def load_function(name: str) -> UserFunction:
+    """Return the function called ``name``: ``package.module:function``, or an entry point of ``prefpipe.checks``.
+
+    Raises ``ValueError`` with what went wrong: no such entry point, a failing import, no such attribute, not callable.
+    """
+    if ":" in name:
+        reference = importlib.metadata.EntryPoint(name, name, ENTRY_POINT_GROUP)
+    else:
+        installed = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+        if name not in installed.names:
+            names = ", ".join(sorted(installed.names)) or "none"
+            raise ValueError(
+                f"'function' {name!r} is no entry point of the group {ENTRY_POINT_GROUP!r}{nearest(name, installed.names)}; "
+                f"installed: {names}; a module's function is written 'package.module:function'"
+            )
+        reference = installed[name]
+    try:
+        function = reference.load()
+    except Exception as error:
+        raise ValueError(f"'function' {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+    if not callable(function):
+        raise ValueError(f"'function' {name!r} is a {type(function).__name__}, not a function")  # noqa: TRY004 - reported
+    loaded: UserFunction = function
+    return loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class PythonCheck:
+    """A function of the user's: ``function(response, messages, columns)`` returns a score in [0, 1] or a bool."""
+
+    function: str
+
+    def __post_init__(self) -> None:
+        """Refuse a function that cannot be loaded."""
+        load_function(self.function)
+
+    def grade(self, candidate: Candidate) -> Grade:
+        """Return what the function returned; ``InputError`` if it raised or returned anything else."""
+        messages = [dict(message) for message in candidate.messages]
+        try:
+            returned = load_function(self.function)(candidate.response, messages, dict(candidate.columns))
+        except Exception as error:
+            raise InputError(
+                f"check function {self.function!r} raised {type(error).__name__}: {error}",
+                hint=f"call {self.function!r} on this response by hand, or let it return 0 for what it cannot judge",
+            ) from error
+        score = _read_score(returned)
+        if score is None:
+            raise InputError(
+                f"check function {self.function!r} returned {returned!r}, not a number in [0, 1] or a bool",
+                hint="return a float between 0 and 1, True or False",
+            )
+        return Grade(score, f"returned {score:g}")
+
+
+def _read_score(returned: Any) -> float | None:
+    """Return a number in [0, 1], whichever library it comes from, or None."""
+    if returned is None or isinstance(returned, str | bytes):
+        return None
+    try:
+        score = float(returned)
+    except (TypeError, ValueError):
+        return None
+    return score if math.isfinite(score) and 0.0 <= score <= 1.0 else None

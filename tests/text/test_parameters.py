@@ -1,0 +1,78 @@
+"""Parameters are read strictly, tables' nulls and whole floats are forgiven, and every problem is told."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from prefpipe.text.parameters import nearest, read_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    needed: str
+    size: int | None = None
+    share: float = 0.5
+    names: tuple[str, ...] = ()
+    on: bool = False
+    way: Literal["left", "right"] = "left"
+
+    def __post_init__(self):
+        if self.needed == "never":
+            raise ValueError("'needed' can be anything but that")
+
+
+def read(**given):
+    problems: list[str] = []
+    return read_parameters(Example, given, problems), problems
+
+
+def test_good_values_become_fields():
+    check, problems = read(needed="x", size=3.0, share=1, names=["a", "b"], on=True, way="right")
+    assert problems == []
+    assert check == Example(needed="x", size=3, share=1.0, names=("a", "b"), on=True, way="right")
+
+
+def test_nulls_are_absent_even_for_parameters_of_other_checks():
+    assert read(needed="x", size=None, pattern=None) == (Example(needed="x"), [])
+
+
+def test_one_text_stands_for_a_list_of_one():
+    assert read(needed="x", names="only")[0].names == ("only",)
+
+
+def test_every_problem_is_told():
+    check, problems = read(siz=3, share="much", on=1, names=[1], way="up", size=2.5)
+    assert check is None
+    assert problems == [
+        "unknown parameter 'siz' (did you mean 'size'?); it takes needed, size, share, names, on, way",
+        "'share' must be a finite number, got 'much'",
+        "'on' must be true or false, got 1",
+        "'names' must be a text that is not empty, got 1",
+        "'way' must be one of 'left', 'right', got 'up'",
+        "'size' must be a whole number, got 2.5",
+        "parameter 'needed' is missing",
+    ]
+
+
+@pytest.mark.parametrize("value", [True, float("nan"), float("inf"), "3", [3]])
+def test_what_is_no_whole_number_is_refused(value):
+    assert read(needed="x", size=value)[1] == [f"'size' must be a whole number, got {value!r}"]
+
+
+@pytest.mark.parametrize("value", [True, float("nan"), float("-inf"), None])
+def test_numbers_are_finite(value):
+    assert len(read(needed="x", share=value)[1]) == (value is not None)
+
+
+def test_lists_of_texts_are_lists_of_texts():
+    assert read(needed="x", names={"a": 1})[1] == ["'names' must be a text or a list of texts, got {'a': 1}"]
+    assert read(needed="x", names=3)[1] == ["'names' must be a text or a list of texts, got 3"]
+
+
+def test_a_check_may_refuse_what_its_parameters_say_together():
+    assert read(needed="never") == (None, ["'needed' can be anything but that"])
+
+
+def test_nothing_near_is_no_guess():
+    assert nearest("zzz", ["words"]) == ""

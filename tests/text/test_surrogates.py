@@ -1,0 +1,26 @@
+"""Half characters become whole ones or a replacement sign."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefpipe.text.surrogates import replace_lone_surrogates
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain é 😀\x00", "plain é 😀\x00"),
+        ("a\ud800b", "a\ufffdb"),
+        ("\ud83d\ude00", "😀"),
+        ("\udc00", "\ufffd"),
+        ("é\ud800😀", "é\ufffd😀"),
+    ],
+)
+def test_surrogates(text, expected):
+    assert replace_lone_surrogates(text) == expected
+
+
+@given(st.text(st.characters(codec=None)))
+def test_the_result_can_always_be_encoded(text):
+    replace_lone_surrogates(text).encode("utf-8")
