@@ -1,0 +1,211 @@
+"""Reward expressions: one number per candidate out of several scorers' columns.
+
+Grammar: numbers, scorer names, ``+ - * /``, unary minus, parentheses, and the functions of `FUNCTIONS`::
+
+    z(checks) + 0.5 * reward_model
+    min(logit(judge), 3) - 0.01 * length
+
+A value that is missing (NaN) for a candidate makes the result missing for that candidate alone.
+"""
+
+import ast
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from prefpipe.errors import InputError, UsageError
+
+MAX_DEPTH = 100
+"""Operators nested within each other; ``a + b + c`` nests one per term."""
+
+
+class Function(NamedTuple):
+    """``apply`` takes arrays (R,); ``n_arguments`` is the least number, and the most unless ``is_variadic``."""
+
+    apply: Callable[..., np.ndarray]
+    n_arguments: int
+    is_variadic: bool = False
+
+
+class RewardExpression(NamedTuple):
+    """A parsed expression. ``names`` are the scorers it reads, sorted; ``text`` is what the user wrote."""
+
+    text: str
+    names: tuple[str, ...]
+    tree: ast.expr
+
+    def evaluate(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return (R,) rewards of one prompt's candidates from scorer columns of shape (R,).
+
+        NaN in a column gives NaN for that candidate. Division by zero gives an infinity or NaN.
+
+        Raises
+        ------
+        UsageError
+            A scorer that ``columns`` lacks; ``logit`` of a number outside (0, 1).
+        InputError
+            Columns of different shapes.
+
+        """
+        missing = [name for name in self.names if name not in columns]
+        if missing:
+            known = ", ".join(sorted(columns)) or "none"
+            raise UsageError(f"the reward {self.text!r} names a scorer without scores: {missing[0]}", hint=f"scorers: {known}")
+        values = {name: np.array(columns[name], dtype=np.float64) for name in self.names}
+        shapes = {column.shape for column in values.values()}
+        if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+            told = ", ".join(f"{name} {column.shape}" for name, column in values.items())
+            raise InputError(f"scorer columns of one prompt have different or wrong shapes: {told}")
+        with np.errstate(all="ignore"):
+            return _evaluate(self.tree, values, next(iter(shapes))[0])
+
+
+def parse_reward(text: str) -> RewardExpression:
+    """Parse a reward expression; raise UsageError naming the offending token and its column (from 1)."""
+    stripped = text.strip()
+    try:
+        tree = ast.parse(stripped, mode="eval").body
+    except SyntaxError as error:
+        raise _refuse(text, f"cannot be read at column {error.offset or 1}: {error.msg}") from error
+    except (ValueError, MemoryError, RecursionError) as error:
+        raise _refuse(text, f"cannot be read: {error}") from error
+    names: set[str] = set()
+    _check(tree, text, names, depth=1)
+    if not names:
+        raise _refuse(text, "names no scorer")
+    return RewardExpression(stripped, tuple(sorted(names)), tree)
+
+
+def standardise(values_R: np.ndarray) -> np.ndarray:
+    """Return z-scores within the pool: ``(x - mean) / std`` with ddof 0, over the finite values.
+
+    A spread within rounding (1e-12 of the largest value) is none and gives zeros. What is not finite becomes NaN.
+    """
+    is_finite = np.isfinite(values_R)
+    scores_R = np.full(values_R.shape, np.nan)
+    finite = values_R[is_finite]
+    if finite.size:
+        spread = float(finite.std())
+        is_flat = spread <= 1e-12 * float(np.abs(finite).max())
+        scores_R[is_finite] = 0.0 if is_flat else (finite - finite.mean()) / spread
+    return scores_R
+
+
+def logit(values_R: np.ndarray) -> np.ndarray:
+    """Return ``log(x / (1 - x))`` for x in (0, 1); raise UsageError for any other number. NaN stays NaN."""
+    is_bad = (values_R <= 0.0) | (values_R >= 1.0)
+    if is_bad.any():
+        raise UsageError(
+            f"logit of {values_R[is_bad][0]:g}: it is a finite number only strictly between 0 and 1",
+            hint="clip first, for example logit(clip(x, 0.001, 0.999))",
+        )
+    return np.asarray(np.log(values_R) - np.log1p(-values_R))
+
+
+def clip(values_R: np.ndarray, low_R: np.ndarray, high_R: np.ndarray) -> np.ndarray:
+    """Return ``min(max(x, low), high)``."""
+    return np.asarray(np.minimum(np.maximum(values_R, low_R), high_R))
+
+
+def _lowest(*columns: np.ndarray) -> np.ndarray:
+    return np.asarray(np.minimum.reduce(columns))
+
+
+def _highest(*columns: np.ndarray) -> np.ndarray:
+    return np.asarray(np.maximum.reduce(columns))
+
+
+FUNCTIONS: dict[str, Function] = {
+    "z": Function(standardise, 1),
+    "logit": Function(logit, 1),
+    "min": Function(_lowest, 2, is_variadic=True),
+    "max": Function(_highest, 2, is_variadic=True),
+    "clip": Function(clip, 3),
+}
+"""What an expression may call: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)``, ``clip(x, low, high)``."""
+
+_OPERATORS: dict[type[ast.operator], Callable[..., np.ndarray]] = {
+    ast.Add: np.add,
+    ast.Sub: np.subtract,
+    ast.Mult: np.multiply,
+    ast.Div: np.divide,
+}
+
+
+def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray], n_candidates: int) -> np.ndarray:
+    """Evaluate a tree that `_check` has passed; every part is an array (R,)."""
+    if isinstance(node, ast.Name):
+        return values[node.id]
+    if isinstance(node, ast.UnaryOp):
+        operand = _evaluate(node.operand, values, n_candidates)
+        return -operand if isinstance(node.op, ast.USub) else operand
+    if isinstance(node, ast.BinOp):
+        left = _evaluate(node.left, values, n_candidates)
+        return _OPERATORS[type(node.op)](left, _evaluate(node.right, values, n_candidates))
+    if isinstance(node, ast.Call):
+        assert isinstance(node.func, ast.Name)
+        arguments = [_evaluate(argument, values, n_candidates) for argument in node.args]
+        return FUNCTIONS[node.func.id].apply(*arguments)
+    assert isinstance(node, ast.Constant)
+    assert isinstance(node.value, int | float)
+    return np.full(n_candidates, float(node.value))
+
+
+def _check(node: ast.expr, text: str, names: set[str], *, depth: int) -> None:
+    """Refuse whatever is not in the grammar, and collect the scorer names."""
+    if depth > MAX_DEPTH:
+        raise _refuse(text, f"is nested deeper than {MAX_DEPTH} operators")
+    parts: list[ast.expr] = []
+    if isinstance(node, ast.Name):
+        if node.id in FUNCTIONS:
+            raise _refuse(text, f"uses the function {node.id} as a scorer", node)
+        names.add(node.id)
+    elif isinstance(node, ast.Constant):
+        _check_number(node, text)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        parts = [node.operand]
+    elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        parts = [node.left, node.right]
+    elif isinstance(node, ast.Call):
+        _check_call(node, text)
+        parts = node.args
+    else:
+        raise _refuse(text, f"has {ast.unparse(node)!r}, which is no part of the grammar,", node)
+    for part in parts:
+        _check(part, text, names, depth=depth + 1)
+
+
+def _check_number(node: ast.Constant, text: str) -> None:
+    # A bool is an int to Python, and 1e999 reads as infinity.
+    if isinstance(node.value, bool) or not isinstance(node.value, int | float):
+        raise _refuse(text, f"has {node.value!r}, which is no number,", node)
+    try:
+        is_finite = bool(np.isfinite(float(node.value)))
+    except OverflowError:
+        is_finite = False
+    if not is_finite:
+        raise _refuse(text, "has a number too large to hold", node)
+
+
+def _check_call(node: ast.Call, text: str) -> None:
+    if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
+        raise _refuse(text, f"calls {ast.unparse(node.func)!r}, which is no function,", node)
+    function = FUNCTIONS[node.func.id]
+    if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
+        raise _refuse(text, f"gives {node.func.id} named or starred arguments", node)
+    is_too_many = len(node.args) > function.n_arguments and not function.is_variadic
+    if len(node.args) < function.n_arguments or is_too_many:
+        wanted = f"{function.n_arguments}{' or more' if function.is_variadic else ''}"
+        raise _refuse(text, f"gives {node.func.id} {len(node.args)} arguments, not {wanted},", node)
+
+
+def _refuse(text: str, what: str, node: ast.expr | None = None) -> UsageError:
+    # ast counts columns in UTF-8 bytes of the stripped text; expressions that parse are nearly always ASCII.
+    leading = len(text) - len(text.lstrip())
+    place = "" if node is None else f" at column {leading + node.col_offset + 1}"
+    told = text if len(text) <= 80 else f"{text[:77]}..."
+    return UsageError(
+        f"the reward expression {told!r} {what}{place}",
+        hint=f"numbers, scorer names, + - * /, parentheses and {', '.join(FUNCTIONS)}; a name is letters, digits and _",
+    )

@@ -1,0 +1,158 @@
+"""Reward expressions over scorers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.rewards import FUNCTIONS, logit, parse_reward, standardise
+
+CHECKS = np.array([0.0, 0.5, 1.0, 0.5])
+MODEL = np.array([-3.0, 2.0, 8.0, 1.0])
+COLUMNS = {"checks": CHECKS, "reward_model": MODEL}
+
+
+def z(x):
+    return (x - x.mean()) / x.std()
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        ("checks", ("checks",), CHECKS),
+        ("z(checks) + 0.5*reward_model", ("checks", "reward_model"), z(CHECKS) + 0.5 * MODEL),
+        ("z(checks + reward_model)", ("checks", "reward_model"), z(CHECKS + MODEL)),
+        ("checks - reward_model - 1", ("checks", "reward_model"), (CHECKS - MODEL) - 1),
+        ("checks - (reward_model - 1)", ("checks", "reward_model"), CHECKS - (MODEL - 1)),
+        ("checks + 2 * reward_model", ("checks", "reward_model"), CHECKS + (2 * MODEL)),
+        ("reward_model / 4 / 2", ("reward_model",), (MODEL / 4) / 2),
+        ("-reward_model", ("reward_model",), -MODEL),
+        ("-(+checks)", ("checks",), -CHECKS),
+        ("1e-1 * checks", ("checks",), 0.1 * CHECKS),
+        ("min(checks, reward_model, 0.25)", ("checks", "reward_model"), np.minimum(np.minimum(CHECKS, MODEL), 0.25)),
+        ("max(checks, reward_model)", ("checks", "reward_model"), np.maximum(CHECKS, MODEL)),
+        ("clip(reward_model, -1, 2)", ("reward_model",), np.array([-1.0, 2.0, 2.0, 1.0])),
+        ("logit(clip(checks, 0.1, 0.8))", ("checks",), np.log([1 / 9, 1.0, 4.0, 1.0])),
+        ("  checks\n", ("checks",), CHECKS),
+    ],
+)
+def test_an_expression_is_worth_its_formula(text, names, expected):
+    expression = parse_reward(text)
+    assert expression.names == names
+    assert expression.evaluate(COLUMNS) == pytest.approx(expected)
+
+
+def test_a_missing_value_is_missing_for_its_candidate_alone():
+    """z takes mean and deviation of the three others."""
+    holed = np.array([0.0, np.nan, 1.0, 0.5])
+    known = holed[[0, 2, 3]]
+    rewards = parse_reward("z(a) + 2 * b").evaluate({"a": holed, "b": MODEL})
+    assert np.isnan(rewards).tolist() == [False, True, False, False]
+    assert rewards[[0, 2, 3]] == pytest.approx(z(known) + 2 * MODEL[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("text", ["min(a, 0)", "max(0, a)", "clip(a, 0, 1)", "0 * a", "-a", "logit(a)", "z(a)"])
+def test_no_function_invents_a_missing_value(text):
+    rewards = parse_reward(text).evaluate({"a": np.array([0.5, np.nan, 0.25])})
+    assert np.isnan(rewards).tolist() == [False, True, False]
+
+
+def test_z_of_equal_values_is_zero_also_within_rounding():
+    """The mean of three 0.1 is not 0.1 in binary; dividing that dust by itself would make +-1 of it."""
+    for flat in ([0.1, 0.1, 0.1], [0.1 + 0.2, 0.3, 0.3], [7.0], [1e6, 1e6]):
+        assert standardise(np.array(flat)).tolist() == [0.0] * len(flat)
+
+
+def test_z_leaves_out_what_is_not_finite():
+    assert standardise(np.array([1.0, np.inf, 3.0, np.nan])) == pytest.approx([-1.0, np.nan, 1.0, np.nan], nan_ok=True)
+    assert np.isnan(standardise(np.array([np.nan, np.nan]))).all()
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12))
+def test_z_has_mean_zero_and_deviation_one_or_zero(values):
+    scores = standardise(np.array(values))
+    assert abs(scores.mean()) < 1e-3
+    assert scores.std() == pytest.approx(1.0, abs=1e-3) or not scores.any()
+
+
+def test_evaluation_leaves_the_columns_alone():
+    rewards = parse_reward("checks").evaluate(COLUMNS)
+    rewards += 1
+    assert CHECKS.tolist() == [0.0, 0.5, 1.0, 0.5]
+
+
+def test_division_by_zero_is_not_finite_and_not_an_error():
+    rewards = parse_reward("b / a").evaluate({"a": np.array([0.0, 0.0, 2.0]), "b": np.array([1.0, 0.0, 1.0])})
+    assert rewards.tolist()[0] == np.inf
+    assert np.isnan(rewards[1])
+    assert rewards[2] == 0.5
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.5, 7.0])
+def test_logit_off_its_domain_is_refused(value):
+    with pytest.raises(UsageError, match=f"logit of {value:g}"):
+        logit(np.array([0.5, value]))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "cannot be read at column"),
+        ("z(checks", "cannot be read at column 2: '\\(' was never closed"),
+        ("checks +", "cannot be read at column"),
+        ("3 + 4", "names no scorer"),
+        ("checks ** 2", "has 'checks \\*\\* 2', which is no part of the grammar, at column 1"),
+        ("1 + checks % 2", "has 'checks % 2', which is no part of the grammar, at column 5"),
+        ("checks > 1", "has 'checks > 1', which is no part"),
+        ("checks if checks else 0", "which is no part of the grammar"),
+        ("a.b", "has 'a.b', which is no part"),
+        ("a[0]", "has 'a\\[0\\]', which is no part"),
+        ("lambda: a", "which is no part of the grammar"),
+        ("__import__('os')", "calls '__import__', which is no function, at column 1"),
+        ("  1 + exp(a)", "calls 'exp', which is no function, at column 7"),
+        ("a.min(1)", "calls 'a.min', which is no function"),
+        ("'a' + b", "has 'a', which is no number, at column 1"),
+        ("True * a", "has True, which is no number"),
+        ("2j * a", "has 2j, which is no number"),
+        ("1e999 * a", "has a number too large to hold at column 1"),
+        ("1" * 400 + "*a", "has a number too large to hold"),
+        ("z + 1", "uses the function z as a scorer at column 1"),
+        ("z(a, b)", "gives z 2 arguments, not 1, at column 1"),
+        ("min(a)", "gives min 1 arguments, not 2 or more, at column 1"),
+        ("clip(a, 0)", "gives clip 2 arguments, not 3, at column 1"),
+        ("clip(a, low=0, high=1)", "gives clip named or starred arguments"),
+        ("max(*a)", "gives max named or starred arguments"),
+        ("-" * 200 + "a", "is nested deeper than 100 operators"),
+        ("(" * 5000 + "a" + ")" * 5000, "cannot be read"),
+        ("a\0b", "cannot be read"),
+        ("a; b", "cannot be read at column 2"),
+        ("not a", "which is no part of the grammar"),
+    ],
+)
+def test_anything_else_is_refused_with_its_place(text, sentence):
+    with pytest.raises(UsageError, match=sentence) as caught:
+        parse_reward(text)
+    assert "z, logit, min, max, clip" in caught.value.hint
+
+
+@given(st.text(alphabet="ab01.+-*/()%,z mincl\n\0é", max_size=30))
+def test_no_text_makes_anything_but_an_expression_or_a_usage_error(text):
+    try:
+        expression = parse_reward(text)
+    except UsageError:
+        return
+    assert expression.names
+    assert not set(expression.names) & set(FUNCTIONS)
+
+
+def test_a_scorer_without_scores_is_named_with_those_there_are():
+    with pytest.raises(UsageError, match="names a scorer without scores: judge") as caught:
+        parse_reward("judge + checks").evaluate(COLUMNS)
+    assert caught.value.hint == "scorers: checks, reward_model"
+
+
+@pytest.mark.parametrize("other", [np.zeros(3), np.zeros((4, 1)), np.float64(1.0)])
+def test_columns_of_different_shapes_are_refused(other):
+    with pytest.raises(InputError, match="different or wrong shapes: checks"):
+        parse_reward("checks + other").evaluate({"checks": CHECKS, "other": other})
