@@ -24,6 +24,7 @@ from prefpipe.configs.options import PartwiseConfig, StageConfig
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, ScorerSpec, parse_scorer
 from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.stages.runtime import Advance, Runtime, Summary
 
@@ -192,6 +193,12 @@ def _select(config: SelectConfig, runtime: Runtime) -> Summary:
     return result
 
 
+def _train(config: TrainConfig, runtime: Runtime) -> Summary:
+    model = locate(config.model, trust_remote_code=config.trust_remote_code)
+    result: Summary = load("prefpipe.stages.train:run")(config, model, runtime)
+    return result
+
+
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     side = load("prefpipe.stages.eval:Side")
     names = load("prefpipe.stages.eval:SIDES")
@@ -233,5 +240,5 @@ def _is_candidates(path: Path) -> bool:
 
 
 _RUNNERS: dict[str, Callable[[Any, Runtime], Summary]] = {
-    "generate": _generate, "score": _score, "embed": _embed, "select": _select, "eval": _eval,
+    "generate": _generate, "score": _score, "embed": _embed, "select": _select, "train": _train, "eval": _eval,
 }  # fmt: skip

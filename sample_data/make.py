@@ -43,7 +43,10 @@ def no_commas(topic: str) -> dict[str, object]:
 def bullets(topic: str) -> dict[str, object]:
     """A list of three."""
     prompt = f'List three words that go with {topic}. Write three lines, each starting with "- ".'
-    return {"prompt": prompt, "checks": [{"type": "bullets", "exactly": 3, "style": "bullet"}, {"type": "words", "min": 3, "max": 12}]}
+    return {
+        "prompt": prompt,
+        "checks": [{"type": "bullets", "exactly": 3, "style": "bullet"}, {"type": "words", "min": 3, "max": 12}],
+    }
 
 
 FAMILIES = (brief, lowercase, no_commas, bullets)

@@ -1,1 +1,1 @@
-"""backends"""
+"""One small protocol and a house for each engine."""

@@ -23,9 +23,10 @@ from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.options import StageConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import PrefpipeError
 
-STAGES: tuple[type[StageConfig], ...] = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, EvalConfig)
+STAGES: tuple[type[StageConfig], ...] = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig)
 
 app = typer.Typer(
     name="prefpipe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

@@ -52,7 +52,7 @@ class StageConfig:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        problems = [*_type_problems(self), *self.problems()]
+        problems = _type_problems(self) or [*_choice_problems(self), *self.problems()]
         if problems:
             raise UsageError("; ".join(problems), hint=f"run `prefpipe {self.stage} --help`")
 
@@ -140,8 +140,16 @@ def _type_problems(config: StageConfig) -> list[str]:
             found.append(f"{flag_of(item)} takes {_words(kind)}, not {value!r}")
             continue
         object.__setattr__(config, item.name, clean)  # YAML gives lists and texts where the field says tuple and Path
+    return found
+
+
+def _choice_problems(config: StageConfig) -> list[str]:
+    found = []
+    for item in fields(config):
+        value = getattr(config, item.name)
         choices = item.metadata["choices"]
-        bad = [v for v in (clean if is_list(kind) else [clean]) if choices and v not in choices]
+        values = value if isinstance(value, tuple) else () if value is None else (value,)
+        bad = [each for each in values if choices and each not in choices]
         if bad:
             found.append(f"{flag_of(item)} must be one of {', '.join(choices)}, not {bad[0]!r}{_nearest(bad[0], choices)}")
     return found

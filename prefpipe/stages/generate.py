@@ -22,7 +22,7 @@ from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, open_output, refuse_nesting
 from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.errors import CorruptPartError, FingerprintError, PrefpipeError, UsageError
+from prefpipe.errors import CorruptPartError, FingerprintError, InputError, PrefpipeError, UsageError
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 
 FAILING = ("error", "prompt_too_long")
@@ -130,21 +130,18 @@ class _Work:
         if not wanted:
             return []
         engine = self._engine(sampler_idx)
-        encoded = {prompt.prompt_id: engine.encode(prompt.messages) for prompt in {p.prompt_id: p for p, _ in wanted}.values()}
+        distinct = {prompt.prompt_id: prompt for prompt, _ in wanted}
+        encoded = {prompt_id: encode(engine, prompt) for prompt_id, prompt in distinct.items()}
         requests, rows = [], []
         for prompt, sample_idx in wanted:
-            ids = encoded[prompt.prompt_id]
+            ids, refusal = encoded[prompt.prompt_id]
             temperature = config.temperature[(sample_idx // len(self.samplers)) % len(config.temperature)]
-            request = GenerationRequest(
-                prompt.prompt_id,
-                sample_idx,
-                prompt.messages,
-                ids,
-                seed_for(config.seed, prompt.prompt_id, sample_idx),
-                temperature,
-            )
+            seed = seed_for(config.seed, prompt.prompt_id, sample_idx)
+            request = GenerationRequest(prompt.prompt_id, sample_idx, prompt.messages, ids, seed, temperature)
             room = engine.max_model_len - config.max_tokens
-            if len(ids) > room:
+            if refusal is not None:
+                rows.append(self._row(sampler_idx, request, None, "error", refusal))
+            elif len(ids) > room:
                 reason = f"{len(ids)} prompt tokens, and {engine.max_model_len} - {config.max_tokens} leave room for {room}"
                 rows.append(self._row(sampler_idx, request, None, "prompt_too_long", reason))
             else:
@@ -199,6 +196,14 @@ class _Work:
             for row in rows
             if not (self.config.retry_errors and row["status"] == "error")
         }
+
+
+def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
+    """Return a prompt's token ids, or why the chat template refuses it: one such prompt must not lose its part."""
+    try:
+        return engine.encode(prompt.messages), None
+    except InputError as error:
+        return [], error.message
 
 
 def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:

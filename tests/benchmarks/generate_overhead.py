@@ -63,8 +63,12 @@ def main() -> None:
         print(f"round {number}: bare {bare_s[-1]:.2f} s, prefpipe generate {stage_s[-1]:.2f} s", flush=True)
     n_tokens = sum(len(answer.token_ids) for answer in answers)
     overhead = median(stage_s) / median(bare_s) - 1
-    print(f"{len(requests)} responses, {n_tokens} tokens, {platform.processor() or platform.machine()}, Python {sys.version.split()[0]}")
-    print(f"median: bare {median(bare_s):.2f} s ({n_tokens / median(bare_s):.0f} tokens/s), stage {median(stage_s):.2f} s: {overhead:+.2%}")
+    print(
+        f"{len(requests)} responses, {n_tokens} tokens, {platform.processor() or platform.machine()}, Python {sys.version.split()[0]}"
+    )
+    print(
+        f"median: bare {median(bare_s):.2f} s ({n_tokens / median(bare_s):.0f} tokens/s), stage {median(stage_s):.2f} s: {overhead:+.2%}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""The knobs of ``prefpipe train``.
+
+A knob or learning setting that is not given takes the objective's own start value; ``docs/objectives.md`` lists them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prefpipe.configs.options import StageConfig, option
+
+OBJECTIVES = ("ampo", "mmpo", "dpo", "simpo", "swepo", "infonca")
+SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(StageConfig):
+    """Train a policy on groups; the result is a model folder, or a LoRA adapter."""
+
+    stage: ClassVar[str] = "train"
+    VERSION: ClassVar[int] = 1
+
+    groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
+    model: str = option(identity=False, metavar="MODEL",
+                        help="the policy to start from: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
+    objective: str = option("ampo", choices=OBJECTIVES, help="what is optimised; docs/objectives.md says which when")
+    beta: float | None = option(None, help="scale of the scores (every objective)")
+    gamma: float | None = option(None, help="ampo: weight of the negatives; mmpo: margin a unit of reward; simpo: margin")
+    alpha: float | None = option(None, help="ampo, swepo: weight of the reward's deviation; infonca: temperature of the target")
+    deviation: str | None = option(None, choices=("signed", "absolute"), help="ampo, swepo: how bad negatives weigh")
+    comparison: str | None = option(None, choices=("pair", "group"), help="mmpo: pairs, or the whole group at once")
+    length_normalise: bool = option(True, help="ampo: mean log-probability a token rather than the sum")
+    learning_rate: float | None = option(None, help="peak learning rate; default the objective's, ten times that with LoRA")
+    num_train_epochs: float | None = option(None, help="passes over the groups; default the objective's")
+    max_steps: int | None = option(None, help="optimizer steps, instead of passes")
+    global_batch_size: int | None = option(None, help="prompts an optimizer step, over all devices; default the objective's")
+    per_device_train_batch_size: int = option(1, identity=False, help="prompts a device computes at once: memory, not the result")
+    max_length: int = option(2048, help="longest prompt plus response, in tokens")
+    on_too_long: str = option("drop", choices=("drop", "truncate", "error"), help="what to do with a longer response")
+    lr_scheduler_type: str = option("cosine", choices=SCHEDULES, help="how the learning rate falls")
+    warmup_ratio: float | None = option(
+        None, help="share of the steps over which the learning rate rises; default the objective's"
+    )
+    weight_decay: float = option(0.0, help="decoupled weight decay of AdamW")
+    max_grad_norm: float = option(1.0, help="gradients are clipped to this norm")
+    seed: int = option(0, help="seed of the order of prompts and of LoRA's start")
+    bf16: bool = option(False, help="compute in bfloat16; weights that are trained stay float32")
+    gradient_checkpointing: bool = option(False, identity=False, help="compute activations twice to keep fewer in memory")
+    lora_r: int = option(0, help="rank of LoRA adapters, 0 trains all weights")
+    lora_alpha: float | None = option(None, help="scale of LoRA adapters; default 2 x rank")
+    lora_dropout: float = option(0.0, help="dropout in LoRA adapters, the only dropout there is")
+    lora_target_modules: tuple[str, ...] = option((), help="layers to adapt, repeat for several; default every linear layer")
+    save_steps: int = option(100, identity=False, help="optimizer steps between checkpoints")
+    save_total_limit: int = option(2, identity=False, help="checkpoints kept")
+    logging_steps: int = option(1, identity=False, help="optimizer steps between rows of the metrics")
+    report_to: tuple[str, ...] = option(("tensorboard",), identity=False,
+                                        help="trackers: tensorboard, wandb, mlflow, none; repeat for several")  # fmt: skip
+    resume_from: Path | None = option(None, identity=False, metavar="DIR",
+                                      help="checkpoint to go on from; default the last complete one in the output")  # fmt: skip
+    allow_partial: bool = option(False, identity=False, help="train on the parts of the groups that are there")
+    trust_remote_code: bool = option(False, help="run Python code that comes with the model")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        checks = (
+            (self.learning_rate is None or self.learning_rate > 0, f"--learning-rate must be above 0, not {self.learning_rate}"),
+            (self.num_train_epochs is None or self.num_train_epochs > 0, "--num-train-epochs must be above 0"),
+            (self.max_steps is None or self.max_steps >= 1, f"--max-steps must be 1 or more, not {self.max_steps}"),
+            (self.global_batch_size is None or self.global_batch_size >= 1, "--global-batch-size must be 1 or more"),
+            (self.per_device_train_batch_size >= 1, "--per-device-train-batch-size must be 1 or more"),
+            (self.max_length >= 2, f"--max-length must be 2 or more, not {self.max_length}"),
+            (self.warmup_ratio is None or 0 <= self.warmup_ratio < 1, "--warmup-ratio must be at least 0 and below 1"),
+            (self.weight_decay >= 0, f"--weight-decay must be 0 or more, not {self.weight_decay}"),
+            (self.max_grad_norm > 0, f"--max-grad-norm must be above 0, not {self.max_grad_norm}"),
+            (self.seed >= 0, f"--seed must be 0 or more, not {self.seed}"),
+            (self.lora_r >= 0, f"--lora-r must be 0 or more, not {self.lora_r}"),
+            (0 <= self.lora_dropout < 1, f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}"),
+            (min(self.save_steps, self.save_total_limit, self.logging_steps) >= 1,
+             "--save-steps, --save-total-limit and --logging-steps must be 1 or more"),
+            (self.max_steps is None or self.num_train_epochs is None, "--max-steps and --num-train-epochs exclude each other"),
+            (self.lora_r > 0 or not self._given_lora(), "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"),
+            (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
+        )  # fmt: skip
+        return found + [sentence for holds, sentence in checks if not holds]
+
+    def _given_lora(self) -> bool:
+        return self.lora_alpha is not None or self.lora_dropout > 0 or bool(self.lora_target_modules)

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: no files, no config, no logging, no clock, no global random state."""
