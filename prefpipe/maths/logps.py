@@ -1,0 +1,62 @@
+"""Log-probabilities of responses from the logits of a language model.
+
+Axes: N response tokens in one line, S sequences (one response each), T tokens of a sequence, V vocabulary.
+Natural logarithms, float32 whatever the model computes in.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from prefpipe.errors import InputError
+
+
+class ResponseLogps(NamedTuple):
+    """``logps`` (S,): summed log-probability of each response; ``n_tokens`` (S,): how many tokens were summed."""
+
+    logps: Tensor
+    n_tokens: Tensor
+
+
+def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the log-probability of each label, ``logits[label] - logsumexp(logits)``.
+
+    Args:
+        logits: (..., V), any floating type; computed in float32 (or float64 where given so).
+        labels: (...) integers in [0, V).
+
+    Returns:
+        (...) at most 0 up to rounding. Softmax does not see a constant added to all logits, nor does this.
+    """
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    flat = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return -flat.view(labels.shape)
+
+
+def sum_response_logps(logps_N: Tensor, response_mask: Tensor) -> ResponseLogps:
+    """Sum the log-probabilities of each response's tokens.
+
+    Args:
+        logps_N: (N,) the tokens where ``response_mask`` is True, in row-major order.
+        response_mask: (S, T) bool, True at the tokens of the response.
+
+    Errors:
+        InputError: a sequence has no response token. Its mean would be 0/0, and a length-normalised loss NaN.
+    """
+    n_tokens = response_mask.sum(-1)
+    if bool((n_tokens == 0).any()):
+        empty = torch.nonzero(n_tokens == 0).flatten().tolist()
+        raise InputError(
+            f"sequences {empty} of the batch have no response token to train on",
+            hint="drop empty responses before batching: prefpipe.training.groups.prepare_groups does",
+        )
+    # A dense (S, T) sum keeps the order of additions fixed; scatter-add on a GPU would not.
+    logps_ST = logps_N.new_zeros(response_mask.shape).masked_scatter(response_mask, logps_N)
+    return ResponseLogps(logps_ST.sum(-1), n_tokens)
+
+
+def mean_logps(responses: ResponseLogps) -> Tensor:
+    """Return ``logps / n_tokens`` (S,), in nats a token. No response is empty: the sum refused it."""
+    return responses.logps / responses.n_tokens

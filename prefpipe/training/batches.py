@@ -1,0 +1,95 @@
+"""Groups to padded tensors, and the order in which groups are visited.
+
+Axes: P prompts (groups), R responses of a prompt, S sequences (the responses of all groups, one after the other, without
+gaps), T tokens. The response mask is made here and nowhere else.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from prefpipe.training.groups import Group
+
+Batch = dict[str, Tensor]
+"""
+``input_ids``, ``attention_mask``, ``response_mask``: (S, T); prompt then response, padded on the right.
+``slots``: (P, R) int, row of ``input_ids`` of each response, -1 where a group has fewer than R.
+``rewards``: (P, R) float32; ``positives``: (P, R) bool; ``ref_logps``: (P, R) float32, only with a reference.
+"""
+
+
+class GroupCollator:
+    """Make a batch of groups. Padding is masked, so ``pad_token_id`` may be any token."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, groups: Sequence[Group]) -> Batch:
+        """Return the batch; see ``Batch`` for its tensors."""
+        sequences = [(group.prompt_token_ids, response.token_ids) for group in groups for response in group.responses]
+        batch = pad_sequences(sequences, self.pad_token_id)
+        width = max(len(group.responses) for group in groups)
+        slots = torch.full((len(groups), width), -1)
+        rewards = torch.zeros(len(groups), width)
+        positives = torch.zeros(len(groups), width, dtype=torch.bool)
+        ref_logps = torch.zeros(len(groups), width)
+        row = 0
+        for p, group in enumerate(groups):
+            for r, response in enumerate(group.responses):
+                slots[p, r] = row
+                rewards[p, r] = response.reward
+                positives[p, r] = response.role == "positive"
+                ref_logps[p, r] = response.ref_logp if response.ref_logp is not None else float("nan")
+                row += 1
+        batch |= {"slots": slots, "rewards": rewards, "positives": positives}
+        has_reference = not bool(ref_logps.isnan().any())
+        return batch | {"ref_logps": ref_logps} if has_reference else batch
+
+
+def pad_sequences(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> Batch:
+    """Return ``input_ids``, ``attention_mask`` and ``response_mask`` (S, T) of (prompt, response) pairs."""
+    length = max(len(prompt) + len(response) for prompt, response in sequences)
+    input_ids = torch.full((len(sequences), length), pad_token_id)
+    attention_mask = torch.zeros(len(sequences), length, dtype=torch.long)
+    response_mask = torch.zeros(len(sequences), length, dtype=torch.bool)
+    for row, (prompt, response) in enumerate(sequences):
+        end = len(prompt) + len(response)
+        input_ids[row, :end] = torch.tensor([*prompt, *response])
+        attention_mask[row, :end] = 1
+        response_mask[row, len(prompt) : end] = True
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "response_mask": response_mask}
+
+
+def longest_sequence(group: Group) -> int:
+    """Return the tokens of the group's longest prompt plus response: the width it pads to."""
+    return len(group.prompt_token_ids) + max(len(response.token_ids) for response in group.responses)
+
+
+class GlobalBatchSampler(Sampler[int]):
+    """Visit groups in an order that depends on seed and epoch alone, with like lengths side by side.
+
+    Groups are shuffled and cut into global batches; within a global batch, which is one optimizer step, they are sorted
+    by length. The step's gradient is the same in any order, and micro-batches of like lengths pad less.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, global_batch_size: int, seed: int) -> None:
+        self.lengths = list(lengths)
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's shuffle; accelerate calls it before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order: list[int] = torch.randperm(len(self.lengths), generator=generator).tolist()
+        for start in range(0, len(order), self.global_batch_size):
+            batch = order[start : start + self.global_batch_size]
+            yield from sorted(batch, key=lambda index: self.lengths[index], reverse=True)

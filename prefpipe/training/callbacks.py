@@ -1,0 +1,147 @@
+"""What happens beside the steps: metrics on disk, TensorBoard, a progress bar, stopping when asked."""
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prefpipe.errors import PrefpipeWarning
+from prefpipe.training.tables import METRICS, METRICS_FILE, write_table
+
+FLUSH_EVERY_S = 5.0
+COLLAPSE_NATS = 1.0
+"""Fall of the positives' mean log-probability, in nats a token, that is called a collapse **(ours)**: every token of a good
+answer has become e times less likely. Falls of a few tenths are ordinary for contrastive objectives."""
+
+Progress = Callable[[str, int], Any]
+"""``progress(description, total)``: a context manager that gives ``advance(n)``."""
+
+
+class MetricsFile(TrainerCallback):  # type: ignore[misc]
+    """Keep ``metrics.parquet`` equal to the trainer's log.
+
+    The log travels with each checkpoint, so after a kill and a resume the file has the rows up to the checkpoint once and
+    loses those of steps that are taken again. The file is replaced as a whole, at most every few seconds.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS_FILE
+        self._flushed_at = 0.0
+
+    def on_train_begin(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Drop the rows that the resumed checkpoint does not know."""
+        self._flush(state)
+
+    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Write the rows if the last time was long enough ago."""
+        if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
+            self._flush(state)
+
+    def on_train_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Write all rows."""
+        self._flush(state)
+
+    def _flush(self, state: TrainerState) -> None:
+        if not state.is_world_process_zero:
+            return
+        write_table(self.path, METRICS, metric_rows(state.log_history))
+        self._flushed_at = time.monotonic()
+
+
+def metric_rows(log_history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of ``METRICS`` for a trainer's log; the closing summary line is not a row."""
+    rows = []
+    for entry in log_history:
+        if "loss" in entry:
+            rows.append({name: entry.get(name) for name in METRICS.column_names} | {"split": "train"})
+        elif "eval_loss" in entry:
+            row = {name: entry.get(name, entry.get(f"eval_{name}")) for name in METRICS.column_names}
+            rows.append(row | {"split": "eval"})
+    return rows
+
+
+class CollapseWarning(TrainerCallback):  # type: ignore[misc]
+    """Warn, once, when the positives' log-probability falls far below where it began."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Compare the last train row with the first."""
+        values = [entry["logps/chosen"] for entry in state.log_history if "logps/chosen" in entry]
+        if self._warned or not values or values[0] - values[-1] < COLLAPSE_NATS:
+            return
+        self._warned = True
+        warnings.warn(
+            f"the log-probability of the positives fell from {values[0]:.2f} to {values[-1]:.2f} nats a token by step "
+            f"{state.global_step}: the policy is unlearning good answers too; lower --learning-rate or --beta",
+            PrefpipeWarning,
+            stacklevel=2,
+        )
+
+
+class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
+    """End training after the current step, with a checkpoint, when ``should_stop()`` says so."""
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self.should_stop = should_stop
+        self.stopped = False
+
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+        """Ask, and if so save and stop; the last step of all ends by itself."""
+        if state.global_step < state.max_steps and self.should_stop():
+            self.stopped = True
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class ProgressBar(TrainerCallback):  # type: ignore[misc]
+    """Advance a progress bar by optimizer steps, and say where the run stands in the log now and then."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._stack = ExitStack()
+
+    def on_train_begin(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Open the bar with the steps that are left."""
+        if state.is_world_process_zero:
+            self._advance = self._stack.enter_context(self.progress("train", state.max_steps - state.global_step))
+
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Advance by one step."""
+        if state.is_world_process_zero:
+            self._advance(1)
+
+    def on_train_end(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Close the bar."""
+        self._stack.close()
+
+
+class TensorBoard(TrainerCallback):  # type: ignore[misc]
+    """Write the metrics as TensorBoard scalars, one folder a run, without a timestamp in its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def on_train_begin(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Open the event file; on resume, TensorBoard forgets the steps that are taken again."""
+        if state.is_world_process_zero:
+            self._writer = SummaryWriter(str(self.folder), purge_step=state.global_step + 1)
+
+    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Write the newest row."""
+        for row in metric_rows(state.log_history[-1:]):
+            for name, value in row.items():
+                if self._writer is not None and isinstance(value, (int, float)) and name != "step":
+                    self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def on_train_end(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,65 @@
+"""Text back to token ids, for groups whose stored ids belong to another tokenizer or are not there.
+
+Stored ids are what the policy really sampled and are trained on wherever they fit. Otherwise the conversation goes through
+the policy's own chat template, and the response is what the template adds behind the prompt: so the templated
+prompt must be a token prefix of the templated whole, which is checked, not hoped for.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+
+from prefpipe.errors import InputError
+
+Message = Mapping[str, str]
+
+
+class Encoder:
+    """A tokenizer with a chat template, and the ids that end a turn."""
+
+    def __init__(self, tokenizer: Any, eos_token_ids: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.eos_token_ids = {tokenizer.eos_token_id, *eos_token_ids} - {None}
+
+    def encode(
+        self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool
+    ) -> tuple[list[int], list[int]]:
+        """Return prompt ids, generation prompt included, and response ids.
+
+        Args:
+            prompt_id: for messages.
+            messages: the conversation up to the response.
+            response: the response's text.
+            finished: whether it ended by itself; its ids then end with the template's end of turn. One that was cut at a token
+                limit ends with its last token.
+
+        Errors:
+            InputError: the template refuses the conversation, or the prompt is not a prefix of the whole: templates that strip
+                reasoning or rewrite earlier turns do that.
+        """
+        turns = [dict(message) for message in messages]
+        prompt = self._ids(prompt_id, turns, add_generation_prompt=True)
+        whole = self._ids(prompt_id, [*turns, {"role": "assistant", "content": response}], add_generation_prompt=False)
+        if whole[: len(prompt)] != prompt:
+            raise InputError(
+                f"prompt {prompt_id}: its {len(prompt)} tokens are not the first tokens of prompt plus response; the chat "
+                "template writes a finished turn differently",
+                hint="train the model that generated the responses, whose token ids are stored",
+            )
+        return prompt, self._until_end(whole[len(prompt) :], finished=finished)
+
+    def _ids(self, prompt_id: str, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
+        try:
+            ids: list[int] = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+            )
+        except jinja2.TemplateError as error:
+            raise InputError(f"prompt {prompt_id}: the policy's chat template refuses its conversation: {error}",
+                             hint="choose a model whose template takes these turns") from error  # fmt: skip
+        return ids
+
+    def _until_end(self, ids: list[int], *, finished: bool) -> list[int]:
+        """Cut what the template adds after the end of the turn, and the end itself where the response was cut off."""
+        end = next((position for position, token in enumerate(ids) if token in self.eos_token_ids), len(ids))
+        return ids[: end + 1] if finished else ids[:end]

@@ -1,0 +1,184 @@
+"""Groups to train on: one prompt, its kept responses with rewards and roles, checked against the length limit.
+
+A response is trained on whole or not at all, unless truncation is asked for; what is left out has a status and a
+reason. A group that is left without a positive or without a negative is left out whole: there is nothing to compare.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import NamedTuple
+
+from torch.utils.data import Dataset
+
+from prefpipe.errors import InputError, UsageError
+
+ON_TOO_LONG = ("drop", "truncate", "error")
+Key = tuple[str, int]
+"""``(prompt_id, sample_idx)``: what joins a candidate's rows everywhere."""
+
+
+class Response(NamedTuple):
+    """One response to train on.
+
+    ``token_ids`` are the ids as sampled, end of sequence included when there was one. ``role`` is ``positive`` or
+    ``negative``. ``ref_logp`` is the summed log-probability under the reference policy, None where none is needed.
+    """
+
+    sample_idx: int
+    token_ids: Sequence[int]
+    reward: float
+    role: str
+    ref_logp: float | None = None
+
+
+class Group(NamedTuple):
+    """What ``select`` kept for one prompt."""
+
+    prompt_id: str
+    prompt_token_ids: Sequence[int]
+    responses: Sequence[Response]
+
+
+class Fate(NamedTuple):
+    """What became of one response: ``ok``, or why it is not trained on (``truncated`` ones are)."""
+
+    status: str
+    reason: str | None = None
+
+
+class PreparedGroups(NamedTuple):
+    """Groups that can be trained on, and the fate of every response that came in, by key."""
+
+    groups: list[Group]
+    fates: dict[Key, Fate]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Responses by status."""
+        return Counter(fate.status for fate in self.fates.values())
+
+
+class GroupDataset(Dataset[Group]):
+    """Groups as the trainer wants them: an indexed data set."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = list(groups)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Group:
+        return self.groups[index]
+
+
+def prepare_groups(groups: Sequence[Group], *, max_length: int, on_too_long: str) -> PreparedGroups:
+    """Check groups against the length limit and leave out what cannot be compared.
+
+    Statuses: ``ok``; ``truncated`` (cut at the limit and trained on); ``too_long`` (prompt plus response);
+    ``prompt_too_long`` (no room for a single response token); ``empty`` (no token); ``identical`` (the same tokens as
+    a response that stays: a positive stays before a negative, then the lower index); ``no_contrast`` (fine itself, but the
+    group lost its last positive or negative).
+
+    Args:
+        groups: any order; order is kept.
+        max_length: longest prompt plus response, in tokens.
+        on_too_long: ``drop`` the response, ``truncate`` it to the limit, or stop with an ``error``.
+
+    Errors:
+        UsageError: something is too long and ``on_too_long`` is ``error``.
+        InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes twice.
+    """
+    kept: list[Group] = []
+    fates: dict[Key, Fate] = {}
+    for group in groups:
+        _check(group, fates)
+        responses, own_fates = _fit(group, max_length, on_too_long)
+        fates |= own_fates
+        roles = {response.role for response in responses}
+        if roles == {"positive", "negative"}:
+            kept.append(group._replace(responses=responses))
+            continue
+        lost = "positive" if "positive" not in roles else "negative"
+        for response in responses:
+            fates[group.prompt_id, response.sample_idx] = Fate("no_contrast", f"no {lost} is left in the group")
+    return PreparedGroups(kept, fates)
+
+
+def with_reference(groups: Sequence[Group], reference: Mapping[Key, tuple[float, int]]) -> list[Group]:
+    """Return groups whose responses carry the reference's summed log-probability.
+
+    Args:
+        groups: what ``prepare_groups`` kept.
+        reference: by key, the sum and the number of tokens it is a sum of.
+
+    Errors:
+        InputError: a response is missing from ``reference``, or was measured over another number of tokens.
+    """
+    return [
+        group._replace(responses=[_with_reference(group.prompt_id, response, reference) for response in group.responses])
+        for group in groups
+    ]
+
+
+def _with_reference(prompt_id: str, response: Response, reference: Mapping[Key, tuple[float, int]]) -> Response:
+    logp, n_tokens = reference.get((prompt_id, response.sample_idx), (None, 0))
+    place = f"response {response.sample_idx} of prompt {prompt_id}"
+    if logp is None:
+        raise InputError(f"no reference log-probability for {place}", hint="compute the reference again: --overwrite")
+    if n_tokens != len(response.token_ids):
+        raise InputError(
+            f"the reference log-probability of {place} is a sum over {n_tokens} tokens, and the response has "
+            f"{len(response.token_ids)}",
+            hint="the reference was computed with another --max-length; compute it again: --overwrite",
+        )
+    return response._replace(ref_logp=logp)
+
+
+def _check(group: Group, seen: Mapping[Key, Fate]) -> None:
+    if not group.prompt_token_ids:
+        raise InputError(f"prompt {group.prompt_id} has no token", hint="nothing would predict a response's first token")
+    for position, response in enumerate(group.responses):
+        place = f"response {response.sample_idx} of prompt {group.prompt_id}"
+        twice = any(other.sample_idx == response.sample_idx for other in group.responses[:position])
+        if twice or (group.prompt_id, response.sample_idx) in seen:
+            raise InputError(f"{place} comes twice", hint="groups are keyed by prompt_id and sample_idx")
+        if not isfinite(response.reward):
+            raise InputError(f"{place} has reward {response.reward}", hint="score and select again")
+        if response.role not in {"positive", "negative"}:
+            raise InputError(f"{place} has role {response.role!r}, not positive or negative", hint="select again")
+
+
+def _fit(group: Group, max_length: int, on_too_long: str) -> tuple[list[Response], dict[Key, Fate]]:
+    """Return the responses that fit and differ, in their order, and the fate of all."""
+    room = max_length - len(group.prompt_token_ids)
+    fates: dict[Key, Fate] = {}
+    fitting: list[Response] = []
+    for response in group.responses:
+        key = group.prompt_id, response.sample_idx
+        length = len(response.token_ids)
+        words = f"{len(group.prompt_token_ids)} prompt tokens + {length} response tokens, the limit is {max_length}"
+        if length == 0:
+            fates[key] = Fate("empty", "the response has no token")
+        elif length <= room:
+            fates[key] = Fate("ok")
+            fitting.append(response)
+        elif on_too_long == "error":
+            raise UsageError(
+                f"response {response.sample_idx} of prompt {group.prompt_id} is too long: {words}",
+                hint="raise --max-length, or choose --on-too-long drop or truncate",
+            )
+        elif room < 1:
+            fates[key] = Fate("prompt_too_long", words)
+        elif on_too_long == "truncate":
+            fates[key] = Fate("truncated", words)
+            fitting.append(response._replace(token_ids=response.token_ids[:room]))
+        else:
+            fates[key] = Fate("too_long", words)
+    first: dict[tuple[int, ...], Response] = {}
+    for response in sorted(fitting, key=lambda each: (each.role != "positive", each.sample_idx)):
+        original = first.setdefault(tuple(response.token_ids), response)
+        if original is not response:
+            reason = f"the same tokens as response {original.sample_idx}"
+            fates[group.prompt_id, response.sample_idx] = Fate("identical", reason)
+    return [response for response in fitting if first[tuple(response.token_ids)] is response], fates

@@ -1,0 +1,62 @@
+"""What is logged about a batch of groups, beside the loss."""
+
+import torch
+from torch import Tensor
+
+from prefpipe.maths.logps import ResponseLogps
+from prefpipe.maths.losses import Targets
+
+MEASURES = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracy",
+    "rewards/best",
+    "logps/chosen",
+    "logps/rejected",
+)
+MEASURE_MEANINGS = {
+    "loss": "mean over prompts of the objective",
+    "rewards/chosen": "mean score of the positives, in the objective's units (the implicit reward)",
+    "rewards/rejected": "mean score of the negatives",
+    "rewards/margins": "rewards/chosen - rewards/rejected",
+    "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is higher, in [0, 1]",
+    "rewards/best": "share of prompts in which every positive's score is above every negative's, in [0, 1]",
+    "logps/chosen": "mean log-probability of the positives, nats a token",
+    "logps/rejected": "mean log-probability of the negatives, nats a token",
+}
+
+
+def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, targets: Targets) -> Tensor:
+    """Return one row a prompt, (P, M), with the columns of ``MEASURES``.
+
+    Args:
+        losses: (P,).
+        scores: (P, R) what the objective compared.
+        policy: log-probabilities and token counts, each (P, R).
+        targets: every prompt has a positive and a negative.
+    """
+    chosen = targets.positives & targets.mask
+    rejected = targets.mask & ~targets.positives
+    means = policy.logps / policy.n_tokens.clamp(min=1)
+    wins = scores[:, :, None] > scores[:, None, :]
+    pairs = chosen[:, :, None] & rejected[:, None, :]
+    won = (wins & pairs).sum((-2, -1))
+    n_pairs = pairs.sum((-2, -1))
+    score_chosen, score_rejected = _mean(scores, chosen), _mean(scores, rejected)
+    columns = [
+        losses,
+        score_chosen,
+        score_rejected,
+        score_chosen - score_rejected,
+        won / n_pairs.clamp(min=1),
+        won == n_pairs,
+        _mean(means, chosen),
+        _mean(means, rejected),
+    ]
+    return torch.stack([column.detach().float() for column in columns], -1)
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where, values, torch.zeros_like(values)).sum(-1) / where.sum(-1).clamp(min=1)

@@ -1,0 +1,177 @@
+"""The policy before and after training: loaded in the right precision, saved as a folder that every tool reads.
+
+What is trained. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps float32 weights, because at
+learning rates near 1e-6 an update is smaller than the spacing of bfloat16 numbers and would be lost. With LoRA the adapter is
+float32, and the frozen base is bfloat16 where ``bf16`` is set.
+
+Starting from an adapter folder. With LoRA the adapter itself is trained further (its rank and modules must be the ones
+asked for), so that the result names the same base model. Without LoRA it is merged into its base first, and the
+result is a whole model.
+
+Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout`` asks for some.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging as transformers_logging
+
+from prefpipe.artifacts.atomic import atomic_write, sync_folder
+from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
+from prefpipe.errors import ModelError, UsageError
+
+SAVED_SUFFIX = ".saving"
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (arXiv 2106.09685). ``target_modules`` empty means every linear layer but the output."""
+
+    r: int
+    alpha: float
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()
+
+
+class Policy(NamedTuple):
+    """A model ready to be trained, its tokenizer, and the base that an adapter is saved against (None: a whole model)."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    adapter_base: ModelFiles | None
+
+
+def load_policy(
+    files: ModelFiles, *, lora: LoraSettings | None, bf16: bool, seed: int, trust_remote_code: bool = False
+) -> Policy:
+    """Load a model for training.
+
+    Args:
+        files: a checked model folder: a causal language model, or an adapter of one.
+        lora: train adapters of this shape; None trains all weights.
+        bf16: see the module's text.
+        seed: of the adapter's random start.
+        trust_remote_code: run Python files that come with the model.
+
+    Errors:
+        ModelError: not a causal language model, no tokenizer or chat template.
+        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks.
+    """
+    whole = files.base if files.base is not None else files
+    if whole.kind != "causal-lm":
+        raise ModelError(f"{whole.path} is a {whole.kind} model, and only causal language models are trained",
+                         hint="pass the folder of an instruct model with --model")  # fmt: skip
+    require_chat_template(files)
+    dtype = torch.bfloat16 if bf16 and lora is not None else torch.float32
+    transformers_logging.disable_progress_bar()
+    # Numpy and python randomness too: adapters start from random numbers.
+    set_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
+    turn_dropout_off(model)
+    if files.base is not None:
+        model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
+        if lora is None:
+            return Policy(model.merge_and_unload().requires_grad_(requires_grad=True), tokenizer, None)
+        _check_same_lora(model.peft_config["default"], lora, files.path)
+        return Policy(model, tokenizer, files.base)
+    if lora is None:
+        return Policy(model, tokenizer, None)
+    return Policy(_add_lora(model, lora), tokenizer, files)
+
+
+def turn_dropout_off(model: nn.Module) -> None:
+    """Set every dropout probability of a model to 0: modules, and the attribute that attention functions read."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        name = "attention_dropout"
+        if isinstance(getattr(module, name, None), float):
+            setattr(module, name, 0.0)
+
+
+def save_policy(policy: Policy, folder: Path, card: str) -> None:
+    """Write the trained policy: safetensors, configuration, tokenizer, chat template and a model card.
+
+    A whole model, or an adapter that names its base and the base's revision. Everything is written to a hidden folder
+    beside and then moved file by file, ``config.json`` or ``adapter_config.json`` last: without it a folder is no model.
+
+    Args:
+        policy: as loaded, trained.
+        folder: exists; other files in it are left alone.
+        card: text of ``README.md``.
+    """
+    staging = folder / SAVED_SUFFIX
+    with suppress(FileNotFoundError):
+        shutil.rmtree(staging)
+    model = policy.model
+    if policy.adapter_base is not None:
+        config = model.peft_config["default"]
+        config.base_model_name_or_path = policy.adapter_base.requested
+        config.revision = policy.adapter_base.revision
+    # The trainer switches the cache off; a saved model that generates without one is many times slower.
+    model.config.use_cache = True
+    # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
+    whole = {} if policy.adapter_base is None else {"save_embedding_layers": False}
+    model.save_pretrained(staging, **whole)
+    policy.tokenizer.save_pretrained(staging)
+    with atomic_write(staging / "README.md") as file:
+        file.write(card.encode())
+    last = {"config.json", "adapter_config.json"}
+    for path in sorted(staging.iterdir(), key=lambda path: (path.name in last, path.name)):
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+        path.replace(folder / path.name)
+    staging.rmdir()
+    sync_folder(folder)
+
+
+def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any]) -> str:
+    """Return a short model card: what was trained from what, and how."""
+    kind = "A LoRA adapter" if policy.adapter_base is not None else "A model"
+    base = source.requested if source.base is None else f"{source.requested} (an adapter of {source.base.requested})"
+    front = ["---", "library_name: " + ("peft" if policy.adapter_base is not None else "transformers"), "tags: [prefpipe]"]
+    if not Path(base).exists() and ":" not in base:
+        front.append(f"base_model: {base}")
+    lines = [*front, "---", "", f"{kind} trained by prefpipe from `{base}`.", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _add_lora(model: Any, lora: LoraSettings) -> Any:
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules) or "all-linear",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UsageError(f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
+                         hint="leave it out to adapt every linear layer") from error  # fmt: skip
+
+
+def _check_same_lora(found: Any, asked: LoraSettings, path: Path) -> None:
+    differences = []
+    if found.r != asked.r:
+        differences.append(f"r is {found.r} there, {asked.r} here")
+    if found.lora_alpha != asked.alpha:
+        differences.append(f"alpha is {found.lora_alpha} there, {asked.alpha} here")
+    if asked.target_modules and set(found.target_modules) != set(asked.target_modules):
+        differences.append(f"modules are {', '.join(sorted(found.target_modules))} there")
+    if differences:
+        raise UsageError(
+            f"the adapter in {path} is trained further as it is: {'; '.join(differences)}",
+            hint="give the adapter's own --lora-* values; without --lora-r it is merged and all weights are trained",
+        )

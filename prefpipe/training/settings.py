@@ -1,0 +1,129 @@
+"""The knobs of the optimizer loop, and how they become ``transformers.TrainingArguments``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import TrainingArguments
+
+from prefpipe.errors import UsageError
+from prefpipe.maths.objectives import KnobValue
+
+
+class StartValues(NamedTuple):
+    """Settings that the authors of an objective report to work, for full training of 7B to 9B models."""
+
+    learning_rate: float
+    global_batch_size: int
+    num_train_epochs: float
+    warmup_ratio: float
+
+
+START_VALUES = {
+    "ampo": StartValues(4e-7, 128, 1.0, 0.1),
+    "mmpo": StartValues(5e-7, 64, 3.0, 0.3),
+    "dpo": StartValues(5e-7, 128, 1.0, 0.1),
+    "simpo": StartValues(1e-6, 128, 1.0, 0.1),
+    "swepo": StartValues(5e-7, 128, 1.0, 0.1),
+    "infonca": StartValues(5e-7, 128, 1.0, 0.1),
+}
+"""ampo: Llama-3-8B-Instruct (Mistral-7B: 3e-7). simpo: Llama-3-8B-Instruct (Gemma-2-9B: 8e-7). mmpo: 7B (2B: 1e-5).
+dpo, swepo and infonca: no recipe of their own here; the batch of the others and DPO's customary learning rate (ours).
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """One training run. ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts."""
+
+    objective: str
+    knobs: Mapping[str, KnobValue]
+    learning_rate: float
+    num_train_epochs: float = 1.0
+    max_steps: int = -1
+    global_batch_size: int = 128
+    per_device_train_batch_size: int = 1
+    lr_scheduler_type: str = "cosine"
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    save_steps: int = 100
+    save_total_limit: int = 2
+    logging_steps: int = 1
+    report_to: tuple[str, ...] = ("tensorboard",)
+
+
+def derive_accumulation(global_batch_size: int, per_device: int, world_size: int) -> int:
+    """Return the micro-batches per optimizer step, ``global_batch_size / (per_device * world_size)``.
+
+    The batch that decides the result is the global one, in prompts; this keeps it the same on any number of devices.
+
+    Errors:
+        UsageError: the sizes do not divide.
+    """
+    at_once = per_device * world_size
+    if global_batch_size < 1 or per_device < 1 or global_batch_size % at_once:
+        raise UsageError(
+            f"--global-batch-size {global_batch_size} prompts is not a multiple of {at_once} "
+            f"({per_device} a device x {world_size} devices)",
+            hint="change --global-batch-size or --per-device-train-batch-size so that one divides the other",
+        )
+    return global_batch_size // at_once
+
+
+def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
+    """Return the arguments of the Hugging Face trainer; checkpoints go to ``folder/checkpoint-N``.
+
+    Errors:
+        UsageError: batch sizes that do not divide, or a value the trainer refuses.
+    """
+    try:
+        arguments = TrainingArguments(**_translate(settings, folder))
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`") from error
+    # Without a launcher and with several GPUs in sight, the trainer would split batches over them (DataParallel),
+    # which cannot split groups. One process trains on one device; `accelerate launch` starts more.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - the trainer itself sets it so for model parallelism
+    accumulation = derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, arguments.world_size)
+    arguments.gradient_accumulation_steps = accumulation
+    return arguments
+
+
+def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
+    known = {field.name for field in fields(TrainingArguments)}
+    # Newer transformers renamed gradient checkpointing: the old name warns there, and is the only one before.
+    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {
+        "output_dir": str(folder),
+        "learning_rate": settings.learning_rate,
+        "num_train_epochs": settings.num_train_epochs,
+        "max_steps": settings.max_steps,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "per_device_eval_batch_size": settings.per_device_train_batch_size,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "warmup_steps": settings.warmup_ratio,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": settings.seed,
+        "bf16": settings.bf16,
+        checkpointing: settings.gradient_checkpointing,
+        f"{checkpointing}_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
+        "save_strategy": "steps",
+        "save_steps": settings.save_steps,
+        "save_total_limit": settings.save_total_limit,
+        "logging_strategy": "steps",
+        "logging_steps": settings.logging_steps,
+        "logging_nan_inf_filter": False,  # a NaN loss is an error here, not a number to paper over
+        "disable_tqdm": True,
+        "log_level": "error",
+        # TensorBoard is a callback of prefpipe's own, without a timestamp in its path.
+        "report_to": [name for name in settings.report_to if name != "tensorboard"] or "none",
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(),
+    }

@@ -1,0 +1,242 @@
+"""The stage: groups in, a policy and its record out; stopped, killed, repeated and changed runs."""
+
+import json
+import math
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.torch import load_file
+from tiny_models import make_tiny_causal_lm, make_tiny_tokenizer
+from transformers import AutoModelForCausalLM
+
+from prefpipe.artifacts.model_files import inspect_model
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.schemas import GROUPS
+from prefpipe.artifacts.store import Shard, open_output
+from prefpipe.configs.train import OBJECTIVES as CHOICES
+from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
+from prefpipe.maths.objectives import OBJECTIVES
+from prefpipe.stages import train
+from prefpipe.stages.runtime import Runtime
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+TOKENIZER = make_tiny_tokenizer()
+TURNS = [{"role": "user", "content": "Say something."}]
+PROMPT = TOKENIZER.apply_chat_template(TURNS, add_generation_prompt=True, return_dict=False)
+ANSWERS = ["one", "a second, longer one", "third", "the fourth"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return inspect_model(make_tiny_causal_lm(tmp_path_factory.mktemp("model")), "org/tiny")
+
+
+def rows_of(prompt_id, answers=ANSWERS):
+    return [
+        {
+            "prompt_id": prompt_id, "sample_idx": i, "role": "negative" if i else "positive", "reward": float(len(answers) - i),
+            "messages": TURNS, "response": f"{prompt_id} {answer}", "model": "org/tiny", "prompt_token_ids": PROMPT,
+            "response_token_ids": [*TOKENIZER(f"{prompt_id} {answer}", add_special_tokens=False)["input_ids"], 3],
+            "finish_reason": "stop", "status": "ok", "rank": i,
+        }
+        for i, answer in enumerate(answers)
+    ]  # fmt: skip
+
+
+def write_groups(folder, rows_by_part, models):
+    """Write a groups artifact, each part's rows given; None leaves the part out."""
+    identity = {"stage": "select", "candidates": {"stage": "generate", "models": models}}
+    record = RunRecord("select", GROUPS.tag, len(rows_by_part), identity)
+    output = open_output(folder, record, shard=Shard(), overwrite=False)
+    for index, rows in enumerate(rows_by_part):
+        if rows is not None:
+            output.write(index, pa.Table.from_pylist(rows, schema=GROUPS.arrow()), counts={"ok": len(rows)}, parents={})
+    return folder
+
+
+@pytest.fixture
+def groups(tmp_path, model):
+    rejected = {"prompt_id": "p9", "messages": TURNS, "status": "tie", "reason": "all rewards are 1"}
+    first = [row for i in range(3) for row in rows_of(f"p{i}")]
+    second = [row for i in range(3, 6) for row in rows_of(f"p{i}")] + [rejected]
+    return write_groups(tmp_path / "groups", [first, second], [model.identity()])
+
+
+def config_of(groups, output, **changes):
+    values = {"model": "org/tiny", "learning_rate": 1e-3, "global_batch_size": 2, "num_train_epochs": 2, "report_to": ("none",)}
+    return TrainConfig(groups=groups, output=output, **(values | changes))
+
+
+def run(config, model, **runtime):
+    said = []
+    summary = train.run(config, model, Runtime(log=said.append, **runtime))
+    return summary, said
+
+
+def times_of(folder):
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_policy_is_a_model_folder_with_the_tokenizer_it_began_with(groups, model, tmp_path):
+    summary, _ = run(config_of(groups, tmp_path / "policy"), model)
+    policy = inspect_model(tmp_path / "policy", "policy")
+    assert (policy.kind, policy.tokenizer_hash, policy.chat_template_hash) == (
+        "causal-lm", model.tokenizer_hash, model.chat_template_hash,
+    )  # fmt: skip
+    assert policy.content_hash != model.content_hash
+    AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert summary.counts == {"ok": 6 * 4, "tie": 1}
+    assert summary.facts["n_steps"] == 2 * math.ceil(6 / 2)
+
+
+def test_every_response_has_a_row_that_says_what_became_of_it(groups, model, tmp_path):
+    run(config_of(groups, tmp_path / "policy", max_length=len(PROMPT) + 20), model)
+    rows = pq.read_table(tmp_path / "policy" / "part-00000-of-00001.parquet").to_pylist()
+    fates = {(row["prompt_id"], row["sample_idx"]): row for row in rows}
+    assert len(fates) == 6 * 4 + 1
+    assert (fates["p0", 0]["status"], fates["p0", 0]["n_tokens"]) == ("ok", len("p0 one") + 1)
+    assert (fates["p0", 1]["status"], fates["p0", 1]["n_tokens"]) == ("too_long", 0)
+    assert (fates["p9", None]["status"], fates["p9", None]["reason"]) == ("tie", "all rewards are 1")
+
+
+def test_a_second_run_finds_everything_finished_and_touches_nothing(groups, model, tmp_path):
+    config = config_of(groups, tmp_path / "policy")
+    first, _ = run(config, model)
+    before = times_of(tmp_path / "policy")
+    second, said = run(config, model)
+    assert times_of(tmp_path / "policy") == before
+    assert any("the policy is trained and kept" in line for line in said)
+    assert second.n_parts_kept == 1
+    assert second.counts == first.counts
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, lora_r):
+    shape = {"lora_r": lora_r, "objective": "dpo", "save_steps": 2}
+    run(config_of(groups, tmp_path / "straight", **shape), model)
+    asked = iter([False] * 3 + [True] * 100)
+    with pytest.raises(StoppedEarly, match=r"train stopped as asked at step \d of 6, with a checkpoint") as caught:
+        run(config_of(groups, tmp_path / "broken", **shape), model, should_stop=lambda: next(asked))
+    assert caught.value.exit_code == 75
+    assert not (tmp_path / "broken" / "config.json").exists()
+    reference = (tmp_path / "broken" / "reference.parquet").stat().st_mtime_ns
+    _, said = run(config_of(groups, tmp_path / "broken", **shape), model)
+    assert any("going on from" in line for line in said)
+    assert (tmp_path / "broken" / "reference.parquet").stat().st_mtime_ns == reference
+    name = "adapter_model.safetensors" if lora_r else "model.safetensors"
+    straight, broken = load_file(tmp_path / "straight" / name), load_file(tmp_path / "broken" / name)
+    assert all(broken[key].equal(value) for key, value in straight.items())
+    tables = [pq.read_table(tmp_path / side / "metrics.parquet") for side in ("straight", "broken")]
+    assert tables[0].equals(tables[1])
+
+
+def test_an_adapter_names_the_model_it_was_trained_from(groups, model, tmp_path):
+    run(config_of(groups, tmp_path / "policy", lora_r=4), model)
+    config = json.loads((tmp_path / "policy" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("org/tiny", 4, 8)
+
+
+def test_reference_log_probabilities_are_kept_in_the_rows(groups, model, tmp_path):
+    run(config_of(groups, tmp_path / "policy", objective="mmpo"), model)
+    rows = pq.read_table(tmp_path / "policy" / "part-00000-of-00001.parquet").to_pylist()
+    assert all(row["ref_logp"] < 0 for row in rows if row["status"] == "ok")
+
+
+def test_another_learning_rate_in_the_same_folder_is_refused_by_name(groups, model, tmp_path):
+    run(config_of(groups, tmp_path / "policy"), model)
+    with pytest.raises(FingerprintError, match=r"learning_rate: 0.001 on disk, 0.002 asked for"):
+        run(config_of(groups, tmp_path / "policy", learning_rate=2e-3), model)
+
+
+def test_overwrite_begins_from_the_start(groups, model, tmp_path):
+    run(config_of(groups, tmp_path / "policy", save_steps=2), model)
+    _, said = run(config_of(groups, tmp_path / "policy", learning_rate=2e-3, overwrite=True), model)
+    assert not any("going on from" in line for line in said)
+    assert pq.read_table(tmp_path / "policy" / "metrics.parquet")["learning_rate"].to_pylist().count(2e-3) == 1
+
+
+def test_what_cannot_change_the_weights_may_change_between_runs(groups, model, tmp_path):
+    run(config_of(groups, tmp_path / "policy"), model)
+    _, said = run(config_of(groups, tmp_path / "policy", per_device_train_batch_size=2, save_steps=7, logging_steps=3), model)
+    assert any("trained and kept" in line for line in said)
+
+
+def test_checkpoints_of_other_groups_are_not_gone_on_from(groups, model, tmp_path):
+    config = config_of(groups, tmp_path / "policy")
+    run(config, model)
+    rows = [row | {"reward": -row["reward"]} for i in range(3) for row in rows_of(f"p{i}")]
+    (groups / "part-00000-of-00002.parquet").unlink()
+    write_groups(groups, [rows, None], [model.identity()])
+    _, said = run(config, model)
+    assert any("changed since" in line and "training starts again" in line for line in said)
+    assert not any("going on from" in line for line in said)
+
+
+def test_missing_parts_are_refused_unless_allowed(tmp_path, model):
+    groups = write_groups(tmp_path / "groups", [[row for i in range(3) for row in rows_of(f"p{i}")], None], [model.identity()])
+    with pytest.raises(IncompleteInputError, match="1 of 2 parts are missing"):
+        run(config_of(groups, tmp_path / "policy"), model)
+    summary, _ = run(config_of(groups, tmp_path / "policy", allow_partial=True), model)
+    assert summary.counts == {"ok": 3 * 4}
+
+
+def test_a_knob_of_another_objective_is_an_error(groups, model, tmp_path):
+    with pytest.raises(UsageError, match="dpo has no knob gamma: it belongs to ampo, mmpo, simpo"):
+        run(config_of(groups, tmp_path / "policy", objective="dpo", gamma=1.0), model)
+    with pytest.raises(UsageError, match="dpo has no knob length_normalise"):
+        run(config_of(groups, tmp_path / "policy", objective="dpo", length_normalise=False), model)
+    assert not (tmp_path / "policy").exists()
+
+
+def test_groups_that_are_all_too_long_are_an_error_with_the_count(groups, model, tmp_path):
+    with pytest.raises(InputError, match=r"no group of .* can be trained on: 24 prompt_too_long"):
+        run(config_of(groups, tmp_path / "policy", max_length=4), model)
+
+
+def test_an_explicit_checkpoint_that_is_none_is_an_error(groups, model, tmp_path):
+    with pytest.raises(UsageError, match="nothing holds no complete checkpoint"):
+        run(config_of(groups, tmp_path / "policy", resume_from=tmp_path / "nothing"), model)
+
+
+def test_ids_of_another_tokenizer_are_made_again_and_it_is_said(tmp_path, model):
+    """The stored ids are rubbish here; the text is what counts then."""
+    rows = [row | {"response_token_ids": [9, 9], "prompt_token_ids": [7]} for i in range(2) for row in rows_of(f"p{i}")]
+    groups = write_groups(tmp_path / "groups", [rows], [model.identity() | {"tokenizer_hash": "another"}])
+    summary, said = run(config_of(groups, tmp_path / "policy"), model)
+    assert any("conversations are tokenised again" in line for line in said)
+    kept = pq.read_table(tmp_path / "policy" / "part-00000-of-00001.parquet").to_pylist()
+    assert [row["n_tokens"] for row in kept] == [len(row["response"]) + 1 for row in rows]
+    assert summary.counts == {"ok": 8}
+
+
+def test_an_output_inside_its_input_is_refused(groups, model):
+    with pytest.raises(UsageError, match="lie inside one another"):
+        run(config_of(groups, groups / "policy"), model)
+
+
+def test_start_values_follow_objective_and_lora(tmp_path):
+    plain = TrainConfig(groups=tmp_path, output=tmp_path, model="m")
+    full = train.settings_of(plain)
+    assert (full.learning_rate, full.global_batch_size, full.knobs["gamma"]) == (4e-7, 128, 3.0)
+    adapters = train.settings_of(TrainConfig(groups=tmp_path, output=tmp_path, model="m", lora_r=8))
+    assert adapters.learning_rate == 10 * full.learning_rate
+
+
+def test_the_flag_offers_every_objective():
+    assert set(CHOICES) == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": 5, "num_train_epochs": 1.0}, "--max-steps and --num-train-epochs exclude each other"),
+        ({"lora_alpha": 8.0}, "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"),
+        ({"learning_rate": 0.0}, "--learning-rate must be above 0, not 0.0"),
+        ({"report_to": ("none", "wandb")}, "--report-to none stands alone"),
+    ],
+)
+def test_bad_values_are_named(tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(groups=tmp_path, output=tmp_path, model="m", **changes)

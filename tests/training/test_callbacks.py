@@ -1,0 +1,125 @@
+"""Metrics on disk follow the trainer's log; warnings and stops happen once and at the right step."""
+
+import warnings
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerControl
+
+from prefpipe.errors import PrefpipeWarning
+from prefpipe.training.callbacks import (
+    CollapseWarning,
+    MetricsFile,
+    ProgressBar,
+    StopWhenAsked,
+    TensorBoard,
+    metric_rows,
+)
+from prefpipe.training.tables import METRICS
+
+
+def state(step, *entries, max_steps=10):
+    return SimpleNamespace(is_world_process_zero=True, global_step=step, max_steps=max_steps, log_history=list(entries))
+
+
+def train_entry(step, **values):
+    return {"loss": 1.0 / step, "step": step, "epoch": step / 10, "logps/chosen": -1.0} | values
+
+
+def test_the_file_has_the_rows_of_the_log_with_all_columns(tmp_path):
+    MetricsFile(tmp_path).on_train_end(None, state(2, train_entry(1), train_entry(2), {"train_runtime": 3.0, "step": 2}), None)
+    table = pq.read_table(tmp_path / "metrics.parquet")
+    assert table.column_names == METRICS.column_names
+    assert table["step"].to_pylist() == [1, 2]
+    assert table["loss"].to_pylist() == [1, 1 / 2]
+    assert table.schema.metadata[b"prefpipe.schema"] == b"metrics/1"
+
+
+def test_after_a_kill_the_rows_beyond_the_checkpoint_are_dropped_and_none_is_doubled(tmp_path):
+    killed = MetricsFile(tmp_path)
+    killed.on_train_end(None, state(5, *(train_entry(step) for step in range(1, 6))), None)
+    resumed = MetricsFile(tmp_path)
+    resumed.on_train_begin(None, state(3, *(train_entry(step) for step in range(1, 4))), None)
+    assert pq.read_table(tmp_path / "metrics.parquet")["step"].to_pylist() == [1, 2, 3]
+    resumed.on_train_end(None, state(5, *(train_entry(step) for step in range(1, 6))), None)
+    assert pq.read_table(tmp_path / "metrics.parquet")["step"].to_pylist() == [1, 2, 3, 4, 5]
+
+
+def test_evaluation_rows_are_marked_and_lose_their_prefix():
+    (row,) = metric_rows([{"eval_loss": 0.5, "eval_rewards/accuracy": 0.75, "step": 4, "epoch": 1.0}])
+    assert (row["split"], row["loss"], row["rewards/accuracy"], row["grad_norm"]) == ("eval", 0.5, 0.75, None)
+
+
+def test_the_file_is_not_rewritten_at_every_step(tmp_path):
+    callback = MetricsFile(tmp_path)
+    callback.on_train_begin(None, state(0), None)
+    before = (tmp_path / "metrics.parquet").stat().st_mtime_ns
+    callback.on_log(None, state(1, train_entry(1)), None)
+    assert (tmp_path / "metrics.parquet").stat().st_mtime_ns == before
+
+
+def test_a_fall_of_the_positives_is_warned_of_once():
+    callback = CollapseWarning()
+    history = [train_entry(1), train_entry(2, **{"logps/chosen": -2.5})]
+    with pytest.warns(PrefpipeWarning, match=r"fell from -1.00 to -2.50 nats a token by step 2"):
+        callback.on_log(None, state(2, *history), None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        callback.on_log(None, state(3, *history), None)
+
+
+def test_an_ordinary_fall_is_not_warned_of():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        CollapseWarning().on_log(None, state(2, train_entry(1), train_entry(2, **{"logps/chosen": -1.4})), None)
+    assert not caught
+
+
+def test_stopping_saves_and_ends_after_the_step():
+    callback, control = StopWhenAsked(lambda: True), TrainerControl()
+    callback.on_step_end(None, state(3), control)
+    assert control.should_save
+    assert control.should_training_stop
+    assert callback.stopped
+
+
+def test_a_stop_at_the_very_last_step_is_not_a_stop():
+    callback, control = StopWhenAsked(lambda: True), TrainerControl()
+    callback.on_step_end(None, state(10), control)
+    assert not callback.stopped
+
+
+def test_not_asked_is_not_stopped():
+    callback, control = StopWhenAsked(lambda: False), TrainerControl()
+    callback.on_step_end(None, state(3), control)
+    assert not control.should_training_stop
+
+
+def test_the_bar_counts_the_steps_that_are_left():
+    events = []
+
+    @contextmanager
+    def progress(description, total):
+        events.append((description, total))
+        yield events.append
+        events.append("closed")
+
+    bar = ProgressBar(progress)
+    bar.on_train_begin(None, state(4), None)
+    bar.on_step_end(None, state(5), None)
+    bar.on_train_end(None, state(5), None)
+    assert events == [("train", 10 - 4), 1, "closed"]
+
+
+def test_tensorboard_gets_the_numbers_of_each_row(tmp_path):
+    board = TensorBoard(tmp_path)
+    board.on_train_begin(None, state(0), None)
+    for step in (1, 2):
+        board.on_log(None, state(step, train_entry(step)), None)
+    board.on_train_end(None, state(2), None)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 1), (2, 0.5)]
+    assert "train/split" not in events.Tags()["scalars"]

@@ -1,0 +1,196 @@
+"""The trainer: exact averaging, honest measures, and learning."""
+
+import math
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_groups import make_groups
+from tiny_models import make_tiny_tokenizer, tiny_config
+from transformers import LlamaForCausalLM, TrainerCallback
+
+from prefpipe.errors import PrefpipeError
+from prefpipe.maths.objectives import OBJECTIVES, resolve_knobs
+from prefpipe.training.batches import GroupCollator
+from prefpipe.training.callbacks import MetricsFile
+from prefpipe.training.forward import group_logps, reference_logps
+from prefpipe.training.groups import with_reference
+from prefpipe.training.policy import turn_dropout_off
+from prefpipe.training.settings import TrainSettings, training_arguments
+from prefpipe.training.trainer import GroupTrainer
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+def make_model(**changes):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config(**changes))
+    turn_dropout_off(model)
+    return model
+
+
+def make_trainer(
+    folder, objective="simpo", model=None, groups=None, callbacks=(), eval_groups=(), knobs=None, save=False, **changes
+):
+    model = model if model is not None else make_model()
+    groups = groups if groups is not None else make_groups(8)
+    if OBJECTIVES[objective].needs_reference:
+        groups = with_reference(groups, reference_logps(model, groups, pad_token_id=0))
+    values = {"learning_rate": 1e-3, "global_batch_size": 4, "max_steps": 1, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
+    settings = TrainSettings(objective=objective, knobs=resolve_knobs(objective, knobs or {}), **(values | changes))
+    arguments = training_arguments(settings, folder)
+    arguments.save_strategy = "steps" if save else "no"
+    return GroupTrainer(
+        model, arguments, settings, groups, tokenizer=make_tiny_tokenizer(),
+        eval_groups=eval_groups, callbacks=callbacks,
+    )  # fmt: skip
+
+
+class KeepGradients(TrainerCallback):
+    """Gradients of each optimizer step, before it is taken."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, _args, _state, _control, model=None, **_kwargs):
+        self.steps.append([parameter.grad.clone() for parameter in model.parameters()])
+
+
+def gradients(folder, per_device, n_groups=8, **changes):
+    keep = KeepGradients()
+    make_trainer(
+        folder,
+        groups=make_groups(n_groups),
+        callbacks=[keep],
+        per_device_train_batch_size=per_device,
+        max_grad_norm=0.0,
+        **changes,
+    ).train()
+    return keep.steps
+
+
+def assert_same(left, right):
+    for one, other in zip(left, right, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["simpo", "mmpo"])
+def test_four_micro_batches_of_one_have_the_gradient_of_one_batch_of_four(tmp_path, objective):
+    (whole,) = gradients(tmp_path / "a", 4, objective=objective)
+    for per_device in (1, 2):
+        (split,) = gradients(tmp_path / str(per_device), per_device, objective=objective)
+        assert_same(split, whole)
+    assert max(gradient.abs().max() for gradient in whole) > 1e-3
+
+
+def test_a_short_last_step_is_the_mean_over_its_prompts(tmp_path):
+    """7 groups in steps of 4: the last step has 3, split 2 + 1. A mean of means would weigh the last group double."""
+    whole = gradients(tmp_path / "a", 4, n_groups=7, max_steps=2, learning_rate=0.0)
+    split = gradients(tmp_path / "b", 2, n_groups=7, max_steps=2, learning_rate=0.0)
+    assert len(whole) == len(split) == 2
+    assert_same(split[1], whole[1])
+
+
+def test_the_gradient_is_that_of_the_mean_loss_written_out(tmp_path):
+    """SimPO over 4 groups, one sequence at a time, without trainer, collator or objective table."""
+    groups = make_groups(4)
+    keep = KeepGradients()
+    trainer = make_trainer(tmp_path, groups=groups, callbacks=[keep], max_grad_norm=0.0, knobs={"beta": 2.0, "gamma": 0.5})
+    trainer.train()
+    model, total = make_model(), 0.0
+    for group in groups:
+        scores = []
+        for response in group.responses:
+            ids = torch.tensor([[*group.prompt_token_ids, *response.token_ids]])
+            shares = torch.log_softmax(model(ids).logits[0], -1)
+            start = len(group.prompt_token_ids)
+            scores.append(2.0 * torch.stack([shares[start + t - 1, x] for t, x in enumerate(response.token_ids)]).mean())
+        pairs = [-torch.nn.functional.logsigmoid(scores[0] - score - 0.5) for score in scores[1:]]
+        total = total + torch.stack(pairs).mean() / len(groups)
+    total.backward()
+    assert_same(keep.steps[0], [parameter.grad for parameter in model.parameters()])
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(total.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_learns_to_prefer_what_it_should(tmp_path, objective):
+    knobs = {"beta": 1.0} if OBJECTIVES[objective].needs_reference else {}
+    trainer = make_trainer(tmp_path, objective, max_steps=12, global_batch_size=8, learning_rate=3e-3, knobs=knobs)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["rewards/margins"] > rows[0]["rewards/margins"]
+
+
+def test_dpo_starts_at_log_two_with_margins_zero(tmp_path):
+    """Policy and reference are the same model at the first step, whatever dropout its config asks for."""
+    trainer = make_trainer(tmp_path, "dpo", model=make_model(attention_dropout=0.3))
+    trainer.train()
+    first = trainer.state.log_history[0]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_row_has_the_means_over_the_step_and_its_counts(tmp_path):
+    groups = make_groups(4)
+    trainer = make_trainer(tmp_path, groups=groups)
+    logps, n_tokens = group_logps(trainer.model, GroupCollator(0)(groups))
+    trainer.train()
+    row = trainer.state.log_history[0]
+    chosen = sum((logps[p, 0] / n_tokens[p, 0]).item() for p in range(4)) / 4
+    assert row["logps/chosen"] == pytest.approx(chosen, rel=1e-5)
+    assert row["n_prompts"] == 4
+    assert row["n_tokens"] == sum(len(response.token_ids) for group in groups for response in group.responses)
+    assert row["grad_norm"] > 0
+    assert row["learning_rate"] == 1e-3
+
+
+def test_rows_add_up_when_logging_is_rarer_than_steps(tmp_path):
+    groups = make_groups(8)
+    trainer = make_trainer(tmp_path, groups=groups, max_steps=4, logging_steps=2)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert [row["step"] for row in rows] == [2, 4]
+    assert [row["n_prompts"] for row in rows] == [8, 8]
+
+
+def test_evaluation_is_the_mean_over_groups_whatever_its_batches(tmp_path):
+    groups = make_groups(7)
+    means = []
+    for per_device in (1, 2, 4):
+        trainer = make_trainer(tmp_path / str(per_device), eval_groups=groups, per_device_train_batch_size=per_device)
+        means.append(trainer.evaluate())
+    for name in ("eval_loss", "eval_rewards/accuracy", "eval_logps/chosen"):
+        assert [mean[name] for mean in means] == pytest.approx([means[0][name]] * 3, rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = float("nan")
+    with pytest.raises(PrefpipeError, match="the loss is nan at step 1"):
+        make_trainer(tmp_path, model=model).train()
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_gradient(tmp_path):
+    (plain,) = gradients(tmp_path / "a", 2)
+    (checkpointed,) = gradients(tmp_path / "b", 2, gradient_checkpointing=True)
+    assert_same(checkpointed, plain)
+
+
+def test_bfloat16_trains_float32_weights(tmp_path):
+    trainer = make_trainer(tmp_path, bf16=True, max_steps=2)
+    trainer.train()
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_nothing_is_printed_on_stdout(tmp_path, capsys):
+    make_trainer(tmp_path, max_steps=2, callbacks=[MetricsFile(tmp_path)]).train()
+    assert capsys.readouterr().out == ""
+    assert pq.read_table(tmp_path / "metrics.parquet").num_rows == 2
+
+
+def test_a_checkpoint_is_a_whole_model_with_tokenizer_and_template(tmp_path):
+    make_trainer(tmp_path, max_steps=2, save=True).train()
+    names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= names
