@@ -207,7 +207,7 @@ class Decoder:
             n_tokens=torch.zeros(n_rows, dtype=torch.int64, device=device),
             tokens=torch.zeros(n_rows, n_tokens, dtype=torch.int64, device=device),
             uniforms=torch.stack(uniforms).to(device),
-            temperature=torch.tensor([row.temperature for row in rows], device=device),
+            temperature=torch.tensor([float(row.temperature) for row in rows], device=device),
             logp=torch.zeros(n_rows, dtype=torch.float64, device=device),
             is_alive=torch.ones(n_rows, dtype=torch.bool, device=device),
             is_stopped=torch.zeros(n_rows, dtype=torch.bool, device=device),

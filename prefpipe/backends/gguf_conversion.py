@@ -50,6 +50,7 @@ SAFETENSORS_HINT = "use the model's safetensors release from the hub: org/name"
 
 def convert_cached(gguf_path: Path) -> Path:
     """Convert a GGUF file once and return its folder in the cache: ``models/<name>-<sha12>-v<converter>``."""
+    _check_exists(gguf_path)
     name = re.sub(r"[^\w.-]+", "-", gguf_path.stem)
     folder = cache_folder() / "models" / f"{name}-{hash_file(gguf_path)[:12]}-v{CONVERTER_VERSION}"
     return folder if folder.is_dir() else convert_gguf(gguf_path, folder)
@@ -108,9 +109,13 @@ def _take_name(temporary: Path, out_dir: Path) -> None:
     sync_folder(out_dir.parent)
 
 
-def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], list[Any]]:
+def _check_exists(gguf_path: Path) -> None:
     if not gguf_path.is_file():
         raise ModelError(f"no GGUF file at {gguf_path}", hint="check the path")
+
+
+def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], list[Any]]:
+    _check_exists(gguf_path)
     try:
         reader = GGUFReader(gguf_path)
         return {key: field.contents() for key, field in reader.fields.items()}, reader.tensors

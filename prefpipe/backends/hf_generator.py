@@ -1,20 +1,21 @@
 """The transformers back-end: sampling from any causal language model of the hub, on CPU or one GPU."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import jinja2
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
+from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.decoding import Decoder, Row, Sampled
 from prefpipe.backends.kv_cache import is_supported
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
-from prefpipe.errors import InputError, ModelError
+from prefpipe.errors import ModelError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -44,12 +45,9 @@ class HfGenerator:
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if dtype == "auto":
             dtype = "float32" if place.type == "cpu" else "bfloat16"
-        self._tokenizer = AutoTokenizer.from_pretrained(
-            model.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        self._tokenizer = ChatTokenizer(model, trust_remote_code=trust_remote_code)
         self._model = load_causal_lm(model, getattr(torch, dtype), trust_remote_code=trust_remote_code).to(place)
         self._batch_size = batch_size
-        self._eos_ids = _find_eos_ids(self._model, self._tokenizer)
         limit = self._model.config.get_text_config().max_position_embeddings
         if max_model_len is not None and max_model_len > limit:
             raise ModelError(
@@ -65,23 +63,7 @@ class HfGenerator:
             InputError: the chat template refuses the conversation (a system turn, say, or two user turns in a row).
             ModelError: the template and the tokenizer both put a BOS in front.
         """
-        conversation = [dict(message) for message in messages]
-        try:
-            ids: list[int] = self._tokenizer.apply_chat_template(
-                conversation, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except jinja2.TemplateError as error:
-            raise InputError(
-                f"the model's chat template refuses this conversation: {error}",
-                hint="change the turns, or leave out --system-prompt if it is the system turn",
-            ) from error
-        bos = self._tokenizer.bos_token_id
-        if bos is not None and ids[:2] == [bos, bos]:
-            raise ModelError(
-                f"the prompt begins with two {self._tokenizer.bos_token} tokens: template and tokenizer both add one",
-                hint="remove bos_token from the chat template",
-            )
-        return ids
+        return self._tokenizer.encode(messages)
 
     def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
         """Return one generation for each request, in order; a request that does not fit comes back as an error."""
@@ -94,7 +76,7 @@ class HfGenerator:
                 answers[index] = Generation("", [], "error", None, reason)
             else:
                 rows.append(Row(index, prompt, request.seed, request.temperature))
-        for sampled in Decoder(self._model, self._eos_ids, params, self._batch_size).run(rows):
+        for sampled in Decoder(self._model, self._tokenizer.eos_ids, params, self._batch_size).run(rows):
             answers[sampled.request] = self._describe(sampled)
         return [answer for answer in answers if answer is not None]
 
@@ -105,10 +87,10 @@ class HfGenerator:
             torch.cuda.empty_cache()
 
     def _describe(self, sampled: Sampled) -> Generation:
-        if not torch.tensor(sampled.logp).isfinite():
+        if not math.isfinite(sampled.logp):
             reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
             return Generation("", [], "error", None, reason)
-        text = self._tokenizer.decode(sampled.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._tokenizer.decode(sampled.token_ids)
         return Generation(text, sampled.token_ids, "stop" if sampled.is_stopped else "length", sampled.logp)
 
 
@@ -128,14 +110,20 @@ def load_causal_lm(model: ModelFiles, dtype: torch.dtype, *, trust_remote_code: 
             hint="give --model a causal language model; rating belongs to score, embedding to embed",
         )
     transformers_logging.disable_progress_bar()
-    loaded, report = AutoModelForCausalLM.from_pretrained(
-        files.path,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    try:
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            files.path,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"transformers cannot load {files.path}: {error}",
+            hint="use --trust-remote-code if the model brings its own code and you trust it",
+        ) from error
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:
         raise ModelError(
@@ -169,10 +157,3 @@ def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
             hint="check base_model_name_or_path in adapter_config.json",
         )
     return adapted.merge_and_unload() if merge else adapted
-
-
-def _find_eos_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Return every id that ends an answer: the generation config's (one or several) and the tokenizer's."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = set(configured) if isinstance(configured, list) else {configured}
-    return {int(index) for index in ids | {tokenizer.eos_token_id} if index is not None}

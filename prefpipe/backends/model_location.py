@@ -59,7 +59,7 @@ def _find_folder(reference: str, *, trust_remote_code: bool) -> tuple[Path, str 
         bundled = find_bundled(reference)
         return (convert_cached(bundled) if bundled.suffix == ".gguf" else bundled), None
     path = Path(reference).expanduser()
-    if path.is_dir():
+    if reference and path.is_dir():
         return path, None
     if path.suffix == ".gguf":
         return convert_cached(path), None

@@ -1,0 +1,83 @@
+"""The sampler draws from the distribution it says, truncated as it says, one uniform number a row."""
+
+import pytest
+import torch
+
+from prefpipe.backends.sampling import BLOCK, sample_tokens
+
+
+def draw(logits, uniforms, temperature=1.0, top_k=0, top_p=1.0):
+    temperatures = torch.full((len(logits),), float(temperature))
+    return sample_tokens(logits, uniforms, temperatures, top_k=top_k, top_p=top_p)
+
+
+def grid(n):
+    """The midpoints of n equal steps of [0, 1): inverting a distribution at them gives its counts, n p, within one."""
+    return (torch.arange(n, dtype=torch.float64) + 0.5) / n
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+@pytest.mark.parametrize("n_vocabulary", [7, BLOCK, BLOCK + 1, 3 * BLOCK - 5])
+def test_evenly_spread_numbers_reproduce_the_distribution(n_vocabulary, temperature):
+    logits = torch.randn(1, n_vocabulary, generator=torch.Generator().manual_seed(0)) * 2
+    n = 4000
+    counts = draw(logits.expand(n, -1), grid(n), temperature).bincount(minlength=n_vocabulary)
+    expected = n * (logits[0].double() / temperature).softmax(dim=0)
+    assert (counts - expected).abs().max() < 1.01
+
+
+def test_random_numbers_reproduce_the_distribution():
+    """Pearson's statistic over 7 outcomes has mean 6 and variance 12; 6 + 6 sqrt(12) is passed once in 10^4 runs."""
+    logits = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5, -2.0, 0.2]])
+    n = 20_000
+    uniforms = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    counts = draw(logits.expand(n, -1), uniforms).bincount(minlength=7)
+    expected = n * logits[0].double().softmax(dim=0)
+    assert float(((counts - expected) ** 2 / expected).sum()) < 6 + 6 * 12**0.5
+
+
+def test_temperature_zero_takes_the_largest_and_rows_may_differ():
+    logits = torch.randn(6, 50, generator=torch.Generator().manual_seed(2))
+    uniforms = torch.rand(6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    mixed = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0, 0.5])
+    together = sample_tokens(logits, uniforms, mixed, top_k=0, top_p=1.0)
+    alone = [sample_tokens(logits[i : i + 1], uniforms[i : i + 1], mixed[i : i + 1], top_k=0, top_p=1.0) for i in range(6)]
+    assert together.tolist() == [int(token) for token in alone]
+    assert together[mixed == 0].tolist() == logits.argmax(dim=1)[mixed == 0].tolist()
+
+
+def test_top_k_keeps_the_k_largest_with_their_shares():
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0, -1.0]])
+    counts = draw(logits.expand(1000, -1), grid(1000), top_k=2).bincount(minlength=5)
+    share = 1 / (1 + torch.tensor(-1.0).exp())  # exp(3) / (exp(3) + exp(2))
+    assert counts[[1, 3, 4]].sum() == 0
+    assert abs(counts[0] - 1000 * share) < 1.01
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.49, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.999, 4)])
+def test_top_p_keeps_the_smallest_set_that_holds_the_mass(top_p, kept):
+    """Shares 1/2, 3/10, 3/20, 1/20: the cumulative mass is 0.5, 0.8, 0.95, 1."""
+    logits = torch.tensor([[0.3, 0.05, 0.5, 0.15]]).log()
+    if top_p in {0.5, 0.8}:
+        top_p -= 1e-6  # float32 shares reach a boundary only nearly
+    found = draw(logits.expand(1000, -1), grid(1000), top_p=top_p).unique()
+    assert set(found.tolist()) == {2, 0, 3, 1} - {0, 3, 1} | set([2, 0, 3, 1][:kept])
+
+
+def test_top_p_sorts_as_much_as_a_flat_distribution_needs():
+    logits = torch.zeros(2, 5000)
+    logits[0, 17] = 20.0
+    logits[1] += torch.linspace(0, 0.1, 5000)
+    found = draw(logits.repeat_interleave(400, dim=0), grid(400).repeat(2), top_p=0.5)
+    assert set(found[:400].tolist()) == {17}
+    kept = logits[1].double().softmax(0).sort(descending=True).values.cumsum(0)
+    n_kept = int((kept < 0.5).sum()) + 1
+    assert 0 <= found[400:].min() - (5000 - n_kept) < 5000 / 400
+
+
+def test_the_ends_of_the_unit_interval_find_tokens_with_weight():
+    logits = torch.full((2, 3 * BLOCK), float("-inf"))
+    logits[:, [5, BLOCK + 3]] = torch.tensor([1.0, 2.0])
+    uniforms = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
+    assert draw(logits, uniforms).tolist() == [5, BLOCK + 3]
+    assert draw(logits, torch.ones(2, dtype=torch.float64)).tolist() == [BLOCK + 3] * 2
