@@ -2,7 +2,8 @@
 
 The server keeps its tokenizer: prompts are sent as messages, and ``encode`` returns no ids. vLLM's server returns
 the response's ids when asked with ``return_token_ids``; others refuse or ignore the field, which is said once, and
-rows then have text only. Log-probabilities are the server's: for vLLM those at temperature 1 before truncation.
+rows then have text only. The text is the server's too: vLLM's leaves out a last character that ``max_tokens`` cut in half,
+where the other back-ends have U+FFFD. Log-probabilities are the server's: for vLLM those at temperature 1 before truncation.
 
 Reference: https://platform.openai.com/docs/api-reference/chat, https://docs.vllm.ai/en/stable/serving/openai_compatible_server/.
 """

@@ -23,6 +23,7 @@ class Case(NamedTuple):
     decode: Any
     folder: Any = None
     reads_long_ids: bool = True
+    drops_cut_character: bool = False
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +74,7 @@ def openai_vllm_case(vllm_server_url, tiny_folder):
     from prefpipe.backends.openai_server import OpenAIGenerator
 
     generator = OpenAIGenerator("tiny", base_url=vllm_server_url, concurrency=8)
-    yield Case(generator, {END_ID}, decode_tiny, tiny_folder, reads_long_ids=False)
+    yield Case(generator, {END_ID}, decode_tiny, tiny_folder, reads_long_ids=False, drops_cut_character=True)
     generator.close()
 
 
@@ -164,7 +165,11 @@ def test_max_tokens_and_finish_reason_and_text_agree_with_the_ids(case, max_toke
         assert answer.finish_reason == ("stop" if ends else "length")
         assert ends or len(answer.token_ids) == max_tokens
         assert not case.eos_ids & set(answer.token_ids[:-1]), "nothing after the end"
-        assert answer.text == case.decode(answer.token_ids), "special tokens are not in the text"
+        text = case.decode(answer.token_ids)
+        if case.drops_cut_character:  # vLLM's server holds back a last character that is not whole
+            assert answer.text.rstrip("\ufffd") == text.rstrip("\ufffd")
+        else:
+            assert answer.text == text, "special tokens are not in the text"
         assert answer.error is None
         assert answer.logp < 0
     if max_tokens == 200:
