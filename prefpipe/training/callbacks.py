@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -17,6 +18,8 @@ FLUSH_EVERY_S = 5.0
 COLLAPSE_NATS = 1.0
 """Fall of the positives' mean log-probability, in nats a token, that is called a collapse **(ours)**: every token of a good
 answer has become e times less likely. Falls of a few tenths are ordinary for contrastive objectives."""
+COLLAPSE_ROWS = 10
+"""Rows that are averaged at the beginning and at the end: each row is of other prompts, and single rows differ by more."""
 
 Progress = Callable[[str, int], Any]
 """``progress(description, total)``: a context manager that gives ``advance(n)``."""
@@ -72,13 +75,16 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
         self._warned = False
 
     def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
-        """Compare the last train row with the first."""
+        """Compare the last train rows with the first."""
         values = [entry["logps/chosen"] for entry in state.log_history if "logps/chosen" in entry]
-        if self._warned or not values or values[0] - values[-1] < COLLAPSE_NATS:
+        if self._warned or len(values) < 2 * COLLAPSE_ROWS:
+            return
+        began, now = fmean(values[:COLLAPSE_ROWS]), fmean(values[-COLLAPSE_ROWS:])
+        if began - now < COLLAPSE_NATS:
             return
         self._warned = True
         warnings.warn(
-            f"the log-probability of the positives fell from {values[0]:.2f} to {values[-1]:.2f} nats a token by step "
+            f"the log-probability of the positives fell from {began:.2f} to {now:.2f} nats a token by step "
             f"{state.global_step}: the policy is unlearning good answers too; lower --learning-rate or --beta",
             PrefpipeWarning,
             stacklevel=2,

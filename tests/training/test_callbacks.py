@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
-import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import TrainerControl
 
@@ -61,21 +60,34 @@ def test_the_file_is_not_rewritten_at_every_step(tmp_path):
     assert (tmp_path / "metrics.parquet").stat().st_mtime_ns == before
 
 
-def test_a_fall_of_the_positives_is_warned_of_once():
+def history(*values):
+    return [train_entry(step + 1, **{"logps/chosen": value}) for step, value in enumerate(values)]
+
+
+def warnings_of(entries):
     callback = CollapseWarning()
-    history = [train_entry(1), train_entry(2, **{"logps/chosen": -2.5})]
-    with pytest.warns(PrefpipeWarning, match=r"fell from -1.00 to -2.50 nats a token by step 2"):
-        callback.on_log(None, state(2, *history), None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        callback.on_log(None, state(3, *history), None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in range(1, len(entries) + 1):
+            callback.on_log(None, state(step, *entries[:step]), None)
+    return caught
+
+
+def test_a_fall_of_the_positives_is_warned_of_once():
+    """Ten rows at -1, then -2.5: the mean of the last ten is 1 nat lower when 7 of them are at -2.5."""
+    (warning,) = warnings_of(history(*[-1.0] * 10, *[-2.5] * 20))
+    assert warning.category is PrefpipeWarning
+    assert "fell from -1.00 to -2.50 nats a token by step 20" in str(warning.message)
 
 
 def test_an_ordinary_fall_is_not_warned_of():
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        CollapseWarning().on_log(None, state(2, train_entry(1), train_entry(2, **{"logps/chosen": -1.4})), None)
-    assert not caught
+    assert not warnings_of(history(*[-1.0] * 10, *[-1.4] * 30))
+
+
+def test_rows_of_harder_prompts_are_not_a_fall():
+    """Each row is of other prompts: single rows differ by nats without anything being wrong."""
+    assert not warnings_of(history(*[-0.5, -3.5] * 20))
+    assert not warnings_of(history(-1.8, -3.9))
 
 
 def test_stopping_saves_and_ends_after_the_step():
