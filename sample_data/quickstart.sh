@@ -14,14 +14,14 @@ step() {
 }
 
 step prefpipe generate "$here/prompts.jsonl" -o "$run/candidates" --model bundled:smollm2-135m \
-    --n 8 --temperature 1.0 --max-tokens 48 --part-size 8 --seed "$seed"
+    --n 8 --temperature 0.8 --max-tokens 48 --part-size 20 --seed "$seed"
 step prefpipe score "$run/candidates" -o "$run/scores" --scorer checks
 step prefpipe embed "$run/candidates" -o "$run/embeddings" --model bundled:minilm
 step prefpipe select "$run/candidates" --scores "$run/scores" --embeddings "$run/embeddings" -o "$run/groups" \
     --strategy opt-select --k 3 --seed "$seed"
 step prefpipe train "$run/groups" -o "$run/policy" --model bundled:smollm2-135m \
-    --objective ampo --beta 5 --gamma 1 --learning-rate 2e-5 --num-train-epochs 2 --global-batch-size 4 --seed "$seed"
+    --objective ampo --beta 5 --gamma 1 --learning-rate 5e-5 --num-train-epochs 1 --global-batch-size 4 --save-steps 5 --seed "$seed"
 step prefpipe eval --policy "$run/policy" --baseline bundled:smollm2-135m --prompts "$here/heldout.jsonl" -o "$run/eval" \
-    --scorer checks --n 2 --temperature 1.0 --max-tokens 48 --part-size 8 --seed "$((seed + 100))"
+    --scorer checks --n 2 --temperature 0.8 --max-tokens 48 --part-size 20 --seed "$((seed + 100))"
 
 printf '\nthe artifacts are in %s (%s s); look at them with: prefpipe inspect %s/groups\n' "$run" "$((SECONDS - started))" "$run"

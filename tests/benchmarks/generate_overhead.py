@@ -22,7 +22,7 @@ from prefpipe.stages.generate import Sampler, run
 from prefpipe.stages.runtime import Runtime
 
 PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.jsonl"
-N, MAX_TOKENS, ROUNDS = 8, 48, 3
+N, MAX_TOKENS, ROUNDS = 4, 32, 3
 
 
 class KeptOpen:
