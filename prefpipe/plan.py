@@ -237,11 +237,9 @@ class _ParentDigests:
         if parent is None:
             return None
         try:
-            if self.stage == "eval":  # its one part is made from all of each parent
+            if self.stage in SUMMARY_STAGES:  # their one part is made from all of each parent
                 if name not in self._whole:
-                    from prefpipe.stages.eval import digest_of
-
-                    self._whole[name] = digest_of(parent)
+                    self._whole[name] = parent.digest()
                 return self._whole[name]
             return parent.footer(index).data_sha256
         except PrefpipeError:

@@ -4,6 +4,7 @@ Resuming has no flag: an output's finished parts are kept when they carry the fi
 made from the parent parts that are on disk now; everything else is made.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -111,6 +112,11 @@ class Artifact:
                 hint=f"run `prefpipe status {self.path}`, finish that stage, or pass --allow-partial",
             )
         return [i for i in indices if i not in missing]
+
+    def digest(self, indices: Sequence[int] | None = None) -> str:
+        """Return one digest over the digests of all parts, or of ``indices``; refuse when one is missing."""
+        wanted = self.present(range(self.n_parts) if indices is None else indices, allow_partial=False)
+        return hashlib.sha256("".join(self.footer(index).data_sha256 for index in wanted).encode()).hexdigest()
 
     def counts(self) -> Counter[str]:
         """Return rows by status over the parts on disk."""

@@ -18,6 +18,10 @@ if not stderr.is_terminal:
     stderr.width = 140  # a log file has no width; tables should not be folded for one
 
 
+SECONDS_BETWEEN_LINES = 5.0
+"""Between two lines of progress where there is no terminal: a log should be readable."""
+
+
 def log(line: str) -> None:
     """Print a line to stderr."""
     stderr.print(escape(line))
@@ -25,22 +29,29 @@ def log(line: str) -> None:
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Advance]:
-    """Show a progress bar on a terminal; elsewhere a line for each part."""
+    """Show a progress bar on a terminal; elsewhere a line every few seconds and at the end.
+
+    Args:
+        description: what is done and the unit it is counted in, ``generate: part``.
+        total: units to do.
+    """
     if stderr.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("parts"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())  # fmt: skip
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
+                   TimeRemainingColumn())  # fmt: skip
         with Progress(*columns, console=stderr, transient=True) as bar:
             task = bar.add_task(description, total=total)
             yield lambda n: bar.advance(task, n)
         return
-    done, started = 0, time.monotonic()
+    done, started, told = 0, time.monotonic(), 0.0
 
     def advance(n: int) -> None:
-        nonlocal done
+        nonlocal done, told
         done += n
         elapsed_s = time.monotonic() - started
-        left_s = elapsed_s / done * (total - done)
-        log(f"{description}: part {done} of {total} made, {elapsed_s:.0f} s so far, about {left_s:.0f} s left")
+        if elapsed_s - told >= SECONDS_BETWEEN_LINES or done >= total:
+            told = elapsed_s
+            left_s = elapsed_s / done * (total - done)
+            log(f"{description} {done} of {total} done, {elapsed_s:.0f} s so far, about {left_s:.0f} s left")
 
     yield advance
 

@@ -175,6 +175,7 @@ def _default_words(item: "Field[Any]") -> str:
 def _schemas_page() -> Iterator[str]:
     from prefpipe.artifacts.parts import CHECKSUM_KEY, FOOTER_KEY
     from prefpipe.artifacts.schemas import CANDIDATES, EVALUATION, GROUPS, SCORES, embeddings_schema
+    from prefpipe.training.tables import METRICS, POLICY, REFERENCE
 
     yield from ("# Artifacts on disk", "", NOTE, "")
     yield from (
@@ -182,11 +183,11 @@ def _schemas_page() -> Iterator[str]:
         "same prompts. Rows are joined by `(prompt_id, sample_idx)`, never by position. Columns that the prompts file brings",
         "stand behind prefpipe's own, in `candidates` and in `groups`.",
         "",
-        f"A part's Parquet footer has the key `{FOOTER_KEY}`: JSON with the run's fingerprint, the schema, row counts by",
-        "status, the digests of the parent parts and the sha256 of every byte before the footer; the key",
-        f"`{CHECKSUM_KEY}` has the sha256 of that JSON with the columns.",
+        f"A part's Parquet footer has the key `{FOOTER_KEY}`: JSON with the part's name, the run's fingerprint, the schema, row",
+        "counts by status, the digests of the parent parts and the sha256 of every byte before the footer; the key",
+        f"`{CHECKSUM_KEY}` has the sha256 of the footer itself.",
     )
-    for schema in (CANDIDATES, SCORES, embeddings_schema(384, half=False), GROUPS, EVALUATION):
+    for schema in (CANDIDATES, SCORES, embeddings_schema(384, half=False), GROUPS, POLICY, METRICS, REFERENCE, EVALUATION):
         yield from ("", f"## {schema.tag}", "", "| column | type | null | what it holds |", "|---|---|---|---|")
         for column in schema.columns:
             null = "yes" if column.nullable else "no"

@@ -5,7 +5,6 @@ with the figures and their intervals. Promises: sides are joined by prompt_id, n
 without a reward is counted, never scored as something; every figure carries its standard error and a seeded interval.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from math import isfinite
@@ -60,7 +59,7 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime) -> S
         parents={name: str(item.path) for name, item in artifacts.items()},
     )  # fmt: skip
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
-    parents = {name: digest_of(item) for name, item in artifacts.items()}
+    parents = {name: item.digest() for name, item in artifacts.items()}
     summary = Summary(config.stage, config.output)
     if output.is_done(0, parents):
         summary.n_parts_kept = 1
@@ -123,12 +122,6 @@ def reward_text(config: EvalConfig, policy: Side, baseline: Side) -> str:
     if unknown:
         raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; both sides have: {', '.join(both)}")
     return config.reward
-
-
-def digest_of(artifact: Artifact) -> str:
-    """Return one digest over the digests of all parts."""
-    indices = artifact.present(range(artifact.n_parts), allow_partial=False)
-    return hashlib.sha256("".join(artifact.footer(index).data_sha256 for index in indices).encode()).hexdigest()
 
 
 def measures_by_prompt(side: Side, reward: str) -> dict[str, dict[str, np.ndarray]]:

@@ -88,7 +88,7 @@ def loop_over_parts(
     summary.n_parts_kept = len(indices) - len(to_do)
     if summary.n_parts_kept:
         runtime.log(f"{output.path}: {summary.n_parts_kept} of {len(indices)} parts are finished and kept")
-    with runtime.progress(summary.stage, len(to_do)) as advance:
+    with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
         for position, index in enumerate(to_do):
             if runtime.should_stop():
                 raise StoppedEarly(

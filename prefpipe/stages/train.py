@@ -25,7 +25,6 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, StoppedEarly
 from prefpipe.maths.objectives import find_objective, resolve_knobs
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_identity
-from prefpipe.stages.eval import digest_of
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
@@ -265,7 +264,7 @@ class _Work:
         return with_reference(groups, reference)
 
     def _measure_reference(self, policy: Policy, groups: list[Group]) -> dict[Key, tuple[float, int]]:
-        with self.runtime.progress("reference", sum(len(group.responses) for group in groups)) as advance:
+        with self.runtime.progress("reference: response", sum(len(group.responses) for group in groups)) as advance:
 
             def advance_or_stop(n_done: int) -> None:
                 advance(n_done)
@@ -328,7 +327,7 @@ def _open_output(config: TrainConfig, settings: TrainSettings, model: ModelFiles
 def _digest(groups: Artifact, *, allow_partial: bool) -> str:
     """Return what the groups on disk are: a partial set never has the digest of the whole."""
     if not allow_partial:
-        return digest_of(groups)
+        return groups.digest()
     present = groups.present(range(groups.n_parts), allow_partial=True)
     return fingerprint_of({str(index): groups.footer(index).data_sha256 for index in present})
 

@@ -22,7 +22,7 @@ COLLAPSE_ROWS = 10
 """Rows that are averaged at the beginning and at the end: each row is of other prompts, and single rows differ by more."""
 
 Progress = Callable[[str, int], Any]
-"""``progress(description, total)``: a context manager that gives ``advance(n)``."""
+"""``progress("train: step", total)``: a context manager that gives ``advance(n)``."""
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
@@ -116,7 +116,7 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
         """Open the bar with the steps that are left."""
         if state.is_world_process_zero:
-            self._advance = self._stack.enter_context(self.progress("train", state.max_steps - state.global_step))
+            self._advance = self._stack.enter_context(self.progress("train: step", state.max_steps - state.global_step))
 
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
         """Advance by one step."""
