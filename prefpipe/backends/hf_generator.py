@@ -47,6 +47,8 @@ class HfGenerator:
             dtype = "float32" if place.type == "cpu" else "bfloat16"
         self._tokenizer = ChatTokenizer(model, trust_remote_code=trust_remote_code)
         self._model = load_causal_lm(model, getattr(torch, dtype), trust_remote_code=trust_remote_code).to(place)
+        if place.type == "cpu":
+            _take_into_memory(self._model)
         self._batch_size = batch_size
         limit = self._model.config.get_text_config().max_position_embeddings
         if max_model_len is not None and max_model_len > limit:
@@ -92,6 +94,12 @@ class HfGenerator:
             return Generation("", [], "error", None, reason)
         text = self._tokenizer.decode(sampled.token_ids)
         return Generation(text, sampled.token_ids, "stop" if sampled.is_stopped else "length", sampled.logp)
+
+
+def _take_into_memory(model: Any) -> None:
+    """Copy weights out of the mapped file: pages that the system drops would be read from disk at every step."""
+    for tensor in model.parameters():
+        tensor.data = tensor.data.clone()
 
 
 def load_causal_lm(model: ModelFiles, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
