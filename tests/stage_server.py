@@ -14,8 +14,10 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 
@@ -50,12 +52,12 @@ class Outcome:
 
 
 class StageServer:
-    """The test's side: start, run commands, stop."""
+    """The test's side: start, run commands, stop. ``modules`` are imported once, beside what every stage needs."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, modules: Sequence[str] = ()) -> None:
         self.scratch = scratch
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
         )  # fmt: skip
         assert self.process.stdout is not None
@@ -98,6 +100,8 @@ def serve() -> None:
     import prefpipe.stages.select
     import prefpipe.wiring
 
+    for module in sys.argv[1:]:
+        import_module(module)
     pa.array(["imports pandas, where there is one"])
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         prefpipe.cli.main.run(["generate", "--no-such-flag"])  # builds the commands

@@ -27,7 +27,7 @@ from prefpipe.maths.objectives import find_objective, resolve_knobs
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
-from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
+from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, weights_problem
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import reference_logps
 from prefpipe.training.groups import Group, Key, PreparedGroups, Response, prepare_groups, with_reference
@@ -52,13 +52,15 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime) -> Summary:
     groups = open_input(config.groups, schema="groups", name="GROUPS")
     refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
     require_chat_template(model)
+    if config.resume_from is not None:
+        require_checkpoint(config.resume_from)  # before a large model is loaded and the reference measured
     parents = {"groups": _digest(groups, allow_partial=config.allow_partial)}
     with PartialState().main_process_first():
         output = _open_output(config, settings, model, groups, runtime)
         if PartialState().is_main_process:
-            _start_again_if_changed(config, parents, runtime)
+            _start_again_if_changed(config, {**parents, "run": output.record.fingerprint}, runtime)
     summary = Summary(config.stage, config.output)
-    if output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists():
+    if output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists() and _holds_model(config.output, runtime):
         runtime.log(f"{config.output}: the policy is trained and kept")
         summary.n_parts_kept = 1
         summary.counts.update(output.footer(0).counts)
@@ -206,7 +208,7 @@ class _Work:
         if trained.stopped:
             raise StoppedEarly(
                 f"train stopped as asked at step {trained.n_steps} of {trained.max_steps}, with a checkpoint",
-                hint="run the same command again to go on",
+                hint=f"run the same command again{_without_flags(config)} to go on",
             )
         figures = self._figures(trained)
         if PartialState().is_main_process:
@@ -332,19 +334,41 @@ def _digest(groups: Artifact, *, allow_partial: bool) -> str:
     return fingerprint_of({str(index): groups.footer(index).data_sha256 for index in present})
 
 
-def _start_again_if_changed(config: TrainConfig, parents: Mapping[str, str], runtime: Runtime) -> None:
-    """Throw checkpoints away that were trained on other groups, or all when asked to; note what this run trains on."""
+def _holds_model(folder: Path, runtime: Runtime) -> bool:
+    """Return whether a finished run's model is still there and whole; else it is saved again from the last checkpoint."""
+    has_config = any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    problem = weights_problem(folder) if has_config else "its configuration is missing"
+    if problem is not None:
+        runtime.log(f"{folder}: the training was finished, but the model is not usable: {problem}")
+    return problem is None
+
+
+def _without_flags(config: TrainConfig) -> str:
+    """Name the flags that would throw away what the stopped run has done if they were given again."""
+    flags = [
+        flag for flag, given in (("--overwrite", config.overwrite), ("--resume-from", config.resume_from is not None)) if given
+    ]
+    return f" without {' and '.join(flags)}" if flags else ""
+
+
+def _start_again_if_changed(config: TrainConfig, made_from: Mapping[str, str], runtime: Runtime) -> None:
+    """Throw checkpoints away that are of other groups or of another run, or all when asked to; note what this run is.
+
+    The run is noted because a kill may come after ``run.json`` is replaced and before the old checkpoints are gone.
+    """
     path = config.output / INPUTS_FILE
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = None
-    if known is not None and known != parents and not config.overwrite:
-        runtime.log(f"{config.groups} changed since {config.output} was trained on them: training starts again")
-    if config.overwrite or known != parents:
+    changed = known != made_from
+    if known is not None and changed and not config.overwrite:
+        what = f"{config.groups} changed" if known.get("groups") != made_from["groups"] else "the configuration changed"
+        runtime.log(f"{what} since {config.output} was trained: training starts again")
+    if config.overwrite or changed:
         _remove_run(config.output)
         with atomic_write(path) as file:
-            file.write(json.dumps(dict(parents)).encode())
+            file.write(json.dumps(dict(made_from)).encode())
 
 
 def _remove_run(folder: Path) -> None:

@@ -68,10 +68,11 @@ def checkpoint_problem(path: Path) -> str | None:
         broken = [file.name for file in files if not zipfile.is_zipfile(file)]
         if not files or broken:
             return f"{broken[0] if broken else pattern} is missing or cut off"
-    return _weights_problem(path)
+    return weights_problem(path)
 
 
-def _weights_problem(path: Path) -> str | None:
+def weights_problem(path: Path) -> str | None:
+    """Say why the weights of a model or adapter folder cannot be used, or None when their files are whole."""
     try:
         weights = _weight_files(path)
         for file in weights:

@@ -123,7 +123,7 @@ def test_the_bar_counts_the_steps_that_are_left():
     bar.on_train_begin(None, state(4), None)
     bar.on_step_end(None, state(5), None)
     bar.on_train_end(None, state(5), None)
-    assert events == [("train", 10 - 4), 1, "closed"]
+    assert events == [("train: step", 10 - 4), 1, "closed"]
 
 
 def test_tensorboard_gets_the_numbers_of_each_row(tmp_path):
