@@ -11,6 +11,7 @@ TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 SEED ?= 0
+WORKERS ?= 2
 RUN ?= runs/quickstart
 
 bin := $(VENV)/bin
@@ -37,7 +38,7 @@ lint: $(installed)
 	$(bin)/mypy prefpipe
 
 test: lint
-	OMP_NUM_THREADS=1 $(bin)/pytest
+	OMP_NUM_THREADS=1 $(bin)/pytest -n $(WORKERS) --dist loadfile
 
 reference: $(installed)
 	$(bin)/prefpipe reference

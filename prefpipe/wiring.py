@@ -49,10 +49,14 @@ def runtime_for(
     progress: Callable[[str, int], AbstractContextManager[Advance]], argv: Sequence[str],
 ) -> Runtime:  # fmt: skip
     """Return the stage's surroundings; the shard comes from the flags, or from the Slurm array variables."""
+    without = ", without --overwrite," if config.overwrite else ""  # which would throw away what is finished
+    how_to_go_on = f"run the same command again{without} to go on"
     shard = shard_of(config, os.environ) if isinstance(config, PartwiseConfig) else Shard()
     if shard.count > 1:
         log(f"shard {shard.index} of {shard.count}")
-    return Runtime(log=log, should_stop=should_stop, progress=progress, context=context_of(argv), shard=shard)
+    return Runtime(
+        log=log, should_stop=should_stop, progress=progress, context=context_of(argv), shard=shard, how_to_go_on=how_to_go_on
+    )
 
 
 def shard_of(config: PartwiseConfig, environment: Mapping[str, str]) -> Shard:

@@ -48,12 +48,14 @@ class Distribution:
         if not len(finite):
             return cls(name, unit, 0, n_missing, n_infinite)
         with np.errstate(all="ignore"):
-            edges, mean = _edges(finite), float(finite.mean())
+            edges, mean, median = _edges(finite), float(finite.mean()), float(np.median(finite))
         if not np.isfinite(mean):  # the sum is beyond float64, the mean is not
             mean = float((finite / len(finite)).sum())
+        if not np.isfinite(median):  # so may be the sum of the two in the middle
+            median = 2.0 * float(np.median(finite / 2.0))
         counts = np.histogram(finite, edges)[0]
         return cls(
-            name, unit, len(finite), n_missing, n_infinite, min=float(finite.min()), median=float(np.median(finite)),
+            name, unit, len(finite), n_missing, n_infinite, min=float(finite.min()), median=median,
             mean=mean, max=float(finite.max()), edges=tuple(edges.tolist()), counts=tuple(counts.tolist()),
         )  # fmt: skip
 

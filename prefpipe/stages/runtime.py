@@ -31,6 +31,7 @@ class Runtime:
     progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress
     context: Mapping[str, Any] = field(default_factory=dict)
     shard: Shard = Shard()
+    how_to_go_on: str = "run the same command again to go on"
 
 
 @dataclass
@@ -93,7 +94,7 @@ def loop_over_parts(
             if runtime.should_stop():
                 raise StoppedEarly(
                     f"{summary.stage} stopped as asked: {position} parts made now, {len(to_do) - position} left",
-                    hint="run the same command again to go on",
+                    hint=runtime.how_to_go_on,
                 )
             make(index)
             summary.n_parts_made += 1
