@@ -21,6 +21,7 @@ from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Shard
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
+from prefpipe.wiring import locate
 
 State = Literal["done", "partial", "stale", "corrupt"]
 STAGE_ORDER = ("generate", "score", "embed", "select", "train", "eval")
@@ -161,6 +162,7 @@ class Inspector:
         _describe_run(report, artifact.record)
         if artifact.record.stage == "generate":
             _check_prompts(report, artifact)
+            _check_models(report, artifact.record)
         parents = {name: self._parent(report, artifact, name) for name in artifact.record.parents if name != "prompts"}
         digests = _ParentDigests(artifact.record.stage, {name: found for name, found in parents.items() if found is not None})
         _check_parts(report, artifact, digests, quick=quick)
@@ -192,6 +194,22 @@ class Inspector:
             report.is_behind = True
             report.reasons.append(f"its {name}, {place}, are stale themselves")
         return parent
+
+
+def _check_models(report: Report, record: RunRecord) -> None:
+    """Compare the models that are folders on this disk with the ones that sampled: a policy may have been trained again."""
+    for reference, sampled in zip(record.context.get("models", []), record.identity.get("models", []), strict=False):
+        folder = Path(record.context.get("folder", ".")) / reference
+        if "content_hash" not in sampled or not folder.is_dir():
+            continue
+        try:
+            now = locate(str(folder)).identity()
+        except PrefpipeError as error:
+            report.notes.append(f"its model {reference} cannot be looked at: {error.message}")
+            continue
+        if now != sampled:
+            report.is_other_run = True
+            report.reasons.append(f"its model, {reference}, has changed since: it has other weights, tokenizer or template")
 
 
 def _check_parts(report: Report, artifact: Artifact, digests: "_ParentDigests", *, quick: bool) -> None:

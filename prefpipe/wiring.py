@@ -206,6 +206,11 @@ def _train(config: TrainConfig, runtime: Runtime) -> Summary:
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     side = load("prefpipe.stages.eval:Side")
     names = load("prefpipe.stages.eval:SIDES")
+    if config.reward is not None and config.policy_scores is None and config.baseline_scores is None:
+        names = [parse_scorer(text).name for text in config.scorer]
+        unknown = [name for name in load("prefpipe.maths.rewards:parse_reward")(config.reward).names if name not in names]
+        if unknown:  # before an hour of sampling, not after
+            raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(names) or 'none'}")
     sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
     result: Summary = load("prefpipe.stages.eval:run")(config, *sides, runtime)
     return result

@@ -203,6 +203,8 @@ def open_output(path: Path, record: RunRecord, *, shard: Shard, overwrite: bool,
             elif overwrite:
                 record.replace_in(path)
                 _remove_parts(path, record.n_parts, shard)
+            elif on_disk is not None and shard.count == 1 and _holds_nothing(path):
+                record.replace_in(path)  # an attempt that failed before its first part must not block the corrected one
             else:
                 _refuse_difference(path, on_disk, record)
         else:
@@ -239,6 +241,11 @@ def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord)
         f"{path} holds the result of another configuration:\n  " + "\n  ".join(lines),
         hint="choose another folder with -o, give back the old values, or start again with --overwrite",
     )
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Return whether a run left nothing but its record: no part, no checkpoint."""
+    return not any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir()) and not any(path.glob("**/checkpoint-*"))
 
 
 def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:

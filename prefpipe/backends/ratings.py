@@ -43,7 +43,7 @@ class RatingsScorer:
             data = self.path.read_bytes()
         except OSError as error:
             raise InputError(
-                f"cannot read the ratings file {self.path}: {error.strerror}", hint="give the file with --ratings PATH"
+                f"cannot read the ratings file {self.path}: {error.strerror}", hint="give the file as --scorer ratings:PATH"
             ) from error
         self._sha256 = sha256(data).hexdigest()
         rows = read_rows(data, self.path)

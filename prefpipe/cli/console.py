@@ -13,7 +13,7 @@ from rich.table import Table
 from prefpipe.errors import PrefpipeError
 from prefpipe.stages.runtime import Advance, Summary
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 if not stderr.is_terminal:
     stderr.width = 140  # a log file has no width; tables should not be folded for one
 
@@ -59,7 +59,10 @@ def progress(description: str, total: int) -> Iterator[Advance]:
 def show_summary(summary: Summary) -> None:
     """Print rows by status and the stage's notes."""
     table = Table(
-        title=f"{summary.stage}: {summary.n_rows:,} rows in {summary.path}", title_justify="left", box=None, pad_edge=False
+        title=escape(f"{summary.stage}: {summary.n_rows:,} rows in {summary.path}"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
     )
     table.add_column("status")
     table.add_column("rows", justify="right")

@@ -44,7 +44,11 @@ class EvalConfig(SamplingConfig):
         found = super().problems() + scorer_problems(self.scorer)
         checks = (
             (0 < self.confidence < 1, f"--confidence must be within 0 and 1, not {self.confidence}"),
-            (self.bootstrap_draws >= 1, f"--bootstrap-draws must be 1 or more, not {self.bootstrap_draws}"),
+            (
+                1 <= self.bootstrap_draws <= 10_000_000,
+                f"--bootstrap-draws must be within 1 and 10000000, not {self.bootstrap_draws}",
+            ),
+            (self.bootstrap_seed >= 0, f"--bootstrap-seed must be 0 or more, not {self.bootstrap_seed}"),
             (self.tie_tolerance >= 0, f"--tie-tolerance must be 0 or more, not {self.tie_tolerance}"),
         )
         return found + [sentence for holds, sentence in checks if not holds]

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -165,6 +166,8 @@ def _converted(value: Any, kind: Any) -> Any:
             raise TypeError
         return value
     if target is float and isinstance(value, (int, float, str)):
+        if not isfinite(float(value)):
+            raise ValueError
         return float(value)
     if target is int and isinstance(value, float):
         raise TypeError
@@ -178,8 +181,11 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def _words(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
-    return names[scalar_type(kind)] + ("s" if is_list(kind) else "")
+    names = {int: "whole number", float: "finite number", str: "text", Path: "path"}
+    scalar = scalar_type(kind)
+    if scalar is bool:
+        return "true or false"
+    return f"{names[scalar]}s" if is_list(kind) else f"a {names[scalar]}"
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from prefpipe.configs.options import StageConfig, option
 
+MOST_SAMPLES = 100_000  # a prompt; far above use, and far below what would fill the memory before the first part
+
 BACKENDS = ("vllm", "transformers", "openai", "fake")
 
 
@@ -41,7 +43,7 @@ class SamplingConfig(StageConfig):
     def problems(self) -> list[str]:
         found = super().problems()
         checks = (
-            (self.n >= 1, f"--n must be 1 or more, not {self.n}"),
+            (1 <= self.n <= MOST_SAMPLES, f"--n must be within 1 and {MOST_SAMPLES}, not {self.n}"),
             (bool(self.temperature) and all(0 <= t <= 10 for t in self.temperature), "--temperature must be within 0 and 10"),
             (0 < self.top_p <= 1, f"--top-p must be above 0 and at most 1, not {self.top_p}"),
             (self.top_k >= 0, f"--top-k must be 0 or more, not {self.top_k}"),

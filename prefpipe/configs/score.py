@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 from prefpipe.configs.options import PartwiseConfig, option
 
 KINDS = ("checks", "reward-model", "ratings", "fake")
+REWARD_FUNCTIONS = ("z", "logit", "min", "max", "clip")
 NEEDS_TARGET = {"reward-model": "a model, reward-model:org/name", "ratings": "a file, ratings:human.jsonl"}
 
 
@@ -60,6 +61,10 @@ def scorer_problems(scorers: Sequence[str]) -> list[str]:
             found.append(f"--scorer {text}: the kinds are {', '.join(KINDS)}")
         elif spec.kind in NEEDS_TARGET and not spec.target:
             found.append(f"--scorer {text} needs {NEEDS_TARGET[spec.kind]}")
+        elif spec.kind not in NEEDS_TARGET and spec.target:
+            found.append(f"--scorer {text}: {spec.kind} takes no target, and {spec.target!r} was given")
+        if spec.name in REWARD_FUNCTIONS:
+            found.append(f"--scorer {text}: `{spec.name}` is a function of --reward; choose another name")
         if not spec.name.isidentifier():
             found.append(f"--scorer {text}: the name `{spec.name}` must be letters, digits and _ so that --reward can use it")
     names = [spec.name for spec in specs]

@@ -43,6 +43,10 @@ class SelectConfig(PartwiseConfig):
             found.append(f"--positives must be 1 or more, not {self.positives}")
         if self.strategy in NEED_EMBEDDINGS and self.embeddings is None:
             found.append(f"--strategy {self.strategy} needs --embeddings")
+        if self.seed < 0:
+            found.append(f"--seed must be 0 or more, not {self.seed}")
+        if self.strategy in ("best-worst", "best-random") and self.positives > 1:
+            found.append(f"--strategy {self.strategy} keeps one pair, so --positives must be 1, not {self.positives}")
         if self.min_margin < 0:
             found.append(f"--min-margin must be 0 or more, not {self.min_margin}")
         if self.weight_temperature not in ("paper", "auto") and not _is_positive(self.weight_temperature):

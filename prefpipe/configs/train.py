@@ -54,7 +54,8 @@ class TrainConfig(StageConfig):
     save_total_limit: int = option(2, identity=False, help="checkpoints kept")
     logging_steps: int = option(1, identity=False, help="optimizer steps between rows of the metrics")
     report_to: tuple[str, ...] = option(("tensorboard",), identity=False,
-                                        help="trackers: tensorboard, wandb, mlflow, none; repeat for several")  # fmt: skip
+                                        help="trackers; repeat for several",
+                                        choices=("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "none"))  # fmt: skip
     resume_from: Path | None = option(None, identity=False, metavar="DIR",
                                       help="checkpoint to go on from; default the last complete one in the output")  # fmt: skip
     allow_partial: bool = option(False, identity=False, help="train on the parts of the groups that are there")

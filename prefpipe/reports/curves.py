@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
@@ -31,7 +32,7 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
         return []
     found = []
     for split in dict.fromkeys(table["split"].to_pylist()):
-        rows = table.filter(pa.compute.equal(table["split"], split))
+        rows = table.filter(pc.equal(table["split"], split))
         steps = rows["step"].to_numpy()
         for name in rows.column_names:
             if name not in NOT_MEASURES:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import describe_difference
@@ -180,7 +181,7 @@ def figures_of(table: pa.Table, config: EvalConfig) -> dict[str, Any]:
     Only prompts with a reward on both sides count; each figure has its standard error over prompts and a percentile
     bootstrap interval that resamples prompts.
     """
-    both = table.filter(pa.compute.equal(table["status"], "ok"))
+    both = table.filter(pc.equal(table["status"], "ok"))
     bootstrap: Any = {"level": config.confidence, "n_draws": config.bootstrap_draws}
 
     def column(name: str) -> np.ndarray:

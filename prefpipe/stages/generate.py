@@ -49,7 +49,8 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         drop_duplicates=config.drop_duplicate_prompts, reserved=CANDIDATES.column_names,
     )  # fmt: skip
     record = RunRecord(
-        stage=config.stage, schema=CANDIDATES.tag, n_parts=prompts.n_parts(config.part_size), context=dict(runtime.context),
+        stage=config.stage, schema=CANDIDATES.tag, n_parts=prompts.n_parts(config.part_size),
+        context={**runtime.context, "models": [sampler.name for sampler in samplers]},
         identity={"stage": config.stage, "version": config.VERSION, "prompts": prompts.sha256(), **config.identity(),
                   "models": [dict(sampler.identity) for sampler in samplers]},
         parents={"prompts": config.prompts},

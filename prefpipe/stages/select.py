@@ -47,6 +47,9 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
         indices = artifact.present(indices, allow_partial=config.allow_partial)
     parents = parent_digests(indices, **inputs)
     _refuse_other_parents(inputs, parents)
+    if indices:  # an expression that these rewards do not allow (logit of 0) must not cost an older result
+        first = inputs["candidates"].read(indices[0], ["prompt_id", "sample_idx"])[0].to_pylist()
+        rewards_by_key(scores.read(indices[0])[0], expression, [key_of(row) for row in first])
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
     work = _Work(config, expression, inputs, output)
@@ -257,6 +260,8 @@ class _Work:
         lines += [f"{count:,} prompts rejected: {reason}" for reason, count in self.rejected.most_common()]
         if self.config.strategy == "opt-select" and self.n_groups:
             lines.append(f"{self.n_optimal:,} of {self.n_groups:,} groups proven optimal")
+        if self.n_pool and not self.n_groups:
+            lines.append("no prompt has a group: there is nothing to train on")
         if self.n_tokens_pool:
             lines.append(f"{self.n_tokens_kept:,} of {self.n_tokens_pool:,} response tokens kept "
                          f"({self.n_tokens_kept / self.n_tokens_pool:.0%})")  # fmt: skip

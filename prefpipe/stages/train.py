@@ -9,8 +9,9 @@ trained on or counted under its reason.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -32,7 +33,7 @@ from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import reference_logps
 from prefpipe.training.groups import Group, Key, PreparedGroups, Response, prepare_groups, with_reference
 from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
-from prefpipe.training.settings import START_VALUES, TrainSettings, training_arguments
+from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation, training_arguments
 from prefpipe.training.tables import METRICS_FILE, POLICY, REFERENCE_FILE, read_reference, write_reference
 from prefpipe.training.trainer import GroupTrainer
 
@@ -54,6 +55,8 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime) -> Summary:
     require_chat_template(model)
     if config.resume_from is not None:
         require_checkpoint(config.resume_from)  # before a large model is loaded and the reference measured
+    # whatever needs no row is checked before --overwrite throws anything away
+    derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, PartialState().num_processes)
     parents = {"groups": _digest(groups, allow_partial=config.allow_partial)}
     with PartialState().main_process_first():
         output = _open_output(config, settings, model, groups, runtime)
@@ -246,8 +249,13 @@ class _Work:
         if words:
             self.runtime.log(f"{sum(left_out.values())} of {len(self.prepared.fates)} responses are left out: {words}")
         if not self.prepared.groups:
-            raise InputError(f"no group of {self.config.groups} can be trained on: {words or 'it holds no group'}",
-                             hint="raise --max-length, or look at it with `prefpipe inspect`")  # fmt: skip
+            too_long = any("long" in name for name in left_out)
+            raise InputError(
+                f"no group of {self.config.groups} can be trained on: {words or 'it holds no group'}",
+                hint="raise --max-length"
+                if too_long
+                else f"run `prefpipe inspect {self.config.groups}` for what select rejected",
+            )
 
     def _with_reference(self, policy: Policy, groups: list[Group]) -> list[Group]:
         """Give each response its log-probability under the policy as it is before the first step."""
@@ -297,6 +305,7 @@ class _Work:
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]
+        n_averaged = max(1, len(rows) // 3)  # single steps see other prompts: their losses do not compare
         names = ("loss", "rewards/margins", "rewards/accuracy", "logps/chosen", "logps/rejected")
         return {
             "objective": self.settings.objective,
@@ -305,8 +314,9 @@ class _Work:
             "n_groups": len(self.prepared.groups),
             "n_responses": sum(len(group.responses) for group in self.prepared.groups),
             "n_steps": trained.n_steps,
-            "first": {name: rows[0].get(name) for name in names} if rows else {},
-            "last": {name: rows[-1].get(name) for name in names} if rows else {},
+            "first": _mean_of(rows[:n_averaged], names),
+            "last": _mean_of(rows[-n_averaged:], names),
+            "n_steps_averaged": n_averaged,
             "kind": "adapter" if self.config.lora_r else "model",
         }
 
@@ -380,12 +390,18 @@ def _remove_run(folder: Path) -> None:
             path.unlink()
 
 
+def _mean_of(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """Return the mean of each measure over log rows."""
+    return {name: fmean(row[name] for row in rows) for name in names if rows and all(name in row for row in rows)}
+
+
 def _describe(figures: Mapping[str, Any]) -> str:
     first, last = figures["first"], figures["last"]
     if not first:
         return f"{figures['n_steps']} steps"
     return (
-        f"{figures['n_steps']} steps on {figures['n_groups']} groups: loss {first['loss']:.3f} to {last['loss']:.3f}, margin "
+        f"{figures['n_steps']} steps on {figures['n_groups']} groups; mean of the first and of the last "
+        f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, margin "
         f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {first['rewards/accuracy']:.0%} to "
         f"{last['rewards/accuracy']:.0%}"
     )

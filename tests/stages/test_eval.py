@@ -1,6 +1,8 @@
 """eval on existing candidates and on models, with figures recomputed by hand from the Parquet."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,11 @@ def test_the_interval_is_the_same_every_time(sides: Path) -> None:
     before = (sides / "eval" / "summary.json").read_text()
     assert run(arguments(sides, "eval")) == 0
     assert (sides / "eval" / "summary.json").read_text() == before
+    # in a process of its own nothing else has imported what the finished path needs
+    again = subprocess.run(
+        [sys.executable, "-m", "prefpipe", *arguments(sides, "eval")], capture_output=True, text=True, check=False
+    )
+    assert (again.returncode, again.stdout.strip()) == (0, f"{sides}/eval"), again.stderr
     assert run(arguments(sides, "eval", "--bootstrap-seed", "1")) == 2
 
 
