@@ -20,8 +20,8 @@ from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Shard
+from prefpipe.backends.model_location import locate_model
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
-from prefpipe.wiring import locate
 
 State = Literal["done", "partial", "stale", "corrupt"]
 STAGE_ORDER = ("generate", "score", "embed", "select", "train", "eval")
@@ -203,7 +203,7 @@ def _check_models(report: Report, record: RunRecord) -> None:
         if "content_hash" not in sampled or not folder.is_dir():
             continue
         try:
-            now = locate(str(folder)).identity()
+            now = locate_model(str(folder)).identity()
         except PrefpipeError as error:
             report.notes.append(f"its model {reference} cannot be looked at: {error.message}")
             continue

@@ -9,9 +9,8 @@ trained on or counted under its reason.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -32,6 +31,7 @@ from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoi
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import reference_logps
 from prefpipe.training.groups import Group, Key, PreparedGroups, Response, prepare_groups, with_reference
+from prefpipe.training.measures import describe_progress, mean_measures
 from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation, training_arguments
 from prefpipe.training.tables import METRICS_FILE, POLICY, REFERENCE_FILE, read_reference, write_reference
@@ -79,7 +79,7 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime) -> Summary:
         summary.counts.update(count_by_status(rows))
     summary.n_parts_made = 1
     summary.facts |= figures
-    summary.notes.append(_describe(figures))
+    summary.notes.append(describe_progress(figures))
     return summary
 
 
@@ -314,8 +314,8 @@ class _Work:
             "n_groups": len(self.prepared.groups),
             "n_responses": sum(len(group.responses) for group in self.prepared.groups),
             "n_steps": trained.n_steps,
-            "first": _mean_of(rows[:n_averaged], names),
-            "last": _mean_of(rows[-n_averaged:], names),
+            "first": mean_measures(rows[:n_averaged], names),
+            "last": mean_measures(rows[-n_averaged:], names),
             "n_steps_averaged": n_averaged,
             "kind": "adapter" if self.config.lora_r else "model",
         }
@@ -388,20 +388,3 @@ def _remove_run(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name in OWN_FILES or path.suffix == ".safetensors":
             path.unlink()
-
-
-def _mean_of(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """Return the mean of each measure over log rows."""
-    return {name: fmean(row[name] for row in rows) for name in names if rows and all(name in row for row in rows)}
-
-
-def _describe(figures: Mapping[str, Any]) -> str:
-    first, last = figures["first"], figures["last"]
-    if not first:
-        return f"{figures['n_steps']} steps"
-    return (
-        f"{figures['n_steps']} steps on {figures['n_groups']} groups; mean of the first and of the last "
-        f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, margin "
-        f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {first['rewards/accuracy']:.0%} to "
-        f"{last['rewards/accuracy']:.0%}"
-    )

@@ -16,15 +16,15 @@ from prefpipe.text.grading import Candidate, Grade, passed
 
 _ANSWER_IS: Final = regex.compile(r"\banswer(?:\s++is\b\s*+:?|\s*+[:=])", regex.IGNORECASE)
 _SENTENCE_END: Final = regex.compile(r"[.!?](?=\s)")
-_FRACTION_MACRO: Final = regex.compile(r"\\[dt]?frac\{(-?\d{1,300})\}\{(\d{1,300})\}")
+_FRACTION_MACRO: Final = regex.compile(r"\\[dt]?frac\{(-?[0-9]{1,300})\}\{([0-9]{1,300})\}")
 _LATEX: Final = (("{,}", ","), ("\\,", ""), ("\\!", ""), ("\\%", "%"), ("\\$", "$"))
-_THOUSANDS: Final = regex.compile(r"\d{1,3}(?:,\d{3})++(?:[.eE].*+)?+")
+_THOUSANDS: Final = regex.compile(r"[0-9]{1,3}(?:,[0-9]{3})++(?:[.eE].*+)?+")
 _NUMBER: Final = regex.compile(
     r"""
     (?<![\p{L}\p{N}_.])                       # not inside a word, a longer number or a version
     (?:(?<![\p{L}\p{N}_.)\]])(?P<sign>[-+\u2212]))?+  [$\u20ac\u00a3\u00a5]?+  (?P<sign2>[-\u2212])?+
-    (?: (?:(?P<whole>\d{1,15})[ ])?(?P<above>\d{1,15})[ ]?/[ ]?(?P<below>\d{1,15})(?![\d/])
-      | (?P<decimal>(?:\d++(?:,\d++)*+(?:\.\d++)?+|\.\d++)(?:[eE][-+]?\d++)?+)
+    (?: (?:(?P<whole>[0-9]{1,15})[ ])?(?P<above>[0-9]{1,15})[ ]?/[ ]?(?P<below>[0-9]{1,15})(?![0-9/])
+      | (?P<decimal>(?:[0-9]++(?:,[0-9]++)*+(?:\.[0-9]++)?+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?+)
     )
     [ ]?(?P<percent>%|percent\b)?+
     """,

@@ -1,5 +1,9 @@
 """What is logged about a batch of groups, beside the loss."""
 
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -60,3 +64,21 @@ def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, target
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, values, torch.zeros_like(values)).sum(-1) / where.sum(-1).clamp(min=1)
+
+
+def mean_measures(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
+    """Return the mean of each measure over log rows."""
+    return {name: fmean(row[name] for row in rows) for name in names if rows and all(name in row for row in rows)}
+
+
+def describe_progress(figures: Mapping[str, Any]) -> str:
+    """Return in words how the measures moved from the first steps of a run to the last."""
+    first, last = figures["first"], figures["last"]
+    if not first:
+        return f"{figures['n_steps']} steps"
+    return (
+        f"{figures['n_steps']} steps on {figures['n_groups']} groups; mean of the first and of the last "
+        f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, margin "
+        f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {first['rewards/accuracy']:.0%} to "
+        f"{last['rewards/accuracy']:.0%}"
+    )

@@ -104,7 +104,7 @@ def test_a_pattern_that_does_not_compile_is_refused():
 
 def test_a_pattern_that_backtracks_without_end_is_stopped():
     began = time.perf_counter()
-    grade = Regex(pattern=r"(x+x+)+y?\Z[^x]").grade(Candidate("x" * 500))
+    grade = Regex(pattern=r"(x+x+)+y?\Z[^x]").grade(Candidate("x" * 5000))
     assert time.perf_counter() - began < REGEX_TIMEOUT_S + 10
     assert grade.score == 0.0
     assert "took more than" in grade.reason
