@@ -10,7 +10,8 @@ import typer
 
 from prefpipe.configs.options import StageConfig, flag_of, is_list, resolved_types, scalar_type
 
-ROWS_PANEL = "What the rows depend on"
+PLACES_PANEL = "Inputs and output (their content counts, not their place)"
+ROWS_PANEL = "What else the rows depend on"
 RUN_PANEL = "How it runs (the rows stay the same)"
 
 
@@ -58,7 +59,8 @@ def _parameter(item: "Field[Any]", kind: Any) -> inspect.Parameter:
         names.append(f"-{meta['short']}")
     if is_list(kind) and scalar is float:
         annotation = list[str] | None  # `0.7,1.0` is split before it is read
-    extra["rich_help_panel"] = ROWS_PANEL if meta["identity"] or item.default is MISSING else RUN_PANEL
+    names_something = bool(meta["metavar"]) and not meta["identity"]  # a folder, a model, a scorer: its content counts
+    extra["rich_help_panel"] = PLACES_PANEL if names_something else ROWS_PANEL if meta["identity"] else RUN_PANEL
     return _keyword(item.name, Annotated[annotation, typer.Option(*names, **extra)], None)
 
 
