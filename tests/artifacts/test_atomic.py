@@ -185,11 +185,15 @@ def test_the_machine_is_named_by_word_characters_only() -> None:
 def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync_folder(tmp_path / "gone")
 
-    def refuse(_descriptor: int) -> None:
+    asked = []
+
+    def refuse(descriptor: int) -> None:
+        asked.append(descriptor)
         raise OSError(errno.EINVAL, "not on this file system")
 
     monkeypatch.setattr(os, "fsync", refuse)
     sync_folder(tmp_path)
+    assert len(asked) == 1
 
 
 def test_a_folder_whose_disk_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,9 +221,8 @@ def test_outputs_and_inputs_must_lie_beside_one_another(tmp_path: Path, target: 
     assert f"output {tmp_path / target} and input --scores {tmp_path / source}" in caught.value.message
 
 
-def test_neighbours_and_a_file_in_the_output_s_parent_are_fine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "source"), [("ab", "a"), ("out", "p.jsonl"), (".", "p.jsonl")])
+def test_neighbours_and_a_file_in_the_output_s_parent_are_fine(tmp_path: Path, target: str, source: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "p.jsonl").write_text("x")
-    refuse_nesting(tmp_path / "ab", {"x": tmp_path / "a"})
-    refuse_nesting(tmp_path / "out", {"PROMPTS": tmp_path / "p.jsonl"})
-    refuse_nesting(tmp_path, {"PROMPTS": tmp_path / "p.jsonl"})
+    assert refuse_nesting(tmp_path / target, {"x": tmp_path / source}) is None

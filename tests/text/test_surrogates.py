@@ -23,4 +23,5 @@ def test_surrogates(text, expected):
 
 @given(st.text(st.characters(codec=None)))
 def test_the_result_can_always_be_encoded(text):
-    replace_lone_surrogates(text).encode("utf-8")
+    result = replace_lone_surrogates(text)
+    assert result.encode("utf-8").decode("utf-8") == result
