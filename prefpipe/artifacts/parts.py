@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,7 +35,11 @@ HINT = "run the command that made it again: only this part is made anew"
 
 @dataclass(frozen=True)
 class PartFooter:
-    """What a part says of itself. ``counts`` is rows by status, ``parents`` digests of parent parts by name."""
+    """What a part says of itself.
+
+    ``counts`` is rows by status, ``parents`` digests of parent parts by name. ``tally`` holds sums over what the part was
+    made from, which its rows no longer show, so that a summary of the whole never depends on which parts were made now.
+    """
 
     name: str
     fingerprint: str
@@ -45,6 +49,7 @@ class PartFooter:
     parents: Mapping[str, str]
     data_bytes: int
     data_sha256: str
+    tally: Mapping[str, float] = field(default_factory=dict)
 
 
 def part_name(index: int, n_parts: int) -> str:
@@ -81,6 +86,7 @@ def write_part(
     schema: str,
     counts: Mapping[str, int],
     parents: Mapping[str, str],
+    tally: Mapping[str, float] | None = None,
 ) -> PartFooter:
     """Write a part under its final name, whole or not at all, and return its footer."""
     with atomic_write(path) as file:
@@ -95,7 +101,7 @@ def write_part(
             raise
         footer = PartFooter(
             name=path.name, fingerprint=fingerprint, schema=schema, n_rows=table.num_rows, counts=dict(sorted(counts.items())),
-            parents=dict(sorted(parents.items())), data_bytes=sink.n_bytes, data_sha256=sink.sha256.hexdigest(),
+            parents=dict(sorted(parents.items())), data_bytes=sink.n_bytes, data_sha256=sink.sha256.hexdigest(), tally=dict(sorted((tally or {}).items())),
         )  # fmt: skip
         writer.add_key_value_metadata({FOOTER_KEY: canonical_json(asdict(footer)), CHECKSUM_KEY: BLANK.decode()})
         sink.footer = bytearray()

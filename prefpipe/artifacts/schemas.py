@@ -72,12 +72,12 @@ _TEXT = (
 
 CANDIDATES = Schema(
     "candidates",
-    1,
+    2,
     (
         *_KEY,
         *_TEXT,
-        Column("temperature", pa.float64(), False, "sampling temperature"),
-        Column("seed", pa.int64(), False, "seed of this sample, a hash of run seed, prompt_id and sample_idx"),
+        Column("temperature", pa.float64(), True, "sampling temperature; null where it is not known (import)"),
+        Column("seed", pa.int64(), True, "seed of this sample, a hash of run seed, prompt_id and sample_idx; null (import)"),
         Column("duplicate_of", pa.int32(), True, "lowest sample_idx of the same prompt with the identical text"),
         *_STATUS,
     ),
@@ -93,20 +93,42 @@ SCORES = Schema(
         *_STATUS,
     ),
 )
+BEATS = pa.list_(pa.struct([pa.field("sample_idx", pa.int32()), pa.field("margin", pa.float64())]))
+"""The pairs of a chosen response: the response that it is to beat, and by how much their rewards differ."""
+
 GROUPS = Schema(
     "groups",
-    1,
+    2,
     (
         Column("prompt_id", pa.string(), False, "key of the prompt"),
         Column("sample_idx", pa.int32(), True, "number of the response; null in the one row of a rejected prompt"),
         Column("role", pa.string(), True, "`positive` or `negative`; null in a rejected prompt"),
         Column("rank", pa.int32(), True, "rank of the reward within the usable pool, 0 is best"),
         Column("reward", pa.float64(), True, "value of the reward expression"),
-        Column("cluster", pa.int32(), True, "k-means cluster (coreset), or null"),
-        Column("n_represented", pa.int32(), True, "candidates for which this negative is the nearest (opt-select), or null"),
-        Column("cost", pa.float64(), True, "coverage cost of the chosen negatives (opt-select), or null"),
-        Column("lower_bound", pa.float64(), True, "proven lower bound of that cost, or null"),
-        Column("is_optimal", pa.bool_(), True, "whether the cost is proven minimal, or null"),
+        Column("cluster", pa.int32(), True, "k-means cluster of a negative (coreset), or null"),
+        Column(
+            "represents",
+            pa.list_(pa.int32()),
+            True,
+            "samples that a negative stands for, itself included: its cluster (coreset), or those it is nearest to; "
+            "null without embeddings",
+        ),
+        Column(
+            "marginal_gain",
+            pa.float64(),
+            True,
+            "by how much `cost` would rise without this negative; null without embeddings, or where it is the only one",
+        ),
+        Column("cost", pa.float64(), True, "coverage cost of the group's negatives (Opt-Select's objective), or null"),
+        Column("lower_bound", pa.float64(), True, "proven lower bound of the least such cost (opt-select), or null"),
+        Column("is_optimal", pa.bool_(), True, "whether the cost is proven minimal (opt-select), or null"),
+        Column(
+            "beats",
+            BEATS,
+            True,
+            "pairs that `--pairs` asked for: the kept samples that this one is to beat, with reward margins; null: every "
+            "positive beats every negative",
+        ),
         *(column._replace(nullable=True) if column.name != "messages" else column for column in _TEXT),
         *_STATUS,
     ),
@@ -139,7 +161,9 @@ EMBEDDINGS_VERSION = 1
 VERSIONS = {schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, EVALUATION)} | {
     "embeddings": EMBEDDINGS_VERSION
 }
-"""The version of each schema that this release writes, and the only one that it reads."""
+"""The version of each schema that this release writes."""
+READABLE = {name: (version,) for name, version in VERSIONS.items()} | {"candidates": (1, CANDIDATES.version)}
+"""The versions that it reads: candidates/1 is candidates/2 without nulls in ``temperature`` and ``seed``."""
 
 
 def embeddings_schema(dim: int, *, half: bool) -> Schema:

@@ -7,7 +7,7 @@ made from the parent parts that are on disk now; everything else is made.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from prefpipe.artifacts import atomic, parts, run_record
 from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.schemas import VERSIONS
+from prefpipe.artifacts.schemas import READABLE
 from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
 
 PART_PATTERN = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
@@ -118,6 +118,14 @@ class Artifact:
         wanted = self.present(range(self.n_parts) if indices is None else indices, allow_partial=False)
         return hashlib.sha256("".join(self.footer(index).data_sha256 for index in wanted).encode()).hexdigest()
 
+    def tally(self, indices: Sequence[int] | None = None) -> dict[str, float]:
+        """Return the sums that the parts on disk (of ``indices``, or all) recorded of their making."""
+        return add_tallies(
+            self.footer(index).tally
+            for index in (range(self.n_parts) if indices is None else indices)
+            if self.part_path(index).exists()
+        )
+
     def counts(self) -> Counter[str]:
         """Return rows by status over the parts on disk."""
         total: Counter[str] = Counter()
@@ -125,6 +133,15 @@ class Artifact:
             if self.part_path(index).exists():
                 total.update(self.footer(index).counts)
         return total
+
+
+def add_tallies(tallies: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the sum of figures by name; a name that one part lacks counts 0 there."""
+    total: dict[str, float] = {}
+    for tally in tallies:
+        for name, value in tally.items():
+            total[name] = total.get(name, 0) + value
+    return total
 
 
 def open_input(path: Path, *, schema: str, name: str) -> Artifact:
@@ -143,8 +160,9 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
     if found != schema:
         raise InputError(f"{name}: {path} holds {found} (made by `prefpipe {record.stage}`), not {schema}",
                          hint=f"pass the folder of {schema}")  # fmt: skip
-    if record.schema != f"{schema}/{VERSIONS[schema]}":
-        raise InputError(f"{name}: {path} has schema {record.schema}, and this release reads {schema}/{VERSIONS[schema]}",
+    if record.schema not in {f"{schema}/{version}" for version in READABLE[schema]}:
+        readable = " and ".join(f"{schema}/{version}" for version in READABLE[schema])
+        raise InputError(f"{name}: {path} has schema {record.schema}, and this release reads {readable}",
                          hint=f"use the release of prefpipe that made it, or run `prefpipe {record.stage}` again")  # fmt: skip
     return Artifact(path, record)
 
@@ -170,11 +188,14 @@ class Output(Artifact):
         record.replace_in(self.path)
         return replace(self, record=record)
 
-    def write(self, index: int, table: pa.Table, *, counts: Mapping[str, int], parents: Mapping[str, str]) -> PartFooter:
+    def write(
+        self, index: int, table: pa.Table, *, counts: Mapping[str, int], parents: Mapping[str, str],
+        tally: Mapping[str, float] | None = None,
+    ) -> PartFooter:  # fmt: skip
         """Write one part atomically."""
         return parts.write_part(
             self.part_path(index), table, fingerprint=self.record.fingerprint, schema=self.record.schema,
-            counts=counts, parents=parents,
+            counts=counts, parents=parents, tally=tally or {},
         )  # fmt: skip
 
 

@@ -12,10 +12,10 @@ What holds for all of them:
   1e4): softmax by ``logsumexp``, logistic terms by ``softplus``.
 - The order of responses is immaterial, and a constant added to all scores of a prompt changes nothing.
 
-Pairs. A pairwise loss on a group is the mean over all pairs (positive, negative) of the group, so a group of 1
-and k gives k pairs that share one positive, and each prompt weighs the same whatever its k **(ours)**: the
-papers have one pair a prompt, where the rule is the paper's. Roles, not rewards, say which of the two should win;
-where rewards tie, ``dpo`` and ``simpo`` still follow the roles (dropping ties belongs to selection).
+Pairs. A pairwise loss on a group is the mean over all pairs (positive, negative) of the group, or over those that
+``targets.pairs`` names, so a group of 1 and k gives k pairs that share one positive, and each prompt weighs the same
+whatever its k **(ours)**: the papers have one pair a prompt, where the rule is the paper's. Roles, not rewards, say which
+of the two should win; where rewards tie, ``dpo`` and ``simpo`` still follow the roles (dropping ties belongs to selection).
 """
 
 import math
@@ -31,11 +31,13 @@ class Targets(NamedTuple):
 
     ``rewards``: float, higher is better, any scale. ``positives``: bool, the role that selection gave.
     ``mask``: bool, True where there is a response; a response that is not a positive is a negative.
+    ``pairs``: (P, R, R) bool, which response is to beat which under pairwise losses; None: every positive every negative.
     """
 
     rewards: Tensor
     positives: Tensor
     mask: Tensor
+    pairs: Tensor | None = None
 
 
 def ampo_loss(scores: Tensor, targets: Targets, *, alpha: float, gamma: float, deviation: str) -> Tensor:
@@ -208,7 +210,10 @@ def _pair_differences(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _mean_over_pairs(losses: Tensor, targets: Targets) -> Tensor:
-    """Mean of (P, R, R) over the pairs (positive, negative) of each prompt; 0 where a prompt has none."""
+    """Mean of (P, R, R) over the pairs of each prompt; 0 where a prompt has none."""
     positives = targets.positives & targets.mask
-    pairs = positives[:, :, None] & (targets.mask & ~positives)[:, None, :]
+    if targets.pairs is None:
+        pairs = positives[:, :, None] & (targets.mask & ~positives)[:, None, :]
+    else:
+        pairs = targets.pairs & targets.mask[:, :, None] & targets.mask[:, None, :]
     return _clean(losses, pairs).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)

@@ -36,9 +36,10 @@ class RewardExpression(NamedTuple):
     tree: ast.expr
 
     def evaluate(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return (R,) rewards of one prompt's candidates from scorer columns of shape (R,).
+        """Return (R,) rewards of one prompt's candidates from scorer columns of shape (R,), or (P, R) of P prompts.
 
-        NaN in a column gives NaN for that candidate. Division by zero gives an infinity or NaN.
+        NaN in a column gives NaN for that candidate, and pads prompts with fewer than R. Division by zero gives an
+        infinity or NaN.
 
         Raises
         ------
@@ -54,11 +55,11 @@ class RewardExpression(NamedTuple):
             raise UsageError(f"the reward {self.text!r} names a scorer without scores: {missing[0]}", hint=f"scorers: {known}")
         values = {name: np.array(columns[name], dtype=np.float64) for name in self.names}
         shapes = {column.shape for column in values.values()}
-        if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        if len(shapes) > 1 or len(next(iter(shapes))) not in (1, 2):
             told = ", ".join(f"{name} {column.shape}" for name, column in values.items())
             raise InputError(f"scorer columns of one prompt have different or wrong shapes: {told}")
         with np.errstate(all="ignore"):
-            return _evaluate(self.tree, values, next(iter(shapes))[0])
+            return _evaluate(self.tree, values, next(iter(shapes)))
 
 
 def parse_reward(text: str) -> RewardExpression:
@@ -78,18 +79,18 @@ def parse_reward(text: str) -> RewardExpression:
 
 
 def standardise(values_R: np.ndarray) -> np.ndarray:
-    """Return z-scores within the pool: ``(x - mean) / std`` with ddof 0, over the finite values.
+    """Return z-scores within each pool, the last axis: ``(x - mean) / std`` with ddof 0, over the finite values.
 
     A spread within rounding (1e-12 of the largest value) is none and gives zeros. What is not finite becomes NaN.
     """
     is_finite = np.isfinite(values_R)
-    scores_R = np.full(values_R.shape, np.nan)
-    finite = values_R[is_finite]
-    if finite.size:
-        spread = float(finite.std())
-        is_flat = spread <= 1e-12 * float(np.abs(finite).max())
-        scores_R[is_finite] = 0.0 if is_flat else (finite - finite.mean()) / spread
-    return scores_R
+    finite = np.where(is_finite, values_R, 0.0)
+    n_finite = np.maximum(is_finite.sum(axis=-1, keepdims=True), 1)
+    centred = np.where(is_finite, finite - finite.sum(axis=-1, keepdims=True) / n_finite, 0.0)
+    spread = np.sqrt(np.square(centred).sum(axis=-1, keepdims=True) / n_finite)
+    is_flat = spread <= 1e-12 * np.abs(finite).max(axis=-1, keepdims=True, initial=0.0)
+    scores = np.where(is_flat, 0.0, centred / np.where(is_flat, 1.0, spread))
+    return np.where(is_finite, scores, np.nan)
 
 
 def logit(values_R: np.ndarray) -> np.ndarray:
@@ -133,23 +134,23 @@ _OPERATORS: dict[type[ast.operator], Callable[..., np.ndarray]] = {
 }
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray], n_candidates: int) -> np.ndarray:
-    """Evaluate a tree that `_check` has passed; every part is an array (R,)."""
+def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Evaluate a tree that `_check` has passed; every part is an array of the columns' shape."""
     if isinstance(node, ast.Name):
         return values[node.id]
     if isinstance(node, ast.UnaryOp):
-        operand = _evaluate(node.operand, values, n_candidates)
+        operand = _evaluate(node.operand, values, shape)
         return -operand if isinstance(node.op, ast.USub) else operand
     if isinstance(node, ast.BinOp):
-        left = _evaluate(node.left, values, n_candidates)
-        return _OPERATORS[type(node.op)](left, _evaluate(node.right, values, n_candidates))
+        left = _evaluate(node.left, values, shape)
+        return _OPERATORS[type(node.op)](left, _evaluate(node.right, values, shape))
     if isinstance(node, ast.Call):
         assert isinstance(node.func, ast.Name)
-        arguments = [_evaluate(argument, values, n_candidates) for argument in node.args]
+        arguments = [_evaluate(argument, values, shape) for argument in node.args]
         return FUNCTIONS[node.func.id].apply(*arguments)
     assert isinstance(node, ast.Constant)
     assert isinstance(node.value, int | float)
-    return np.full(n_candidates, float(node.value))
+    return np.full(shape, float(node.value))
 
 
 def _check(node: ast.expr, text: str, names: set[str], *, depth: int) -> None:

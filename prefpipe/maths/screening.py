@@ -1,118 +1,164 @@
 """Which candidates of a prompt can be selected from, and whether the prompt is worth training on."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.compiled import compiled
+
+ANSWERED = ("ok", "truncated")
+"""Statuses of candidates that have a response."""
+
+
+def is_none(objects_N: np.ndarray) -> np.ndarray:
+    """Return (N,) bool: which of the objects are None."""
+    return np.fromiter((each is None for each in objects_N), dtype=bool, count=len(objects_N))
 
 
 def screen_candidates(
-    texts: Sequence[str],
-    rewards: Sequence[float | None] | np.ndarray,
-    has_embedding: Sequence[bool] | np.ndarray | None,
-    statuses: Sequence[str],
     *,
+    prompts_N: np.ndarray,
+    texts_N: np.ndarray,
+    is_blank_N: np.ndarray,
+    rewards_N: np.ndarray,
+    statuses_N: np.ndarray,
+    has_embedding_N: np.ndarray | None = None,
     drop_truncated: bool = False,
-) -> list[str | None]:
-    """Return for each candidate None if it is usable, else the first of these reasons that holds.
+    keep_duplicates: bool = False,
+) -> np.ndarray:
+    """Return for each of N candidates None if it is usable, else the first of these reasons that holds, as objects (N,).
 
     - the status itself, unless it is ``ok`` or ``truncated``; ``error`` is named ``generation_error``;
     - ``empty``: no text but white space;
     - ``truncated``: that status, with ``drop_truncated``;
-    - ``no_reward``: None or NaN; ``infinite_reward``: too large to be a number;
-    - ``no_embedding``: where ``has_embedding`` is given (None: embeddings are not needed);
-    - ``duplicate``: the text, character for character, of a usable candidate of lower index.
+    - ``no_reward``: NaN; ``infinite_reward``: too large to be a number;
+    - ``no_embedding``: where ``has_embedding_N`` is given (None: embeddings are not needed);
+    - ``duplicate``: the text, character for character, of a usable candidate of the same prompt that stands before it.
 
-    Raises
-    ------
-    InputError
-        Columns of different lengths.
+    Args:
+        prompts_N: int, which prompt each candidate is of.
+        texts_N: int, equal where the texts are equal.
+        is_blank_N: bool, no text but white space, or no text.
+        rewards_N: float, NaN where there is none.
+        statuses_N: text, as ``generate`` wrote it.
+        has_embedding_N: bool.
+        drop_truncated: leave out responses that were cut at the token limit.
+        keep_duplicates: let equal texts of one prompt take part more than once.
 
+    Errors:
+        InputError: columns of different lengths.
     """
-    rewards_R = np.asarray(rewards, dtype=np.float64)
-    if has_embedding is None:
-        has_embedding = [True] * len(texts)
-    lengths = {len(texts), len(rewards_R), len(has_embedding), len(statuses)}
-    if len(lengths) > 1:
+    columns = [prompts_N, texts_N, is_blank_N, rewards_N, statuses_N]
+    columns += [] if has_embedding_N is None else [has_embedding_N]
+    if len({len(column) for column in columns}) > 1:
         raise InputError(
-            f"{len(texts)} texts, {len(rewards_R)} rewards, {len(has_embedding)} embedding marks and "
-            f"{len(statuses)} statuses: one of each per candidate is expected"
+            f"columns of {', '.join(str(len(column)) for column in columns)} rows: one value a candidate is expected"
         )
-    reasons: list[str | None] = []
-    seen: set[str] = set()
-    for text, reward, is_embedded, status in zip(texts, rewards_R, has_embedding, statuses, strict=True):
-        reason = _name_flaw(text, status, drop_truncated=drop_truncated) or _name_gap(float(reward), is_embedded)
-        if reason is None and text in seen:
-            reason = "duplicate"
-        if reason is None:
-            seen.add(text)
-        reasons.append(reason)
-    return reasons
+    reasons_N = np.full(len(rewards_N), None, dtype=object)
+    # The last reason first: each line takes precedence over those before it.
+    if has_embedding_N is not None:
+        reasons_N[~has_embedding_N] = "no_embedding"
+    reasons_N[np.isinf(rewards_N)] = "infinite_reward"
+    reasons_N[np.isnan(rewards_N)] = "no_reward"
+    if drop_truncated:
+        reasons_N[statuses_N == "truncated"] = "truncated"
+    reasons_N[is_blank_N] = "empty"
+    has_failed_N = ~np.isin(statuses_N, ANSWERED)
+    reasons_N[has_failed_N] = statuses_N[has_failed_N]
+    reasons_N[statuses_N == "error"] = "generation_error"
+    if not keep_duplicates:
+        usable = np.flatnonzero(is_none(reasons_N))
+        keys = prompts_N[usable].astype(np.int64) * (int(texts_N.max(initial=0)) + 1) + texts_N[usable]
+        _, firsts = np.unique(keys, return_index=True)
+        is_copy = np.ones(len(usable), dtype=bool)
+        is_copy[firsts] = False
+        reasons_N[usable[is_copy]] = "duplicate"
+    return reasons_N
 
 
-def _name_flaw(text: str, status: str, *, drop_truncated: bool) -> str | None:
-    """Name what is wrong with the response itself."""
-    if status not in ("ok", "truncated"):
-        return "generation_error" if status == "error" else status
-    if not text.strip():
-        return "empty"
-    return "truncated" if drop_truncated and status == "truncated" else None
+def mask_near_duplicates(
+    embeddings_PRD: np.ndarray, distances_PRR: np.ndarray, rewards_PR: np.ndarray, mask_PR: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Return (P, R) which candidates are near-copies of a better one.
+
+    Candidates are taken from the highest reward down, equal rewards by ascending index; one whose embedding has a cosine
+    similarity of ``threshold`` or more with one kept before is a near-copy. So the positive always stays, and nothing that says
+    the same becomes its negative **(ours)**. A vector of zeros is like no other.
+    """
+    squared_norms_PR = np.einsum("prd,prd->pr", embeddings_PRD, embeddings_PRD, dtype=np.float64)
+    order_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
+    is_copy_PR = np.zeros(mask_PR.shape, dtype=np.bool_)
+    _mark_copies(squared_norms_PR, distances_PRR, order_PR, mask_PR.sum(axis=1), threshold, is_copy_PR)
+    return is_copy_PR
 
 
-def _name_gap(reward: float, is_embedded: bool) -> str | None:
-    """Name what later stages have not said about the response."""
-    if np.isnan(reward):
-        return "no_reward"
-    if np.isinf(reward):
-        return "infinite_reward"
-    return None if is_embedded else "no_embedding"
+@compiled
+def _mark_copies(
+    squared_norms_PR: np.ndarray,
+    distances_PRR: np.ndarray,
+    order_PR: np.ndarray,
+    n_usable_P: np.ndarray,
+    threshold: float,
+    is_copy_PR: np.ndarray,
+) -> None:
+    for p in range(len(n_usable_P)):
+        for place in range(n_usable_P[p]):
+            i = order_PR[p, place]
+            for earlier in range(place):
+                j = order_PR[p, earlier]
+                if is_copy_PR[p, j]:
+                    continue
+                # the cosine from the distance: 2 a.b = |a|^2 + |b|^2 - |a - b|^2
+                twice_dot = squared_norms_PR[p, i] + squared_norms_PR[p, j] - distances_PRR[p, i, j] ** 2
+                length = 2.0 * np.sqrt(squared_norms_PR[p, i] * squared_norms_PR[p, j])
+                # 1e-12: equal vectors must reach a threshold of 1 whatever the rounding
+                if length > 0.0 and twice_dot >= length * (threshold - 1e-12):
+                    is_copy_PR[p, i] = True
+                    break
 
 
-def screen_margins(
-    reasons: Sequence[str | None], rewards: Sequence[float | None] | np.ndarray, *, min_margin: float, positives: int = 1
-) -> list[str | None]:
-    """Return ``reasons`` with ``low_margin`` for usable candidates too close to the positives to be negatives.
+def mask_low_margins(rewards_PR: np.ndarray, mask_PR: np.ndarray, *, min_margin: float, positives: int = 1) -> np.ndarray:
+    """Return (P, R) which usable candidates are too close to the positives to be negatives.
 
-    The positives are the ``positives`` highest rewards among the usable candidates, ties to the lower index, as
-    in `prefpipe.maths.selection`. Any other usable candidate i has margin ``min(r of positives) - r_i`` and is
-    usable only with a margin of at least ``min_margin``. Zero, as in the papers, changes nothing; any number above
-    zero keeps candidates tied with a positive out of the negatives.
+    The positives are the ``positives`` highest rewards of ``mask_PR``, ties to the lower index, as in
+    `prefpipe.maths.selection`. Any other usable candidate i has margin ``min(r of positives) - r_i`` and is usable only with a
+    margin of at least ``min_margin``. Zero, as in the papers, changes nothing; any number above zero keeps candidates tied with a
+    positive out of the negatives.
     """
     if not min_margin >= 0.0:
         raise UsageError(f"min_margin is {min_margin}; it is >= 0")
-    rewards_R = np.asarray(rewards, dtype=np.float64)
-    usable = np.array([place for place, reason in enumerate(reasons) if reason is None], dtype=np.int64)
-    best_first = usable[np.argsort(-rewards_R[usable], kind="stable")]
-    screened = list(reasons)
-    if len(best_first) > positives:
-        floor = rewards_R[best_first[positives - 1]]
-        for place in best_first[positives:]:
-            if floor - rewards_R[place] < min_margin:
-                screened[place] = "low_margin"
-    return screened
+    if rewards_PR.size == 0:
+        return np.zeros(mask_PR.shape, dtype=bool)
+    best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
+    last_positive_P1 = best_first_PR[:, [min(positives, rewards_PR.shape[1]) - 1]]
+    floor_P1 = np.take_along_axis(rewards_PR, last_positive_P1, axis=1)
+    is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
+    np.put_along_axis(is_positive_PR, best_first_PR[:, :positives], True, axis=1)
+    with np.errstate(over="ignore"):
+        is_close_PR = floor_P1 - rewards_PR < min_margin
+    has_others_P1 = (mask_PR.sum(axis=1) > positives)[:, None]
+    return np.asarray(mask_PR & ~is_positive_PR & is_close_PR & has_others_P1)
 
 
-def pool_verdict(
-    reasons: Sequence[str | None], rewards: Sequence[float | None] | np.ndarray, *, min_candidates: int = 2
-) -> str | None:
-    """Return None if the prompt can be selected from, else why not.
-
-    ``reasons`` and ``rewards`` speak of all candidates of the prompt, the unusable ones included.
+def pool_verdicts(rewards_PR: np.ndarray, is_there_PR: np.ndarray, usable_PR: np.ndarray, kept_PR: np.ndarray) -> np.ndarray:
+    """Return for each prompt None if it can be selected from, else why not, as objects (P,).
 
     - ``no_rewards``: there are candidates, and not one has a finite reward;
-    - ``too_few_candidates``: fewer than ``min_candidates`` (at least 2) are usable, margins aside;
+    - ``too_few_candidates``: fewer than two are usable, margins aside;
     - ``tie``: all usable rewards are equal, so nothing says which response is better;
-    - ``low_margin``: `screen_margins` left fewer than two.
+    - ``low_margin``: margins left fewer than two.
+
+    Args:
+        rewards_PR: float, anything where nothing is.
+        is_there_PR: bool, the candidates of each prompt, unusable ones included.
+        usable_PR: bool, those without a flaw, margins aside.
+        kept_PR: bool, those of them that the margin leaves.
     """
-    if min_candidates < 2:
-        raise UsageError(f"min_candidates is {min_candidates}; a positive and a negative make 2")
-    rewards_R = np.asarray(rewards, dtype=np.float64)
-    if len(rewards_R) and not np.isfinite(rewards_R).any():
-        return "no_rewards"
-    usable_rewards = rewards_R[[reason in (None, "low_margin") for reason in reasons]]
-    if len(usable_rewards) < min_candidates:
-        return "too_few_candidates"
-    if usable_rewards.max() == usable_rewards.min():
-        return "tie"
-    return "low_margin" if sum(reason is None for reason in reasons) < 2 else None
+    verdicts_P = np.full(len(rewards_PR), None, dtype=object)
+    verdicts_P[kept_PR.sum(axis=1) < 2] = "low_margin"
+    highest_P = np.where(usable_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
+    lowest_P = np.where(usable_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
+    verdicts_P[highest_P == lowest_P] = "tie"
+    verdicts_P[usable_PR.sum(axis=1) < 2] = "too_few_candidates"
+    has_reward_P = (is_there_PR & np.isfinite(np.where(is_there_PR, rewards_PR, np.nan))).any(axis=1)
+    verdicts_P[is_there_PR.any(axis=1) & ~has_reward_P] = "no_rewards"
+    return verdicts_P

@@ -1,156 +1,197 @@
-"""Which candidates of one prompt become its positives and its negatives.
+"""Which candidates of a prompt become its positives and its negatives: the public interface for arrays.
 
-Notation: R candidates with rewards ``r_i`` and embeddings ``e_i``; N of them are candidate negatives, those that
-are not positives. Every strategy works on the candidate negatives in ascending order of reward, equal rewards
-in ascending order of index. So where rewards are distinct, permuting the candidates permutes the answer, for
-``coreset`` and ``random`` too, and ties of any kind go to the lower reward and then to the lower index.
+`select_responses` takes one prompt or a batch of prompts; `select_pools` is the same choice for arrays that were checked and
+screened before, as the ``select`` command has them.
 """
 
 import difflib
-from collections.abc import Callable
-from typing import Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import numpy as np
-from scipy.spatial.distance import cdist  # type: ignore[import-untyped]
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.clusters import choose_coreset
-from prefpipe.maths.facility import solve_k_medoids
+from prefpipe.maths.distances import pairwise_distances
+from prefpipe.maths.facility import work_limit
+from prefpipe.maths.pool_strategies import STRATEGIES, Pools, Strategy, choose, explain
+from prefpipe.maths.screening import mask_low_margins, mask_near_duplicates
 
 LARGEST_REWARD = 1e150
 """Rewards are squared for their standard deviation, which must stay a finite number."""
 
+PROMPTS_AT_ONCE = 256
+"""A batch is worked through in slices, so that memory does not grow with it."""
+
 
 class Selection(NamedTuple):
-    """What one prompt keeps. Indices are places in the arrays given.
+    """What is kept, as indices into the arrays given. Shapes are those of one prompt; a batch has P in front and -1 as padding.
 
-    ``positives`` (p,) best reward first; ``negatives`` (k,) ascending index; no index is in both.
-    ``cost``, ``lower_bound`` and ``is_optimal`` speak of Opt-Select's objective; under the other strategies
-    they are NaN, NaN and False. ``cost`` is in units of the largest weight: see `response_weights`.
-    ``clusters`` (R,): the k-means cluster of each candidate negative (``coreset``), -1 elsewhere.
-    ``represents`` (R,): the index of the chosen negative that stands for each candidate in the objective
-    (``opt-select``), -1 elsewhere.
+    ``positives`` (p,) best reward first; ``negatives`` (k,) ascending index; no index is in both. ``cost`` is Opt-Select's
+    objective of the negatives, ``lower_bound`` a proven bound on the least possible and ``is_optimal`` whether they agree to
+    1e-9 relative. ``cost`` is NaN without embeddings or distances, the other two are NaN and False under other strategies than
+    ``opt-select``. Costs are in units of the largest weight: see `response_weights`. ``cost_bottom_k`` and ``cost_random`` are
+    what the k lowest rewards and, on average, k random candidates would cost. ``gains`` (k,): by how much the cost would rise
+    without each negative. ``clusters`` (R,): the k-means cluster of each candidate negative (``coreset``), -1 elsewhere.
+    ``represents`` (R,): the index of the chosen negative nearest to each candidate that the objective covers, -1 elsewhere.
     """
 
     positives: np.ndarray
     negatives: np.ndarray
-    cost: float
-    lower_bound: float
-    is_optimal: bool
+    cost: Any
+    lower_bound: Any
+    is_optimal: Any
     clusters: np.ndarray
     represents: np.ndarray
+    gains: np.ndarray
+    cost_bottom_k: Any
+    cost_random: Any
 
 
-class OptSelectOptions(TypedDict, total=False):
-    """Options of ``opt-select``; the other strategies ignore them.
+class SelectOptions(TypedDict, total=False):
+    """Options of `select_responses`.
 
-    ``weight_temperature``: ``"paper"`` (1), ``"auto"`` (the standard deviation of the prompt's rewards) or a
-    number > 0. ``cover``: whose distances the objective sums, the candidate ``"negatives"`` or ``"all"``
-    candidates. ``time_limit_s``: for HiGHS, on the few prompts that need it (default 10 s).
+    ``positives``: positives wanted, at least 1 (default 1); at least one candidate is left to be a negative.
+    ``min_margin``: least reward difference between the lowest positive and a negative (0). ``near_duplicates``: cosine
+    similarity, in (0, 1], from which two embeddings count as one response (None: never); the higher reward stays.
+    ``weight_temperature``: T of Opt-Select's weights, ``"paper"`` (1), ``"auto"`` (the standard deviation of the prompt's
+    rewards) or a number above 0. ``cover``: whom the objective sums over, the candidate ``"negatives"`` or ``"all"``.
+    ``n_init``: k-means starts (10). ``time_limit_s``: for one prompt's proof, counted in work so that the answer is the same
+    on any machine (10).
     """
 
+    positives: int
+    min_margin: float
+    near_duplicates: float | None
     weight_temperature: Literal["paper", "auto"] | float
     cover: Literal["negatives", "all"]
+    n_init: int
     time_limit_s: float
 
 
-class Pool(NamedTuple):
-    """What a strategy sees, checked: float64 arrays (R,), (R, D), (R, R), and indices.
-
-    ``negatives`` (N,): the candidate negatives by ascending reward, then ascending index.
-    """
-
-    rewards: np.ndarray
-    embeddings: np.ndarray | None
-    distances: np.ndarray | None
-    positives: np.ndarray
-    negatives: np.ndarray
-    k: int
-    seed: int
-    options: OptSelectOptions
-
-
-class Strategy(NamedTuple):
-    """A rule, and what it asks for.
-
-    ``choose`` maps a pool, with ``1 <= k <= N``, to a selection whose negatives may be in any order.
-    ``needs`` is ``"rewards"``, ``"embeddings"`` or ``"embeddings or distances"``. ``n_positives`` and
-    ``n_negatives`` are None where the caller decides.
-    """
-
-    choose: Callable[[Pool], Selection]
-    needs: Literal["rewards", "embeddings", "embeddings or distances"] = "rewards"
-    n_positives: int | None = None
-    n_negatives: int | None = None
-
-
 def select_responses(
-    rewards_R: np.ndarray,
-    embeddings_RD: np.ndarray | None = None,
-    *,
-    k: int,
+    rewards: Any,
+    embeddings: Any = None,
+    k: int = 7,
     strategy: str = "opt-select",
-    positives: int = 1,
-    distances_RR: np.ndarray | None = None,
+    *,
+    distances: Any = None,
+    mask: Any = None,
     seed: int = 0,
-    **options: Unpack[OptSelectOptions],
+    **options: Unpack[SelectOptions],
 ) -> Selection:
-    """Choose the positives and the negatives of one prompt.
+    """Choose the positives and the negatives of one prompt, or of a batch of prompts.
 
-    The positives are the ``positives`` highest rewards, ties to the lower index. A positive is never a
-    negative, also where its reward is tied. The strategies differ in the ``k`` negatives:
+    The positives are the highest rewards, ties to the lower index. A positive is never a negative, also where its reward is
+    tied. The strategies differ in the ``k`` negatives:
 
-    - ``bottom-k``: the k lowest rewards (AMPO, arXiv 2502.18293); ``top-bottom`` is the same rule, named for use
-      with several positives;
-    - ``coreset``: k-means with k clusters over the embeddings of the candidate negatives, and of each cluster
-      the lowest-reward member (AMPO); missing clusters are made up by the lowest rewards left;
-    - ``opt-select``: the set S of k candidate negatives with the least
-      ``Cost(S) = sum_i w_i min_{j in S} ||e_i - e_j||`` (AMPO), w as in `response_weights`;
+    - ``opt-select``: the set S of k candidate negatives with the least ``Cost(S) = sum_i w_i min_{j in S} ||e_i - e_j||`` (AMPO,
+      arXiv 2502.18293), w as in `response_weights`, proven optimal;
+    - ``coreset``: k-means with k clusters over the embeddings of the candidate negatives, and of each cluster the
+      lowest-reward member (AMPO); missing clusters are made up by the lowest rewards left;
+    - ``bottom-k``: the k lowest rewards (AMPO); ``top-bottom`` is the same rule, named for use with several positives;
     - ``random``: k candidate negatives without replacement, by ``seed``;
-    - ``best-worst`` (SimPO, arXiv 2405.14734) and ``best-random``: one pair, argmax with argmin or with a random
-      other candidate; ``k`` does not apply;
+    - ``best-worst`` (SimPO, arXiv 2405.14734) and ``best-random``: one pair, argmax with argmin or with a random other
+      candidate; ``k`` does not apply;
     - ``all``: every candidate negative; ``k`` does not apply.
 
-    Parameters
-    ----------
-    rewards_R
-        (R,) finite, higher is better, any scale. Adding a constant changes no choice.
-    embeddings_RD
-        (R, D) finite; ``opt-select`` uses Euclidean distances between the rows as they are.
-    k
-        Negatives wanted, >= 1. With fewer than k candidate negatives all of them are chosen.
-    strategy
-        A key of `STRATEGIES`.
-    positives
-        Positives wanted, >= 1; at least one candidate is left to be a negative.
-    distances_RR
-        (R, R) finite and >= 0, instead of embeddings, for ``opt-select``.
-    seed
-        >= 0, for ``random``, ``best-random`` and the k-means starts. Equal inputs give equal outputs.
+    Args:
+        rewards: (R,), or (P, R) for a batch; finite, higher is better, any scale. Adding a constant changes no choice.
+        embeddings: (R, D) or (P, R, D), finite; Euclidean distances between the rows as they are.
+        k: negatives wanted, at least 1. With fewer candidate negatives all of them are chosen.
+        strategy: a key of `STRATEGIES`.
+        distances: (R, R) or (P, R, R), finite, at least 0, instead of embeddings.
+        mask: shape of ``rewards``, True where there is a candidate; values elsewhere are ignored. A prompt of a batch
+            with fewer than two candidates gets no selection: -1 and NaN throughout.
+        seed: at least 0, below 2**64, for ``random``, ``best-random`` and the k-means starts; one for every prompt of a
+            batch, so that a row of a batch is chosen as it would be alone.
+        **options: see `SelectOptions`.
 
-    Raises
-    ------
-    InputError
-        Fewer than two candidates; a value that is not finite; shapes that do not agree.
-    UsageError
-        An unknown strategy or option value; embeddings that the strategy needs and were not given.
-
+    Errors:
+        InputError: fewer than two candidates; a value that is not finite; shapes that do not agree.
+        UsageError: an unknown strategy or option, a value out of range, embeddings that the strategy needs and were not given.
     """
-    rule = find_strategy(strategy)
-    rewards_R = _check_rewards(rewards_R)
-    _check_counts(strategy, k=k, positives=positives, seed=seed)
-    _check_options(options)
-    embeddings_RD, distances_RR = _check_geometry(strategy, len(rewards_R), embeddings_RD, distances_RR)
+    find_strategy(strategy)
+    check_options(strategy, k, seed, options)
+    rewards_PR, mask_PR, is_single = _check_rewards(rewards, mask)
+    geometry, is_distance = _check_geometry(strategy, rewards_PR.shape, is_single, embeddings, distances)
+    if options.get("near_duplicates") is not None and (geometry is None or is_distance):
+        raise UsageError(
+            "near_duplicates is a cosine similarity, which needs embeddings", hint="pass embeddings, or leave it out"
+        )
+    slices = []
+    for start in range(0, max(1, len(rewards_PR)), PROMPTS_AT_ONCE):
+        rows = slice(start, start + PROMPTS_AT_ONCE)
+        part = None if geometry is None else geometry[rows]
+        if part is not None:
+            part = _checked_geometry(part, mask_PR[rows], is_distance=is_distance, first_prompt=None if is_single else start)
+        slices.append(_select_slice(rewards_PR[rows], part, mask_PR[rows], is_distance, (k, strategy, seed, options)))
+    found = Selection(*(np.concatenate(columns) for columns in zip(*slices, strict=True)))
+    return _only_prompt(found) if is_single else found
 
-    best_first_R = np.argsort(-rewards_R, kind="stable")
-    chosen = best_first_R[: min(positives, len(rewards_R) - 1)]
-    is_positive = np.zeros(len(rewards_R), dtype=bool)
-    is_positive[chosen] = True
-    ascending_R = np.argsort(rewards_R, kind="stable")
-    negatives_N = ascending_R[~is_positive[ascending_R]]
-    n_negatives = min(rule.n_negatives or k, len(negatives_N))
-    selection = rule.choose(Pool(rewards_R, embeddings_RD, distances_RR, chosen, negatives_N, n_negatives, seed, options))
-    return selection._replace(negatives=np.sort(selection.negatives))
+
+def _select_slice(
+    rewards_PR: np.ndarray, geometry: np.ndarray | None, mask_PR: np.ndarray, is_distance: bool, what: tuple[Any, ...]
+) -> Selection:
+    k, strategy, seed, options = what
+    distances_PRR = geometry
+    if geometry is not None and not is_distance:
+        distances_PRR = pairwise_distances(geometry)
+        threshold = options.get("near_duplicates")
+        if threshold is not None:
+            mask_PR = mask_PR & ~mask_near_duplicates(geometry, distances_PRR, rewards_PR, mask_PR, threshold)
+    margin = options.get("min_margin", 0.0)
+    if margin > 0.0:
+        mask_PR = mask_PR & ~mask_low_margins(rewards_PR, mask_PR, min_margin=margin, positives=options.get("positives", 1))
+    seeds_P = np.full(len(rewards_PR), seed, dtype=np.uint64)
+    return select_pools(rewards_PR, distances_PRR, mask_PR, k=k, strategy=strategy, seeds_P=seeds_P, options=options)
+
+
+def select_pools(
+    rewards_PR: np.ndarray, distances_PRR: np.ndarray | None, mask_PR: np.ndarray, *, k: int, strategy: str, seeds_P: np.ndarray,
+    options: SelectOptions,
+) -> Selection:  # fmt: skip
+    """Choose for prompts whose arrays are checked and screened: see `select_responses` for what each means.
+
+    ``min_margin`` and ``near_duplicates`` are the caller's to apply, to ``mask_PR``.
+    """
+    rule = STRATEGIES[strategy]
+    n_candidates = rewards_PR.shape[1]
+    n_usable_P = mask_PR.sum(axis=1)
+    wanted = rule.n_positives or options.get("positives", 1)
+    n_positives_P = np.where(n_usable_P >= 2, np.minimum(wanted, n_usable_P - 1), 0)
+    # Stable sorts: equal rewards stay in ascending order of index. What is masked stands last.
+    best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
+    places_R = np.arange(n_candidates)
+    is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
+    np.put_along_axis(is_positive_PR, best_first_PR, places_R[None] < n_positives_P[:, None], axis=1)
+    is_negative_PR = mask_PR & ~is_positive_PR & (n_usable_P >= 2)[:, None]
+    ascending_PR = np.argsort(np.where(is_negative_PR, rewards_PR, np.inf), axis=1, kind="stable")
+    n_negatives_P = is_negative_PR.sum(axis=1)
+    width = int(n_positives_P.max(initial=1))
+    covers_all = options.get("cover", "negatives") == "all"
+    clients_PR = mask_PR if covers_all else is_negative_PR
+    pools = Pools(
+        negatives=np.where(places_R[None] < n_negatives_P[:, None], ascending_PR, -1),
+        n_negatives=n_negatives_P,
+        positives=np.where(places_R[None, :width] < n_positives_P[:, None], best_first_PR[:, :width], -1),
+        n_positives=n_positives_P,
+        distances=distances_PRR,
+        weights=_weights(rewards_PR, mask_PR, clients_PR, options.get("weight_temperature", "paper")),
+        seeds=seeds_P,
+        k=_n_negatives(rule, strategy, k, n_candidates),
+        covers_all=covers_all,
+        n_init=options.get("n_init", 10),
+        work_limit=work_limit(options.get("time_limit_s", 10.0)),
+    )
+    choice = choose(rule, pools)
+    told = explain(pools, choice)
+    return Selection(
+        pools.positives, choice.negatives, told.cost, choice.lower_bound, choice.is_optimal, choice.clusters, told.represents,
+        told.gains, told.cost_bottom_k, told.cost_random,
+    )  # fmt: skip
+
+
+def _n_negatives(rule: Strategy, strategy: str, k: int, n_candidates: int) -> int:
+    return rule.n_negatives or (max(1, n_candidates - 1) if strategy == "all" else k)
 
 
 def find_strategy(name: str) -> Strategy:
@@ -187,151 +228,125 @@ def resolve_temperature(rewards_R: np.ndarray, setting: Literal["paper", "auto"]
     return float(setting)
 
 
-def _plain(pool: Pool, negatives: np.ndarray) -> Selection:
-    """Return a selection under a rule without objective or clusters."""
-    none_R = np.full(len(pool.rewards), -1)
-    return Selection(
-        pool.positives,
-        negatives,
-        cost=np.nan,
-        lower_bound=np.nan,
-        is_optimal=False,
-        clusters=none_R,
-        represents=none_R.copy(),
-    )
+def _weights(
+    rewards_PR: np.ndarray, mask_PR: np.ndarray, clients_PR: np.ndarray, setting: Literal["paper", "auto"] | float
+) -> np.ndarray:
+    """Return the weights (P, R) of the clients, 0 elsewhere; the temperature is of all candidates, the scale of the clients."""
+    weights_PR = np.zeros(rewards_PR.shape)
+    if setting == "auto":
+        for p in np.flatnonzero(clients_PR.any(axis=1)):
+            clients = clients_PR[p]
+            temperature = resolve_temperature(rewards_PR[p, mask_PR[p]], setting)
+            weights_PR[p, clients] = response_weights(rewards_PR[p, clients], temperature)
+        return weights_PR
+    temperature = 1.0 if setting == "paper" else float(setting)
+    lowest_P1 = np.where(clients_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)[:, None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights_PR[clients_PR] = np.exp((lowest_P1 - rewards_PR) / temperature)[clients_PR]
+    return weights_PR
 
 
-def _choose_lowest(pool: Pool) -> Selection:
-    return _plain(pool, pool.negatives[: pool.k])
+def _only_prompt(found: Selection) -> Selection:
+    """Return the one prompt of a batch without its padding."""
+    one = Selection(*(column[0] for column in found))
+    kept = one.negatives >= 0
+    return one._replace(
+        positives=one.positives[one.positives >= 0], negatives=one.negatives[kept], gains=one.gains[kept],
+        cost=float(one.cost), lower_bound=float(one.lower_bound), is_optimal=bool(one.is_optimal),
+        cost_bottom_k=float(one.cost_bottom_k), cost_random=float(one.cost_random),
+    )  # fmt: skip
 
 
-def _choose_all(pool: Pool) -> Selection:
-    return _plain(pool, pool.negatives)
-
-
-def _choose_random(pool: Pool) -> Selection:
-    rng = np.random.default_rng(pool.seed)
-    return _plain(pool, rng.choice(pool.negatives, size=pool.k, replace=False))
-
-
-def _choose_coreset(pool: Pool) -> Selection:
-    assert pool.embeddings is not None
-    negatives_N = pool.negatives
-    coreset = choose_coreset(pool.rewards[negatives_N], pool.embeddings[negatives_N], pool.k, seed=pool.seed)
-    selection = _plain(pool, negatives_N[coreset.chosen])
-    selection.clusters[negatives_N] = coreset.labels
-    return selection
-
-
-def _choose_opt_select(pool: Pool) -> Selection:
-    negatives_N = pool.negatives
-    covers_all = pool.options.get("cover", "negatives") == "all"
-    clients_C = np.concatenate([negatives_N, pool.positives]) if covers_all else negatives_N
-    if pool.distances is not None:
-        distances_CN = pool.distances[np.ix_(clients_C, negatives_N)]
-    else:
-        assert pool.embeddings is not None
-        distances_CN = cdist(pool.embeddings[clients_C], pool.embeddings[negatives_N])
-    temperature = resolve_temperature(pool.rewards, pool.options.get("weight_temperature", "paper"))
-    weights_C = response_weights(pool.rewards[clients_C], temperature)
-
-    time_limit_s = pool.options.get("time_limit_s", 10.0)
-    medoids = solve_k_medoids(weights_C[:, None] * distances_CN, pool.k, time_limit_s=time_limit_s)
-
-    selection = _plain(pool, negatives_N[medoids.chosen])
-    nearest_C = medoids.chosen[np.argmin(distances_CN[:, medoids.chosen], axis=1)]
-    selection.represents[clients_C] = negatives_N[nearest_C]
-    # Each chosen negative stands for itself, also beside a chosen twin.
-    selection.represents[selection.negatives] = selection.negatives
-    return selection._replace(cost=medoids.cost, lower_bound=medoids.lower_bound, is_optimal=medoids.is_optimal)
-
-
-STRATEGIES: dict[str, Strategy] = {
-    "bottom-k": Strategy(_choose_lowest),
-    "coreset": Strategy(_choose_coreset, needs="embeddings"),
-    "opt-select": Strategy(_choose_opt_select, needs="embeddings or distances"),
-    "random": Strategy(_choose_random),
-    "best-worst": Strategy(_choose_lowest, n_positives=1, n_negatives=1),
-    "top-bottom": Strategy(_choose_lowest),
-    "best-random": Strategy(_choose_random, n_positives=1, n_negatives=1),
-    "all": Strategy(_choose_all),
-}
-"""Every strategy by the name that ``--strategy`` takes."""
-
-
-def _check_rewards(rewards_R: np.ndarray) -> np.ndarray:
-    rewards_R = np.asarray(rewards_R, dtype=np.float64)
-    if rewards_R.ndim != 1:
-        raise InputError(f"rewards have shape {rewards_R.shape}, expected one axis: a reward per candidate")
-    if len(rewards_R) < 2:
+def _check_rewards(rewards: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return rewards (P, R), 0 where masked, the mask, and whether one prompt was given."""
+    array = np.asarray(rewards, dtype=np.float64)
+    if array.ndim not in (1, 2):
+        raise InputError(f"rewards have shape {array.shape}, expected (R,) or (P, R): a reward per candidate")
+    is_there = np.ones(array.shape, dtype=bool) if mask is None else np.asarray(mask)
+    if is_there.shape != array.shape or is_there.dtype != bool:
+        raise InputError(f"mask is {is_there.dtype} of shape {is_there.shape}, expected bool of shape {array.shape}")
+    is_bad = is_there & ~(np.abs(array) <= LARGEST_REWARD)
+    if is_bad.any():
+        first = tuple(int(axis[0]) for axis in np.nonzero(is_bad))
+        whose = f"candidate {first[-1]}" + (f" of prompt {first[0]}" if len(first) == 2 else "")
+        raise InputError(f"the reward of {whose} is {array[first]}", hint="mask candidates without a finite reward")
+    if array.ndim == 1 and is_there.sum() < 2:
         raise InputError(
-            f"{len(rewards_R)} usable candidates; selection needs at least 2, a positive and a negative",
+            f"{is_there.sum()} usable candidates; selection needs at least 2, a positive and a negative",
             hint="generate more responses for the prompt, or drop it",
         )
-    is_bad = ~(np.abs(rewards_R) <= LARGEST_REWARD)
-    if is_bad.any():
-        first = int(np.flatnonzero(is_bad)[0])
-        raise InputError(
-            f"the reward of candidate {first} is {rewards_R[first]}",
-            hint="leave out candidates without a finite reward: prefpipe.maths.screening names them",
-        )
-    return rewards_R
+    is_single = array.ndim == 1
+    clean = np.where(is_there, array, 0.0)
+    return (clean[None], is_there[None], True) if is_single else (clean, is_there, False)
 
 
-def _check_counts(strategy: str, *, k: int, positives: int, seed: int) -> None:
-    if k < 1:
-        raise UsageError(f"k is {k}; at least 1 negative is needed")
-    if positives < 1:
-        raise UsageError(f"positives is {positives}; at least 1 is needed")
-    if seed < 0:
-        raise UsageError(f"seed is {seed}; seeds are >= 0")
-    n_positives = STRATEGIES[strategy].n_positives
-    if n_positives is not None and positives != n_positives:
-        raise UsageError(
-            f"{strategy} keeps {n_positives} positive, got positives={positives}",
-            hint="use top-bottom for several positives",
-        )
+def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> None:
+    """Refuse options that do not exist or are out of range.
 
-
-def _check_options(options: OptSelectOptions) -> None:
-    unknown = sorted(set(options) - OptSelectOptions.__optional_keys__)
+    Errors:
+        UsageError: naming the option, its value and what it takes.
+    """
+    unknown = sorted(set(options) - SelectOptions.__optional_keys__)
     if unknown:
-        raise UsageError(
-            f"unknown selection option {unknown[0]!r}",
-            hint=f"options: {', '.join(sorted(OptSelectOptions.__optional_keys__))}",
-        )
+        known = ", ".join(sorted(SelectOptions.__optional_keys__))
+        raise UsageError(f"unknown selection option {unknown[0]!r}", hint=f"options: {known}")
+    positives, n_positives = options.get("positives", 1), STRATEGIES[strategy].n_positives
+    if n_positives is not None and positives != n_positives:
+        raise UsageError(f"{strategy} keeps {n_positives} positive, got positives={positives}",
+                         hint="use top-bottom for several positives")  # fmt: skip
     temperature = options.get("weight_temperature", "paper")
     is_number = isinstance(temperature, int | float) and 0.0 < temperature < np.inf
-    if temperature not in ("paper", "auto") and not is_number:
-        raise UsageError(f"weight_temperature is {temperature!r}; it is paper, auto or a number > 0")
-    if options.get("cover", "negatives") not in ("negatives", "all"):
-        raise UsageError(f"cover is {options['cover']!r}; it is negatives or all")
-    if not options.get("time_limit_s", 10.0) > 0.0:
-        raise UsageError(f"time_limit_s is {options['time_limit_s']}; it is > 0")
+    threshold = options.get("near_duplicates")
+    checks = (
+        (k >= 1, f"k is {k}; at least 1 negative is needed"),
+        (positives >= 1, f"positives is {positives}; at least 1 is needed"),
+        (0 <= seed < 2**64, f"seed is {seed}; seeds are at least 0 and below 2**64"),
+        (
+            temperature in ("paper", "auto") or is_number,
+            f"weight_temperature is {temperature!r}; it is paper, auto or a number > 0",
+        ),
+        (options.get("cover", "negatives") in ("negatives", "all"), f"cover is {options.get('cover')!r}; it is negatives or all"),
+        (options.get("time_limit_s", 10.0) > 0.0, f"time_limit_s is {options.get('time_limit_s')}; it is > 0"),
+        (options.get("n_init", 10) >= 1, f"n_init is {options.get('n_init')}; at least 1 start is needed"),
+        (0.0 <= options.get("min_margin", 0.0) < np.inf, f"min_margin is {options.get('min_margin')}; it is >= 0"),
+        (threshold is None or 0.0 < threshold <= 1.0, f"near_duplicates is {threshold}; it is a cosine in (0, 1]"),
+    )
+    for holds, sentence in checks:
+        if not holds:
+            raise UsageError(sentence)
 
 
 def _check_geometry(
-    strategy: str, n_candidates: int, embeddings_RD: np.ndarray | None, distances_RR: np.ndarray | None
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Return both as float64 where the strategy needs them, None where it does not."""
-    needs = STRATEGIES[strategy].needs
-    if needs == "rewards":
-        return None, None
-    if embeddings_RD is not None and distances_RR is not None:
+    strategy: str, shape: tuple[int, ...], is_single: bool, embeddings: Any, distances: Any
+) -> tuple[np.ndarray | None, bool]:
+    """Return embeddings (P, R, D) or distances (P, R, R), or None, and whether they are distances."""
+    if embeddings is not None and distances is not None:
         raise UsageError("embeddings and distances were both given", hint="give one of them")
-    if embeddings_RD is None and (distances_RR is None or needs == "embeddings"):
-        raise UsageError(f"{strategy} needs {needs}", hint="run prefpipe embed, or use a strategy on rewards such as bottom-k")
-    if distances_RR is not None:
-        distances_RR = np.asarray(distances_RR, dtype=np.float64)
-        if distances_RR.shape != (n_candidates, n_candidates):
-            raise InputError(f"distances have shape {distances_RR.shape} for {n_candidates} candidates")
-        if not (np.isfinite(distances_RR) & (distances_RR >= 0.0)).all():
-            raise InputError("a distance is negative or not finite")
-        return None, distances_RR
-    embeddings_RD = np.asarray(embeddings_RD, dtype=np.float64)
-    if embeddings_RD.ndim != 2 or len(embeddings_RD) != n_candidates:
-        raise InputError(f"embeddings have shape {embeddings_RD.shape} for {n_candidates} candidates")
-    is_bad_R = ~np.isfinite(embeddings_RD).all(axis=1)
-    if is_bad_R.any():
-        raise InputError(f"the embedding of candidate {np.flatnonzero(is_bad_R)[0]} is not finite")
-    return embeddings_RD, None
+    if embeddings is None and distances is None:
+        if STRATEGIES[strategy].needs == "embeddings":
+            raise UsageError(f"{strategy} needs embeddings or distances",
+                             hint="run prefpipe embed, or use a strategy on rewards such as bottom-k")  # fmt: skip
+        return None, False
+    name = "embeddings" if distances is None else "distances"
+    array = np.asarray(embeddings if distances is None else distances)
+    given = array.shape
+    if is_single:
+        array = array[None]
+    expected = "(R, D)" if is_single else "(P, R, D)"
+    if array.ndim != 3 or array.shape[:2] != shape or (distances is not None and array.shape[2] != shape[1]):
+        whole = f"{shape[1]} candidates" if is_single else f"{shape[0]} prompts of {shape[1]} candidates"
+        raise InputError(f"{name} have shape {given} for {whole}, expected {expected if distances is None else 'a square'}")
+    return array, distances is not None
+
+
+def _checked_geometry(array: np.ndarray, mask_PR: np.ndarray, *, is_distance: bool, first_prompt: int | None) -> np.ndarray:
+    """Return a slice of embeddings or distances with 0 where the mask has nothing; refuse numbers that cannot be."""
+    is_there = mask_PR[:, :, None] & mask_PR[:, None, :] if is_distance else mask_PR[:, :, None]
+    clean = np.where(is_there, array, 0).astype(np.float64 if is_distance else array.dtype, copy=False)
+    is_bad_PR = ~np.isfinite(clean).all(axis=2) | (is_distance & (clean < 0.0).any(axis=2))
+    if is_bad_PR.any():
+        p, candidate = (int(axis[0]) for axis in np.nonzero(is_bad_PR))
+        whose = f"candidate {candidate}" + (f" of prompt {first_prompt + p}" if first_prompt is not None else "")
+        what = "a distance" if is_distance else "the embedding"
+        raise InputError(f"{what} of {whose} is {'negative or ' if is_distance else ''}not finite")
+    return clean

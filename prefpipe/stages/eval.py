@@ -27,7 +27,7 @@ from prefpipe.maths.winrate import preference, win_rate
 from prefpipe.reports.comparison import comparison_table
 from prefpipe.stages.candidate_rows import Row, count_by_status, key_of, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
-from prefpipe.stages.select import rewards_by_key
+from prefpipe.stages.pool_index import rewards_by_key
 from prefpipe.text.repetition import repeated_ngram_share
 
 SIDES = ("policy", "baseline")

@@ -5,6 +5,7 @@ A stage never prints and never looks at signals; it is given a place to log, a p
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,8 +70,9 @@ def loop_over_parts(
     *,
     indices: Sequence[int],
     redo: Callable[[int], bool] = lambda _index: False,
+    workers: int = 1,
 ) -> None:
-    """Make the parts of this shard that are not finished, one after the other, and count the rows of all.
+    """Make the parts of this shard that are not finished and count the rows of all.
 
     Args:
         output: the artifact being made.
@@ -80,9 +82,11 @@ def loop_over_parts(
         summary: filled in.
         indices: the parts this call is to see to.
         redo: parts to make again although they are finished.
+        workers: threads that make parts at the same time; ``make`` must then share nothing between parts.
 
     Errors:
         StoppedEarly: a stop was asked for and parts are left.
+        Exception: what ``make`` raised, once the parts begun beside it are finished.
     """
     parents = {index: parents_of(index) for index in indices}
     to_do = [index for index in indices if not output.is_done(index, parents[index]) or redo(index)]
@@ -90,17 +94,48 @@ def loop_over_parts(
     if summary.n_parts_kept:
         runtime.log(f"{output.path}: {summary.n_parts_kept} of {len(indices)} parts are finished and kept")
     with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
-        for position, index in enumerate(to_do):
-            if runtime.should_stop():
-                raise StoppedEarly(
-                    f"{summary.stage} stopped as asked: {position} parts made now, {len(to_do) - position} left",
-                    hint=runtime.how_to_go_on,
-                )
-            make(index)
+        for _ in _made(to_do, make, runtime.should_stop, min(workers, len(to_do))):
             summary.n_parts_made += 1
             advance(1)
+    n_left = len(to_do) - summary.n_parts_made
+    if n_left:
+        raise StoppedEarly(
+            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, {n_left} left", hint=runtime.how_to_go_on
+        )
     for index in indices:
         summary.counts.update(output.footer(index).counts)
+
+
+def _made(to_do: Sequence[int], make: Callable[[int], None], should_stop: Callable[[], bool], workers: int) -> Iterator[int]:
+    """Yield the parts as they are made, until all are or a stop is asked for; parts begun are always finished."""
+    if workers <= 1:
+        for index in to_do:
+            if should_stop():
+                return
+            make(index)
+            yield index
+        return
+    waiting = iter(to_do)
+    with ThreadPoolExecutor(workers) as threads:
+        running: dict[Future[None], int] = {}
+        failed: dict[int, BaseException] = {}
+        while True:
+            while len(running) < workers and not failed and not should_stop():
+                following = next(waiting, None)
+                if following is None:
+                    break
+                running[threads.submit(make, following)] = following
+            if not running:
+                break
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                index, error = running.pop(future), future.exception()
+                if error is None:
+                    yield index
+                else:
+                    failed[index] = error
+    if failed:
+        raise failed[min(failed)]
 
 
 def begin_retry(output: Output, indices: Sequence[int], *, keep: Sequence[str]) -> tuple[Output, set[int]]:

@@ -133,7 +133,7 @@ def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:
         IncompleteInputError: parts are missing and ``allow_partial`` is not set.
     """
     columns = ["prompt_id", "sample_idx", "role", "reward", "messages", "response", "prompt_token_ids", "response_token_ids",
-               "finish_reason", "status", "reason"]  # fmt: skip
+               "finish_reason", "beats", "status", "reason"]  # fmt: skip
     rows: list[Row] = groups.read_all(columns, allow_partial=allow_partial).to_pylist()
     return rows
 
@@ -159,7 +159,8 @@ def groups_of(rows: list[Row], encoder: Encoder | None) -> list[Group]:
         group = found.setdefault(prompt_id, Group(prompt_id, prompt, []))
         if group.prompt_token_ids != prompt:
             raise InputError(f"{place} has other prompt tokens than the responses before it", hint="select again")
-        responses = [*group.responses, Response(row["sample_idx"], tokens, row["reward"], row["role"])]
+        beats = None if row["beats"] is None else [pair["sample_idx"] for pair in row["beats"]]
+        responses = [*group.responses, Response(row["sample_idx"], tokens, row["reward"], row["role"], beats=beats)]
         found[prompt_id] = group._replace(responses=responses)
     return list(found.values())
 

@@ -17,6 +17,7 @@ Batch = dict[str, Tensor]
 ``input_ids``, ``attention_mask``, ``response_mask``: (S, T); prompt then response, padded on the right.
 ``slots``: (P, R) int, row of ``input_ids`` of each response, -1 where a group has fewer than R.
 ``rewards``: (P, R) float32; ``positives``: (P, R) bool; ``ref_logps``: (P, R) float32, only with a reference.
+``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
 """
 
 
@@ -44,8 +45,29 @@ class GroupCollator:
                 ref_logps[p, r] = response.ref_logp if response.ref_logp is not None else float("nan")
                 row += 1
         batch |= {"slots": slots, "rewards": rewards, "positives": positives}
+        if any(response.beats is not None for group in groups for response in group.responses):
+            batch["pairs"] = pairs_of(groups, width)
         has_reference = not bool(ref_logps.isnan().any())
         return batch | {"ref_logps": ref_logps} if has_reference else batch
+
+
+def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
+    """Return (P, R, R) bool: the pairs that selection named, of responses that are still there.
+
+    A group without named pairs in a batch that has some pairs every positive with every negative.
+    """
+    pairs = torch.zeros(len(groups), width, width, dtype=torch.bool)
+    for p, group in enumerate(groups):
+        places = {response.sample_idx: r for r, response in enumerate(group.responses)}
+        is_named = any(response.beats is not None for response in group.responses)
+        for r, response in enumerate(group.responses):
+            if is_named:
+                losers = [places[idx] for idx in response.beats or () if idx in places]
+            else:
+                losers = [places[each.sample_idx] for each in group.responses
+                          if response.role == "positive" and each.role == "negative"]  # fmt: skip
+            pairs[p, r, losers] = True
+    return pairs
 
 
 def pad_sequences(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> Batch:

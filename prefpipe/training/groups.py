@@ -23,6 +23,7 @@ class Response(NamedTuple):
 
     ``token_ids`` are the ids as sampled, end of sequence included when there was one. ``role`` is ``positive`` or
     ``negative``. ``ref_logp`` is the summed log-probability under the reference policy, None where none is needed.
+    ``beats``: the samples that this one is to beat under pairwise objectives; None: a positive beats every negative.
     """
 
     sample_idx: int
@@ -30,6 +31,7 @@ class Response(NamedTuple):
     reward: float
     role: str
     ref_logp: float | None = None
+    beats: Sequence[int] | None = None
 
 
 class Group(NamedTuple):

@@ -112,7 +112,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def _measure(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the measures (P, M) and the losses (P,) of a batch."""
         name, knobs = self.settings.objective, self.settings.knobs
-        targets = Targets(inputs["rewards"], inputs["positives"], inputs["slots"] >= 0)
+        targets = Targets(inputs["rewards"], inputs["positives"], inputs["slots"] >= 0, inputs.get("pairs"))
         policy = group_logps(model, inputs)
         scores = score_responses(name, policy, inputs.get("ref_logps"), targets.mask, knobs)
         losses = group_losses(name, scores, targets, knobs)

@@ -281,7 +281,7 @@ def test_an_extension_samples_only_what_is_new_and_is_recorded(stages: StageServ
         ("", "cannot be read"),
         ("{}", "cannot be read"),
         (
-            '{"fingerprint": "00", "stage": "generate", "schema": "candidates/1", "n_parts": 5, "identity": {"n": 4}}',
+            '{"fingerprint": "00", "stage": "generate", "schema": "candidates/2", "n_parts": 5, "identity": {"n": 4}}',
             "was edited",
         ),
     ],
@@ -303,7 +303,7 @@ def test_a_damaged_run_json_is_refused_and_overwrite_helps(
 
 def test_a_release_that_writes_another_schema_is_told_apart(stages: StageServer, work: Path) -> None:
     path = work / "generate" / "run.json"
-    path.write_text(path.read_text().replace('"candidates/1"', '"candidates/7"'))
+    path.write_text(path.read_text().replace('"candidates/2"', '"candidates/7"'))
     refused = stages.run(*commands(work)["score"])
     assert refused.code == 1
     assert "has schema candidates/7, and this release reads candidates/1" in refused.stderr
@@ -318,7 +318,7 @@ def test_a_part_with_another_schema_is_refused(stages: StageServer, work: Path) 
     for stage in ("generate", "score"):
         refused = stages.run(*commands(work)[stage])
         assert refused.code == 1
-        assert f"{artifact.part_path(2)} has schema scores/1, its artifact says candidates/1" in refused.stderr
+        assert f"{artifact.part_path(2)} has schema scores/1, its artifact says candidates/2" in refused.stderr
         assert "rerun the stage that made it with --overwrite" in refused.stderr
 
 

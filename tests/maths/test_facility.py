@@ -6,19 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from highs import p_median_by_highs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from prefpipe.maths.facility import (
-    EQUAL,
-    Relaxation,
+    ROOT_STEPS,
+    branch_and_bound,
+    choose_greedily,
     coverage_cost,
-    find_local_optimum,
-    relax,
+    improve_by_swaps,
     solve_k_medoids,
-    solve_p_median,
 )
+from prefpipe.maths.relaxation import EQUAL, climb, new_workspace
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -27,6 +28,12 @@ def brute_force(cost_CJ, k):
     subsets = list(combinations(range(cost_CJ.shape[1]), k))
     costs = [coverage_cost(cost_CJ, np.array(subset)) for subset in subsets]
     return subsets[int(np.argmin(costs))], min(costs)
+
+
+def find_local_optimum(cost_CJ, k):
+    chosen = choose_greedily(cost_CJ, k)
+    assert improve_by_swaps(cost_CJ, chosen) == pytest.approx(coverage_cost(cost_CJ, chosen), rel=1e-12)
+    return chosen
 
 
 def weighted_distances(rng, n, dim, spread=1.0):
@@ -105,22 +112,38 @@ def test_no_swap_improves_the_local_optimum():
 
 
 def test_what_the_relaxation_says_holds_for_every_better_subset():
-    """Relax around a subset that is not the optimum: the bound is below it, the masks do not cut it off."""
+    """Climb from a subset that is not the optimum: the bound is below it, and the fixed columns do not cut it off."""
     rng = np.random.default_rng(13)
     for trial in range(40):
         cost_CJ = weighted_distances(rng, 9, 2, spread=2.0)
         optimum_set, optimum = brute_force(cost_CJ, 3)
         chosen = np.sort(rng.choice(9, 3, replace=False)) if trial % 2 else find_local_optimum(cost_CJ, 3)
         upper = coverage_cost(cost_CJ, chosen)
-        relaxation = relax(in_units_of(cost_CJ, chosen), chosen)
-        assert relaxation.lower_bound <= 1 + 1e-12
+        fixed, multipliers = np.zeros(9, dtype=np.int8), np.sort(in_units_of(cost_CJ, chosen)[:, chosen], axis=1)[:, 1]
+        bound, split, _ = climb(in_units_of(cost_CJ, chosen), 3, 1.0, fixed, multipliers, new_workspace(9, 9), ROOT_STEPS)
+        assert bound <= 1 + 1e-12
         if optimum < upper * (1 - EQUAL):
-            assert relaxation.lower_bound <= optimum / upper + 1e-12
-            assert not relaxation.excluded[list(optimum_set)].any()
-            assert set(np.flatnonzero(relaxation.required)) <= set(optimum_set)
+            assert bound <= optimum / upper + 1e-12
+            assert not (fixed[list(optimum_set)] == -1).any()
+            assert set(np.flatnonzero(fixed == 1)) <= set(optimum_set)
+            assert split == -1 or fixed[split] == 0
 
 
-def test_the_program_mends_a_local_optimum_that_is_not_the_optimum():
+def test_the_search_finds_the_optimum_from_any_start():
+    """Branch and bound started at the dearest subset of three still ends at the optimum, with the same bound."""
+    rng = np.random.default_rng(29)
+    for _ in range(20):
+        cost_CJ = weighted_distances(rng, 9, 2, spread=3.0)
+        subset, optimum = brute_force(cost_CJ, 3)
+        worst = max(combinations(range(9), 3), key=lambda columns: coverage_cost(cost_CJ, np.array(columns)))
+        unit_CJ = in_units_of(cost_CJ, np.array(worst))
+        best, bound, _ = branch_and_bound(unit_CJ, np.array(worst), 10**9)
+        assert best.tolist() == list(subset)
+        assert bound == pytest.approx(coverage_cost(unit_CJ, best), rel=1e-9)
+        assert coverage_cost(cost_CJ, best) == pytest.approx(optimum, rel=1e-12)
+
+
+def test_the_search_mends_a_local_optimum_that_is_not_the_optimum():
     """Points on a line defeat single swaps now and then; the solution there must still be the optimum."""
     n_short = 0
     for seed in range(16):
@@ -133,26 +156,44 @@ def test_the_program_mends_a_local_optimum_that_is_not_the_optimum():
     assert n_short > 0
 
 
-def test_the_program_alone_and_reduced_by_the_relaxation_agree():
+@pytest.mark.parametrize(("n", "k", "dim"), [(31, 7, 384), (31, 7, 2), (31, 20, 8), (20, 5, 3)])
+def test_costs_equal_those_of_highs(n, k, dim):
+    """HiGHS solves the whole p-median program; equal to 1e-9 relative, with flat and with steep weights."""
     rng = np.random.default_rng(17)
-    cost_CJ = weighted_distances(rng, 12, 2)
-    chosen = find_local_optimum(cost_CJ, 4)
-    unit_CJ = in_units_of(cost_CJ, chosen)
-    whole = solve_p_median(unit_CJ, 4)
-    reduced = solve_p_median(unit_CJ, 4, Relaxation(-np.inf, np.isin(np.arange(12), whole.chosen[:1]), np.zeros(12, bool)))
-    assert whole.is_solved
-    assert reduced.is_solved
-    assert whole.chosen.tolist() == reduced.chosen.tolist()
-    assert whole.lower_bound == pytest.approx(coverage_cost(unit_CJ, whole.chosen), rel=1e-6)
+    for spread in (0.0, 6.0):
+        cost_CJ = weighted_distances(rng, n, dim, spread=spread)
+        solution = solve_k_medoids(cost_CJ, k)
+        assert solution.is_optimal
+        assert solution.cost == pytest.approx(p_median_by_highs(cost_CJ, k)[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(("n", "k"), [(64, 16), (128, 32), (255, 64)])
+def test_large_pools_are_exact(n, k):
+    """R up to 256 and k up to 64: proven within the work of a fraction of a second."""
+    rng = np.random.default_rng(n)
+    solution = solve_k_medoids(weighted_distances(rng, n, 384, spread=4.0), k, time_limit_s=2.0)
+    assert solution.is_optimal
+    assert solution.lower_bound == solution.cost
+
+
+def test_copies_of_columns_are_proven_at_once():
+    """Thirty points, each four times: exchanging copies gives millions of equal subsets, and none has to be looked at."""
+    points = np.repeat(np.random.default_rng(5).normal(size=(30, 4)), 4, axis=0)
+    solution = solve_k_medoids(cdist(points, points), 6, time_limit_s=0.5)
+    assert solution.is_optimal
+    assert (solution.chosen % 4 == 0).all()  # the lowest of each four
 
 
 def test_a_time_limit_too_short_gives_an_honest_gap():
-    """Costs that are no metric leave the relaxation a gap, and no program is solved in a nanosecond."""
+    """Costs that are no metric leave the relaxation a gap, and no search is finished with no work. The same on any machine."""
     cost_CJ = np.random.default_rng(3).random((40, 40))
     solution = solve_k_medoids(cost_CJ, 8, time_limit_s=1e-9)
     assert not solution.is_optimal
     assert 0 < solution.lower_bound < solution.cost
     assert solution.cost == coverage_cost(cost_CJ, solution.chosen)
+    whole = solve_k_medoids(cost_CJ, 8)
+    assert whole.is_optimal
+    assert solution.lower_bound <= whole.cost <= solution.cost
 
 
 def test_identical_points_cost_nothing():
@@ -181,8 +222,8 @@ def test_entries_that_span_hundreds_of_orders_keep_their_optimum():
 
 
 @pytest.mark.skipif(not (DATA / "alpaca_candidates.parquet").exists(), reason=f"no test data in {DATA}")
-def test_local_search_and_highs_agree_on_alpaca_eval_pools():
-    """Real responses, real grades: TF-IDF vectors, the logit of the preference as reward, k = 7 of 31 negatives."""
+def test_alpaca_eval_pools_are_certified_for_every_k_and_agree_with_highs():
+    """Real responses, real grades: TF-IDF vectors, the logit of the preference as reward; k from 1 to n - 2, HiGHS at k = 7."""
     pq = pytest.importorskip("pyarrow.parquet")
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -197,8 +238,8 @@ def test_local_search_and_highs_agree_on_alpaca_eval_pools():
         vectors = TfidfVectorizer().fit_transform(rows["response"].to_pylist()).toarray()
         kept = np.delete(np.arange(len(rewards)), np.argmax(rewards))
         cost_CJ = np.exp(rewards.min() - rewards[kept])[:, None] * cdist(vectors[kept], vectors[kept])
-        solution = solve_k_medoids(cost_CJ, 7)
-        program = solve_p_median(in_units_of(cost_CJ, find_local_optimum(cost_CJ, 7)), 7)
-        assert program.is_solved
-        assert solution.is_optimal
-        assert solution.cost == pytest.approx(coverage_cost(cost_CJ, program.chosen), rel=1e-6)
+        solutions = [solve_k_medoids(cost_CJ, k) for k in range(1, len(rewards) - 1)]
+        assert all(solution.is_optimal for solution in solutions)
+        costs = [solution.cost for solution in solutions]
+        assert costs == sorted(costs, reverse=True)
+        assert costs[6] == pytest.approx(p_median_by_highs(cost_CJ, 7)[1], rel=1e-9)

@@ -97,7 +97,7 @@ def test_a_masked_response_is_as_good_as_removed(variant, rubbish):
 def test_the_order_of_responses_is_immaterial(variant):
     scores, targets = make_groups()
     order = torch.tensor([3, 0, 4, 2, 1])
-    permuted = Targets(*(values[:, order] for values in targets))
+    permuted = Targets(*(values[:, order] for values in targets[:3]))
     torch.testing.assert_close(losses_of(variant, scores[:, order], permuted), losses_of(variant, scores, targets))
     torch.testing.assert_close(gradient_of(variant, scores[:, order], permuted), gradient_of(variant, scores, targets)[:, order])
 
@@ -105,7 +105,7 @@ def test_the_order_of_responses_is_immaterial(variant):
 @ALL
 def test_prompts_do_not_see_each_other(variant):
     scores, targets = make_groups()
-    alone = [losses_of(variant, scores[p : p + 1], Targets(*(values[p : p + 1] for values in targets))) for p in range(6)]
+    alone = [losses_of(variant, scores[p : p + 1], Targets(*(values[p : p + 1] for values in targets[:3]))) for p in range(6)]
     torch.testing.assert_close(losses_of(variant, scores, targets), torch.cat(alone))
 
 
@@ -312,3 +312,24 @@ def test_simpo_is_dpo_shifted_by_its_margin(margin):
 def test_loss_falls_as_the_positive_rises(variant):
     losses = [losses_of(variant, pair_scores(margin), pair_targets()).item() for margin in (-2.0, 0.0, 1.0, 5.0)]
     assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("variant", ["mmpo", "dpo", "simpo"])
+def test_named_pairs_replace_the_roles(variant):
+    """The mean over the named pairs alone, each as a group of two would give it; a pair with a masked response does not exist."""
+    scores = torch.tensor([[0.3, -1.0, 2.0, 7.0]], dtype=torch.float64)
+    rewards = torch.tensor([[3.0, 1.0, 2.0, 0.0]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, False]])
+    pairs = torch.zeros(1, 4, 4, dtype=torch.bool)
+    for chosen, rejected in ((0, 2), (2, 1), (0, 3)):
+        pairs[0, chosen, rejected] = True
+    targets = Targets(rewards, torch.tensor([[True, False, False, False]]), mask, pairs)
+
+    def alone(chosen, rejected):
+        both = [chosen, rejected]
+        two = Targets(rewards[:, both], torch.tensor([[True, False]]), torch.ones(1, 2, dtype=torch.bool))
+        return losses_of(variant, scores[:, both], two)
+
+    torch.testing.assert_close(losses_of(variant, scores, targets), (alone(0, 2) + alone(2, 1)) / 2)
+    none = targets._replace(pairs=torch.zeros_like(pairs))
+    assert losses_of(variant, scores, none).tolist() == [0]

@@ -79,7 +79,7 @@ def test_coreset_by_hand():
     assert selection.negatives.tolist() == [2, 3]
     # Clusters are numbered by their lowest-reward member: candidate 3 (0.5) comes before candidate 2 (1.0).
     assert selection.clusters.tolist() == [-1, 1, 1, 0, 0]
-    assert np.isnan(selection.cost)
+    assert np.isnan(selection.lower_bound)
     assert not selection.is_optimal
 
 
@@ -146,15 +146,6 @@ def test_auto_temperature_makes_opt_select_independent_of_the_reward_scale():
     assert one.cost == pytest.approx(two.cost)
 
 
-def test_embeddings_and_their_distances_give_the_same_choice():
-    rewards, embeddings = random_pool(4, n=12)
-    distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
-    one = select_responses(rewards, embeddings, k=4)
-    two = select_responses(rewards, distances_RR=distances, k=4)
-    assert one.negatives.tolist() == two.negatives.tolist()
-    assert one.cost == pytest.approx(two.cost)
-
-
 def test_rewards_that_span_hundreds_give_finite_costs():
     rewards, embeddings = random_pool(6, n=20)
     selection = select_responses(1000.0 * rewards, embeddings, k=5)
@@ -185,15 +176,6 @@ def test_the_seed_decides_random_choices():
     assert len(drawn) == 8
     again = select_responses(rewards, k=5, strategy="random", seed=2**63)
     assert tuple(again.negatives) == tuple(select_responses(rewards, k=5, strategy="random", seed=2**63).negatives)
-
-
-def test_every_candidate_negative_is_drawn_equally_often():
-    """5 of 10 candidate negatives: each in half of 2,000 draws, within 5 standard errors of a binomial."""
-    counts = np.zeros(11)
-    for seed in range(2000):
-        counts[select_responses(np.arange(11.0), k=5, strategy="random", seed=seed).negatives] += 1
-    assert counts[10] == 0
-    assert np.abs(counts[:10] - 1000).max() < 5 * np.sqrt(2000 * 0.5 * 0.5)
 
 
 def test_weights_are_the_papers_up_to_one_factor():
@@ -233,7 +215,7 @@ def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         selection = select_responses(
-            rewards, embeddings, k=k, strategy=strategy, positives=positives, seed=data.draw(st.integers(0, 2**64))
+            rewards, embeddings, k=k, strategy=strategy, positives=positives, seed=data.draw(st.integers(0, 2**64 - 1))
         )
     n_positives = min(positives, n - 1)
     wanted = {"all": n, "best-worst": 1, "best-random": 1}.get(strategy, k)
@@ -252,9 +234,14 @@ def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
         assert selection.is_optimal
         assert set(np.delete(selection.represents, selection.positives)) == set(selection.negatives)
     else:
-        assert np.isnan([selection.cost, selection.lower_bound]).all()
+        assert np.isnan(selection.lower_bound)
         assert not selection.is_optimal
-        assert (selection.represents == -1).all()
+    assert selection.cost >= 0.0
+    assert selection.cost <= selection.cost_random * (1 + 1e-9) or strategy != "opt-select"
+    assert set(np.delete(selection.represents, selection.positives)) == set(selection.negatives)
+    assert (selection.represents[selection.negatives] == selection.negatives).all()
+    assert len(selection.gains) == len(selection.negatives)
+    assert np.isnan(selection.gains).all() if len(selection.negatives) == 1 else (selection.gains >= 0.0).all()
     assert (strategy == "coreset") == bool((selection.clusters >= 0).any())
 
 
@@ -276,23 +263,34 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"rewards_R": [1.0]}, InputError, "1 usable candidates; selection needs at least 2"),
-        ({"rewards_R": []}, InputError, "0 usable candidates"),
-        ({"rewards_R": [[1.0, 2.0]]}, InputError, r"rewards have shape \(1, 2\)"),
-        ({"rewards_R": [1.0, np.nan, 2.0]}, InputError, "the reward of candidate 1 is nan"),
-        ({"rewards_R": [1.0, 2.0, np.inf]}, InputError, "the reward of candidate 2 is inf"),
+        ({"rewards": [1.0]}, InputError, "1 usable candidates; selection needs at least 2"),
+        ({"mask": [True, False, False]}, InputError, "1 usable candidates"),
+        ({"mask": [1, 1, 0]}, InputError, r"mask is int64 of shape \(3,\), expected bool"),
+        ({"mask": [True]}, InputError, r"mask is bool of shape \(1,\), expected bool of shape \(3,\)"),
+        ({"rewards": []}, InputError, "0 usable candidates"),
+        ({"rewards": [[[1.0, 2.0]]]}, InputError, r"rewards have shape \(1, 1, 2\)"),
+        ({"rewards": [1.0, np.nan, 2.0]}, InputError, "the reward of candidate 1 is nan"),
+        ({"rewards": [1.0, 2.0, np.inf]}, InputError, "the reward of candidate 2 is inf"),
         ({"k": 0}, UsageError, "k is 0"),
         ({"positives": 0}, UsageError, "positives is 0"),
         ({"seed": -1}, UsageError, "seed is -1"),
         ({"strategy": "opt_select"}, UsageError, "unknown selection strategy 'opt_select'"),
         ({"strategy": "best-worst", "positives": 2}, UsageError, "best-worst keeps 1 positive, got positives=2"),
-        ({"embeddings_RD": None}, UsageError, "opt-select needs embeddings or distances"),
-        ({"embeddings_RD": None, "strategy": "coreset", "distances_RR": np.ones((3, 3))}, UsageError, "coreset needs embeddings"),
-        ({"distances_RR": np.ones((3, 3))}, UsageError, "embeddings and distances were both given"),
-        ({"embeddings_RD": np.ones((2, 4))}, InputError, r"embeddings have shape \(2, 4\) for 3 candidates"),
-        ({"embeddings_RD": np.array([[1.0], [np.nan], [1.0]])}, InputError, "the embedding of candidate 1 is not finite"),
-        ({"embeddings_RD": None, "distances_RR": np.ones((3, 2))}, InputError, r"distances have shape \(3, 2\)"),
-        ({"embeddings_RD": None, "distances_RR": -np.ones((3, 3))}, InputError, "a distance is negative"),
+        ({"embeddings": None}, UsageError, "opt-select needs embeddings or distances"),
+        ({"embeddings": None, "strategy": "coreset"}, UsageError, "coreset needs embeddings or distances"),
+        (
+            {"embeddings": None, "distances": np.ones((3, 3)), "near_duplicates": 0.9},
+            UsageError,
+            "a cosine similarity, which needs",
+        ),
+        ({"near_duplicates": 1.5}, UsageError, "near_duplicates is 1.5; it is a cosine in"),
+        ({"min_margin": -1.0}, UsageError, "min_margin is -1.0"),
+        ({"n_init": 0}, UsageError, "n_init is 0"),
+        ({"distances": np.ones((3, 3))}, UsageError, "embeddings and distances were both given"),
+        ({"embeddings": np.ones((2, 4))}, InputError, r"embeddings have shape \(2, 4\) for 3 candidates"),
+        ({"embeddings": np.array([[1.0], [np.nan], [1.0]])}, InputError, "the embedding of candidate 1 is not finite"),
+        ({"embeddings": None, "distances": np.ones((3, 2))}, InputError, r"distances have shape \(3, 2\)"),
+        ({"embeddings": None, "distances": -np.ones((3, 3))}, InputError, "a distance of candidate 0 is negative"),
         ({"weight_temperature": 0.0}, UsageError, "weight_temperature is 0.0"),
         ({"weight_temperature": "hot"}, UsageError, "weight_temperature is 'hot'"),
         ({"cover": "positives"}, UsageError, "cover is 'positives'"),
@@ -301,7 +299,7 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
     ],
 )
 def test_what_cannot_be_selected_from_is_refused_by_name(arguments, error, sentence):
-    given_arguments = {"rewards_R": np.array([1.0, 2.0, 3.0]), "embeddings_RD": np.eye(3), "k": 1} | arguments
+    given_arguments = {"rewards": np.array([1.0, 2.0, 3.0]), "embeddings": np.eye(3), "k": 1} | arguments
     with pytest.raises(error, match=sentence):
         select_responses(**given_arguments)
 
@@ -310,3 +308,94 @@ def test_a_misspelt_strategy_gets_the_nearest_name():
     with pytest.raises(UsageError) as caught:
         select_responses(np.arange(3.0), k=1, strategy="opt_select")
     assert caught.value.hint == "did you mean opt-select?"
+
+
+@pytest.mark.parametrize("strategy", NAMES)
+def test_a_row_of_a_batch_is_chosen_as_it_would_be_alone(strategy):
+    """Three prompts of 9, 5 and 2 candidates, padded with rubbish and NaN: the mask says what exists."""
+    sizes, options = (9, 5, 2), {"cover": "all"} if strategy == "opt-select" else {}
+    rewards, embeddings, mask = np.full((3, 9), np.nan), np.full((3, 9, 3), np.inf), np.zeros((3, 9), dtype=bool)
+    pools = [random_pool(seed, n) for seed, n in enumerate(sizes)]
+    for p, (own_rewards, own_embeddings) in enumerate(pools):
+        rewards[p, : sizes[p]], embeddings[p, : sizes[p]], mask[p, : sizes[p]] = own_rewards, own_embeddings, True
+    batch = select_responses(rewards, embeddings, 3, strategy, mask=mask, seed=11, **options)
+    for p, (own_rewards, own_embeddings) in enumerate(pools):
+        alone = select_responses(own_rewards, own_embeddings, 3, strategy, seed=11, **options)
+        assert [i for i in batch.positives[p] if i >= 0] == alone.positives.tolist()
+        assert [i for i in batch.negatives[p] if i >= 0] == alone.negatives.tolist()
+        assert batch.represents[p, : sizes[p]].tolist() == alone.represents.tolist()
+        assert batch.clusters[p, : sizes[p]].tolist() == alone.clusters.tolist()
+        for name in ("cost", "lower_bound", "cost_bottom_k", "cost_random"):
+            assert getattr(batch, name)[p] == pytest.approx(getattr(alone, name), nan_ok=True, rel=1e-12)
+        assert batch.is_optimal[p] == alone.is_optimal
+
+
+def test_a_prompt_of_a_batch_without_two_candidates_gets_nothing():
+    found = select_responses([[1.0, 2.0], [1.0, 2.0]], k=1, strategy="bottom-k", mask=np.array([[True, True], [True, False]]))
+    assert found.positives.tolist() == [[1], [-1]]
+    assert found.negatives.tolist() == [[0], [-1]]
+    assert np.isnan(found.cost).all()
+
+
+def test_a_batch_longer_than_a_slice_names_the_prompt_in_its_error():
+    embeddings = np.ones((300, 3, 2))
+    embeddings[290, 1, 0] = np.nan
+    with pytest.raises(InputError, match="the embedding of candidate 1 of prompt 290 is not finite"):
+        select_responses(np.tile([1.0, 2.0, 3.0], (300, 1)), embeddings, 1)
+
+
+def test_distances_stand_in_for_embeddings():
+    rewards, embeddings = random_pool(5, n=14)
+    distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
+    for strategy in ("opt-select", "coreset"):
+        by_distances = select_responses(rewards, k=4, strategy=strategy, distances=distances)
+        by_embeddings = select_responses(rewards, embeddings, 4, strategy)
+        assert by_distances.negatives.tolist() == by_embeddings.negatives.tolist()
+        assert by_distances.cost == pytest.approx(by_embeddings.cost)
+
+
+def test_options_on_margin_and_copies_take_candidates_out():
+    """Rewards 5 (best), 4.9 (too close), 1 and 0.9 (the same vector: the higher stays), 0."""
+    embeddings = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    rewards = [5.0, 4.9, 1.0, 0.9, 0.0]
+    found = select_responses(rewards, embeddings, 4, "bottom-k", min_margin=0.5, near_duplicates=0.999)
+    assert (found.positives.tolist(), found.negatives.tolist()) == ([0], [2, 4])
+    assert found.represents.tolist() == [-1, -1, 2, -1, 4]
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 7])
+def test_the_random_cost_is_the_mean_over_all_subsets(k):
+    rewards, embeddings = random_pool(21, n=8)
+    others = np.delete(np.arange(8), np.argmax(rewards))
+    scale = np.exp(rewards[others].min() - rewards.mean())
+    mean = np.mean([paper_cost(rewards, embeddings, chosen, others) for chosen in combinations(others, k)])
+    found = select_responses(rewards, embeddings, k, "bottom-k")
+    assert found.cost_random == pytest.approx(mean * scale, rel=1e-9)
+    assert found.cost == found.cost_bottom_k == pytest.approx(paper_cost(rewards, embeddings, found.negatives, others) * scale)
+
+
+def test_gains_are_what_the_cost_rises_by():
+    rewards, embeddings = random_pool(22, n=10)
+    others = np.delete(np.arange(10), np.argmax(rewards))
+    scale = np.exp(rewards[others].min() - rewards.mean())
+    found = select_responses(rewards, embeddings, 4)
+    for gain, left_out in zip(found.gains, found.negatives, strict=True):
+        rest = [i for i in found.negatives if i != left_out]
+        assert gain == pytest.approx(paper_cost(rewards, embeddings, rest, others) * scale - found.cost, rel=1e-9)
+
+
+def test_random_choices_are_uniform():
+    """4,000 seeds, 2 of 5 candidate negatives: each of the 10 pairs is drawn 400 times, give or take four standard errors."""
+    rewards = [9.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    drawn = [tuple(select_responses(rewards, k=2, strategy="random", seed=seed).negatives.tolist()) for seed in range(4000)]
+    counts = [drawn.count(pair) for pair in combinations(range(1, 6), 2)]
+    assert sum(counts) == 4000
+    assert max(abs(count - 400) for count in counts) < 4 * np.sqrt(4000 * 0.1 * 0.9)
+
+
+def test_the_public_name_is_the_function_and_costs_nothing_to_import():
+    import prefpipe
+
+    assert prefpipe.select_responses is select_responses
+    with pytest.raises(AttributeError, match="no attribute 'select_response'"):
+        _ = prefpipe.select_response

@@ -80,3 +80,12 @@ def test_masks_have_the_types_the_model_wants():
     batch = GroupCollator(PAD)(make_groups(2))
     assert batch["response_mask"].dtype == torch.bool
     assert batch["rewards"].dtype == torch.float32
+
+
+def test_named_pairs_are_joined_by_sample_and_those_of_lost_responses_are_gone():
+    """Sample 0 is to beat 2 and 9, and 9 is no longer there; the group without named pairs pairs roles."""
+    named, plain = make_group("p"), make_group("q", n_positive=2)
+    responses = [r._replace(beats=[2, 9] if r.sample_idx == 0 else []) for r in named.responses]
+    assert "pairs" not in GroupCollator(PAD)([named, plain])
+    pairs = GroupCollator(PAD)([named._replace(responses=responses), plain])["pairs"]
+    assert pairs.nonzero().tolist() == [[0, 0, 2], [1, 0, 2], [1, 1, 2]]

@@ -1,0 +1,37 @@
+"""Euclidean distances between the candidates of each prompt."""
+
+import numpy as np
+
+from prefpipe.maths.compiled import compiled_sum
+
+
+def pairwise_distances(embeddings_PRD: np.ndarray) -> np.ndarray:
+    """Return ``||e_i - e_j||`` (P, R, R), float64, for ``embeddings_PRD`` (P, R, D) of any float type.
+
+    Summed over differences, not over a product of norms, so that equal vectors are at distance 0 exactly and vectors far
+    from the origin lose nothing.
+    """
+    n_prompts, n_candidates, _ = embeddings_PRD.shape
+    distances_PRR = np.empty((n_prompts, n_candidates, n_candidates))
+    if embeddings_PRD.dtype not in (np.float32, np.float64):
+        embeddings_PRD = embeddings_PRD.astype(np.float32 if embeddings_PRD.dtype == np.float16 else np.float64)
+    _fill(np.ascontiguousarray(embeddings_PRD), distances_PRR)
+    return distances_PRR
+
+
+@compiled_sum
+def _fill(embeddings_PRD: np.ndarray, distances_PRR: np.ndarray) -> None:
+    n_prompts, n_candidates, n_dimensions = embeddings_PRD.shape
+    rows_RD = np.empty((n_candidates, n_dimensions))
+    for p in range(n_prompts):
+        for i in range(n_candidates):
+            for d in range(n_dimensions):
+                rows_RD[i, d] = embeddings_PRD[p, i, d]
+        for i in range(n_candidates):
+            distances_PRR[p, i, i] = 0.0
+            for j in range(i + 1, n_candidates):
+                squared = 0.0
+                for d in range(n_dimensions):
+                    difference = rows_RD[i, d] - rows_RD[j, d]
+                    squared += difference * difference
+                distances_PRR[p, i, j] = distances_PRR[p, j, i] = np.sqrt(squared)

@@ -1,0 +1,114 @@
+"""One part of ``select``: columns in, groups out, no row touched by itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefpipe.artifacts.ids import seed_for
+from prefpipe.artifacts.store import Artifact, Output
+from prefpipe.configs.select import SelectConfig
+from prefpipe.maths.distances import pairwise_distances
+from prefpipe.maths.rewards import RewardExpression
+from prefpipe.maths.screening import is_none, mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
+from prefpipe.maths.selection import Selection, SelectOptions, select_pools
+from prefpipe.stages.group_table import group_table
+from prefpipe.stages.pool_index import PoolIndex, Screened, find_rows, flat, index_pools, pool_rewards
+from prefpipe.stages.selection_tally import tally_of
+
+NOT_WHITE_SPACE = r"[^\x09-\x0d\x1c-\x20\x{85}\p{Z}]"
+"""A character that ``str.strip`` would leave."""
+
+
+class PartSelector:
+    """Makes parts, each from its own inputs alone, so that several threads can."""
+
+    def __init__(
+        self, config: SelectConfig, expression: RewardExpression, inputs: Mapping[str, Artifact], output: Output
+    ) -> None:
+        self.config, self.expression, self.inputs, self.output = config, expression, inputs, output
+
+    def make(self, index: int, parents: Mapping[str, str]) -> None:
+        """Select and write one part."""
+        screened = self._screen(index)
+        selection = self._select(screened)
+        written, counts = group_table(screened.table, screened, selection, self.config)
+        tally = tally_of(screened, selection, written)
+        self.output.write(index, written, counts=counts, parents=parents, tally=tally)
+
+    def _screen(self, index: int) -> Screened:
+        config = self.config
+        table = self.inputs["candidates"].read(index)[0]
+        pools = index_pools(flat(table, "prompt_id"), flat(table, "sample_idx"), str(self.inputs["candidates"].part_path(index)))
+        if (pools.order[1:] < pools.order[:-1]).any():
+            table = table.take(pools.order)
+        rewards = pool_rewards(self.inputs["scores"].read(index)[0], self.expression, pools)
+        embeddings, has_embedding_N = self._embeddings(index, pools)
+        texts = flat(table, "response").dictionary_encode()
+        reasons_N = screen_candidates(
+            prompts_N=pools.prompts,
+            texts_N=texts.indices.fill_null(0).to_numpy(),
+            is_blank_N=~_has_text(texts.dictionary)[texts.indices.fill_null(len(texts.dictionary)).to_numpy()],
+            rewards_N=rewards[pools.prompts, pools.places],
+            statuses_N=flat(table, "status").to_numpy(zero_copy_only=False),
+            has_embedding_N=has_embedding_N,
+            drop_truncated=not config.keep_truncated,
+            keep_duplicates=config.keep_duplicates,
+        )
+        usable = pools.pad(is_none(reasons_N), fill=False)
+        distances = None if embeddings is None else pairwise_distances(embeddings)
+        if config.near_duplicates is not None and embeddings is not None and distances is not None:
+            is_copy = mask_near_duplicates(embeddings, distances, rewards, usable, config.near_duplicates)
+            reasons_N[is_copy[pools.prompts, pools.places]] = "near_duplicate"
+            usable = usable & ~is_copy
+        is_close = mask_low_margins(
+            np.where(usable, rewards, 0.0), usable, min_margin=config.min_margin, positives=config.positives
+        )
+        reasons_N[is_close[pools.prompts, pools.places]] = "low_margin"
+        kept = usable & ~is_close
+        is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
+        verdicts = pool_verdicts(rewards, is_there, usable, kept)
+        return Screened(table, pools, rewards, distances, reasons_N, usable, kept, verdicts)
+
+    def _embeddings(self, index: int, pools: PoolIndex) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
+        if "embeddings" not in self.inputs:
+            return None, None
+        table, _ = self.inputs["embeddings"].read(index, ["prompt_id", "sample_idx", "embedding", "status"])
+        rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
+        column = flat(table, "embedding")
+        n_dimensions = column.type.list_size
+        vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), n_dimensions)
+        is_ok = np.append(pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False), False)
+        has_one_N = is_ok[rows]
+        if len(vectors) == pools.shape[0] * pools.shape[1] and (rows == np.arange(len(vectors))).all():
+            return vectors.reshape(*pools.shape, n_dimensions), has_one_N  # every pool is full and in order: no copy
+        embeddings = np.zeros((*pools.shape, n_dimensions), vectors.dtype)
+        embeddings[pools.prompts[has_one_N], pools.places[has_one_N]] = vectors[rows[has_one_N]]
+        return embeddings, has_one_N
+
+    def _select(self, screened: Screened) -> Selection:
+        config = self.config
+        has_group_P1 = is_none(screened.verdicts)[:, None]
+        mask = screened.kept & has_group_P1
+        temperature: Any = config.weight_temperature
+        if temperature not in ("paper", "auto"):
+            temperature = float(temperature)
+        cover: Any = config.cover
+        options = SelectOptions(
+            positives=config.positives, weight_temperature=temperature, cover=cover, n_init=config.n_init,
+            time_limit_s=config.time_limit,
+        )  # fmt: skip
+        seeds = np.array([seed_for(config.seed, each, 0) for each in screened.pools.prompt_ids.to_pylist()], dtype=np.uint64)
+        return select_pools(
+            np.where(mask, screened.rewards, 0.0), screened.distances, mask, k=config.k, strategy=config.strategy, seeds_P=seeds,
+            options=options,
+        )  # fmt: skip
+
+
+def _has_text(texts: pa.Array) -> np.ndarray:
+    """Return for each text whether it has more than white space, and False behind the last, for no text at all."""
+    found = pc.match_substring_regex(texts, NOT_WHITE_SPACE).to_numpy(zero_copy_only=False)
+    return np.append(found.astype(bool), False)

@@ -1,0 +1,158 @@
+"""What a selection came to: sums that each part records, and the summary they make of a whole run.
+
+A part's sums lie in its footer, so the summary covers every part of the run, those that were kept from an earlier one included.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from prefpipe.maths.screening import is_none
+from prefpipe.maths.selection import Selection
+from prefpipe.stages.pool_index import Screened, flat
+
+LEFT_OUT, REJECTED = "left_out.", "rejected."
+
+
+def tally_of(screened: Screened, selection: Selection, written: pa.Table) -> dict[str, float]:
+    """Return the sums of one part: prompts, candidates and tokens before and after, and what the choices cost.
+
+    Token sums come twice: over the usable candidates of the prompts that got a group, which is what training on everything
+    would see, and over the kept ones. A prompt's tokens count once a response, ``group_prompt_tokens`` once a group.
+    """
+    has_group_P = is_none(screened.verdicts)
+    pools = screened.pools
+    kept_rows = flat(written, "role").is_valid().to_numpy(zero_copy_only=False)
+    usable_N = (screened.kept & has_group_P[:, None])[pools.prompts, pools.places]
+    tally: dict[str, float] = {
+        "n_prompts": len(has_group_P),
+        "n_groups": int(has_group_P.sum()),
+        "n_candidates": len(pools.prompts),
+        "n_usable": int(usable_N.sum()),
+        "n_kept": int(kept_rows.sum()),
+        **_token_sums(screened.table, usable_N, "usable"),
+        **_token_sums(written, kept_rows, "kept"),
+        **_spreads(screened, selection, has_group_P),
+        **_costs(selection, has_group_P),
+    }
+    firsts = kept_rows & np.append(True, np.diff(flat(written, "prompt_id").dictionary_encode().indices.to_numpy()) != 0)
+    tally["group_prompt_tokens"] = int(_numbers(written, "n_prompt_tokens")[firsts].sum())
+    for prefix, names in ((LEFT_OUT, screened.reasons), (REJECTED, screened.verdicts)):
+        found, counts = np.unique(names[~is_none(names)].astype(str), return_counts=True)
+        tally |= {prefix + str(name): int(count) for name, count in zip(found, counts, strict=True)}
+    not_selected = tally["n_usable"] - tally["n_kept"]
+    return tally | ({LEFT_OUT + "not_selected": not_selected} if not_selected else {})
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    """Return a column of counts, 0 for null."""
+    return np.asarray(flat(table, name).fill_null(0).to_numpy(), dtype=np.int64)
+
+
+def _token_sums(table: pa.Table, chosen_N: np.ndarray, name: str) -> dict[str, float]:
+    is_known = flat(table, "n_prompt_tokens").is_valid().to_numpy(zero_copy_only=False)
+    is_known = is_known & flat(table, "n_response_tokens").is_valid().to_numpy(zero_copy_only=False)
+    counted = chosen_N & is_known
+    prompt, response = _numbers(table, "n_prompt_tokens")[counted], _numbers(table, "n_response_tokens")[counted]
+    return {
+        f"{name}_prompt_tokens": int(prompt.sum()),
+        f"{name}_response_tokens": int(response.sum()),
+        f"{name}_squared_tokens": int(((prompt + response) ** 2).sum()),
+        f"{name}_unknown_tokens": int((chosen_N & ~is_known).sum()),
+    }
+
+
+def _spreads(screened: Screened, selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
+    """Return the sums, over groups, of highest minus lowest reward: of the usable pool and of what is kept of it."""
+    if not has_group_P.any():
+        return {}
+    rewards, usable = screened.rewards[has_group_P], screened.kept[has_group_P]
+    chosen_PK = np.concatenate([selection.positives, selection.negatives], axis=1)[has_group_P]
+    kept = np.take_along_axis(rewards, np.maximum(chosen_PK, 0), axis=1)
+    is_kept = chosen_PK >= 0
+    with np.errstate(over="ignore"):
+        return {
+            "pool_spread": float(_spread(rewards, usable).sum()),
+            "kept_spread": float(_spread(kept, is_kept).sum()),
+        }
+
+
+def _spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return np.asarray(np.where(chosen, values, -np.inf).max(axis=1) - np.where(chosen, values, np.inf).min(axis=1))
+
+
+def _costs(selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
+    """Return sums of cost ratios. Costs of different prompts are on scales of their own, their ratios are not."""
+    is_measured = has_group_P & ~np.isnan(selection.cost)
+    if not is_measured.any():
+        return {}
+    sums: dict[str, float] = {"n_covered": int(is_measured.sum()), "n_optimal": int(selection.is_optimal[is_measured].sum())}
+    for name, other in (("random", selection.cost_random), ("bottom_k", selection.cost_bottom_k)):
+        comparable = is_measured & (other > 0.0)
+        sums[f"n_against_{name}"] = int(comparable.sum())
+        sums[f"cost_against_{name}"] = float((selection.cost[comparable] / other[comparable]).sum())
+    return sums
+
+
+def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
+    """Return the lines of the summary."""
+    if not tally.get("n_prompts"):
+        return []
+    groups = tally["n_groups"]
+    lines = [f"{tally['n_candidates']:,} candidates in, {tally['n_kept']:,} kept in {groups:,} groups"]
+    lines += [f"{count:,} candidates left out: {name}" for name, count in _ranked(tally, LEFT_OUT)]
+    lines += [f"{count:,} prompts rejected: {name}" for name, count in _ranked(tally, REJECTED)]
+    if not groups:
+        return [*lines, "no prompt has a group: there is nothing to train on"]
+    if "pool_spread" in tally:
+        lines.append(f"mean reward spread, highest minus lowest: {tally['pool_spread'] / groups:.4g} in the pools, "
+                     f"{tally['kept_spread'] / groups:.4g} in the groups")  # fmt: skip
+    if strategy == "opt-select":
+        lines.append(f"{tally.get('n_optimal', 0):,} of {groups:,} groups proven optimal")
+    facts = facts_of_tally(tally)
+    against = [f"{facts[f'coverage_cost_against_{name}']:.3f} of {words}"
+               for name, words in (("random", "that of k random candidates"), ("bottom_k", "that of the k lowest rewards"))
+               if facts.get(f"coverage_cost_against_{name}") is not None]  # fmt: skip
+    if against:
+        lines.append(f"mean coverage cost: {', '.join(against)}")
+    return lines + _token_lines(tally)
+
+
+def _token_lines(tally: Mapping[str, float]) -> list[str]:
+    pool = tally["usable_prompt_tokens"] + tally["usable_response_tokens"]
+    kept = tally["kept_prompt_tokens"] + tally["kept_response_tokens"]
+    lines = []
+    if pool:
+        lines.append(f"{kept:,} of {pool:,} tokens kept ({kept / pool:.0%} of training on every usable candidate); "
+                     "`prefpipe savings` says what that is worth")  # fmt: skip
+    unknown = tally["usable_unknown_tokens"]
+    if unknown:
+        lines.append(f"{unknown:,} usable candidates have no token counts and are in no sum of tokens")
+    return lines
+
+
+def _ranked(tally: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:
+    found = [(name.removeprefix(prefix), count) for name, count in tally.items() if name.startswith(prefix)]
+    return sorted(found, key=lambda item: (-item[1], item[0]))
+
+
+def facts_of_tally(tally: Mapping[str, float]) -> dict[str, Any]:
+    """Return what ``--json`` carries of the summary."""
+    groups = tally.get("n_groups", 0)
+    facts: dict[str, Any] = {
+        "n_groups": groups,
+        "n_rejected": dict(_ranked(tally, REJECTED)),
+        "candidates_left_out": dict(_ranked(tally, LEFT_OUT)),
+    }
+    for name in ("n_prompts", "n_candidates", "n_usable", "n_kept", "n_optimal"):
+        facts[name] = tally.get(name, 0)
+    for name in ("random", "bottom_k"):
+        n_compared = tally.get(f"n_against_{name}", 0)
+        facts[f"coverage_cost_against_{name}"] = tally[f"cost_against_{name}"] / n_compared if n_compared else None
+    for name in ("pool_spread", "kept_spread"):
+        facts[f"mean_{name}"] = tally[name] / groups if groups and name in tally else None
+    for name in ("usable", "kept"):
+        facts[f"{name}_tokens"] = tally.get(f"{name}_prompt_tokens", 0) + tally.get(f"{name}_response_tokens", 0)
+    return facts
