@@ -6,6 +6,7 @@ same arithmetic in the same order whatever the number of threads.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -25,6 +26,12 @@ def compiled_sum(function: Function) -> Function:
     The last bit of a sum then depends on the kind of processor, and on nothing else.
     """
     return _compile(function, {"fastmath": {"reassoc", "contract"}})
+
+
+def is_cached(function: Callable[..., Any]) -> bool:
+    """Return whether a compiled function is on disk already, for this processor or another."""
+    folder = getattr(getattr(function, "stats", None), "cache_path", None)
+    return folder is not None and any(Path(folder).glob(f"*.{function.__name__}-*.nbi"))
 
 
 def _compile(function: Function, more: dict[str, Any]) -> Function:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from prefpipe.maths.clusters import choose_lowest_members, k_means
-from prefpipe.maths.compiled import compiled
+from prefpipe.maths.compiled import compiled, is_cached
 from prefpipe.maths.coverage import cost_matrix, expected_random_cost, marginal_gains, nearest_chosen
 from prefpipe.maths.facility import coverage_cost, solve
 from prefpipe.maths.random_numbers import draw_below, seed_state
@@ -122,6 +122,11 @@ def _clients(pools: Pools) -> np.ndarray:
         return pools.negatives
     both = np.concatenate([pools.negatives, pools.positives], axis=1)
     return np.asarray(np.take_along_axis(both, np.argsort(both < 0, axis=1, kind="stable"), axis=1))
+
+
+def is_ready() -> bool:
+    """Return whether the loops over pools are compiled, or whether their first use will take a quarter of a minute."""
+    return is_cached(_explain) and is_cached(_solve)
 
 
 class Explanation(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefpipe.artifacts.store import Output, Shard
+from prefpipe.artifacts.store import Output, Shard, add_tallies
 from prefpipe.errors import CorruptPartError, ErrorRateError, StoppedEarly
 
 Advance = Callable[[int], None]
@@ -37,7 +37,7 @@ class Runtime:
 
 @dataclass
 class Summary:
-    """What a stage did: rows by status over this shard's parts, and lines worth reading."""
+    """What a stage did: rows by status and recorded sums over this shard's parts, and lines worth reading."""
 
     stage: str
     path: Path
@@ -46,6 +46,7 @@ class Summary:
     n_parts_kept: int = 0
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    tally: dict[str, float] = field(default_factory=dict)
     table: Any = None
 
     @property
@@ -102,8 +103,10 @@ def loop_over_parts(
         raise StoppedEarly(
             f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, {n_left} left", hint=runtime.how_to_go_on
         )
-    for index in indices:
-        summary.counts.update(output.footer(index).counts)
+    footers = [output.footer(index) for index in indices]
+    summary.tally = add_tallies(footer.tally for footer in footers)
+    for footer in footers:
+        summary.counts.update(footer.counts)
 
 
 def _made(to_do: Sequence[int], make: Callable[[int], None], should_stop: Callable[[], bool], workers: int) -> Iterator[int]:

@@ -7,15 +7,16 @@ is counted under its reason; the rows are the same whatever the number of worker
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
-from prefpipe.artifacts.store import Artifact, add_tallies, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import Artifact, open_input, open_output, refuse_nesting
 from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.pool_strategies import is_ready
 from prefpipe.maths.rewards import RewardExpression, parse_reward
-from prefpipe.stages.candidate_rows import parent_digests, parent_identity
+from prefpipe.stages.candidate_rows import parent_identity
 from prefpipe.stages.pool_index import flat, index_pools, pool_rewards
 from prefpipe.stages.runtime import Runtime, Summary, loop_over_parts
 from prefpipe.stages.select_part import PartSelector
@@ -39,22 +40,22 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     indices = runtime.shard.parts(candidates.n_parts)
     for artifact in inputs.values():
         indices = artifact.present(indices, allow_partial=config.allow_partial)
-    parents = parent_digests(indices, **inputs)
-    _refuse_other_parents(inputs, parents)
+    parents = _parent_digests(inputs, indices)
     if indices:  # an expression that these rewards do not allow (logit of 0) must not cost an older result
         first = candidates.read(indices[0], ["prompt_id", "sample_idx"])[0]
         pools = index_pools(flat(first, "prompt_id"), flat(first, "sample_idx"), str(candidates.part_path(indices[0])))
         pool_rewards(scores.read(indices[0])[0], expression, pools)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
+    if "embeddings" in inputs and not is_ready():
+        runtime.log("compiling the selection loops, once an installation: about a quarter of a minute")
     selector = PartSelector(config, expression, inputs, output)
     loop_over_parts(
         output, parents.__getitem__, lambda index: selector.make(index, parents[index]), runtime, summary, indices=indices,
         workers=config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0))),
     )  # fmt: skip
-    tally = add_tallies(output.footer(index).tally for index in indices)
-    summary.notes += describe_tally(tally, config.strategy)
-    summary.facts |= facts_of_tally(tally)
+    summary.notes += describe_tally(summary.tally, config.strategy)
+    summary.facts |= facts_of_tally(summary.tally)
     return summary
 
 
@@ -77,18 +78,23 @@ def _open_inputs(config: SelectConfig) -> dict[str, Artifact]:
     return inputs
 
 
-def _refuse_other_parents(inputs: Mapping[str, Artifact], parents: Mapping[int, Mapping[str, str]]) -> None:
-    """Refuse scores or embeddings of candidates that were made again since."""
-    for index, digests in parents.items():
-        for name in inputs:
-            if name == "candidates":
-                continue
-            made_from = inputs[name].footer(index).parents.get("candidates")
-            if made_from != digests["candidates"]:
+def _parent_digests(inputs: Mapping[str, Artifact], indices: Sequence[int]) -> dict[int, dict[str, str]]:
+    """Return the digests of the parts that each part is made from.
+
+    Errors:
+        InputError: scores or embeddings of candidates that were made again since.
+    """
+    digests: dict[int, dict[str, str]] = {}
+    for index in indices:
+        footers = {name: artifact.footer(index) for name, artifact in inputs.items()}
+        digests[index] = {name: footer.data_sha256 for name, footer in footers.items()}
+        for name, footer in footers.items():
+            if name != "candidates" and footer.parents.get("candidates") != footers["candidates"].data_sha256:
                 raise InputError(
                     f"{inputs[name].part_path(index)} was made from another version of {inputs['candidates'].part_path(index)}",
                     hint=f"run the `prefpipe {inputs[name].record.stage}` command again: it makes this part anew",
                 )
+    return digests
 
 
 def _reward_expression(config: SelectConfig, scores: Artifact) -> RewardExpression:

@@ -1,0 +1,49 @@
+"""What select chooses for fixed pools, tied to the stage's VERSION: a choice that moves needs a new VERSION and a line in the changelog.
+
+``PREFPIPE_UPDATE_GOLDEN=1 pytest tests/maths/test_selection_golden.py`` writes the file; read its diff.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from prefpipe.configs.select import SelectConfig
+from prefpipe.maths.selection import STRATEGIES, select_responses
+
+GOLDEN = Path(__file__).parents[1] / "golden" / f"select-v{SelectConfig.VERSION}.json"
+
+
+def pools() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Forty pools of 8 to 32 candidates by arithmetic alone, so that no generator's release can move them."""
+    made = []
+    for number in range(40):
+        n = 8 + number % 25
+        places = np.arange(1, n + 1)
+        rewards = np.round(np.sin(places * (number + 1) * 1.7) * 3.0, 3)
+        angles = np.outer(places, np.arange(1, 7)) * (0.37 + 0.11 * number)
+        made.append((rewards, np.round(np.cos(angles), 4)))
+    return made
+
+
+def chosen(strategy: str) -> list[Any]:
+    rows = []
+    for number, (rewards, vectors) in enumerate(pools()):
+        found = select_responses(rewards, vectors, 1 + number % 7, strategy, seed=number)
+        rows.append([found.positives.tolist(), found.negatives.tolist(), round(found.cost, 6)])
+    return rows
+
+
+def test_there_is_a_golden_file_for_this_version() -> None:
+    if os.environ.get("PREFPIPE_UPDATE_GOLDEN"):
+        lines = [f"{json.dumps(name)}: {json.dumps(chosen(name))}" for name in STRATEGIES]
+        GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    assert GOLDEN.exists(), "VERSION changed: write the golden file and say in CHANGELOG.md which numbers moved"
+
+
+@pytest.mark.parametrize("strategy", list(STRATEGIES))
+def test_choices_are_those_of_this_version(strategy: str) -> None:
+    assert chosen(strategy) == json.loads(GOLDEN.read_text())[strategy]
