@@ -8,6 +8,9 @@ from prefpipe.maths.compiled import compiled
 ANSWERED = ("ok", "truncated")
 """Statuses of candidates that have a response."""
 
+LARGEST_REWARD = 1e150
+"""Rewards are squared for their standard deviation, which must stay a finite number."""
+
 
 def is_none(objects_N: np.ndarray) -> np.ndarray:
     """Return (N,) bool: which of the objects are None."""
@@ -30,7 +33,7 @@ def screen_candidates(
     - the status itself, unless it is ``ok`` or ``truncated``; ``error`` is named ``generation_error``;
     - ``empty``: no text but white space;
     - ``truncated``: that status, with ``drop_truncated``;
-    - ``no_reward``: NaN; ``infinite_reward``: too large to be a number;
+    - ``no_reward``: NaN; ``infinite_reward``: infinite, or beyond `LARGEST_REWARD`;
     - ``no_embedding``: where ``has_embedding_N`` is given (None: embeddings are not needed);
     - ``duplicate``: the text, character for character, of a usable candidate of the same prompt that stands before it.
 
@@ -57,7 +60,7 @@ def screen_candidates(
     # The last reason first: each line takes precedence over those before it.
     if has_embedding_N is not None:
         reasons_N[~has_embedding_N] = "no_embedding"
-    reasons_N[np.isinf(rewards_N)] = "infinite_reward"
+    reasons_N[np.abs(rewards_N) > LARGEST_REWARD] = "infinite_reward"
     reasons_N[np.isnan(rewards_N)] = "no_reward"
     if drop_truncated:
         reasons_N[statuses_N == "truncated"] = "truncated"

@@ -13,10 +13,7 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.distances import pairwise_distances
 from prefpipe.maths.facility import work_limit
 from prefpipe.maths.pool_strategies import STRATEGIES, Pools, Strategy, choose, explain
-from prefpipe.maths.screening import mask_low_margins, mask_near_duplicates
-
-LARGEST_REWARD = 1e150
-"""Rewards are squared for their standard deviation, which must stay a finite number."""
+from prefpipe.maths.screening import LARGEST_REWARD, mask_low_margins, mask_near_duplicates
 
 PROMPTS_AT_ONCE = 256
 """A batch is worked through in slices, so that memory does not grow with it."""

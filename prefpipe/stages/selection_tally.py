@@ -8,19 +8,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefpipe.maths.screening import is_none
 from prefpipe.maths.selection import Selection
 from prefpipe.stages.pool_index import Screened, flat
 
 LEFT_OUT, REJECTED = "left_out.", "rejected."
+CHARS_PER_TOKEN = 4
+"""Of English text, about; for lengths that nobody counted."""
 
 
 def tally_of(screened: Screened, selection: Selection, written: pa.Table) -> dict[str, float]:
     """Return the sums of one part: prompts, candidates and tokens before and after, and what the choices cost.
 
     Token sums come twice: over the usable candidates of the prompts that got a group, which is what training on everything
-    would see, and over the kept ones. A prompt's tokens count once a response, ``group_prompt_tokens`` once a group.
+    would see, and over the kept ones. A prompt's tokens count once a response, ``group_prompt_tokens`` once a group. Where
+    token counts are not known (imported responses) they are estimated, `CHARS_PER_TOKEN`, and counted as estimated.
     """
     has_group_P = is_none(screened.verdicts)
     pools = screened.pools
@@ -38,7 +42,7 @@ def tally_of(screened: Screened, selection: Selection, written: pa.Table) -> dic
         **_costs(selection, has_group_P),
     }
     firsts = kept_rows & np.append(True, np.diff(flat(written, "prompt_id").dictionary_encode().indices.to_numpy()) != 0)
-    tally["group_prompt_tokens"] = int(_numbers(written, "n_prompt_tokens")[firsts].sum())
+    tally["group_prompt_tokens"] = int(_lengths(written)[0][firsts].sum())
     for prefix, names in ((LEFT_OUT, screened.reasons), (REJECTED, screened.verdicts)):
         found, counts = np.unique(names[~is_none(names)].astype(str), return_counts=True)
         tally |= {prefix + str(name): int(count) for name, count in zip(found, counts, strict=True)}
@@ -46,22 +50,33 @@ def tally_of(screened: Screened, selection: Selection, written: pa.Table) -> dic
     return tally | ({LEFT_OUT + "not_selected": not_selected} if not_selected else {})
 
 
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    """Return a column of counts, 0 for null."""
-    return np.asarray(flat(table, name).fill_null(0).to_numpy(), dtype=np.int64)
-
-
 def _token_sums(table: pa.Table, chosen_N: np.ndarray, name: str) -> dict[str, float]:
-    is_known = flat(table, "n_prompt_tokens").is_valid().to_numpy(zero_copy_only=False)
-    is_known = is_known & flat(table, "n_response_tokens").is_valid().to_numpy(zero_copy_only=False)
-    counted = chosen_N & is_known
-    prompt, response = _numbers(table, "n_prompt_tokens")[counted], _numbers(table, "n_response_tokens")[counted]
+    prompt_N, response_N, is_estimated_N = _lengths(table)
+    prompt, response = prompt_N[chosen_N], response_N[chosen_N]
     return {
         f"{name}_prompt_tokens": int(prompt.sum()),
         f"{name}_response_tokens": int(response.sum()),
         f"{name}_squared_tokens": int(((prompt + response) ** 2).sum()),
-        f"{name}_unknown_tokens": int((chosen_N & ~is_known).sum()),
+        f"{name}_estimated": int((chosen_N & is_estimated_N).sum()),
     }
+
+
+def _lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tokens of each row's prompt and response, and which rows are estimates from characters."""
+    known = [flat(table, name) for name in ("n_prompt_tokens", "n_response_tokens")]
+    is_estimated = ~(known[0].is_valid().to_numpy(zero_copy_only=False) & known[1].is_valid().to_numpy(zero_copy_only=False))
+    prompt, response = (np.asarray(column.fill_null(0).to_numpy(), dtype=np.int64) for column in known)
+    if is_estimated.any():
+        messages = flat(table, "messages")
+        turns = pc.utf8_length(messages.flatten().field("content")).fill_null(0).to_numpy()
+        ends = np.append(0, np.cumsum(turns))
+        offsets = messages.offsets.to_numpy() - messages.offsets[0].as_py()
+        chars = (ends[offsets[1:]] - ends[offsets[:-1]], pc.utf8_length(flat(table, "response")).fill_null(0).to_numpy())
+        prompt, response = (
+            np.where(is_estimated, -(-count // CHARS_PER_TOKEN), column)
+            for column, count in zip((prompt, response), chars, strict=True)
+        )
+    return prompt, response, is_estimated
 
 
 def _spreads(screened: Screened, selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
@@ -84,16 +99,18 @@ def _spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _costs(selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
-    """Return sums of cost ratios. Costs of different prompts are on scales of their own, their ratios are not."""
+    """Return sums of costs in units of what k random candidates cost: those of different prompts are on scales of their own."""
     is_measured = has_group_P & ~np.isnan(selection.cost)
     if not is_measured.any():
         return {}
-    sums: dict[str, float] = {"n_covered": int(is_measured.sum()), "n_optimal": int(selection.is_optimal[is_measured].sum())}
-    for name, other in (("random", selection.cost_random), ("bottom_k", selection.cost_bottom_k)):
-        comparable = is_measured & (other > 0.0)
-        sums[f"n_against_{name}"] = int(comparable.sum())
-        sums[f"cost_against_{name}"] = float((selection.cost[comparable] / other[comparable]).sum())
-    return sums
+    comparable = is_measured & (selection.cost_random > 0.0)
+    unit = selection.cost_random[comparable]
+    return {
+        "n_optimal": int(selection.is_optimal[is_measured].sum()),
+        "n_covered": int(comparable.sum()),
+        "cost_share": float((selection.cost[comparable] / unit).sum()),
+        "bottom_k_cost_share": float((selection.cost_bottom_k[comparable] / unit).sum()),
+    }
 
 
 def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
@@ -112,11 +129,9 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
     if strategy == "opt-select":
         lines.append(f"{tally.get('n_optimal', 0):,} of {groups:,} groups proven optimal")
     facts = facts_of_tally(tally)
-    against = [f"{facts[f'coverage_cost_against_{name}']:.3f} of {words}"
-               for name, words in (("random", "that of k random candidates"), ("bottom_k", "that of the k lowest rewards"))
-               if facts.get(f"coverage_cost_against_{name}") is not None]  # fmt: skip
-    if against:
-        lines.append(f"mean coverage cost: {', '.join(against)}")
+    if facts["coverage_cost"] is not None:
+        lines.append(f"mean coverage cost, with k random candidates 1: {facts['coverage_cost']:.3f}; "
+                     f"the k lowest rewards {facts['coverage_cost_bottom_k']:.3f}")  # fmt: skip
     return lines + _token_lines(tally)
 
 
@@ -127,9 +142,9 @@ def _token_lines(tally: Mapping[str, float]) -> list[str]:
     if pool:
         lines.append(f"{kept:,} of {pool:,} tokens kept ({kept / pool:.0%} of training on every usable candidate); "
                      "`prefpipe savings` says what that is worth")  # fmt: skip
-    unknown = tally["usable_unknown_tokens"]
-    if unknown:
-        lines.append(f"{unknown:,} usable candidates have no token counts and are in no sum of tokens")
+    if tally["usable_estimated"]:
+        lines.append(f"{tally['usable_estimated']:,} usable candidates have no token counts: theirs are estimated at "
+                     f"{CHARS_PER_TOKEN} characters a token")  # fmt: skip
     return lines
 
 
@@ -148,9 +163,9 @@ def facts_of_tally(tally: Mapping[str, float]) -> dict[str, Any]:
     }
     for name in ("n_prompts", "n_candidates", "n_usable", "n_kept", "n_optimal"):
         facts[name] = tally.get(name, 0)
-    for name in ("random", "bottom_k"):
-        n_compared = tally.get(f"n_against_{name}", 0)
-        facts[f"coverage_cost_against_{name}"] = tally[f"cost_against_{name}"] / n_compared if n_compared else None
+    covered = tally.get("n_covered", 0)
+    facts["coverage_cost"] = tally["cost_share"] / covered if covered else None
+    facts["coverage_cost_bottom_k"] = tally["bottom_k_cost_share"] / covered if covered else None
     for name in ("pool_spread", "kept_spread"):
         facts[f"mean_{name}"] = tally[name] / groups if groups and name in tally else None
     for name in ("usable", "kept"):

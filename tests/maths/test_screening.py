@@ -34,6 +34,7 @@ def test_every_reason_has_its_name():
         ("not a number", np.nan, True, "ok", "no_reward"),
         ("huge", np.inf, True, "ok", "infinite_reward"),
         ("low", -np.inf, True, "ok", "infinite_reward"),
+        ("beyond", -2e150, True, "ok", "infinite_reward"),
         ("unseen", 1.0, False, "ok", "no_embedding"),
         ("good", 2.0, True, "ok", "duplicate"),
         ("", None, False, "error", "generation_error"),
