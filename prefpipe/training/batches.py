@@ -5,16 +5,20 @@ gaps), T tokens. The response mask is made here and nowhere else.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from prefpipe.training.groups import Group
+from prefpipe.training.shared_prompt import pack_groups
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 """
-``input_ids``, ``attention_mask``, ``response_mask``: (S, T); prompt then response, padded on the right.
+Packed: the row of `prefpipe.training.shared_prompt.pack_groups`. Padded: ``input_ids``, ``attention_mask``, ``response_mask``, (S, T),
+prompt then response, padded on the right. Either way:
+
 ``slots``: (P, R) int, row of ``input_ids`` of each response, -1 where a group has fewer than R.
 ``rewards``: (P, R) float32; ``positives``: (P, R) bool; ``ref_logps``: (P, R) float32, only with a reference.
 ``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
@@ -22,15 +26,14 @@ Batch = dict[str, Tensor]
 
 
 class GroupCollator:
-    """Make a batch of groups. Padding is masked, so ``pad_token_id`` may be any token."""
+    """Make a batch of groups: packed, each prompt once, or padded, where ``pad_token_id`` may be any token, as it is masked."""
 
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+    def __init__(self, pad_token_id: int, *, packed: bool = False) -> None:
+        self.pad_token_id, self.packed = pad_token_id, packed
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         """Return the batch; see ``Batch`` for its tensors."""
-        sequences = [(group.prompt_token_ids, response.token_ids) for group in groups for response in group.responses]
-        batch = pad_sequences(sequences, self.pad_token_id)
+        batch = pack_groups(groups) if self.packed else pad_sequences(_sequences(groups), self.pad_token_id)
         width = max(len(group.responses) for group in groups)
         slots = torch.full((len(groups), width), -1)
         rewards = torch.zeros(len(groups), width)
@@ -68,6 +71,10 @@ def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
                           if response.role == "positive" and each.role == "negative"]  # fmt: skip
             pairs[p, r, losers] = True
     return pairs
+
+
+def _sequences(groups: Sequence[Group]) -> list[tuple[Sequence[int], Sequence[int]]]:
+    return [(group.prompt_token_ids, response.token_ids) for group in groups for response in group.responses]
 
 
 def pad_sequences(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> Batch:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prefpipe.maths.logps import ResponseLogps, sum_response_logps, token_logps
 from prefpipe.training.batches import pad_sequences
 from prefpipe.training.groups import Group, Key
+from prefpipe.training.projection import scoring_head
 
 
 def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> ResponseLogps:
@@ -35,9 +36,30 @@ def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, 
     return sum_response_logps(token_logps(logits, input_ids[response_mask]), response_mask)
 
 
-def group_logps(model: nn.Module, batch: Mapping[str, Tensor]) -> ResponseLogps:
+def packed_logps(model: nn.Module, packed: Mapping[str, Any]) -> ResponseLogps:
+    """Return the summed log-probability and token count of each response of a packed row, each prompt computed once.
+
+    Args:
+        model: a causal language model that `use_shared_prompts` has prepared, wrapped for parallel training or not.
+        packed: ``input_ids``, ``position_ids``, ``predictors``, ``labels``, ``response_mask`` and ``layout`` of
+            `prefpipe.training.shared_prompt.Packed`.
+
+    Returns:
+        ``logps`` (S,) float32 and ``n_tokens`` (S,).
+    """
+    with scoring_head(_unwrap(model), packed["predictors"], packed["labels"]):
+        logps = model(
+            input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False, packed_layout=packed["layout"]
+        ).logits  # (M, 1)
+    return sum_response_logps(logps[:, 0], packed["response_mask"])
+
+
+def group_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
     """Return the log-probabilities of a batch's responses by group, each (P, R), 0 where there is no response."""
-    flat = sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"])
+    if "layout" in batch:
+        flat = packed_logps(model, batch)
+    else:
+        flat = sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"])
     slots = batch["slots"]
     rows, exists = slots.clamp(min=0), slots >= 0
     return ResponseLogps(*(torch.where(exists, values[rows], torch.zeros_like(values[rows])) for values in flat))

@@ -1,0 +1,79 @@
+"""Log-probabilities of response tokens without the logits tensor.
+
+With a vocabulary of 49,000 to 256,000 the logits of a group are larger than everything else in its step. Here the output projection runs
+over a few hundred tokens at a time, keeps the log-probabilities alone, and is computed again in the backward pass.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from prefpipe.maths.logps import token_logps
+
+KEPT_LOGITS = 2**27
+"""Logits that are kept for the backward pass rather than computed again: 512 MiB in float32."""
+
+CHUNK_LOGITS = 2**25
+"""Logits of one chunk where they are computed again: 128 MiB in float32."""
+
+
+def chunked_token_logps(project: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, *, n_vocabulary: int) -> Tensor:
+    """Return the log-probability of each label (M,), float32.
+
+    Args:
+        project: the output projection, (m, H) to (m, V).
+        hidden: (M, H), what predicts each label.
+        labels: (M,).
+        n_vocabulary: V, which decides the size of a chunk.
+    """
+    if len(labels) * n_vocabulary <= KEPT_LOGITS:
+        return token_logps(project(hidden), labels)
+    size = max(1, CHUNK_LOGITS // n_vocabulary)
+
+    def score(some_hidden: Tensor, some_labels: Tensor) -> Tensor:
+        return token_logps(project(some_hidden), some_labels)
+
+    pieces = [
+        checkpoint(score, hidden[start : start + size], labels[start : start + size], use_reentrant=False)
+        for start in range(0, len(labels), size)
+    ]
+    return torch.cat(pieces)
+
+
+def changes_logits(config: Any) -> str | None:
+    """Name what a model does to its logits after the projection, None for nothing: then they must be made whole."""
+    text = getattr(config, "text_config", config)
+    for name, neutral in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0),
+                          ("lm_head_multiplier", 1.0)):  # fmt: skip
+        value = getattr(text, name, neutral)
+        if value is not None and value != neutral:
+            return f"{name} = {value}"
+    return None
+
+
+@contextmanager
+def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor) -> Iterator[None]:
+    """Let the model's output projection return log-probabilities (M, 1) in the place of logits.
+
+    The model is still called as a whole, so wrappers (DDP, FSDP, autocast, adapters) stay in force.
+
+    Args:
+        model: a causal language model, unwrapped.
+        predictors: (M,) tokens of the packed row whose output predicts each label.
+        labels: (M,).
+    """
+    head: Any = model.get_output_embeddings()  # type: ignore[operator]
+    project = head.forward
+
+    def score(hidden: Tensor) -> Tensor:
+        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=head.weight.shape[0])[:, None]
+
+    head.forward = score
+    try:
+        yield
+    finally:
+        del head.forward

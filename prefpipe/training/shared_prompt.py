@@ -1,0 +1,148 @@
+"""Groups packed so that each prompt is computed once: the layout, and the attention that makes it exact.
+
+A micro-batch is one row of tokens, group after group, a group being its prompt and then its responses::
+
+    [prompt A][A's response 0][A's response 1]...[prompt B][B's response 0]...
+
+Positions start again after the prompt in every response. A prompt's tokens attend to the prompt; a response's tokens attend to their prompt
+and to the tokens before them in the same response, and to nothing else. All other layers work token by token, so the
+prompt's are computed once, with gradients from every response. Nothing is padded but the responses inside an attention call.
+
+The attention is a function registered with transformers, so it holds for every model that looks its attention up there,
+through adapters, gradient checkpointing and wrappers for several devices.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from prefpipe.training.groups import Group
+
+ATTENTION = "prefpipe_shared_prompt"
+
+
+class Span(NamedTuple):
+    """Tokens ``start`` to ``start + length`` of the packed row."""
+
+    start: int
+    length: int
+
+
+class PackedGroup(NamedTuple):
+    """Where a group's prompt and responses lie; the responses follow the prompt without gaps."""
+
+    prompt: Span
+    responses: tuple[Span, ...]
+
+
+class Layout:
+    """The groups of a packed row. Opaque on purpose: what moves batches to devices must not take it apart."""
+
+    __slots__ = ("groups",)
+
+    def __init__(self, groups: Sequence[PackedGroup]) -> None:
+        self.groups = tuple(groups)
+
+
+def pack_groups(groups: Sequence[Group]) -> dict[str, Any]:
+    """Lay groups out in one row of N tokens, with M response tokens to score in S responses.
+
+    Returns:
+        ``input_ids`` and ``position_ids`` (1, N); ``predictors`` (M,): the token whose output predicts each response
+        token, the prompt's last for the first of a response; ``labels`` (M,): its id; ``response_mask`` (S, longest) bool: the
+        responses' tokens in rows; ``layout``: a `Layout`.
+    """
+    ids: list[int] = []
+    positions: list[int] = []
+    predictors: list[int] = []
+    labels: list[int] = []
+    layout = []
+    for group in groups:
+        prompt = Span(len(ids), len(group.prompt_token_ids))
+        ids += group.prompt_token_ids
+        positions += range(prompt.length)
+        spans = []
+        for response in group.responses:
+            span = Span(len(ids), len(response.token_ids))
+            ids += response.token_ids
+            positions += range(prompt.length, prompt.length + span.length)
+            predictors += [prompt.start + prompt.length - 1, *range(span.start, span.start + span.length - 1)]
+            labels += response.token_ids
+            spans.append(span)
+        layout.append(PackedGroup(prompt, tuple(spans)))
+    lengths = torch.tensor([span.length for group in layout for span in group.responses])
+    return {
+        "input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), "predictors": torch.tensor(predictors),
+        "labels": torch.tensor(labels), "response_mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
+        "layout": Layout(layout),
+    }  # fmt: skip
+
+
+def shared_prompt_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _attention_mask: Any, *,
+    packed_layout: Layout, scaling: float | None = None, dropout: float = 0.0, **_other: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """Return the attention of a packed row, (1, N, heads, head size), and no weights.
+
+    Args:
+        module: the attention layer; only its mode (training or not) is read.
+        query: (1, heads, N, head size).
+        key: (1, key heads, N, head size), positions applied; heads are shared where there are fewer.
+        value: as ``key``.
+        packed_layout: where groups lie.
+        scaling: factor of the scores; default one over the root of the head size.
+        dropout: of the weights, in training.
+    """
+    n_shared = query.shape[1] // key.shape[1]
+    dropout = dropout if module.training else 0.0
+    pieces = []
+    for group in packed_layout.groups:
+        start, length = group.prompt
+        inside = slice(start, start + length)
+        prompt_key, prompt_value = (_repeat(each[:, :, inside], n_shared) for each in (key, value))
+        pieces.append(
+            scaled_dot_product_attention(
+                query[:, :, inside], prompt_key, prompt_value, is_causal=True, scale=scaling, dropout_p=dropout
+            )
+        )
+        if not group.responses:
+            continue
+        places, is_token = _padded_places(group.responses, query.device)
+        own = [_gather(each, places) for each in (query, key, value)]  # (responses, heads, longest, head size)
+        keys = torch.cat([prompt_key.expand(len(places), -1, -1, -1), _repeat(own[1], n_shared)], dim=2)
+        values = torch.cat([prompt_value.expand(len(places), -1, -1, -1), _repeat(own[2], n_shared)], dim=2)
+        longest = places.shape[1]
+        sees = torch.ones(longest, length + longest, dtype=torch.bool, device=query.device).tril(length)
+        found = scaled_dot_product_attention(own[0], keys, values, attn_mask=sees, scale=scaling, dropout_p=dropout)
+        # padding stands behind each response, where no token of it looks; here it is left out again
+        tokens = found.transpose(1, 2)[is_token] if is_token is not None else found.transpose(1, 2).flatten(0, 1)
+        pieces.append(tokens.transpose(0, 1)[None])
+    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _repeat(states: Tensor, times: int) -> Tensor:
+    """Repeat each key head for the query heads that share it: (B, heads, T, head size)."""
+    return states if times == 1 else states.repeat_interleave(times, dim=1)
+
+
+def _padded_places(responses: Sequence[Span], device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return the tokens of each response (responses, longest), padded with its last, and which are real; None: all."""
+    starts = torch.tensor([span.start for span in responses], device=device)
+    lengths = torch.tensor([span.length for span in responses], device=device)
+    longest = max(span.length for span in responses)
+    steps = torch.arange(longest, device=device)
+    places = starts[:, None] + torch.minimum(steps[None], lengths[:, None] - 1)
+    is_ragged = any(span.length != longest for span in responses)
+    return places, steps[None] < lengths[:, None] if is_ragged else None
+
+
+def _gather(states: Tensor, places: Tensor) -> Tensor:
+    """Return (responses, heads, longest, head size) of (1, heads, N, head size)."""
+    return states[0][:, places].transpose(0, 1)
+
+
+AttentionInterface.register(ATTENTION, shared_prompt_attention)

@@ -1,0 +1,124 @@
+"""Each prompt computed once: log-probabilities and gradients equal those of responses computed one by one."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_groups import make_group, make_groups
+from tiny_models import VOCAB_SIZE, tiny_config
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from prefpipe.training import projection
+from prefpipe.training.batches import GroupCollator
+from prefpipe.training.forward import group_logps
+from prefpipe.training.shared_prompt import ATTENTION, pack_groups
+
+
+def llama():
+    return LlamaForCausalLM(tiny_config())
+
+
+def lora():
+    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    return get_peft_model(llama(), config)
+
+
+def gpt2():
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB_SIZE, n_positions=64, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
+    )
+
+
+def qwen2():
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, tie_word_embeddings=True,
+        )  # fmt: skip
+    )
+
+
+MODELS = pytest.mark.parametrize("make", [llama, lora, gpt2, qwen2], ids=lambda make: make.__name__)
+
+
+def results(model, batch):
+    """Log-probabilities, counts, and the gradients of a weighted sum of the former."""
+    model.zero_grad()
+    logps, n_tokens = group_logps(model, batch)
+    weights = torch.linspace(-1.0, 2.0, logps.numel()).reshape(logps.shape)
+    (logps * weights).sum().backward()
+    return logps.detach(), n_tokens, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(found, expected, *, relative=1e-5):
+    torch.testing.assert_close(found[0], expected[0], rtol=relative, atol=0)
+    assert found[1].tolist() == expected[1].tolist()
+    assert found[2].keys() == expected[2].keys()
+    for name, gradient in expected[2].items():
+        error = (found[2][name] - gradient).abs().max() / gradient.abs().max()
+        assert error < relative, f"{name}: {error:.1e}"
+
+
+def both(make, groups, *, checkpointing=False):
+    """Compute groups padded and packed with one model, in float32."""
+    torch.manual_seed(0)
+    model = make().train()
+    expected = results(model, GroupCollator(0, packed=False)(groups))
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if hasattr(model, "enable_input_require_grads"):
+            model.enable_input_require_grads()
+    (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation(ATTENTION)
+    return results(model, GroupCollator(0, packed=True)(groups)), expected
+
+
+@MODELS
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize(
+    "groups",
+    [
+        pytest.param([make_group("p", lengths=(6, 6, 6, 6))], id="equal lengths"),
+        pytest.param([make_group("p", lengths=(1, 9, 4))], id="ragged, one a single token"),
+        pytest.param(make_groups(5), id="several groups"),
+        pytest.param([make_group("p", n_prompt=1, lengths=(2, 3)), make_group("q", n_prompt=20, lengths=(5,))], id="odd prompts"),
+    ],
+)
+def test_packed_equals_padded(make, groups, checkpointing):
+    found, expected = both(make, groups, checkpointing=checkpointing)
+    assert_same(found, expected)
+
+
+@MODELS
+def test_projecting_in_chunks_changes_nothing(make, monkeypatch):
+    """Chunks of three tokens, the last one short, computed again in the backward pass."""
+    monkeypatch.setattr(projection, "KEPT_LOGITS", 0)
+    monkeypatch.setattr(projection, "CHUNK_LOGITS", 3 * VOCAB_SIZE)
+    found, expected = both(make, make_groups(4))
+    assert_same(found, expected)
+
+
+def test_a_response_sees_its_prompt_and_itself_alone():
+    """Changing one response changes no other; changing a prompt changes its own responses and not those of the next group."""
+    torch.manual_seed(0)
+    model = llama().eval()
+    model.set_attn_implementation(ATTENTION)
+    groups = [make_group("p", lengths=(4, 5, 3)), make_group("q", lengths=(4, 4))]
+
+    def logps(changed):
+        with torch.no_grad():
+            return group_logps(model, GroupCollator(0, packed=True)(changed)).logps
+
+    before = logps(groups)
+    other = groups[0].responses[1]._replace(token_ids=[9, 9, 9, 9, 9])
+    after = logps([groups[0]._replace(responses=[groups[0].responses[0], other, groups[0].responses[2]]), groups[1]])
+    assert (after == before).tolist() == [[True, False, True], [True, True, True]]
+    after = logps([groups[0]._replace(prompt_token_ids=[8] * 5), groups[1]])
+    assert (after == before).tolist() == [[False, False, False], [True, True, True]]
+
+
+def test_the_row_is_as_long_as_its_tokens():
+    group = make_group("p", n_prompt=5, lengths=(4, 6, 3))
+    packed = pack_groups([group, group._replace(prompt_id="q")])
+    assert packed["input_ids"].shape == (1, 2 * (5 + 4 + 6 + 3))
+    assert packed["position_ids"][0, :18].tolist() == [*range(5), *range(5, 9), *range(5, 11), *range(5, 8)]
+    assert packed["predictors"][:5].tolist() == [4, 5, 6, 7, 4]
+    assert packed["labels"].tolist()[:4] == list(group.responses[0].token_ids)
