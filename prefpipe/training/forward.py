@@ -12,9 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from prefpipe.maths.logps import ResponseLogps, sum_response_logps, token_logps
-from prefpipe.training.batches import pad_sequences
+from prefpipe.training.batches import Batch, pad_sequences
 from prefpipe.training.groups import Group, Key
-from prefpipe.training.projection import scoring_head
+from prefpipe.training.projection import changes_logits, scoring_head
+from prefpipe.training.shared_prompt import (
+    ATTENTION,
+    changes_attention,
+    n_packed_tokens,
+    pack_groups,
+    pieces_of,
+    trial_groups,
+)
 
 
 def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> ResponseLogps:
@@ -66,6 +74,61 @@ def group_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
 
 
 @torch.no_grad()
+def share_prompts(model: nn.Module) -> str | None:
+    """Prepare a model so that groups are computed packed, or say why they cannot be.
+
+    What a model does with a packed row is compared with what it does with the same responses one by one, on two small random
+    groups. A model whose layers mix tokens by other means than attention, or whose attention is not the one
+    that was asked for, is found out there and left as it was.
+
+    Args:
+        model: a causal language model or an adapter of one, in the precision it is trained in.
+
+    Returns:
+        None, or the reason why prompts are computed once a response instead.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    problem = changes_logits(causal.config) or changes_attention(causal.config)
+    if problem is not None:
+        return problem
+    n_vocabulary, device = int(causal.get_input_embeddings().weight.shape[0]), next(model.parameters()).device
+    groups = trial_groups(n_vocabulary)
+    was_training, before = model.training, causal.config._attn_implementation  # noqa: SLF001 - its only name
+    model.eval()
+    try:
+        padded = pad_sequences([(group.prompt_token_ids, each.token_ids) for group in groups for each in group.responses], 0)
+        expected = sequence_logps(model, **{name: values.to(device) for name, values in padded.items()}).logps
+        causal.set_attn_implementation(ATTENTION)
+        found = packed_logps(model, to_device(pack_groups(groups), device)).logps
+        problem = _difference(found, expected, next(model.parameters()).dtype)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        problem = f"its code does not take packed rows ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+    finally:
+        model.train(was_training)
+    if problem is not None:
+        causal.set_attn_implementation(before)
+    return problem
+
+
+def _difference(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str | None:
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    error = float(((found - expected).abs() / expected.abs()).max())
+    return None if error < tolerance else f"packed log-probabilities differ by {error:.1e} from plain ones"
+
+
+def shares_prompts(model: nn.Module) -> bool:
+    """Return whether `share_prompts` has prepared the model."""
+    inside = _unwrap(model)
+    causal = inside.get_base_model() if hasattr(inside, "get_base_model") else inside
+    return bool(causal.config._attn_implementation == ATTENTION)  # noqa: SLF001 - its only name
+
+
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Return a batch with its tensors on a device."""
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+@torch.no_grad()
 def reference_logps(
     model: nn.Module,
     groups: Sequence[Group],
@@ -77,39 +140,67 @@ def reference_logps(
 ) -> dict[Key, tuple[float, int]]:
     """Return the summed log-probability and token count of every response under a frozen policy, by key.
 
-    Responses are sorted by length and batched up to ``max_batch_tokens`` padded tokens, so the result does not depend on
-    the training batch. Dropout is off; the model's mode is restored.
+    Groups are sorted by length and batched up to ``max_batch_tokens``, packed where the model takes that and padded
+    otherwise, so the result does not depend on the training batch. Dropout is off; the model's mode is restored.
 
     Args:
         model: the reference policy, usually the policy before its first step.
         groups: what ``prepare_groups`` kept.
         pad_token_id: any token; padding is masked.
         bf16: compute under bfloat16 autocast, as training will.
-        max_batch_tokens: padded tokens of one forward pass; one response always fits.
+        max_batch_tokens: tokens of one forward pass; one response always fits.
         advance: called with the number of responses done.
     """
+    batches = _packed_batches if shares_prompts(model) else _padded_batches
+    device = next(model.parameters()).device
+    result: dict[Key, tuple[float, int]] = {}
+    was_training = model.training
+    model.eval()
+    for keys, batch in batches(groups, pad_token_id, max_batch_tokens):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            measured = packed_logps if "layout" in batch else _padded_logps
+            logps, n_tokens = measured(model, to_device(batch, device))
+        for key, logp, n in zip(keys, logps.tolist(), n_tokens.tolist(), strict=True):
+            result[key] = (logp, n)
+        advance(len(keys))
+    model.train(was_training)
+    return result
+
+
+def _padded_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
+    return sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"])
+
+
+def _packed_batches(groups: Sequence[Group], _pad: int, max_tokens: int) -> Iterator[tuple[list[Key], Batch]]:
+    """Yield groups, the longest first; one that is too long for a batch comes in several, each with the prompt."""
+    pending: list[Group] = []
+    n_pending = 0
+    for piece in sorted(pieces_of(groups, max_tokens), key=n_packed_tokens, reverse=True):
+        if pending and n_pending + n_packed_tokens(piece) > max_tokens:
+            yield _keys(pending), pack_groups(pending)
+            pending, n_pending = [], 0
+        pending.append(piece)
+        n_pending += n_packed_tokens(piece)
+    if pending:
+        yield _keys(pending), pack_groups(pending)
+
+
+def _keys(groups: Sequence[Group]) -> list[Key]:
+    return [(group.prompt_id, response.sample_idx) for group in groups for response in group.responses]
+
+
+def _padded_batches(groups: Sequence[Group], pad_token_id: int, max_tokens: int) -> Iterator[tuple[list[Key], Batch]]:
     pending = [
         ((group.prompt_id, response.sample_idx), (group.prompt_token_ids, response.token_ids))
         for group in groups
         for response in group.responses
     ]
     pending.sort(key=lambda item: len(item[1][0]) + len(item[1][1]), reverse=True)
-    device = next(model.parameters()).device
-    result: dict[Key, tuple[float, int]] = {}
-    was_training = model.training
-    model.eval()
     while pending:
         longest = len(pending[0][1][0]) + len(pending[0][1][1])
-        size = max(1, max_batch_tokens // longest)
+        size = max(1, max_tokens // longest)
         chunk, pending = pending[:size], pending[size:]
-        batch = pad_sequences([sequence for _, sequence in chunk], pad_token_id)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logps, n_tokens = sequence_logps(model, **{name: values.to(device) for name, values in batch.items()})
-        for (key, _), logp, n in zip(chunk, logps.tolist(), n_tokens.tolist(), strict=True):
-            result[key] = (logp, n)
-        advance(len(chunk))
-    model.train(was_training)
-    return result
+        yield [key for key, _ in chunk], pad_sequences([sequence for _, sequence in chunk], pad_token_id)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from prefpipe.training.groups import Group
+from prefpipe.training.groups import Group, Response
 
 ATTENTION = "prefpipe_shared_prompt"
 
@@ -80,6 +80,52 @@ def pack_groups(groups: Sequence[Group]) -> dict[str, Any]:
         "labels": torch.tensor(labels), "response_mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
         "layout": Layout(layout),
     }  # fmt: skip
+
+
+def n_packed_tokens(group: Group) -> int:
+    """Return the tokens of a packed group: the prompt once, and every response."""
+    return len(group.prompt_token_ids) + sum(len(response.token_ids) for response in group.responses)
+
+
+def pieces_of(groups: Sequence[Group], max_tokens: int) -> list[Group]:
+    """Return groups of at most ``max_tokens`` packed tokens, cut between responses; a single response always fits."""
+    pieces = []
+    for group in groups:
+        kept: list[Response] = []
+        n_tokens = len(group.prompt_token_ids)
+        for response in group.responses:
+            if kept and n_tokens + len(response.token_ids) > max_tokens:
+                pieces.append(group._replace(responses=kept))
+                kept, n_tokens = [], len(group.prompt_token_ids)
+            kept.append(response)
+            n_tokens += len(response.token_ids)
+        pieces.append(group._replace(responses=kept))
+    return pieces
+
+
+def trial_groups(n_vocabulary: int) -> list[Group]:
+    """Return two small groups of arbitrary tokens, ragged, for comparing packed with plain computation."""
+    def tokens(start: int, n: int) -> list[int]:
+        return [(start * 7919 + place * 104729) % n_vocabulary for place in range(n)]
+
+    shapes = ((5, (3, 4, 1)), (2, (6, 2)))
+    return [
+        Group(str(p), tokens(p + 1, n_prompt), [Response(r, tokens(10 * p + r + 3, n), 0.0, "positive") for r, n in enumerate(lengths)])
+        for p, (n_prompt, lengths) in enumerate(shapes)
+    ]
+
+
+def changes_attention(config: Any) -> str | None:
+    """Name what a model's attention does beyond a softmax over all earlier tokens, None for nothing."""
+    text = getattr(config, "text_config", config)
+    if getattr(text, "attn_logit_softcapping", None):
+        return f"its attention caps scores (attn_logit_softcapping = {text.attn_logit_softcapping})"
+    layers = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None)
+    is_sliding = any("sliding" in kind or "chunked" in kind for kind in layers) if layers else bool(window)
+    if is_sliding and getattr(text, "use_sliding_window", True):
+        return f"its attention looks back over a window of {window} tokens only"
+    return None
 
 
 def shared_prompt_attention(

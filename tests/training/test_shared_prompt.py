@@ -5,11 +5,23 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_groups import make_group, make_groups
 from tiny_models import VOCAB_SIZE, tiny_config
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from prefpipe.training import projection
 from prefpipe.training.batches import GroupCollator
-from prefpipe.training.forward import group_logps
+from prefpipe.training.forward import group_logps, reference_logps, share_prompts, shares_prompts
 from prefpipe.training.shared_prompt import ATTENTION, pack_groups
 
 
@@ -122,3 +134,57 @@ def test_the_row_is_as_long_as_its_tokens():
     assert packed["position_ids"][0, :18].tolist() == [*range(5), *range(5, 9), *range(5, 11), *range(5, 8)]
     assert packed["predictors"][:5].tolist() == [4, 5, 6, 7, 4]
     assert packed["labels"].tolist()[:4] == list(group.responses[0].token_ids)
+
+
+def test_a_model_is_prepared_only_where_packing_is_exact():
+    torch.manual_seed(0)
+    for make in (llama, lora, gpt2, qwen2):
+        model = make()
+        assert share_prompts(model) is None
+        assert shares_prompts(model)
+        assert model.training
+
+
+def test_models_that_cannot_be_packed_are_left_as_they_were_with_a_reason():
+    common = {
+        "vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 16,
+    }  # fmt: skip
+    capped = Gemma2ForCausalLM(Gemma2Config(**common, final_logit_softcapping=5.0))
+    sliding = MistralForCausalLM(MistralConfig(**common, sliding_window=8))
+    recurrent = MambaForCausalLM(MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, state_size=4))
+    for model, reason in ((capped, "final_logit_softcapping = 5.0"), (sliding, "a window of 8 tokens"), (recurrent, "")):
+        before = model.config._attn_implementation
+        told = share_prompts(model)
+        assert told is not None
+        assert reason in told
+        assert not shares_prompts(model)
+        assert model.config._attn_implementation == before
+
+
+def test_a_packed_model_refuses_rows_without_a_layout():
+    """Attention that silently took a padded batch for one sequence would be the worst of bugs."""
+    model = llama()
+    assert share_prompts(model) is None
+    with pytest.raises(TypeError, match="packed_layout"):
+        model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 25, 8192])
+def test_reference_log_probabilities_are_the_same_packed_in_any_batch(max_batch_tokens):
+    """A budget of one token cuts groups into single responses, each with its prompt."""
+    torch.manual_seed(0)
+    model, groups = llama(), make_groups(6)
+    padded = reference_logps(model, groups, pad_token_id=0)
+    assert share_prompts(model) is None
+    packed = reference_logps(model, groups, pad_token_id=0, max_batch_tokens=max_batch_tokens)
+    assert packed.keys() == padded.keys()
+    for key, (logp, n_tokens) in padded.items():
+        assert packed[key] == (pytest.approx(logp, rel=1e-5), n_tokens)
+
+
+def test_the_attention_is_not_written_into_a_saved_model(tmp_path):
+    model = llama()
+    assert share_prompts(model) is None
+    model.save_pretrained(tmp_path)
+    assert ATTENTION not in (tmp_path / "config.json").read_text()
