@@ -35,6 +35,10 @@ class TrainConfig(StageConfig):
     max_steps: int | None = option(None, help="optimizer steps, instead of passes")
     global_batch_size: int | None = option(None, help="prompts an optimizer step, over all devices; default the objective's")
     per_device_train_batch_size: int = option(1, identity=False, help="prompts a device computes at once: memory, not the result")
+    max_batch_tokens: int = option(
+        16_384, identity=False, help="tokens a device computes at once; a group that is longer takes two passes, to the same gradient"
+    )
+    shared_prompt: bool = option(True, identity=False, help="compute each prompt once for all its responses, where the model allows")
     max_length: int = option(2048, help="longest prompt plus response, in tokens")
     on_too_long: str = option("drop", choices=("drop", "truncate", "error"), help="what to do with a longer response")
     lr_scheduler_type: str = option("cosine", choices=SCHEDULES, help="how the learning rate falls")
@@ -69,6 +73,7 @@ class TrainConfig(StageConfig):
             (self.max_steps is None or self.max_steps >= 1, f"--max-steps must be 1 or more, not {self.max_steps}"),
             (self.global_batch_size is None or self.global_batch_size >= 1, "--global-batch-size must be 1 or more"),
             (self.per_device_train_batch_size >= 1, "--per-device-train-batch-size must be 1 or more"),
+            (self.max_batch_tokens >= 1, f"--max-batch-tokens must be 1 or more, not {self.max_batch_tokens}"),
             (self.max_length >= 2, f"--max-length must be 2 or more, not {self.max_length}"),
             (self.warmup_ratio is None or 0 <= self.warmup_ratio < 1, "--warmup-ratio must be at least 0 and below 1"),
             (self.weight_decay >= 0, f"--weight-decay must be 0 or more, not {self.weight_decay}"),

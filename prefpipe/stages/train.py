@@ -29,7 +29,7 @@ from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, weights_problem
 from prefpipe.training.encoding import Encoder
-from prefpipe.training.forward import reference_logps
+from prefpipe.training.forward import reference_logps, share_prompts
 from prefpipe.training.groups import Group, Key, PreparedGroups, Response, prepare_groups, with_reference
 from prefpipe.training.measures import describe_progress, mean_measures
 from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
@@ -111,6 +111,7 @@ def settings_of(config: TrainConfig) -> TrainSettings:
         seed=config.seed,
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
+        max_batch_tokens=config.max_batch_tokens,
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
         logging_steps=config.logging_steps,
@@ -202,6 +203,7 @@ class _Work:
         )
         self._prepare(rows, policy, fits=fits)
         policy.model.to(arguments.device)
+        self._share_prompts(policy)
         groups = self._with_reference(policy, self.prepared.groups)
         self.runtime.log(
             f"{len(groups)} groups, {self.settings.global_batch_size} prompts a step = {arguments.world_size} devices x "
@@ -257,6 +259,16 @@ class _Work:
                 if too_long
                 else f"run `prefpipe inspect {self.config.groups}` for what select rejected",
             )
+
+    def _share_prompts(self, policy: Policy) -> None:
+        """Compute each prompt once a group, or say why it is computed once a response."""
+        problem = share_prompts(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
+        once = sum(len(group.prompt_token_ids) for group in self.prepared.groups)
+        each = sum(len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups)
+        if problem is None:
+            self.runtime.log(f"each prompt is computed once: {once:,} prompt tokens instead of {each:,}")
+        else:
+            self.runtime.log(f"each prompt is computed once a response, {each:,} prompt tokens: {problem}")
 
     def _with_reference(self, policy: Policy, groups: list[Group]) -> list[Group]:
         """Give each response its log-probability under the policy as it is before the first step."""

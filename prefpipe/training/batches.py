@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from prefpipe.training.groups import Group
-from prefpipe.training.shared_prompt import pack_groups
+from prefpipe.training.shared_prompt import n_packed_tokens, pack_groups, pieces_of
 
 Batch = dict[str, Any]
 """
@@ -52,6 +52,39 @@ class GroupCollator:
             batch["pairs"] = pairs_of(groups, width)
         has_reference = not bool(ref_logps.isnan().any())
         return batch | {"ref_logps": ref_logps} if has_reference else batch
+
+
+class BudgetCollator:
+    """Cut a device's prompts into micro-batches of at most ``max_tokens`` tokens.
+
+    Returns ``{"batches": [...], "n_prompts": P}``. A micro-batch is what `GroupCollator` makes. Packed, a group that is too long by
+    itself is a micro-batch whose ``rows`` are several packed rows, cut between responses; a single response always fits.
+    """
+
+    def __init__(self, collator: GroupCollator, max_tokens: int) -> None:
+        self.collator, self.max_tokens = collator, max_tokens
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
+        """Return the micro-batches, in order."""
+        batches: list[Batch] = []
+        pending: list[Group] = []
+        for group in groups:
+            if pending and self._n_tokens([*pending, group]) > self.max_tokens:
+                batches.append(self._batch(pending))
+                pending = []
+            pending.append(group)
+        return {"batches": [*batches, self._batch(pending)], "n_prompts": len(groups)}
+
+    def _n_tokens(self, groups: Sequence[Group]) -> int:
+        if self.collator.packed:
+            return sum(n_packed_tokens(group) for group in groups)
+        return max(map(longest_sequence, groups)) * sum(len(group.responses) for group in groups)
+
+    def _batch(self, groups: Sequence[Group]) -> Batch:
+        batch = self.collator(groups)
+        if self.collator.packed and self._n_tokens(groups) > self.max_tokens and len(groups[0].responses) > 1:
+            batch["rows"] = [pack_groups([piece]) for piece in pieces_of(groups, self.max_tokens)]
+        return batch
 
 
 def pairs_of(groups: Sequence[Group], width: int) -> Tensor:

@@ -36,7 +36,7 @@ dpo, swepo and infonca: no recipe of their own here; the batch of the others and
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """One training run. ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts."""
+    """One training run. ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts, ``max_batch_tokens`` tokens."""
 
     objective: str
     knobs: Mapping[str, KnobValue]
@@ -52,6 +52,7 @@ class TrainSettings:
     seed: int = 0
     bf16: bool = False
     gradient_checkpointing: bool = False
+    max_batch_tokens: int = 16_384
     save_steps: int = 100
     save_total_limit: int = 2
     logging_steps: int = 1

@@ -8,11 +8,15 @@ devices: each micro-batch contributes its sum divided by the prompts of the whol
 means, overweights prompts in a short last micro-batch.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import (
@@ -26,10 +30,11 @@ from transformers import (
 )
 
 from prefpipe.errors import PrefpipeError
+from prefpipe.maths.logps import ResponseLogps
 from prefpipe.maths.losses import Targets
 from prefpipe.maths.objectives import group_losses, score_responses
-from prefpipe.training.batches import GlobalBatchSampler, GroupCollator, longest_sequence
-from prefpipe.training.forward import group_logps
+from prefpipe.training.batches import Batch, BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
+from prefpipe.training.forward import batch_logps, by_group, group_logps, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
 from prefpipe.training.measures import MEASURES, measure_groups
 from prefpipe.training.settings import TrainSettings
@@ -58,7 +63,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=GroupCollator(pad_token_id),
+            data_collator=BudgetCollator(GroupCollator(pad_token_id, packed=shares_prompts(model)), settings.max_batch_tokens),
             train_dataset=GroupDataset(train_groups),
             eval_dataset=GroupDataset(eval_groups) if eval_groups else None,
             compute_metrics=_mean_measures,
@@ -82,20 +87,78 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
-        """Return the micro-batches of one step and the number of prompts in them, over all processes."""
+        """Return what the device computes in one step and the number of prompts in it, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        n_prompts = torch.tensor(sum(len(batch["slots"]) for batch in batches), device=device)
+        n_prompts = torch.tensor(sum(batch["n_prompts"] for batch in batches), device=device)
         return batches, self.accelerator.reduce(n_prompts, "sum")
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return this micro-batch's share of the step's mean loss.
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Add a device's prompts to the gradients, micro-batch by micro-batch; return their share of the step's mean loss.
+
+        A group in several rows takes two passes (Gao et al. 2021, arXiv 2101.06983): the log-probabilities of all its responses
+        without gradients, then the loss's derivative to each of them, and the rows again, each weighted with its own.
+        The gradients are those of one pass. Every process makes as many passes as the one that needs most, because wrappers
+        for several devices wait for each other in each.
 
         Errors:
             PrefpipeError: the loss is not finite; training on would only spoil the weights.
         """
-        measured, losses = self._measure(model, inputs)
+        model.train()
+        batches = self._prepare_inputs(inputs)["batches"]
+        rows = [row for batch in batches for row in batch.get("rows", ())]
+        whole = [batch for batch in batches if "rows" not in batch]
+        looks = iter(self._look(model, rows, spare=(rows or batches)[0]))
+        shares: list[Tensor] = []
+        passes: list[Callable[[], Tensor]] = [partial(self._share, model, batch, num_items_in_batch, shares) for batch in whole]
+        for batch in batches:
+            if "rows" in batch:
+                looked = list(islice(looks, len(batch["rows"])))
+                weights = self._weights(batch, looked, num_items_in_batch, shares)
+                passes += [partial(_weighted, model, row, own) for row, own in zip(batch["rows"], weights, strict=True)]
+        idle = partial(_weighted, model, (rows or batches)[0], None)
+        passes += [idle] * (self._most(len(passes)) - len(passes))
+        for number, compute in enumerate(passes, start=1):
+            last = number == len(passes)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = compute()
+                self._backward(loss)
+        return torch.stack(shares).sum()
+
+    def _look(self, model: nn.Module, rows: Sequence[Batch], *, spare: Batch) -> list[ResponseLogps]:
+        """Return the log-probabilities of rows without gradients; ``spare`` is computed where other processes have more."""
+        n_looks = self._most(len(rows))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return [batch_logps(model, row) for row in [*rows, *[spare] * (n_looks - len(rows))]][: len(rows)]
+
+    def _most(self, count: int) -> int:
+        """Return the largest count over all processes."""
+        if self.accelerator.num_processes == 1:
+            return count
+        return int(self.accelerator.gather(torch.tensor([count], device=self.args.device)).max())
+
+    def _backward(self, loss: Tensor) -> None:
+        # DeepSpeed would divide by the accumulated micro-batches, which the loss has been divided by already.
+        is_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if is_deepspeed else {}))
+
+    def _share(self, model: nn.Module, batch: Batch, n_prompts: Any, shares: list[Tensor]) -> Tensor:
+        """Return a micro-batch's share of the step's mean loss."""
+        return self._count(batch, group_logps(model, batch), n_prompts, shares)
+
+    def _weights(
+        self, batch: Batch, looked: Sequence[ResponseLogps], n_prompts: Any, shares: list[Tensor]
+    ) -> list[Tensor]:
+        """Return for each row the derivative of the loss's share to the log-probabilities of its responses."""
+        policy = by_group(looked, batch["slots"])
+        policy = policy._replace(logps=policy.logps.detach().requires_grad_())
+        self._count(batch, policy, n_prompts, shares).backward()
+        flat = policy.logps.grad[batch["slots"] >= 0]
+        return list(flat.split([len(row.logps) for row in looked]))
+
+    def _count(self, batch: Batch, policy: ResponseLogps, n_prompts: Any, shares: list[Tensor]) -> Tensor:
+        """Return the share of the step's mean loss, and keep it and the measures for the log."""
+        measured, losses = self._measure(batch, policy)
         loss_sum = losses.sum()
         if not bool(torch.isfinite(loss_sum)):
             raise PrefpipeError(
@@ -103,29 +166,28 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
                 hint="lower --learning-rate or --beta and run again; the last checkpoint is still good",
             )
         self._measured.append(measured)
-        self._n_tokens.append(inputs["response_mask"].sum())
-        n_prompts = len(losses) if num_items_in_batch is None else num_items_in_batch
+        self._n_tokens.append(policy.n_tokens.sum())
         # Gradients are averaged over processes, and the divisor counts the prompts of all of them.
-        loss = loss_sum * self.accelerator.num_processes / n_prompts
-        return (loss, measured) if return_outputs else loss
+        share = loss_sum * self.accelerator.num_processes / (len(losses) if n_prompts is None else n_prompts)
+        shares.append(share.detach())
+        return share
 
-    def _measure(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the measures (P, M) and the losses (P,) of a batch."""
+    def _measure(self, batch: Batch, policy: ResponseLogps) -> tuple[Tensor, Tensor]:
+        """Return the measures (P, M) and the losses (P,) of a micro-batch."""
         name, knobs = self.settings.objective, self.settings.knobs
-        targets = Targets(inputs["rewards"], inputs["positives"], inputs["slots"] >= 0, inputs.get("pairs"))
-        policy = group_logps(model, inputs)
-        scores = score_responses(name, policy, inputs.get("ref_logps"), targets.mask, knobs)
+        targets = Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0, batch.get("pairs"))
+        scores = score_responses(name, policy, batch.get("ref_logps"), targets.mask, knobs)
         losses = group_losses(name, scores, targets, knobs)
         return measure_groups(losses, scores, policy, targets), losses
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Tensor], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, Tensor, Tensor]:
         """Return the measures of each prompt; their means, the loss among them, are the evaluation."""
         del prediction_loss_only, ignore_keys
-        inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            measured, _ = self._measure(model, inputs)
+            batches = self._prepare_inputs(inputs)["batches"]
+            measured = torch.cat([self._measure(batch, _group_logps_of(model, batch))[0] for batch in batches])
         return None, measured, measured[:, 0]  # the loop computes metrics only where there are labels; nobody reads them
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -145,6 +207,18 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         super()._save(output_dir, state_dict)
         if self.args.should_save:  # a checkpoint is a whole model: tokenizer and chat template with it
             self.tokenizer.save_pretrained(output_dir or self.args.output_dir)
+
+
+def _weighted(model: nn.Module, row: Batch, weights: Tensor | None) -> Tensor:
+    """Return a row's log-probabilities, each times its weight, summed; with None, a pass that adds nothing."""
+    logps = batch_logps(model, row).logps
+    return (logps * weights).sum() if weights is not None else logps.sum() * 0.0
+
+
+def _group_logps_of(model: nn.Module, batch: Batch) -> ResponseLogps:
+    if "rows" in batch:
+        return by_group([batch_logps(model, row) for row in batch["rows"]], batch["slots"])
+    return group_logps(model, batch)
 
 
 def _mean_measures(prediction: EvalPrediction) -> dict[str, float]:

@@ -13,7 +13,7 @@ from prefpipe.errors import PrefpipeError
 from prefpipe.maths.objectives import OBJECTIVES, resolve_knobs
 from prefpipe.training.batches import GroupCollator
 from prefpipe.training.callbacks import MetricsFile
-from prefpipe.training.forward import group_logps, reference_logps
+from prefpipe.training.forward import group_logps, reference_logps, share_prompts
 from prefpipe.training.groups import with_reference
 from prefpipe.training.policy import turn_dropout_off
 from prefpipe.training.settings import TrainSettings, training_arguments
@@ -30,10 +30,13 @@ def make_model(**changes):
 
 
 def make_trainer(
-    folder, objective="simpo", model=None, groups=None, callbacks=(), eval_groups=(), knobs=None, save=False, **changes
+    folder, objective="simpo", model=None, groups=None, callbacks=(), eval_groups=(), knobs=None, save=False, shared_prompt=True,
+    **changes,
 ):
     model = model if model is not None else make_model()
     groups = groups if groups is not None else make_groups(8)
+    if shared_prompt:
+        assert share_prompts(model) is None
     if OBJECTIVES[objective].needs_reference:
         groups = with_reference(groups, reference_logps(model, groups, pad_token_id=0))
     values = {"learning_rate": 1e-3, "global_batch_size": 4, "max_steps": 1, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
@@ -134,7 +137,7 @@ def test_dpo_starts_at_log_two_with_margins_zero(tmp_path):
 def test_a_row_has_the_means_over_the_step_and_its_counts(tmp_path):
     groups = make_groups(4)
     trainer = make_trainer(tmp_path, groups=groups)
-    logps, n_tokens = group_logps(trainer.model, GroupCollator(0)(groups))
+    logps, n_tokens = group_logps(trainer.model, GroupCollator(0, packed=True)(groups))
     trainer.train()
     row = trainer.state.log_history[0]
     chosen = sum((logps[p, 0] / n_tokens[p, 0]).item() for p in range(4)) / 4
@@ -194,3 +197,30 @@ def test_a_checkpoint_is_a_whole_model_with_tokenizer_and_template(tmp_path):
     make_trainer(tmp_path, max_steps=2, save=True).train()
     names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= names
+
+
+@pytest.mark.parametrize("objective", ["simpo", "mmpo", "ampo"])
+@pytest.mark.parametrize("max_batch_tokens", [1, 20, 45])
+def test_groups_that_span_micro_batches_have_the_gradient_of_one_batch(tmp_path, objective, max_batch_tokens):
+    """One token: every response a row of its own, in two passes. 45: some groups whole, some in pieces."""
+    (whole,) = gradients(tmp_path / "a", 4, objective=objective)
+    (cut,) = gradients(tmp_path / "b", 4, objective=objective, max_batch_tokens=max_batch_tokens)
+    assert_same(cut, whole)
+
+
+def test_padded_and_packed_training_agree(tmp_path):
+    (packed,) = gradients(tmp_path / "a", 2)
+    (padded,) = gradients(tmp_path / "b", 2, shared_prompt=False)
+    (narrow,) = gradients(tmp_path / "c", 4, shared_prompt=False, max_batch_tokens=30)
+    assert_same(padded, packed)
+    assert_same(narrow, packed)
+
+
+def test_losses_and_measures_do_not_depend_on_the_token_budget(tmp_path):
+    rows = []
+    for number, max_batch_tokens in enumerate((1, 30, 10_000)):
+        trainer = make_trainer(tmp_path / str(number), max_steps=2, max_batch_tokens=max_batch_tokens, eval_groups=make_groups(3))
+        trainer.train()
+        rows.append(trainer.state.log_history[0] | trainer.evaluate())
+    for name in ("loss", "rewards/margins", "logps/chosen", "n_tokens", "n_prompts", "grad_norm", "eval_loss"):
+        assert [row[name] for row in rows] == pytest.approx([rows[0][name]] * 3, rel=1e-4)
