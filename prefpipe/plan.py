@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from prefpipe.artifacts import parts, run_record
 from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.interchange.formats import content_hash
+from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Shard
@@ -24,9 +26,11 @@ from prefpipe.backends.model_location import locate_model
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 
 State = Literal["done", "partial", "stale", "corrupt"]
-STAGE_ORDER = ("generate", "score", "embed", "select", "train", "eval")
+STAGE_ORDER = ("import", "generate", "score", "embed", "select", "train", "eval")
 SUMMARY_STAGES = ("train", "eval")
 """Stages that write ``summary.json`` when everything else is on disk."""
+FILES = ("prompts", "source", "requests")
+"""Parents that are files of the user's, and no artifacts."""
 MAX_LINES = 8
 
 
@@ -163,7 +167,8 @@ class Inspector:
         if artifact.record.stage == "generate":
             _check_prompts(report, artifact)
             _check_models(report, artifact.record)
-        parents = {name: self._parent(report, artifact, name) for name in artifact.record.parents if name != "prompts"}
+        _check_sources(report, artifact)
+        parents = {name: self._parent(report, artifact, name) for name in artifact.record.parents if name not in FILES}
         digests = _ParentDigests(artifact.record.stage, {name: found for name, found in parents.items() if found is not None})
         _check_parts(report, artifact, digests, quick=quick)
         if artifact.record.stage in SUMMARY_STAGES and not (report.path / "summary.json").exists():
@@ -292,6 +297,20 @@ def _check_prompts(report: Report, artifact: Artifact) -> None:
         report.is_other_run = True
         report.reasons.append(f"its prompts, {place}, have changed since:")
         report.reasons += [f"  {line}" for line in changes]
+
+
+def _check_sources(report: Report, artifact: Artifact) -> None:
+    """Compare the files that were imported with what they were then, by their hash."""
+    for name in ("source", "requests"):
+        recorded = artifact.record.parents.get(name)
+        if recorded is None:
+            continue
+        place = locate_parent(artifact, name) if file_of(recorded) is not None else None
+        if place is None:
+            report.notes.append(f"its {name}, {recorded}, is not on this disk and was not looked at")
+        elif content_hash(str(place)) != artifact.record.identity.get(name):
+            report.is_other_run = True
+            report.reasons.append(f"its {name}, {place}, has changed since")
 
 
 def _then_and_now(line: str) -> str:

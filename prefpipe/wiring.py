@@ -19,7 +19,9 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.store import Artifact, Shard, open_input
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.import_files import ImportConfig
 from prefpipe.configs.options import PartwiseConfig, StageConfig
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, ScorerSpec, parse_scorer
@@ -241,13 +243,24 @@ def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> tuple[Arti
             open_input(scores, schema="scores", name=f"--{side}-scores"))  # fmt: skip
 
 
+def _import(config: ImportConfig, runtime: Runtime) -> Summary:
+    result: Summary = load("prefpipe.stages.import_files:run")(config, runtime)
+    return result
+
+
+def _export(config: ExportConfig, runtime: Runtime) -> Summary:
+    result: Summary = load("prefpipe.stages.export_groups:run")(config, runtime)
+    return result
+
+
 def _is_candidates(path: Path) -> bool:
     try:
-        return read_run_record(path).stage == "generate"
+        return read_run_record(path).schema.partition("/")[0] == "candidates"
     except InputError:
         return False
 
 
 _RUNNERS: dict[str, Callable[[Any, Runtime], Summary]] = {
     "generate": _generate, "score": _score, "embed": _embed, "select": _select, "train": _train, "eval": _eval,
+    "import": _import, "export": _export,
 }  # fmt: skip

@@ -7,6 +7,7 @@ the next run.
 """
 
 import errno
+import glob
 import os
 import re
 import socket
@@ -114,9 +115,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def sweep_temporary_files(folder: Path) -> None:
-    """Remove what SIGKILL left behind: temporary files of dead processes here, and day-old ones of other machines."""
-    for path in folder.glob(".*.tmp"):
+def sweep_temporary_files(folder: Path, name: str | None = None) -> None:
+    """Remove what SIGKILL left behind: temporary files of dead processes here, and day-old ones of other machines.
+
+    Args:
+        folder: where they are.
+        name: the one file whose temporary files are meant, in a folder that holds others' files as well; None for all.
+    """
+    for path in folder.glob(".*.tmp" if name is None else f".{glob.escape(name)}.*.tmp"):
         match = re.fullmatch(r"\..+\.(\w+)\.(\d{1,9})\.tmp", path.name, re.ASCII)
         if match and (not _is_alive(int(match[2])) if match[1] == MACHINE else _is_abandoned(path)):
             _remove_quietly(path)

@@ -101,7 +101,8 @@ def write_part(
             raise
         footer = PartFooter(
             name=path.name, fingerprint=fingerprint, schema=schema, n_rows=table.num_rows, counts=dict(sorted(counts.items())),
-            parents=dict(sorted(parents.items())), data_bytes=sink.n_bytes, data_sha256=sink.sha256.hexdigest(), tally=dict(sorted((tally or {}).items())),
+            parents=dict(sorted(parents.items())), data_bytes=sink.n_bytes, data_sha256=sink.sha256.hexdigest(),
+            tally=dict(sorted((tally or {}).items())),
         )  # fmt: skip
         writer.add_key_value_metadata({FOOTER_KEY: canonical_json(asdict(footer)), CHECKSUM_KEY: BLANK.decode()})
         sink.footer = bytearray()

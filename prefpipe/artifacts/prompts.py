@@ -18,7 +18,7 @@ import pyarrow as pa
 from prefpipe.artifacts.conversations import Turns, turns_of
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.rows import JSON_TEXT, python_rows, read_rows
+from prefpipe.artifacts.rows import column_values, python_rows, read_rows
 from prefpipe.errors import InputError, UsageError
 
 OWN_COLUMNS = ("prompt_id", "prompt", "messages")
@@ -101,8 +101,8 @@ def load_prompts(
 
 def _check_rows(table: pa.Table, lines: Sequence[str]) -> tuple[list[Prompt], list[str]]:
     as_text = "prompt" in table.column_names
-    values = _values(table, "prompt" if as_text else "messages")
-    ids = _values(table, "prompt_id") if "prompt_id" in table.column_names else [None] * len(values)
+    values = column_values(table, "prompt" if as_text else "messages")
+    ids = column_values(table, "prompt_id") if "prompt_id" in table.column_names else [None] * len(values)
     rows, problems = [], []
     for line, given_id, value in zip(lines, ids, values, strict=True):
         turns, problem = turns_of(value if as_text else _parsed(value))
@@ -114,14 +114,6 @@ def _check_rows(table: pa.Table, lines: Sequence[str]) -> tuple[list[Prompt], li
             continue
         rows.append(Prompt(str(given_id) if given_id is not None else prompt_id_of(turns), turns))
     return rows, problems
-
-
-def _values(table: pa.Table, name: str) -> list[Any]:
-    """Return a column's values, decoded where rows of different types made it JSON text."""
-    values: list[Any] = table[name].to_pylist()
-    if (table.schema.field(name).metadata or {}).items() >= JSON_TEXT.items():
-        return [json.loads(value) if value is not None else None for value in values]
-    return values
 
 
 def _parsed(value: Any) -> Any:

@@ -18,8 +18,12 @@ JSON_TEXT = {b"prefpipe.encoding": b"json"}
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-def read_rows(source: str) -> tuple[pa.Table, Sequence[str]]:
+def read_rows(source: str, *, text_columns: Sequence[str] = ()) -> tuple[pa.Table, Sequence[str]]:
     """Return a file's rows and the name of each row's place (``line 3``, ``row 2``).
+
+    Args:
+        source: path or ``hf:`` reference.
+        text_columns: columns that are text in a CSV file whatever they look like, beside those of prompts.
 
     Errors:
         InputError: missing file, broken line (with its number), broken Parquet or CSV.
@@ -36,9 +40,9 @@ def read_rows(source: str) -> tuple[pa.Table, Sequence[str]]:
     if suffix == ".jsonl":
         return _from_json_lines(path)
     if suffix == ".json":
-        return _numbered(_from_json(path))
+        return _from_json(path)
     if suffix == ".csv":
-        return _numbered(_from_csv(path))
+        return _numbered(_from_csv(path, text_columns))
     if suffix == ".parquet":
         return _numbered(_from_parquet(path))
     raise UsageError(f"{path}: files that end in `{suffix}` are not read",
@@ -63,7 +67,7 @@ def _from_json_lines(path: Path) -> tuple[pa.Table, Sequence[str]]:
     for number, row in _json_objects(path):
         rows.append(row)
         lines.append(f"line {number}")
-    return table_of(rows), lines
+    return table_of(rows, source=str(path), places=lines), lines
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -81,27 +85,44 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _from_json(path: Path) -> pa.Table:
+def _from_json(path: Path) -> tuple[pa.Table, Sequence[str]]:
+    text = _text(path)
     try:
-        rows = json.loads(_text(path))
+        rows = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if str(error).startswith("Extra data") and text.lstrip("\ufeff \t\r\n").startswith("{"):
+            return _from_json_lines(path)  # one object a line under this name, as several tools write it
         raise InputError(f"{path}: broken JSON ({error})", hint="correct the file") from error
+    if isinstance(rows, dict) and isinstance(rows.get("instances"), list):  # Online-RLHF and LMFlow wrap their rows
+        rows = rows["instances"]
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: a JSON list of objects is needed", hint="for one object a line name the file .jsonl")
-    return table_of(rows)
+    places = [f"row {number}" for number in range(1, len(rows) + 1)]
+    return table_of(rows, source=str(path), places=places), places
 
 
-def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """Return JSON objects as a table; every key of any row is a column."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    _refuse_half_characters("the name of a column", names)
+def table_of(rows: Sequence[dict[str, Any]], *, source: str = "", places: Sequence[str] = ()) -> pa.Table:
+    """Return JSON objects as a table; every key of any row is a column.
+
+    Args:
+        rows: the objects.
+        source: where they are from, for messages.
+        places: the name of each row's place; default ``row 1``, ``row 2``, ...
+    """
+    places = [(f"{source}, " if source else "") + (places[i] if places else f"row {i + 1}") for i in range(len(rows))]
+    first: dict[str, str] = {}
+    for row, place in zip(rows, places, strict=True):
+        for name in row:
+            first.setdefault(name, place)
+    names = list(first)
+    _refuse_half_characters("the name of a column", names, list(first.values()))
     columns, fields = [], []
     for name in names:
         values = [row.get(name) for row in rows]
         kind = None if name == "messages" else _scalar_type(values)
         if kind is not None:
             if kind == pa.string():
-                _refuse_half_characters(name, values)
+                _refuse_half_characters(f"`{name}`", values, places)
             column = pa.array(values, kind)
             fields.append(pa.field(name, kind))
         else:
@@ -111,13 +132,13 @@ def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
     return pa.table(columns, schema=pa.schema(fields)) if names else pa.table({})
 
 
-def _refuse_half_characters(name: str, values: Sequence[str | None]) -> None:
-    for number, value in enumerate(values, 1):
+def _refuse_half_characters(what: str, values: Sequence[str | None], places: Sequence[str]) -> None:
+    for value, place in zip(values, places, strict=False):
         try:
             (value or "").encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start].encode("unicode_escape").decode()
-            raise InputError(f"row {number}: `{name}` holds half of a surrogate pair ({half}), which is no character",
+            raise InputError(f"{place}: {what} holds half of a surrogate pair ({half}), which is no character",
                              hint="correct the row; the text was cut inside an emoji, probably") from error  # fmt: skip
 
 
@@ -134,11 +155,11 @@ def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
     return None
 
 
-def _from_csv(path: Path) -> pa.Table:
+def _from_csv(path: Path, text_columns: Sequence[str]) -> pa.Table:
     import polars as pl
 
     try:
-        texts = dict.fromkeys(("prompt_id", "prompt", "messages"), pl.String())  # an id 007 is no number
+        texts = dict.fromkeys(("prompt_id", "prompt", "messages", *text_columns), pl.String())  # an id 007 is no number
         table = pl.read_csv(path, infer_schema_length=None, schema_overrides=texts)
         return table.to_arrow(compat_level=pl.CompatLevel.oldest())
     except pl.exceptions.NoDataError:
@@ -151,8 +172,17 @@ def _from_parquet(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path, partitioning=None)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}",
+                         hint="was the file written to its end, and is it Parquet?") from error  # fmt: skip
     return _cast(table, _without_views)
+
+
+def column_values(table: pa.Table, name: str) -> list[Any]:
+    """Return a column's values, decoded where rows of different types made it JSON text."""
+    values: list[Any] = table[name].to_pylist()
+    if (table.schema.field(name).metadata or {}).items() >= JSON_TEXT.items():
+        return [json.loads(value) if value is not None else None for value in values]
+    return values
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:

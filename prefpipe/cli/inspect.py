@@ -1,47 +1,81 @@
 """``prefpipe inspect``: what an artifact holds, or one of its prompts with every candidate."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from prefpipe.cli.commands import command_from
 
-def inspect(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="folder of an artifact", show_default=False)],
+
+@dataclass(frozen=True, kw_only=True)
+class InspectFlags:
+    """What can be given to ``prefpipe inspect``."""
+
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="folder of an artifact", show_default=False)]
     prompt_id: Annotated[
         str | None, typer.Option(metavar="ID", help="show this prompt with all its candidates; the beginning of the id is enough")
-    ] = None,
-    scores: Annotated[Path | None, typer.Option(metavar="DIR", help="scores to rank by; default those of the groups")] = None,
-    groups: Annotated[Path | None, typer.Option(metavar="DIR", help="groups to take the roles from")] = None,
+    ] = None
+    scores: Annotated[Path | None, typer.Option(metavar="DIR", help="scores to rank by; default those of the groups")] = None
+    groups: Annotated[Path | None, typer.Option(metavar="DIR", help="groups to take the roles from")] = None
     reward: Annotated[
         str | None,
         typer.Option(metavar="EXPRESSION", help="rank by this expression; default what the groups were selected with"),
-    ] = None,
-    full: Annotated[bool, typer.Option("--full", help="show whole texts instead of their first lines")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False,
-) -> None:
-    """Show what an artifact holds: columns, counts, distributions; or one prompt with its candidates, ranked."""
-    from prefpipe.cli import pages
-    from prefpipe.errors import UsageError
+    ] = None
+    full: Annotated[bool, typer.Option("--full", help="show whole texts instead of their first lines")] = False
+    draw_map: Annotated[
+        bool,
+        typer.Option("--map", help="draw the prompt's candidates by their embeddings, in two dimensions, with what was chosen"),
+    ] = False
+    embeddings: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="embeddings to draw with --map; default those of the groups")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False
 
-    given = {"--scores": scores, "--groups": groups, "--reward": reward, "--full": full or None}
-    stray = [name for name, value in given.items() if value is not None]
-    if prompt_id is None and stray:
-        raise UsageError(f"{stray[0]} goes together with --prompt-id", hint="run `prefpipe inspect --help`")
-    if prompt_id is None:
-        found = _overview(path)
+
+def _inspect(flags: InspectFlags) -> None:
+    """Show what an artifact holds: columns, counts, distributions; or one prompt with its candidates, ranked or as a map."""
+    from prefpipe.cli import pages
+
+    _refuse_stray(flags)
+    if flags.prompt_id is None:
+        found = _overview(flags.path)
         from prefpipe.reports.overview_page import overview_page
 
         page = overview_page(found, width=pages.width())
+    elif flags.draw_map:
+        found = _mapped(flags, flags.prompt_id)
+        from prefpipe.reports.candidate_map_page import candidate_map_page
+
+        page = candidate_map_page(found, width=pages.width())
     else:
-        found = _one_prompt(path, prompt_id, scores=scores, groups=groups, reward=reward)
+        found = _one_prompt(flags, flags.prompt_id)
         from prefpipe.reports.one_prompt_page import one_prompt_page
 
-        page = one_prompt_page(found, width=pages.width(), full=full)
-    if as_json:
+        page = one_prompt_page(found, width=pages.width(), full=flags.full)
+    if flags.as_json:
         pages.pipe_json(found)
     else:
         pages.show(page)
+
+
+inspect = command_from(InspectFlags, _inspect)
+
+
+def _refuse_stray(flags: InspectFlags) -> None:
+    """Refuse flags that need another one, or exclude it."""
+    from prefpipe.errors import UsageError
+
+    given = {"--scores": flags.scores, "--groups": flags.groups, "--reward": flags.reward, "--full": flags.full or None,
+             "--map": flags.draw_map or None, "--embeddings": flags.embeddings}  # fmt: skip
+    stray = [name for name, value in given.items() if value is not None]
+    if flags.prompt_id is None and stray:
+        raise UsageError(f"{stray[0]} goes together with --prompt-id", hint="run `prefpipe inspect --help`")
+    if flags.embeddings is not None and not flags.draw_map:
+        raise UsageError("--embeddings goes together with --map", hint="run `prefpipe inspect --help`")
+    if flags.draw_map and flags.full:
+        raise UsageError("--map shows how texts begin, so --full does not go with it", hint="leave one of them out")
 
 
 def _overview(path: Path) -> dict[str, Any]:
@@ -50,10 +84,24 @@ def _overview(path: Path) -> dict[str, Any]:
     return overview(_open(path))
 
 
-def _one_prompt(path: Path, prompt_id: str, *, scores: Path | None, groups: Path | None, reward: str | None) -> dict[str, Any]:
+def _one_prompt(flags: InspectFlags, prompt_id: str) -> dict[str, Any]:
     from prefpipe.reports.one_prompt import one_prompt
 
-    return one_prompt(_sources(_open(path), scores=scores, groups=groups), prompt_id, reward)
+    return one_prompt(_sources(_related(flags)), prompt_id, flags.reward)
+
+
+def _mapped(flags: InspectFlags, prompt_id: str) -> dict[str, Any]:
+    """Return the prompt with the coordinates of its candidates."""
+    from prefpipe.errors import UsageError
+    from prefpipe.reports.candidate_map import with_coordinates
+    from prefpipe.reports.one_prompt import one_prompt
+
+    related = _related(flags)
+    if "embeddings" not in related:
+        raise UsageError(f"--map needs embeddings, and none are to be found through {flags.path}",
+                         hint="pass the folder that embed wrote with --embeddings")  # fmt: skip
+    sources = _sources(related)
+    return with_coordinates(one_prompt(sources, prompt_id, flags.reward), related["embeddings"], sources)
 
 
 def _open(path: Path) -> Any:
@@ -70,27 +118,33 @@ def _open(path: Path) -> Any:
     return Artifact(path, read_run_record(path))
 
 
-def _sources(artifact: Any, *, scores: Path | None, groups: Path | None) -> Any:
-    """Return the artifacts that belong together: those named, and those found through the parents."""
+def _related(flags: InspectFlags) -> dict[str, Any]:
+    """Return the artifacts that belong together by kind: those named, and those found through the parents."""
     from prefpipe.artifacts.store import open_input
     from prefpipe.errors import UsageError
     from prefpipe.plan import locate_parent
-    from prefpipe.reports.one_prompt import Sources
 
+    artifact = _open(flags.path)
     kind = artifact.record.schema.split("/")[0]
     if kind not in ("candidates", "scores", "embeddings", "groups"):
-        raise UsageError(f"--prompt-id needs candidates, scores, embeddings or groups, and {artifact.path} holds {kind}")
-    found = {kind: artifact}
-    if groups is not None:
-        found["groups"] = open_input(groups, schema="groups", name="--groups")
-    if scores is not None:
-        found["scores"] = open_input(scores, schema="scores", name="--scores")
+        raise UsageError(f"--prompt-id needs candidates, scores, embeddings or groups, and {flags.path} holds {kind}")
+    found = {kind: open_input(flags.path, schema=kind, name="PATH")}
+    for name, path in (("groups", flags.groups), ("scores", flags.scores), ("embeddings", flags.embeddings)):
+        if path is not None:
+            found[name] = open_input(path, schema=name, name=f"--{name}")
+    wanted = ("candidates", "scores", "embeddings") if flags.draw_map else ("candidates", "scores")
     for child in list(found.values()):
-        for name in ("candidates", "scores"):
+        for name in wanted:
             parent = locate_parent(child, name) if name not in found else None
             if parent is not None:
                 found[name] = open_input(parent, schema=name, name=f"the {name} of {child.path}")
     if "candidates" not in found and "groups" not in found:
         raise UsageError(f"the candidates of {artifact.path} are not at {artifact.record.parents.get('candidates')}",
                          hint="inspect the candidates folder itself, with --scores and --groups")  # fmt: skip
-    return Sources(found.get("candidates"), found.get("groups"), found.get("scores"))
+    return found
+
+
+def _sources(related: dict[str, Any]) -> Any:
+    from prefpipe.reports.one_prompt import Sources
+
+    return Sources(related.get("candidates"), related.get("groups"), related.get("scores"))

@@ -15,24 +15,30 @@ from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.models import models
 from prefpipe.cli.reference import reference
+from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import StopFlag
 from prefpipe.cli.status import status
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.import_files import ImportConfig
 from prefpipe.configs.options import StageConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import PrefpipeError
 
-STAGES: tuple[type[StageConfig], ...] = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig)
+STAGES: tuple[type[StageConfig], ...] = (
+    GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, ImportConfig, ExportConfig,
+)  # fmt: skip
 
 app = typer.Typer(
     name="prefpipe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
-    "generate, score, embed, select, train, eval. Each command resumes by itself.",
+    "generate, score, embed, select, train, eval. Each command resumes by itself. "
+    "import and export exchange data with other tools.",
 )  # fmt: skip
 stop_flag = StopFlag()
 
@@ -51,6 +57,7 @@ for _config_class in STAGES:
     app.command(_config_class.stage)(command_of(_config_class, _run_stage))
 app.command("status")(status)
 app.command("inspect")(inspect)
+app.command("savings")(savings)
 app.add_typer(models, name="models")
 app.command("reference", hidden=True)(reference)
 

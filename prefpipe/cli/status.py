@@ -99,7 +99,7 @@ def _next_steps(report: "Report", num_shards: int | None) -> Iterator[str]:
     overwrite = " --overwrite" if report.is_other_run and "--overwrite" not in report.command else ""
     yield f"again:   {elsewhere}{report.command}{overwrite}"
     shards = report.shards(num_shards)
-    if report.n_parts > 1 and shards:
+    if report.n_parts > 1 and shards and report.stage != "import":  # which reads its file once and takes no shards
         count = num_shards or report.n_parts
         # Slurm counts the tasks of the list, not the shards, so the job must say both itself
         yield f"shards:  --array={ranges(shards)}, in the job: --shard-index $SLURM_ARRAY_TASK_ID --num-shards {count}"

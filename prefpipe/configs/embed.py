@@ -4,17 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from prefpipe.configs.options import PartwiseConfig, option
+from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(PartwiseConfig):
+class EmbedConfig(PartwiseConfig, ErrorRateConfig):
     """Turn every response into a vector."""
 
     stage: ClassVar[str] = "embed"
     VERSION: ClassVar[int] = 1
 
-    candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate")
+    candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate or import")
     model: str = option(identity=False, metavar="MODEL",
                         help="sentence-transformers model: folder, org/name[@revision], bundled:minilm, or fake")  # fmt: skip
     text: str = option("response", choices=("response", "prompt+response"),

@@ -40,17 +40,13 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig:
-    """What all six stages share."""
+    """What all stages share."""
 
     stage: ClassVar[str]
     VERSION: ClassVar[int]
 
     output: Path = option(help="folder of the artifact to write", identity=False, short="o", metavar="DIR")
     overwrite: bool = option(False, help="throw away what the output folder holds and start again", identity=False)
-    max_error_rate: float = option(
-        0.05, identity=False,
-        help="share of failed rows above which the command exits with 3, after everything good is on disk",
-    )  # fmt: skip
 
     def __post_init__(self) -> None:
         problems = _type_problems(self) or [*_choice_problems(self), *self.problems()]
@@ -58,8 +54,8 @@ class StageConfig:
             raise UsageError("; ".join(problems), hint=f"run `prefpipe {self.stage} --help`")
 
     def problems(self) -> list[str]:
-        """Return everything wrong with the values, in sentences; the base checks the shared fields."""
-        return ["--max-error-rate must be within 0 and 1"] if not 0 <= self.max_error_rate <= 1 else []
+        """Return everything wrong with the values, in sentences; a subclass adds its own."""
+        return []
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that can change the answer, as JSON values."""
@@ -78,6 +74,20 @@ class StageConfig:
             words = ", ".join(item.name.upper() if item.metadata["positional"] else flag_of(item) for item in missing)
             raise UsageError(f"`prefpipe {cls.stage}` needs {words}", hint=f"run `prefpipe {cls.stage} --help`")
         return cls(**given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorRateConfig(StageConfig):
+    """What the stages share whose rows can fail one by one."""
+
+    max_error_rate: float = option(
+        0.05, identity=False,
+        help="share of failed rows above which the command exits with 3, after everything good is on disk",
+    )  # fmt: skip
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        return found if 0 <= self.max_error_rate <= 1 else [*found, "--max-error-rate must be within 0 and 1"]
 
 
 @dataclass(frozen=True, kw_only=True)

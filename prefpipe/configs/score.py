@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from prefpipe.configs.options import PartwiseConfig, option
+from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
 
 KINDS = ("checks", "reward-model", "ratings", "fake")
 REWARD_FUNCTIONS = ("z", "logit", "min", "max", "clip")
@@ -21,13 +21,13 @@ class ScorerSpec(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(PartwiseConfig):
+class ScoreConfig(PartwiseConfig, ErrorRateConfig):
     """Rate every candidate with one or more scorers."""
 
     stage: ClassVar[str] = "score"
     VERSION: ClassVar[int] = 1
 
-    candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate")
+    candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate or import")
     scorer: tuple[str, ...] = option(
         identity=False, metavar="[NAME=]KIND[:TARGET]",
         help="checks, reward-model:MODEL or ratings:FILE; NAME= names its rows; repeat for several scorers",

@@ -17,8 +17,8 @@ CANDIDATE_COLUMNS = [
     "temperature", "duplicate_of", "status", "reason",
 ]  # fmt: skip
 GROUP_COLUMNS = [
-    "prompt_id", "sample_idx", "role", "rank", "reward", "cluster", "n_represented", "messages", "response", "model",
-    "n_prompt_tokens", "n_response_tokens", "finish_reason", "logp", "status", "reason",
+    "prompt_id", "sample_idx", "role", "rank", "reward", "cluster", "represents", "marginal_gain", "beats", "messages",
+    "response", "model", "n_prompt_tokens", "n_response_tokens", "finish_reason", "logp", "status", "reason",
 ]  # fmt: skip
 Row = dict[str, Any]
 
@@ -80,6 +80,7 @@ def one_prompt(sources: Sources, wanted: str, reward: str | None = None) -> dict
     expression = _expression(sources, scores, reward)
     rewards = _rewards(expression, rows, scores) if scores else {idx: row["reward"] for idx, row in kept.items()}
     entries = [_entry(row, kept.get(row["sample_idx"]), scores, rewards.get(row["sample_idx"])) for row in rows]
+    _add_pairs(entries, kept)
     entries.sort(key=lambda entry: (entry["reward"] is None, -(entry["reward"] or 0.0), entry["sample_idx"]))
     for rank, entry in enumerate(entries, start=1):
         entry["rank"] = rank if entry["reward"] is not None else None
@@ -131,13 +132,26 @@ def _entry(row: Row, kept: Row | None, scores: Sequence[Row], reward: float | No
         "rank": None, "sample_idx": row["sample_idx"], "reward": reward,
         "role": kept["role"] if kept is not None else None,
         "cluster": kept["cluster"] if kept is not None else None,
-        "n_represented": kept["n_represented"] if kept is not None else None,
+        "represents": kept["represents"] if kept is not None else None,
+        "marginal_gain": kept["marginal_gain"] if kept is not None else None, "beats": None, "beaten_by": None,
         "scores": {score["scorer"]: score["reward"] for score in own},
         "score_problems": {score["scorer"]: f"{score['status']}: {score['reason']}" for score in own if score["status"] != "ok"},
         "status": row["status"], "reason": row["reason"], "n_response_tokens": row["n_response_tokens"],
         "finish_reason": row["finish_reason"], "logp": row["logp"], "model": row["model"],
         "temperature": row.get("temperature"), "duplicate_of": row.get("duplicate_of"), "response": row["response"],
     }  # fmt: skip
+
+
+def _add_pairs(entries: Sequence[dict[str, Any]], kept: Mapping[int, Row]) -> None:
+    """Tell each kept candidate which it is to beat and which are to beat it, where select wrote pairs down."""
+    if all(row["beats"] is None for row in kept.values()):
+        return
+    pairs = [(idx, pair) for idx, row in kept.items() for pair in row["beats"] or ()]
+    for entry in entries:
+        own = entry["sample_idx"]
+        if own in kept:
+            entry["beats"] = [dict(pair) for idx, pair in pairs if idx == own]
+            entry["beaten_by"] = [pair | {"sample_idx": idx} for idx, pair in pairs if pair["sample_idx"] == own]
 
 
 def _group_words(artifact: Artifact | None, groups: Sequence[Row], rejection: Row | None) -> Mapping[str, Any] | None:

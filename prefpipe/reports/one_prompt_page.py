@@ -1,7 +1,7 @@
 """One prompt and its candidates as a page for the terminal."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import RenderableType
@@ -12,6 +12,7 @@ from prefpipe.reports.untrusted import visible, visible_line
 
 LINES_SHOWN = 6
 LONGEST_LINE = 100
+SAMPLES_SHOWN = 8
 INDENT = "      "
 GLUE = "\N{NO-BREAK SPACE}"
 ROLE_STYLES = {"positive": "bold green", "negative": "bold red"}
@@ -25,10 +26,10 @@ def one_prompt_page(found: Mapping[str, Any], *, width: int, full: bool) -> Iter
         width: columns of the terminal.
         full: show whole texts instead of their first lines.
     """
-    yield _heading(found)
+    yield heading(found)
     for turn in found["messages"]:
         yield Text(f"\n  {visible_line(str(turn['role']))}", style="bold")
-        yield _body(turn["content"], width, full=full)
+        yield body(turn["content"], width, full=full)
     by = found["ranked_by"]
     title = f"\n{found['n_candidates']} candidates" + (f", ranked by {visible_line(by, 200)}" if by else ", not rated")
     yield Text(title, style="bold")
@@ -36,10 +37,11 @@ def one_prompt_page(found: Mapping[str, Any], *, width: int, full: bool) -> Iter
         yield Text()
         yield _line(entry, width)
         if entry["response"] is not None:
-            yield _body(entry["response"], width, full=full)
+            yield body(entry["response"], width, full=full)
 
 
-def _heading(found: Mapping[str, Any]) -> Text:
+def heading(found: Mapping[str, Any]) -> Text:
+    """Return the prompt's id, its part, and what select made of it."""
     text = Text()
     text.append(f"prompt {visible(found['prompt_id'])}", style="bold")
     text.append(f"   part {found['part']}")
@@ -61,7 +63,8 @@ def _line(entry: Mapping[str, Any], width: int) -> Text:
     text.append(f"{role:<8}", style=ROLE_STYLES.get(role, ""))
     head = f"  #{entry['sample_idx']:<3}  "
     room = max(20, width - len(text) - len(head))
-    whole = [detail.replace(" ", GLUE) for detail in _details(entry)]  # lines break between details, not within one
+    # lines break between details, not within one that fits into a line
+    whole = [detail.replace(" ", GLUE) if len(detail) <= room else detail for detail in _details(entry)]
     lines = [line.replace(GLUE, " ") for line in textwrap.wrap("   ".join(whole), room)]
     text.append(head + f"\n{' ' * (len(text) + len(head))}".join(lines), style="not bold")
     problems = [f"{name}: {told}" for name, told in entry["score_problems"].items()]
@@ -81,13 +84,32 @@ def _details(entry: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"{visible_line(name)} {'-' if value is None else figure(value)}" for name, value in entry["scores"].items())
     if entry["duplicate_of"] is not None:
         yield f"same text as #{entry['duplicate_of']}"
-    if entry["n_represented"] is not None:
-        yield f"stands for {entry['n_represented']}"
+    yield from worth_knowing(entry)
+
+
+def worth_knowing(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what select made of a kept candidate: whom it stands for, what that is worth, its cluster, its pairs."""
+    represents = entry["represents"]
+    if represents is not None:
+        yield "stands for itself" if represents == [entry["sample_idx"]] else f"stands for {listed(represents)}"
+    if entry["marginal_gain"] is not None:
+        yield f"marginal gain {figure(entry['marginal_gain'])}"
     if entry["cluster"] is not None:
         yield f"cluster {entry['cluster']}"
+    if entry["beats"]:
+        yield f"beats {listed([pair['sample_idx'] for pair in entry['beats']], [pair['margin'] for pair in entry['beats']])}"
+    if entry["beaten_by"]:
+        yield f"beaten by {listed([pair['sample_idx'] for pair in entry['beaten_by']])}"
 
 
-def _body(content: str, width: int, *, full: bool) -> Text:
+def listed(samples: Sequence[int], margins: Sequence[float] | None = None) -> str:
+    """Return ``#3 #7 #9``, or ``#3 by 0.5 #7 by 1`` with margins: at most ``SAMPLES_SHOWN``, then how many more."""
+    told = [f"#{idx}" if margins is None else f"#{idx} by {figure(margins[i])}" for i, idx in enumerate(samples)]
+    more = len(told) - SAMPLES_SHOWN
+    return " ".join(told[:SAMPLES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def body(content: str, width: int, *, full: bool) -> Text:
     """Return a text wrapped and indented; without ``full`` its first ``LINES_SHOWN`` lines and how many follow."""
     room = max(20, min(LONGEST_LINE, width - len(INDENT)))
     # what cannot be shown anyway is not wrapped: a response may have 100,000 characters

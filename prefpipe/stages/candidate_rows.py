@@ -1,10 +1,11 @@
-"""What score, embed and select share: a part of candidates as rows, and the status of a row that has no response."""
+"""What the stages that make or read candidates share: rows, keys, duplicates, and the status of a row without a response."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from prefpipe.artifacts.prompts import Prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Artifact
 
@@ -38,3 +39,29 @@ def parent_digests(indices: Sequence[int], **parents: Artifact) -> dict[int, dic
 def parent_identity(artifact: Artifact) -> dict[str, Any]:
     """Return what a parent is in its child's identity: its own, so that a difference can be named."""
     return dict(artifact.record.identity)
+
+
+def mark_duplicates(rows: Sequence[Row]) -> int:
+    """Fill ``duplicate_of`` with the lowest sample index of the same prompt and text; return how many there are."""
+    first: dict[tuple[str, str], int] = {}
+    n_duplicates = 0
+    for row in sorted(rows, key=lambda row: row["sample_idx"]):
+        row["duplicate_of"] = None
+        if row["response"] is None:
+            continue
+        original = first.setdefault((row["prompt_id"], row["response"]), row["sample_idx"])
+        if original != row["sample_idx"]:
+            row["duplicate_of"] = original
+            n_duplicates += 1
+    return n_duplicates
+
+
+def table_of_rows(rows: Sequence[Row], prompts: Prompts) -> pa.Table:
+    """Return the part's table, each row with its prompt's user columns."""
+    schema = CANDIDATES.arrow()
+    own = pa.Table.from_pylist(list(rows), schema=schema)
+    position = {prompt.prompt_id: number for number, prompt in enumerate(prompts.rows)}
+    theirs = prompts.columns.take(pa.array([position[row["prompt_id"]] for row in rows], pa.int64()))
+    for field, column in zip(theirs.schema, theirs.columns, strict=True):
+        own = own.append_column(field, column)
+    return own

@@ -26,8 +26,8 @@ from prefpipe.maths.rewards import parse_reward
 from prefpipe.maths.winrate import preference, win_rate
 from prefpipe.reports.comparison import comparison_table
 from prefpipe.stages.candidate_rows import Row, count_by_status, key_of, parent_identity
-from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.stages.pool_index import rewards_by_key
+from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.text.repetition import repeated_ngram_share
 
 SIDES = ("policy", "baseline")

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 from prefpipe.artifacts import parts, run_record
 from prefpipe.artifacts.fingerprint import canonical_json, describe_difference
 from prefpipe.artifacts.ids import seed_for
@@ -23,6 +21,7 @@ from prefpipe.artifacts.store import Output, open_output, refuse_nesting
 from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import CorruptPartError, FingerprintError, InputError, PrefpipeError, UsageError
+from prefpipe.stages.candidate_rows import count_by_status, mark_duplicates, table_of_rows
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 
 FAILING = ("error", "prompt_too_long")
@@ -114,11 +113,7 @@ class _Work:
         order = {prompt.prompt_id: position for position, prompt in enumerate(prompts.rows)}
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
         self.n_duplicates += mark_duplicates(rows)
-        counts: dict[str, int] = {}
-        for row in rows:
-            counts[row["status"]] = counts.get(row["status"], 0) + 1
-        table = table_of_rows(rows, prompts)
-        self.output.write(index, table, counts=counts, parents={})
+        self.output.write(index, table_of_rows(rows, prompts), counts=count_by_status(rows), parents={})
 
     def _sample(self, sampler_idx: int, prompts: Sequence[Prompt], kept: Mapping[tuple[str, int], Row]) -> list[Row]:
         config = self.config
@@ -217,32 +212,6 @@ def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
     if answer.finish_reason == "length":
         return "truncated", f"reached the limit of {max_tokens} tokens"
     return "ok", None
-
-
-def mark_duplicates(rows: Sequence[Row]) -> int:
-    """Fill ``duplicate_of`` with the lowest sample index of the same prompt and text; return how many there are."""
-    first: dict[tuple[str, str], int] = {}
-    n_duplicates = 0
-    for row in sorted(rows, key=lambda row: row["sample_idx"]):
-        row["duplicate_of"] = None
-        if row["response"] is None:
-            continue
-        original = first.setdefault((row["prompt_id"], row["response"]), row["sample_idx"])
-        if original != row["sample_idx"]:
-            row["duplicate_of"] = original
-            n_duplicates += 1
-    return n_duplicates
-
-
-def table_of_rows(rows: Sequence[Row], prompts: Prompts) -> pa.Table:
-    """Return the part's table, each row with its prompt's user columns."""
-    schema = CANDIDATES.arrow()
-    own = pa.Table.from_pylist(list(rows), schema=schema)
-    position = {prompt.prompt_id: number for number, prompt in enumerate(prompts.rows)}
-    theirs = prompts.columns.take(pa.array([position[row["prompt_id"]] for row in rows], pa.int64()))
-    for field, column in zip(theirs.schema, theirs.columns, strict=True):
-        own = own.append_column(field, column)
-    return own
 
 
 def _describe(summary: Summary, work: _Work, elapsed_s: float) -> None:

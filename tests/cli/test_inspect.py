@@ -1,7 +1,10 @@
 """``prefpipe inspect``: overview and one prompt, on stdout, as a page or as JSON."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +98,77 @@ def test_a_folder_of_several_artifacts_is_an_error_that_names_them(finished: Pat
 def test_flags_of_one_prompt_need_a_prompt(finished: Path, capsys) -> None:
     assert prefpipe(["inspect", str(finished / "groups"), "--full"]) == 2
     assert "--full goes together with --prompt-id" in capsys.readouterr().err
+
+
+def test_a_map_is_drawn_from_the_embeddings_of_the_groups(finished: Path, capsys) -> None:
+    found = one(capsys, finished / "groups", "--prompt-id", "p1", "--map")
+    assert found["map"]["embeddings"].endswith("embeddings")
+    assert found["map"]["n_points"] == N
+    assert all(isinstance(entry["x"], float) and isinstance(entry["y"], float) for entry in found["candidates"])
+    page = inspect(capsys, finished / "groups", "--prompt-id", "p1", "--map")
+    frame = page.partition("+---")[2].partition("+---")[0]
+    marks = [
+        f"{'P' if entry['role'] == 'positive' else 'n'}{entry['sample_idx']}" for entry in found["candidates"] if entry["role"]
+    ]
+    assert len(marks) == K + 1
+    assert all(mark in frame for mark in marks)
+    assert "\x1b" not in page
+
+
+def test_a_map_takes_its_embeddings_from_any_of_the_artifacts(finished: Path, capsys) -> None:
+    through_groups = one(capsys, finished / "groups", "--prompt-id", "p1", "--map")
+    flags = ["--embeddings", finished / "embeddings", "--groups", finished / "groups"]
+    assert one(capsys, finished / "candidates", "--prompt-id", "p1", "--map", *flags) == through_groups
+    alone = one(capsys, finished / "embeddings", "--prompt-id", "p1", "--map")
+    assert {entry["sample_idx"]: entry["x"] for entry in alone["candidates"]} == {
+        entry["sample_idx"]: entry["x"] for entry in through_groups["candidates"]
+    }
+    by_flag = one(capsys, finished / "candidates", "--prompt-id", "p1", "--map", *flags[:2])
+    assert {entry["role"] for entry in by_flag["candidates"]} == {None}
+
+
+def test_a_map_without_embeddings_names_the_flag(finished: Path, tmp_path: Path, capsys) -> None:
+    for words in (["candidates"], ["scores"]):
+        assert prefpipe(["inspect", *(str(finished / word) for word in words), "--prompt-id", "p1", "--map"]) == 2
+        assert "--map needs embeddings" in capsys.readouterr().err
+    run = copy_to(tmp_path)
+    shutil.rmtree(run / "embeddings")
+    assert prefpipe(["inspect", str(run / "groups"), "--prompt-id", "p1", "--map"]) == 2
+    assert "hint: pass the folder that embed wrote with --embeddings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--map"], "--map goes together with --prompt-id"),
+        (["--embeddings", "e"], "--embeddings goes together with --prompt-id"),
+        (["--prompt-id", "p1", "--embeddings", "e"], "--embeddings goes together with --map"),
+        (["--prompt-id", "p1", "--map", "--full"], "--full does not go with it"),
+    ],
+)
+def test_flags_of_a_map_that_do_not_go_together(finished: Path, capsys, flags: list[str], message: str) -> None:
+    assert prefpipe(["inspect", str(finished / "groups"), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_map_on_an_ascii_stdout(finished: Path) -> None:
+    """Without a terminal, an encoding or colour; p4's text holds everything that can harm one."""
+    command = [sys.executable, "-m", "prefpipe", "inspect", str(finished / "groups"), "--prompt-id", "p4", "--map"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "NO_COLOR": "1", "COLUMNS": "60"}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    lines = done.stdout.decode("ascii").splitlines()
+    edges = [number for number, line in enumerate(lines) if line.startswith("+--")]
+    assert {len(line) for line in lines[edges[0] : edges[1] + 1]} == {len(lines[edges[0]])}
+    assert len(lines[edges[0]]) <= 60
+    assert "\x1b" not in done.stdout.decode("ascii")
+
+
+def test_groups_of_an_earlier_schema_are_refused_with_a_hint(tmp_path: Path, capsys) -> None:
+    run = copy_to(tmp_path)
+    record = run / "groups" / "run.json"
+    record.write_text(record.read_text().replace('"schema": "groups/2"', '"schema": "groups/1"'))
+    assert prefpipe(["inspect", str(run / "groups"), "--prompt-id", "p1"]) == 1
+    assert "has schema groups/1, and this release reads groups/2" in capsys.readouterr().err
 
 
 def test_a_prompt_of_an_evaluation_is_not_to_be_had(finished: Path, tmp_path: Path, capsys) -> None:

@@ -212,7 +212,7 @@ OTHER_FLAGS = [
     ("generate", ["--batch-size", "3", "--device", "cpu", "--gpu-memory-utilization", "0.5", "--max-error-rate", "0.5"]),
     ("score", ["--batch-size", "3", "--device", "cpu"]),
     ("embed", ["--batch-size", "3", "--device", "cpu"]),
-    ("select", ["--max-error-rate", "0.5"]),
+    ("select", ["--workers", "1"]),
 ]
 
 

@@ -320,7 +320,7 @@ def test_groups_of_rejected_prompts_only_are_an_error_that_says_so(heavy: StageS
     finish(heavy, "generate", inputs.prompts, "--backend", "fake", "--model", "fake", "--n", 1, "-o", folder / "candidates")
     finish(heavy, "score", folder / "candidates", "--scorer", "fake", "-o", folder / "scores")
     selected = heavy.run("select", folder / "candidates", "--scores", folder / "scores", "--strategy", "bottom-k", "--k", 1,
-                         "--max-error-rate", 1, "-o", folder / "groups")  # fmt: skip
+                         "-o", folder / "groups")  # fmt: skip
     assert selected.code == 0, selected.stderr
     assert all(row["role"] is None for row in rows_of(folder / "groups"))
     assert_refused(heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")), 1,

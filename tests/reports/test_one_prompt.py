@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from finished_run import HOSTILE, K, N, original
+from finished_run import HOSTILE, K, N, command, original
 from pipelines import open_artifact, rows_of
 from rich.console import Console
 
@@ -116,7 +116,8 @@ def test_hostile_text_reaches_the_page_as_signs() -> None:
 
 def entry(**changes) -> dict:
     return {
-        "rank": 1, "sample_idx": 0, "reward": 1.0, "role": None, "cluster": None, "n_represented": None, "scores": {},
+        "rank": 1, "sample_idx": 0, "reward": 1.0, "role": None, "cluster": None, "represents": None, "scores": {},
+        "marginal_gain": None, "beats": None, "beaten_by": None,
         "score_problems": {}, "status": "ok", "reason": None, "n_response_tokens": 1, "finish_reason": "stop", "logp": None,
         "model": "m", "temperature": 1.0, "duplicate_of": None, "response": "text", **changes,
     }  # fmt: skip
@@ -139,13 +140,62 @@ def test_a_long_text_is_cut_and_shown_whole_on_request() -> None:
 
 def test_what_is_unusual_is_told() -> None:
     assert "same text as #3" in shown(duplicate_of=3)
-    assert "stands for 4" in shown(n_represented=4)
     assert "cluster 2" in shown(cluster=2)
     assert "empty: the response has no text" in shown(status="empty", reason="the response has no text", response="")
     assert "(no text)" in shown(response="")
     assert "rm: error: out of memory" in shown(score_problems={"rm": "error: out of memory"}, rank=None, reward=None)
     assert "no reward" in shown(rank=None, reward=None)
     assert "checks 0.5   rm -" in shown(scores={"checks": 0.5, "rm": None})
+
+
+def test_whom_a_negative_stands_for_is_told() -> None:
+    assert "stands for #0 #3 #7" in shown(represents=[0, 3, 7])
+    assert "stands for itself" in shown(represents=[0])
+    assert "stands for #0 #1 #2 #3 #4 #5 #6 #7 and 2 more" in shown(represents=list(range(10)))
+    assert "#7 and" not in shown(represents=list(range(8)))
+    assert "marginal gain 0.25" in shown(marginal_gain=0.25)
+    assert "marginal gain 0\n" in shown(marginal_gain=0.0)
+    assert "stands for" not in shown()
+
+
+def test_pairs_are_told_from_both_sides() -> None:
+    assert "beats #3 by 0.5 #4 by 1.25" in shown(beats=[{"sample_idx": 3, "margin": 0.5}, {"sample_idx": 4, "margin": 1.25}])
+    assert "beaten by #1 #2" in shown(beaten_by=[{"sample_idx": 1, "margin": 0.5}, {"sample_idx": 2, "margin": 2.0}])
+    assert "beat" not in shown(beats=[], beaten_by=[])
+    many = [{"sample_idx": idx, "margin": 0.123456 * idx} for idx in range(20)]
+    assert "and 12 more" in shown(beats=many)
+    assert all(len(line) <= 80 for line in shown(beats=many, beaten_by=many, represents=list(range(100, 140))).splitlines())
+
+
+def test_what_a_negative_stands_for_comes_from_its_row() -> None:
+    found = one_prompt(sources(), "p3")
+    kept = {row["sample_idx"]: row for row in rows_of(original() / "run" / "groups") if row["prompt_id"] == "p3"}
+    told = {entry["sample_idx"]: entry for entry in found["candidates"]}
+    for idx, row in kept.items():
+        assert told[idx]["represents"] == row["represents"]
+        assert told[idx]["marginal_gain"] == row["marginal_gain"]
+        assert (row["represents"] is None) == (row["role"] == "positive")
+    negatives = [entry for entry in found["candidates"] if entry["role"] == "negative"]
+    assert sorted(idx for entry in negatives for idx in entry["represents"]) == sorted(
+        entry["sample_idx"] for entry in found["candidates"] if entry["role"] != "positive"
+    )
+    assert {entry["beats"] for entry in found["candidates"]} == {None}  # no pairs were asked for
+    assert page_of(found).count("stands for") == K
+
+
+def test_pairs_come_from_the_rows_of_the_group(tmp_path: Path) -> None:
+    run = original() / "run"
+    words = ["select", str(run / "candidates"), "--scores", str(run / "scores"), "-o", str(tmp_path / "groups"), "--k", "2",
+             "--strategy", "bottom-k", "--reward", "fake", "--pairs", "all-ordered"]  # fmt: skip
+    command(words)
+    found = one_prompt(Sources(artifact("candidates"), open_artifact(tmp_path / "groups")), "p3")
+    by_sample = {entry["sample_idx"]: entry for entry in found["candidates"]}
+    pairs = {(idx, pair["sample_idx"]): pair["margin"] for idx, entry in by_sample.items() for pair in entry["beats"] or ()}
+    assert len(pairs) == 3  # of three kept ones
+    for (better, worse), margin in pairs.items():
+        assert margin == pytest.approx(by_sample[better]["reward"] - by_sample[worse]["reward"])
+        assert {"sample_idx": better, "margin": margin} in by_sample[worse]["beaten_by"]
+    assert [entry["beats"] for entry in found["candidates"] if entry["role"] is None] == [None]
 
 
 def test_lines_break_between_details_and_not_within_one() -> None:

@@ -1,0 +1,52 @@
+"""Which reader reads which format, and what a file is in a fingerprint."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from prefpipe.artifacts.file_hashes import hash_file, hash_files
+from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.interchange.long_rows import ColumnNames, read_long_rows
+from prefpipe.artifacts.interchange.openai_batch import read_batch
+from prefpipe.artifacts.interchange.pool import Pool
+from prefpipe.artifacts.interchange.preference_rows import read_preferences
+from prefpipe.artifacts.interchange.response_lists import ONLINE_RLHF, SIMPO, read_group_lines, read_lists, read_ultrafeedback
+from prefpipe.artifacts.interchange.user_table import file_of
+from prefpipe.artifacts.rows import python_rows, read_rows
+
+READERS: dict[str, Callable[..., Pool]] = {
+    "simpo": partial(read_lists, layout=SIMPO), "online-rlhf": partial(read_lists, layout=ONLINE_RLHF),
+    "ultrafeedback": read_ultrafeedback, "trl": read_preferences, "jsonl": read_group_lines,
+}  # fmt: skip
+
+
+def read_pool(
+    source: str, kind: str, *, requests: str | None, names: ColumnNames, columns: Sequence[str] | None, reserved: Sequence[str]
+) -> Pool:
+    """Read a file of the format ``kind``.
+
+    Args:
+        source: path or ``hf:`` reference.
+        kind: the format's name.
+        requests: the requests of a batch.
+        names: column names of the long form.
+        columns: the user's columns that pass through; None for all that belong to the prompts.
+        reserved: names that the artifact uses itself.
+    """
+    if kind == "rows":
+        return read_long_rows(source, names, columns=columns, reserved=reserved)
+    if kind == "openai-batch":
+        assert requests is not None  # the config sees to it
+        return read_batch(source, requests)
+    return READERS[kind](source, columns=columns, reserved=reserved)
+
+
+def content_hash(source: str) -> str:
+    """Return the sha256 of a file's bytes, of a folder's files, or of the rows of a hub data set."""
+    path = file_of(source)
+    if path is None:
+        digest = hashlib.sha256()
+        for row in python_rows(read_rows(source)[0]):
+            digest.update(canonical_json({name: repr(value) for name, value in row.items()}).encode())
+        return digest.hexdigest()
+    return hash_files(path, (item for item in path.rglob("*") if item.is_file())) if path.is_dir() else hash_file(path)

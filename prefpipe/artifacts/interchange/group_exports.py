@@ -1,0 +1,186 @@
+"""Groups in the words of other tools: one function a format, a group in, its rows out, and the schema of those rows."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.schemas import MESSAGES
+
+Row = dict[str, Any]
+TURN = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
+SCORED_PAIR = (
+    pa.field("prompt_id", pa.string()), pa.field("chosen_sample_idx", pa.int32()), pa.field("rejected_sample_idx", pa.int32()),
+    pa.field("score_chosen", pa.float64()), pa.field("score_rejected", pa.float64()), pa.field("margin", pa.float64()),
+    pa.field("chosen_model", pa.string()), pa.field("rejected_model", pa.string()),
+)  # fmt: skip
+RESPONSE_KEYS = (
+    "sample_idx", "role", "rank", "reward", "response", "model", "n_response_tokens", "finish_reason", "cluster", "represents",
+    "marginal_gain",
+)  # fmt: skip
+
+
+class Pair(NamedTuple):
+    """Two kept responses of one prompt, and by how much the chosen one's reward is higher."""
+
+    chosen: Row
+    rejected: Row
+    margin: float
+
+
+class Group(NamedTuple):
+    """What select kept for one prompt: its responses as rows of ``groups``, in their order there, and the pairs."""
+
+    prompt_id: str
+    messages: Turns
+    responses: list[Row]
+    pairs: list[Pair]
+    strategy: str | None
+
+
+def groups_of(rows: Sequence[Row], strategy: str | None) -> tuple[list[Group], list[Row]]:
+    """Return the groups of one part, and the rows of the prompts that were rejected."""
+    kept: dict[str, list[Row]] = {}
+    rejected = []
+    for row in rows:
+        if row["role"] is None:
+            rejected.append(row)
+        else:
+            kept.setdefault(row["prompt_id"], []).append(row)
+    groups = [
+        Group(prompt_id, members[0]["messages"], members, pairs_of(members), strategy) for prompt_id, members in kept.items()
+    ]
+    return groups, rejected
+
+
+def pairs_of(responses: Sequence[Row]) -> list[Pair]:
+    """Return the pairs that select chose (``beats``), or every positive with every negative where it chose none."""
+    if any(row["beats"] is not None for row in responses):
+        by_index = {row["sample_idx"]: row for row in responses}
+        return [
+            Pair(row, by_index[pair["sample_idx"]], pair["margin"])
+            for row in responses
+            for pair in row["beats"] or []
+        ]  # fmt: skip
+    return [
+        Pair(chosen, rejected, chosen["reward"] - rejected["reward"])
+        for chosen in responses if chosen["role"] == "positive"
+        for rejected in responses if rejected["role"] == "negative"
+    ]  # fmt: skip
+
+
+def answer(row: Row) -> dict[str, str]:
+    """Return a response as the assistant's turn."""
+    return {"role": "assistant", "content": row["response"] or ""}
+
+
+def _scored(pair: Pair, prompt_id: str) -> Row:
+    chosen, rejected = pair.chosen, pair.rejected
+    return {
+        "prompt_id": prompt_id, "chosen_sample_idx": chosen["sample_idx"], "rejected_sample_idx": rejected["sample_idx"],
+        "score_chosen": chosen["reward"], "score_rejected": rejected["reward"], "margin": pair.margin,
+        "chosen_model": chosen["model"], "rejected_model": rejected["model"],
+    }  # fmt: skip
+
+
+def trl_rows(group: Group) -> Iterator[Row]:
+    """Yield TRL's preference rows with an explicit prompt, in turns."""
+    for pair in group.pairs:
+        turns = {"prompt": group.messages, "chosen": [answer(pair.chosen)], "rejected": [answer(pair.rejected)]}
+        yield turns | _scored(pair, group.prompt_id)
+
+
+def unpaired_rows(group: Group) -> Iterator[Row]:
+    """Yield TRL's unpaired rows, one a response: positives are labelled true."""
+    for row in group.responses:
+        yield {
+            "prompt": group.messages, "completion": [answer(row)], "label": row["role"] == "positive",
+            "prompt_id": group.prompt_id, "sample_idx": row["sample_idx"], "score": row["reward"], "model": row["model"],
+        }  # fmt: skip
+
+
+def nemo_pair_rows(group: Group) -> Iterator[Row]:
+    """Yield NeMo-RL's ranked rows with two completions each, which is what its loaders take."""
+    for pair in group.pairs:
+        yield _ranked(group, [(0, pair.chosen), (1, pair.rejected)], pair.margin)
+
+
+def nemo_group_rows(group: Group) -> Iterator[Row]:
+    """Yield one of NeMo-RL's ranked rows with every kept response; equal rewards have equal ranks."""
+    ordered = sorted(group.responses, key=lambda row: -row["reward"])
+    rewards = [row["reward"] for row in ordered]
+    yield _ranked(group, [(rewards.index(row["reward"]), row) for row in ordered], rewards[0] - rewards[-1])
+
+
+def _ranked(group: Group, ranked: Sequence[tuple[int, Row]], margin: float) -> Row:
+    # No `task_name`: NeMo-RL's loaders add that column themselves, and fail where the file has it.
+    completions = [
+        {
+            "rank": rank,
+            "completion": [answer(row)],
+            "sample_idx": row["sample_idx"],
+            "score": row["reward"],
+            "model": row["model"],
+        }
+        for rank, row in ranked
+    ]
+    scores = [row["reward"] for _, row in ranked]
+    return {
+        "context": group.messages,
+        "completions": completions,
+        "prompt_id": group.prompt_id,
+        "scores": scores,
+        "margin": margin,
+    }
+
+
+def message_rows(group: Group) -> Iterator[Row]:
+    """Yield what LLaMA-Factory and axolotl read: the conversation, and each side as one turn."""
+    for pair in group.pairs:
+        turns = {"messages": group.messages, "chosen": answer(pair.chosen), "rejected": answer(pair.rejected)}
+        yield turns | _scored(pair, group.prompt_id)
+
+
+def group_lines(group: Group) -> Iterator[Row]:
+    """Yield the whole group in one row, its pairs by sample index."""
+    yield {
+        "prompt_id": group.prompt_id, "messages": group.messages, "strategy": group.strategy,
+        "responses": [{key: row[key] for key in RESPONSE_KEYS} for row in group.responses],
+        "pairs": [
+            {"chosen": pair.chosen["sample_idx"], "rejected": pair.rejected["sample_idx"], "margin": pair.margin}
+            for pair in group.pairs
+        ],
+    }  # fmt: skip
+
+
+COMPLETION = pa.struct([
+    pa.field("rank", pa.int32()), pa.field("completion", MESSAGES), pa.field("sample_idx", pa.int32()),
+    pa.field("score", pa.float64()), pa.field("model", pa.string()),
+])  # fmt: skip
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "trl": pa.schema([
+        pa.field("prompt", MESSAGES), pa.field("chosen", MESSAGES), pa.field("rejected", MESSAGES), *SCORED_PAIR,
+    ]),
+    "trl-unpaired": pa.schema([
+        pa.field("prompt", MESSAGES), pa.field("completion", MESSAGES), pa.field("label", pa.bool_()),
+        pa.field("prompt_id", pa.string()), pa.field("sample_idx", pa.int32()), pa.field("score", pa.float64()),
+        pa.field("model", pa.string()),
+    ]),
+    "nemo-rl": pa.schema([
+        pa.field("context", MESSAGES), pa.field("completions", pa.list_(COMPLETION)), pa.field("prompt_id", pa.string()),
+        pa.field("scores", pa.list_(pa.float64())), pa.field("margin", pa.float64()),
+    ]),
+}  # fmt: skip
+"""The schemas of the formats that can be Parquet."""
+ROWS: Mapping[str, Callable[[Group], Iterator[Row]]] = {
+    "trl": trl_rows, "trl-unpaired": unpaired_rows, "nemo-rl": nemo_pair_rows, "llama-factory": message_rows,
+    "axolotl": message_rows, "jsonl": group_lines,
+}  # fmt: skip
+
+
+def alternates(messages: Turns) -> bool:
+    """Return whether user and assistant speak in turn, the user first and last, a system turn before them at most."""
+    roles = [turn["role"] for turn in messages]
+    spoken = roles[1:] if roles[:1] == ["system"] else roles
+    return len(spoken) % 2 == 1 and all(role == ("user", "assistant")[place % 2] for place, role in enumerate(spoken))

@@ -1,0 +1,214 @@
+"""``openai-batch``: the answers of a batch, joined with its requests by ``custom_id``, whatever their order.
+
+A batch's answers do not hold the messages, come in any order, and leave out or fail single requests. Each request gives the
+responses that it asked for: one, or ``n``; those that did not come are rows with the reason.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.ids import prompt_id_of
+from prefpipe.artifacts.interchange.pool import Pool, Response, gather
+from prefpipe.artifacts.interchange.user_table import (
+    LONGEST_INDEX,
+    Problems,
+    UserTable,
+    checked_optional_text,
+    checked_prompt,
+    checked_text,
+    read_user_table,
+    told,
+)
+
+REQUEST_HINT = 'each request needs `custom_id` and `body` with `messages`: {"custom_id": "...", "body": {"messages": [...]}}'
+ANSWER_HINT = "each answer needs `custom_id`, and `response` or `error`: pass the output file of the batch"
+KEY = re.compile(r"(.+)_(0|[1-9]\d*)", re.DOTALL | re.ASCII)
+"""``<prompt_id>_<sample_idx>``."""
+
+
+class Request(NamedTuple):
+    """One request of a batch: ``n`` is how many responses it asked for."""
+
+    row: int
+    place: str
+    custom_id: str
+    messages: Turns
+    model: str | None
+    n: int
+
+
+def read_batch(source: str, requests: str) -> Pool:
+    """Read the answers of a batch.
+
+    Args:
+        source: the batch's output file.
+        requests: the file of requests that was sent.
+
+    Errors:
+        InputError: an id that stands twice, an answer to no request, and every row that cannot be used.
+    """
+    asked, answered = read_user_table(requests, hint=REQUEST_HINT), read_user_table(source, hint=ANSWER_HINT)
+    asked.require(["custom_id", "body"], hint=REQUEST_HINT)
+    answered.require(["custom_id"], hint=ANSWER_HINT)
+    problems = Problems(requests)
+    wanted = _requests(asked, problems)
+    problems.raise_if_any()  # before the answers are judged by them
+    problems = Problems(source)
+    answers = _answers(answered, {request.custom_id for request in wanted}, requests, problems)
+    keys = _keys(wanted)
+    found = [
+        response._replace(prompt_id=keys[request.custom_id][0], sample_idx=keys[request.custom_id][1]) if keys else response
+        for request in wanted
+        for response in _responses(request, answers.get(request.custom_id), problems)
+    ]
+    return gather(found, problems, scorers=())
+
+
+def _requests(table: UserTable, problems: Problems) -> list[Request]:
+    found: list[Request] = []
+    places: dict[str, str] = {}
+    bodies = table.values("body")
+    for row, (place, custom_id) in enumerate(zip(table.places, table.values("custom_id"), strict=True)):
+        name, problem = _checked_id(custom_id, place, places)
+        body: dict[str, Any] = bodies[row] if isinstance(bodies[row], dict) else {}
+        if not isinstance(bodies[row], dict):
+            problem = problem or f"`body` is {told(bodies[row])}, which is no object"
+        turns, turns_problem = checked_prompt(body.get("messages"), "body.messages")
+        model, model_problem = checked_optional_text(body.get("model"), "body.model")
+        n, n_problem = _checked_n(body.get("n"))
+        problem = problem or turns_problem or model_problem or n_problem
+        if problem is not None:
+            problems.add(place, problem)
+        else:
+            found.append(Request(row, place, name, turns, model, n))
+    return found
+
+
+def _checked_n(value: Any) -> tuple[int, str | None]:
+    if value is None:
+        return 1, None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        return 1, f"`body.n` is {told(value)}, which is no whole number from 1"
+    return value, None
+
+
+def _checked_id(custom_id: Any, place: str, places: dict[str, str]) -> tuple[str, str | None]:
+    """Return a request's id and what is wrong with it; note where it stands."""
+    text, problem = checked_text(custom_id, "custom_id")
+    if problem is None and not text:
+        problem = "`custom_id` is empty"
+    if problem is None and text in places:
+        problem = f"`custom_id` {text!r} stands at {places[text]} already"
+    places.setdefault(text, place)
+    return text, problem
+
+
+def _answers(table: UserTable, known: set[str], requests: str, problems: Problems) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return place and content of each answer by its request's id."""
+    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    places: dict[str, str] = {}
+    columns = zip(
+        table.places, table.values("custom_id"), table.values_or_none("response"), table.values_or_none("error"), strict=True
+    )
+    for place, custom_id, response, error in columns:
+        name, problem = _checked_id(custom_id, place, places)
+        if problem is None and name not in known:
+            problem = f"`custom_id` {name!r} is of no request in {requests}"
+        if problem is None and response is None and error is None:
+            problem = "it has neither `response` nor `error`"
+        if problem is None and response is not None and not isinstance(response, dict):
+            problem = f"`response` is {told(response)}, which is no object"
+        if problem is not None:
+            problems.add(place, problem)
+        else:
+            found[name] = (place, {"response": response, "error": error})
+    return found
+
+
+def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
+    """Return prompt id and sample index by ``custom_id``; {} where the ids are not made of them.
+
+    They are when every one reads ``<prompt_id>_<sample_idx>``, and prompt ids and messages belong to each other one to one.
+    """
+    keys: dict[str, tuple[str, int]] = {}
+    ids_of_messages: dict[str, str] = {}
+    messages_of_ids: dict[str, str] = {}
+    for request in requests:
+        match = KEY.fullmatch(request.custom_id)
+        if match is None or request.n != 1 or int(match[2]) > LONGEST_INDEX:
+            return {}
+        content = prompt_id_of(request.messages)
+        if ids_of_messages.setdefault(content, match[1]) != match[1] or messages_of_ids.setdefault(match[1], content) != content:
+            return {}
+        keys[request.custom_id] = (match[1], int(match[2]))
+    return keys
+
+
+def _responses(request: Request, answer: tuple[str, Mapping[str, Any]] | None, problems: Problems) -> Iterator[Response]:
+    """Yield a request's responses in the order of the choices' own index; those that did not come carry the reason."""
+    blank = Response(request.row, request.place, request.messages, None, model=request.model)
+    choices: dict[int, Mapping[str, Any]] = {}
+    failure: str | None = "the batch holds no answer to this request"
+    if answer is not None:
+        place, values = answer
+        blank, failure = blank._replace(place=place), _failure(values)
+        if failure is None:
+            body = values["response"]["body"]
+            choices = _choices(body, place, problems)
+            model, problem = checked_optional_text(body.get("model"), "response.body.model")
+            blank = blank._replace(model=model or request.model)
+            if problem is not None:
+                problems.add(place, problem)
+    for index in range(max(request.n, max(choices, default=-1) + 1)):
+        if index in choices:
+            yield _response(choices[index], blank, problems)
+        else:
+            yield blank._replace(failure=failure or f"the answer holds {len(choices)} of {request.n} choices, and not this one")
+
+
+def _failure(values: Mapping[str, Any]) -> str | None:
+    """Return why a request failed, None where it has an answer."""
+    error, response = values["error"], values["response"]
+    if error is not None:
+        return f"the request failed: {_message(error)}"
+    status, body = response.get("status_code"), response.get("body")
+    if status not in (None, 200):
+        return f"the server answered {status}: {_message(body.get('error') if isinstance(body, dict) else body)}"
+    if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+        return "the answer has no `body.choices`"
+    return None
+
+
+def _message(error: Any) -> str:
+    """Return a server's words, as UTF-8 can hold them."""
+    found = (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
+    return str(found).encode("utf-8", "replace").decode() if found is not None else "no reason given"
+
+
+def _choices(body: Mapping[str, Any], place: str, problems: Problems) -> dict[int, Mapping[str, Any]]:
+    """Return the choices by their own index."""
+    found: dict[int, Mapping[str, Any]] = {}
+    for position, choice in enumerate(body["choices"]):
+        index = choice.get("index", position) if isinstance(choice, dict) else None
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0 or index in found:
+            problems.add(place, f"choice {position} is {told(choice)}; each needs an `index` of its own")
+            continue
+        found[index] = choice
+    return found
+
+
+def _response(choice: Mapping[str, Any], blank: Response, problems: Problems) -> Response:
+    message = choice.get("message")
+    content = message.get("content") if isinstance(message, dict) else None
+    reason, problem = checked_optional_text(choice.get("finish_reason"), "finish_reason")
+    if content is None:
+        refusal = message.get("refusal") if isinstance(message, dict) else None
+        failure = f"the answer holds no text{f', but a refusal: {_message(refusal)}' if refusal else ''}"
+        return blank._replace(finish_reason=reason, failure=f"{failure} (finish_reason {reason})")
+    text, its_problem = checked_text(content, "message.content")
+    for sentence in (problem, its_problem):
+        if sentence is not None:
+            problems.add(blank.place, sentence)
+    return blank._replace(text=text, finish_reason=reason)

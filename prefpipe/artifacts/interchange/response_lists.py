@@ -1,0 +1,210 @@
+"""``simpo``, ``online-rlhf``, ``ultrafeedback`` and ``jsonl``: one row a prompt, its responses in a list.
+
+The first two hold lists side by side, the others an object for each response.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts.interchange.pool import Pool, Response, gather
+from prefpipe.artifacts.interchange.user_table import (
+    Problems,
+    UserTable,
+    checked_id,
+    checked_index,
+    checked_list,
+    checked_number,
+    checked_optional_text,
+    checked_prompt,
+    checked_text,
+    read_user_table,
+    told,
+)
+
+
+class Item(NamedTuple):
+    """One response of a row, not checked yet. ``name`` is where it stands, for messages; so is the second of each score."""
+
+    name: str
+    text: Any
+    scores: Mapping[str, tuple[Any, str]]
+    model: Any = None
+    sample_idx: Any = None
+    finish_reason: Any = None
+
+
+Items = tuple[list[Item], str | None]
+"""A row's responses, and what is wrong with the row."""
+
+
+class Layout(NamedTuple):
+    """Columns of a format with lists side by side: ``scores`` is scorer to column, and may be absent from a file."""
+
+    prompt: str
+    responses: str
+    scores: Mapping[str, str]
+    models: str | None = None
+    is_strict: bool = False
+
+    @property
+    def hint(self) -> str:
+        """What a row should hold."""
+        beside = " and ".join(f"`{column}`" for column in self.scores.values())
+        return f"each row needs `{self.prompt}` and `{self.responses}`, a list, and for scores {beside}, a list as long"
+
+
+SIMPO = Layout("prompt", "all_generated_responses", {"rm_score": "all_rm_scores"})
+ONLINE_RLHF = Layout("prompt", "responses", {"reward": "rewards"}, is_strict=True)
+DISTILABEL = Layout("instruction", "generations", {"rating": "ratings"})
+COMPLETION_SCORES = {"overall_score": "overall_score", "fine_grained_score": "fine-grained_score"}
+GROUP_COLUMNS = ("prompt_id", "messages", "responses", "strategy", "pairs")
+
+
+def read_lists(source: str, layout: Layout, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+    """Read a file whose rows hold a prompt, a list of responses, and lists of scores beside it.
+
+    Args:
+        source: path or ``hf:`` reference.
+        layout: the columns.
+        columns: the user's columns that pass through.
+        reserved: names that the artifact uses itself.
+
+    Errors:
+        InputError: missing columns, lists of different lengths, and every row that cannot be used.
+    """
+    return _pool_of_lists(read_user_table(source, hint=layout.hint), layout, columns, reserved)
+
+
+def _pool_of_lists(table: UserTable, layout: Layout, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+    table.require([layout.prompt, layout.responses], hint=layout.hint)
+    scores = {scorer: column for scorer, column in layout.scores.items() if column in table.names}
+    values = {
+        name: table.values(name) for name in [layout.responses, *scores.values(), *([layout.models] if layout.models else [])]
+    }
+
+    def items_of(row: int) -> Items:
+        lists: dict[str, list[Any]] = {}
+        for name, column in values.items():
+            if name == layout.models and column[row] is None:
+                continue
+            lists[name], problem = checked_list(column[row], name)
+            if problem is not None:
+                return [], problem
+        n_responses = len(lists[layout.responses])
+        uneven = next((name for name, found in lists.items() if len(found) != n_responses), None)
+        if uneven is not None:
+            return (
+                [],
+                f"`{layout.responses}` holds {n_responses} and `{uneven}` {len(lists[uneven])}: one of each belongs together",
+            )
+        return [
+            Item(
+                f"{layout.responses}[{i}]", text, {scorer: (lists[name][i], f"{name}[{i}]") for scorer, name in scores.items()},
+                lists[layout.models][i] if layout.models in lists else None,
+            )
+            for i, text in enumerate(lists[layout.responses])
+        ], None  # fmt: skip
+
+    used = {layout.prompt, *values, "prompt_id", *reserved}
+    return _gathered(table, layout, items_of, tuple(scores), columns, used)
+
+
+def _gathered(
+    table: UserTable, layout: Layout, items_of: Callable[[int], Items], scorers: Sequence[str],
+    columns: Sequence[str] | None, used: set[str],
+) -> Pool:  # fmt: skip
+    problems = Problems(table.source)
+    responses = _responses(table, layout, items_of, problems)
+    return gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted(used))
+
+
+def _responses(table: UserTable, layout: Layout, items_of: Callable[[int], Items], problems: Problems) -> Iterator[Response]:
+    """Yield the responses of every row that is fine; what is wrong with the others is noted."""
+    ids = table.values_or_none("prompt_id")
+    for row, (place, prompt) in enumerate(zip(table.places, table.values(layout.prompt), strict=True)):
+        turns, problem = checked_prompt(prompt, layout.prompt, is_strict=layout.is_strict)
+        prompt_id = None
+        if problem is None and "prompt_id" in table.names:
+            prompt_id, problem = checked_id(ids[row], "prompt_id")
+        items, its_problem = items_of(row)
+        for sentence in (problem, its_problem):
+            if sentence is not None:
+                problems.add(place, sentence)
+        for item in items:
+            response = _checked(item, place, problems)
+            if problem is None:
+                yield response._replace(row=row, messages=turns, prompt_id=prompt_id)
+
+
+def _checked(item: Item, place: str, problems: Problems) -> Response:
+    """Return an item as a response that still lacks row and prompt; what is wrong with it is noted."""
+    text, problem = checked_text(item.text, item.name)
+    found = [problem]
+    scores: dict[str, float | None] = {}
+    for scorer, (value, name) in item.scores.items():
+        scores[scorer], problem = checked_number(value, name)
+        found.append(problem)
+    sample_idx, problem = checked_index(item.sample_idx, f"{item.name}.sample_idx")
+    model, its_problem = checked_optional_text(item.model, f"the model of {item.name}")
+    reason, last_problem = checked_optional_text(item.finish_reason, f"{item.name}.finish_reason")
+    for sentence in (*found, problem, its_problem, last_problem):
+        if sentence is not None:
+            problems.add(place, sentence)
+    return Response(0, place, [], text, None, sample_idx, model, reason, None, scores)
+
+
+def read_ultrafeedback(source: str, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+    """Read UltraFeedback: ``completions`` with a score each, or distilabel's ``generations`` and ``ratings``.
+
+    Errors:
+        InputError: missing columns, and every row that cannot be used.
+    """
+    hint = "each row needs `instruction` and `completions` (model, response, overall_score), or `generations` and `ratings`"
+    table = read_user_table(source, hint=hint)
+    if "completions" not in table.names and "generations" in table.names:
+        models = next((name for name in ("generation_models", "model_names") if name in table.names), None)
+        prompt = next((name for name in ("instruction", "input", "prompt") if name in table.names), "instruction")
+        return _pool_of_lists(table, DISTILABEL._replace(prompt=prompt, models=models), columns, reserved)
+    table.require(["instruction", "completions"], hint=hint)
+    layout = Layout("instruction", "completions", COMPLETION_SCORES)
+    return _pool_of_objects(table, layout, columns, {"instruction", "completions", "prompt_id", *reserved})
+
+
+def read_group_lines(source: str, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+    """Read what ``prefpipe export --format jsonl`` writes: one group a line, its responses with their rewards.
+
+    Errors:
+        InputError: missing columns, and every row that cannot be used.
+    """
+    hint = "each line needs `prompt_id`, `messages` and `responses`, a list of sample_idx, response and reward"
+    table = read_user_table(source, hint=hint)
+    table.require(GROUP_COLUMNS[:3], hint=hint)
+    return _pool_of_objects(table, Layout("messages", "responses", {"reward": "reward"}), columns, {*GROUP_COLUMNS, *reserved})
+
+
+def _pool_of_objects(table: UserTable, layout: Layout, columns: Sequence[str] | None, used: set[str]) -> Pool:
+    """Read rows whose list holds an object for each response; ``layout.scores`` is scorer to key."""
+    values = table.values(layout.responses)
+    objects = [item for value in values for item in checked_list(value, "")[0] if isinstance(item, dict)]
+    scores = {scorer: key for scorer, key in layout.scores.items() if any(key in item for item in objects)}
+
+    def items_of(row: int) -> Items:
+        found, problem = checked_list(values[row], layout.responses)
+        strays = [item for item in found if not isinstance(item, dict)]
+        if problem is not None or strays:
+            return [], problem or f"`{layout.responses}` holds {told(strays[0])}, where an object with `response` is needed"
+        return [_item(item, f"{layout.responses}[{i}]", scores) for i, item in enumerate(found)], None
+
+    return _gathered(table, layout, items_of, tuple(scores), columns, used)
+
+
+def _item(values: Mapping[str, Any], name: str, scores: Mapping[str, str]) -> Item:
+    found = {scorer: (values.get(key), f"{name}.{key}") for scorer, key in scores.items()}
+    return Item(
+        f"{name}.response",
+        values.get("response"),
+        found,
+        values.get("model"),
+        values.get("sample_idx"),
+        values.get("finish_reason"),
+    )

@@ -1,0 +1,68 @@
+"""Rows into one file, part by part, so that memory does not grow with the file."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.errors import InputError
+
+Row = dict[str, Any]
+
+
+class RowWriter(Protocol):
+    """Takes rows of one file."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+
+
+class JsonLinesWriter:
+    """One JSON object a line."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+        for row in rows:
+            try:
+                text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+            except ValueError as error:
+                raise InputError(f"prompt {row.get('prompt_id')} holds a number that is not finite, for which JSON has no word",
+                                 hint="look at it with `prefpipe inspect`, and select again") from error  # fmt: skip
+            self.file.write(f"{text}\n".encode())
+
+
+class ParquetRowsWriter:
+    """A row group for each call, all of one schema."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self.writer, self.schema = writer, schema
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+        if rows:
+            self.writer.write_table(pa.Table.from_pylist(list(rows), schema=self.schema))
+
+
+@contextmanager
+def row_writer(path: Path, schema: pa.Schema | None) -> Iterator[RowWriter]:
+    """Open a file for rows; it appears under its name when the block ends without an exception.
+
+    Args:
+        path: ``.parquet`` or anything else, which is JSON lines.
+        schema: of a Parquet file.
+    """
+    with atomic_write(path) as file:
+        if path.suffix.lower() != ".parquet":
+            yield JsonLinesWriter(file)
+            return
+        assert schema is not None
+        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema, compression="zstd") as writer:
+            yield ParquetRowsWriter(writer, schema)

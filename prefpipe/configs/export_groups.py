@@ -1,0 +1,43 @@
+"""The knobs of ``prefpipe export``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prefpipe.configs.options import StageConfig, option
+
+LINES_OR_PARQUET = (".jsonl", ".parquet")
+SUFFIXES = {"trl": LINES_OR_PARQUET, "trl-unpaired": LINES_OR_PARQUET, "nemo-rl": LINES_OR_PARQUET, "jsonl": (".jsonl",)}
+"""Formats that are one file, with the names it may have."""
+FOLDER_FORMATS = ("llama-factory", "axolotl")
+FORMATS = ("trl", "trl-unpaired", "nemo-rl", *FOLDER_FORMATS, "jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(StageConfig):
+    """Write groups as a file that another trainer reads, with their scores and margins."""
+
+    stage: ClassVar[str] = "export"
+    VERSION: ClassVar[int] = 1
+
+    output: Path = option(
+        help="file to write, .jsonl or .parquet; for llama-factory and axolotl a folder", identity=False, short="o", metavar="OUT"
+    )
+    overwrite: bool = option(False, help="replace what OUT holds", identity=False)
+    groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
+    format: str = option(choices=FORMATS, help="which tool is to read it; docs/interchange.md has a row of each")
+    whole_groups: bool = option(
+        False, help="nemo-rl: one row a prompt with every kept response ranked, which its released loaders do not take"
+    )
+    allow_partial: bool = option(False, identity=False, help="write the parts that are there instead of refusing")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.whole_groups and self.format != "nemo-rl":
+            found.append(f"--whole-groups goes with --format nemo-rl, not {self.format}")
+        allowed = SUFFIXES.get(self.format)
+        if allowed is not None and self.output.suffix.lower() not in allowed:
+            found.append(f"--output {self.output}: the name of a file of format {self.format} ends in {' or '.join(allowed)}")
+        if allowed is None and self.output.suffix.lower() in (".jsonl", ".json", ".parquet", ".csv"):
+            found.append(f"--output {self.output}: {self.format} gets a folder, with the data and its description in it")
+        return found

@@ -1,0 +1,101 @@
+"""The knobs of ``prefpipe import``."""
+
+import keyword
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from prefpipe.configs.options import StageConfig, option
+from prefpipe.configs.score import REWARD_FUNCTIONS
+
+FORMATS = ("rows", "simpo", "ultrafeedback", "online-rlhf", "openai-batch", "trl", "jsonl")
+OF_ROWS = ("reward_column", "prompt_id_column", "prompt_column", "response_column", "model_column")
+"""Fields that name columns of the long form; every other format has names of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig(StageConfig):
+    """Make candidates, and scores where there are any, of a file of another tool."""
+
+    stage: ClassVar[str] = "import"
+    VERSION: ClassVar[int] = 1
+
+    output: Path = option(help="folder that gets `candidates` and `scores`", identity=False, short="o", metavar="DIR")
+    source: str = option(
+        positional=True, identity=False, metavar="SOURCE",
+        help="JSONL, JSON, CSV or Parquet file, a datasets folder, or hf:org/name[@revision][:split]",
+    )  # fmt: skip
+    format: str = option(choices=FORMATS, help="what the file holds; docs/interchange.md has two lines of each")
+    requests: str | None = option(None, identity=False, metavar="FILE", help="openai-batch: the file of requests that was sent")
+    reward_column: tuple[str, ...] = option(
+        (), metavar="[NAME=]COLUMN", help="rows: column of scores, higher is better; NAME= names the scorer; repeat for several"
+    )
+    prompt_id_column: str | None = option(
+        None, metavar="COLUMN", help="rows: column of the prompt's id; default prompt_id, else the hash of the prompt"
+    )
+    prompt_column: str | None = option(
+        None, metavar="COLUMN", help="rows: column of the prompt, text or turns; default prompt or messages"
+    )
+    response_column: str | None = option(None, metavar="COLUMN", help="rows: column of the response; default response")
+    model_column: str | None = option(
+        None, metavar="COLUMN", help="rows: column of the model that wrote the response; default model, where there is one"
+    )
+    model_name: str = option("imported", help="model of the responses for which the file names none")
+    columns: str | None = option(
+        None,
+        help="the user's columns to pass through, comma-separated, `none` for none; default for rows all that hold one value for "
+        "each prompt, for every other format none",
+    )
+    part_size: int = option(128, help="prompts a part; a crash costs at most one part")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.part_size < 1:
+            found.append(f"--part-size must be 1 or more, not {self.part_size}")
+        if not self.model_name:
+            found.append("--model-name must not be empty")
+        if self.format != "rows":
+            given = [name for name in OF_ROWS if getattr(self, name)]
+            found += [f"--{name.replace('_', '-')} goes with --format rows, not {self.format}" for name in given]
+        if self.format == "openai-batch" and self.requests is None:
+            found.append("--format openai-batch needs --requests: the answers do not hold the messages")
+        if self.format != "openai-batch" and self.requests is not None:
+            found.append(f"--requests goes with --format openai-batch, not {self.format}")
+        if self.format == "openai-batch" and self.kept_columns:
+            found.append("--columns: a batch holds no columns of the user's")
+        return found + self._reward_problems()
+
+    def _reward_problems(self) -> list[str]:
+        names = [name for name, _ in self.rewards]
+        found = [
+            f"--reward-column: `{name}` is no name for a scorer: letters, digits and _ make one, functions of --reward and "
+            f"Python's own words do not; name it, --reward-column score={column}"
+            for name, column in self.rewards
+            if not is_scorer_name(name)
+        ]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        return found + [f"--reward-column: two scorers are called `{name}`" for name in twice]
+
+    @property
+    def rewards(self) -> list[tuple[str, str]]:
+        """Scorer and column of each ``--reward-column``."""
+        pairs = [text.partition("=") for text in self.reward_column]
+        return [(name.strip(), column.strip() if equals else name.strip()) for name, equals, column in pairs]
+
+    @property
+    def kept_columns(self) -> list[str] | None:
+        """The user's columns to keep; None for all that belong to the prompts."""
+        if self.columns is None:
+            return None if self.format == "rows" else []
+        return [] if self.columns == "none" else [name.strip() for name in self.columns.split(",") if name.strip()]
+
+    def identity(self) -> dict[str, Any]:
+        """Leave out what was not given: a later release may add names without making other runs of these."""
+        return {name: value for name, value in super().identity().items() if value not in (None, [])}
+
+
+def is_scorer_name(name: str) -> bool:
+    """Return whether a reward expression can name a scorer so."""
+    is_plain = name.isidentifier() and unicodedata.normalize("NFKC", name) == name  # which is how Python reads it
+    return is_plain and not keyword.iskeyword(name) and name not in REWARD_FUNCTIONS

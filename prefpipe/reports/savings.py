@@ -1,0 +1,121 @@
+"""What training on the kept groups costs beside training on every usable candidate, as JSON values."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts.store import Artifact
+from prefpipe.errors import InputError
+from prefpipe.maths.training_compute import (
+    TALLIED,
+    ModelShape,
+    Plan,
+    PoolAndKept,
+    Recipe,
+    TokenSums,
+    gpu_hours,
+    planned_tokens,
+    tallied_tokens,
+    training_work,
+)
+
+AGAIN_HINT = "run the `prefpipe select` command that made it again, with --overwrite"
+
+
+class TrainedModel(NamedTuple):
+    """The model as it was named, its shape, and what is to be known of the count; ``n_parameters`` are all it has."""
+
+    name: str
+    shape: ModelShape
+    n_parameters: int
+    n_active_parameters: int
+    notes: tuple[str, ...] = ()
+
+
+class Machine(NamedTuple):
+    """The GPU, its peak in 10^12 FLOP a second, the share of it that is reached, and the price of an hour, if there is one."""
+
+    name: str
+    tflops: float
+    dtype: str | None
+    mfu: float
+    price_per_hour: float | None = None
+
+
+class Basis(NamedTuple):
+    """What is compared, where it comes from, and what is to be known of it."""
+
+    sums: PoolAndKept
+    source: Mapping[str, Any]
+    shared_prompt: bool
+    notes: tuple[str, ...]
+
+
+def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
+    """Return what a selection was made from and kept, from what its parts on disk tallied.
+
+    Errors:
+        InputError: no tally, or no group.
+    """
+    present = artifact.present(range(artifact.n_parts), allow_partial=True)
+    tally = artifact.tally(present)
+    if any(name not in tally for name in TALLIED):
+        what = "has no parts yet" if not present else "has no sums of tokens in its parts"
+        raise InputError(f"{artifact.path} {what}", hint=AGAIN_HINT if present else f"run `prefpipe status {artifact.path}`")
+    if not tally["n_groups"]:
+        raise InputError(f"no prompt of {artifact.path} has a group: there is nothing to train on",
+                         hint=f"run `prefpipe inspect {artifact.path}` for what select rejected")  # fmt: skip
+    sums = tallied_tokens(tally, shared_prompt=shared_prompt)
+    source = {"groups": str(artifact.path), "n_parts": artifact.n_parts, "n_parts_present": len(present), "tally": tally}
+    return Basis(sums, source, shared_prompt, tuple(_notes_of_tally(tally, artifact.n_parts, len(present))))
+
+
+def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) -> list[str]:
+    notes = ["the full pool is every usable candidate of the prompts that have a group"]
+    if n_present < n_parts:
+        notes.append(f"of {n_present} of {n_parts} parts, those on disk")
+    n_rejected = tally["n_prompts"] - tally["n_groups"]
+    if n_rejected:
+        notes.append(f"{n_rejected:,.0f} prompts without a group are on neither side")
+    if tally["usable_estimated"]:
+        notes.append(
+            f"{tally['usable_estimated']:,.0f} of {tally['n_usable']:,.0f} usable candidates, {tally['kept_estimated']:,.0f} of "
+            f"{tally['n_kept']:,.0f} kept ones, have no token counts: their tokens are estimated from characters"
+        )
+    return notes
+
+
+def basis_of_plan(plan: Plan, *, shared_prompt: bool) -> Basis:
+    """Return what a selection that has not been run would be made from and keep."""
+    note = "an estimate before any run: every prompt gets a group, every candidate is usable and of mean length"
+    return Basis(planned_tokens(plan, shared_prompt=shared_prompt), {"plan": plan._asdict()}, shared_prompt, (note,))
+
+
+def savings(basis: Basis, model: TrainedModel, recipe: Recipe, machine: Machine) -> dict[str, Any]:
+    """Return the work of both trainings and their difference.
+
+    Keys: ``pool``, ``kept`` and ``saved``, each with ``n_prompts``, ``n_responses``, ``n_prompt_tokens``, ``n_response_tokens``,
+    ``n_tokens`` (a pass over the data), ``flop`` (all passes), ``gpu_hours`` and ``cost`` (null without a price);
+    ``saved_share`` of the FLOP, in [0, 1]; ``model``, ``recipe``, ``machine``, ``source`` and ``notes``: what it rests on.
+    """
+    pool, kept = (_side(sums, model.shape, recipe, machine) for sums in basis.sums)
+    saved = {name: None if pool[name] is None else pool[name] - kept[name] for name in pool}
+    return {
+        "source": dict(basis.source), "pool": pool, "kept": kept, "saved": saved,
+        "saved_share": saved["flop"] / pool["flop"] if pool["flop"] else None,
+        "model": {"name": model.name, "n_parameters": model.n_parameters, "n_active_parameters": model.n_active_parameters,
+                  **model.shape._asdict()},
+        "recipe": {**recipe._asdict(), "shared_prompt": basis.shared_prompt},
+        "machine": {"name": machine.name, "peak_tflops": machine.tflops, "dtype": machine.dtype, "mfu": machine.mfu,
+                    "price_per_hour": machine.price_per_hour},
+        "notes": [*basis.notes, *model.notes],
+    }  # fmt: skip
+
+
+def _side(sums: TokenSums, shape: ModelShape, recipe: Recipe, machine: Machine) -> dict[str, Any]:
+    flop = training_work(shape, sums, recipe).total
+    hours = gpu_hours(flop, tflops=machine.tflops, mfu=machine.mfu)
+    return {
+        "n_prompts": sums.n_prompts, "n_responses": sums.n_responses, "n_prompt_tokens": sums.prompt_tokens,
+        "n_response_tokens": sums.response_tokens, "n_tokens": sums.tokens, "flop": flop, "gpu_hours": hours,
+        "cost": None if machine.price_per_hour is None else hours * machine.price_per_hour,
+    }  # fmt: skip

@@ -1,0 +1,88 @@
+"""Templated prompts become the turns they were made of, or are refused: never one user turn with a template in it."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2 import Environment
+from tiny_models import CHAT_TEMPLATE
+
+from prefpipe.artifacts.interchange.templated_prompts import begins_templated, untemplated
+
+LLAMA3 = (
+    "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+GEMMA = (
+    "<bos>{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
+    "{% endfor %}<start_of_turn>model\n"
+)
+HUMAN = "{% for m in messages %}\n\n{{ 'Human' if m.role == 'user' else 'Assistant' }}: {{ m.content }}{% endfor %}\n\nAssistant:"
+TEMPLATES = {"chatml": CHAT_TEMPLATE, "llama3": LLAMA3, "gemma": GEMMA, "human": HUMAN}
+
+
+def render(name: str, messages: list[dict[str, str]]) -> str:
+    return (
+        Environment(keep_trailing_newline=True).from_string(TEMPLATES[name]).render(messages=messages, add_generation_prompt=True)
+    )
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="<>[]:"), min_size=1).map(str.strip).filter(bool)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@settings(max_examples=40, deadline=None)
+@given(contents=st.lists(texts, min_size=1, max_size=5), system=st.none() | texts)
+def test_what_a_template_wrote_is_read_back(name: str, contents: list[str], system: str | None) -> None:
+    contents = contents if len(contents) % 2 else contents[:-1]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+    if system is not None and name in ("chatml", "llama3"):
+        messages.insert(0, {"role": "system", "content": system})
+    text = render(name, messages)
+    assert begins_templated(text)
+    assert untemplated(text) == (messages, None)
+
+
+def test_the_dates_that_llama_3_1_writes_are_the_templates_and_not_a_system_prompt() -> None:
+    dates = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+    user = [{"role": "user", "content": "Hi"}]
+    system = [{"role": "system", "content": "Be brief."}]
+    header = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{}<|eot_id|>"
+    rest = render("llama3", user).removeprefix("<|begin_of_text|>")
+    assert untemplated(header.format(dates) + rest) == (user, None)
+    assert untemplated(header.format(dates + "Be brief.") + rest) == (system + user, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<s>[INST] Hi [/INST]",
+        "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]",
+        "<|user|>\nHi</s>\n<|assistant|>\n",
+        "<|im_start|>user\nHi<|im_end|>\n",  # without the beginning of the answer
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nSure",
+        "<|im_start|>user\nHi <|im_start|>there<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_start|>tool\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "Say:<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+        "<\uff5cUser\uff5c>Hi<\uff5cAssistant\uff5c>",
+        "<|im_start|>assistant\n",
+    ],
+)
+def test_what_cannot_be_read_back_exactly_is_refused(text: str) -> None:
+    turns, problem = untemplated(text)
+    assert turns == []
+    assert problem is not None
+    assert "give the file the turns instead" in problem
+
+
+@pytest.mark.parametrize(
+    "text", ["Hi", "What does <|im_start|> mean?", "Human: hi", "a [INST] b", "[1] is a list", "<b>bold</b>"]
+)
+def test_a_text_of_ones_own_does_not_begin_so(text: str) -> None:
+    assert not begins_templated(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["<s>[INST] Hi", "  <|im_start|>user", "<bos><start_of_turn>user", "<|begin_of_text|>x", "\n\nHuman: Hi"]
+)
+def test_a_templated_text_begins_so(text: str) -> None:
+    assert begins_templated(text)
