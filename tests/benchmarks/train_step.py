@@ -134,16 +134,22 @@ def in_own_process(mode: str, n_prompt: int, n_response: int, repeats: int) -> d
 
 
 def counted_ratio(n_prompt: int, n_response: int) -> float:
-    """Return how many times fewer operations a packed step has, by counting those of both (forward and backward)."""
-    from torch.utils.flop_counter import FlopCounterMode
+    """Return how many times fewer operations a packed step has: matrix products of the layers, the output and the attention.
 
-    counts = []
-    for mode in ("padded", "packed"):
-        step = own_step(mode, n_prompt, n_response)
-        with FlopCounterMode(display=False) as counter:
-            step()
-        counts.append(counter.get_total_flops())
-    return counts[0] / counts[1]
+    The layers see every token, the output the tokens that predict a response token, and a token's attention the tokens before it.
+    """
+    from prefpipe.backends.model_shape import named_shape
+
+    shape = named_shape("bundled:smollm2-135m").shape
+    output = 2.0 * shape.n_output_parameters * N_RESPONSES * n_response
+
+    def operations(n_tokens: int, n_seen: float) -> float:
+        return 2.0 * shape.n_layer_parameters * n_tokens + output + 2.0 * shape.attention_width * n_seen
+
+    length = n_prompt + n_response
+    padded = operations(N_RESPONSES * length, N_RESPONSES * length**2 / 2)
+    seen = n_prompt**2 / 2 + N_RESPONSES * (n_prompt * n_response + n_response**2 / 2)
+    return padded / operations(n_prompt + N_RESPONSES * n_response, seen)
 
 
 def main() -> None:
