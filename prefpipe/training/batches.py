@@ -4,17 +4,18 @@ Axes: P prompts (groups), R responses of a prompt, S sequences (the responses of
 gaps), T tokens. The response mask is made here and nowhere else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from prefpipe.training.groups import Group
+from prefpipe.training.groups import Group, pairs_in
 
 Batch = dict[str, Tensor]
 """
 ``input_ids``, ``attention_mask``, ``response_mask``: (S, T); prompt then response, padded on the right.
+``ended``: (S,) bool, whether the response's last token is an end-of-sequence token.
 ``slots``: (P, R) int, row of ``input_ids`` of each response, -1 where a group has fewer than R.
 ``rewards``: (P, R) float32; ``positives``: (P, R) bool; ``ref_logps``: (P, R) float32, only with a reference.
 ``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
@@ -22,10 +23,14 @@ Batch = dict[str, Tensor]
 
 
 class GroupCollator:
-    """Make a batch of groups. Padding is masked, so ``pad_token_id`` may be any token."""
+    """Make a batch of groups. Padding is masked, so ``pad_token_id`` may be any token.
 
-    def __init__(self, pad_token_id: int) -> None:
+    ``end_token_ids``: the tokens that end a response; a response that does not end with one was cut off.
+    """
+
+    def __init__(self, pad_token_id: int, end_token_ids: Collection[int] = ()) -> None:
         self.pad_token_id = pad_token_id
+        self.end_token_ids = frozenset(end_token_ids)
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         """Return the batch; see ``Batch`` for its tensors."""
@@ -44,7 +49,8 @@ class GroupCollator:
                 positives[p, r] = response.role == "positive"
                 ref_logps[p, r] = response.ref_logp if response.ref_logp is not None else float("nan")
                 row += 1
-        batch |= {"slots": slots, "rewards": rewards, "positives": positives}
+        ended = torch.tensor([len(response) > 0 and response[-1] in self.end_token_ids for _, response in sequences])
+        batch |= {"ended": ended, "slots": slots, "rewards": rewards, "positives": positives}
         if any(response.beats is not None for group in groups for response in group.responses):
             batch["pairs"] = pairs_of(groups, width)
         has_reference = not bool(ref_logps.isnan().any())
@@ -59,14 +65,8 @@ def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
     pairs = torch.zeros(len(groups), width, width, dtype=torch.bool)
     for p, group in enumerate(groups):
         places = {response.sample_idx: r for r, response in enumerate(group.responses)}
-        is_named = any(response.beats is not None for response in group.responses)
-        for r, response in enumerate(group.responses):
-            if is_named:
-                losers = [places[idx] for idx in response.beats or () if idx in places]
-            else:
-                losers = [places[each.sample_idx] for each in group.responses
-                          if response.role == "positive" and each.role == "negative"]  # fmt: skip
-            pairs[p, r, losers] = True
+        for winner, loser in pairs_in(group):
+            pairs[p, places[winner.sample_idx], places[loser.sample_idx]] = True
     return pairs
 
 

@@ -16,31 +16,39 @@ from prefpipe.training.batches import pad_sequences
 from prefpipe.training.groups import Group, Key
 
 
-def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> ResponseLogps:
-    """Return the summed log-probability and token count of each sequence's response.
+def sequence_logps(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, ended: Tensor | None = None
+) -> ResponseLogps:
+    """Return the summed log-probability and token count of each sequence's response, and the probability of its end.
 
     Args:
         model: a causal language model, wrapped for parallel training or not.
         input_ids: (S, T), padded on the right.
         attention_mask: (S, T), 0 at padding.
         response_mask: (S, T) bool; position 0 is never a response token, as nothing predicts it.
+        ended: (S,) bool, whether the response's last token is an end-of-sequence token; without it there is no ``end_probs``.
 
     Returns:
-        ``logps`` (S,) float32 and ``n_tokens`` (S,).
+        ``logps`` (S,) float32, ``n_tokens`` (S,) and ``end_probs`` (S,).
     """
     predicting = torch.zeros_like(response_mask)
     predicting[:, :-1] = response_mask[:, 1:]
     with _project_only(model, predicting):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits  # (N, V)
-    return sum_response_logps(token_logps(logits, input_ids[response_mask]), response_mask)
+    return sum_response_logps(token_logps(logits, input_ids[response_mask]), response_mask, ended)
 
 
 def group_logps(model: nn.Module, batch: Mapping[str, Tensor]) -> ResponseLogps:
     """Return the log-probabilities of a batch's responses by group, each (P, R), 0 where there is no response."""
-    flat = sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"])
+    flat = sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"], batch.get("ended"))
     slots = batch["slots"]
     rows, exists = slots.clamp(min=0), slots >= 0
-    return ResponseLogps(*(torch.where(exists, values[rows], torch.zeros_like(values[rows])) for values in flat))
+
+    def by_group(values: Tensor) -> Tensor:
+        return torch.where(exists, values[rows], torch.zeros_like(values[rows]))
+
+    end_probs = None if flat.end_probs is None else by_group(flat.end_probs)
+    return ResponseLogps(by_group(flat.logps), by_group(flat.n_tokens), end_probs)
 
 
 @torch.no_grad()
@@ -82,7 +90,7 @@ def reference_logps(
         chunk, pending = pending[:size], pending[size:]
         batch = pad_sequences([sequence for _, sequence in chunk], pad_token_id)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logps, n_tokens = sequence_logps(model, **{name: values.to(device) for name, values in batch.items()})
+            logps, n_tokens, _ = sequence_logps(model, **{name: values.to(device) for name, values in batch.items()})
         for (key, _), logp, n in zip(chunk, logps.tolist(), n_tokens.tolist(), strict=True):
             result[key] = (logp, n)
         advance(len(chunk))

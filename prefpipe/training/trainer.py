@@ -27,11 +27,12 @@ from transformers import (
 
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.losses import Targets
-from prefpipe.maths.objectives import group_losses, score_responses
+from prefpipe.maths.scores import group_losses, score_responses
 from prefpipe.training.batches import GlobalBatchSampler, GroupCollator, longest_sequence
 from prefpipe.training.forward import group_logps
 from prefpipe.training.groups import Group, GroupDataset
 from prefpipe.training.measures import MEASURES, measure_groups
+from prefpipe.training.policy import end_token_ids
 from prefpipe.training.settings import TrainSettings
 
 
@@ -58,7 +59,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=GroupCollator(pad_token_id),
+            data_collator=GroupCollator(pad_token_id, end_token_ids(model, tokenizer)),
             train_dataset=GroupDataset(train_groups),
             eval_dataset=GroupDataset(eval_groups) if eval_groups else None,
             compute_metrics=_mean_measures,
@@ -115,7 +116,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         targets = Targets(inputs["rewards"], inputs["positives"], inputs["slots"] >= 0, inputs.get("pairs"))
         policy = group_logps(model, inputs)
         scores = score_responses(name, policy, inputs.get("ref_logps"), targets.mask, knobs)
-        losses = group_losses(name, scores, targets, knobs)
+        losses = group_losses(name, scores, targets, knobs, policy)
         return measure_groups(losses, scores, policy, targets), losses
 
     def prediction_step(
