@@ -18,7 +18,7 @@ INDENT = " " * 4
 
 
 def objectives(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="one of them, with all that is known of it")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, with all that is known of it")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False,
 ) -> None:
     """List the objectives with score, comparison, knobs, formula and paper, or explain one.
@@ -84,7 +84,9 @@ def _blocks(rows: list[dict[str, Any]], width: int) -> "Iterator[RenderableType]
     from rich.text import Text
 
     for facts in rows:
-        yield Text.assemble((facts["name"], "bold"), f": {facts['summary']}")
+        title = Text(textwrap.fill(f"{facts['name']}: {facts['summary']}", width, subsequent_indent=INDENT))
+        title.stylize("bold", 0, len(facts["name"]))
+        yield title
         words = f"score {facts['score']}, compares {facts['comparison']}, reference {_reference(facts)}"
         for line in (words, _defaults(facts), facts["formula"], facts["source"]):
             if line:

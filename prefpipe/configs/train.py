@@ -21,8 +21,13 @@ def knob_option(name: str) -> Any:
     for owner, knob in owners_of(name):
         by_meaning.setdefault(knob.help, []).append(owner)
         choices |= dict.fromkeys(knob.choices)
-    text = "; ".join(f"{', '.join(owners)}: {meaning.replace(';', ',')}" for meaning, owners in by_meaning.items())
+    text = "; ".join(f"{meaning.replace(';', ',')} ({_words(owners)})" for meaning, owners in by_meaning.items())
     return option(None, choices=tuple(choices), help=text)
+
+
+def _words(owners: list[str]) -> str:
+    others = [name for name in OBJECTIVES if name not in owners]
+    return f"all but {' and '.join(others)}" if len(others) < 3 else ", ".join(owners)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,11 @@ class TrainConfig(StageConfig):
     groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
     model: str = option(identity=False, metavar="MODEL",
                         help="the policy to start from: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
-    objective: str = option("ampo", choices=tuple(OBJECTIVES), help="what is optimised; `prefpipe objectives` lists them")
+    objective: str = option(
+        "ampo",
+        choices=tuple(OBJECTIVES),
+        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which when",
+    )
     beta: float | None = knob_option("beta")
     gamma: float | None = knob_option("gamma")
     alpha: float | None = knob_option("alpha")

@@ -181,7 +181,8 @@ _GRADED = (
         knobs=(
             beta_knob(0.1),
             Knob("eta", 1.0, "nats of margin a unit of reward", at_least=0.0),
-            Knob("form", "squared", "squared distance, or the divergence KL(policy, target)", choices=("squared", "forward-kl")),
+            Knob("form", "squared", "squared: squared distance; forward-kl: the divergence KL(policy, target)",
+                 choices=("squared", "forward-kl")),
         ),
         formula="squared: (d - g)^2, d = s_w - s_l, g = eta * (r_w - r_l); "
         "forward-kl: KL( Bernoulli(sigma(d)) || Bernoulli(sigma(g)) )",

@@ -124,7 +124,7 @@ def orpo_loss(scores: Tensor, targets: Targets, *, weight: float) -> Tensor:
 
     The first term is fine-tuning on the positives, so training may start from a model that was not tuned before, and scores are
     absolute: a constant added to all of them does change the loss. The first term is over the response; TRL and the authors' code
-    also count the prompt's tokens there.
+    can count the prompt's tokens there too.
 
     A P of 1 has infinite odds; it is held at 1 - 1e-7 (float32's last place), where the odds' gradient is 0.
 

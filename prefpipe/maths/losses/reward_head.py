@@ -38,7 +38,7 @@ def bt_margin_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tensor:
         targets: rewards are ratings; a pair whose winner is rated below its loser has a negative margin.
         gamma: margin a unit of rating, at least 0.
 
-    Source: arXiv 2307.09288, section 3.2.2 and table 27.
+    Source: arXiv 2307.09288, section 3.2.2 and its appendix.
     """
     margins = gamma * differences_of(targets.rewards, targets.mask)
     return mean_over_pairs(softplus(margins - differences_of(scores, targets.mask)), targets)
