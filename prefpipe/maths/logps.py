@@ -62,8 +62,9 @@ def sum_response_logps(logps_N: Tensor, response_mask: Tensor, ended_S: Tensor |
     logps_ST = logps_N.new_zeros(response_mask.shape).masked_scatter(response_mask, logps_N)
     if ended_S is None:
         return ResponseLogps(logps_ST.sum(-1), n_tokens)
-    last = (response_mask.cumsum(-1) * response_mask).argmax(-1, keepdim=True)
-    end_probs = logps_ST.gather(-1, last).squeeze(-1).exp()
+    places_ST = torch.arange(response_mask.shape[-1], device=response_mask.device) * response_mask
+    is_last_ST = response_mask & (places_ST == places_ST.amax(-1, keepdim=True))
+    end_probs = torch.where(is_last_ST, logps_ST, torch.zeros_like(logps_ST)).sum(-1).exp()  # again a sum, not a gather
     return ResponseLogps(logps_ST.sum(-1), n_tokens, torch.where(ended_S, end_probs, torch.zeros_like(end_probs)))
 
 

@@ -88,6 +88,23 @@ def test_a_masked_response_is_as_good_as_removed(variant, rubbish):
 
 
 @ALL
+@given(groups=any_groups(max_prompts=1), rubbish=st.sampled_from([float("nan"), float("inf"), -1e30]))
+@examples
+def test_responses_that_do_not_exist_may_stand_anywhere_and_be_named_in_pairs(variant, groups, rubbish):
+    filled = groups._replace(**{
+        name: torch.where(groups.mask, getattr(groups, name), rubbish) for name in ("scores", "rewards", "end_probs")
+    })  # fmt: skip
+    removed = groups.responses(torch.nonzero(groups.mask[0]).flatten())
+    if removed.scores.numel() == 0:
+        assert losses_of(variant, filled).tolist() == [0]
+        return
+    torch.testing.assert_close(losses_of(variant, filled), losses_of(variant, removed))
+    gradient = gradient_of(variant, filled)
+    torch.testing.assert_close(gradient[groups.mask], gradient_of(variant, removed).flatten())
+    assert (gradient[~groups.mask] == 0).all()
+
+
+@ALL
 @given(groups=any_groups(), data=st.data())
 @examples
 def test_the_order_of_responses_is_immaterial_ties_of_rewards_included(variant, groups, data):
