@@ -54,7 +54,7 @@ def _parameter(item: "Field[Any]", kind: Any) -> inspect.Parameter:
         return _keyword(item.name, Annotated[annotation, typer.Argument(**extra)], None)
     names = [flag_of(item)]
     if scalar is bool:
-        names = [flag_of(item) + (f"/--no-{flag_of(item)[2:]}" if item.default is True else "")]
+        names = [flag_of(item) + (f"/--no-{flag_of(item)[2:]}" if item.default is not False else "")]
     if meta["short"]:
         names.append(f"-{meta['short']}")
     if is_list(kind) and scalar is float:

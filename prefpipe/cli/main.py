@@ -14,6 +14,7 @@ from prefpipe import __version__
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.models import models
+from prefpipe.cli.objectives import objectives
 from prefpipe.cli.reference import reference
 from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import StopFlag
@@ -59,6 +60,7 @@ app.command("status")(status)
 app.command("inspect")(inspect)
 app.command("savings")(savings)
 app.add_typer(models, name="models")
+app.command("objectives")(objectives)
 app.command("reference", hidden=True)(reference)
 
 

@@ -1,16 +1,33 @@
 """The knobs of ``prefpipe train``.
 
 A knob or learning setting that is not given takes the objective's own start value; ``docs/objectives.md`` lists them.
+The knobs of objectives, and what is said of them, come from the table in ``prefpipe.maths.objectives``.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prefpipe.configs.options import StageConfig, option
+from prefpipe.maths.objectives import OBJECTIVES, owners_of
 
-OBJECTIVES = ("ampo", "mmpo", "dpo", "simpo", "swepo", "infonca")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
+
+
+def knob_option(name: str) -> Any:
+    """Declare the flag of a knob: the help says what it means to each objective that has it, the choices are theirs."""
+    by_meaning: dict[str, list[str]] = {}
+    choices: dict[str, None] = {}
+    for owner, knob in owners_of(name):
+        by_meaning.setdefault(knob.help, []).append(owner)
+        choices |= dict.fromkeys(knob.choices)
+    text = "; ".join(f"{meaning.replace(';', ',')} ({_words(owners)})" for meaning, owners in by_meaning.items())
+    return option(None, choices=tuple(choices), help=text)
+
+
+def _words(owners: list[str]) -> str:
+    others = [name for name in OBJECTIVES if name not in owners]
+    return f"all but {' and '.join(others)}" if len(others) < 3 else ", ".join(owners)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,22 +40,36 @@ class TrainConfig(StageConfig):
     groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
     model: str = option(identity=False, metavar="MODEL",
                         help="the policy to start from: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
-    objective: str = option("ampo", choices=OBJECTIVES, help="what is optimised; docs/objectives.md says which when")
-    beta: float | None = option(None, help="scale of the scores (every objective)")
-    gamma: float | None = option(None, help="ampo: weight of the negatives; mmpo: margin a unit of reward; simpo: margin")
-    alpha: float | None = option(None, help="ampo, swepo: weight of the reward's deviation; infonca: temperature of the target")
-    deviation: str | None = option(None, choices=("signed", "absolute"), help="ampo, swepo: how bad negatives weigh")
-    comparison: str | None = option(None, choices=("pair", "group"), help="mmpo: pairs, or the whole group at once")
-    length_normalise: bool = option(True, help="ampo: mean log-probability a token rather than the sum")
+    objective: str = option(
+        "ampo",
+        choices=tuple(OBJECTIVES),
+        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which when",
+    )
+    beta: float | None = knob_option("beta")
+    gamma: float | None = knob_option("gamma")
+    alpha: float | None = knob_option("alpha")
+    deviation: str | None = knob_option("deviation")
+    comparison: str | None = knob_option("comparison")
+    length_normalise: bool | None = knob_option("length_normalise")
+    eos_weight: float | None = knob_option("eos_weight")
+    eta: float | None = knob_option("eta")
+    form: str | None = knob_option("form")
+    eps: float | None = knob_option("eps")
+    tau: float | None = knob_option("tau")
+    weight: float | None = knob_option("weight")
     learning_rate: float | None = option(None, help="peak learning rate; default the objective's, ten times that with LoRA")
     num_train_epochs: float | None = option(None, help="passes over the groups; default the objective's")
     max_steps: int | None = option(None, help="optimizer steps, instead of passes")
     global_batch_size: int | None = option(None, help="prompts an optimizer step, over all devices; default the objective's")
     per_device_train_batch_size: int = option(1, identity=False, help="prompts a device computes at once: memory, not the result")
     max_batch_tokens: int = option(
-        16_384, identity=False, help="tokens a device computes at once; a group that is longer takes two passes, to the same gradient"
+        16_384,
+        identity=False,
+        help="tokens a device computes at once; a group that is longer takes two passes, to the same gradient",
     )
-    shared_prompt: bool = option(True, identity=False, help="compute each prompt once for all its responses, where the model allows")
+    shared_prompt: bool = option(
+        True, identity=False, help="compute each prompt once for all its responses, where the model allows"
+    )
     max_length: int = option(2048, help="longest prompt plus response, in tokens")
     on_too_long: str = option("drop", choices=("drop", "truncate", "error"), help="what to do with a longer response")
     lr_scheduler_type: str = option("cosine", choices=SCHEDULES, help="how the learning rate falls")

@@ -13,10 +13,15 @@ from prefpipe.errors import InputError
 
 
 class ResponseLogps(NamedTuple):
-    """``logps`` (S,): summed log-probability of each response; ``n_tokens`` (S,): how many tokens were summed."""
+    """What a model says of each response, (S,).
+
+    ``logps``: summed log-probability. ``n_tokens``: how many tokens were summed. ``end_probs``: probability of the
+    end-of-sequence token with which the response ended, 0 where it was cut off; None where nobody said which ended.
+    """
 
     logps: Tensor
     n_tokens: Tensor
+    end_probs: Tensor | None = None
 
 
 def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
@@ -35,12 +40,13 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
     return -flat.view(labels.shape)
 
 
-def sum_response_logps(logps_N: Tensor, response_mask: Tensor) -> ResponseLogps:
+def sum_response_logps(logps_N: Tensor, response_mask: Tensor, ended_S: Tensor | None = None) -> ResponseLogps:
     """Sum the log-probabilities of each response's tokens.
 
     Args:
         logps_N: (N,) the tokens where ``response_mask`` is True, in row-major order.
         response_mask: (S, T) bool, True at the tokens of the response.
+        ended_S: (S,) bool, whether the response's last token is an end-of-sequence token; None: not known.
 
     Errors:
         InputError: a sequence has no response token. Its mean would be 0/0, and a length-normalised loss NaN.
@@ -54,7 +60,12 @@ def sum_response_logps(logps_N: Tensor, response_mask: Tensor) -> ResponseLogps:
         )
     # A dense (S, T) sum keeps the order of additions fixed; scatter-add on a GPU would not.
     logps_ST = logps_N.new_zeros(response_mask.shape).masked_scatter(response_mask, logps_N)
-    return ResponseLogps(logps_ST.sum(-1), n_tokens)
+    if ended_S is None:
+        return ResponseLogps(logps_ST.sum(-1), n_tokens)
+    places_ST = torch.arange(response_mask.shape[-1], device=response_mask.device) * response_mask
+    is_last_ST = response_mask & (places_ST == places_ST.amax(-1, keepdim=True))
+    end_probs = torch.where(is_last_ST, logps_ST, torch.zeros_like(logps_ST)).sum(-1).exp()  # again a sum, not a gather
+    return ResponseLogps(logps_ST.sum(-1), n_tokens, torch.where(ended_S, end_probs, torch.zeros_like(end_probs)))
 
 
 def mean_logps(responses: ResponseLogps) -> Tensor:

@@ -1,196 +1,301 @@
-r"""The table of objectives: score, loss, knobs.
+r"""The table of objectives: score, comparison, target, knobs.
 
-An objective is a **score** for each response, and a loss that compares the scores of a prompt with a target.
+An objective is a **score** for each response, a **comparison** of the scores of a prompt, and a **target** for it.
 
-========== ==================================== =====================
-score      value                                reference policy
-========== ==================================== =====================
-log_ratio  ``beta * (logp - logp_ref)``         needed
-mean_logp  ``beta * logp / n_tokens``           not needed
-logp       ``beta * logp``                      not needed
-========== ==================================== =====================
+=========== ==================================== =====================
+score       value                                reference policy
+=========== ==================================== =====================
+log_ratio   ``beta * (logp - logp_ref)``         needed
+mean_logp   ``beta * logp / n_tokens``           not needed
+logp        ``beta * logp``                      not needed
+reward_head ``r_phi(x, y)``                      none: a reward model
+=========== ==================================== =====================
 
-``OBJECTIVES`` is the one place that says which objectives exist and which knobs they have; flags, checks, docs and
-the trainer read it.
+A comparison is ``group``, a softmax over the group or its order, or ``pair``, a function of score differences.
+
+``ALL_OBJECTIVES`` is the one place that says which objectives exist and which knobs they have; flags, checks, docs and
+the trainer read it. ``OBJECTIVES`` are those that train a policy, ``REWARD_OBJECTIVES`` those that train a reward head.
+The functions are named by import strings, so that the table is read without loading PyTorch.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from prefpipe.errors import UsageError
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import (
-    Targets,
-    ampo_loss,
-    dpo_loss,
-    infonca_loss,
-    mmpo_loss,
-    simpo_loss,
-    swepo_loss,
+from prefpipe.maths.knobs import (
+    DEVIATION,
+    DEVIATION_WEIGHT,
+    EVIDENCE,
+    FLIPPED,
+    NEGATIVES_WEIGHT,
+    TARGET_TEMPERATURE,
+    Knob,
+    KnobValue,
+    beta_knob,
 )
 
-KnobValue = float | bool | str
+__all__ = [
+    "ALL_OBJECTIVES", "KNOB_NAMES", "OBJECTIVES", "REWARD_OBJECTIVES", "SCORE_KNOBS", "Knob", "KnobValue", "Objective",
+    "find_objective", "resolve_knobs",
+]  # fmt: skip
+SCORE_KNOBS = ("beta", "length_normalise")
+"""Knobs that belong to the score; the loss gets the others."""
+_POSITIVES = "positives over negatives"
 
 
-@dataclass(frozen=True)
-class Knob:
-    """One setting of an objective: its start value, what it does and which values it takes."""
-
-    name: str
-    default: KnobValue
-    help: str
-    above: float | None = None
-    at_least: float | None = None
-    choices: tuple[str, ...] = ()
-
-    def problem(self, value: object) -> str | None:
-        """Say what is wrong with a value, or None."""
-        if isinstance(self.default, bool):
-            return None if isinstance(value, bool) else f"{self.name} is {value!r}, not true or false"
-        if self.choices:
-            return None if value in self.choices else f"{self.name} is {value!r}, not one of {', '.join(self.choices)}"
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"{self.name} is {value!r}, not a finite number"
-        if self.above is not None and value <= self.above:
-            return f"{self.name} is {value}, not above {self.above:g}"
-        if self.at_least is not None and value < self.at_least:
-            return f"{self.name} is {value}, below {self.at_least:g}"
-        return None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """One row of the table.
 
-    ``score`` names the score kind; ``loss(scores (P, R), targets, **knobs)`` returns (P,), where knobs are all of the
-    objective's but beta and length_normalise, which belong to the score.
+    ``loss``: import string of the function, ``loss(scores (P, R), targets, **knobs)`` to (P,), where knobs are all of the
+    objective's but those of the score. ``target``: what the comparison is to agree with, in words.
+    What is declared of the loss, and held by tests: ``reads_roles``, ``reads_rewards``: whether they matter at the start
+    values of the knobs or at others; ``shift_invariant``: a constant added to all scores of a prompt changes nothing;
+    ``monotone``: a positive's score that rises never raises the loss; ``needs_reward_gaps``: each pair's winner must be
+    rated above its loser; ``reads_ends``: the loss also takes the log-probabilities themselves, third, for how responses end.
     """
 
     name: str
     score: str
-    loss: Callable[..., Tensor]
-    knobs: tuple[Knob, ...]
+    comparison: str
+    target: str
+    loss: str
+    knobs: tuple[Knob, ...] = ()
     formula: str
     source: str
     summary: str
+    reads_roles: bool = True
+    reads_rewards: bool = False
+    shift_invariant: bool = True
+    monotone: bool = False
+    needs_reward_gaps: bool = False
+    reads_ends: bool = False
 
     @property
     def needs_reference(self) -> bool:
         """Whether scores are taken relative to a frozen reference policy."""
         return self.score == "log_ratio"
 
+    @property
+    def trains(self) -> str:
+        """``policy`` or ``reward head``."""
+        return "reward head" if self.score == "reward_head" else "policy"
+
     def knob(self, name: str) -> Knob | None:
         """Return the knob of that name, or None."""
         return next((knob for knob in self.knobs if knob.name == name), None)
 
 
-_SCORE_KNOBS = ("beta", "length_normalise")
-_DEVIATION = Knob(
-    "deviation",
-    "signed",
-    "signed: very bad negatives weigh less; absolute: they weigh more",
-    choices=("signed", "absolute"),
-)
-
-
-def _beta(default: float) -> Knob:
-    return Knob("beta", default, "scale of the scores: larger means sharper comparisons", above=0.0)
-
-
-_ALL = (
+_GROUP = (
     Objective(
-        "ampo",
-        "mean_logp",
-        ampo_loss,
-        (
-            _beta(10.0),
-            Knob("gamma", 3.0, "weight of the negatives: log(gamma) is the margin asked for", above=0.0),
-            Knob("alpha", 0.0, "weight of a response's deviation from the mean reward", at_least=0.0),
-            _DEVIATION,
+        name="ampo", score="mean_logp", comparison="group", target=_POSITIVES,
+        loss="prefpipe.maths.losses.group:ampo_loss",
+        knobs=(
+            beta_knob(10.0), NEGATIVES_WEIGHT, DEVIATION_WEIGHT, DEVIATION,
             Knob("length_normalise", default=True, help="mean log-probability a token; false: the sum"),
         ),
-        "-log( sum_{S+} e^s / (sum_{S+} e^s + gamma * sum_{S-} e^s) ), s = score + alpha * (r - mean r)",
-        "arXiv 2502.18293, 2412.16378",
-        "one positive against all negatives at once, no reference model",
+        formula="-log( sum_{S+} e^s / (sum_{S+} e^s + gamma * sum_{S-} e^s) ), s = score + alpha * (r - mean r)",
+        source="arXiv 2502.18293, 2412.16378",
+        summary="one positive against all negatives at once, no reference model",
+        reads_rewards=True, monotone=True,
     ),
     Objective(
-        "mmpo",
-        "log_ratio",
-        mmpo_loss,
-        (
-            _beta(0.01),
-            Knob(
-                "gamma",
-                1.1,
-                "nats of margin a unit of reward: 1.1 = log 3 reads one point wins 75 %",
-                at_least=0.0,
-            ),
-            Knob(
-                "comparison",
-                "pair",
-                "pair: each positive against each negative; group: the whole group",
-                choices=("pair", "group"),
-            ),
+        name="refa", score="mean_logp", comparison="group", target=_POSITIVES,
+        loss="prefpipe.maths.losses.group:refa_loss",
+        knobs=(
+            beta_knob(10.0), NEGATIVES_WEIGHT, DEVIATION_WEIGHT, DEVIATION,
+            Knob("eos_weight", 1e-5, "price of each token by which a response ends before the group's longest", at_least=0.0),
         ),
-        "-p log sigma(d) - (1-p) log sigma(-d), d = s_w - s_l, p = sigma(gamma * (r_w - r_l))",
-        "arXiv 2410.03145",
-        "graded rewards as soft labels: score margins match reward margins",
+        formula="as ampo, + eos_weight * sum_i P(EOS at n_i) * max(0, L_max - n_i)",
+        source="arXiv 2412.16378",
+        summary="ampo, and ending early is charged for",
+        reads_rewards=True, monotone=True, reads_ends=True,
     ),
     Objective(
-        "dpo",
-        "log_ratio",
-        dpo_loss,
-        (_beta(0.1),),
-        "-log sigma(s_w - s_l)",
-        "arXiv 2305.18290",
-        "the baseline: each positive beats each negative",
-    ),
-    Objective(
-        "simpo",
-        "mean_logp",
-        simpo_loss,
-        (
-            _beta(2.5),
-            Knob(
-                "gamma",
-                1.375,
-                "margin in units of the scores; papers quote gamma / beta (0.55)",
-                at_least=0.0,
-            ),
+        name="swepo", score="log_ratio", comparison="group", target="those above the mean reward over the others",
+        loss="prefpipe.maths.losses.group:swepo_loss",
+        knobs=(
+            beta_knob(0.1), Knob("alpha", 1.0, "weight of a response's deviation from the mean reward", at_least=0.0), DEVIATION,
         ),
-        "-log sigma(s_w - s_l - gamma)",
-        "arXiv 2405.14734",
-        "pairs with a margin, no reference model, no length bias from summing",
+        formula="-log( sum_{S+} e^s / sum e^s ), s = score + alpha * (r - mean r), S+ = {r > mean r}",
+        source="arXiv 2412.04628",
+        summary="all above the mean reward against all others",
+        reads_roles=False, reads_rewards=True,
     ),
     Objective(
-        "swepo",
-        "log_ratio",
-        swepo_loss,
-        (
-            _beta(0.1),
-            Knob("alpha", 1.0, "weight of a response's deviation from the mean reward", at_least=0.0),
-            _DEVIATION,
-        ),
-        "-log( sum_{S+} e^s / sum e^s ), s = score + alpha * (r - mean r), S+ = {r > mean r}",
-        "arXiv 2412.04628",
-        "all above the mean reward against all others",
+        name="infonca", score="log_ratio", comparison="group", target="softmax of the rewards",
+        loss="prefpipe.maths.losses.group:infonca_loss",
+        knobs=(beta_knob(0.1), TARGET_TEMPERATURE),
+        formula="-sum_i softmax(r / alpha)_i * log softmax(s)_i",
+        source="arXiv 2402.05369",
+        summary="the distribution over the group follows the rewards",
+        reads_roles=False, reads_rewards=True,
     ),
     Objective(
-        "infonca",
-        "log_ratio",
-        infonca_loss,
-        (_beta(0.1), Knob("alpha", 1.0, "temperature of the target softmax(r / alpha)", above=0.0)),
-        "-sum_i softmax(r / alpha)_i * log softmax(s)_i",
-        "arXiv 2402.05369",
-        "the distribution over the group follows the rewards",
+        name="nca", score="log_ratio", comparison="group", target="softmax of the rewards, each response by itself",
+        loss="prefpipe.maths.losses.group:nca_loss",
+        knobs=(beta_knob(0.01), TARGET_TEMPERATURE),
+        formula="-sum_i [ softmax(r / alpha)_i * log sigma(s_i) + (1 / K) * log sigma(-s_i) ]",
+        source="arXiv 2402.05369",
+        summary="as infonca, but absolute: good responses do not lose likelihood together with bad ones",
+        reads_roles=False, reads_rewards=True, shift_invariant=False,
     ),
-)
+    Objective(
+        name="plackett-luce", score="log_ratio", comparison="group", target="order of the rewards",
+        loss="prefpipe.maths.losses.group:plackett_luce_loss",
+        knobs=(beta_knob(0.1),),
+        formula="-sum_k log( e^{s_(k)} / sum_{j >= k} e^{s_(j)} ), (1) the best rewarded",
+        source="arXiv 2305.18290",
+        summary="the whole ranking, of which only the order is trusted",
+        reads_roles=False, reads_rewards=True,
+    ),
+)  # fmt: skip
 
-OBJECTIVES: dict[str, Objective] = {objective.name: objective for objective in _ALL}
+_GRADED = (
+    Objective(
+        name="mmpo", score="log_ratio", comparison="pair", target="reward margins",
+        loss="prefpipe.maths.losses.graded:mmpo_loss",
+        knobs=(
+            beta_knob(0.01), EVIDENCE,
+            Knob("comparison", "pair", "pair: each positive against each negative; group: the whole group",
+                 choices=("pair", "group")),
+        ),
+        formula="-p log sigma(d) - (1-p) log sigma(-d), d = s_w - s_l, p = sigma(gamma * (r_w - r_l)); "
+        "group: -sum_i softmax(gamma * r)_i * log softmax(s)_i",
+        source="arXiv 2410.03145",
+        summary="graded rewards as soft labels: score margins match reward margins",
+        reads_rewards=True,
+    ),
+    Objective(
+        name="odpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, by a margin that grows with the reward gap",
+        loss="prefpipe.maths.losses.graded:odpo_loss",
+        knobs=(beta_knob(0.1), Knob("alpha", 1.0, "weight of the offset log(r_w - r_l)", at_least=0.0)),
+        formula="-log sigma(d - alpha * log(r_w - r_l)), d = s_w - s_l",
+        source="arXiv 2402.10571",
+        summary="dpo that asks for more where the reward gap is larger",
+        reads_rewards=True, monotone=True, needs_reward_gaps=True,
+    ),
+    Objective(
+        name="rpo", score="log_ratio", comparison="pair", target="reward margins",
+        loss="prefpipe.maths.losses.graded:rpo_loss",
+        knobs=(
+            beta_knob(0.1),
+            Knob("eta", 1.0, "nats of margin a unit of reward", at_least=0.0),
+            Knob("form", "squared", "squared: squared distance; forward-kl: the divergence KL(policy, target)",
+                 choices=("squared", "forward-kl")),
+        ),
+        formula="squared: (d - g)^2, d = s_w - s_l, g = eta * (r_w - r_l); "
+        "forward-kl: KL( Bernoulli(sigma(d)) || Bernoulli(sigma(g)) )",
+        source="arXiv 2406.11704",
+        summary="score margins regress on reward margins",
+        reads_rewards=True,
+    ),
+)  # fmt: skip
+
+_PAIRWISE = (
+    Objective(
+        name="dpo", score="log_ratio", comparison="pair", target=_POSITIVES,
+        loss="prefpipe.maths.losses.pairwise:dpo_loss",
+        knobs=(beta_knob(0.1),),
+        formula="-log sigma(s_w - s_l)",
+        source="arXiv 2305.18290",
+        summary="the baseline: each positive beats each negative",
+        monotone=True,
+    ),
+    Objective(
+        name="cdpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, wrong with probability eps",
+        loss="prefpipe.maths.losses.pairwise:cdpo_loss",
+        knobs=(beta_knob(0.1), FLIPPED),
+        formula="-(1 - eps) log sigma(d) - eps log sigma(-d), d = s_w - s_l",
+        source="Mitchell 2023 (the cDPO note)",
+        summary="dpo with smoothed labels: margins stop at log((1 - eps) / eps)",
+    ),
+    Objective(
+        name="rdpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, wrong with probability eps",
+        loss="prefpipe.maths.losses.pairwise:rdpo_loss",
+        knobs=(beta_knob(0.1), FLIPPED),
+        formula="[ -(1 - eps) log sigma(d) + eps log sigma(-d) ] / (1 - 2 eps), d = s_w - s_l",
+        source="arXiv 2403.00409",
+        summary="dpo with noise corrected for: in the mean over wrong labels, dpo's loss on right ones",
+        monotone=True,
+    ),
+    Objective(
+        name="ipo", score="log_ratio", comparison="pair", target=f"{_POSITIVES} by 1 / (2 tau)",
+        loss="prefpipe.maths.losses.pairwise:ipo_loss",
+        knobs=(
+            Knob("tau", 0.1, "pull to the reference: the margin asked for is 1 / (2 tau)", above=0.0),
+            Knob("length_normalise", default=False, help="true: mean log-ratio a token, as TRL; false: the sum, as the paper"),
+        ),
+        formula="(d - 1 / (2 tau))^2, d = s_w - s_l, beta = 1",
+        source="arXiv 2310.12036",
+        summary="a margin of fixed size, no more: does not overfit pairs that always agree",
+    ),
+    Objective(
+        name="hinge", score="log_ratio", comparison="pair", target=f"{_POSITIVES} by 1",
+        loss="prefpipe.maths.losses.pairwise:hinge_loss",
+        knobs=(beta_knob(0.1),),
+        formula="max(0, 1 - (s_w - s_l))",
+        source="arXiv 2309.06657",
+        summary="pairs that are won by enough are left alone",
+        monotone=True,
+    ),
+    Objective(
+        name="simpo", score="mean_logp", comparison="pair", target=f"{_POSITIVES} by gamma",
+        loss="prefpipe.maths.losses.pairwise:simpo_loss",
+        knobs=(
+            beta_knob(2.5),
+            Knob("gamma", 1.375, "margin in units of the scores; papers quote gamma / beta (0.55)", at_least=0.0),
+        ),
+        formula="-log sigma(s_w - s_l - gamma)",
+        source="arXiv 2405.14734",
+        summary="pairs with a margin, no reference model, no length bias from summing",
+        monotone=True,
+    ),
+    Objective(
+        name="orpo", score="mean_logp", comparison="pair", target=f"{_POSITIVES} in odds, and the positives themselves",
+        loss="prefpipe.maths.losses.pairwise:orpo_loss",
+        knobs=(Knob("weight", 0.1, "weight of the odds ratio beside fine-tuning on the positives (lambda)", at_least=0.0),),
+        formula="-s_w - weight * log sigma(log odds_w - log odds_l), odds = P / (1 - P), P = e^s, beta = 1",
+        source="arXiv 2403.07691",
+        summary="fine-tuning and preferences at once, from a model that was not tuned before",
+        shift_invariant=False, monotone=True,
+    ),
+)  # fmt: skip
+
+_REWARD_HEAD = (
+    Objective(
+        name="bt", score="reward_head", comparison="pair", target=_POSITIVES,
+        loss="prefpipe.maths.losses.reward_head:bt_loss",
+        formula="-log sigma(s_w - s_l)",
+        source="arXiv 2203.02155",
+        summary="a reward model's baseline (Bradley-Terry)",
+        monotone=True,
+    ),
+    Objective(
+        name="bt-margin", score="reward_head", comparison="pair", target=f"{_POSITIVES} by a margin that ratings ask for",
+        loss="prefpipe.maths.losses.reward_head:bt_margin_loss",
+        knobs=(Knob("gamma", 1.0, "margin a unit of rating", at_least=0.0),),
+        formula="-log sigma(s_w - s_l - m), m = gamma * (r_w - r_l)",
+        source="arXiv 2307.09288",
+        summary="bt that asks for more where the ratings are farther apart",
+        reads_rewards=True, monotone=True,
+    ),
+    Objective(
+        name="mmpo-reward", score="reward_head", comparison="pair", target="reward margins",
+        loss="prefpipe.maths.losses.reward_head:mmpo_reward_loss",
+        knobs=(EVIDENCE,),
+        formula="-p log sigma(d) - (1-p) log sigma(-d), d = s_w - s_l, p = sigma(gamma * (r_w - r_l))",
+        source="arXiv 2410.03145",
+        summary="graded ratings as soft labels for a reward model",
+        reads_rewards=True,
+    ),
+)  # fmt: skip
+
+ALL_OBJECTIVES: dict[str, Objective] = {each.name: each for each in (*_GROUP, *_GRADED, *_PAIRWISE, *_REWARD_HEAD)}
+OBJECTIVES: dict[str, Objective] = {name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "policy"}
+REWARD_OBJECTIVES: dict[str, Objective] = {name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "reward head"}
+KNOB_NAMES: tuple[str, ...] = tuple(dict.fromkeys(knob.name for each in OBJECTIVES.values() for knob in each.knobs))
+"""The knobs that at least one policy objective has; each is a flag of ``prefpipe train``."""
 
 
 def find_objective(name: str) -> Objective:
@@ -199,9 +304,15 @@ def find_objective(name: str) -> Objective:
     Errors:
         UsageError: there is none.
     """
-    if name not in OBJECTIVES:
-        raise UsageError(f"unknown objective {name!r}", hint=f"choose one of {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name]
+    if name not in ALL_OBJECTIVES:
+        raise UsageError(f"unknown objective {name!r}", hint=f"choose one of {', '.join(ALL_OBJECTIVES)}")
+    return ALL_OBJECTIVES[name]
+
+
+def owners_of(knob_name: str, trains: str = "policy") -> list[tuple[str, Knob]]:
+    """Return the objectives that have a knob, with their own form of it."""
+    found = ((each, each.knob(knob_name)) for each in ALL_OBJECTIVES.values() if each.trains == trains)
+    return [(each.name, knob) for each, knob in found if knob is not None]
 
 
 def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str, KnobValue]:
@@ -217,51 +328,12 @@ def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str,
     for key, value in chosen.items():
         knob = objective.knob(key)
         if knob is None:
-            owners = [other.name for other in OBJECTIVES.values() if other.knob(key) is not None]
-            place = f"it belongs to {', '.join(owners)}" if owners else "no objective has it"
-            problems.append(f"{name} has no knob {key}: {place}")
+            owners = ", ".join(owner for owner, _ in owners_of(key, objective.trains))
+            problems.append(f"{name} has no knob {key}: {f'it belongs to {owners}' if owners else 'no objective has it'}")
         elif (problem := knob.problem(value)) is not None:
             problems.append(problem)
     if problems:
         names = ", ".join(knob.name for knob in objective.knobs)
-        raise UsageError("; ".join(problems), hint=f"the knobs of {name} are {names}")
+        hint = f"the knobs of {name} are {names}" if names else f"{name} has no knobs"
+        raise UsageError("; ".join(problems), hint=hint)
     return {knob.name: chosen.get(knob.name, knob.default) for knob in objective.knobs}
-
-
-def score_responses(
-    name: str,
-    policy: ResponseLogps,
-    reference_logps: Tensor | None,
-    mask: Tensor,
-    knobs: Mapping[str, KnobValue],
-) -> Tensor:
-    """Return the scores (P, R) that an objective compares, 0 where there is no response.
-
-    Args:
-        name: the objective.
-        policy: summed log-probabilities and token counts, each (P, R).
-        reference_logps: (P, R) under the reference policy; None for objectives without one.
-        mask: (P, R) bool, True where there is a response.
-        knobs: what ``resolve_knobs`` returned.
-
-    Errors:
-        UsageError: the objective needs a reference and none was given.
-    """
-    objective = find_objective(name)
-    values = policy.logps
-    if objective.needs_reference:
-        if reference_logps is None:
-            raise UsageError(
-                f"objective {name} compares the policy with a reference, and no reference log-probabilities were given",
-                hint="compute them with prefpipe.training.reference.reference_logps",
-            )
-        values = values - reference_logps
-    elif knobs.get("length_normalise", objective.score == "mean_logp"):
-        values = values / policy.n_tokens.clamp(min=1)  # 0 tokens only where there is no response
-    return torch.where(mask, float(knobs["beta"]) * values, torch.zeros_like(values))
-
-
-def group_losses(name: str, scores: Tensor, targets: Targets, knobs: Mapping[str, KnobValue]) -> Tensor:
-    """Return the loss of each prompt, (P,), for scores that ``score_responses`` made."""
-    objective = find_objective(name)
-    return objective.loss(scores, targets, **{key: knobs[key] for key in knobs if key not in _SCORE_KNOBS})

@@ -23,16 +23,24 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Output, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, StoppedEarly
-from prefpipe.maths.objectives import find_objective, resolve_knobs
+from prefpipe.maths.objectives import KNOB_NAMES, find_objective, resolve_knobs
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, weights_problem
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import reference_logps, share_prompts
-from prefpipe.training.groups import Group, Key, PreparedGroups, Response, prepare_groups, with_reference
+from prefpipe.training.groups import (
+    Group,
+    Key,
+    PreparedGroups,
+    Response,
+    prepare_groups,
+    require_reward_gaps,
+    with_reference,
+)
 from prefpipe.training.measures import describe_progress, mean_measures
-from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
+from prefpipe.training.policy import LoraSettings, Policy, end_token_ids, load_policy, model_card, save_policy
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation, training_arguments
 from prefpipe.training.tables import METRICS_FILE, POLICY, REFERENCE_FILE, read_reference, write_reference
 from prefpipe.training.trainer import GroupTrainer
@@ -89,11 +97,7 @@ def settings_of(config: TrainConfig) -> TrainSettings:
     Errors:
         UsageError: a knob that the objective does not have, or a bad value.
     """
-    names = ("beta", "gamma", "alpha", "deviation", "comparison")
-    given = {name: getattr(config, name) for name in names}
-    if not config.length_normalise:
-        given["length_normalise"] = False
-    knobs = resolve_knobs(config.objective, given)
+    knobs = resolve_knobs(config.objective, {name: getattr(config, name) for name in KNOB_NAMES})
     start = START_VALUES[config.objective]
     factor = LORA_LEARNING_RATE_FACTOR if config.lora_r else 1.0
     return TrainSettings(
@@ -242,8 +246,7 @@ class _Work:
         encoder = None
         if not fits:
             self.runtime.log("the stored token ids are of another tokenizer or chat template: conversations are tokenised again")
-            ends = policy.model.generation_config.eos_token_id
-            encoder = Encoder(policy.tokenizer, ends if isinstance(ends, list) else [ends])
+            encoder = Encoder(policy.tokenizer, sorted(end_token_ids(policy.model, policy.tokenizer)))
         self.rows = rows
         groups = groups_of(rows, encoder)
         self.prepared = prepare_groups(groups, max_length=self.config.max_length, on_too_long=self.config.on_too_long)
@@ -259,6 +262,8 @@ class _Work:
                 if too_long
                 else f"run `prefpipe inspect {self.config.groups}` for what select rejected",
             )
+        if find_objective(self.settings.objective).needs_reward_gaps:
+            require_reward_gaps(self.prepared.groups, self.settings.objective)
 
     def _share_prompts(self, policy: Policy) -> None:
         """Compute each prompt once a group, or say why it is computed once a response."""
@@ -338,8 +343,7 @@ def _open_output(config: TrainConfig, settings: TrainSettings, model: ModelFiles
     resolved = {
         name: getattr(settings, name) for name in ("learning_rate", "num_train_epochs", "global_batch_size", "warmup_ratio")
     }
-    knob_names = ("beta", "gamma", "alpha", "deviation", "comparison", "length_normalise")
-    identity = {name: value for name, value in config.identity().items() if name not in knob_names}
+    identity = {name: value for name, value in config.identity().items() if name not in KNOB_NAMES}
     record = RunRecord(
         stage=config.stage, schema=POLICY.tag, n_parts=1, context=dict(runtime.context),
         identity={"stage": config.stage, "version": config.VERSION, **identity, **resolved, "knobs": dict(settings.knobs),

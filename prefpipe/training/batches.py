@@ -4,21 +4,22 @@ Axes: P prompts (groups), R responses of a prompt, S sequences (the responses of
 gaps), T tokens. The response mask is made here and nowhere else.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from prefpipe.training.groups import Group
+from prefpipe.training.groups import Group, pairs_in
 from prefpipe.training.shared_prompt import n_packed_tokens, pack_groups, pieces_of
 
 Batch = dict[str, Any]
 """
-Packed: the row of `prefpipe.training.shared_prompt.pack_groups`. Padded: ``input_ids``, ``attention_mask``, ``response_mask``, (S, T),
-prompt then response, padded on the right. Either way:
+Packed: the row of `prefpipe.training.shared_prompt.pack_groups`. Padded: ``input_ids``, ``attention_mask``, ``response_mask``,
+(S, T), prompt then response, padded on the right. Either way:
 
+``ended``: (S,) bool, whether the response's last token is an end-of-sequence token.
 ``slots``: (P, R) int, row of ``input_ids`` of each response, -1 where a group has fewer than R.
 ``rewards``: (P, R) float32; ``positives``: (P, R) bool; ``ref_logps``: (P, R) float32, only with a reference.
 ``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
@@ -26,14 +27,19 @@ prompt then response, padded on the right. Either way:
 
 
 class GroupCollator:
-    """Make a batch of groups: packed, each prompt once, or padded, where ``pad_token_id`` may be any token, as it is masked."""
+    """Make a batch of groups: packed, each prompt once, or padded, where ``pad_token_id`` may be any token, as it is masked.
 
-    def __init__(self, pad_token_id: int, *, packed: bool = False) -> None:
+    ``end_token_ids``: the tokens that end a response; a response that does not end with one was cut off.
+    """
+
+    def __init__(self, pad_token_id: int, end_token_ids: Collection[int] = (), *, packed: bool = False) -> None:
         self.pad_token_id, self.packed = pad_token_id, packed
+        self.end_token_ids = frozenset(end_token_ids)
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         """Return the batch; see ``Batch`` for its tensors."""
         batch = pack_groups(groups) if self.packed else pad_sequences(_sequences(groups), self.pad_token_id)
+        batch["ended"] = self.ended(groups)
         width = max(len(group.responses) for group in groups)
         slots = torch.full((len(groups), width), -1)
         rewards = torch.zeros(len(groups), width)
@@ -52,6 +58,11 @@ class GroupCollator:
             batch["pairs"] = pairs_of(groups, width)
         has_reference = not bool(ref_logps.isnan().any())
         return batch | {"ref_logps": ref_logps} if has_reference else batch
+
+    def ended(self, groups: Sequence[Group]) -> Tensor:
+        """Return (S,) bool: which responses end with an end-of-sequence token."""
+        responses = [response.token_ids for group in groups for response in group.responses]
+        return torch.tensor([len(ids) > 0 and ids[-1] in self.end_token_ids for ids in responses])
 
 
 class BudgetCollator:
@@ -83,7 +94,8 @@ class BudgetCollator:
     def _batch(self, groups: Sequence[Group]) -> Batch:
         batch = self.collator(groups)
         if self.collator.packed and self._n_tokens(groups) > self.max_tokens and len(groups[0].responses) > 1:
-            batch["rows"] = [pack_groups([piece]) for piece in pieces_of(groups, self.max_tokens)]
+            pieces = [[piece] for piece in pieces_of(groups, self.max_tokens)]
+            batch["rows"] = [pack_groups(piece) | {"ended": self.collator.ended(piece)} for piece in pieces]
         return batch
 
 
@@ -95,14 +107,8 @@ def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
     pairs = torch.zeros(len(groups), width, width, dtype=torch.bool)
     for p, group in enumerate(groups):
         places = {response.sample_idx: r for r, response in enumerate(group.responses)}
-        is_named = any(response.beats is not None for response in group.responses)
-        for r, response in enumerate(group.responses):
-            if is_named:
-                losers = [places[idx] for idx in response.beats or () if idx in places]
-            else:
-                losers = [places[each.sample_idx] for each in group.responses
-                          if response.role == "positive" and each.role == "negative"]  # fmt: skip
-            pairs[p, r, losers] = True
+        for winner, loser in pairs_in(group):
+            pairs[p, places[winner.sample_idx], places[loser.sample_idx]] = True
     return pairs
 
 

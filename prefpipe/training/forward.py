@@ -25,32 +25,34 @@ from prefpipe.training.shared_prompt import (
 )
 
 
-def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> ResponseLogps:
-    """Return the summed log-probability and token count of each sequence's response.
+def sequence_logps(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, ended: Tensor | None = None
+) -> ResponseLogps:
+    """Return the summed log-probability and token count of each sequence's response, and the probability of its end.
 
     Args:
         model: a causal language model, wrapped for parallel training or not.
         input_ids: (S, T), padded on the right.
         attention_mask: (S, T), 0 at padding.
         response_mask: (S, T) bool; position 0 is never a response token, as nothing predicts it.
+        ended: (S,) bool, whether the response's last token is an end-of-sequence token; without it there is no ``end_probs``.
 
     Returns:
-        ``logps`` (S,) float32 and ``n_tokens`` (S,).
+        ``logps`` (S,) float32, ``n_tokens`` (S,) and ``end_probs`` (S,).
     """
     predicting = torch.zeros_like(response_mask)
     predicting[:, :-1] = response_mask[:, 1:]
     with _project_only(model, predicting):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits  # (N, V)
-    return sum_response_logps(token_logps(logits, input_ids[response_mask]), response_mask)
+    return sum_response_logps(token_logps(logits, input_ids[response_mask]), response_mask, ended)
 
 
 def packed_logps(model: nn.Module, packed: Mapping[str, Any]) -> ResponseLogps:
     """Return the summed log-probability and token count of each response of a packed row, each prompt computed once.
 
     Args:
-        model: a causal language model that `use_shared_prompts` has prepared, wrapped for parallel training or not.
-        packed: ``input_ids``, ``position_ids``, ``predictors``, ``labels``, ``response_mask`` and ``layout`` of
-            `prefpipe.training.shared_prompt.Packed`.
+        model: a causal language model that `share_prompts` has prepared, wrapped for parallel training or not.
+        packed: what `prefpipe.training.shared_prompt.pack_groups` returned, and ``ended`` (S,) where it is known.
 
     Returns:
         ``logps`` (S,) float32 and ``n_tokens`` (S,).
@@ -59,7 +61,7 @@ def packed_logps(model: nn.Module, packed: Mapping[str, Any]) -> ResponseLogps:
         logps = model(
             input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False, packed_layout=packed["layout"]
         ).logits  # (M, 1)
-    return sum_response_logps(logps[:, 0], packed["response_mask"])
+    return sum_response_logps(logps[:, 0], packed["response_mask"], packed.get("ended"))
 
 
 def group_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
@@ -68,17 +70,24 @@ def group_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
 
 
 def batch_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
-    """Return the log-probabilities of a batch's responses one after the other, each (S,), packed or padded as they come."""
+    """Return what a model says of a batch's responses one after the other, each (S,), packed or padded as they come."""
     if "layout" in batch:
         return packed_logps(model, batch)
-    return sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"])
+    return sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"], batch.get("ended"))
 
 
 def by_group(rows: Sequence[ResponseLogps], slots: Tensor) -> ResponseLogps:
     """Return responses that come one after the other as (P, R), 0 where ``slots`` (P, R) is -1."""
-    flat = ResponseLogps(*(torch.cat(columns) for columns in zip(*rows, strict=True)))
-    rows, exists = slots.clamp(min=0), slots >= 0
-    return ResponseLogps(*(torch.where(exists, values[rows], torch.zeros_like(values[rows])) for values in flat))
+    places, exists = slots.clamp(min=0), slots >= 0
+
+    def spread(columns: Sequence[Tensor]) -> Tensor:
+        values = torch.cat(list(columns))[places]
+        return torch.where(exists, values, torch.zeros_like(values))
+
+    ends = [row.end_probs for row in rows if row.end_probs is not None]
+    return ResponseLogps(
+        spread([row.logps for row in rows]), spread([row.n_tokens for row in rows]), spread(ends) if ends else None
+    )
 
 
 @torch.no_grad()
@@ -168,7 +177,7 @@ def reference_logps(
     model.eval()
     for keys, batch in batches(groups, pad_token_id, max_batch_tokens):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logps, n_tokens = batch_logps(model, to_device(batch, device))
+            logps, n_tokens, _ = batch_logps(model, to_device(batch, device))
         for key, logp, n in zip(keys, logps.tolist(), n_tokens.tolist(), strict=True):
             result[key] = (logp, n)
         advance(len(keys))

@@ -123,6 +123,34 @@ def with_reference(groups: Sequence[Group], reference: Mapping[Key, tuple[float,
     ]
 
 
+def pairs_in(group: Group) -> list[tuple[Response, Response]]:
+    """Return (winner, loser): the pairs that selection named, of responses that are still there, else positives x negatives."""
+    if any(response.beats is not None for response in group.responses):
+        places = {response.sample_idx: response for response in group.responses}
+        return [(winner, places[idx]) for winner in group.responses for idx in winner.beats or () if idx in places]
+    positives = [response for response in group.responses if response.role == "positive"]
+    negatives = [response for response in group.responses if response.role == "negative"]
+    return [(winner, loser) for winner in positives for loser in negatives]
+
+
+def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
+    """Refuse pairs whose winner is not rated above its loser, for an objective that takes the logarithm of the gap.
+
+    Errors:
+        UsageError: there is such a pair; it names the first and counts all.
+    """
+    pairs = [(group, winner, loser) for group in groups for winner, loser in pairs_in(group)]
+    without = [(group, winner, loser) for group, winner, loser in pairs if not winner.reward > loser.reward]
+    if without:
+        group, winner, loser = without[0]
+        raise UsageError(
+            f"{objective} takes the logarithm of the reward gap, and in {len(without)} of {len(pairs)} pairs the winner is not "
+            f"rated above the loser: in prompt {group.prompt_id} response {winner.sample_idx} has reward {winner.reward:g} and "
+            f"response {loser.sample_idx} has {loser.reward:g}",
+            hint="leave such pairs out with `prefpipe select --min-margin`, or train with mmpo or rpo, which can read them",
+        )
+
+
 def _with_reference(prompt_id: str, response: Response, reference: Mapping[Key, tuple[float, int]]) -> Response:
     logp, n_tokens = reference.get((prompt_id, response.sample_idx), (None, 0))
     place = f"response {response.sample_idx} of prompt {prompt_id}"

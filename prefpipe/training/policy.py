@@ -89,6 +89,12 @@ def load_policy(
     return Policy(_add_lora(model, lora), tokenizer, files)
 
 
+def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
+    """Return the tokens that end a response: the tokenizer's and those at which the model's generation stops."""
+    stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
+
+
 def turn_dropout_off(model: nn.Module) -> None:
     """Set every dropout probability of a model to 0: modules, and the attribute that attention functions read."""
     for module in model.modules():

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from prefpipe.errors import UsageError
-from prefpipe.maths.objectives import KnobValue
+from prefpipe.maths.knobs import KnobValue
 
 
 class StartValues(NamedTuple):
@@ -23,14 +23,27 @@ class StartValues(NamedTuple):
 
 START_VALUES = {
     "ampo": StartValues(4e-7, 128, 1.0, 0.1),
-    "mmpo": StartValues(5e-7, 64, 3.0, 0.3),
-    "dpo": StartValues(5e-7, 128, 1.0, 0.1),
-    "simpo": StartValues(1e-6, 128, 1.0, 0.1),
+    "refa": StartValues(4e-7, 128, 1.0, 0.1),
     "swepo": StartValues(5e-7, 128, 1.0, 0.1),
     "infonca": StartValues(5e-7, 128, 1.0, 0.1),
+    "nca": StartValues(5e-7, 32, 1.0, 0.1),
+    "plackett-luce": StartValues(5e-7, 128, 1.0, 0.1),
+    "mmpo": StartValues(5e-7, 64, 3.0, 0.3),
+    "odpo": StartValues(5e-7, 32, 1.0, 0.1),
+    "rpo": StartValues(5e-7, 128, 1.0, 0.1),
+    "dpo": StartValues(5e-7, 128, 1.0, 0.1),
+    "cdpo": StartValues(5e-7, 128, 1.0, 0.1),
+    "rdpo": StartValues(5e-7, 128, 1.0, 0.1),
+    "ipo": StartValues(5e-7, 128, 1.0, 0.1),
+    "hinge": StartValues(5e-7, 128, 1.0, 0.1),
+    "simpo": StartValues(1e-6, 128, 1.0, 0.1),
+    "orpo": StartValues(5e-6, 32, 5.0, 0.1),
 }
-"""ampo: Llama-3-8B-Instruct (Mistral-7B: 3e-7). simpo: Llama-3-8B-Instruct (Gemma-2-9B: 8e-7). mmpo: 7B (2B: 1e-5).
-dpo, swepo and infonca: no recipe of their own here; the batch of the others and DPO's customary learning rate (ours).
+"""ampo, refa: Llama-3-8B-Instruct (Mistral-7B: 3e-7). simpo: Llama-3-8B-Instruct (Gemma-2-9B: 8e-7). mmpo: 7B (2B: 1e-5).
+nca: the authors' batch, epochs and warm-up, and a tenth of their learning rate for QLoRA, so that with LoRA it is theirs.
+odpo: learning rate and batch of the authors' configuration; warm-up (ours), where theirs is 150 steps. orpo: the authors' script
+for Mistral-7B, which starts from a base model; warm-up (ours), where theirs is 200 steps.
+The others have no recipe of their own here: the batch of most and DPO's customary learning rate (ours).
 """
 
 

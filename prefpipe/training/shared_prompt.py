@@ -105,12 +105,17 @@ def pieces_of(groups: Sequence[Group], max_tokens: int) -> list[Group]:
 
 def trial_groups(n_vocabulary: int) -> list[Group]:
     """Return two small groups of arbitrary tokens, ragged, for comparing packed with plain computation."""
+
     def tokens(start: int, n: int) -> list[int]:
         return [(start * 7919 + place * 104729) % n_vocabulary for place in range(n)]
 
     shapes = ((5, (3, 4, 1)), (2, (6, 2)))
     return [
-        Group(str(p), tokens(p + 1, n_prompt), [Response(r, tokens(10 * p + r + 3, n), 0.0, "positive") for r, n in enumerate(lengths)])
+        Group(
+            str(p),
+            tokens(p + 1, n_prompt),
+            [Response(r, tokens(10 * p + r + 3, n), 0.0, "positive") for r, n in enumerate(lengths)],
+        )
         for p, (n_prompt, lengths) in enumerate(shapes)
     ]
 

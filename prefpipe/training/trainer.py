@@ -32,11 +32,12 @@ from transformers import (
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.logps import ResponseLogps
 from prefpipe.maths.losses import Targets
-from prefpipe.maths.objectives import group_losses, score_responses
+from prefpipe.maths.scores import group_losses, score_responses
 from prefpipe.training.batches import Batch, BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
 from prefpipe.training.forward import batch_logps, by_group, group_logps, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
 from prefpipe.training.measures import MEASURES, measure_groups
+from prefpipe.training.policy import end_token_ids
 from prefpipe.training.settings import TrainSettings
 
 
@@ -63,7 +64,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=BudgetCollator(GroupCollator(pad_token_id, packed=shares_prompts(model)), settings.max_batch_tokens),
+            data_collator=BudgetCollator(
+                GroupCollator(pad_token_id, end_token_ids(model, tokenizer), packed=shares_prompts(model)),
+                settings.max_batch_tokens,
+            ),
             train_dataset=GroupDataset(train_groups),
             eval_dataset=GroupDataset(eval_groups) if eval_groups else None,
             compute_metrics=_mean_measures,
@@ -148,13 +152,17 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _weights(
         self, batch: Batch, looked: Sequence[ResponseLogps], n_prompts: Any, shares: list[Tensor]
-    ) -> list[Tensor]:
-        """Return for each row the derivative of the loss's share to the log-probabilities of its responses."""
+    ) -> list[tuple[Tensor, ...]]:
+        """Return for each row the loss's derivatives to what the model says of its responses: log-probabilities, ends."""
         policy = by_group(looked, batch["slots"])
-        policy = policy._replace(logps=policy.logps.detach().requires_grad_())
-        self._count(batch, policy, n_prompts, shares).backward()
-        flat = policy.logps.grad[batch["slots"] >= 0]
-        return list(flat.split([len(row.logps) for row in looked]))
+        leaves = [policy.logps.detach().requires_grad_()]
+        if policy.end_probs is not None:
+            leaves.append(policy.end_probs.detach().requires_grad_())
+        named = dict(zip(("logps", "end_probs"), leaves, strict=False))
+        self._count(batch, policy._replace(**named), n_prompts, shares).backward()
+        exists, sizes = batch["slots"] >= 0, [len(row.logps) for row in looked]
+        columns = [(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)[exists].split(sizes) for leaf in leaves]
+        return list(zip(*columns, strict=True))
 
     def _count(self, batch: Batch, policy: ResponseLogps, n_prompts: Any, shares: list[Tensor]) -> Tensor:
         """Return the share of the step's mean loss, and keep it and the measures for the log."""
@@ -177,7 +185,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         name, knobs = self.settings.objective, self.settings.knobs
         targets = Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0, batch.get("pairs"))
         scores = score_responses(name, policy, batch.get("ref_logps"), targets.mask, knobs)
-        losses = group_losses(name, scores, targets, knobs)
+        losses = group_losses(name, scores, targets, knobs, policy)
         return measure_groups(losses, scores, policy, targets), losses
 
     def prediction_step(
@@ -209,10 +217,13 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             self.tokenizer.save_pretrained(output_dir or self.args.output_dir)
 
 
-def _weighted(model: nn.Module, row: Batch, weights: Tensor | None) -> Tensor:
-    """Return a row's log-probabilities, each times its weight, summed; with None, a pass that adds nothing."""
-    logps = batch_logps(model, row).logps
-    return (logps * weights).sum() if weights is not None else logps.sum() * 0.0
+def _weighted(model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) -> Tensor:
+    """Return what the model says of a row, each figure times its weight, summed; with None, a pass that adds nothing."""
+    found = batch_logps(model, row)
+    if weights is None:
+        return found.logps.sum() * 0.0
+    figures = [figure for figure in (found.logps, found.end_probs) if figure is not None]
+    return torch.stack([(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]).sum()
 
 
 def _group_logps_of(model: nn.Module, batch: Batch) -> ResponseLogps:

@@ -1,5 +1,7 @@
 """Token and response log-probabilities: equal to the definition, stable, and never a mean over nothing."""
 
+import math
+
 import pytest
 import torch
 
@@ -42,6 +44,21 @@ def test_a_response_is_the_sum_over_its_mask_and_nothing_else():
     assert result.logps.tolist() == [1 + 2, 4 + 8, 16]
     assert result.n_tokens.tolist() == [2, 2, 1]
     assert mean_logps(result).tolist() == [(1 + 2) / 2, (4 + 8) / 2, 16 / 1]
+
+
+def test_the_end_of_a_response_is_its_last_token_where_it_ended():
+    mask = torch.tensor([[False, True, True, False], [False, False, True, True], [True, False, False, False]])
+    ended = torch.tensor([True, False, True])
+    result = sum_response_logps(torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0]), mask, ended)
+    assert result.end_probs.tolist() == [pytest.approx(math.exp(-2)), 0, pytest.approx(math.exp(-16))]
+    assert sum_response_logps(torch.zeros(5), mask).end_probs is None
+
+
+def test_gradients_of_ends_reach_the_last_tokens_alone():
+    logps = torch.zeros(3, requires_grad=True)
+    mask = torch.tensor([[True, True, False], [False, False, True]])
+    sum_response_logps(logps, mask, torch.tensor([True, False])).end_probs.sum().backward()
+    assert logps.grad.tolist() == [0, 1, 0]
 
 
 def test_gradients_reach_every_token_of_the_sum():

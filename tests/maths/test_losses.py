@@ -1,159 +1,36 @@
-"""The losses: what holds for all of them, then the facts of each, against formulas written independently."""
+"""Facts of single losses: limits, optima, and what the published code gets wrong."""
 
 import math
+from decimal import Decimal, getcontext
 
 import pytest
 import torch
+from loss_groups import gradient_of, losses_of, make_groups
 
+from prefpipe.errors import UsageError
+from prefpipe.maths.logps import ResponseLogps
 from prefpipe.maths.losses import (
     Targets,
     ampo_loss,
+    bt_loss,
+    bt_margin_loss,
+    cdpo_loss,
     dpo_loss,
+    hinge_loss,
     infonca_loss,
+    ipo_loss,
     mmpo_loss,
+    mmpo_reward_loss,
+    nca_loss,
+    odpo_loss,
+    orpo_loss,
+    plackett_luce_loss,
+    rdpo_loss,
+    refa_loss,
+    rpo_loss,
     simpo_loss,
     swepo_loss,
 )
-from prefpipe.maths.objectives import OBJECTIVES, group_losses, resolve_knobs
-
-VARIANTS = {
-    "ampo": {},
-    "ampo-alpha": {"alpha": 0.7},
-    "ampo-absolute": {"alpha": 0.7, "deviation": "absolute"},
-    "mmpo": {},
-    "mmpo-group": {"comparison": "group"},
-    "mmpo-zero": {"gamma": 0.0},
-    "dpo": {},
-    "simpo": {},
-    "swepo": {},
-    "swepo-absolute": {"deviation": "absolute"},
-    "infonca": {},
-}
-ALL = pytest.mark.parametrize("variant", VARIANTS)
-
-
-def losses_of(variant, scores, targets):
-    name = variant.split("-")[0]
-    return group_losses(name, scores, targets, resolve_knobs(name, VARIANTS[variant]))
-
-
-def make_groups(n_prompts=6, n_responses=5, seed=0, scale=1.0):
-    """Random scores and rewards; one or two positives, at least one negative, some padding at the end of a row."""
-    generator = torch.Generator().manual_seed(seed)
-    scores = scale * torch.randn(n_prompts, n_responses, generator=generator, dtype=torch.float64)
-    rewards = scale * torch.randn(n_prompts, n_responses, generator=generator, dtype=torch.float64)
-    mask = torch.ones(n_prompts, n_responses, dtype=torch.bool)
-    for p in range(n_prompts):
-        mask[p, n_responses - p % 3 :] = False
-    positives = torch.zeros_like(mask)
-    positives[:, 0] = True
-    positives[::2, 1] = True
-    return scores, Targets(rewards, positives, mask)
-
-
-def gradient_of(variant, scores, targets):
-    scores = scores.clone().requires_grad_()
-    losses_of(variant, scores, targets).sum().backward()
-    return scores.grad
-
-
-def test_every_objective_of_the_table_is_in_these_property_tests():
-    assert {variant.split("-")[0] for variant in VARIANTS} == set(OBJECTIVES)
-
-
-@ALL
-def test_a_loss_is_one_number_a_prompt(variant):
-    scores, targets = make_groups()
-    assert losses_of(variant, scores, targets).shape == (6,)
-
-
-@ALL
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
-def test_values_and_gradients_are_finite_at_1e4(variant, dtype, signs):
-    scores = torch.tensor([[1e4, -1e4, 0.0, 1e4]], dtype=dtype) * signs[0]
-    rewards = torch.tensor([[1e4, -1e4, 1e4, 0.0]], dtype=dtype) * signs[1]
-    targets = Targets(rewards, torch.tensor([[True, False, False, False]]), torch.ones(1, 4, dtype=torch.bool))
-    assert torch.isfinite(losses_of(variant, scores, targets)).all()
-    assert torch.isfinite(gradient_of(variant, scores, targets)).all()
-
-
-@ALL
-@pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), -float("inf"), 1e4])
-def test_a_masked_response_is_as_good_as_removed(variant, rubbish):
-    scores, targets = make_groups()
-    short = Targets(targets.rewards[2:3, :3], targets.positives[2:3, :3], targets.mask[2:3, :3])
-    padded_scores, padded_rewards = scores[2:3].clone(), targets.rewards[2:3].clone()
-    padded_scores[0, 3:] = rubbish
-    padded_rewards[0, 3:] = rubbish
-    padded = Targets(padded_rewards, targets.positives[2:3], targets.mask[2:3])
-    torch.testing.assert_close(losses_of(variant, padded_scores, padded), losses_of(variant, scores[2:3, :3], short))
-    gradient = gradient_of(variant, padded_scores, padded)
-    torch.testing.assert_close(gradient[:, :3], gradient_of(variant, scores[2:3, :3], short))
-    assert (gradient[:, 3:] == 0).all()
-
-
-@ALL
-def test_the_order_of_responses_is_immaterial(variant):
-    scores, targets = make_groups()
-    order = torch.tensor([3, 0, 4, 2, 1])
-    permuted = Targets(*(values[:, order] for values in targets[:3]))
-    torch.testing.assert_close(losses_of(variant, scores[:, order], permuted), losses_of(variant, scores, targets))
-    torch.testing.assert_close(gradient_of(variant, scores[:, order], permuted), gradient_of(variant, scores, targets)[:, order])
-
-
-@ALL
-def test_prompts_do_not_see_each_other(variant):
-    scores, targets = make_groups()
-    alone = [losses_of(variant, scores[p : p + 1], Targets(*(values[p : p + 1] for values in targets[:3]))) for p in range(6)]
-    torch.testing.assert_close(losses_of(variant, scores, targets), torch.cat(alone))
-
-
-@ALL
-def test_a_constant_added_to_all_scores_changes_nothing(variant):
-    scores, targets = make_groups()
-    torch.testing.assert_close(losses_of(variant, scores + 3.25, targets), losses_of(variant, scores, targets))
-    torch.testing.assert_close(gradient_of(variant, scores, targets).sum(-1), torch.zeros(6, dtype=torch.float64))
-
-
-@ALL
-def test_a_constant_added_to_all_rewards_changes_nothing(variant):
-    scores, targets = make_groups()
-    shifted = targets._replace(rewards=targets.rewards + 100.0)
-    torch.testing.assert_close(losses_of(variant, scores, shifted), losses_of(variant, scores, targets))
-
-
-@ALL
-@pytest.mark.parametrize("mask", [[False, False, False], [True, False, False]], ids=["no response", "a single one"])
-def test_a_prompt_without_a_comparison_has_loss_and_gradient_zero(variant, mask):
-    scores = torch.tensor([[2.0, 5.0, -1.0]])
-    targets = Targets(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, False, False]]), torch.tensor([mask]))
-    assert losses_of(variant, scores, targets).tolist() == [0]
-    assert gradient_of(variant, scores, targets).tolist() == [[0, 0, 0]]
-
-
-@pytest.mark.parametrize("variant", ["ampo", "mmpo", "dpo", "simpo"])
-@pytest.mark.parametrize("positives", [[True, True], [False, False]], ids=["no negative", "no positive"])
-def test_objectives_that_read_roles_need_both(variant, positives):
-    targets = Targets(torch.tensor([[1.0, 2.0]]), torch.tensor([positives]), torch.ones(1, 2, dtype=torch.bool))
-    assert losses_of(variant, torch.tensor([[2.0, 5.0]]), targets).tolist() == [0]
-    assert gradient_of(variant, torch.tensor([[2.0, 5.0]]), targets).tolist() == [[0, 0]]
-
-
-@pytest.mark.parametrize("variant", ["swepo", "infonca", "mmpo-group"])
-def test_objectives_that_split_by_reward_do_not_read_roles(variant):
-    scores, targets = make_groups()
-    swapped = targets._replace(positives=~targets.positives)
-    assert losses_of(variant, scores, swapped).equal(losses_of(variant, scores, targets))
-
-
-@ALL
-def test_gradients_equal_finite_differences(variant):
-    scores, targets = make_groups(n_prompts=3)
-    assert torch.autograd.gradcheck(lambda values: losses_of(variant, values, targets), scores.requires_grad_())
-
-
-# --- facts of each objective -----------------------------------------------------------------------------------
 
 ONE_PAIR = torch.ones(1, 2, dtype=torch.bool)
 
@@ -199,7 +76,9 @@ def test_mmpo_with_gamma_zero_pulls_to_the_reference_and_is_not_dpo(margin):
     assert loss.item() == pytest.approx(-(math.log(sigma(margin)) + math.log(sigma(-margin))) / 2, rel=1e-6)
 
 
-def test_each_pair_of_mmpo_sees_its_own_target_and_not_the_mean_of_the_batch():
+@pytest.mark.parametrize("loss", [mmpo_reward_loss, lambda *given, gamma: mmpo_loss(*given, gamma=gamma, comparison="pair")],
+                         ids=["reward head", "policy"])  # fmt: skip
+def test_each_pair_of_mmpo_sees_its_own_target_and_not_the_mean_of_the_batch(loss):
     """The published reward-model loss broadcasts targets (B, 1) with margins (B,) to (B, B).
 
     Prompt by prompt, p is 0.9 and 0.1 at equal margins, so the gradients differ; the broadcast form gives both the mean 1/2.
@@ -207,7 +86,7 @@ def test_each_pair_of_mmpo_sees_its_own_target_and_not_the_mean_of_the_batch():
     logit = math.log(9)
     scores = torch.zeros(2, 2, requires_grad=True)
     targets = Targets(torch.tensor([[logit, 0.0], [-logit, 0.0]]), torch.tensor([[True, False]] * 2), ONE_PAIR.expand(2, 2))
-    losses = mmpo_loss(scores, targets, gamma=1.0, comparison="pair")
+    losses = loss(scores, targets, gamma=1.0)
     assert losses.shape == (2,)
     losses.sum().backward()
     assert scores.grad[:, 0].tolist() == [pytest.approx(0.5 - 0.9), pytest.approx(0.5 - 0.1)]
@@ -308,28 +187,212 @@ def test_simpo_is_dpo_shifted_by_its_margin(margin):
     assert loss.item() == pytest.approx(-math.log(sigma(margin - 1.375)), rel=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["ampo", "dpo", "simpo"])
-def test_loss_falls_as_the_positive_rises(variant):
-    losses = [losses_of(variant, pair_scores(margin), pair_targets()).item() for margin in (-2.0, 0.0, 1.0, 5.0)]
+# --- group losses ----------------------------------------------------------------------------------------------
+
+
+def test_refa_without_its_charge_is_ampo_to_the_last_bit():
+    groups, knobs = make_groups(), {"alpha": 0.7, "gamma": 3.0, "deviation": "signed"}
+    responses = ResponseLogps(groups.scores, groups.n_tokens, groups.end_probs)
+    plain = ampo_loss(groups.scores, groups.targets, **knobs)
+    assert refa_loss(groups.scores, groups.targets, responses, eos_weight=0.0, **knobs).equal(plain)
+
+
+def test_refa_charges_for_each_missing_token_by_the_probability_of_the_end():
+    """Lengths 4, 10, 7 and ends at 0.5, 0.9, cut off: 0.5 * 6 + 0.9 * 0 + 0 * 3 tokens."""
+    scores = torch.zeros(1, 3)
+    targets = Targets(scores, torch.tensor([[True, False, False]]), torch.ones(1, 3, dtype=torch.bool))
+    ends = torch.tensor([[0.5, 0.9, 0.0]], requires_grad=True)
+    knobs = {"alpha": 0.0, "gamma": 1.0, "deviation": "signed"}
+    loss = refa_loss(scores, targets, ResponseLogps(scores, torch.tensor([[4, 10, 7]]), ends), eos_weight=0.01, **knobs)
+    assert loss.item() == pytest.approx(math.log(3) + 0.01 * 0.5 * 6)
+    loss.sum().backward()
+    assert ends.grad.tolist() == [[pytest.approx(0.06), 0, pytest.approx(0.03)]]
+
+
+def test_refa_does_not_guess_how_responses_ended():
+    scores = torch.zeros(1, 2)
+    with pytest.raises(UsageError, match="refa reads the probability with which responses end"):
+        refa_loss(scores, pair_targets(), ResponseLogps(scores, torch.tensor([[4, 10]])),
+                  alpha=0.0, gamma=1.0, deviation="signed", eos_weight=0.01)  # fmt: skip
+
+
+def test_nca_is_least_where_each_score_is_the_log_of_its_share_times_the_number_of_responses():
+    rewards = torch.tensor([[1.0, 3.0, -2.0, 0.5]], dtype=torch.float64)
+    targets = Targets(rewards, torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool))
+    scores = (4 * torch.softmax(rewards / 0.5, -1)).log().requires_grad_()
+    nca_loss(scores, targets, alpha=0.5).sum().backward()
+    assert scores.grad.abs().max() < 1e-12
+
+
+def test_plackett_luce_on_two_responses_is_dpo():
+    scores, targets = pair_scores(0.8), pair_targets(0.1)
+    torch.testing.assert_close(plackett_luce_loss(scores, targets), dpo_loss(scores, targets))
+
+
+def test_plackett_luce_reads_the_order_of_the_rewards_and_not_their_distances():
+    groups = make_groups()
+    stretched = groups._replace(rewards=groups.rewards**3)
+    assert losses_of("plackett-luce", stretched).equal(losses_of("plackett-luce", groups))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_tied_responses_are_drawn_from_each_other_too_and_pull_to_equal_scores(first):
+    """Breslow: -log( e^a / (e^a + e^b + e^c) ) - log( e^b / (e^a + e^b + e^c) ), a and b tied above c."""
+    a, b, c = 0.3, -0.4, 1.0
+    scores = torch.tensor([[a, b, c] if first == 0 else [b, a, c]], requires_grad=True)
+    rewards = torch.tensor([[2.0, 2.0, -1.0]])
+    targets = Targets(rewards, rewards > 9, torch.ones(1, 3, dtype=torch.bool))
+    loss = plackett_luce_loss(scores, targets)
+    assert loss.item() == pytest.approx(2 * math.log(math.exp(a) + math.exp(b) + math.exp(c)) - a - b, rel=1e-6)
+    loss.sum().backward()
+    gradient = scores.grad[0].tolist()
+    assert gradient[first] > gradient[1 - first]  # the one that is ahead is pushed up less
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("margin", [-2.0, 0.0, 5.0])
+@pytest.mark.parametrize("loss", [cdpo_loss, rdpo_loss])
+def test_without_wrong_labels_cdpo_and_rdpo_are_dpo(loss, margin):
+    scores, targets = pair_scores(margin), pair_targets()
+    torch.testing.assert_close(loss(scores, targets, eps=0.0), dpo_loss(scores, targets))
+
+
+def test_cdpo_is_mmpo_with_the_same_probability_for_every_pair():
+    groups = make_groups()
+    rewards = math.log(0.9 / 0.1) * groups.positives
+    soft = mmpo_loss(groups.scores, groups.targets._replace(rewards=rewards), gamma=1.0, comparison="pair")
+    torch.testing.assert_close(cdpo_loss(groups.scores, groups.targets, eps=0.1), soft)
+
+
+@pytest.mark.parametrize("margin", [-2.0, 0.3, 5.0])
+def test_the_mean_of_rdpo_over_flipped_labels_is_dpo_on_right_ones(margin):
+    right, flipped = (rdpo_loss(pair_scores(d), pair_targets(), eps=0.2).item() for d in (margin, -margin))
+    expected = dpo_loss(pair_scores(margin), pair_targets()).item()
+    assert 0.8 * right + 0.2 * flipped == pytest.approx(expected, rel=1e-5)
+
+
+def test_ipo_is_zero_and_flat_at_its_margin():
+    scores = pair_scores(1 / (2 * 0.25))
+    loss = ipo_loss(scores, pair_targets(), tau=0.25)
+    loss.sum().backward()
+    assert loss.item() == 0
+    assert scores.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("margin", [1.0, 1.5, 40.0])
+def test_hinge_leaves_pairs_alone_that_are_won_by_one(margin):
+    scores = pair_scores(margin)
+    loss = hinge_loss(scores, pair_targets())
+    loss.sum().backward()
+    assert loss.item() == 0
+    assert scores.grad.abs().max() == 0
+
+
+def test_orpo_without_its_odds_is_fine_tuning_on_the_positive():
+    scores = torch.tensor([[-0.7, -1.3]], requires_grad=True)
+    loss = orpo_loss(scores, pair_targets(), weight=0.0)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(0.7)
+    assert scores.grad.tolist() == [[-1, 0]]
+
+
+@pytest.mark.parametrize("log_p", [-1e-9, -1e-4, -0.5, -30.0, -700.0])
+def test_the_odds_of_orpo_are_exact_at_both_ends(log_p):
+    """log(P / (1 - P)) = -log(e^{-log P} - 1), against decimals of 400 digits."""
+    getcontext().prec = 400
+    log_odds = float(-((-Decimal(log_p)).exp() - 1).ln())
+    scores = torch.tensor([[log_p, math.log(0.5)]], dtype=torch.float64, requires_grad=True)  # the odds of 0.5 are 1
+    loss = orpo_loss(scores, pair_targets(), weight=1.0)
+    assert loss.item() == pytest.approx(
+        -log_p + math.log1p(math.exp(-log_odds)) if log_odds > -600 else -log_p - log_odds, rel=1e-9
+    )
+    loss.sum().backward()
+    assert torch.isfinite(scores.grad).all()
+
+
+def test_a_certain_response_under_orpo_has_a_finite_loss_and_gradient():
+    scores = torch.zeros(1, 2, requires_grad=True)
+    loss = orpo_loss(scores, pair_targets(), weight=1.0)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(scores.grad).all()
+
+
+# --- graded pairs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", [0.1, 1.0, 7.0])
+def test_odpo_without_its_offset_is_dpo(quality):
+    scores, targets = pair_scores(0.4), pair_targets(quality)
+    torch.testing.assert_close(odpo_loss(scores, targets, alpha=0.0), dpo_loss(scores, targets))
+
+
+@pytest.mark.parametrize("gap", [0.0, -1.0, float("-1e30")])
+def test_odpo_of_a_gap_that_has_no_logarithm_is_zero_with_gradient_zero(gap):
+    """Training refuses such pairs before the first step; the formula itself must not make a NaN of them."""
+    scores = pair_scores(0.4)
+    loss = odpo_loss(scores, pair_targets(gap), alpha=1.0)
+    loss.sum().backward()
+    assert loss.tolist() == [0]
+    assert scores.grad.tolist() == [[0, 0]]
+
+
+def test_odpo_of_a_shrinking_gap_goes_to_zero():
+    losses = [odpo_loss(pair_scores(0.4), pair_targets(gap), alpha=1.0).item() for gap in (1.0, 1e-2, 1e-6)]
     assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 1e-6
 
 
-@pytest.mark.parametrize("variant", ["mmpo", "dpo", "simpo"])
-def test_named_pairs_replace_the_roles(variant):
-    """The mean over the named pairs alone, each as a group of two would give it; a pair with a masked response does not exist."""
-    scores = torch.tensor([[0.3, -1.0, 2.0, 7.0]], dtype=torch.float64)
-    rewards = torch.tensor([[3.0, 1.0, 2.0, 0.0]], dtype=torch.float64)
-    mask = torch.tensor([[True, True, True, False]])
-    pairs = torch.zeros(1, 4, 4, dtype=torch.bool)
-    for chosen, rejected in ((0, 2), (2, 1), (0, 3)):
-        pairs[0, chosen, rejected] = True
-    targets = Targets(rewards, torch.tensor([[True, False, False, False]]), mask, pairs)
+@pytest.mark.parametrize("form", ["squared", "forward-kl"])
+def test_rpo_is_zero_and_flat_where_the_score_margin_is_eta_times_the_reward_margin(form):
+    scores = pair_scores(0.7 * 2.0)
+    loss = rpo_loss(scores, pair_targets(2.0), eta=0.7, form=form)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(0, abs=1e-7)
+    assert scores.grad.abs().max() < 1e-6
 
-    def alone(chosen, rejected):
-        both = [chosen, rejected]
-        two = Targets(rewards[:, both], torch.tensor([[True, False]]), torch.ones(1, 2, dtype=torch.bool))
-        return losses_of(variant, scores[:, both], two)
 
-    torch.testing.assert_close(losses_of(variant, scores, targets), (alone(0, 2) + alone(2, 1)) / 2)
-    none = targets._replace(pairs=torch.zeros_like(pairs))
-    assert losses_of(variant, scores, none).tolist() == [0]
+@pytest.mark.parametrize("margin", [-2.0, 0.0, 1.0, 4.0])
+def test_the_forward_form_of_rpo_has_the_gradient_of_its_docstring(margin):
+    scores = pair_scores(margin)
+    rpo_loss(scores, pair_targets(2.0), eta=0.7, form="forward-kl").sum().backward()
+    assert scores.grad[0, 0].item() == pytest.approx(sigma(margin) * sigma(-margin) * (margin - 1.4), abs=1e-6)
+
+
+@pytest.mark.parametrize("margin", [-2.0, 0.0, 1.0, 4.0])
+def test_the_backward_form_of_rpo_is_mmpo_less_the_entropy_of_its_target(margin):
+    p, q = sigma(0.7 * 2.0), sigma(margin)
+    backward = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    entropy = -p * math.log(p) - (1 - p) * math.log(1 - p)
+    loss = mmpo_loss(pair_scores(margin), pair_targets(2.0), gamma=0.7, comparison="pair")
+    assert loss.item() - entropy == pytest.approx(backward, abs=1e-6)
+
+
+# --- reward heads ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("margin", [-3.0, 0.0, 2.0])
+def test_on_a_reward_head_a_huge_gamma_is_bradley_terry_and_gamma_zero_is_one_half(margin):
+    scores, targets = pair_scores(margin), pair_targets(1.0)
+    torch.testing.assert_close(mmpo_reward_loss(scores, targets, gamma=1e6), bt_loss(scores, targets))
+    half = -(math.log(sigma(margin)) + math.log(sigma(-margin))) / 2
+    assert mmpo_reward_loss(scores, targets, gamma=0.0).item() == pytest.approx(half, rel=1e-6)
+
+
+def test_a_margin_of_zero_is_bradley_terry_and_a_rating_more_asks_for_gamma_more():
+    scores = pair_scores(0.4)
+    torch.testing.assert_close(bt_margin_loss(scores, pair_targets(3.0), gamma=0.0), bt_loss(scores, pair_targets()))
+    expected = -math.log(sigma(0.4 - 3 / 3))
+    assert bt_margin_loss(scores, pair_targets(3.0), gamma=1 / 3).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["bt", "bt-margin", "mmpo-reward"])
+def test_pairs_of_a_reward_head_do_not_see_each_other(variant):
+    """(B, B) broadcasting would give every pair a gradient from every other: here each pair's is what it is alone."""
+    groups = make_groups(n_prompts=4, n_responses=3)
+    together = gradient_of(variant, groups)
+    alone = torch.cat([gradient_of(variant, groups.prompts(slice(p, p + 1))) for p in range(4)])
+    assert together.shape == groups.scores.shape
+    torch.testing.assert_close(together, alone)

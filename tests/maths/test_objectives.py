@@ -1,39 +1,98 @@
-"""The table: knobs only where they apply, scores by their kind, nothing undocumented."""
+"""The table: knobs only where they apply, nothing undocumented, readable without PyTorch."""
 
+import inspect
+import re
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import torch
 
+from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.objectives import OBJECTIVES, find_objective, resolve_knobs, score_responses
+from prefpipe.maths.objectives import (
+    ALL_OBJECTIVES,
+    KNOB_NAMES,
+    OBJECTIVES,
+    REWARD_OBJECTIVES,
+    SCORE_KNOBS,
+    find_objective,
+    resolve_knobs,
+)
+from prefpipe.maths.scores import loss_function
 
 DOCS = Path(__file__).parents[2] / "docs" / "objectives.md"
-MASK = torch.tensor([[True, True, False]])
-POLICY = ResponseLogps(torch.tensor([[-6.0, -20.0, 0.0]]), torch.tensor([[3, 10, 0]]))
-REFERENCE = torch.tensor([[-5.0, -22.0, 0.0]])
 
 
-def test_the_six_objectives_are_there():
-    assert set(OBJECTIVES) == {"ampo", "mmpo", "dpo", "simpo", "swepo", "infonca"}
+def test_the_objectives_are_there():
+    assert set(OBJECTIVES) == {
+        "ampo", "refa", "swepo", "infonca", "nca", "plackett-luce", "mmpo", "odpo", "rpo", "dpo", "cdpo", "rdpo", "ipo", "hinge",
+        "simpo", "orpo",
+    }  # fmt: skip
+    assert set(REWARD_OBJECTIVES) == {"bt", "bt-margin", "mmpo-reward"}
+    assert {**OBJECTIVES, **REWARD_OBJECTIVES} == ALL_OBJECTIVES
 
 
 def test_a_reference_is_needed_exactly_for_log_ratios():
-    assert {name for name, objective in OBJECTIVES.items() if not objective.needs_reference} == {"ampo", "simpo"}
+    assert {name for name, objective in OBJECTIVES.items() if not objective.needs_reference} == {"ampo", "refa", "simpo", "orpo"}
+    assert not any(objective.needs_reference for objective in REWARD_OBJECTIVES.values())
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ALL_OBJECTIVES)
+def test_a_row_says_what_the_algebra_asks(name):
+    row = ALL_OBJECTIVES[name]
+    assert row.score in {"log_ratio", "mean_logp", "reward_head"}
+    assert row.comparison in {"group", "pair"}
+    assert row.reads_roles or row.reads_rewards
+    assert all((row.target, row.formula, row.source, row.summary))
+
+
+@pytest.mark.parametrize("name", ALL_OBJECTIVES)
+def test_each_objective_is_one_documented_function_that_takes_its_knobs_and_no_others(name):
+    row, function = ALL_OBJECTIVES[name], loss_function(name)
+    assert function.__name__ == name.replace("-", "_") + "_loss"
+    own = [knob.name for knob in row.knobs if knob.name not in SCORE_KNOBS]
+    positional = ["scores", "targets", *(["responses"] if row.reads_ends else [])]
+    assert sorted(inspect.signature(function).parameters) == sorted([*positional, *own])
+    text = inspect.getdoc(function)
+    assert "Args:" in text
+    assert "Source:" in text
+    for identifier in re.findall(r"\d{4}\.\d{5}", row.source):
+        assert identifier in text
+    for knob in own:
+        assert f"{knob}:" in text, f"{name} does not describe its knob {knob}"
+
+
+@pytest.mark.parametrize("name", ALL_OBJECTIVES)
 def test_defaults_are_legal_values_of_their_knobs(name):
-    assert resolve_knobs(name, {}) == {knob.name: knob.default for knob in OBJECTIVES[name].knobs}
-    assert resolve_knobs(name, {knob.name: knob.default for knob in OBJECTIVES[name].knobs})
+    defaults = {knob.name: knob.default for knob in ALL_OBJECTIVES[name].knobs}
+    assert resolve_knobs(name, {}) == resolve_knobs(name, defaults) == defaults
+
+
+def test_defaults_of_the_first_six_objectives_are_what_they_were():
+    """A changed default is a changed number for an unchanged configuration."""
+    assert {name: resolve_knobs(name, {}) for name in ("ampo", "mmpo", "dpo", "simpo", "swepo", "infonca")} == {
+        "ampo": {"beta": 10.0, "gamma": 3.0, "alpha": 0.0, "deviation": "signed", "length_normalise": True},
+        "mmpo": {"beta": 0.01, "gamma": 1.1, "comparison": "pair"},
+        "dpo": {"beta": 0.1},
+        "simpo": {"beta": 2.5, "gamma": 1.375},
+        "swepo": {"beta": 0.1, "alpha": 1.0, "deviation": "signed"},
+        "infonca": {"beta": 0.1, "alpha": 1.0},
+    }
 
 
 def test_a_knob_that_the_objective_lacks_is_an_error_that_names_its_owners():
-    with pytest.raises(UsageError, match="dpo has no knob gamma: it belongs to ampo, mmpo, simpo") as caught:
+    with pytest.raises(UsageError, match=r"dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo$") as caught:
         resolve_knobs("dpo", {"gamma": 0.5})
     assert caught.value.hint == "the knobs of dpo are beta"
     assert caught.value.exit_code == 2
+
+
+def test_the_owners_of_a_knob_are_those_that_train_the_same_thing():
+    with pytest.raises(UsageError, match=r"bt has no knob gamma: it belongs to bt-margin, mmpo-reward$") as caught:
+        resolve_knobs("bt", {"gamma": 0.5})
+    assert caught.value.hint == "bt has no knobs"
 
 
 def test_a_knob_not_given_is_no_error():
@@ -54,7 +113,14 @@ def test_all_problems_are_reported_at_once():
         ("mmpo", {"comparison": "list"}, "comparison is 'list', not one of pair, group"),
         ("simpo", {"beta": "2"}, "beta is '2', not a finite number"),
         ("ampo", {"length_normalise": 1}, "length_normalise is 1, not true or false"),
-        ("dpo", {"tau": 1.0}, "dpo has no knob tau: no objective has it"),
+        ("dpo", {"lambda": 1.0}, "dpo has no knob lambda: no objective has it"),
+        ("rdpo", {"eps": 0.5}, "eps is 0.5, not below 0.5"),
+        ("cdpo", {"eps": -0.1}, "eps is -0.1, below 0"),
+        ("ipo", {"tau": 0.0}, "tau is 0.0, not above 0"),
+        ("ipo", {"beta": 0.1}, "ipo has no knob beta"),
+        ("orpo", {"beta": 0.1}, "orpo has no knob beta"),
+        ("rpo", {"form": "cubed"}, "form is 'cubed', not one of squared, forward-kl"),
+        ("refa", {"length_normalise": False}, "refa has no knob length_normalise: it belongs to ampo, ipo"),
     ],
 )
 def test_values_out_of_range_are_named(name, knobs, message):
@@ -62,38 +128,55 @@ def test_values_out_of_range_are_named(name, knobs, message):
         resolve_knobs(name, knobs)
 
 
+@pytest.mark.parametrize(
+    ("name", "knob", "words"),
+    [
+        ("rdpo", "eps", "at least 0 and below 0.5"),
+        ("ipo", "length_normalise", "true or false"),
+        ("rpo", "form", "squared or forward-kl"),
+        ("dpo", "beta", "above 0"),
+    ],
+)
+def test_a_knob_tells_its_range_in_words(name, knob, words):
+    assert ALL_OBJECTIVES[name].knob(knob).range == words
+
+
 def test_an_unknown_objective_lists_those_that_exist():
     with pytest.raises(UsageError, match="unknown objective 'kto'") as caught:
         find_objective("kto")
-    assert "ampo, mmpo, dpo" in caught.value.hint
+    assert "ampo, refa, swepo" in caught.value.hint
 
 
-def test_log_ratio_scores_are_beta_times_policy_minus_reference():
-    scores = score_responses("dpo", POLICY, REFERENCE, MASK, {"beta": 0.5})
-    assert scores.tolist() == [[0.5 * (-6 + 5), 0.5 * (-20 + 22), 0]]
+def test_every_knob_is_a_flag_of_train_and_no_flag_is_a_knob_that_nobody_has():
+    offered = {item.name for item in fields(TrainConfig)}
+    assert set(KNOB_NAMES) <= offered
+    for name in KNOB_NAMES:
+        (item,) = (item for item in fields(TrainConfig) if item.name == name)
+        assert item.default is None, "a default of the flag would be given to objectives without the knob"
+        owners = [objective.name for objective in OBJECTIVES.values() if objective.knob(name)]
+        text = item.metadata["help"]
+        assert text.endswith("(all but ipo and orpo)") if name == "beta" else all(owner in text for owner in owners)
 
 
-def test_mean_scores_are_beta_times_the_mean_a_token():
-    scores = score_responses("simpo", POLICY, None, MASK, {"beta": 2.0, "gamma": 0.0})
-    assert scores.tolist() == [[2 * -6 / 3, 2 * -20 / 10, 0]]
+def test_the_table_is_read_without_pytorch():
+    code = "import sys, prefpipe.maths.objectives; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_ampo_can_sum_instead_of_averaging():
-    knobs = resolve_knobs("ampo", {"length_normalise": False, "beta": 1.0})
-    assert score_responses("ampo", POLICY, None, MASK, knobs).tolist() == [[-6, -20, 0]]
-
-
-def test_a_missing_reference_is_an_error():
-    with pytest.raises(UsageError, match="objective mmpo compares the policy with a reference"):
-        score_responses("mmpo", POLICY, None, MASK, resolve_knobs("mmpo", {}))
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ALL_OBJECTIVES)
 def test_every_objective_and_knob_is_documented(name):
     text = DOCS.read_text(encoding="utf-8")
     section = text.split(f"## {name}\n", 1)[1].split("\n## ", 1)[0]
-    for knob in OBJECTIVES[name].knobs:
-        default = str(knob.default).lower() if isinstance(knob.default, bool) else f"{knob.default}"
-        assert f"| `{knob.name}` | {default} |" in section
-    for identifier in OBJECTIVES[name].source.removeprefix("arXiv ").split(", "):
+    for knob in ALL_OBJECTIVES[name].knobs:
+        assert f"| `{knob.name}` | {knob.shown_default} |" in section
+    for identifier in re.findall(r"\d{4}\.\d{5}", ALL_OBJECTIVES[name].source):
         assert identifier in section
+
+
+def test_the_overview_of_the_docs_is_the_table():
+    """One row an objective: score, what it compares, what it reads, whether it needs a reference."""
+    text = DOCS.read_text(encoding="utf-8")
+    for name, row in ALL_OBJECTIVES.items():
+        reads = " and ".join(word for word, does in (("roles", row.reads_roles), ("rewards", row.reads_rewards)) if does)
+        reference = "yes" if row.needs_reference else "no"
+        assert f"| [{name}](#{name}) | {row.score} | {row.comparison} | {reads} | {reference} |" in text

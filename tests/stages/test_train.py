@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import fields
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,6 @@ from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Shard, open_output
-from prefpipe.configs.train import OBJECTIVES as CHOICES
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
 from prefpipe.maths.objectives import OBJECTIVES
@@ -183,7 +183,7 @@ def test_missing_parts_are_refused_unless_allowed(tmp_path, model):
 
 
 def test_a_knob_of_another_objective_is_an_error(groups, model, tmp_path):
-    with pytest.raises(UsageError, match="dpo has no knob gamma: it belongs to ampo, mmpo, simpo"):
+    with pytest.raises(UsageError, match="dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo"):
         run(config_of(groups, tmp_path / "policy", objective="dpo", gamma=1.0), model)
     with pytest.raises(UsageError, match="dpo has no knob length_normalise"):
         run(config_of(groups, tmp_path / "policy", objective="dpo", length_normalise=False), model)
@@ -225,7 +225,50 @@ def test_start_values_follow_objective_and_lora(tmp_path):
 
 
 def test_the_flag_offers_every_objective():
-    assert set(CHOICES) == set(OBJECTIVES)
+    (item,) = (item for item in fields(TrainConfig) if item.name == "objective")
+    assert item.metadata["choices"] == tuple(OBJECTIVES)
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_length_normalise_has_the_start_value_of_the_objective_unless_given(tmp_path, given):
+    values = {"groups": tmp_path, "output": tmp_path, "model": "m", "length_normalise": given}
+    chosen = [train.settings_of(TrainConfig(objective=name, **values)).knobs["length_normalise"] for name in ("ampo", "ipo")]
+    assert chosen == ([True, False] if given is None else [given, given])
+
+
+@pytest.mark.parametrize(("name", "value"), [("eps", 0.2), ("length_normalise", True), ("form", "squared"), ("weight", 0.1)])
+def test_a_knob_of_another_objective_is_refused(tmp_path, name, value):
+    config = TrainConfig(groups=tmp_path, output=tmp_path, model="m", objective="dpo", **{name: value})
+    with pytest.raises(UsageError, match=f"dpo has no knob {name}: it belongs to "):
+        train.settings_of(config)
+
+
+def test_odpo_refuses_a_pair_without_a_reward_gap_before_the_reference_is_measured(tmp_path, model):
+    rows = [
+        [
+            row | {"reward": 4.0 if i == 1 and row["sample_idx"] == 2 else row["reward"]}
+            for i in range(2)
+            for row in rows_of(f"p{i}")
+        ]
+    ]
+    groups = write_groups(tmp_path / "groups", rows, [model.identity()])
+    message = r"in 1 of 6 pairs .* in prompt p1 response 0 has reward 4 and response 2 has 4"
+    with pytest.raises(UsageError, match=message) as caught:
+        run(config_of(groups, tmp_path / "policy", objective="odpo"), model)
+    assert "--min-margin" in caught.value.hint
+    assert not (tmp_path / "policy" / "reference.parquet").exists()
+
+
+def test_refa_trains_on_groups_whose_ends_it_sees(groups, model, tmp_path):
+    """The end-of-turn token is the last of every stored response; a price on ending early changes what is learnt."""
+    losses = {}
+    for price in (0.0, 1.0):
+        run(
+            config_of(groups, tmp_path / str(price), objective="refa", eos_weight=price, max_steps=1, num_train_epochs=None),
+            model,
+        )
+        losses[price] = pq.read_table(tmp_path / str(price) / "metrics.parquet")["loss"].to_pylist()
+    assert losses[1.0][0] > losses[0.0][0]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import torch
 from tiny_groups import make_group, make_groups
+from tiny_models import END_ID
 
 from prefpipe.training.batches import GlobalBatchSampler, GroupCollator, longest_sequence
 
@@ -36,6 +37,13 @@ def test_a_pad_token_inside_a_response_is_trained_on():
     group.responses[0] = group.responses[0]._replace(token_ids=[7, PAD])
     batch = GroupCollator(PAD)([group])
     assert batch["response_mask"][0].sum() == 2
+
+
+def test_a_response_ended_if_its_last_token_ends_responses():
+    group = make_group("p", lengths=(4, 6, 3))
+    group.responses[1] = group.responses[1]._replace(token_ids=group.responses[1].token_ids[:-1])  # cut off
+    assert GroupCollator(PAD, {END_ID})([group])["ended"].tolist() == [True, False, True]
+    assert GroupCollator(PAD)([group])["ended"].tolist() == [False, False, False]
 
 
 def test_references_travel_when_every_response_has_one():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_groups import make_group, make_groups
-from tiny_models import VOCAB_SIZE, tiny_config
+from tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from prefpipe.training.batches import GroupCollator, pad_sequences
@@ -27,13 +27,28 @@ def plain_logp(model, prompt, response):
 def test_a_batch_equals_one_sequence_at_a_time(model):
     groups = make_groups(4)
     batch = GroupCollator(0)(groups)
-    logps, n_tokens = group_logps(model, batch)
+    logps, n_tokens, _ = group_logps(model, batch)
     for p, group in enumerate(groups):
         for r, response in enumerate(group.responses):
             torch.testing.assert_close(logps[p, r], plain_logp(model, group.prompt_token_ids, response.token_ids))
             assert n_tokens[p, r] == len(response.token_ids)
         assert (logps[p, len(group.responses) :] == 0).all()
         assert (n_tokens[p, len(group.responses) :] == 0).all()
+
+
+def test_the_end_of_a_response_has_the_probability_of_its_last_token_and_zero_where_it_was_cut_off(model):
+    groups = make_groups(4)
+    groups[0].responses[1] = groups[0].responses[1]._replace(token_ids=groups[0].responses[1].token_ids[:-1])
+    _, _, end_probs = group_logps(model, GroupCollator(0, {END_ID})(groups))
+    for p, group in enumerate(groups):
+        for r, response in enumerate(group.responses):
+            ids = torch.tensor([[*group.prompt_token_ids, *response.token_ids]])
+            last = torch.softmax(model(ids).logits[0], -1)[-2, response.token_ids[-1]]
+            torch.testing.assert_close(end_probs[p, r], last if (p, r) != (0, 1) else torch.zeros(()))
+        assert (end_probs[p, len(group.responses) :] == 0).all()
+    end_probs.sum().backward()
+    assert model.lm_head.weight.grad.abs().max() > 0
+    model.zero_grad()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +87,7 @@ def test_other_architectures_agree_too(other):
     torch.manual_seed(1)
     model = other().eval()
     group = make_group("p")
-    logps, _ = group_logps(model, GroupCollator(0)([group]))
+    logps, _, _ = group_logps(model, GroupCollator(0)([group]))
     expected = torch.stack([plain_logp(model, group.prompt_token_ids, r.token_ids) for r in group.responses])
     torch.testing.assert_close(logps[0], expected)
 

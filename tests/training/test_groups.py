@@ -4,7 +4,7 @@ import pytest
 from tiny_groups import make_group, make_groups
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.training.groups import Fate, GroupDataset, prepare_groups, with_reference
+from prefpipe.training.groups import Fate, GroupDataset, pairs_in, prepare_groups, require_reward_gaps, with_reference
 
 
 def statuses(prepared):
@@ -118,3 +118,31 @@ def test_a_dataset_is_indexed_like_its_groups():
     dataset = GroupDataset(groups)
     assert len(dataset) == len(groups)
     assert dataset[3] is groups[3]
+
+
+def test_pairs_are_positives_with_negatives_or_those_named_that_are_still_there():
+    group = make_group("p", lengths=(4, 6, 3, 5), n_positive=2)
+
+    def places(group):
+        return [(winner.sample_idx, loser.sample_idx) for winner, loser in pairs_in(group)]
+
+    assert places(group) == [(0, 2), (0, 3), (1, 2), (1, 3)]
+    named = {0: [1, 7], 2: [3]}
+    group = group._replace(responses=[each._replace(beats=named.get(each.sample_idx)) for each in group.responses])
+    assert places(group) == [(0, 1), (2, 3)]  # 7 was left out
+
+
+@pytest.mark.parametrize("reward", [3.0, 4.0])
+def test_a_pair_whose_winner_is_not_rated_above_its_loser_is_refused_by_name(reward):
+    groups = [make_group("a"), make_group("b")]  # rewards 3, 2, 1
+    require_reward_gaps(groups, "odpo")
+    groups[1].responses[2] = groups[1].responses[2]._replace(reward=reward)
+    message = rf"odpo takes .* in 1 of 4 pairs .* in prompt b response 0 has reward 3 and response 2 has {reward:g}"
+    with pytest.raises(UsageError, match=message):
+        require_reward_gaps(groups, "odpo")
+
+
+def test_responses_that_meet_in_no_pair_may_tie():
+    group = make_group("p", lengths=(4, 6, 3), n_positive=1)
+    group.responses[2] = group.responses[2]._replace(reward=group.responses[1].reward)  # two negatives
+    require_reward_gaps([group], "odpo")

@@ -1,6 +1,7 @@
 """Policies load in the right precision and save as folders that transformers and peft read by themselves."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.errors import ModelError, UsageError
-from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy, turn_dropout_off
+from prefpipe.training.policy import LoraSettings, Policy, end_token_ids, load_policy, model_card, save_policy, turn_dropout_off
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 IDS = torch.tensor([[5, 60, 70, 80]])
@@ -168,3 +169,10 @@ def test_the_card_names_the_base_and_the_settings(base, adapter):
     assert "A LoRA adapter trained by prefpipe from `org/tiny`." in card
     assert "| beta | 10.0 |" in card
     assert "an adapter of org/tiny" in model_card(Policy(policy.model, policy.tokenizer, None), adapter, {})
+
+
+@pytest.mark.parametrize(("stops", "expected"), [(7, {3, 7}), ([7, 8], {3, 7, 8}), (None, {3})])
+def test_responses_end_with_the_tokenizers_end_or_where_generation_stops(stops, expected):
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=stops))
+    assert end_token_ids(model, SimpleNamespace(eos_token_id=3)) == expected
+    assert end_token_ids(torch.nn.Linear(1, 1), SimpleNamespace(eos_token_id=None)) == set()

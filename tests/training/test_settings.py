@@ -46,3 +46,17 @@ def test_a_value_the_trainer_refuses_is_an_error_for_people(tmp_path):
 
 def test_every_objective_has_start_values():
     assert set(START_VALUES) == set(OBJECTIVES)
+
+
+def test_start_values_of_the_first_six_objectives_are_what_they_were():
+    assert {name: START_VALUES[name] for name in ("ampo", "mmpo", "dpo", "simpo", "swepo", "infonca")} == {
+        "ampo": (4e-7, 128, 1.0, 0.1), "mmpo": (5e-7, 64, 3.0, 0.3), "dpo": (5e-7, 128, 1.0, 0.1), "simpo": (1e-6, 128, 1.0, 0.1),
+        "swepo": (5e-7, 128, 1.0, 0.1), "infonca": (5e-7, 128, 1.0, 0.1),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_start_values_are_documented(name, repository):
+    rate, batch, passes, warmup = START_VALUES[name]
+    text = (repository / "docs" / "objectives.md").read_text(encoding="utf-8")
+    assert f"| `{name}` | {rate:.0e} | {batch} | {passes:g} | {warmup} | " in text

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_groups import make_group, make_groups
-from tiny_models import VOCAB_SIZE, tiny_config
+from tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -36,15 +36,22 @@ def lora():
 
 def gpt2():
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCAB_SIZE, n_positions=64, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
+        GPT2Config(
+            vocab_size=VOCAB_SIZE, n_positions=64, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0
+        )
     )
 
 
 def qwen2():
     return Qwen2ForCausalLM(
         Qwen2Config(
-            vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, tie_word_embeddings=True,
+            vocab_size=VOCAB_SIZE,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=True,
         )  # fmt: skip
     )
 
@@ -55,9 +62,9 @@ MODELS = pytest.mark.parametrize("make", [llama, lora, gpt2, qwen2], ids=lambda 
 def results(model, batch):
     """Log-probabilities, counts, and the gradients of a weighted sum of the former."""
     model.zero_grad()
-    logps, n_tokens = group_logps(model, batch)
+    logps, n_tokens, ends = group_logps(model, batch)
     weights = torch.linspace(-1.0, 2.0, logps.numel()).reshape(logps.shape)
-    (logps * weights).sum().backward()
+    (logps * weights + ends * weights.flip(0)).sum().backward()
     return logps.detach(), n_tokens, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -74,13 +81,13 @@ def both(make, groups, *, checkpointing=False):
     """Compute groups padded and packed with one model, in float32."""
     torch.manual_seed(0)
     model = make().train()
-    expected = results(model, GroupCollator(0, packed=False)(groups))
+    expected = results(model, GroupCollator(0, [END_ID], packed=False)(groups))
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if hasattr(model, "enable_input_require_grads"):
             model.enable_input_require_grads()
     (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation(ATTENTION)
-    return results(model, GroupCollator(0, packed=True)(groups)), expected
+    return results(model, GroupCollator(0, [END_ID], packed=True)(groups)), expected
 
 
 @MODELS
@@ -117,7 +124,7 @@ def test_a_response_sees_its_prompt_and_itself_alone():
 
     def logps(changed):
         with torch.no_grad():
-            return group_logps(model, GroupCollator(0, packed=True)(changed)).logps
+            return group_logps(model, GroupCollator(0, [END_ID], packed=True)(changed)).logps
 
     before = logps(groups)
     other = groups[0].responses[1]._replace(token_ids=[9, 9, 9, 9, 9])

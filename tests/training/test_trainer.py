@@ -30,7 +30,15 @@ def make_model(**changes):
 
 
 def make_trainer(
-    folder, objective="simpo", model=None, groups=None, callbacks=(), eval_groups=(), knobs=None, save=False, shared_prompt=True,
+    folder,
+    objective="simpo",
+    model=None,
+    groups=None,
+    callbacks=(),
+    eval_groups=(),
+    knobs=None,
+    save=False,
+    shared_prompt=True,
     **changes,
 ):
     model = model if model is not None else make_model()
@@ -117,7 +125,7 @@ def test_the_gradient_is_that_of_the_mean_loss_written_out(tmp_path):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_learns_to_prefer_what_it_should(tmp_path, objective):
-    knobs = {"beta": 1.0} if OBJECTIVES[objective].needs_reference else {}
+    knobs = {"beta": 1.0} if OBJECTIVES[objective].needs_reference and OBJECTIVES[objective].knob("beta") else {}
     trainer = make_trainer(tmp_path, objective, max_steps=12, global_batch_size=8, learning_rate=3e-3, knobs=knobs)
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
@@ -137,7 +145,7 @@ def test_dpo_starts_at_log_two_with_margins_zero(tmp_path):
 def test_a_row_has_the_means_over_the_step_and_its_counts(tmp_path):
     groups = make_groups(4)
     trainer = make_trainer(tmp_path, groups=groups)
-    logps, n_tokens = group_logps(trainer.model, GroupCollator(0, packed=True)(groups))
+    logps, n_tokens, _ = group_logps(trainer.model, GroupCollator(0, packed=True)(groups))
     trainer.train()
     row = trainer.state.log_history[0]
     chosen = sum((logps[p, 0] / n_tokens[p, 0]).item() for p in range(4)) / 4
@@ -199,7 +207,7 @@ def test_a_checkpoint_is_a_whole_model_with_tokenizer_and_template(tmp_path):
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= names
 
 
-@pytest.mark.parametrize("objective", ["simpo", "mmpo", "ampo"])
+@pytest.mark.parametrize("objective", ["simpo", "mmpo", "ampo", "refa"])
 @pytest.mark.parametrize("max_batch_tokens", [1, 20, 45])
 def test_groups_that_span_micro_batches_have_the_gradient_of_one_batch(tmp_path, objective, max_batch_tokens):
     """One token: every response a row of its own, in two passes. 45: some groups whole, some in pieces."""

@@ -1,0 +1,37 @@
+r"""Losses over groups of responses, one function an objective.
+
+Every loss takes ``scores`` (P, R), P prompts with up to R responses each, and ``targets``, what the scores are
+compared with; it returns one loss per prompt, (P,). Nothing here knows models, reference policies or beta:
+``prefpipe.maths.scores`` makes the scores, ``prefpipe.maths.objectives`` holds the table.
+
+group: a softmax over the whole group. pairwise: a loss of the score difference of a positive and a negative. graded: the
+same with the reward difference as the target. reward_head: for the scores of a reward model. masked: what they share.
+
+What holds for all of them:
+
+- Entries outside ``targets.mask`` do not exist. They change neither loss nor gradient, NaN included.
+- A prompt that offers no comparison (no positive or no negative, or a single response) has loss 0 and gradient 0.
+- Losses and gradients are finite for scores and rewards of any size that float32 holds comfortably (tested at
+  1e4): softmax by ``logsumexp``, logistic terms by ``softplus``.
+- The order of responses is immaterial, and a constant added to all rewards of a prompt changes nothing.
+- A constant added to all scores of a prompt changes nothing, except under ``nca`` and ``orpo``, which look at scores one by one.
+
+Pairs. A pairwise loss on a group is the mean over all pairs (positive, negative) of the group, or over those that
+``targets.pairs`` names, so a group of 1 and k gives k pairs that share one positive, and each prompt weighs the same
+whatever its k **(ours)**: the papers have one pair a prompt, where the rule is the paper's. Roles, not rewards, say which
+of the two should win; where rewards tie, ``dpo`` and its like still follow the roles (dropping ties belongs to selection).
+The losses that let rewards order the responses say so: ``swepo``, ``infonca``, ``nca``, ``plackett-luce`` and the group form
+of ``mmpo`` read no roles; ``mmpo``, ``rpo`` and ``mmpo-reward`` take pairs from the roles and their order from the rewards.
+"""
+
+from prefpipe.maths.losses.graded import mmpo_loss, odpo_loss, rpo_loss
+from prefpipe.maths.losses.group import ampo_loss, infonca_loss, nca_loss, plackett_luce_loss, refa_loss, swepo_loss
+from prefpipe.maths.losses.masked import Targets
+from prefpipe.maths.losses.pairwise import cdpo_loss, dpo_loss, hinge_loss, ipo_loss, orpo_loss, rdpo_loss, simpo_loss
+from prefpipe.maths.losses.reward_head import bt_loss, bt_margin_loss, mmpo_reward_loss
+
+__all__ = [
+    "Targets", "ampo_loss", "bt_loss", "bt_margin_loss", "cdpo_loss", "dpo_loss", "hinge_loss", "infonca_loss", "ipo_loss",
+    "mmpo_loss", "mmpo_reward_loss", "nca_loss", "odpo_loss", "orpo_loss", "plackett_luce_loss", "rdpo_loss", "refa_loss",
+    "rpo_loss", "simpo_loss", "swepo_loss",
+]  # fmt: skip

@@ -1,0 +1,85 @@
+"""From log-probabilities to scores, and from scores to the loss of an objective."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+
+import torch
+from torch import Tensor
+
+from prefpipe.errors import UsageError
+from prefpipe.maths.knobs import KnobValue
+from prefpipe.maths.logps import ResponseLogps
+from prefpipe.maths.losses.masked import Targets
+from prefpipe.maths.objectives import SCORE_KNOBS, find_objective
+
+
+@cache
+def loss_function(name: str) -> Callable[..., Tensor]:
+    """Return the function of an objective: ``loss(scores (P, R), targets, **knobs)`` gives (P,).
+
+    Errors:
+        UsageError: there is no such objective.
+    """
+    module, _, function = find_objective(name).loss.partition(":")
+    found: Callable[..., Tensor] = getattr(import_module(module), function)
+    return found
+
+
+def score_responses(
+    name: str,
+    policy: ResponseLogps,
+    reference_logps: Tensor | None,
+    mask: Tensor,
+    knobs: Mapping[str, KnobValue],
+) -> Tensor:
+    """Return the scores (P, R) that a policy objective compares, 0 where there is no response.
+
+    Args:
+        name: the objective.
+        policy: summed log-probabilities and token counts, each (P, R).
+        reference_logps: (P, R) under the reference policy; None for objectives without one.
+        mask: (P, R) bool, True where there is a response.
+        knobs: what ``resolve_knobs`` returned.
+
+    Errors:
+        UsageError: the objective needs a reference and none was given, or it scores with a reward head.
+    """
+    objective = find_objective(name)
+    if objective.trains != "policy":
+        raise UsageError(f"objective {name} compares the scores of a reward head, not log-probabilities")
+    values = policy.logps
+    if objective.needs_reference:
+        if reference_logps is None:
+            raise UsageError(
+                f"objective {name} compares the policy with a reference, and no reference log-probabilities were given",
+                hint="compute them with prefpipe.training.forward.reference_logps",
+            )
+        values = values - reference_logps
+    if knobs.get("length_normalise", objective.score == "mean_logp"):
+        values = values / policy.n_tokens.clamp(min=1)  # 0 tokens only where there is no response
+    return torch.where(mask, float(knobs.get("beta", 1.0)) * values, torch.zeros_like(values))
+
+
+def group_losses(
+    name: str, scores: Tensor, targets: Targets, knobs: Mapping[str, KnobValue], policy: ResponseLogps | None = None
+) -> Tensor:
+    """Return the loss of each prompt, (P,).
+
+    Args:
+        name: the objective.
+        scores: (P, R), what ``score_responses`` made, or the outputs of a reward head.
+        targets: what the scores are compared with.
+        knobs: what ``resolve_knobs`` returned.
+        policy: what ``score_responses`` got; only objectives with ``reads_ends`` look at it.
+
+    Errors:
+        UsageError: the objective reads how responses end, and ``policy`` does not say.
+    """
+    objective = find_objective(name)
+    of_loss = {key: value for key, value in knobs.items() if key not in SCORE_KNOBS}
+    if not objective.reads_ends:
+        return loss_function(name)(scores, targets, **of_loss)
+    if policy is None:
+        raise UsageError(f"objective {name} reads how responses end, and no log-probabilities were given")
+    return loss_function(name)(scores, targets, policy, **of_loss)
