@@ -91,7 +91,7 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
         raise UsageError(f"{strategy} keeps {n_positives} positive, got positives={positives}",
                          hint="use top-bottom for several positives")  # fmt: skip
     temperature: Any = options.get("weight_temperature", "paper")
-    is_number = isinstance(temperature, Real) and not isinstance(temperature, bool) and 0.0 < float(temperature) < np.inf
+    is_number = isinstance(temperature, Real) and temperature is not True and 0.0 < float(temperature) < np.inf
     threshold = options.get("near_duplicates")
     checks = (
         (k >= 1, f"k is {k}; at least 1 negative is needed"),
@@ -114,7 +114,7 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
 
 def _refuse_kinds(values: Mapping[str, Any], kind: Any, words: str) -> None:
     for name, value in values.items():
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or value is True or value is False:
             raise UsageError(f"{name} is {value!r}; it is {words}")
 
 
