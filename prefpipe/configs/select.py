@@ -8,6 +8,7 @@ from prefpipe.configs.options import PartwiseConfig, option
 
 STRATEGIES = ("opt-select", "coreset", "bottom-k", "random", "best-worst", "top-bottom", "best-random", "all")
 NEED_EMBEDDINGS = ("opt-select", "coreset")
+NO_K = ("best-worst", "best-random", "all")
 PAIR_RULES = ("positive-negative", "best-worst", "best-random", "all-ordered", "adjacent")
 _ONE_STRATEGY = {
     "weight_temperature": ("opt-select", "paper"), "cover": ("opt-select", "negatives"), "time_limit": ("opt-select", 10.0),
@@ -74,6 +75,7 @@ class SelectConfig(PartwiseConfig):
             (self.min_margin >= 0, f"--min-margin must be 0 or more, not {self.min_margin}"),
             (self.weight_temperature in ("paper", "auto") or _is_positive(self.weight_temperature),
              f"--weight-temperature must be paper, auto or a number above 0, not {self.weight_temperature}"),
+            (self.k == 7 or self.strategy not in NO_K, f"--k does not apply to --strategy {self.strategy}"),
             (self.n_init >= 1, f"--n-init must be 1 or more, not {self.n_init}"),
             (self.time_limit > 0, f"--time-limit must be above 0, not {self.time_limit}"),
             (self.max_pairs is None or self.max_pairs >= 1, f"--max-pairs must be 1 or more, not {self.max_pairs}"),
@@ -97,6 +99,7 @@ class SelectConfig(PartwiseConfig):
         idle = {
             name for name, (strategy, _) in _ONE_STRATEGY.items() if self.strategy != strategy and not self._scales_coverage(name)
         }
+        idle |= {"k"} if self.strategy in NO_K else set()
         return {name: value for name, value in super().identity().items() if name not in idle}
 
 

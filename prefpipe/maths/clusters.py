@@ -124,9 +124,9 @@ def _start(
         nearest[i] = squared_NN[centre, i]
         potential += nearest[i]
     for cluster in range(1, k):
-        best_potential, best_centre = np.inf, -1
+        best_potential, best_centre = np.inf, 0
         for _ in range(n_trials):
-            threshold, candidate, total = draw_share(state) * potential, -1, 0.0
+            threshold, candidate, total = draw_share(state) * potential, 0, 0.0
             for i in range(n_points):
                 total += nearest[i]
                 if nearest[i] > 0.0:

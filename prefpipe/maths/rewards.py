@@ -84,11 +84,13 @@ def standardise(values_R: np.ndarray) -> np.ndarray:
     A spread within rounding (1e-12 of the largest value) is none and gives zeros. What is not finite becomes NaN.
     """
     is_finite = np.isfinite(values_R)
-    finite = np.where(is_finite, values_R, 0.0)
+    largest = np.abs(np.where(is_finite, values_R, 0.0)).max(axis=-1, keepdims=True, initial=0.0)
+    # in units of the largest, so that squares of huge values stay numbers
+    finite = np.where(is_finite, values_R, 0.0) / np.where(largest > 0.0, largest, 1.0)
     n_finite = np.maximum(is_finite.sum(axis=-1, keepdims=True), 1)
     centred = np.where(is_finite, finite - finite.sum(axis=-1, keepdims=True) / n_finite, 0.0)
     spread = np.sqrt(np.square(centred).sum(axis=-1, keepdims=True) / n_finite)
-    is_flat = spread <= 1e-12 * np.abs(finite).max(axis=-1, keepdims=True, initial=0.0)
+    is_flat = spread <= 1e-12
     scores = np.where(is_flat, 0.0, centred / np.where(is_flat, 1.0, spread))
     return np.where(is_finite, scores, np.nan)
 

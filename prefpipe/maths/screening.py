@@ -119,45 +119,53 @@ def _mark_copies(
                     break
 
 
+def count_positives(usable_PR: np.ndarray, positives: int) -> np.ndarray:
+    """Return (P,) how many positives each prompt has: ``positives``, or one fewer than its usable candidates."""
+    return np.asarray(np.maximum(np.minimum(positives, usable_PR.sum(axis=1) - 1), 0))
+
+
 def mask_low_margins(rewards_PR: np.ndarray, mask_PR: np.ndarray, *, min_margin: float, positives: int = 1) -> np.ndarray:
     """Return (P, R) which usable candidates are too close to the positives to be negatives.
 
-    The positives are the ``positives`` highest rewards of ``mask_PR``, ties to the lower index, as in
+    The positives are the `count_positives` highest rewards of ``mask_PR``, ties to the lower index, as in
     `prefpipe.maths.selection`. Any other usable candidate i has margin ``min(r of positives) - r_i`` and is usable only with a
-    margin of at least ``min_margin``. Zero, as in the papers, changes nothing; any number above zero keeps candidates tied with a
-    positive out of the negatives.
+    margin of at least ``min_margin``. Zero, as in the papers, changes nothing; any number above zero keeps candidates tied
+    with a positive out of the negatives. A prompt may be left with positives alone: `pool_verdicts` names it.
     """
     if not min_margin >= 0.0:
         raise UsageError(f"min_margin is {min_margin}; it is >= 0")
-    if rewards_PR.size == 0:
+    if rewards_PR.size == 0 or min_margin == 0.0:
         return np.zeros(mask_PR.shape, dtype=bool)
     best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
-    last_positive_P1 = best_first_PR[:, [min(positives, rewards_PR.shape[1]) - 1]]
+    n_positives_P1 = count_positives(mask_PR, positives)[:, None]
+    last_positive_P1 = np.take_along_axis(best_first_PR, np.maximum(n_positives_P1 - 1, 0), axis=1)
     floor_P1 = np.take_along_axis(rewards_PR, last_positive_P1, axis=1)
     is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
-    np.put_along_axis(is_positive_PR, best_first_PR[:, :positives], True, axis=1)
+    np.put_along_axis(is_positive_PR, best_first_PR, np.arange(mask_PR.shape[1])[None] < n_positives_P1, axis=1)
     with np.errstate(over="ignore"):
         is_close_PR = floor_P1 - rewards_PR < min_margin
-    has_others_P1 = (mask_PR.sum(axis=1) > positives)[:, None]
-    return np.asarray(mask_PR & ~is_positive_PR & is_close_PR & has_others_P1)
+    return np.asarray(mask_PR & ~is_positive_PR & is_close_PR & (n_positives_P1 > 0))
 
 
-def pool_verdicts(rewards_PR: np.ndarray, is_there_PR: np.ndarray, usable_PR: np.ndarray, kept_PR: np.ndarray) -> np.ndarray:
+def pool_verdicts(
+    rewards_PR: np.ndarray, is_there_PR: np.ndarray, usable_PR: np.ndarray, kept_PR: np.ndarray, *, positives: int = 1
+) -> np.ndarray:
     """Return for each prompt None if it can be selected from, else why not, as objects (P,).
 
     - ``no_rewards``: there are candidates, and not one has a finite reward;
     - ``too_few_candidates``: fewer than two are usable, margins aside;
     - ``tie``: all usable rewards are equal, so nothing says which response is better;
-    - ``low_margin``: margins left fewer than two.
+    - ``low_margin``: margins left no negative beside the positives.
 
     Args:
         rewards_PR: float, anything where nothing is.
         is_there_PR: bool, the candidates of each prompt, unusable ones included.
         usable_PR: bool, those without a flaw, margins aside.
         kept_PR: bool, those of them that the margin leaves.
+        positives: positives wanted a prompt.
     """
     verdicts_P = np.full(len(rewards_PR), None, dtype=object)
-    verdicts_P[kept_PR.sum(axis=1) < 2] = "low_margin"
+    verdicts_P[kept_PR.sum(axis=1) <= count_positives(usable_PR, positives)] = "low_margin"
     highest_P = np.where(usable_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
     lowest_P = np.where(usable_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
     verdicts_P[highest_P == lowest_P] = "tie"

@@ -4,8 +4,7 @@
 screened before, as the ``select`` command has them.
 """
 
-import difflib
-from typing import Any, Literal, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 
@@ -13,7 +12,25 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.distances import pairwise_distances
 from prefpipe.maths.facility import work_limit
 from prefpipe.maths.pool_strategies import STRATEGIES, Pools, Strategy, choose, explain
-from prefpipe.maths.screening import LARGEST_REWARD, mask_low_margins, mask_near_duplicates
+from prefpipe.maths.screening import count_positives, mask_low_margins, mask_near_duplicates
+from prefpipe.maths.selection_inputs import (
+    SelectOptions,
+    check_geometry,
+    check_options,
+    check_rewards,
+    checked_geometry,
+    find_strategy,
+)
+
+__all__ = [
+    "STRATEGIES",
+    "SelectOptions",
+    "Selection",
+    "resolve_temperature",
+    "response_weights",
+    "select_pools",
+    "select_responses",
+]
 
 PROMPTS_AT_ONCE = 256
 """A batch is worked through in slices, so that memory does not grow with it."""
@@ -41,27 +58,6 @@ class Selection(NamedTuple):
     gains: np.ndarray
     cost_bottom_k: Any
     cost_random: Any
-
-
-class SelectOptions(TypedDict, total=False):
-    """Options of `select_responses`.
-
-    ``positives``: positives wanted, at least 1 (default 1); at least one candidate is left to be a negative.
-    ``min_margin``: least reward difference between the lowest positive and a negative (0). ``near_duplicates``: cosine
-    similarity, in (0, 1], from which two embeddings count as one response (None: never); the higher reward stays.
-    ``weight_temperature``: T of Opt-Select's weights, ``"paper"`` (1), ``"auto"`` (the standard deviation of the prompt's
-    rewards) or a number above 0. ``cover``: whom the objective sums over, the candidate ``"negatives"`` or ``"all"``.
-    ``n_init``: k-means starts (10). ``time_limit_s``: for one prompt's proof, counted in work so that the answer is the same
-    on any machine (10).
-    """
-
-    positives: int
-    min_margin: float
-    near_duplicates: float | None
-    weight_temperature: Literal["paper", "auto"] | float
-    cover: Literal["negatives", "all"]
-    n_init: int
-    time_limit_s: float
 
 
 def select_responses(
@@ -93,23 +89,23 @@ def select_responses(
     Args:
         rewards: (R,), or (P, R) for a batch; finite, higher is better, any scale. Adding a constant changes no choice.
         embeddings: (R, D) or (P, R, D), finite; Euclidean distances between the rows as they are.
-        k: negatives wanted, at least 1. With fewer candidate negatives all of them are chosen.
+        k: negatives wanted, at least 1. With fewer candidate negatives all of them are chosen; never more than R - 1.
         strategy: a key of `STRATEGIES`.
         distances: (R, R) or (P, R, R), finite, at least 0, instead of embeddings.
         mask: shape of ``rewards``, True where there is a candidate; values elsewhere are ignored. A prompt of a batch
-            with fewer than two candidates gets no selection: -1 and NaN throughout.
+            with fewer than two candidates, or none left to be a negative, gets no selection: -1 and NaN throughout.
         seed: at least 0, below 2**64, for ``random``, ``best-random`` and the k-means starts; one for every prompt of a
             batch, so that a row of a batch is chosen as it would be alone.
         **options: see `SelectOptions`.
 
     Errors:
-        InputError: fewer than two candidates; a value that is not finite; shapes that do not agree.
+        InputError: fewer than two candidates, or no negative left; a value that is no finite number; shapes that do not agree.
         UsageError: an unknown strategy or option, a value out of range, embeddings that the strategy needs and were not given.
     """
     find_strategy(strategy)
     check_options(strategy, k, seed, options)
-    rewards_PR, mask_PR, is_single = _check_rewards(rewards, mask)
-    geometry, is_distance = _check_geometry(strategy, rewards_PR.shape, is_single, embeddings, distances)
+    rewards_PR, mask_PR, is_single = check_rewards(rewards, mask)
+    geometry, is_distance = check_geometry(strategy, rewards_PR.shape, is_single, embeddings, distances)
     if options.get("near_duplicates") is not None and (geometry is None or is_distance):
         raise UsageError(
             "near_duplicates is a cosine similarity, which needs embeddings", hint="pass embeddings, or leave it out"
@@ -119,9 +115,13 @@ def select_responses(
         rows = slice(start, start + PROMPTS_AT_ONCE)
         part = None if geometry is None else geometry[rows]
         if part is not None:
-            part = _checked_geometry(part, mask_PR[rows], is_distance=is_distance, first_prompt=None if is_single else start)
+            part = checked_geometry(part, mask_PR[rows], is_distance=is_distance, first_prompt=None if is_single else start)
         slices.append(_select_slice(rewards_PR[rows], part, mask_PR[rows], is_distance, (k, strategy, seed, options)))
     found = Selection(*(np.concatenate(columns) for columns in zip(*slices, strict=True)))
+    if is_single and not (found.negatives >= 0).any():
+        raise InputError(
+            "near_duplicates and min_margin leave no candidate to be a negative", hint="lower them, or drop the prompt"
+        )
     return _only_prompt(found) if is_single else found
 
 
@@ -137,7 +137,10 @@ def _select_slice(
             mask_PR = mask_PR & ~mask_near_duplicates(geometry, distances_PRR, rewards_PR, mask_PR, threshold)
     margin = options.get("min_margin", 0.0)
     if margin > 0.0:
-        mask_PR = mask_PR & ~mask_low_margins(rewards_PR, mask_PR, min_margin=margin, positives=options.get("positives", 1))
+        positives = options.get("positives", 1)
+        n_positives_P = count_positives(mask_PR, positives)
+        mask_PR = mask_PR & ~mask_low_margins(rewards_PR, mask_PR, min_margin=margin, positives=positives)
+        mask_PR = mask_PR & (mask_PR.sum(axis=1) > n_positives_P)[:, None]  # positives alone are no selection
     seeds_P = np.full(len(rewards_PR), seed, dtype=np.uint64)
     return select_pools(rewards_PR, distances_PRR, mask_PR, k=k, strategy=strategy, seeds_P=seeds_P, options=options)
 
@@ -154,7 +157,7 @@ def select_pools(
     n_candidates = rewards_PR.shape[1]
     n_usable_P = mask_PR.sum(axis=1)
     wanted = rule.n_positives or options.get("positives", 1)
-    n_positives_P = np.where(n_usable_P >= 2, np.minimum(wanted, n_usable_P - 1), 0)
+    n_positives_P = count_positives(mask_PR, wanted)
     # Stable sorts: equal rewards stay in ascending order of index. What is masked stands last.
     best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
     places_R = np.arange(n_candidates)
@@ -188,16 +191,8 @@ def select_pools(
 
 
 def _n_negatives(rule: Strategy, strategy: str, k: int, n_candidates: int) -> int:
-    return rule.n_negatives or (max(1, n_candidates - 1) if strategy == "all" else k)
-
-
-def find_strategy(name: str) -> Strategy:
-    """Return the strategy called ``name``; raise UsageError with the nearest name otherwise."""
-    if name in STRATEGIES:
-        return STRATEGIES[name]
-    near = difflib.get_close_matches(name, STRATEGIES, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"strategies: {', '.join(STRATEGIES)}"
-    raise UsageError(f"unknown selection strategy {name!r}", hint=hint)
+    most = max(1, n_candidates - 1)
+    return rule.n_negatives or (most if strategy == "all" else min(k, most))
 
 
 def response_weights(rewards_C: np.ndarray, temperature: float) -> np.ndarray:
@@ -252,98 +247,3 @@ def _only_prompt(found: Selection) -> Selection:
         cost=float(one.cost), lower_bound=float(one.lower_bound), is_optimal=bool(one.is_optimal),
         cost_bottom_k=float(one.cost_bottom_k), cost_random=float(one.cost_random),
     )  # fmt: skip
-
-
-def _check_rewards(rewards: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return rewards (P, R), 0 where masked, the mask, and whether one prompt was given."""
-    array = np.asarray(rewards, dtype=np.float64)
-    if array.ndim not in (1, 2):
-        raise InputError(f"rewards have shape {array.shape}, expected (R,) or (P, R): a reward per candidate")
-    is_there = np.ones(array.shape, dtype=bool) if mask is None else np.asarray(mask)
-    if is_there.shape != array.shape or is_there.dtype != bool:
-        raise InputError(f"mask is {is_there.dtype} of shape {is_there.shape}, expected bool of shape {array.shape}")
-    is_bad = is_there & ~(np.abs(array) <= LARGEST_REWARD)
-    if is_bad.any():
-        first = tuple(int(axis[0]) for axis in np.nonzero(is_bad))
-        whose = f"candidate {first[-1]}" + (f" of prompt {first[0]}" if len(first) == 2 else "")
-        raise InputError(f"the reward of {whose} is {array[first]}", hint="mask candidates without a finite reward")
-    if array.ndim == 1 and is_there.sum() < 2:
-        raise InputError(
-            f"{is_there.sum()} usable candidates; selection needs at least 2, a positive and a negative",
-            hint="generate more responses for the prompt, or drop it",
-        )
-    is_single = array.ndim == 1
-    clean = np.where(is_there, array, 0.0)
-    return (clean[None], is_there[None], True) if is_single else (clean, is_there, False)
-
-
-def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> None:
-    """Refuse options that do not exist or are out of range.
-
-    Errors:
-        UsageError: naming the option, its value and what it takes.
-    """
-    unknown = sorted(set(options) - SelectOptions.__optional_keys__)
-    if unknown:
-        known = ", ".join(sorted(SelectOptions.__optional_keys__))
-        raise UsageError(f"unknown selection option {unknown[0]!r}", hint=f"options: {known}")
-    positives, n_positives = options.get("positives", 1), STRATEGIES[strategy].n_positives
-    if n_positives is not None and positives != n_positives:
-        raise UsageError(f"{strategy} keeps {n_positives} positive, got positives={positives}",
-                         hint="use top-bottom for several positives")  # fmt: skip
-    temperature = options.get("weight_temperature", "paper")
-    is_number = isinstance(temperature, int | float) and 0.0 < temperature < np.inf
-    threshold = options.get("near_duplicates")
-    checks = (
-        (k >= 1, f"k is {k}; at least 1 negative is needed"),
-        (positives >= 1, f"positives is {positives}; at least 1 is needed"),
-        (0 <= seed < 2**64, f"seed is {seed}; seeds are at least 0 and below 2**64"),
-        (
-            temperature in ("paper", "auto") or is_number,
-            f"weight_temperature is {temperature!r}; it is paper, auto or a number > 0",
-        ),
-        (options.get("cover", "negatives") in ("negatives", "all"), f"cover is {options.get('cover')!r}; it is negatives or all"),
-        (options.get("time_limit_s", 10.0) > 0.0, f"time_limit_s is {options.get('time_limit_s')}; it is > 0"),
-        (options.get("n_init", 10) >= 1, f"n_init is {options.get('n_init')}; at least 1 start is needed"),
-        (0.0 <= options.get("min_margin", 0.0) < np.inf, f"min_margin is {options.get('min_margin')}; it is >= 0"),
-        (threshold is None or 0.0 < threshold <= 1.0, f"near_duplicates is {threshold}; it is a cosine in (0, 1]"),
-    )
-    for holds, sentence in checks:
-        if not holds:
-            raise UsageError(sentence)
-
-
-def _check_geometry(
-    strategy: str, shape: tuple[int, ...], is_single: bool, embeddings: Any, distances: Any
-) -> tuple[np.ndarray | None, bool]:
-    """Return embeddings (P, R, D) or distances (P, R, R), or None, and whether they are distances."""
-    if embeddings is not None and distances is not None:
-        raise UsageError("embeddings and distances were both given", hint="give one of them")
-    if embeddings is None and distances is None:
-        if STRATEGIES[strategy].needs == "embeddings":
-            raise UsageError(f"{strategy} needs embeddings or distances",
-                             hint="run prefpipe embed, or use a strategy on rewards such as bottom-k")  # fmt: skip
-        return None, False
-    name = "embeddings" if distances is None else "distances"
-    array = np.asarray(embeddings if distances is None else distances)
-    given = array.shape
-    if is_single:
-        array = array[None]
-    expected = "(R, D)" if is_single else "(P, R, D)"
-    if array.ndim != 3 or array.shape[:2] != shape or (distances is not None and array.shape[2] != shape[1]):
-        whole = f"{shape[1]} candidates" if is_single else f"{shape[0]} prompts of {shape[1]} candidates"
-        raise InputError(f"{name} have shape {given} for {whole}, expected {expected if distances is None else 'a square'}")
-    return array, distances is not None
-
-
-def _checked_geometry(array: np.ndarray, mask_PR: np.ndarray, *, is_distance: bool, first_prompt: int | None) -> np.ndarray:
-    """Return a slice of embeddings or distances with 0 where the mask has nothing; refuse numbers that cannot be."""
-    is_there = mask_PR[:, :, None] & mask_PR[:, None, :] if is_distance else mask_PR[:, :, None]
-    clean = np.where(is_there, array, 0).astype(np.float64 if is_distance else array.dtype, copy=False)
-    is_bad_PR = ~np.isfinite(clean).all(axis=2) | (is_distance & (clean < 0.0).any(axis=2))
-    if is_bad_PR.any():
-        p, candidate = (int(axis[0]) for axis in np.nonzero(is_bad_PR))
-        whose = f"candidate {candidate}" + (f" of prompt {first_prompt + p}" if first_prompt is not None else "")
-        what = "a distance" if is_distance else "the embedding"
-        raise InputError(f"{what} of {whose} is {'negative or ' if is_distance else ''}not finite")
-    return clean

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow as pa
@@ -163,7 +164,7 @@ def _describe(summary: Summary, pool: Pool) -> None:
         values = sorted(row["reward"] for row in rows if row["status"] == "ok")
         others = Counter(row["status"] for row in rows if row["status"] != "ok")
         told = "".join(f", {count:,} {status}" for status, count in sorted(others.items()))
-        spread = f"{values[0]:g} to {values[-1]:g}, median {values[len(values) // 2]:g}" if values else "none"
+        spread = f"{values[0]:g} to {values[-1]:g}, median {median(values):g}" if values else "none"
         summary.notes.append(f"scores of {scorer}: {len(values):,}, {spread}{told}")
         rewards[scorer] = {"n": len(values), "lowest": values[0], "highest": values[-1]} if values else {"n": 0}
     summary.facts["rewards"] = rewards

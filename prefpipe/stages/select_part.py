@@ -69,7 +69,7 @@ class PartSelector:
         reasons_N[is_close[pools.prompts, pools.places]] = "low_margin"
         kept = usable & ~is_close
         is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
-        verdicts = pool_verdicts(rewards, is_there, usable, kept)
+        verdicts = pool_verdicts(rewards, is_there, usable, kept, positives=config.positives)
         return Screened(table, pools, rewards, distances, reasons_N, usable, kept, verdicts)
 
     def _embeddings(self, index: int, pools: PoolIndex) -> tuple[np.ndarray | None, np.ndarray | None]:

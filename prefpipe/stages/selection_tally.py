@@ -118,16 +118,16 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
     if not tally.get("n_prompts"):
         return []
     groups = tally["n_groups"]
-    lines = [f"{tally['n_candidates']:,} candidates in, {tally['n_kept']:,} kept in {groups:,} groups"]
-    lines += [f"{count:,} candidates left out: {name}" for name, count in _ranked(tally, LEFT_OUT)]
-    lines += [f"{count:,} prompts rejected: {name}" for name, count in _ranked(tally, REJECTED)]
+    lines = [f"{_many(tally['n_candidates'], 'candidate')} in, {tally['n_kept']:,} kept in {_many(groups, 'group')}"]
+    lines += [f"{_many(count, 'candidate')} left out: {name}" for name, count in _ranked(tally, LEFT_OUT)]
+    lines += [f"{_many(count, 'prompt')} rejected: {name}" for name, count in _ranked(tally, REJECTED)]
     if not groups:
         return [*lines, "no prompt has a group: there is nothing to train on"]
     if "pool_spread" in tally:
         lines.append(f"mean reward spread, highest minus lowest: {tally['pool_spread'] / groups:.4g} in the pools, "
                      f"{tally['kept_spread'] / groups:.4g} in the groups")  # fmt: skip
     if strategy == "opt-select":
-        lines.append(f"{tally.get('n_optimal', 0):,} of {groups:,} groups proven optimal")
+        lines.append(f"{tally.get('n_optimal', 0):,} of {_many(groups, 'group')} proven optimal")
     facts = facts_of_tally(tally)
     if facts["coverage_cost"] is not None:
         lines.append(f"mean coverage cost, with k random candidates 1: {facts['coverage_cost']:.3f}; "
@@ -143,9 +143,13 @@ def _token_lines(tally: Mapping[str, float]) -> list[str]:
         lines.append(f"{kept:,} of {pool:,} tokens kept ({kept / pool:.0%} of training on every usable candidate); "
                      "`prefpipe savings` says what that is worth")  # fmt: skip
     if tally["usable_estimated"]:
-        lines.append(f"{tally['usable_estimated']:,} usable candidates have no token counts: theirs are estimated at "
+        lines.append(f"{_many(tally['usable_estimated'], 'usable candidate')} without token counts: they are estimated at "
                      f"{CHARS_PER_TOKEN} characters a token")  # fmt: skip
     return lines
+
+
+def _many(count: float, word: str) -> str:
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
 
 
 def _ranked(tally: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:

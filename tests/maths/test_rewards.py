@@ -156,3 +156,10 @@ def test_a_scorer_without_scores_is_named_with_those_there_are():
 def test_columns_of_different_shapes_are_refused(other):
     with pytest.raises(InputError, match="different or wrong shapes: checks"):
         parse_reward("checks + other").evaluate({"checks": CHECKS, "other": other})
+
+
+def test_z_of_huge_rewards_keeps_their_order():
+    """Squares of 1e200 would be infinite, and every z zero: a tie that is none."""
+    scores = parse_reward("z(a)").evaluate({"a": np.array([1e149, 1.0, 2.0, 1e200])})
+    assert scores[3] == pytest.approx(np.sqrt(3.0))
+    assert scores[:3] == pytest.approx([-1 / np.sqrt(3.0)] * 3)

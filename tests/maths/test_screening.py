@@ -88,7 +88,9 @@ def test_candidates_near_the_positive_are_no_negatives():
 
 def test_with_several_positives_the_margin_counts_from_the_lowest_of_them():
     assert low_margins([4.0, 3.0, 2.5, 1.0], min_margin=1.0, positives=2) == [False, False, True, False]
-    assert low_margins([4.0, 3.9], min_margin=1.0, positives=2) == [False, False]  # nobody is left to be a negative
+    # one candidate is always left to be a negative, and here it is too close to be one
+    assert low_margins([4.0, 3.9], min_margin=1.0, positives=2) == [False, True]
+    assert low_margins([10.0, 9.9, 9.8, 1.0, 0.0], min_margin=5.0, positives=4) == [False, False, False, False, True]
 
 
 def test_a_margin_equal_to_the_least_is_enough():
@@ -150,3 +152,11 @@ def test_a_pool_is_judged_by_name(reasons, rewards, verdict):
     kept = np.array([[place < len(reasons) and reasons[place] is None for place in range(width)]])
     padded = np.array([[*rewards, *[np.nan] * (width - len(rewards))]], dtype=float)
     assert pool_verdicts(padded, there, usable, kept).tolist() == [verdict]
+
+
+def test_positives_without_a_negative_are_no_group():
+    """Two positives wanted of three: the margin takes the third, and the second positive must not become a negative."""
+    rewards, there = np.array([[3.0, 2.9, 2.8]]), np.ones((1, 3), dtype=bool)
+    kept = there & ~mask_low_margins(rewards, there, min_margin=0.5, positives=2)
+    assert pool_verdicts(rewards, there, there, kept, positives=2).tolist() == ["low_margin"]
+    assert pool_verdicts(rewards, there, there, kept, positives=1).tolist() == [None]

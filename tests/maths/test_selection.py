@@ -279,14 +279,27 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
         ({"embeddings": None}, UsageError, "opt-select needs embeddings or distances"),
         ({"embeddings": None, "strategy": "coreset"}, UsageError, "coreset needs embeddings or distances"),
         (
-            {"embeddings": None, "distances": np.ones((3, 3)), "near_duplicates": 0.9},
+            {"embeddings": None, "distances": 1 - np.eye(3), "near_duplicates": 0.9},
             UsageError,
             "a cosine similarity, which needs",
         ),
         ({"near_duplicates": 1.5}, UsageError, "near_duplicates is 1.5; it is a cosine in"),
         ({"min_margin": -1.0}, UsageError, "min_margin is -1.0"),
         ({"n_init": 0}, UsageError, "n_init is 0"),
-        ({"distances": np.ones((3, 3))}, UsageError, "embeddings and distances were both given"),
+        ({"k": 1.0}, UsageError, "k is 1.0; it is a whole number"),
+        ({"k": True}, UsageError, "k is True; it is a whole number"),
+        ({"positives": 1.5}, UsageError, "positives is 1.5; it is a whole number"),
+        ({"weight_temperature": True}, UsageError, "weight_temperature is True"),
+        ({"strategy": None}, UsageError, "unknown selection strategy None"),
+        ({"rewards": ["a", "b", "c"]}, InputError, "rewards hold <U1 values, not real numbers"),
+        ({"rewards": [[1.0], [1.0, 2.0]]}, InputError, "rewards cannot be read as an array"),
+        ({"embeddings": np.eye(3) * 1j}, InputError, "embeddings hold complex128 values, not real numbers"),
+        ({"embeddings": np.eye(3) * 1e200}, InputError, "the embedding of candidate 0 is beyond 1e\\+100"),
+        ({"embeddings": np.eye(3) * 1e-200}, InputError, "the embedding of candidate 0 is below 1e-100"),
+        ({"embeddings": None, "distances": np.triu(np.ones((3, 3)), 1)}, InputError, "is not the same in both directions"),
+        ({"embeddings": None, "distances": 1 - np.eye(3) / 2}, InputError, "a distance of candidate 0 is not zero to itself"),
+        ({"min_margin": 9.0}, InputError, "leave no candidate to be a negative"),
+        ({"distances": 1 - np.eye(3)}, UsageError, "embeddings and distances were both given"),
         ({"embeddings": np.ones((2, 4))}, InputError, r"embeddings have shape \(2, 4\) for 3 candidates"),
         ({"embeddings": np.array([[1.0], [np.nan], [1.0]])}, InputError, "the embedding of candidate 1 is not finite"),
         ({"embeddings": None, "distances": np.ones((3, 2))}, InputError, r"distances have shape \(3, 2\)"),
@@ -399,3 +412,24 @@ def test_the_public_name_is_the_function_and_costs_nothing_to_import():
     assert prefpipe.select_responses is select_responses
     with pytest.raises(AttributeError, match="no attribute 'select_response'"):
         _ = prefpipe.select_response
+
+
+def test_a_margin_is_kept_with_several_positives():
+    """Rewards 3, 2.9, 2.8, 2.7 and three positives: the only candidate left is 0.1 away, so there is no selection."""
+    with pytest.raises(InputError, match="leave no candidate to be a negative"):
+        select_responses([3.0, 2.9, 2.8, 2.7], None, 2, "bottom-k", positives=3, min_margin=0.5)
+    batch = select_responses([[3.0, 2.9, 2.8, 2.7], [3.0, 2.9, 2.8, 0.0]], None, 2, "bottom-k", positives=3, min_margin=0.5)
+    assert batch.negatives[:, 0].tolist() == [-1, 3]
+    assert batch.positives.tolist() == [[-1, -1, -1], [0, 1, 2]]
+
+
+def test_k_beyond_the_pool_costs_no_memory():
+    found = select_responses(np.arange(8.0), np.eye(8), 10**9)
+    assert found.negatives.tolist() == list(range(7))
+    assert select_responses(np.tile(np.arange(8.0), (3, 1)), k=10**9, strategy="random").negatives.shape == (3, 7)
+
+
+def test_numbers_of_numpy_are_numbers():
+    one = select_responses(np.arange(4.0), np.eye(4), np.int64(2), weight_temperature=np.float32(2.0), seed=np.int32(3))
+    assert one.negatives.tolist() == select_responses(np.arange(4.0), np.eye(4), 2, weight_temperature=2.0).negatives.tolist()
+    assert select_responses([3, 2, 1], [[1, 0], [0, 1], [1, 1]], 1).negatives.tolist()

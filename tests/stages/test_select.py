@@ -185,7 +185,7 @@ def random_pools(n_prompts: int) -> dict[str, Pool]:
 def test_the_bytes_are_the_same_whatever_the_number_of_workers(tmp_path: Path, strategy: str) -> None:
     write_pools(tmp_path, random_pools(24))
     for workers in ("1", "2", "5"):
-        assert select(tmp_path, "--k", "3", "--strategy", strategy, "--workers", workers, output=f"with{workers}") == 0
+        assert select(tmp_path, "--strategy", strategy, "--workers", workers, output=f"with{workers}") == 0
     assert digests_of(tmp_path / "with1") == digests_of(tmp_path / "with2") == digests_of(tmp_path / "with5")
 
 
@@ -228,6 +228,7 @@ def test_two_scores_and_two_embeddings_of_one_candidate_are_refused(tmp_path: Pa
         (["--strategy", "bottom-k", "--n-init", "3"], "--n-init belongs to --strategy coreset, not to bottom-k"),
         (["--strategy", "coreset", "--time-limit", "3"], "--time-limit belongs to --strategy opt-select, not to coreset"),
         (["--near-duplicates", "1.5"], "--near-duplicates must be above 0 and at most 1, not 1.5"),
+        (["--strategy", "best-worst", "--k", "3"], "--k does not apply to --strategy best-worst"),
         (["--max-pairs", "0"], "--max-pairs must be 1 or more, not 0"),
         (["--workers", "0"], "--workers must be 1 or more, not 0"),
         (["--pairs", "adjacant"], "did you mean `adjacent`?"),
@@ -276,3 +277,17 @@ def test_a_part_without_rows_and_a_prompt_without_choice_are_no_trouble(tmp_path
         )
     assert select(tmp_path, "--k", "9") == 0
     assert [row["prompt_id"] for row in rows_of(tmp_path / "groups")] == ["q"]
+
+
+def test_a_margin_holds_with_several_positives(tmp_path: Path) -> None:
+    write_pools(tmp_path, {"p": [("a", 3.0), ("b", 2.9), ("c", 2.8), ("d", 2.7)], "q": POOL})
+    assert select(tmp_path, "--strategy", "top-bottom", "--positives", "3", "--min-margin", "0.5") == 0
+    found = [(row["prompt_id"], row["role"], row["sample_idx"], row["status"]) for row in rows_of(tmp_path / "groups")]
+    assert found[0] == ("p", None, None, "low_margin")
+    assert [row[1:3] for row in found[1:]] == [
+        ("positive", 0),
+        ("positive", 4),
+        ("positive", 2),
+        ("negative", 1),
+        ("negative", 3),
+    ]
