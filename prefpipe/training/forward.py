@@ -104,7 +104,7 @@ def share_prompts(model: nn.Module) -> str | None:
     Returns:
         None, or the reason why prompts are computed once a response instead.
     """
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = _causal_of(model)
     problem = changes_logits(causal.config) or changes_attention(causal.config)
     if problem is not None:
         return problem
@@ -137,9 +137,13 @@ def _difference(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str | No
 
 def shares_prompts(model: nn.Module) -> bool:
     """Return whether `share_prompts` has prepared the model."""
+    return bool(_causal_of(model).config._attn_implementation == ATTENTION)  # noqa: SLF001 - its only name
+
+
+def _causal_of(model: nn.Module) -> Any:
+    """Return the causal language model inside wrappers and adapters."""
     inside = _unwrap(model)
-    causal = inside.get_base_model() if hasattr(inside, "get_base_model") else inside
-    return bool(causal.config._attn_implementation == ATTENTION)  # noqa: SLF001 - its only name
+    return inside.get_base_model() if hasattr(inside, "get_base_model") else inside
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

@@ -49,7 +49,10 @@ The others have no recipe of their own here: the batch of most and DPO's customa
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """One training run. ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts, ``max_batch_tokens`` tokens."""
+    """One training run.
+
+    ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts, ``max_batch_tokens`` tokens.
+    """
 
     objective: str
     knobs: Mapping[str, KnobValue]

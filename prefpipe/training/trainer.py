@@ -155,11 +155,12 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     ) -> list[tuple[Tensor, ...]]:
         """Return for each row the loss's derivatives to what the model says of its responses: log-probabilities, ends."""
         policy = by_group(looked, batch["slots"])
-        leaves = [policy.logps.detach().requires_grad_()]
+        leaves: list[Any] = [policy.logps.detach().requires_grad_()]
         if policy.end_probs is not None:
             leaves.append(policy.end_probs.detach().requires_grad_())
         named = dict(zip(("logps", "end_probs"), leaves, strict=False))
-        self._count(batch, policy._replace(**named), n_prompts, shares).backward()
+        loss: Any = self._count(batch, policy._replace(**named), n_prompts, shares)
+        loss.backward()
         exists, sizes = batch["slots"] >= 0, [len(row.logps) for row in looked]
         columns = [(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)[exists].split(sizes) for leaf in leaves]
         return list(zip(*columns, strict=True))
@@ -176,7 +177,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self._measured.append(measured)
         self._n_tokens.append(policy.n_tokens.sum())
         # Gradients are averaged over processes, and the divisor counts the prompts of all of them.
-        share = loss_sum * self.accelerator.num_processes / (len(losses) if n_prompts is None else n_prompts)
+        share: Tensor = loss_sum * self.accelerator.num_processes / (len(losses) if n_prompts is None else n_prompts)
         shares.append(share.detach())
         return share
 

@@ -45,9 +45,9 @@ def load_model() -> Any:
 
 def own_step(mode: str, n_prompt: int, n_response: int) -> Callable[[], None]:
     """Return a step of AMPO as ``train`` takes it (packed, padded), or with every logit in memory (plain)."""
-    from prefpipe.maths.objectives import group_losses, resolve_knobs, score_responses
-    from prefpipe.maths.losses import Targets
     from prefpipe.maths.logps import ResponseLogps, sum_response_logps, token_logps
+    from prefpipe.maths.losses import Targets
+    from prefpipe.maths.objectives import group_losses, resolve_knobs, score_responses
     from prefpipe.training.batches import GroupCollator
     from prefpipe.training.forward import group_logps, share_prompts
 

@@ -52,7 +52,7 @@ def qwen2():
             num_attention_heads=4,
             num_key_value_heads=2,
             tie_word_embeddings=True,
-        )  # fmt: skip
+        )
     )
 
 
