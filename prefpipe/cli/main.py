@@ -23,6 +23,7 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
+from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.options import StageConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
@@ -30,7 +31,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import PrefpipeError
 
 STAGES: tuple[type[StageConfig], ...] = (
-    GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, ImportConfig, ExportConfig,
+    GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, LogprobsConfig, ImportConfig, ExportConfig,
 )  # fmt: skip
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
-    "import and export exchange data with other tools.",
+    "logprobs keeps a reference for train. import and export exchange data with other tools.",
 )  # fmt: skip
 stop_flag = StopFlag()
 
