@@ -180,7 +180,7 @@ def measure_responses(
                 there = to_device(batch, device)
                 tokens = _packed_token_logps(model, there) if "layout" in there else _sequence_token_logps(model, **there)
                 logps, n_tokens = sum_response_logps(tokens, there["response_mask"])
-            pieces = tokens.float().cpu().split(n_tokens.tolist())
+            pieces = torch.split(tokens.float().cpu(), n_tokens.tolist())
             yield from map(Measured, keys, logps.tolist(), n_tokens.tolist(), pieces)
     finally:
         model.train(was_training)
