@@ -11,6 +11,7 @@ import sys
 import typer
 
 from prefpipe import __version__
+from prefpipe.cli.check import check
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.models import models
@@ -59,6 +60,7 @@ for _config_class in STAGES:
 app.command("status")(status)
 app.command("inspect")(inspect)
 app.command("savings")(savings)
+app.command("check")(check)
 app.add_typer(models, name="models")
 app.command("reference", hidden=True)(reference)
 

@@ -21,7 +21,7 @@ class LogprobsConfig(PartwiseConfig, ErrorRateConfig):
                         help="the reference: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
     dtype: str = option(
         "float32", choices=DTYPES,
-        help="float32; mixed: bfloat16 computation on float32 weights, as `train --bf16`; bfloat16: weights too, as with --lora-r",
+        help="float32; mixed: bfloat16 computation on float32 weights, as `train --bf16`; bfloat16: weights too, as with LoRA",
     )  # fmt: skip
     max_length: int = option(2048, help="longest prompt plus response, in tokens")
     on_too_long: str = option(

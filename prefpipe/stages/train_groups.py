@@ -5,6 +5,7 @@ are those that sampled them; otherwise the conversation is tokenised again.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformers import AutoTokenizer
 
@@ -23,17 +24,27 @@ AGAIN = "the stored token ids are of another tokenizer or chat template: convers
 
 def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
     """Return whether every model that sampled the candidates had this model's tokenizer and chat template."""
+    return ids_fit(groups, model.tokenizer_hash, model.chat_template_hash)
+
+
+def ids_fit(groups: Artifact, tokenizer_hash: str | None, chat_template_hash: str | None) -> bool:
+    """Return whether every model that sampled the candidates had this tokenizer and chat template."""
     candidates = groups.record.identity.get("candidates", {})
     samplers = candidates.get("models", [])
-    ours = (model.tokenizer_hash, model.chat_template_hash)
+    ours = (tokenizer_hash, chat_template_hash)
     return bool(samplers) and all((each.get("tokenizer_hash"), each.get("chat_template_hash")) == ours for each in samplers)
 
 
 def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder:
     """Return a model's tokenizer and chat template, and the ids that end its turns; no weights are loaded."""
-    tokenizer = AutoTokenizer.from_pretrained(model.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True)
     folder = model.base.path if model.base is not None else model.path
-    return Encoder(tokenizer, sorted(find_eos_ids(folder, tokenizer.eos_token_id)))
+    return encoder_in(model.tokenizer_path, folder, trust_remote_code=trust_remote_code)
+
+
+def encoder_in(tokenizer_folder: Path, config_folder: Path, *, trust_remote_code: bool = False) -> Encoder:
+    """Return the tokenizer and chat template in one folder, with the ids that end a turn by the other's configuration."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    return Encoder(tokenizer, sorted(find_eos_ids(config_folder, tokenizer.eos_token_id)))
 
 
 def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:

@@ -7,12 +7,11 @@ import pytest
 import torch
 from pipelines import digests_of, identities_of, open_artifact, rows_of
 from safetensors.torch import load_file
-from tiny_models import END_ID, make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
+from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 from transformers import AutoModelForCausalLM
+from written_groups import PROMPT, TURNS, row_of, write_groups
 
 from prefpipe.artifacts.model_files import inspect_model
-from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
@@ -24,9 +23,6 @@ from prefpipe.stages.runtime import Runtime
 from prefpipe.training import forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-TOKENIZER = make_tiny_tokenizer()
-TURNS = [{"role": "user", "content": "Say something."}]
-PROMPT = TOKENIZER.apply_chat_template(TURNS, add_generation_prompt=True, return_dict=False)
 ANSWERS = ["one", "a second, longer one", "third"]
 
 
@@ -50,24 +46,6 @@ def adapter(folders, model):
     return inspect_model(make_tiny_adapter(folders / "adapter", model.path), "me/adapter", base=model)
 
 
-def row_of(prompt_id, i, answer, **changes):
-    ids = [*TOKENIZER(answer, add_special_tokens=False)["input_ids"], END_ID]
-    return {
-        "prompt_id": prompt_id, "sample_idx": i, "role": "negative" if i else "positive", "reward": -float(i), "messages": TURNS,
-        "response": answer, "model": "org/tiny", "prompt_token_ids": PROMPT, "response_token_ids": ids, "finish_reason": "stop",
-        "status": "ok", "rank": i,
-    } | changes  # fmt: skip
-
-
-def write_groups(folder, rows_by_part, models, note="select"):
-    identity = {"stage": "select", "note": note, "candidates": {"stage": "generate", "models": models}}
-    output = open_output(folder, RunRecord("select", GROUPS.tag, len(rows_by_part), identity), shard=Shard(), overwrite=False)
-    for index, rows in enumerate(rows_by_part):
-        if rows is not None:
-            output.write(index, pa.Table.from_pylist(rows, schema=GROUPS.arrow()), counts={"ok": len(rows)}, parents={})
-    return folder
-
-
 def parts(n=3):
     return [[row_of(f"p{p}{i}", j, f"{p}{i} {text}") for i in range(2) for j, text in enumerate(ANSWERS)] for p in range(n)]
 
@@ -83,7 +61,9 @@ def measure(groups, output, model, said=None, **changes):
     shard = changes.pop("shard", Shard())
     should_stop = changes.pop("should_stop", lambda: False)
     config = LogprobsConfig(groups=groups, output=output, model="org/tiny", **changes)
-    return logprobs.run(config, model, Runtime(log=(said if said is not None else []).append, shard=shard, should_stop=should_stop))
+    return logprobs.run(
+        config, model, Runtime(log=(said if said is not None else []).append, shard=shard, should_stop=should_stop)
+    )
 
 
 def training(groups, output, model, said=None, **changes):
@@ -331,7 +311,9 @@ def test_what_concerns_the_reference_measures_it_again(groups, model, other, tmp
     training(groups, tmp_path / "policy", model)
     before = logps_of(tmp_path / "policy" / "reference")
     said = []
-    changes = {"max_length": {"max_length": 100}, "reference_model": {"reference_model": "org/other", "files": other}}.get(what, {})
+    changes = {"max_length": {"max_length": 100}, "reference_model": {"reference_model": "org/other", "files": other}}.get(
+        what, {}
+    )
     start = other if what == "model" else model
     with pytest.raises(FingerprintError):
         training(groups, tmp_path / "policy", start, **changes)
@@ -389,7 +371,7 @@ def test_a_reference_of_an_earlier_version_of_a_part_is_refused(groups, model, t
     measure(groups, tmp_path / "reference", model)
     (groups / "part-00001-of-00003.parquet").unlink()
     write_groups(groups, [None, [row_of("new", i, text) for i, text in enumerate(ANSWERS)], None], [model.identity()])
-    with pytest.raises(InputError, match="part-00001-of-00003.parquet was made from another version of"):
+    with pytest.raises(InputError, match=r"part-00001-of-00003\.parquet was made from another version of"):
         training(groups, tmp_path / "policy", model, reference=tmp_path / "reference")
 
 
