@@ -68,10 +68,10 @@ def _of_model(found: Facts) -> Iterator[Finding]:
 def _of_ids(found: Facts) -> Iterator[Finding]:
     problems = found["problems"]
     if not found["stored_ids_fit"]:
-        why = "of another tokenizer or chat template" if found["samplers"] else "of no model that is known"
-        yield Finding("warning", "other_tokenizer", f"the stored token ids are {why}: train tokenises the conversations "
-                      "again, and takes "
-                      "what the template makes for what was sampled")  # fmt: skip
+        why = "the stored token ids are of another tokenizer or chat template"
+        why = why if found["samplers"] else "the responses are of no model whose tokenizer is known"
+        yield Finding("warning", "other_tokenizer", f"{why}: train tokenises the conversations, and takes what the template makes "
+                      "for what was sampled")  # fmt: skip
     told = (
         ("double_bos", "error", "begin with two beginning-of-sequence tokens: the model never saw that",
          "remove bos_token from the chat template; ids that are stored so: generate again"),
@@ -195,7 +195,7 @@ def _of_length_bias(found: Facts) -> Iterator[Finding]:
                 which = "longer" if value > 0 else "shorter"
                 yield Finding("warning", f"length_bias_{name}", f"rewards rise with {which} responses {where} (Spearman "
                               f"{value:+.2f}): training may "
-                              f"teach length before anything else", "look at length-controlled scores, or at simpo")  # fmt: skip
+                              f"teach length before anything else", "look at length-controlled scores, or train with a length-normalised objective such as simpo")  # fmt: skip
     n_apart = pairs["chosen_longer"] + pairs["chosen_shorter"]
     share = pairs["chosen_longer"] / n_apart if n_apart else 0.5
     if n_apart >= ENOUGH and not 1 - ONE_SIDED < share < ONE_SIDED:

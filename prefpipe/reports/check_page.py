@@ -74,12 +74,12 @@ def _step(step: Mapping[str, Any]) -> Table:
     memory, machine = step["memory_bytes"], step["machine"]
     parts = ", ".join(f"{name} {_gib(memory[name])}" for name in ("weights", "gradients", "optimizer", "activations", "output"))
     table.add_row("a step", f"{step['global_batch_size']:,} prompts, about {step['n_tokens_a_step']:,} tokens, "
-                  f"{step['n_tokens_at_once']:,} at once on a device; {step['n_steps_a_pass']:,} steps a pass")  # fmt: skip
+                  f"{step['n_tokens_at_once']:,} at once on a device; steps a pass: {step['n_steps_a_pass']:,}")  # fmt: skip
     table.add_row("memory, about", f"{_gib(memory['total'])} ({parts})")
     table.add_row("work", f"{_flop(step['flop_a_step'])} a step, {_flop(step['flop_a_pass'])} a pass"
                   + (f", {_flop(step['flop_reference'])} for the reference, once" if step["flop_reference"] else ""))  # fmt: skip
     if machine is not None:
-        table.add_row("time, about", f"{figure(machine['step_s'])} s a step, {figure(machine['pass_hours'])} h a pass on "
+        table.add_row("time, about", f"{_time(machine['step_s'])} a step, {_time(machine['pass_hours'] * 3600)} a pass on "
         f"one {machine['name']} at "
                       f"{machine['mfu']:.0%} of {machine['tflops']:,g} TFLOP/s")  # fmt: skip
     for note in step["notes"]:
@@ -105,3 +105,10 @@ def _gib(n_bytes: float) -> str:
 def _flop(value: float) -> str:
     unit, scale = flop_unit(value)
     return f"{figure(value / scale)} {unit}"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -82,7 +82,7 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
         rows = groups.read(index, list(COLUMNS))[0].to_pylist()
         kept = [row for row in rows if row["role"] is not None]
         n_rejected += len(rows) - len(kept)
-        finish.update(str(row["finish_reason"]) for row in kept)
+        finish.update(row["finish_reason"] or "unknown" for row in kept)
         for own in _by_prompt(kept):
             _add_group(own, tokens, pairs)
     lengths = Distribution.of("prompt plus response", np.array(pairs.totals, np.float64), "tokens")
@@ -154,16 +154,16 @@ def _step(model: _Model, pairs: PairCheck, training: Training, machine: Machine 
     )
     pass_flop = training_work(shape.shape, sums, recipe).total
     n_steps = ceil(pairs.n_left / batch)
-    step_flop = pass_flop * min(1.0, batch / pairs.n_left)
+    share = min(1.0, batch / pairs.n_left)
     needs_reference = find_objective(training.objective).needs_reference
     reference_flop = forward_work(shape.shape, sums).total if needs_reference else 0.0
     return {
         "n_parameters": shape.n_parameters, "global_batch_size": batch, "n_steps_a_pass": n_steps, "n_tokens_at_once": n_tokens,
-        "largest_group_tokens": pairs.largest, "n_tokens_a_step": round(sums.tokens * min(1.0, batch / pairs.n_left)),
-        "memory_bytes": {**footprint._asdict(), "total": footprint.total}, "flop_a_step": step_flop, "flop_a_pass": pass_flop,
+        "largest_group_tokens": pairs.largest, "n_tokens_a_step": round(sums.tokens * share),
+        "memory_bytes": {**footprint._asdict(), "total": footprint.total}, "flop_a_step": pass_flop * share, "flop_a_pass": pass_flop,
         "flop_reference": reference_flop, "notes": list(shape.notes),
         "machine": None if machine is None else {
-            **machine._asdict(), "step_s": _seconds(step_flop, machine),
+            **machine._asdict(), "step_s": _seconds(pass_flop * share, machine),
             "pass_hours": _seconds(pass_flop, machine) / SECONDS_AN_HOUR, "reference_hours": _seconds(reference_flop, machine) / SECONDS_AN_HOUR,
         },
     }  # fmt: skip

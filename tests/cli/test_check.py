@@ -116,7 +116,7 @@ def test_one_bos_is_as_it_should_be(capsys, tmp_path, model):
     groups = write_groups(tmp_path / "groups", [rows_for()], [])
     _, findings = told(capsys, groups, "--model", single, code=0)
     assert "double_bos" not in findings
-    assert "of no model that is known" in findings["other_tokenizer"][1]
+    assert "of no model whose tokenizer is known" in findings["other_tokenizer"][1]
 
 
 def test_a_template_that_rewrites_finished_turns_is_an_error_where_conversations_are_tokenised_again(

@@ -337,11 +337,13 @@ def test_the_reference_of_an_adapter_is_itself_or_its_base(groups, model, adapte
     assert len(fingerprints) == 2
 
 
-def test_a_fresh_adapter_starts_at_its_reference(groups, model, tmp_path):
+@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize(("bf16", "dtype"), [(False, ["float32", "float32"]), (True, ["mixed", "bfloat16"])])
+def test_a_policy_starts_at_its_reference(groups, model, tmp_path, lora_r, bf16, dtype):
     """The log-ratio of the first step is 0: reference and policy are measured in the same precision."""
-    training(groups, tmp_path / "policy", model, lora_r=4, max_steps=1)
-    summary = training(groups, tmp_path / "policy", model, lora_r=4, max_steps=1)
-    assert summary.facts["first"]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    summary = training(groups, tmp_path / "policy", model, lora_r=lora_r, bf16=bf16, max_steps=1, beta=1.0)
+    assert open_artifact(tmp_path / "policy" / "reference").record.identity["dtype"] == dtype[bool(lora_r)]
+    assert summary.facts["first"]["loss"] == pytest.approx(math.log(2), abs=1e-2 if bf16 else 1e-5)
 
 
 def test_base_of_a_model_that_is_trained_whole_is_a_mistake(groups, model, tmp_path):
