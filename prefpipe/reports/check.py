@@ -70,8 +70,8 @@ def _of_ids(found: Facts) -> Iterator[Finding]:
     if not found["stored_ids_fit"]:
         why = "the stored token ids are of another tokenizer or chat template"
         why = why if found["samplers"] else "the responses are of no model whose tokenizer is known"
-        yield Finding("warning", "other_tokenizer", f"{why}: train tokenises the conversations, and takes what the template makes "
-                      "for what was sampled")  # fmt: skip
+        yield Finding("warning", "other_tokenizer", f"{why}: train tokenises the conversations, and takes what the "
+                      "template makes for what was sampled")  # fmt: skip
     told = (
         ("double_bos", "error", "begin with two beginning-of-sequence tokens: the model never saw that",
          "remove bos_token from the chat template; ids that are stored so: generate again"),
@@ -193,9 +193,9 @@ def _of_length_bias(found: Facts) -> Iterator[Finding]:
             value = rho[name]
             if value is not None and abs(value) >= STRONG_CORRELATION:
                 which = "longer" if value > 0 else "shorter"
-                yield Finding("warning", f"length_bias_{name}", f"rewards rise with {which} responses {where} (Spearman "
-                              f"{value:+.2f}): training may "
-                              f"teach length before anything else", "look at length-controlled scores, or train with a length-normalised objective such as simpo")  # fmt: skip
+                message = f"rewards rise with {which} responses {where} (Spearman {value:+.2f}): training may teach length first"
+                yield Finding("warning", f"length_bias_{name}", message,
+                              "look at length-controlled scores, or train with a length-normalised objective, simpo")  # fmt: skip
     n_apart = pairs["chosen_longer"] + pairs["chosen_shorter"]
     share = pairs["chosen_longer"] / n_apart if n_apart else 0.5
     if n_apart >= ENOUGH and not 1 - ONE_SIDED < share < ONE_SIDED:

@@ -160,11 +160,12 @@ def _step(model: _Model, pairs: PairCheck, training: Training, machine: Machine 
     return {
         "n_parameters": shape.n_parameters, "global_batch_size": batch, "n_steps_a_pass": n_steps, "n_tokens_at_once": n_tokens,
         "largest_group_tokens": pairs.largest, "n_tokens_a_step": round(sums.tokens * share),
-        "memory_bytes": {**footprint._asdict(), "total": footprint.total}, "flop_a_step": pass_flop * share, "flop_a_pass": pass_flop,
-        "flop_reference": reference_flop, "notes": list(shape.notes),
+        "memory_bytes": {**footprint._asdict(), "total": footprint.total},
+        "flop_a_step": pass_flop * share, "flop_a_pass": pass_flop, "flop_reference": reference_flop, "notes": list(shape.notes),
         "machine": None if machine is None else {
             **machine._asdict(), "step_s": _seconds(pass_flop * share, machine),
-            "pass_hours": _seconds(pass_flop, machine) / SECONDS_AN_HOUR, "reference_hours": _seconds(reference_flop, machine) / SECONDS_AN_HOUR,
+            "pass_hours": _seconds(pass_flop, machine) / SECONDS_AN_HOUR,
+            "reference_hours": _seconds(reference_flop, machine) / SECONDS_AN_HOUR,
         },
     }  # fmt: skip
 

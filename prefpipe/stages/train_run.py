@@ -179,5 +179,3 @@ def _without_flags(config: TrainConfig) -> str:
         flag for flag, given in (("--overwrite", config.overwrite), ("--resume-from", config.resume_from is not None)) if given
     ]
     return f" without {' and '.join(flags)}" if flags else ""
-
-

@@ -24,6 +24,9 @@ from prefpipe.training.shared_prompt import (
     trial_groups,
 )
 
+PADDED = ("input_ids", "attention_mask", "response_mask")
+"""What `sequence_logps` reads of a padded batch."""
+
 
 def sequence_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> ResponseLogps:
     """Return the summed log-probability and token count of each sequence's response.
@@ -178,10 +181,13 @@ def measure_responses(
         for keys, batch in batches(groups, pad_token_id, max_batch_tokens):
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 there = to_device(batch, device)
-                tokens = _packed_token_logps(model, there) if "layout" in there else _sequence_token_logps(model, **there)
-                logps, n_tokens = sum_response_logps(tokens, there["response_mask"])
-            pieces = torch.split(tokens.float().cpu(), n_tokens.tolist())
-            yield from map(Measured, keys, logps.tolist(), n_tokens.tolist(), pieces)
+                if "layout" in there:
+                    tokens = _packed_token_logps(model, there)
+                else:
+                    tokens = _sequence_token_logps(model, *(there[name] for name in PADDED))
+                summed = sum_response_logps(tokens, there["response_mask"])
+            n_tokens = summed.n_tokens.tolist()
+            yield from map(Measured, keys, summed.logps.tolist(), n_tokens, torch.split(tokens.float().cpu(), n_tokens))
     finally:
         model.train(was_training)
 
