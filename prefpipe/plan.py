@@ -26,7 +26,7 @@ from prefpipe.backends.model_location import locate_model
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 
 State = Literal["done", "partial", "stale", "corrupt"]
-STAGE_ORDER = ("import", "generate", "score", "embed", "select", "train", "eval")
+STAGE_ORDER = ("import", "generate", "score", "embed", "select", "logprobs", "train", "eval")
 SUMMARY_STAGES = ("train", "eval")
 """Stages that write ``summary.json`` when everything else is on disk."""
 FILES = ("prompts", "source", "requests")

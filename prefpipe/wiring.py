@@ -22,6 +22,7 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
+from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.options import PartwiseConfig, StageConfig
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, ScorerSpec, parse_scorer
@@ -201,7 +202,15 @@ def _select(config: SelectConfig, runtime: Runtime) -> Summary:
 
 def _train(config: TrainConfig, runtime: Runtime) -> Summary:
     model = locate(config.model, trust_remote_code=config.trust_remote_code)
-    result: Summary = load("prefpipe.stages.train:run")(config, model, runtime)
+    name = config.reference_model
+    reference = locate(name, trust_remote_code=config.trust_remote_code) if name not in (None, "base") else None
+    result: Summary = load("prefpipe.stages.train:run")(config, model, runtime, reference_model=reference)
+    return result
+
+
+def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
+    model = locate(config.model, trust_remote_code=config.trust_remote_code)
+    result: Summary = load("prefpipe.stages.logprobs:run")(config, model, runtime)
     return result
 
 
@@ -261,6 +270,6 @@ def _is_candidates(path: Path) -> bool:
 
 
 _RUNNERS: dict[str, Callable[[Any, Runtime], Summary]] = {
-    "generate": _generate, "score": _score, "embed": _embed, "select": _select, "train": _train, "eval": _eval,
-    "import": _import, "export": _export,
+    "generate": _generate, "score": _score, "embed": _embed, "select": _select, "logprobs": _logprobs, "train": _train,
+    "eval": _eval, "import": _import, "export": _export,
 }  # fmt: skip

@@ -133,6 +133,23 @@ GROUPS = Schema(
         *_STATUS,
     ),
 )
+LOGPROBS = Schema(
+    "logprobs",
+    1,
+    (
+        *_KEY,
+        Column("logp", pa.float64(), True, "summed natural log-probability of the response's tokens; null where not measured"),
+        Column("n_tokens", pa.int32(), False, "response tokens that were summed, 0 where not measured"),
+        Column(
+            "token_logps",
+            pa.list_(pa.float32()),
+            True,
+            "natural log-probability of each response token, with `--per-token`; else null",
+        ),
+        Column("status", pa.string(), False, "`ok` or `truncated`: measured; else why not"),
+        Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
+    ),
+)
 EVALUATION = Schema(
     "evaluation",
     1,
@@ -158,7 +175,7 @@ EVALUATION = Schema(
 
 
 EMBEDDINGS_VERSION = 1
-VERSIONS = {schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, EVALUATION)} | {
+VERSIONS = {schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, LOGPROBS, EVALUATION)} | {
     "embeddings": EMBEDDINGS_VERSION
 }
 """The version of each schema that this release writes."""

@@ -15,11 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.artifacts.model_files import find_adapter_base
+from prefpipe.artifacts.tokenizer_files import find_tokenizer_files
 from prefpipe.backends.bundled import PREFIX, find_bundled
 from prefpipe.backends.gguf_conversion import convert_cached
 from prefpipe.backends.model_location import HUB_NAME
 from prefpipe.errors import ModelError
 from prefpipe.maths.training_compute import ModelShape
+from prefpipe.maths.training_memory import MemoryShape
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 SIZE_HINT = "or give its size, for example --model 8B"
@@ -45,7 +47,16 @@ def named_shape(reference: str) -> NamedShape:
     Errors:
         ModelError: nothing is there, no configuration, or one of another kind of model than training takes.
     """
-    folder = _find_folder(reference)
+    model, config = build_without_weights(_find_folder(reference))
+    return shape_of(model, config)
+
+
+def build_without_weights(folder: Path) -> tuple[nn.Module, PretrainedConfig]:
+    """Return the model of a folder's configuration, its parameters on the meta device, and the configuration.
+
+    Errors:
+        ModelError: no configuration, or one of another kind of model than training takes.
+    """
     if not (folder / CONFIG).is_file():
         raise ModelError(f"no {CONFIG} in the model folder {folder}", hint=f"give the folder that holds it, {SIZE_HINT}")
     try:
@@ -57,7 +68,43 @@ def named_shape(reference: str) -> NamedShape:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"no causal language model can be built from {folder / CONFIG}: {reason[:300]}",
                          hint=f"pass a causal language model, {SIZE_HINT}") from error  # fmt: skip
-    return shape_of(model, config)
+    return model, config
+
+
+def memory_shape(model: nn.Module, config: PretrainedConfig) -> MemoryShape:
+    """Return what the memory of a training step depends on; of mixtures of experts the width is one expert's."""
+    output: Any = model.get_output_embeddings()  # type: ignore[operator]
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not output]
+    hidden = _first_number(config, ("hidden_size",)) or 0
+    return MemoryShape(
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        rank_width=sum(module.in_features + module.out_features for module in linear),
+        n_layers=_first_number(config, ("num_hidden_layers",)) or 0,
+        hidden=hidden,
+        inner=_first_number(config, ("intermediate_size",)) or 4 * hidden,
+        n_vocabulary=int(output.weight.shape[0]),
+    )
+
+
+class FoldersOnDisk(NamedTuple):
+    """Where a model's configuration is, and its tokenizer: an adapter brings the one, and the base the other or both."""
+
+    config: Path
+    tokenizer: Path
+
+
+def folders_on_disk(reference: str) -> FoldersOnDisk:
+    """Return where a model's configuration and tokenizer are; weights are neither needed nor looked at.
+
+    Errors:
+        ModelError: nothing is there, or not on this machine.
+    """
+    try:
+        own, whole = _own_folder(reference), _find_folder(reference)
+    except ModelError as error:
+        hint = "give a folder, bundled:NAME, or an org/name[@revision] that is in the hub cache"
+        raise ModelError(error.message.replace(" and not a size", ""), hint=hint) from error
+    return FoldersOnDisk(whole, own if find_tokenizer_files(own) else whole)
 
 
 def shape_of(model: nn.Module, config: PretrainedConfig) -> NamedShape:

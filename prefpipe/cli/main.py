@@ -11,6 +11,7 @@ import sys
 import typer
 
 from prefpipe import __version__
+from prefpipe.cli.check import check
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.models import models
@@ -24,6 +25,7 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
+from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.options import StageConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
@@ -31,7 +33,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import PrefpipeError
 
 STAGES: tuple[type[StageConfig], ...] = (
-    GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, ImportConfig, ExportConfig,
+    GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, LogprobsConfig, ImportConfig, ExportConfig,
 )  # fmt: skip
 
 app = typer.Typer(
@@ -39,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
-    "import and export exchange data with other tools.",
+    "logprobs keeps a reference for train. import and export exchange data with other tools.",
 )  # fmt: skip
 stop_flag = StopFlag()
 
@@ -59,6 +61,7 @@ for _config_class in STAGES:
 app.command("status")(status)
 app.command("inspect")(inspect)
 app.command("savings")(savings)
+app.command("check")(check)
 app.add_typer(models, name="models")
 app.command("objectives")(objectives)
 app.command("reference", hidden=True)(reference)

@@ -57,6 +57,14 @@ class TrainConfig(StageConfig):
     eps: float | None = knob_option("eps")
     tau: float | None = knob_option("tau")
     weight: float | None = knob_option("weight")
+    reference: Path | None = option(
+        None, identity=False, metavar="DIR",
+        help="folder written by logprobs: the reference's log-probabilities; default made in OUTPUT/reference",
+    )  # fmt: skip
+    reference_model: str | None = option(
+        None, identity=False, metavar="MODEL",
+        help="the reference policy: a model, or `base` for the model under an adapter; default what the training starts from",
+    )  # fmt: skip
     learning_rate: float | None = option(None, help="peak learning rate; default the objective's, ten times that with LoRA")
     num_train_epochs: float | None = option(None, help="passes over the groups; default the objective's")
     max_steps: int | None = option(None, help="optimizer steps, instead of passes")
@@ -116,6 +124,7 @@ class TrainConfig(StageConfig):
              "--save-steps, --save-total-limit and --logging-steps must be 1 or more"),
             (self.max_steps is None or self.num_train_epochs is None, "--max-steps and --num-train-epochs exclude each other"),
             (self.lora_r > 0 or not self._given_lora(), "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"),
+            (self.reference is None or self.reference_model is None, "--reference and --reference-model exclude each other"),
             (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
         )  # fmt: skip
         return found + [sentence for holds, sentence in checks if not holds]

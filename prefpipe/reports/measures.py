@@ -219,6 +219,35 @@ class GroupMeasure:
         return [item for item in found if item.n]
 
 
+class LogprobMeasure:
+    """Sums, means a token and lengths of what was measured."""
+
+    def __init__(self) -> None:
+        self.numbers = Numbers()
+        self.n_responses, self.n_measured = 0, 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take in one part."""
+        measured = table.filter(pc.is_valid(table["logp"]))
+        self.n_responses += table.num_rows
+        self.n_measured += measured.num_rows
+        self.numbers.add("summed", measured["logp"])
+        self.numbers.add("mean", pc.divide(measured["logp"], pc.cast(measured["n_tokens"], pa.float64())))
+        self.numbers.add("response length", measured["n_tokens"])
+
+    def facts(self) -> Facts:
+        """Return how many responses there are, and how many have a log-probability."""
+        return {"n_responses": self.n_responses, "n_measured": self.n_measured}
+
+    def distributions(self) -> list[Distribution]:
+        """Return log-probabilities, a token and a response, and lengths."""
+        return [
+            Distribution.of("mean log-probability", self.numbers["mean"], "nats a token"),
+            Distribution.of("log-probability", self.numbers["summed"], "nats a response"),
+            Distribution.of("response length", self.numbers["response length"], "tokens"),
+        ]
+
+
 class EvaluationMeasure:
     """Preference and paired differences, prompt by prompt."""
 
@@ -246,7 +275,7 @@ class EvaluationMeasure:
 
 MEASURES: Mapping[str, type[Measure]] = {
     "candidates": CandidateMeasure, "scores": ScoreMeasure, "embeddings": EmbeddingMeasure, "groups": GroupMeasure,
-    "evaluation": EvaluationMeasure,
+    "logprobs": LogprobMeasure, "evaluation": EvaluationMeasure,
 }  # fmt: skip
 """What is measured, by the schema's name."""
 

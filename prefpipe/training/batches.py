@@ -68,8 +68,9 @@ class GroupCollator:
 class BudgetCollator:
     """Cut a device's prompts into micro-batches of at most ``max_tokens`` tokens.
 
-    Returns ``{"batches": [...], "n_prompts": P}``. A micro-batch is what `GroupCollator` makes. Packed, a group that is
-    too long by itself is a micro-batch whose ``rows`` are several packed rows, cut between responses; a single response always fits.
+    Returns ``{"batches": [...], "n_prompts": P}``. A micro-batch is what `GroupCollator` makes. Packed, a
+    group that is too long by itself is a micro-batch whose ``rows`` are several packed rows, cut between responses; a
+    single response always fits.
     """
 
     def __init__(self, collator: GroupCollator, max_tokens: int) -> None:

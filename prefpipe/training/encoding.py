@@ -35,12 +35,15 @@ class Encoder:
                 limit ends with its last token.
 
         Errors:
-            InputError: the template refuses the conversation, or the prompt is not a prefix of the whole: templates that strip
-                reasoning or rewrite earlier turns do that.
+            InputError: the template refuses the conversation, the prompt begins with two BOS, or it is not a prefix of the
+                whole: templates that strip reasoning or rewrite earlier turns do that.
         """
-        turns = [dict(message) for message in messages]
-        prompt = self._ids(prompt_id, turns, add_generation_prompt=True)
-        whole = self._ids(prompt_id, [*turns, {"role": "assistant", "content": response}], add_generation_prompt=False)
+        prompt, whole = self.templated(prompt_id, messages, response)
+        if begins_with_two_bos(prompt, self.tokenizer.bos_token_id):
+            raise InputError(
+                f"prompt {prompt_id} begins with two {self.tokenizer.bos_token} tokens: template and tokenizer both add one",
+                hint="remove bos_token from the chat template",
+            )
         if whole[: len(prompt)] != prompt:
             raise InputError(
                 f"prompt {prompt_id}: its {len(prompt)} tokens are not the first tokens of prompt plus response; the chat "
@@ -48,6 +51,17 @@ class Encoder:
                 hint="train the model that generated the responses, whose token ids are stored",
             )
         return prompt, self._until_end(whole[len(prompt) :], finished=finished)
+
+    def templated(self, prompt_id: str, messages: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
+        """Return the ids of the templated prompt, and of the conversation with the response as a finished turn; unchecked.
+
+        Errors:
+            InputError: the template refuses the conversation.
+        """
+        turns = [dict(message) for message in messages]
+        whole = [*turns, {"role": "assistant", "content": response}]
+        return (self._ids(prompt_id, turns, add_generation_prompt=True),
+                self._ids(prompt_id, whole, add_generation_prompt=False))  # fmt: skip
 
     def _ids(self, prompt_id: str, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
         try:
@@ -63,3 +77,8 @@ class Encoder:
         """Cut what the template adds after the end of the turn, and the end itself where the response was cut off."""
         end = next((position for position, token in enumerate(ids) if token in self.eos_token_ids), len(ids))
         return ids[: end + 1] if finished else ids[:end]
+
+
+def begins_with_two_bos(ids: Sequence[int], bos_token_id: int | None) -> bool:
+    """Return whether template and tokenizer have both put the beginning of sequence in front."""
+    return bos_token_id is not None and list(ids[:2]) == [bos_token_id, bos_token_id]

@@ -4,9 +4,9 @@ The output projection sees only the positions that predict a response token. Wit
 largest tensor of a small model's step, and those of prompts and padding would be thrown away.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from prefpipe.training.shared_prompt import (
     trial_groups,
 )
 
+PADDED = ("input_ids", "attention_mask", "response_mask")
+"""What `sequence_logps` reads of a padded batch."""
+
 
 def sequence_logps(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, ended: Tensor | None = None
@@ -40,11 +43,15 @@ def sequence_logps(
     Returns:
         ``logps`` (S,) float32, ``n_tokens`` (S,) and ``end_probs`` (S,).
     """
+    return sum_response_logps(_sequence_token_logps(model, input_ids, attention_mask, response_mask), response_mask, ended)
+
+
+def _sequence_token_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
     predicting = torch.zeros_like(response_mask)
     predicting[:, :-1] = response_mask[:, 1:]
     with _project_only(model, predicting):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits  # (N, V)
-    return sum_response_logps(token_logps(logits, input_ids[response_mask]), response_mask, ended)
+    return token_logps(logits, input_ids[response_mask])
 
 
 def packed_logps(model: nn.Module, packed: Mapping[str, Any]) -> ResponseLogps:
@@ -57,11 +64,15 @@ def packed_logps(model: nn.Module, packed: Mapping[str, Any]) -> ResponseLogps:
     Returns:
         ``logps`` (S,) float32 and ``n_tokens`` (S,).
     """
+    return sum_response_logps(_packed_token_logps(model, packed), packed["response_mask"], packed.get("ended"))
+
+
+def _packed_token_logps(model: nn.Module, packed: Mapping[str, Any]) -> Tensor:
     with scoring_head(_unwrap(model), packed["predictors"], packed["labels"]):
-        logps = model(
+        logps: Tensor = model(
             input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False, packed_layout=packed["layout"]
         ).logits  # (M, 1)
-    return sum_response_logps(logps[:, 0], packed["response_mask"], packed.get("ended"))
+    return logps[:, 0]
 
 
 def group_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
@@ -151,17 +162,19 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
-@torch.no_grad()
-def reference_logps(
-    model: nn.Module,
-    groups: Sequence[Group],
-    *,
-    pad_token_id: int,
-    bf16: bool = False,
-    max_batch_tokens: int = 8192,
-    advance: Callable[[int], None] = lambda _n: None,
-) -> dict[Key, tuple[float, int]]:
-    """Return the summed log-probability and token count of every response under a frozen policy, by key.
+class Measured(NamedTuple):
+    """A response under a frozen policy: its summed log-probability, and that of each of its tokens."""
+
+    key: Key
+    logp: float
+    n_tokens: int
+    token_logps: Tensor
+
+
+def measure_responses(
+    model: nn.Module, groups: Sequence[Group], *, pad_token_id: int, bf16: bool = False, max_batch_tokens: int = 8192
+) -> Iterator[Measured]:
+    """Yield the log-probabilities of every response under a frozen policy, the longest groups first.
 
     Groups are sorted by length and batched up to ``max_batch_tokens``, packed where the model takes that and padded
     otherwise, so the result does not depend on the training batch. Dropout is off; the model's mode is restored.
@@ -172,21 +185,32 @@ def reference_logps(
         pad_token_id: any token; padding is masked.
         bf16: compute under bfloat16 autocast, as training will.
         max_batch_tokens: tokens of one forward pass; one response always fits.
-        advance: called with the number of responses done.
     """
     batches = _packed_batches if shares_prompts(model) else _padded_batches
     device = next(model.parameters()).device
-    result: dict[Key, tuple[float, int]] = {}
     was_training = model.training
     model.eval()
-    for keys, batch in batches(groups, pad_token_id, max_batch_tokens):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logps, n_tokens, _ = batch_logps(model, to_device(batch, device))
-        for key, logp, n in zip(keys, logps.tolist(), n_tokens.tolist(), strict=True):
-            result[key] = (logp, n)
-        advance(len(keys))
-    model.train(was_training)
-    return result
+    try:
+        for keys, batch in batches(groups, pad_token_id, max_batch_tokens):
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                there = to_device(batch, device)
+                if "layout" in there:
+                    tokens = _packed_token_logps(model, there)
+                else:
+                    tokens = _sequence_token_logps(model, *(there[name] for name in PADDED))
+                summed = sum_response_logps(tokens, there["response_mask"])
+            n_tokens = summed.n_tokens.tolist()
+            yield from map(Measured, keys, summed.logps.tolist(), n_tokens, torch.split(tokens.float().cpu(), n_tokens))
+    finally:
+        model.train(was_training)
+
+
+def reference_logps(
+    model: nn.Module, groups: Sequence[Group], *, pad_token_id: int, bf16: bool = False, max_batch_tokens: int = 8192
+) -> dict[Key, tuple[float, int]]:
+    """Return the sums and token counts of `measure_responses` by key, as `with_reference` takes them."""
+    found = measure_responses(model, groups, pad_token_id=pad_token_id, bf16=bf16, max_batch_tokens=max_batch_tokens)
+    return {each.key: (each.logp, each.n_tokens) for each in found}
 
 
 def _packed_batches(groups: Sequence[Group], _pad: int, max_tokens: int) -> Iterator[tuple[list[Key], Batch]]:

@@ -94,9 +94,10 @@ def prepare_groups(groups: Sequence[Group], *, max_length: int, on_too_long: str
     kept: list[Group] = []
     fates: dict[Key, Fate] = {}
     for group in groups:
-        _check(group, fates)
-        responses, own_fates = _fit(group, max_length, on_too_long)
-        fates |= own_fates
+        check_group(group, fates)
+        fitting, own_fates = fit_length(group, max_length=max_length, on_too_long=on_too_long)
+        responses, copies = _without_copies(group.prompt_id, fitting)
+        fates |= own_fates | copies
         roles = {response.role for response in responses}
         if roles == {"positive", "negative"}:
             kept.append(group._replace(responses=responses))
@@ -155,17 +156,22 @@ def _with_reference(prompt_id: str, response: Response, reference: Mapping[Key, 
     logp, n_tokens = reference.get((prompt_id, response.sample_idx), (None, 0))
     place = f"response {response.sample_idx} of prompt {prompt_id}"
     if logp is None:
-        raise InputError(f"no reference log-probability for {place}", hint="compute the reference again: --overwrite")
+        raise InputError(f"no reference log-probability for {place}", hint="make the reference again, of these groups")
     if n_tokens != len(response.token_ids):
         raise InputError(
             f"the reference log-probability of {place} is a sum over {n_tokens} tokens, and the response has "
             f"{len(response.token_ids)}",
-            hint="the reference was computed with another --max-length; compute it again: --overwrite",
+            hint="the reference was made with another --max-length or --on-too-long; make it again",
         )
     return response._replace(ref_logp=logp)
 
 
-def _check(group: Group, seen: Mapping[Key, Fate]) -> None:
+def check_group(group: Group, seen: Mapping[Key, Fate]) -> None:
+    """Refuse a group that cannot be trained on or measured, whatever its length.
+
+    Errors:
+        InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes twice or is in ``seen``.
+    """
     if not group.prompt_token_ids:
         raise InputError(f"prompt {group.prompt_id} has no token", hint="nothing would predict a response's first token")
     for position, response in enumerate(group.responses):
@@ -179,8 +185,14 @@ def _check(group: Group, seen: Mapping[Key, Fate]) -> None:
             raise InputError(f"{place} has role {response.role!r}, not positive or negative", hint="select again")
 
 
-def _fit(group: Group, max_length: int, on_too_long: str) -> tuple[list[Response], dict[Key, Fate]]:
-    """Return the responses that fit and differ, in their order, and the fate of all."""
+def fit_length(group: Group, *, max_length: int, on_too_long: str) -> tuple[list[Response], dict[Key, Fate]]:
+    """Return the responses that fit the length limit, cut where that is asked for, in their order, and the fate of all.
+
+    Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long`` and ``empty``, as in `prepare_groups`.
+
+    Errors:
+        UsageError: something is too long and ``on_too_long`` is ``error``.
+    """
     room = max_length - len(group.prompt_token_ids)
     fates: dict[Key, Fate] = {}
     fitting: list[Response] = []
@@ -205,10 +217,15 @@ def _fit(group: Group, max_length: int, on_too_long: str) -> tuple[list[Response
             fitting.append(response._replace(token_ids=response.token_ids[:room]))
         else:
             fates[key] = Fate("too_long", words)
+    return fitting, fates
+
+
+def _without_copies(prompt_id: str, responses: Sequence[Response]) -> tuple[list[Response], dict[Key, Fate]]:
+    """Return the responses whose tokens differ, in their order, and the fate of the others."""
+    fates: dict[Key, Fate] = {}
     first: dict[tuple[int, ...], Response] = {}
-    for response in sorted(fitting, key=lambda each: (each.role != "positive", each.sample_idx)):
+    for response in sorted(responses, key=lambda each: (each.role != "positive", each.sample_idx)):
         original = first.setdefault(tuple(response.token_ids), response)
         if original is not response:
-            reason = f"the same tokens as response {original.sample_idx}"
-            fates[group.prompt_id, response.sample_idx] = Fate("identical", reason)
-    return [response for response in fitting if first[tuple(response.token_ids)] is response], fates
+            fates[prompt_id, response.sample_idx] = Fate("identical", f"the same tokens as response {original.sample_idx}")
+    return [response for response in responses if first[tuple(response.token_ids)] is response], fates

@@ -66,10 +66,7 @@ def load_policy(
         ModelError: not a causal language model, no tokenizer or chat template.
         UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks.
     """
-    whole = files.base if files.base is not None else files
-    if whole.kind != "causal-lm":
-        raise ModelError(f"{whole.path} is a {whole.kind} model, and only causal language models are trained",
-                         hint="pass the folder of an instruct model with --model")  # fmt: skip
+    whole = _require_causal(files)
     require_chat_template(files)
     dtype = torch.bfloat16 if bf16 and lora is not None else torch.float32
     transformers_logging.disable_progress_bar()
@@ -93,6 +90,29 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
     """Return the tokens that end a response: the tokenizer's and those at which the model's generation stops."""
     stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
+
+
+def load_reference(files: ModelFiles, *, dtype: str, trust_remote_code: bool = False) -> Any:
+    """Load a model whose log-probabilities are a reference: frozen, without dropout.
+
+    Args:
+        files: a checked model folder: a causal language model, or an adapter of one.
+        dtype: ``float32`` and ``mixed`` have float32 weights, with an adapter merged in, as a policy that is trained whole;
+            ``bfloat16`` has bfloat16 weights, with the adapter beside them, as one that gets adapters under ``--bf16``.
+        trust_remote_code: run Python files that come with the model.
+
+    Errors:
+        ModelError: not a causal language model.
+    """
+    whole = _require_causal(files)
+    transformers_logging.disable_progress_bar()
+    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=kind, trust_remote_code=trust_remote_code)
+    turn_dropout_off(model)
+    if files.base is not None:
+        model = PeftModel.from_pretrained(model, files.path)
+        model = model if dtype == "bfloat16" else model.merge_and_unload()
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def turn_dropout_off(model: nn.Module) -> None:
@@ -151,6 +171,15 @@ def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any]) -> 
     lines = [*front, "---", "", f"{kind} trained by prefpipe from `{base}`.", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join(lines) + "\n"
+
+
+def _require_causal(files: ModelFiles) -> ModelFiles:
+    """Return the model itself, or the base of an adapter, if it is a causal language model."""
+    whole = files.base if files.base is not None else files
+    if whole.kind != "causal-lm":
+        raise ModelError(f"{whole.path} is a {whole.kind} model, and only causal language models are trained",
+                         hint="pass the folder of an instruct model with --model")  # fmt: skip
+    return whole
 
 
 def _add_lora(model: Any, lora: LoraSettings) -> Any:

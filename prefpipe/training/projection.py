@@ -1,7 +1,8 @@
 """Log-probabilities of response tokens without the logits tensor.
 
 With a vocabulary of 49,000 to 256,000 the logits of a group are larger than everything else in its step. Here the output
-projection runs over a few hundred tokens at a time, keeps the log-probabilities alone, and is computed again in the backward pass.
+projection runs over a few hundred tokens at a time, keeps the log-probabilities alone, and is computed again in the
+backward pass.
 """
 
 from collections.abc import Callable, Iterator

@@ -5,7 +5,8 @@ A micro-batch is one row of tokens, group after group, a group being its prompt 
     [prompt A][A's response 0][A's response 1]...[prompt B][B's response 0]...
 
 Positions start again after the prompt in every response. A prompt's tokens attend to the prompt; a response's
-tokens attend to their prompt and to the tokens before them in the same response, and to nothing else. All other layers work token by token, so the
+tokens attend to their prompt and to the tokens before them in the same response, and to nothing else. All other layers
+work token by token, so the
 prompt's are computed once, with gradients from every response. Nothing is padded but the responses inside an attention call.
 
 The attention is a function registered with transformers, so it holds for every model that looks its attention up there,

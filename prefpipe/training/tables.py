@@ -1,6 +1,5 @@
 """The Parquet files of a trained policy, beside the model itself."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,11 +7,9 @@ import pyarrow.parquet as pq
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.schemas import Column, Schema
-from prefpipe.training.groups import Key
 from prefpipe.training.measures import MEASURE_MEANINGS
 
 METRICS_FILE = "metrics.parquet"
-REFERENCE_FILE = "reference.parquet"
 
 POLICY = Schema("policy", 1, (
     Column("prompt_id", pa.string(), False, "key of the prompt"),
@@ -36,36 +33,9 @@ METRICS = Schema("metrics", 1, (
     Column("n_prompts", pa.int64(), True, "prompts trained on since the row before"),
 ))  # fmt: skip
 
-REFERENCE = Schema("reference", 1, (
-    Column("prompt_id", pa.string(), False, "key of the prompt"),
-    Column("sample_idx", pa.int32(), False, "number of the response"),
-    Column("ref_logp", pa.float64(), False, "summed natural log-probability of the response under the reference policy"),
-    Column("n_tokens", pa.int32(), False, "response tokens that were summed"),
-))  # fmt: skip
-
 
 def write_table(path: Path, schema: Schema, rows: list[dict[str, object]], key: str = "") -> None:
     """Replace a Parquet file as a whole; ``key`` says what it was made from."""
     arrow = schema.arrow().with_metadata({"prefpipe.schema": schema.tag, "prefpipe.key": key})
     with atomic_write(path) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=arrow), file)
-
-
-def write_reference(folder: Path, reference: Mapping[Key, tuple[float, int]], key: str) -> None:
-    """Keep the reference's log-probabilities, so that a resumed run does not compute them again."""
-    rows: list[dict[str, object]] = [
-        {"prompt_id": prompt_id, "sample_idx": sample_idx, "ref_logp": logp, "n_tokens": n_tokens}
-        for (prompt_id, sample_idx), (logp, n_tokens) in sorted(reference.items())
-    ]
-    write_table(folder / REFERENCE_FILE, REFERENCE, rows, key)
-
-
-def read_reference(folder: Path, key: str) -> dict[Key, tuple[float, int]] | None:
-    """Return what ``write_reference`` kept, or None when it is not there, not readable, or was made from something else."""
-    try:
-        table = pq.read_table(folder / REFERENCE_FILE)
-    except (OSError, pa.ArrowInvalid):
-        return None
-    if (table.schema.metadata or {}).get(b"prefpipe.key") != key.encode():
-        return None
-    return {(row["prompt_id"], row["sample_idx"]): (row["ref_logp"], row["n_tokens"]) for row in table.to_pylist()}

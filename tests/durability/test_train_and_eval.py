@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from pipelines import digests_of, identities_of, rows_of, write_prompts
+from pipelines import assert_same_artifact, digests_of, identities_of, rows_of, write_prompts
 from safetensors.torch import load_file
 from stage_server import Outcome, StageServer
 from tiny_models import make_tiny_causal_lm
@@ -49,7 +49,7 @@ def heavy(fast_root: Path) -> Iterator[StageServer]:
     """Forks commands from a process that has torch and transformers imported, so that a run takes a second."""
     scratch = fast_root / "heavy-streams"
     scratch.mkdir()
-    modules = ("prefpipe.stages.train", "prefpipe.stages.eval", "prefpipe.backends.hf_generator",
+    modules = ("prefpipe.stages.train", "prefpipe.stages.logprobs", "prefpipe.stages.eval", "prefpipe.backends.hf_generator",
                "prefpipe.backends.model_location")  # fmt: skip
     server = StageServer(scratch, modules)
     yield server
@@ -104,6 +104,10 @@ def two_steps(inputs: Inputs, output: Path, *more: object) -> list[object]:
             "--report-to", "none", "-o", output, *more]  # fmt: skip
 
 
+def logprobs(inputs: Inputs, output: Path, *more: object) -> list[object]:
+    return ["logprobs", inputs.groups, "--model", inputs.model, "-o", output, *more]
+
+
 def evaluate(inputs: Inputs, output: Path) -> list[object]:
     return ["eval", "--policy", inputs.model, "--baseline", inputs.other, "--prompts", inputs.prompts, "--scorer", "fake",
             "--backend", "transformers", "--n", 2, "--max-tokens", 8, "--part-size", 1, "--bootstrap-draws", 500,
@@ -122,7 +126,10 @@ def assert_same_policy(output: Path, expected: Path, kind: tuple[object, ...]) -
     assert (output / "summary.json").read_bytes() == (expected / "summary.json").read_bytes()
     assert (output / "metrics.parquet").read_bytes() == (expected / "metrics.parquet").read_bytes()
     assert digests_of(output) == digests_of(expected)
-    assert not list(output.glob(".*"))
+    assert (output / "reference").exists() == ("dpo" in kind)
+    if "dpo" in kind:
+        assert_same_artifact(output / "reference", expected / "reference")
+    assert not list(output.rglob(".*"))
 
 
 def assert_same_evaluation(output: Path, expected: Path) -> None:
@@ -185,6 +192,60 @@ def test_training_killed_at_random_moments_ends_with_the_same_weights(
         assert outcome.code == 0, outcome.stderr
         assert_same_policy(output, straight[kind].folder, kind)
         episode += 1
+
+
+def test_a_reference_killed_before_every_file_operation_repeats_no_part_and_training_takes_it(
+    heavy: StageServer, inputs: Inputs, straight: dict[object, Undisturbed], folder: Path
+) -> None:
+    """Each run dies a little later than the one before, until one ends; what was whole stays as it was."""
+    finish(heavy, *logprobs(inputs, folder / "straight"))
+    output, died_at, seen = folder / "killed", 0, identities_of(folder / "nothing")
+    while True:
+        outcome = heavy.run(*logprobs(inputs, output), die_at_event=died_at, watched=str(output))
+        now = identities_of(output)
+        assert seen.items() <= now.items()
+        seen, died_at = now, died_at + 1
+        if outcome.code == 0:
+            break
+        assert outcome.code == -signal.SIGKILL
+    assert died_at > 3
+    assert_same_artifact(output, folder / "straight")
+    finish(heavy, *train(inputs, folder / "policy", *ADAPTER, "--reference", output))
+    assert (folder / "policy" / WEIGHTS[ADAPTER]).read_bytes() == (straight[ADAPTER].folder / WEIGHTS[ADAPTER]).read_bytes()
+    assert_same_artifact(output, straight[ADAPTER].folder / "reference")
+
+
+def test_training_killed_while_it_measures_its_reference_ends_with_the_same_weights(
+    heavy: StageServer, inputs: Inputs, straight: dict[object, Undisturbed], folder: Path
+) -> None:
+    output, died_at, seen = folder / "policy", 0, identities_of(folder / "nothing")
+    while len(seen) < 3:
+        outcome = heavy.run(*train(inputs, output, *ADAPTER), die_at_event=died_at, watched=str(output / "reference"))
+        assert outcome.code == -signal.SIGKILL
+        now = identities_of(output / "reference")
+        assert seen.items() <= now.items()
+        seen, died_at = now, died_at + 1
+    finish(heavy, *train(inputs, output, *ADAPTER))
+    assert identities_of(output / "reference") == seen
+    assert_same_policy(output, straight[ADAPTER].folder, ADAPTER)
+
+
+def test_sigterm_in_logprobs_stops_after_a_part_and_shards_share_the_rest(
+    heavy: StageServer, inputs: Inputs, folder: Path
+) -> None:
+    elapsed_s = finish(heavy, *logprobs(inputs, folder / "straight")).elapsed_s
+    for attempt in range(12):
+        output = folder / f"stopped{attempt}"
+        stopped = heavy.run(*logprobs(inputs, output), signal_after_s=elapsed_s * (0.3 + 0.05 * attempt), signal=signal.SIGTERM)
+        if stopped.code == 75:
+            break
+    assert_refused(stopped, 75, "logprobs stopped as asked", "left hint: run the same command again to go on")
+    made = identities_of(output)
+    for index in (0, 1):
+        slurm = {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": "2"}
+        assert heavy.run(*logprobs(inputs, output), env=slurm).code == 0
+    assert made.items() <= identities_of(output).items()
+    assert_same_artifact(output, folder / "straight")
 
 
 def test_a_second_run_says_that_the_policy_is_kept_and_touches_nothing(

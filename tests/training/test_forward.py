@@ -8,7 +8,7 @@ from tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from prefpipe.training.batches import GroupCollator, pad_sequences
-from prefpipe.training.forward import group_logps, reference_logps, sequence_logps
+from prefpipe.training.forward import group_logps, measure_responses, reference_logps, sequence_logps, share_prompts
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +118,36 @@ def test_the_head_sees_response_positions_only(model):
 @pytest.mark.parametrize("max_batch_tokens", [1, 40, 10_000])
 def test_the_reference_does_not_depend_on_its_batch(model, max_batch_tokens):
     groups = make_groups(5)
-    done = []
-    reference = reference_logps(model, groups, pad_token_id=0, max_batch_tokens=max_batch_tokens, advance=done.append)
-    assert sum(done) == len(reference) == sum(len(group.responses) for group in groups)
+    reference = reference_logps(model, groups, pad_token_id=0, max_batch_tokens=max_batch_tokens)
+    assert len(reference) == sum(len(group.responses) for group in groups)
     for group in groups:
         for response in group.responses:
             logp, n_tokens = reference[group.prompt_id, response.sample_idx]
             assert logp == pytest.approx(plain_logp(model, group.prompt_token_ids, response.token_ids).item(), rel=1e-5)
             assert n_tokens == len(response.token_ids)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_each_token_is_measured_and_they_sum_to_the_response(packed):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(tiny_config()).eval()
+    assert not packed or share_prompts(model) is None
+    groups = {group.prompt_id: group for group in make_groups(3)}
+    for each in measure_responses(model, list(groups.values()), pad_token_id=0, max_batch_tokens=30):
+        group = groups[each.key[0]]
+        [response] = [response for response in group.responses if response.sample_idx == each.key[1]]
+        ids = torch.tensor([[*group.prompt_token_ids, *response.token_ids]])
+        shares = torch.log_softmax(model_logits(ids), -1)
+        first = len(group.prompt_token_ids) - 1
+        expected = [shares[first + t, token].item() for t, token in enumerate(response.token_ids)]
+        assert each.token_logps.tolist() == pytest.approx(expected, rel=1e-4)
+        assert each.logp == pytest.approx(sum(expected), rel=1e-5)
+
+
+def model_logits(ids):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return LlamaForCausalLM(tiny_config()).eval()(ids).logits[0]
 
 
 def test_the_reference_has_no_dropout_and_leaves_the_mode_as_it_was():

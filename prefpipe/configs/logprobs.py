@@ -1,0 +1,49 @@
+"""The knobs of ``prefpipe logprobs``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
+
+DTYPES = ("float32", "mixed", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogprobsConfig(PartwiseConfig, ErrorRateConfig):
+    """Measure the log-probability of every response of the groups under a model, the reference of training."""
+
+    stage: ClassVar[str] = "logprobs"
+    VERSION: ClassVar[int] = 1
+
+    groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
+    model: str = option(identity=False, metavar="MODEL",
+                        help="the reference: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
+    dtype: str = option(
+        "float32", choices=DTYPES,
+        help="float32; mixed: bfloat16 computation on float32 weights, as `train --bf16`; bfloat16: weights too, as with LoRA",
+    )  # fmt: skip
+    max_length: int = option(2048, help="longest prompt plus response, in tokens")
+    on_too_long: str = option(
+        "drop", identity=False, choices=("drop", "truncate", "error"),
+        help="what to do with a longer response; whether it is measured in part belongs to what the artifact is",
+    )  # fmt: skip
+    per_token: bool = option(False, help="keep the log-probability of each token as well")
+    max_batch_tokens: int = option(16_384, identity=False, help="tokens that are computed at once")
+    shared_prompt: bool = option(
+        True, identity=False, help="compute each prompt once for all its responses, where the model allows"
+    )
+    device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
+    trust_remote_code: bool = option(False, help="run Python code that comes with the model")
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.max_batch_tokens < 1:
+            found.append(f"--max-batch-tokens must be 1 or more, not {self.max_batch_tokens}")
+        if self.max_length < 2:
+            found.append(f"--max-length must be 2 or more, not {self.max_length}")
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """Return what can change the rows; of ``--on-too-long`` it is whether longer responses are measured in part."""
+        return super().identity() | {"truncates": self.on_too_long == "truncate"}

@@ -1,0 +1,151 @@
+"""Measure the log-probability of every kept response under a model: the reference of training, kept.
+
+Reads: ``groups``. Writes: ``logprobs``, one row for every kept response in the order of the groups, none for rejected
+prompts. Promises: the tokens are those that ``train`` takes for the same model and ``--max-length``; a number does not depend on
+batch, device count or resume point, up to the rounding of the engine.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.schemas import LOGPROBS
+from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.backends.device import find_device
+from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
+from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.train_groups import AGAIN, COLUMNS, encoder_of, groups_of, stored_ids_fit
+from prefpipe.training.encoding import Encoder
+from prefpipe.training.forward import Measured, measure_responses, share_prompts
+from prefpipe.training.groups import Fate, Group, Key, check_group, fit_length
+from prefpipe.training.policy import load_reference
+
+FAILING = ("not_finite",)
+
+
+def run(config: LogprobsConfig, model: ModelFiles, runtime: Runtime, *, encode_as: ModelFiles | None = None) -> Summary:
+    """Measure the parts of this shard that are missing.
+
+    Args:
+        config: the stage's knobs.
+        model: whose weights are the reference.
+        runtime: the surroundings.
+        encode_as: whose tokenizer and chat template make the ids; default the reference's own.
+    """
+    words = encode_as if encode_as is not None else model
+    refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
+    groups = open_input(config.groups, schema="groups", name="GROUPS")
+    require_chat_template(words)
+    record = record_of(config, model, groups, runtime, encode_as=words)
+    indices = groups.present(runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial)
+    parents = parent_digests(indices, groups=groups)
+    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    summary = Summary(config.stage, config.output)
+    started = time.perf_counter()
+    work = _Work(config, groups, output, runtime)
+    work.model_files, work.words = model, words
+    loop_over_parts(
+        output, parents.__getitem__, lambda index: work.make(index, parents[index]), runtime, summary, indices=indices
+    )
+    if summary.n_parts_made:
+        elapsed_s = time.perf_counter() - started
+        rate = work.n_tokens / elapsed_s
+        summary.notes.append(f"{work.n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)")
+        summary.facts |= {"n_tokens": work.n_tokens, "elapsed_s": elapsed_s}
+    check_error_rate(summary, FAILING, config.max_error_rate)
+    return summary
+
+
+def record_of(
+    config: LogprobsConfig, model: ModelFiles, groups: Artifact, runtime: Runtime, *, encode_as: ModelFiles
+) -> RunRecord:
+    """Return what a run of these groups under this model is."""
+    return RunRecord(
+        stage=config.stage, schema=LOGPROBS.tag, n_parts=groups.n_parts, context=dict(runtime.context),
+        parents={"groups": str(config.groups)},
+        identity={"stage": config.stage, "version": config.VERSION, **config.identity(),
+                  "model": reference_identity(model, encode_as), "groups": parent_identity(groups)},
+    )  # fmt: skip
+
+
+def reference_identity(model: ModelFiles, encode_as: ModelFiles) -> dict[str, str | None]:
+    """Return the hashes of the weights, and of the tokenizer and template that make the ids."""
+    own = encode_as.identity()
+    return model.identity() | {name: own[name] for name in ("tokenizer_hash", "chat_template_hash")}
+
+
+class _Work:
+    """One run's state: the model, opened when first needed, and counts for the summary."""
+
+    model_files: ModelFiles
+    words: ModelFiles
+
+    def __init__(self, config: LogprobsConfig, groups: Artifact, output: Output, runtime: Runtime) -> None:
+        self.config, self.groups, self.output, self.runtime = config, groups, output, runtime
+        self.model: Any = None
+        self.encoder: Encoder | None = None
+        self.n_tokens = 0
+
+    def make(self, index: int, parents: Mapping[str, str]) -> None:
+        """Measure and write one part."""
+        if self.model is None:
+            self._open()
+        table, _ = self.groups.read(index, list(COLUMNS))
+        fitting: list[Group] = []
+        fates: dict[Key, Fate] = {}
+        keys: list[Key] = []
+        for group in groups_of(table.to_pylist(), self.encoder):
+            check_group(group, fates)
+            responses, own = fit_length(group, max_length=self.config.max_length, on_too_long=self.config.on_too_long)
+            fates |= own
+            keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
+            if responses:
+                fitting.append(group._replace(responses=responses))
+        measured = measure_responses(
+            self.model, fitting, pad_token_id=0, bf16=self.config.dtype != "float32",
+            max_batch_tokens=self.config.max_batch_tokens,
+        )  # fmt: skip
+        found = {each.key: each for each in measured}
+        rows = [_row(key, fates[key], found.get(key), per_token=self.config.per_token) for key in keys]
+        self.n_tokens += sum(row["n_tokens"] for row in rows)
+        self.output.write(
+            index, pa.Table.from_pylist(rows, schema=LOGPROBS.arrow()), counts=count_by_status(rows), parents=parents
+        )
+
+    def _open(self) -> None:
+        config, runtime = self.config, self.runtime
+        if not stored_ids_fit(self.groups, self.words):
+            runtime.log(AGAIN)
+            self.encoder = encoder_of(self.words, trust_remote_code=config.trust_remote_code)
+        runtime.log(f"loading {self.model_files.requested}")
+        self.model = load_reference(self.model_files, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        self.model.to(find_device(config.device))
+        problem = share_prompts(self.model) if config.shared_prompt else "--no-shared-prompt"
+        runtime.log(f"each prompt is computed once{'' if problem is None else f' a response: {problem}'}")
+
+
+def _row(key: Key, fate: Fate, found: Measured | None, *, per_token: bool) -> Row:
+    row: Row = {"prompt_id": key[0], "sample_idx": key[1], "logp": None, "n_tokens": 0, "token_logps": None, **fate._asdict()}
+    if found is None:
+        return row
+    if not math.isfinite(found.logp):
+        return row | {"status": "not_finite", "reason": f"the model gives it a log-probability of {found.logp}"}
+    tokens = found.token_logps.tolist() if per_token else None
+    return row | {"logp": found.logp, "n_tokens": found.n_tokens, "token_logps": tokens}
+
+
+def read_logprobs(artifact: Artifact, indices: Sequence[int]) -> dict[Key, tuple[float, int]]:
+    """Return sum and token count of every measured response of some parts, by key."""
+    found: dict[Key, tuple[float, int]] = {}
+    for index in indices:
+        table, _ = artifact.read(index, ["prompt_id", "sample_idx", "logp", "n_tokens"])
+        for row in table.to_pylist():
+            if row["logp"] is not None:
+                found[row["prompt_id"], row["sample_idx"]] = (row["logp"], row["n_tokens"])
+    return found

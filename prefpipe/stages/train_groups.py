@@ -1,0 +1,84 @@
+"""Rows of ``groups`` as what is trained on and measured: one place for train, logprobs and check.
+
+Stored token ids are what the policy really sampled. They are taken where tokenizer and chat template of the model at hand
+are those that sampled them; otherwise the conversation is tokenised again.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.artifacts.store import Artifact
+from prefpipe.backends.chat_tokenizer import find_eos_ids
+from prefpipe.errors import InputError
+from prefpipe.stages.candidate_rows import Row
+from prefpipe.training.encoding import Encoder
+from prefpipe.training.groups import Group, Response
+
+COLUMNS = ("prompt_id", "sample_idx", "role", "reward", "messages", "response", "prompt_token_ids", "response_token_ids",
+           "finish_reason", "beats", "status", "reason")  # fmt: skip
+AGAIN = "the stored token ids are of another tokenizer or chat template: conversations are tokenised again"
+
+
+def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
+    """Return whether every model that sampled the candidates had this model's tokenizer and chat template."""
+    return ids_fit(groups, model.tokenizer_hash, model.chat_template_hash)
+
+
+def ids_fit(groups: Artifact, tokenizer_hash: str | None, chat_template_hash: str | None) -> bool:
+    """Return whether every model that sampled the candidates had this tokenizer and chat template."""
+    candidates = groups.record.identity.get("candidates", {})
+    samplers = candidates.get("models", [])
+    ours = (tokenizer_hash, chat_template_hash)
+    return bool(samplers) and all((each.get("tokenizer_hash"), each.get("chat_template_hash")) == ours for each in samplers)
+
+
+def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder:
+    """Return a model's tokenizer and chat template, and the ids that end its turns; no weights are loaded."""
+    folder = model.base.path if model.base is not None else model.path
+    return encoder_in(model.tokenizer_path, folder, trust_remote_code=trust_remote_code)
+
+
+def encoder_in(tokenizer_folder: Path, config_folder: Path, *, trust_remote_code: bool = False) -> Encoder:
+    """Return the tokenizer and chat template in one folder, with the ids that end a turn by the other's configuration."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    return Encoder(tokenizer, sorted(find_eos_ids(config_folder, tokenizer.eos_token_id)))
+
+
+def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:
+    """Return the rows of the groups, rejected prompts among them.
+
+    Errors:
+        IncompleteInputError: parts are missing and ``allow_partial`` is not set.
+    """
+    rows: list[Row] = groups.read_all(COLUMNS, allow_partial=allow_partial).to_pylist()
+    return rows
+
+
+def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
+    """Return the groups that select kept, with stored ids, or with those of ``encoder`` where one is given.
+
+    Errors:
+        InputError: a response without stored ids, or ids of different prompts within one group.
+    """
+    found: dict[str, Group] = {}
+    for row in rows:
+        if row["role"] is None:
+            continue
+        prompt_id, place = row["prompt_id"], f"response {row['sample_idx']} of prompt {row['prompt_id']}"
+        if encoder is not None:
+            finished = row["finish_reason"] != "length"
+            prompt, tokens = encoder.encode(prompt_id, row["messages"], row["response"], finished=finished)
+        else:
+            prompt, tokens = row["prompt_token_ids"], row["response_token_ids"]
+        if prompt is None or tokens is None:
+            raise InputError(f"{place} has no stored token ids", hint="generate again with a model whose ids are kept")
+        group = found.setdefault(prompt_id, Group(prompt_id, prompt, []))
+        if group.prompt_token_ids != prompt:
+            raise InputError(f"{place} has other prompt tokens than the responses before it", hint="select again")
+        beats = None if row["beats"] is None else [pair["sample_idx"] for pair in row["beats"]]
+        responses = [*group.responses, Response(row["sample_idx"], tokens, row["reward"], row["role"], beats=beats)]
+        found[prompt_id] = group._replace(responses=responses)
+    return list(found.values())

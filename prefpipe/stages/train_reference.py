@@ -1,0 +1,170 @@
+"""The reference of a training run: which model it is, and where its log-probabilities come from.
+
+Either a ``logprobs`` artifact that is given, checked to be of these groups, or one of the run's own in ``OUTPUT/reference``,
+made by the stage itself: part by part, resumed by itself, and kept whatever becomes of the run beside it. What the
+reference is belongs to the run's identity; where it lies does not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerate import PartialState
+
+from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
+from prefpipe.artifacts.store import Artifact, Shard, open_input
+from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
+from prefpipe.maths.objectives import find_objective
+from prefpipe.stages import logprobs
+from prefpipe.stages.candidate_rows import parent_identity
+from prefpipe.stages.runtime import Runtime
+from prefpipe.training.groups import Key
+
+FOLDER = "reference"
+BASE = "base"
+"""What ``--reference-model`` says for the model under an adapter."""
+
+
+class Reference(NamedTuple):
+    """``identity``: what the reference is, for the run's. ``given``: its log-probabilities, if they were; else of which model."""
+
+    identity: dict[str, Any]
+    groups: Artifact
+    given: Artifact | None = None
+    model: ModelFiles | None = None
+
+    def logps(self, config: TrainConfig, policy: ModelFiles, runtime: Runtime) -> dict[Key, tuple[float, int]]:
+        """Return sum and token count of every measured response, by key; what is missing is measured first."""
+        if self.given is not None:
+            runtime.log(f"the reference is {self.given.path}")
+            return logprobs.read_logprobs(self.given, self._indices(config, self.given))
+        made = self._measure(config, policy, runtime)
+        return logprobs.read_logprobs(made, self._indices(config, made))
+
+    def _indices(self, config: TrainConfig, found: Artifact) -> list[int]:
+        """Return the parts to read: of every part of the groups that is trained on, each made from it."""
+        indices = self.groups.present(range(self.groups.n_parts), allow_partial=config.allow_partial)
+        for index in found.present(indices, allow_partial=False):
+            if found.footer(index).parents != {"groups": self.groups.footer(index).data_sha256}:
+                raise InputError(
+                    f"{found.part_path(index)} was made from another version of {self.groups.part_path(index)}",
+                    hint="run the `prefpipe logprobs` command again: it makes this part anew",
+                )
+        return indices
+
+    def _measure(self, config: TrainConfig, policy: ModelFiles, runtime: Runtime) -> Artifact:
+        """Make what is missing of the run's own reference, each process its share of the parts."""
+        assert self.model is not None
+        state = PartialState()
+        wanted = LogprobsConfig(
+            groups=config.groups, output=config.output / FOLDER, model=self.model.requested, dtype=dtype_of(config),
+            max_length=config.max_length, on_too_long=config.on_too_long, max_batch_tokens=config.max_batch_tokens,
+            shared_prompt=config.shared_prompt, allow_partial=config.allow_partial, device=str(state.device), max_error_rate=0.0,
+            trust_remote_code=config.trust_remote_code,
+        )  # fmt: skip
+        record = logprobs.record_of(wanted, self.model, self.groups, runtime, encode_as=policy)
+        if _fingerprint_on_disk(wanted.output) not in (None, record.fingerprint):
+            runtime.log(f"{wanted.output} holds another reference: it is measured again")
+            wanted = replace(wanted, overwrite=True)
+        shard = Shard(state.process_index, state.num_processes)
+        stopped = None
+        try:
+            logprobs.run(wanted, self.model, replace(runtime, shard=shard), encode_as=policy)
+        except StoppedEarly as error:
+            stopped = error
+        state.wait_for_everyone()  # a process that stops must not leave others waiting for its parts
+        made = Artifact(wanted.output, record)
+        if stopped is not None or made.missing(self.groups.present(range(made.n_parts), allow_partial=config.allow_partial)):
+            raise stopped or StoppedEarly("train stopped as asked before its first step", hint=runtime.how_to_go_on)
+        return made
+
+
+def dtype_of(config: TrainConfig) -> str:
+    """Return the number format in which the policy itself would be measured before its first step."""
+    return "float32" if not config.bf16 else "bfloat16" if config.lora_r else "mixed"
+
+
+def reference_of(
+    config: TrainConfig, objective: str, model: ModelFiles, groups: Artifact, named: ModelFiles | None
+) -> Reference | None:
+    """Return what the reference of a run is, None for an objective without one.
+
+    Args:
+        config: of the run.
+        objective: by name.
+        model: what the training starts from.
+        groups: what is trained on.
+        named: the files of ``--reference-model`` where it names a model.
+
+    Errors:
+        UsageError: a reference for an objective without one, of another tokenizer, or made with other settings.
+        InputError: log-probabilities of other groups.
+    """
+    if not find_objective(objective).needs_reference:
+        flags = {"--reference": config.reference, "--reference-model": config.reference_model}
+        given = next((flag for flag, value in flags.items() if value is not None), None)
+        if given is not None:
+            raise UsageError(f"{given} is of no use: {objective} has no reference policy", hint=f"leave {given} out")
+        return None
+    if config.reference is not None:
+        artifact = open_input(config.reference, schema="logprobs", name="--reference")
+        _check_given(artifact, config, model, groups)
+        return Reference(_identity(artifact.record.identity["model"], artifact.record.identity["dtype"]), groups, given=artifact)
+    own = _reference_model(config, model, named)
+    if own.tokenizer_hash != model.tokenizer_hash:
+        raise UsageError(
+            f"the reference {own.requested} has another tokenizer than {model.requested}: the same ids are other texts to it",
+            hint="pass a --reference-model with the policy's tokenizer, such as the model that it was trained from",
+        )
+    return Reference(_identity(own.identity(), dtype_of(config)), groups, model=own)
+
+
+def _identity(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    return {**{name: model[name] for name in ("content_hash", "base_content_hash")}, "dtype": dtype}
+
+
+def _reference_model(config: TrainConfig, model: ModelFiles, named: ModelFiles | None) -> ModelFiles:
+    if config.reference_model == BASE:
+        if model.base is None and not config.lora_r:
+            raise UsageError(
+                f"--reference-model base: {model.requested} is no adapter and all its weights are trained",
+                hint="leave it out for the model as it is before its first step; a folder of that name is ./base",
+            )
+        return model.base if model.base is not None else model
+    return named if named is not None else model
+
+
+def _check_given(artifact: Artifact, config: TrainConfig, model: ModelFiles, groups: Artifact) -> None:
+    """Refuse log-probabilities that were not made for these groups, token by token; their parts are checked when read."""
+    identity, again = artifact.record.identity, f"make it again: prefpipe logprobs {config.groups} --model REFERENCE ..."
+    if artifact.n_parts != groups.n_parts or identity["groups"] != parent_identity(groups):
+        lines = describe_difference(identity["groups"], parent_identity(groups))[:4]
+        lines = [line.replace(" on disk, ", " there, ").replace(" asked for", " here") for line in lines]
+        what = f"--reference {artifact.path} is of other groups than {groups.path}:"
+        raise InputError("\n  ".join([what, *lines]), hint=again)
+    if identity["max_length"] != config.max_length:
+        raise UsageError(
+            f"--reference {artifact.path} was made with --max-length {identity['max_length']}, and this run has "
+            f"{config.max_length}",
+            hint=f"pass --max-length {identity['max_length']}, or {again}",
+        )
+    if config.on_too_long == "truncate" and not identity["truncates"]:
+        raise UsageError(f"--reference {artifact.path} leaves longer responses out, and this run truncates them",
+                         hint=f"{again} --on-too-long truncate")  # fmt: skip
+    for name, what in (("tokenizer_hash", "tokenizer"), ("chat_template_hash", "chat template")):
+        if identity["model"][name] != getattr(model, name):
+            raise UsageError(f"--reference {artifact.path} was made with another {what} than that of {model.requested}",
+                             hint="leave --reference out and pass --reference-model: the policy's own is used then")  # fmt: skip
+
+
+def _fingerprint_on_disk(folder: Path) -> str | None:
+    """Return the fingerprint of what lies in a folder, None for nothing, "" for what cannot be read."""
+    try:
+        return read_run_record(folder).fingerprint
+    except PrefpipeError:
+        return "" if (folder / FILE_NAME).exists() else None

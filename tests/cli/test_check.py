@@ -1,0 +1,373 @@
+"""``prefpipe check``: each way in which groups are wrong for a model is found, told and given an exit code."""
+
+import json
+import shutil
+
+import pytest
+from finished_run import original
+from tiny_models import (
+    CHAT_TEMPLATE,
+    make_tiny_adapter,
+    make_tiny_causal_lm,
+    make_tiny_tokenizer,
+    tiny_config,
+)
+from written_groups import PROMPT, TOKENIZER, row_of, write_groups
+
+from prefpipe.artifacts.model_files import inspect_model
+from prefpipe.cli.main import run as prefpipe
+from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import InputError, PrefpipeError
+from prefpipe.stages import train
+from prefpipe.stages.runtime import Runtime
+
+DOUBLE_BOS = "<|bos|><|bos|>" + CHAT_TEMPLATE
+REWRITES = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}<|im_start|>assistant\n{{ m['content'].split('</think>')[-1] }}<|im_end|>"
+    "{% else %}<|im_start|>user\n{{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
+)
+REFUSES = "{{ raise_exception('system turns only') }}"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_tiny_causal_lm(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def identity(model):
+    return inspect_model(model, "org/tiny").identity()
+
+
+def with_template(model, path, template):
+    """The model with another chat template."""
+    shutil.copytree(model, path)
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def told(capsys, *words, code=None):
+    capsys.readouterr()
+    got = prefpipe(["check", *map(str, words), "--json"])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    found = json.loads(captured.out)
+    assert got == (any(finding["severity"] == "error" for finding in found["findings"]) if code is None else code)
+    return found, {finding["name"]: (finding["severity"], finding["message"]) for finding in found["findings"]}
+
+
+def rows_for(texts=("a first answer", "another", "the third one"), n=3, **changes):
+    return [row_of(f"p{p}", i, f"{p} {text}", **changes) for p in range(n) for i, text in enumerate(texts)]
+
+
+def test_good_groups_have_no_error_and_no_warning(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for(), rows_for(n=1, reward=1.0)[:0]], [identity])
+    found, findings = told(capsys, groups, "--model", model, "--max-length", 512, code=0)
+    assert {severity for severity, _ in findings.values()} <= {"note"}
+    assert (found["n_groups"], found["n_groups_left"], found["n_responses"]) == (3, 3, 9)
+    assert found["pairs"]["n"] == 6
+    assert found["stored_ids_fit"]
+    assert found["fates"] == {"ok": 9}
+
+
+def test_no_weights_are_needed(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare)
+    (bare / "model.safetensors").unlink()
+    found, _ = told(capsys, groups, "--model", bare, code=0)
+    assert found["stored_ids_fit"]
+    assert found["step"]["n_parameters"] == 2 * 260 * 32 + 2 * (32 * (32 + 16 + 16 + 32) + 3 * 32 * 64 + 2 * 32) + 32
+
+
+def test_nothing_is_written(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    told(capsys, groups, "--model", model)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_two_bos_made_by_the_template_are_an_error_and_training_refuses_them(capsys, tmp_path, model, identity):
+    """vllm #9519, RLHF-Reward-Modeling #16: text with BOS, tokenised with BOS."""
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    doubled = with_template(model, tmp_path / "doubled", DOUBLE_BOS)
+    _, findings = told(capsys, groups, "--model", doubled, code=1)
+    assert findings["double_bos"][0] == "error"
+    assert findings["double_bos"][1].startswith("9 responses begin with two beginning-of-sequence tokens")
+    assert findings["other_tokenizer"][0] == "warning"
+    config = TrainConfig(groups=groups, output=tmp_path / "policy", model=str(doubled), report_to=("none",))
+    with pytest.raises(InputError, match=r"begins with two <\|bos\|> tokens"):
+        train.run(config, inspect_model(doubled, "doubled"), Runtime())
+
+
+def test_two_bos_in_stored_ids_are_an_error(capsys, tmp_path, model, identity):
+    bos = TOKENIZER.bos_token_id
+    groups = write_groups(tmp_path / "groups", [rows_for(prompt_token_ids=[bos, bos, *PROMPT])], [identity])
+    _, findings = told(capsys, groups, "--model", model, code=1)
+    assert findings["double_bos"][0] == "error"
+    assert findings["template_drift"][0] == "warning"
+
+
+def test_one_bos_is_as_it_should_be(capsys, tmp_path, model):
+    single = with_template(model, tmp_path / "single", "<|bos|>" + CHAT_TEMPLATE)
+    groups = write_groups(tmp_path / "groups", [rows_for()], [])
+    _, findings = told(capsys, groups, "--model", single, code=0)
+    assert "double_bos" not in findings
+    assert "of no model whose tokenizer is known" in findings["other_tokenizer"][1]
+
+
+def test_a_template_that_rewrites_finished_turns_is_an_error_where_conversations_are_tokenised_again(
+    capsys, tmp_path, model, identity
+):
+    """trl #2054, #5213, #6361: the prompt is no prefix, and the loss is on other tokens than one thinks."""
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    rewriting = with_template(model, tmp_path / "rewriting", REWRITES)
+    found, findings = told(capsys, groups, "--model", rewriting, code=1)
+    assert findings["not_prefix"][0] == "error"
+    assert "(response 0 of prompt p0)" in findings["not_prefix"][1]
+    assert found["problems"]["not_prefix"] == 9
+    config = TrainConfig(groups=groups, output=tmp_path / "policy", model=str(rewriting), report_to=("none",))
+    with pytest.raises(InputError, match="not the first tokens of prompt plus response"):
+        train.run(config, inspect_model(rewriting, "rewriting"), Runtime())
+
+
+def test_the_same_template_is_a_note_where_its_own_ids_are_stored(capsys, tmp_path, model):
+    rewriting = with_template(model, tmp_path / "rewriting", REWRITES)
+    own = inspect_model(rewriting, "rewriting").identity()
+    groups = write_groups(tmp_path / "groups", [rows_for()], [own])
+    _, findings = told(capsys, groups, "--model", rewriting, code=0)
+    assert findings["not_prefix"][0] == "note"
+
+
+def test_a_template_that_refuses_the_turns_is_an_error(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    _, findings = told(capsys, groups, "--model", with_template(model, tmp_path / "refuses", REFUSES), code=1)
+    assert "system turns only" in findings["template_error"][1]
+
+
+def test_a_model_without_chat_template_or_tokenizer_is_an_error(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    for name, code, files in (("template", "no_chat_template", ["chat_template.jinja"]),
+                              ("tokenizer", "no_tokenizer", ["tokenizer.json", "tokenizer_config.json"])):  # fmt: skip
+        shutil.copytree(model, tmp_path / name)
+        for file in files:
+            (tmp_path / name / file).unlink()
+        _, findings = told(capsys, groups, "--model", tmp_path / name, code=1)
+        assert findings[code][0] == "error"
+
+
+def test_pad_tokens_are_told(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    for name, pad, code in (("none", None, "no_pad_token"), ("end", "<|im_end|>", "pad_is_eos")):
+        shutil.copytree(model, tmp_path / name)
+        tokenizer = make_tiny_tokenizer()
+        tokenizer.pad_token = pad
+        tokenizer.save_pretrained(tmp_path / name)
+        _, findings = told(capsys, groups, "--model", tmp_path / name, code=0)
+        assert findings[code][0] == "note"
+
+
+def test_ids_beyond_the_vocabulary_and_bos_within_a_response_are_found(capsys, tmp_path, model, identity):
+    first, second, *others = rows_for()
+    rows = [first | {"response_token_ids": [5, 999, 3]}, second | {"response_token_ids": [TOKENIZER.bos_token_id, 9, 3]}, *others]
+    _, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=1)
+    assert findings["beyond_vocabulary"][0] == "error"
+    assert findings["bos_in_response"][0] == "warning"
+    assert findings["text_differs"][1].startswith("2 responses of those looked at have stored ids that are another text")
+
+
+def test_what_the_length_limit_does_is_counted_against_it(capsys, tmp_path, model, identity):
+    rows = rows_for(("short", "a much longer answer than the others are", "tiny"))
+    groups = write_groups(tmp_path / "groups", [rows], [identity])
+    limit = len(PROMPT) + 12
+    found, findings = told(capsys, groups, "--model", model, "--max-length", limit, code=0)
+    assert found["n_over_limit"] == 3
+    assert found["fates"] == {"ok": 6, "too_long": 3}
+    assert findings["too_long"] == ("warning", (f"3 of 9 (33.3%) responses are longer than --max-length {limit} with their prompt: "
+                                    "they are left out"))  # fmt: skip
+    assert found["lengths"]["max"] == len(PROMPT) + len("0 a much longer answer than the others are") + 1
+    _, findings = told(capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "error", code=1)
+    assert findings["too_long"][0] == "error"
+    _, findings = told(capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "truncate", code=0)
+    assert "3 are cut, 0 left out" in findings["too_long"][1]
+
+
+def test_a_limit_that_leaves_no_response_a_token_is_an_error(capsys, tmp_path, model, identity):
+    """trl #6548, #3382: truncation that empties a response gives NaN or no gradient."""
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    for how in ("drop", "truncate"):
+        found, findings = told(capsys, groups, "--model", model, "--max-length", len(PROMPT), "--on-too-long", how, code=1)
+        assert findings["nothing_left"][1] == "no group can be trained on: 9 prompt_too_long"
+        assert found["step"] is None
+
+
+def test_pairs_that_truncation_makes_identical_are_told(capsys, tmp_path, model, identity):
+    """OpenRLHF #1311: the loss stays at ln 2."""
+    shared = "the very same beginning"
+    groups = write_groups(tmp_path / "groups", [rows_for((f"{shared} good", f"{shared} bad", "else"))], [identity])
+    limit = len(PROMPT) + len(shared)
+    found, findings = told(capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "truncate", code=0)
+    assert findings["identical_when_cut"] == ("warning", ("3 of 6 (50.0%) pairs differ only beyond --max-length: cut, they are identical, "
+                                              "and train leaves one of them out"))  # fmt: skip
+    assert found["fates"]["identical"] == 3
+    assert "identical_when_cut" not in told(capsys, groups, "--model", model, "--max-length", 512)[1]
+
+
+def test_identical_pairs_and_duplicates_are_told(capsys, tmp_path, model, identity):
+    """owl #592: 144 of 220 pairs were the same text."""
+    rows = [row_of("p", i, text) for i, text in enumerate(["same", "same", "other", "other"])] + rows_for()
+    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    assert findings["identical_pairs"][1].startswith("1 of 9 (11.1%) pairs are the same text, chosen and rejected")
+    assert findings["duplicates"] == ("note", "2 of 13 (15.4%) responses repeat a text of their group, 2 its tokens")
+    assert found["n_same_ids"] == 2
+
+
+def test_ties_and_inverted_pairs_are_told(capsys, tmp_path, model, identity):
+    rows = rows_for()
+    rows[1]["reward"] = rows[0]["reward"]
+    rows[4]["reward"] = rows[3]["reward"] + 1
+    for row in rows[6:]:
+        row["reward"] = 2.0
+    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    assert (found["pairs"]["tied"], found["pairs"]["inverted"]) == (3, 1)
+    assert findings["tied"][0] == findings["inverted"][0] == "warning"
+    assert "all rewards are equal in 1 of 3 (33.3%) groups" in findings["equal_rewards"][1]
+
+
+def test_pairs_are_those_that_selection_named(capsys, tmp_path, model, identity):
+    first, second, third = (row_of("p", i, text) for i, text in enumerate(("one", "two", "three")))
+    beats = [{"sample_idx": 2, "margin": 2.0}]
+    rows = [first | {"beats": beats}, second | {"beats": []}, third | {"beats": []}]
+    found, _ = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model)
+    assert found["pairs"]["n"] == 1
+
+
+def test_rewards_that_follow_length_are_told_within_prompts_and_over_all(capsys, tmp_path, model, identity):
+    rows = [row_of(f"p{p}", i, "x" * (60 - 15 * i + p)) for p in range(10) for i in range(3)]
+    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    assert found["reward_and_length"]["within_prompts"] == pytest.approx(1)
+    assert "rewards rise with longer responses within prompts (Spearman +1.00)" in findings["length_bias_within_prompts"][1]
+    assert findings["length_tells_pairs"][1] == "the chosen response is the longer one in 100% of 20 pairs of different length"
+    rows = [row | {"reward": -row["reward"], "role": "positive" if row["sample_idx"] == 2 else "negative"} for row in rows]
+    _, findings = told(capsys, write_groups(tmp_path / "shorter", [rows], [identity]), "--model", model, code=0)
+    assert "rewards rise with shorter responses" in findings["length_bias_within_prompts"][1]
+
+
+def test_outlying_rewards_are_told(capsys, tmp_path, model, identity):
+    rows = [row_of(f"p{p}", i, f"{p} {i}", reward=p / 10 - i) for p in range(6) for i in range(3)]
+    rows[4]["reward"] = -900.0
+    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    assert found["outliers"]["n"] == 1
+    assert "from -900 to 0.5" in findings["reward_outliers"][1]
+
+
+def test_how_responses_end_is_told(capsys, tmp_path, model, identity):
+    first, second, *others = rows_for()
+    rows = [first | {"finish_reason": "length", "response_token_ids": first["response_token_ids"][:-1]},
+            second | {"response_token_ids": second["response_token_ids"][:-1]}, *others]  # fmt: skip
+    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    assert found["finish_reasons"] == {"length": 1, "stop": 8}
+    assert findings["cut_off"] == ("warning", ("1 of 9 (11.1%) responses were cut at the token limit of generation: they end in the "
+                                   "middle, without an end of sequence"))  # fmt: skip
+    assert "1 of 9 (11.1%) responses ended by themselves, and their ids do not end with an end" in findings["stop_without_eos"][1]
+
+
+def test_broken_groups_are_errors_and_not_tracebacks(capsys, tmp_path, model, identity):
+    rows = rows_for()
+    rows[0]["reward"] = float("nan")
+    rows[4]["prompt_token_ids"] = [7]
+    _, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=1)
+    assert "response 0 of prompt p0 has reward nan" in findings["broken_groups"][1]
+    assert "response 1 of prompt p1" in findings["other_prompt"][1]
+
+
+def test_missing_parts_and_a_limit_beyond_the_model_are_warnings(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for(), None], [identity])
+    _, findings = told(capsys, groups, "--model", model, code=0)
+    assert findings["incomplete"][1].startswith("1 of 2 parts of the groups are missing")
+    assert findings["beyond_positions"][1] == "--max-length 2,048 is beyond the 512 positions of the model"
+
+
+def test_memory_and_time_of_a_step_follow_their_formulas(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    words = (groups, "--model", model, "--objective", "dpo", "--global-batch-size", 2)
+    step = told(capsys, *words, "--tflops", 1, "--mfu", 0.5)[0]["step"]
+    n = step["n_parameters"]
+    assert step["memory_bytes"]["weights"] == step["memory_bytes"]["gradients"] == 4 * n
+    assert step["memory_bytes"]["optimizer"] == 8 * n
+    tokens = len(PROMPT) + sum(len(f"0 {text}") + 1 for text in ("a first answer", "another", "the third one"))
+    assert step["n_tokens_at_once"] == step["largest_group_tokens"] == tokens
+    assert step["memory_bytes"]["activations"] == 2 * 4 * tokens * (8 * 32 + 4 * 64)
+    assert step["n_steps_a_pass"] == 2
+    assert step["n_tokens_a_step"] == 2 * tokens
+    assert step["flop_a_pass"] == pytest.approx(1.5 * step["flop_a_step"])
+    assert step["flop_reference"] == pytest.approx(step["flop_a_pass"] / 3)
+    assert step["machine"]["step_s"] == pytest.approx(step["flop_a_step"] / 0.5e12)
+    small = told(capsys, *words, "--lora-r", 4, "--bf16", "--gradient-checkpointing")[0]["step"]
+    assert small["memory_bytes"]["total"] < step["memory_bytes"]["total"] / 2
+    assert small["machine"] is None
+    assert small["memory_bytes"]["optimizer"] == 8 * 4 * 2 * (32 * 6 + 16 * 2 + 3 * (32 + 64))
+
+
+def test_an_adapter_is_looked_at_through_its_base(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    adapter = make_tiny_adapter(tmp_path / "adapter", model)
+    found, _ = told(capsys, groups, "--model", adapter, code=0)
+    assert found["stored_ids_fit"]
+
+
+def test_the_page_says_what_the_json_says(capsys, tmp_path, model, identity):
+    rows = rows_for(("same", "same", "other and longer"))
+    groups = write_groups(tmp_path / "groups", [rows], [identity])
+    capsys.readouterr()
+    assert prefpipe(["check", str(groups), "--model", str(model), "--gpu", "h100"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for words in ("3 groups, 9 responses, 6 pairs, stored token ids", "warning  3 of 6 (50.0%) pairs are the same text",
+                  "hint: select with --near-duplicates", "prompt plus response, tokens", "0 beyond the limit of 2,048",
+                  "memory, about", "NVIDIA H100 SXM"):  # fmt: skip
+        assert words in captured.out
+
+
+def test_groups_of_the_fake_engine_are_told_to_be_of_no_known_tokenizer(capsys, model):
+    found, findings = told(capsys, original() / "run" / "groups", "--model", model)
+    assert findings["other_tokenizer"][0] == "warning"
+    assert found["n_groups"] == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--max-length", "1"], 2, "--max-length must be 2 or more, not 1"),
+        (["--objective", "grpo"], 2, "--objective must be one of ampo"),
+        (["--on-too-long", "cut"], 2, "--on-too-long must be one of drop, truncate, error, not 'cut'"),
+        (["--gpu", "h10"], 2, "--gpu must be one of h100"),
+        (["--gpu", "h100", "--tflops", "3"], 2, "--gpu and --tflops exclude each other"),
+        (["--mfu", "2", "--lora-r", "-1"], 2, "--lora-r must be 0 or more, not -1; --mfu must be above 0 and at most 1, not 2"),
+    ],
+)
+def test_flags_that_cannot_be_used_are_refused(capsys, model, flags, code, message):
+    assert prefpipe(["check", str(original() / "run" / "groups"), "--model", str(model), *flags]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+
+
+def test_no_model_and_no_groups_are_refused(capsys, model):
+    assert prefpipe(["check", str(original() / "run" / "scores"), "--model", str(model)]) == 1
+    assert "GROUPS:" in capsys.readouterr().err
+    assert prefpipe(["check", str(original() / "run" / "groups"), "--model", "nowhere"]) == 1
+    assert "give a folder, bundled:NAME" in capsys.readouterr().err
+    assert issubclass(InputError, PrefpipeError)
+
+
+def test_a_model_that_is_no_causal_one_is_an_error(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    shutil.copytree(model, tmp_path / "odd")
+    config = tiny_config().to_dict() | {"model_type": "no-such-model"}
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(config))
+    _, findings = told(capsys, groups, "--model", tmp_path / "odd", code=1)
+    assert findings["no_causal_lm"][0] == "error"
