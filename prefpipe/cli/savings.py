@@ -45,7 +45,10 @@ class SavingsFlags:
     shared_prompt: Annotated[
         bool,
         _flag(
-            "count a prompt once a group; `prefpipe train` computes it for every response", None, MODEL_PANEL, "--shared-prompt"
+            "count a prompt once a group, as `prefpipe train` computes it where the model allows; else once a response",
+            None,
+            MODEL_PANEL,
+            "--shared-prompt",
         ),
     ] = False
     gpu: Annotated[str | None, _flag(f"the GPU: {', '.join(ACCELERATORS)}", "NAME", MACHINE_PANEL)] = None

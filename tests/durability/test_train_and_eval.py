@@ -399,7 +399,7 @@ def test_missing_parts_of_the_groups_exit_with_4(heavy: StageServer, inputs: Inp
     ("flags", "sentences"),
     [
         (("--lora-alpha", 8), ["--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"]),
-        (("--objective", "dpo", "--gamma", 1), ["dpo has no knob gamma: it belongs to ampo, mmpo, simpo"]),
+        (("--objective", "dpo", "--gamma", 1), ["dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo"]),
         (("--objective", "simpo", "--comparison", "group"), ["simpo has no knob comparison: it belongs to mmpo"]),
         (("--objective", "grpo"), ["grpo", "ampo"]),
         (("--global-batch-size", 3, "--per-device-train-batch-size", 2),
