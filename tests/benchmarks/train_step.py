@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 N_RESPONSES = 8
-SHAPES = [(256, 256), (1024, 128), (128, 128), (256, 64)]
+SHAPES = [(256, 256), (1024, 128)]
 MODES = ("packed", "padded", "plain", "trl")
 
 
@@ -155,7 +155,7 @@ def counted_ratio(n_prompt: int, n_response: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs=4, metavar=("MODE", "PROMPT", "RESPONSE", "REPEATS"))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     if options.only:
         mode, *numbers = options.only

@@ -86,7 +86,7 @@ def test_statuses_of_responses_and_scores(tmp_path: Path, capsys) -> None:
     assert facts["counts"] == {"empty": 1, "error": 1, "ok": 3, "truncated": 1}
     assert facts["scores"] == {"no_response": 1, "not_finite": 2, "ok": 2, "unrated": 1}
     assert facts["rewards"] == {"judge": {"n": 2, "lowest": 0.5, "highest": 1.0}}
-    assert "scores of judge: 2, 0.5 to 1, median 1, 1 no_response, 2 not_finite, 1 unrated" in printed.err
+    assert "scores of judge: 2, 0.5 to 1, median 0.75, 1 no_response, 2 not_finite, 1 unrated" in printed.err
 
 
 def test_without_scores_there_is_no_scores_folder(tmp_path: Path, capsys) -> None:
