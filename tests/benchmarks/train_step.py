@@ -47,7 +47,8 @@ def own_step(mode: str, n_prompt: int, n_response: int) -> Callable[[], None]:
     """Return a step of AMPO as ``train`` takes it (packed, padded), or with every logit in memory (plain)."""
     from prefpipe.maths.logps import ResponseLogps, sum_response_logps, token_logps
     from prefpipe.maths.losses import Targets
-    from prefpipe.maths.objectives import group_losses, resolve_knobs, score_responses
+    from prefpipe.maths.objectives import resolve_knobs
+    from prefpipe.maths.scores import group_losses, score_responses
     from prefpipe.training.batches import GroupCollator
     from prefpipe.training.forward import group_logps, share_prompts
 
@@ -62,7 +63,8 @@ def own_step(mode: str, n_prompt: int, n_response: int) -> Callable[[], None]:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
         mask = batch["response_mask"]
         logps = token_logps(logits[:, :-1], batch["input_ids"][:, 1:])[mask[:, 1:]]
-        return ResponseLogps(*(values[None] for values in sum_response_logps(logps, mask)))
+        found = sum_response_logps(logps, mask)
+        return ResponseLogps(found.logps[None], found.n_tokens[None])
 
     def step() -> None:
         policy = plain_logps() if mode == "plain" else group_logps(model, batch)
