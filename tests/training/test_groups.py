@@ -146,3 +146,7 @@ def test_responses_that_meet_in_no_pair_may_tie():
     group = make_group("p", lengths=(4, 6, 3), n_positive=1)
     group.responses[2] = group.responses[2]._replace(reward=group.responses[1].reward)  # two negatives
     require_reward_gaps([group], "odpo")
+    best = group.responses[0].reward
+    tied = group._replace(responses=[*group.responses[:2], group.responses[2]._replace(reward=best)])
+    with pytest.raises(UsageError, match="in 1 of 2 pairs"):
+        require_reward_gaps([tied], "odpo")
