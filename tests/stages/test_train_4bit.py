@@ -72,7 +72,9 @@ def test_without_bitsandbytes_the_extra_is_named_and_nothing_is_thrown_away(grou
 def test_a_run_without_4_bits_is_what_it_was_before_there_was_a_choice(tmp_path):
     plain = TrainConfig(groups=tmp_path, output=tmp_path, model="m", lora_r=4)
     assert "load_in_4bit" not in plain.identity()
-    assert TrainConfig(groups=tmp_path, output=tmp_path, model="m", lora_r=4, load_in_4bit=True).identity()["load_in_4bit"] is True
+    assert (
+        TrainConfig(groups=tmp_path, output=tmp_path, model="m", lora_r=4, load_in_4bit=True).identity()["load_in_4bit"] is True
+    )
 
 
 @needs_bitsandbytes
