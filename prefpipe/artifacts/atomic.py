@@ -89,8 +89,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        for file in temporary.rglob("*"):
-            _sync_file(file)
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            settle_file(file)
         sync_folder(temporary)
         if is_taken:
             path.replace(before)
@@ -113,10 +113,13 @@ def _is_taken(path: Path) -> bool:
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
-def _sync_file(path: Path) -> None:
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def settle_file(path: Path) -> None:
+    """Make a file that a library wrote durable, and readable for whom a new file is: safetensors leaves 0600."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:

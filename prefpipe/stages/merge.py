@@ -15,6 +15,7 @@ import torch
 
 from prefpipe.artifacts.atomic import atomic_folder, atomic_write
 from prefpipe.artifacts.model_files import ModelFiles, inspect_model
+from prefpipe.artifacts.model_json import read_json
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord, read_run_record
 from prefpipe.artifacts.store import refuse_nesting
 from prefpipe.errors import ModelError, PrefpipeError, StoppedEarly, UsageError
@@ -121,6 +122,11 @@ def _check_base(adapter: ModelFiles, runtime: Runtime, *, base_given: bool) -> l
         ModelError: the base that the adapter names has changed since.
     """
     assert adapter.base is not None
+    named = read_json(adapter.path / "adapter_config.json")
+    if None not in (named.get("revision"), adapter.base.revision) and named["revision"] != adapter.base.revision:
+        return [
+            f"the adapter names revision {named['revision']} of its base, and {adapter.base.revision} is what it is merged into"
+        ]
     try:
         record: RunRecord | None = read_run_record(adapter.path)
     except PrefpipeError:

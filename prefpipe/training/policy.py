@@ -11,7 +11,6 @@ result is a whole model.
 Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout`` asks for some.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,7 +24,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
-from prefpipe.artifacts.atomic import atomic_write, sync_folder
+from prefpipe.artifacts.atomic import atomic_write, settle_file, sync_folder
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.errors import ModelError, UsageError
 from prefpipe.training.quantisation import NF4, keep_one_kernel, nf4_config, require_bitsandbytes
@@ -195,8 +194,7 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
         file.write(card.encode())
     last = {"config.json", "adapter_config.json"}
     for path in sorted(staging.iterdir(), key=lambda path: (path.name in last, path.name)):
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
+        settle_file(path)
         path.replace(folder / path.name)
     staging.rmdir()
     sync_folder(folder)

@@ -248,6 +248,14 @@ def test_an_exception_in_the_block_leaves_the_old_folder_and_nothing_else(tmp_pa
     assert names(tmp_path / "model") == {"old"}
 
 
+def test_files_of_a_folder_have_the_permissions_of_new_files(tmp_path: Path) -> None:
+    """safetensors writes with 0600, and nobody else could load the model."""
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").touch(mode=0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "model" / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_folder_is_replaced_whole_and_only_when_asked_to(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()

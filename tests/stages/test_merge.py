@@ -315,6 +315,16 @@ def test_a_revision_that_the_adapter_names_is_on_the_card(adapter, base, tmp_pat
     assert "`org/tiny` with the LoRA adapter `me/adapter` merged in" in card
 
 
+def test_a_base_of_another_revision_than_the_adapter_names_is_told(adapter, base, tmp_path):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"revision": "abc123"}))
+    warned = []
+    for number, revision in enumerate(("def456", "abc123", None)):
+        files = inspect_model(adapter, "me/adapter", base=inspect_model(base, "org/tiny", revision=revision))
+        warned.append(merge(files, MergeRequest(tmp_path / str(number), base_given=True), Runtime())["warnings"])
+    assert warned == [["the adapter names revision abc123 of its base, and def456 is what it is merged into"], [], []]
+
+
 @pytest.mark.parametrize("where", ["weights", "disk"])
 def test_a_merge_that_loses_the_adapter_is_refused(adapter, base, tmp_path, monkeypatch, where):
     """The fault is put in: the sum is skewed, or what is saved is not what was merged."""
