@@ -12,7 +12,7 @@ def merge(
     adapter: Annotated[
         str,
         typer.Argument(
-            metavar="ADAPTER", help="a LoRA adapter: what `train --lora-r` wrote, another folder, or org/name[@revision]"
+            metavar="ADAPTER", help="a LoRA adapter: what `train --lora-r` wrote, another folder, or org/name\\[@revision]"
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="folder of the model to write")],

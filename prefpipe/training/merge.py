@@ -152,7 +152,7 @@ def _fit_vocabulary(model: Any, tokenizer: Any, shapes: dict[str, tuple[int, ...
         model.resize_token_embeddings(n_new, mean_resizing=False)
         yield f"the base's vocabulary goes from {n_rows:,} to the adapter's {n_new:,} rows"
         n_rows = n_new
-    if len(tokenizer) > n_rows:
+    if len(tokenizer) > n_rows and (files.base is None or files.tokenizer_hash != files.base.tokenizer_hash):
         raise ModelError(
             f"the tokenizer in {files.tokenizer_path} has {len(tokenizer):,} tokens and the model {n_rows:,} rows: "
             "added tokens were never given embeddings",
@@ -179,7 +179,10 @@ def merge_weights(adapted: Adapted, dtype: torch.dtype) -> tuple[Any, list[Chang
                 found.append(_compare(_plain(name), before, _matrix_of(module), dtype))
             elif isinstance(module, ModulesToSaveWrapper):
                 found += _compare_modules(_plain(name), module, dtype)
+        was_tied = bool(adapted.model.config.get_text_config().tie_word_embeddings)
         model = adapted.model.merge_and_unload()
+    model.config.get_text_config().tie_word_embeddings = was_tied  # peft changes it by its own rules
+    _say_whether_tied(model)
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value.to(dtype)).all()):
             what = "holds numbers that are not finite" if not bool(torch.isfinite(value).all()) else f"does not fit into {dtype}"
@@ -239,7 +242,19 @@ def _untie_changed_embeddings(model: Any) -> None:
         return
     inside: Any = _inside(ends[1])
     inside.weight = nn.Parameter(inside.weight.detach().clone(), requires_grad=False)
-    for config in (causal.config, causal.config.get_text_config()):
+
+
+def _say_whether_tied(model: Any) -> None:
+    """Have the configuration say what is so: by it a saved model is written, and read again.
+
+    Adapters may tie what they changed themselves (``ensure_weight_tying``), or take apart what was tied.
+    """
+    ends = list(_ends(model))
+    if not ends or not model.config.get_text_config().tie_word_embeddings:
+        return
+    if ends[0].weight.data_ptr() == ends[1].weight.data_ptr():
+        return
+    for config in (model.config, model.config.get_text_config()):
         config.tie_word_embeddings = False
-    if hasattr(causal, "get_expanded_tied_weights_keys"):  # by which saving decides what is written once
-        causal.all_tied_weights_keys = causal.get_expanded_tied_weights_keys(all_submodels=True)
+    if hasattr(model, "get_expanded_tied_weights_keys"):
+        model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)

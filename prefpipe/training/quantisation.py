@@ -38,10 +38,11 @@ def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def keep_one_kernel(model: Any) -> None:
-    """Have every 4-bit layer compute alike in evaluation and in training.
+    """Have every 4-bit layer take the same path in evaluation and in training.
 
-    On CPUs with AVX512-BF16, bitsandbytes packs the weights anew in evaluation and computes in bfloat16, whatever was asked
-    for; a reference measured so would differ from the policy, and the weights would stay packed when training begins.
+    On CPUs with AVX512-BF16, bitsandbytes packs the weights anew in evaluation, for a fused kernel that it would fetch from
+    the hub, and leaves them so when training begins. Packing fails for rows narrower than a block of 64 weights, and a
+    reference that went through another kernel than the policy would round otherwise.
     """
     modules: list[nn.Module] = list(model.modules())
     for module in modules:

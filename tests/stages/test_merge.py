@@ -8,8 +8,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from pipelines import rows_of, write_prompts
 from safetensors.torch import load_file, save_file
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, make_tiny_tokenizer
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from tiny_models import VOCAB_SIZE, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, make_tiny_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 from written_groups import row_of, write_groups
 
 from prefpipe.artifacts.model_files import inspect_model
@@ -54,7 +62,7 @@ def write_adapter(path, base, model_class=AutoModelForCausalLM, shrink=1.0, grow
         for name, value in peft_model.named_parameters():
             if "lora_B" in name or "lora_embedding_B" in name:
                 value.mul_(shrink)
-            if "modules_to_save" in name:
+            if "modules_to_save" in name or "trainable_tokens" in name:
                 value.add_(0.05 * torch.randn_like(value))
     peft_model.save_pretrained(path)
     return path
@@ -139,9 +147,24 @@ def test_auto_is_the_dtype_of_the_base(base, tmp_path):
         {"target_modules": "all-linear"},
         {"target_modules": ["embed_tokens", "q_proj"]},
         {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+        {"trainable_token_indices": [5, 60, 70]},
+        {"bias": "all"},
         {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 16}},
     ],
-    ids=["rslora", "dora", "all linear", "embeddings", "modules to save", "patterns"],
+    ids=[
+        "rslora",
+        "dora",
+        "all linear",
+        "embeddings",
+        "modules to save",
+        "tied by peft",
+        "both ends",
+        "tokens",
+        "bias",
+        "patterns",
+    ],
 )
 @pytest.mark.parametrize("kind", ["base", "tied"])
 def test_every_kind_of_adapter_agrees_with_peft(request, kind, tmp_path, settings):
@@ -151,6 +174,37 @@ def test_every_kind_of_adapter_agrees_with_peft(request, kind, tmp_path, setting
     assert figures["n_changed"] == figures["n_matrices"] >= 3
     own = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits(own), logits(with_adapter(start, path)), rtol=1e-4, atol=1e-4)
+
+
+def gpt2():
+    """Weights lie transposed, and the output is tied."""
+    return GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB_SIZE, n_positions=512, n_embd=32, n_layer=2, n_head=2))
+
+
+def mixtral():
+    """Experts are parameters, not layers."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return MixtralForCausalLM(MixtralConfig(vocab_size=VOCAB_SIZE, num_key_value_heads=2, num_local_experts=4, **shape))
+
+
+@pytest.mark.parametrize(
+    ("make", "n_matrices", "settings"),
+    [
+        (gpt2, 8, {"target_modules": "all-linear"}),
+        (gpt2, 3, {"target_modules": ["c_attn", "lm_head"]}),
+        (mixtral, 6, {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}),
+    ],
+    ids=["gpt2", "gpt2 tied", "mixtral"],
+)
+def test_other_architectures_agree_with_peft(tmp_path, make, n_matrices, settings):
+    torch.manual_seed(0)
+    make().save_pretrained(tmp_path / "base")
+    make_tiny_tokenizer().save_pretrained(tmp_path / "base")
+    path = write_adapter(tmp_path / "adapter", tmp_path / "base", **settings)
+    figures = merged(path, tmp_path / "out")
+    assert figures["n_changed"] == figures["n_matrices"] == n_matrices
+    own = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(logits(own), logits(with_adapter(tmp_path / "base", path)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", [{"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}])
@@ -192,6 +246,16 @@ def test_added_tokens_without_embeddings_are_refused(adapter, tmp_path):
     tokenizer.add_tokens(["<think>"])
     tokenizer.save_pretrained(adapter)
     refused(ModelError, "has 261 tokens and the model 260 rows", adapter, tmp_path / "out")
+
+
+def test_a_base_whose_own_tokenizer_has_more_tokens_than_rows_is_taken_as_it_is(base, tmp_path):
+    """Some are published so, with a pad token that is never fed."""
+    own = shutil.copytree(base, tmp_path / "base")
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.add_tokens(["<never>"])
+    tokenizer.save_pretrained(own)
+    path = write_adapter(tmp_path / "adapter", own)
+    assert merged(path, tmp_path / "out")["n_changed"] == 4
 
 
 def test_a_classifier_with_one_label_is_merged_with_its_head(base, tmp_path):

@@ -96,6 +96,16 @@ def test_the_base_is_nf4_twice_quantised_and_only_adapters_are_trained(model, bf
 
 
 @needs_bitsandbytes
+def test_rows_narrower_than_a_block_are_computed_too(tmp_path):
+    """bitsandbytes fails to pack them on CPUs with AVX512-BF16; and evaluation is training to the last digit."""
+    narrow = inspect_model(make_tiny_causal_lm(tmp_path / "narrow"), "narrow")
+    reference, ids = load_reference(narrow, dtype="nf4-float32"), torch.tensor([[5, 60, 70, 80]])
+    evaluated, trained = reference.eval()(ids).logits, reference.train()(ids).logits
+    assert evaluated.isfinite().all()
+    assert evaluated.equal(trained)
+
+
+@needs_bitsandbytes
 @pytest.mark.parametrize(("bf16", "dtype"), [(False, "nf4-float32"), (True, "nf4-bfloat16")])
 def test_the_policy_starts_at_its_reference(groups, model, tmp_path, bf16, dtype):
     """The reference is the 4-bit base itself: not the base as it is stored, whose log-probabilities are others."""
