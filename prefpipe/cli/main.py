@@ -14,6 +14,7 @@ from prefpipe import __version__
 from prefpipe.cli.check import check
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
+from prefpipe.cli.merge import merge
 from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
 from prefpipe.cli.reference import reference
@@ -41,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
-    "logprobs keeps a reference for train. import and export exchange data with other tools.",
+    "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
 )  # fmt: skip
 stop_flag = StopFlag()
 
@@ -62,6 +63,7 @@ app.command("status")(status)
 app.command("inspect")(inspect)
 app.command("savings")(savings)
 app.command("check")(check)
+app.command("merge")(merge)
 app.add_typer(models, name="models")
 app.command("objectives")(objectives)
 app.command("reference", hidden=True)(reference)
