@@ -194,10 +194,29 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[None, Tensor, Tensor]:
         """Return the measures of each prompt; their means, the loss among them, are the evaluation."""
         del prediction_loss_only, ignore_keys
-        with torch.no_grad(), self.compute_loss_context_manager():
-            batches = self._prepare_inputs(inputs)["batches"]
-            measured = torch.cat([self._measure(batch, _group_logps_of(model, batch))[0] for batch in batches])
+        batches = self._prepare_inputs(inputs)["batches"]
+        rows = [batch.get("rows", [batch]) for batch in batches]
+        looks = iter(self._look(model, [row for own in rows for row in own], spare=rows[0][0]))
+        found = [by_group(list(islice(looks, len(own))), batch["slots"]) for own, batch in zip(rows, batches, strict=True)]
+        with torch.no_grad():
+            measured = torch.cat([self._measure(batch, policy)[0] for batch, policy in zip(batches, found, strict=True)])
         return None, measured, measured[:, 0]  # the loop computes metrics only where there are labels; nobody reads them
+
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Return the means over the evaluation groups; training goes on as if there had been no evaluation.
+
+        A data loader takes a random number when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
+        """
+        device = self.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+            metrics: dict[str, float] = super().evaluate(*arguments, **named)
+        return metrics
+
+    def _init_training_state(self, max_steps: int, *arguments: Any) -> tuple[int, int]:
+        epochs_trained, batches_trained = super()._init_training_state(max_steps, *arguments)
+        # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now count.
+        self.state.compute_steps(self.args, max_steps)
+        return epochs_trained, batches_trained
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
@@ -225,12 +244,6 @@ def _weighted(model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) ->
         return found.logps.sum() * 0.0
     figures = [figure for figure in (found.logps, found.end_probs) if figure is not None]
     return torch.stack([(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]).sum()
-
-
-def _group_logps_of(model: nn.Module, batch: Batch) -> ResponseLogps:
-    if "rows" in batch:
-        return by_group([batch_logps(model, row) for row in batch["rows"]], batch["slots"])
-    return group_logps(model, batch)
 
 
 def _mean_measures(prediction: EvalPrediction) -> dict[str, float]:
