@@ -104,6 +104,9 @@ class TrainConfig(StageConfig):
         help="folder written by logprobs for --eval-groups; default made in OUTPUT/reference-eval",
     )  # fmt: skip
     eval_steps: int | None = option(None, identity=False, help="optimizer steps between evaluations; default a tenth of the run")
+    early_stopping_patience: int | None = option(
+        None, help="stop after so many evaluations without a better held-out accuracy, and save the best evaluation's model"
+    )
     save_steps: int = option(100, identity=False, help="optimizer steps between checkpoints")
     save_total_limit: int = option(2, identity=False, help="checkpoints kept")
     logging_steps: int = option(1, identity=False, help="optimizer steps between rows of the metrics")
@@ -140,6 +143,10 @@ class TrainConfig(StageConfig):
             (self.eval_steps is None or self.eval_steps >= 1, f"--eval-steps must be 1 or more, not {self.eval_steps}"),
             (not self.eval_fraction or self.eval_groups is None, "--eval-fraction and --eval-groups exclude each other"),
             (self.evaluates or self.eval_steps is None, "--eval-steps needs --eval-fraction or --eval-groups"),
+            (self.early_stopping_patience is None or self.early_stopping_patience >= 1,
+             f"--early-stopping-patience must be 1 or more, not {self.early_stopping_patience}"),
+            (self.evaluates or self.early_stopping_patience is None,
+             "--early-stopping-patience needs --eval-fraction or --eval-groups"),
             (self.eval_reference is None or self.eval_groups is not None, "--eval-reference needs --eval-groups"),
             (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
         )  # fmt: skip
@@ -155,6 +162,7 @@ class TrainConfig(StageConfig):
         assert self.eval_groups is not None
         return replace(
             self, groups=self.eval_groups, reference=self.eval_reference, eval_groups=None, eval_reference=None, eval_steps=None,
+            early_stopping_patience=None,
             reference_model=None if self.eval_reference is not None else self.reference_model, allow_partial=False,
         )  # fmt: skip
 

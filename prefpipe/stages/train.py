@@ -30,6 +30,7 @@ from prefpipe.stages.train_groups import read_rows
 from prefpipe.stages.train_reference import Reference, reference_of
 from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
+from prefpipe.training.early_stopping import describe_evaluation
 from prefpipe.training.measures import describe_progress
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation
 from prefpipe.training.tables import METRICS_FILE, POLICY
@@ -84,7 +85,7 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         summary.counts.update(count_by_status(rows))
     summary.n_parts_made = 1
     summary.facts |= figures
-    summary.notes.append(describe_progress(figures))
+    summary.notes += [describe_progress(figures), *describe_evaluation(figures["evaluation"])]
     return summary
 
 
@@ -136,6 +137,8 @@ def _open_output(
     if evaluation is not None:
         resolved["eval_groups"] = evaluation.identity()
         parents["eval_groups"] = str(config.eval_groups)
+    if config.early_stopping_patience is not None:
+        resolved["eval_steps"] = config.eval_steps  # elsewhere it does not change the weights
     given = {} if config.reference is None else {"reference": str(config.reference)}
     record = RunRecord(
         stage=config.stage, schema=POLICY.tag, n_parts=1, context={**runtime.context, **given},

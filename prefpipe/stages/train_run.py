@@ -17,6 +17,7 @@ from prefpipe.stages.train_groups import groups_for
 from prefpipe.stages.train_reference import Reference
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
+from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
 from prefpipe.training.forward import share_prompts
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
@@ -35,6 +36,7 @@ class _Trained(NamedTuple):
     log_history: list[dict[str, Any]]
     n_steps: int
     max_steps: int
+    early: EarlyStopping | None
 
 
 class TrainRun:
@@ -87,6 +89,8 @@ class TrainRun:
         figures = self._figures(trained)
         if PartialState().is_main_process:
             facts = {name: figures[name] for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")}
+            if trained.early is not None and trained.early.best is not None:
+                facts["saved_step"] = trained.early.best["step"]
             save_policy(policy, config.output, model_card(policy, self.model, facts))
         return figures
 
@@ -154,6 +158,9 @@ class TrainRun:
         config, runtime = self.config, self.runtime
         stop = StopWhenAsked(runtime.should_stop)
         callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress), stop]
+        early = None if config.early_stopping_patience is None else EarlyStopping(config.early_stopping_patience)
+        if early is not None:
+            callbacks.append(early)
         if "tensorboard" in self.settings.report_to:
             callbacks.append(TensorBoard(config.output / TENSORBOARD_FOLDER))
         if config.resume_from is not None:
@@ -169,7 +176,7 @@ class TrainRun:
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
-        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps)
+        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, early)
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]
@@ -186,6 +193,7 @@ class TrainRun:
             "first": mean_measures(rows[:n_averaged], names),
             "last": mean_measures(rows[-n_averaged:], names),
             "n_steps_averaged": n_averaged,
+            "evaluation": evaluation_figures(trained.log_history, trained.early),
             "kind": "adapter" if self.config.lora_r else "model",
         }
 

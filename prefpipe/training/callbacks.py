@@ -98,10 +98,11 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
         self.should_stop = should_stop
         self.stopped = False
 
-    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
         """Ask, and if so save and stop; the last step of all ends by itself."""
         if state.global_step < state.max_steps and self.should_stop():
             self.stopped = True
+            args.load_best_model_at_end = False  # nothing is saved but the checkpoint
             control.should_save = True
             control.should_training_stop = True
 

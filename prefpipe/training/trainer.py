@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from prefpipe.maths.logps import ResponseLogps
 from prefpipe.maths.losses import Targets
 from prefpipe.maths.scores import group_losses, score_responses
 from prefpipe.training.batches import Batch, BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
+from prefpipe.training.early_stopping import EarlyStopping
 from prefpipe.training.forward import batch_logps, by_group, group_logps, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
 from prefpipe.training.measures import MEASURES, measure_groups
@@ -75,6 +77,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         )
         # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss arguments from us.
         self.model_accepts_loss_kwargs = True
+        self.args.load_best_model_at_end = self._early_stopping() is not None
         self._measured: list[Tensor] = []
         self._n_tokens: list[Tensor] = []
         for callback in (PrinterCallback, ProgressCallback):  # stdout belongs to the command's result
@@ -212,11 +215,20 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             metrics: dict[str, float] = super().evaluate(*arguments, **named)
         return metrics
 
-    def _init_training_state(self, max_steps: int, *arguments: Any) -> tuple[int, int]:
-        epochs_trained, batches_trained = super()._init_training_state(max_steps, *arguments)
+    def _early_stopping(self) -> EarlyStopping | None:
+        return next((each for each in self.callback_handler.callbacks if isinstance(each, EarlyStopping)), None)
+
+    def _init_training_state(
+        self, max_steps: int, n_steps_per_epoch: int, n_epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Return where to go on; a run that early stopping has ended goes on at its end."""
+        where: tuple[int, int] = super()._init_training_state(max_steps, n_steps_per_epoch, n_epochs, checkpoint, trial)
         # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now count.
         self.state.compute_steps(self.args, max_steps)
-        return epochs_trained, batches_trained
+        early = self._early_stopping()
+        if early is not None and checkpoint is not None:
+            early.restore(self.state, Path(self.args.output_dir), Path(checkpoint))
+        return (n_epochs, 0) if early is not None and early.is_over else where
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
