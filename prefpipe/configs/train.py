@@ -107,6 +107,11 @@ class TrainConfig(StageConfig):
     early_stopping_patience: int | None = option(
         None, help="stop after so many evaluations without a better held-out accuracy, and save the best evaluation's model"
     )
+    max_hours: float | None = option(
+        None,
+        identity=False,
+        help="wall-clock budget of this call: save and exit with 75 before it is over; the same command goes on",
+    )
     save_steps: int = option(100, identity=False, help="optimizer steps between checkpoints")
     save_total_limit: int = option(2, identity=False, help="checkpoints kept")
     logging_steps: int = option(1, identity=False, help="optimizer steps between rows of the metrics")
@@ -147,6 +152,7 @@ class TrainConfig(StageConfig):
              f"--early-stopping-patience must be 1 or more, not {self.early_stopping_patience}"),
             (self.evaluates or self.early_stopping_patience is None,
              "--early-stopping-patience needs --eval-fraction or --eval-groups"),
+            (self.max_hours is None or self.max_hours > 0, f"--max-hours must be above 0, not {self.max_hours}"),
             (self.eval_reference is None or self.eval_groups is not None, "--eval-reference needs --eval-groups"),
             (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
         )  # fmt: skip

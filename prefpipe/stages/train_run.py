@@ -1,5 +1,6 @@
 """One training run: from the rows of the groups to a saved policy and the figures of the run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups,
 from prefpipe.training.measures import mean_measures
 from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
 from prefpipe.training.settings import TrainSettings, training_arguments
+from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -48,6 +50,7 @@ class TrainRun:
     ) -> None:  # fmt: skip
         self.config, self.settings, self.model, self.reference, self.runtime = config, settings, model, reference, runtime
         self.evaluation = evaluation
+        self.budget = None if config.max_hours is None else TimeBudget(config.max_hours, runtime.started)
         self.rows: list[Row] = []
         self.prepared = PreparedGroups([], {})
         self.eval_groups: list[Group] = []
@@ -82,8 +85,10 @@ class TrainRun:
         )
         trained = self._loop(policy, groups, arguments)
         if trained.stopped:
+            is_budget = self.budget is not None and not self.runtime.should_stop()
+            why = f"before --max-hours {config.max_hours:g} are over" if is_budget else "as asked"
             raise StoppedEarly(
-                f"train stopped as asked at step {trained.n_steps} of {trained.max_steps}, with a checkpoint",
+                f"train stopped {why} at step {trained.n_steps} of {trained.max_steps}, with a checkpoint",
                 hint=f"run the same command again{_without_flags(config)} to go on",
             )
         figures = self._figures(trained)
@@ -147,17 +152,29 @@ class TrainRun:
         """Give each response its log-probability under the reference, measured now where it is not on disk yet."""
         if self.reference is None:
             return groups
-        self.ref_logps = self.reference.logps(self.config, self.model, self.runtime)
-        if self.evaluation is not None:
-            self.eval_groups = self.evaluation.with_reference(self.eval_groups, self.config, self.model, self.runtime)
-        else:
-            self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
+        runtime = self.runtime
+        if self.budget is not None:
+            would_not_fit = self.budget.stops_between_parts()
+            runtime = replace(runtime, should_stop=lambda: self.runtime.should_stop() or would_not_fit())
+        try:
+            self.ref_logps = self.reference.logps(self.config, self.model, runtime)
+            if self.evaluation is not None:
+                self.eval_groups = self.evaluation.with_reference(self.eval_groups, self.config, self.model, runtime)
+            else:
+                self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
+        except StoppedEarly as error:
+            if self.budget is None or self.runtime.should_stop():
+                raise
+            words = f"--max-hours {self.config.max_hours:g} are nearly over: {error.message}"
+            raise StoppedEarly(words, hint=error.hint) from error
         return with_reference(groups, self.ref_logps)
 
     def _loop(self, policy: Policy, groups: list[Group], arguments: Any) -> _Trained:
         config, runtime = self.config, self.runtime
-        stop = StopWhenAsked(runtime.should_stop)
-        callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress), stop]
+        budget = self.budget
+        stop = StopWhenAsked(lambda: runtime.should_stop() or (budget is not None and budget.is_up()))
+        callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress)]
+        callbacks += [stop] if budget is None else [budget, stop]  # it measures a step before it is asked
         early = None if config.early_stopping_patience is None else EarlyStopping(config.early_stopping_patience)
         if early is not None:
             callbacks.append(early)

@@ -91,8 +91,9 @@ def test_rows_of_harder_prompts_are_not_a_fall():
 
 
 def test_stopping_saves_and_ends_after_the_step():
-    callback, control = StopWhenAsked(lambda: True), TrainerControl()
-    callback.on_step_end(None, state(3), control)
+    callback, control, arguments = StopWhenAsked(lambda: True), TrainerControl(), SimpleNamespace(load_best_model_at_end=True)
+    callback.on_step_end(arguments, state(3), control)
+    assert not arguments.load_best_model_at_end
     assert control.should_save
     assert control.should_training_stop
     assert callback.stopped
