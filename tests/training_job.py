@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from tiny_groups import make_groups
 from transformers import TrainerCallback
 
@@ -23,6 +24,11 @@ from prefpipe.training.trainer import GroupTrainer
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["training_job"])
+
+
+def metrics_of(folder):
+    """Rows of ``metrics.parquet``, without the one column that no two runs share."""
+    return pq.read_table(Path(folder) / "metrics.parquet").drop_columns("tokens_per_s").to_pylist()
 
 
 class DieAtStep(TrainerCallback):

@@ -59,7 +59,7 @@ class TrainConfig(StageConfig):
     weight: float | None = knob_option("weight")
     reference: Path | None = option(
         None, identity=False, metavar="DIR",
-        help="folder written by logprobs: the reference's log-probabilities; default made in OUTPUT/reference",
+        help="folder written by logprobs: the reference's log-probabilities; default made in OUTPUT/reference where it is needed",
     )  # fmt: skip
     reference_model: str | None = option(
         None, identity=False, metavar="MODEL",

@@ -22,7 +22,7 @@ from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Output, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
-from prefpipe.maths.objectives import KNOB_NAMES, resolve_knobs
+from prefpipe.maths.objectives import KNOB_NAMES, find_objective, resolve_knobs
 from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.stages.train_evaluation import EvaluationGroups, evaluation_groups
@@ -131,7 +131,7 @@ def _open_output(
         name: getattr(settings, name) for name in ("learning_rate", "num_train_epochs", "global_batch_size", "warmup_ratio")
     }
     identity = {name: value for name, value in config.identity().items() if name not in KNOB_NAMES}
-    if reference is not None:
+    if reference is not None and find_objective(settings.objective).needs_reference:  # else it is only for what is logged
         resolved["reference"] = reference.identity
     parents = {"groups": str(config.groups)}
     if evaluation is not None:

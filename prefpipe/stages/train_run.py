@@ -22,7 +22,7 @@ from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
 from prefpipe.training.forward import share_prompts
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
-from prefpipe.training.measures import mean_measures
+from prefpipe.training.measures import FALLS, mean_measures
 from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
 from prefpipe.training.settings import TrainSettings, training_arguments
 from prefpipe.training.time_budget import TimeBudget
@@ -150,23 +150,23 @@ class TrainRun:
 
     def _with_reference(self, groups: list[Group]) -> list[Group]:
         """Give each response its log-probability under the reference, measured now where it is not on disk yet."""
-        if self.reference is None:
-            return groups
         runtime = self.runtime
         if self.budget is not None:
             would_not_fit = self.budget.stops_between_parts()
             runtime = replace(runtime, should_stop=lambda: self.runtime.should_stop() or would_not_fit())
         try:
-            self.ref_logps = self.reference.logps(self.config, self.model, runtime)
             if self.evaluation is not None:
                 self.eval_groups = self.evaluation.with_reference(self.eval_groups, self.config, self.model, runtime)
-            else:
-                self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
+            if self.reference is None:
+                return groups
+            self.ref_logps = self.reference.logps(self.config, self.model, runtime)
         except StoppedEarly as error:
             if self.budget is None or self.runtime.should_stop():
                 raise
             words = f"--max-hours {self.config.max_hours:g} are nearly over: {error.message}"
             raise StoppedEarly(words, hint=error.hint) from error
+        if self.evaluation is None:
+            self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
         return with_reference(groups, self.ref_logps)
 
     def _loop(self, policy: Policy, groups: list[Group], arguments: Any) -> _Trained:
@@ -198,7 +198,7 @@ class TrainRun:
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]
         n_averaged = max(1, len(rows) // 3)  # single steps see other prompts: their losses do not compare
-        names = ("loss", "rewards/margins", "rewards/accuracy", "logps/chosen", "logps/rejected")
+        names = ("loss", "rewards/margins", "rewards/accuracy", "logps/chosen", "logps/rejected", *FALLS, "kl")
         return {
             "objective": self.settings.objective,
             "knobs": dict(self.settings.knobs),

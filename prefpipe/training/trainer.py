@@ -38,9 +38,10 @@ from prefpipe.training.batches import Batch, BudgetCollator, GlobalBatchSampler,
 from prefpipe.training.early_stopping import EarlyStopping
 from prefpipe.training.forward import batch_logps, by_group, group_logps, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
-from prefpipe.training.measures import MEASURES, measure_groups
+from prefpipe.training.measures import MEASURES, complete_entry, measure_groups
 from prefpipe.training.policy import end_token_ids
 from prefpipe.training.settings import TrainSettings
+from prefpipe.training.throughput import Throughput, throughput_figures
 
 
 class GroupTrainer(Trainer):  # type: ignore[misc]
@@ -80,6 +81,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self.args.load_best_model_at_end = self._early_stopping() is not None
         self._measured: list[Tensor] = []
         self._n_tokens: list[Tensor] = []
+        self._throughput = Throughput()
         for callback in (PrinterCallback, ProgressCallback):  # stdout belongs to the command's result
             self.remove_callback(callback)
 
@@ -95,6 +97,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """Return what the device computes in one step and the number of prompts in it, over all processes."""
+        self._throughput.begin()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         n_prompts = torch.tensor(sum(batch["n_prompts"] for batch in batches), device=device)
         return batches, self.accelerator.reduce(n_prompts, "sum")
@@ -179,6 +182,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             )
         self._measured.append(measured)
         self._n_tokens.append(policy.n_tokens.sum())
+        self._throughput.count(batch)
         # Gradients are averaged over processes, and the divisor counts the prompts of all of them.
         share: Tensor = loss_sum * self.accelerator.num_processes / (len(losses) if n_prompts is None else n_prompts)
         shares.append(share.detach())
@@ -190,7 +194,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         targets = Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0, batch.get("pairs"))
         scores = score_responses(name, policy, batch.get("ref_logps"), targets.mask, knobs)
         losses = group_losses(name, scores, targets, knobs, policy)
-        return measure_groups(losses, scores, policy, targets), losses
+        return measure_groups(losses, scores, policy, targets, batch.get("ref_logps")), losses
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -211,7 +215,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         A data loader takes a random number when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
         """
         device = self.args.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        own_randomness = torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
+        with own_randomness, self._throughput.apart():
             metrics: dict[str, float] = super().evaluate(*arguments, **named)
         return metrics
 
@@ -240,8 +245,20 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             means = {name: total / n_prompts for name, total in zip(MEASURES, totals, strict=True)}
             # The trainer's own loss is a mean over steps; in a short last step prompts would count more than elsewhere.
             logs |= means | {"n_tokens": int(n_tokens), "n_prompts": int(n_prompts)}
+            logs |= self._throughput_figures(int(n_tokens))
             self._measured, self._n_tokens = [], []
+        complete_entry(logs, self.state.log_history)
         super().log(logs, start_time)
+
+    def _throughput_figures(self, n_response: int) -> dict[str, float]:
+        work = self._throughput.take()
+        counts = torch.tensor([work.n_computed, work.n_prompt_each], device=self.args.device)
+        n_computed, n_prompt_each = self.accelerator.reduce(counts, "sum").tolist()
+        return throughput_figures(n_computed, n_prompt_each, n_response, work.elapsed_s)
+
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        with self._throughput.apart():
+            super()._save_checkpoint(*arguments, **named)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -34,7 +34,7 @@ def test_the_file_has_the_rows_of_the_log_with_all_columns(tmp_path):
     assert table.column_names == METRICS.column_names
     assert table["step"].to_pylist() == [1, 2]
     assert table["loss"].to_pylist() == [1, 1 / 2]
-    assert table.schema.metadata[b"prefpipe.schema"] == b"metrics/1"
+    assert table.schema.metadata[b"prefpipe.schema"] == b"metrics/2"
 
 
 def test_after_a_kill_the_rows_beyond_the_checkpoint_are_dropped_and_none_is_doubled(tmp_path):
