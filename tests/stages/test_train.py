@@ -308,3 +308,14 @@ def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_par
     ):
         run(config_of(groups, tmp_path / "policy", objective="dpo", max_hours=1e-9), model)
     assert len(list((tmp_path / "policy" / "reference").glob("part-*"))) == 1
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(groups, model, tmp_path):
+    shape = {"lora_r": 4, "gradient_checkpointing": True, "eval_fraction": 0.5, "early_stopping_patience": 9,
+             "num_train_epochs": None, "max_steps": 4}  # fmt: skip
+    asked = iter([False] * 1 + [True] * 100)
+    with pytest.raises(StoppedEarly):
+        run(config_of(groups, tmp_path / "policy", **shape), model, should_stop=lambda: next(asked))
+    run(config_of(groups, tmp_path / "policy", **shape), model)
+    assert (tmp_path / "policy" / "adapter_model.safetensors").exists()
