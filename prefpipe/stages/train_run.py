@@ -16,7 +16,7 @@ from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
 from prefpipe.stages.train_groups import groups_for
 from prefpipe.stages.train_reference import Reference
-from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
+from prefpipe.training.callbacks import CollapseWarning, LogWithCheckpoints, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
 from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
@@ -175,6 +175,7 @@ class TrainRun:
         stop = StopWhenAsked(lambda: runtime.should_stop() or (budget is not None and budget.is_up()))
         callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress)]
         callbacks += [stop] if budget is None else [budget, stop]  # it measures a step before it is asked
+        callbacks.append(LogWithCheckpoints())
         early = None if config.early_stopping_patience is None else EarlyStopping(config.early_stopping_patience)
         if early is not None:
             callbacks.append(early)
