@@ -54,6 +54,7 @@ class TrainRun:
         self.rows: list[Row] = []
         self.prepared = PreparedGroups([], {})
         self.eval_groups: list[Group] = []
+        self.eval_counts: dict[str, int] = {}
         self.ref_logps: dict[Key, tuple[float, int]] = {}
 
     def train(self, rows: list[Row], source: Artifact) -> dict[str, Any]:
@@ -133,7 +134,8 @@ class TrainRun:
             )
         self.prepared, self.eval_groups = hold_out(prepared, config.eval_fraction, config.seed)
         if self.evaluation is not None:
-            self.eval_groups = self.evaluation.prepare(config, self.model, self.runtime).groups
+            evaluated = self.evaluation.prepare(config, self.model, self.runtime)
+            self.eval_groups, self.eval_counts = evaluated.groups, dict(sorted(evaluated.counts.items()))
             check_apart(groups, self.eval_groups, self.runtime)
         if find_objective(self.settings.objective).needs_reward_gaps:
             require_reward_gaps([*self.prepared.groups, *self.eval_groups], self.settings.objective)
@@ -207,6 +209,8 @@ class TrainRun:
             "n_groups": len(self.prepared.groups),
             "n_responses": sum(len(group.responses) for group in self.prepared.groups),
             "n_eval_groups": len(self.eval_groups),
+            "n_eval_responses": sum(len(group.responses) for group in self.eval_groups),
+            **({"eval_counts": self.eval_counts} if self.eval_counts else {}),
             "n_steps": trained.n_steps,
             "first": mean_measures(rows[:n_averaged], names),
             "last": mean_measures(rows[-n_averaged:], names),
