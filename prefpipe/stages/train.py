@@ -22,13 +22,15 @@ from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Output, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
-from prefpipe.maths.objectives import KNOB_NAMES, resolve_knobs
+from prefpipe.maths.objectives import KNOB_NAMES, find_objective, resolve_knobs
 from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
+from prefpipe.stages.train_evaluation import EvaluationGroups, evaluation_groups
 from prefpipe.stages.train_groups import read_rows
 from prefpipe.stages.train_reference import Reference, reference_of
 from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun, lora_of
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
+from prefpipe.training.early_stopping import describe_evaluation
 from prefpipe.training.measures import describe_progress
 from prefpipe.training.policy import check_lora
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation
@@ -62,9 +64,12 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         check_lora(model, lora, load_in_4bit=config.load_in_4bit, trust_remote_code=config.trust_remote_code)
     derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, PartialState().num_processes)
     reference = reference_of(config, settings.objective, model, groups, reference_model)
+    evaluation = evaluation_groups(config, settings.objective, model, reference_model, reference)
     parents = {"groups": _digest(groups, allow_partial=config.allow_partial)}
+    if evaluation is not None:
+        parents["eval_groups"] = evaluation.artifact.digest()
     with PartialState().main_process_first():
-        output = _open_output(config, settings, model, groups, reference, runtime)
+        output = _open_output(config, settings, model, groups, reference, runtime, evaluation)
         if PartialState().is_main_process:
             _start_again_if_changed(config, {**parents, "run": output.record.fingerprint}, runtime)
     summary = Summary(config.stage, config.output)
@@ -74,7 +79,7 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         summary.counts.update(output.footer(0).counts)
         summary.facts |= json.loads((config.output / SUMMARY_FILE).read_text(encoding="utf-8"))
         return summary
-    work = TrainRun(config, settings, model, reference, runtime)
+    work = TrainRun(config, settings, model, reference, runtime, evaluation)
     figures = work.train(read_rows(groups, allow_partial=config.allow_partial), groups)
     if PartialState().is_main_process:
         rows = work.fate_rows()
@@ -84,7 +89,7 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         summary.counts.update(count_by_status(rows))
     summary.n_parts_made = 1
     summary.facts |= figures
-    summary.notes.append(describe_progress(figures))
+    summary.notes += [describe_progress(figures), *describe_evaluation(figures["evaluation"])]
     return summary
 
 
@@ -113,6 +118,8 @@ def settings_of(config: TrainConfig) -> TrainSettings:
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
         max_batch_tokens=config.max_batch_tokens,
+        evaluates=config.evaluates,
+        eval_steps=config.eval_steps,
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
         logging_steps=config.logging_steps,
@@ -122,20 +129,26 @@ def settings_of(config: TrainConfig) -> TrainSettings:
 
 def _open_output(
     config: TrainConfig, settings: TrainSettings, model: ModelFiles, groups: Artifact, reference: Reference | None,
-    runtime: Runtime,
+    runtime: Runtime, evaluation: EvaluationGroups | None,
 ) -> Output:  # fmt: skip
     resolved: dict[str, Any] = {
         name: getattr(settings, name) for name in ("learning_rate", "num_train_epochs", "global_batch_size", "warmup_ratio")
     }
     identity = {name: value for name, value in config.identity().items() if name not in KNOB_NAMES}
-    if reference is not None:
+    if reference is not None and find_objective(settings.objective).needs_reference:  # else it is only for what is logged
         resolved["reference"] = reference.identity
+    parents = {"groups": str(config.groups)}
+    if evaluation is not None:
+        resolved["eval_groups"] = evaluation.identity()
+        parents["eval_groups"] = str(config.eval_groups)
+    if config.early_stopping_patience is not None:
+        resolved["eval_steps"] = config.eval_steps  # elsewhere it does not change the weights
     given = {} if config.reference is None else {"reference": str(config.reference)}
     record = RunRecord(
         stage=config.stage, schema=POLICY.tag, n_parts=1, context={**runtime.context, **given},
         identity={"stage": config.stage, "version": config.VERSION, **identity, **resolved, "knobs": dict(settings.knobs),
                   "model": model.identity(), "groups": parent_identity(groups)},
-        parents={"groups": str(config.groups)},
+        parents=parents,
     )  # fmt: skip
     return open_output(config.output, record, shard=Shard(), overwrite=config.overwrite and PartialState().is_main_process)
 
@@ -169,7 +182,10 @@ def _start_again_if_changed(config: TrainConfig, made_from: Mapping[str, str], r
         known = None
     changed = known != made_from
     if known is not None and changed and not config.overwrite:
-        what = f"{config.groups} changed" if known.get("groups") != made_from["groups"] else "the configuration changed"
+        folders = {"groups": config.groups, "eval_groups": config.eval_groups}
+        what = next((f"{folders[name]}" for name in made_from if name in folders and known.get(name) != made_from[name]),
+                    "the configuration")  # fmt: skip
+        what += " changed"
         runtime.log(f"{what} since {config.output} was trained: training starts again")
     if config.overwrite or changed:
         _remove_run(config.output)

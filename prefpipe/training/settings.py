@@ -47,11 +47,16 @@ The others have no recipe of their own here: the batch of most and DPO's customa
 """
 
 
+EVAL_SHARE = 0.1
+"""Share of the run between two evaluations where ``eval_steps`` is not given; the trainer rounds up to whole steps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """One training run.
 
     ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts, ``max_batch_tokens`` tokens.
+    ``evaluates``: there are evaluation groups; every ``eval_steps`` steps, None: ten times a run.
     """
 
     objective: str
@@ -69,6 +74,8 @@ class TrainSettings:
     bf16: bool = False
     gradient_checkpointing: bool = False
     max_batch_tokens: int = 16_384
+    evaluates: bool = False
+    eval_steps: int | None = None
     save_steps: int = 100
     save_total_limit: int = 2
     logging_steps: int = 1
@@ -130,6 +137,8 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "bf16": settings.bf16,
         checkpointing: settings.gradient_checkpointing,
         f"{checkpointing}_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
+        "eval_strategy": "steps" if settings.evaluates else "no",
+        "eval_steps": EVAL_SHARE if settings.eval_steps is None else settings.eval_steps,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_total_limit,

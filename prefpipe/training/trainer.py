@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,13 @@ from prefpipe.maths.logps import ResponseLogps
 from prefpipe.maths.losses import Targets
 from prefpipe.maths.scores import group_losses, score_responses
 from prefpipe.training.batches import Batch, BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
+from prefpipe.training.early_stopping import EarlyStopping
 from prefpipe.training.forward import batch_logps, by_group, group_logps, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
-from prefpipe.training.measures import MEASURES, measure_groups
+from prefpipe.training.measures import MEASURES, complete_entry, measure_groups
 from prefpipe.training.policy import end_token_ids
 from prefpipe.training.settings import TrainSettings
+from prefpipe.training.throughput import Throughput, throughput_figures
 
 
 class GroupTrainer(Trainer):  # type: ignore[misc]
@@ -75,8 +78,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         )
         # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss arguments from us.
         self.model_accepts_loss_kwargs = True
+        self.args.load_best_model_at_end = self._early_stopping() is not None
         self._measured: list[Tensor] = []
         self._n_tokens: list[Tensor] = []
+        self._throughput = Throughput()
         for callback in (PrinterCallback, ProgressCallback):  # stdout belongs to the command's result
             self.remove_callback(callback)
 
@@ -92,6 +97,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """Return what the device computes in one step and the number of prompts in it, over all processes."""
+        self._throughput.begin()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         n_prompts = torch.tensor(sum(batch["n_prompts"] for batch in batches), device=device)
         return batches, self.accelerator.reduce(n_prompts, "sum")
@@ -176,6 +182,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             )
         self._measured.append(measured)
         self._n_tokens.append(policy.n_tokens.sum())
+        self._throughput.count(batch)
         # Gradients are averaged over processes, and the divisor counts the prompts of all of them.
         share: Tensor = loss_sum * self.accelerator.num_processes / (len(losses) if n_prompts is None else n_prompts)
         shares.append(share.detach())
@@ -187,17 +194,46 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         targets = Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0, batch.get("pairs"))
         scores = score_responses(name, policy, batch.get("ref_logps"), targets.mask, knobs)
         losses = group_losses(name, scores, targets, knobs, policy)
-        return measure_groups(losses, scores, policy, targets), losses
+        return measure_groups(losses, scores, policy, targets, batch.get("ref_logps")), losses
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, Tensor, Tensor]:
         """Return the measures of each prompt; their means, the loss among them, are the evaluation."""
         del prediction_loss_only, ignore_keys
-        with torch.no_grad(), self.compute_loss_context_manager():
-            batches = self._prepare_inputs(inputs)["batches"]
-            measured = torch.cat([self._measure(batch, _group_logps_of(model, batch))[0] for batch in batches])
+        batches = self._prepare_inputs(inputs)["batches"]
+        rows = [batch.get("rows", [batch]) for batch in batches]
+        looks = iter(self._look(model, [row for own in rows for row in own], spare=rows[0][0]))
+        found = [by_group(list(islice(looks, len(own))), batch["slots"]) for own, batch in zip(rows, batches, strict=True)]
+        with torch.no_grad():
+            measured = torch.cat([self._measure(batch, policy)[0] for batch, policy in zip(batches, found, strict=True)])
         return None, measured, measured[:, 0]  # the loop computes metrics only where there are labels; nobody reads them
+
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Return the means over the evaluation groups; training goes on as if there had been no evaluation.
+
+        A data loader takes a random number when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
+        """
+        device = self.args.device
+        own_randomness = torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
+        with own_randomness, self._throughput.apart():
+            metrics: dict[str, float] = super().evaluate(*arguments, **named)
+        return metrics
+
+    def _early_stopping(self) -> EarlyStopping | None:
+        return next((each for each in self.callback_handler.callbacks if isinstance(each, EarlyStopping)), None)
+
+    def _init_training_state(
+        self, max_steps: int, n_steps_per_epoch: int, n_epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Return where to go on; a run that early stopping has ended goes on at its end."""
+        where: tuple[int, int] = super()._init_training_state(max_steps, n_steps_per_epoch, n_epochs, checkpoint, trial)
+        # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now count.
+        self.state.compute_steps(self.args, max_steps)
+        early = self._early_stopping()
+        if early is not None and checkpoint is not None:
+            early.restore(self.state, Path(self.args.output_dir), Path(checkpoint))
+        return (n_epochs, 0) if early is not None and early.is_over else where
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
@@ -209,8 +245,20 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             means = {name: total / n_prompts for name, total in zip(MEASURES, totals, strict=True)}
             # The trainer's own loss is a mean over steps; in a short last step prompts would count more than elsewhere.
             logs |= means | {"n_tokens": int(n_tokens), "n_prompts": int(n_prompts)}
+            logs |= self._throughput_figures(int(n_tokens))
             self._measured, self._n_tokens = [], []
+        complete_entry(logs, self.state.log_history)
         super().log(logs, start_time)
+
+    def _throughput_figures(self, n_response: int) -> dict[str, float]:
+        work = self._throughput.take()
+        counts = torch.tensor([work.n_computed, work.n_prompt_each], device=self.args.device)
+        n_computed, n_prompt_each = self.accelerator.reduce(counts, "sum").tolist()
+        return throughput_figures(n_computed, n_prompt_each, n_response, work.elapsed_s)
+
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        with self._throughput.apart():
+            super()._save_checkpoint(*arguments, **named)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -225,12 +273,6 @@ def _weighted(model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) ->
         return found.logps.sum() * 0.0
     figures = [figure for figure in (found.logps, found.end_probs) if figure is not None]
     return torch.stack([(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]).sum()
-
-
-def _group_logps_of(model: nn.Module, batch: Batch) -> ResponseLogps:
-    if "rows" in batch:
-        return by_group([batch_logps(model, row, entropy=True) for row in batch["rows"]], batch["slots"])
-    return group_logps(model, batch, entropy=True)
 
 
 def _mean_measures(prediction: EvalPrediction) -> dict[str, float]:
