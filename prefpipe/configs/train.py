@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from prefpipe.configs.options import StageConfig, option
-from prefpipe.maths.objectives import OBJECTIVES, owners_of
+from prefpipe.errors import UsageError
+from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES, OFFERED, TARGETS, objective_of, owners_of
 
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
@@ -27,24 +28,30 @@ def knob_option(name: str) -> Any:
 
 def _words(owners: list[str]) -> str:
     others = [name for name in OBJECTIVES if name not in owners]
-    return f"all but {' and '.join(others)}" if len(others) < 3 else ", ".join(owners)
+    return f"all of a policy but {' and '.join(others)}" if len(others) < 3 else ", ".join(owners)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(StageConfig):
-    """Train a policy on groups; the result is a model folder, or a LoRA adapter."""
+    """Train a policy, or a reward model, on groups; the result is a model folder, or a LoRA adapter of a policy."""
 
     stage: ClassVar[str] = "train"
     VERSION: ClassVar[int] = 1
 
     groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
     model: str = option(identity=False, metavar="MODEL",
-                        help="the policy to start from: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
-    objective: str = option(
-        "ampo",
-        choices=tuple(OBJECTIVES),
-        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which when",
+                        help="the model to start from: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
+    target: str = option("policy", choices=tuple(TARGETS), help="what is trained: a policy, or a reward model that rates responses")
+    objective: str | None = option(
+        None,
+        choices=OFFERED,
+        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which when; default "
+        + ", ".join(f"{name} ({target})" for target, name in DEFAULTS.items()),
     )
+    chat_template: Path | None = option(
+        None, identity=False, metavar="FILE",
+        help="chat template of the reward model, where the model has none or another one is wanted; needs --target reward",
+    )  # fmt: skip
     beta: float | None = knob_option("beta")
     gamma: float | None = knob_option("gamma")
     alpha: float | None = knob_option("alpha")
@@ -125,9 +132,26 @@ class TrainConfig(StageConfig):
             (self.max_steps is None or self.num_train_epochs is None, "--max-steps and --num-train-epochs exclude each other"),
             (self.lora_r > 0 or not self._given_lora(), "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"),
             (self.reference is None or self.reference_model is None, "--reference and --reference-model exclude each other"),
+            (self.chat_template is None or self.target == "reward", "--chat-template needs --target reward"),
             (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
         )  # fmt: skip
-        return found + [sentence for holds, sentence in checks if not holds]
+        return [*found, *self._objective_problems(), *(sentence for holds, sentence in checks if not holds)]
+
+    def _objective_problems(self) -> list[str]:
+        try:
+            objective_of(self.target, self.objective)
+        except UsageError as error:
+            return [f"{error}; {error.hint}"]
+        if self.target == "reward":
+            wrong = [
+                (self.reference is not None, "--reference"),
+                (self.reference_model is not None, "--reference-model"),
+            ]
+            found = [f"{flag} is of no use: a reward model has no reference" for given, flag in wrong if given]
+            if self.on_too_long == "truncate":
+                found.append("--on-too-long truncate: a reward model reads whole conversations, as score gives it; drop or error")
+            return found
+        return []
 
     def _given_lora(self) -> bool:
         return self.lora_alpha is not None or self.lora_dropout > 0 or bool(self.lora_target_modules)
