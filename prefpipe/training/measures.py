@@ -32,18 +32,26 @@ MEASURE_MEANINGS = {
 }
 
 
-def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, targets: Targets) -> Tensor:
-    """Return one row a prompt, (P, M), with the columns of ``MEASURES``.
+PAIR_FIGURES = ("accuracy", "ece", "brier", "log_loss")
+PAIR_MEANINGS = {
+    "pairs/accuracy": "share of evaluated pairs whose winner has the higher score, equal scores half; reward models only",
+    "pairs/ece": "expected calibration error of sigma(s_w - s_l), 10 bins of equal width, both orders; reward models only",
+    "pairs/brier": "Brier score of sigma(s_w - s_l); reward models only",
+    "pairs/log_loss": "log loss of sigma(s_w - s_l), nats; reward models only",
+}
+
+
+def measure_groups(losses: Tensor, scores: Tensor, targets: Targets, policy: ResponseLogps | None = None) -> Tensor:
+    """Return one row a prompt, (P, M), with the columns of ``MEASURES``; without a policy, those before ``logps/``.
 
     Args:
         losses: (P,).
         scores: (P, R) what the objective compared.
-        policy: log-probabilities and token counts, each (P, R).
         targets: every prompt has a positive and a negative.
+        policy: log-probabilities and token counts, each (P, R).
     """
     chosen = targets.positives & targets.mask
     rejected = targets.mask & ~targets.positives
-    means = policy.logps / policy.n_tokens.clamp(min=1)
     wins = scores[:, :, None] > scores[:, None, :]
     pairs = chosen[:, :, None] & rejected[:, None, :]
     won = (wins & pairs).sum((-2, -1))
@@ -56,9 +64,10 @@ def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, target
         score_chosen - score_rejected,
         won / n_pairs.clamp(min=1),
         won == n_pairs,
-        _mean(means, chosen),
-        _mean(means, rejected),
     ]
+    if policy is not None:
+        means = policy.logps / policy.n_tokens.clamp(min=1)
+        columns += [_mean(means, chosen), _mean(means, rejected)]
     return torch.stack([column.detach().float() for column in columns], -1)
 
 
