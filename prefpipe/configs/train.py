@@ -4,9 +4,9 @@ A knob or learning setting that is not given takes the objective's own start val
 The knobs of objectives, and what is said of them, come from the table in ``prefpipe.maths.objectives``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from prefpipe.configs.options import StageConfig, option
 from prefpipe.errors import UsageError
@@ -41,7 +41,7 @@ class TrainConfig(StageConfig):
     groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
     model: str = option(identity=False, metavar="MODEL",
                         help="the model to start from: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
-    target: str = option("policy", choices=tuple(TARGETS), help="what is trained: a policy, or a reward model that rates responses")
+    target: str = option("policy", choices=tuple(TARGETS), help="what is trained: a policy, or a reward model")
     objective: str | None = option(
         None,
         choices=OFFERED,
@@ -100,6 +100,17 @@ class TrainConfig(StageConfig):
     lora_alpha: float | None = option(None, help="scale of LoRA adapters; default 2 x rank")
     lora_dropout: float = option(0.0, help="dropout in LoRA adapters, the only dropout there is")
     lora_target_modules: tuple[str, ...] = option((), help="layers to adapt, repeat for several; default every linear layer")
+    eval_fraction: float = option(
+        0.0, help="share of the prompts that is evaluated on instead of trained on, drawn by --seed and prompt_id"
+    )
+    eval_groups: Path | None = option(
+        None, identity=False, metavar="DIR", help="groups to evaluate on, of other prompts; instead of --eval-fraction"
+    )
+    eval_reference: Path | None = option(
+        None, identity=False, metavar="DIR",
+        help="folder written by logprobs for --eval-groups; default made in OUTPUT/reference-eval",
+    )  # fmt: skip
+    eval_steps: int | None = option(None, identity=False, help="optimizer steps between evaluations; default a tenth of the run")
     save_steps: int = option(100, identity=False, help="optimizer steps between checkpoints")
     save_total_limit: int = option(2, identity=False, help="checkpoints kept")
     logging_steps: int = option(1, identity=False, help="optimizer steps between rows of the metrics")
@@ -133,6 +144,11 @@ class TrainConfig(StageConfig):
             (self.lora_r > 0 or not self._given_lora(), "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"),
             (self.reference is None or self.reference_model is None, "--reference and --reference-model exclude each other"),
             (self.chat_template is None or self.target == "reward", "--chat-template needs --target reward"),
+            (0 <= self.eval_fraction < 1, f"--eval-fraction must be at least 0 and below 1, not {self.eval_fraction}"),
+            (self.eval_steps is None or self.eval_steps >= 1, f"--eval-steps must be 1 or more, not {self.eval_steps}"),
+            (not self.eval_fraction or self.eval_groups is None, "--eval-fraction and --eval-groups exclude each other"),
+            (self.evaluates or self.eval_steps is None, "--eval-steps needs --eval-fraction or --eval-groups"),
+            (self.eval_reference is None or self.eval_groups is not None, "--eval-reference needs --eval-groups"),
             (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
         )  # fmt: skip
         return [*found, *self._objective_problems(), *(sentence for holds, sentence in checks if not holds)]
@@ -152,6 +168,19 @@ class TrainConfig(StageConfig):
                 found.append("--on-too-long truncate: a reward model reads whole conversations, as score gives it; drop or error")
             return found
         return []
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether anything is held out."""
+        return self.eval_fraction > 0 or self.eval_groups is not None
+
+    def for_evaluation(self) -> Self:
+        """Return the same knobs for the groups that are evaluated on, with ``--eval-groups``."""
+        assert self.eval_groups is not None
+        return replace(
+            self, groups=self.eval_groups, reference=self.eval_reference, eval_groups=None, eval_reference=None, eval_steps=None,
+            reference_model=None if self.eval_reference is not None else self.reference_model, allow_partial=False,
+        )  # fmt: skip
 
     def _given_lora(self) -> bool:
         return self.lora_alpha is not None or self.lora_dropout > 0 or bool(self.lora_target_modules)

@@ -76,8 +76,8 @@ def roc_auc(differences: Values, outcomes: Values) -> float:
 
         AUC = sum_ij y_i (1 - y_j) h(d_i - d_j) / ( sum_i y_i * sum_j (1 - y_j) )
 
-    an item with a share y is a positive of weight y and a negative of weight 1 - y. With outcomes of 0 and 1 it is the statistic of
-    Mann and Whitney (Ann. Math. Stat. 18, 1947). Take it of `both_orders`.
+    an item with a share y is a positive of weight y and a negative of weight 1 - y. With outcomes of 0 and 1 it is
+    the statistic of Mann and Whitney (Ann. Math. Stat. 18, 1947). Take it of `both_orders`.
     """
     d, y = _checked(differences, outcomes)
     values, places = np.unique(d, return_inverse=True)

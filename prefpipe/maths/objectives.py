@@ -358,7 +358,8 @@ def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str,
         knob = objective.knob(key)
         if knob is None:
             owners = ", ".join(owner for owner, _ in owners_of(key, objective.trains))
-            problems.append(f"{name} has no knob {key}: {f'it belongs to {owners}' if owners else f'no objective of a {objective.trains} has it'}")
+            owned = f"it belongs to {owners}" if owners else f"no objective of a {objective.trains} has it"
+            problems.append(f"{name} has no knob {key}: {owned}")
         elif (problem := knob.problem(value)) is not None:
             problems.append(problem)
     if problems:

@@ -12,19 +12,19 @@ from prefpipe.errors import InputError, StoppedEarly
 from prefpipe.maths.objectives import find_objective
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime
-from prefpipe.stages.train_groups import AGAIN, encoder_of, groups_of, stored_ids_fit
+from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
 from prefpipe.stages.train_reference import Reference
+from prefpipe.stages.train_sides import side_of
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
-from prefpipe.training.forward import share_prompts
+from prefpipe.training.evaluation_split import hold_out
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
 from prefpipe.training.measures import mean_measures
-from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
+from prefpipe.training.policy import LoraSettings, Policy
 from prefpipe.training.settings import TrainSettings, training_arguments
 from prefpipe.training.trainer import GroupTrainer
 
 TENSORBOARD_FOLDER = "tensorboard"
-TRAINED = ("ok", "truncated")
 
 
 class _Trained(NamedTuple):
@@ -34,17 +34,22 @@ class _Trained(NamedTuple):
     log_history: list[dict[str, Any]]
     n_steps: int
     max_steps: int
+    calibration: dict[str, Any] | None
 
 
 class TrainRun:
     """One run: rows in, a saved policy and its figures out."""
 
     def __init__(
-        self, config: TrainConfig, settings: TrainSettings, model: ModelFiles, reference: Reference | None, runtime: Runtime
-    ) -> None:
+        self, config: TrainConfig, settings: TrainSettings, model: ModelFiles, reference: Reference | None, runtime: Runtime,
+        evaluation: EvaluationGroups | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.settings, self.model, self.reference, self.runtime = config, settings, model, reference, runtime
+        self.evaluation = evaluation
+        self.side = side_of(config, model, runtime)
         self.rows: list[Row] = []
         self.prepared = PreparedGroups([], {})
+        self.eval_groups: list[Group] = []
         self.ref_logps: dict[Key, tuple[float, int]] = {}
 
     def train(self, rows: list[Row], source: Artifact) -> dict[str, Any]:
@@ -63,15 +68,14 @@ class TrainRun:
         self._prepare(rows, source)
         groups = self._with_reference(self.prepared.groups)
         self.runtime.log(f"loading {self.model.requested}")
-        policy = load_policy(
-            self.model, lora=lora, bf16=config.bf16, seed=config.seed, trust_remote_code=config.trust_remote_code
-        )
+        policy = self.side.load(lora)
         policy.model.to(arguments.device)
         self._share_prompts(policy)
+        n_evaluated = f" and {len(self.eval_groups)} to evaluate on" if self.eval_groups else ""
         self.runtime.log(
-            f"{len(groups)} groups, {self.settings.global_batch_size} prompts a step = {arguments.world_size} devices x "
-            f"{self.settings.per_device_train_batch_size} x {arguments.gradient_accumulation_steps} accumulated; "
-            f"learning rate {self.settings.learning_rate:g}"
+            f"{len(groups)} groups{n_evaluated}, {self.settings.global_batch_size} prompts a step = "
+            f"{arguments.world_size} devices x {self.settings.per_device_train_batch_size} x "
+            f"{arguments.gradient_accumulation_steps} accumulated; learning rate {self.settings.learning_rate:g}"
         )
         trained = self._loop(policy, groups, arguments)
         if trained.stopped:
@@ -82,14 +86,14 @@ class TrainRun:
         figures = self._figures(trained)
         if PartialState().is_main_process:
             facts = {name: figures[name] for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")}
-            save_policy(policy, config.output, model_card(policy, self.model, facts))
+            self.side.save(policy, facts)
         return figures
 
     def fate_rows(self) -> list[Row]:
         """Return one row of ``POLICY`` for every row of the groups."""
         lengths = {
             (group.prompt_id, response.sample_idx): len(response.token_ids)
-            for group in self.prepared.groups
+            for group in [*self.prepared.groups, *self.eval_groups]
             for response in group.responses
         }
         result = []
@@ -102,31 +106,31 @@ class TrainRun:
         return result
 
     def _prepare(self, rows: list[Row], source: Artifact) -> None:
-        encoder = None
-        if not stored_ids_fit(source, self.model):
-            self.runtime.log(AGAIN)
-            encoder = encoder_of(self.model, trust_remote_code=self.config.trust_remote_code)
+        config = self.config
         self.rows = rows
-        groups = groups_of(rows, encoder)
-        self.prepared = prepare_groups(groups, max_length=self.config.max_length, on_too_long=self.config.on_too_long)
-        left_out = {name: count for name, count in sorted(self.prepared.counts.items()) if name not in TRAINED}
-        words = ", ".join(f"{count} {name}" for name, count in left_out.items())
+        groups = self.side.groups(rows, source)
+        prepared = prepare_groups(groups, max_length=self.side.max_length, on_too_long=config.on_too_long)
+        words = prepared.describe_left_out()
         if words:
-            self.runtime.log(f"{sum(left_out.values())} of {len(self.prepared.fates)} responses are left out: {words}")
-        if not self.prepared.groups:
-            too_long = any("long" in name for name in left_out)
+            n_left_out = sum(prepared.left_out.values())
+            self.runtime.log(f"{n_left_out} of {len(prepared.fates)} responses are left out: {words}")
+        if not prepared.groups:
             raise InputError(
-                f"no group of {self.config.groups} can be trained on: {words or 'it holds no group'}",
+                f"no group of {config.groups} can be trained on: {words or 'it holds no group'}",
                 hint="raise --max-length"
-                if too_long
-                else f"run `prefpipe inspect {self.config.groups}` for what select rejected",
+                if any("long" in name for name in prepared.counts)
+                else f"run `prefpipe inspect {config.groups}` for what select rejected",
             )
+        self.prepared, self.eval_groups = hold_out(prepared, config.eval_fraction, config.seed)
+        if self.evaluation is not None:
+            self.eval_groups = self.evaluation.prepare(config, self.side, self.runtime).groups
+            check_apart(groups, self.eval_groups, self.runtime)
         if find_objective(self.settings.objective).needs_reward_gaps:
-            require_reward_gaps(self.prepared.groups, self.settings.objective)
+            require_reward_gaps([*self.prepared.groups, *self.eval_groups], self.settings.objective)
 
     def _share_prompts(self, policy: Policy) -> None:
         """Compute each prompt once a group, or say why it is computed once a response."""
-        problem = share_prompts(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
+        problem = self.side.share(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
         once = sum(len(group.prompt_token_ids) for group in self.prepared.groups)
         each = sum(len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups)
         if problem is None:
@@ -139,6 +143,10 @@ class TrainRun:
         if self.reference is None:
             return groups
         self.ref_logps = self.reference.logps(self.config, self.model, self.runtime)
+        if self.evaluation is not None:
+            self.eval_groups = self.evaluation.with_reference(self.eval_groups, self.config, self.model, self.runtime)
+        else:
+            self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
         return with_reference(groups, self.ref_logps)
 
     def _loop(self, policy: Policy, groups: list[Group], arguments: Any) -> _Trained:
@@ -153,10 +161,16 @@ class TrainRun:
             checkpoint = find_last_checkpoint(config.output, runtime.log)
         if checkpoint is not None:
             runtime.log(f"going on from {checkpoint}")
-        trainer = GroupTrainer(policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, callbacks=callbacks)
+        arguments.eval_on_start = bool(self.eval_groups) and checkpoint is None  # the baseline; a checkpoint has it in its log
+        target = self.side.target(self.settings, self.eval_groups)
+        trainer = GroupTrainer(
+            policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, eval_groups=self.eval_groups,
+            callbacks=callbacks, target=target,
+        )  # fmt: skip
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
-        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps)
+        calibration = None if stop.stopped else self.side.calibration(trainer)
+        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, calibration)
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]
@@ -168,12 +182,13 @@ class TrainRun:
             "learning_rate": self.settings.learning_rate,
             "n_groups": len(self.prepared.groups),
             "n_responses": sum(len(group.responses) for group in self.prepared.groups),
+            "n_eval_groups": len(self.eval_groups),
             "n_steps": trained.n_steps,
             "first": mean_measures(rows[:n_averaged], names),
             "last": mean_measures(rows[-n_averaged:], names),
             "n_steps_averaged": n_averaged,
-            "kind": "adapter" if self.config.lora_r else "model",
-        }
+            "kind": "reward-model" if self.config.target == "reward" else "adapter" if self.config.lora_r else "model",
+        } | ({} if trained.calibration is None else {"calibration": trained.calibration})
 
 
 def _without_flags(config: TrainConfig) -> str:

@@ -104,7 +104,8 @@ def by_group(rows: Sequence[Found], slots: Tensor) -> Found:
         values = torch.cat(known)[places]
         return torch.where(exists, values, torch.zeros_like(values))
 
-    return type(rows[0])(*map(spread, zip(*rows, strict=True)))
+    kind: Any = type(rows[0])
+    return kind(*map(spread, zip(*rows, strict=True)))  # type: ignore[no-any-return]
 
 
 def share_prompts(model: nn.Module) -> str | None:

@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 from prefpipe.errors import InputError, UsageError
 
+KEPT = ("ok", "truncated", "held_out")
+"""The statuses of responses that are trained or evaluated on."""
 ON_TOO_LONG = ("drop", "truncate", "error")
 Key = tuple[str, int]
 """``(prompt_id, sample_idx)``: what joins a candidate's rows everywhere."""
@@ -59,6 +61,15 @@ class PreparedGroups(NamedTuple):
     def counts(self) -> Counter[str]:
         """Responses by status."""
         return Counter(fate.status for fate in self.fates.values())
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Responses that can be neither trained nor evaluated on, by status."""
+        return {name: count for name, count in sorted(self.counts.items()) if name not in KEPT}
+
+    def describe_left_out(self) -> str:
+        """Return ``left_out`` in words, "" where there is nothing."""
+        return ", ".join(f"{count} {name}" for name, count in self.left_out.items())
 
 
 class GroupDataset(Dataset[Group]):

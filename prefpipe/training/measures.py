@@ -91,3 +91,11 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
         f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {first['rewards/accuracy']:.0%} to "
         f"{last['rewards/accuracy']:.0%}"
     )
+
+
+def describe_calibration(figures: Mapping[str, Any]) -> str:
+    """Return in words how right and how sure the scores are about held-out pairs."""
+    return (
+        f"{figures['n_pairs']} held-out pairs: accuracy {figures['accuracy']:.1%}, ECE {figures['ece']:.3f}, "
+        f"Brier {figures['brier']:.3f}, log loss {figures['log_loss']:.3f}"
+    )

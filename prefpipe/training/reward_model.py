@@ -70,7 +70,7 @@ def read_template(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--chat-template {path} cannot be read: {error}", hint="give a Jinja file, chat_template.jinja") from error
+        raise UsageError(f"--chat-template {path} cannot be read: {error}", hint="give a Jinja file") from error
     if not text.strip():
         raise UsageError(f"--chat-template {path} is empty", hint="give a Jinja file, chat_template.jinja")
     return text
@@ -84,7 +84,9 @@ def load_reward_tokenizer(
     Errors:
         ModelError: the template fails on a question and its answer, or begins them with two BOS.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        files.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
+    )
     if chat_template is not None:
         tokenizer.chat_template = read_template(chat_template)
     try:
@@ -100,7 +102,7 @@ def load_reward_tokenizer(
         spare = [token for token in _spare_tokens(tokenizer) if tokenizer.convert_tokens_to_ids(token) != example[-1]]
         tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PAD_TOKEN})
     tokenizer.padding_side = "right"
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def _spare_tokens(tokenizer: Any) -> list[str]:
@@ -117,7 +119,12 @@ def longest_conversation(files: ModelFiles, tokenizer: Any, *, trust_remote_code
 
 
 def load_reward_model(
-    files: ModelFiles, tokenizer: PreTrainedTokenizerBase, *, lora: LoraSettings | None, seed: int, trust_remote_code: bool = False
+    files: ModelFiles,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    lora: LoraSettings | None,
+    seed: int,
+    trust_remote_code: bool = False,
 ) -> Policy:
     """Load a model with a score head for training; its dropout is off.
 
@@ -190,8 +197,8 @@ def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
 def _add_lora(model: Any, lora: LoraSettings) -> Any:
     names = [name for name, module in model.named_children() if module is score_head(model)]
     config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.target_modules) or _linear_layers(model),
-        modules_to_save=names, task_type="SEQ_CLS",
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, modules_to_save=names, task_type="SEQ_CLS",
+        target_modules=list(lora.target_modules) or _linear_layers(model),
     )  # fmt: skip
     try:
         with warnings.catch_warnings():
@@ -204,10 +211,9 @@ def _add_lora(model: Any, lora: LoraSettings) -> Any:
 
 def _linear_layers(model: Any) -> list[str]:
     """Return the linear layers of the backbone by name; the head is trained whole."""
-    inside: Sequence[Any] = list(score_head(model).modules())
-    return [
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and not any(module is own for own in inside)
-    ]
+    of_head = {id(module) for module in score_head(model).modules()}
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name, module in linear if id(module) not in of_head]
 
 
 def check_ends(prompt_id: str, ids: Sequence[int], pad_token_id: int) -> None:

@@ -16,9 +16,9 @@ POLICY = Schema("policy", 1, (
     Column("sample_idx", pa.int32(), True, "number of the response; null in the one row of a prompt that select rejected"),
     Column("role", pa.string(), True, "`positive` or `negative`"),
     Column("reward", pa.float64(), True, "reward that select used"),
-    Column("n_tokens", pa.int32(), False, "response tokens trained on, 0 when left out"),
+    Column("n_tokens", pa.int32(), False, "response tokens trained or evaluated on, 0 when left out"),
     Column("ref_logp", pa.float64(), True, "summed log-probability under the reference policy; null without a reference"),
-    Column("status", pa.string(), False, "`ok` or `truncated`: trained on; else why not"),
+    Column("status", pa.string(), False, "`ok` or `truncated`: trained on; `held_out`: evaluated on; else why neither"),
     Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
 ))  # fmt: skip
 

@@ -165,10 +165,6 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             return figures[0].sum() * 0.0
         return torch.stack([(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]).sum()
 
-    def _found(self, model: nn.Module, batch: Batch) -> Any:
-        """Return what the model says of a micro-batch's responses, by group."""
-        return by_group([self.target.read(model, row) for row in batch.get("rows", [batch])], batch["slots"])
-
     def _count(self, batch: Batch, found: Any, n_prompts: Any, shares: list[Tensor]) -> Tensor:
         """Return the share of the step's mean loss, and keep it and the measures for the log."""
         measured, losses = self.target.measure(batch, found)
@@ -190,10 +186,29 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     ) -> tuple[None, Tensor, Tensor]:
         """Return the measures of each prompt; their means, the loss among them, are the evaluation."""
         del prediction_loss_only, ignore_keys
-        with torch.no_grad(), self.compute_loss_context_manager():
-            batches = self._prepare_inputs(inputs)["batches"]
-            measured = torch.cat([self.target.examine(batch, self._found(model, batch)) for batch in batches])
+        batches = self._prepare_inputs(inputs)["batches"]
+        rows = [batch.get("rows", [batch]) for batch in batches]
+        looks = iter(self._look(model, [row for own in rows for row in own], spare=rows[0][0]))
+        found = [by_group(list(islice(looks, len(own))), batch["slots"]) for own, batch in zip(rows, batches, strict=True)]
+        with torch.no_grad():
+            measured = torch.cat([self.target.examine(batch, own) for batch, own in zip(batches, found, strict=True)])
         return None, measured, measured[:, 0]  # the loop computes metrics only where there are labels; nobody reads them
+
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Return the means over the evaluation groups; training goes on as if there had been no evaluation.
+
+        A data loader takes a random number when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
+        """
+        device = self.args.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+            metrics: dict[str, float] = super().evaluate(*arguments, **named)
+        return metrics
+
+    def _init_training_state(self, max_steps: int, *arguments: Any) -> tuple[int, int]:
+        epochs_trained, batches_trained = super()._init_training_state(max_steps, *arguments)
+        # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now count.
+        self.state.compute_steps(self.args, max_steps)
+        return epochs_trained, batches_trained
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
