@@ -36,7 +36,7 @@ class EvaluationGroups(NamedTuple):
             InputError: no group is left.
         """
         groups = side.groups(read_rows(self.artifact, allow_partial=False), self.artifact)
-        prepared = prepare_groups(groups, max_length=side.max_length, on_too_long=config.on_too_long)
+        prepared = prepare_groups(groups, max_length=side.max_length, on_too_long=config.on_too_long, lacks=side.lacks)
         words = prepared.describe_left_out()
         if words:
             n_left_out = sum(prepared.left_out.values())

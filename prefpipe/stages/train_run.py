@@ -109,7 +109,7 @@ class TrainRun:
         config = self.config
         self.rows = rows
         groups = self.side.groups(rows, source)
-        prepared = prepare_groups(groups, max_length=self.side.max_length, on_too_long=config.on_too_long)
+        prepared = prepare_groups(groups, max_length=self.side.max_length, on_too_long=config.on_too_long, lacks=self.side.lacks)
         words = prepared.describe_left_out()
         if words:
             n_left_out = sum(prepared.left_out.values())

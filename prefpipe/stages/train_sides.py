@@ -15,7 +15,7 @@ from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_conversations import conversations_of
 from prefpipe.stages.train_groups import groups_for
 from prefpipe.training.forward import share_prompts
-from prefpipe.training.groups import Group
+from prefpipe.training.groups import Group, lacks_pair, lacks_role
 from prefpipe.training.head_scores import share_conversations
 from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
 from prefpipe.training.reward_model import (
@@ -35,6 +35,9 @@ class Side(Protocol):
     """What is trained. ``max_length``: longest prompt plus response, in tokens."""
 
     max_length: int
+
+    def lacks(self, group: Group) -> str | None:
+        """Name what a group needs to be trained on and lacks."""
 
     def groups(self, rows: Sequence[Row], source: Artifact) -> list[Group]:
         """Return the rows' groups as tokens."""
@@ -61,6 +64,10 @@ class PolicySide:
     def __init__(self, config: TrainConfig, model: ModelFiles, runtime: Runtime) -> None:
         self.config, self.model, self.runtime = config, model, runtime
         self.max_length = config.max_length
+
+    def lacks(self, group: Group) -> str | None:
+        """Name the role that is lacking: objectives of a group compare positives with negatives."""
+        return lacks_role(group)
 
     def groups(self, rows: Sequence[Row], source: Artifact) -> list[Group]:
         """Return the groups with stored ids, or tokenised again."""
@@ -99,6 +106,10 @@ class RewardSide:
         self.max_length = min(config.max_length, limit)
         if limit < config.max_length:
             runtime.log(f"{model.requested} reads {limit} tokens at most: --max-length {config.max_length} is {limit}")
+
+    def lacks(self, group: Group) -> str | None:
+        """Say that there is no pair: whatever roles are left, pairs are all that a reward model learns from."""
+        return lacks_pair(group)
 
     def groups(self, rows: Sequence[Row], _source: Artifact) -> list[Group]:
         """Return the groups as templated conversations; stored ids are a policy's."""

@@ -22,7 +22,8 @@ MEASURES = (
 )
 MEASURE_MEANINGS = {
     "loss": "mean over prompts of the objective",
-    "rewards/chosen": "mean score of the positives, in the objective's units (the implicit reward)",
+    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, and so on), in the objective's "
+    "units (of a policy: the implicit reward)",
     "rewards/rejected": "mean score of the negatives",
     "rewards/margins": "rewards/chosen - rewards/rejected",
     "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is higher, in [0, 1]",
@@ -41,17 +42,18 @@ PAIR_MEANINGS = {
 }
 
 
-def measure_groups(losses: Tensor, scores: Tensor, targets: Targets, policy: ResponseLogps | None = None) -> Tensor:
-    """Return one row a prompt, (P, M), with the columns of ``MEASURES``; without a policy, those before ``logps/``.
+def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, targets: Targets) -> Tensor:
+    """Return one row a prompt, (P, M), with the columns of ``MEASURES``.
 
     Args:
         losses: (P,).
         scores: (P, R) what the objective compared.
-        targets: every prompt has a positive and a negative.
         policy: log-probabilities and token counts, each (P, R).
+        targets: every prompt has a positive and a negative.
     """
     chosen = targets.positives & targets.mask
     rejected = targets.mask & ~targets.positives
+    means = policy.logps / policy.n_tokens.clamp(min=1)
     wins = scores[:, :, None] > scores[:, None, :]
     pairs = chosen[:, :, None] & rejected[:, None, :]
     won = (wins & pairs).sum((-2, -1))
@@ -64,10 +66,25 @@ def measure_groups(losses: Tensor, scores: Tensor, targets: Targets, policy: Res
         score_chosen - score_rejected,
         won / n_pairs.clamp(min=1),
         won == n_pairs,
+        _mean(means, chosen),
+        _mean(means, rejected),
     ]
-    if policy is not None:
-        means = policy.logps / policy.n_tokens.clamp(min=1)
-        columns += [_mean(means, chosen), _mean(means, rejected)]
+    return torch.stack([column.detach().float() for column in columns], -1)
+
+
+def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
+    """Return one row a prompt, (P, M), with the columns of ``MEASURES`` before ``logps/``, over the prompt's pairs.
+
+    Args:
+        losses: (P,).
+        scores: (P, R) what the objective compared.
+        pairs: (P, R, R) bool, which response is to beat which; every prompt has a pair.
+    """
+    n_pairs = pairs.sum((-2, -1)).clamp(min=1)
+    won = ((scores[:, :, None] > scores[:, None, :]) & pairs).sum((-2, -1))
+    winners, losers = (scores * pairs.sum(axis) for axis in (-1, -2))
+    chosen, rejected = winners.sum(-1) / n_pairs, losers.sum(-1) / n_pairs
+    columns = [losses, chosen, rejected, chosen - rejected, won / n_pairs, won == n_pairs]
     return torch.stack([column.detach().float() for column in columns], -1)
 
 

@@ -46,8 +46,8 @@ START_VALUES = {
 nca: the authors' batch, epochs and warm-up, and a tenth of their learning rate for QLoRA, so that with LoRA it is theirs.
 odpo: learning rate and batch of the authors' configuration; warm-up (ours), where theirs is 150 steps. orpo: the authors' script
 for Mistral-7B, which starts from a base model; warm-up (ours), where theirs is 200 steps.
-bt: a 6B model (arXiv 2203.02155, appendix C.2); warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288, section 3.2.2), a batch of
-512 pairs, one a prompt. mmpo-reward: the authors' recipe for Gemma-7B (2B: 1.41e-5, batch 64).
+bt: a 6B model (arXiv 2203.02155, appendix C.2), warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288, section 3.2.2), batches
+of 512 pairs, one a prompt. mmpo-reward: the authors' recipe for Gemma-7B (2B: 1.41e-5, batch 64).
 The others have no recipe of their own here: the batch of most and DPO's customary learning rate (ours).
 """
 

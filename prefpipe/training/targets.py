@@ -19,7 +19,7 @@ from prefpipe.maths.scores import group_losses, score_responses
 from prefpipe.training.batches import Batch
 from prefpipe.training.forward import batch_logps
 from prefpipe.training.head_scores import HeadScores, head_scores
-from prefpipe.training.measures import MEASURES, PAIR_FIGURES, measure_groups
+from prefpipe.training.measures import MEASURES, PAIR_FIGURES, measure_groups, measure_pairs
 
 
 class Target(Protocol):
@@ -60,7 +60,7 @@ class PolicyTarget:
         targets = targets_of(batch)
         scores = score_responses(self.objective, found, batch.get("ref_logps"), targets.mask, self.knobs)
         losses = group_losses(self.objective, scores, targets, self.knobs, found)
-        return measure_groups(losses, scores, targets, found), losses
+        return measure_groups(losses, scores, found, targets), losses
 
     def examine(self, batch: Batch, found: ResponseLogps) -> Tensor:
         """Return the measures."""
@@ -93,7 +93,7 @@ class RewardTarget:
         """Return the columns of ``measures``, and the losses."""
         targets = targets_of(batch)
         losses = group_losses(self.objective, found.scores, targets, self.knobs)
-        return measure_groups(losses, found.scores, targets), losses
+        return measure_pairs(losses, found.scores, named_pairs(targets)), losses
 
     def examine(self, batch: Batch, found: HeadScores) -> Tensor:
         """Return the measures, then ``width^2`` score differences and as many reward gaps, NaN where there is no pair."""

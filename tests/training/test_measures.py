@@ -15,7 +15,7 @@ def test_measures_of_two_groups_worked_out_by_hand():
         torch.tensor([[True, False, False], [True, False, False]]),
         torch.tensor([[True, True, True], [True, True, False]]),
     )
-    rows = measure_groups(torch.tensor([0.7, 0.2]), scores, targets, policy)
+    rows = measure_groups(torch.tensor([0.7, 0.2]), scores, policy, targets)
     first, second = (dict(zip(MEASURES, row.tolist(), strict=True)) for row in rows)
     assert first == {
         "loss": torch.tensor(0.7).item(),
@@ -33,7 +33,7 @@ def test_measures_of_two_groups_worked_out_by_hand():
 
 def test_equal_scores_are_not_a_win():
     targets = Targets(torch.zeros(1, 2), torch.tensor([[True, False]]), torch.ones(1, 2, dtype=torch.bool))
-    row = measure_groups(torch.zeros(1), torch.zeros(1, 2), targets, ResponseLogps(torch.zeros(1, 2), torch.ones(1, 2)))
+    row = measure_groups(torch.zeros(1), torch.zeros(1, 2), ResponseLogps(torch.zeros(1, 2), torch.ones(1, 2)), targets)
     assert row[0, MEASURES.index("rewards/accuracy")] == 0
 
 
