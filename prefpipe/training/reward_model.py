@@ -184,8 +184,9 @@ def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
     missing = {key for key in info["missing_keys"] if ".pooler." not in key}  # an encoder without one gets a fresh one
     own = {name for name, module in model.named_modules() if module is head}
     of_head = {key for key in missing if any(key.startswith(f"{name}.") for name in own)}
-    if missing - of_head or (of_head and files.kind == "sequence-classification"):
-        raise ModelError(f"the files of {files.requested} lack {', '.join(sorted(missing)[:5])}: these weights would be random",
+    lost = missing if files.kind == "sequence-classification" else missing - of_head
+    if lost:
+        raise ModelError(f"the files of {files.requested} lack {', '.join(sorted(lost)[:5])}: these weights would be random",
                          hint="download or copy the model again")  # fmt: skip
     if of_head:
         linear = next(module for module in head.modules() if isinstance(module, torch.nn.Linear))
