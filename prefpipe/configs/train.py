@@ -66,7 +66,7 @@ class TrainConfig(StageConfig):
     weight: float | None = knob_option("weight")
     reference: Path | None = option(
         None, identity=False, metavar="DIR",
-        help="folder written by logprobs: the reference's log-probabilities; default made in OUTPUT/reference",
+        help="folder written by logprobs: the reference's log-probabilities; default made in OUTPUT/reference where it is needed",
     )  # fmt: skip
     reference_model: str | None = option(
         None, identity=False, metavar="MODEL",
@@ -111,6 +111,14 @@ class TrainConfig(StageConfig):
         help="folder written by logprobs for --eval-groups; default made in OUTPUT/reference-eval",
     )  # fmt: skip
     eval_steps: int | None = option(None, identity=False, help="optimizer steps between evaluations; default a tenth of the run")
+    early_stopping_patience: int | None = option(
+        None, help="stop after so many evaluations without a better held-out accuracy, and save the best evaluation's model"
+    )
+    max_hours: float | None = option(
+        None,
+        identity=False,
+        help="wall-clock budget of this call: save and exit with 75 before it is over; the same command goes on",
+    )
     save_steps: int = option(100, identity=False, help="optimizer steps between checkpoints")
     save_total_limit: int = option(2, identity=False, help="checkpoints kept")
     logging_steps: int = option(1, identity=False, help="optimizer steps between rows of the metrics")
@@ -148,6 +156,11 @@ class TrainConfig(StageConfig):
             (self.eval_steps is None or self.eval_steps >= 1, f"--eval-steps must be 1 or more, not {self.eval_steps}"),
             (not self.eval_fraction or self.eval_groups is None, "--eval-fraction and --eval-groups exclude each other"),
             (self.evaluates or self.eval_steps is None, "--eval-steps needs --eval-fraction or --eval-groups"),
+            (self.early_stopping_patience is None or self.early_stopping_patience >= 1,
+             f"--early-stopping-patience must be 1 or more, not {self.early_stopping_patience}"),
+            (self.evaluates or self.early_stopping_patience is None,
+             "--early-stopping-patience needs --eval-fraction or --eval-groups"),
+            (self.max_hours is None or self.max_hours > 0, f"--max-hours must be above 0, not {self.max_hours}"),
             (self.eval_reference is None or self.eval_groups is not None, "--eval-reference needs --eval-groups"),
             (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
         )  # fmt: skip
@@ -159,11 +172,9 @@ class TrainConfig(StageConfig):
         except UsageError as error:
             return [f"{error}; {error.hint}"]
         if self.target == "reward":
-            wrong = [
-                (self.reference is not None, "--reference"),
-                (self.reference_model is not None, "--reference-model"),
-            ]
-            found = [f"{flag} is of no use: a reward model has no reference" for given, flag in wrong if given]
+            references = {"--reference": self.reference, "--reference-model": self.reference_model,
+                          "--eval-reference": self.eval_reference}  # fmt: skip
+            found = [f"{flag} is of no use: a reward model has no reference" for flag, value in references.items() if value]
             if self.on_too_long == "truncate":
                 found.append("--on-too-long truncate: a reward model reads whole conversations, as score gives it; drop or error")
             return found
@@ -179,6 +190,7 @@ class TrainConfig(StageConfig):
         assert self.eval_groups is not None
         return replace(
             self, groups=self.eval_groups, reference=self.eval_reference, eval_groups=None, eval_reference=None, eval_steps=None,
+            early_stopping_patience=None,
             reference_model=None if self.eval_reference is not None else self.reference_model, allow_partial=False,
         )  # fmt: skip
 

@@ -22,7 +22,7 @@ from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Output, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
-from prefpipe.maths.objectives import KNOB_NAMES, objective_of, resolve_knobs
+from prefpipe.maths.objectives import KNOB_NAMES, find_objective, objective_of, resolve_knobs
 from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.stages.train_evaluation import EvaluationGroups, evaluation_groups
@@ -31,6 +31,7 @@ from prefpipe.stages.train_reference import Reference, reference_of
 from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun
 from prefpipe.stages.train_sides import require_start, template_identity
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
+from prefpipe.training.early_stopping import describe_evaluation
 from prefpipe.training.measures import describe_calibration, describe_progress
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation
 from prefpipe.training.tables import METRICS_FILE, POLICY
@@ -85,7 +86,7 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         summary.counts.update(count_by_status(rows))
     summary.n_parts_made = 1
     summary.facts |= figures
-    summary.notes.append(describe_progress(figures))
+    summary.notes += [describe_progress(figures), *describe_evaluation(figures["evaluation"])]
     if figures.get("calibration"):
         summary.notes.append(describe_calibration(figures["calibration"]))
     return summary
@@ -134,12 +135,14 @@ def _open_output(
     resolved: dict[str, Any] = {name: getattr(settings, name) for name in names} | template_identity(config)
     # the target is not among them: each objective, by its name in the table, has one
     identity = {name: value for name, value in config.identity().items() if name not in (*KNOB_NAMES, "target")}
-    if reference is not None:
+    if reference is not None and find_objective(settings.objective).needs_reference:  # else it is only for what is logged
         resolved["reference"] = reference.identity
     parents = {"groups": str(config.groups)}
     if evaluation is not None:
         resolved["eval_groups"] = evaluation.identity()
         parents["eval_groups"] = str(config.eval_groups)
+    if config.early_stopping_patience is not None:
+        resolved["eval_steps"] = config.eval_steps  # elsewhere it does not change the weights
     given = {} if config.reference is None else {"reference": str(config.reference)}
     record = RunRecord(
         stage=config.stage, schema=POLICY.tag, n_parts=1, context={**runtime.context, **given},

@@ -77,16 +77,14 @@ def evaluation_groups(
     refuse_nesting(config.output, {FLAG: config.eval_groups})
     artifact.present(range(artifact.n_parts), allow_partial=False)
     reference = reference_of(config.for_evaluation(), objective, model, artifact, named, name="--eval-reference")
-    if reference is None or trained is None:
-        return EvaluationGroups(artifact, None)
-    if reference.identity != trained.identity:
+    if reference is not None and trained is not None and reference.identity != trained.identity:
         lines = [line.replace(" on disk, ", " in training, ").replace(" asked for", " in evaluation")
                  for line in describe_difference(trained.identity, reference.identity)]  # fmt: skip
         raise UsageError(
             "\n  ".join([f"{FLAG} would be measured under another reference than the groups that are trained on:", *lines]),
             hint=f"prefpipe logprobs {config.eval_groups} --model REFERENCE ..., and pass its folder with --eval-reference",
         )
-    return EvaluationGroups(artifact, reference._replace(folder=EVAL_FOLDER))
+    return EvaluationGroups(artifact, None if reference is None else reference._replace(folder=EVAL_FOLDER))
 
 
 def check_apart(train: list[Group], evaluation: list[Group], runtime: Runtime) -> None:

@@ -97,7 +97,7 @@ def reference_of(
     config: TrainConfig, objective: str, model: ModelFiles, groups: Artifact, named: ModelFiles | None, *,
     name: str = "--reference",
 ) -> Reference | None:  # fmt: skip
-    """Return what the reference of a run is, None for an objective without one.
+    """Return what the reference of a run is; None for an objective without one, unless it is given for what is logged.
 
     Args:
         config: of the run.
@@ -108,14 +108,11 @@ def reference_of(
         name: the flag that gives log-probabilities.
 
     Errors:
-        UsageError: a reference for an objective without one, of another tokenizer, or made with other settings.
+        UsageError: a reference of another tokenizer, or made with other settings.
         InputError: log-probabilities of other groups.
     """
-    if not find_objective(objective).needs_reference:
-        flags = {name: config.reference, "--reference-model": config.reference_model}
-        given = next((flag for flag, value in flags.items() if value is not None), None)
-        if given is not None:
-            raise UsageError(f"{given} is of no use: {objective} has no reference policy", hint=f"leave {given} out")
+    is_given = config.reference is not None or config.reference_model is not None
+    if not is_given and not find_objective(objective).needs_reference:
         return None
     if config.reference is not None:
         artifact = open_input(config.reference, schema="logprobs", name=name)

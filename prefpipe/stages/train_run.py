@@ -1,5 +1,6 @@
 """One training run: from the rows of the groups to a saved policy and the figures of the run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,13 @@ from prefpipe.stages.train_reference import Reference
 from prefpipe.stages.train_sides import side_of
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
+from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
-from prefpipe.training.measures import mean_measures
+from prefpipe.training.measures import FALLS, mean_measures
 from prefpipe.training.policy import LoraSettings, Policy
 from prefpipe.training.settings import TrainSettings, training_arguments
+from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -34,6 +37,7 @@ class _Trained(NamedTuple):
     log_history: list[dict[str, Any]]
     n_steps: int
     max_steps: int
+    early: EarlyStopping | None
     calibration: dict[str, Any] | None
 
 
@@ -47,6 +51,7 @@ class TrainRun:
         self.config, self.settings, self.model, self.reference, self.runtime = config, settings, model, reference, runtime
         self.evaluation = evaluation
         self.side = side_of(config, model, runtime)
+        self.budget = None if config.max_hours is None else TimeBudget(config.max_hours, runtime.started)
         self.rows: list[Row] = []
         self.prepared = PreparedGroups([], {})
         self.eval_groups: list[Group] = []
@@ -79,13 +84,17 @@ class TrainRun:
         )
         trained = self._loop(policy, groups, arguments)
         if trained.stopped:
+            is_budget = self.budget is not None and not self.runtime.should_stop()
+            why = f"before --max-hours {config.max_hours:g} are over" if is_budget else "as asked"
             raise StoppedEarly(
-                f"train stopped as asked at step {trained.n_steps} of {trained.max_steps}, with a checkpoint",
+                f"train stopped {why} at step {trained.n_steps} of {trained.max_steps}, with a checkpoint",
                 hint=f"run the same command again{_without_flags(config)} to go on",
             )
         figures = self._figures(trained)
         if PartialState().is_main_process:
             facts = {name: figures[name] for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")}
+            if trained.early is not None and trained.early.best is not None:
+                facts["saved_step"] = trained.early.best["step"]
             self.side.save(policy, facts)
         return figures
 
@@ -140,19 +149,34 @@ class TrainRun:
 
     def _with_reference(self, groups: list[Group]) -> list[Group]:
         """Give each response its log-probability under the reference, measured now where it is not on disk yet."""
-        if self.reference is None:
-            return groups
-        self.ref_logps = self.reference.logps(self.config, self.model, self.runtime)
-        if self.evaluation is not None:
-            self.eval_groups = self.evaluation.with_reference(self.eval_groups, self.config, self.model, self.runtime)
-        else:
+        runtime = self.runtime
+        if self.budget is not None:
+            would_not_fit = self.budget.stops_between_parts()
+            runtime = replace(runtime, should_stop=lambda: self.runtime.should_stop() or would_not_fit())
+        try:
+            if self.evaluation is not None:
+                self.eval_groups = self.evaluation.with_reference(self.eval_groups, self.config, self.model, runtime)
+            if self.reference is None:
+                return groups
+            self.ref_logps = self.reference.logps(self.config, self.model, runtime)
+        except StoppedEarly as error:
+            if self.budget is None or self.runtime.should_stop():
+                raise
+            words = f"--max-hours {self.config.max_hours:g} are nearly over: {error.message}"
+            raise StoppedEarly(words, hint=error.hint) from error
+        if self.evaluation is None:
             self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
         return with_reference(groups, self.ref_logps)
 
     def _loop(self, policy: Policy, groups: list[Group], arguments: Any) -> _Trained:
         config, runtime = self.config, self.runtime
-        stop = StopWhenAsked(runtime.should_stop)
-        callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress), stop]
+        budget = self.budget
+        stop = StopWhenAsked(lambda: runtime.should_stop() or (budget is not None and budget.is_up()))
+        callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress)]
+        callbacks += [stop] if budget is None else [budget, stop]  # it measures a step before it is asked
+        early = None if config.early_stopping_patience is None else EarlyStopping(config.early_stopping_patience)
+        if early is not None:
+            callbacks.append(early)
         if "tensorboard" in self.settings.report_to:
             callbacks.append(TensorBoard(config.output / TENSORBOARD_FOLDER))
         if config.resume_from is not None:
@@ -170,12 +194,12 @@ class TrainRun:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
         calibration = None if stop.stopped else self.side.calibration(trainer)
-        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, calibration)
+        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, early, calibration)
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]
         n_averaged = max(1, len(rows) // 3)  # single steps see other prompts: their losses do not compare
-        names = ("loss", "rewards/margins", "rewards/accuracy", "logps/chosen", "logps/rejected")
+        names = ("loss", "rewards/margins", "rewards/accuracy", "logps/chosen", "logps/rejected", *FALLS, "kl")
         return {
             "objective": self.settings.objective,
             "knobs": dict(self.settings.knobs),
@@ -187,6 +211,7 @@ class TrainRun:
             "first": mean_measures(rows[:n_averaged], names),
             "last": mean_measures(rows[-n_averaged:], names),
             "n_steps_averaged": n_averaged,
+            "evaluation": evaluation_figures(trained.log_history, trained.early),
             "kind": "reward-model" if self.config.target == "reward" else "adapter" if self.config.lora_r else "model",
         } | ({} if trained.calibration is None else {"calibration": trained.calibration})
 

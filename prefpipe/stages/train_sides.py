@@ -132,14 +132,16 @@ class RewardSide:
         return RewardTarget(settings.objective, settings.knobs, width=width)
 
     def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
-        """Return the calibration at the last step, measured now unless the last evaluation was there."""
+        """Return the calibration of the model that is saved, measured now unless the last evaluation was of it."""
         target = trainer.target
         assert isinstance(target, RewardTarget)
         if trainer.eval_dataset is None:
             return None
-        evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
-        if target.calibration is None or evaluated[-1:] != [trainer.state.global_step]:
-            trainer.predict(trainer.eval_dataset)  # a run that went on from its last step evaluates nothing
+        state = trainer.state
+        evaluated = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
+        saved = state.best_global_step if trainer.args.load_best_model_at_end and state.best_global_step else state.global_step
+        if target.calibration is None or evaluated[-1:] != [saved]:
+            trainer.predict(trainer.eval_dataset)  # early stopping took another model, or a run went on from its last step
         return target.calibration
 
     def save(self, trained: Policy, facts: dict[str, Any]) -> None:

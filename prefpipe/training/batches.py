@@ -22,6 +22,7 @@ Packed: the row of `prefpipe.training.shared_prompt.pack_groups`. Padded: ``inpu
 ``ended``: (S,) bool, whether the response's last token is an end-of-sequence token.
 ``slots``: (P, R) int, row of ``input_ids`` of each response, -1 where a group has fewer than R.
 ``rewards``: (P, R) float32; ``positives``: (P, R) bool; ``ref_logps``: (P, R) float32, only with a reference.
+``n_prompt_tokens``: int, prompt tokens if each prompt is computed once a response.
 ``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
 """
 
@@ -54,6 +55,7 @@ class GroupCollator:
                 ref_logps[p, r] = response.ref_logp if response.ref_logp is not None else float("nan")
                 row += 1
         batch |= {"slots": slots, "rewards": rewards, "positives": positives}
+        batch["n_prompt_tokens"] = sum(len(group.prompt_token_ids) * len(group.responses) for group in groups)
         if any(response.beats is not None for group in groups for response in group.responses):
             batch["pairs"] = pairs_of(groups, width)
         has_reference = not bool(ref_logps.isnan().any())

@@ -32,6 +32,8 @@ def head_scores(model: nn.Module, batch: Mapping[str, Any]) -> HeadScores:
 
 def share_conversations(model: nn.Module) -> str | None:
     """Prepare a reward model so that groups are computed packed, or say why they cannot be; as `share_prompts` does."""
+    if score_head(model) is getattr(_inside(model), "classifier", None):
+        return "an encoder's prompt looks at the response behind it, so it is another one for each"
     return prepare_packing(
         model,
         padded=lambda batch: _padded_scores(model, batch["input_ids"], batch["attention_mask"]),
@@ -46,13 +48,18 @@ def score_head(model: nn.Module) -> Any:
     Errors:
         ModelError: the classifier has neither.
     """
-    inside: Any = unwrap(model)
-    inside = inside.get_base_model() if hasattr(inside, "get_base_model") else inside
+    inside = _inside(model)
     for name in ("score", "classifier"):
         if isinstance(getattr(inside, name, None), nn.Module):
             return getattr(inside, name)
     raise ModelError(f"{type(inside).__name__} has no score head: neither `score` nor `classifier`",
                      hint="start from a causal language model, or from an encoder of the BERT family")  # fmt: skip
+
+
+def _inside(model: nn.Module) -> Any:
+    """Return the classifier inside wrappers and adapters."""
+    inside: Any = unwrap(model)
+    return inside.get_base_model() if hasattr(inside, "get_base_model") else inside
 
 
 def _padded_scores(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ POLICY = Schema("policy", 1, (
     Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
 ))  # fmt: skip
 
-METRICS = Schema("metrics", 1, (
+METRICS = Schema("metrics", 2, (
     Column("step", pa.int64(), False, "optimizer steps taken"),
     Column("epoch", pa.float64(), False, "passes over the groups"),
     Column("split", pa.string(), False, "`train`: mean since the row before; `eval`: all evaluation groups"),
@@ -31,6 +31,10 @@ METRICS = Schema("metrics", 1, (
     Column("learning_rate", pa.float64(), True, "of the step just taken"),
     Column("n_tokens", pa.int64(), True, "response tokens trained on since the row before"),
     Column("n_prompts", pa.int64(), True, "prompts trained on since the row before"),
+    Column("tokens_per_s", pa.float64(), True,
+           "prompt and response tokens computed a second, all processes together, without evaluation and saving"),
+    Column("prompt_tokens_saved", pa.float64(), True,
+           "share of prompt tokens that need no computation because each prompt goes through the model once, in [0, 1]"),
 ))  # fmt: skip
 
 

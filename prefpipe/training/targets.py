@@ -19,7 +19,7 @@ from prefpipe.maths.scores import group_losses, score_responses
 from prefpipe.training.batches import Batch
 from prefpipe.training.forward import batch_logps
 from prefpipe.training.head_scores import HeadScores, head_scores
-from prefpipe.training.measures import MEASURES, PAIR_FIGURES, measure_groups, measure_pairs
+from prefpipe.training.measures import MEASURES, PAIR_FIGURES, SCORE_MEASURES, measure_groups, measure_pairs
 
 
 class Target(Protocol):
@@ -60,7 +60,7 @@ class PolicyTarget:
         targets = targets_of(batch)
         scores = score_responses(self.objective, found, batch.get("ref_logps"), targets.mask, self.knobs)
         losses = group_losses(self.objective, scores, targets, self.knobs, found)
-        return measure_groups(losses, scores, found, targets), losses
+        return measure_groups(losses, scores, found, targets, batch.get("ref_logps")), losses
 
     def examine(self, batch: Batch, found: ResponseLogps) -> Tensor:
         """Return the measures."""
@@ -78,7 +78,7 @@ class RewardTarget:
     batched; ``calibration`` is the last one, in full.
     """
 
-    measures: Sequence[str] = tuple(name for name in MEASURES if not name.startswith("logps/"))
+    measures: Sequence[str] = SCORE_MEASURES
 
     def __init__(self, objective: str, knobs: Mapping[str, KnobValue], *, width: int = 0) -> None:
         """Take the objective, its knobs, and the most responses that an evaluated group has."""

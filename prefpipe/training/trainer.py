@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,14 @@ from transformers import (
 
 from prefpipe.errors import PrefpipeError
 from prefpipe.training.batches import Batch, BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
+from prefpipe.training.early_stopping import EarlyStopping
 from prefpipe.training.forward import by_group, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
+from prefpipe.training.measures import complete_entry
 from prefpipe.training.policy import end_token_ids
 from prefpipe.training.settings import TrainSettings
 from prefpipe.training.targets import PolicyTarget, Target, figures_of
+from prefpipe.training.throughput import Throughput, throughput_figures
 
 
 class GroupTrainer(Trainer):  # type: ignore[misc]
@@ -73,8 +77,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         )
         # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss arguments from us.
         self.model_accepts_loss_kwargs = True
+        self.args.load_best_model_at_end = self._early_stopping() is not None
         self._measured: list[Tensor] = []
         self._n_tokens: list[Tensor] = []
+        self._throughput = Throughput()
         for callback in (PrinterCallback, ProgressCallback):  # stdout belongs to the command's result
             self.remove_callback(callback)
 
@@ -90,6 +96,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
         """Return what the device computes in one step and the number of prompts in it, over all processes."""
+        self._throughput.begin()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         n_prompts = torch.tensor(sum(batch["n_prompts"] for batch in batches), device=device)
         return batches, self.accelerator.reduce(n_prompts, "sum")
@@ -176,6 +183,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             )
         self._measured.append(measured)
         self._n_tokens.append(found.n_tokens.sum())
+        self._throughput.count(batch)
         # Gradients are averaged over processes, and the divisor counts the prompts of all of them.
         share: Tensor = loss_sum * self.accelerator.num_processes / (len(losses) if n_prompts is None else n_prompts)
         shares.append(share.detach())
@@ -200,15 +208,25 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         A data loader takes a random number when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
         """
         device = self.args.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
+        own_randomness = torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
+        with own_randomness, self._throughput.apart():
             metrics: dict[str, float] = super().evaluate(*arguments, **named)
         return metrics
 
-    def _init_training_state(self, max_steps: int, *arguments: Any) -> tuple[int, int]:
-        epochs_trained, batches_trained = super()._init_training_state(max_steps, *arguments)
+    def _early_stopping(self) -> EarlyStopping | None:
+        return next((each for each in self.callback_handler.callbacks if isinstance(each, EarlyStopping)), None)
+
+    def _init_training_state(
+        self, max_steps: int, n_steps_per_epoch: int, n_epochs: int, checkpoint: str | None, trial: Any
+    ) -> tuple[int, int]:
+        """Return where to go on; a run that early stopping has ended goes on at its end."""
+        where: tuple[int, int] = super()._init_training_state(max_steps, n_steps_per_epoch, n_epochs, checkpoint, trial)
         # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now count.
         self.state.compute_steps(self.args, max_steps)
-        return epochs_trained, batches_trained
+        early = self._early_stopping()
+        if early is not None and checkpoint is not None:
+            early.restore(self.state, Path(self.args.output_dir), Path(checkpoint))
+        return (n_epochs, 0) if early is not None and early.is_over else where
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
@@ -220,8 +238,20 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             means = {name: total / n_prompts for name, total in zip(self.target.measures, totals, strict=True)}
             # The trainer's own loss is a mean over steps; in a short last step prompts would count more than elsewhere.
             logs |= means | {"n_tokens": int(n_tokens), "n_prompts": int(n_prompts)}
+            logs |= self._throughput_figures(int(n_tokens))
             self._measured, self._n_tokens = [], []
+        complete_entry(logs, self.state.log_history)
         super().log(logs, start_time)
+
+    def _throughput_figures(self, n_response: int) -> dict[str, float]:
+        work = self._throughput.take()
+        counts = torch.tensor([work.n_computed, work.n_prompt_each], device=self.args.device)
+        n_computed, n_prompt_each = self.accelerator.reduce(counts, "sum").tolist()
+        return throughput_figures(n_computed, n_prompt_each, n_response, work.elapsed_s)
+
+    def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        with self._throughput.apart():
+            super()._save_checkpoint(*arguments, **named)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -352,12 +352,7 @@ def test_base_of_a_model_that_is_trained_whole_is_a_mistake(groups, model, tmp_p
     assert not (tmp_path / "policy").exists()
 
 
-def test_a_reference_for_an_objective_without_one_is_a_mistake(groups, model, tmp_path):
-    measure(groups, tmp_path / "reference", model)
-    with pytest.raises(UsageError, match="--reference is of no use: simpo has no reference policy"):
-        training(groups, tmp_path / "policy", model, objective="simpo", reference=tmp_path / "reference")
-    with pytest.raises(UsageError, match="--reference-model is of no use: ampo has no reference policy"):
-        training(groups, tmp_path / "policy", model, objective="ampo", reference_model="base")
+def test_both_ways_to_name_a_reference_exclude_each_other(groups, model, tmp_path):
     with pytest.raises(UsageError, match="--reference and --reference-model exclude each other"):
         training(groups, tmp_path / "policy", model, reference=tmp_path / "reference", reference_model="base")
 

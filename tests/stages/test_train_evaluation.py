@@ -52,7 +52,9 @@ def fates_of(folder):
 
 
 def metrics_of(folder, split):
-    return [row for row in pq.read_table(folder / "metrics.parquet").to_pylist() if row["split"] == split]
+    return [
+        row for row in pq.read_table(folder / "metrics.parquet").drop_columns("tokens_per_s").to_pylist() if row["split"] == split
+    ]
 
 
 def test_held_out_prompts_are_evaluated_and_not_trained_on(groups, model, tmp_path):
@@ -204,3 +206,23 @@ def test_two_sides_under_different_references_are_refused(groups, others, model,
 def test_bad_values_are_named(tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         TrainConfig(groups=tmp_path, output=tmp_path, model="m", **changes)
+
+
+@pytest.mark.parametrize("how", ["reference", "reference_model"])
+def test_a_reference_for_an_objective_without_one_is_looked_at_and_changes_nothing(groups, model, tmp_path, how):
+    given = logprobs_of(groups, tmp_path / "reference", model) if how == "reference" else "org/tiny"
+    run(config_of(groups, tmp_path / "plain", objective="simpo", eval_fraction=0.4), model)
+    config = config_of(groups, tmp_path / "watched", objective="simpo", eval_fraction=0.4, **{how: given})
+    watched = train.run(config, model, Runtime(), reference_model=model if how == "reference_model" else None)
+    left, right = (load_file(tmp_path / side / "model.safetensors") for side in ("plain", "watched"))
+    assert all(left[name].equal(value) for name, value in right.items())
+    for split in ("train", "eval"):
+        plain, rows = (metrics_of(tmp_path / side, split) for side in ("plain", "watched"))
+        assert [row["loss"] for row in rows] == [row["loss"] for row in plain]
+        assert [row["rewards/margins"] for row in rows] == [row["rewards/margins"] for row in plain]
+        assert {row["kl"] for row in plain} == {None}
+        assert rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+        assert abs(rows[-1]["kl"]) > 1e-4
+    _, said = run(config_of(groups, tmp_path / "watched", objective="simpo", eval_fraction=0.4), model)
+    assert any("trained and kept" in line for line in said)  # it is the same run
+    assert watched.facts["last"]["kl"] is not None

@@ -200,6 +200,17 @@ def test_a_finished_run_whose_model_was_lost_is_saved_again_with_its_calibration
         assert second.facts["calibration"][name] == pytest.approx(first.facts["calibration"][name])
 
 
+@pytest.mark.parametrize("lora", [{}, LORA], ids=["whole", "lora"])
+def test_with_early_stopping_calibration_is_of_the_model_that_is_saved(rated, models, tmp_path, lora):
+    shape = {"eval_fraction": 0.4, "eval_steps": 1, "learning_rate": 3e-2, "num_train_epochs": 6, **lora}
+    summary, _ = run(config_of(rated, tmp_path / "reward", early_stopping_patience=2, **shape), models["causal"])
+    best = summary.facts["evaluation"]["best"]
+    assert best["step"] < summary.facts["n_steps"]
+    rows = pq.read_table(tmp_path / "reward" / "metrics.parquet").to_pylist()
+    (row,) = [row for row in rows if row["split"] == "eval" and row["step"] == best["step"]]
+    assert summary.facts["calibration"]["brier"] == pytest.approx(row["pairs/brier"], rel=1e-4)
+
+
 def test_seeds_give_other_heads_and_the_same_seed_the_same(rated, models, tmp_path):
     heads = []
     for number, seed in enumerate((0, 0, 1)):
@@ -259,6 +270,7 @@ def test_responses_beyond_the_models_own_limit_are_left_out(rated, models, tmp_p
         ),
         ({"target": "policy", "objective": "bt"}, r"--target policy has no objective bt \(it belongs to --target reward\)"),
         ({"reference_model": "base"}, "--reference-model is of no use: a reward model has no reference"),
+        ({"eval_groups": "x", "eval_reference": "y"}, "--eval-reference is of no use: a reward model has no reference"),
         ({"on_too_long": "truncate"}, "a reward model reads whole conversations"),
         ({"target": "policy", "chat_template": "x"}, "--chat-template needs --target reward"),
     ],
