@@ -10,19 +10,19 @@ from typing import Any, ClassVar, Self
 
 from prefpipe.configs.options import StageConfig, option
 from prefpipe.errors import UsageError
-from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES, OFFERED, TARGETS, objective_of, owners_of
+from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES, OFFERED, TARGETS, find_objective, objective_of, owners_of
 
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
 
 def knob_option(name: str) -> Any:
     """Declare the flag of a knob: the help says what it means to each objective that has it, the choices are theirs."""
-    by_meaning: dict[str, list[str]] = {}
+    by_meaning: dict[str, dict[str, None]] = {}
     choices: dict[str, None] = {}
     for owner, knob in owners_of(name):
-        by_meaning.setdefault(knob.help, []).append(owner)
+        by_meaning.setdefault(knob.help, {})[find_objective(owner).flag_name] = None
         choices |= dict.fromkeys(knob.choices)
-    text = "; ".join(f"{meaning.replace(';', ',')} ({_words(owners)})" for meaning, owners in by_meaning.items())
+    text = "; ".join(f"{meaning.replace(';', ',')} ({_words([*owners])})" for meaning, owners in by_meaning.items())
     return option(None, choices=tuple(choices), help=text)
 
 

@@ -82,6 +82,11 @@ class Objective:
         """``policy`` or ``reward head``."""
         return "reward head" if self.score == "reward_head" else "policy"
 
+    @property
+    def flag_name(self) -> str:
+        """What ``--objective`` calls it, beside its target."""
+        return self.name.removesuffix("-reward")
+
     def knob(self, name: str) -> Knob | None:
         """Return the knob of that name, or None."""
         return next((knob for knob in self.knobs if knob.name == name), None)
@@ -298,8 +303,8 @@ REWARD_OBJECTIVES: dict[str, Objective] = {name: each for name, each in ALL_OBJE
 KNOB_NAMES: tuple[str, ...] = tuple(dict.fromkeys(knob.name for each in ALL_OBJECTIVES.values() for knob in each.knobs))
 """The knobs that at least one objective has; each is a flag of ``prefpipe train``."""
 TARGETS: dict[str, dict[str, str]] = {
-    "policy": {name: name for name in OBJECTIVES},
-    "reward": {name.removesuffix("-reward"): name for name in REWARD_OBJECTIVES},
+    "policy": {each.flag_name: name for name, each in OBJECTIVES.items()},
+    "reward": {each.flag_name: name for name, each in REWARD_OBJECTIVES.items()},
 }
 """What can be trained, and the objectives it takes: the name that is given, and that of the table."""
 DEFAULTS = {"policy": "ampo", "reward": "bt"}
@@ -357,13 +362,13 @@ def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str,
     for key, value in chosen.items():
         knob = objective.knob(key)
         if knob is None:
-            owners = ", ".join(owner for owner, _ in owners_of(key, objective.trains))
+            owners = ", ".join(find_objective(owner).flag_name for owner, _ in owners_of(key, objective.trains))
             owned = f"it belongs to {owners}" if owners else f"no objective of a {objective.trains} has it"
-            problems.append(f"{name} has no knob {key}: {owned}")
+            problems.append(f"{objective.flag_name} has no knob {key}: {owned}")
         elif (problem := knob.problem(value)) is not None:
             problems.append(problem)
     if problems:
         names = ", ".join(knob.name for knob in objective.knobs)
-        hint = f"the knobs of {name} are {names}" if names else f"{name} has no knobs"
+        hint = f"the knobs of {objective.flag_name} are {names}" if names else f"{objective.flag_name} has no knobs"
         raise UsageError("; ".join(problems), hint=hint)
     return {knob.name: chosen.get(knob.name, knob.default) for knob in objective.knobs}

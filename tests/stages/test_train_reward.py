@@ -281,7 +281,7 @@ def test_what_does_not_fit_the_target_is_an_error(rated, tmp_path, changes, mess
 
 
 def test_knobs_are_those_of_the_reward_objective(rated, tmp_path):
-    with pytest.raises(UsageError, match="bt has no knob gamma: it belongs to bt-margin, mmpo-reward"):
+    with pytest.raises(UsageError, match="bt has no knob gamma: it belongs to bt-margin, mmpo"):
         train.settings_of(config_of(rated, tmp_path, gamma=1.0))
     with pytest.raises(UsageError, match="bt-margin has no knob beta: no objective of a reward head has it"):
         train.settings_of(config_of(rated, tmp_path, objective="bt-margin", beta=1.0))
