@@ -363,7 +363,8 @@ def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str,
         knob = objective.knob(key)
         if knob is None:
             owners = ", ".join(find_objective(owner).flag_name for owner, _ in owners_of(key, objective.trains))
-            owned = f"it belongs to {owners}" if owners else f"no objective of a {objective.trains} has it"
+            nobody = f"no objective of a {objective.trains} has it" if owners_of(key) else "no objective has it"
+            owned = f"it belongs to {owners}" if owners else nobody
             problems.append(f"{objective.flag_name} has no knob {key}: {owned}")
         elif (problem := knob.problem(value)) is not None:
             problems.append(problem)

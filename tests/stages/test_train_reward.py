@@ -132,6 +132,19 @@ def test_the_result_is_a_whole_classifier_folder(rated, models, tmp_path):
     assert not list((tmp_path / "reward").glob("adapter*"))
 
 
+def test_plain_pairs_without_ratings_train_a_bradley_terry_model(models, tmp_path):
+    """Chosen and rejected alone: import makes the rating 1 and 0 of them, `best-worst` the pair, and bt reads no ratings."""
+    rows = [{"prompt": f"Question {i}?", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(6)]
+    pairs = write_json_lines(tmp_path / "pairs.jsonl", rows)
+    assert prefpipe(["import", str(pairs), "-o", str(tmp_path), "--format", "trl"]) == 0
+    select = ["select", str(tmp_path / "candidates"), "--scores", str(tmp_path / "scores"), "-o", str(tmp_path / "groups")]
+    assert prefpipe([*select, "--strategy", "best-worst"]) == 0
+    summary, _ = run(config_of(tmp_path, tmp_path / "reward", num_train_epochs=10, learning_rate=1e-2), models["causal"])
+    assert summary.facts["objective"] == "bt"
+    assert summary.facts["last"]["rewards/accuracy"] == 1.0
+    assert summary.facts["last"]["loss"] < summary.facts["first"]["loss"]
+
+
 def test_evaluated_pairs_are_in_metrics_and_summary(rated, models, tmp_path):
     summary, _ = run(config_of(rated, tmp_path / "reward", eval_fraction=0.4, learning_rate=1e-2), models["causal"])
     found = json.loads((tmp_path / "reward" / "summary.json").read_text())["calibration"]
