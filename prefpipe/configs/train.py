@@ -121,7 +121,9 @@ class TrainConfig(StageConfig):
     )
     save_steps: int = option(100, identity=False, help="optimizer steps between checkpoints")
     save_total_limit: int = option(2, identity=False, help="checkpoints kept")
-    logging_steps: int = option(1, identity=False, help="optimizer steps between rows of the metrics")
+    logging_steps: int = option(
+        1, identity=False, help="optimizer steps between rows of the metrics; each checkpoint and evaluation has one too"
+    )
     report_to: tuple[str, ...] = option(("tensorboard",), identity=False,
                                         help="trackers; repeat for several",
                                         choices=("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "none"))  # fmt: skip

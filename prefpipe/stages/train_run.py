@@ -16,7 +16,7 @@ from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
 from prefpipe.stages.train_reference import Reference
 from prefpipe.stages.train_sides import side_of
-from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
+from prefpipe.training.callbacks import CollapseWarning, LogWithCheckpoints, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
 from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
@@ -55,6 +55,7 @@ class TrainRun:
         self.rows: list[Row] = []
         self.prepared = PreparedGroups([], {})
         self.eval_groups: list[Group] = []
+        self.eval_counts: dict[str, int] = {}
         self.ref_logps: dict[Key, tuple[float, int]] = {}
 
     def train(self, rows: list[Row], source: Artifact) -> dict[str, Any]:
@@ -132,7 +133,8 @@ class TrainRun:
             )
         self.prepared, self.eval_groups = hold_out(prepared, config.eval_fraction, config.seed)
         if self.evaluation is not None:
-            self.eval_groups = self.evaluation.prepare(config, self.side, self.runtime).groups
+            evaluated = self.evaluation.prepare(config, self.side, self.runtime)
+            self.eval_groups, self.eval_counts = evaluated.groups, dict(sorted(evaluated.counts.items()))
             check_apart(groups, self.eval_groups, self.runtime)
         if find_objective(self.settings.objective).needs_reward_gaps:
             require_reward_gaps([*self.prepared.groups, *self.eval_groups], self.settings.objective)
@@ -174,6 +176,7 @@ class TrainRun:
         stop = StopWhenAsked(lambda: runtime.should_stop() or (budget is not None and budget.is_up()))
         callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress)]
         callbacks += [stop] if budget is None else [budget, stop]  # it measures a step before it is asked
+        callbacks.append(LogWithCheckpoints())
         early = None if config.early_stopping_patience is None else EarlyStopping(config.early_stopping_patience)
         if early is not None:
             callbacks.append(early)
@@ -207,6 +210,8 @@ class TrainRun:
             "n_groups": len(self.prepared.groups),
             "n_responses": sum(len(group.responses) for group in self.prepared.groups),
             "n_eval_groups": len(self.eval_groups),
+            "n_eval_responses": sum(len(group.responses) for group in self.eval_groups),
+            **({"eval_counts": self.eval_counts} if self.eval_counts else {}),
             "n_steps": trained.n_steps,
             "first": mean_measures(rows[:n_averaged], names),
             "last": mean_measures(rows[-n_averaged:], names),

@@ -106,6 +106,19 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
+class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """Write a row of the log before every checkpoint and evaluation, whatever ``logging_steps`` says.
+
+    What was measured since the last row is not in a checkpoint: a run that goes on from it would leave these prompts out of its
+    next row. Stands behind whatever asks for a checkpoint.
+    """
+
+    def on_step_end(self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+        """Ask for a row."""
+        if control.should_save or control.should_evaluate:
+            control.should_log = True
+
+
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
     """Advance a progress bar by optimizer steps, and say where the run stands in the log now and then."""
 

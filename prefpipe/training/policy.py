@@ -13,8 +13,9 @@ Dropout is off in the model, so that policy and reference agree at the start; on
 
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +77,8 @@ def load_policy(
     tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
-        model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
+        with _old_names_of_peft():
+            model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
         if lora is None:
             return Policy(model.merge_and_unload().requires_grad_(requires_grad=True), tokenizer, None)
         _check_same_lora(model.peft_config["default"], lora, files.path)
@@ -110,7 +112,8 @@ def load_reference(files: ModelFiles, *, dtype: str, trust_remote_code: bool = F
     model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=kind, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
-        model = PeftModel.from_pretrained(model, files.path)
+        with _old_names_of_peft():
+            model = PeftModel.from_pretrained(model, files.path)
         model = model if dtype == "bfloat16" else model.merge_and_unload()
     return model.eval().requires_grad_(requires_grad=False)
 
@@ -173,6 +176,14 @@ def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kin
     return "\n".join(lines) + "\n"
 
 
+@contextmanager
+def _old_names_of_peft() -> Iterator[None]:
+    """Keep a warning from users that is about peft's code: it asks for gradient checkpointing by transformers' old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
+        yield
+
+
 def _require_causal(files: ModelFiles) -> ModelFiles:
     """Return the model itself, or the base of an adapter, if it is a causal language model."""
     whole = files.base if files.base is not None else files
@@ -191,7 +202,8 @@ def _add_lora(model: Any, lora: LoraSettings) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with _old_names_of_peft():
+            return get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
                          hint="leave it out to adapt every linear layer") from error  # fmt: skip

@@ -308,3 +308,33 @@ def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_par
     ):
         run(config_of(groups, tmp_path / "policy", objective="dpo", max_hours=1e-9), model)
     assert len(list((tmp_path / "policy" / "reference").glob("part-*"))) == 1
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(groups, model, tmp_path):
+    shape = {"lora_r": 4, "gradient_checkpointing": True, "eval_fraction": 0.5, "early_stopping_patience": 9,
+             "num_train_epochs": None, "max_steps": 4}  # fmt: skip
+    asked = iter([False] * 1 + [True] * 100)
+    with pytest.raises(StoppedEarly):
+        run(config_of(groups, tmp_path / "policy", **shape), model, should_stop=lambda: next(asked))
+    run(config_of(groups, tmp_path / "policy", **shape), model)
+    assert (tmp_path / "policy" / "adapter_model.safetensors").exists()
+
+
+def test_rows_of_a_stopped_run_leave_no_prompt_out_when_logging_is_rarer_than_steps(groups, model, tmp_path):
+    """Rows at 3 and 6, and with the checkpoints at 2, 4 and 6. Stopped at 4 and at 1, where the checkpoint makes a row of its own."""
+    shape = {"save_steps": 2, "logging_steps": 3}
+    rows = {}
+    for name, stop_at in (("straight", None), ("at 4", 4), ("at 1", 1)):
+        config = config_of(groups, tmp_path / name, **shape)
+        if stop_at:
+            asked = iter([False] * (stop_at - 1) + [True] * 100)
+            with pytest.raises(StoppedEarly, match=f"at step {stop_at} of 6"):
+                run(config, model, should_stop=lambda asked=asked: next(asked))
+        run(config, model)
+        table = pq.read_table(tmp_path / name / "metrics.parquet").drop_columns("tokens_per_s").to_pylist()
+        rows[name] = [row for row in table if row["split"] == "train"]
+    assert [row["step"] for row in rows["straight"]] == [2, 3, 4, 6]
+    assert rows["at 4"] == rows["straight"]
+    assert [row["step"] for row in rows["at 1"]] == [1, 2, 3, 4, 6]
+    assert {name: sum(row["n_prompts"] for row in found) for name, found in rows.items()} == dict.fromkeys(rows, 12)

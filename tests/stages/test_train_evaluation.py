@@ -4,12 +4,13 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 from tiny_models import make_tiny_causal_lm
-from written_groups import row_of, write_groups
+from written_groups import PROMPT, row_of, write_groups
 
 from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
+from prefpipe.plan import Inspector
 from prefpipe.stages import logprobs, train
 from prefpipe.stages.runtime import Runtime
 
@@ -132,6 +133,28 @@ def test_groups_of_their_own_are_evaluated_on_with_their_own_reference(groups, o
     run(config_of(groups, tmp_path / "plain", objective="dpo"), model)
     left, right = (load_file(tmp_path / side / "model.safetensors") for side in ("policy", "plain"))
     assert all(left[name].equal(value) for name, value in right.items())
+
+
+def test_evaluation_groups_are_prepared_as_those_that_are_trained_on_and_counted(groups, model, tmp_path):
+    """A copy of the positive and a response over the limit are left out; a group with nothing to compare is no group."""
+    rows = [row_of("a", 0, "one"), row_of("a", 1, "one"), row_of("a", 2, "two"), row_of("a", 3, "x" * 60),
+            row_of("b", 0, "one"), row_of("b", 1, "x" * 60)]  # fmt: skip
+    mixed = write_groups(tmp_path / "mixed", [rows], [model.identity()], note="mixed")
+    config = config_of(groups, tmp_path / "policy", eval_groups=mixed, objective="dpo", max_length=len(PROMPT) + 40)
+    summary, said = run(config, model)
+    assert summary.facts["eval_counts"] == {"identical": 1, "no_contrast": 1, "ok": 2, "too_long": 2}
+    assert (summary.facts["n_eval_groups"], summary.facts["n_eval_responses"]) == (1, 2)
+    assert "4 of 6 responses of --eval-groups are left out: 1 identical, 1 no_contrast, 2 too_long" in said
+
+
+def test_a_policy_is_stale_when_its_evaluation_groups_were_made_again(groups, others, model, tmp_path):
+    run(config_of(groups, tmp_path / "policy", eval_groups=others), model)
+    assert Inspector().report(tmp_path / "policy").state == "done"
+    (others / "part-00000-of-00001.parquet").unlink()
+    write_groups(others, [rows_of(20, 22)], [model.identity()], note="others")
+    report = Inspector().report(tmp_path / "policy")
+    assert report.state == "stale"
+    assert any("another version of its eval_groups" in reason for reason in report.reasons)
 
 
 def test_other_evaluation_groups_are_another_run(groups, others, model, tmp_path):
