@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from prefpipe.configs.options import StageConfig, option
-from prefpipe.maths.objectives import OBJECTIVES, owners_of
+from prefpipe.errors import UsageError
+from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES, OFFERED, TARGETS, find_objective, objective_of, owners_of
 
 YOUNGER = ("load_in_4bit", "eval_fraction", "early_stopping_patience")
 """Identity fields that came after runs were on disk."""
@@ -19,35 +20,41 @@ SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
 def knob_option(name: str) -> Any:
     """Declare the flag of a knob: the help says what it means to each objective that has it, the choices are theirs."""
-    by_meaning: dict[str, list[str]] = {}
+    by_meaning: dict[str, dict[str, None]] = {}
     choices: dict[str, None] = {}
     for owner, knob in owners_of(name):
-        by_meaning.setdefault(knob.help, []).append(owner)
+        by_meaning.setdefault(knob.help, {})[find_objective(owner).flag_name] = None
         choices |= dict.fromkeys(knob.choices)
-    text = "; ".join(f"{meaning.replace(';', ',')} ({_words(owners)})" for meaning, owners in by_meaning.items())
+    text = "; ".join(f"{meaning.replace(';', ',')} ({_words([*owners])})" for meaning, owners in by_meaning.items())
     return option(None, choices=tuple(choices), help=text)
 
 
 def _words(owners: list[str]) -> str:
     others = [name for name in OBJECTIVES if name not in owners]
-    return f"all but {' and '.join(others)}" if len(others) < 3 else ", ".join(owners)
+    return f"all of a policy but {' and '.join(others)}" if len(others) < 3 else ", ".join(owners)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(StageConfig):
-    """Train a policy on groups; the result is a model folder, or a LoRA adapter."""
+    """Train a policy, or a reward model, on groups; the result is a model folder, or a LoRA adapter of a policy."""
 
     stage: ClassVar[str] = "train"
     VERSION: ClassVar[int] = 1
 
     groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
     model: str = option(identity=False, metavar="MODEL",
-                        help="the policy to start from: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
-    objective: str = option(
-        "ampo",
-        choices=tuple(OBJECTIVES),
-        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which when",
+                        help="the model to start from: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
+    target: str = option("policy", choices=tuple(TARGETS), help="what is trained: a policy, or a reward model")
+    objective: str | None = option(
+        None,
+        choices=OFFERED,
+        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which when; default "
+        + ", ".join(f"{name} ({target})" for target, name in DEFAULTS.items()),
     )
+    chat_template: Path | None = option(
+        None, identity=False, metavar="FILE",
+        help="chat template of the reward model, where the model has none or another one is wanted; needs --target reward",
+    )  # fmt: skip
     beta: float | None = knob_option("beta")
     gamma: float | None = knob_option("gamma")
     alpha: float | None = knob_option("alpha")
@@ -151,6 +158,7 @@ class TrainConfig(StageConfig):
             (self.lora_r > 0 or not self._given_lora(), "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"),
             (self.lora_r > 0 or not self.load_in_4bit, "--load-in-4bit needs --lora-r: 4-bit weights are not trained"),
             (self.reference is None or self.reference_model is None, "--reference and --reference-model exclude each other"),
+            (self.chat_template is None or self.target == "reward", "--chat-template needs --target reward"),
             (0 <= self.eval_fraction < 1, f"--eval-fraction must be at least 0 and below 1, not {self.eval_fraction}"),
             (self.eval_steps is None or self.eval_steps >= 1, f"--eval-steps must be 1 or more, not {self.eval_steps}"),
             (not self.eval_fraction or self.eval_groups is None, "--eval-fraction and --eval-groups exclude each other"),
@@ -163,7 +171,23 @@ class TrainConfig(StageConfig):
             (self.eval_reference is None or self.eval_groups is not None, "--eval-reference needs --eval-groups"),
             (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
         )  # fmt: skip
-        return found + [sentence for holds, sentence in checks if not holds]
+        return [*found, *self._objective_problems(), *(sentence for holds, sentence in checks if not holds)]
+
+    def _objective_problems(self) -> list[str]:
+        try:
+            objective_of(self.target, self.objective)
+        except UsageError as error:
+            return [f"{error}; {error.hint}"]
+        if self.target == "reward":
+            references = {"--reference": self.reference, "--reference-model": self.reference_model,
+                          "--eval-reference": self.eval_reference}  # fmt: skip
+            found = [f"{flag} is of no use: a reward model has no reference" for flag, value in references.items() if value]
+            if self.load_in_4bit:
+                found.append("--load-in-4bit: a reward model is saved whole and merged, which 4-bit weights cannot be")
+            if self.on_too_long == "truncate":
+                found.append("--on-too-long truncate: a reward model reads whole conversations, as score gives it; drop or error")
+            return found
+        return []
 
     def identity(self) -> dict[str, Any]:
         """Return what can change the result. Younger fields that were left alone are not mentioned, as before they were there."""

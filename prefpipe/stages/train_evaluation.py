@@ -9,8 +9,9 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.stages.candidate_rows import parent_identity
 from prefpipe.stages.runtime import Runtime
-from prefpipe.stages.train_groups import groups_for, read_rows
+from prefpipe.stages.train_groups import read_rows
 from prefpipe.stages.train_reference import EVAL_FOLDER, Reference, reference_of
+from prefpipe.stages.train_sides import Side
 from prefpipe.training.evaluation_split import refuse_shared_prompts
 from prefpipe.training.groups import Group, PreparedGroups, prepare_groups, with_reference
 
@@ -27,16 +28,15 @@ class EvaluationGroups(NamedTuple):
         """Return what they are in the run's identity."""
         return parent_identity(self.artifact)
 
-    def prepare(self, config: TrainConfig, model: ModelFiles, runtime: Runtime) -> PreparedGroups:
+    def prepare(self, config: TrainConfig, side: Side, runtime: Runtime) -> PreparedGroups:
         """Return the groups, prepared as those that are trained on are; what is left out is counted in the log.
 
         Errors:
             IncompleteInputError: parts are missing. The same set is to be evaluated on every time.
             InputError: no group is left.
         """
-        rows = read_rows(self.artifact, allow_partial=False)
-        groups = groups_for(rows, self.artifact, model, runtime.log, trust_remote_code=config.trust_remote_code)
-        prepared = prepare_groups(groups, max_length=config.max_length, on_too_long=config.on_too_long)
+        groups = side.groups(read_rows(self.artifact, allow_partial=False), self.artifact)
+        prepared = prepare_groups(groups, max_length=side.max_length, on_too_long=config.on_too_long, lacks=side.lacks)
         words = prepared.describe_left_out()
         if words:
             n_left_out = sum(prepared.left_out.values())

@@ -14,16 +14,15 @@ from prefpipe.maths.objectives import find_objective
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
-from prefpipe.stages.train_groups import groups_for
 from prefpipe.stages.train_reference import Reference
+from prefpipe.stages.train_sides import side_of
 from prefpipe.training.callbacks import CollapseWarning, LogWithCheckpoints, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
 from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
-from prefpipe.training.forward import share_prompts
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
 from prefpipe.training.measures import FALLS, mean_measures
-from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
+from prefpipe.training.policy import LoraSettings, Policy
 from prefpipe.training.settings import TrainSettings, training_arguments
 from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
@@ -39,6 +38,7 @@ class _Trained(NamedTuple):
     n_steps: int
     max_steps: int
     early: EarlyStopping | None
+    calibration: dict[str, Any] | None
 
 
 def lora_of(config: TrainConfig) -> LoraSettings | None:
@@ -58,6 +58,7 @@ class TrainRun:
     ) -> None:  # fmt: skip
         self.config, self.settings, self.model, self.reference, self.runtime = config, settings, model, reference, runtime
         self.evaluation = evaluation
+        self.side = side_of(config, model, runtime)
         self.budget = None if config.max_hours is None else TimeBudget(config.max_hours, runtime.started)
         self.rows: list[Row] = []
         self.prepared = PreparedGroups([], {})
@@ -77,10 +78,7 @@ class TrainRun:
         self._prepare(rows, source)
         groups = self._with_reference(self.prepared.groups)
         self.runtime.log(f"loading {self.model.requested}")
-        policy = load_policy(
-            self.model, lora=lora_of(config), bf16=config.bf16, seed=config.seed, load_in_4bit=config.load_in_4bit,
-            trust_remote_code=config.trust_remote_code,
-        )  # fmt: skip
+        policy = self.side.load(lora_of(config))
         policy.model.to(arguments.device)
         self._share_prompts(policy)
         n_evaluated = f" and {len(self.eval_groups)} to evaluate on" if self.eval_groups else ""
@@ -102,7 +100,7 @@ class TrainRun:
             facts = {name: figures[name] for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")}
             if trained.early is not None and trained.early.best is not None:
                 facts["saved_step"] = trained.early.best["step"]
-            save_policy(policy, config.output, model_card(policy, self.model, facts))
+            self.side.save(policy, facts)
         return figures
 
     def fate_rows(self) -> list[Row]:
@@ -124,8 +122,8 @@ class TrainRun:
     def _prepare(self, rows: list[Row], source: Artifact) -> None:
         config = self.config
         self.rows = rows
-        groups = groups_for(rows, source, self.model, self.runtime.log, trust_remote_code=config.trust_remote_code)
-        prepared = prepare_groups(groups, max_length=config.max_length, on_too_long=config.on_too_long)
+        groups = self.side.groups(rows, source)
+        prepared = prepare_groups(groups, max_length=self.side.max_length, on_too_long=config.on_too_long, lacks=self.side.lacks)
         words = prepared.describe_left_out()
         if words:
             n_left_out = sum(prepared.left_out.values())
@@ -139,7 +137,7 @@ class TrainRun:
             )
         self.prepared, self.eval_groups = hold_out(prepared, config.eval_fraction, config.seed)
         if self.evaluation is not None:
-            evaluated = self.evaluation.prepare(config, self.model, self.runtime)
+            evaluated = self.evaluation.prepare(config, self.side, self.runtime)
             self.eval_groups, self.eval_counts = evaluated.groups, dict(sorted(evaluated.counts.items()))
             check_apart(groups, self.eval_groups, self.runtime)
         if find_objective(self.settings.objective).needs_reward_gaps:
@@ -147,7 +145,7 @@ class TrainRun:
 
     def _share_prompts(self, policy: Policy) -> None:
         """Compute each prompt once a group, or say why it is computed once a response."""
-        problem = share_prompts(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
+        problem = self.side.share(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
         once = sum(len(group.prompt_token_ids) for group in self.prepared.groups)
         each = sum(len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups)
         if problem is None:
@@ -195,13 +193,15 @@ class TrainRun:
         if checkpoint is not None:
             runtime.log(f"going on from {checkpoint}")
         arguments.eval_on_start = bool(self.eval_groups) and checkpoint is None  # the baseline; a checkpoint has it in its log
+        target = self.side.target(self.settings, self.eval_groups)
         trainer = GroupTrainer(
             policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, eval_groups=self.eval_groups,
-            callbacks=callbacks,
+            callbacks=callbacks, target=target,
         )  # fmt: skip
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
-        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, early)
+        calibration = None if stop.stopped else self.side.calibration(trainer)
+        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, early, calibration)
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]
@@ -221,8 +221,8 @@ class TrainRun:
             "last": mean_measures(rows[-n_averaged:], names),
             "n_steps_averaged": n_averaged,
             "evaluation": evaluation_figures(trained.log_history, trained.early),
-            "kind": "adapter" if self.config.lora_r else "model",
-        }
+            "kind": "reward-model" if self.config.target == "reward" else "adapter" if self.config.lora_r else "model",
+        } | ({} if trained.calibration is None else {"calibration": trained.calibration})
 
 
 def _without_flags(config: TrainConfig) -> str:

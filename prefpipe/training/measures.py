@@ -25,9 +25,12 @@ MEASURES = (
     "logps/chosen_fall",
     "logps/rejected_fall",
 )
+SCORE_MEASURES = MEASURES[: MEASURES.index("logps/chosen")]
+"""Those that scores alone have."""
 MEASURE_MEANINGS = {
     "loss": "mean over prompts of the objective",
-    "rewards/chosen": "mean score of the positives, in the objective's units (the implicit reward)",
+    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, and so on), in the objective's "
+    "units (of a policy: the implicit reward)",
     "rewards/rejected": "mean score of the negatives",
     "rewards/margins": "rewards/chosen - rewards/rejected",
     "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is higher, in [0, 1]",
@@ -44,6 +47,15 @@ MEASURE_MEANINGS = {
 FALLS = {"logps/chosen_fall": "logps/chosen", "logps/rejected_fall": "logps/rejected"}
 N_FIRST_ROWS = 10
 """Rows that are averaged for where a run began: each is of other prompts, and single rows differ by more."""
+
+
+PAIR_FIGURES = ("accuracy", "ece", "brier", "log_loss")
+PAIR_MEANINGS = {
+    "pairs/accuracy": "share of evaluated pairs whose winner has the higher score, equal scores half; reward models only",
+    "pairs/ece": "expected calibration error of sigma(s_w - s_l), 10 bins of equal width, both orders; reward models only",
+    "pairs/brier": "Brier score of sigma(s_w - s_l); reward models only",
+    "pairs/log_loss": "log loss of sigma(s_w - s_l), nats; reward models only",
+}
 
 
 def measure_groups(
@@ -85,6 +97,22 @@ def measure_groups(
     return torch.stack([column.detach().float() for column in columns], -1)
 
 
+def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
+    """Return one row a prompt, (P, M), with the columns of ``SCORE_MEASURES``, over the prompt's pairs.
+
+    Args:
+        losses: (P,).
+        scores: (P, R) what the objective compared.
+        pairs: (P, R, R) bool, which response is to beat which; every prompt has a pair.
+    """
+    n_pairs = pairs.sum((-2, -1)).clamp(min=1)
+    won = ((scores[:, :, None] > scores[:, None, :]) & pairs).sum((-2, -1))
+    winners, losers = (scores * pairs.sum(axis) for axis in (-1, -2))
+    chosen, rejected = winners.sum(-1) / n_pairs, losers.sum(-1) / n_pairs
+    columns = [losses, chosen, rejected, chosen - rejected, won / n_pairs, won == n_pairs]
+    return torch.stack([column.detach().float() for column in columns], -1)
+
+
 def _mean(values: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, values, torch.zeros_like(values)).sum(-1) / where.sum(-1).clamp(min=1)
 
@@ -123,4 +151,12 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
         f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, margin "
         f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {first['rewards/accuracy']:.0%} to "
         f"{last['rewards/accuracy']:.0%}"
+    )
+
+
+def describe_calibration(figures: Mapping[str, Any]) -> str:
+    """Return in words how right and how sure the scores are about held-out pairs."""
+    return (
+        f"{figures['n_pairs']} held-out pairs: accuracy {figures['accuracy']:.1%}, ECE {figures['ece']:.3f}, "
+        f"Brier {figures['brier']:.3f}, log loss {figures['log_loss']:.3f}"
     )

@@ -203,9 +203,9 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
     sync_folder(folder)
 
 
-def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any]) -> str:
-    """Return a short model card: what was trained from what, and how."""
-    kind = "A LoRA adapter" if policy.adapter_base is not None else "A model"
+def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kind: str = "A model") -> str:
+    """Return a short model card: what was trained from what, and how; ``kind`` is what a whole model is called."""
+    kind = "A LoRA adapter" if policy.adapter_base is not None else kind
     base = source.requested if source.base is None else f"{source.requested} (an adapter of {source.base.requested})"
     front = ["---", "library_name: " + ("peft" if policy.adapter_base is not None else "transformers"), "tags: [prefpipe]"]
     if not Path(base).exists() and ":" not in base:

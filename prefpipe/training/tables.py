@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.schemas import Column, Schema
-from prefpipe.training.measures import MEASURE_MEANINGS
+from prefpipe.training.measures import MEASURE_MEANINGS, PAIR_MEANINGS
 
 METRICS_FILE = "metrics.parquet"
 
@@ -26,7 +26,7 @@ METRICS = Schema("metrics", 2, (
     Column("step", pa.int64(), False, "optimizer steps taken"),
     Column("epoch", pa.float64(), False, "passes over the groups"),
     Column("split", pa.string(), False, "`train`: mean since the row before; `eval`: all evaluation groups"),
-    *(Column(name, pa.float64(), True, meaning) for name, meaning in MEASURE_MEANINGS.items()),
+    *(Column(name, pa.float64(), True, meaning) for name, meaning in (MEASURE_MEANINGS | PAIR_MEANINGS).items()),
     Column("grad_norm", pa.float64(), True, "norm of the gradient before clipping"),
     Column("learning_rate", pa.float64(), True, "of the step just taken"),
     Column("n_tokens", pa.int64(), True, "response tokens trained on since the row before"),

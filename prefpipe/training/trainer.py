@@ -21,7 +21,6 @@ from accelerate import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import (
-    EvalPrediction,
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
@@ -31,21 +30,19 @@ from transformers import (
 )
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import Targets
-from prefpipe.maths.scores import group_losses, score_responses
 from prefpipe.training.batches import Batch, BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
 from prefpipe.training.early_stopping import EarlyStopping
-from prefpipe.training.forward import batch_logps, by_group, group_logps, shares_prompts
+from prefpipe.training.forward import by_group, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
-from prefpipe.training.measures import MEASURES, complete_entry, measure_groups
+from prefpipe.training.measures import complete_entry
 from prefpipe.training.policy import end_token_ids
 from prefpipe.training.settings import TrainSettings
+from prefpipe.training.targets import PolicyTarget, Target, figures_of
 from prefpipe.training.throughput import Throughput, throughput_figures
 
 
 class GroupTrainer(Trainer):  # type: ignore[misc]
-    """Train a policy on groups with any objective of ``prefpipe.maths.objectives``."""
+    """Train a policy on groups with any objective of ``prefpipe.maths.objectives``, or what else ``target`` says."""
 
     # compute_loss normalises over the accumulated batch itself, so the trainer must not divide again.
     loss_is_scaled_for_ga = True
@@ -60,8 +57,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         tokenizer: PreTrainedTokenizerBase,
         eval_groups: Sequence[Group] = (),
         callbacks: Sequence[TrainerCallback] = (),
+        target: Target | None = None,
     ) -> None:
         self.settings = settings
+        self.target: Target = target if target is not None else PolicyTarget(settings.objective, settings.knobs)
         self.tokenizer = tokenizer
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         super().__init__(
@@ -73,7 +72,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             ),
             train_dataset=GroupDataset(train_groups),
             eval_dataset=GroupDataset(eval_groups) if eval_groups else None,
-            compute_metrics=_mean_measures,
+            compute_metrics=lambda prediction: self.target.summarise(np.asarray(prediction.predictions)),
             callbacks=list(callbacks),
         )
         # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss arguments from us.
@@ -124,8 +123,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             if "rows" in batch:
                 looked = list(islice(looks, len(batch["rows"])))
                 weights = self._weights(batch, looked, num_items_in_batch, shares)
-                passes += [partial(_weighted, model, row, own) for row, own in zip(batch["rows"], weights, strict=True)]
-        idle = partial(_weighted, model, (rows or batches)[0], None)
+                passes += [partial(self._weighted, model, row, own) for row, own in zip(batch["rows"], weights, strict=True)]
+        idle = partial(self._weighted, model, (rows or batches)[0], None)
         passes += [idle] * (self._most(len(passes)) - len(passes))
         for number, compute in enumerate(passes, start=1):
             last = number == len(passes)
@@ -135,11 +134,11 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
                 self._backward(loss)
         return torch.stack(shares).sum()
 
-    def _look(self, model: nn.Module, rows: Sequence[Batch], *, spare: Batch) -> list[ResponseLogps]:
-        """Return the log-probabilities of rows without gradients; ``spare`` is computed where other processes have more."""
+    def _look(self, model: nn.Module, rows: Sequence[Batch], *, spare: Batch) -> list[Any]:
+        """Return what the model says of rows without gradients; ``spare`` is computed where other processes have more."""
         n_looks = self._most(len(rows))
         with torch.no_grad(), self.compute_loss_context_manager():
-            return [batch_logps(model, row, entropy=True) for row in [*rows, *[spare] * (n_looks - len(rows))]][: len(rows)]
+            return [self.target.read(model, row) for row in [*rows, *[spare] * (n_looks - len(rows))]][: len(rows)]
 
     def _most(self, count: int) -> int:
         """Return the largest count over all processes."""
@@ -154,26 +153,28 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _share(self, model: nn.Module, batch: Batch, n_prompts: Any, shares: list[Tensor]) -> Tensor:
         """Return a micro-batch's share of the step's mean loss."""
-        return self._count(batch, group_logps(model, batch, entropy=True), n_prompts, shares)
+        return self._count(batch, by_group([self.target.read(model, batch)], batch["slots"]), n_prompts, shares)
 
-    def _weights(
-        self, batch: Batch, looked: Sequence[ResponseLogps], n_prompts: Any, shares: list[Tensor]
-    ) -> list[tuple[Tensor, ...]]:
-        """Return for each row the loss's derivatives to what the model says of its responses: log-probabilities, ends."""
-        policy = by_group(looked, batch["slots"])
-        leaves: list[Any] = [policy.logps.detach().requires_grad_()]
-        if policy.end_probs is not None:
-            leaves.append(policy.end_probs.detach().requires_grad_())
-        named = dict(zip(("logps", "end_probs"), leaves, strict=False))
-        loss: Any = self._count(batch, policy._replace(**named), n_prompts, shares)
+    def _weights(self, batch: Batch, looked: Sequence[Any], n_prompts: Any, shares: list[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Return for each row the loss's derivatives to what the model says of its responses, figure by figure."""
+        found = by_group(looked, batch["slots"])
+        leaves: dict[str, Any] = {name: figure.detach().requires_grad_() for name, figure in figures_of(found).items()}
+        loss: Any = self._count(batch, found._replace(**leaves), n_prompts, shares)
         loss.backward()
-        exists, sizes = batch["slots"] >= 0, [len(row.logps) for row in looked]
-        columns = [(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)[exists].split(sizes) for leaf in leaves]
-        return list(zip(*columns, strict=True))
+        exists, sizes = batch["slots"] >= 0, [len(row.n_tokens) for row in looked]
+        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()]
+        return list(zip(*(grad[exists].split(sizes) for grad in grads), strict=True))
 
-    def _count(self, batch: Batch, policy: ResponseLogps, n_prompts: Any, shares: list[Tensor]) -> Tensor:
+    def _weighted(self, model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) -> Tensor:
+        """Return what the model says of a row, each figure times its weight, summed; with None, a pass that adds nothing."""
+        figures = list(figures_of(self.target.read(model, row, measured=False)).values())
+        if weights is None:
+            return figures[0].sum() * 0.0
+        return torch.stack([(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]).sum()
+
+    def _count(self, batch: Batch, found: Any, n_prompts: Any, shares: list[Tensor]) -> Tensor:
         """Return the share of the step's mean loss, and keep it and the measures for the log."""
-        measured, losses = self._measure(batch, policy)
+        measured, losses = self.target.measure(batch, found)
         loss_sum = losses.sum()
         if not bool(torch.isfinite(loss_sum)):
             raise PrefpipeError(
@@ -181,20 +182,12 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
                 hint="lower --learning-rate or --beta and run again; the last checkpoint is still good",
             )
         self._measured.append(measured)
-        self._n_tokens.append(policy.n_tokens.sum())
+        self._n_tokens.append(found.n_tokens.sum())
         self._throughput.count(batch)
         # Gradients are averaged over processes, and the divisor counts the prompts of all of them.
         share: Tensor = loss_sum * self.accelerator.num_processes / (len(losses) if n_prompts is None else n_prompts)
         shares.append(share.detach())
         return share
-
-    def _measure(self, batch: Batch, policy: ResponseLogps) -> tuple[Tensor, Tensor]:
-        """Return the measures (P, M) and the losses (P,) of a micro-batch."""
-        name, knobs = self.settings.objective, self.settings.knobs
-        targets = Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0, batch.get("pairs"))
-        scores = score_responses(name, policy, batch.get("ref_logps"), targets.mask, knobs)
-        losses = group_losses(name, scores, targets, knobs, policy)
-        return measure_groups(losses, scores, policy, targets, batch.get("ref_logps")), losses
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -206,7 +199,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         looks = iter(self._look(model, [row for own in rows for row in own], spare=rows[0][0]))
         found = [by_group(list(islice(looks, len(own))), batch["slots"]) for own, batch in zip(rows, batches, strict=True)]
         with torch.no_grad():
-            measured = torch.cat([self._measure(batch, policy)[0] for batch, policy in zip(batches, found, strict=True)])
+            measured = torch.cat([self.target.examine(batch, own) for batch, own in zip(batches, found, strict=True)])
         return None, measured, measured[:, 0]  # the loop computes metrics only where there are labels; nobody reads them
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
@@ -242,7 +235,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             sums = torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
             n_tokens = self.accelerator.reduce(torch.stack(self._n_tokens).sum(), "sum")
             *totals, n_prompts = self.accelerator.reduce(sums, "sum").tolist()
-            means = {name: total / n_prompts for name, total in zip(MEASURES, totals, strict=True)}
+            means = {name: total / n_prompts for name, total in zip(self.target.measures, totals, strict=True)}
             # The trainer's own loss is a mean over steps; in a short last step prompts would count more than elsewhere.
             logs |= means | {"n_tokens": int(n_tokens), "n_prompts": int(n_prompts)}
             logs |= self._throughput_figures(int(n_tokens))
@@ -264,16 +257,3 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         super()._save(output_dir, state_dict)
         if self.args.should_save:  # a checkpoint is a whole model: tokenizer and chat template with it
             self.tokenizer.save_pretrained(output_dir or self.args.output_dir)
-
-
-def _weighted(model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) -> Tensor:
-    """Return what the model says of a row, each figure times its weight, summed; with None, a pass that adds nothing."""
-    found = batch_logps(model, row)
-    if weights is None:
-        return found.logps.sum() * 0.0
-    figures = [figure for figure in (found.logps, found.end_probs) if figure is not None]
-    return torch.stack([(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]).sum()
-
-
-def _mean_measures(prediction: EvalPrediction) -> dict[str, float]:
-    return dict(zip(MEASURES, np.asarray(prediction.predictions).mean(0).tolist(), strict=True))
