@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from accelerate import PartialState
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import fingerprint_of
@@ -30,6 +29,7 @@ from prefpipe.stages.train_reference import Reference, reference_of
 from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
 from prefpipe.training.measures import describe_progress
+from prefpipe.training.ranks import from_first, leave, processes
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation
 from prefpipe.training.tables import METRICS_FILE, POLICY
 
@@ -56,15 +56,16 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
     if config.resume_from is not None:
         require_checkpoint(config.resume_from)  # before a large model is loaded and the reference measured
     # whatever needs no row is checked before --overwrite throws anything away
-    derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, PartialState().num_processes)
+    derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, processes().num_processes)
     reference = reference_of(config, settings.objective, model, groups, reference_model)
     parents = {"groups": _digest(groups, allow_partial=config.allow_partial)}
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         output = _open_output(config, settings, model, groups, reference, runtime)
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             _start_again_if_changed(config, {**parents, "run": output.record.fingerprint}, runtime)
     summary = Summary(config.stage, config.output)
-    if output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists() and _holds_model(config.output, runtime):
+    is_done = output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists() and _holds_model(config.output, runtime)
+    if from_first(is_done):
         runtime.log(f"{config.output}: the policy is trained and kept")
         summary.n_parts_kept = 1
         summary.counts.update(output.footer(0).counts)
@@ -72,12 +73,13 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         return summary
     work = TrainRun(config, settings, model, reference, runtime)
     figures = work.train(read_rows(groups, allow_partial=config.allow_partial), groups)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         rows = work.fate_rows()
         output.write(0, pa.Table.from_pylist(rows, schema=POLICY.arrow()), counts=count_by_status(rows), parents=parents)
         with atomic_write(config.output / SUMMARY_FILE) as file:
             file.write((json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
         summary.counts.update(count_by_status(rows))
+    leave()
     summary.n_parts_made = 1
     summary.facts |= figures
     summary.notes.append(describe_progress(figures))
@@ -133,7 +135,7 @@ def _open_output(
                   "model": model.identity(), "groups": parent_identity(groups)},
         parents={"groups": str(config.groups)},
     )  # fmt: skip
-    return open_output(config.output, record, shard=Shard(), overwrite=config.overwrite and PartialState().is_main_process)
+    return open_output(config.output, record, shard=Shard(), overwrite=config.overwrite and processes().is_main_process)
 
 
 def _digest(groups: Artifact, *, allow_partial: bool) -> str:

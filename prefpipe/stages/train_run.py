@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerate import PartialState
-
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.train import TrainConfig
@@ -16,10 +14,11 @@ from prefpipe.stages.train_groups import AGAIN, encoder_of, groups_of, stored_id
 from prefpipe.stages.train_reference import Reference
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
-from prefpipe.training.forward import share_prompts
+from prefpipe.training.forward import share_prompts_as_first
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
 from prefpipe.training.measures import mean_measures
 from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
+from prefpipe.training.ranks import any_process, cuts_weights, from_first, processes
 from prefpipe.training.settings import TrainSettings, training_arguments
 from prefpipe.training.trainer import GroupTrainer
 
@@ -34,6 +33,7 @@ class _Trained(NamedTuple):
     log_history: list[dict[str, Any]]
     n_steps: int
     max_steps: int
+    weights: dict[str, Any] | None
 
 
 class TrainRun:
@@ -66,7 +66,8 @@ class TrainRun:
         policy = load_policy(
             self.model, lora=lora, bf16=config.bf16, seed=config.seed, trust_remote_code=config.trust_remote_code
         )
-        policy.model.to(arguments.device)
+        if not cuts_weights():
+            policy.model.to(arguments.device)
         self._share_prompts(policy)
         self.runtime.log(
             f"{len(groups)} groups, {self.settings.global_batch_size} prompts a step = {arguments.world_size} devices x "
@@ -80,9 +81,9 @@ class TrainRun:
                 hint=f"run the same command again{_without_flags(config)} to go on",
             )
         figures = self._figures(trained)
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             facts = {name: figures[name] for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")}
-            save_policy(policy, config.output, model_card(policy, self.model, facts))
+            save_policy(policy, config.output, model_card(policy, self.model, facts), weights=trained.weights)
         return figures
 
     def fate_rows(self) -> list[Row]:
@@ -126,7 +127,7 @@ class TrainRun:
 
     def _share_prompts(self, policy: Policy) -> None:
         """Compute each prompt once a group, or say why it is computed once a response."""
-        problem = share_prompts(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
+        problem = share_prompts_as_first(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
         once = sum(len(group.prompt_token_ids) for group in self.prepared.groups)
         each = sum(len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups)
         if problem is None:
@@ -143,20 +144,21 @@ class TrainRun:
 
     def _loop(self, policy: Policy, groups: list[Group], arguments: Any) -> _Trained:
         config, runtime = self.config, self.runtime
-        stop = StopWhenAsked(runtime.should_stop)
+        stop = StopWhenAsked(lambda: any_process(runtime.should_stop()))
         callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress), stop]
         if "tensorboard" in self.settings.report_to:
             callbacks.append(TensorBoard(config.output / TENSORBOARD_FOLDER))
         if config.resume_from is not None:
             checkpoint: Path | None = require_checkpoint(config.resume_from)
         else:
-            checkpoint = find_last_checkpoint(config.output, runtime.log)
+            checkpoint = from_first(find_last_checkpoint(config.output, runtime.log))
         if checkpoint is not None:
             runtime.log(f"going on from {checkpoint}")
         trainer = GroupTrainer(policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, callbacks=callbacks)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
-        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps)
+        weights = None if stop.stopped else trainer.whole_weights()
+        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, weights)
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]

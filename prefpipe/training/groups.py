@@ -61,7 +61,11 @@ class PreparedGroups(NamedTuple):
         return Counter(fate.status for fate in self.fates.values())
 
 
-class GroupDataset(Dataset[Group]):
+NO_GROUP = -1
+"""Index of the empty places that fill the last batches of an epoch, where prompts do not divide by processes."""
+
+
+class GroupDataset(Dataset[Group | None]):
     """Groups as the trainer wants them: an indexed data set."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -70,8 +74,8 @@ class GroupDataset(Dataset[Group]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> Group:
-        return self.groups[index]
+    def __getitem__(self, index: int) -> Group | None:
+        return None if index == NO_GROUP else self.groups[index]
 
 
 def prepare_groups(groups: Sequence[Group], *, max_length: int, on_too_long: str) -> PreparedGroups:

@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.artifacts.atomic import atomic_write, sync_folder
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.errors import ModelError, UsageError
+from prefpipe.training.ranks import each_loads_all
 
 SAVED_SUFFIX = ".saving"
 
@@ -107,7 +108,8 @@ def load_reference(files: ModelFiles, *, dtype: str, trust_remote_code: bool = F
     whole = _require_causal(files)
     transformers_logging.disable_progress_bar()
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=kind, trust_remote_code=trust_remote_code)
+    with each_loads_all():
+        model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=kind, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
         model = PeftModel.from_pretrained(model, files.path)
@@ -125,7 +127,7 @@ def turn_dropout_off(model: nn.Module) -> None:
             setattr(module, name, 0.0)
 
 
-def save_policy(policy: Policy, folder: Path, card: str) -> None:
+def save_policy(policy: Policy, folder: Path, card: str, *, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the trained policy: safetensors, configuration, tokenizer, chat template and a model card.
 
     A whole model, or an adapter that names its base and the base's revision. Everything is written to a hidden folder
@@ -135,6 +137,7 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
         policy: as loaded, trained.
         folder: exists; other files in it are left alone.
         card: text of ``README.md``.
+        weights: all of the model's, where its own are cut over several devices.
     """
     staging = folder / SAVED_SUFFIX
     with suppress(FileNotFoundError):
@@ -147,8 +150,10 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
     # The trainer switches the cache off; a saved model that generates without one is many times slower.
     model.config.use_cache = True
     # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
-    whole = {} if policy.adapter_base is None else {"save_embedding_layers": False}
-    model.save_pretrained(staging, **whole)
+    options: dict[str, Any] = {} if policy.adapter_base is None else {"save_embedding_layers": False}
+    if weights is not None:
+        options["state_dict"] = dict(weights)
+    model.save_pretrained(staging, **options)
     policy.tokenizer.save_pretrained(staging)
     with atomic_write(staging / "README.md") as file:
         file.write(card.encode())

@@ -71,7 +71,7 @@ def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor) -> Iterat
     project = head.forward
 
     def score(hidden: Tensor) -> Tensor:
-        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=head.weight.shape[0])[:, None]
+        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=head.weight.shape[0])[:, None].clone()
 
     head.forward = score
     try:

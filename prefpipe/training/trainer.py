@@ -86,6 +86,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             [longest_sequence(group) for group in groups],
             global_batch_size=self.settings.global_batch_size,
             seed=self.settings.seed,
+            at_once=self.settings.per_device_train_batch_size * self.args.world_size,
         )
 
     def get_batch_samples(
@@ -102,16 +103,17 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         A group in several rows takes two passes (Gao et al. 2021, arXiv 2101.06983): the log-probabilities of all its responses
         without gradients, then the loss's derivative to each of them, and the rows again, each weighted with its own.
         The gradients are those of one pass. Every process makes as many passes as the one that needs most, because wrappers
-        for several devices wait for each other in each.
+        for several devices wait for each other in each; a process that has no prompt left makes idle ones.
 
         Errors:
             PrefpipeError: the loss is not finite; training on would only spoil the weights.
         """
         model.train()
-        batches = self._prepare_inputs(inputs)["batches"]
+        inputs = self._prepare_inputs(inputs)
+        batches, idle_row = inputs["batches"], inputs["idle"]
         rows = [row for batch in batches for row in batch.get("rows", ())]
         whole = [batch for batch in batches if "rows" not in batch]
-        looks = iter(self._look(model, rows, spare=(rows or batches)[0]))
+        looks = iter(self._look(model, rows, spare=idle_row))
         shares: list[Tensor] = []
         passes: list[Callable[[], Tensor]] = [partial(self._share, model, batch, num_items_in_batch, shares) for batch in whole]
         for batch in batches:
@@ -119,15 +121,17 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
                 looked = list(islice(looks, len(batch["rows"])))
                 weights = self._weights(batch, looked, num_items_in_batch, shares)
                 passes += [partial(_weighted, model, row, own) for row, own in zip(batch["rows"], weights, strict=True)]
-        idle = partial(_weighted, model, (rows or batches)[0], None)
-        passes += [idle] * (self._most(len(passes)) - len(passes))
+        passes += [partial(_weighted, model, idle_row, None)] * (self._most(len(passes)) - len(passes))
+        ends_step = self.accelerator.sync_gradients
         for number, compute in enumerate(passes, start=1):
             last = number == len(passes)
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            # DeepSpeed takes the optimizer's step inside a backward pass that ends one: only the very last may.
+            self.accelerator.gradient_state._set_sync_gradients(ends_step and last)  # noqa: SLF001 - as the trainer does
+            with nullcontext() if last or self.is_fsdp_enabled else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = compute()
                 self._backward(loss)
-        return torch.stack(shares).sum()
+        return torch.stack(shares).sum() if shares else torch.zeros((), device=self.args.device)
 
     def _look(self, model: nn.Module, rows: Sequence[Batch], *, spare: Batch) -> list[ResponseLogps]:
         """Return the log-probabilities of rows without gradients; ``spare`` is computed where other processes have more."""
@@ -201,16 +205,32 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
-        if "loss" in logs and self._measured:
-            rows = torch.cat(self._measured)
+        if "loss" in logs:  # on all processes, also on those that had no prompt
+            rows = torch.cat([torch.zeros(0, len(MEASURES), device=self.args.device), *self._measured])
             sums = torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
-            n_tokens = self.accelerator.reduce(torch.stack(self._n_tokens).sum(), "sum")
+            n_tokens = self.accelerator.reduce(torch.stack([rows.new_zeros(()).long(), *self._n_tokens]).sum(), "sum")
             *totals, n_prompts = self.accelerator.reduce(sums, "sum").tolist()
             means = {name: total / n_prompts for name, total in zip(MEASURES, totals, strict=True)}
             # The trainer's own loss is a mean over steps; in a short last step prompts would count more than elsewhere.
             logs |= means | {"n_tokens": int(n_tokens), "n_prompts": int(n_prompts)}
             self._measured, self._n_tokens = [], []
         super().log(logs, start_time)
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        """Return the model's weights gathered from all processes, on the first of them; None where each has them whole.
+
+        All processes must ask: gathering waits for each of them.
+        """
+        if self.is_fsdp_enabled:
+            weights: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)
+            return weights
+        is_zero_3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
+        return self.accelerator.get_state_dict(self.deepspeed) if is_zero_3 else None
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The trainer's state, which says that a checkpoint is whole, is written next, by the first process.
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

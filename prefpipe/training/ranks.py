@@ -1,0 +1,77 @@
+"""The processes of one run: how many there are, and what they agree on.
+
+A launcher (``accelerate launch``, ``torchrun``) starts one process a device, all with the same command. What each finds out by itself
+may differ (a signal that came to one of them, a folder seen a moment later), and one that then takes another way leaves the others
+waiting for it for good. So such questions are asked here.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, reduce
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(hours=2)
+"""Longest wait for another process. Shares of the reference take unequally long, and the usual ten minutes would end the run."""
+
+
+def processes() -> PartialState:
+    """Return the processes of this run, connected with each other on the first call: over NCCL on GPUs, over gloo without."""
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+
+
+def cuts_weights() -> bool:
+    """Return whether the launcher asks for weights that are cut over the devices: FSDP, DeepSpeed ZeRO-3.
+
+    Such a model stays in the machine's memory until the wrapper hands each device its piece: it need not fit on one.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        return True
+    stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "")
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true" and stage == "3"
+
+
+@contextmanager
+def each_loads_all() -> Iterator[None]:
+    """Let every process load the weights of a model that no wrapper will send them.
+
+    With ``fsdp_cpu_ram_efficient_loading`` only the first of a machine reads a model's file; the others would compute with memory
+    as they find it.
+    """
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[name] = before
+
+
+def from_first(value: T) -> T:
+    """Return what the first process has, on all of them."""
+    if processes().num_processes == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values, from_process=0)
+    return values[0]
+
+
+def any_process(flag: bool) -> bool:
+    """Return whether a flag is set on one process at least, on all of them."""
+    state = processes()
+    if state.num_processes == 1:
+        return flag
+    return bool(reduce(torch.tensor(float(flag), device=state.device), reduction="sum") > 0)
+
+
+def leave() -> None:
+    """Wait for the others at the end of a run, and close the connections."""
+    if processes().num_processes > 1:
+        processes().wait_for_everyone()
+        torch.distributed.destroy_process_group()
