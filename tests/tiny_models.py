@@ -67,9 +67,9 @@ def tiny_config(**changes) -> LlamaConfig:
     return LlamaConfig(**(settings | changes))
 
 
-def make_tiny_causal_lm(path, seed=0) -> Path:
-    """Write a causal language model with its tokenizer to ``path`` and return the path."""
-    return _save(LlamaForCausalLM, tiny_config(), Path(path), seed)
+def make_tiny_causal_lm(path, seed=0, **changes) -> Path:
+    """Write a causal language model with its tokenizer to ``path`` and return the path; ``changes`` are its configuration's."""
+    return _save(LlamaForCausalLM, tiny_config(**changes), Path(path), seed)
 
 
 def make_tiny_reward_model(path, seed=0) -> Path:

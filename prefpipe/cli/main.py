@@ -14,6 +14,7 @@ from prefpipe import __version__
 from prefpipe.cli.check import check
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
+from prefpipe.cli.launch_config import launch_config
 from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
 from prefpipe.cli.processes import is_first, tells_the_error
@@ -69,6 +70,7 @@ app.command("savings")(savings)
 app.command("check")(check)
 app.add_typer(models, name="models")
 app.command("objectives")(objectives)
+app.command("launch-config")(launch_config)
 app.command("reference", hidden=True)(reference)
 
 

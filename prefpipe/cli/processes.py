@@ -23,7 +23,7 @@ def tells_the_error(arguments: Sequence[str]) -> bool:
     a small store for its processes, and who writes there first has the word. Without one each prints its own.
     """
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if n_processes == 1 or arguments[:1] != ["train"]:
+    if n_processes == 1 or arguments[:1] != ["train"] or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
     from torch.distributed import TCPStore
 

@@ -222,10 +222,15 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         All processes must ask: gathering waits for each of them.
         """
         if self.is_fsdp_enabled:
-            weights: dict[str, Tensor] = self.accelerator.get_state_dict(self.model)
-            return weights
-        is_zero_3 = self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3
-        return self.accelerator.get_state_dict(self.deepspeed) if is_zero_3 else None
+            return self._untied(self.accelerator.get_state_dict(self.model))
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            return self._untied(self.accelerator.get_state_dict(self.deepspeed))
+        return None
+
+    def _untied(self, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+        """Return gathered weights without those that the model takes from others: gathered, both are whole."""
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
+        return None if weights is None else {name: weight for name, weight in weights.items() if name not in tied}
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -233,7 +238,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        super()._save(output_dir, self._untied(state_dict))
         if self.args.should_save:  # a checkpoint is a whole model: tokenizer and chat template with it
             self.tokenizer.save_pretrained(output_dir or self.args.output_dir)
 
