@@ -84,7 +84,7 @@ class Launcher:
     def one(self, *flags: object, model: Path | None = None) -> Trained:
         """Train in one process."""
         folder = self.folder()
-        outcome = self.server.run(*self._words(folder, flags, model), limit_s=LIMIT_S)
+        outcome = self.server.run(*self.train_words(folder, flags, model), limit_s=LIMIT_S)
         assert outcome.code == 0, outcome.stderr
         return Trained(folder, [outcome])
 
@@ -95,7 +95,7 @@ class Launcher:
         """Train in two processes, which must end with ``codes``."""
         folder = folder or self.folder()
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as the launcher has one, on any free port
-        words = [str(word) for word in self._words(folder, flags, model)]
+        words = [str(word) for word in self.train_words(folder, flags, model)]
         world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
                  "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
         commands = [
@@ -106,7 +106,8 @@ class Launcher:
         assert tuple(outcome.code for outcome in trained.outcomes) == codes, trained.said
         return trained
 
-    def _words(self, folder: Path, flags: tuple[object, ...], model: Path | None) -> list[object]:
+    def train_words(self, folder: Path, flags: tuple[object, ...], model: Path | None = None) -> list[object]:
+        """Return the command's words."""
         return ["train", self.inputs.groups, "-o", folder, "--model", model or self.inputs.model, *COMMON, *flags]
 
 

@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 from prefpipe.artifacts.atomic import atomic_write, sync_folder
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.errors import ModelError, UsageError
-from prefpipe.training.ranks import each_loads_all
+from prefpipe.training.ranks import loading_whole
 
 SAVED_SUFFIX = ".saving"
 
@@ -73,7 +73,8 @@ def load_policy(
     transformers_logging.disable_progress_bar()
     # Numpy and python randomness too: adapters start from random numbers.
     set_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code)
+    with loading_whole(fsdp_sends=True):
+        model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
@@ -108,7 +109,7 @@ def load_reference(files: ModelFiles, *, dtype: str, trust_remote_code: bool = F
     whole = _require_causal(files)
     transformers_logging.disable_progress_bar()
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    with each_loads_all():
+    with loading_whole():
         model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=kind, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:

@@ -14,11 +14,12 @@ from typing import TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
+from transformers.integrations import deepspeed
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(hours=2)
-"""Longest wait for another process. Shares of the reference take unequally long, and the usual ten minutes would end the run."""
+TIMEOUT = timedelta(minutes=30)
+"""Longest wait for another process: shares of the reference take unequally long, and NCCL's ten minutes could end the run."""
 
 
 def processes() -> PartialState:
@@ -38,17 +39,23 @@ def cuts_weights() -> bool:
 
 
 @contextmanager
-def each_loads_all() -> Iterator[None]:
-    """Let every process load the weights of a model that no wrapper will send them.
+def loading_whole(*, fsdp_sends: bool = False) -> Iterator[None]:
+    """Let a model be loaded with all its weights, so that it can be asked something before a wrapper cuts it up.
 
-    With ``fsdp_cpu_ram_efficient_loading`` only the first of a machine reads a model's file; the others would compute with memory
-    as they find it.
+    With ``fsdp_cpu_ram_efficient_loading`` only the first process of a machine reads a model's file, and the others have memory as they
+    find it; with ZeRO-3 each would get a piece of every weight.
+
+    Args:
+        fsdp_sends: FSDP will send the weights to the others, and nothing is asked of them before.
     """
     name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-    before = os.environ.pop(name, None)
+    before = None if fsdp_sends else os.environ.pop(name, None)
+    zero = deepspeed._hf_deepspeed_config_weak_ref  # noqa: SLF001 - there is a function to set it, none to read it
+    deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
+        deepspeed._hf_deepspeed_config_weak_ref = zero  # noqa: SLF001
         if before is not None:
             os.environ[name] = before
 
