@@ -14,9 +14,9 @@ import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
 from stage_server import Command, Outcome, StageServer
 from tiny_models import make_tiny_causal_lm
+from torch.distributed import TCPStore
 from written_groups import row_of, write_groups
 
 from prefpipe.artifacts.model_files import inspect_model
@@ -24,7 +24,7 @@ from prefpipe.artifacts.model_files import inspect_model
 LIMIT_S = 60.0
 N_PROMPTS = 11
 """Of which 4 make a step: the last one of each epoch has 3."""
-COMMON = ("--learning-rate", 1e-2, "--global-batch-size", 4, "--num-train-epochs", 2, "--report-to", "none")
+COMMON = ("--learning-rate", 1e-2, "--global-batch-size", 4, "--num-train-epochs", 2)
 
 
 class Inputs(NamedTuple):
@@ -76,16 +76,19 @@ class Launcher:
 
     def __init__(self, server: StageServer, inputs: Inputs, root: Path) -> None:
         self.server, self.inputs, self.root = server, inputs, root
+        self.limit_s = LIMIT_S
 
     def folder(self) -> Path:
         """Return a new folder's path."""
         return Path(tempfile.mkdtemp(dir=self.root)) / "policy"
 
-    def one(self, *flags: object, model: Path | None = None) -> Trained:
-        """Train in one process."""
+    def one(
+        self, *flags: object, model: Path | None = None, variables: Mapping[str, str] | None = None, code: int = 0
+    ) -> Trained:
+        """Train in one process, which must end with ``code``."""
         folder = self.folder()
-        outcome = self.server.run(*self.train_words(folder, flags, model), limit_s=LIMIT_S)
-        assert outcome.code == 0, outcome.stderr
+        outcome = self.server.run(*self.train_words(folder, flags, model), env=dict(variables or {}), limit_s=self.limit_s)
+        assert outcome.code == code, outcome.stderr
         return Trained(folder, [outcome])
 
     def two(
@@ -99,7 +102,7 @@ class Launcher:
         world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
                  "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
         commands = [
-            Command(words, {**variables, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}, limit_s=LIMIT_S)
+            Command(words, {**variables, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}, limit_s=self.limit_s)
             for rank in range(2)
         ]
         trained = Trained(folder, self.server.run_at_once(commands))
@@ -108,16 +111,17 @@ class Launcher:
 
     def train_words(self, folder: Path, flags: tuple[object, ...], model: Path | None = None) -> list[object]:
         """Return the command's words."""
-        return ["train", self.inputs.groups, "-o", folder, "--model", model or self.inputs.model, *COMMON, *flags]
+        quiet = () if "--report-to" in flags else ("--report-to", "none")
+        return ["train", self.inputs.groups, "-o", folder, "--model", model or self.inputs.model, *COMMON, *quiet, *flags]
 
 
 @contextmanager
-def open_launcher() -> Iterator[Launcher]:
-    """Start the process that forks, and write the inputs."""
+def open_launcher(variables: Mapping[str, str] | None = None) -> Iterator[Launcher]:
+    """Start the process that forks, with some variables more, and write the inputs."""
     memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="prefpipe-tests-", dir=memory if os.access(memory, os.W_OK) else None))
     (root / "streams").mkdir()
-    server = StageServer(root / "streams", ("prefpipe.stages.train", "on_gloo"))
+    server = StageServer(root / "streams", ("prefpipe.stages.train", "on_gloo"), variables or {})
     model, tied = make_tiny_causal_lm(root / "model"), make_tiny_causal_lm(root / "tied", 1, tie_word_embeddings=True)
     yield Launcher(server, Inputs(model, tied, _make_groups(root / "groups", model)), root)
     server.stop()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -55,11 +55,11 @@ class Outcome:
 class StageServer:
     """The test's side: start, run commands, stop. ``modules`` are imported once, beside what every stage needs."""
 
-    def __init__(self, scratch: Path, modules: Sequence[str] = ()) -> None:
+    def __init__(self, scratch: Path, modules: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
         self.scratch = scratch
         self.process = subprocess.Popen(
             [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **(variables or {})},
         )  # fmt: skip
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"

@@ -19,13 +19,13 @@ def is_first(stage: str) -> bool:
 def tells_the_error(arguments: Sequence[str]) -> bool:
     """Return whether this process prints the error that ends the run: the first that asks.
 
-    When one process fails, the others lose their connection to it and fail too; their messages would hide its own. The launcher keeps
-    a small store for its processes, and who writes there first has the word. Without one each prints its own.
+    When one process fails, the others lose their connection to it and fail too; their messages would hide its own. The
+    launcher keeps a small store for its processes, and who writes there first has the word. Without one each prints its own.
     """
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if n_processes == 1 or arguments[:1] != ["train"] or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
-    from torch.distributed import TCPStore
+    from torch.distributed.distributed_c10d import TCPStore
 
     own = os.environ.get("RANK", "0")
     try:

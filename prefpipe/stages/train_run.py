@@ -13,7 +13,7 @@ from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_groups import AGAIN, encoder_of, groups_of, stored_ids_fit
 from prefpipe.stages.train_reference import Reference
 from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
-from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
+from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, require_wrapper
 from prefpipe.training.forward import share_prompts_as_first
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
 from prefpipe.training.measures import mean_measures
@@ -155,6 +155,8 @@ class TrainRun:
         if checkpoint is not None:
             runtime.log(f"going on from {checkpoint}")
         trainer = GroupTrainer(policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, callbacks=callbacks)
+        if checkpoint is not None:
+            require_wrapper(checkpoint, trainer.wrapper)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
         weights = None if stop.stopped else trainer.whole_weights()

@@ -150,8 +150,8 @@ class GlobalBatchSampler(Sampler[int]):
     Groups are shuffled and cut into global batches; within a global batch, which is one optimizer step, they are sorted
     by length. The step's gradient is the same in any order, and micro-batches of like lengths pad less.
 
-    An epoch ends with empty places up to a multiple of ``at_once``, the prompts that all devices take together: what deals batches
-    to processes would fill up with prompts of the epoch's beginning otherwise, which would count twice.
+    An epoch ends with empty places up to a multiple of ``at_once``, the prompts that all devices take together: accelerate
+    would fill up with prompts of the epoch's beginning otherwise, which would count twice.
     """
 
     def __init__(self, lengths: Sequence[int], *, global_batch_size: int, seed: int, at_once: int = 1) -> None:

@@ -1,8 +1,8 @@
 """The processes of one run: how many there are, and what they agree on.
 
-A launcher (``accelerate launch``, ``torchrun``) starts one process a device, all with the same command. What each finds out by itself
-may differ (a signal that came to one of them, a folder seen a moment later), and one that then takes another way leaves the others
-waiting for it for good. So such questions are asked here.
+A launcher (``accelerate launch``, ``torchrun``) starts one process a device, all with the same command. What each finds out by
+itself may differ (a signal that came to one of them, a folder seen a moment later), and one that then takes another way leaves
+the others waiting for it for good. So such questions are asked here.
 """
 
 import os
@@ -22,9 +22,9 @@ TIMEOUT = timedelta(minutes=30)
 """Longest wait for another process: shares of the reference take unequally long, and NCCL's ten minutes could end the run."""
 
 
-def processes() -> PartialState:
+def processes(*, cpu: bool = not torch.cuda.is_available()) -> PartialState:
     """Return the processes of this run, connected with each other on the first call: over NCCL on GPUs, over gloo without."""
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+    return PartialState(cpu=cpu, timeout=TIMEOUT)
 
 
 def cuts_weights() -> bool:
@@ -42,8 +42,8 @@ def cuts_weights() -> bool:
 def loading_whole(*, fsdp_sends: bool = False) -> Iterator[None]:
     """Let a model be loaded with all its weights, so that it can be asked something before a wrapper cuts it up.
 
-    With ``fsdp_cpu_ram_efficient_loading`` only the first process of a machine reads a model's file, and the others have memory as they
-    find it; with ZeRO-3 each would get a piece of every weight.
+    With ``fsdp_cpu_ram_efficient_loading`` only the first process of a machine reads a model's file, and the others have memory
+    as they find it; with ZeRO-3 each would get a piece of every weight.
 
     Args:
         fsdp_sends: FSDP will send the weights to the others, and nothing is asked of them before.

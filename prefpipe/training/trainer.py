@@ -216,6 +216,11 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             self._measured, self._n_tokens = [], []
         super().log(logs, start_time)
 
+    @property
+    def wrapper(self) -> str:
+        """What holds the model: ``FSDP``, ``DeepSpeed``, or ``DDP``, which leaves it as it is on one device."""
+        return "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
+
     def whole_weights(self) -> dict[str, Tensor] | None:
         """Return the model's weights gathered from all processes, on the first of them; None where each has them whole.
 

@@ -40,7 +40,9 @@ def test_accelerate_reads_each_shipped_configuration_and_knows_every_key(name: s
     found = variables_of(path)
     assert found["ACCELERATE_MIXED_PRECISION"] == "no"  # prefpipe's --bf16 decides
     assert {key: found[key].lower() for key in WORDS[name]} == {key: value.lower() for key, value in WORDS[name].items()}
-    assert sum(f"ACCELERATE_USE_{word}" in found for word in ("FSDP", "DEEPSPEED")) == len(WORDS[name]) // max(1, len(WORDS[name]))
+    assert sum(f"ACCELERATE_USE_{word}" in found for word in ("FSDP", "DEEPSPEED")) == len(WORDS[name]) // max(
+        1, len(WORDS[name])
+    )
 
 
 def test_launch_config_prints_the_path_that_a_command_line_takes(launcher: Launcher) -> None:
@@ -71,6 +73,7 @@ def finish(process: subprocess.Popen[str]) -> Outcome:
     return Outcome(process.returncode, stdout, stderr, 0.0)
 
 
+@pytest.mark.slow
 def test_accelerate_launch_with_a_shipped_configuration(launcher: Launcher) -> None:
     folder = launcher.folder()
     words = ["accelerate.commands.launch", "--config_file", str(FOLDER / "ddp.yaml"), "--num_processes", "2",
@@ -87,6 +90,7 @@ def assert_trained(run: Trained) -> None:
     assert (run.folder / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_torchrun_leaves_a_checkpoint_and_no_process(launcher: Launcher) -> None:
     """The launcher passes it on; batch systems signal the processes too, which must not stop at once for that."""
     folder = launcher.folder()

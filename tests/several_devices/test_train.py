@@ -7,6 +7,7 @@ import pytest
 import torch
 from launched import Launcher, Trained, variables_of
 from pipelines import rows_of, write_prompts
+from transformers import AutoModelForCausalLM
 
 from prefpipe.cli.launch_config import FOLDER
 
@@ -19,11 +20,12 @@ CUT = ("--objective", "simpo", "--max-batch-tokens", 64, "--max-grad-norm", 0.5,
 """No reference; groups that span several passes, other numbers of them on each device; gradients that are clipped."""
 PLAIN = ("--objective", "ampo", "--no-shared-prompt", "--gradient-checkpointing")
 ADAPTER = (*REFERENCE, "--lora-r", 4)
+UNEVEN = ("--objective", "simpo", "--global-batch-size", 8, "--per-device-train-batch-size", 4, "--report-to", "tensorboard")
+"""The last step of each epoch has 3 prompts: all of them on the first device, none on the second."""
 
 
 def assert_same(two: Trained, one: Trained) -> None:
     """Compare every figure of every step but the epoch, whose last step has other shares, and the saved weights."""
-    assert len(two.metrics) == len(one.metrics) == 6
     for found, wanted in zip(two.metrics, one.metrics, strict=True):
         names = wanted.keys() - {"epoch", "split"}
         assert {name: found[name] for name in names} == pytest.approx({name: wanted[name] for name in names}, abs=1e-4)
@@ -47,16 +49,23 @@ def adapter(launcher: Launcher) -> Trained:
     return launcher.one(*ADAPTER)
 
 
-@each_wrapper
-def test_an_objective_with_a_reference(launcher: Launcher, reference: Trained, wrapper: dict[str, str]) -> None:
+@pytest.fixture(scope="module")
+def cut_up(launcher: Launcher) -> Trained:
+    """A policy that FSDP had in pieces."""
+    return launcher.two(FSDP2, *REFERENCE)
+
+
+def test_an_objective_with_a_reference(launcher: Launcher, reference: Trained) -> None:
     """11 prompts in steps of 4: the last of each epoch has 3, of which one device gets 2 and the other 1.
 
     One file of metrics, one summary, one result, and what both would say is said once.
     """
-    two = launcher.two(wrapper, *REFERENCE)
+    two = launcher.two(DDP, *REFERENCE)
     assert_same(two, reference)
     assert [row["n_prompts"] for row in two.metrics] == [4, 4, 3, 4, 4, 3]
-    assert rows_of(two.folder) == [row | {"ref_logp": pytest.approx(row["ref_logp"], abs=1e-4)} for row in rows_of(reference.folder)]
+    assert rows_of(two.folder) == [
+        row | {"ref_logp": pytest.approx(row["ref_logp"], abs=1e-4)} for row in rows_of(reference.folder)
+    ]
     assert [outcome.stdout for outcome in two.outcomes] == [f"{two.folder}\n", ""]
     for line in ("train: 37 rows in", "4 prompts a step = 2 devices x 1 x 2 accumulated", "train: step 6 of 6 done"):
         assert two.said.count(line) == 1, two.said
@@ -64,8 +73,23 @@ def test_an_objective_with_a_reference(launcher: Launcher, reference: Trained, w
     assert sorted(line[:26] for line in parts) == ["logprobs: part 1 of 1 done", "logprobs: part 2 of 2 done"]
 
 
+def test_an_objective_with_a_reference_and_weights_in_pieces(cut_up: Trained, reference: Trained) -> None:
+    assert_same(cut_up, reference)
+
+
 @each_wrapper
-def test_groups_that_span_passes_and_gradients_that_are_clipped(launcher: Launcher, cut: Trained, wrapper: dict[str, str]) -> None:
+def test_a_device_that_has_no_prompt(launcher: Launcher, wrapper: dict[str, str]) -> None:
+    """It waits in the passes of the other, and the figures are means over prompts: a mean over devices would halve them."""
+    two = launcher.two(wrapper, *UNEVEN)
+    assert [row["n_prompts"] for row in two.metrics] == [8, 3, 8, 3]
+    assert_same(two, launcher.one(*UNEVEN))
+    assert len(list((two.folder / "tensorboard").iterdir())) == 1
+
+
+@each_wrapper
+def test_groups_that_span_passes_and_gradients_that_are_clipped(
+    launcher: Launcher, cut: Trained, wrapper: dict[str, str]
+) -> None:
     two = launcher.two(wrapper | {"CHUNKED": "1"}, *CUT)
     assert_same(two, cut)
     assert min(row["grad_norm"] for row in two.metrics) > 0.5
@@ -90,13 +114,12 @@ def test_adapters(launcher: Launcher, adapter: Trained, wrapper: dict[str, str])
     assert all("lora" in name for name in two.weights)
 
 
-def test_the_policy_is_used_by_generate(launcher: Launcher, tmp_path: Path) -> None:
-    """What FSDP had in pieces is a model like any other."""
-    two = launcher.two(FSDP2, *REFERENCE)
-    assert json.loads((two.folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+def test_a_policy_that_was_in_pieces_is_a_model_like_any_other(launcher: Launcher, cut_up: Trained, tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(cut_up.folder)
+    assert json.loads((cut_up.folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     prompts = write_prompts(tmp_path / "prompts.jsonl", 2)
-    outcome = launcher.server.run("generate", prompts, "--backend", "transformers", "--model", two.folder, "--n", 1, "--max-tokens", 4,
-                                  "-o", tmp_path / "candidates")  # fmt: skip
+    outcome = launcher.server.run("generate", prompts, "--backend", "transformers", "--model", cut_up.folder, "--n", 1,
+                                  "--max-tokens", 4, "-o", tmp_path / "candidates")  # fmt: skip
     assert outcome.code == 0, outcome.stderr
     assert len(rows_of(tmp_path / "candidates")) == 2
 
@@ -112,6 +135,17 @@ def test_a_signal_to_one_process_stops_both_and_the_same_command_goes_on(
     again = launcher.two(wrapper, *REFERENCE, folder=stopped.folder)
     assert again.said.count("going on from") == 1
     assert_same(again, reference)
+
+
+def test_a_checkpoint_of_one_device_goes_on_with_two_and_that_of_another_wrapper_is_refused(
+    launcher: Launcher, reference: Trained
+) -> None:
+    stopped = launcher.one(*REFERENCE, variables={"SIGTERM_AT": "0:2"}, code=75)
+    refused = launcher.two(FSDP2, *REFERENCE, folder=stopped.folder, codes=(2, 2))
+    assert refused.said.count("checkpoint-2 was written under DDP or on one device, and this run is under FSDP") == 1, (
+        refused.said
+    )
+    assert_same(launcher.two(DDP, *REFERENCE, folder=stopped.folder), reference)
 
 
 def test_an_error_on_one_process_ends_both_and_is_said_once(launcher: Launcher) -> None:
