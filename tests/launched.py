@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stage_server import Command, Outcome, StageServer
 from tiny_models import make_tiny_causal_lm
 from torch.distributed import TCPStore
@@ -24,14 +24,15 @@ from prefpipe.artifacts.model_files import inspect_model
 LIMIT_S = 60.0
 N_PROMPTS = 11
 """Of which 4 make a step: the last one of each epoch has 3."""
-COMMON = ("--learning-rate", 1e-2, "--global-batch-size", 4, "--num-train-epochs", 2)
+COMMON = ("--learning-rate", 1e-2, "--global-batch-size", 4)
 
 
 class Inputs(NamedTuple):
-    """A model, another with tied embeddings, and groups of 2 to 5 responses, one of them longer than 64 tokens by itself."""
+    """A model, one with tied embeddings, one whose weights are bfloat16 numbers, as published ones are, and groups of 2 to 5 responses."""
 
     model: Path
     tied: Path
+    rounded: Path
     groups: Path
 
 
@@ -111,7 +112,8 @@ class Launcher:
 
     def train_words(self, folder: Path, flags: tuple[object, ...], model: Path | None = None) -> list[object]:
         """Return the command's words."""
-        quiet = () if "--report-to" in flags else ("--report-to", "none")
+        quiet: list[object] = [] if "--report-to" in flags else ["--report-to", "none"]
+        quiet += [] if "--max-steps" in flags else ["--num-train-epochs", 2]
         return ["train", self.inputs.groups, "-o", folder, "--model", model or self.inputs.model, *COMMON, *quiet, *flags]
 
 
@@ -123,7 +125,10 @@ def open_launcher(variables: Mapping[str, str] | None = None) -> Iterator[Launch
     (root / "streams").mkdir()
     server = StageServer(root / "streams", ("prefpipe.stages.train", "on_gloo"), variables or {})
     model, tied = make_tiny_causal_lm(root / "model"), make_tiny_causal_lm(root / "tied", 1, tie_word_embeddings=True)
-    yield Launcher(server, Inputs(model, tied, _make_groups(root / "groups", model)), root)
+    rounded = make_tiny_causal_lm(root / "rounded")
+    weights = {name: weight.bfloat16().float() for name, weight in load_file(rounded / "model.safetensors").items()}
+    save_file(weights, rounded / "model.safetensors", {"format": "pt"})
+    yield Launcher(server, Inputs(model, tied, rounded, _make_groups(root / "groups", model)), root)
     server.stop()
     shutil.rmtree(root, ignore_errors=True)
 

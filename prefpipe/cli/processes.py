@@ -25,7 +25,7 @@ def tells_the_error(arguments: Sequence[str]) -> bool:
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if n_processes == 1 or arguments[:1] != ["train"] or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
-    from torch.distributed.distributed_c10d import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports it
 
     own = os.environ.get("RANK", "0")
     try:

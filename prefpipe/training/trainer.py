@@ -9,7 +9,7 @@ means, overweights prompts in a short last micro-batch.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate import DistributedType
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Sampler
 from transformers import (
     EvalPrediction,
@@ -79,6 +80,29 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self._n_tokens: list[Tensor] = []
         for callback in (PrinterCallback, ProgressCallback):  # stdout belongs to the command's result
             self.remove_callback(callback)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Let FSDP2 compute what one device computes under autocast: weights travel in bfloat16, all else stays as it is.
+
+        accelerate would have it keep hidden states and log-probabilities in bfloat16 too, and sum gradients in it; the policy
+        would not begin at its reference, which is measured under autocast.
+        """
+        super().create_accelerator_and_postprocess()
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and plugin.fsdp_version == 2 and self.args.bf16:
+            # embeddings that are float32 on one device give float32 hidden states; a frozen bfloat16 base does not
+            is_float32 = self.model.get_input_embeddings().weight.dtype == torch.float32
+            plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False,
+                output_dtype=torch.float32 if is_float32 else None,
+            )  # fmt: skip
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        """Enter autocast where FSDP2 has the model: accelerate puts it around the models of the other wrappers only."""
+        contexts: ExitStack = super().compute_loss_context_manager()
+        if self.is_fsdp_enabled and self.args.bf16:
+            contexts.enter_context(torch.autocast(self.args.device.type, torch.bfloat16))
+        return contexts
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         groups = (train_dataset if train_dataset is not None else self.train_dataset).groups

@@ -95,7 +95,7 @@ def test_a_signal_to_torchrun_leaves_a_checkpoint_and_no_process(launcher: Launc
     """The launcher passes it on; batch systems signal the processes too, which must not stop at once for that."""
     folder = launcher.folder()
     words = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = start(launcher, folder, words, "--objective", "simpo", "--num-train-epochs", 5000)
+    process = start(launcher, folder, words, "--objective", "simpo", "--max-steps", 15_000)
     deadline = time.monotonic() + LIMIT_S
     while not (folder / "metrics.parquet").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,6 +1,7 @@
 """Training on two devices is training on one: the same losses, norms and weights, whatever holds the weights."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,19 @@ def test_adapters(launcher: Launcher, adapter: Trained, wrapper: dict[str, str])
     two = launcher.two(wrapper, *ADAPTER)
     assert_same(two, adapter)
     assert all("lora" in name for name in two.weights)
+
+
+@each_wrapper
+@pytest.mark.parametrize("kind", [(), ("--lora-r", 4)], ids=["whole model", "adapter"])
+def test_in_bfloat16_the_policy_begins_at_its_reference(
+    launcher: Launcher, wrapper: dict[str, str], kind: tuple[object, ...]
+) -> None:
+    """The learning rate of the first step is 0: two losses of exactly log 2, and float32 weights that are saved."""
+    two = launcher.two(
+        wrapper, *REFERENCE, *kind, "--bf16", "--max-steps", 2, "--warmup-ratio", 0.5, model=launcher.inputs.rounded
+    )
+    assert [row["loss"] for row in two.metrics] == pytest.approx([math.log(2)] * 2, abs=1e-5)
+    assert {weight.dtype for weight in two.weights.values()} == {torch.float32}
 
 
 def test_a_policy_that_was_in_pieces_is_a_model_like_any_other(launcher: Launcher, cut_up: Trained, tmp_path: Path) -> None:
