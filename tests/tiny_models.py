@@ -70,7 +70,7 @@ def tiny_config(**changes) -> LlamaConfig:
 
 
 def make_tiny_causal_lm(path, seed=0, **changes) -> Path:
-    """Write a causal language model with its tokenizer to ``path`` and return the path."""
+    """Write a causal language model with its tokenizer to ``path`` and return the path; ``changes`` are its configuration's."""
     return _save(LlamaForCausalLM, tiny_config(**changes), Path(path), seed)
 
 

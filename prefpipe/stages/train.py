@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from accelerate import PartialState
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import fingerprint_of
@@ -34,6 +33,7 @@ from prefpipe.training.checkpoints import require_checkpoint, weights_problem
 from prefpipe.training.early_stopping import describe_evaluation
 from prefpipe.training.measures import describe_calibration, describe_progress
 from prefpipe.training.policy import check_lora
+from prefpipe.training.ranks import from_first, leave, processes
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation
 from prefpipe.training.tables import METRICS_FILE, POLICY
 
@@ -63,18 +63,19 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
     lora = lora_of(config)
     if lora is not None and config.target == "policy":
         check_lora(model, lora, load_in_4bit=config.load_in_4bit, trust_remote_code=config.trust_remote_code)
-    derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, PartialState().num_processes)
+    derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, processes().num_processes)
     reference = reference_of(config, settings.objective, model, groups, reference_model)
     evaluation = evaluation_groups(config, settings.objective, model, reference_model, reference)
     parents = {"groups": _digest(groups, allow_partial=config.allow_partial)}
     if evaluation is not None:
         parents["eval_groups"] = evaluation.artifact.digest()
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         output = _open_output(config, settings, model, groups, reference, runtime, evaluation)
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             _start_again_if_changed(config, {**parents, "run": output.record.fingerprint}, runtime)
     summary = Summary(config.stage, config.output)
-    if output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists() and _holds_model(config.output, runtime):
+    is_done = output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists() and _holds_model(config.output, runtime)
+    if from_first(is_done):
         runtime.log(f"{config.output}: the {'reward model' if config.target == 'reward' else 'policy'} is trained and kept")
         summary.n_parts_kept = 1
         summary.counts.update(output.footer(0).counts)
@@ -82,12 +83,13 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         return summary
     work = TrainRun(config, settings, model, reference, runtime, evaluation)
     figures = work.train(read_rows(groups, allow_partial=config.allow_partial), groups)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         rows = work.fate_rows()
         output.write(0, pa.Table.from_pylist(rows, schema=POLICY.arrow()), counts=count_by_status(rows), parents=parents)
         with atomic_write(config.output / SUMMARY_FILE) as file:
             file.write((json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
         summary.counts.update(count_by_status(rows))
+    leave()
     summary.n_parts_made = 1
     summary.facts |= figures
     summary.notes += [describe_progress(figures), *describe_evaluation(figures["evaluation"])]
@@ -154,7 +156,7 @@ def _open_output(
                   "model": model.identity(), "groups": parent_identity(groups)},
         parents=parents,
     )  # fmt: skip
-    return open_output(config.output, record, shard=Shard(), overwrite=config.overwrite and PartialState().is_main_process)
+    return open_output(config.output, record, shard=Shard(), overwrite=config.overwrite and processes().is_main_process)
 
 
 def _digest(groups: Artifact, *, allow_partial: bool) -> str:

@@ -10,12 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerate import PartialState
-
 from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
-from prefpipe.artifacts.store import Artifact, Shard, open_input
+from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
@@ -24,6 +22,7 @@ from prefpipe.stages import logprobs
 from prefpipe.stages.candidate_rows import parent_identity
 from prefpipe.stages.runtime import Runtime
 from prefpipe.training.groups import Key
+from prefpipe.training.ranks import processes
 
 FOLDER, EVAL_FOLDER = "reference", "reference-eval"
 BASE = "base"
@@ -64,7 +63,7 @@ class Reference(NamedTuple):
     def _measure(self, config: TrainConfig, policy: ModelFiles, runtime: Runtime) -> Artifact:
         """Make what is missing of the run's own reference, each process its share of the parts."""
         assert self.model is not None
-        state = PartialState()
+        state = processes()
         wanted = LogprobsConfig(
             groups=config.groups, output=config.output / self.folder, model=self.model.requested, dtype=dtype_of(config),
             max_length=config.max_length, on_too_long=config.on_too_long, max_batch_tokens=config.max_batch_tokens,
@@ -72,9 +71,10 @@ class Reference(NamedTuple):
             trust_remote_code=config.trust_remote_code, merge_adapter=not config.lora_r,
         )  # fmt: skip
         record = logprobs.record_of(wanted, self.model, self.groups, runtime, encode_as=policy)
-        if _fingerprint_on_disk(wanted.output) not in (None, record.fingerprint):
-            runtime.log(f"{wanted.output} holds another reference: it is measured again")
-            wanted = replace(wanted, overwrite=True)
+        with state.main_process_first():  # whoever starts again must not throw away what others have made anew
+            if state.is_main_process and _fingerprint_on_disk(wanted.output) not in (None, record.fingerprint):
+                runtime.log(f"{wanted.output} holds another reference: it is measured again")
+                open_output(wanted.output, record, shard=Shard(), overwrite=True)
         shard = Shard(state.process_index, state.num_processes)
         stopped = None
         try:

@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerate import PartialState
-
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.train import TrainConfig
@@ -17,12 +15,14 @@ from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
 from prefpipe.stages.train_reference import Reference
 from prefpipe.stages.train_sides import side_of
 from prefpipe.training.callbacks import CollapseWarning, LogWithCheckpoints, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
-from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
+from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, require_wrapper
 from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
+from prefpipe.training.forward import share_as_first
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
 from prefpipe.training.measures import FALLS, mean_measures
 from prefpipe.training.policy import LoraSettings, Policy
+from prefpipe.training.ranks import any_process, cuts_weights, from_first, processes
 from prefpipe.training.settings import TrainSettings, training_arguments
 from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
@@ -39,6 +39,7 @@ class _Trained(NamedTuple):
     max_steps: int
     early: EarlyStopping | None
     calibration: dict[str, Any] | None
+    weights: dict[str, Any] | None
 
 
 def lora_of(config: TrainConfig) -> LoraSettings | None:
@@ -79,7 +80,8 @@ class TrainRun:
         groups = self._with_reference(self.prepared.groups)
         self.runtime.log(f"loading {self.model.requested}")
         policy = self.side.load(lora_of(config))
-        policy.model.to(arguments.device)
+        if not cuts_weights():
+            policy.model.to(arguments.device)
         self._share_prompts(policy)
         n_evaluated = f" and {len(self.eval_groups)} to evaluate on" if self.eval_groups else ""
         self.runtime.log(
@@ -96,11 +98,11 @@ class TrainRun:
                 hint=f"run the same command again{_without_flags(config)} to go on",
             )
         figures = self._figures(trained)
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             facts = {name: figures[name] for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")}
             if trained.early is not None and trained.early.best is not None:
                 facts["saved_step"] = trained.early.best["step"]
-            self.side.save(policy, facts)
+            self.side.save(policy, facts, trained.weights)
         return figures
 
     def fate_rows(self) -> list[Row]:
@@ -145,7 +147,7 @@ class TrainRun:
 
     def _share_prompts(self, policy: Policy) -> None:
         """Compute each prompt once a group, or say why it is computed once a response."""
-        problem = self.side.share(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
+        problem = share_as_first(policy.model, self.side.share) if self.config.shared_prompt else "--no-shared-prompt"
         once = sum(len(group.prompt_token_ids) for group in self.prepared.groups)
         each = sum(len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups)
         if problem is None:
@@ -177,7 +179,7 @@ class TrainRun:
     def _loop(self, policy: Policy, groups: list[Group], arguments: Any) -> _Trained:
         config, runtime = self.config, self.runtime
         budget = self.budget
-        stop = StopWhenAsked(lambda: runtime.should_stop() or (budget is not None and budget.is_up()))
+        stop = StopWhenAsked(lambda: any_process(runtime.should_stop() or (budget is not None and budget.is_up())))
         callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress)]
         callbacks += [stop] if budget is None else [budget, stop]  # it measures a step before it is asked
         callbacks.append(LogWithCheckpoints())
@@ -189,7 +191,7 @@ class TrainRun:
         if config.resume_from is not None:
             checkpoint: Path | None = require_checkpoint(config.resume_from)
         else:
-            checkpoint = find_last_checkpoint(config.output, runtime.log)
+            checkpoint = from_first(find_last_checkpoint(config.output, runtime.log))
         if checkpoint is not None:
             runtime.log(f"going on from {checkpoint}")
         arguments.eval_on_start = bool(self.eval_groups) and checkpoint is None  # the baseline; a checkpoint has it in its log
@@ -198,10 +200,13 @@ class TrainRun:
             policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, eval_groups=self.eval_groups,
             callbacks=callbacks, target=target,
         )  # fmt: skip
+        if checkpoint is not None:
+            require_wrapper(checkpoint, trainer.wrapper)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
         calibration = None if stop.stopped else self.side.calibration(trainer)
-        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, early, calibration)
+        weights = None if stop.stopped else trainer.whole_weights()
+        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, early, calibration, weights)
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]

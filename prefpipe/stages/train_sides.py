@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import UsageError
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_conversations import conversations_of
@@ -18,6 +19,7 @@ from prefpipe.training.forward import share_prompts
 from prefpipe.training.groups import Group, lacks_pair, lacks_role
 from prefpipe.training.head_scores import share_conversations
 from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
+from prefpipe.training.ranks import cuts_weights
 from prefpipe.training.reward_model import (
     finished_reward_model,
     load_reward_model,
@@ -54,8 +56,11 @@ class Side(Protocol):
     def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
         """Return the calibration of the trained model on the evaluated pairs, None where it has none."""
 
-    def save(self, trained: Policy, facts: dict[str, Any]) -> None:
-        """Write the result into the output folder; the trained object may be used up."""
+    def save(self, trained: Policy, facts: dict[str, Any], weights: dict[str, Any] | None) -> None:
+        """Write the result into the output folder; the trained object may be used up.
+
+        ``weights``: all of them, where the object's own are cut over several devices.
+        """
 
 
 class PolicySide:
@@ -92,9 +97,9 @@ class PolicySide:
     def calibration(self, _trainer: GroupTrainer) -> None:
         """Return nothing: the scores of a policy are relative to a reference."""
 
-    def save(self, trained: Policy, facts: dict[str, Any]) -> None:
+    def save(self, trained: Policy, facts: dict[str, Any], weights: dict[str, Any] | None) -> None:
         """Write the policy, or its adapter."""
-        save_policy(trained, self.config.output, model_card(trained, self.model, facts))
+        save_policy(trained, self.config.output, model_card(trained, self.model, facts), weights=weights)
 
 
 class RewardSide:
@@ -119,7 +124,14 @@ class RewardSide:
         return conversations_of(rows, self.tokenizer)
 
     def load(self, lora: LoraSettings | None) -> Policy:
-        """Load the classifier, with a fresh head where it has none."""
+        """Load the classifier, with a fresh head where it has none.
+
+        Errors:
+            UsageError: adapters, which are merged in the end, over weights that are cut over several devices.
+        """
+        if lora is not None and cuts_weights():
+            raise UsageError("--lora-r of a reward model is merged when it is saved, which FSDP and ZeRO-3 do not allow",
+                             hint="use `prefpipe launch-config ddp` or zero2, or leave out --lora-r")  # fmt: skip
         config = self.config
         return load_reward_model(
             self.model, self.tokenizer, lora=lora, seed=config.seed, trust_remote_code=config.trust_remote_code
@@ -147,10 +159,11 @@ class RewardSide:
             trainer.predict(trainer.eval_dataset)  # early stopping took another model, or a run went on from its last step
         return target.calibration
 
-    def save(self, trained: Policy, facts: dict[str, Any]) -> None:
+    def save(self, trained: Policy, facts: dict[str, Any], weights: dict[str, Any] | None) -> None:
         """Write the whole model, adapters merged."""
         merged = finished_reward_model(trained)
-        save_policy(merged, self.config.output, model_card(merged, self.model, facts, kind="A reward model"))
+        card = model_card(merged, self.model, facts, kind="A reward model")
+        save_policy(merged, self.config.output, card, weights=weights)
 
 
 def side_of(config: TrainConfig, model: ModelFiles, runtime: Runtime) -> Side:

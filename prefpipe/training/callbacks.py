@@ -76,7 +76,7 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
         """Compare the last train rows with the first."""
         values = [entry["logps/chosen"] for entry in state.log_history if "logps/chosen" in entry]
-        if self._warned or len(values) < 2 * N_FIRST_ROWS:
+        if self._warned or len(values) < 2 * N_FIRST_ROWS or not state.is_world_process_zero:
             return
         began, now = fmean(values[:N_FIRST_ROWS]), fmean(values[-N_FIRST_ROWS:])
         if began - now < COLLAPSE_NATS:

@@ -15,6 +15,7 @@ from prefpipe.maths.logps import ResponseLogps, mean_logps, sum_response_logps, 
 from prefpipe.training.batches import Batch, pad_sequences
 from prefpipe.training.groups import Group, Key
 from prefpipe.training.projection import changes_logits, scoring_head
+from prefpipe.training.ranks import from_first, processes
 from prefpipe.training.shared_prompt import (
     ATTENTION,
     changes_attention,
@@ -187,6 +188,17 @@ def prepare_packing(
         model.train(was_training)
     if problem is not None:
         inside.set_attn_implementation(before)
+    return problem
+
+
+def share_as_first(model: nn.Module, share: Callable[[nn.Module], str | None]) -> str | None:
+    """Do what ``share``, `share_prompts` or one like it, does, with the verdict of the first process for all.
+
+    The others may have no weights yet (FSDP sends them later), and packed and plain passes do not go together.
+    """
+    problem = from_first(share(model) if processes().is_main_process else None)
+    if problem is None:
+        _causal_of(model).set_attn_implementation(ATTENTION)
     return problem
 
 

@@ -72,7 +72,11 @@ class PreparedGroups(NamedTuple):
         return ", ".join(f"{count} {name}" for name, count in self.left_out.items())
 
 
-class GroupDataset(Dataset[Group]):
+NO_GROUP = -1
+"""Index of the empty places that fill the last batches of an epoch, where prompts do not divide by processes."""
+
+
+class GroupDataset(Dataset[Group | None]):
     """Groups as the trainer wants them: an indexed data set."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -81,8 +85,8 @@ class GroupDataset(Dataset[Group]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> Group:
-        return self.groups[index]
+    def __getitem__(self, index: int) -> Group | None:
+        return None if index == NO_GROUP else self.groups[index]
 
 
 def lacks_role(group: Group) -> str | None:

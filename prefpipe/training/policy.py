@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -29,6 +29,7 @@ from prefpipe.artifacts.atomic import atomic_write, settle_file, sync_folder
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.errors import ModelError, UsageError
 from prefpipe.training.quantisation import NF4, keep_one_kernel, nf4_config, require_bitsandbytes
+from prefpipe.training.ranks import loading_whole
 
 SAVED_SUFFIX = ".saving"
 
@@ -75,7 +76,8 @@ def load_policy(
     transformers_logging.disable_progress_bar()
     # Numpy and python randomness too: adapters start from random numbers.
     set_seed(seed)
-    model = _load_weights(whole, dtype, load_in_4bit=load_in_4bit, trust_remote_code=trust_remote_code)
+    with loading_whole(fsdp_sends=True):
+        model = _load_weights(whole, dtype, load_in_4bit=load_in_4bit, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
@@ -136,7 +138,8 @@ def load_reference(files: ModelFiles, *, dtype: str, merge_adapter: bool = False
     whole = _require_causal(files)
     transformers_logging.disable_progress_bar()
     kind = NF4.get(dtype, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-    model = _load_weights(whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code)
+    with loading_whole():
+        model = _load_weights(whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
         with _old_names_of_peft():
@@ -168,7 +171,7 @@ def turn_dropout_off(model: nn.Module) -> None:
             setattr(module, name, 0.0)
 
 
-def save_policy(policy: Policy, folder: Path, card: str) -> None:
+def save_policy(policy: Policy, folder: Path, card: str, *, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the trained policy: safetensors, configuration, tokenizer, chat template and a model card.
 
     A whole model, or an adapter that names its base and the base's revision. Everything is written to a hidden folder
@@ -178,6 +181,7 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
         policy: as loaded, trained.
         folder: exists; other files in it are left alone.
         card: text of ``README.md``.
+        weights: all of the model's, where its own are cut over several devices.
     """
     staging = folder / SAVED_SUFFIX
     with suppress(FileNotFoundError):
@@ -190,8 +194,10 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
     # The trainer switches the cache off; a saved model that generates without one is many times slower.
     model.config.use_cache = True
     # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
-    whole = {} if policy.adapter_base is None else {"save_embedding_layers": False}
-    model.save_pretrained(staging, **whole)
+    options: dict[str, Any] = {} if policy.adapter_base is None else {"save_embedding_layers": False}
+    if weights is not None:
+        options["state_dict"] = dict(weights)
+    model.save_pretrained(staging, **options)
     policy.tokenizer.save_pretrained(staging)
     with atomic_write(staging / "README.md") as file:
         file.write(card.encode())

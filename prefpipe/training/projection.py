@@ -79,7 +79,7 @@ def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor, *, entrop
 
     def score(hidden: Tensor) -> Tensor:
         n_vocabulary = head.weight.shape[0]
-        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=n_vocabulary, entropy=entropy)
+        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=n_vocabulary, entropy=entropy).clone()
 
     head.forward = score
     try:

@@ -115,6 +115,11 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         arguments = TrainingArguments(**_translate(settings, folder))
     except (ValueError, ImportError) as error:
         raise UsageError(f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`") from error
+    if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
+        raise UsageError(
+            f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is in float32",
+            hint="pass --bf16 to `prefpipe train`, or `--mixed_precision no` to `accelerate launch`",
+        )
     # Without a launcher and with several GPUs in sight, the trainer would split batches over them (DataParallel),
     # which cannot split groups. One process trains on one device; `accelerate launch` starts more.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - the trainer itself sets it so for model parallelism

@@ -9,7 +9,7 @@ means, overweights prompts in a short last micro-batch.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import DistributedType
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import Sampler
 from transformers import (
     PreTrainedTokenizerBase,
@@ -84,12 +85,36 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         for callback in (PrinterCallback, ProgressCallback):  # stdout belongs to the command's result
             self.remove_callback(callback)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """Let FSDP2 compute what one device computes under autocast: weights travel in bfloat16, all else stays as it is.
+
+        accelerate would have it keep hidden states and log-probabilities in bfloat16 too, and sum gradients in it; the policy
+        would not begin at its reference, which is measured under autocast.
+        """
+        super().create_accelerator_and_postprocess()
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and plugin.fsdp_version == 2 and self.args.bf16:
+            # embeddings that are float32 on one device give float32 hidden states; a frozen bfloat16 base does not
+            is_float32 = self.model.get_input_embeddings().weight.dtype == torch.float32
+            plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False,
+                output_dtype=torch.float32 if is_float32 else None,
+            )  # fmt: skip
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        """Enter autocast where FSDP2 has the model: accelerate puts it around the models of the other wrappers only."""
+        contexts: ExitStack = super().compute_loss_context_manager()
+        if self.is_fsdp_enabled and self.args.bf16:
+            contexts.enter_context(torch.autocast(self.args.device.type, torch.bfloat16))
+        return contexts
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         groups = (train_dataset if train_dataset is not None else self.train_dataset).groups
         return GlobalBatchSampler(
             [longest_sequence(group) for group in groups],
             global_batch_size=self.settings.global_batch_size,
             seed=self.settings.seed,
+            at_once=self.settings.per_device_train_batch_size * self.args.world_size,
         )
 
     def get_batch_samples(
@@ -107,16 +132,17 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         A group in several rows takes two passes (Gao et al. 2021, arXiv 2101.06983): the log-probabilities of all its responses
         without gradients, then the loss's derivative to each of them, and the rows again, each weighted with its own.
         The gradients are those of one pass. Every process makes as many passes as the one that needs most, because wrappers
-        for several devices wait for each other in each.
+        for several devices wait for each other in each; a process that has no prompt left makes idle ones.
 
         Errors:
             PrefpipeError: the loss is not finite; training on would only spoil the weights.
         """
         model.train()
-        batches = self._prepare_inputs(inputs)["batches"]
+        inputs = self._prepare_inputs(inputs)
+        batches, idle_row = inputs["batches"], inputs["idle"]
         rows = [row for batch in batches for row in batch.get("rows", ())]
         whole = [batch for batch in batches if "rows" not in batch]
-        looks = iter(self._look(model, rows, spare=(rows or batches)[0]))
+        looks = iter(self._look(model, rows, spare=idle_row))
         shares: list[Tensor] = []
         passes: list[Callable[[], Tensor]] = [partial(self._share, model, batch, num_items_in_batch, shares) for batch in whole]
         for batch in batches:
@@ -124,15 +150,17 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
                 looked = list(islice(looks, len(batch["rows"])))
                 weights = self._weights(batch, looked, num_items_in_batch, shares)
                 passes += [partial(self._weighted, model, row, own) for row, own in zip(batch["rows"], weights, strict=True)]
-        idle = partial(self._weighted, model, (rows or batches)[0], None)
-        passes += [idle] * (self._most(len(passes)) - len(passes))
+        passes += [partial(self._weighted, model, idle_row, None)] * (self._most(len(passes)) - len(passes))
+        ends_step = self.accelerator.sync_gradients
         for number, compute in enumerate(passes, start=1):
             last = number == len(passes)
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            # DeepSpeed takes the optimizer's step inside a backward pass that ends one: only the very last may.
+            self.accelerator.gradient_state._set_sync_gradients(ends_step and last)  # noqa: SLF001 - as the trainer does
+            with nullcontext() if last or self.is_fsdp_enabled else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = compute()
                 self._backward(loss)
-        return torch.stack(shares).sum()
+        return torch.stack(shares).sum() if shares else torch.zeros((), device=self.args.device)
 
     def _look(self, model: nn.Module, rows: Sequence[Batch], *, spare: Batch) -> list[Any]:
         """Return what the model says of rows without gradients; ``spare`` is computed where other processes have more."""
@@ -230,10 +258,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
-        if "loss" in logs and self._measured:
-            rows = torch.cat(self._measured)
+        if "loss" in logs:  # on all processes, also on those that had no prompt
+            rows = torch.cat([torch.zeros(0, len(self.target.measures), device=self.args.device), *self._measured])
             sums = torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
-            n_tokens = self.accelerator.reduce(torch.stack(self._n_tokens).sum(), "sum")
+            n_tokens = self.accelerator.reduce(torch.stack([rows.new_zeros(()).long(), *self._n_tokens]).sum(), "sum")
             *totals, n_prompts = self.accelerator.reduce(sums, "sum").tolist()
             means = {name: total / n_prompts for name, total in zip(self.target.measures, totals, strict=True)}
             # The trainer's own loss is a mean over steps; in a short last step prompts would count more than elsewhere.
@@ -253,7 +281,33 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         with self._throughput.apart():
             super()._save_checkpoint(*arguments, **named)
 
+    @property
+    def wrapper(self) -> str:
+        """What holds the model: ``FSDP``, ``DeepSpeed``, or ``DDP``, which leaves it as it is on one device."""
+        return "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
+
+    def whole_weights(self) -> dict[str, Tensor] | None:
+        """Return the model's weights gathered from all processes, on the first of them; None where each has them whole.
+
+        All processes must ask: gathering waits for each of them.
+        """
+        if self.is_fsdp_enabled:
+            return self._untied(self.accelerator.get_state_dict(self.model))
+        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
+            return self._untied(self.accelerator.get_state_dict(self.deepspeed))
+        return None
+
+    def _untied(self, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+        """Return gathered weights without those that the model takes from others: gathered, both are whole."""
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
+        return None if weights is None else {name: weight for name, weight in weights.items() if name not in tied}
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The trainer's state, which says that a checkpoint is whole, is written next, by the first process.
+        self.accelerator.wait_for_everyone()
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        super()._save(output_dir, self._untied(state_dict))
         if self.args.should_save:  # a checkpoint is a whole model: tokenizer and chat template with it
             self.tokenizer.save_pretrained(output_dir or self.args.output_dir)
