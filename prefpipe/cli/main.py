@@ -15,6 +15,7 @@ from prefpipe.cli.check import check
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
+from prefpipe.cli.merge import merge
 from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
 from prefpipe.cli.processes import is_first, tells_the_error
@@ -43,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
-    "logprobs keeps a reference for train. import and export exchange data with other tools.",
+    "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
 )  # fmt: skip
 stop_flag = StopFlag()
 
@@ -68,6 +69,7 @@ app.command("status")(status)
 app.command("inspect")(inspect)
 app.command("savings")(savings)
 app.command("check")(check)
+app.command("merge")(merge)
 app.add_typer(models, name="models")
 app.command("objectives")(objectives)
 app.command("launch-config")(launch_config)

@@ -93,6 +93,7 @@ class TrainConfig(StageConfig):
     lora_alpha: float | None = option(None, help="scale of LoRA adapters; default 2 x rank")
     lora_dropout: float = option(0.0, help="dropout in LoRA adapters, the only dropout there is")
     lora_target_modules: tuple[str, ...] = option((), help="layers to adapt, repeat for several; default every linear layer")
+    load_in_4bit: bool = option(False, help="hold the frozen base under LoRA adapters in 4 bits (QLoRA): needs the extra `qlora`")
     save_steps: int = option(100, identity=False, help="optimizer steps between checkpoints")
     save_total_limit: int = option(2, identity=False, help="checkpoints kept")
     logging_steps: int = option(1, identity=False, help="optimizer steps between rows of the metrics")
@@ -124,10 +125,16 @@ class TrainConfig(StageConfig):
              "--save-steps, --save-total-limit and --logging-steps must be 1 or more"),
             (self.max_steps is None or self.num_train_epochs is None, "--max-steps and --num-train-epochs exclude each other"),
             (self.lora_r > 0 or not self._given_lora(), "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"),
+            (self.lora_r > 0 or not self.load_in_4bit, "--load-in-4bit needs --lora-r: 4-bit weights are not trained"),
             (self.reference is None or self.reference_model is None, "--reference and --reference-model exclude each other"),
             (len(self.report_to) == 1 or "none" not in self.report_to, "--report-to none stands alone"),
         )  # fmt: skip
         return found + [sentence for holds, sentence in checks if not holds]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what can change the result; a base that is not quantised is not mentioned, as before there was a choice."""
+        found = super().identity()
+        return found if self.load_in_4bit else {name: value for name, value in found.items() if name != "load_in_4bit"}
 
     def _given_lora(self) -> bool:
         return self.lora_alpha is not None or self.lora_dropout > 0 or bool(self.lora_target_modules)

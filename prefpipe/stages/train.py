@@ -26,9 +26,10 @@ from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.stages.train_groups import read_rows
 from prefpipe.stages.train_reference import Reference, reference_of
-from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun
+from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun, lora_of
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
 from prefpipe.training.measures import describe_progress
+from prefpipe.training.policy import check_lora
 from prefpipe.training.ranks import from_first, leave, processes
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation
 from prefpipe.training.tables import METRICS_FILE, POLICY
@@ -56,6 +57,9 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
     if config.resume_from is not None:
         require_checkpoint(config.resume_from)  # before a large model is loaded and the reference measured
     # whatever needs no row is checked before --overwrite throws anything away
+    lora = lora_of(config)
+    if lora is not None:
+        check_lora(model, lora, load_in_4bit=config.load_in_4bit, trust_remote_code=config.trust_remote_code)
     derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, processes().num_processes)
     reference = reference_of(config, settings.objective, model, groups, reference_model)
     parents = {"groups": _digest(groups, allow_partial=config.allow_partial)}

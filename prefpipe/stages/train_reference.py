@@ -64,7 +64,7 @@ class Reference(NamedTuple):
             groups=config.groups, output=config.output / FOLDER, model=self.model.requested, dtype=dtype_of(config),
             max_length=config.max_length, on_too_long=config.on_too_long, max_batch_tokens=config.max_batch_tokens,
             shared_prompt=config.shared_prompt, allow_partial=config.allow_partial, device=str(state.device), max_error_rate=0.0,
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=config.trust_remote_code, merge_adapter=not config.lora_r,
         )  # fmt: skip
         record = logprobs.record_of(wanted, self.model, self.groups, runtime, encode_as=policy)
         with state.main_process_first():  # whoever starts again must not throw away what others have made anew
@@ -86,6 +86,8 @@ class Reference(NamedTuple):
 
 def dtype_of(config: TrainConfig) -> str:
     """Return the number format in which the policy itself would be measured before its first step."""
+    if config.load_in_4bit:
+        return "nf4-bfloat16" if config.bf16 else "nf4-float32"
     return "float32" if not config.bf16 else "bfloat16" if config.lora_r else "mixed"
 
 

@@ -36,6 +36,14 @@ class _Trained(NamedTuple):
     weights: dict[str, Any] | None
 
 
+def lora_of(config: TrainConfig) -> LoraSettings | None:
+    """Return the adapters that a run trains, None where it trains all weights."""
+    if not config.lora_r:
+        return None
+    alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_r
+    return LoraSettings(config.lora_r, alpha, config.lora_dropout, config.lora_target_modules)
+
+
 class TrainRun:
     """One run: rows in, a saved policy and its figures out."""
 
@@ -55,17 +63,14 @@ class TrainRun:
             StoppedEarly: a stop was asked for; a checkpoint is on disk.
         """
         config = self.config
-        lora = None
-        if config.lora_r:
-            alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_r
-            lora = LoraSettings(config.lora_r, alpha, config.lora_dropout, config.lora_target_modules)
         arguments = training_arguments(self.settings, config.output)
         self._prepare(rows, source)
         groups = self._with_reference(self.prepared.groups)
         self.runtime.log(f"loading {self.model.requested}")
         policy = load_policy(
-            self.model, lora=lora, bf16=config.bf16, seed=config.seed, trust_remote_code=config.trust_remote_code
-        )
+            self.model, lora=lora_of(config), bf16=config.bf16, seed=config.seed, load_in_4bit=config.load_in_4bit,
+            trust_remote_code=config.trust_remote_code,
+        )  # fmt: skip
         if not cuts_weights():
             policy.model.to(arguments.device)
         self._share_prompts(policy)

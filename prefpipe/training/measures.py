@@ -19,6 +19,7 @@ MEASURES = (
     "rewards/best",
     "logps/chosen",
     "logps/rejected",
+    "entropy",
 )
 MEASURE_MEANINGS = {
     "loss": "mean over prompts of the objective",
@@ -29,6 +30,7 @@ MEASURE_MEANINGS = {
     "rewards/best": "share of prompts in which every positive's score is above every negative's, in [0, 1]",
     "logps/chosen": "mean log-probability of the positives, nats a token",
     "logps/rejected": "mean log-probability of the negatives, nats a token",
+    "entropy": "mean entropy of the policy's next-token distribution over the tokens of the responses, each response alike, nats",
 }
 
 
@@ -58,6 +60,7 @@ def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, target
         won == n_pairs,
         _mean(means, chosen),
         _mean(means, rejected),
+        _mean(policy.entropies, targets.mask) if policy.entropies is not None else torch.full_like(losses, torch.nan),
     ]
     return torch.stack([column.detach().float() for column in columns], -1)
 

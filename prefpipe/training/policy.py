@@ -2,7 +2,7 @@
 
 What is trained. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps float32 weights, because at
 learning rates near 1e-6 an update is smaller than the spacing of bfloat16 numbers and would be lost. With LoRA the adapter is
-float32, and the frozen base is bfloat16 where ``bf16`` is set.
+float32, and the frozen base is bfloat16 where ``bf16`` is set, or 4-bit where ``load_in_4bit`` is.
 
 Starting from an adapter folder. With LoRA the adapter itself is trained further (its rank and modules must be the ones
 asked for), so that the result names the same base model. Without LoRA it is merged into its base first, and the
@@ -11,7 +11,6 @@ result is a whole model.
 Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout`` asks for some.
 """
 
-import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,14 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
-from prefpipe.artifacts.atomic import atomic_write, sync_folder
+from prefpipe.artifacts.atomic import atomic_write, settle_file, sync_folder
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.errors import ModelError, UsageError
+from prefpipe.training.quantisation import NF4, keep_one_kernel, nf4_config, require_bitsandbytes
 from prefpipe.training.ranks import loading_whole
 
 SAVED_SUFFIX = ".saving"
@@ -52,8 +52,9 @@ class Policy(NamedTuple):
 
 
 def load_policy(
-    files: ModelFiles, *, lora: LoraSettings | None, bf16: bool, seed: int, trust_remote_code: bool = False
-) -> Policy:
+    files: ModelFiles, *, lora: LoraSettings | None, bf16: bool, seed: int, load_in_4bit: bool = False,
+    trust_remote_code: bool = False,
+) -> Policy:  # fmt: skip
     """Load a model for training.
 
     Args:
@@ -61,11 +62,12 @@ def load_policy(
         lora: train adapters of this shape; None trains all weights.
         bf16: see the module's text.
         seed: of the adapter's random start.
+        load_in_4bit: hold the frozen base in 4 bits; only with ``lora``.
         trust_remote_code: run Python files that come with the model.
 
     Errors:
         ModelError: not a causal language model, no tokenizer or chat template.
-        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks.
+        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks; no bitsandbytes.
     """
     whole = _require_causal(files)
     require_chat_template(files)
@@ -74,7 +76,7 @@ def load_policy(
     # Numpy and python randomness too: adapters start from random numbers.
     set_seed(seed)
     with loading_whole(fsdp_sends=True):
-        model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = _load_weights(whole, dtype, load_in_4bit=load_in_4bit, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
@@ -94,28 +96,66 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
     return {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
 
 
-def load_reference(files: ModelFiles, *, dtype: str, trust_remote_code: bool = False) -> Any:
+def check_lora(files: ModelFiles, lora: LoraSettings, *, load_in_4bit: bool = False, trust_remote_code: bool = False) -> None:
+    """Check adapters that are to be trained against the model's configuration alone; no weights are loaded.
+
+    Errors:
+        ModelError: not a causal language model.
+        UsageError: as `load_policy` would raise.
+    """
+    whole = _require_causal(files)
+    if load_in_4bit:
+        require_bitsandbytes()
+    if files.base is not None:
+        _check_same_lora(PeftConfig.from_pretrained(files.path), lora, files.path)
+        return
+    config = AutoConfig.from_pretrained(whole.path, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # noqa: BLE001 - a model's own code may need real weights; loading it will tell
+        return
+    _add_lora(model, lora, low_cpu_mem_usage=True)
+
+
+def load_reference(files: ModelFiles, *, dtype: str, merge_adapter: bool = False, trust_remote_code: bool = False) -> Any:
     """Load a model whose log-probabilities are a reference: frozen, without dropout.
 
     Args:
         files: a checked model folder: a causal language model, or an adapter of one.
-        dtype: ``float32`` and ``mixed`` have float32 weights, with an adapter merged in, as a policy that is trained whole;
-            ``bfloat16`` has bfloat16 weights, with the adapter beside them, as one that gets adapters under ``--bf16``.
+        dtype: ``float32`` and ``mixed`` have float32 weights, ``bfloat16`` has bfloat16 weights, ``nf4-float32`` and
+            ``nf4-bfloat16`` have 4-bit weights as `load_policy` would.
+        merge_adapter: add an adapter to its base's weights, as a policy that is trained whole has it, instead of computing
+            it beside them, as one whose adapter is trained further does. The two differ in the last digits.
         trust_remote_code: run Python files that come with the model.
 
     Errors:
         ModelError: not a causal language model.
+        UsageError: no bitsandbytes.
     """
     whole = _require_causal(files)
     transformers_logging.disable_progress_bar()
-    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    kind = NF4.get(dtype, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     with loading_whole():
-        model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=kind, trust_remote_code=trust_remote_code)
+        model = _load_weights(whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
         model = PeftModel.from_pretrained(model, files.path)
-        model = model if dtype == "bfloat16" else model.merge_and_unload()
+        model = model.merge_and_unload() if merge_adapter else model
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def computes_in_bfloat16(dtype: str) -> bool:
+    """Return whether a reference of this ``--dtype`` is measured under bfloat16 autocast."""
+    return dtype in ("mixed", "bfloat16", "nf4-bfloat16")
+
+
+def _load_weights(whole: ModelFiles, dtype: torch.dtype, *, load_in_4bit: bool, trust_remote_code: bool) -> Any:
+    how = {"quantization_config": nf4_config(dtype)} if load_in_4bit else {}
+    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **how)
+    if load_in_4bit:
+        keep_one_kernel(model)
+    return model
 
 
 def turn_dropout_off(model: nn.Module) -> None:
@@ -160,8 +200,7 @@ def save_policy(policy: Policy, folder: Path, card: str, *, weights: Mapping[str
         file.write(card.encode())
     last = {"config.json", "adapter_config.json"}
     for path in sorted(staging.iterdir(), key=lambda path: (path.name in last, path.name)):
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
+        settle_file(path)
         path.replace(folder / path.name)
     staging.rmdir()
     sync_folder(folder)
@@ -188,7 +227,7 @@ def _require_causal(files: ModelFiles) -> ModelFiles:
     return whole
 
 
-def _add_lora(model: Any, lora: LoraSettings) -> Any:
+def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -197,7 +236,7 @@ def _add_lora(model: Any, lora: LoraSettings) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        return get_peft_model(model, config, **how)
     except ValueError as error:
         raise UsageError(f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
                          hint="leave it out to adapt every linear layer") from error  # fmt: skip

@@ -161,7 +161,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         """Return the log-probabilities of rows without gradients; ``spare`` is computed where other processes have more."""
         n_looks = self._most(len(rows))
         with torch.no_grad(), self.compute_loss_context_manager():
-            return [batch_logps(model, row) for row in [*rows, *[spare] * (n_looks - len(rows))]][: len(rows)]
+            return [batch_logps(model, row, entropy=True) for row in [*rows, *[spare] * (n_looks - len(rows))]][: len(rows)]
 
     def _most(self, count: int) -> int:
         """Return the largest count over all processes."""
@@ -176,7 +176,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _share(self, model: nn.Module, batch: Batch, n_prompts: Any, shares: list[Tensor]) -> Tensor:
         """Return a micro-batch's share of the step's mean loss."""
-        return self._count(batch, group_logps(model, batch), n_prompts, shares)
+        return self._count(batch, group_logps(model, batch, entropy=True), n_prompts, shares)
 
     def _weights(
         self, batch: Batch, looked: Sequence[ResponseLogps], n_prompts: Any, shares: list[Tensor]
@@ -283,8 +283,8 @@ def _weighted(model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) ->
 
 def _group_logps_of(model: nn.Module, batch: Batch) -> ResponseLogps:
     if "rows" in batch:
-        return by_group([batch_logps(model, row) for row in batch["rows"]], batch["slots"])
-    return group_logps(model, batch)
+        return by_group([batch_logps(model, row, entropy=True) for row in batch["rows"]], batch["slots"])
+    return group_logps(model, batch, entropy=True)
 
 
 def _mean_measures(prediction: EvalPrediction) -> dict[str, float]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
-from tiny_models import make_tiny_causal_lm, make_tiny_tokenizer
+from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from prefpipe.artifacts.model_files import inspect_model
@@ -137,6 +137,24 @@ def test_an_adapter_names_the_model_it_was_trained_from(groups, model, tmp_path)
     run(config_of(groups, tmp_path / "policy", lora_r=4), model)
     config = json.loads((tmp_path / "policy" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("org/tiny", 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_target_modules": ("nosuch",)}, "--lora-target-modules nosuch"),
+        ({"model": "adapter", "lora_r": 8, "lora_alpha": 8.0}, "r is 4 there, 8 here"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused_before_anything_is_thrown_away(groups, model, tmp_path, changes, message):
+    run(config_of(groups, tmp_path / "policy", lora_r=4, objective="dpo"), model)
+    before = times_of(tmp_path / "policy")
+    start = model
+    if "model" in changes:
+        start = inspect_model(make_tiny_adapter(tmp_path / "adapter", model.path), "adapter", base=model)
+    with pytest.raises(UsageError, match=message):
+        run(config_of(groups, tmp_path / "policy", overwrite=True, **({"lora_r": 4} | changes)), start)
+    assert times_of(tmp_path / "policy") == before
 
 
 def test_reference_log_probabilities_are_kept_in_the_rows(groups, model, tmp_path):
