@@ -34,6 +34,7 @@ from prefpipe.errors import InputError, ModelError, UsageError
 from prefpipe.text.conversation_ids import conversation_ids
 from prefpipe.training.head_scores import score_head
 from prefpipe.training.policy import LoraSettings, Policy, turn_dropout_off
+from prefpipe.training.ranks import loading_whole
 
 PAD_TOKEN = "<|pad|>"  # noqa: S105 - a token of the vocabulary
 KINDS = ("causal-lm", "sequence-classification", "sentence-transformers")
@@ -162,10 +163,11 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
     set_seed(seed)
     labels = {} if files.kind == "sequence-classification" else {"num_labels": 1}
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            files.path, dtype=torch.float32, output_loading_info=True, use_safetensors=True, local_files_only=True,
-            trust_remote_code=trust_remote_code, **labels,
-        )  # fmt: skip
+        with loading_whole(fsdp_sends=True):
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                files.path, dtype=torch.float32, output_loading_info=True, use_safetensors=True, local_files_only=True,
+                trust_remote_code=trust_remote_code, **labels,
+            )  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{files.requested} cannot be loaded as a sequence classifier: {error}",
                          hint="start from a causal language model, or from an encoder of the BERT family") from error  # fmt: skip
