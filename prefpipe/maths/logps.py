@@ -11,17 +11,23 @@ from torch import Tensor
 
 from prefpipe.errors import InputError
 
+ENTROPY_LOGITS = 2**23
+"""Logits that are turned into probabilities at once: 32 MiB, so that entropies add nothing to the peak of a step."""
+
 
 class ResponseLogps(NamedTuple):
     """What a model says of each response, (S,).
 
     ``logps``: summed log-probability. ``n_tokens``: how many tokens were summed. ``end_probs``: probability of the
     end-of-sequence token with which the response ended, 0 where it was cut off; None where nobody said which ended.
+    ``entropies``: mean over the response's tokens of the entropy of the distribution each was drawn from, nats; None where
+    it was not asked for. No gradient goes through it.
     """
 
     logps: Tensor
     n_tokens: Tensor
     end_probs: Tensor | None = None
+    entropies: Tensor | None = None
 
 
 def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
@@ -38,6 +44,26 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
         logits = logits.float()
     flat = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
     return -flat.view(labels.shape)
+
+
+@torch.no_grad()
+def token_entropies(logits: Tensor, labels: Tensor, logps: Tensor) -> Tensor:
+    """Return the entropy of each distribution over the vocabulary, ``- sum_v p_v log p_v``, in nats, float32.
+
+    Args:
+        logits: (N, V).
+        labels: (N,) any token of each distribution.
+        logps: (N,) its log-probability, which with its logit gives the normaliser without another sum.
+    """
+    places = torch.arange(len(labels), device=labels.device)
+    normalisers = logits[places, labels].float() - logps.float()
+    size = max(1, ENTROPY_LOGITS // logits.shape[-1])
+    pieces = []
+    for some, own in zip(torch.split(logits, size), torch.split(normalisers, size), strict=True):
+        log_probs = some.float() - own[:, None]
+        # a banned token has log-probability -inf and probability 0, and adds nothing
+        pieces.append(-(log_probs.exp() * log_probs.clamp(min=torch.finfo(torch.float32).min)).sum(-1))
+    return torch.cat(pieces)
 
 
 def sum_response_logps(logps_N: Tensor, response_mask: Tensor, ended_S: Tensor | None = None) -> ResponseLogps:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from prefpipe.maths.logps import ResponseLogps, sum_response_logps, token_logps
+from prefpipe.maths.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
 from prefpipe.training.batches import Batch, pad_sequences
 from prefpipe.training.groups import Group, Key
 from prefpipe.training.projection import changes_logits, scoring_head
@@ -30,7 +30,13 @@ PADDED = ("input_ids", "attention_mask", "response_mask")
 
 
 def sequence_logps(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, ended: Tensor | None = None
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    ended: Tensor | None = None,
+    *,
+    entropy: bool = False,
 ) -> ResponseLogps:
     """Return the summed log-probability and token count of each sequence's response, and the probability of its end.
 
@@ -40,52 +46,70 @@ def sequence_logps(
         attention_mask: (S, T), 0 at padding.
         response_mask: (S, T) bool; position 0 is never a response token, as nothing predicts it.
         ended: (S,) bool, whether the response's last token is an end-of-sequence token; without it there is no ``end_probs``.
+        entropy: measure the entropies too.
 
     Returns:
-        ``logps`` (S,) float32, ``n_tokens`` (S,) and ``end_probs`` (S,).
+        ``logps`` (S,) float32, ``n_tokens``, ``end_probs`` and ``entropies`` (S,).
     """
-    return sum_response_logps(_sequence_token_logps(model, input_ids, attention_mask, response_mask), response_mask, ended)
+    tokens = _sequence_token_logps(model, input_ids, attention_mask, response_mask, entropy=entropy)
+    return _summed(tokens, response_mask, ended)
 
 
-def _sequence_token_logps(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Tensor:
+def _sequence_token_logps(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, *, entropy: bool
+) -> Tensor:
     predicting = torch.zeros_like(response_mask)
     predicting[:, :-1] = response_mask[:, 1:]
     with _project_only(model, predicting):
         logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits  # (N, V)
-    return token_logps(logits, input_ids[response_mask])
+    labels = input_ids[response_mask]
+    logps = token_logps(logits, labels)
+    return torch.stack([logps, token_entropies(logits, labels, logps)], -1) if entropy else logps[:, None]
 
 
-def packed_logps(model: nn.Module, packed: Mapping[str, Any]) -> ResponseLogps:
+def packed_logps(model: nn.Module, packed: Mapping[str, Any], *, entropy: bool = False) -> ResponseLogps:
     """Return the summed log-probability and token count of each response of a packed row, each prompt computed once.
 
     Args:
         model: a causal language model that `share_prompts` has prepared, wrapped for parallel training or not.
         packed: what `prefpipe.training.shared_prompt.pack_groups` returned, and ``ended`` (S,) where it is known.
+        entropy: measure the entropies too.
 
     Returns:
-        ``logps`` (S,) float32 and ``n_tokens`` (S,).
+        As `sequence_logps`.
     """
-    return sum_response_logps(_packed_token_logps(model, packed), packed["response_mask"], packed.get("ended"))
+    tokens = _packed_token_logps(model, packed, entropy=entropy)
+    return _summed(tokens, packed["response_mask"], packed.get("ended"))
 
 
-def _packed_token_logps(model: nn.Module, packed: Mapping[str, Any]) -> Tensor:
-    with scoring_head(unwrap(model), packed["predictors"], packed["labels"]):
-        logps: Tensor = model(
+def _packed_token_logps(model: nn.Module, packed: Mapping[str, Any], *, entropy: bool) -> Tensor:
+    with scoring_head(unwrap(model), packed["predictors"], packed["labels"], entropy=entropy):
+        tokens: Tensor = model(
             input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False, packed_layout=packed["layout"]
-        ).logits  # (M, 1)
-    return logps[:, 0]
+        ).logits
+    return tokens
 
 
-def group_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
+def _summed(tokens: Tensor, response_mask: Tensor, ended: Tensor | None) -> ResponseLogps:
+    """Return responses of (N, 1) log-probabilities, or (N, 2) with entropies."""
+    found = sum_response_logps(tokens[:, 0], response_mask, ended)
+    if tokens.shape[1] == 1:
+        return found
+    entropies = sum_response_logps(tokens[:, 1].detach(), response_mask)
+    return found._replace(entropies=mean_logps(entropies))
+
+
+def group_logps(model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False) -> ResponseLogps:
     """Return the log-probabilities of a batch's responses by group, each (P, R), 0 where there is no response."""
-    return by_group([batch_logps(model, batch)], batch["slots"])
+    return by_group([batch_logps(model, batch, entropy=entropy)], batch["slots"])
 
 
-def batch_logps(model: nn.Module, batch: Mapping[str, Any]) -> ResponseLogps:
+def batch_logps(model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False) -> ResponseLogps:
     """Return what a model says of a batch's responses one after the other, each (S,), packed or padded as they come."""
     if "layout" in batch:
-        return packed_logps(model, batch)
-    return sequence_logps(model, batch["input_ids"], batch["attention_mask"], batch["response_mask"], batch.get("ended"))
+        return packed_logps(model, batch, entropy=entropy)
+    padded = {name: batch[name] for name in PADDED}
+    return sequence_logps(model, **padded, ended=batch.get("ended"), entropy=entropy)
 
 
 def by_group(rows: Sequence[Found], slots: Tensor) -> Found:
@@ -224,9 +248,9 @@ def measure_responses(
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 there = to_device(batch, device)
                 if "layout" in there:
-                    tokens = _packed_token_logps(model, there)
+                    tokens = _packed_token_logps(model, there, entropy=False)[:, 0]
                 else:
-                    tokens = _sequence_token_logps(model, *(there[name] for name in PADDED))
+                    tokens = _sequence_token_logps(model, *(there[name] for name in PADDED), entropy=False)[:, 0]
                 summed = sum_response_logps(tokens, there["response_mask"])
             n_tokens = summed.n_tokens.tolist()
             yield from map(Measured, keys, summed.logps.tolist(), n_tokens, torch.split(tokens.float().cpu(), n_tokens))

@@ -20,6 +20,7 @@ MEASURES = (
     "rewards/best",
     "logps/chosen",
     "logps/rejected",
+    "entropy",
     "kl",
     "logps/chosen_fall",
     "logps/rejected_fall",
@@ -36,6 +37,7 @@ MEASURE_MEANINGS = {
     "rewards/best": "share of prompts in which every positive's score is above every negative's, in [0, 1]",
     "logps/chosen": "mean log-probability of the positives, nats a token",
     "logps/rejected": "mean log-probability of the negatives, nats a token",
+    "entropy": "mean entropy of the policy's next-token distribution over the tokens of the responses, each response alike, nats",
     "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate of the policy's distance from "
     "the reference, KL(reference || policy) a token, only where the reference sampled the responses; null without a reference",
     "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the same responses, nats a token; "
@@ -87,6 +89,7 @@ def measure_groups(
         won == n_pairs,
         _mean(means, chosen),
         _mean(means, rejected),
+        _mean(policy.entropies, targets.mask) if policy.entropies is not None else torch.full_like(losses, torch.nan),
         _mean(falls, targets.mask),
         _mean(falls, chosen),
         _mean(falls, rejected),
@@ -117,14 +120,14 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 def complete_entry(entry: dict[str, float], log_history: Sequence[Mapping[str, float]]) -> None:
     """Finish a log entry in place.
 
-    What is NaN for want of a reference goes; falls are counted from the beginning of the run then.
+    What is NaN because nothing says it (no reference) goes; falls are counted from the beginning of the run then.
 
     Args:
         entry: with the names of ``MEASURES``, all behind ``eval_`` in an evaluation.
         log_history: the entries before it.
     """
     prefix = "eval_" if "eval_loss" in entry else ""
-    for name in (*FALLS, "kl"):
+    for name in (*FALLS, "kl", "entropy"):
         if isnan(entry.get(prefix + name, nan)):
             entry.pop(prefix + name, None)
     for fall, name in FALLS.items():

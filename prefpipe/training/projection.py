@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prefpipe.maths.logps import token_logps
+from prefpipe.maths.logps import token_entropies, token_logps
 
 KEPT_LOGITS = 2**27
 """Logits that are kept for the backward pass rather than computed again: 512 MiB in float32."""
@@ -22,21 +22,27 @@ CHUNK_LOGITS = 2**25
 """Logits of one chunk where they are computed again: 128 MiB in float32."""
 
 
-def chunked_token_logps(project: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, *, n_vocabulary: int) -> Tensor:
-    """Return the log-probability of each label (M,), float32.
+def chunked_token_logps(
+    project: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, *, n_vocabulary: int, entropy: bool = False
+) -> Tensor:
+    """Return the log-probability of each label, (M, 1) float32, and with ``entropy`` that of its distribution beside it, (M, 2).
 
     Args:
         project: the output projection, (m, H) to (m, V).
         hidden: (M, H), what predicts each label.
         labels: (M,).
         n_vocabulary: V, which decides the size of a chunk.
+        entropy: add the entropies, nats, which no gradient goes through.
     """
-    if len(labels) * n_vocabulary <= KEPT_LOGITS:
-        return token_logps(project(hidden), labels)
-    size = max(1, CHUNK_LOGITS // n_vocabulary)
 
     def score(some_hidden: Tensor, some_labels: Tensor) -> Tensor:
-        return token_logps(project(some_hidden), some_labels)
+        logits = project(some_hidden)
+        logps = token_logps(logits, some_labels)
+        return torch.stack([logps, token_entropies(logits, some_labels, logps)], -1) if entropy else logps[:, None]
+
+    if len(labels) * n_vocabulary <= KEPT_LOGITS:
+        return score(hidden, labels)
+    size = max(1, CHUNK_LOGITS // n_vocabulary)
 
     pieces = [
         checkpoint(score, hidden[start : start + size], labels[start : start + size], use_reentrant=False)
@@ -57,8 +63,8 @@ def changes_logits(config: Any) -> str | None:
 
 
 @contextmanager
-def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor) -> Iterator[None]:
-    """Let the model's output projection return log-probabilities (M, 1) in the place of logits.
+def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor, *, entropy: bool = False) -> Iterator[None]:
+    """Let the model's output projection return what `chunked_token_logps` does in the place of logits.
 
     The model is still called as a whole, so wrappers (DDP, FSDP, autocast, adapters) stay in force.
 
@@ -66,12 +72,14 @@ def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor) -> Iterat
         model: a causal language model, unwrapped.
         predictors: (M,) tokens of the packed row whose output predicts each label.
         labels: (M,).
+        entropy: as there.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     project = head.forward
 
     def score(hidden: Tensor) -> Tensor:
-        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=head.weight.shape[0])[:, None]
+        n_vocabulary = head.weight.shape[0]
+        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=n_vocabulary, entropy=entropy)
 
     head.forward = score
     try:

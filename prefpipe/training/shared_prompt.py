@@ -14,6 +14,7 @@ through adapters, gradient checkpointing and wrappers for several devices.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -40,13 +41,32 @@ class PackedGroup(NamedTuple):
     responses: tuple[Span, ...]
 
 
+class Places(NamedTuple):
+    """Where attention finds a group's responses, on one device.
+
+    ``padded``: (responses * longest,) each response's tokens, padded with its last; ``real``: which of those are no padding.
+    Both None where all responses are equally long, and a view does. ``sees``: (longest, prompt + longest) bool.
+    """
+
+    padded: Tensor | None
+    real: Tensor | None
+    sees: Tensor
+
+
 class Layout:
     """The groups of a packed row. Opaque on purpose: what moves batches to devices must not take it apart."""
 
-    __slots__ = ("groups",)
+    __slots__ = ("_places", "groups")
 
     def __init__(self, groups: Sequence[PackedGroup]) -> None:
         self.groups = tuple(groups)
+        self._places: dict[torch.device, list[Places]] = {}
+
+    def places(self, device: torch.device) -> list[Places]:
+        """Return the places of each group, made once: every layer asks for them, and copying them to a GPU would stop it."""
+        if device not in self._places:
+            self._places[device] = [_places_of(group, device) for group in self.groups if group.responses]
+        return self._places[device]
 
 
 def pack_groups(groups: Sequence[Group]) -> dict[str, Any]:
@@ -150,52 +170,64 @@ def shared_prompt_attention(
         scaling: factor of the scores; default one over the root of the head size.
         dropout: of the weights, in training.
     """
-    n_shared = query.shape[1] // key.shape[1]
     dropout = dropout if module.training else 0.0
+    attend = partial(_attend, scaling=scaling, dropout=dropout)
+    all_places = iter(packed_layout.places(query.device))
     pieces = []
     for group in packed_layout.groups:
         start, length = group.prompt
         inside = slice(start, start + length)
-        prompt_key, prompt_value = (_repeat(each[:, :, inside], n_shared) for each in (key, value))
-        pieces.append(
-            scaled_dot_product_attention(
-                query[:, :, inside], prompt_key, prompt_value, is_causal=True, scale=scaling, dropout_p=dropout
-            )
-        )
+        # copies, because what the backward pass keeps of a view is the whole row
+        prompt_query, prompt_key, prompt_value = (each[:, :, inside].contiguous() for each in (query, key, value))
+        pieces.append(attend(prompt_query, prompt_key, prompt_value, None)[0])
         if not group.responses:
             continue
-        places, is_token = _padded_places(group.responses, query.device)
-        own = [_gather(each, places) for each in (query, key, value)]  # (responses, heads, longest, head size)
-        keys = torch.cat([prompt_key.expand(len(places), -1, -1, -1), _repeat(own[1], n_shared)], dim=2)
-        values = torch.cat([prompt_value.expand(len(places), -1, -1, -1), _repeat(own[2], n_shared)], dim=2)
-        longest = places.shape[1]
-        sees = torch.ones(longest, length + longest, dtype=torch.bool, device=query.device).tril(length)
-        found = scaled_dot_product_attention(own[0], keys, values, attn_mask=sees, scale=scaling, dropout_p=dropout)
+        places, n = next(all_places), len(group.responses)
+        own_query, own_key, own_value = (_by_response(each, group, places) for each in (query, key, value))
+        keys = torch.cat([prompt_key.expand(n, -1, -1, -1), own_key], dim=2)
+        values = torch.cat([prompt_value.expand(n, -1, -1, -1), own_value], dim=2)
+        found = attend(own_query, keys, values, places.sees).flatten(0, 1)
         # padding stands behind each response, where no token of it looks; here it is left out again
-        tokens = found.transpose(1, 2)[is_token] if is_token is not None else found.transpose(1, 2).flatten(0, 1)
-        pieces.append(tokens.transpose(0, 1)[None])
-    return torch.cat(pieces, dim=2).transpose(1, 2).contiguous(), None
+        pieces.append(found if places.real is None else found.index_select(0, places.real))
+    return torch.cat(pieces)[None], None
 
 
-def _repeat(states: Tensor, times: int) -> Tensor:
-    """Repeat each key head for the query heads that share it: (B, heads, T, head size)."""
-    return states if times == 1 else states.repeat_interleave(times, dim=1)
+def _attend(query: Tensor, key: Tensor, value: Tensor, sees: Tensor | None, *, scaling: float | None, dropout: float) -> Tensor:
+    """Return (B, T, heads, head size) of (B, heads, T, head size); without ``sees`` each token sees those before it."""
+    n_shared = query.shape[1] // key.shape[1]
+    # On a GPU the kernels that take a mask take no shared heads, and torch would fall back to one that holds every weight.
+    has_own_heads = n_shared == 1 or query.device.type == "cpu"
+    if not has_own_heads:
+        key, value = (states.repeat_interleave(n_shared, dim=1) for states in (key, value))
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=sees, is_causal=sees is None, scale=scaling, dropout_p=dropout,
+        enable_gqa=has_own_heads and n_shared > 1,
+    ).transpose(1, 2)  # fmt: skip
 
 
-def _padded_places(responses: Sequence[Span], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """Return the tokens of each response (responses, longest), padded with its last, and which are real; None: all."""
-    starts = torch.tensor([span.start for span in responses], device=device)
-    lengths = torch.tensor([span.length for span in responses], device=device)
-    longest = max(span.length for span in responses)
-    steps = torch.arange(longest, device=device)
-    places = starts[:, None] + torch.minimum(steps[None], lengths[:, None] - 1)
-    is_ragged = any(span.length != longest for span in responses)
-    return places, steps[None] < lengths[:, None] if is_ragged else None
-
-
-def _gather(states: Tensor, places: Tensor) -> Tensor:
+def _by_response(states: Tensor, group: PackedGroup, places: Places) -> Tensor:
     """Return (responses, heads, longest, head size) of (1, heads, N, head size)."""
-    return states[0][:, places].transpose(0, 1)
+    if places.padded is None:
+        start = group.responses[0].start
+        found = states[0, :, start : start + sum(span.length for span in group.responses)]
+    else:
+        found = states[0].index_select(1, places.padded)
+    n_heads, n_places, head_size = found.shape
+    n = len(group.responses)
+    return found.view(n_heads, n, n_places // n, head_size).transpose(0, 1)
+
+
+def _places_of(group: PackedGroup, device: torch.device) -> Places:
+    starts = torch.tensor([span.start for span in group.responses])
+    lengths = torch.tensor([span.length for span in group.responses])
+    longest = int(lengths.max())
+    sees = torch.ones(longest, group.prompt.length + longest, dtype=torch.bool, device=device).tril(group.prompt.length)
+    if bool((lengths == longest).all()):
+        return Places(None, None, sees)
+    steps = torch.arange(longest)
+    padded = starts[:, None] + torch.minimum(steps[None], lengths[:, None] - 1)
+    real = torch.nonzero((steps[None] < lengths[:, None]).flatten()).flatten()
+    return Places(padded.flatten().to(device), real.to(device), sees)
 
 
 AttentionInterface.register(ATTENTION, shared_prompt_attention)

@@ -21,6 +21,9 @@ from prefpipe.training.forward import batch_logps
 from prefpipe.training.head_scores import HeadScores, head_scores
 from prefpipe.training.measures import MEASURES, PAIR_FIGURES, SCORE_MEASURES, measure_groups, measure_pairs
 
+WITHOUT_DERIVATIVE = ("n_tokens", "entropies")
+"""Figures of what a model says that are counted or logged only."""
+
 
 class Target(Protocol):
     """What `GroupTrainer` asks of a target.
@@ -30,8 +33,11 @@ class Target(Protocol):
 
     measures: Sequence[str]
 
-    def read(self, model: nn.Module, batch: Batch) -> Any:
-        """Return what the model says of the batch's responses: a named tuple of figures (S,) with ``n_tokens``."""
+    def read(self, model: nn.Module, batch: Batch, *, logged: bool) -> Any:
+        """Return what the model says of the batch's responses: a named tuple of figures (S,) with ``n_tokens``.
+
+        ``logged``: whether figures are wanted too that the loss does not need.
+        """
 
     def measure(self, batch: Batch, found: Any) -> tuple[Tensor, Tensor]:
         """Return the measures (P, M) and the losses (P,) of figures by group."""
@@ -51,9 +57,9 @@ class PolicyTarget:
     def __init__(self, objective: str, knobs: Mapping[str, KnobValue]) -> None:
         self.objective, self.knobs = objective, knobs
 
-    def read(self, model: nn.Module, batch: Batch) -> ResponseLogps:
-        """Return log-probabilities, token counts and ends."""
-        return batch_logps(model, batch)
+    def read(self, model: nn.Module, batch: Batch, *, logged: bool) -> ResponseLogps:
+        """Return log-probabilities, token counts and ends, and entropies for the log."""
+        return batch_logps(model, batch, entropy=logged)
 
     def measure(self, batch: Batch, found: ResponseLogps) -> tuple[Tensor, Tensor]:
         """Return the columns of ``MEASURES``, and the losses."""
@@ -85,8 +91,9 @@ class RewardTarget:
         self.objective, self.knobs, self.width = objective, knobs, width
         self.calibration: dict[str, Any] | None = None
 
-    def read(self, model: nn.Module, batch: Batch) -> HeadScores:
-        """Return scores and token counts."""
+    def read(self, model: nn.Module, batch: Batch, *, logged: bool) -> HeadScores:
+        """Return scores and token counts; there is no more to log."""
+        del logged
         return head_scores(model, batch)
 
     def measure(self, batch: Batch, found: HeadScores) -> tuple[Tensor, Tensor]:
@@ -138,5 +145,5 @@ def named_pairs(targets: Targets) -> Tensor:
 
 
 def figures_of(found: Any) -> dict[str, Tensor]:
-    """Return what can have a derivative of what a model says: not the token counts, nor what nobody asked for."""
-    return {name: value for name, value in found._asdict().items() if value is not None and value.is_floating_point()}
+    """Return what losses have a derivative to of what a model says: not what is only counted or logged, nor what is not there."""
+    return {name: value for name, value in found._asdict().items() if value is not None and name not in WITHOUT_DERIVATIVE}

@@ -138,7 +138,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         """Return what the model says of rows without gradients; ``spare`` is computed where other processes have more."""
         n_looks = self._most(len(rows))
         with torch.no_grad(), self.compute_loss_context_manager():
-            return [self.target.read(model, row) for row in [*rows, *[spare] * (n_looks - len(rows))]][: len(rows)]
+            return [self.target.read(model, row, logged=True) for row in [*rows, *[spare] * (n_looks - len(rows))]][: len(rows)]
 
     def _most(self, count: int) -> int:
         """Return the largest count over all processes."""
@@ -153,7 +153,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _share(self, model: nn.Module, batch: Batch, n_prompts: Any, shares: list[Tensor]) -> Tensor:
         """Return a micro-batch's share of the step's mean loss."""
-        return self._count(batch, by_group([self.target.read(model, batch)], batch["slots"]), n_prompts, shares)
+        return self._count(batch, by_group([self.target.read(model, batch, logged=True)], batch["slots"]), n_prompts, shares)
 
     def _weights(self, batch: Batch, looked: Sequence[Any], n_prompts: Any, shares: list[Tensor]) -> list[tuple[Tensor, ...]]:
         """Return for each row the loss's derivatives to what the model says of its responses, figure by figure."""
@@ -167,7 +167,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _weighted(self, model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) -> Tensor:
         """Return what the model says of a row, each figure times its weight, summed; with None, a pass that adds nothing."""
-        figures = list(figures_of(self.target.read(model, row)).values())
+        figures = list(figures_of(self.target.read(model, row, logged=False)).values())
         if weights is None:
             return figures[0].sum() * 0.0
         return torch.stack([(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]).sum()

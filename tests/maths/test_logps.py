@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prefpipe.errors import InputError
-from prefpipe.maths.logps import ResponseLogps, mean_logps, sum_response_logps, token_logps
+from prefpipe.maths.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
 
 
 def test_token_logps_are_the_log_of_the_softmax_at_the_label():
@@ -77,3 +77,18 @@ def test_a_response_of_no_tokens_is_an_error_and_not_a_nan():
 def test_the_mean_does_not_depend_on_length_for_a_constant_token_logp():
     responses = ResponseLogps(torch.tensor([-3.0, -30.0]), torch.tensor([3, 30]))
     assert mean_logps(responses).tolist() == [-1, -1]
+
+
+def test_the_entropy_of_known_distributions():
+    logits = torch.tensor(
+        [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, -torch.inf, -torch.inf], [50.0, 0.0, 0.0, 0.0], [1e30, -1e30, 0.0, 1.0]]
+    )
+    labels = torch.tensor([3, 0, 0, 0])
+    entropies = token_entropies(logits, labels, token_logps(logits, labels))
+    torch.testing.assert_close(entropies, torch.tensor([math.log(4), math.log(2), 0.0, 0.0]))
+
+
+def test_a_label_that_was_banned_gives_no_number():
+    logits = torch.tensor([[0.0, 0.0, -torch.inf]])
+    labels = torch.tensor([2])
+    assert token_entropies(logits, labels, token_logps(logits, labels)).isnan().all()

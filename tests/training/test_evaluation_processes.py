@@ -14,3 +14,14 @@ def test_two_processes_say_what_one_says(tmp_path, n_groups):
     cut = evaluate_in(tmp_path / "cut", 2, n_groups, per_device_train_batch_size=2, max_batch_tokens=20)
     for name in NAMES:
         assert [two[name], cut[name]] == pytest.approx([one[name]] * 2, rel=1e-4)
+
+
+def test_two_processes_stop_at_the_same_step_with_the_same_best_model(tmp_path):
+    """Each process checks that it holds the weights of the best evaluation at the end."""
+    shape = {"patience": 2, "evaluates": True, "eval_steps": 1, "max_steps": 30, "learning_rate": 3e-2, "global_batch_size": 4,
+             "lr_scheduler_type": "constant", "warmup_ratio": 0.0}  # fmt: skip
+    one = evaluate_in(tmp_path / "one", 1, 5, **shape)
+    two = evaluate_in(tmp_path / "two", 2, 5, **shape)
+    assert one["last"] == one["best"]["step"] + 2 < 30
+    assert (two["last"], two["best"]["step"]) == (one["last"], one["best"]["step"])
+    assert two["best"]["loss"] == pytest.approx(one["best"]["loss"], rel=1e-3)

@@ -1,5 +1,7 @@
 """Log-probabilities of responses equal the plain computation, whatever the batch."""
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -7,6 +9,8 @@ from tiny_groups import make_group, make_groups
 from tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
+from prefpipe.maths import logps as logps_module
+from prefpipe.training import projection
 from prefpipe.training.batches import GroupCollator, pad_sequences
 from prefpipe.training.forward import group_logps, measure_responses, reference_logps, sequence_logps, share_prompts
 
@@ -27,7 +31,7 @@ def plain_logp(model, prompt, response):
 def test_a_batch_equals_one_sequence_at_a_time(model):
     groups = make_groups(4)
     batch = GroupCollator(0)(groups)
-    logps, n_tokens, _ = group_logps(model, batch)
+    logps, n_tokens, *_ = group_logps(model, batch)
     for p, group in enumerate(groups):
         for r, response in enumerate(group.responses):
             torch.testing.assert_close(logps[p, r], plain_logp(model, group.prompt_token_ids, response.token_ids))
@@ -39,7 +43,7 @@ def test_a_batch_equals_one_sequence_at_a_time(model):
 def test_the_end_of_a_response_has_the_probability_of_its_last_token_and_zero_where_it_was_cut_off(model):
     groups = make_groups(4)
     groups[0].responses[1] = groups[0].responses[1]._replace(token_ids=groups[0].responses[1].token_ids[:-1])
-    _, _, end_probs = group_logps(model, GroupCollator(0, {END_ID})(groups))
+    end_probs = group_logps(model, GroupCollator(0, {END_ID})(groups)).end_probs
     for p, group in enumerate(groups):
         for r, response in enumerate(group.responses):
             ids = torch.tensor([[*group.prompt_token_ids, *response.token_ids]])
@@ -49,6 +53,26 @@ def test_the_end_of_a_response_has_the_probability_of_its_last_token_and_zero_wh
     end_probs.sum().backward()
     assert model.lm_head.weight.grad.abs().max() > 0
     model.zero_grad()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_entropy_is_that_of_the_distributions_the_response_came_from(model, packed, chunked, monkeypatch):
+    if chunked:
+        monkeypatch.setattr(projection, "KEPT_LOGITS", 1)
+        monkeypatch.setattr(projection, "CHUNK_LOGITS", 3 * VOCAB_SIZE)
+    monkeypatch.setattr(logps_module, "ENTROPY_LOGITS", 2 * VOCAB_SIZE)
+    groups, used = make_groups(3), copy.deepcopy(model)
+    if packed:
+        assert share_prompts(used) is None
+    found = group_logps(used, GroupCollator(0, packed=packed)(groups), entropy=True)
+    for p, group in enumerate(groups):
+        for r, response in enumerate(group.responses):
+            logits = model(torch.tensor([[*group.prompt_token_ids, *response.token_ids]])).logits[0]
+            own = logits[len(group.prompt_token_ids) - 1 : -1]
+            torch.testing.assert_close(found.entropies[p, r], torch.distributions.Categorical(logits=own).entropy().mean())
+    assert not found.entropies.requires_grad
+    assert found.logps.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -87,7 +111,7 @@ def test_other_architectures_agree_too(other):
     torch.manual_seed(1)
     model = other().eval()
     group = make_group("p")
-    logps, _, _ = group_logps(model, GroupCollator(0)([group]))
+    logps, *_ = group_logps(model, GroupCollator(0)([group]))
     expected = torch.stack([plain_logp(model, group.prompt_token_ids, r.token_ids) for r in group.responses])
     torch.testing.assert_close(logps[0], expected)
 

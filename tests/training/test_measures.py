@@ -12,7 +12,8 @@ from prefpipe.training.measures import FALLS, MEASURE_MEANINGS, MEASURES, N_FIRS
 
 def test_measures_of_two_groups_worked_out_by_hand():
     scores = torch.tensor([[3.0, 1.0, 4.0], [0.5, -0.5, 99.0]])
-    policy = ResponseLogps(torch.tensor([[-2.0, -9.0, -8.0], [-6.0, -4.0, 0.0]]), torch.tensor([[2, 3, 4], [3, 4, 0]]))
+    policy = ResponseLogps(torch.tensor([[-2.0, -9.0, -8.0], [-6.0, -4.0, 0.0]]), torch.tensor([[2, 3, 4], [3, 4, 0]]), None,
+                           torch.tensor([[1.0, 2.0, 4.5], [0.5, 0.25, 0.0]]))  # fmt: skip
     targets = Targets(
         torch.zeros(2, 3),
         torch.tensor([[True, False, False], [True, False, False]]),
@@ -30,9 +31,11 @@ def test_measures_of_two_groups_worked_out_by_hand():
         "rewards/best": 0.0,
         "logps/chosen": -2 / 2,
         "logps/rejected": (-9 / 3 - 8 / 4) / 2,
+        "entropy": (1 + 2 + 4.5) / 3,
     }
     assert second["rewards/accuracy"] == second["rewards/best"] == 1
     assert second["rewards/rejected"] == -0.5
+    assert second["entropy"] == (0.5 + 0.25) / 2
 
 
 def test_equal_scores_are_not_a_win():

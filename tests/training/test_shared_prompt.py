@@ -62,7 +62,7 @@ MODELS = pytest.mark.parametrize("make", [llama, lora, gpt2, qwen2], ids=lambda 
 def results(model, batch):
     """Log-probabilities, counts, and the gradients of a weighted sum of the former."""
     model.zero_grad()
-    logps, n_tokens, ends = group_logps(model, batch)
+    logps, n_tokens, ends, _ = group_logps(model, batch)
     weights = torch.linspace(-1.0, 2.0, logps.numel()).reshape(logps.shape)
     (logps * weights + ends * weights.flip(0)).sum().backward()
     return logps.detach(), n_tokens, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

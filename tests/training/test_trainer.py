@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_groups import make_groups
-from tiny_models import make_tiny_tokenizer, tiny_config
+from tiny_models import VOCAB_SIZE, make_tiny_tokenizer, tiny_config
 from transformers import LlamaForCausalLM, TrainerCallback
 
 from prefpipe.errors import PrefpipeError
@@ -145,12 +145,13 @@ def test_dpo_starts_at_log_two_with_margins_zero(tmp_path):
 def test_a_row_has_the_means_over_the_step_and_its_counts(tmp_path):
     groups = make_groups(4)
     trainer = make_trainer(tmp_path, groups=groups)
-    logps, n_tokens, _ = group_logps(trainer.model, GroupCollator(0, packed=True)(groups))
+    logps, n_tokens, *_ = group_logps(trainer.model, GroupCollator(0, packed=True)(groups))
     trainer.train()
     row = trainer.state.log_history[0]
     chosen = sum((logps[p, 0] / n_tokens[p, 0]).item() for p in range(4)) / 4
     assert row["logps/chosen"] == pytest.approx(chosen, rel=1e-5)
     assert row["n_prompts"] == 4
+    assert 0 < row["entropy"] < math.log(VOCAB_SIZE)
     assert row["n_tokens"] == sum(len(response.token_ids) for group in groups for response in group.responses)
     assert row["grad_norm"] > 0
     assert row["learning_rate"] == 1e-3
