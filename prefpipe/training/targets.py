@@ -125,7 +125,8 @@ class RewardTarget:
             **figures,
             "reliability": {kind: {name: column.tolist() for name, column in curve.items()} for kind, curve in curves.items()},
             "by_score_gap": calibration_by_gap(differences[exists]),
-            "by_reward_gap": calibration_by_gap(differences[exists], 1.0, np.abs(gaps[exists])),
+            # rounded, so that 2/3 is one gap whichever two float32 ratings it is the difference of
+            "by_reward_gap": calibration_by_gap(differences[exists], 1.0, np.abs(gaps[exists]).round(5)),
         }
         return means | {f"pairs/{name}": figures[name] for name in PAIR_FIGURES}
 
