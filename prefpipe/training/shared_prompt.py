@@ -44,8 +44,9 @@ class PackedGroup(NamedTuple):
 class Places(NamedTuple):
     """Where attention finds a group's responses, on one device.
 
-    ``padded``: (responses * longest,) each response's tokens, padded with its last; ``real``: which of those are no padding.
-    Both None where all responses are equally long, and a view does. ``sees``: (longest, prompt + longest) bool.
+    ``padded``: (responses * longest,) each response's tokens, counted from the first one's first, padded with its last;
+    ``real``: which of those are no padding. Both None where all responses are equally long, and a view does. ``sees``:
+    (longest, prompt + longest) bool.
     """
 
     padded: Tensor | None
@@ -61,6 +62,12 @@ class Layout:
     def __init__(self, groups: Sequence[PackedGroup]) -> None:
         self.groups = tuple(groups)
         self._places: dict[torch.device, list[Places]] = {}
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of each prompt and of all the responses behind it, in turn."""
+        both = ((group.prompt.length, sum(span.length for span in group.responses)) for group in self.groups)
+        return [size for sizes in both for size in sizes if size]
 
     def places(self, device: torch.device) -> list[Places]:
         """Return the places of each group, made once: every layer asks for them, and copying them to a GPU would stop it."""
@@ -172,18 +179,18 @@ def shared_prompt_attention(
     """
     dropout = dropout if module.training else 0.0
     attend = partial(_attend, scaling=scaling, dropout=dropout)
+    # one split, whose backward pass is one concatenation; slices would each fill a row with zeros and add it
+    states = [iter(torch.split(each, packed_layout.sizes, dim=2)) for each in (query, key, value)]
     all_places = iter(packed_layout.places(query.device))
     pieces = []
     for group in packed_layout.groups:
-        start, length = group.prompt
-        inside = slice(start, start + length)
         # copies, because what the backward pass keeps of a view is the whole row
-        prompt_query, prompt_key, prompt_value = (each[:, :, inside].contiguous() for each in (query, key, value))
+        prompt_query, prompt_key, prompt_value = (next(each).contiguous() for each in states)
         pieces.append(attend(prompt_query, prompt_key, prompt_value, None)[0])
         if not group.responses:
             continue
         places, n = next(all_places), len(group.responses)
-        own_query, own_key, own_value = (_by_response(each, group, places) for each in (query, key, value))
+        own_query, own_key, own_value = (_by_response(next(each), n, places) for each in states)
         keys = torch.cat([prompt_key.expand(n, -1, -1, -1), own_key], dim=2)
         values = torch.cat([prompt_value.expand(n, -1, -1, -1), own_value], dim=2)
         found = attend(own_query, keys, values, places.sees).flatten(0, 1)
@@ -205,20 +212,15 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, sees: Tensor | None, *, s
     ).transpose(1, 2)  # fmt: skip
 
 
-def _by_response(states: Tensor, group: PackedGroup, places: Places) -> Tensor:
-    """Return (responses, heads, longest, head size) of (1, heads, N, head size)."""
-    if places.padded is None:
-        start = group.responses[0].start
-        found = states[0, :, start : start + sum(span.length for span in group.responses)]
-    else:
-        found = states[0].index_select(1, places.padded)
+def _by_response(states: Tensor, n: int, places: Places) -> Tensor:
+    """Return (n, heads, longest, head size) of the n responses' tokens (1, heads, tokens, head size)."""
+    found = states[0] if places.padded is None else states[0].index_select(1, places.padded)
     n_heads, n_places, head_size = found.shape
-    n = len(group.responses)
-    return found.view(n_heads, n, n_places // n, head_size).transpose(0, 1)
+    return found.reshape(n_heads, n, n_places // n, head_size).transpose(0, 1)
 
 
 def _places_of(group: PackedGroup, device: torch.device) -> Places:
-    starts = torch.tensor([span.start for span in group.responses])
+    starts = torch.tensor([span.start - group.responses[0].start for span in group.responses])
     lengths = torch.tensor([span.length for span in group.responses])
     longest = int(lengths.max())
     sees = torch.ones(longest, group.prompt.length + longest, dtype=torch.bool, device=device).tril(group.prompt.length)
