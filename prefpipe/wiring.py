@@ -215,7 +215,7 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 
 
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
-    side = load("prefpipe.stages.eval:Side")
+    side = load("prefpipe.stages.eval_recipe:Side")
     names = load("prefpipe.stages.eval:SIDES")
     if config.reward is not None and config.policy_scores is None and config.baseline_scores is None:
         names = [parse_scorer(text).name for text in config.scorer]

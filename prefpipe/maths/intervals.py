@@ -35,6 +35,9 @@ class Bootstrap(NamedTuple):
     seed: int = 0
 
 
+BOOTSTRAP = Bootstrap()
+
+
 class Interval(NamedTuple):
     """A bootstrap interval of a mean; NaN ends for fewer than two prompts."""
 

@@ -27,7 +27,7 @@ PENALTY_GRID = np.logspace(-4, 4, 10)
 N_FOLDS = 5
 WEAK_PENALTY_C = 1e4
 """C where there is no difficulty table. Cross-validation between few prompts may choose a penalty that sets the model's own
-term to zero and the figure to 50 %; two coefficients need none. On AlpacaEval's data this C is within 0.12 points of published."""
+term to zero and the figure to 50 %; two coefficients need none. This C is within 0.12 points of AlpacaEval's figures."""
 LC_BOOTSTRAP = Bootstrap(n_draws=1_000)
 """Each resample is a fit, so that there are fewer than of means."""
 REGULARISING_WEIGHT = 0.1
@@ -53,8 +53,8 @@ class LengthControlled(NamedTuple):
     ``se`` is that of the fitted figure, clustered by prompt (delta method), the penalty and the regularising rows taken as
     given; NaN where the penalty left no coefficient. The coefficients are those of t, d (None without a table) and 1.
     ``share_longer`` and ``share_shorter`` say on how many rows the policy's response is the longer or the shorter one: where
-    one of them is near zero the figure is an extrapolation. ``influence_P`` and ``draws_B`` are each prompt's influence and the
-    bootstrap's figures, for paired differences.
+    one of them is near zero the figure is an extrapolation. ``influences`` (P,) and ``draws`` (B,) are each prompt's influence
+    and the bootstrap's figures, for paired differences.
     """
 
     mean: float
@@ -73,8 +73,8 @@ class LengthControlled(NamedTuple):
     mean_baseline_length: float
     share_longer: float
     share_shorter: float
-    influence_P: np.ndarray
-    draws_B: np.ndarray
+    influences: np.ndarray
+    draws: np.ndarray
 
     @property
     def name(self) -> str:
@@ -94,7 +94,7 @@ class _Design(NamedTuple):
     features: np.ndarray
     labels: np.ndarray
     weights: np.ndarray
-    at_equal_lengths_ND: np.ndarray
+    at_equal_lengths: np.ndarray
     rows: PromptRows
 
 
@@ -154,14 +154,15 @@ def length_controlled_difference(first: LengthControlled, second: LengthControll
         InputError: other numbers of prompts, resamples, or levels.
     """
     for what, ours, theirs in (
-        ("prompts", first.n, second.n), ("resamples", len(first.draws_B), len(second.draws_B)), ("level", first.level, second.level),
+        ("prompts", first.n, second.n), ("resamples", len(first.draws), len(second.draws)),
+        ("level", first.level, second.level),
     ):  # fmt: skip
         if ours != theirs:
             raise InputError(f"{what}: {ours} and {theirs}; a paired difference needs the same of both")
-    influence_P = second.influence_P - first.influence_P
+    influence_P = second.influences - first.influences
     se = float(np.sqrt((influence_P**2).sum() / (first.n * (first.n - 1))))
     ends = [(1.0 - first.level) / 2.0, (1.0 + first.level) / 2.0]
-    low, high = np.quantile(second.draws_B - first.draws_B, ends)
+    low, high = np.quantile(second.draws - first.draws, ends)
     return PairedDifference(second.mean - first.mean, se, float(low), float(high), first.n, 0)
 
 
@@ -179,7 +180,7 @@ def _design(
     columns = [np.tanh(_standardised(baseline_N - lengths_N)), np.ones(len(labels_N))]
     if difficulty is not None:
         columns.insert(1, _column(difficulty, "difficulties", labels_N))
-    features_ND, weights = np.stack(columns, axis=1), rows.weight_N
+    features_ND, weights = np.stack(columns, axis=1), rows.weights
     at_equal_ND = features_ND.copy()
     at_equal_ND[:, 0] = 0.0
     if regularising is None:
@@ -193,7 +194,10 @@ def _design(
 def _regularising(given: RegularisingRows, *, has_difficulty: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return their x, (M, D), and y, (M,): the column of the model is zero."""
     labels_M = checked_preferences(given.preferences)
-    columns = [np.tanh(_column(given.std_length_difference, "regularising length differences", labels_M)), np.zeros(len(labels_M))]
+    columns = [
+        np.tanh(_column(given.std_length_difference, "regularising length differences", labels_M)),
+        np.zeros(len(labels_M)),
+    ]
     if has_difficulty:
         if given.difficulty is None:
             raise InputError("the regularising rows have no difficulty, and the prompts have", hint="give both or neither")
@@ -227,10 +231,10 @@ def _standardised(difference_N: np.ndarray) -> np.ndarray:
 
 def _cross_validated(design: _Design) -> float:
     """Return C."""
-    n_rows, n_prompts = len(design.rows.prompt_N), design.rows.n_prompts
+    n_rows, n_prompts = len(design.rows.prompt_of_row), design.rows.n_prompts
     if n_prompts < N_FOLDS:
         raise InputError(f"{n_prompts} prompts are too few for {N_FOLDS} folds", hint="give the penalty, penalty_c=1e4")
-    fold = np.append(design.rows.prompt_N, np.arange(len(design.labels) - n_rows)) % N_FOLDS
+    fold = np.append(design.rows.prompt_of_row, np.arange(len(design.labels) - n_rows)) % N_FOLDS
     is_out_FN = fold == np.arange(N_FOLDS)[:, None]
     losses = []
     for penalty_c in PENALTY_GRID:
@@ -243,11 +247,11 @@ def _cross_validated(design: _Design) -> float:
 def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the figure and each prompt's influence on it, (P,).
 
-    Influence of prompt p, whose rows' mean prediction is f_p: ``f_p - f - P g . H^-1 sum_{i in p} w_i (P_i - y_i) x_i``, with g the
-    figure's gradient and H the Hessian of the fit, both over the coefficients that are not zero.
+    Influence of prompt p, whose rows' mean prediction is f_p: ``f_p - f - P g . H^-1 sum_{i in p} w_i (P_i - y_i) x_i``, with g
+    the figure's gradient and H the Hessian of the fit, both over the coefficients that are not zero.
     """
-    rows, n_rows = design.rows, len(design.rows.prompt_N)
-    predicted_N = sigmoid(design.at_equal_lengths_ND @ theta_D)
+    rows, n_rows = design.rows, len(design.rows.prompt_of_row)
+    predicted_N = sigmoid(design.at_equal_lengths @ theta_D)
     mean_P = rows.means(predicted_N)
     figure = float(mean_P.mean())
     kept = np.flatnonzero(theta_D)
@@ -256,8 +260,8 @@ def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray
     fitted = sigmoid(design.features @ theta_D)
     used = design.features[:, kept]
     hessian = (used * (design.weights * fitted * (1.0 - fitted))[:, None]).T @ used
-    slope_N = rows.weight_N * predicted_N * (1.0 - predicted_N) / rows.n_prompts
-    gradient = slope_N @ design.at_equal_lengths_ND[:, kept]
+    slope_N = rows.weights * predicted_N * (1.0 - predicted_N) / rows.n_prompts
+    gradient = slope_N @ design.at_equal_lengths[:, kept]
     direction = np.linalg.pinv(hessian) @ gradient
     residual_N = (design.weights * (fitted - design.labels))[:n_rows]
     moved_P = rows.sums(residual_N * (used[:n_rows] @ direction))
@@ -269,7 +273,7 @@ def _bootstrapped(design: _Design, theta_D: np.ndarray, penalty_c: float, bootst
     if not 0.0 < bootstrap.level < 1.0 or bootstrap.n_draws < 1:
         raise UsageError(f"{bootstrap}: the level is between 0 and 1, and there is at least 1 resample")
     rng = np.random.default_rng(bootstrap.seed)
-    rows, n_rows, n_prompts = design.rows, len(design.rows.prompt_N), design.rows.n_prompts
+    rows, n_rows, n_prompts = design.rows, len(design.rows.prompt_of_row), design.rows.n_prompts
     step = max(1, _N_WEIGHTS_AT_ONCE // len(design.labels))
     draws = []
     for start in range(0, bootstrap.n_draws, step):
@@ -277,9 +281,9 @@ def _bootstrapped(design: _Design, theta_D: np.ndarray, penalty_c: float, bootst
         drawn_BP = rng.integers(n_prompts, size=(n_here, n_prompts))
         count_BP = np.stack([np.bincount(drawn, minlength=n_prompts) for drawn in drawn_BP])
         weights = np.repeat(design.weights[None], n_here, axis=0)
-        weights[:, :n_rows] *= count_BP[:, rows.prompt_N]
+        weights[:, :n_rows] *= count_BP[:, rows.prompt_of_row]
         theta_BD = fit_penalised_logistic(design.features, design.labels, weights, 1.0 / penalty_c, theta_D)
-        predicted_BN = sigmoid(theta_BD @ design.at_equal_lengths_ND.T)
-        share_BN = count_BP[:, rows.prompt_N] * rows.weight_N / n_prompts
+        predicted_BN = sigmoid(theta_BD @ design.at_equal_lengths.T)
+        share_BN = count_BP[:, rows.prompt_of_row] * rows.weights / n_prompts
         draws.append((share_BN * predicted_BN).sum(axis=1))
     return np.concatenate(draws)

@@ -30,7 +30,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def fit_penalised_logistic(
     features_ND: np.ndarray, labels_N: np.ndarray, weights_BN: np.ndarray, strength: float, start_D: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the coefficients (B, D) that minimise, for each of B sets of weights::
+    """Return the coefficients (B, D) of the penalised fit for each of B sets of weights.
+
+    They minimise::
 
         sum_i w_i CE(y_i, sigmoid(x_i . theta)) + strength * sum_j |theta_j|
 
@@ -72,9 +74,7 @@ def _violation(theta_BD: np.ndarray, gradient_BD: np.ndarray, strength: float) -
     return np.asarray(np.where(theta_BD == 0.0, at_zero, elsewhere).max(axis=1))
 
 
-def _minimum_of_model(
-    theta_BD: np.ndarray, gradient_BD: np.ndarray, hessian_BDD: np.ndarray, strength: float
-) -> np.ndarray:
+def _minimum_of_model(theta_BD: np.ndarray, gradient_BD: np.ndarray, hessian_BDD: np.ndarray, strength: float) -> np.ndarray:
     """Return the minimum (B, D) of the quadratic model plus penalty, by coordinate descent."""
     n_features = theta_BD.shape[1]
     diagonal_BD = np.maximum(np.einsum("bdd->bd", hessian_BDD), 1e-300)
@@ -95,7 +95,12 @@ def _minimum_of_model(
 
 
 def _line_search(
-    features_ND: np.ndarray, labels_N: np.ndarray, weights_BN: np.ndarray, strength: float, theta_BD: np.ndarray, target_BD: np.ndarray
+    features_ND: np.ndarray,
+    labels_N: np.ndarray,
+    weights_BN: np.ndarray,
+    strength: float,
+    theta_BD: np.ndarray,
+    target_BD: np.ndarray,
 ) -> np.ndarray:
     """Return the target, or for weights where the objective would rise a step towards it that is short enough, (B, D)."""
 

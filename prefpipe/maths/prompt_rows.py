@@ -13,26 +13,26 @@ from prefpipe.errors import InputError
 
 
 class PromptRows(NamedTuple):
-    """``prompt_N`` (N,) is the number of each row's prompt, from 0 in order of first appearance; ``n_prompts`` of them."""
+    """``prompt_of_row`` (N,) is the number of each row's prompt, from 0 in order of first appearance; ``n_prompts`` of them."""
 
-    prompt_N: np.ndarray
+    prompt_of_row: np.ndarray
     n_prompts: int
 
     @property
-    def weight_N(self) -> np.ndarray:
+    def weights(self) -> np.ndarray:
         """Return ``1 / rows of its prompt`` for each row (N,): every prompt weighs 1 in all."""
-        return np.asarray(1.0 / np.bincount(self.prompt_N, minlength=self.n_prompts)[self.prompt_N])
+        return np.asarray(1.0 / np.bincount(self.prompt_of_row, minlength=self.n_prompts)[self.prompt_of_row])
 
     def sums(self, values_N: np.ndarray) -> np.ndarray:
         """Return the sum of each prompt's values, (P,) for (N,)."""
-        return np.bincount(self.prompt_N, weights=values_N, minlength=self.n_prompts)
+        return np.asarray(np.bincount(self.prompt_of_row, weights=values_N, minlength=self.n_prompts))
 
     def means(self, values_N: np.ndarray) -> np.ndarray:
         """Return the mean of each prompt's known values, (P,) for (N,); NaN where a prompt has none."""
         is_known = ~np.isnan(values_N)
-        n_known = np.bincount(self.prompt_N[is_known], minlength=self.n_prompts)
-        total = np.bincount(self.prompt_N[is_known], weights=values_N[is_known], minlength=self.n_prompts)
-        return np.divide(total, n_known, out=np.full(self.n_prompts, np.nan), where=n_known > 0)
+        n_known = np.bincount(self.prompt_of_row[is_known], minlength=self.n_prompts)
+        total = np.bincount(self.prompt_of_row[is_known], weights=values_N[is_known], minlength=self.n_prompts)
+        return np.asarray(np.divide(total, n_known, out=np.full(self.n_prompts, np.nan), where=n_known > 0))
 
 
 def rows_of_prompts(prompt_ids: Sequence[Any] | None, n_rows: int) -> PromptRows:

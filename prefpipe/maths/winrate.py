@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.intervals import Bootstrap, PairedDifference, bootstrap_interval, estimate_mean, paired_difference
+from prefpipe.maths.intervals import BOOTSTRAP, Bootstrap, PairedDifference, bootstrap_interval, estimate_mean, paired_difference
 from prefpipe.maths.prompt_rows import rows_of_prompts
 
 
@@ -53,7 +53,7 @@ def preference(policy_rewards: np.ndarray, baseline_rewards: np.ndarray, *, tie_
 
 
 def win_rate(
-    preferences: Any, prompt_ids: Sequence[Any] | None = None, *, allow_missing: bool = False, bootstrap: Bootstrap = Bootstrap()
+    preferences: Any, prompt_ids: Sequence[Any] | None = None, *, allow_missing: bool = False, bootstrap: Bootstrap = BOOTSTRAP
 ) -> WinRate:
     """Return the win rate of preferences in [0, 1], where 1 says that the policy's response is better.
 
@@ -87,7 +87,7 @@ def win_rate(
 
 def win_rate_difference(
     first: Any, second: Any, prompt_ids: Sequence[Any] | None = None, *, allow_missing: bool = False,
-    bootstrap: Bootstrap = Bootstrap(),
+    bootstrap: Bootstrap = BOOTSTRAP,
 ) -> PairedDifference:  # fmt: skip
     """Return by how much the second policy's win rate is higher than the first's, on the same rows, paired by prompt.
 
@@ -106,9 +106,7 @@ def win_rate_difference(
         raise InputError(f"{len(first_N)} and {len(second_N)} preferences; a paired difference takes one of each a row")
     rows = rows_of_prompts(prompt_ids, len(first_N))
     rng = np.random.default_rng(bootstrap.seed)
-    return paired_difference(
-        rows.means(second_N), rows.means(first_N), rng, level=bootstrap.level, n_draws=bootstrap.n_draws
-    )
+    return paired_difference(rows.means(second_N), rows.means(first_N), rng, level=bootstrap.level, n_draws=bootstrap.n_draws)
 
 
 def checked_preferences(preferences: Any, *, allow_missing: bool = False) -> np.ndarray:

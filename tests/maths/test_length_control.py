@@ -84,10 +84,8 @@ def test_the_error_is_that_of_the_bootstrap(data_dir: Path) -> None:
     """The delta method against 300 refits, which know nothing of it."""
     _, _, _, regularising = alpaca(data_dir)
     given = inputs(data_dir, "claude-2")
-    found = length_controlled_win_rate(
-        **given, regularising_rows=regularising, penalty_c=2.8, bootstrap=Bootstrap(n_draws=300)
-    )
-    assert found.se == pytest.approx(found.draws_B.std(ddof=1), rel=0.12)
+    found = length_controlled_win_rate(**given, regularising_rows=regularising, penalty_c=2.8, bootstrap=Bootstrap(n_draws=300))
+    assert found.se == pytest.approx(found.draws.std(ddof=1), rel=0.12)
 
 
 def made(n: int = 400, *, quality: float = 0.3, per_char: float = 0.002, seed: int = 0) -> dict[str, np.ndarray]:
@@ -172,7 +170,7 @@ def test_the_result_says_what_was_left_out() -> None:
     assert full.name == "length-controlled win rate"
     assert full.penalty_c in PENALTY_GRID
     assert set(full.figures()) >= {"name", "mean", "se", "penalty_c", "penalty_from"}
-    assert "draws_B" not in full.figures()
+    assert "draws" not in full.figures()
 
 
 def test_a_penalty_that_leaves_nothing_has_no_error() -> None:
