@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from prefpipe.cli.flags import command_of
+from prefpipe.cli.lm_eval import lm_eval
 from prefpipe.cli.win_rate import win_rate
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import UsageError
@@ -44,4 +45,5 @@ def evaluation_of(handler: Callable[[Any, bool], None]) -> typer.Typer:
     group = typer.Typer(invoke_without_command=True)
     group.callback()(evaluate)
     group.command("win-rate")(win_rate)
+    group.command("lm-eval")(lm_eval)
     return group
