@@ -78,3 +78,29 @@ def test_a_column_of_zeros_gets_no_coefficient():
     x[:, 0] = 0.0
     theta = fit_penalised_logistic(x, y, w[None], 0.1, start_D=np.ones(3))[0]
     assert theta[0] == 0.0
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_poor_data_have_a_fit_too(data):
+    """Few rows, columns that say the same, labels that can be separated, a penalty that is hardly one: bootstraps draw such."""
+    n = data.draw(st.integers(1, 12))
+    values = st.sampled_from([-1.0, -0.76, -0.3, 0.0, 0.3, 0.76, 1.0])
+    t, d = (np.array(data.draw(st.lists(values, min_size=n, max_size=n))) for _ in range(2))
+    y = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.0, 1.0, 1.0, 0.5, 1e-6]), min_size=n, max_size=n)))
+    w = np.array(data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0]), min_size=n, max_size=n)))
+    strength = data.draw(st.sampled_from([1e-4, 1e-2, 1.0]))
+    x = np.stack([t, d, np.ones(n)] if data.draw(st.booleans()) else [t, np.ones(n)], axis=1)
+    start = np.array(data.draw(st.sampled_from([0.0, 3.0, -8.0]))) * np.ones(x.shape[1])
+    theta = fit_penalised_logistic(x, y, w[None], strength, start)[0]
+    best = objective(theta, x, y, w, strength)
+    moves = np.random.default_rng(0).normal(size=(30, x.shape[1]))
+    assert all(objective(theta + size * move, x, y, w, strength) >= best - 1e-8 for move in moves for size in (1e-4, 1e-2, 1.0))
+
+
+def test_columns_that_say_the_same_share_nothing():
+    """t = 1/2 everywhere: theta_len / 2 + theta_0 is what counts, and |theta_len| + |theta_0| is least with theta_0 alone."""
+    x = np.stack([np.full(9, 0.5), np.ones(9)], axis=1)
+    theta = fit_penalised_logistic(x, np.repeat([1.0, 0.0, 1.0], 3), np.ones((1, 9)), 1e-4)[0]
+    assert theta[0] == 0.0
+    assert theta[1] == pytest.approx(np.log(2), abs=1e-3)
