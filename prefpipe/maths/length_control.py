@@ -51,14 +51,16 @@ class LengthControlled(NamedTuple):
     """A length-controlled win rate in [0, 1] over ``n`` prompts, its error and interval, and the fit that it comes from.
 
     ``se`` is that of the fitted figure, clustered by prompt (delta method), the penalty and the regularising rows taken as
-    given; NaN where the penalty left no coefficient. The coefficients are those of t, d (None without a table) and 1.
-    ``share_longer`` and ``share_shorter`` say on how many rows the policy's response is the longer or the shorter one: where
-    one of them is near zero the figure is an extrapolation. ``influences`` (P,) and ``draws`` (B,) are each prompt's influence
-    and the bootstrap's figures, for paired differences.
+    given; NaN where the penalty left no coefficient. ``prediction_se`` is what AlpacaEval publishes as ``lc_standard_error``:
+    the standard error over prompts of the predictions, as if theta were known; it is about half of ``se``. The coefficients
+    are those of t, d (None without a table) and 1. ``share_longer`` and ``share_shorter`` say on how many rows the policy's
+    response is the longer or the shorter one: where one of them is near zero the figure is an extrapolation. ``influences`` (P,)
+    and ``draws`` (B,) are each prompt's influence and the bootstrap's figures, for paired differences.
     """
 
     mean: float
     se: float
+    prediction_se: float
     low: float
     high: float
     level: float
@@ -132,16 +134,16 @@ def length_controlled_win_rate(
     if penalty_c is None:
         penalty_c = WEAK_PENALTY_C if difficulty is None else _cross_validated(design)
     theta_D = fit_penalised_logistic(design.features, design.labels, design.weights[None], 1.0 / penalty_c)[0]
-    mean, influence_P = _prediction(design, theta_D)
+    mean, influence_P, predicted_P = _prediction(design, theta_D)
     n_prompts = design.rows.n_prompts
     se = float(np.sqrt((influence_P**2).sum() / (n_prompts * (n_prompts - 1)))) if theta_D.any() else np.nan
     draws_B = _bootstrapped(design, theta_D, penalty_c, bootstrap)
     low, high = np.quantile(draws_B, [(1.0 - bootstrap.level) / 2.0, (1.0 + bootstrap.level) / 2.0])
     return LengthControlled(
-        mean, se, float(low), float(high), bootstrap.level, n_prompts, len(design.labels) - len(lengths_N), float(penalty_c),
-        penalty_from, float(theta_D[0]), None if difficulty is None else float(theta_D[1]), float(theta_D[-1]),
-        float(lengths_N.mean()), float(baseline_N.mean()), float((lengths_N > baseline_N).mean()),
-        float((lengths_N < baseline_N).mean()), influence_P, draws_B,
+        mean, se, float(predicted_P.std(ddof=1) / np.sqrt(n_prompts)), float(low), float(high), bootstrap.level, n_prompts,
+        len(design.labels) - len(lengths_N), float(penalty_c), penalty_from, float(theta_D[0]),
+        None if difficulty is None else float(theta_D[1]), float(theta_D[-1]), float(lengths_N.mean()), float(baseline_N.mean()),
+        float((lengths_N > baseline_N).mean()), float((lengths_N < baseline_N).mean()), influence_P, draws_B,
     )  # fmt: skip
 
 
@@ -244,8 +246,8 @@ def _cross_validated(design: _Design) -> float:
     return float(PENALTY_GRID[int(np.argmin(losses))])
 
 
-def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the figure and each prompt's influence on it, (P,).
+def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the figure, each prompt's influence on it, (P,), and each prompt's prediction, (P,).
 
     Influence of prompt p, whose rows' mean prediction is f_p: ``f_p - f - P g . H^-1 sum_{i in p} w_i (P_i - y_i) x_i``, with g
     the figure's gradient and H the Hessian of the fit, both over the coefficients that are not zero.
@@ -256,7 +258,7 @@ def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray
     figure = float(mean_P.mean())
     kept = np.flatnonzero(theta_D)
     if not len(kept):
-        return figure, np.zeros(rows.n_prompts)
+        return figure, np.zeros(rows.n_prompts), mean_P
     fitted = sigmoid(design.features @ theta_D)
     used = design.features[:, kept]
     hessian = (used * (design.weights * fitted * (1.0 - fitted))[:, None]).T @ used
@@ -265,7 +267,7 @@ def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray
     direction = np.linalg.pinv(hessian) @ gradient
     residual_N = (design.weights * (fitted - design.labels))[:n_rows]
     moved_P = rows.sums(residual_N * (used[:n_rows] @ direction))
-    return figure, mean_P - figure - rows.n_prompts * moved_P
+    return figure, mean_P - figure - rows.n_prompts * moved_P, mean_P
 
 
 def _bootstrapped(design: _Design, theta_D: np.ndarray, penalty_c: float, bootstrap: Bootstrap) -> np.ndarray:

@@ -88,6 +88,17 @@ def test_the_error_is_that_of_the_bootstrap(data_dir: Path) -> None:
     assert found.se == pytest.approx(found.draws.std(ddof=1), rel=0.12)
 
 
+def test_the_error_of_the_predictions_is_the_published_one(data_dir: Path) -> None:
+    """AlpacaEval publishes 0.6669 and 0.6406 as lc_standard_error of these two, in points; the error of the figure is twice that."""
+    _, _, _, regularising = alpaca(data_dir)
+    for model, published in (("FuseChat-Llama-3.1-8B-Instruct", 0.6668876), ("FuseChat-Llama-3.2-1B-Instruct", 0.6406637)):
+        found = length_controlled_win_rate(
+            **inputs(data_dir, model), regularising_rows=regularising, penalty_c=2.7825594, bootstrap=QUICK
+        )
+        assert 100 * found.prediction_se == pytest.approx(published, abs=1e-4)
+        assert found.se > 2 * found.prediction_se
+
+
 def made(n: int = 400, *, quality: float = 0.3, per_char: float = 0.002, seed: int = 0) -> dict[str, np.ndarray]:
     """Preferences of a judge that likes ``quality`` and length, for a policy that writes 200 characters more."""
     rng = np.random.default_rng(seed)
