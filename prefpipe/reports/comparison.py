@@ -51,7 +51,8 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
     won = figures["win_rate"]
     table.add_row("win rate, ties half", "", interval(won, "{:.1%}"), "", number(won["se"], "{:.1%}"))
     fitted = figures["length_controlled"]
-    table.add_row("  at equal lengths", "", interval(fitted, "{:.1%}"), "", number(fitted["se"], "{:.1%}"))
+    without = ", no difficulty" if "reason" not in fitted and fitted["difficulty_coefficient"] is None else ""
+    table.add_row(f"  length-controlled{without}", "", interval(fitted, "{:.1%}"), "", number(fitted["se"], "{:.1%}"))
     return table
 
 
