@@ -20,7 +20,7 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.intervals import Bootstrap, PairedDifference
 from prefpipe.maths.penalised_logistic import cross_entropy, fit_penalised_logistic, sigmoid
 from prefpipe.maths.prompt_rows import PromptRows, rows_of_prompts
-from prefpipe.maths.winrate import checked_preferences
+from prefpipe.maths.winrate import as_numbers, checked_preferences
 
 PENALTY_GRID = np.logspace(-4, 4, 10)
 """Values of C between which cross-validation chooses."""
@@ -209,7 +209,7 @@ def _regularising(given: RegularisingRows, *, has_difficulty: bool) -> tuple[np.
 
 def _column(values: Any, what: str, like: np.ndarray) -> np.ndarray:
     """Return values (N,) as float64, one a row and all finite."""
-    column = np.asarray(values, dtype=np.float64)
+    column = as_numbers(values, what)
     if column.shape != like.shape:
         raise InputError(f"{what} of shape {column.shape} for {len(like)} preferences; each row has one of each")
     if not np.isfinite(column).all():

@@ -115,7 +115,7 @@ def checked_preferences(preferences: Any, *, allow_missing: bool = False) -> np.
     Errors:
         InputError: not one value a row, a value outside [0, 1], or a NaN that is not allowed; the first such row is named.
     """
-    preferences_N = np.asarray(preferences, dtype=np.float64)
+    preferences_N = as_numbers(preferences, "preferences")
     if preferences_N.ndim != 1:
         raise InputError(f"preferences of shape {preferences_N.shape}; one value a row is expected")
     is_outside = (preferences_N < 0.0) | (preferences_N > 1.0)
@@ -132,3 +132,15 @@ def checked_preferences(preferences: Any, *, allow_missing: bool = False) -> np.
             hint="judge these rows again, or leave them out and have them counted with allow_missing=True",
         )
     return preferences_N
+
+
+def as_numbers(values: Any, what: str) -> np.ndarray:
+    """Return values as float64.
+
+    Errors:
+        InputError: something that is no number, such as a text.
+    """
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} are to be numbers: {error}") from error

@@ -227,6 +227,7 @@ def test_too_few_prompts_for_folds_say_so() -> None:
         ({"preferences": [0.5, np.nan, 0.5]}, "the preference in row 1 is NaN"),
         ({"preferences": [1.0, 2.0, 1.5]}, r"the preference in row 1 is 2; preferences lie in \[0, 1\]"),
         ({"lengths": [11.0, 21.0, 31.0]}, "differ from the baseline's by 1 in every row"),
+        ({"lengths": ["9", "long", "33"]}, "lengths are to be numbers: could not convert string to float: 'long'"),
         ({"prompt_ids": ["a", "a", "a"]}, "1 prompts; a length-controlled win rate needs at least 2"),
         ({"prompt_ids": ["a"]}, "1 prompt ids for 3 preferences"),
         ({"difficulty": [0.0, 1.0, 2.0], "regularising_rows": RegularisingRows([0.5], [1.0])}, "regularising rows have no difficulty"),
