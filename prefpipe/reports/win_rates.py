@@ -27,6 +27,10 @@ COMPARED = ("prompts_sha256", "baseline", "judges", "judged_by")
 """What two results must share to be compared: the prompts, the baseline, and who judged, and how."""
 
 
+OF_THE_POLICY = ("policy_candidates", "policy_scores", "a")
+"""What may differ in the identities of two folders: whose responses were compared with the baseline's."""
+
+
 class Sources(NamedTuple):
     """The files beside the annotations, and how their preferences are written."""
 
@@ -121,7 +125,7 @@ def _recipe(file: Prepared, sources: Sources) -> dict[str, Any]:
     record = annotations.record
     judged_by = None
     if record is not None:
-        judged_by = {key: value for key, value in record.identity.items() if key not in ("policy_candidates", "policy_scores")}
+        judged_by = {key: value for key, value in record.identity.items() if key not in OF_THE_POLICY}
     return {
         "file": annotations.source, "file_sha256": annotations.sha256, "format": annotations.kind,
         "prompts_sha256": file.prompts_sha256, "policy": annotations.policy, "baseline": annotations.baseline,

@@ -165,6 +165,7 @@ def test_the_folder_of_an_evaluation_can_be_read(tmp_path: Path, capsys) -> None
     assert result["win_rate"]["mean"] == summary["win_rate"]["mean"]
     assert result["win_rate"]["low"] == summary["win_rate"]["low"]
     assert result["recipe"]["judged_by"]["stage"] == "eval"
+    assert result["recipe"]["judges"] == ["checks"]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ SCALES = ("0-1", "1-2")
 ALPACA_EVAL = ("preference", "output_1", "output_2")
 """What tells the format: output_1 is the baseline's, output_2 the policy's response."""
 TEXT_KEYS = ("instruction", "prompt", "messages")
-LENGTHS = ("length_chars", "policy_length_chars")
-BASELINE_LENGTHS = ("baseline_length_chars",)
+LENGTHS = ("length_chars", "policy_length_chars", "a_length_chars")
+BASELINE_LENGTHS = ("baseline_length_chars", "b_length_chars")
 RESPONSES = {"alpaca-eval": ("output_2", "output_1"), "rows": ("response", "baseline_response")}
 POLICY_NAMES, BASELINE_NAMES = ("generator_2", "policy", "model"), ("generator_1", "baseline", "baseline_model")
 JUDGE_NAMES = ("annotator", "judge", "rater")
@@ -91,7 +91,7 @@ def read_annotations(source: str, *, scale: str | None = None) -> Annotations:
 
     Args:
         source: AlpacaEval's ``annotations.json``, a JSONL, JSON, CSV or Parquet file, or a folder of prefpipe's with a column
-            ``preference`` (what `prefpipe eval` writes).
+            ``preference``, such as `prefpipe eval` writes.
         scale: ``0-1`` or ``1-2``; None is what the format says: 1-2 of AlpacaEval's, else 0-1.
 
     Errors:
@@ -115,7 +115,7 @@ def read_annotations(source: str, *, scale: str | None = None) -> Annotations:
     problems.raise_if_any(hint=f"correct these rows; {HINT}")
     return Annotations(
         source, kind, ids, texts, preferences, lengths, baseline_lengths, difficulties, _one_name(table, POLICY_NAMES),
-        _one_name(table, BASELINE_NAMES), _names(table, JUDGE_NAMES), sha256, record,
+        _one_name(table, BASELINE_NAMES), _names(table, JUDGE_NAMES) or _judges_of(record), sha256, record,
     )  # fmt: skip
 
 
@@ -195,6 +195,14 @@ def _numbers(table: UserTable, name: str, problems: Problems, preferences: Seque
 def _names(table: UserTable, columns: Sequence[str]) -> tuple[str, ...]:
     name = next((column for column in columns if column in table.names), None)
     return tuple(sorted({str(value) for value in table.values_or_none(name) if value is not None}))
+
+
+def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
+    """Return who judged the rows of a folder: the judge, or the reward expression of an evaluation."""
+    if record is None:
+        return ()
+    found = record.identity.get("judge", record.identity.get("reward"))
+    return () if found is None else (found if isinstance(found, str) else canonical_json(found),)
 
 
 def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:

@@ -73,6 +73,13 @@ def test_parquet_with_lengths_and_difficulty(tmp_path: Path) -> None:
     assert (found.judges, found.policy) == (("me", "you"), "m")
 
 
+def test_verdicts_of_two_sides_are_of_the_first_over_the_second(tmp_path: Path) -> None:
+    """`prefpipe judge A B` writes the preference for A, and both lengths."""
+    row = {"prompt_id": "p", "preference": 0.75, "a_length_chars": 12, "b_length_chars": 30, "disagree": False}
+    found = read_annotations(lines(tmp_path / "v.jsonl", row))
+    assert (found.preferences, found.lengths, found.baseline_lengths) == ([0.75], [12.0], [30.0])
+
+
 def test_a_row_without_a_verdict_needs_no_response(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "preference": None, "response": None, "baseline_response": "x"},
             {"prompt": "b", "preference": 0.5, "response": "yy", "baseline_response": "x"}]  # fmt: skip
