@@ -11,7 +11,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
-from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_number, read_user_table, told
 from prefpipe.artifacts.rows import SUFFIXES
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
@@ -202,7 +202,10 @@ def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
     if record is None:
         return ()
     found = record.identity.get("judge", record.identity.get("reward"))
-    return () if found is None else (found if isinstance(found, str) else canonical_json(found),)
+    if isinstance(found, dict):  # its hashes stand under `judged_by`
+        names = [str(found[name]) for name in ("kind", "model", "served") if found.get(name)]
+        return (" ".join([*names, fingerprint_of(found)[:12]]),)
+    return () if found is None else (str(found),)
 
 
 def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:
