@@ -1,6 +1,7 @@
 """prefpipe: prompts, a language model and a rater in; a better language model out.
 
-For arrays of one's own: ``prefpipe.select_responses`` and ``prefpipe.build_pairs``. Importing the package imports nothing
+For arrays of one's own: ``prefpipe.select_responses``, ``prefpipe.build_pairs``, ``prefpipe.win_rate`` and
+``prefpipe.length_controlled_win_rate``. Importing the package imports nothing
 else, so that ``prefpipe --help`` stays instant; a public name is imported when it is first used.
 """
 
@@ -8,15 +9,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefpipe.maths.intervals import Bootstrap
+    from prefpipe.maths.length_control import (
+        LengthControlled,
+        RegularisingRows,
+        length_controlled_difference,
+        length_controlled_win_rate,
+    )
     from prefpipe.maths.pairs import Pair, build_pairs
     from prefpipe.maths.selection import Selection, select_responses
+    from prefpipe.maths.winrate import WinRate, win_rate, win_rate_difference
 
-__all__ = ["Pair", "Selection", "__version__", "build_pairs", "select_responses"]
+__all__ = [
+    "Bootstrap",
+    "LengthControlled",
+    "Pair",
+    "RegularisingRows",
+    "Selection",
+    "WinRate",
+    "__version__",
+    "build_pairs",
+    "length_controlled_difference",
+    "length_controlled_win_rate",
+    "select_responses",
+    "win_rate",
+    "win_rate_difference",
+]
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Pair": "prefpipe.maths.pairs", "Selection": "prefpipe.maths.selection", "build_pairs": "prefpipe.maths.pairs",
-    "select_responses": "prefpipe.maths.selection",
+    "Bootstrap": "prefpipe.maths.intervals", "LengthControlled": "prefpipe.maths.length_control", "Pair": "prefpipe.maths.pairs",
+    "RegularisingRows": "prefpipe.maths.length_control", "Selection": "prefpipe.maths.selection",
+    "WinRate": "prefpipe.maths.winrate", "build_pairs": "prefpipe.maths.pairs",
+    "length_controlled_difference": "prefpipe.maths.length_control",
+    "length_controlled_win_rate": "prefpipe.maths.length_control", "select_responses": "prefpipe.maths.selection",
+    "win_rate": "prefpipe.maths.winrate", "win_rate_difference": "prefpipe.maths.winrate",
 }  # fmt: skip
 
 

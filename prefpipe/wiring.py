@@ -19,7 +19,7 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.store import Artifact, Shard, open_input
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
-from prefpipe.configs.export_groups import ExportConfig
+from prefpipe.configs.export_groups import ANSWER_FORMATS, ExportConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
 from prefpipe.configs.logprobs import LogprobsConfig
@@ -215,7 +215,7 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 
 
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
-    side = load("prefpipe.stages.eval:Side")
+    side = load("prefpipe.stages.eval_recipe:Side")
     names = load("prefpipe.stages.eval:SIDES")
     if config.reward is not None and config.policy_scores is None and config.baseline_scores is None:
         names = [parse_scorer(text).name for text in config.scorer]
@@ -258,7 +258,10 @@ def _import(config: ImportConfig, runtime: Runtime) -> Summary:
 
 
 def _export(config: ExportConfig, runtime: Runtime) -> Summary:
-    result: Summary = load("prefpipe.stages.export_groups:run")(config, runtime)
+    of_candidates = config.format in ANSWER_FORMATS
+    result: Summary = load("prefpipe.stages.export_candidates:run" if of_candidates else "prefpipe.stages.export_groups:run")(
+        config, runtime
+    )
     return result
 
 

@@ -7,11 +7,14 @@ incomplete; 75 stopped early, safe to run again; 130 interrupted.
 import json
 import os
 import sys
+from typing import Any
 
 import typer
+import typer.core
 
 from prefpipe import __version__
 from prefpipe.cli.check import check
+from prefpipe.cli.evaluation import evaluation_of
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
@@ -39,8 +42,18 @@ STAGES: tuple[type[StageConfig], ...] = (
     GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, LogprobsConfig, ImportConfig, ExportConfig,
 )  # fmt: skip
 
+
+class InPipelineOrder(typer.core.TyperGroup):
+    """Commands in the order in which a pipeline runs them; typer would put those that are groups, such as eval, last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names: stages first, the others as they were registered."""
+        stages = [config_class.stage for config_class in STAGES]
+        return sorted(self.commands, key=lambda name: stages.index(name) if name in stages else len(stages))
+
+
 app = typer.Typer(
-    name="prefpipe", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="prefpipe", cls=InPipelineOrder, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
@@ -64,7 +77,10 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
 
 
 for _config_class in STAGES:
-    app.command(_config_class.stage)(command_of(_config_class, _run_stage))
+    if _config_class is EvalConfig:
+        app.add_typer(evaluation_of(_run_stage), name=EvalConfig.stage)  # with commands of its own
+    else:
+        app.command(_config_class.stage)(command_of(_config_class, _run_stage))
 app.command("status")(status)
 app.command("inspect")(inspect)
 app.command("savings")(savings)
@@ -122,5 +138,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _help_command(arguments: list[str]) -> str:
-    known = [word for word in arguments[:1] if word in {command.name for command in app.registered_commands}]
-    return " ".join(["prefpipe", *known, "--help"])
+    """Return the command whose help says what was wrong: ``prefpipe eval win-rate --help`` and not that of all."""
+    words, command = ["prefpipe"], typer.main.get_command(app)
+    for word in arguments:
+        children = getattr(command, "commands", {})
+        if word not in children:
+            break
+        words, command = [*words, word], children[word]
+    return " ".join([*words, "--help"])

@@ -88,9 +88,11 @@ def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     if children is None:
         yield path, command
         return
-    for name, child in children.items():
-        if not child.hidden:
-            yield from _walk(child, f"{path} {name}")
+    if any(parameter.name != "help" for parameter in command.params) and path != "prefpipe":
+        yield path, command  # eval runs a stage of its own, and has commands beside it
+    for name in command.list_commands(None):
+        if not children[name].hidden:
+            yield from _walk(children[name], f"{path} {name}")
 
 
 def usage(path: str, command: Any) -> str:

@@ -7,27 +7,38 @@ from typing import ClassVar
 from prefpipe.configs.options import StageConfig, option
 
 LINES_OR_PARQUET = (".jsonl", ".parquet")
-SUFFIXES = {"trl": LINES_OR_PARQUET, "trl-unpaired": LINES_OR_PARQUET, "nemo-rl": LINES_OR_PARQUET, "jsonl": (".jsonl",)}
+SUFFIXES = {"trl": LINES_OR_PARQUET, "trl-unpaired": LINES_OR_PARQUET, "nemo-rl": LINES_OR_PARQUET, "jsonl": (".jsonl",),
+            "alpaca-eval": (".json",), "arena-hard": (".jsonl",)}  # fmt: skip
 """Formats that are one file, with the names it may have."""
 FOLDER_FORMATS = ("llama-factory", "axolotl")
-FORMATS = ("trl", "trl-unpaired", "nemo-rl", *FOLDER_FORMATS, "jsonl")
+ANSWER_FORMATS = ("alpaca-eval", "arena-hard")
+"""Formats of benchmarks, which are made of candidates and not of groups."""
+FORMATS = ("trl", "trl-unpaired", "nemo-rl", *FOLDER_FORMATS, "jsonl", *ANSWER_FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(StageConfig):
-    """Write groups as a file that another trainer reads, with their scores and margins."""
+    """Write groups as a file that another trainer reads, or candidates as one that a benchmark judges."""
 
     stage: ClassVar[str] = "export"
     VERSION: ClassVar[int] = 1
 
     output: Path = option(
-        help="file to write, .jsonl or .parquet; for llama-factory and axolotl a folder", identity=False, short="o", metavar="OUT"
+        help="file to write, .jsonl or .parquet; for llama-factory and axolotl a folder, for alpaca-eval .json",
+        identity=False,
+        short="o",
+        metavar="OUT",
     )
     overwrite: bool = option(False, help="replace what OUT holds", identity=False)
-    groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
+    groups: Path = option(positional=True, identity=False, metavar="GROUPS",
+                          help="folder written by select; for alpaca-eval and arena-hard one of candidates")  # fmt: skip
     format: str = option(choices=FORMATS, help="which tool is to read it; docs/interchange.md has a row of each")
     whole_groups: bool = option(
         False, help="nemo-rl: one row a prompt with every kept response ranked, which its released loaders do not take"
+    )
+    sample_idx: int = option(0, help="alpaca-eval, arena-hard: which response of each prompt, by its number")
+    model_name: str | None = option(
+        None, help="alpaca-eval: name of the model; default as the candidates say. Arena-Hard's is the name of OUT"
     )
     allow_partial: bool = option(False, identity=False, help="write the parts that are there instead of refusing")
 
@@ -35,6 +46,12 @@ class ExportConfig(StageConfig):
         found = super().problems()
         if self.whole_groups and self.format != "nemo-rl":
             found.append(f"--whole-groups goes with --format nemo-rl, not {self.format}")
+        if self.sample_idx < 0:
+            found.append(f"--sample-idx must be 0 or more, not {self.sample_idx}")
+        if self.sample_idx and self.format not in ANSWER_FORMATS:
+            found.append(f"--sample-idx goes with --format {' and '.join(ANSWER_FORMATS)}, not {self.format}")
+        if self.model_name is not None and self.format != "alpaca-eval":
+            found.append(f"--model-name goes with --format alpaca-eval, not {self.format}")
         allowed = SUFFIXES.get(self.format)
         if allowed is not None and self.output.suffix.lower() not in allowed:
             found.append(f"--output {self.output}: the name of a file of format {self.format} ends in {' or '.join(allowed)}")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from prefpipe.configs.options import StageConfig, option
 from prefpipe.configs.score import REWARD_FUNCTIONS
 
-FORMATS = ("rows", "simpo", "ultrafeedback", "online-rlhf", "openai-batch", "trl", "jsonl")
+FORMATS = ("rows", "simpo", "ultrafeedback", "online-rlhf", "openai-batch", "trl", "jsonl", "alpaca-eval", "arena-hard")
 OF_ROWS = ("reward_column", "prompt_id_column", "prompt_column", "response_column", "model_column")
 """Fields that name columns of the long form; every other format has names of its own."""
 

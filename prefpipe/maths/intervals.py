@@ -27,6 +27,17 @@ class Estimate(NamedTuple):
     n_missing: int
 
 
+class Bootstrap(NamedTuple):
+    """How intervals are drawn: their level, the number of resamples, and the seed; the same three give the same interval."""
+
+    level: float = 0.95
+    n_draws: int = 10_000
+    seed: int = 0
+
+
+BOOTSTRAP = Bootstrap()
+
+
 class Interval(NamedTuple):
     """A bootstrap interval of a mean; NaN ends for fewer than two prompts."""
 

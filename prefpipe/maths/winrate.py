@@ -1,9 +1,33 @@
 """Win rate of a policy against a baseline: ties count half, the error is over prompts."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.intervals import Estimate, estimate_mean
+from prefpipe.maths.intervals import BOOTSTRAP, Bootstrap, PairedDifference, bootstrap_interval, estimate_mean, paired_difference
+from prefpipe.maths.prompt_rows import rows_of_prompts
+
+
+class WinRate(NamedTuple):
+    """A win rate in [0, 1] over ``n`` prompts, its standard error and bootstrap interval, and the counts.
+
+    ``n_wins``, ``n_draws`` and ``n_losses`` count rows by AlpacaEval's rule: above 1/2, exactly 1/2, below 1/2; and
+    ``discrete`` is ``(n_wins + n_draws / 2) / (n_wins + n_draws + n_losses)``. ``n_missing`` prompts had no preference.
+    """
+
+    mean: float
+    se: float
+    low: float
+    high: float
+    level: float
+    n: int
+    n_missing: int
+    n_wins: int
+    n_draws: int
+    n_losses: int
+    discrete: float
 
 
 def preference(policy_rewards: np.ndarray, baseline_rewards: np.ndarray, *, tie_tolerance: float = 0.0) -> float:
@@ -28,15 +52,95 @@ def preference(policy_rewards: np.ndarray, baseline_rewards: np.ndarray, *, tie_
     return float(np.where(lead_MN > tie_tolerance, 1.0, np.where(lead_MN < -tie_tolerance, 0.0, 0.5)).mean())
 
 
-def win_rate(preferences_P: np.ndarray) -> Estimate:
-    """Return the mean of the per-prompt preferences (P,) in [0, 1], with its standard error over prompts.
+def win_rate(
+    preferences: Any, prompt_ids: Sequence[Any] | None = None, *, allow_missing: bool = False, bootstrap: Bootstrap = BOOTSTRAP
+) -> WinRate:
+    """Return the win rate of preferences in [0, 1], where 1 says that the policy's response is better.
 
-    ``se = s / sqrt(P)`` with ddof 1: NaN for one prompt, never 0. NaN preferences are prompts without a verdict;
-    they are counted in ``n_missing`` and left out.
+    The mean over prompts of each prompt's mean preference; ``se = s / sqrt(P)`` with s over prompts, ddof 1; a percentile
+    bootstrap interval that resamples prompts. With one row a prompt these are AlpacaEval's win rate and standard error,
+    divided by 100. One prompt has no error (NaN, never 0) and no interval.
+
+    Args:
+        preferences: (N,), one a row. AlpacaEval's files hold 1 to 2: subtract 1.
+        prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
+        allow_missing: take NaN for "no verdict", leave such rows out and count the prompts without any; else NaN is refused.
+        bootstrap: level, resamples and seed of the interval.
+
+    Errors:
+        InputError: a value outside [0, 1], a NaN, another number of ids than of preferences.
     """
-    preferences_P = np.asarray(preferences_P, dtype=np.float64)
-    is_outside = (preferences_P < 0.0) | (preferences_P > 1.0)
+    preferences_N = checked_preferences(preferences, allow_missing=allow_missing)
+    values_P = rows_of_prompts(prompt_ids, len(preferences_N)).means(preferences_N)
+    estimate = estimate_mean(values_P)
+    interval = bootstrap_interval(
+        values_P, np.random.default_rng(bootstrap.seed), level=bootstrap.level, n_draws=bootstrap.n_draws
+    )
+    n_wins, n_draws, n_losses = (int(hits.sum()) for hits in (preferences_N > 0.5, preferences_N == 0.5, preferences_N < 0.5))
+    n_known = n_wins + n_draws + n_losses
+    discrete = (n_wins + n_draws / 2) / n_known if n_known else np.nan
+    return WinRate(
+        estimate.mean, estimate.se, interval.low, interval.high, interval.level, estimate.n, estimate.n_missing,
+        n_wins, n_draws, n_losses, discrete,
+    )  # fmt: skip
+
+
+def win_rate_difference(
+    first: Any, second: Any, prompt_ids: Sequence[Any] | None = None, *, allow_missing: bool = False,
+    bootstrap: Bootstrap = BOOTSTRAP,
+) -> PairedDifference:  # fmt: skip
+    """Return by how much the second policy's win rate is higher than the first's, on the same rows, paired by prompt.
+
+    Args:
+        first: preferences (N,) in [0, 1].
+        second: preferences (N,) of the other policy, row by row of the same prompts.
+        prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
+        allow_missing: leave out prompts for which either has no preference; else NaN is refused.
+        bootstrap: level, resamples and seed of the interval.
+
+    Errors:
+        InputError: as in `win_rate`, and different numbers of rows.
+    """
+    first_N, second_N = (checked_preferences(values, allow_missing=allow_missing) for values in (first, second))
+    if len(first_N) != len(second_N):
+        raise InputError(f"{len(first_N)} and {len(second_N)} preferences; a paired difference takes one of each a row")
+    rows = rows_of_prompts(prompt_ids, len(first_N))
+    rng = np.random.default_rng(bootstrap.seed)
+    return paired_difference(rows.means(second_N), rows.means(first_N), rng, level=bootstrap.level, n_draws=bootstrap.n_draws)
+
+
+def checked_preferences(preferences: Any, *, allow_missing: bool = False) -> np.ndarray:
+    """Return preferences (N,) as float64.
+
+    Errors:
+        InputError: not one value a row, a value outside [0, 1], or a NaN that is not allowed; the first such row is named.
+    """
+    preferences_N = as_numbers(preferences, "preferences")
+    if preferences_N.ndim != 1:
+        raise InputError(f"preferences of shape {preferences_N.shape}; one value a row is expected")
+    is_outside = (preferences_N < 0.0) | (preferences_N > 1.0)
     if is_outside.any():
-        first = int(np.flatnonzero(is_outside)[0])
-        raise InputError(f"the preference of prompt {first} is {preferences_P[first]:g}; preferences lie in [0, 1]")
-    return estimate_mean(preferences_P)
+        row = int(np.flatnonzero(is_outside)[0])
+        raise InputError(
+            f"the preference in row {row} is {preferences_N[row]:g}; preferences lie in [0, 1]",
+            hint="AlpacaEval's files hold 1 to 2 (subtract 1), percentages 0 to 100 (divide by 100)",
+        )
+    if not allow_missing and np.isnan(preferences_N).any():
+        row = int(np.flatnonzero(np.isnan(preferences_N))[0])
+        raise InputError(
+            f"the preference in row {row} is NaN, and so are {int(np.isnan(preferences_N).sum())} in all",
+            hint="judge these rows again, or leave them out and have them counted with allow_missing=True",
+        )
+    return preferences_N
+
+
+def as_numbers(values: Any, what: str) -> np.ndarray:
+    """Return values as float64.
+
+    Errors:
+        InputError: something that is no number, such as a text.
+    """
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} are to be numbers: {error}") from error

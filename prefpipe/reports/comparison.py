@@ -1,4 +1,4 @@
-"""The table that ``prefpipe eval`` ends with."""
+"""The table that ``prefpipe eval`` ends with, and what is to be said about a length-controlled figure."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -16,12 +16,17 @@ ROWS = (
 )
 
 
+LEAST_SHARE = 0.1
+"""Below this share of rows on one side of equal length, the figure at equal lengths is an extrapolation."""
+
+
 def comparison_table(figures: Mapping[str, Any]) -> Table:
     """Return policy beside baseline, each mean with its interval, and the paired difference.
 
     Args:
         figures: what ``summary.json`` holds: for each measure ``policy`` and ``baseline`` with ``mean``, ``low``, ``high``,
-            and ``difference`` with ``mean``, ``se``, ``low``, ``high``; NaN or None where there is nothing to say.
+            and ``difference`` with ``mean``, ``se``, ``low``, ``high``; so ``win_rate`` and ``length_controlled``; NaN or None
+            where there is nothing to say.
     """
     level = f"{figures['confidence']:.0%}"
     table = Table(
@@ -45,7 +50,31 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
         )  # fmt: skip
     won = figures["win_rate"]
     table.add_row("win rate, ties half", "", interval(won, "{:.1%}"), "", number(won["se"], "{:.1%}"))
+    fitted = figures["length_controlled"]
+    without = ", no difficulty" if "reason" not in fitted and fitted["difficulty_coefficient"] is None else ""
+    table.add_row(f"  length-controlled{without}", "", interval(fitted, "{:.1%}"), "", number(fitted["se"], "{:.1%}"))
     return table
+
+
+def length_notes(figures: Mapping[str, Any]) -> list[str]:
+    """Return what a reader should know about a length-controlled figure, in sentences.
+
+    Args:
+        figures: what ``LengthControlled.figures`` returned.
+    """
+    notes = []
+    without = figures["name"].partition(" without ")[2]
+    if without:
+        notes.append(f"without {without}: not AlpacaEval's length-controlled figure, and not to be compared with it")
+    side, other = ("longer", "shorter") if figures["share_longer"] < figures["share_shorter"] else ("shorter", "longer")
+    if figures[f"share_{side}"] < LEAST_SHARE and figures[f"share_{other}"] > LEAST_SHARE:
+        notes.append(
+            f"the policy's response is the {side} one in {figures[f'share_{side}']:.1%} of rows only: the length-controlled "
+            "figure is an extrapolation"
+        )
+    if not figures["model_coefficient"]:
+        notes.append(f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says nothing here")
+    return notes
 
 
 def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> str:

@@ -8,40 +8,33 @@ without a reward is counted, never scored as something; every figure carries its
 import json
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.artifacts.atomic import atomic_write
-from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import EVALUATION
-from prefpipe.artifacts.store import Artifact, open_output, refuse_nesting
+from prefpipe.artifacts.store import open_output, refuse_nesting
 from prefpipe.configs.eval import EvalConfig
-from prefpipe.errors import FingerprintError, InputError, UsageError
-from prefpipe.maths.intervals import bootstrap_interval, estimate_mean, paired_difference
+from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.intervals import Bootstrap, bootstrap_interval, estimate_mean, paired_difference
+from prefpipe.maths.length_control import length_controlled_win_rate
 from prefpipe.maths.rewards import parse_reward
 from prefpipe.maths.winrate import preference, win_rate
-from prefpipe.reports.comparison import comparison_table
+from prefpipe.reports.comparison import comparison_table, length_notes
 from prefpipe.stages.candidate_rows import Row, count_by_status, key_of, parent_identity
+from prefpipe.stages.eval_recipe import Side, notes_on_recipe, recipe_of, refuse_other_recipe
 from prefpipe.stages.pool_index import rewards_by_key
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.text.repetition import repeated_ngram_share
 
 SIDES = ("policy", "baseline")
+MAX_FITS = 1_000
+"""Resamples of the length-controlled fit, at most: each is a fit of its own."""
 MEASURES = ("reward", "n_tokens", "length_chars", "repetition", "truncated")
-NOT_COMPARED = ("models", "seed", "stage", "columns", "part_size")
-"""Fields in which the two sides may differ: which model, and what does not change the task."""
-
-
-class Side(NamedTuple):
-    """One side of the comparison: what it was given as, its candidates and their scores."""
-
-    name: str
-    candidates: Artifact
-    scores: Artifact
 
 
 def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime) -> Summary:
@@ -75,12 +68,13 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime) -> S
     figures = {
         "policy_name": policy.name, "baseline_name": baseline.name, "reward_expression": text,
         "confidence": config.confidence, "bootstrap_draws": config.bootstrap_draws, "bootstrap_seed": config.bootstrap_seed,
-        **figures_of(table, config), "recipe": recipe_of(policy),
+        **figures_of(table, config), "recipe": recipe_of(policy, baseline, runtime.context),
     }  # fmt: skip
     with atomic_write(config.output / "summary.json") as file:
         file.write((json.dumps(_without_nan(figures), indent=2, ensure_ascii=False) + "\n").encode())
     summary.facts |= _without_nan(figures)
     summary.table = comparison_table(figures)
+    summary.notes += notes_on_recipe(policy, baseline) + notes_on_length(figures["length_controlled"])
     return summary
 
 
@@ -88,27 +82,6 @@ def own_identity(config: EvalConfig) -> dict[str, Any]:
     """Return the fields that matter to the comparison; how the sides were sampled is in their own identities."""
     names = ("tie_tolerance", "confidence", "bootstrap_draws", "bootstrap_seed")
     return {name: getattr(config, name) for name in names}
-
-
-def refuse_other_recipe(policy: Side, baseline: Side) -> None:
-    """Refuse two sides that were given other prompts, sampling settings or scorers.
-
-    Errors:
-        FingerprintError: listing every field that differs.
-    """
-    lines = []
-    for what in ("candidates", "scores"):
-        ours, theirs = (
-            {key: value for key, value in getattr(side, what).record.identity.items() if key not in (*NOT_COMPARED, "candidates")}
-            for side in (baseline, policy)
-        )
-        lines += describe_difference(ours, theirs)
-    if lines:
-        shown = "\n  ".join(line.replace("on disk", "for the baseline").replace("asked for", "for the policy") for line in lines)
-        raise FingerprintError(
-            f"the two sides were not made by the same recipe:\n  {shown}",
-            hint="make both sides with the same prompts, sampling and scorers, or pass --force to compare them all the same",
-        )
 
 
 def reward_text(config: EvalConfig, policy: Side, baseline: Side) -> str:
@@ -191,10 +164,12 @@ def figures_of(table: pa.Table, config: EvalConfig) -> dict[str, Any]:
         return np.random.default_rng(config.bootstrap_seed)
 
     preferences = column("preference")
-    interval = bootstrap_interval(preferences, rng(), **bootstrap)
+    seeded = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
+    ours, theirs = column("policy_length_chars"), column("baseline_length_chars")
     figures: dict[str, Any] = {
         "n_prompts": table.num_rows, "n_compared": both.num_rows,
-        "win_rate": win_rate(preferences)._asdict() | {"low": interval.low, "high": interval.high},
+        "win_rate": win_rate(preferences, bootstrap=seeded)._asdict(),
+        "length_controlled": length_controlled(preferences, ours, theirs, seeded),
     }  # fmt: skip
     for measure in MEASURES:
         ours, theirs = column(f"policy_{measure}"), column(f"baseline_{measure}")
@@ -205,10 +180,25 @@ def figures_of(table: pa.Table, config: EvalConfig) -> dict[str, Any]:
     return figures
 
 
-def recipe_of(side: Side) -> dict[str, Any]:
-    """Return what a reader needs to make the figures again: prompt-set hash, sampling settings and scorers."""
-    sampling = {key: value for key, value in side.candidates.record.identity.items() if key not in ("models", "stage")}
-    return {"sampling": sampling, "scorers": side.scores.record.identity["scorers"]}
+def length_controlled(
+    preferences: np.ndarray, lengths: np.ndarray, baseline_lengths: np.ndarray, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """Return the figures at equal lengths, without a difficulty term; where there are none, their ``reason``.
+
+    Lengths are each side's mean characters a response, by prompt (P,), as the preferences are.
+    """
+    fits = bootstrap._replace(n_draws=min(bootstrap.n_draws, MAX_FITS))
+    try:
+        return length_controlled_win_rate(preferences, lengths, baseline_lengths, bootstrap=fits).figures()
+    except InputError as error:
+        return {"mean": None, "se": None, "low": None, "high": None, "reason": error.message}
+
+
+def notes_on_length(controlled: Mapping[str, Any]) -> list[str]:
+    """Return what a reader should know about the length-controlled figure."""
+    if "reason" in controlled:
+        return [f"no length-controlled win rate: {controlled['reason']}"]
+    return length_notes(controlled)
 
 
 def _number(value: int | None) -> float:

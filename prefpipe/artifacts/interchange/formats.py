@@ -6,6 +6,7 @@ from functools import partial
 
 from prefpipe.artifacts.file_hashes import hash_file, hash_files
 from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.interchange.benchmark_answers import read_alpaca_outputs, read_arena_answers
 from prefpipe.artifacts.interchange.long_rows import ColumnNames, read_long_rows
 from prefpipe.artifacts.interchange.openai_batch import read_batch
 from prefpipe.artifacts.interchange.pool import Pool
@@ -17,6 +18,7 @@ from prefpipe.artifacts.rows import python_rows, read_rows
 READERS: dict[str, Callable[..., Pool]] = {
     "simpo": partial(read_lists, layout=SIMPO), "online-rlhf": partial(read_lists, layout=ONLINE_RLHF),
     "ultrafeedback": read_ultrafeedback, "trl": read_preferences, "jsonl": read_group_lines,
+    "alpaca-eval": read_alpaca_outputs, "arena-hard": read_arena_answers,
 }  # fmt: skip
 
 

@@ -39,6 +39,25 @@ class JsonLinesWriter:
             self.file.write(f"{text}\n".encode())
 
 
+class JsonListWriter:
+    """One JSON list of objects, a row a line."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.lines, self.n_rows = file, JsonLinesWriter(file), 0
+        file.write(b"[\n")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+        for row in rows:
+            self.file.write(b"," if self.n_rows else b"")
+            self.lines.write([row])
+            self.n_rows += 1
+
+    def close(self) -> None:
+        """End the list."""
+        self.file.write(b"]\n")
+
+
 class ParquetRowsWriter:
     """A row group for each call, all of one schema."""
 
@@ -56,10 +75,15 @@ def row_writer(path: Path, schema: pa.Schema | None) -> Iterator[RowWriter]:
     """Open a file for rows; it appears under its name when the block ends without an exception.
 
     Args:
-        path: ``.parquet`` or anything else, which is JSON lines.
+        path: ``.parquet``, ``.json`` for a list, or anything else, which is JSON lines.
         schema: of a Parquet file.
     """
     with atomic_write(path) as file:
+        if path.suffix.lower() == ".json":
+            listed = JsonListWriter(file)
+            yield listed
+            listed.close()
+            return
         if path.suffix.lower() != ".parquet":
             yield JsonLinesWriter(file)
             return

@@ -1,0 +1,223 @@
+"""Preferences between a policy and a baseline, from AlpacaEval's ``annotations.json``, a table, or a folder of prefpipe's.
+
+Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are turned from 1..2 (0 is a draw
+in old files) to 0..1; of every other file they are 0..1 unless the user says otherwise, and what does not fit is refused.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
+from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_number, read_user_table, told
+from prefpipe.artifacts.rows import SUFFIXES
+from prefpipe.artifacts.run_record import RunRecord, read_run_record
+from prefpipe.artifacts.store import open_input
+from prefpipe.errors import InputError
+
+SCALES = ("0-1", "1-2")
+ALPACA_EVAL = ("preference", "output_1", "output_2")
+"""What tells the format: output_1 is the baseline's, output_2 the policy's response."""
+TEXT_KEYS = ("instruction", "prompt", "messages")
+LENGTHS = ("length_chars", "policy_length_chars", "a_length_chars")
+BASELINE_LENGTHS = ("baseline_length_chars", "b_length_chars")
+RESPONSES = {"alpaca-eval": ("output_2", "output_1"), "rows": ("response", "baseline_response")}
+POLICY_NAMES, BASELINE_NAMES = ("generator_2", "policy", "model"), ("generator_1", "baseline", "baseline_model")
+JUDGE_NAMES = ("annotator", "judge", "rater")
+DIFFICULTIES = ("instruction_difficulty", "difficulty")
+HINT = (
+    "each row needs `preference`, and `prompt_id`, `prompt` or `instruction`; for length control `length_chars` and "
+    "`baseline_length_chars`, or `response` and `baseline_response`"
+)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Preferences row by row: the prompt's keys, the preference in [0, 1] or NaN, the lengths in characters where they are known.
+
+    ``ids`` are the file's prompt ids, ``texts`` the prompts; a file has one or both. ``policy``, ``baseline`` and ``judges``
+    are what the file names. ``record`` is the run record of a folder.
+    """
+
+    source: str
+    kind: str
+    ids: list[str] | None
+    texts: list[str] | None
+    preferences: list[float]
+    lengths: list[float] | None
+    baseline_lengths: list[float] | None
+    difficulty: list[float] | None
+    policy: str | None
+    baseline: str | None
+    judges: tuple[str, ...]
+    sha256: str
+    record: RunRecord | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """The rows' prompts: by id where the file has ids."""
+        keys = self.ids if self.ids is not None else self.texts
+        assert keys is not None
+        return keys
+
+    @property
+    def n_missing(self) -> int:
+        """Rows without a preference."""
+        return sum(map(isnan, self.preferences))
+
+    def prompts_sha256(self) -> str:
+        """Return the hash of the set of prompts."""
+        return hashlib.sha256(canonical_json(sorted(set(self.keys))).encode()).hexdigest()
+
+    def known(self) -> "Annotations":
+        """Return the rows that have a preference."""
+        kept = [row for row, value in enumerate(self.preferences) if not isnan(value)]
+        return self.at(kept)
+
+    def at(self, rows: Sequence[int]) -> "Annotations":
+        """Return the rows of these numbers, in this order."""
+        columns = ("ids", "texts", "preferences", "lengths", "baseline_lengths", "difficulty")
+        picked: dict[str, Any] = {
+            name: None if getattr(self, name) is None else [getattr(self, name)[row] for row in rows] for name in columns
+        }
+        return replace(self, **picked)
+
+
+def read_annotations(source: str, *, scale: str | None = None) -> Annotations:
+    """Read preferences.
+
+    Args:
+        source: AlpacaEval's ``annotations.json``, a JSONL, JSON, CSV or Parquet file, or a folder of prefpipe's with a column
+            ``preference``, such as `prefpipe eval` writes.
+        scale: ``0-1`` or ``1-2``; None is what the format says: 1-2 of AlpacaEval's, else 0-1.
+
+    Errors:
+        InputError: missing columns, a preference outside the scale, a response that is no text; all such rows are gathered.
+    """
+    table, record, sha256 = _opened(source)
+    kind = "alpaca-eval" if all(name in table.names for name in ALPACA_EVAL) else "rows"
+    table.require(["preference"], hint=HINT)
+    problems = Problems(source)
+    ids = _keys(table, "prompt_id", problems) if "prompt_id" in table.names else None
+    text = next((name for name in TEXT_KEYS if name in table.names), None)
+    texts = _keys(table, text, problems) if text is not None else None
+    if ids is None and texts is None:
+        raise InputError(f"{source} does not say of which prompt a row is; its columns are: {', '.join(table.names)}", hint=HINT)
+    ours, theirs = RESPONSES[kind]
+    preferences = _preferences(table, scale or ("1-2" if kind == "alpaca-eval" else "0-1"), problems)
+    lengths = _lengths(table, LENGTHS, ours, preferences, problems)
+    baseline_lengths = _lengths(table, BASELINE_LENGTHS, theirs, preferences, problems)
+    difficulty = next((name for name in DIFFICULTIES if name in table.names), None)
+    difficulties = _numbers(table, difficulty, problems) if difficulty is not None else None
+    problems.raise_if_any(hint=f"correct these rows; {HINT}")
+    return Annotations(
+        source, kind, ids, texts, preferences, lengths, baseline_lengths, difficulties, _one_name(table, POLICY_NAMES),
+        _one_name(table, BASELINE_NAMES), _names(table, JUDGE_NAMES) or _judges_of(record), sha256, record,
+    )  # fmt: skip
+
+
+def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
+    """Return the rows, the record of a folder, and a hash of the content."""
+    path = Path(source)
+    if path.is_dir() and (path / "run.json").exists():
+        record = read_run_record(path)
+        table = open_input(path, schema=record.schema.partition("/")[0], name="ANNOTATIONS").read_all()
+        places = [f"row {number}" for number in range(1, table.num_rows + 1)]
+        return UserTable(source, table, places), record, record.fingerprint
+    if path.is_dir():
+        raise InputError(
+            f"{source} is a folder that no stage wrote", hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder"
+        )
+    table = read_user_table(source, text_columns=TEXT_KEYS, hint=HINT)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return table, None, digest
+
+
+def _keys(table: UserTable, name: str, problems: Problems) -> list[str]:
+    """Return a column's values as texts; nulls are problems."""
+    found = []
+    for place, value in zip(table.places, table.values(name), strict=True):
+        if value is None or value == "":
+            problems.add(place, f"`{name}` is empty")
+        found.append(value if isinstance(value, str) else canonical_json(value))
+    return found
+
+
+def _preferences(table: UserTable, scale: str, problems: Problems) -> list[float]:
+    """Return preferences in [0, 1], NaN for null."""
+    found = []
+    for place, value in zip(table.places, table.values("preference"), strict=True):
+        number, problem = checked_number(value, "preference")
+        if number is not None and not isnan(number):
+            if scale == "1-2":
+                number = 0.5 if number == 0.0 else number - 1.0
+            if not 0.0 <= number <= 1.0:
+                problem = f"`preference` is {value:g}, and this file's are {scale.replace('-', ' to ')}"
+        if problem is not None:
+            problems.add(place, problem)
+        found.append(nan if number is None else number)
+    return found
+
+
+def _lengths(
+    table: UserTable, columns: Sequence[str], response: str, preferences: Sequence[float], problems: Problems
+) -> list[float] | None:
+    """Return lengths in characters, from a column of them or of responses; of a row without a preference they may be missing."""
+    name = next((column for column in columns if column in table.names), None)
+    if name is not None:
+        return _numbers(table, name, problems, preferences)
+    if response not in table.names:
+        return None
+    found = []
+    for place, value, preference in zip(table.places, table.values(response), preferences, strict=True):
+        if not isinstance(value, str) and not isnan(preference):
+            problems.add(place, f"`{response}` is {told(value)}, which is no text")
+        found.append(float(len(value)) if isinstance(value, str) else nan)
+    return found
+
+
+def _numbers(table: UserTable, name: str, problems: Problems, preferences: Sequence[float] | None = None) -> list[float]:
+    found = []
+    for row, (place, value) in enumerate(zip(table.places, table.values(name), strict=True)):
+        number, problem = checked_number(value, name)
+        is_needed = preferences is None or not isnan(preferences[row])
+        if problem is None and is_needed and (number is None or isnan(number)):
+            problem = f"`{name}` is {value}"
+        if problem is not None:
+            problems.add(place, problem)
+        found.append(nan if number is None else number)
+    return found
+
+
+def _names(table: UserTable, columns: Sequence[str]) -> tuple[str, ...]:
+    name = next((column for column in columns if column in table.names), None)
+    return tuple(sorted({str(value) for value in table.values_or_none(name) if value is not None}))
+
+
+def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
+    """Return who judged the rows of a folder: the judge, or the reward expression of an evaluation."""
+    if record is None:
+        return ()
+    found = record.identity.get("judge", record.identity.get("reward"))
+    if isinstance(found, dict):  # its hashes stand under `judged_by`
+        names = [str(found[name]) for name in ("kind", "model", "served") if found.get(name)]
+        return (" ".join([*names, fingerprint_of(found)[:12]]),)
+    return () if found is None else (str(found),)
+
+
+def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:
+    """Return the one name that all rows bear; several in one file would be averaged into one figure.
+
+    Errors:
+        InputError: several names.
+    """
+    names = _names(table, columns)
+    if len(names) > 1:
+        raise InputError(
+            f"{table.source} is of {len(names)} models in one column: {', '.join(names[:4])}",
+            hint="make a file for each, and give them all: they are compared on the same prompts",
+        )
+    return names[0] if names else None

@@ -1,0 +1,198 @@
+"""Win rates of one or several files of preferences: raw beside length-controlled, with what they were made of."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prefpipe import __version__
+from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.interchange.annotations import Annotations, read_annotations
+from prefpipe.artifacts.interchange.prompt_values import read_baseline_lengths, read_difficulty, read_regularising_rows
+from prefpipe.errors import FingerprintError, InputError
+from prefpipe.maths.intervals import Bootstrap
+from prefpipe.maths.length_control import (
+    LengthControlled,
+    RegularisingRows,
+    length_controlled_difference,
+    length_controlled_win_rate,
+)
+from prefpipe.maths.prompt_rows import rows_of_prompts
+from prefpipe.maths.winrate import win_rate, win_rate_difference
+from prefpipe.reports.comparison import length_notes
+
+COMPARED = ("prompts_sha256", "baseline", "judges", "judged_by")
+"""What two results must share to be compared: the prompts, the baseline, and who judged, and how."""
+
+
+OF_THE_POLICY = ("policy_candidates", "policy_scores", "a")
+"""What may differ in the identities of two folders: whose responses were compared with the baseline's."""
+
+
+class Sources(NamedTuple):
+    """The files beside the annotations, and how their preferences are written."""
+
+    baseline_outputs: str | None = None
+    difficulty: str | None = None
+    regularising_rows: str | None = None
+    scale: str | None = None
+    allow_missing: bool = False
+
+
+class Prepared(NamedTuple):
+    """One file's rows that have a preference, and what is to be said of the file: notes, rows left out, all its prompts."""
+
+    rows: Annotations
+    notes: list[str]
+    n_missing: int
+    prompts_sha256: str
+
+
+class Drawing(NamedTuple):
+    """Penalty of the length-controlled fit (None: the recipe's own choice), and both bootstraps."""
+
+    penalty_c: float | None = None
+    of_means: Bootstrap = Bootstrap()
+    of_fits: Bootstrap = Bootstrap(n_draws=1_000)
+
+
+def win_rates(paths: Sequence[str], sources: Sources, drawing: Drawing, *, force: bool = False) -> dict[str, Any]:
+    """Return the figures of every file, and of each file after the first the paired difference to the first.
+
+    Errors:
+        InputError: rows that cannot be used, null preferences that are not allowed, other prompts where prompts are compared.
+        FingerprintError: two files that differ in prompts, baseline or judge, without ``force``.
+    """
+    files = [_prepared(path, sources) for path in paths]
+    files = [file._replace(rows=_in_order_of(files[0].rows, file.rows)) for file in files]
+    recipes = [_recipe(file, sources) for file in files]
+    if not force:
+        _refuse_other_recipe(paths, recipes)
+    fits = [_fit(file.rows, sources, drawing) for file in files]
+    results = [_figures(file, fit, drawing, recipe) for file, fit, recipe in zip(files, fits, recipes, strict=True)]
+    differences = [
+        _difference(files[0].rows, file.rows, (fits[0], fit), drawing) for file, fit in zip(files[1:], fits[1:], strict=True)
+    ]
+    return {
+        "confidence": drawing.of_means.level, "bootstrap_draws": drawing.of_means.n_draws,
+        "bootstrap_draws_of_fits": drawing.of_fits.n_draws, "bootstrap_seed": drawing.of_means.seed,
+        "results": results, "differences": differences,
+    }  # fmt: skip
+
+
+def _prepared(path: str, sources: Sources) -> Prepared:
+    """Return the rows that count, with difficulty and baseline lengths beside them, and what is to be said about them."""
+    read = read_annotations(path, scale=sources.scale)
+    notes = []
+    if read.n_missing:
+        if not sources.allow_missing:
+            raise InputError(
+                f"{path}: {read.n_missing:,} of {len(read.preferences):,} rows have no preference",
+                hint="judge them again, or leave them out and have them counted with --allow-missing",
+            )
+        notes.append(f"{read.n_missing:,} of {len(read.preferences):,} rows have no preference and are left out")
+    if sources.difficulty is not None:
+        matched = read_difficulty(sources.difficulty, read)
+        read = replace(read, difficulty=matched.values)
+        notes.append(f"difficulty is matched by {matched.by}" + _unused(matched.n_unused))
+    if sources.baseline_outputs is not None:
+        matched = read_baseline_lengths(sources.baseline_outputs, read)
+        read = replace(read, baseline_lengths=matched.values)
+        notes.append(f"the baseline's responses are matched by {matched.by}" + _unused(matched.n_unused))
+    known = read.known()
+    if not known.preferences:
+        raise InputError(f"{path}: no row has a preference")
+    return Prepared(known, notes, read.n_missing, read.prompts_sha256())
+
+
+def _in_order_of(first: Annotations, other: Annotations) -> Annotations:
+    """Return rows with the prompts in the order of another file's, where both are of the same: resamples are shared then."""
+    order = {key: number for number, key in enumerate(dict.fromkeys(first.keys))}
+    if set(other.keys) != order.keys():
+        return other
+    return other.at(sorted(range(len(other.keys)), key=lambda row: order[other.keys[row]]))
+
+
+def _unused(count: int) -> str:
+    return f"; {count:,} prompts of that file are not annotated" if count else ""
+
+
+def _recipe(file: Prepared, sources: Sources) -> dict[str, Any]:
+    """Return what a reader needs to make the figures again."""
+    annotations = file.rows
+    record = annotations.record
+    judged_by = None
+    if record is not None:
+        judged_by = {key: value for key, value in record.identity.items() if key not in OF_THE_POLICY}
+    return {
+        "file": annotations.source, "file_sha256": annotations.sha256, "format": annotations.kind,
+        "prompts_sha256": file.prompts_sha256, "policy": annotations.policy, "baseline": annotations.baseline,
+        "judges": list(annotations.judges), "judged_by": judged_by, "difficulty": sources.difficulty,
+        "regularising_rows": sources.regularising_rows,
+        "versions": {"prefpipe": __version__, "numpy": metadata.version("numpy")},
+    }  # fmt: skip
+
+
+def _refuse_other_recipe(paths: Sequence[str], recipes: Sequence[dict[str, Any]]) -> None:
+    first = {name: recipes[0][name] for name in COMPARED}
+    for path, recipe in zip(paths[1:], recipes[1:], strict=True):
+        lines = describe_difference(first, {name: recipe[name] for name in COMPARED})
+        if lines:
+            told = "\n  ".join(line.replace("on disk", f"in {paths[0]}").replace("asked for", f"in {path}") for line in lines)
+            raise FingerprintError(
+                f"{path} and {paths[0]} are not of the same recipe:\n  {told}",
+                hint="compare results of the same prompts, baseline and judge, or pass --force",
+            )
+
+
+def _fit(annotations: Annotations, sources: Sources, drawing: Drawing) -> LengthControlled | str:
+    """Return the length-controlled figure, or why there is none."""
+    if annotations.lengths is None or annotations.baseline_lengths is None:
+        side = "policy" if annotations.lengths is None else "baseline"
+        return f"no length-controlled win rate: the file does not hold the {side}'s responses or their lengths"
+    extra = None
+    if sources.regularising_rows is not None:
+        read = read_regularising_rows(sources.regularising_rows)
+        extra = RegularisingRows(*read)
+    if rows_of_prompts(annotations.keys, len(annotations.keys)).n_prompts < 2:
+        return "no length-controlled win rate: there is one prompt"
+    return length_controlled_win_rate(
+        annotations.preferences, annotations.lengths, annotations.baseline_lengths, annotations.difficulty,
+        prompt_ids=annotations.keys, regularising_rows=extra, penalty_c=drawing.penalty_c, bootstrap=drawing.of_fits,
+    )  # fmt: skip
+
+
+def _figures(file: Prepared, fit: LengthControlled | str, drawing: Drawing, recipe: dict[str, Any]) -> dict[str, Any]:
+    rows = file.rows
+    raw = win_rate(rows.preferences, rows.keys, bootstrap=drawing.of_means)
+    ours, theirs = rows.lengths, rows.baseline_lengths
+    controlled = None if isinstance(fit, str) else fit.figures()
+    return {
+        "name": rows.policy or rows.source, "n_rows": len(rows.preferences), "n_rows_missing": file.n_missing,
+        "win_rate": raw._asdict(), "length_controlled": controlled,
+        "mean_length_chars": float(np.mean(ours)) if ours is not None else None,
+        "mean_baseline_length_chars": float(np.mean(theirs)) if theirs is not None else None,
+        "notes": [*file.notes, *([str(fit)] if controlled is None else length_notes(controlled))], "recipe": recipe,
+    }  # fmt: skip
+
+
+def _difference(
+    first: Annotations, other: Annotations, fits: tuple[LengthControlled | str, LengthControlled | str], drawing: Drawing
+) -> dict[str, Any]:
+    """Return by how much another file's figures are higher, paired by prompt."""
+    rows, rows_of_other = (rows_of_prompts(item.keys, len(item.keys)) for item in (first, other))
+    ours = dict(zip(dict.fromkeys(first.keys), rows.means(np.array(first.preferences)), strict=True))
+    theirs = dict(zip(dict.fromkeys(other.keys), rows_of_other.means(np.array(other.preferences)), strict=True))
+    both = [key for key in ours if key in theirs]
+    if not both:
+        raise InputError(f"{first.source} and {other.source} have no prompt in common")
+    raw = win_rate_difference([ours[key] for key in both], [theirs[key] for key in both], bootstrap=drawing.of_means)
+    controlled = None
+    if not isinstance(fits[0], str) and not isinstance(fits[1], str) and list(ours) == list(theirs):
+        controlled = length_controlled_difference(fits[0], fits[1])._asdict()
+    return {
+        "name": other.policy or other.source, "from": first.policy or first.source, "n_prompts": len(both),
+        "win_rate": raw._asdict(), "length_controlled": controlled,
+    }  # fmt: skip

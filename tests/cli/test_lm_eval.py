@@ -1,0 +1,71 @@
+"""``prefpipe eval lm-eval``: a line that a shell and lm-evaluation-harness take as it was meant."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from tiny_models import make_tiny_adapter, make_tiny_causal_lm
+
+from prefpipe.cli.main import run
+
+
+def words(capsys: pytest.CaptureFixture[str], *given: str) -> list[str]:
+    assert run(["eval", "lm-eval", *given]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    return shlex.split(out)
+
+
+def arguments(command: list[str]) -> dict[str, str]:
+    pairs = command[command.index("--model_args") + 1].split(",")
+    return dict(pair.split("=") for pair in pairs)
+
+
+def test_a_whole_model(tmp_path: Path, capsys) -> None:
+    policy = make_tiny_causal_lm(tmp_path / "my policy")
+    command = words(capsys, str(policy), "--tasks", "gsm8k, ifeval", "-o", "results", "--dtype", "bfloat16")
+    assert command[:3] == ["lm_eval", "--model", "hf"]
+    assert arguments(command) == {"pretrained": str(policy), "dtype": "bfloat16"}
+    assert command[command.index("--tasks") + 1] == "gsm8k,ifeval"
+    assert "--apply_chat_template" in command
+    assert command[command.index("--output_path") + 1] == "results"
+
+
+def test_an_adapter_goes_on_its_base(tmp_path: Path, capsys) -> None:
+    """The base is what is loaded, the adapter is put on it; without a tokenizer of its own the base's is used."""
+    policy = make_tiny_causal_lm(tmp_path / "base")
+    adapter = make_tiny_adapter(tmp_path / "adapter", policy)
+    assert arguments(words(capsys, str(adapter))) == {"pretrained": str(policy), "peft": str(adapter)}
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (adapter / name).write_bytes((policy / name).read_bytes())
+    found = arguments(words(capsys, str(adapter)))
+    assert found == {"pretrained": str(policy), "peft": str(adapter), "tokenizer": str(adapter)}
+
+
+def test_a_name_of_the_hub(capsys) -> None:
+    assert arguments(words(capsys, "org/name@main")) == {"pretrained": "org/name", "revision": "main"}
+
+
+def test_a_model_without_a_chat_template_gets_none(tmp_path: Path, capsys) -> None:
+    policy = make_tiny_causal_lm(tmp_path / "base")
+    for path in policy.glob("chat_template*"):
+        path.unlink()
+    config = policy / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"chat_template"', '"no_template"'))
+    assert "--apply_chat_template" not in words(capsys, str(policy))
+    assert "--apply_chat_template" not in words(capsys, str(make_tiny_adapter(tmp_path / "adapter", policy)))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["bundled:minilm"], "prefpipe models convert bundled:minilm"),
+        (["./missing"], "is no model folder"),
+        (["org/na,me"], "holds `,` or `=`"),
+        (["org/name", "--tasks", ","], "--tasks names no task"),
+        (["org/name", "--batch-size", "0"], "--batch-size must be auto or 1 or more"),
+    ],
+)
+def test_what_the_harness_could_not_take_is_refused(capsys, given, message) -> None:
+    assert run(["eval", "lm-eval", *given]) == 2
+    assert message in capsys.readouterr().err

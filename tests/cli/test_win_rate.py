@@ -1,0 +1,194 @@
+"""``prefpipe eval win-rate`` as it is typed, and ``prefpipe eval`` with commands beside the stage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from alpaca_files import annotation, annotations, difficulty_table, gamed_table
+from interchange_files import lines
+
+from prefpipe.cli.main import run
+
+QUICK = ("--bootstrap-draws", "200", "--bootstrap-fits", "20")
+
+
+def figures(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run(["eval", "win-rate", *words, *QUICK, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def published(tmp_path: Path, data_dir: Path) -> Path:
+    """The folder of AlpacaEval's own files for two models of the leaderboard."""
+    candidates = pl.read_parquet(data_dir / "alpaca_candidates.parquet")
+    baseline = pl.read_parquet(data_dir / "alpaca_baseline.parquet").sort("prompt_id")
+    for model in ("claude-2", "alpaca-7b"):
+        rows = candidates.filter(pl.col("model") == model).sort("prompt_id")
+        values = [
+            {"instruction": prompt, "output_1": theirs, "generator_1": "gpt4_1106_preview", "output_2": ours, "generator_2": model,
+             "annotator": "weighted_alpaca_eval_gpt4_turbo", "preference": 1 + preference, "raw_completion": None}
+            for prompt, theirs, ours, preference in zip(
+                rows["prompt"], baseline["response"], rows["response"], rows["preference"], strict=True
+            )
+        ]  # fmt: skip
+        (tmp_path / f"{model}.json").write_text(json.dumps(values))
+    table = baseline.select(pl.col("prompt_id").alias(""), "instruction_difficulty")
+    table.write_csv(tmp_path / "instruction_difficulty.csv")
+    gamed = pl.read_parquet(data_dir / "alpaca_lc_gamed_surrogate.parquet").rename({"preference_surrogate": "preference"})
+    gamed.write_csv(tmp_path / "df_gamed.csv")
+    return tmp_path
+
+
+def test_alpaca_eval_files_give_the_published_figures(published: Path, data_dir: Path, capsys) -> None:
+    """From annotations.json and the two tables to the leaderboard's line."""
+    known = {row["model"]: row for row in pl.read_parquet(data_dir / "alpaca_leaderboard_known.parquet").to_dicts()}
+    beside = ["--difficulty", f"{published}/instruction_difficulty.csv", "--regularising-rows", f"{published}/df_gamed.csv"]
+    found = figures(capsys, f"{published}/claude-2.json", f"{published}/alpaca-7b.json", *beside)
+    for result in found["results"]:
+        row = known[result["name"]]
+        assert 100 * result["win_rate"]["mean"] == pytest.approx(row["win_rate"], abs=1e-8)
+        assert 100 * result["win_rate"]["se"] == pytest.approx(row["standard_error"], abs=1e-8)
+        assert (result["win_rate"]["n_wins"], result["win_rate"]["n_draws"]) == (row["n_wins"], row["n_draws"])
+        assert result["length_controlled"]["name"] == "length-controlled win rate"
+        assert 100 * result["length_controlled"]["mean"] == pytest.approx(row["length_controlled_winrate"], abs=0.25)
+        assert int(result["mean_length_chars"]) == row["avg_length"]
+    difference = found["differences"][0]
+    assert difference["length_controlled"]["mean"] == pytest.approx(
+        found["results"][1]["length_controlled"]["mean"] - found["results"][0]["length_controlled"]["mean"]
+    )
+    exact = figures(capsys, f"{published}/claude-2.json", *beside, "--penalty-c", str(known["claude-2"]["glm_C"]))
+    controlled = exact["results"][0]["length_controlled"]
+    assert 100 * controlled["mean"] == pytest.approx(known["claude-2"]["length_controlled_winrate"], abs=0.02)
+
+
+def test_the_page_says_what_it_is_and_is_not(tmp_path: Path, capsys) -> None:
+    assert run(["eval", "win-rate", str(annotations(tmp_path / "a.json")), *QUICK]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "model against gpt4_1106_preview, 40 prompts" in told
+    assert "win rate, ties half" in told
+    assert "length-controlled win rate without difficulty term" in told
+    assert "note: without difficulty term and regularising rows: not AlpacaEval's length-controlled figure" in told
+    assert "95% bootstrap over prompts, seed 0" in told
+    assert "judge: weighted_alpaca_eval_gpt4_turbo" in told
+
+
+def test_a_result_carries_its_recipe(tmp_path: Path, capsys) -> None:
+    path = annotations(tmp_path / "a.json")
+    table = difficulty_table(tmp_path / "d.csv")
+    found = figures(capsys, str(path), "--difficulty", str(table), "--regularising-rows", str(gamed_table(tmp_path / "g.csv")))
+    recipe = found["results"][0]["recipe"]
+    assert recipe["judges"] == ["weighted_alpaca_eval_gpt4_turbo"]
+    assert len(recipe["prompts_sha256"]) == len(recipe["file_sha256"]) == 64
+    assert recipe["difficulty"] == str(table)
+    assert set(recipe["versions"]) == {"prefpipe", "numpy"}
+    assert found["results"][0]["length_controlled"]["penalty_from"] == "cross-validation"
+    assert found["results"][0]["length_controlled"]["n_regularising"] == 20
+
+
+def test_missing_preferences_are_refused_or_counted(tmp_path: Path, capsys) -> None:
+    rows = [annotation(i, None if i == 3 else 1 + (i % 3) / 2) for i in range(12)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert run(["eval", "win-rate", f"{tmp_path}/a.json"]) == 1
+    assert "1 of 12 rows have no preference" in capsys.readouterr().err
+    found = figures(capsys, f"{tmp_path}/a.json", "--allow-missing")["results"][0]
+    assert (found["n_rows"], found["n_rows_missing"], found["win_rate"]["n"]) == (11, 1, 11)
+    kept = [(i % 3) / 2 for i in range(12) if i != 3]
+    assert found["win_rate"]["mean"] == pytest.approx(np.mean(kept))
+    assert "1 of 12 rows have no preference and are left out" in found["notes"]
+
+
+def test_rows_of_one_prompt_are_one_cluster(tmp_path: Path, capsys) -> None:
+    """Two raters a prompt: the error is over prompts."""
+    values = np.random.default_rng(3).uniform(size=(10, 2))
+    rows = [{"prompt_id": f"p{i}", "preference": float(values[i, j]), "rater": "r", "length_chars": 5 + i * j, "baseline_length_chars": 9}
+            for j in range(2) for i in range(10)]  # fmt: skip
+    found = figures(capsys, lines(tmp_path / "r.jsonl", *rows))["results"][0]
+    means = values.mean(axis=1)
+    assert found["win_rate"]["se"] == pytest.approx(means.std(ddof=1) / np.sqrt(10))
+    assert (found["win_rate"]["n"], found["n_rows"], found["length_controlled"]["n"]) == (10, 20, 10)
+
+
+def test_files_are_paired_by_prompt_whatever_their_order(tmp_path: Path, capsys) -> None:
+    first = annotations(tmp_path / "first.json", model="first", seed=1)
+    rows = json.loads(annotations(tmp_path / "second.json", model="second", seed=2).read_text())
+    found = figures(capsys, str(first), f"{tmp_path}/second.json")
+    (tmp_path / "turned.json").write_text(json.dumps(rows[::-1]))
+    turned = figures(capsys, str(first), f"{tmp_path}/turned.json")
+    assert turned["differences"] == found["differences"]
+    assert found["differences"][0]["name"] == "second"
+    assert found["differences"][0]["n_prompts"] == 40
+    assert found["differences"][0]["length_controlled"] is not None
+
+
+def test_another_judge_or_other_prompts_are_not_compared_without_force(tmp_path: Path, capsys) -> None:
+    first = annotations(tmp_path / "first.json", model="first")
+    rows = json.loads(annotations(tmp_path / "x.json", model="second").read_text())
+    (tmp_path / "judge.json").write_text(json.dumps([row | {"annotator": "another"} for row in rows]))
+    assert run(["eval", "win-rate", str(first), f"{tmp_path}/judge.json", *QUICK]) == 2
+    told = capsys.readouterr().err
+    assert "not of the same recipe" in told
+    assert "judges" in told
+    (tmp_path / "fewer.json").write_text(json.dumps(rows[:30]))
+    assert run(["eval", "win-rate", str(first), f"{tmp_path}/fewer.json", *QUICK]) == 2
+    assert "prompts_sha256" in capsys.readouterr().err
+    found = figures(capsys, str(first), f"{tmp_path}/fewer.json", "--force")
+    assert found["differences"][0]["n_prompts"] == 30
+    assert found["differences"][0]["length_controlled"] is None
+
+
+def test_without_lengths_the_raw_rate_stands_alone(tmp_path: Path, capsys) -> None:
+    rows = [{"prompt": f"p{i}", "preference": i / 10, "response": "x" * i} for i in range(10)]
+    source = lines(tmp_path / "r.jsonl", *rows)
+    result = figures(capsys, source)["results"][0]
+    assert result["length_controlled"] is None
+    assert "no length-controlled win rate: the file does not hold the baseline's responses or their lengths" in result["notes"]
+    outputs = lines(tmp_path / "o.jsonl", *({"instruction": f"p{i}", "output": "y" * (3 + i % 4)} for i in range(11)))
+    result = figures(capsys, source, "--baseline-outputs", outputs)["results"][0]
+    assert result["length_controlled"]["mean_baseline_length"] == np.mean([3 + i % 4 for i in range(10)])
+    assert "the baseline's responses are matched by `instruction`; 1 prompts of that file are not annotated" in result["notes"]
+
+
+def test_the_folder_of_an_evaluation_can_be_read(tmp_path: Path, capsys) -> None:
+    """What `prefpipe eval` wrote: the same win rate, and the same length-controlled one."""
+    prompts = lines(tmp_path / "p.jsonl", *(
+        {"prompt_id": f"p{i}", "prompt": f"Say {i}", "checks": [{"type": "words", "min": 1, "max": 9}]} for i in range(12)))  # fmt: skip
+    sides = ["--policy", "fake", "--baseline", "fake:max_model_len=4096", "--backend", "fake", "--prompts", prompts, "--n", "2"]
+    assert (
+        run(["eval", *sides, "--scorer", "checks", "-o", f"{tmp_path}/e", "--max-tokens", "40", "--bootstrap-draws", "200"]) == 0
+    )
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    result = figures(capsys, f"{tmp_path}/e")["results"][0]
+    assert result["win_rate"]["mean"] == summary["win_rate"]["mean"]
+    assert result["win_rate"]["low"] == summary["win_rate"]["low"]
+    assert result["recipe"]["judged_by"]["stage"] == "eval"
+    assert result["recipe"]["judges"] == ["checks"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--scale", "0-2"), "--scale must be one of 0-1, 1-2, not '0-2'"),
+        (("--penalty-c", "0"), "--penalty-c must be above 0, not 0.0"),
+        (("--confidence", "95"), "--confidence must be within 0 and 1, not 95"),
+        (("--bootstrap-fits", "0"), "--bootstrap-fits must be within"),
+    ],
+)
+def test_flags_out_of_range_exit_with_2(tmp_path: Path, capsys, flags, message) -> None:
+    assert run(["eval", "win-rate", str(annotations(tmp_path / "a.json")), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_stage_and_the_commands_beside_it_do_not_mix(capsys) -> None:
+    """A flag of the stage before a command would be ignored; it is refused."""
+    assert run(["eval", "--policy", "x", "win-rate", "y"]) == 2
+    assert "--policy stands before `win-rate`, and belongs to `prefpipe eval` itself" in capsys.readouterr().err
+    assert run(["eval"]) == 2
+    assert "`prefpipe eval` needs --output, --policy, --baseline" in capsys.readouterr().err
+    assert run(["eval", "win-rates"]) == 2
+    assert "hint: run `prefpipe eval --help`" in capsys.readouterr().err
+    assert run(["eval", "win-rate"]) == 2
+    assert "hint: run `prefpipe eval win-rate --help`" in capsys.readouterr().err
