@@ -20,8 +20,8 @@ def shown(prompt):
 
 def verdict(prompt, letter):
     """A verdict in the form that the prompt asks for."""
-    form = VERDICT_FORM.search(prompt)
-    return f"Reasons.\n{form[1]} {form[2]}: {letter}" if form else letter
+    forms = VERDICT_FORM.findall(prompt[prompt.rfind(">>>") :])
+    return f"Reasons.\n{forms[0][0]} {forms[0][1]}: {letter}" if forms else letter
 
 
 def longer_wins(prompt):

@@ -213,7 +213,7 @@ class ChatClient:
         """Return what a status means; raise when it means the end of the run."""
         status = error.status_code
         reason = self._without_key(f"status {status}: {str(error)[:500]}")
-        low = reason.lower()
+        low = f"{reason} {error.body}".lower()  # the text has the message alone, the body also the code
         if status in HOPELESS_STATUSES or any(sign in low for sign in NO_MONEY_SIGNS):
             self._give_up(reason)
         if status in HOPELESS_AT_START and not self._reached:
