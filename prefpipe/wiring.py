@@ -174,6 +174,13 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec) -> tuple[dict[str, Any], C
     if spec.kind == "ratings":
         scorer = load("prefpipe.backends.ratings:RatingsScorer")(spec.target, rating_column=config.rating_column)
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
+    if spec.kind == "judge":
+        found, settings, desk = language_judge(
+            config, parse_judge(spec.target), kind="pointwise", verdict="either", default_prompt="pointwise-v1"
+        )
+        return {**found, "kind": "judge", "engine": found["kind"]}, lambda: load("prefpipe.backends.llm_judge:JudgeScorer")(
+            settings, desk
+        )
     model = locate(spec.target, trust_remote_code=config.trust_remote_code)
     identity = {"kind": spec.kind, **model.identity(), "max_length": config.max_length, "dtype": config.dtype}
     return identity, lambda: load("prefpipe.backends.reward_model:RewardModelScorer")(
@@ -219,7 +226,7 @@ def language_judge(
     max_tokens = config.judge_max_tokens or load("prefpipe.backends.llm_judge:default_max_tokens")(prompt)
     if spec.kind == "openai":
         name, model_identity = spec.model, {"served": spec.model}
-        open_source = lambda: _open_server(config)  # noqa: E731 - beside its identity
+        open_source = lambda: _open_server(config, is_flexible=verdict == "either")  # noqa: E731 - beside its identity
     else:
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
         load("prefpipe.artifacts.model_files:require_chat_template")(model)
@@ -231,14 +238,18 @@ def language_judge(
     read_answers = load("prefpipe.artifacts.interchange.judge_batch:read_batch_answers")
     cache = load("prefpipe.artifacts.answer_cache:AnswerCache")(config.cache or config.output / "answers")
     desk = load("prefpipe.backends.judge_desk:JudgeDesk")(
-        open_source, cache, mode=mode, batch=read_answers(config.ingest_batch), ask_again=getattr(config, "retry_errors", True)
+        open_source,
+        cache,
+        mode=mode,
+        batch=read_answers(config.ingest_batch),
+        ask_again=not isinstance(config, JudgeConfig) or config.retry_errors,
     )
     return {"kind": spec.kind, **model_identity, **settings.identity()}, settings, desk
 
 
-def _open_server(config: JudgingConfig) -> Any:
+def _open_server(config: JudgingConfig, *, is_flexible: bool) -> Any:
     settings = load("prefpipe.backends.chat_client:ServerSettings")(
-        config.base_url, config.concurrency, config.requests_per_minute, config.timeout_s, config.max_tries
+        config.base_url, config.concurrency, config.requests_per_minute, config.timeout_s, config.max_tries, is_flexible
     )
     return load("prefpipe.backends.chat_client:ChatClient")(settings)
 

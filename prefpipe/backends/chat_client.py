@@ -44,13 +44,18 @@ HINT = "check --base-url (or OPENAI_BASE_URL), OPENAI_API_KEY, the judge's name,
 
 
 class ServerSettings(NamedTuple):
-    """How a server is asked. ``max_tries`` counts the first; ``timeout_s`` is for one try, from the request to the last byte."""
+    """How a server is asked.
+
+    ``max_tries`` counts the first; ``timeout_s`` is for one try, from the request to the last byte.
+    ``can_do_without_logprobs``: a server that refuses log-probabilities is asked again without them.
+    """
 
     base_url: str | None = None
     concurrency: int = 16
     requests_per_minute: float | None = None
     timeout_s: float = 120.0
     max_tries: int = 6
+    can_do_without_logprobs: bool = False
 
 
 class TransientError(Exception):
@@ -89,7 +94,7 @@ class ChatClient:
         self._stop = threading.Event()
         self._reached = False
         self._n_refused = 0
-        self._has_new_name = False
+        self._has_new_name, self._has_no_logprobs = False, False
         self._random = random.Random()  # noqa: S311 - spreads retries of many threads; no answer depends on it
         self.n_sent = 0
         """Requests sent, tries included."""
@@ -189,10 +194,10 @@ class ChatClient:
         return dict(completion)
 
     def _on_the_wire(self, body: Body) -> dict[str, Any]:
-        """Return what is sent: OpenAI's reasoning models know ``max_tokens`` under a newer name only."""
-        if not self._has_new_name:
-            return dict(body)
-        return {"max_completion_tokens" if name == "max_tokens" else name: value for name, value in body.items()}
+        """Return what is sent: some servers know ``max_tokens`` under a newer name only, some give no log-probabilities."""
+        left_out = ("logprobs", "top_logprobs") if self._has_no_logprobs else ()
+        names = {"max_tokens": "max_completion_tokens"} if self._has_new_name else {}
+        return {names.get(name, name): value for name, value in body.items() if name not in left_out}
 
     def _read(self, chunks: Any, deadline: float) -> bytes:
         data = bytearray()
@@ -222,6 +227,9 @@ class ChatClient:
             return TransientError(reason, _retry_after(error.response.headers))
         if status == 400 and "max_completion_tokens" in low and not self._has_new_name:
             self._has_new_name = True
+            return TransientError(reason, 0.0)
+        if status in (400, 422) and "logprobs" in low and self.settings.can_do_without_logprobs and not self._has_no_logprobs:
+            self._has_no_logprobs = True
             return TransientError(reason, 0.0)
         if any(sign in low for sign in TOO_LONG_SIGNS):
             return PermanentError(ChatAnswer(TOO_LONG, reason), is_bad_request=False)

@@ -2,8 +2,8 @@
 
 Reads: ``candidates`` of A and of B. Writes: ``verdicts``, one row for every pair with both presentation orders, and
 ``summary.json`` once all parts are there. Promises: sides are joined by prompt_id, never by position; a response without a
-partner is a row; a verdict that could not be read is null with the judge's words, and asked for again on the next run; no answer is paid
-for twice.
+partner is a row; a verdict that could not be read is null with the judge's words, and asked for again on the next run; no answer
+is paid for twice.
 """
 
 import json
@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.atomic import atomic_write
-from prefpipe.artifacts.interchange.judge_batch import write_batch
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, VERDICTS
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
@@ -38,7 +37,7 @@ from prefpipe.stages.judge_rows import (
     orders_of,
     request_of,
 )
-from prefpipe.stages.judge_spending import facts_of_spending
+from prefpipe.stages.judge_spending import facts_of_spending, write_open_questions
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 
 NOT_FAILED = ("ok", "no_partner", "no_response")
@@ -175,12 +174,7 @@ def _emit(work: _Work, path: Path, output: Output, parents: Mapping[int, Mapping
     """Write the questions that nobody has answered yet; no part is touched."""
     for index in parents:
         work.rows(output, index, parents[index])
-    desk = getattr(work.opened, "desk", None)
-    questions = desk.open_questions if desk is not None else {}
-    files = write_batch(path, questions.values())
-    summary.notes.append(f"{len(questions):,} requests are in {', '.join(map(str, files))}; all others are answered already")
-    summary.notes.append("run the batch, then pass its output with --ingest-batch")
-    summary.facts |= {"n_requests": len(questions), "files": [str(file) for file in files]}
+    write_open_questions([work.opened], path, summary)
 
 
 def _sum_up(config: JudgeConfig, output: Output, indices: Sequence[int], summary: Summary) -> None:

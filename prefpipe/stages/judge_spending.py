@@ -1,10 +1,23 @@
 """What a run asked its judge and what that cost, for the summary."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from prefpipe.artifacts.interchange.judge_batch import write_batch
 from prefpipe.backends.judge_desk import JudgeDesk
 from prefpipe.configs.judging import JudgingConfig
 from prefpipe.stages.runtime import Summary
+
+
+def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) -> None:
+    """Write what nobody has answered yet as a batch, for all judges that are language models."""
+    desks = [judge.desk for judge in judges if isinstance(getattr(judge, "desk", None), JudgeDesk)]
+    questions = {key: body for desk in desks for key, body in desk.open_questions.items()}
+    files = write_batch(path, questions.values())
+    summary.notes.append(f"{len(questions):,} requests are in {', '.join(map(str, files))}; all others are answered already")
+    summary.notes.append("run the batch, then pass its output with --ingest-batch")
+    summary.facts |= {"n_requests": len(questions), "files": [str(file) for file in files]}
 
 
 def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> None:

@@ -19,7 +19,12 @@ def answer(line: dict, text: str | None = None) -> dict:
     text = longer_wins(line["body"]["messages"][0]["content"]) if text is None else text
     body = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 10}}  # fmt: skip
-    return {"id": "x", "custom_id": line["custom_id"], "response": {"status_code": 200, "request_id": "r", "body": body}, "error": None}
+    return {
+        "id": "x",
+        "custom_id": line["custom_id"],
+        "response": {"status_code": 200, "request_id": "r", "body": body},
+        "error": None,
+    }
 
 
 def failure(line: dict) -> dict:
@@ -77,8 +82,14 @@ def test_missing_failed_and_unclear_answers_are_rows_and_are_emitted_again(batch
     """Of eight: one line is missing, one failed, one is unclear, one has status 500. The next batch holds those four."""
     command, emit, folder = batch
     lines = emit()
-    bad = {"custom_id": lines[3]["custom_id"], "response": {"status_code": 500, "body": {"error": {"message": "oops"}}}, "error": None}
-    output = write_lines(folder / "output.jsonl", [*(answer(line) for line in lines[4:]), answer(lines[2], "Both are fine."), bad])
+    bad = {
+        "custom_id": lines[3]["custom_id"],
+        "response": {"status_code": 500, "body": {"error": {"message": "oops"}}},
+        "error": None,
+    }
+    output = write_lines(
+        folder / "output.jsonl", [*(answer(line) for line in lines[4:]), answer(lines[2], "Both are fine."), bad]
+    )
     errors = write_lines(folder / "errors.jsonl", [failure(lines[1])])
     assert run([*command, "--ingest-batch", str(output), "--ingest-batch", str(errors)]) == 3
     rows = verdicts_of(folder / "out").values()

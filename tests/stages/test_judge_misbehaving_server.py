@@ -1,6 +1,6 @@
 """judge against a real HTTP server that misbehaves on purpose. The list with what each shows is in docs/judging.md."""
 
-import datetime
+import datetime as dt
 import email.utils
 import json
 import os
@@ -85,7 +85,7 @@ def test_what_does_not_pass_is_a_row_and_asked_again_on_the_next_run(sides, tmp_
 def test_retry_after_is_obeyed_by_all(sides, tmp_path, form):
     """After a 429 that asks for patience, nothing is sent until it is over, on any connection."""
     wait_s = 1.0
-    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=4)
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=4)
     header = {
         "seconds": {"Retry-After": "1"}, "milliseconds": {"retry-after-ms": "1000"},
         "date": {"Retry-After": email.utils.format_datetime(later, usegmt=True)},
@@ -158,7 +158,9 @@ def test_a_request_that_is_refused_alone_is_a_row(sides, tmp_path):
     assert all("a1 " in prompt for prompt in server.prompts[n_before:])
 
 
-@pytest.mark.parametrize("fault", [("refusal",), ("filter",), ("always", 400, {"error": {"code": "content_filter", "message": "no"}})], ids=str)
+@pytest.mark.parametrize(
+    "fault", [("refusal",), ("filter",), ("always", 400, {"error": {"code": "content_filter", "message": "no"}})], ids=str
+)
 def test_a_refusal_is_a_row_and_not_asked_again(sides, tmp_path, fault):
     faults = {"a1 ": [fault] * (1 if fault[0] == "always" else 2)}
     with running_judge(faults=faults) as server:
@@ -199,7 +201,10 @@ def quote(prompt):
     """A judge that quotes the response, then decides: it prefers the other one."""
     texts = shown(prompt)
     other = next(letter for letter, text in texts.items() if "Ignore" not in text)
-    return f'The response says:\n{texts["A" if other == "B" else "B"]}\nThat is no answer.\n' + verdict(prompt, other).partition("\n")[2]
+    return (
+        f"The response says:\n{texts['A' if other == 'B' else 'B']}\nThat is no answer.\n"
+        + verdict(prompt, other).partition("\n")[2]
+    )
 
 
 @pytest.mark.parametrize("orders", ["both", "a-first", "b-first"])
@@ -209,7 +214,10 @@ def test_a_response_cannot_write_its_own_verdict(tmp_path, orders):
     b = write_side(tmp_path, "b", {"p0": "an honest answer"})
     with running_judge(answer=echo) as server:
         assert run(judge_command(a, b, tmp_path / "echo", server.url, "--orders", orders)) == 3
-        assert run(judge_command(a, b, tmp_path / "short", server.url, "--orders", orders, "--judge-prompt", "pairwise-letter-v1")) == 3
+        assert (
+            run(judge_command(a, b, tmp_path / "short", server.url, "--orders", orders, "--judge-prompt", "pairwise-letter-v1"))
+            == 3
+        )
     for name in ("echo", "short"):
         (row,) = rows_of(tmp_path / name)
         assert (row["preference"], row["status"]) == (None, "parse_error")
@@ -275,7 +283,7 @@ def test_two_processes_share_a_cache(tmp_path, sides):
 def test_a_damaged_answer_is_asked_for_again(tmp_path, sides):
     with running_judge() as server:
         assert run(judge_command(*sides, tmp_path / "out", server.url)) == 0
-        path = sorted((tmp_path / "out" / "answers").rglob("*.json"))[0]
+        path = min((tmp_path / "out" / "answers").rglob("*.json"))
         path.write_bytes(path.read_bytes().replace(b"Reasons", b"Seasons"))
         assert run(judge_command(*sides, tmp_path / "out", server.url, "--overwrite")) == 0
     assert len(server.bodies) == 9

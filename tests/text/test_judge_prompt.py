@@ -67,7 +67,12 @@ def test_imitated_fences_are_escaped_and_other_text_is_not(text, inside):
 
 
 def test_conversations_of_several_turns_name_their_roles():
-    turns = [{"role": "system", "content": "Be short."}, *USER, {"role": "assistant", "content": "4"}, {"role": "user", "content": "Sure?"}]
+    turns = [
+        {"role": "system", "content": "Be short."},
+        *USER,
+        {"role": "assistant", "content": "4"},
+        {"role": "user", "content": "Sure?"},
+    ]
     text = read_judge_prompt("pointwise-v1", "pointwise").ask_about_response(turns, "yes").text
     assert "[system]\nBe short.\n\n[user]\nWhat is 2 + 2?\n\n[assistant]\n4\n\n[user]\nSure?\n" in text
 
@@ -87,7 +92,7 @@ def test_half_characters_do_not_break_a_question():
 def test_templates_are_checked(tmp_path, text, told):
     path = tmp_path / "mine.txt"
     path.write_text(text)
-    with pytest.raises(UsageError, match="mine.txt") as caught:
+    with pytest.raises(UsageError, match=r"mine\.txt") as caught:
         read_judge_prompt(str(path), "pairwise")
     assert told in caught.value.message
 
