@@ -258,8 +258,9 @@ def _open_engine(config: Any, spec: JudgeSpec, model: Any) -> Any:
     if spec.kind == "vllm":
         return load("prefpipe.backends.vllm_engine:VllmGenerator")(
             model, dtype=config.dtype, max_model_len=None, trust_remote_code=config.trust_remote_code,
-            tensor_parallel_size=getattr(config, "tensor_parallel_size", 1),  # score has no flags for its judges' GPUs
-            gpu_memory_utilization=getattr(config, "gpu_memory_utilization", 0.9), enable_prefix_caching=True, enforce_eager=False,
+            tensor_parallel_size=getattr(config, "tensor_parallel_size", 1),  # score has none
+            gpu_memory_utilization=getattr(config, "gpu_memory_utilization", 0.9),
+            enable_prefix_caching=True, enforce_eager=False,
         )  # fmt: skip
     return load("prefpipe.backends.hf_generator:HfGenerator")(
         model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, trust_remote_code=config.trust_remote_code

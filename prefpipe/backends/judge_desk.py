@@ -68,6 +68,10 @@ class JudgeDesk:
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
     """What was asked in this run in vain, by key: once a run is enough."""
 
+    def __post_init__(self) -> None:
+        """Clear away what a killed run left half written."""
+        self.cache.sweep()
+
     def answers(self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]) -> list[ChatAnswer]:
         """Return one answer for each body, in order.
 

@@ -46,9 +46,14 @@ class JudgeSettings(NamedTuple):
         return body if self.verdict == "text" else body | {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
 
     def read(self, answer: ChatAnswer, question: Question) -> Reading:
-        """Return the verdict of an answer whose status is ``ok``."""
-        if self.verdict == "text" or (self.verdict == "either" and answer.tokens is None):
-            return read_text(answer.text, self.prompt.kind, self.prompt.form, question.nonce)
+        """Return the verdict of an answer whose status is ``ok``.
+
+        Probabilities are looked at only where the text is a verdict too: the first token of an answer that repeats a response
+        says nothing about it.
+        """
+        stated = read_text(answer.text, self.prompt.kind, self.prompt.form, question.nonce)
+        if stated.value is None or self.verdict == "text" or (self.verdict == "either" and answer.tokens is None):
+            return stated
         return read_probabilities(answer.tokens or (), self.prompt.kind, self.prompt.form, question.nonce)
 
 

@@ -144,7 +144,7 @@ def _made(to_do: Sequence[int], make: Callable[[int], None], should_stop: Callab
 def begin_retry(
     output: Output, indices: Sequence[int], *, keep: Sequence[str] = (), only: Sequence[str] = ()
 ) -> tuple[Output, set[int]]:
-    """Find the parts with rows whose status is not in ``keep``, or is in ``only``; record in ``run.json`` that they are redone."""
+    """Find the parts with rows whose status is not in ``keep``, or is in ``only``; record that in ``run.json``."""
     failed = {}
     for index in indices:
         with suppress(CorruptPartError):  # missing or damaged: made again anyway

@@ -140,6 +140,16 @@ def test_preferences_are_graded_by_the_judges_probabilities(tmp_path):
     assert {(body["logprobs"], body["top_logprobs"], body["max_tokens"]) for body in server.bodies} == {(True, 20, 8)}
 
 
+def test_probabilities_count_only_where_the_answer_is_a_verdict(tmp_path):
+    """A judge that repeats a response which begins with the word A has said nothing, however probable its first token."""
+    a = write_side(tmp_path, "a", {"p0": "A cat is an animal."})
+    b = write_side(tmp_path, "b", {"p0": "A dog."})
+    with running_judge(answer=lambda prompt: (shown(prompt)["A"], logprobs_of({"A": 0.9, "B": 0.05}))) as server:
+        assert run(judge_command(a, b, tmp_path / "out", server.url, "--verdict", "logprobs")) == 3
+    (row,) = rows_of(tmp_path / "out")
+    assert (row["preference"], row["status"], row["a_first_raw"]) == (None, "parse_error", "A cat is an animal.")
+
+
 def test_a_server_without_log_probabilities_is_told_apart_from_an_unclear_verdict(tmp_path):
     a, b = two_sides(tmp_path)
     with running_judge() as server:

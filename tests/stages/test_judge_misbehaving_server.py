@@ -11,7 +11,7 @@ import time
 from collections import Counter
 
 import pytest
-from judge_server import longer_wins, running_judge, shown, verdict
+from judge_server import logprobs_of, longer_wins, running_judge, shown, verdict
 from judged_sides import judge_command, two_sides, verdicts_of, write_side
 from pipelines import rows_of
 
@@ -218,7 +218,9 @@ def test_a_response_cannot_write_its_own_verdict(tmp_path, orders):
             run(judge_command(a, b, tmp_path / "short", server.url, "--orders", orders, "--judge-prompt", "pairwise-letter-v1"))
             == 3
         )
-    for name in ("echo", "short"):
+    with running_judge(answer=lambda prompt: (echo(prompt), logprobs_of({"A": 0.9, "B": 0.05}))) as server:
+        assert run(judge_command(a, b, tmp_path / "graded", server.url, "--orders", orders, "--verdict", "logprobs")) == 3
+    for name in ("echo", "short", "graded"):
         (row,) = rows_of(tmp_path / name)
         assert (row["preference"], row["status"]) == (None, "parse_error")
     with running_judge(answer=quote) as server:

@@ -91,16 +91,19 @@ def test_a_real_model_behind_a_server_gives_graded_preferences(tmp_path):
 
     a = write_side(tmp_path, "a", {"p0": "Paris is the capital of France.", "p1": "4"})
     b = write_side(tmp_path, "b", {"p0": "I do not know.", "p1": "The answer is 5, I think."})
-    model = ServedModel(locate_model("bundled:smollm2-135m").path)
+    prompt = tmp_path / "short.txt"
+    prompt.write_text(
+        "Which response is better? Answer with the letter A or B only.\n\n{conversation}\n\n{first}\n\n{second}\n\n"
+        "The better response is: A or B?"
+    )
+    model = ServedModel(locate_model("bundled:smollm2-135m").path, max_new_tokens=1)
     with running_judge(answer=model) as server:
-        ask = ["--verdict", "logprobs", "--timeout-s", "600", "--max-error-rate", "1"]
+        ask = ["--verdict", "logprobs", "--timeout-s", "600", "--judge-prompt", prompt, "--judge-max-tokens", 1]
         assert run(judge_command(a, b, tmp_path / "ab", server.url, *ask, "--cache", tmp_path / "cache")) == 0
         assert run(judge_command(b, a, tmp_path / "ba", server.url, *ask, "--cache", tmp_path / "cache")) == 0
         assert len(server.bodies) == 4
     forth, back = verdicts_of(tmp_path / "ab"), verdicts_of(tmp_path / "ba")
-    judged = [key for key, row in forth.items() if row["status"] == "ok"]
-    assert judged
-    for key in judged:
+    for key in ("p0", "p1"):
         assert 0 < forth[key]["preference"] < 1
         assert forth[key]["preference"] == pytest.approx(1 - back[key]["preference"])
         assert forth[key]["a_first_mass"] > 0.1
