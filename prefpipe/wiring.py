@@ -231,7 +231,8 @@ def language_judge(
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
         load("prefpipe.artifacts.model_files:require_chat_template")(model)
         model_identity = {**model.identity(), "dtype": getattr(config, "dtype", "auto")}
-        name = f"{spec.kind}:{model_identity['content_hash']}"  # the model's name in the key of an answer
+        digest = load("prefpipe.artifacts.fingerprint:fingerprint_of")(model_identity)
+        name = f"{spec.kind}:{digest}"  # the model's name in the key of an answer
         open_source = lambda: load("prefpipe.backends.engine_source:EngineSource")(_open_engine(config, spec, model))  # noqa: E731
     settings = load("prefpipe.backends.llm_judge:JudgeSettings")(name, prompt, verdict, max_tokens, config.judge_temperature)
     mode = "collect" if config.emit_batch else "ingest" if config.ingest_batch else "ask"

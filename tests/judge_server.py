@@ -82,7 +82,7 @@ class JudgeServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     """Faults: ("status", code, message, headers), ("always", code, message), ("hang", s), ("garbage",), ("half",), ("close",),
-    ("drip", s a byte), ("no-choices",), ("refusal",), ("filter",)."""
+    ("drip", s a byte), ("late", s), ("no-choices",), ("refusal",), ("filter",)."""
 
     protocol_version = "HTTP/1.1"
 
@@ -129,6 +129,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif kind == "drip":
             self.drip(rest[0])
+        elif kind == "late":
+            self.late(rest[0])
         elif kind == "no-choices":
             self.reply(200, {"object": "chat.completion", "choices": []})
         elif kind == "refusal":
@@ -137,6 +139,19 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "filter":
             self.reply(200, {"choices": [{"finish_reason": "content_filter", "message": {"role": "assistant", "content": ""}}]})
         return True
+
+    def late(self, seconds):
+        """The answer in two halves, each in good time for a socket, together too late."""
+        data = json.dumps(self.completion({"model": "m"}, "")).encode() + b" " * 500
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.flush()
+        time.sleep(seconds * 2 / 3)
+        self.wfile.write(data[:10])
+        self.wfile.flush()
+        time.sleep(seconds * 2 / 3)
+        self.wfile.write(data[10:])
 
     def drip(self, seconds):
         data = json.dumps(self.completion({"model": "m"}, "")).encode() + b" " * 500

@@ -46,6 +46,8 @@ def read_completion(body: Any) -> ChatAnswer:
     counts = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     if finish_reason == "content_filter" or (refusal and not content):
         return ChatAnswer(REFUSED, f"the judge refused: {refusal or 'content filter'}", content or "", None, False, *counts)
+    if content is None and finish_reason == "length":  # a model that was still thinking: more tries would be cut as well
+        content = ""
     if not isinstance(content, str):
         raise NoCompletionError(f"the answer holds no text (finish_reason {finish_reason!r})")
     return ChatAnswer("ok", None, content, _tokens(choice), finish_reason == "length", *counts)

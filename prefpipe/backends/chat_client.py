@@ -96,9 +96,6 @@ class ChatClient:
         self._n_refused = 0
         self._has_new_name, self._has_no_logprobs = False, False
         self._random = random.Random()  # noqa: S311 - spreads retries of many threads; no answer depends on it
-        self.n_sent = 0
-        """Requests sent, tries included."""
-        self._lock = threading.Lock()
 
     def complete(self, bodies: Sequence[Body], keep: Callable[[int, Body], None]) -> list[ChatAnswer]:
         """Ask all and return one answer for each, in order.
@@ -173,24 +170,23 @@ class ChatClient:
 
     def _post(self, body: Body) -> Body:
         """Send once and return the body of the completion."""
-        with self._lock:
-            self.n_sent += 1
         deadline = time.monotonic() + self.settings.timeout_s
+        is_late = False
         try:
             with self._client.chat.completions.with_streaming_response.create(**self._on_the_wire(body)) as response:
-                data = self._read(response.iter_bytes(), deadline)
+                data, is_late = _read(response.iter_bytes(), deadline)
             completion = json.loads(data, parse_constant=_refuse_constant)
             read_completion(completion)
         except openai.APIStatusError as error:
             raise self._status_failure(error) from error
         except openai.APITimeoutError as error:
-            raise TransientError(f"no answer within {self.settings.timeout_s:g} s") from error
+            raise self._late() from error
         except openai.APIConnectionError as error:
             raise TransientError(self._without_key(f"{error} ({error.__cause__})")) from error
         except NoCompletionError as error:
             raise TransientError(str(error)) from error
         except (ValueError, RecursionError) as error:
-            raise TransientError(f"the answer is no JSON ({error})") from error
+            raise self._late() if is_late else TransientError(f"the answer is no JSON ({error})") from error
         return dict(completion)
 
     def _on_the_wire(self, body: Body) -> dict[str, Any]:
@@ -198,21 +194,6 @@ class ChatClient:
         left_out = ("logprobs", "top_logprobs") if self._has_no_logprobs else ()
         names = {"max_tokens": "max_completion_tokens"} if self._has_new_name else {}
         return {names.get(name, name): value for name, value in body.items() if name not in left_out}
-
-    def _read(self, chunks: Any, deadline: float) -> bytes:
-        data = bytearray()
-        is_late = False
-        try:
-            for chunk in chunks:
-                data += chunk
-                is_late = time.monotonic() > deadline
-                if is_late:
-                    break
-        except Exception as error:  # the HTTP library's own family, whose name depends on the client's version
-            raise TransientError(f"the connection broke: {type(error).__name__}: {error}") from error
-        if is_late:
-            raise TransientError(f"the answer was not complete within {self.settings.timeout_s:g} s")
-        return bytes(data)
 
     def _status_failure(self, error: openai.APIStatusError) -> TransientError | PermanentError:
         """Return what a status means; raise when it means the end of the run."""
@@ -237,19 +218,35 @@ class ChatClient:
             return PermanentError(ChatAnswer(REFUSED, reason), is_bad_request=False)
         return PermanentError(ChatAnswer(ERROR, reason), is_bad_request=True)
 
+    def _late(self) -> TransientError:
+        return TransientError(f"no whole answer within {self.settings.timeout_s:g} s")
+
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
 
 
+def _read(chunks: Any, deadline: float) -> tuple[bytes, bool]:
+    """Return what came until the deadline, and whether that ended it: an answer that was whole by then is one all the same."""
+    data = bytearray()
+    try:
+        for chunk in chunks:
+            data += chunk
+            if time.monotonic() > deadline:
+                return bytes(data), True
+    except Exception as error:  # the HTTP library's own family, whose name depends on the client's version
+        raise TransientError(f"the connection broke: {type(error).__name__}: {error}") from error
+    return bytes(data), False
+
+
 def _retry_after(headers: Any) -> float | None:
-    """Return how many seconds a server asks to wait: ``retry-after-ms``, or ``Retry-After`` as seconds or as a date."""
+    """Return how many seconds a server asks to wait (``retry-after-ms``, ``Retry-After`` in seconds or as a date), None for 0."""
     with suppress(TypeError, ValueError):
-        return max(0.0, float(headers.get("retry-after-ms")) / 1000)
+        return max(0.0, float(headers.get("retry-after-ms")) / 1000) or None
     value = headers.get("retry-after")
     with suppress(TypeError, ValueError):
-        return max(0.0, float(value))
+        return max(0.0, float(value)) or None
     with suppress(TypeError, ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()) or None
     return None
 
 

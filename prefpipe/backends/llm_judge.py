@@ -72,15 +72,12 @@ class _Judge:
 
     def __init__(self, settings: JudgeSettings, desk: JudgeDesk) -> None:
         self.settings, self.desk = settings, desk
-        self.example: str | None = None
 
     def close(self) -> None:
         """Close what answers the questions."""
         self.desk.close()
 
     def _ask(self, questions: Sequence[Question]) -> list[Asked]:
-        if questions and self.example is None:
-            self.example = questions[0].text
         bodies = [self.settings.body(question) for question in questions]
         answers = self.desk.answers(bodies, [self._usable(question) for question in questions])
         return [self._asked(*item) for item in zip(bodies, questions, answers, strict=True)]

@@ -1,6 +1,7 @@
 """Which responses of two candidates folders are compared: joined by prompt_id, never by position."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from prefpipe.artifacts.store import Artifact
@@ -26,12 +27,17 @@ class OtherSide:
     """B's candidates by prompt, read part by part as A's parts need them."""
 
     def __init__(self, artifact: Artifact, present: Sequence[int]) -> None:
-        self._artifact = artifact
-        self._parts: dict[str, list[int]] = {}
+        self._artifact, self._present = artifact, present
         self._read: dict[int, dict[str, list[Row]]] = {}
-        for index in present:
-            for prompt_id in dict.fromkeys(artifact.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()):
-                self._parts.setdefault(prompt_id, []).append(index)
+
+    @cached_property
+    def _parts(self) -> dict[str, list[int]]:
+        """Return which parts hold each prompt."""
+        found: dict[str, list[int]] = {}
+        for index in self._present:
+            for prompt_id in dict.fromkeys(self._artifact.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()):
+                found.setdefault(prompt_id, []).append(index)
+        return found
 
     def rows(self, prompt_id: str) -> list[Row]:
         """Return B's rows of a prompt, [] when B does not hold it."""

@@ -172,6 +172,22 @@ def test_a_refusal_is_a_row_and_not_asked_again(sides, tmp_path, fault):
         assert len(server.bodies) == n_before
 
 
+def test_a_model_that_is_cut_while_thinking_is_not_asked_six_times(sides, tmp_path):
+    """No text and finish_reason `length` is an answer without a verdict: paid once a run, and told as cut."""
+    cut = {"choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": None}}]}
+    with running_judge(faults={"a1 ": [("status", 200, cut)] * 2}) as server:
+        code, rows = judged(sides, tmp_path, server)
+    assert (code, rows["p1"]["status"], len(server.bodies)) == (3, "parse_error", 8)
+    assert "it was cut at 1024 tokens" in rows["p1"]["reason"]
+
+
+def test_a_whole_answer_that_comes_late_is_not_thrown_away(sides, tmp_path):
+    """Its last bytes came after the deadline: it was paid for, and it is whole."""
+    with running_judge(faults={"a1 ": [("late", 0.6)]}) as server:
+        assert judged(sides, tmp_path, server, "--timeout-s", 0.5, "--max-error-rate", 1)[0] == 0
+    assert len(server.bodies) == 8
+
+
 def test_models_that_know_max_tokens_by_a_newer_name(sides, tmp_path):
     message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
     with running_judge(faults={"": [("status", 400, message)]}) as server:
