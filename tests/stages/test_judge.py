@@ -264,3 +264,40 @@ def test_status_knows_verdicts(tmp_path, capsys):
     assert "preference for A" in capsys.readouterr().out
     (tmp_path / "out" / "summary.json").unlink()
     assert run(["status", str(tmp_path / "out")]) == 4
+
+
+def test_verdicts_of_other_responses_are_stale_and_made_again(tmp_path, capsys):
+    """B's responses change under the same name: status says so, and the run is another one."""
+    a, b = two_sides(tmp_path)
+    with running_judge() as server:
+        command = judge_command(a, b, tmp_path / "out", server.url)
+        assert run(command) == 0
+        source = tmp_path / "b.jsonl"
+        source.write_text(source.read_text().replace("answer b0", "a much, much longer answer b0"))
+        again = ["import", str(source), "--format", "rows", "-o", str(tmp_path / "b-run"), "--part-size", "2", "--overwrite"]
+        assert run(again) == 0
+        capsys.readouterr()
+        assert run(["status", str(tmp_path / "out")]) == 4
+        assert "of another configuration now" in capsys.readouterr().out
+        assert run(command) == 2
+        n_before = len(server.bodies)
+        assert run([*command, "--overwrite"]) == 0
+        assert len(server.bodies) == n_before + 2
+    assert verdicts_of(tmp_path / "out")["p0"]["preference"] == 0.0
+
+
+def test_incomplete_sides_are_refused_or_named(tmp_path):
+    """A part of B is missing: exit 4; with --allow-partial its prompts are rows, and they are judged when it is back."""
+    a, b = two_sides(tmp_path)
+    lost = b / "part-00001-of-00002.parquet"
+    data = lost.read_bytes()
+    lost.unlink()
+    with running_judge() as server:
+        command = judge_command(a, b, tmp_path / "out", server.url)
+        assert run(command) == 4
+        assert run([*command, "--allow-partial"]) == 0
+        assert [row["status"] for row in rows_of(tmp_path / "out")] == ["ok", "ok", "no_partner", "no_partner"]
+        lost.write_bytes(data)
+        assert run(command) == 0
+        assert len(server.bodies) == 8
+    assert {row["status"] for row in rows_of(tmp_path / "out")} == {"ok"}
