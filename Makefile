@@ -1,12 +1,14 @@
 # make quickstart   the whole pipeline on sample_data/ with real models on a CPU
 # make test         lint, types and the whole suite
 # make test-vllm    the vLLM back-end, for real, in an environment of its own
+# make test-deepspeed  DeepSpeed's ZeRO-2 and ZeRO-3 with two processes on a CPU, in an environment of its own; needs a C++ compiler
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the CPU build of torch where pip would take the CUDA one.
 
 PYTHON ?= python3
 VENV ?= .venv
 VENV_VLLM ?= .venv-vllm
+VENV_DEEPSPEED ?= .venv-deepspeed
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 PIP_FLAGS ?= --quiet --disable-pip-version-check
@@ -17,7 +19,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test lint test-vllm reference bench-overhead bench-select bench-train clean
+.PHONY: install quickstart test lint test-vllm test-deepspeed reference bench-overhead bench-select bench-train clean
 
 install: $(installed)
 
@@ -39,6 +41,14 @@ lint: $(installed)
 
 test: lint
 	OMP_NUM_THREADS=1 $(bin)/pytest -n $(WORKERS) --dist loadfile
+
+# DeepSpeed beside what is installed already; it builds nothing at installation and one extension at the first run.
+test-deepspeed: $(installed)
+	test -x $(VENV_DEEPSPEED)/bin/python || $(bin)/python -m venv $(VENV_DEEPSPEED)
+	$(bin)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(VENV_DEEPSPEED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
+	$(VENV_DEEPSPEED)/bin/python -m pip install $(PIP_FLAGS) --upgrade setuptools wheel
+	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(VENV_DEEPSPEED)/bin/python -m pip install $(PIP_FLAGS) --no-build-isolation --no-deps deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
+	PYTHONPATH="$(CURDIR)" OMP_NUM_THREADS=1 $(VENV_DEEPSPEED)/bin/python -m pytest -q tests/several_devices/test_deepspeed.py
 
 reference: $(installed)
 	$(bin)/prefpipe reference

@@ -10,7 +10,7 @@ The files are the truth about progress, ``run.json`` about configuration. An art
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -169,6 +169,8 @@ class Inspector:
         if artifact.record.stage == "generate":
             _check_prompts(report, artifact)
             _check_models(report, artifact.record)
+        if artifact.record.stage == "logprobs":
+            _check_reference_model(report, artifact.record)
         _check_sources(report, artifact)
         parents = {name: self._parent(report, artifact, name) for name in artifact.record.parents if name not in FILES}
         digests = _ParentDigests(artifact.record.stage, {name: found for name, found in parents.items() if found is not None})
@@ -206,17 +208,36 @@ class Inspector:
 def _check_models(report: Report, record: RunRecord) -> None:
     """Compare the models that are folders on this disk with the ones that sampled: a policy may have been trained again."""
     for reference, sampled in zip(record.context.get("models", []), record.identity.get("models", []), strict=False):
-        folder = Path(record.context.get("folder", ".")) / reference
-        if "content_hash" not in sampled or not folder.is_dir():
-            continue
-        try:
-            now = locate_model(str(folder)).identity()
-        except PrefpipeError as error:
-            report.notes.append(f"its model {reference} cannot be looked at: {error.message}")
-            continue
-        if now != sampled:
-            report.is_other_run = True
-            report.reasons.append(f"its model, {reference}, has changed since: it has other weights, tokenizer or template")
+        if "content_hash" in sampled:
+            _compare_model(report, record, reference, sampled)
+
+
+def _check_reference_model(report: Report, record: RunRecord) -> None:
+    """Compare the model that was measured, and the one whose tokenizer and template made the ids, where they are folders."""
+    measured = record.identity.get("model")
+    if not isinstance(measured, dict):
+        return
+    of_words = ("tokenizer_hash", "chat_template_hash")
+    for reference in record.context.get("models", []):
+        _compare_model(report, record, reference, {name: measured[name] for name in measured if name not in of_words})
+    words = record.context.get("tokenizer_of")
+    if isinstance(words, str) and not report.is_other_run:
+        _compare_model(report, record, words, {name: measured[name] for name in measured if name in of_words})
+
+
+def _compare_model(report: Report, record: RunRecord, reference: str, then: Mapping[str, Any]) -> None:
+    """Compare a model, if it is a folder on this disk, with the hashes that it had then."""
+    folder = Path(record.context.get("folder", ".")) / reference
+    if not folder.is_dir():
+        return
+    try:
+        now = locate_model(str(folder)).identity()
+    except PrefpipeError as error:
+        report.notes.append(f"its model {reference} cannot be looked at: {error.message}")
+        return
+    if any(now.get(name) != value for name, value in then.items()):
+        report.is_other_run = True
+        report.reasons.append(f"its model, {reference}, has changed since: it has other weights, tokenizer or template")
 
 
 def _check_parts(report: Report, artifact: Artifact, digests: "_ParentDigests", *, quick: bool) -> None:

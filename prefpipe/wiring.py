@@ -25,7 +25,7 @@ from prefpipe.configs.import_files import ImportConfig
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import ENGINES, JudgeSpec, JudgingConfig, parse_judge
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.configs.options import PartwiseConfig, StageConfig
+from prefpipe.configs.options import ShardedConfig, StageConfig
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, ScorerSpec, parse_scorer
 from prefpipe.configs.select import SelectConfig
@@ -56,7 +56,7 @@ def runtime_for(
     """Return the stage's surroundings; the shard comes from the flags, or from the Slurm array variables."""
     without = ", without --overwrite," if config.overwrite else ""  # which would throw away what is finished
     how_to_go_on = f"run the same command again{without} to go on"
-    shard = shard_of(config, os.environ) if isinstance(config, PartwiseConfig) else Shard()
+    shard = shard_of(config, os.environ) if isinstance(config, ShardedConfig) else Shard()
     if shard.count > 1:
         log(f"shard {shard.index} of {shard.count}")
     return Runtime(
@@ -64,7 +64,7 @@ def runtime_for(
     )
 
 
-def shard_of(config: PartwiseConfig, environment: Mapping[str, str]) -> Shard:
+def shard_of(config: ShardedConfig, environment: Mapping[str, str]) -> Shard:
     """Return this worker's share: flags, else PREFPIPE_SHARD_INDEX / _NUM_SHARDS, else the Slurm array variables.
 
     Errors:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -27,7 +27,7 @@ class Command:
 
     ``signal_after_s``: send ``signal`` so long after the start. ``die_at_event``: SIGKILL itself just before the n-th time
     (from 0) that a file below ``watched`` is opened, linked, renamed or removed. ``powerless``: root obeys permissions.
-    ``max_file_bytes``: no file may grow beyond.
+    ``max_file_bytes``: no file may grow beyond. ``limit_s``: SIGKILL after so long.
     """
 
     argv: list[str]
@@ -39,6 +39,7 @@ class Command:
     watched: str = ""
     powerless: bool = False
     max_file_bytes: int | None = None
+    limit_s: float | None = None
 
 
 @dataclass
@@ -54,11 +55,11 @@ class Outcome:
 class StageServer:
     """The test's side: start, run commands, stop. ``modules`` are imported once, beside what every stage needs."""
 
-    def __init__(self, scratch: Path, modules: Sequence[str] = ()) -> None:
+    def __init__(self, scratch: Path, modules: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
         self.scratch = scratch
         self.process = subprocess.Popen(
             [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **(variables or {})},
         )  # fmt: skip
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
@@ -139,6 +140,8 @@ def _run_children(commands: list[Command], scratch: Path) -> list[Outcome]:
             if command.signal_after_s is not None and now >= command.signal_after_s:
                 os.kill(pid, command.signal)
                 command.signal_after_s = None
+            if command.limit_s is not None and now >= command.limit_s:
+                os.kill(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 codes[number], elapsed[number] = os.waitstatus_to_exitcode(status), time.monotonic() - started

@@ -12,6 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    BertConfig,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -67,14 +69,29 @@ def tiny_config(**changes) -> LlamaConfig:
     return LlamaConfig(**(settings | changes))
 
 
-def make_tiny_causal_lm(path, seed=0) -> Path:
-    """Write a causal language model with its tokenizer to ``path`` and return the path."""
-    return _save(LlamaForCausalLM, tiny_config(), Path(path), seed)
+def make_tiny_causal_lm(path, seed=0, **changes) -> Path:
+    """Write a causal language model with its tokenizer to ``path`` and return the path; ``changes`` are its configuration's."""
+    return _save(LlamaForCausalLM, tiny_config(**changes), Path(path), seed)
 
 
 def make_tiny_reward_model(path, seed=0) -> Path:
     """Write a one-label sequence classifier with its tokenizer and a pad token to ``path``; return the path."""
     return _save(LlamaForSequenceClassification, tiny_config(num_labels=1), Path(path), seed)
+
+
+def make_tiny_encoder(path, seed=0) -> Path:
+    """Write a bare BERT encoder with the tokenizer, which has no chat template, to ``path``; return the path."""
+    config = BertConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=512, initializer_range=0.2, pad_token_id=PAD_ID,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        BertModel(config).eval().save_pretrained(path)
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(path)
+    return Path(path)
 
 
 def make_tiny_adapter(path, base_path, seed=0) -> Path:

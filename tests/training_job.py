@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from tiny_groups import make_groups
 from transformers import TrainerCallback
 
@@ -12,6 +13,7 @@ from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.maths.objectives import resolve_knobs
 from prefpipe.training.callbacks import MetricsFile
 from prefpipe.training.checkpoints import find_last_checkpoint
+from prefpipe.training.early_stopping import EarlyStopping
 from prefpipe.training.forward import reference_logps
 from prefpipe.training.groups import with_reference
 from prefpipe.training.policy import LoraSettings, load_policy, save_policy
@@ -22,6 +24,11 @@ from prefpipe.training.trainer import GroupTrainer
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["training_job"])
+
+
+def metrics_of(folder):
+    """Rows of ``metrics.parquet``, without the one column that no two runs share."""
+    return pq.read_table(Path(folder) / "metrics.parquet").drop_columns("tokens_per_s").to_pylist()
 
 
 class DieAtStep(TrainerCallback):
@@ -54,8 +61,11 @@ class DyingTrainer(GroupTrainer):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder, model_path, lora, die_at_step=None, die_in_save=None):
-    """12 steps over 4 epochs of 10 groups, resuming by itself; what it skips goes to ``skipped.txt``."""
+def train(folder, model_path, lora, die_at_step=None, die_in_save=None, patience=None):
+    """12 steps over 4 epochs of 10 groups, resuming by itself; what it skips goes to ``skipped.txt``.
+
+    With ``patience`` it is evaluated at every step on 5 other groups, with early stopping.
+    """
     folder = Path(folder)
     files = inspect_model(model_path, "tiny")
     shape = LoraSettings(r=4, alpha=8, dropout=0.2) if lora else None
@@ -64,14 +74,19 @@ def train(folder, model_path, lora, die_at_step=None, die_in_save=None):
     groups = with_reference(groups, reference_logps(policy.model, groups, pad_token_id=0))
     settings = TrainSettings(
         objective="mmpo", knobs=resolve_knobs("mmpo", {"beta": 1.0}), learning_rate=1e-2, num_train_epochs=4, global_batch_size=4,
-        per_device_train_batch_size=2, save_steps=2,
+        per_device_train_batch_size=2, save_steps=2, evaluates=patience is not None, eval_steps=1,
     )  # fmt: skip
+    evaluated, early = [], []
+    if patience is not None:
+        evaluated = make_groups(5, seed=1)
+        evaluated = with_reference(evaluated, reference_logps(policy.model, evaluated, pad_token_id=0))
+        early = [EarlyStopping(patience)]
     skipped = []
     checkpoint = find_last_checkpoint(folder, skipped.append)
     (folder / "skipped.txt").write_text("\n".join(skipped))
     trainer = DyingTrainer(
         policy.model, training_arguments(settings, folder), settings, groups, tokenizer=policy.tokenizer,
-        callbacks=[MetricsFile(folder), DieAtStep(die_at_step)],
+        eval_groups=evaluated, callbacks=[MetricsFile(folder), *early, DieAtStep(die_at_step)],
     )  # fmt: skip
     trainer.die_in_save = die_in_save
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -10,6 +10,7 @@ import errno
 import glob
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from prefpipe.errors import PrefpipeError
+from prefpipe.errors import PrefpipeError, UsageError
 
 ABANDONED_S = 86_400
 """Age in seconds at which a temporary file of another machine is taken for left behind."""
@@ -63,6 +64,62 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         _remove_quietly(temporary)
         raise
+
+
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Make a hidden folder that takes the name ``path`` when the block ends without an exception.
+
+    Until then nothing lies under that name, or what lay there before; after a kill either nothing does or one of the two, whole.
+
+    Args:
+        path: the folder to make; its parents are made.
+        overwrite: replace a folder of that name that is not empty.
+
+    Errors:
+        UsageError: the name is taken.
+        PrefpipeError: the disk is full, the place is read-only.
+    """
+    is_taken = _is_taken(path)
+    if not overwrite:
+        require_free(path)
+    make_folder(path.parent)
+    sweep_temporary_files(path.parent, path.name)
+    temporary, before = _temporary_path(path), _temporary_path(path.with_name(f"{path.name}.before"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in filter(Path.is_file, temporary.rglob("*")):
+            settle_file(file)
+        sync_folder(temporary)
+        if is_taken:
+            path.replace(before)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _disk_error(path, error) from error
+    finally:
+        _remove_quietly(temporary)
+        _remove_quietly(before)
+
+
+def require_free(path: Path, hint: str = "choose a new folder with -o") -> None:
+    """Raise a UsageError when a folder that is to be made exists and is not empty."""
+    if _is_taken(path):
+        raise UsageError(f"{path} exists already", hint=hint)
+
+
+def _is_taken(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+
+
+def settle_file(path: Path) -> None:
+    """Make a file that a library wrote durable, and readable for whom a new file is: safetensors leaves 0600."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:
@@ -116,7 +173,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep_temporary_files(folder: Path, name: str | None = None) -> None:
-    """Remove what SIGKILL left behind: temporary files of dead processes here, and day-old ones of other machines.
+    """Remove what SIGKILL left behind: temporary files and folders of dead processes here, and day-old ones of other machines.
 
     Args:
         folder: where they are.
@@ -147,7 +204,10 @@ def _is_alive(pid: int) -> bool:
 
 def _remove_quietly(path: Path) -> None:
     try:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     except OSError:  # the first error is the one to report
         return
 

@@ -24,12 +24,13 @@ DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tikto
 NOT_DOWNLOADED = ["original/*", "onnx/*", "openvino/*", "consolidated*.safetensors"]
 
 
-def locate_model(reference: str, *, trust_remote_code: bool = False) -> ModelFiles:
+def locate_model(reference: str, *, trust_remote_code: bool = False, base: str | None = None) -> ModelFiles:
     """Return the checked files of a model, fetching or converting them first where needed.
 
     ``reference`` is a folder, a ``.gguf`` file, ``bundled:<name>`` or ``org/name[@revision]``; a folder of that
     name wins over the hub. ``HF_HUB_OFFLINE`` and the other variables of the hub are honoured. The base of
-    an adapter is located in the same way. Python files are fetched only with ``trust_remote_code``.
+    an adapter is located in the same way; ``base`` stands in for the one that it names. Python files are fetched only with
+    ``trust_remote_code``.
 
     Errors:
         ModelError: nothing is there, the hub says no, or the folder fails ``inspect_model``.
@@ -38,19 +39,22 @@ def locate_model(reference: str, *, trust_remote_code: bool = False) -> ModelFil
     named = find_adapter_base(folder)
     if named is None:
         return inspect_model(folder, reference, revision=revision)
+    if base is not None:
+        given = locate_model(base, trust_remote_code=trust_remote_code)
+        return inspect_model(folder, reference, revision=revision, base=given)
     beside = folder / named.reference
     if not Path(named.reference).is_dir() and beside.is_dir():
-        base = locate_model(str(beside), trust_remote_code=trust_remote_code)
+        found = locate_model(str(beside), trust_remote_code=trust_remote_code)
     else:
         pinned = f"{named.reference}@{named.revision}" if named.revision else named.reference
         try:
-            base = locate_model(pinned, trust_remote_code=trust_remote_code)
+            found = locate_model(pinned, trust_remote_code=trust_remote_code)
         except ModelError as error:
             raise ModelError(
                 f"the adapter in {folder} needs its base model {pinned!r}: {error.message}",
                 hint=error.hint or "correct base_model_name_or_path in adapter_config.json",
             ) from error
-    return inspect_model(folder, reference, revision=revision, base=base)
+    return inspect_model(folder, reference, revision=revision, base=found)
 
 
 def _find_folder(reference: str, *, trust_remote_code: bool) -> tuple[Path, str | None]:

@@ -17,7 +17,7 @@ from prefpipe.backends.device import find_device
 from prefpipe.backends.padding_self_test import CONVERSATIONS, judge_padding
 from prefpipe.backends.protocol import Message, Score, ScoreRequest
 from prefpipe.errors import ModelError, PrefpipeWarning
-from prefpipe.text.surrogates import replace_lone_surrogates
+from prefpipe.text.conversation_ids import conversation_ids
 
 _WORST_LENGTH: Final = 1_000_000
 """Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
@@ -88,12 +88,7 @@ class RewardModelScorer:
             torch.cuda.empty_cache()
 
     def _encode(self, messages: Sequence[Message], response: str) -> list[int]:
-        """Return the ids of the templated conversation. The template writes BOS itself, so none is added."""
-        turns = [{"role": turn["role"], "content": replace_lone_surrogates(turn["content"])} for turn in messages]
-        turns.append({"role": "assistant", "content": replace_lone_surrogates(response)})
-        encoded = self._tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True, add_generation_prompt=False)
-        token_ids: list[int] = list(encoded["input_ids"])
-        return token_ids
+        return conversation_ids(self._tokenizer, messages, response)
 
     def _rewards(self, rows: Sequence[list[int]], batch_size: int) -> list[float]:
         return [reward for batch in _batches(rows, batch_size) for reward in self._forward(batch)]

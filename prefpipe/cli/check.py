@@ -10,7 +10,7 @@ import typer
 from prefpipe.cli.commands import command_from
 from prefpipe.configs.train import TrainConfig
 from prefpipe.maths.accelerators import ACCELERATORS
-from prefpipe.maths.objectives import OBJECTIVES
+from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES
 
 DATA_PANEL = "The training that is looked ahead to, as given to `prefpipe train`"
 MACHINE_PANEL = "On what, for the time of a step"
@@ -36,9 +36,7 @@ class CheckFlags:
     on_too_long: Annotated[
         str, _flag("what to do with a longer response \\[default: drop]", "|".join(ON_TOO_LONG), DATA_PANEL)
     ] = TrainConfig.on_too_long
-    objective: Annotated[str, _flag("what is optimised \\[default: ampo]", "|".join(OBJECTIVES), DATA_PANEL)] = (
-        TrainConfig.objective
-    )
+    objective: Annotated[str, _flag("what is optimised \\[default: ampo]", "|".join(OBJECTIVES), DATA_PANEL)] = DEFAULTS["policy"]
     global_batch_size: Annotated[int | None, _flag("prompts an optimizer step; default the objective's", "N", DATA_PANEL)] = None
     max_batch_tokens: Annotated[int, _flag("tokens a device computes at once \\[default: 16384]", "N", DATA_PANEL)] = (
         TrainConfig.max_batch_tokens

@@ -14,8 +14,11 @@ from prefpipe import __version__
 from prefpipe.cli.check import check
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.inspect import inspect
+from prefpipe.cli.launch_config import launch_config
+from prefpipe.cli.merge import merge
 from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
+from prefpipe.cli.processes import is_first, tells_the_error
 from prefpipe.cli.reference import reference
 from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import StopFlag
@@ -44,7 +47,7 @@ app = typer.Typer(
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
     "judge compares two candidates folders pair by pair. "
-    "logprobs keeps a reference for train. import and export exchange data with other tools.",
+    "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
 )  # fmt: skip
 stop_flag = StopFlag()
 
@@ -53,8 +56,12 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
     from prefpipe import wiring
     from prefpipe.cli import console
 
-    runtime = wiring.runtime_for(config, log=console.log, should_stop=stop_flag, progress=console.progress, argv=sys.argv)
+    speaks = is_first(config.stage)
+    log = console.log if speaks else lambda _line: None
+    runtime = wiring.runtime_for(config, log=log, should_stop=stop_flag, progress=console.progress, argv=sys.argv)
     summary = wiring.run_stage(config, runtime)
+    if not speaks:
+        return
     console.show_summary(summary)
     console.pipe(json.dumps(summary.to_json()) if as_json else str(summary.path))
 
@@ -65,8 +72,10 @@ app.command("status")(status)
 app.command("inspect")(inspect)
 app.command("savings")(savings)
 app.command("check")(check)
+app.command("merge")(merge)
 app.add_typer(models, name="models")
 app.command("objectives")(objectives)
+app.command("launch-config")(launch_config)
 app.command("reference", hidden=True)(reference)
 
 
@@ -90,7 +99,8 @@ def run(arguments: list[str]) -> int:
     except PrefpipeError as error:
         from prefpipe.cli import console
 
-        console.show_error(error)
+        if tells_the_error(arguments):
+            console.show_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: finished parts are kept; run the same command again to go on\n")
@@ -108,6 +118,8 @@ def run(arguments: list[str]) -> int:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # what typer raises for a wrong flag
             sys.stderr.write(f"error: {error.format_message()}\n\nhint: run `{_help_command(arguments)}`\n")
             return int(error.exit_code)
+        if not tells_the_error(arguments):
+            return 1
         raise
     return code if isinstance(code, int) else 0
 

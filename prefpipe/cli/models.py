@@ -1,7 +1,6 @@
 """``prefpipe models``: convert, list and show what can stand after ``--model``."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,21 +45,10 @@ def convert(
 
 def _copy(folder: Path, output: Path) -> Path:
     """Copy a model folder, whole or not at all, links followed."""
-    from prefpipe.artifacts.atomic import make_folder
-    from prefpipe.errors import PrefpipeError, UsageError
+    from prefpipe.artifacts.atomic import atomic_folder
 
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UsageError(f"{output} exists already", hint="choose a new folder with -o")
-    make_folder(output.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
-    try:
+    with atomic_folder(output) as temporary:
         shutil.copytree(folder, temporary, dirs_exist_ok=True)
-        temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can read
-        temporary.rename(output)
-    except OSError as error:
-        raise PrefpipeError(f"cannot copy {folder} to {output}: {error}", hint="look at the disk, then try again") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return output
 
 

@@ -23,7 +23,7 @@ def objectives(
 ) -> None:
     """List the objectives with score, comparison, knobs, formula and paper, or explain one.
 
-    The last ones, with score reward_head, are functions for a reward model; the others are what train can optimise.
+    The last ones, with score reward_head, are those of train --target reward, where mmpo-reward is called mmpo.
     """
     from prefpipe.cli import pages
     from prefpipe.maths.objectives import ALL_OBJECTIVES, find_objective

@@ -50,7 +50,7 @@ def _cli_page() -> Iterator[str]:
     yield from (
         "Every stage resumes by itself: the same command again makes the parts that are missing and nothing else.",
         "stdout carries what a script reads, the output path or JSON; tables, logs and progress go to stderr.",
-        "`status`, `inspect`, `savings` and `models` answer on stdout. `NO_COLOR` is obeyed.",
+        "`status`, `inspect`, `savings`, `check`, `models` and `launch-config` answer on stdout. `NO_COLOR` is obeyed.",
         "",
         "| exit code | meaning |",
         "|---|---|",

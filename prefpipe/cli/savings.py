@@ -10,6 +10,7 @@ import typer
 
 from prefpipe.cli.commands import command_from
 from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.train import TrainConfig
 from prefpipe.maths.accelerators import ACCELERATORS
 
 MODEL_PANEL = "What is trained, and how"
@@ -45,12 +46,13 @@ class SavingsFlags:
     shared_prompt: Annotated[
         bool,
         _flag(
-            "count a prompt once a group, as `prefpipe train` computes it where the model allows; else once a response",
+            "count a prompt once a group, as `prefpipe train` computes it where the model allows; else once a response "
+            "\\[default: once a group]",
             None,
             MODEL_PANEL,
-            "--shared-prompt",
+            "--shared-prompt/--no-shared-prompt",
         ),
-    ] = False
+    ] = TrainConfig.shared_prompt
     gpu: Annotated[str | None, _flag(f"the GPU: {', '.join(ACCELERATORS)}", "NAME", MACHINE_PANEL)] = None
     tflops: Annotated[float | None, _flag("peak dense TFLOP/s of another GPU", "X", MACHINE_PANEL)] = None
     mfu: Annotated[float, _flag("share of the peak that training reaches \\[default: 0.4]", "X", MACHINE_PANEL)] = 0.4

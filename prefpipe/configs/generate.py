@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from prefpipe.configs.options import PartwiseConfig, option
+from prefpipe.configs.options import ShardedConfig, option
 from prefpipe.configs.sampling import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(SamplingConfig, PartwiseConfig):
+class GenerateConfig(SamplingConfig, ShardedConfig):
     """Sample several responses to every prompt from one or more models."""
 
     stage: ClassVar[str] = "generate"

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
 
-DTYPES = ("float32", "mixed", "bfloat16")
+DTYPES = ("float32", "mixed", "bfloat16", "nf4-float32", "nf4-bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,13 @@ class LogprobsConfig(PartwiseConfig, ErrorRateConfig):
                         help="the reference: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
     dtype: str = option(
         "float32", choices=DTYPES,
-        help="float32; mixed: bfloat16 computation on float32 weights, as `train --bf16`; bfloat16: weights too, as with LoRA",
+        help="float32; mixed: bfloat16 computation on float32 weights, as `train --bf16`; bfloat16: weights too, as with LoRA; "
+        "nf4-float32, nf4-bfloat16: 4-bit weights, as `train --load-in-4bit`",
+    )  # fmt: skip
+    merge_adapter: bool = option(
+        False, identity=False,
+        help="add an adapter to its base first, as `train` without --lora-r does, instead of computing it beside; "
+        "part of what the artifact is where the model is an adapter",
     )  # fmt: skip
     max_length: int = option(2048, help="longest prompt plus response, in tokens")
     on_too_long: str = option(
@@ -40,6 +46,8 @@ class LogprobsConfig(PartwiseConfig, ErrorRateConfig):
         found = super().problems()
         if self.max_batch_tokens < 1:
             found.append(f"--max-batch-tokens must be 1 or more, not {self.max_batch_tokens}")
+        if self.merge_adapter and self.dtype.startswith("nf4"):
+            found.append(f"--merge-adapter and --dtype {self.dtype} exclude each other: 4-bit weights take no adapter in")
         if self.max_length < 2:
             found.append(f"--max-length must be 2 or more, not {self.max_length}")
         return found

@@ -91,8 +91,8 @@ class ErrorRateConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartwiseConfig(StageConfig):
-    """What the stages that work part by part share."""
+class ShardedConfig(StageConfig):
+    """What the stages share whose parts can be divided among workers."""
 
     shard_index: int | None = option(
         None, identity=False, help="this worker's number, from 0; default SLURM_ARRAY_TASK_ID when the array variables are set"
@@ -100,7 +100,6 @@ class PartwiseConfig(StageConfig):
     num_shards: int | None = option(
         None, identity=False, help="number of workers; default SLURM_ARRAY_TASK_COUNT when the array variables are set"
     )
-    allow_partial: bool = option(False, identity=False, help="work on the input parts that are there instead of refusing")
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -112,6 +111,13 @@ class PartwiseConfig(StageConfig):
             elif not 0 <= self.shard_index < self.num_shards:
                 found.append(f"--shard-index must be within 0 and {self.num_shards - 1}, not {self.shard_index}")
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartwiseConfig(ShardedConfig):
+    """What the stages share that make each part from one part of an earlier artifact."""
+
+    allow_partial: bool = option(False, identity=False, help="work on the input parts that are there instead of refusing")
 
 
 def flag_of(item: "Field[Any]") -> str:

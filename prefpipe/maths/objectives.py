@@ -15,6 +15,7 @@ A comparison is ``group``, a softmax over the group or its order, or ``pair``, a
 
 ``ALL_OBJECTIVES`` is the one place that says which objectives exist and which knobs they have; flags, checks, docs and
 the trainer read it. ``OBJECTIVES`` are those that train a policy, ``REWARD_OBJECTIVES`` those that train a reward head.
+``TARGETS`` says by which names ``--target`` offers them: ``mmpo`` of a reward model is ``mmpo-reward`` here.
 The functions are named by import strings, so that the table is read without loading PyTorch.
 """
 
@@ -35,8 +36,8 @@ from prefpipe.maths.knobs import (
 )
 
 __all__ = [
-    "ALL_OBJECTIVES", "KNOB_NAMES", "OBJECTIVES", "REWARD_OBJECTIVES", "SCORE_KNOBS", "Knob", "KnobValue", "Objective",
-    "find_objective", "resolve_knobs",
+    "ALL_OBJECTIVES", "KNOB_NAMES", "OBJECTIVES", "REWARD_OBJECTIVES", "SCORE_KNOBS", "TARGETS", "Knob", "KnobValue",
+    "Objective", "find_objective", "objective_of", "resolve_knobs",
 ]  # fmt: skip
 SCORE_KNOBS = ("beta", "length_normalise")
 """Knobs that belong to the score; the loss gets the others."""
@@ -80,6 +81,11 @@ class Objective:
     def trains(self) -> str:
         """``policy`` or ``reward head``."""
         return "reward head" if self.score == "reward_head" else "policy"
+
+    @property
+    def flag_name(self) -> str:
+        """What ``--objective`` calls it, beside its target."""
+        return self.name.removesuffix("-reward")
 
     def knob(self, name: str) -> Knob | None:
         """Return the knob of that name, or None."""
@@ -294,8 +300,36 @@ _REWARD_HEAD = (
 ALL_OBJECTIVES: dict[str, Objective] = {each.name: each for each in (*_GROUP, *_GRADED, *_PAIRWISE, *_REWARD_HEAD)}
 OBJECTIVES: dict[str, Objective] = {name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "policy"}
 REWARD_OBJECTIVES: dict[str, Objective] = {name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "reward head"}
-KNOB_NAMES: tuple[str, ...] = tuple(dict.fromkeys(knob.name for each in OBJECTIVES.values() for knob in each.knobs))
-"""The knobs that at least one policy objective has; each is a flag of ``prefpipe train``."""
+KNOB_NAMES: tuple[str, ...] = tuple(dict.fromkeys(knob.name for each in ALL_OBJECTIVES.values() for knob in each.knobs))
+"""The knobs that at least one objective has; each is a flag of ``prefpipe train``."""
+TARGETS: dict[str, dict[str, str]] = {
+    "policy": {each.flag_name: name for name, each in OBJECTIVES.items()},
+    "reward": {each.flag_name: name for name, each in REWARD_OBJECTIVES.items()},
+}
+"""What can be trained, and the objectives it takes: the name that is given, and that of the table."""
+DEFAULTS = {"policy": "ampo", "reward": "bt"}
+OFFERED: tuple[str, ...] = tuple(dict.fromkeys(name for names in TARGETS.values() for name in names))
+"""All names that ``--objective`` takes for some target."""
+
+
+def objective_of(target: str, given: str | None) -> str:
+    """Return the table's name of the objective that was asked for; the target's default where none was.
+
+    Args:
+        target: ``policy`` or ``reward``.
+        given: as ``--objective`` says it.
+
+    Errors:
+        UsageError: no such target, or an objective that it does not take; the message names those that it takes.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"unknown target {target!r}", hint=f"choose one of {', '.join(TARGETS)}")
+    name = DEFAULTS[target] if given is None else given
+    if name in TARGETS[target]:
+        return TARGETS[target][name]
+    others = [f"--target {other}" for other, names in TARGETS.items() if name in names]
+    where = f" (it belongs to {others[0]})" if others else ""
+    raise UsageError(f"--target {target} has no objective {name}{where}", hint=f"choose one of {', '.join(TARGETS[target])}")
 
 
 def find_objective(name: str) -> Objective:
@@ -309,9 +343,9 @@ def find_objective(name: str) -> Objective:
     return ALL_OBJECTIVES[name]
 
 
-def owners_of(knob_name: str, trains: str = "policy") -> list[tuple[str, Knob]]:
-    """Return the objectives that have a knob, with their own form of it."""
-    found = ((each, each.knob(knob_name)) for each in ALL_OBJECTIVES.values() if each.trains == trains)
+def owners_of(knob_name: str, trains: str | None = None) -> list[tuple[str, Knob]]:
+    """Return the objectives that have a knob, with their own form of it: all, or those that train a policy or a reward head."""
+    found = ((each, each.knob(knob_name)) for each in ALL_OBJECTIVES.values() if trains in (None, each.trains))
     return [(each.name, knob) for each, knob in found if knob is not None]
 
 
@@ -328,12 +362,14 @@ def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str,
     for key, value in chosen.items():
         knob = objective.knob(key)
         if knob is None:
-            owners = ", ".join(owner for owner, _ in owners_of(key, objective.trains))
-            problems.append(f"{name} has no knob {key}: {f'it belongs to {owners}' if owners else 'no objective has it'}")
+            owners = ", ".join(find_objective(owner).flag_name for owner, _ in owners_of(key, objective.trains))
+            nobody = f"no objective of a {objective.trains} has it" if owners_of(key) else "no objective has it"
+            owned = f"it belongs to {owners}" if owners else nobody
+            problems.append(f"{objective.flag_name} has no knob {key}: {owned}")
         elif (problem := knob.problem(value)) is not None:
             problems.append(problem)
     if problems:
         names = ", ".join(knob.name for knob in objective.knobs)
-        hint = f"the knobs of {name} are {names}" if names else f"{name} has no knobs"
+        hint = f"the knobs of {objective.flag_name} are {names}" if names else f"{objective.flag_name} has no knobs"
         raise UsageError("; ".join(problems), hint=hint)
     return {knob.name: chosen.get(knob.name, knob.default) for knob in objective.knobs}

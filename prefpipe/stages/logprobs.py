@@ -24,7 +24,7 @@ from prefpipe.stages.train_groups import AGAIN, COLUMNS, encoder_of, groups_of, 
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import Measured, measure_responses, share_prompts
 from prefpipe.training.groups import Fate, Group, Key, check_group, fit_length
-from prefpipe.training.policy import load_reference
+from prefpipe.training.policy import computes_in_bfloat16, load_reference
 
 FAILING = ("not_finite",)
 
@@ -66,10 +66,12 @@ def record_of(
     config: LogprobsConfig, model: ModelFiles, groups: Artifact, runtime: Runtime, *, encode_as: ModelFiles
 ) -> RunRecord:
     """Return what a run of these groups under this model is."""
+    merged = {"merge_adapter": True} if config.merge_adapter and model.base is not None else {}
     return RunRecord(
-        stage=config.stage, schema=LOGPROBS.tag, n_parts=groups.n_parts, context=dict(runtime.context),
+        stage=config.stage, schema=LOGPROBS.tag, n_parts=groups.n_parts,
+        context={**runtime.context, "models": [model.requested], "tokenizer_of": encode_as.requested},
         parents={"groups": str(config.groups)},
-        identity={"stage": config.stage, "version": config.VERSION, **config.identity(),
+        identity={"stage": config.stage, "version": config.VERSION, **config.identity(), **merged,
                   "model": reference_identity(model, encode_as), "groups": parent_identity(groups)},
     )  # fmt: skip
 
@@ -108,7 +110,7 @@ class _Work:
             if responses:
                 fitting.append(group._replace(responses=responses))
         measured = measure_responses(
-            self.model, fitting, pad_token_id=0, bf16=self.config.dtype != "float32",
+            self.model, fitting, pad_token_id=0, bf16=computes_in_bfloat16(self.config.dtype),
             max_batch_tokens=self.config.max_batch_tokens,
         )  # fmt: skip
         found = {each.key: each for each in measured}
@@ -124,7 +126,9 @@ class _Work:
             runtime.log(AGAIN)
             self.encoder = encoder_of(self.words, trust_remote_code=config.trust_remote_code)
         runtime.log(f"loading {self.model_files.requested}")
-        self.model = load_reference(self.model_files, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        self.model = load_reference(
+            self.model_files, dtype=config.dtype, merge_adapter=config.merge_adapter, trust_remote_code=config.trust_remote_code
+        )
         self.model.to(find_device(config.device))
         problem = share_prompts(self.model) if config.shared_prompt else "--no-shared-prompt"
         runtime.log(f"each prompt is computed once{'' if problem is None else f' a response: {problem}'}")

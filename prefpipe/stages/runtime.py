@@ -3,6 +3,7 @@
 A stage never prints and never looks at signals; it is given a place to log, a progress bar and a question to ask.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -25,7 +26,10 @@ def no_progress(_description: str, _total: int) -> Iterator[Advance]:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The world outside: where to log, whether to stop, how to show progress, what to record in ``run.json``."""
+    """The world outside: where to log, whether to stop, how to show progress, what to record in ``run.json``.
+
+    ``started``: when the command began, on the monotonic clock.
+    """
 
     log: Callable[[str], None] = lambda _line: None
     should_stop: Callable[[], bool] = lambda: False
@@ -33,6 +37,7 @@ class Runtime:
     context: Mapping[str, Any] = field(default_factory=dict)
     shard: Shard = Shard()
     how_to_go_on: str = "run the same command again to go on"
+    started: float = field(default_factory=time.monotonic)
 
 
 @dataclass

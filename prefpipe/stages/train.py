@@ -1,4 +1,4 @@
-"""Train a policy on groups.
+"""Train a policy, or a reward model, on groups.
 
 Reads: ``groups``, and ``logprobs`` where given. Writes: the policy as a Hugging Face folder or a PEFT adapter; checkpoints,
 ``metrics.parquet``, ``reference/`` (log-probabilities under the reference, for objectives that need them) and TensorBoard events
@@ -14,22 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from accelerate import PartialState
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import fingerprint_of
-from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
+from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Output, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
-from prefpipe.maths.objectives import KNOB_NAMES, resolve_knobs
+from prefpipe.maths.objectives import KNOB_NAMES, find_objective, objective_of, resolve_knobs
 from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
+from prefpipe.stages.train_evaluation import EvaluationGroups, evaluation_groups
 from prefpipe.stages.train_groups import read_rows
 from prefpipe.stages.train_reference import Reference, reference_of
-from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun
+from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun, lora_of
+from prefpipe.stages.train_sides import require_start, template_identity
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
-from prefpipe.training.measures import describe_progress
+from prefpipe.training.early_stopping import describe_evaluation
+from prefpipe.training.measures import describe_calibration, describe_progress
+from prefpipe.training.policy import check_lora
+from prefpipe.training.ranks import from_first, leave, processes
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation
 from prefpipe.training.tables import METRICS_FILE, POLICY
 
@@ -52,35 +56,45 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
     settings = settings_of(config)
     groups = open_input(config.groups, schema="groups", name="GROUPS")
     refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
-    require_chat_template(model)
+    require_start(config, model)
     if config.resume_from is not None:
         require_checkpoint(config.resume_from)  # before a large model is loaded and the reference measured
     # whatever needs no row is checked before --overwrite throws anything away
-    derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, PartialState().num_processes)
+    lora = lora_of(config)
+    if lora is not None and config.target == "policy":
+        check_lora(model, lora, load_in_4bit=config.load_in_4bit, trust_remote_code=config.trust_remote_code)
+    derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, processes().num_processes)
     reference = reference_of(config, settings.objective, model, groups, reference_model)
+    evaluation = evaluation_groups(config, settings.objective, model, reference_model, reference)
     parents = {"groups": _digest(groups, allow_partial=config.allow_partial)}
-    with PartialState().main_process_first():
-        output = _open_output(config, settings, model, groups, reference, runtime)
-        if PartialState().is_main_process:
+    if evaluation is not None:
+        parents["eval_groups"] = evaluation.artifact.digest()
+    with processes().main_process_first():
+        output = _open_output(config, settings, model, groups, reference, runtime, evaluation)
+        if processes().is_main_process:
             _start_again_if_changed(config, {**parents, "run": output.record.fingerprint}, runtime)
     summary = Summary(config.stage, config.output)
-    if output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists() and _holds_model(config.output, runtime):
-        runtime.log(f"{config.output}: the policy is trained and kept")
+    is_done = output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists() and _holds_model(config.output, runtime)
+    if from_first(is_done):
+        runtime.log(f"{config.output}: the {'reward model' if config.target == 'reward' else 'policy'} is trained and kept")
         summary.n_parts_kept = 1
         summary.counts.update(output.footer(0).counts)
         summary.facts |= json.loads((config.output / SUMMARY_FILE).read_text(encoding="utf-8"))
         return summary
-    work = TrainRun(config, settings, model, reference, runtime)
+    work = TrainRun(config, settings, model, reference, runtime, evaluation)
     figures = work.train(read_rows(groups, allow_partial=config.allow_partial), groups)
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         rows = work.fate_rows()
         output.write(0, pa.Table.from_pylist(rows, schema=POLICY.arrow()), counts=count_by_status(rows), parents=parents)
         with atomic_write(config.output / SUMMARY_FILE) as file:
             file.write((json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
         summary.counts.update(count_by_status(rows))
+    leave()
     summary.n_parts_made = 1
     summary.facts |= figures
-    summary.notes.append(describe_progress(figures))
+    summary.notes += [describe_progress(figures), *describe_evaluation(figures["evaluation"])]
+    if figures.get("calibration"):
+        summary.notes.append(describe_calibration(figures["calibration"]))
     return summary
 
 
@@ -90,11 +104,12 @@ def settings_of(config: TrainConfig) -> TrainSettings:
     Errors:
         UsageError: a knob that the objective does not have, or a bad value.
     """
-    knobs = resolve_knobs(config.objective, {name: getattr(config, name) for name in KNOB_NAMES})
-    start = START_VALUES[config.objective]
+    objective = objective_of(config.target, config.objective)
+    knobs = resolve_knobs(objective, {name: getattr(config, name) for name in KNOB_NAMES})
+    start = START_VALUES[objective]
     factor = LORA_LEARNING_RATE_FACTOR if config.lora_r else 1.0
     return TrainSettings(
-        objective=config.objective,
+        objective=objective,
         knobs=knobs,
         learning_rate=config.learning_rate if config.learning_rate is not None else start.learning_rate * factor,
         num_train_epochs=config.num_train_epochs if config.num_train_epochs is not None else start.num_train_epochs,
@@ -109,6 +124,8 @@ def settings_of(config: TrainConfig) -> TrainSettings:
         bf16=config.bf16,
         gradient_checkpointing=config.gradient_checkpointing,
         max_batch_tokens=config.max_batch_tokens,
+        evaluates=config.evaluates,
+        eval_steps=config.eval_steps,
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
         logging_steps=config.logging_steps,
@@ -118,22 +135,28 @@ def settings_of(config: TrainConfig) -> TrainSettings:
 
 def _open_output(
     config: TrainConfig, settings: TrainSettings, model: ModelFiles, groups: Artifact, reference: Reference | None,
-    runtime: Runtime,
+    runtime: Runtime, evaluation: EvaluationGroups | None,
 ) -> Output:  # fmt: skip
-    resolved: dict[str, Any] = {
-        name: getattr(settings, name) for name in ("learning_rate", "num_train_epochs", "global_batch_size", "warmup_ratio")
-    }
-    identity = {name: value for name, value in config.identity().items() if name not in KNOB_NAMES}
-    if reference is not None:
+    names = ("objective", "learning_rate", "num_train_epochs", "global_batch_size", "warmup_ratio")
+    resolved: dict[str, Any] = {name: getattr(settings, name) for name in names} | template_identity(config)
+    # the target is not among them: each objective, by its name in the table, has one
+    identity = {name: value for name, value in config.identity().items() if name not in (*KNOB_NAMES, "target")}
+    if reference is not None and find_objective(settings.objective).needs_reference:  # else it is only for what is logged
         resolved["reference"] = reference.identity
+    parents = {"groups": str(config.groups)}
+    if evaluation is not None:
+        resolved["eval_groups"] = evaluation.identity()
+        parents["eval_groups"] = str(config.eval_groups)
+    if config.early_stopping_patience is not None:
+        resolved["eval_steps"] = config.eval_steps  # elsewhere it does not change the weights
     given = {} if config.reference is None else {"reference": str(config.reference)}
     record = RunRecord(
         stage=config.stage, schema=POLICY.tag, n_parts=1, context={**runtime.context, **given},
         identity={"stage": config.stage, "version": config.VERSION, **identity, **resolved, "knobs": dict(settings.knobs),
                   "model": model.identity(), "groups": parent_identity(groups)},
-        parents={"groups": str(config.groups)},
+        parents=parents,
     )  # fmt: skip
-    return open_output(config.output, record, shard=Shard(), overwrite=config.overwrite and PartialState().is_main_process)
+    return open_output(config.output, record, shard=Shard(), overwrite=config.overwrite and processes().is_main_process)
 
 
 def _digest(groups: Artifact, *, allow_partial: bool) -> str:
@@ -165,7 +188,10 @@ def _start_again_if_changed(config: TrainConfig, made_from: Mapping[str, str], r
         known = None
     changed = known != made_from
     if known is not None and changed and not config.overwrite:
-        what = f"{config.groups} changed" if known.get("groups") != made_from["groups"] else "the configuration changed"
+        folders = {"groups": config.groups, "eval_groups": config.eval_groups}
+        what = next((f"{folders[name]}" for name in made_from if name in folders and known.get(name) != made_from[name]),
+                    "the configuration")  # fmt: skip
+        what += " changed"
         runtime.log(f"{what} since {config.output} was trained: training starts again")
     if config.overwrite or changed:
         _remove_run(config.output)

@@ -4,7 +4,7 @@ Stored token ids are what the policy really sampled. They are taken where tokeni
 are those that sampled them; otherwise the conversation is tokenised again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -55,6 +55,20 @@ def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:
     """
     rows: list[Row] = groups.read_all(COLUMNS, allow_partial=allow_partial).to_pylist()
     return rows
+
+
+def groups_for(
+    rows: Sequence[Row], source: Artifact, model: ModelFiles, log: Callable[[str], None], *, trust_remote_code: bool = False
+) -> list[Group]:
+    """Return the groups as tokens of a model: the stored ids where they are its own, else tokenised again, which is logged.
+
+    Errors:
+        InputError: as `groups_of`.
+    """
+    if stored_ids_fit(source, model):
+        return groups_of(rows, None)
+    log(AGAIN)
+    return groups_of(rows, encoder_of(model, trust_remote_code=trust_remote_code))
 
 
 def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:

@@ -10,12 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerate import PartialState
-
 from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
-from prefpipe.artifacts.store import Artifact, Shard, open_input
+from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
@@ -24,19 +22,24 @@ from prefpipe.stages import logprobs
 from prefpipe.stages.candidate_rows import parent_identity
 from prefpipe.stages.runtime import Runtime
 from prefpipe.training.groups import Key
+from prefpipe.training.ranks import processes
 
-FOLDER = "reference"
+FOLDER, EVAL_FOLDER = "reference", "reference-eval"
 BASE = "base"
 """What ``--reference-model`` says for the model under an adapter."""
 
 
 class Reference(NamedTuple):
-    """``identity``: what the reference is, for the run's. ``given``: its log-probabilities, if they were; else of which model."""
+    """``identity``: what the reference is, for the run's. ``given``: its log-probabilities, if they were; else of which model.
+
+    ``folder``: where they are kept within the output.
+    """
 
     identity: dict[str, Any]
     groups: Artifact
     given: Artifact | None = None
     model: ModelFiles | None = None
+    folder: str = FOLDER
 
     def logps(self, config: TrainConfig, policy: ModelFiles, runtime: Runtime) -> dict[Key, tuple[float, int]]:
         """Return sum and token count of every measured response, by key; what is missing is measured first."""
@@ -60,17 +63,18 @@ class Reference(NamedTuple):
     def _measure(self, config: TrainConfig, policy: ModelFiles, runtime: Runtime) -> Artifact:
         """Make what is missing of the run's own reference, each process its share of the parts."""
         assert self.model is not None
-        state = PartialState()
+        state = processes()
         wanted = LogprobsConfig(
-            groups=config.groups, output=config.output / FOLDER, model=self.model.requested, dtype=dtype_of(config),
+            groups=config.groups, output=config.output / self.folder, model=self.model.requested, dtype=dtype_of(config),
             max_length=config.max_length, on_too_long=config.on_too_long, max_batch_tokens=config.max_batch_tokens,
             shared_prompt=config.shared_prompt, allow_partial=config.allow_partial, device=str(state.device), max_error_rate=0.0,
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=config.trust_remote_code, merge_adapter=not config.lora_r,
         )  # fmt: skip
         record = logprobs.record_of(wanted, self.model, self.groups, runtime, encode_as=policy)
-        if _fingerprint_on_disk(wanted.output) not in (None, record.fingerprint):
-            runtime.log(f"{wanted.output} holds another reference: it is measured again")
-            wanted = replace(wanted, overwrite=True)
+        with state.main_process_first():  # whoever starts again must not throw away what others have made anew
+            if state.is_main_process and _fingerprint_on_disk(wanted.output) not in (None, record.fingerprint):
+                runtime.log(f"{wanted.output} holds another reference: it is measured again")
+                open_output(wanted.output, record, shard=Shard(), overwrite=True)
         shard = Shard(state.process_index, state.num_processes)
         stopped = None
         try:
@@ -86,13 +90,16 @@ class Reference(NamedTuple):
 
 def dtype_of(config: TrainConfig) -> str:
     """Return the number format in which the policy itself would be measured before its first step."""
+    if config.load_in_4bit:
+        return "nf4-bfloat16" if config.bf16 else "nf4-float32"
     return "float32" if not config.bf16 else "bfloat16" if config.lora_r else "mixed"
 
 
 def reference_of(
-    config: TrainConfig, objective: str, model: ModelFiles, groups: Artifact, named: ModelFiles | None
-) -> Reference | None:
-    """Return what the reference of a run is, None for an objective without one.
+    config: TrainConfig, objective: str, model: ModelFiles, groups: Artifact, named: ModelFiles | None, *,
+    name: str = "--reference",
+) -> Reference | None:  # fmt: skip
+    """Return what the reference of a run is; None for an objective without one, unless it is given for what is logged.
 
     Args:
         config: of the run.
@@ -100,20 +107,18 @@ def reference_of(
         model: what the training starts from.
         groups: what is trained on.
         named: the files of ``--reference-model`` where it names a model.
+        name: the flag that gives log-probabilities.
 
     Errors:
-        UsageError: a reference for an objective without one, of another tokenizer, or made with other settings.
+        UsageError: a reference of another tokenizer, or made with other settings.
         InputError: log-probabilities of other groups.
     """
-    if not find_objective(objective).needs_reference:
-        flags = {"--reference": config.reference, "--reference-model": config.reference_model}
-        given = next((flag for flag, value in flags.items() if value is not None), None)
-        if given is not None:
-            raise UsageError(f"{given} is of no use: {objective} has no reference policy", hint=f"leave {given} out")
+    is_given = config.reference is not None or config.reference_model is not None
+    if not is_given and not find_objective(objective).needs_reference:
         return None
     if config.reference is not None:
-        artifact = open_input(config.reference, schema="logprobs", name="--reference")
-        _check_given(artifact, config, model, groups)
+        artifact = open_input(config.reference, schema="logprobs", name=name)
+        _check_given(artifact, config, model, groups, name)
         return Reference(_identity(artifact.record.identity["model"], artifact.record.identity["dtype"]), groups, given=artifact)
     own = _reference_model(config, model, named)
     if own.tokenizer_hash != model.tokenizer_hash:
@@ -139,27 +144,26 @@ def _reference_model(config: TrainConfig, model: ModelFiles, named: ModelFiles |
     return named if named is not None else model
 
 
-def _check_given(artifact: Artifact, config: TrainConfig, model: ModelFiles, groups: Artifact) -> None:
+def _check_given(artifact: Artifact, config: TrainConfig, model: ModelFiles, groups: Artifact, flag: str) -> None:
     """Refuse log-probabilities that were not made for these groups, token by token; their parts are checked when read."""
     identity, again = artifact.record.identity, f"make it again: prefpipe logprobs {config.groups} --model REFERENCE ..."
     if artifact.n_parts != groups.n_parts or identity["groups"] != parent_identity(groups):
         lines = describe_difference(identity["groups"], parent_identity(groups))[:4]
         lines = [line.replace(" on disk, ", " there, ").replace(" asked for", " here") for line in lines]
-        what = f"--reference {artifact.path} is of other groups than {groups.path}:"
+        what = f"{flag} {artifact.path} is of other groups than {groups.path}:"
         raise InputError("\n  ".join([what, *lines]), hint=again)
     if identity["max_length"] != config.max_length:
         raise UsageError(
-            f"--reference {artifact.path} was made with --max-length {identity['max_length']}, and this run has "
-            f"{config.max_length}",
+            f"{flag} {artifact.path} was made with --max-length {identity['max_length']}, and this run has {config.max_length}",
             hint=f"pass --max-length {identity['max_length']}, or {again}",
         )
     if config.on_too_long == "truncate" and not identity["truncates"]:
-        raise UsageError(f"--reference {artifact.path} leaves longer responses out, and this run truncates them",
+        raise UsageError(f"{flag} {artifact.path} leaves longer responses out, and this run truncates them",
                          hint=f"{again} --on-too-long truncate")  # fmt: skip
     for name, what in (("tokenizer_hash", "tokenizer"), ("chat_template_hash", "chat template")):
         if identity["model"][name] != getattr(model, name):
-            raise UsageError(f"--reference {artifact.path} was made with another {what} than that of {model.requested}",
-                             hint="leave --reference out and pass --reference-model: the policy's own is used then")  # fmt: skip
+            raise UsageError(f"{flag} {artifact.path} was made with another {what} than that of {model.requested}",
+                             hint=f"leave {flag} out and pass --reference-model: the policy's own is used then")  # fmt: skip
 
 
 def _fingerprint_on_disk(folder: Path) -> str | None:

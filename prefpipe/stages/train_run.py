@@ -1,9 +1,8 @@
 """One training run: from the rows of the groups to a saved policy and the figures of the run."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from accelerate import PartialState
 
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import Artifact
@@ -12,19 +11,23 @@ from prefpipe.errors import InputError, StoppedEarly
 from prefpipe.maths.objectives import find_objective
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime
-from prefpipe.stages.train_groups import AGAIN, encoder_of, groups_of, stored_ids_fit
+from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
 from prefpipe.stages.train_reference import Reference
-from prefpipe.training.callbacks import CollapseWarning, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
-from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint
-from prefpipe.training.forward import share_prompts
+from prefpipe.stages.train_sides import side_of
+from prefpipe.training.callbacks import CollapseWarning, LogWithCheckpoints, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
+from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, require_wrapper
+from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
+from prefpipe.training.evaluation_split import hold_out
+from prefpipe.training.forward import share_as_first
 from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
-from prefpipe.training.measures import mean_measures
-from prefpipe.training.policy import LoraSettings, Policy, load_policy, model_card, save_policy
+from prefpipe.training.measures import FALLS, mean_measures
+from prefpipe.training.policy import LoraSettings, Policy
+from prefpipe.training.ranks import any_process, cuts_weights, from_first, processes
 from prefpipe.training.settings import TrainSettings, training_arguments
+from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
 
 TENSORBOARD_FOLDER = "tensorboard"
-TRAINED = ("ok", "truncated")
 
 
 class _Trained(NamedTuple):
@@ -34,17 +37,34 @@ class _Trained(NamedTuple):
     log_history: list[dict[str, Any]]
     n_steps: int
     max_steps: int
+    early: EarlyStopping | None
+    calibration: dict[str, Any] | None
+    weights: dict[str, Any] | None
+
+
+def lora_of(config: TrainConfig) -> LoraSettings | None:
+    """Return the adapters that a run trains, None where it trains all weights."""
+    if not config.lora_r:
+        return None
+    alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_r
+    return LoraSettings(config.lora_r, alpha, config.lora_dropout, config.lora_target_modules)
 
 
 class TrainRun:
     """One run: rows in, a saved policy and its figures out."""
 
     def __init__(
-        self, config: TrainConfig, settings: TrainSettings, model: ModelFiles, reference: Reference | None, runtime: Runtime
-    ) -> None:
+        self, config: TrainConfig, settings: TrainSettings, model: ModelFiles, reference: Reference | None, runtime: Runtime,
+        evaluation: EvaluationGroups | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.settings, self.model, self.reference, self.runtime = config, settings, model, reference, runtime
+        self.evaluation = evaluation
+        self.side = side_of(config, model, runtime)
+        self.budget = None if config.max_hours is None else TimeBudget(config.max_hours, runtime.started)
         self.rows: list[Row] = []
         self.prepared = PreparedGroups([], {})
+        self.eval_groups: list[Group] = []
+        self.eval_counts: dict[str, int] = {}
         self.ref_logps: dict[Key, tuple[float, int]] = {}
 
     def train(self, rows: list[Row], source: Artifact) -> dict[str, Any]:
@@ -55,41 +75,41 @@ class TrainRun:
             StoppedEarly: a stop was asked for; a checkpoint is on disk.
         """
         config = self.config
-        lora = None
-        if config.lora_r:
-            alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_r
-            lora = LoraSettings(config.lora_r, alpha, config.lora_dropout, config.lora_target_modules)
         arguments = training_arguments(self.settings, config.output)
         self._prepare(rows, source)
         groups = self._with_reference(self.prepared.groups)
         self.runtime.log(f"loading {self.model.requested}")
-        policy = load_policy(
-            self.model, lora=lora, bf16=config.bf16, seed=config.seed, trust_remote_code=config.trust_remote_code
-        )
-        policy.model.to(arguments.device)
+        policy = self.side.load(lora_of(config))
+        if not cuts_weights():
+            policy.model.to(arguments.device)
         self._share_prompts(policy)
+        n_evaluated = f" and {len(self.eval_groups)} to evaluate on" if self.eval_groups else ""
         self.runtime.log(
-            f"{len(groups)} groups, {self.settings.global_batch_size} prompts a step = {arguments.world_size} devices x "
-            f"{self.settings.per_device_train_batch_size} x {arguments.gradient_accumulation_steps} accumulated; "
-            f"learning rate {self.settings.learning_rate:g}"
+            f"{len(groups)} groups{n_evaluated}, {self.settings.global_batch_size} prompts a step = "
+            f"{arguments.world_size} devices x {self.settings.per_device_train_batch_size} x "
+            f"{arguments.gradient_accumulation_steps} accumulated; learning rate {self.settings.learning_rate:g}"
         )
         trained = self._loop(policy, groups, arguments)
         if trained.stopped:
+            is_budget = self.budget is not None and not self.runtime.should_stop()
+            why = f"before --max-hours {config.max_hours:g} are over" if is_budget else "as asked"
             raise StoppedEarly(
-                f"train stopped as asked at step {trained.n_steps} of {trained.max_steps}, with a checkpoint",
+                f"train stopped {why} at step {trained.n_steps} of {trained.max_steps}, with a checkpoint",
                 hint=f"run the same command again{_without_flags(config)} to go on",
             )
         figures = self._figures(trained)
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             facts = {name: figures[name] for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")}
-            save_policy(policy, config.output, model_card(policy, self.model, facts))
+            if trained.early is not None and trained.early.best is not None:
+                facts["saved_step"] = trained.early.best["step"]
+            self.side.save(policy, facts, trained.weights)
         return figures
 
     def fate_rows(self) -> list[Row]:
         """Return one row of ``POLICY`` for every row of the groups."""
         lengths = {
             (group.prompt_id, response.sample_idx): len(response.token_ids)
-            for group in self.prepared.groups
+            for group in [*self.prepared.groups, *self.eval_groups]
             for response in group.responses
         }
         result = []
@@ -102,31 +122,32 @@ class TrainRun:
         return result
 
     def _prepare(self, rows: list[Row], source: Artifact) -> None:
-        encoder = None
-        if not stored_ids_fit(source, self.model):
-            self.runtime.log(AGAIN)
-            encoder = encoder_of(self.model, trust_remote_code=self.config.trust_remote_code)
+        config = self.config
         self.rows = rows
-        groups = groups_of(rows, encoder)
-        self.prepared = prepare_groups(groups, max_length=self.config.max_length, on_too_long=self.config.on_too_long)
-        left_out = {name: count for name, count in sorted(self.prepared.counts.items()) if name not in TRAINED}
-        words = ", ".join(f"{count} {name}" for name, count in left_out.items())
+        groups = self.side.groups(rows, source)
+        prepared = prepare_groups(groups, max_length=self.side.max_length, on_too_long=config.on_too_long, lacks=self.side.lacks)
+        words = prepared.describe_left_out()
         if words:
-            self.runtime.log(f"{sum(left_out.values())} of {len(self.prepared.fates)} responses are left out: {words}")
-        if not self.prepared.groups:
-            too_long = any("long" in name for name in left_out)
+            n_left_out = sum(prepared.left_out.values())
+            self.runtime.log(f"{n_left_out} of {len(prepared.fates)} responses are left out: {words}")
+        if not prepared.groups:
             raise InputError(
-                f"no group of {self.config.groups} can be trained on: {words or 'it holds no group'}",
+                f"no group of {config.groups} can be trained on: {words or 'it holds no group'}",
                 hint="raise --max-length"
-                if too_long
-                else f"run `prefpipe inspect {self.config.groups}` for what select rejected",
+                if any("long" in name for name in prepared.counts)
+                else f"run `prefpipe inspect {config.groups}` for what select rejected",
             )
+        self.prepared, self.eval_groups = hold_out(prepared, config.eval_fraction, config.seed)
+        if self.evaluation is not None:
+            evaluated = self.evaluation.prepare(config, self.side, self.runtime)
+            self.eval_groups, self.eval_counts = evaluated.groups, dict(sorted(evaluated.counts.items()))
+            check_apart(groups, self.eval_groups, self.runtime)
         if find_objective(self.settings.objective).needs_reward_gaps:
-            require_reward_gaps(self.prepared.groups, self.settings.objective)
+            require_reward_gaps([*self.prepared.groups, *self.eval_groups], self.settings.objective)
 
     def _share_prompts(self, policy: Policy) -> None:
         """Compute each prompt once a group, or say why it is computed once a response."""
-        problem = share_prompts(policy.model) if self.config.shared_prompt else "--no-shared-prompt"
+        problem = share_as_first(policy.model, self.side.share) if self.config.shared_prompt else "--no-shared-prompt"
         once = sum(len(group.prompt_token_ids) for group in self.prepared.groups)
         each = sum(len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups)
         if problem is None:
@@ -136,44 +157,77 @@ class TrainRun:
 
     def _with_reference(self, groups: list[Group]) -> list[Group]:
         """Give each response its log-probability under the reference, measured now where it is not on disk yet."""
-        if self.reference is None:
-            return groups
-        self.ref_logps = self.reference.logps(self.config, self.model, self.runtime)
+        runtime = self.runtime
+        if self.budget is not None:
+            would_not_fit = self.budget.stops_between_parts()
+            runtime = replace(runtime, should_stop=lambda: self.runtime.should_stop() or would_not_fit())
+        try:
+            if self.evaluation is not None:
+                self.eval_groups = self.evaluation.with_reference(self.eval_groups, self.config, self.model, runtime)
+            if self.reference is None:
+                return groups
+            self.ref_logps = self.reference.logps(self.config, self.model, runtime)
+        except StoppedEarly as error:
+            if self.budget is None or self.runtime.should_stop():
+                raise
+            words = f"--max-hours {self.config.max_hours:g} are nearly over: {error.message}"
+            raise StoppedEarly(words, hint=error.hint) from error
+        if self.evaluation is None:
+            self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
         return with_reference(groups, self.ref_logps)
 
     def _loop(self, policy: Policy, groups: list[Group], arguments: Any) -> _Trained:
         config, runtime = self.config, self.runtime
-        stop = StopWhenAsked(runtime.should_stop)
-        callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress), stop]
+        budget = self.budget
+        stop = StopWhenAsked(lambda: any_process(runtime.should_stop() or (budget is not None and budget.is_up())))
+        callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress)]
+        callbacks += [stop] if budget is None else [budget, stop]  # it measures a step before it is asked
+        callbacks.append(LogWithCheckpoints())
+        early = None if config.early_stopping_patience is None else EarlyStopping(config.early_stopping_patience)
+        if early is not None:
+            callbacks.append(early)
         if "tensorboard" in self.settings.report_to:
             callbacks.append(TensorBoard(config.output / TENSORBOARD_FOLDER))
         if config.resume_from is not None:
             checkpoint: Path | None = require_checkpoint(config.resume_from)
         else:
-            checkpoint = find_last_checkpoint(config.output, runtime.log)
+            checkpoint = from_first(find_last_checkpoint(config.output, runtime.log))
         if checkpoint is not None:
             runtime.log(f"going on from {checkpoint}")
-        trainer = GroupTrainer(policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, callbacks=callbacks)
+        arguments.eval_on_start = bool(self.eval_groups) and checkpoint is None  # the baseline; a checkpoint has it in its log
+        target = self.side.target(self.settings, self.eval_groups)
+        trainer = GroupTrainer(
+            policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, eval_groups=self.eval_groups,
+            callbacks=callbacks, target=target,
+        )  # fmt: skip
+        if checkpoint is not None:
+            require_wrapper(checkpoint, trainer.wrapper)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
-        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps)
+        calibration = None if stop.stopped else self.side.calibration(trainer)
+        weights = None if stop.stopped else trainer.whole_weights()
+        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, early, calibration, weights)
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]
         n_averaged = max(1, len(rows) // 3)  # single steps see other prompts: their losses do not compare
-        names = ("loss", "rewards/margins", "rewards/accuracy", "logps/chosen", "logps/rejected")
+        names = ("loss", "rewards/margins", "rewards/accuracy", "logps/chosen", "logps/rejected", *FALLS, "kl")
         return {
             "objective": self.settings.objective,
             "knobs": dict(self.settings.knobs),
             "learning_rate": self.settings.learning_rate,
             "n_groups": len(self.prepared.groups),
             "n_responses": sum(len(group.responses) for group in self.prepared.groups),
+            "n_eval_groups": len(self.eval_groups),
+            "n_eval_responses": sum(len(group.responses) for group in self.eval_groups),
+            **({"eval_counts": self.eval_counts} if self.eval_counts else {}),
             "n_steps": trained.n_steps,
             "first": mean_measures(rows[:n_averaged], names),
             "last": mean_measures(rows[-n_averaged:], names),
             "n_steps_averaged": n_averaged,
-            "kind": "adapter" if self.config.lora_r else "model",
-        }
+            "evaluation": evaluation_figures(trained.log_history, trained.early),
+            "kind": "reward-model" if self.config.target == "reward" else "adapter" if self.config.lora_r else "model",
+        } | ({} if trained.calibration is None else {"calibration": trained.calibration})
 
 
 def _without_flags(config: TrainConfig) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from prefpipe.training.groups import Group, pairs_in
+from prefpipe.training.groups import NO_GROUP, Group, Response, pairs_in
 from prefpipe.training.shared_prompt import n_packed_tokens, pack_groups, pieces_of
 
 Batch = dict[str, Any]
@@ -22,6 +22,7 @@ Packed: the row of `prefpipe.training.shared_prompt.pack_groups`. Padded: ``inpu
 ``ended``: (S,) bool, whether the response's last token is an end-of-sequence token.
 ``slots``: (P, R) int, row of ``input_ids`` of each response, -1 where a group has fewer than R.
 ``rewards``: (P, R) float32; ``positives``: (P, R) bool; ``ref_logps``: (P, R) float32, only with a reference.
+``n_prompt_tokens``: int, prompt tokens if each prompt is computed once a response.
 ``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
 """
 
@@ -54,6 +55,7 @@ class GroupCollator:
                 ref_logps[p, r] = response.ref_logp if response.ref_logp is not None else float("nan")
                 row += 1
         batch |= {"slots": slots, "rewards": rewards, "positives": positives}
+        batch["n_prompt_tokens"] = sum(len(group.prompt_token_ids) * len(group.responses) for group in groups)
         if any(response.beats is not None for group in groups for response in group.responses):
             batch["pairs"] = pairs_of(groups, width)
         has_reference = not bool(ref_logps.isnan().any())
@@ -65,19 +67,25 @@ class GroupCollator:
         return torch.tensor([len(ids) > 0 and ids[-1] in self.end_token_ids for ids in responses])
 
 
+IDLE = Group("", [0], [Response(0, [0, 0], 0.0, "positive")])
+"""What a device computes when it has nothing to do and others wait for it."""
+
+
 class BudgetCollator:
     """Cut a device's prompts into micro-batches of at most ``max_tokens`` tokens.
 
-    Returns ``{"batches": [...], "n_prompts": P}``. A micro-batch is what `GroupCollator` makes. Packed, a
+    Returns ``{"batches": [...], "n_prompts": P, "idle": ...}``. A micro-batch is what `GroupCollator` makes. Packed, a
     group that is too long by itself is a micro-batch whose ``rows`` are several packed rows, cut between responses; a
-    single response always fits.
+    single response always fits. There may be no group at all, in the last batches of an epoch. ``idle`` is a row of three
+    tokens, for passes that a device makes only because others have more to do.
     """
 
     def __init__(self, collator: GroupCollator, max_tokens: int) -> None:
         self.collator, self.max_tokens = collator, max_tokens
 
-    def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
+    def __call__(self, places: Sequence[Group | None]) -> dict[str, Any]:
         """Return the micro-batches, in order."""
+        groups = [group for group in places if group is not None]
         batches: list[Batch] = []
         pending: list[Group] = []
         for group in groups:
@@ -85,7 +93,9 @@ class BudgetCollator:
                 batches.append(self._batch(pending))
                 pending = []
             pending.append(group)
-        return {"batches": [*batches, self._batch(pending)], "n_prompts": len(groups)}
+        if pending:
+            batches.append(self._batch(pending))
+        return {"batches": batches, "n_prompts": len(groups), "idle": self.collator([IDLE])}
 
     def _n_tokens(self, groups: Sequence[Group]) -> int:
         if self.collator.packed:
@@ -141,12 +151,16 @@ class GlobalBatchSampler(Sampler[int]):
 
     Groups are shuffled and cut into global batches; within a global batch, which is one optimizer step, they are sorted
     by length. The step's gradient is the same in any order, and micro-batches of like lengths pad less.
+
+    An epoch ends with empty places up to a multiple of ``at_once``, the prompts that all devices take together: accelerate
+    would fill up with prompts of the epoch's beginning otherwise, which would count twice.
     """
 
-    def __init__(self, lengths: Sequence[int], *, global_batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], *, global_batch_size: int, seed: int, at_once: int = 1) -> None:
         self.lengths = list(lengths)
         self.global_batch_size = global_batch_size
         self.seed = seed
+        self.at_once = at_once
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -154,7 +168,10 @@ class GlobalBatchSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self._n_empty()
+
+    def _n_empty(self) -> int:
+        return -len(self.lengths) % self.at_once
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -162,3 +179,4 @@ class GlobalBatchSampler(Sampler[int]):
         for start in range(0, len(order), self.global_batch_size):
             batch = order[start : start + self.global_batch_size]
             yield from sorted(batch, key=lambda index: self.lengths[index], reverse=True)
+        yield from [NO_GROUP] * self._n_empty()

@@ -12,14 +12,13 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prefpipe.errors import PrefpipeWarning
+from prefpipe.training.measures import N_FIRST_ROWS
 from prefpipe.training.tables import METRICS, METRICS_FILE, write_table
 
 FLUSH_EVERY_S = 5.0
 COLLAPSE_NATS = 1.0
 """Fall of the positives' mean log-probability, in nats a token, that is called a collapse **(ours)**: every token of a good
 answer has become e times less likely. Falls of a few tenths are ordinary for contrastive objectives."""
-COLLAPSE_ROWS = 10
-"""Rows that are averaged at the beginning and at the end: each row is of other prompts, and single rows differ by more."""
 
 Progress = Callable[[str, int], Any]
 """``progress("train: step", total)``: a context manager that gives ``advance(n)``."""
@@ -77,9 +76,9 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
         """Compare the last train rows with the first."""
         values = [entry["logps/chosen"] for entry in state.log_history if "logps/chosen" in entry]
-        if self._warned or len(values) < 2 * COLLAPSE_ROWS:
+        if self._warned or len(values) < 2 * N_FIRST_ROWS or not state.is_world_process_zero:
             return
-        began, now = fmean(values[:COLLAPSE_ROWS]), fmean(values[-COLLAPSE_ROWS:])
+        began, now = fmean(values[:N_FIRST_ROWS]), fmean(values[-N_FIRST_ROWS:])
         if began - now < COLLAPSE_NATS:
             return
         self._warned = True
@@ -98,12 +97,26 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
         self.should_stop = should_stop
         self.stopped = False
 
-    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
         """Ask, and if so save and stop; the last step of all ends by itself."""
         if state.global_step < state.max_steps and self.should_stop():
             self.stopped = True
+            args.load_best_model_at_end = False  # nothing is saved but the checkpoint
             control.should_save = True
             control.should_training_stop = True
+
+
+class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """Write a row of the log before every checkpoint and evaluation, whatever ``logging_steps`` says.
+
+    What was measured since the last row is not in a checkpoint: a run that goes on from it would leave these prompts out of its
+    next row. Stands behind whatever asks for a checkpoint.
+    """
+
+    def on_step_end(self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+        """Ask for a row."""
+        if control.should_save or control.should_evaluate:
+            control.should_log = True
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]

@@ -17,7 +17,7 @@ CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
 HINT = "give a complete checkpoint-N folder, or drop --resume-from"
 SHARDED_STATES = ("optimizer_*", "global_step*", "pytorch_model_fsdp*")
-"""Folders in which FSDP and DeepSpeed keep optimizer and weights; their own loaders check them."""
+"""Where FSDP and DeepSpeed keep optimizer and weights: folders, which their own loaders check, or files that hold all of it."""
 
 
 def find_last_checkpoint(folder: Path, log: Callable[[str], None] = lambda _line: None) -> Path | None:
@@ -52,6 +52,25 @@ def require_checkpoint(path: Path) -> Path:
     return found
 
 
+def require_wrapper(path: Path, wrapper: str) -> None:
+    """Refuse a checkpoint whose weights and optimizer are in the form of another wrapper for several devices.
+
+    Args:
+        path: a complete checkpoint.
+        wrapper: what this run is under: ``FSDP``, ``DeepSpeed``, or ``DDP``, whose checkpoints are those of one device.
+
+    Errors:
+        UsageError: it was written under another.
+    """
+    found = "FSDP" if any(path.glob("pytorch_model_fsdp*")) else "DeepSpeed" if any(path.glob("global_step*")) else "DDP"
+    if found != wrapper:
+        names = {"DDP": "DDP or on one device"}
+        raise UsageError(
+            f"{path} was written under {names.get(found, found)}, and this run is under {names.get(wrapper, wrapper)}",
+            hint="start it as it was started before, or begin again with --overwrite",
+        )
+
+
 def checkpoint_problem(path: Path) -> str | None:
     """Say what a checkpoint folder lacks, or None when it is complete and its files can be read."""
     if not path.is_dir():
@@ -62,7 +81,8 @@ def checkpoint_problem(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return "trainer_state.json, which is written last, is missing or cut off"
     if any(next(path.glob(pattern), None) for pattern in SHARDED_STATES):
-        return None
+        broken = [file.name for file in sorted(path.glob("*.bin")) if not zipfile.is_zipfile(file)]
+        return f"{broken[0]} is cut off" if broken else None
     for pattern in STATE_FILES:
         files = sorted(path.glob(pattern))
         broken = [file.name for file in files if not zipfile.is_zipfile(file)]

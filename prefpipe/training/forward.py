@@ -4,9 +4,9 @@ The output projection sees only the positions that predict a response token. Wit
 largest tensor of a small model's step, and those of prompts and padding would be thrown away.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from prefpipe.maths.logps import ResponseLogps, mean_logps, sum_response_logps, 
 from prefpipe.training.batches import Batch, pad_sequences
 from prefpipe.training.groups import Group, Key
 from prefpipe.training.projection import changes_logits, scoring_head
+from prefpipe.training.ranks import from_first, processes
 from prefpipe.training.shared_prompt import (
     ATTENTION,
     changes_attention,
@@ -24,6 +25,7 @@ from prefpipe.training.shared_prompt import (
     trial_groups,
 )
 
+Found = TypeVar("Found", bound=tuple[Tensor | None, ...])
 PADDED = ("input_ids", "attention_mask", "response_mask")
 """What `sequence_logps` reads of a padded batch."""
 
@@ -82,7 +84,7 @@ def packed_logps(model: nn.Module, packed: Mapping[str, Any], *, entropy: bool =
 
 
 def _packed_token_logps(model: nn.Module, packed: Mapping[str, Any], *, entropy: bool) -> Tensor:
-    with scoring_head(_unwrap(model), packed["predictors"], packed["labels"], entropy=entropy):
+    with scoring_head(unwrap(model), packed["predictors"], packed["labels"], entropy=entropy):
         tokens: Tensor = model(
             input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False, packed_layout=packed["layout"]
         ).logits
@@ -111,27 +113,28 @@ def batch_logps(model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = F
     return sequence_logps(model, **padded, ended=batch.get("ended"), entropy=entropy)
 
 
-def by_group(rows: Sequence[ResponseLogps], slots: Tensor) -> ResponseLogps:
-    """Return responses that come one after the other as (P, R), 0 where ``slots`` (P, R) is -1."""
+def by_group(rows: Sequence[Found], slots: Tensor) -> Found:
+    """Return responses that come one after the other as (P, R), 0 where ``slots`` (P, R) is -1.
+
+    Args:
+        rows: named tuples of figures (S,), as `batch_logps` returns them; one that is None stays None.
+        slots: (P, R) int, the place of each response.
+    """
     places, exists = slots.clamp(min=0), slots >= 0
 
-    def spread(name: str) -> Any:
-        columns = [getattr(row, name) for row in rows]
-        if columns[0] is None:
+    def spread(columns: Sequence[Tensor | None]) -> Tensor | None:
+        known = [column for column in columns if column is not None]
+        if not known:
             return None
-        values = torch.cat(columns)[places]
+        values = torch.cat(known)[places]
         return torch.where(exists, values, torch.zeros_like(values))
 
-    return ResponseLogps(**{name: spread(name) for name in ResponseLogps._fields})
+    kind: Any = type(rows[0])
+    return kind(*map(spread, zip(*rows, strict=True)))  # type: ignore[no-any-return]
 
 
-@torch.no_grad()
 def share_prompts(model: nn.Module) -> str | None:
     """Prepare a model so that groups are computed packed, or say why they cannot be.
-
-    What a model does with a packed row is compared with what it does with the same responses one by one, on two small random
-    groups. A model whose layers mix tokens by other means than attention, or whose attention is not the one
-    that was asked for, is found out there and left as it was.
 
     Args:
         model: a causal language model or an adapter of one, in the precision it is trained in.
@@ -139,35 +142,73 @@ def share_prompts(model: nn.Module) -> str | None:
     Returns:
         None, or the reason why prompts are computed once a response instead.
     """
-    causal = _causal_of(model)
-    problem = changes_logits(causal.config) or changes_attention(causal.config)
+    problem = changes_logits(_causal_of(model).config)
     if problem is not None:
         return problem
-    n_vocabulary, device = int(causal.get_input_embeddings().weight.shape[0]), next(model.parameters()).device
-    groups = trial_groups(n_vocabulary)
-    was_training, before = model.training, causal.config._attn_implementation  # noqa: SLF001 - its only name
+    return prepare_packing(
+        model,
+        padded=lambda batch: sequence_logps(model, *(batch[name] for name in PADDED)).logps,
+        packed=lambda batch: packed_logps(model, batch).logps,
+    )
+
+
+@torch.no_grad()
+def prepare_packing(
+    model: nn.Module, *, padded: Callable[[Batch], Tensor], packed: Callable[[Batch], Tensor], pad_token_id: int | None = None
+) -> str | None:
+    """Give a model the attention of packed rows if it computes the same with it, or say what differs.
+
+    What a model does with a packed row is compared with what it does with the same responses one by one, on two small random
+    groups. A model whose layers mix tokens by other means than attention, or whose attention is not the one
+    that was asked for, is found out there and left as it was.
+
+    Args:
+        model: in the precision it is trained in.
+        padded: what the model says (S,) of a padded batch; packed: the same of a packed row.
+        packed: see ``padded``.
+        pad_token_id: what padded batches must be padded with, for a model that finds the ends of rows by it.
+    """
+    inside = _causal_of(model)
+    problem = changes_attention(inside.config)
+    if problem is not None:
+        return problem
+    n_vocabulary, device = int(inside.get_input_embeddings().weight.shape[0]), next(model.parameters()).device
+    groups = trial_groups(n_vocabulary, without=pad_token_id)
+    was_training, before = model.training, inside.config._attn_implementation  # noqa: SLF001 - its only name
     model.eval()
     try:
-        padded = pad_sequences([(group.prompt_token_ids, each.token_ids) for group in groups for each in group.responses], 0)
-        expected = sequence_logps(model, **{name: values.to(device) for name, values in padded.items()}).logps
-        causal.set_attn_implementation(ATTENTION)
-        found = packed_logps(model, to_device(pack_groups(groups), device)).logps
+        sequences = [(group.prompt_token_ids, each.token_ids) for group in groups for each in group.responses]
+        expected = padded(to_device(pad_sequences(sequences, pad_token_id or 0), device))
+        inside.set_attn_implementation(ATTENTION)
+        found = packed(to_device(pack_groups(groups), device))
         problem = _difference(found, expected, next(model.parameters()).dtype)
-    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError) as error:
         problem = f"its code does not take packed rows ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
     finally:
         model.train(was_training)
     if problem is not None:
-        causal.set_attn_implementation(before)
+        inside.set_attn_implementation(before)
+    return problem
+
+
+def share_as_first(model: nn.Module, share: Callable[[nn.Module], str | None]) -> str | None:
+    """Do what ``share``, `share_prompts` or one like it, does, with the verdict of the first process for all.
+
+    The others may have no weights yet (FSDP sends them later), and packed and plain passes do not go together.
+    """
+    problem = from_first(share(model) if processes().is_main_process else None)
+    if problem is None:
+        _causal_of(model).set_attn_implementation(ATTENTION)
     return problem
 
 
 def _difference(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str | None:
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     # NaN on both sides is a broken model, which is not this check's to report
-    error = float(((found - expected).abs() / expected.abs()).nan_to_num(0.0).max())
+    sizes = expected.abs().maximum(expected.nan_to_num(0.0).abs().mean())  # a score may be near 0 by itself
+    error = float(((found - expected).abs() / sizes).nan_to_num(0.0).max())
     is_same = error < tolerance and bool((found.isnan() == expected.isnan()).all())
-    return None if is_same else f"packed log-probabilities differ by {error:.1e} from plain ones"
+    return None if is_same else f"what it says of packed rows differs by {error:.1e} from plain ones"
 
 
 def shares_prompts(model: nn.Module) -> bool:
@@ -176,8 +217,8 @@ def shares_prompts(model: nn.Module) -> bool:
 
 
 def _causal_of(model: nn.Module) -> Any:
-    """Return the causal language model inside wrappers and adapters."""
-    inside = _unwrap(model)
+    """Return the language model, or the classifier, inside wrappers and adapters."""
+    inside = unwrap(model)
     return inside.get_base_model() if hasattr(inside, "get_base_model") else inside
 
 
@@ -276,7 +317,7 @@ def _project_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
     A hook, so that the model is still called as a whole: wrappers (DDP, FSDP, autocast, adapters) and what a model does to
     its logits afterwards (soft caps, scales) stay in force.
     """
-    head = _unwrap(model).get_output_embeddings()
+    head = unwrap(model).get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda _head, inputs: (inputs[0][positions], *inputs[1:]))
     try:
         yield
@@ -284,7 +325,8 @@ def _project_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def _unwrap(model: Any) -> Any:
+def unwrap(model: Any) -> Any:
+    """Return the model inside the wrappers of parallel training; adapters stay around it."""
     while hasattr(model, "module"):
         model = model.module
     return model

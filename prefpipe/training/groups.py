@@ -5,7 +5,7 @@ reason. A group that is left without a positive or without a negative is left ou
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from torch.utils.data import Dataset
 
 from prefpipe.errors import InputError, UsageError
 
+KEPT = ("ok", "truncated", "held_out")
+"""The statuses of responses that are trained or evaluated on."""
 ON_TOO_LONG = ("drop", "truncate", "error")
 Key = tuple[str, int]
 """``(prompt_id, sample_idx)``: what joins a candidate's rows everywhere."""
@@ -60,8 +62,21 @@ class PreparedGroups(NamedTuple):
         """Responses by status."""
         return Counter(fate.status for fate in self.fates.values())
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Responses that can be neither trained nor evaluated on, by status."""
+        return {name: count for name, count in sorted(self.counts.items()) if name not in KEPT}
 
-class GroupDataset(Dataset[Group]):
+    def describe_left_out(self) -> str:
+        """Return ``left_out`` in words, "" where there is nothing."""
+        return ", ".join(f"{count} {name}" for name, count in self.left_out.items())
+
+
+NO_GROUP = -1
+"""Index of the empty places that fill the last batches of an epoch, where prompts do not divide by processes."""
+
+
+class GroupDataset(Dataset[Group | None]):
     """Groups as the trainer wants them: an indexed data set."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -70,22 +85,36 @@ class GroupDataset(Dataset[Group]):
     def __len__(self) -> int:
         return len(self.groups)
 
-    def __getitem__(self, index: int) -> Group:
-        return self.groups[index]
+    def __getitem__(self, index: int) -> Group | None:
+        return None if index == NO_GROUP else self.groups[index]
 
 
-def prepare_groups(groups: Sequence[Group], *, max_length: int, on_too_long: str) -> PreparedGroups:
+def lacks_role(group: Group) -> str | None:
+    """Name the role that a group lacks, None for neither."""
+    roles = {response.role for response in group.responses}
+    return next((role for role in ("positive", "negative") if role not in roles), None)
+
+
+def lacks_pair(group: Group) -> str | None:
+    """Return ``pair`` where a group has none, of those that selection named or else of a positive and a negative."""
+    return None if pairs_in(group) else "pair"
+
+
+def prepare_groups(
+    groups: Sequence[Group], *, max_length: int, on_too_long: str, lacks: Callable[[Group], str | None] = lacks_role
+) -> PreparedGroups:
     """Check groups against the length limit and leave out what cannot be compared.
 
     Statuses: ``ok``; ``truncated`` (cut at the limit and trained on); ``too_long`` (prompt plus response);
     ``prompt_too_long`` (no room for a single response token); ``empty`` (no token); ``identical`` (the same tokens as
     a response that stays: a positive stays before a negative, then the lower index); ``no_contrast`` (fine itself, but the
-    group lost its last positive or negative).
+    group lost what it needs, its last positive or negative, say).
 
     Args:
         groups: any order; order is kept.
         max_length: longest prompt plus response, in tokens.
         on_too_long: ``drop`` the response, ``truncate`` it to the limit, or stop with an ``error``.
+        lacks: names what a group needs and lacks, None for nothing.
 
     Errors:
         UsageError: something is too long and ``on_too_long`` is ``error``.
@@ -98,11 +127,11 @@ def prepare_groups(groups: Sequence[Group], *, max_length: int, on_too_long: str
         fitting, own_fates = fit_length(group, max_length=max_length, on_too_long=on_too_long)
         responses, copies = _without_copies(group.prompt_id, fitting)
         fates |= own_fates | copies
-        roles = {response.role for response in responses}
-        if roles == {"positive", "negative"}:
-            kept.append(group._replace(responses=responses))
+        left = group._replace(responses=responses)
+        lost = lacks(left)
+        if lost is None:
+            kept.append(left)
             continue
-        lost = "positive" if "positive" not in roles else "negative"
         for response in responses:
             fates[group.prompt_id, response.sample_idx] = Fate("no_contrast", f"no {lost} is left in the group")
     return PreparedGroups(kept, fates)

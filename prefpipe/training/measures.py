@@ -1,6 +1,7 @@
 """What is logged about a batch of groups, beside the loss."""
 
 from collections.abc import Mapping, Sequence
+from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -20,10 +21,16 @@ MEASURES = (
     "logps/chosen",
     "logps/rejected",
     "entropy",
+    "kl",
+    "logps/chosen_fall",
+    "logps/rejected_fall",
 )
+SCORE_MEASURES = MEASURES[: MEASURES.index("logps/chosen")]
+"""Those that scores alone have."""
 MEASURE_MEANINGS = {
     "loss": "mean over prompts of the objective",
-    "rewards/chosen": "mean score of the positives, in the objective's units (the implicit reward)",
+    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, and so on), in the objective's "
+    "units (of a policy: the implicit reward)",
     "rewards/rejected": "mean score of the negatives",
     "rewards/margins": "rewards/chosen - rewards/rejected",
     "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is higher, in [0, 1]",
@@ -31,10 +38,29 @@ MEASURE_MEANINGS = {
     "logps/chosen": "mean log-probability of the positives, nats a token",
     "logps/rejected": "mean log-probability of the negatives, nats a token",
     "entropy": "mean entropy of the policy's next-token distribution over the tokens of the responses, each response alike, nats",
+    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate of the policy's distance from "
+    "the reference, KL(reference || policy) a token, only where the reference sampled the responses; null without a reference",
+    "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the same responses, nats a token; "
+    "without a reference below the mean of the first ten `train` rows, or the first `eval` row",
+    "logps/rejected_fall": "the same for the negatives",
+}
+FALLS = {"logps/chosen_fall": "logps/chosen", "logps/rejected_fall": "logps/rejected"}
+N_FIRST_ROWS = 10
+"""Rows that are averaged for where a run began: each is of other prompts, and single rows differ by more."""
+
+
+PAIR_FIGURES = ("accuracy", "ece", "brier", "log_loss")
+PAIR_MEANINGS = {
+    "pairs/accuracy": "share of evaluated pairs whose winner has the higher score, equal scores half; reward models only",
+    "pairs/ece": "expected calibration error of sigma(s_w - s_l), 10 bins of equal width, both orders; reward models only",
+    "pairs/brier": "Brier score of sigma(s_w - s_l); reward models only",
+    "pairs/log_loss": "log loss of sigma(s_w - s_l), nats; reward models only",
 }
 
 
-def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, targets: Targets) -> Tensor:
+def measure_groups(
+    losses: Tensor, scores: Tensor, policy: ResponseLogps, targets: Targets, ref_logps: Tensor | None = None
+) -> Tensor:
     """Return one row a prompt, (P, M), with the columns of ``MEASURES``.
 
     Args:
@@ -42,10 +68,13 @@ def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, target
         scores: (P, R) what the objective compared.
         policy: log-probabilities and token counts, each (P, R).
         targets: every prompt has a positive and a negative.
+        ref_logps: (P, R) log-probabilities under the reference; without it the columns that need it are NaN.
     """
     chosen = targets.positives & targets.mask
     rejected = targets.mask & ~targets.positives
-    means = policy.logps / policy.n_tokens.clamp(min=1)
+    n_tokens = policy.n_tokens.clamp(min=1)
+    means = policy.logps / n_tokens
+    falls = (ref_logps - policy.logps) / n_tokens if ref_logps is not None else torch.full_like(means, torch.nan)
     wins = scores[:, :, None] > scores[:, None, :]
     pairs = chosen[:, :, None] & rejected[:, None, :]
     won = (wins & pairs).sum((-2, -1))
@@ -61,12 +90,50 @@ def measure_groups(losses: Tensor, scores: Tensor, policy: ResponseLogps, target
         _mean(means, chosen),
         _mean(means, rejected),
         _mean(policy.entropies, targets.mask) if policy.entropies is not None else torch.full_like(losses, torch.nan),
+        _mean(falls, targets.mask),
+        _mean(falls, chosen),
+        _mean(falls, rejected),
     ]
+    return torch.stack([column.detach().float() for column in columns], -1)
+
+
+def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
+    """Return one row a prompt, (P, M), with the columns of ``SCORE_MEASURES``, over the prompt's pairs.
+
+    Args:
+        losses: (P,).
+        scores: (P, R) what the objective compared.
+        pairs: (P, R, R) bool, which response is to beat which; every prompt has a pair.
+    """
+    n_pairs = pairs.sum((-2, -1)).clamp(min=1)
+    won = ((scores[:, :, None] > scores[:, None, :]) & pairs).sum((-2, -1))
+    winners, losers = (scores * pairs.sum(axis) for axis in (-1, -2))
+    chosen, rejected = winners.sum(-1) / n_pairs, losers.sum(-1) / n_pairs
+    columns = [losses, chosen, rejected, chosen - rejected, won / n_pairs, won == n_pairs]
     return torch.stack([column.detach().float() for column in columns], -1)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, values, torch.zeros_like(values)).sum(-1) / where.sum(-1).clamp(min=1)
+
+
+def complete_entry(entry: dict[str, float], log_history: Sequence[Mapping[str, float]]) -> None:
+    """Finish a log entry in place.
+
+    What is NaN because nothing says it (no reference) goes; falls are counted from the beginning of the run then.
+
+    Args:
+        entry: with the names of ``MEASURES``, all behind ``eval_`` in an evaluation.
+        log_history: the entries before it.
+    """
+    prefix = "eval_" if "eval_loss" in entry else ""
+    for name in (*FALLS, "kl", "entropy"):
+        if isnan(entry.get(prefix + name, nan)):
+            entry.pop(prefix + name, None)
+    for fall, name in FALLS.items():
+        if prefix + fall not in entry and prefix + name in entry:
+            values = [row[prefix + name] for row in (*log_history, entry) if prefix + name in row]
+            entry[prefix + fall] = fmean(values[: 1 if prefix else N_FIRST_ROWS]) - entry[prefix + name]
 
 
 def mean_measures(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
@@ -84,4 +151,12 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
         f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, margin "
         f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {first['rewards/accuracy']:.0%} to "
         f"{last['rewards/accuracy']:.0%}"
+    )
+
+
+def describe_calibration(figures: Mapping[str, Any]) -> str:
+    """Return in words how right and how sure the scores are about held-out pairs."""
+    return (
+        f"{figures['n_pairs']} held-out pairs: accuracy {figures['accuracy']:.1%}, ECE {figures['ece']:.3f}, "
+        f"Brier {figures['brier']:.3f}, log loss {figures['log_loss']:.3f}"
     )

@@ -2,7 +2,7 @@
 
 What is trained. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps float32 weights, because at
 learning rates near 1e-6 an update is smaller than the spacing of bfloat16 numbers and would be lost. With LoRA the adapter is
-float32, and the frozen base is bfloat16 where ``bf16`` is set.
+float32, and the frozen base is bfloat16 where ``bf16`` is set, or 4-bit where ``load_in_4bit`` is.
 
 Starting from an adapter folder. With LoRA the adapter itself is trained further (its rank and modules must be the ones
 asked for), so that the result names the same base model. Without LoRA it is merged into its base first, and the
@@ -11,23 +11,25 @@ result is a whole model.
 Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout`` asks for some.
 """
 
-import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
-from prefpipe.artifacts.atomic import atomic_write, sync_folder
+from prefpipe.artifacts.atomic import atomic_write, settle_file, sync_folder
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.errors import ModelError, UsageError
+from prefpipe.training.quantisation import NF4, keep_one_kernel, nf4_config, require_bitsandbytes
+from prefpipe.training.ranks import loading_whole
 
 SAVED_SUFFIX = ".saving"
 
@@ -51,8 +53,9 @@ class Policy(NamedTuple):
 
 
 def load_policy(
-    files: ModelFiles, *, lora: LoraSettings | None, bf16: bool, seed: int, trust_remote_code: bool = False
-) -> Policy:
+    files: ModelFiles, *, lora: LoraSettings | None, bf16: bool, seed: int, load_in_4bit: bool = False,
+    trust_remote_code: bool = False,
+) -> Policy:  # fmt: skip
     """Load a model for training.
 
     Args:
@@ -60,11 +63,12 @@ def load_policy(
         lora: train adapters of this shape; None trains all weights.
         bf16: see the module's text.
         seed: of the adapter's random start.
+        load_in_4bit: hold the frozen base in 4 bits; only with ``lora``.
         trust_remote_code: run Python files that come with the model.
 
     Errors:
         ModelError: not a causal language model, no tokenizer or chat template.
-        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks.
+        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks; no bitsandbytes.
     """
     whole = _require_causal(files)
     require_chat_template(files)
@@ -72,11 +76,13 @@ def load_policy(
     transformers_logging.disable_progress_bar()
     # Numpy and python randomness too: adapters start from random numbers.
     set_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code)
+    with loading_whole(fsdp_sends=True):
+        model = _load_weights(whole, dtype, load_in_4bit=load_in_4bit, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
-        model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
+        with _old_names_of_peft():
+            model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
         if lora is None:
             return Policy(model.merge_and_unload().requires_grad_(requires_grad=True), tokenizer, None)
         _check_same_lora(model.peft_config["default"], lora, files.path)
@@ -92,27 +98,67 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
     return {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
 
 
-def load_reference(files: ModelFiles, *, dtype: str, trust_remote_code: bool = False) -> Any:
+def check_lora(files: ModelFiles, lora: LoraSettings, *, load_in_4bit: bool = False, trust_remote_code: bool = False) -> None:
+    """Check adapters that are to be trained against the model's configuration alone; no weights are loaded.
+
+    Errors:
+        ModelError: not a causal language model.
+        UsageError: as `load_policy` would raise.
+    """
+    whole = _require_causal(files)
+    if load_in_4bit:
+        require_bitsandbytes()
+    if files.base is not None:
+        _check_same_lora(PeftConfig.from_pretrained(files.path), lora, files.path)
+        return
+    config = AutoConfig.from_pretrained(whole.path, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # noqa: BLE001 - a model's own code may need real weights; loading it will tell
+        return
+    _add_lora(model, lora, low_cpu_mem_usage=True)
+
+
+def load_reference(files: ModelFiles, *, dtype: str, merge_adapter: bool = False, trust_remote_code: bool = False) -> Any:
     """Load a model whose log-probabilities are a reference: frozen, without dropout.
 
     Args:
         files: a checked model folder: a causal language model, or an adapter of one.
-        dtype: ``float32`` and ``mixed`` have float32 weights, with an adapter merged in, as a policy that is trained whole;
-            ``bfloat16`` has bfloat16 weights, with the adapter beside them, as one that gets adapters under ``--bf16``.
+        dtype: ``float32`` and ``mixed`` have float32 weights, ``bfloat16`` has bfloat16 weights, ``nf4-float32`` and
+            ``nf4-bfloat16`` have 4-bit weights as `load_policy` would.
+        merge_adapter: add an adapter to its base's weights, as a policy that is trained whole has it, instead of computing
+            it beside them, as one whose adapter is trained further does. The two differ in the last digits.
         trust_remote_code: run Python files that come with the model.
 
     Errors:
         ModelError: not a causal language model.
+        UsageError: no bitsandbytes.
     """
     whole = _require_causal(files)
     transformers_logging.disable_progress_bar()
-    kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=kind, trust_remote_code=trust_remote_code)
+    kind = NF4.get(dtype, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+    with loading_whole():
+        model = _load_weights(whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
-        model = PeftModel.from_pretrained(model, files.path)
-        model = model if dtype == "bfloat16" else model.merge_and_unload()
+        with _old_names_of_peft():
+            model = PeftModel.from_pretrained(model, files.path)
+        model = model.merge_and_unload() if merge_adapter else model
     return model.eval().requires_grad_(requires_grad=False)
+
+
+def computes_in_bfloat16(dtype: str) -> bool:
+    """Return whether a reference of this ``--dtype`` is measured under bfloat16 autocast."""
+    return dtype in ("mixed", "bfloat16", "nf4-bfloat16")
+
+
+def _load_weights(whole: ModelFiles, dtype: torch.dtype, *, load_in_4bit: bool, trust_remote_code: bool) -> Any:
+    how = {"quantization_config": nf4_config(dtype)} if load_in_4bit else {}
+    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **how)
+    if load_in_4bit:
+        keep_one_kernel(model)
+    return model
 
 
 def turn_dropout_off(model: nn.Module) -> None:
@@ -125,7 +171,7 @@ def turn_dropout_off(model: nn.Module) -> None:
             setattr(module, name, 0.0)
 
 
-def save_policy(policy: Policy, folder: Path, card: str) -> None:
+def save_policy(policy: Policy, folder: Path, card: str, *, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write the trained policy: safetensors, configuration, tokenizer, chat template and a model card.
 
     A whole model, or an adapter that names its base and the base's revision. Everything is written to a hidden folder
@@ -135,6 +181,7 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
         policy: as loaded, trained.
         folder: exists; other files in it are left alone.
         card: text of ``README.md``.
+        weights: all of the model's, where its own are cut over several devices.
     """
     staging = folder / SAVED_SUFFIX
     with suppress(FileNotFoundError):
@@ -147,23 +194,24 @@ def save_policy(policy: Policy, folder: Path, card: str) -> None:
     # The trainer switches the cache off; a saved model that generates without one is many times slower.
     model.config.use_cache = True
     # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
-    whole = {} if policy.adapter_base is None else {"save_embedding_layers": False}
-    model.save_pretrained(staging, **whole)
+    options: dict[str, Any] = {} if policy.adapter_base is None else {"save_embedding_layers": False}
+    if weights is not None:
+        options["state_dict"] = dict(weights)
+    model.save_pretrained(staging, **options)
     policy.tokenizer.save_pretrained(staging)
     with atomic_write(staging / "README.md") as file:
         file.write(card.encode())
     last = {"config.json", "adapter_config.json"}
     for path in sorted(staging.iterdir(), key=lambda path: (path.name in last, path.name)):
-        with path.open("rb") as written:
-            os.fsync(written.fileno())
+        settle_file(path)
         path.replace(folder / path.name)
     staging.rmdir()
     sync_folder(folder)
 
 
-def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any]) -> str:
-    """Return a short model card: what was trained from what, and how."""
-    kind = "A LoRA adapter" if policy.adapter_base is not None else "A model"
+def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kind: str = "A model") -> str:
+    """Return a short model card: what was trained from what, and how; ``kind`` is what a whole model is called."""
+    kind = "A LoRA adapter" if policy.adapter_base is not None else kind
     base = source.requested if source.base is None else f"{source.requested} (an adapter of {source.base.requested})"
     front = ["---", "library_name: " + ("peft" if policy.adapter_base is not None else "transformers"), "tags: [prefpipe]"]
     if not Path(base).exists() and ":" not in base:
@@ -171,6 +219,14 @@ def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any]) -> 
     lines = [*front, "---", "", f"{kind} trained by prefpipe from `{base}`.", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _old_names_of_peft() -> Iterator[None]:
+    """Keep a warning from users that is about peft's code: it asks for gradient checkpointing by transformers' old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
+        yield
 
 
 def _require_causal(files: ModelFiles) -> ModelFiles:
@@ -182,7 +238,7 @@ def _require_causal(files: ModelFiles) -> ModelFiles:
     return whole
 
 
-def _add_lora(model: Any, lora: LoraSettings) -> Any:
+def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -191,7 +247,8 @@ def _add_lora(model: Any, lora: LoraSettings) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config)
+        with _old_names_of_peft():
+            return get_peft_model(model, config, **how)
     except ValueError as error:
         raise UsageError(f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
                          hint="leave it out to adapt every linear layer") from error  # fmt: skip

@@ -38,7 +38,7 @@ def chunked_token_logps(
     def score(some_hidden: Tensor, some_labels: Tensor) -> Tensor:
         logits = project(some_hidden)
         logps = token_logps(logits, some_labels)
-        return torch.stack([logps, token_entropies(logits, some_labels, logps)], -1) if entropy else logps[:, None]
+        return torch.stack([logps, token_entropies(logits, some_labels, logps)], -1) if entropy else logps[:, None].clone()
 
     if len(labels) * n_vocabulary <= KEPT_LOGITS:
         return score(hidden, labels)
@@ -79,7 +79,7 @@ def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor, *, entrop
 
     def score(hidden: Tensor) -> Tensor:
         n_vocabulary = head.weight.shape[0]
-        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=n_vocabulary, entropy=entropy)
+        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=n_vocabulary, entropy=entropy).clone()
 
     head.forward = score
     try:

@@ -38,13 +38,22 @@ START_VALUES = {
     "hinge": StartValues(5e-7, 128, 1.0, 0.1),
     "simpo": StartValues(1e-6, 128, 1.0, 0.1),
     "orpo": StartValues(5e-6, 32, 5.0, 0.1),
+    "bt": StartValues(9e-6, 64, 1.0, 0.1),
+    "bt-margin": StartValues(1e-5, 512, 1.0, 0.03),
+    "mmpo-reward": StartValues(3e-6, 32, 2.0, 0.0),
 }
 """ampo, refa: Llama-3-8B-Instruct (Mistral-7B: 3e-7). simpo: Llama-3-8B-Instruct (Gemma-2-9B: 8e-7). mmpo: 7B (2B: 1e-5).
 nca: the authors' batch, epochs and warm-up, and a tenth of their learning rate for QLoRA, so that with LoRA it is theirs.
 odpo: learning rate and batch of the authors' configuration; warm-up (ours), where theirs is 150 steps. orpo: the authors' script
 for Mistral-7B, which starts from a base model; warm-up (ours), where theirs is 200 steps.
+bt: a 6B model (arXiv 2203.02155, appendix C.2), warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288, section 3.2.2), batches
+of 512 pairs, one a prompt. mmpo-reward: the authors' recipe for Gemma-7B (2B: 1.41e-5, batch 64).
 The others have no recipe of their own here: the batch of most and DPO's customary learning rate (ours).
 """
+
+
+EVAL_SHARE = 0.1
+"""Share of the run between two evaluations where ``eval_steps`` is not given; the trainer rounds up to whole steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +61,7 @@ class TrainSettings:
     """One training run.
 
     ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts, ``max_batch_tokens`` tokens.
+    ``evaluates``: there are evaluation groups; every ``eval_steps`` steps, None: ten times a run.
     """
 
     objective: str
@@ -69,6 +79,8 @@ class TrainSettings:
     bf16: bool = False
     gradient_checkpointing: bool = False
     max_batch_tokens: int = 16_384
+    evaluates: bool = False
+    eval_steps: int | None = None
     save_steps: int = 100
     save_total_limit: int = 2
     logging_steps: int = 1
@@ -103,6 +115,11 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         arguments = TrainingArguments(**_translate(settings, folder))
     except (ValueError, ImportError) as error:
         raise UsageError(f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`") from error
+    if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
+        raise UsageError(
+            f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is in float32",
+            hint="pass --bf16 to `prefpipe train`, or `--mixed_precision no` to `accelerate launch`",
+        )
     # Without a launcher and with several GPUs in sight, the trainer would split batches over them (DataParallel),
     # which cannot split groups. One process trains on one device; `accelerate launch` starts more.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - the trainer itself sets it so for model parallelism
@@ -130,6 +147,8 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "bf16": settings.bf16,
         checkpointing: settings.gradient_checkpointing,
         f"{checkpointing}_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
+        "eval_strategy": "steps" if settings.evaluates else "no",
+        "eval_steps": EVAL_SHARE if settings.eval_steps is None else settings.eval_steps,
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_total_limit,

@@ -124,11 +124,12 @@ def pieces_of(groups: Sequence[Group], max_tokens: int) -> list[Group]:
     return pieces
 
 
-def trial_groups(n_vocabulary: int) -> list[Group]:
-    """Return two small groups of arbitrary tokens, ragged, for comparing packed with plain computation."""
+def trial_groups(n_vocabulary: int, *, without: int | None = None) -> list[Group]:
+    """Return two small groups of arbitrary tokens but one, ragged, for comparing packed with plain computation."""
 
     def tokens(start: int, n: int) -> list[int]:
-        return [(start * 7919 + place * 104729) % n_vocabulary for place in range(n)]
+        found = [(start * 7919 + place * 104729) % n_vocabulary for place in range(n)]
+        return [(token + 1) % n_vocabulary if token == without else token for token in found]
 
     shapes = ((5, (3, 4, 1)), (2, (6, 2)))
     return [

@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 
 from prefpipe.artifacts import atomic
-from prefpipe.artifacts.atomic import atomic_write, create_exclusively, make_folder, sweep_temporary_files, sync_folder
-from prefpipe.errors import PrefpipeError
+from prefpipe.artifacts.atomic import (
+    atomic_folder,
+    atomic_write,
+    create_exclusively,
+    make_folder,
+    sweep_temporary_files,
+    sync_folder,
+)
+from prefpipe.errors import PrefpipeError, UsageError
 
 
 def names(folder: Path) -> set[str]:
@@ -217,3 +224,57 @@ def test_threads_of_one_process_write_different_files_at_once(tmp_path: Path) ->
         thread.join()
     assert [(tmp_path / f"part{n}").read_bytes() == bytes([n]) * 100_000 for n in range(8)] == [True] * 8
     assert names(tmp_path) == {f"part{n}" for n in range(8)}
+
+
+def test_a_folder_appears_under_its_name_only_when_the_block_has_ended(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "deep" / "model") as folder:
+        (folder / "weights").write_text("half")
+        (folder / "more").mkdir()
+        (folder / "more" / "code.py").write_text("pass")
+        assert not (tmp_path / "deep" / "model").exists()
+        assert folder.name.startswith(".model.")
+    assert (tmp_path / "deep" / "model" / "more" / "code.py").read_text() == "pass"
+    assert names(tmp_path / "deep") == {"model"}
+
+
+@pytest.mark.parametrize("error", [ValueError("does not agree"), KeyboardInterrupt(), SystemExit(3)])
+def test_an_exception_in_the_block_leaves_the_old_folder_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with pytest.raises(type(error)), atomic_folder(tmp_path / "model", overwrite=True) as folder:  # noqa: PT012 - as above
+        (folder / "new").touch()
+        raise error
+    assert names(tmp_path) == {"model"}
+    assert names(tmp_path / "model") == {"old"}
+
+
+def test_files_of_a_folder_have_the_permissions_of_new_files(tmp_path: Path) -> None:
+    """safetensors writes with 0600, and nobody else could load the model."""
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").touch(mode=0o600)
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "model" / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_is_replaced_whole_and_only_when_asked_to(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    with pytest.raises(UsageError, match="exists already"), atomic_folder(tmp_path / "model"):
+        pass
+    with atomic_folder(tmp_path / "model", overwrite=True) as folder:
+        (folder / "new").touch()
+        assert names(tmp_path / "model") == {"old"}
+    assert names(tmp_path / "model") == {"new"}
+    assert names(tmp_path) == {"model"}
+
+
+def test_what_a_dead_process_left_of_a_folder_is_removed_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    dead, alive = (tmp_path / f".model.{atomic.MACHINE}.{pid}.tmp" for pid in (child.pid, os.getppid()))
+    for path in (dead, alive):
+        path.mkdir()
+        (path / "weights").touch()
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").touch()
+    assert names(tmp_path) == {"model", alive.name}

@@ -133,6 +133,16 @@ def write_adapter(policy, folder, reference, revision=None):
     return str(folder)
 
 
+def test_another_base_can_stand_in_for_the_one_that_an_adapter_names(policy, hub_cache, tmp_path):
+    """The named one need not be there; for a whole model there is nothing to stand in for."""
+    folder = write_adapter(policy, tmp_path / "adapter", "org/nowhere")
+    with pytest.raises(ModelError, match="org/nowhere"):
+        locate_model(folder)
+    found = locate_model(folder, base=f"org/tiny@{COMMIT}")
+    assert (found.base.requested, found.base.revision) == (f"org/tiny@{COMMIT}", COMMIT)
+    assert locate_model(str(policy), base="org/nowhere").base is None
+
+
 def test_the_base_of_an_adapter_may_be_a_folder_a_neighbour_or_a_hub_name(policy, hub_cache, tmp_path):
     shutil.copytree(policy, tmp_path / "base")
     for number, (reference, revision) in enumerate([(str(policy), None), ("../base", None), ("org/tiny", COMMIT)]):

@@ -31,6 +31,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("generate p.jsonl -o x --model fake --n 99999999999999999999", "--n must be within 1 and 100000"),
         ("generate p.jsonl -o x --model fake --temperature nan", "--temperature takes finite numbers"),
+        ("generate p.jsonl -o x --model fake --allow-partial", "No such option: --allow-partial"),
+        ("train g -o x --model m --load-in-4bit", "--load-in-4bit needs --lora-r: 4-bit weights are not trained"),
         ("select c --scores s -o x --strategy bottom-k --min-margin inf", "--min-margin takes a finite number, not inf"),
         ("select c --scores s -o x --strategy best-worst --positives 2", "keeps one pair, so --positives must be 1"),
         ("select c --scores s -o x --strategy random --seed -1", "--seed must be 0 or more, not -1"),

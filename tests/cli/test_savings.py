@@ -9,6 +9,7 @@ from pipelines import rows_of
 from tiny_models import make_tiny_causal_lm
 
 from prefpipe.cli.main import run as prefpipe
+from prefpipe.configs.train import TrainConfig
 from prefpipe.maths.accelerators import ACCELERATORS
 
 PLAN = ["--prompts", "100", "--n", "16", "--k", "3", "--mean-prompt-tokens", "50", "--mean-response-tokens", "150"]
@@ -38,7 +39,7 @@ def refused(capsys, *words: object) -> str:
 def test_groups_are_compared_with_the_candidates_they_came_from(capsys) -> None:
     """Counted here from the rows themselves; every candidate of the finished run is usable."""
     folder = original() / "run"
-    told = found(capsys, folder / "groups", "--model", "1M", "--tflops", "1", "--mfu", "1")
+    told = found(capsys, folder / "groups", "--model", "1M", "--tflops", "1", "--mfu", "1", "--no-shared-prompt")
     for side, rows in (("pool", rows_of(folder / "candidates")), ("kept", rows_of(folder / "groups"))):
         n_tokens = sum(row["n_prompt_tokens"] + row["n_response_tokens"] for row in rows)
         assert told[side]["n_tokens"] == n_tokens
@@ -46,7 +47,7 @@ def test_groups_are_compared_with_the_candidates_they_came_from(capsys) -> None:
         assert told[side]["gpu_hours"] == pytest.approx(6e6 * n_tokens / 1e12 / 3600)
     assert told["pool"]["n_responses"] == N_PROMPTS * N
     assert told["kept"]["n_responses"] == N_PROMPTS * (K + 1)
-    page = savings(capsys, folder / "groups", "--model", "1M", "--tflops", "1", "--mfu", "1")
+    page = savings(capsys, folder / "groups", "--model", "1M", "--tflops", "1", "--mfu", "1", "--no-shared-prompt")
     assert f"{told['saved']['n_tokens']:,}" in page
     assert f"{told['saved_share']:.1%}" in page
 
@@ -54,7 +55,7 @@ def test_groups_are_compared_with_the_candidates_they_came_from(capsys) -> None:
 def test_the_squares_of_lengths_are_those_of_the_rows(capsys, tmp_path: Path) -> None:
     model = make_tiny_causal_lm(tmp_path / "model")
     folder = original() / "run"
-    told = found(capsys, folder / "groups", "--model", model, "--gpu", "h100")
+    told = found(capsys, folder / "groups", "--model", model, "--gpu", "h100", "--no-shared-prompt")
     rows = rows_of(folder / "groups")
     lengths = [(row["n_prompt_tokens"], row["n_response_tokens"]) for row in rows]
     shape = told["model"]
@@ -62,7 +63,7 @@ def test_the_squares_of_lengths_are_those_of_the_rows(capsys, tmp_path: Path) ->
         2 * shape["n_layer_parameters"] * (p + y) + 2 * shape["n_output_parameters"] * y + shape["attention_width"] * (p + y) ** 2
         for p, y in lengths
     )
-    once = found(capsys, folder / "groups", "--model", model, "--gpu", "h100", "--shared-prompt")
+    once = found(capsys, folder / "groups", "--model", model, "--gpu", "h100")
     firsts = {row["prompt_id"]: row["n_prompt_tokens"] for row in rows}
     assert once["kept"]["n_prompt_tokens"] == once["pool"]["n_prompt_tokens"] == sum(firsts.values())
 
@@ -71,8 +72,8 @@ def test_before_any_run(capsys) -> None:
     told = found(capsys, "--model", "8B", "--gpu", "H100", *PLAN)
     assert told["pool"]["n_responses"] == 1600
     assert told["kept"]["n_responses"] == 400
-    assert told["pool"]["n_tokens"] == 1600 * 200
-    assert told["pool"]["flop"] == 6 * 8e9 * 1600 * 200
+    assert told["pool"]["n_tokens"] == 100 * 50 + 1600 * 150
+    assert told["pool"]["flop"] == 6 * 8e9 * (100 * 50 + 1600 * 150)
     assert told["machine"] == {
         "name": "NVIDIA H100 SXM",
         "peak_tflops": 989.5,
@@ -87,7 +88,7 @@ def test_flags_change_what_they_say(capsys) -> None:
     plain = found(capsys, "--model", "8B", "--gpu", "a100", *PLAN)["pool"]
     for flags, factor in (
         (["--epochs", "2"], 2), (["--lora"], 2 / 3), (["--gradient-checkpointing"], 4 / 3), (["--reference"], 4 / 3),
-        (["--shared-prompt"], (50 + 16 * 150) / (16 * 200)),
+        (["--no-shared-prompt"], 16 * 200 / (50 + 16 * 150)),
     ):  # fmt: skip
         assert found(capsys, "--model", "8B", "--gpu", "a100", *PLAN, *flags)["pool"]["flop"] == pytest.approx(
             factor * plain["flop"]
@@ -95,6 +96,15 @@ def test_flags_change_what_they_say(capsys) -> None:
     half = found(capsys, "--model", "8B", "--gpu", "a100", *PLAN, "--mfu", "0.2", "--price-per-hour", "3")["pool"]
     assert half["gpu_hours"] == pytest.approx(2 * plain["gpu_hours"])
     assert half["cost"] == pytest.approx(3 * half["gpu_hours"])
+
+
+def test_prompts_are_counted_as_train_computes_them(capsys) -> None:
+    """Once a group, which is the default of ``train``; the page says which."""
+    words = ["--model", "8B", "--gpu", "a100", *PLAN]
+    assert found(capsys, *words) == found(capsys, *words, "--shared-prompt")
+    assert found(capsys, *words)["recipe"]["shared_prompt"] is TrainConfig.shared_prompt is True
+    assert "prompts computed once a group" in savings(capsys, *words)
+    assert "prompts computed once a response" in savings(capsys, *words, "--no-shared-prompt")
 
 
 def test_a_folder_named_like_a_size_is_a_folder(capsys, tmp_path: Path, monkeypatch) -> None:

@@ -17,7 +17,9 @@ from prefpipe.maths.objectives import (
     OBJECTIVES,
     REWARD_OBJECTIVES,
     SCORE_KNOBS,
+    TARGETS,
     find_objective,
+    objective_of,
     resolve_knobs,
 )
 from prefpipe.maths.scores import loss_function
@@ -90,7 +92,7 @@ def test_a_knob_that_the_objective_lacks_is_an_error_that_names_its_owners():
 
 
 def test_the_owners_of_a_knob_are_those_that_train_the_same_thing():
-    with pytest.raises(UsageError, match=r"bt has no knob gamma: it belongs to bt-margin, mmpo-reward$") as caught:
+    with pytest.raises(UsageError, match=r"bt has no knob gamma: it belongs to bt-margin, mmpo$") as caught:
         resolve_knobs("bt", {"gamma": 0.5})
     assert caught.value.hint == "bt has no knobs"
 
@@ -153,9 +155,9 @@ def test_every_knob_is_a_flag_of_train_and_no_flag_is_a_knob_that_nobody_has():
     for name in KNOB_NAMES:
         (item,) = (item for item in fields(TrainConfig) if item.name == name)
         assert item.default is None, "a default of the flag would be given to objectives without the knob"
-        owners = [objective.name for objective in OBJECTIVES.values() if objective.knob(name)]
+        owners = [objective.flag_name for objective in ALL_OBJECTIVES.values() if objective.knob(name)]
         text = item.metadata["help"]
-        assert text.endswith("(all but ipo and orpo)") if name == "beta" else all(owner in text for owner in owners)
+        assert text.endswith("(all of a policy but ipo and orpo)") if name == "beta" else all(owner in text for owner in owners)
 
 
 def test_the_table_is_read_without_pytorch():
@@ -180,3 +182,23 @@ def test_the_overview_of_the_docs_is_the_table():
         reads = " and ".join(word for word, does in (("roles", row.reads_roles), ("rewards", row.reads_rewards)) if does)
         reference = "yes" if row.needs_reference else "no"
         assert f"| [{name}](#{name}) | {row.score} | {row.comparison} | {reads} | {reference} |" in text
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_takes_the_objectives_that_train_it_by_their_flag_names(target):
+    for given, name in TARGETS[target].items():
+        assert objective_of(target, given) == name
+        assert ALL_OBJECTIVES[name].trains.split()[0] == target
+    assert objective_of(target, None) == {"policy": "ampo", "reward": "bt"}[target]
+
+
+def test_mmpo_is_another_objective_for_another_target():
+    assert [objective_of(target, "mmpo") for target in ("policy", "reward")] == ["mmpo", "mmpo-reward"]
+
+
+def test_an_objective_of_the_other_target_is_refused_with_those_allowed():
+    with pytest.raises(UsageError, match=r"--target reward has no objective simpo \(it belongs to --target policy\)") as caught:
+        objective_of("reward", "simpo")
+    assert caught.value.hint == "choose one of bt, bt-margin, mmpo"
+    with pytest.raises(UsageError, match="unknown target 'critic'"):
+        objective_of("critic", None)

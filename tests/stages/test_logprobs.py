@@ -3,6 +3,7 @@
 import math
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pipelines import digests_of, identities_of, open_artifact, rows_of
@@ -346,18 +347,71 @@ def test_a_policy_starts_at_its_reference(groups, model, tmp_path, lora_r, bf16,
     assert summary.facts["first"]["loss"] == pytest.approx(math.log(2), abs=1e-2 if bf16 else 1e-5)
 
 
+@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_adapter_that_is_trained_further_starts_at_its_reference(groups, model, adapter, tmp_path, lora_r, bf16):
+    """Beside its base with LoRA, merged into it without: measured as the policy computes, to the last digit."""
+    changes = {"lora_alpha": 8.0} if lora_r else {}
+    training(groups, tmp_path / "policy", adapter, lora_r=lora_r, bf16=bf16, max_steps=1, beta=1.0, **changes)
+    record = open_artifact(tmp_path / "policy" / "reference").record
+    assert ("merge_adapter" in record.identity) is (lora_r == 0)
+    [row] = pq.read_table(tmp_path / "policy" / "metrics.parquet").to_pylist()
+    assert row["loss"] == pytest.approx(math.log(2), abs=0 if not bf16 else 2e-3, rel=1e-7 if not bf16 else 0)
+
+
+def test_merging_an_adapter_is_part_of_what_its_reference_is(groups, model, adapter, tmp_path):
+    measure(groups, tmp_path / "beside", adapter)
+    measure(groups, tmp_path / "merged", adapter, merge_adapter=True)
+    beside, merged = logps_of(tmp_path / "beside"), logps_of(tmp_path / "merged")
+    assert merged == pytest.approx(beside, rel=1e-4)
+    with pytest.raises(FingerprintError, match="merge_adapter"):
+        measure(groups, tmp_path / "beside", adapter, merge_adapter=True)
+    measure(groups, tmp_path / "plain", model)
+    measure(groups, tmp_path / "plain", model, merge_adapter=True)  # a whole model has nothing to merge
+    with pytest.raises(UsageError, match="--merge-adapter and --dtype nf4-float32 exclude each other"):
+        measure(groups, tmp_path / "x", adapter, merge_adapter=True, dtype="nf4-float32")
+
+
+@pytest.mark.parametrize("what", ["weights", "template", "base"])
+def test_status_sees_a_model_that_changed_since_it_was_measured(groups, tmp_path, what):
+    path = make_tiny_causal_lm(tmp_path / "model")
+    if what == "base":
+        base, path = path, make_tiny_adapter(tmp_path / "adapter", path)
+    measured = inspect_model(path, str(path))
+    measure(groups, tmp_path / "reference", measured)
+    assert Inspector().report(tmp_path / "reference").state == "done"
+    if what == "template":
+        (path / "chat_template.jinja").write_text("{{ messages }}")
+    else:
+        make_tiny_causal_lm(base if what == "base" else path, seed=5)
+    report = Inspector().report(tmp_path / "reference")
+    assert report.state == "stale"
+    assert report.reasons == [f"its model, {path}, has changed since: it has other weights, tokenizer or template"]
+    assert report.to_make == [0, 1, 2]
+
+
+def test_status_sees_a_policy_whose_tokenizer_made_the_ids_and_changed(groups, model, tmp_path):
+    """The reference is another model, which keeps its own; the policy's words count."""
+    policy = make_tiny_causal_lm(tmp_path / "policy-model")
+    other = make_tiny_causal_lm(tmp_path / "reference-model", seed=1)
+    files = [inspect_model(path, str(path)) for path in (policy, other)]
+    training(groups, tmp_path / "run", files[0], reference_model=str(other), files=files[1])
+    assert Inspector().report(tmp_path / "run" / "reference").state == "done"
+    (other / "chat_template.jinja").write_text("{{ messages }}")  # whose template made nothing
+    make_tiny_causal_lm(policy, seed=7)  # whose weights were not measured
+    assert Inspector().report(tmp_path / "run" / "reference").state == "done"
+    (policy / "chat_template.jinja").write_text("{{ messages }}")
+    report = Inspector().report(tmp_path / "run" / "reference")
+    assert (report.state, report.reasons[0].split(",")[1].strip()) == ("stale", str(policy))
+
+
 def test_base_of_a_model_that_is_trained_whole_is_a_mistake(groups, model, tmp_path):
     with pytest.raises(UsageError, match="--reference-model base: org/tiny is no adapter"):
         training(groups, tmp_path / "policy", model, reference_model="base")
     assert not (tmp_path / "policy").exists()
 
 
-def test_a_reference_for_an_objective_without_one_is_a_mistake(groups, model, tmp_path):
-    measure(groups, tmp_path / "reference", model)
-    with pytest.raises(UsageError, match="--reference is of no use: simpo has no reference policy"):
-        training(groups, tmp_path / "policy", model, objective="simpo", reference=tmp_path / "reference")
-    with pytest.raises(UsageError, match="--reference-model is of no use: ampo has no reference policy"):
-        training(groups, tmp_path / "policy", model, objective="ampo", reference_model="base")
+def test_both_ways_to_name_a_reference_exclude_each_other(groups, model, tmp_path):
     with pytest.raises(UsageError, match="--reference and --reference-model exclude each other"):
         training(groups, tmp_path / "policy", model, reference=tmp_path / "reference", reference_model="base")
 

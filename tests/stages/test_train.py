@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
-from tiny_models import make_tiny_causal_lm, make_tiny_tokenizer
+from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from prefpipe.artifacts.model_files import inspect_model
@@ -129,7 +129,8 @@ def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, lora_
     name = "adapter_model.safetensors" if lora_r else "model.safetensors"
     straight, broken = load_file(tmp_path / "straight" / name), load_file(tmp_path / "broken" / name)
     assert all(broken[key].equal(value) for key, value in straight.items())
-    tables = [pq.read_table(tmp_path / side / "metrics.parquet") for side in ("straight", "broken")]
+    paths = [tmp_path / side / "metrics.parquet" for side in ("straight", "broken")]
+    tables = [pq.read_table(path).drop_columns("tokens_per_s") for path in paths]
     assert tables[0].equals(tables[1])
 
 
@@ -137,6 +138,24 @@ def test_an_adapter_names_the_model_it_was_trained_from(groups, model, tmp_path)
     run(config_of(groups, tmp_path / "policy", lora_r=4), model)
     config = json.loads((tmp_path / "policy" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("org/tiny", 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_target_modules": ("nosuch",)}, "--lora-target-modules nosuch"),
+        ({"model": "adapter", "lora_r": 8, "lora_alpha": 8.0}, "r is 4 there, 8 here"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused_before_anything_is_thrown_away(groups, model, tmp_path, changes, message):
+    run(config_of(groups, tmp_path / "policy", lora_r=4, objective="dpo"), model)
+    before = times_of(tmp_path / "policy")
+    start = model
+    if "model" in changes:
+        start = inspect_model(make_tiny_adapter(tmp_path / "adapter", model.path), "adapter", base=model)
+    with pytest.raises(UsageError, match=message):
+        run(config_of(groups, tmp_path / "policy", overwrite=True, **({"lora_r": 4} | changes)), start)
+    assert times_of(tmp_path / "policy") == before
 
 
 def test_reference_log_probabilities_are_kept_in_the_rows(groups, model, tmp_path):
@@ -227,7 +246,7 @@ def test_start_values_follow_objective_and_lora(tmp_path):
 
 def test_the_flag_offers_every_objective():
     (item,) = (item for item in fields(TrainConfig) if item.name == "objective")
-    assert item.metadata["choices"] == tuple(OBJECTIVES)
+    assert sorted(item.metadata["choices"]) == sorted({*OBJECTIVES, "bt", "bt-margin"})
 
 
 @pytest.mark.parametrize("given", [None, True, False])
@@ -284,3 +303,56 @@ def test_refa_trains_on_groups_whose_ends_it_sees(groups, model, tmp_path):
 def test_bad_values_are_named(tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         TrainConfig(groups=tmp_path, output=tmp_path, model="m", **changes)
+
+
+def test_a_time_budget_stops_with_a_checkpoint_and_the_same_command_goes_on(groups, model, tmp_path):
+    """A budget that nothing fits in gets on by a step each time, to the weights of a run without one."""
+    run(config_of(groups, tmp_path / "straight"), model)
+    for step in range(1, 4):
+        message = rf"train stopped before --max-hours 1e-09 are over at step {step} of 6, with a checkpoint"
+        with pytest.raises(StoppedEarly, match=message) as caught:
+            run(config_of(groups, tmp_path / "short", max_hours=1e-9), model)
+        assert (caught.value.exit_code, caught.value.hint) == (75, "run the same command again to go on")
+        assert (tmp_path / "short" / f"checkpoint-{step}").exists()
+    _, said = run(config_of(groups, tmp_path / "short", max_hours=10.0), model)
+    assert any("going on from" in line for line in said)
+    straight, short = (load_file(tmp_path / side / "model.safetensors") for side in ("straight", "short"))
+    assert all(short[key].equal(value) for key, value in straight.items())
+
+
+def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_parts(groups, model, tmp_path):
+    with pytest.raises(
+        StoppedEarly, match="--max-hours 1e-09 are nearly over: logprobs stopped as asked: 1 parts made now, 1 left"
+    ):
+        run(config_of(groups, tmp_path / "policy", objective="dpo", max_hours=1e-9), model)
+    assert len(list((tmp_path / "policy" / "reference").glob("part-*"))) == 1
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(groups, model, tmp_path):
+    shape = {"lora_r": 4, "gradient_checkpointing": True, "eval_fraction": 0.5, "early_stopping_patience": 9,
+             "num_train_epochs": None, "max_steps": 4}  # fmt: skip
+    asked = iter([False] * 1 + [True] * 100)
+    with pytest.raises(StoppedEarly):
+        run(config_of(groups, tmp_path / "policy", **shape), model, should_stop=lambda: next(asked))
+    run(config_of(groups, tmp_path / "policy", **shape), model)
+    assert (tmp_path / "policy" / "adapter_model.safetensors").exists()
+
+
+def test_rows_of_a_stopped_run_leave_no_prompt_out_when_logging_is_rarer_than_steps(groups, model, tmp_path):
+    """Rows at 3 and 6, and with the checkpoints at 2, 4 and 6. Stopped at 4 and at 1, where the checkpoint makes a row of its own."""
+    shape = {"save_steps": 2, "logging_steps": 3}
+    rows = {}
+    for name, stop_at in (("straight", None), ("at 4", 4), ("at 1", 1)):
+        config = config_of(groups, tmp_path / name, **shape)
+        if stop_at:
+            asked = iter([False] * (stop_at - 1) + [True] * 100)
+            with pytest.raises(StoppedEarly, match=f"at step {stop_at} of 6"):
+                run(config, model, should_stop=lambda asked=asked: next(asked))
+        run(config, model)
+        table = pq.read_table(tmp_path / name / "metrics.parquet").drop_columns("tokens_per_s").to_pylist()
+        rows[name] = [row for row in table if row["split"] == "train"]
+    assert [row["step"] for row in rows["straight"]] == [2, 3, 4, 6]
+    assert rows["at 4"] == rows["straight"]
+    assert [row["step"] for row in rows["at 1"]] == [1, 2, 3, 4, 6]
+    assert {name: sum(row["n_prompts"] for row in found) for name, found in rows.items()} == dict.fromkeys(rows, 12)

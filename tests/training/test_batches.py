@@ -4,7 +4,8 @@ import torch
 from tiny_groups import make_group, make_groups
 from tiny_models import END_ID
 
-from prefpipe.training.batches import GlobalBatchSampler, GroupCollator, longest_sequence
+from prefpipe.training.batches import BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
+from prefpipe.training.groups import NO_GROUP
 
 PAD = 0
 
@@ -97,3 +98,19 @@ def test_named_pairs_are_joined_by_sample_and_those_of_lost_responses_are_gone()
     assert "pairs" not in GroupCollator(PAD)([named, plain])
     pairs = GroupCollator(PAD)([named._replace(responses=responses), plain])["pairs"]
     assert pairs.nonzero().tolist() == [[0, 0, 2], [1, 0, 2], [1, 1, 2]]
+
+
+def test_an_epoch_ends_with_empty_places_where_prompts_do_not_divide():
+    """5 prompts, 4 at once: 3 places are empty, at the end; every prompt comes once."""
+    sampler = GlobalBatchSampler([3, 1, 4, 1, 5], global_batch_size=4, seed=0, at_once=4)
+    order = list(sampler)
+    assert len(sampler) == len(order) == 8
+    assert sorted(order[:5]) == [0, 1, 2, 3, 4]
+    assert order[5:] == [NO_GROUP] * 3
+
+
+def test_a_device_without_a_prompt_gets_an_idle_row_and_nothing_else():
+    for packed in (True, False):
+        made = BudgetCollator(GroupCollator(0, packed=packed), 64)([None, None])
+        assert (made["batches"], made["n_prompts"]) == ([], 0)
+        assert made["idle"]["input_ids"].shape == (1, 3)

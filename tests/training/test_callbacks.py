@@ -34,7 +34,7 @@ def test_the_file_has_the_rows_of_the_log_with_all_columns(tmp_path):
     assert table.column_names == METRICS.column_names
     assert table["step"].to_pylist() == [1, 2]
     assert table["loss"].to_pylist() == [1, 1 / 2]
-    assert table.schema.metadata[b"prefpipe.schema"] == b"metrics/1"
+    assert table.schema.metadata[b"prefpipe.schema"] == b"metrics/2"
 
 
 def test_after_a_kill_the_rows_beyond_the_checkpoint_are_dropped_and_none_is_doubled(tmp_path):
@@ -91,8 +91,9 @@ def test_rows_of_harder_prompts_are_not_a_fall():
 
 
 def test_stopping_saves_and_ends_after_the_step():
-    callback, control = StopWhenAsked(lambda: True), TrainerControl()
-    callback.on_step_end(None, state(3), control)
+    callback, control, arguments = StopWhenAsked(lambda: True), TrainerControl(), SimpleNamespace(load_best_model_at_end=True)
+    callback.on_step_end(arguments, state(3), control)
+    assert not arguments.load_best_model_at_end
     assert control.should_save
     assert control.should_training_stop
     assert callback.stopped

@@ -4,12 +4,11 @@ import json
 import shutil
 import signal
 
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import make_tiny_causal_lm
-from training_job import run
+from training_job import metrics_of, run
 
 from prefpipe.errors import UsageError
 from prefpipe.training.checkpoints import checkpoint_problem, find_last_checkpoint, require_checkpoint
@@ -111,6 +110,32 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(tmp_path, model_path,
     assert all(found[name].equal(expected[name]) for name in expected)
     assert not all(value.equal(load_file(straight / "checkpoint-10" / weights)[name])
                    for name, value in expected.items())  # fmt: skip
-    tables = [pq.read_table(folder / "metrics.parquet") for folder in (straight, broken)]
-    assert tables[0]["step"].to_pylist() == list(range(1, 13))
-    assert tables[0].equals(tables[1])
+    tables = [metrics_of(folder) for folder in (straight, broken)]
+    assert [row["step"] for row in tables[0]] == list(range(1, 13))
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora with dropout"])
+def test_killed_with_early_stopping_it_ends_at_the_same_step_with_the_same_best_model(tmp_path, model_path, lora):
+    """SIGKILL while the best model is being saved, right after, and while the checkpoint that ends the run is being written."""
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    straight.mkdir(), broken.mkdir()
+    shape = {"patience": 2}
+    weights = "adapter_model.safetensors" if lora else "model.safetensors"
+    assert run(straight, model_path, lora, **shape) == 0
+    table = metrics_of(straight)
+    evaluations = [row for row in table if row["split"] == "eval"]
+    order = [(row["rewards/accuracy"], -row["loss"]) for row in evaluations]
+    best, last = evaluations[order.index(max(order))]["step"], evaluations[-1]["step"]
+    assert 1 < best == last - 2 < 10
+    assert run(broken, model_path, lora, **shape, die_in_save=(best, "weights")) == KILLED
+    assert run(broken, model_path, lora, **shape, die_in_save=(best, "optimizer")) == KILLED
+    assert run(broken, model_path, lora, **shape, die_at_step=best) == KILLED
+    assert run(broken, model_path, lora, **shape, die_in_save=(last, "state")) == KILLED
+    assert run(broken, model_path, lora, **shape) == 0
+    (broken / weights).unlink()
+    assert run(broken, model_path, lora, **shape) == 0  # patience is over: only the policy is written again
+    expected, found = load_file(straight / weights), load_file(broken / weights)
+    at_best = load_file(straight / f"checkpoint-{best}" / weights)
+    assert all(found[name].equal(expected[name]) and at_best[name].equal(expected[name]) for name in expected)
+    assert metrics_of(broken) == table

@@ -4,7 +4,7 @@ import pytest
 from tiny_groups import make_group, make_groups
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.training.groups import Fate, GroupDataset, pairs_in, prepare_groups, require_reward_gaps, with_reference
+from prefpipe.training.groups import Fate, GroupDataset, lacks_pair, pairs_in, prepare_groups, require_reward_gaps, with_reference
 
 
 def statuses(prepared):
@@ -150,3 +150,18 @@ def test_responses_that_meet_in_no_pair_may_tie():
     tied = group._replace(responses=[*group.responses[:2], group.responses[2]._replace(reward=best)])
     with pytest.raises(UsageError, match="in 1 of 2 pairs"):
         require_reward_gaps([tied], "odpo")
+
+
+def test_a_group_without_its_positive_stays_where_pairs_are_what_counts():
+    """Three graded responses, all pairs named; the best is too long. The pair of the others is left."""
+    group = make_group("p", n_prompt=2, lengths=(30, 4, 5))
+    beats = ([1, 2], [2], [])
+    group = group._replace(responses=[each._replace(beats=own) for each, own in zip(group.responses, beats, strict=True)])
+    prepared = prepare_groups([group], max_length=20, on_too_long="drop", lacks=lacks_pair)
+    assert [each.sample_idx for each in prepared.groups[0].responses] == [1, 2]
+    assert pairs_in(prepared.groups[0]) == [tuple(prepared.groups[0].responses)]
+    by_role = prepare_groups([group], max_length=20, on_too_long="drop")
+    assert by_role.groups == []
+    alone = group._replace(responses=[group.responses[0], group.responses[2]._replace(beats=[])])
+    fates = prepare_groups([alone], max_length=20, on_too_long="drop", lacks=lacks_pair).fates
+    assert fates["p", 2].reason == "no pair is left in the group"

@@ -1,10 +1,13 @@
 """What is logged equals what its name says."""
 
+from math import isnan
+
+import pytest
 import torch
 
 from prefpipe.maths.logps import ResponseLogps
 from prefpipe.maths.losses import Targets
-from prefpipe.training.measures import MEASURE_MEANINGS, MEASURES, measure_groups
+from prefpipe.training.measures import FALLS, MEASURE_MEANINGS, MEASURES, N_FIRST_ROWS, complete_entry, measure_groups
 
 
 def test_measures_of_two_groups_worked_out_by_hand():
@@ -18,6 +21,7 @@ def test_measures_of_two_groups_worked_out_by_hand():
     )
     rows = measure_groups(torch.tensor([0.7, 0.2]), scores, policy, targets)
     first, second = (dict(zip(MEASURES, row.tolist(), strict=True)) for row in rows)
+    assert all(isnan(first.pop(name)) for name in ("kl", *FALLS))  # there is no reference
     assert first == {
         "loss": torch.tensor(0.7).item(),
         "rewards/chosen": 3.0,
@@ -42,3 +46,49 @@ def test_equal_scores_are_not_a_win():
 
 def test_every_measure_says_what_it_means():
     assert tuple(MEASURE_MEANINGS) == MEASURES
+
+
+def test_distances_from_the_reference_are_means_over_responses_of_each_token():
+    """Positive: (-1 + 2) / 2; negatives: (-3 + 9) / 3 = 2 and (-12 + 8) / 4 = -1. The empty place does not count."""
+    policy = ResponseLogps(torch.tensor([[-2.0, -9.0, -8.0, 0.0]]), torch.tensor([[2, 3, 4, 0]]))
+    mask = torch.tensor([[True, True, True, False]])
+    targets = Targets(torch.zeros(1, 4), torch.tensor([[True, False, False, False]]), mask)
+    row = measure_groups(torch.zeros(1), torch.zeros(1, 4), policy, targets, torch.tensor([[-1.0, -3.0, -12.0, 0.0]]))[0]
+    found = {name: row[MEASURES.index(name)].item() for name in ("kl", *FALLS)}
+    assert found == pytest.approx({"kl": (0.5 + 2 - 1) / 3, "logps/chosen_fall": 0.5, "logps/rejected_fall": (2 - 1) / 2})
+
+
+def entry(chosen, rejected=-4.0, prefix="", **more):
+    return {f"{prefix}loss": 1.0, f"{prefix}logps/chosen": chosen, f"{prefix}logps/rejected": rejected} | more
+
+
+def test_without_a_reference_falls_are_from_the_first_rows():
+    history = []
+    for number in range(N_FIRST_ROWS + 5):
+        row = entry(-1.0 if number < N_FIRST_ROWS else -1.75, kl=float("nan"), **dict.fromkeys(FALLS, float("nan")))
+        complete_entry(row, history)
+        history.append(row)
+    assert [row["logps/chosen_fall"] for row in history] == [0.0] * N_FIRST_ROWS + [0.75] * 5
+    assert history[-1]["logps/rejected_fall"] == 0
+    assert not any("kl" in row for row in history)
+
+
+def test_a_fall_from_the_reference_stays_as_it_is():
+    row = entry(-5.0, kl=0.25, **{"logps/chosen_fall": 0.5, "logps/rejected_fall": 1.5})
+    complete_entry(row, [entry(-1.0)])
+    assert (row["kl"], row["logps/chosen_fall"], row["logps/rejected_fall"]) == (0.25, 0.5, 1.5)
+
+
+def test_evaluations_are_compared_with_the_first_of_them_and_not_with_training():
+    baseline = entry(-2.0, prefix="eval_")
+    complete_entry(baseline, [])
+    later = entry(-2.5, prefix="eval_")
+    complete_entry(later, [entry(-9.0), baseline, entry(-8.0), entry(-2.2, prefix="eval_")])
+    assert (baseline["eval_logps/chosen_fall"], later["eval_logps/chosen_fall"]) == (0.0, 0.5)
+    assert "logps/chosen_fall" not in later
+
+
+def test_the_closing_line_of_a_run_gets_nothing():
+    closing = {"train_runtime": 3.0}
+    complete_entry(closing, [entry(-1.0)])
+    assert closing == {"train_runtime": 3.0}

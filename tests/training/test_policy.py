@@ -51,6 +51,7 @@ def test_a_whole_model_comes_back_the_same_with_tokenizer_template_and_cache(bas
     assert json.loads((tmp_path / "config.json").read_text())["use_cache"] is True
     assert (tmp_path / "generation_config.json").exists()
     assert (tmp_path / "README.md").read_text() == "card"
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1  # readable for whom new files are
     saved = inspect_model(tmp_path, "saved")
     assert (saved.kind, saved.chat_template_hash) == ("causal-lm", base.chat_template_hash)
     assert saved.content_hash != base.content_hash

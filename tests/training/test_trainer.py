@@ -233,3 +233,48 @@ def test_losses_and_measures_do_not_depend_on_the_token_budget(tmp_path):
         rows.append(trainer.state.log_history[0] | trainer.evaluate())
     for name in ("loss", "rewards/margins", "logps/chosen", "n_tokens", "n_prompts", "grad_norm", "eval_loss"):
         assert [row[name] for row in rows] == pytest.approx([rows[0][name]] * 3, rel=1e-4)
+
+
+def test_a_row_says_how_far_the_policy_is_from_its_reference(tmp_path):
+    """After the first step, which begins at the reference: kl is the mean over groups of (ref - logp) / tokens of each response."""
+    groups = make_groups(4)
+    trainer = make_trainer(tmp_path, "dpo", groups=groups, max_steps=2, learning_rate=1e-2)
+    with torch.no_grad():
+        before = group_logps(trainer.model, GroupCollator(0, packed=True)(groups))
+    trainer.train()
+    first, second = (row for row in trainer.state.log_history if "loss" in row)
+    assert [first[name] for name in ("kl", "logps/chosen_fall", "logps/rejected_fall")] == pytest.approx([0, 0, 0], abs=1e-6)
+    again = make_trainer(tmp_path / "again", "dpo", groups=groups, max_steps=1, learning_rate=1e-2)
+    again.train()
+    with torch.no_grad():
+        after = group_logps(again.model, GroupCollator(0, packed=True)(groups))
+    falls = (before.logps - after.logps) / before.n_tokens.clamp(min=1)
+    exists = before.n_tokens > 0
+    assert second["kl"] == pytest.approx(((falls * exists).sum(-1) / exists.sum(-1)).mean().item(), rel=1e-3)
+    assert second["logps/chosen_fall"] == pytest.approx(falls[:, 0].mean().item(), rel=1e-3)
+
+
+def test_without_a_reference_there_is_no_kl_and_evaluations_fall_from_the_baseline(tmp_path):
+    trainer = make_trainer(tmp_path, "simpo", eval_groups=make_groups(3, seed=1), max_steps=3, learning_rate=1e-2)
+    trainer.evaluate()
+    history = list(trainer.state.log_history)
+    trainer.train()
+    trainer.state.log_history[:0] = history
+    trainer.evaluate()
+    rows = trainer.state.log_history
+    assert not any("kl" in row or "eval_kl" in row for row in rows)
+    first, last = (row for row in rows if "eval_loss" in row)
+    assert first["eval_logps/chosen_fall"] == 0
+    assert last["eval_logps/chosen_fall"] == pytest.approx(first["eval_logps/chosen"] - last["eval_logps/chosen"], rel=1e-5)
+
+
+@pytest.mark.parametrize("shared_prompt", [True, False])
+def test_a_row_counts_the_tokens_that_were_computed(tmp_path, shared_prompt):
+    groups = make_groups(4)
+    trainer = make_trainer(tmp_path, groups=groups, shared_prompt=shared_prompt)
+    trainer.train()
+    row = trainer.state.log_history[0]
+    once = sum(len(group.prompt_token_ids) for group in groups)
+    each = sum(len(group.prompt_token_ids) * len(group.responses) for group in groups)
+    assert row["prompt_tokens_saved"] == pytest.approx(1 - once / each if shared_prompt else 0.0)
+    assert row["tokens_per_s"] > 0

@@ -1,0 +1,133 @@
+"""Stop when evaluations get no better, and keep the model of the best one.
+
+Better: a higher ``rewards/accuracy``; where it is the same, a lower loss. The accuracy is a mean of shares of few pairs, so
+it moves in jumps and evaluations tie often; then the loss tells which of two models is surer of the same order. The
+evaluation before the first step is not one of them: its model is what the run began with, and with a reference its scores
+are all ties.
+
+The trainer's own early stopping knows one figure and no ties, and takes back what it counted only together with every other
+callback; this one writes what it knows into each checkpoint and reads it from there.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from prefpipe.errors import UsageError
+from prefpipe.training.checkpoints import checkpoint_problem
+from prefpipe.training.measures import MEASURES
+
+Evaluation = dict[str, float]
+"""The measures of one evaluation, and its ``step``."""
+
+
+class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """End training after ``patience`` evaluations in a row that are not better than the best so far.
+
+    The model of a new best is saved with a checkpoint, which stays whatever ``save_total_limit`` says. The trainer
+    loads it at the end.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.n_waited = 0
+        self.best: Evaluation | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the patience is used up."""
+        return self.n_waited >= self.patience
+
+    def on_evaluate(
+        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Mapping[str, float], **_kwargs: Any
+    ) -> None:
+        """Compare with the best; save a new best, and stop at the end of patience, with a checkpoint that says so."""
+        if state.global_step == 0:
+            return
+        found = evaluation_of({**metrics, "step": state.global_step})
+        if self.best is None or is_better(found, self.best):
+            self.best, self.n_waited = found, 0
+            state.best_global_step = state.global_step  # the trainer protects the checkpoint of this step
+            state.best_metric = found["rewards/accuracy"]
+            control.should_save = True
+        else:
+            self.n_waited += 1
+        if self.is_over:
+            control.should_save = control.should_training_stop = True
+
+    def state(self) -> dict[str, Any]:
+        """Return what goes into a checkpoint."""
+        return {"args": {"patience": self.patience}, "attributes": {"n_waited": self.n_waited, "best": self.best}}
+
+    def restore(self, state: TrainerState, output: Path, checkpoint: Path) -> None:
+        """Take back what a checkpoint knows, and find the best model's checkpoint: in the output, or beside the one gone on from.
+
+        Errors:
+            UsageError: it is gone. The best model of the run could not be saved any more.
+        """
+        name = type(self).__name__
+        attributes = state.stateful_callbacks.setdefault(name, self.state())["attributes"]
+        self.n_waited, best = attributes["n_waited"], attributes["best"]
+        if best is None:
+            return
+        self.best = {key: best[key] for key in ("step", *MEASURES) if key in best}  # JSON sorted the keys
+        name = f"checkpoint-{int(self.best['step'])}"
+        found = next((place for place in (output / name, checkpoint.parent / name) if checkpoint_problem(place) is None), None)
+        if found is None:
+            raise UsageError(
+                f"{checkpoint} goes on from a run whose best evaluation was at step {int(self.best['step'])}, and its model, "
+                f"{checkpoint.parent / name}, is gone or incomplete",
+                hint="put it back, or start again with --overwrite",
+            )
+        state.best_model_checkpoint = str(found)
+
+
+def is_better(found: Mapping[str, float], best: Mapping[str, float]) -> bool:
+    """Return whether an evaluation has a higher accuracy than another, or the same and a lower loss."""
+    return (found["rewards/accuracy"], -found["loss"]) > (best["rewards/accuracy"], -best["loss"])
+
+
+def evaluation_of(entry: Mapping[str, float]) -> Evaluation:
+    """Return the measures and the step of a log entry of the trainer."""
+    measures = {name: entry[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in entry}
+    return {"step": int(entry["step"]), **measures}
+
+
+def evaluation_figures(log_history: Sequence[Mapping[str, float]], early: EarlyStopping | None) -> dict[str, Any]:
+    """Return the evaluations worth keeping of a run.
+
+    ``baseline``: before the first step; ``last``; with early stopping ``best``, whose model is saved, and
+    ``stopped_early``: whether the patience ended the run; {} for a run without evaluations.
+    """
+    found = [evaluation_of(entry) for entry in log_history if "eval_loss" in entry]
+    if not found:
+        return {}
+    figures: dict[str, Any] = {"baseline": found[0] if found[0]["step"] == 0 else None, "last": found[-1]}
+    if early is not None:
+        figures |= {"best": early.best, "stopped_early": early.is_over}
+    return figures
+
+
+def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
+    """Return in words what the evaluations of a run say, and which model was saved."""
+    if not figures:
+        return []
+    baseline, last, best = figures["baseline"], figures["last"], figures.get("best")
+    sides = [f"{_words(baseline)} before the first step"] if baseline is not None else []
+    sides.append(f"{_words(last)} at step {last['step']}")
+    lines = [f"held-out prompts: {'; '.join(sides)}"]
+    if best is not None:
+        end = "patience ended the run" if figures["stopped_early"] else "the run ended"
+        lines.append(
+            f"the saved model is that of step {best['step']}, the best evaluation: {_words(best)}; {end} at step {last['step']}"
+        )
+        if baseline is not None and not is_better(best, baseline):
+            lines.append("no evaluation is better than the one before the first step: training did not help on held-out prompts")
+    return lines
+
+
+def _words(evaluation: Mapping[str, float]) -> str:
+    return f"accuracy {evaluation['rewards/accuracy']:.1%}, loss {evaluation['loss']:.3f}"

@@ -1,0 +1,50 @@
+"""A frozen base in 4 bits under adapters that are trained: QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
+
+NormalFloat4 with double quantisation: about half a byte a weight instead of two or four. Matrix products are computed in
+bfloat16 under ``--bf16``, in float32 otherwise; norms, embeddings and the output projection keep that precision. Quantising is
+deterministic, so policy and reference have the same base.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from prefpipe.errors import UsageError
+
+NF4 = {"nf4-float32": torch.float32, "nf4-bfloat16": torch.bfloat16}
+"""What a reference's ``--dtype`` says of a 4-bit base, and the precision that it computes in."""
+
+
+def require_bitsandbytes() -> None:
+    """Check that the package which quantises is installed.
+
+    Errors:
+        UsageError: it is not; the hint names the extra.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError("a base in 4 bits needs the package bitsandbytes, which is not installed",
+                         hint="pip install 'prefpipe[qlora]', or leave --load-in-4bit out")  # fmt: skip
+
+
+def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return how transformers is to load a base in 4 bits that computes in ``dtype``."""
+    require_bitsandbytes()
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def keep_one_kernel(model: Any) -> None:
+    """Have every 4-bit layer take the same path in evaluation and in training.
+
+    On CPUs with AVX512-BF16, bitsandbytes packs the weights anew in evaluation, for a fused kernel that it would fetch from
+    the hub, and leaves them so when training begins. Packing fails for rows narrower than a block of 64 weights, and a
+    reference that went through another kernel than the policy would round otherwise.
+    """
+    modules: list[nn.Module] = list(model.modules())
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

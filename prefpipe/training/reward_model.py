@@ -1,0 +1,230 @@
+"""A reward model before and after training: loaded, given a head where it has none, saved as a folder that `score` takes.
+
+What training may start from: a causal language model or a bare encoder, whose head begins at random, by the seed; or a
+sequence classifier with one label, which is trained further. Weights are float32 whatever ``bf16`` says (it computes under
+autocast), as `score` loads them on a CPU, so that scores there are those of training.
+
+Adapters are merged at the end: a reward model is one folder. With LoRA the head is trained whole beside the adapters.
+
+The pad token. A classifier finds the end of a row as the last token that is not the pad token. Where a conversation ends with
+the very token that is used for padding (``pad_token = eos_token``, as many tokenizers have it), the score would be read one token
+early; so a pad token is chosen that conversations do not end with, and the saved tokenizer and configuration name it.
+"""
+
+import warnings
+from collections.abc import Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.utils import logging as transformers_logging
+
+from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.errors import InputError, ModelError, UsageError
+from prefpipe.text.conversation_ids import conversation_ids
+from prefpipe.training.head_scores import score_head
+from prefpipe.training.policy import LoraSettings, Policy, turn_dropout_off
+from prefpipe.training.ranks import loading_whole
+
+PAD_TOKEN = "<|pad|>"  # noqa: S105 - a token of the vocabulary
+KINDS = ("causal-lm", "sequence-classification", "sentence-transformers")
+_WORST_LENGTH = 1_000_000
+"""Tokenizers without a limit say so with an absurd number."""
+_EXAMPLE = ([{"role": "user", "content": "What is 2 + 2?"}], "2 + 2 is 4.")
+
+
+def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
+    """Refuse what a reward model cannot be trained from, before anything is loaded.
+
+    Errors:
+        ModelError: an adapter, or no chat template there and none given.
+        UsageError: the template's file cannot be read.
+    """
+    if files.kind not in KINDS:
+        raise ModelError(f"{files.requested} is an adapter, and a reward model starts from a whole model",
+                         hint="merge the adapter into its base first")  # fmt: skip
+    if chat_template is not None:
+        read_template(chat_template)
+    elif files.chat_template_hash is None:
+        raise ModelError(
+            f"{files.requested} has no chat template, and a reward model reads conversations through one",
+            hint="pass --chat-template FILE; docs/reward-models.md has one for encoders of the BERT family",
+        )
+
+
+def read_template(path: Path) -> str:
+    """Return the text of a chat template.
+
+    Errors:
+        UsageError: the file cannot be read, or holds nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--chat-template {path} cannot be read: {error}", hint="give a Jinja file") from error
+    if not text.strip():
+        raise UsageError(f"--chat-template {path} is empty", hint="give a Jinja file, chat_template.jinja")
+    return text
+
+
+def load_reward_tokenizer(
+    files: ModelFiles, *, chat_template: Path | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with its chat template, and a pad token that conversations do not end with; see the module's text.
+
+    Errors:
+        ModelError: the template fails on a question and its answer, or begins them with two BOS.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        files.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
+    )
+    if chat_template is not None:
+        tokenizer.chat_template = read_template(chat_template)
+    try:
+        example = conversation_ids(tokenizer, *_EXAMPLE)
+    except (jinja2.TemplateError, ValueError, TypeError) as error:
+        raise ModelError(f"the chat template fails on one question and its answer: {error}",
+                         hint="correct the template, or pass another with --chat-template") from error  # fmt: skip
+    bos = tokenizer.bos_token_id
+    if not example or (bos is not None and example[:2] == [bos, bos]):
+        what = f"writes {tokenizer.bos_token} twice at the start" if example else "makes no token of a question and its answer"
+        raise ModelError(f"the chat template {what}", hint="correct the template, or pass another with --chat-template")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == example[-1]:
+        spare = [token for token in _spare_tokens(tokenizer) if tokenizer.convert_tokens_to_ids(token) != example[-1]]
+        tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PAD_TOKEN})
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _spare_tokens(tokenizer: Any) -> list[str]:
+    """Return special tokens that may serve as padding, those that no conversation needs first."""
+    needed = {tokenizer.bos_token, tokenizer.eos_token}
+    return sorted(tokenizer.all_special_tokens, key=lambda token: token in needed)
+
+
+def longest_conversation(files: ModelFiles, tokenizer: Any, *, trust_remote_code: bool = False) -> int:
+    """Return how many tokens the model can read, by its configuration and tokenizer, as `score` has it."""
+    config = AutoConfig.from_pretrained(files.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+    return min((limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH)
+
+
+def load_reward_model(
+    files: ModelFiles,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    lora: LoraSettings | None,
+    seed: int,
+    trust_remote_code: bool = False,
+) -> Policy:
+    """Load a model with a score head for training; its dropout is off.
+
+    A fresh head is drawn from N(0, 1 / (hidden size + 1)) (arXiv 2009.01325), so that first scores differ by about 1 and less.
+
+    Args:
+        files: what `require_reward_start` let through.
+        tokenizer: what `load_reward_tokenizer` returned; a pad token that is new to the model gets a row of embeddings.
+        lora: train adapters of this shape and the head; None trains all weights.
+        seed: of the head and of the adapters' random start.
+        trust_remote_code: run Python files that come with the model.
+
+    Errors:
+        ModelError: several labels, or no score head for this kind of model, or missing weights that are not the head's.
+        UsageError: ``lora`` names modules the model lacks.
+    """
+    model = _load(files, seed=seed, trust_remote_code=trust_remote_code)
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(len(tokenizer))
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    turn_dropout_off(model)
+    return Policy(model if lora is None else _add_lora(model, lora), tokenizer, None)
+
+
+def finished_reward_model(reward_model: Policy) -> Policy:
+    """Return the trained model as it is saved: adapters merged; the trained object must not be used any more."""
+    model = reward_model.model
+    return reward_model._replace(model=model.merge_and_unload() if hasattr(model, "merge_and_unload") else model)
+
+
+def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what is missing is looked at here, and said once
+    set_seed(seed)
+    labels = {} if files.kind == "sequence-classification" else {"num_labels": 1}
+    try:
+        with loading_whole(fsdp_sends=True):
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                files.path, dtype=torch.float32, output_loading_info=True, use_safetensors=True, local_files_only=True,
+                trust_remote_code=trust_remote_code, **labels,
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{files.requested} cannot be loaded as a sequence classifier: {error}",
+                         hint="start from a causal language model, or from an encoder of the BERT family") from error  # fmt: skip
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if model.config.num_labels != 1:
+        raise ModelError(f"{files.requested} has {model.config.num_labels} labels; a reward model has one",
+                         hint="start from the language model or encoder under it")  # fmt: skip
+    _start_head(model, files, info)
+    return model
+
+
+def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
+    """Draw a head that the files lack; refuse other missing weights, and a classifier without its own head."""
+    head = score_head(model)
+    missing = {key for key in info["missing_keys"] if ".pooler." not in key}  # an encoder without one gets a fresh one
+    own = {name for name, module in model.named_modules() if module is head}
+    of_head = {key for key in missing if any(key.startswith(f"{name}.") for name in own)}
+    lost = missing if files.kind == "sequence-classification" else missing - of_head
+    if lost:
+        raise ModelError(f"the files of {files.requested} lack {', '.join(sorted(lost)[:5])}: these weights would be random",
+                         hint="download or copy the model again")  # fmt: skip
+    if of_head:
+        linear = next(module for module in head.modules() if isinstance(module, torch.nn.Linear))
+        torch.nn.init.normal_(linear.weight, std=1.0 / sqrt(linear.in_features + 1))
+        if linear.bias is not None:
+            torch.nn.init.zeros_(linear.bias)
+
+
+def _add_lora(model: Any, lora: LoraSettings) -> Any:
+    names = [name for name, module in model.named_children() if module is score_head(model)]
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, modules_to_save=names, task_type="SEQ_CLS",
+        target_modules=list(lora.target_modules) or _linear_layers(model),
+    )  # fmt: skip
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise UsageError(f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
+                         hint="leave it out to adapt every linear layer") from error  # fmt: skip
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """Return the linear layers of the backbone by name; the head is trained whole."""
+    of_head = {id(module) for module in score_head(model).modules()}
+    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name, module in linear if id(module) not in of_head]
+
+
+def check_ends(prompt_id: str, ids: Sequence[int], pad_token_id: int) -> None:
+    """Refuse a conversation that ends with the pad token: its score would be read one token early.
+
+    Errors:
+        InputError: it does.
+    """
+    if ids[-1] == pad_token_id:
+        raise InputError(f"a conversation of prompt {prompt_id} ends with the pad token",
+                         hint="correct the chat template, so that a response's turn ends with a token of its own")  # fmt: skip

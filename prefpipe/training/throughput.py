@@ -1,0 +1,74 @@
+"""Tokens a second of training, and what computing each prompt once saves, counted where the work is done."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+
+class Work(NamedTuple):
+    """What was computed since the last time it was asked, on this process.
+
+    ``n_computed``: tokens that went through the model to be trained on, prompts and responses, each pass over a prompt counted,
+    padding and the first pass of groups in two passes not. ``n_prompt_each``: prompt tokens if each prompt went through once
+    a response. ``elapsed_s``: evaluation and saving left out.
+    """
+
+    n_computed: int
+    n_prompt_each: int
+    elapsed_s: float
+
+
+class Throughput:
+    """Counts tokens and the seconds of training."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self._since: float | None = None
+        self._apart_s = 0.0
+        self._n_computed = self._n_prompt_each = 0
+
+    def begin(self) -> None:
+        """Start the clock, if it stands."""
+        if self._since is None:
+            self._since = self.clock()
+
+    def count(self, batch: Mapping[str, Any]) -> None:
+        """Count a micro-batch that is trained on."""
+        self._n_computed += sum(_n_tokens(row) for row in batch.get("rows", [batch]))
+        self._n_prompt_each += batch["n_prompt_tokens"]
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave out the time of what is done inside."""
+        began = self.clock()
+        try:
+            yield
+        finally:
+            self._apart_s += self.clock() - began if self._since is not None else 0.0
+
+    def take(self) -> Work:
+        """Return the work since the last time, and stop the clock."""
+        elapsed_s = 0.0 if self._since is None else self.clock() - self._since - self._apart_s
+        work = Work(self._n_computed, self._n_prompt_each, elapsed_s)
+        self._since, self._apart_s, self._n_computed, self._n_prompt_each = None, 0.0, 0, 0
+        return work
+
+
+def throughput_figures(n_computed: int, n_prompt_each: int, n_response: int, elapsed_s: float) -> dict[str, float]:
+    """Return ``tokens_per_s`` and ``prompt_tokens_saved``, 1 - (prompt tokens computed) / (once a response).
+
+    Args:
+        n_computed: tokens computed, over all processes.
+        n_prompt_each: prompt tokens if each were computed once a response, over all processes.
+        n_response: response tokens, over all processes.
+        elapsed_s: of this process.
+    """
+    figures = {"tokens_per_s": n_computed / elapsed_s} if elapsed_s > 0 else {}
+    if n_prompt_each > 0:
+        figures["prompt_tokens_saved"] = 1.0 - (n_computed - n_response) / n_prompt_each
+    return figures
+
+
+def _n_tokens(row: Mapping[str, Any]) -> int:
+    return int(row["attention_mask"].sum()) if "attention_mask" in row else int(row["input_ids"].numel())

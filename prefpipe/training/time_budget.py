@@ -1,0 +1,96 @@
+"""A wall-clock budget: stop while there is still time to save.
+
+What comes next is foreseen from what was measured: at the end of a step it is asked whether one more step, the evaluations
+that are due and the saving still fit. The first saving has no measurement; it is reckoned from the bytes of weights and
+optimizer.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+SAVE_BYTES_PER_S = 2e8
+"""Speed at which a first checkpoint is taken to be written **(ours)**: below a network file system's usual."""
+SECONDS_AN_HOUR = 3600.0
+
+
+class TimeBudget(TrainerCallback):  # type: ignore[misc]
+    """Measures steps, evaluations and savings, and says when another step would be one too many.
+
+    It decides nothing: ``is_up()`` is a question for whoever stops the training, on all processes alike. It is never up before
+    the first step, so that a budget that is too small for anything still gets on by a step each time.
+
+    Args:
+        hours: the budget.
+        started: when it began, on ``clock``.
+        clock: seconds.
+    """
+
+    def __init__(self, hours: float, started: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.deadline = started + hours * SECONDS_AN_HOUR
+        self.clock = clock
+        self.step_s = self.evaluation_s = self.save_s = 0.0
+        self._evaluation_is_due = self._was_step = self._was_saved = False
+        self._at = clock()
+
+    def is_up(self) -> bool:
+        """Return whether one more step, the evaluations that are due and the saving would not fit any more."""
+        # one evaluation that is due now comes in any case; another may be due after the step
+        n_evaluations = int(self._evaluation_is_due) + 1
+        needed_s = self.step_s + n_evaluations * self.evaluation_s + self.save_s
+        return self._was_step and self.clock() + needed_s > self.deadline
+
+    def stops_between_parts(self) -> Callable[[], bool]:
+        """Return a question to ask before each part of work before the training: whether one like the longest would not fit."""
+        asked_at: list[float] = []
+        longest_s = 0.0
+
+        def would_not_fit() -> bool:
+            nonlocal longest_s
+            now = self.clock()
+            if asked_at:
+                longest_s = max(longest_s, now - asked_at[-1])
+            asked_at.append(now)
+            return len(asked_at) > 1 and now + longest_s > self.deadline
+
+        return would_not_fit
+
+    def on_train_begin(
+        self, args: TrainingArguments, _state: TrainerState, _control: TrainerControl, model: nn.Module, **_kwargs: Any
+    ) -> None:
+        """Reckon how long the first checkpoint takes: the weights, and two moments of those that are trained, in float32."""
+        n_bytes = sum(each.numel() * each.element_size() for each in model.parameters())
+        n_bytes += sum(8 * each.numel() for each in model.parameters() if each.requires_grad)
+        self.save_s = n_bytes / SAVE_BYTES_PER_S
+        self._at, self._evaluation_is_due = self.clock(), bool(args.eval_on_start)
+
+    def on_step_begin(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Start the clock of a step."""
+        self._at = self.clock()
+
+    def on_step_end(self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+        """Keep the longest step."""
+        self.step_s = max(self.step_s, self._lap())
+        self._was_step, self._evaluation_is_due = True, control.should_evaluate
+
+    def on_log(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Keep what is written with a row of the log out of the evaluation after it."""
+        if not self._evaluation_is_due:
+            self._lap()
+
+    def on_evaluate(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Keep the longest evaluation."""
+        self.evaluation_s = max(self.evaluation_s, self._lap())
+
+    def on_save(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Keep the longest saving; the first one replaces what was reckoned."""
+        saved_s = self._lap()
+        self.save_s, self._was_saved = max(self.save_s, saved_s) if self._was_saved else saved_s, True
+
+    def _lap(self) -> float:
+        now = self.clock()
+        lap_s, self._at = now - self._at, now
+        return lap_s

@@ -1,0 +1,55 @@
+"""A merge that is killed anywhere leaves no folder that looks whole, and the next one sweeps up and is whole."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stage_server import StageServer
+from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
+
+from prefpipe.artifacts.model_files import inspect_model
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+ALL_FILES = {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+             "tokenizer_config.json"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(fast_root: Path) -> Iterator[StageServer]:
+    """Has loaded what merging needs, so that a command takes a second and not ten."""
+    scratch = fast_root / "merge-streams"
+    scratch.mkdir()
+    started = StageServer(scratch, ["prefpipe.stages.merge", "prefpipe.backends.model_location"])
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def adapter(fast_root: Path) -> Path:
+    path = make_tiny_adapter(fast_root / "merge-adapter", make_tiny_causal_lm(fast_root / "merge-base"))
+    make_tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_at_every_event_on_disk(server: StageServer, adapter: Path, folder: Path, overwrite: bool) -> None:
+    output = folder / "place" / "merged"
+    words = ["merge", adapter, "-o", output, *(["--overwrite"] if overwrite else [])]
+    if overwrite:
+        assert server.run("merge", adapter, "-o", output, "--dtype", "bfloat16").code == 0
+    n_kills, event, code = 0, 0, -signal.SIGKILL
+    while code == -signal.SIGKILL:
+        code = server.run(*words, die_at_event=event, watched=str(folder)).code
+        n_kills += code == -signal.SIGKILL
+        if output.exists() and any(output.iterdir()):  # the new one, or the one before: never a part of one
+            assert {path.name for path in output.iterdir()} == ALL_FILES
+            assert inspect_model(output, "merged").kind == "causal-lm"
+            if not overwrite and code != 0:  # the kill came after the name was taken
+                assert "exists already" in server.run(*words).stderr
+                break
+        event += 3
+    assert n_kills >= 8
+    assert server.run("merge", adapter, "-o", output, "--overwrite").code == 0
+    assert {path.name for path in output.iterdir()} == ALL_FILES
+    assert [path.name for path in output.parent.iterdir()] == ["merged"]
