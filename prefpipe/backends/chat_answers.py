@@ -1,6 +1,7 @@
 """What a chat completion says, whoever made it: a server, a batch, the cache, or an engine in this process."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import exp, log
 from typing import Any, NamedTuple
 
 from prefpipe.text.verdicts import TokenChoice
@@ -66,11 +67,17 @@ def _tokens(choice: Mapping[str, Any]) -> tuple[TokenChoice, ...] | None:
         return None
     try:
         return tuple(
-            TokenChoice(
-                str(position["token"]), float(position["logprob"]),
-                {str(item["token"]): float(item["logprob"]) for item in position.get("top_logprobs") or ()},
-            )
+            TokenChoice(str(position["token"]), float(position["logprob"]), _summed(position.get("top_logprobs") or ()))
             for position in positions
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _summed(alternatives: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return log-probabilities by text: different tokens may read the same (parts of a character, two ids for one letter)."""
+    found: dict[str, float] = {}
+    for item in alternatives:
+        token, logprob = str(item["token"]), float(item["logprob"])
+        found[token] = log(exp(found[token]) + exp(logprob)) if token in found and exp(logprob) > 0 else found.get(token, logprob)
+    return found
