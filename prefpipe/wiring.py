@@ -230,7 +230,7 @@ def language_judge(
     else:
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
         load("prefpipe.artifacts.model_files:require_chat_template")(model)
-        model_identity = {**model.identity(), "dtype": getattr(config, "dtype", "auto")}
+        model_identity = {**model.identity(), **{key: getattr(config, key) for key in ("dtype", "max_length")}}
         digest = load("prefpipe.artifacts.fingerprint:fingerprint_of")(model_identity)
         name = f"{spec.kind}:{digest}"  # the model's name in the key of an answer
         open_source = lambda: load("prefpipe.backends.engine_source:EngineSource")(_open_engine(config, spec, model))  # noqa: E731
@@ -258,14 +258,15 @@ def _open_server(config: JudgingConfig, *, is_flexible: bool) -> Any:
 def _open_engine(config: Any, spec: JudgeSpec, model: Any) -> Any:
     if spec.kind == "vllm":
         return load("prefpipe.backends.vllm_engine:VllmGenerator")(
-            model, dtype=config.dtype, max_model_len=None, trust_remote_code=config.trust_remote_code,
-            tensor_parallel_size=getattr(config, "tensor_parallel_size", 1),  # score has none
+            model, dtype=config.dtype, max_model_len=config.max_length, trust_remote_code=config.trust_remote_code,
+            tensor_parallel_size=getattr(config, "tensor_parallel_size", 1),  # score has none of these flags
             gpu_memory_utilization=getattr(config, "gpu_memory_utilization", 0.9),
-            enable_prefix_caching=True, enforce_eager=False,
+            enable_prefix_caching=True, enforce_eager=getattr(config, "enforce_eager", False),
         )  # fmt: skip
     return load("prefpipe.backends.hf_generator:HfGenerator")(
-        model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, trust_remote_code=config.trust_remote_code
-    )
+        model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_model_len=config.max_length,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
 
 
 def _embed(config: EmbedConfig, runtime: Runtime) -> Summary:

@@ -40,12 +40,13 @@ class JudgeConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
     confidence: float = option(0.95, identity=False, help="level of the bootstrap intervals")
     bootstrap_draws: int = option(10_000, identity=False, help="resamples of the bootstrap")
     bootstrap_seed: int = option(0, identity=False, help="seed of the bootstrap")
-    max_length: int | None = option(None, help="longest prompt plus response for a reward model, in tokens; default its own")
+    max_length: int | None = option(None, help="longest prompt plus response of a model run here, in tokens; default its own")
     dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a model run here")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
     batch_size: int = option(16, identity=False, help="sequences in one forward pass of a model run here")
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
     tensor_parallel_size: int = option(1, identity=False, help="GPUs that share one model (vllm)")
+    enforce_eager: bool = option(False, identity=False, help="no CUDA graphs: slower, starts faster (vllm)")
     gpu_memory_utilization: float = option(0.9, identity=False, help="share of GPU memory that vllm may take")
 
     def problems(self) -> list[str]:

@@ -39,9 +39,9 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
     )  # fmt: skip
     rating_column: str = option("rating", help="column of the ratings file that holds the rating")
     max_length: int | None = option(
-        None, help="longest prompt plus response for a reward model, in tokens; default the model's own"
+        None, help="longest prompt plus response for a model run here, in tokens; default the model's own"
     )
-    dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a reward model")
+    dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a model run here")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
     trust_python_checks: bool = option(False, identity=False, help="run Python functions that the prompts file names")
     retry_errors: bool = option(False, identity=False, help="rate again the parts that hold rows that could not be rated")

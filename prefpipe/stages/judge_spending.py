@@ -30,8 +30,9 @@ def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> No
         "n_answered_now": spent.n_asked, "n_answered_before": spent.n_from_cache, "n_prompt_tokens_now": spent.n_prompt_tokens,
         "n_completion_tokens_now": spent.n_completion_tokens,
     }  # fmt: skip
+    what = "answers taken from the batch" if desk.mode == "ingest" else "questions asked now"
     line = (
-        f"judge: {spent.n_asked:,} questions asked now ({spent.n_prompt_tokens:,} prompt and {spent.n_completion_tokens:,} "
+        f"judge: {spent.n_asked:,} {what} ({spent.n_prompt_tokens:,} prompt and {spent.n_completion_tokens:,} "
         f"answer tokens), {spent.n_from_cache:,} answered before"
     )
     if config.price_in is not None and config.price_out is not None:
