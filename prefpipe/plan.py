@@ -26,9 +26,11 @@ from prefpipe.backends.model_location import locate_model
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 
 State = Literal["done", "partial", "stale", "corrupt"]
-STAGE_ORDER = ("import", "generate", "score", "embed", "select", "logprobs", "train", "eval")
-SUMMARY_STAGES = ("train", "eval")
+STAGE_ORDER = ("import", "generate", "score", "embed", "select", "logprobs", "train", "judge", "eval")
+SUMMARY_STAGES = ("train", "eval", "judge")
 """Stages that write ``summary.json`` when everything else is on disk."""
+WHOLE_PARENTS = {"train": None, "eval": None, "judge": ("b",)}
+"""Parents of which each part needs all parts; None for all of a stage's parents."""
 FILES = ("prompts", "source", "requests")
 """Parents that are files of the user's, and no artifacts."""
 MAX_LINES = 8
@@ -281,7 +283,7 @@ class _ParentDigests:
         if parent is None:
             return None
         try:
-            if self.stage in SUMMARY_STAGES:  # their one part is made from all of each parent
+            if self.stage in WHOLE_PARENTS and name in (WHOLE_PARENTS[self.stage] or (name,)):
                 if name not in self._whole:
                     self._whole[name] = parent.digest()
                 return self._whole[name]

@@ -22,6 +22,8 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.export_groups import ANSWER_FORMATS, ExportConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
+from prefpipe.configs.judge import JudgeConfig
+from prefpipe.configs.judging import ENGINES, JudgeSpec, JudgingConfig, parse_judge
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.options import ShardedConfig, StageConfig
 from prefpipe.configs.sampling import SamplingConfig
@@ -172,10 +174,97 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec) -> tuple[dict[str, Any], C
     if spec.kind == "ratings":
         scorer = load("prefpipe.backends.ratings:RatingsScorer")(spec.target, rating_column=config.rating_column)
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
+    if spec.kind == "judge":
+        found, settings, desk = language_judge(
+            config, parse_judge(spec.target), kind="pointwise", verdict="either", default_prompt="pointwise-v1"
+        )
+        return {**found, "kind": "judge", "engine": found["kind"]}, lambda: load("prefpipe.backends.llm_judge:JudgeScorer")(
+            settings, desk
+        )
     model = locate(spec.target, trust_remote_code=config.trust_remote_code)
     identity = {"kind": spec.kind, **model.identity(), "max_length": config.max_length, "dtype": config.dtype}
     return identity, lambda: load("prefpipe.backends.reward_model:RewardModelScorer")(
         model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+
+
+def _judge(config: JudgeConfig, runtime: Runtime) -> Summary:
+    run, judge = load("prefpipe.stages.judge:run"), load("prefpipe.stages.judge:Judge")
+    result: Summary = run(config, judge(*judge_for(config)), runtime)
+    return result
+
+
+def judge_for(config: JudgeConfig) -> tuple[dict[str, Any], bool, Callable[[], Any]]:
+    """Return what a judge of pairs is in the fingerprint, whether it sees an order, and how to open it."""
+    spec, rule = parse_judge(config.judge), config.verdict_rule
+    if spec.kind in ENGINES:
+        default = "pairwise-letter-v1" if rule == "logprobs" else "pairwise-v1"
+        identity, settings, desk = language_judge(config, spec, kind="pairwise", verdict=rule, default_prompt=default)
+        return identity, True, lambda: load("prefpipe.backends.llm_judge:LlmJudge")(settings, desk)
+    identity = {"kind": spec.kind, "target": spec.model, "verdict": rule, "tie_tolerance": config.tie_tolerance}
+    open_scorer = load("prefpipe.backends.fake:FakeScorer")
+    if spec.kind == "reward-model":
+        model = locate(spec.model, trust_remote_code=config.trust_remote_code)
+        identity |= {**model.identity(), "target": "", "max_length": config.max_length, "dtype": config.dtype}
+        open_scorer = lambda: load("prefpipe.backends.reward_model:RewardModelScorer")(  # noqa: E731 - beside its identity
+            model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
+            trust_remote_code=config.trust_remote_code,
+        )  # fmt: skip
+    return (
+        identity,
+        False,
+        lambda: load("prefpipe.backends.reward_judge:RewardJudge")(open_scorer(), rule=rule, tie_tolerance=config.tie_tolerance),
+    )
+
+
+def language_judge(
+    config: JudgingConfig, spec: JudgeSpec, *, kind: str, verdict: str, default_prompt: str
+) -> tuple[dict[str, Any], Any, Any]:
+    """Return a language model's identity as a judge, its settings, and the desk that answers its questions."""
+    prompt = load("prefpipe.backends.judge_prompt_files:read_judge_prompt")(config.judge_prompt or default_prompt, kind)
+    max_tokens = config.judge_max_tokens or load("prefpipe.backends.llm_judge:default_max_tokens")(prompt)
+    if spec.kind == "openai":
+        name, model_identity = spec.model, {"served": spec.model}
+        open_source = lambda: _open_server(config, is_flexible=verdict == "either")  # noqa: E731 - beside its identity
+    else:
+        model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
+        load("prefpipe.artifacts.model_files:require_chat_template")(model)
+        model_identity = {**model.identity(), **{key: getattr(config, key) for key in ("dtype", "max_length")}}
+        digest = load("prefpipe.artifacts.fingerprint:fingerprint_of")(model_identity)
+        name = f"{spec.kind}:{digest}"  # the model's name in the key of an answer
+        open_source = lambda: load("prefpipe.backends.engine_source:EngineSource")(_open_engine(config, spec, model))  # noqa: E731
+    settings = load("prefpipe.backends.llm_judge:JudgeSettings")(name, prompt, verdict, max_tokens, config.judge_temperature)
+    mode = "collect" if config.emit_batch else "ingest" if config.ingest_batch else "ask"
+    read_answers = load("prefpipe.artifacts.interchange.judge_batch:read_batch_answers")
+    cache = load("prefpipe.artifacts.answer_cache:AnswerCache")(config.cache or config.output / "answers")
+    desk = load("prefpipe.backends.judge_desk:JudgeDesk")(
+        open_source,
+        cache,
+        mode=mode,
+        batch=read_answers(config.ingest_batch),
+        ask_again=not isinstance(config, JudgeConfig) or config.retry_errors,
+    )
+    return {"kind": spec.kind, **model_identity, **settings.identity()}, settings, desk
+
+
+def _open_server(config: JudgingConfig, *, is_flexible: bool) -> Any:
+    settings = load("prefpipe.backends.chat_client:ServerSettings")(
+        config.base_url, config.concurrency, config.requests_per_minute, config.timeout_s, config.max_tries, is_flexible
+    )
+    return load("prefpipe.backends.chat_client:ChatClient")(settings)
+
+
+def _open_engine(config: Any, spec: JudgeSpec, model: Any) -> Any:
+    if spec.kind == "vllm":
+        return load("prefpipe.backends.vllm_engine:VllmGenerator")(
+            model, dtype=config.dtype, max_model_len=config.max_length, trust_remote_code=config.trust_remote_code,
+            tensor_parallel_size=getattr(config, "tensor_parallel_size", 1),  # score has none of these flags
+            gpu_memory_utilization=getattr(config, "gpu_memory_utilization", 0.9),
+            enable_prefix_caching=True, enforce_eager=getattr(config, "enforce_eager", False),
+        )  # fmt: skip
+    return load("prefpipe.backends.hf_generator:HfGenerator")(
+        model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_model_len=config.max_length,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
 
@@ -274,5 +363,5 @@ def _is_candidates(path: Path) -> bool:
 
 _RUNNERS: dict[str, Callable[[Any, Runtime], Summary]] = {
     "generate": _generate, "score": _score, "embed": _embed, "select": _select, "logprobs": _logprobs, "train": _train,
-    "eval": _eval, "import": _import, "export": _export,
+    "judge": _judge, "eval": _eval, "import": _import, "export": _export,
 }  # fmt: skip

@@ -172,10 +172,45 @@ EVALUATION = Schema(
         *_STATUS,
     ),
 )
+VERDICTS = Schema(
+    "verdicts",
+    1,
+    (
+        Column("prompt_id", pa.string(), False, "key of the prompt"),
+        Column("a_sample_idx", pa.int32(), True, "number of A's response within its prompt; null where A has none to pair"),
+        Column("b_sample_idx", pa.int32(), True, "number of B's response within its prompt; null where B has none to pair"),
+        Column(
+            "preference", pa.float64(), True, "for A over B, in [0, 1]: mean over the orders asked; null unless status is `ok`"
+        ),
+        Column("disagree", pa.bool_(), True, "whether the two orders name different winners; null where not both were judged"),
+        Column("a_length_chars", pa.int64(), True, "characters of A's response"),
+        Column("b_length_chars", pa.int64(), True, "characters of B's response"),
+        *(
+            Column(f"{order}_{what}", kind, True, f"{meaning}, {shown} shown first")
+            for order, shown in (("a_first", "A"), ("b_first", "B"))
+            for what, kind, meaning in (
+                ("preference", pa.float64(), "preference for A over B, in [0, 1]"),
+                (
+                    "verdict",
+                    pa.string(),
+                    "the winner, `a`, `b` or `tie`; `identical` where the texts are equal and nobody was asked",
+                ),
+                ("mass", pa.float64(), "probability of the verdict's tokens before renormalising; null for a verdict by text"),
+                ("raw", pa.string(), "what the judge said (a reward model: both rewards as JSON)"),
+                ("status", pa.string(), "`ok`, or why there is no verdict; null where this order was not asked for"),
+                ("reason", pa.string(), "the particulars of a status other than `ok`"),
+                ("request", pa.string(), "sha256 of the request: its file in `answers/` and its `custom_id` in a batch"),
+                ("prompt_tokens", pa.int64(), "prompt tokens, as the judge counted them"),
+                ("completion_tokens", pa.int64(), "answer tokens, as the judge counted them"),
+            )
+        ),
+        *_STATUS,
+    ),
+)
 
 
 EMBEDDINGS_VERSION = 1
-VERSIONS = {schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, LOGPROBS, EVALUATION)} | {
+VERSIONS = {schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, LOGPROBS, EVALUATION, VERDICTS)} | {
     "embeddings": EMBEDDINGS_VERSION
 }
 """The version of each schema that this release writes."""

@@ -1,4 +1,4 @@
-"""What a stage asks of a back-end: three small protocols and the rows that cross them.
+"""What a stage asks of a back-end: four small protocols and the rows that cross them.
 
 A back-end answers every request, in the order asked. One bad row is a row with an error, never an
 exception that loses its neighbours. Heavy imports happen at the top of each back-end's own module, which
@@ -101,6 +101,45 @@ class Scorer(Protocol):
 
     def close(self) -> None:
         """Release memory."""
+        ...
+
+
+class PairRequest(NamedTuple):
+    """Two responses to one conversation, in the order in which a judge is to see them."""
+
+    messages: Sequence[Message]
+    first: str
+    second: str
+
+
+class PairVerdict(NamedTuple):
+    """A judge's verdict on two responses in one order.
+
+    ``preference`` is that for the first response, in [0, 1], None unless ``status`` is ``ok``; ``choice`` the verdict in a
+    word: ``first``, ``second`` or ``tie``. ``mass`` is the probability of the verdict's tokens before they were renormalised,
+    None for a verdict that was read from text. ``raw`` is what the judge said, ``request`` the content hash of what it was asked.
+    """
+
+    preference: float | None
+    choice: str | None = None
+    mass: float | None = None
+    raw: str | None = None
+    status: str = "ok"
+    reason: str | None = None
+    request: str | None = None
+    n_prompt_tokens: int | None = None
+    n_completion_tokens: int | None = None
+
+
+class PairwiseJudge(Protocol):
+    """A judge of pairs."""
+
+    def judge(self, requests: Sequence[PairRequest]) -> list[PairVerdict]:
+        """Return one verdict for each request, in order."""
+        ...
+
+    def close(self) -> None:
+        """Release connections or memory."""
         ...
 
 

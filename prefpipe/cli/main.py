@@ -31,6 +31,7 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
+from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.options import StageConfig
 from prefpipe.configs.score import ScoreConfig
@@ -39,7 +40,8 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import PrefpipeError
 
 STAGES: tuple[type[StageConfig], ...] = (
-    GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, LogprobsConfig, ImportConfig, ExportConfig,
+    GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, JudgeConfig, LogprobsConfig, ImportConfig,
+    ExportConfig,
 )  # fmt: skip
 
 
@@ -57,6 +59,7 @@ app = typer.Typer(
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
+    "judge compares two candidates folders pair by pair. "
     "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
 )  # fmt: skip
 stop_flag = StopFlag()

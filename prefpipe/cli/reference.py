@@ -176,7 +176,7 @@ def _default_words(item: "Field[Any]") -> str:
 
 def _schemas_page() -> Iterator[str]:
     from prefpipe.artifacts.parts import CHECKSUM_KEY, FOOTER_KEY
-    from prefpipe.artifacts.schemas import CANDIDATES, EVALUATION, GROUPS, LOGPROBS, SCORES, embeddings_schema
+    from prefpipe.artifacts.schemas import CANDIDATES, EVALUATION, GROUPS, LOGPROBS, SCORES, VERDICTS, embeddings_schema
     from prefpipe.training.tables import METRICS, POLICY
 
     yield from ("# Artifacts on disk", "", NOTE, "")
@@ -189,7 +189,17 @@ def _schemas_page() -> Iterator[str]:
         "counts by status, the digests of the parent parts and the sha256 of every byte before the footer; the key",
         f"`{CHECKSUM_KEY}` has the sha256 of the footer itself.",
     )
-    for schema in (CANDIDATES, SCORES, embeddings_schema(384, half=False), GROUPS, LOGPROBS, POLICY, METRICS, EVALUATION):
+    for schema in (
+        CANDIDATES,
+        SCORES,
+        embeddings_schema(384, half=False),
+        GROUPS,
+        LOGPROBS,
+        POLICY,
+        METRICS,
+        EVALUATION,
+        VERDICTS,
+    ):
         yield from ("", f"## {schema.tag}", "", "| column | type | null | what it holds |", "|---|---|---|---|")
         for column in schema.columns:
             null = "yes" if column.nullable else "no"

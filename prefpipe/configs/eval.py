@@ -23,7 +23,7 @@ class EvalConfig(SamplingConfig):
     prompts: str | None = option(None, identity=False, metavar="PROMPTS", help="held-out prompts, needed when a side is a model")
     scorer: tuple[str, ...] = option(
         (), identity=False, metavar="[NAME=]KIND[:TARGET]",
-        help="checks, reward-model:MODEL or ratings:FILE; NAME= names it; repeat for several scorers",
+        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL; NAME= names it; repeat for several scorers",
     )  # fmt: skip
     policy_scores: Path | None = option(
         None, identity=False, metavar="DIR", help="scores of the policy's candidates folder, if made"

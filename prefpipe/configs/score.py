@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems
 from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
 
-KINDS = ("checks", "reward-model", "ratings", "fake")
+KINDS = ("checks", "reward-model", "ratings", "judge", "fake")
 REWARD_FUNCTIONS = ("z", "logit", "min", "max", "clip")
-NEEDS_TARGET = {"reward-model": "a model, reward-model:org/name", "ratings": "a file, ratings:human.jsonl"}
+NEEDS_TARGET = {
+    "reward-model": "a model, reward-model:org/name", "ratings": "a file, ratings:human.jsonl",
+    "judge": "a judge, judge:openai:gpt-4.1",
+}  # fmt: skip
 
 
 class ScorerSpec(NamedTuple):
@@ -21,7 +25,7 @@ class ScorerSpec(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(PartwiseConfig, ErrorRateConfig):
+class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
     """Rate every candidate with one or more scorers."""
 
     stage: ClassVar[str] = "score"
@@ -30,13 +34,14 @@ class ScoreConfig(PartwiseConfig, ErrorRateConfig):
     candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate or import")
     scorer: tuple[str, ...] = option(
         identity=False, metavar="[NAME=]KIND[:TARGET]",
-        help="checks, reward-model:MODEL or ratings:FILE; NAME= names its rows; repeat for several scorers",
+        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL (from 1 to 10, see docs/judging.md); NAME= names "
+        "its rows; repeat for several scorers",
     )  # fmt: skip
     rating_column: str = option("rating", help="column of the ratings file that holds the rating")
     max_length: int | None = option(
-        None, help="longest prompt plus response for a reward model, in tokens; default the model's own"
+        None, help="longest prompt plus response for a model run here, in tokens; default the model's own"
     )
-    dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a reward model")
+    dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a model run here")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
     trust_python_checks: bool = option(False, identity=False, help="run Python functions that the prompts file names")
     retry_errors: bool = option(False, identity=False, help="rate again the parts that hold rows that could not be rated")
@@ -49,6 +54,9 @@ class ScoreConfig(PartwiseConfig, ErrorRateConfig):
             found.append("--scorer is needed")
         if self.batch_size < 1:
             found.append(f"--batch-size must be 1 or more, not {self.batch_size}")
+        judges = [parse_scorer(text) for text in self.scorer if parse_scorer(text).kind == "judge"]
+        if (self.emit_batch or self.ingest_batch) and not any(spec.target.startswith("openai:") for spec in judges):
+            found.append("--emit-batch and --ingest-batch go with --scorer judge:openai:MODEL")
         return found
 
 
@@ -59,6 +67,8 @@ def scorer_problems(scorers: Sequence[str]) -> list[str]:
     for text, spec in zip(scorers, specs, strict=True):
         if spec.kind not in KINDS:
             found.append(f"--scorer {text}: the kinds are {', '.join(KINDS)}")
+        elif spec.kind == "judge" and spec.target:
+            found += judge_problems("--scorer judge:...", spec.target, ENGINES)
         elif spec.kind in NEEDS_TARGET and not spec.target:
             found.append(f"--scorer {text} needs {NEEDS_TARGET[spec.kind]}")
         elif spec.kind not in NEEDS_TARGET and spec.target:

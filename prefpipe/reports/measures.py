@@ -273,9 +273,37 @@ class EvaluationMeasure:
         ]
 
 
+class VerdictMeasure:
+    """Preferences and lengths, pair by pair."""
+
+    def __init__(self) -> None:
+        self.numbers = Numbers()
+        self.verdicts: Counter[str] = Counter()
+
+    def add(self, table: pa.Table) -> None:
+        """Take in one part."""
+        self.numbers.add("preference", table["preference"])
+        self.numbers.add("length", pc.subtract(table["a_length_chars"], table["b_length_chars"]))
+        for order in ("a_first", "b_first"):
+            self.verdicts.update(
+                f"{order}: {verdict}" for verdict in table[f"{order}_verdict"].to_pylist() if verdict is not None
+            )
+
+    def facts(self) -> Facts:
+        """Return verdicts by presentation order: a judge without position bias gives both the same."""
+        return {"verdicts": dict(sorted(self.verdicts.items()))}
+
+    def distributions(self) -> list[Distribution]:
+        """Return preferences and differences of length."""
+        return [
+            Distribution.of("preference for A", self.numbers["preference"], "mean over presentation orders"),
+            Distribution.of("length difference", self.numbers["length"], "characters, A - B"),
+        ]
+
+
 MEASURES: Mapping[str, type[Measure]] = {
     "candidates": CandidateMeasure, "scores": ScoreMeasure, "embeddings": EmbeddingMeasure, "groups": GroupMeasure,
-    "logprobs": LogprobMeasure, "evaluation": EvaluationMeasure,
+    "logprobs": LogprobMeasure, "evaluation": EvaluationMeasure, "verdicts": VerdictMeasure,
 }  # fmt: skip
 """What is measured, by the schema's name."""
 

@@ -146,12 +146,15 @@ def _made(to_do: Sequence[int], make: Callable[[int], None], should_stop: Callab
         raise failed[min(failed)]
 
 
-def begin_retry(output: Output, indices: Sequence[int], *, keep: Sequence[str]) -> tuple[Output, set[int]]:
-    """Find the parts with rows whose status is not in ``keep``; record in ``run.json`` that they are made again."""
+def begin_retry(
+    output: Output, indices: Sequence[int], *, keep: Sequence[str] = (), only: Sequence[str] = ()
+) -> tuple[Output, set[int]]:
+    """Find the parts with rows whose status is not in ``keep``, or is in ``only``; record that in ``run.json``."""
     failed = {}
     for index in indices:
         with suppress(CorruptPartError):  # missing or damaged: made again anyway
-            failed[index] = sum(count for status, count in output.footer(index).counts.items() if status not in keep)
+            counts = output.footer(index).counts
+            failed[index] = sum(n for status, n in counts.items() if (status in only if only else status not in keep))
     failed = {index: n_rows for index, n_rows in failed.items() if n_rows}
     if not failed:
         return output, set()

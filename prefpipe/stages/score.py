@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from math import isfinite
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -29,10 +30,15 @@ from prefpipe.stages.candidate_rows import (
     parent_identity,
     user_columns,
 )
+from prefpipe.stages.judge_spending import facts_of_spending, write_open_questions
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 
 NOT_FAILED = ("ok", "no_response")
 """Statuses that are not the scorer's failure; every scorer has words of its own for the others."""
+OF_ONE_KIND = ("dtype", "max_length", "rating_column", "judge_max_tokens", "judge_temperature")
+"""Fields that say something of one kind of scorer, whose own identity carries them."""
+TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
+"""Statuses of judges alone, which the next run tries to mend without being told."""
 
 
 class Rater(NamedTuple):
@@ -60,15 +66,21 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
         if rater.identity.get("kind") == "ratings":  # before run.json records a file that has to be corrected
             refuse_strangers(rater, candidates)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
-    output, failed = begin_retry(output, indices, keep=NOT_FAILED) if config.retry_errors else (output, set())
     summary = Summary(config.stage, config.output)
+    if config.emit_batch is not None:
+        _emit(config.emit_batch, raters, (candidates, output, indices, parents), runtime, summary)
+        return summary
+    output, failed = begin_retry(output, indices, **({"keep": NOT_FAILED} if config.retry_errors else {"only": TRIED_AGAIN}))
     started = time.perf_counter()
     with ExitStack() as stack:
         work = _Work(candidates, output, raters, stack, runtime)
+        work.kept_parts = set() if config.retry_errors else failed
         loop_over_parts(
             output, parents.__getitem__, lambda index: work.make(index, parents[index]), runtime, summary, indices=indices,
             redo=failed.__contains__,
         )  # fmt: skip
+        for scorer in work.scorers.values():
+            facts_of_spending(summary, scorer, config)
     if summary.n_parts_made:
         summary.notes.append(f"{work.n_rated:,} ratings in {time.perf_counter() - started:.1f} s")
     summary.notes += work.describe()
@@ -78,7 +90,21 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
 
 def _relevant(config: ScoreConfig) -> dict[str, Any]:
     """Leave out fields that a scorer's own identity carries where they apply: a model's dtype says nothing of checks."""
-    return {name: value for name, value in config.identity().items() if name not in ("dtype", "max_length", "rating_column")}
+    return {name: value for name, value in config.identity().items() if name not in OF_ONE_KIND}
+
+
+def _emit(path: Path, raters: Sequence[Rater], parts: tuple[Any, ...], runtime: Runtime, summary: Summary) -> None:
+    """Write the questions to judges that nobody has answered yet; no part is touched."""
+    candidates, output, indices, parents = parts
+    with ExitStack() as stack:
+        work = _Work(candidates, output, raters, stack, runtime)
+        for index in indices:
+            if output.is_done(index, parents[index]) and not set(TRIED_AGAIN) & set(output.footer(index).counts):
+                continue
+            for rater in raters:
+                if rater.identity.get("kind") == "judge":
+                    work.rate(rater, *work.rows(index))
+        write_open_questions(work.scorers.values(), path, summary)
 
 
 def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
@@ -112,13 +138,19 @@ class _Work:
         self.scorers: dict[str, Scorer] = {}
         self.n_rated = 0
         self.totals: dict[str, tuple[int, float]] = {}
+        self.kept_parts: set[int] = set()
+        """Parts that are made again for their judges' sake: what other scorers said there stays."""
 
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Score and write one part."""
-        table, _ = self.candidates.read(index)
-        theirs = python_rows(user_columns(table))
-        rows = table.select(["prompt_id", "sample_idx", "messages", "response", "status", "reason"]).to_pylist()
-        scored: dict[str, list[Score]] = {rater.name: self._rate(rater, rows, theirs) for rater in self.raters}
+        rows, theirs = self.rows(index)
+        kept = self._kept(index, parents) if index in self.kept_parts else {}
+        scored: dict[str, list[Score]] = {
+            rater.name: [kept[rater.name, key_of(row)] for row in rows]
+            if kept and rater.identity.get("kind") != "judge"
+            else self.rate(rater, rows, theirs)
+            for rater in self.raters
+        }
         out = [
             {"prompt_id": row["prompt_id"], "sample_idx": row["sample_idx"], "scorer": rater.name,
              "reward": score.reward, "detail": score.detail, "status": score.status, "reason": score.reason}
@@ -129,7 +161,24 @@ class _Work:
         written = pa.Table.from_pylist(out, schema=SCORES.arrow())
         self.output.write(index, written, counts=count_by_status(out), parents=parents)
 
-    def _rate(self, rater: Rater, rows: Sequence[Row], theirs: Sequence[Row]) -> list[Score]:
+    def rows(self, index: int) -> tuple[list[Row], list[Row]]:
+        """Return a part's candidates and the user's own columns."""
+        table, _ = self.candidates.read(index)
+        rows = table.select(["prompt_id", "sample_idx", "messages", "response", "status", "reason"]).to_pylist()
+        return rows, python_rows(user_columns(table))
+
+    def _kept(self, index: int, parents: Mapping[str, str]) -> dict[tuple[str, tuple[str, int]], Score]:
+        """Return what the part on disk holds, by scorer and candidate; {} where it was made from other candidates."""
+        table, footer = self.output.read(index)
+        if dict(footer.parents) != dict(parents):
+            return {}
+        return {
+            (row["scorer"], key_of(row)): Score(row["reward"], row["status"], row["reason"], row["detail"])
+            for row in table.to_pylist()
+        }
+
+    def rate(self, rater: Rater, rows: Sequence[Row], theirs: Sequence[Row]) -> list[Score]:
+        """Return one score for each candidate; those without a response are not shown to the scorer."""
         usable = [position for position, row in enumerate(rows) if row["status"] not in UNUSABLE]
         requests = [ScoreRequest(*key_of(rows[i]), rows[i]["messages"], rows[i]["response"] or "", theirs[i]) for i in usable]
         answers = self._scorer(rater).score(requests) if requests else []

@@ -1,0 +1,67 @@
+"""Answers that were paid for, kept by the content of the question: one small file each.
+
+The key is the sha256 of the request's canonical JSON: model, messages and every setting that is sent, and not the server's
+address, so that a server that moves to another port is the same judge, and two judges of one name are one. A file is written
+whole or not at all, before its answer is used; any number of processes may share a folder. Two that ask the same question in
+the same moment both pay, and the later answer stays: there are no locks.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files
+from prefpipe.artifacts.fingerprint import canonical_json
+
+FOLDER_NAME = "answers"
+"""Where a stage keeps them inside its output, unless another folder is given."""
+Body = Mapping[str, Any]
+
+
+def request_key(request: Body) -> str:
+    """Return the sha256 of a request's canonical JSON, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(request).encode()).hexdigest()
+
+
+class AnswerCache:
+    """A folder of answers, ``DIR/3f/3fa9...json``, each with its request, its answer and the answer's sha256."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, request: Body) -> dict[str, Any] | None:
+        """Return the answer to a request, None where there is none or the file is damaged."""
+        path = self._path(request_key(request))
+        try:
+            entry = json.loads(path.read_bytes())
+            answer: dict[str, Any] = entry["answer"]
+            whole = entry["sha256"] == request_key(answer) and entry["request"] == json.loads(canonical_json(request))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return answer if whole else None
+
+    def put(self, request: Body, answer: Body) -> None:
+        """Keep an answer, in place of an earlier one.
+
+        Errors:
+            PrefpipeError: the disk is full or the folder cannot be written to.
+        """
+        path = self._path(request_key(request))
+        make_folder(path.parent)
+        entry = {"request": request, "answer": answer, "sha256": request_key(answer)}
+        with atomic_write(path) as file:
+            file.write(
+                (json.dumps(entry, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
+            )  # as json reads it
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written."""
+        if self.folder.is_dir():
+            for folder in self.folder.iterdir():
+                if folder.is_dir():
+                    sweep_temporary_files(folder)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.json"

@@ -1,0 +1,108 @@
+"""The requests of a judge as OpenAI batch files, and the answers of a batch, joined by ``custom_id`` whatever their order.
+
+``custom_id`` is the request's content hash (``answer_cache.request_key``), so an answer finds its question in every run that
+asks it. Format: https://platform.openai.com/docs/guides/batch, also read by ``vllm run-batch`` and others.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts.answer_cache import request_key
+from prefpipe.artifacts.atomic import atomic_write, make_folder
+from prefpipe.errors import InputError
+
+MOST_REQUESTS = 50_000
+MOST_BYTES = 190_000_000
+"""OpenAI takes 50,000 requests and 200 MB a file; more go into further files."""
+URL = "/v1/chat/completions"
+
+
+class BatchAnswers(NamedTuple):
+    """What a batch brought: answers (chat completions) and failures in words, by ``custom_id``."""
+
+    answers: Mapping[str, Mapping[str, Any]]
+    failures: Mapping[str, str]
+
+
+def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]:
+    """Write requests as batch lines and return the files: ``path``, and ``NAME-2.jsonl``, ... where one is not enough.
+
+    Errors:
+        PrefpipeError: the file cannot be written.
+    """
+    chunks: list[list[bytes]] = [[]]
+    size = 0
+    for body in requests:
+        line = {"custom_id": request_key(body), "method": "POST", "url": URL, "body": body}
+        data = (json.dumps(line, ensure_ascii=True) + "\n").encode()
+        if chunks[-1] and (len(chunks[-1]) == MOST_REQUESTS or size + len(data) > MOST_BYTES):
+            chunks.append([])
+            size = 0
+        chunks[-1].append(data)
+        size += len(data)
+    make_folder(path.parent)
+    written = []
+    for number, chunk in enumerate(chunks, 1):
+        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        with atomic_write(target) as file:
+            file.writelines(chunk)
+        written.append(target)
+    return written
+
+
+def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
+    """Read the output and error files of batches; of several lines for one request, one that has an answer counts.
+
+    Errors:
+        InputError: a file that cannot be read, a line that is no JSON object or has no ``custom_id``, with its number.
+    """
+    answers: dict[str, Mapping[str, Any]] = {}
+    failures: dict[str, str] = {}
+    for path in paths:
+        for number, line in enumerate(_lines(path), 1):
+            if not line.strip():
+                continue
+            name, answer, failure = _read_line(line, f"{path}, line {number}")
+            if answer is not None:
+                answers[name] = answer
+            else:
+                failures[name] = failure
+    return BatchAnswers(answers, {name: failure for name, failure in failures.items() if name not in answers})
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})", hint="pass the output file of the batch") from error
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror or error}", hint="look at the path of --ingest-batch"
+        ) from error
+
+
+def _read_line(line: str, place: str) -> tuple[str, Mapping[str, Any] | None, str]:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: broken JSON ({error})", hint="download the file again, or remove the line") from error
+    if not isinstance(values, dict) or not isinstance(values.get("custom_id"), str):
+        raise InputError(f"{place}: no `custom_id`", hint="pass the output or error file of the batch, not the requests")
+    response, fault = values.get("response"), values.get("error")
+    if "body" in values and response is None and fault is None:
+        raise InputError(f"{place} is a request, not an answer", hint="pass the output file of the batch")
+    if fault is not None:
+        return values["custom_id"], None, f"the batch says: {_words(fault)}"
+    body = response.get("body") if isinstance(response, dict) else None
+    status = response.get("status_code", 200) if isinstance(response, dict) else None
+    if status != 200 or not isinstance(body, dict) or not isinstance(body.get("choices"), list):
+        shown = body.get("error", body) if isinstance(body, dict) else body
+        return values["custom_id"], None, f"the batch has status {status}: {_words(shown)}"
+    return values["custom_id"], body, ""
+
+
+def _words(error: Any) -> str:
+    found = (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
+    return str(found).encode("utf-8", "replace").decode()[:500]

@@ -1,0 +1,153 @@
+"""Where a judge's questions are answered: from what was paid for before, from a batch, or by asking.
+
+One question is asked once, however many rows need its answer; each answer is on disk before anything is made of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from prefpipe.artifacts.answer_cache import AnswerCache, request_key
+from prefpipe.artifacts.interchange.judge_batch import BatchAnswers
+from prefpipe.backends.chat_answers import ERROR, NOT_ANSWERED, ChatAnswer, NoCompletionError, read_completion
+
+Body = Mapping[str, Any]
+Mode = Literal["ask", "collect", "ingest"]
+
+
+class CompletionSource(Protocol):
+    """What can answer questions: a server, or an engine in this process."""
+
+    def complete(self, bodies: Sequence[Body], keep: Callable[[int, Body], None]) -> list[ChatAnswer]:
+        """Return one answer for each body, in order; ``keep`` is called with place and completion as each arrives."""
+        ...
+
+    def close(self) -> None:
+        """Release connections or memory."""
+        ...
+
+
+@dataclass
+class Spending:
+    """What this run asked and used: questions answered now and from before, and the tokens of those answered now."""
+
+    n_asked: int = 0
+    n_from_cache: int = 0
+    n_prompt_tokens: int = 0
+    n_completion_tokens: int = 0
+    n_uncounted: int = 0
+    """Answers whose tokens the server did not tell."""
+
+    def cost(self, price_in: float, price_out: float) -> float:
+        """Return the cost at so much a million prompt and completion tokens."""
+        return (self.n_prompt_tokens * price_in + self.n_completion_tokens * price_out) / 1e6
+
+
+@dataclass
+class JudgeDesk:
+    """Answers questions by content.
+
+    Args:
+        open_source: opens what answers questions; called when the first question has to be asked.
+        cache: answers of before.
+        mode: ``ask``; ``collect``: nothing is asked, open questions are gathered in ``open_questions``; ``ingest``: answers come
+            from ``batch``, and nothing is asked.
+        batch: what a batch brought.
+        ask_again: whether an answer of an earlier run that holds no verdict is asked for again.
+    """
+
+    open_source: Callable[[], CompletionSource]
+    cache: AnswerCache
+    mode: Mode = "ask"
+    batch: BatchAnswers = field(default_factory=lambda: BatchAnswers({}, {}))
+    ask_again: bool = True
+    spending: Spending = field(default_factory=Spending)
+    open_questions: dict[str, Body] = field(default_factory=dict)
+    used_of_batch: set[str] = field(default_factory=set)
+    _source: CompletionSource | None = None
+    _failed: dict[str, ChatAnswer] = field(default_factory=dict)
+    """What was asked in this run in vain, by key: once a run is enough."""
+
+    def __post_init__(self) -> None:
+        """Clear away what a killed run left half written."""
+        self.cache.sweep()
+
+    def answers(self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]) -> list[ChatAnswer]:
+        """Return one answer for each body, in order.
+
+        Args:
+            bodies: chat-completion requests; equal ones are asked once.
+            is_usable: whether an answer holds a verdict, for each body.
+
+        Errors:
+            ModelError: the judge cannot be asked at all.
+        """
+        keys = [request_key(body) for body in bodies]
+        found: dict[str, ChatAnswer] = {}
+        open_places: list[int] = []
+        for place, key in enumerate(keys):
+            if key in found:
+                continue
+            known = self._known(key, bodies[place], is_usable[place])
+            if known is None:
+                open_places.append(place)
+                known = ChatAnswer(NOT_ANSWERED, self.batch.failures.get(key) or "the batch holds no answer to this request yet")
+                if key in self.batch.failures:
+                    known = known._replace(status=ERROR)
+            found[key] = known
+        if self.mode == "collect":
+            self.open_questions |= {keys[place]: bodies[place] for place in open_places}
+        elif self.mode == "ask" and open_places:
+            asked = self._ask([bodies[place] for place in open_places])
+            found |= {keys[place]: answer for place, answer in zip(open_places, asked, strict=True)}
+            self._failed |= {
+                keys[place]: answer for place, answer in zip(open_places, asked, strict=True) if not is_usable[place](answer)
+            }
+        return [found[key] for key in keys]
+
+    def close(self) -> None:
+        """Close the source, if it was opened."""
+        if self._source is not None:
+            self._source.close()
+
+    def _known(self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]) -> ChatAnswer | None:
+        arrived = self.batch.answers.get(key) if self.mode == "ingest" else None
+        if arrived is not None and key not in self.used_of_batch:
+            answer = _read_or_none(arrived)
+            if answer is not None:
+                self.used_of_batch.add(key)
+                before = _read_or_none(self.cache.get(body))
+                if before is None or not is_usable(before):
+                    self.cache.put(body, arrived)
+                    self._count(answer)
+                    return answer
+        if key in self._failed:
+            return self._failed[key]
+        answer = _read_or_none(self.cache.get(body))
+        if answer is None or (self.ask_again and self.mode != "ingest" and not is_usable(answer)):
+            return None
+        self.spending.n_from_cache += 1
+        return answer
+
+    def _ask(self, bodies: Sequence[Body]) -> list[ChatAnswer]:
+        if self._source is None:
+            self._source = self.open_source()
+        answers = self._source.complete(bodies, lambda place, completion: self.cache.put(bodies[place], completion))
+        for answer in answers:
+            self._count(answer)
+        return answers
+
+    def _count(self, answer: ChatAnswer) -> None:
+        self.spending.n_asked += 1
+        if answer.status == ERROR:
+            return
+        self.spending.n_prompt_tokens += answer.n_prompt_tokens or 0
+        self.spending.n_completion_tokens += answer.n_completion_tokens or 0
+        self.spending.n_uncounted += answer.n_prompt_tokens is None
+
+
+def _read_or_none(completion: Body | None) -> ChatAnswer | None:
+    try:
+        return None if completion is None else read_completion(completion)
+    except NoCompletionError:
+        return None

@@ -1,0 +1,36 @@
+"""Where judge prompts come from: those that ship with prefpipe, by name, and the user's own files."""
+
+from importlib import resources
+from pathlib import Path
+
+from prefpipe.errors import UsageError
+from prefpipe.text.judge_prompt import SHIPPED, JudgePrompt, Kind, template_problems
+
+FOLDER = "judge_prompts"
+
+
+def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
+    """Return a checked template given by a shipped name (``pairwise-v1``) or as a file.
+
+    Errors:
+        UsageError: no such file, a name of the other kind, a placeholder that is missing or means nothing.
+    """
+    if reference in SHIPPED:
+        if SHIPPED[reference] != kind:
+            names = ", ".join(name for name, its_kind in SHIPPED.items() if its_kind == kind)
+            raise UsageError(
+                f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt", hint=f"use {names}, or a file of yours"
+            )
+        text = resources.files("prefpipe.text").joinpath(FOLDER, f"{reference}.txt").read_text(encoding="utf-8")
+        return JudgePrompt(reference, text, kind)
+    try:
+        text = Path(reference).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        names = ", ".join(name for name, its_kind in SHIPPED.items() if its_kind == kind)
+        raise UsageError(
+            f"--judge-prompt {reference} cannot be read: {error}", hint=f"pass a text file, or one of {names}"
+        ) from error
+    problems = template_problems(text, kind)
+    if problems:
+        raise UsageError(f"--judge-prompt {reference}: {'; '.join(problems)}", hint="docs/judging.md tells the placeholders")
+    return JudgePrompt(reference, text, kind)

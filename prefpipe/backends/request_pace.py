@@ -1,0 +1,34 @@
+"""How fast requests may leave: so many a minute, and none before a server that asked for patience has had it."""
+
+import threading
+import time
+
+
+class RequestPace:
+    """A gate that threads pass one by one.
+
+    Args:
+        requests_per_minute: the most requests a minute, evenly spaced; None for no limit.
+    """
+
+    def __init__(self, requests_per_minute: float | None) -> None:
+        self._gap_s = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._lock = threading.Lock()
+        self._opens_at = 0.0
+
+    def wait(self, stop: threading.Event) -> bool:
+        """Wait for this thread's turn; return False, at once, when ``stop`` is set meanwhile."""
+        while not stop.is_set():
+            with self._lock:
+                now = time.monotonic()
+                if now >= self._opens_at:
+                    self._opens_at = now + self._gap_s
+                    return True
+                left_s = self._opens_at - now
+            stop.wait(left_s)
+        return False
+
+    def hold(self, seconds: float) -> None:
+        """Let no further request leave for ``seconds``."""
+        with self._lock:
+            self._opens_at = max(self._opens_at, time.monotonic() + seconds)

@@ -1,0 +1,105 @@
+"""Which responses of two candidates folders are compared: joined by prompt_id, never by position."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from prefpipe.artifacts.store import Artifact
+from prefpipe.errors import InputError
+from prefpipe.stages.candidate_rows import UNUSABLE, Row
+
+COLUMNS = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
+NO_PARTNER, NO_RESPONSE = "no_partner", "no_response"
+
+
+class Pair(NamedTuple):
+    """Two responses to compare, or one that has no partner; ``status`` is ``ok`` where they can be compared."""
+
+    prompt_id: str
+    a: Row | None
+    b: Row | None
+    messages: Sequence[Mapping[str, str]]
+    status: str = "ok"
+    reason: str | None = None
+
+
+class OtherSide:
+    """B's candidates by prompt, read part by part as A's parts need them."""
+
+    def __init__(self, artifact: Artifact, present: Sequence[int]) -> None:
+        self._artifact, self._present = artifact, present
+        self._read: dict[int, dict[str, list[Row]]] = {}
+
+    @cached_property
+    def _parts(self) -> dict[str, list[int]]:
+        """Return which parts hold each prompt."""
+        found: dict[str, list[int]] = {}
+        for index in self._present:
+            for prompt_id in dict.fromkeys(self._artifact.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()):
+                found.setdefault(prompt_id, []).append(index)
+        return found
+
+    def rows(self, prompt_id: str) -> list[Row]:
+        """Return B's rows of a prompt, [] when B does not hold it."""
+        return [row for index in self._parts.get(prompt_id, ()) for row in self._part(index).get(prompt_id, ())]
+
+    def only_here(self, known: set[str], index: int, n_parts: int) -> Iterator[str]:
+        """Yield the prompts that A lacks whose rows go with A's part ``index``: of B's parts ``index``, ``index + n``, ..."""
+        for prompt_id, parts in self._parts.items():
+            if prompt_id not in known and parts[0] % n_parts == index:
+                yield prompt_id
+
+    def _part(self, index: int) -> dict[str, list[Row]]:
+        if index not in self._read:
+            if len(self._read) >= 4:  # A and B mostly hold the same prompts in the same order
+                del self._read[next(iter(self._read))]
+            self._read[index] = by_prompt(self._artifact.read(index, COLUMNS)[0].to_pylist())
+        return self._read[index]
+
+
+def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return rows by prompt, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["prompt_id"], []).append(row)
+    return found
+
+
+def pairs_of(prompt_id: str, a_rows: Sequence[Row], b_rows: Sequence[Row], pairing: str) -> list[Pair]:
+    """Return a prompt's pairs, and a pair without a partner for each response that none has.
+
+    ``same-index`` pairs equal ``sample_idx``; ``all`` pairs each of A with each of B.
+
+    Errors:
+        InputError: the two sides answer different conversations under this id.
+    """
+    if pairing == "all" and a_rows and b_rows:
+        return [_pair(prompt_id, a, b) for a in a_rows for b in b_rows]
+    ours, theirs = ({row["sample_idx"]: row for row in rows} for rows in (a_rows, b_rows))
+    return [_pair(prompt_id, ours.get(index), theirs.get(index)) for index in sorted(ours.keys() | theirs.keys())]
+
+
+def _pair(prompt_id: str, a: Row | None, b: Row | None) -> Pair:
+    if a is None or b is None:
+        present, name, absent = (b, "B", "A") if a is None else (a, "A", "B")
+        assert present is not None
+        reason = f"{absent} has no response to compare with {name}'s sample {present['sample_idx']}"
+        return Pair(prompt_id, a, b, present["messages"], NO_PARTNER, reason)
+    messages = _shared_messages(prompt_id, a, b)
+    for name, row in (("A", a), ("B", b)):
+        if row["status"] in UNUSABLE or row["response"] is None:
+            return Pair(prompt_id, a, b, messages, NO_RESPONSE, f"{name}: {row['status']}: {row['reason']}")
+    return Pair(prompt_id, a, b, messages)
+
+
+def _shared_messages(prompt_id: str, a: Row, b: Row) -> list[dict[str, str]]:
+    """Return the conversation that both answer; of two with different system prompts what stands behind them."""
+    if a["messages"] == b["messages"]:
+        return list(a["messages"])
+    ours, theirs = ([turn for turn in row["messages"] if turn["role"] != "system"] for row in (a, b))
+    if ours != theirs:
+        raise InputError(
+            f"prompt {prompt_id!r} is another conversation in B than in A, so their responses cannot be compared",
+            hint="sample both sides from the same prompts file, or give the prompts other ids",
+        )
+    return ours

@@ -1,0 +1,140 @@
+"""Verdicts: from a judge's answer, or its token probabilities, to a preference or a rating. What is not clear is None.
+
+Strict on purpose. In ``line`` form the answer has a line of its own, ``VERDICT 3fa9c210: A``; the code is in no text under
+test, so a verdict that the judge quotes from a response is none. In ``bare`` form the whole answer is the verdict.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from math import exp
+from typing import NamedTuple
+
+from prefpipe.text.judge_prompt import VERDICT_LINE, Form, Kind
+
+VERDICT_VALUES: Mapping[str, float] = {"A": 1.0, "B": 0.0, "C": 0.5}
+"""Preference for the response shown first."""
+LOWEST_RATING, HIGHEST_RATING = 1, 10
+RATING_VALUES: Mapping[str, float] = {str(rating): float(rating) for rating in range(LOWEST_RATING, HIGHEST_RATING + 1)}
+MIN_MASS = 0.1
+"""Least probability that the verdict's tokens must have together: below it, renormalising would make a verdict of noise."""
+
+_DECORATION = " \t\r\n*_`\"'[]().:"
+_VALUES: Mapping[Kind, Mapping[str, float]] = {"pairwise": VERDICT_VALUES, "pointwise": RATING_VALUES}
+_CHOICES: Mapping[Kind, str] = {"pairwise": "[ABC]", "pointwise": "10|[1-9]"}
+
+
+class TokenChoice(NamedTuple):
+    """One sampled token, its natural log-probability, and the most probable tokens at its place with theirs."""
+
+    token: str
+    logprob: float
+    top: Mapping[str, float]
+
+
+class Reading(NamedTuple):
+    """A verdict read from an answer.
+
+    ``value`` is the preference for the response shown first, in [0, 1], or the rating; None with the ``problem`` in words.
+    ``choice`` is the label, ``A``, ``B``, ``C`` or ``1`` to ``10``; with probabilities the most probable one. ``mass``
+    is the probability of all labels together, None for a verdict read from text. ``unsplit_one`` (ratings) is the probability
+    of a token ``1`` that may be the beginning of 10, None where it cannot be.
+    """
+
+    value: float | None
+    choice: str | None = None
+    problem: str | None = None
+    mass: float | None = None
+    unsplit_one: float | None = None
+
+
+def read_text(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
+    """Return the verdict that the text states."""
+    own = without_thoughts(answer)
+    if form == "bare":
+        choice = own.strip(_DECORATION)
+        if choice in _VALUES[kind]:
+            return Reading(_VALUES[kind][choice], choice)
+        return Reading(None, problem=f"the answer is not one of {', '.join(_VALUES[kind])} alone")
+    line = re.compile(rf"^[ \t*_`]*{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*({_CHOICES[kind]})[ \t*_`\].]*$", re.MULTILINE)
+    choices = set(line.findall(own))
+    if len(choices) == 1:
+        (choice,) = choices
+        return Reading(_VALUES[kind][choice], choice)
+    if choices:
+        return Reading(None, problem=f"the answer contradicts itself: {', '.join(sorted(choices))}")
+    return Reading(None, problem=f"the answer has no line `{VERDICT_LINE[kind]} {nonce}: ...`")
+
+
+def without_thoughts(answer: str) -> str:
+    """Return what stands behind a reasoning model's thoughts, where a server leaves them in the answer."""
+    return answer.rpartition("</think>")[2]
+
+
+def read_probabilities(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce: str) -> Reading:
+    """Return the verdict weighted by the judge's probabilities at the verdict's place.
+
+    With p_l the summed probability of the tokens that read as label l (white space, quotes and brackets aside)::
+
+        value = sum_l p_l * v_l / sum_l p_l        v: A 1, B 0, C 1/2; or the rating itself
+
+    A rating of 10 is one token for some tokenizers and ``1``, ``0`` for others. Where a token ``10`` stands among the most
+    probable ones, ``1`` means 1. Where the answer is itself ``1``, ``0``, the second token's distribution splits the first's.
+    Else ``1`` counts as 1, and ``unsplit_one`` says how much it has: the value could be at most 9 times that higher.
+    """
+    place = _verdict_place(tokens, kind, form, nonce)
+    if place is None:
+        return Reading(None, problem="the tokens have no one place for the verdict")
+    masses = _label_masses(tokens[place], _VALUES[kind])
+    unsplit = None
+    if kind == "pointwise":
+        unsplit = _split_ten(masses, tokens, place)
+    mass = sum(masses.values())
+    if mass < MIN_MASS:
+        words = ", ".join(_VALUES[kind])
+        return Reading(None, problem=f"the tokens {words} have probability {mass:.3g} together", mass=mass)
+    value = sum(masses[label] * _VALUES[kind][label] for label in masses) / mass
+    best = max(masses, key=lambda label: masses[label])
+    return Reading(value, best, mass=min(mass, 1.0), unsplit_one=unsplit)
+
+
+def _verdict_place(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce: str) -> int | None:
+    """Return which token holds the verdict: the one where its first character is."""
+    text = "".join(choice.token for choice in tokens)
+    start = text.rfind("</think>") + len("</think>") if "</think>" in text else 0
+    if form == "line":
+        matches = list(re.finditer(rf"{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*(?=\S)", text[start:]))
+        if len(matches) != 1:
+            return None
+        start += matches[0].end()
+    else:
+        start += len(text[start:]) - len(text[start:].lstrip(_DECORATION))
+    end = 0
+    for place, choice in enumerate(tokens):
+        end += len(choice.token)
+        if end > start:
+            return place
+    return None
+
+
+def _label_masses(choice: TokenChoice, values: Mapping[str, float]) -> dict[str, float]:
+    """Return the probability of each label at one place."""
+    candidates = {choice.token: choice.logprob, **choice.top}
+    masses: dict[str, float] = {}
+    for token, logprob in candidates.items():
+        label = token.strip(_DECORATION)
+        if label in values:
+            masses[label] = masses.get(label, 0.0) + exp(min(logprob, 0.0))
+    return masses
+
+
+def _split_ten(masses: dict[str, float], tokens: Sequence[TokenChoice], place: int) -> float | None:
+    """Divide what ``1`` has between 1 and 10 where that can be known; return its probability where it cannot."""
+    if "10" in masses or not masses.get("1"):
+        return None
+    if tokens[place].token.strip(_DECORATION) != "1":
+        return masses["1"]
+    if place + 1 == len(tokens):
+        return None  # the answer ended there: whatever followed was no digit
+    zero = _label_masses(tokens[place + 1], {"0": 0.0}).get("0", 0.0)
+    masses["1"], masses["10"] = masses["1"] * (1 - zero), masses["1"] * zero
+    return None
