@@ -9,7 +9,7 @@ import numpy as np
 from prefpipe.errors import InputError
 from prefpipe.maths.rank_correlation import spearman, spearman_within
 from prefpipe.maths.training_compute import TokenSums
-from prefpipe.training.groups import Group, Response, pairs_in, prepare_groups
+from prefpipe.training.groups import Fate, Group, Key, Response, check_group, pairs_in, prepare_groups
 from prefpipe.training.shared_prompt import n_packed_tokens
 
 OUTLYING = 10.0
@@ -27,6 +27,7 @@ class PairCheck:
         self.on_too_long = "truncate" if on_too_long == "truncate" else "drop"
         self.pairs: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
+        self.fates_by_key: dict[Key, Fate] = {}
         self.broken: list[str] = []
         self.n_groups, self.n_left, self.largest = 0, 0, 0
         self.n_same_text, self.n_same_ids, self.n_equal_rewards = 0, 0, 0
@@ -39,11 +40,13 @@ class PairCheck:
     def add(self, group: Group, texts: Sequence[str]) -> None:
         """Take in a group, its responses' texts beside it."""
         try:
+            check_group(group, self.fates_by_key)  # keys of other parts too, as for train
             prepared = prepare_groups([group], max_length=self.max_length, on_too_long=self.on_too_long)
         except InputError as error:
             self.broken.append(error.message)
             return
         self.n_groups += 1
+        self.fates_by_key |= prepared.fates
         self.fates.update(fate.status for fate in prepared.fates.values())
         rewards = [response.reward for response in group.responses]
         self.n_equal_rewards += len(rewards) > 1 and min(rewards) == max(rewards)

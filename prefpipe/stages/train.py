@@ -19,8 +19,9 @@ from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import fingerprint_of
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.store import Artifact, Output, Shard, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import UsageError
 from prefpipe.maths.objectives import KNOB_NAMES, find_objective, objective_of, resolve_knobs
 from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
@@ -70,7 +71,10 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
     if evaluation is not None:
         parents["eval_groups"] = evaluation.artifact.digest()
     with processes().main_process_first():
-        output = _open_output(config, settings, model, groups, reference, runtime, evaluation)
+        record = _record_of(config, settings, model, groups, reference, runtime, evaluation)
+        _refuse_checkpoint_of_another_run(config, {**parents, "run": record.fingerprint}, runtime)
+        overwrite = config.overwrite and processes().is_main_process
+        output = open_output(config.output, record, shard=Shard(), overwrite=overwrite)
         if processes().is_main_process:
             _start_again_if_changed(config, {**parents, "run": output.record.fingerprint}, runtime)
     summary = Summary(config.stage, config.output)
@@ -133,10 +137,10 @@ def settings_of(config: TrainConfig) -> TrainSettings:
     )
 
 
-def _open_output(
+def _record_of(
     config: TrainConfig, settings: TrainSettings, model: ModelFiles, groups: Artifact, reference: Reference | None,
     runtime: Runtime, evaluation: EvaluationGroups | None,
-) -> Output:  # fmt: skip
+) -> RunRecord:  # fmt: skip
     names = ("objective", "learning_rate", "num_train_epochs", "global_batch_size", "warmup_ratio")
     resolved: dict[str, Any] = {name: getattr(settings, name) for name in names} | template_identity(config)
     # the target is not among them: each objective, by its name in the table, has one
@@ -150,13 +154,12 @@ def _open_output(
     if config.early_stopping_patience is not None:
         resolved["eval_steps"] = config.eval_steps  # elsewhere it does not change the weights
     given = {} if config.reference is None else {"reference": str(config.reference)}
-    record = RunRecord(
+    return RunRecord(
         stage=config.stage, schema=POLICY.tag, n_parts=1, context={**runtime.context, **given},
         identity={"stage": config.stage, "version": config.VERSION, **identity, **resolved, "knobs": dict(settings.knobs),
                   "model": model.identity(), "groups": parent_identity(groups)},
         parents=parents,
     )  # fmt: skip
-    return open_output(config.output, record, shard=Shard(), overwrite=config.overwrite and processes().is_main_process)
 
 
 def _digest(groups: Artifact, *, allow_partial: bool) -> str:
@@ -176,16 +179,41 @@ def _holds_model(folder: Path, runtime: Runtime) -> bool:
     return problem is None
 
 
+def _refuse_checkpoint_of_another_run(config: TrainConfig, made_from: Mapping[str, str], runtime: Runtime) -> None:
+    """Refuse to go on from steps that another run took: the result would be that run's under this one's name.
+
+    Errors:
+        UsageError: the folder that holds the checkpoint says that it is of another configuration, model or groups.
+    """
+    if config.resume_from is None:
+        return
+    checkpoint = require_checkpoint(config.resume_from)
+    known = _inputs_of(checkpoint.resolve().parent)
+    if known is None:
+        runtime.log(f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of this run")
+    elif known != made_from:
+        what = "other groups" if known.get("groups") != made_from["groups"] else "another configuration or model"
+        raise UsageError(
+            f"--resume-from {checkpoint} was written by a run with {what}",
+            hint=f"give the settings of that run, or start from its weights: --model {checkpoint}",
+        )
+
+
+def _inputs_of(folder: Path) -> dict[str, str] | None:
+    """Return what the run in a folder was made from, None where nothing says it."""
+    try:
+        known: dict[str, str] = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return known
+
+
 def _start_again_if_changed(config: TrainConfig, made_from: Mapping[str, str], runtime: Runtime) -> None:
     """Throw checkpoints away that are of other groups or of another run, or all when asked to; note what this run is.
 
     The run is noted because a kill may come after ``run.json`` is replaced and before the old checkpoints are gone.
     """
-    path = config.output / INPUTS_FILE
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = None
+    path, known = config.output / INPUTS_FILE, _inputs_of(config.output)
     changed = known != made_from
     if known is not None and changed and not config.overwrite:
         folders = {"groups": config.groups, "eval_groups": config.eval_groups}

@@ -19,7 +19,7 @@ from prefpipe.training.groups import Group, Response
 
 COLUMNS = ("prompt_id", "sample_idx", "role", "reward", "messages", "response", "prompt_token_ids", "response_token_ids",
            "finish_reason", "beats", "status", "reason")  # fmt: skip
-AGAIN = "the stored token ids are of another tokenizer or chat template: conversations are tokenised again"
+AGAIN = "no token ids of this tokenizer and chat template are stored (imports have none): conversations are tokenised again"
 
 
 def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:

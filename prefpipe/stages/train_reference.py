@@ -44,7 +44,9 @@ class Reference(NamedTuple):
     def logps(self, config: TrainConfig, policy: ModelFiles, runtime: Runtime) -> dict[Key, tuple[float, int]]:
         """Return sum and token count of every measured response, by key; what is missing is measured first."""
         if self.given is not None:
-            runtime.log(f"the reference is {self.given.path}")
+            is_start = self.given.record.identity["model"]["content_hash"] == policy.identity()["content_hash"]
+            other = "" if is_start else f", of another model than the training starts from, {policy.requested}"
+            runtime.log(f"the reference is {self.given.path}{other}")
             return logprobs.read_logprobs(self.given, self._indices(config, self.given))
         made = self._measure(config, policy, runtime)
         return logprobs.read_logprobs(made, self._indices(config, made))

@@ -19,11 +19,20 @@ from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoi
 from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
 from prefpipe.training.forward import share_as_first
-from prefpipe.training.groups import Group, Key, PreparedGroups, prepare_groups, require_reward_gaps, with_reference
+from prefpipe.training.groups import (
+    Group,
+    Key,
+    PreparedGroups,
+    prepare_groups,
+    require_known_tokens,
+    require_reward_gaps,
+    with_reference,
+)
 from prefpipe.training.measures import FALLS, mean_measures
 from prefpipe.training.policy import LoraSettings, Policy
 from prefpipe.training.ranks import any_process, cuts_weights, from_first, processes
 from prefpipe.training.settings import TrainSettings, training_arguments
+from prefpipe.training.shared_prompt import pieces_of
 from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
 
@@ -82,6 +91,8 @@ class TrainRun:
         policy = self.side.load(lora_of(config))
         if not cuts_weights():
             policy.model.to(arguments.device)
+        n_vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+        require_known_tokens([*groups, *self.eval_groups], n_vocabulary)
         self._share_prompts(policy)
         n_evaluated = f" and {len(self.eval_groups)} to evaluate on" if self.eval_groups else ""
         self.runtime.log(
@@ -148,10 +159,13 @@ class TrainRun:
     def _share_prompts(self, policy: Policy) -> None:
         """Compute each prompt once a group, or say why it is computed once a response."""
         problem = share_as_first(policy.model, self.side.share) if self.config.shared_prompt else "--no-shared-prompt"
-        once = sum(len(group.prompt_token_ids) for group in self.prepared.groups)
+        pieces = pieces_of(self.prepared.groups, self.config.max_batch_tokens)
+        once = sum(len(group.prompt_token_ids) for group in pieces)
         each = sum(len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups)
         if problem is None:
-            self.runtime.log(f"each prompt is computed once: {once:,} prompt tokens instead of {each:,}")
+            n_cut = len(pieces) - len(self.prepared.groups)
+            rows = f", once for each of {n_cut:,} more rows that --max-batch-tokens cuts" if n_cut else ""
+            self.runtime.log(f"each prompt is computed once{rows}: {once:,} prompt tokens instead of {each:,}")
         else:
             self.runtime.log(f"each prompt is computed once a response, {each:,} prompt tokens: {problem}")
 

@@ -44,6 +44,8 @@ def require_checkpoint(path: Path) -> Path:
         if problem is not None:
             raise UsageError(f"{path} is not a complete checkpoint: {problem}", hint=HINT)
         return path
+    if not path.is_dir():
+        raise UsageError(f"{path}: there is no such folder", hint=HINT)
     skipped: list[str] = []
     found = find_last_checkpoint(path, skipped.append)
     if found is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prefpipe.maths.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
 from prefpipe.training.batches import Batch, pad_sequences
-from prefpipe.training.groups import Group, Key
+from prefpipe.training.groups import Group, Key, require_known_tokens
 from prefpipe.training.projection import changes_logits, scoring_head
 from prefpipe.training.ranks import from_first, processes
 from prefpipe.training.shared_prompt import (
@@ -250,7 +250,11 @@ def measure_responses(
         pad_token_id: any token; padding is masked.
         bf16: compute under bfloat16 autocast, as training will.
         max_batch_tokens: tokens of one forward pass; one response always fits.
+
+    Errors:
+        InputError: a token id that the model does not have.
     """
+    require_known_tokens(groups, _causal_of(model).get_input_embeddings().weight.shape[0])
     batches = _packed_batches if shares_prompts(model) else _padded_batches
     device = next(model.parameters()).device
     was_training = model.training

@@ -208,10 +208,28 @@ def check_group(group: Group, seen: Mapping[Key, Fate]) -> None:
         twice = any(other.sample_idx == response.sample_idx for other in group.responses[:position])
         if twice or (group.prompt_id, response.sample_idx) in seen:
             raise InputError(f"{place} comes twice", hint="groups are keyed by prompt_id and sample_idx")
-        if not isfinite(response.reward):
+        if response.reward is None or not isfinite(response.reward):
             raise InputError(f"{place} has reward {response.reward}", hint="score and select again")
         if response.role not in {"positive", "negative"}:
             raise InputError(f"{place} has role {response.role!r}, not positive or negative", hint="select again")
+
+
+def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
+    """Refuse token ids that the model has no embedding for: on a GPU they end the process without a word of which.
+
+    Errors:
+        InputError: naming the first.
+    """
+    for group in groups:
+        for place, ids in ((f"prompt {group.prompt_id}", group.prompt_token_ids),
+                           *((f"response {each.sample_idx} of prompt {group.prompt_id}", each.token_ids)
+                             for each in group.responses)):  # fmt: skip
+            if ids and not 0 <= min(ids) <= max(ids) < n_vocabulary:
+                wrong = next(token for token in ids if not 0 <= token < n_vocabulary)
+                raise InputError(
+                    f"{place} holds the token id {wrong}, and the model has {n_vocabulary} tokens",
+                    hint="pass the model that sampled the responses, or generate again; `prefpipe check` lists them all",
+                )
 
 
 def fit_length(group: Group, *, max_length: int, on_too_long: str) -> tuple[list[Response], dict[Key, Fate]]:

@@ -75,18 +75,8 @@ def measure_groups(
     n_tokens = policy.n_tokens.clamp(min=1)
     means = policy.logps / n_tokens
     falls = (ref_logps - policy.logps) / n_tokens if ref_logps is not None else torch.full_like(means, torch.nan)
-    wins = scores[:, :, None] > scores[:, None, :]
-    pairs = chosen[:, :, None] & rejected[:, None, :]
-    won = (wins & pairs).sum((-2, -1))
-    n_pairs = pairs.sum((-2, -1))
-    score_chosen, score_rejected = _mean(scores, chosen), _mean(scores, rejected)
     columns = [
-        losses,
-        score_chosen,
-        score_rejected,
-        score_chosen - score_rejected,
-        won / n_pairs.clamp(min=1),
-        won == n_pairs,
+        *measure_pairs(losses, scores, named_pairs(targets)).unbind(-1),
         _mean(means, chosen),
         _mean(means, rejected),
         _mean(policy.entropies, targets.mask) if policy.entropies is not None else torch.full_like(losses, torch.nan),
@@ -95,6 +85,14 @@ def measure_groups(
         _mean(falls, rejected),
     ]
     return torch.stack([column.detach().float() for column in columns], -1)
+
+
+def named_pairs(targets: Targets) -> Tensor:
+    """Return (P, R, R) bool: the pairs that selection named, else every positive with every negative."""
+    exists = targets.mask[:, :, None] & targets.mask[:, None, :]
+    if targets.pairs is not None:
+        return targets.pairs & exists
+    return targets.positives[:, :, None] & ~targets.positives[:, None, :] & exists
 
 
 def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
@@ -107,7 +105,7 @@ def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
     """
     n_pairs = pairs.sum((-2, -1)).clamp(min=1)
     won = ((scores[:, :, None] > scores[:, None, :]) & pairs).sum((-2, -1))
-    winners, losers = (scores * pairs.sum(axis) for axis in (-1, -2))
+    winners, losers = (torch.where(pairs.sum(axis) > 0, scores * pairs.sum(axis), torch.zeros_like(scores)) for axis in (-1, -2))
     chosen, rejected = winners.sum(-1) / n_pairs, losers.sum(-1) / n_pairs
     columns = [losses, chosen, rejected, chosen - rejected, won / n_pairs, won == n_pairs]
     return torch.stack([column.detach().float() for column in columns], -1)

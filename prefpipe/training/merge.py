@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from prefpipe.artifacts.model_files import ModelFiles, require_tokenizer
 from prefpipe.artifacts.model_json import read_json
 from prefpipe.errors import ModelError
-from prefpipe.training.policy import turn_dropout_off
+from prefpipe.training.policy import old_names_of_peft, turn_dropout_off
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KINDS = {"causal-lm": AutoModelForCausalLM, "sequence-classification": AutoModelForSequenceClassification}
@@ -111,7 +111,8 @@ def load_adapted(files: ModelFiles, *, trust_remote_code: bool = False) -> Adapt
     notes = tuple(_fit_vocabulary(model, tokenizer, shapes, files))
     config = PeftConfig.from_pretrained(files.path)
     try:
-        model = PeftModel.from_pretrained(model, files.path, config=config)
+        with old_names_of_peft():
+            model = PeftModel.from_pretrained(model, files.path, config=config)
     except (RuntimeError, ValueError, KeyError) as error:
         what = str(error).strip().splitlines()
         raise ModelError(

@@ -81,7 +81,7 @@ def load_policy(
     tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
-        with _old_names_of_peft():
+        with old_names_of_peft():
             model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
         if lora is None:
             return Policy(model.merge_and_unload().requires_grad_(requires_grad=True), tokenizer, None)
@@ -142,7 +142,7 @@ def load_reference(files: ModelFiles, *, dtype: str, merge_adapter: bool = False
         model = _load_weights(whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code)
     turn_dropout_off(model)
     if files.base is not None:
-        with _old_names_of_peft():
+        with old_names_of_peft():
             model = PeftModel.from_pretrained(model, files.path)
         model = model.merge_and_unload() if merge_adapter else model
     return model.eval().requires_grad_(requires_grad=False)
@@ -222,7 +222,7 @@ def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kin
 
 
 @contextmanager
-def _old_names_of_peft() -> Iterator[None]:
+def old_names_of_peft() -> Iterator[None]:
     """Keep a warning from users that is about peft's code: it asks for gradient checkpointing by transformers' old name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
@@ -247,7 +247,7 @@ def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        with _old_names_of_peft():
+        with old_names_of_peft():
             return get_peft_model(model, config, **how)
     except ValueError as error:
         raise UsageError(f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",

@@ -19,7 +19,7 @@ from prefpipe.maths.scores import group_losses, score_responses
 from prefpipe.training.batches import Batch
 from prefpipe.training.forward import batch_logps
 from prefpipe.training.head_scores import HeadScores, head_scores
-from prefpipe.training.measures import MEASURES, PAIR_FIGURES, SCORE_MEASURES, measure_groups, measure_pairs
+from prefpipe.training.measures import MEASURES, PAIR_FIGURES, SCORE_MEASURES, measure_groups, measure_pairs, named_pairs
 
 LOGGED_ONLY = ("entropies",)
 
@@ -134,14 +134,6 @@ class RewardTarget:
 def targets_of(batch: Batch) -> Targets:
     """Return what the scores of a batch are compared with."""
     return Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0, batch.get("pairs"))
-
-
-def named_pairs(targets: Targets) -> Tensor:
-    """Return (P, R, R) bool: the pairs that selection named, else every positive with every negative."""
-    exists = targets.mask[:, :, None] & targets.mask[:, None, :]
-    if targets.pairs is not None:
-        return targets.pairs & exists
-    return targets.positives[:, :, None] & ~targets.positives[:, None, :] & exists
 
 
 def figures_of(found: Any) -> dict[str, Tensor]:

@@ -182,7 +182,8 @@ def in_own_process(mode: str, n_prompt: int, n_response: int, options: argparse.
              "--model", options.model, "--device", options.device, *(["--bf16"] if options.bf16 else []), *more]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        return {"error": done.stderr.strip().splitlines()[-1][:150]}
+        killed = f"killed by signal {-done.returncode}" + (", as for want of memory" if done.returncode == -9 else "")
+        return {"error": killed if done.returncode < 0 else done.stderr.strip().splitlines()[-1][:150]}
     return json.loads(done.stdout.splitlines()[-1])
 
 

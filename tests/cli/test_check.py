@@ -284,6 +284,12 @@ def test_broken_groups_are_errors_and_not_tracebacks(capsys, tmp_path, model, id
     assert "response 1 of prompt p1" in findings["other_prompt"][1]
 
 
+def test_keys_that_come_again_in_another_part_are_found_as_in_one(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for(n=2), rows_for(n=1)], [identity])
+    _, findings = told(capsys, groups, "--model", model, "--max-length", 512, code=1)
+    assert any("response 0 of prompt p0 comes twice" in message for severity, message in findings.values() if severity == "error")
+
+
 def test_missing_parts_and_a_limit_beyond_the_model_are_warnings(capsys, tmp_path, model, identity):
     groups = write_groups(tmp_path / "groups", [rows_for(), None], [identity])
     _, findings = told(capsys, groups, "--model", model, code=0)

@@ -216,8 +216,23 @@ def test_groups_that_are_all_too_long_are_an_error_with_the_count(groups, model,
 
 
 def test_an_explicit_checkpoint_that_is_none_is_an_error(groups, model, tmp_path):
-    with pytest.raises(UsageError, match="nothing holds no complete checkpoint"):
+    with pytest.raises(UsageError, match="nothing: there is no such folder"):
         run(config_of(groups, tmp_path / "policy", resume_from=tmp_path / "nothing"), model)
+
+
+def test_a_checkpoint_of_another_run_is_refused_before_anything_is_thrown_away(groups, model, tmp_path):
+    """Its steps would be signed as this run's: the same name, and another objective's weights."""
+    run(config_of(groups, tmp_path / "other", objective="simpo", save_steps=2), model)
+    run(config_of(groups, tmp_path / "policy", objective="dpo"), model)
+    before = times_of(tmp_path / "policy")
+    again = {"objective": "dpo", "resume_from": tmp_path / "other", "overwrite": True}
+    with pytest.raises(UsageError, match="was written by a run with another configuration or model"):
+        run(config_of(groups, tmp_path / "policy", **again), model)
+    assert times_of(tmp_path / "policy") == before
+    _, said = run(config_of(groups, tmp_path / "copy", objective="simpo", resume_from=tmp_path / "other" / "checkpoint-4"), model)
+    assert any("going on from" in line for line in said)
+    straight, copy = (load_file(tmp_path / name / "model.safetensors") for name in ("other", "copy"))
+    assert all(copy[key].equal(value) for key, value in straight.items())
 
 
 def test_ids_of_another_tokenizer_are_made_again_and_it_is_said(tmp_path, model):

@@ -83,7 +83,7 @@ class KeepTrainer:
             with torch.no_grad():
                 for group in trainer.train_dataset.groups:
                     (batch,) = trainer.data_collator([group])["batches"]
-                    found = trainer.target.read(trainer.model, batch, logged=False).scores.tolist()
+                    found = trainer.target.read(trainer.model, batch, measured=False).scores.tolist()
                     self.scores |= {
                         (group.prompt_id, each.sample_idx): score for each, score in zip(group.responses, found, strict=True)
                     }

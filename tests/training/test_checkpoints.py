@@ -72,7 +72,7 @@ def test_an_explicit_path_may_be_a_checkpoint_or_hold_some(tmp_path):
 
 def test_an_explicit_path_without_a_complete_checkpoint_is_an_error(tmp_path):
     """Starting over without a word is what users of other trainers complain about."""
-    with pytest.raises(UsageError, match="nowhere holds no complete checkpoint"):
+    with pytest.raises(UsageError, match="nowhere: there is no such folder"):
         require_checkpoint(tmp_path / "nowhere")
     path = make_checkpoint(tmp_path, 5)
     (path / "optimizer.pt").unlink()

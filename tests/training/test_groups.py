@@ -4,7 +4,16 @@ import pytest
 from tiny_groups import make_group, make_groups
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.training.groups import Fate, GroupDataset, lacks_pair, pairs_in, prepare_groups, require_reward_gaps, with_reference
+from prefpipe.training.groups import (
+    Fate,
+    GroupDataset,
+    lacks_pair,
+    pairs_in,
+    prepare_groups,
+    require_known_tokens,
+    require_reward_gaps,
+    with_reference,
+)
 
 
 def statuses(prepared):
@@ -78,12 +87,23 @@ def test_an_empty_response_is_dropped_with_its_reason():
     assert prepared.fates["p", 2] == Fate("empty", "the response has no token")
 
 
-@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), None])
 def test_a_reward_that_is_not_finite_is_an_error(reward):
     group = make_group("p")
     group.responses[1] = group.responses[1]._replace(reward=reward)
     with pytest.raises(InputError, match=f"response 1 of prompt p has reward {reward}"):
         prepare_groups([group], max_length=100, on_too_long="drop")
+
+
+@pytest.mark.parametrize(("token", "place"), [(7, "prompt p"), (-1, "response 1 of prompt p")])
+def test_a_token_id_that_the_model_has_not_is_named(token, place):
+    group = make_group("p")
+    ids = group.prompt_token_ids if token == 7 else group.responses[1].token_ids
+    highest = max(max(each) for each in (group.prompt_token_ids, *(response.token_ids for response in group.responses)))
+    require_known_tokens([group], highest + 1)
+    ids[0] = highest + 1 if token == 7 else token
+    with pytest.raises(InputError, match=f"^{place} holds the token id {ids[0]}, and the model has {highest + 1} tokens"):
+        require_known_tokens([group], highest + 1)
 
 
 def test_unknown_roles_doubled_keys_and_empty_prompts_are_errors():

@@ -38,6 +38,20 @@ def test_measures_of_two_groups_worked_out_by_hand():
     assert second["entropy"] == (0.5 + 0.25) / 2
 
 
+def test_named_pairs_are_what_accuracy_and_margin_are_of():
+    """All ordered pairs of rewards 4, 3, 2, 1 with the worst scored highest: 3 of 6 right, where roles would say 2 of 3."""
+    scores = torch.tensor([[-1.0, -2.0, -3.0, -0.5]])
+    pairs = torch.ones(4, 4, dtype=torch.bool).triu(1)[None]
+    targets = Targets(
+        torch.tensor([[4.0, 3.0, 2.0, 1.0]]), torch.tensor([[True, False, False, False]]), torch.ones(1, 4).bool(), pairs
+    )
+    row = measure_groups(torch.zeros(1), scores, ResponseLogps(scores, torch.ones(1, 4)), targets)[0]
+    found = dict(zip(MEASURES, row.tolist(), strict=True))
+    differences = [(scores[0, w] - scores[0, v]).item() for w in range(4) for v in range(w + 1, 4)]
+    assert found["rewards/accuracy"] == sum(d > 0 for d in differences) / 6
+    assert abs(found["rewards/margins"] - sum(differences) / 6) < 1e-6
+
+
 def test_equal_scores_are_not_a_win():
     targets = Targets(torch.zeros(1, 2), torch.tensor([[True, False]]), torch.ones(1, 2, dtype=torch.bool))
     row = measure_groups(torch.zeros(1), torch.zeros(1, 2), ResponseLogps(torch.zeros(1, 2), torch.ones(1, 2)), targets)
