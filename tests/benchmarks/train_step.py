@@ -226,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs=3, metavar=("MODE", "PROMPT", "RESPONSE"), help="one figure, in this process, as JSON")
     parser.add_argument("--shape", nargs=2, type=int, action="append", metavar=("PROMPT", "RESPONSE"), help="rows of the table")
-    parser.add_argument("--repeats", type=int, default=2, help="steps after the first, of which the best counts")
+    parser.add_argument("--repeats", type=int, default=1, help="steps after the first, of which the best counts")
     parser.add_argument("--model", choices=("smollm2-135m", "1b"), default="smollm2-135m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
