@@ -48,7 +48,8 @@ def fit_penalised_logistic(
         start_D: where to begin, (D,); default zeros.
 
     Errors:
-        InputError: no convergence within 100 steps, which data of finite numbers have not been seen to do.
+        InputError: no convergence within 100 steps from the start and another 100 from zero, which data
+            of finite numbers have not been seen to do.
     """
     n_features = features_ND.shape[1]
     begin_D = np.zeros(n_features) if start_D is None else start_D
@@ -56,7 +57,11 @@ def fit_penalised_logistic(
     pairs = [(a, b) for a in range(n_features) for b in range(n_features)]
     products_NK = np.stack([features_ND[:, a] * features_ND[:, b] for a, b in pairs], axis=1)
     total_B = np.maximum(weights_BN.sum(axis=1), 1.0)
-    for _ in range(MAX_STEPS):
+    for step in range(2 * MAX_STEPS):
+        if (
+            step == MAX_STEPS
+        ):  # far out the objective is flat, and where columns say the same Newton's steps may go in a circle there
+            theta_BD = np.zeros_like(theta_BD)
         probabilities_BN = sigmoid(theta_BD @ features_ND.T)
         gradient_BD = (weights_BN * (probabilities_BN - labels_N)) @ features_ND
         if (_violation(theta_BD, gradient_BD, strength) <= TOLERANCE * total_B).all():
@@ -65,7 +70,10 @@ def fit_penalised_logistic(
         hessian_BDD = (curvature_BN @ products_NK).reshape(-1, n_features, n_features)
         target_BD = _minimum_of_model(theta_BD, gradient_BD, hessian_BDD, strength)
         theta_BD = _line_search(features_ND, labels_N, weights_BN, strength, theta_BD, target_BD)
-    raise InputError(f"the logistic fit did not converge in {MAX_STEPS} steps", hint="give a stronger penalty, a smaller C")
+    raise InputError(
+        f"the logistic fit did not converge in {MAX_STEPS} steps from its start, nor from 0",
+        hint="give a stronger penalty, a smaller C",
+    )
 
 
 def _violation(theta_BD: np.ndarray, gradient_BD: np.ndarray, strength: float) -> np.ndarray:

@@ -98,6 +98,13 @@ def test_poor_data_have_a_fit_too(data):
     assert all(objective(theta + size * move, x, y, w, strength) >= best - 1e-8 for move in moves for size in (1e-4, 1e-2, 1.0))
 
 
+def test_a_start_far_out_where_columns_say_the_same_is_left_for_zero():
+    """Found by chance: from -8 Newton's steps did not end."""
+    x, y, w = np.ones((2, 2)), np.array([1.0, 0.0]), np.array([[2.0, 1.0]])
+    near, far = (fit_penalised_logistic(x, y, w, 1e-4, start_D=np.full(2, start)) for start in (0.0, -8.0))
+    assert objective(far[0], x, y, w[0], 1e-4) == pytest.approx(objective(near[0], x, y, w[0], 1e-4), abs=1e-9)
+
+
 def test_columns_that_say_the_same_share_nothing():
     """t = 1/2 everywhere: theta_len / 2 + theta_0 is what counts, and |theta_len| + |theta_0| is least with theta_0 alone."""
     x = np.stack([np.full(9, 0.5), np.ones(9)], axis=1)
