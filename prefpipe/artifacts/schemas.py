@@ -152,7 +152,7 @@ LOGPROBS = Schema(
 )
 EVALUATION = Schema(
     "evaluation",
-    1,
+    2,
     (
         Column("prompt_id", pa.string(), False, "key of the held-out prompt"),
         Column("n_policy", pa.int32(), False, "rated responses of the policy"),
@@ -167,8 +167,23 @@ EVALUATION = Schema(
                 ("length_chars", "mean characters a response"),
                 ("repetition", "mean share of repeated word 4-grams, in [0, 1]"),
                 ("truncated", "share of responses cut at the token limit, in [0, 1]"),
+                ("refused", "share of responses that open like a refusal, in [0, 1]"),
+                ("empty", "share of responses of white space alone, in [0, 1]"),
+                ("copied", "share of the prompt's responses that equal an earlier one, in [0, 1]; null for one"),
+                ("distinct_1", "distinct words over words of all responses, in (0, 1]"),
+                ("distinct_2", "distinct word pairs over word pairs of all responses, in (0, 1]"),
+                ("distinct_2_equal", "the same over as many pairs as the side with fewer has, in (0, 1]"),
+                ("self_bleu", "self-BLEU of the prompt's responses, in [0, 1]; null for one"),
+                ("embedding_diversity", "mean cosine distance of two of the prompt's responses; null for one or without embeddings"),
             )
         ),
+        Column(
+            "policy_log_ratio",
+            pa.float64(),
+            True,
+            "mean over the policy's responses of its summed log-probability minus the reference's, nats a response",
+        ),
+        Column("policy_log_ratio_tokens", pa.float64(), True, "mean tokens of those responses"),
         *_STATUS,
     ),
 )
@@ -214,8 +229,12 @@ VERSIONS = {schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUP
     "embeddings": EMBEDDINGS_VERSION
 }
 """The version of each schema that this release writes."""
-READABLE = {name: (version,) for name, version in VERSIONS.items()} | {"candidates": (1, CANDIDATES.version)}
-"""The versions that it reads: candidates/1 is candidates/2 without nulls in ``temperature`` and ``seed``."""
+READABLE = {name: (version,) for name, version in VERSIONS.items()} | {
+    "candidates": (1, CANDIDATES.version),
+    "evaluation": (1, EVALUATION.version),
+}
+"""The versions that it reads: candidates/1 is candidates/2 without nulls in ``temperature`` and ``seed``; evaluation/1 is
+evaluation/2 without the columns from ``refused`` on and ``policy_log_ratio``."""
 
 
 def embeddings_schema(dim: int, *, half: bool) -> Schema:

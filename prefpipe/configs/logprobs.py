@@ -11,12 +11,12 @@ DTYPES = ("float32", "mixed", "bfloat16", "nf4-float32", "nf4-bfloat16")
 
 @dataclass(frozen=True, kw_only=True)
 class LogprobsConfig(PartwiseConfig, ErrorRateConfig):
-    """Measure the log-probability of every response of the groups under a model, the reference of training."""
+    """Measure the log-probability of every response of groups or candidates under a model, the reference of training."""
 
     stage: ClassVar[str] = "logprobs"
     VERSION: ClassVar[int] = 1
 
-    groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select")
+    groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select, or candidates: every response of them")
     model: str = option(identity=False, metavar="MODEL",
                         help="the reference: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
     dtype: str = option(

@@ -1,26 +1,35 @@
-"""Measure the log-probability of every kept response under a model: the reference of training, kept.
+"""Measure the log-probability of responses under a model: the reference of training, or of an evaluation, kept.
 
-Reads: ``groups``. Writes: ``logprobs``, one row for every kept response in the order of the groups, none for rejected
-prompts. Promises: the tokens are those that ``train`` takes for the same model and ``--max-length``; a number does not depend on
+Reads: ``groups`` or ``candidates``. Writes: ``logprobs``, one row for every kept response in the order of the groups, none for
+rejected prompts; of candidates one for each that has a response. Promises: the tokens are those that ``train`` takes for the same model and ``--max-length``; a number does not depend on
 batch, device count or resume point, up to the rounding of the engine.
 """
 
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
-from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.backends.device import find_device
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
-from prefpipe.stages.train_groups import AGAIN, COLUMNS, encoder_of, groups_of, stored_ids_fit
+from prefpipe.stages.train_groups import (
+    AGAIN,
+    CANDIDATE_COLUMNS,
+    COLUMNS,
+    encoder_of,
+    groups_of,
+    groups_of_candidates,
+    stored_ids_fit,
+)
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import Measured, measure_responses, share_prompts
 from prefpipe.training.groups import Fate, Group, Key, check_group, fit_length
@@ -40,11 +49,11 @@ def run(config: LogprobsConfig, model: ModelFiles, runtime: Runtime, *, encode_a
     """
     words = encode_as if encode_as is not None else model
     refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
-    groups = open_input(config.groups, schema="groups", name="GROUPS")
+    groups = open_responses(config.groups)
     require_chat_template(words)
     record = record_of(config, model, groups, runtime, encode_as=words)
     indices = groups.present(runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial)
-    parents = parent_digests(indices, groups=groups)
+    parents = parent_digests(indices, **{kind_of(groups): groups})
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
@@ -62,6 +71,21 @@ def run(config: LogprobsConfig, model: ModelFiles, runtime: Runtime, *, encode_a
     return summary
 
 
+def open_responses(path: Path) -> Artifact:
+    """Open what is to be measured: groups or candidates.
+
+    Errors:
+        InputError: as `open_input`.
+    """
+    is_candidates = read_run_record(path).schema.partition("/")[0] == "candidates"
+    return open_input(path, schema="candidates" if is_candidates else "groups", name="GROUPS")
+
+
+def kind_of(responses: Artifact) -> str:
+    """Return ``groups`` or ``candidates``: the parent's name in the record."""
+    return responses.record.schema.partition("/")[0]
+
+
 def record_of(
     config: LogprobsConfig, model: ModelFiles, groups: Artifact, runtime: Runtime, *, encode_as: ModelFiles
 ) -> RunRecord:
@@ -70,9 +94,9 @@ def record_of(
     return RunRecord(
         stage=config.stage, schema=LOGPROBS.tag, n_parts=groups.n_parts,
         context={**runtime.context, "models": [model.requested], "tokenizer_of": encode_as.requested},
-        parents={"groups": str(config.groups)},
+        parents={kind_of(groups): str(config.groups)},
         identity={"stage": config.stage, "version": config.VERSION, **config.identity(), **merged,
-                  "model": reference_identity(model, encode_as), "groups": parent_identity(groups)},
+                  "model": reference_identity(model, encode_as), kind_of(groups): parent_identity(groups)},
     )  # fmt: skip
 
 
@@ -98,11 +122,13 @@ class _Work:
         """Measure and write one part."""
         if self.model is None:
             self._open()
-        table, _ = self.groups.read(index, list(COLUMNS))
+        is_candidates = kind_of(self.groups) == "candidates"
+        table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS if is_candidates else COLUMNS))
+        read = groups_of_candidates if is_candidates else groups_of
         fitting: list[Group] = []
         fates: dict[Key, Fate] = {}
         keys: list[Key] = []
-        for group in groups_of(table.to_pylist(), self.encoder):
+        for group in read(table.to_pylist(), self.encoder):
             check_group(group, fates)
             responses, own = fit_length(group, max_length=self.config.max_length, on_too_long=self.config.on_too_long)
             fates |= own

@@ -19,6 +19,7 @@ from prefpipe.training.groups import Group, Response
 
 COLUMNS = ("prompt_id", "sample_idx", "role", "reward", "messages", "response", "prompt_token_ids", "response_token_ids",
            "finish_reason", "beats", "status", "reason")  # fmt: skip
+CANDIDATE_COLUMNS = tuple(name for name in COLUMNS if name not in ("role", "reward", "beats"))
 AGAIN = "no token ids of this tokenizer and chat template are stored (imports have none): conversations are tokenised again"
 
 
@@ -28,9 +29,9 @@ def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
 
 
 def ids_fit(groups: Artifact, tokenizer_hash: str | None, chat_template_hash: str | None) -> bool:
-    """Return whether every model that sampled the candidates had this tokenizer and chat template."""
-    candidates = groups.record.identity.get("candidates", {})
-    samplers = candidates.get("models", [])
+    """Return whether every model that sampled the candidates, or those of the groups, had this tokenizer and chat template."""
+    candidates = groups.record.identity.get("candidates", groups.record.identity)  # its own, of candidates
+    samplers = candidates.get("models") or []
     ours = (tokenizer_hash, chat_template_hash)
     return bool(samplers) and all((each.get("tokenizer_hash"), each.get("chat_template_hash")) == ours for each in samplers)
 
@@ -81,18 +82,40 @@ def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
     for row in rows:
         if row["role"] is None:
             continue
-        prompt_id, place = row["prompt_id"], f"response {row['sample_idx']} of prompt {row['prompt_id']}"
-        if encoder is not None:
-            finished = row["finish_reason"] != "length"
-            prompt, tokens = encoder.encode(prompt_id, row["messages"], row["response"], finished=finished)
-        else:
-            prompt, tokens = row["prompt_token_ids"], row["response_token_ids"]
-        if prompt is None or tokens is None:
-            raise InputError(f"{place} has no stored token ids", hint="generate again with a model whose ids are kept")
-        group = found.setdefault(prompt_id, Group(prompt_id, prompt, []))
-        if group.prompt_token_ids != prompt:
-            raise InputError(f"{place} has other prompt tokens than the responses before it", hint="select again")
         beats = None if row["beats"] is None else [pair["sample_idx"] for pair in row["beats"]]
-        responses = [*group.responses, Response(row["sample_idx"], tokens, row["reward"], row["role"], beats=beats)]
-        found[prompt_id] = group._replace(responses=responses)
+        _add(found, row, encoder, reward=row["reward"], role=row["role"], beats=beats)
     return list(found.values())
+
+
+def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
+    """Return every candidate that has a response as a group a prompt, to be measured and not to be trained on.
+
+    Rewards and roles, which candidates have none of, are all the same and say nothing.
+
+    Errors:
+        InputError: as `groups_of`.
+    """
+    found: dict[str, Group] = {}
+    for row in rows:
+        if row["response"] is not None:
+            _add(found, row, encoder, reward=0.0, role="positive", beats=None)
+    return list(found.values())
+
+
+def _add(
+    found: dict[str, Group], row: Row, encoder: Encoder | None, *, reward: float, role: str, beats: Sequence[int] | None
+) -> None:
+    """Add a row's tokens to its prompt's group."""
+    prompt_id, place = row["prompt_id"], f"response {row['sample_idx']} of prompt {row['prompt_id']}"
+    if encoder is not None:
+        finished = row["finish_reason"] != "length"
+        prompt, tokens = encoder.encode(prompt_id, row["messages"], row["response"], finished=finished)
+    else:
+        prompt, tokens = row["prompt_token_ids"], row["response_token_ids"]
+    if prompt is None or tokens is None:
+        raise InputError(f"{place} has no stored token ids", hint="generate again with a model whose ids are kept")
+    group = found.setdefault(prompt_id, Group(prompt_id, prompt, []))
+    if group.prompt_token_ids != prompt:
+        raise InputError(f"{place} has other prompt tokens than the responses before it", hint="select again")
+    responses = [*group.responses, Response(row["sample_idx"], tokens, reward, role, beats=beats)]
+    found[prompt_id] = group._replace(responses=responses)

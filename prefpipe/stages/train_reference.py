@@ -149,6 +149,8 @@ def _reference_model(config: TrainConfig, model: ModelFiles, named: ModelFiles |
 def _check_given(artifact: Artifact, config: TrainConfig, model: ModelFiles, groups: Artifact, flag: str) -> None:
     """Refuse log-probabilities that were not made for these groups, token by token; their parts are checked when read."""
     identity, again = artifact.record.identity, f"make it again: prefpipe logprobs {config.groups} --model REFERENCE ..."
+    if "groups" not in identity:
+        raise InputError(f"{flag} {artifact.path} is of candidates, and training takes those of its groups", hint=again)
     if artifact.n_parts != groups.n_parts or identity["groups"] != parent_identity(groups):
         lines = describe_difference(identity["groups"], parent_identity(groups))[:4]
         lines = [line.replace(" on disk, ", " there, ").replace(" asked for", " here") for line in lines]
