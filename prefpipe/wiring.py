@@ -305,19 +305,25 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     side = load("prefpipe.stages.eval_recipe:Side")
-    names = load("prefpipe.stages.eval:SIDES")
+    names = load("prefpipe.stages.eval_recipe:SIDES")
     if config.reward is not None and config.policy_scores is None and config.baseline_scores is None:
         names = [parse_scorer(text).name for text in config.scorer]
         unknown = [name for name in load("prefpipe.maths.rewards:parse_reward")(config.reward).names if name not in names]
         if unknown:  # before an hour of sampling, not after
             raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(names) or 'none'}")
     sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
-    result: Summary = load("prefpipe.stages.eval:run")(config, *sides, runtime)
+    no_kl = load("prefpipe.stages.eval_kl:why_no_kl")(config, *sides)
+    if no_kl is None:
+        model = locate(config.kl_reference or config.baseline, trust_remote_code=config.trust_remote_code)
+        reference = load("prefpipe.stages.eval_reference:measure_reference")(config, sides[0], model, runtime)
+    else:
+        reference = load("prefpipe.stages.eval_kl:Reference")(reason=no_kl)
+    result: Summary = load("prefpipe.stages.eval:run")(config, *sides, runtime, reference)
     return result
 
 
-def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> tuple[Artifact, Artifact]:
-    """Return a side's candidates and scores: those given, or made now by the same stages as everywhere else."""
+def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> list[Artifact | None]:
+    """Return a side's candidates and scores, those given or made now by the usual stages, and the embeddings given."""
     reference, scores = getattr(config, side), getattr(config, f"{side}_scores")
     candidates, folder = Path(reference), config.output / side
     shared: dict[str, Any] = {"overwrite": config.overwrite, "max_error_rate": config.max_error_rate}
@@ -337,8 +343,10 @@ def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> tuple[Arti
             name: getattr(config, name) for name in ("scorer", "device", "batch_size", "trust_remote_code", "trust_python_checks")
         }
         _score(ScoreConfig(candidates=candidates, output=scores, **rating, **shared), runtime)
-    return (open_input(candidates, schema="candidates", name=f"--{side}"),
-            open_input(scores, schema="scores", name=f"--{side}-scores"))  # fmt: skip
+    embeddings = getattr(config, f"{side}_embeddings")
+    return [open_input(candidates, schema="candidates", name=f"--{side}"),
+            open_input(scores, schema="scores", name=f"--{side}-scores"),
+            None if embeddings is None else open_input(embeddings, schema="embeddings", name=f"--{side}-embeddings")]  # fmt: skip
 
 
 def _import(config: ImportConfig, runtime: Runtime) -> Summary:

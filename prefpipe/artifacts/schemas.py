@@ -174,7 +174,10 @@ EVALUATION = Schema(
                 ("distinct_2", "distinct word pairs over word pairs of all responses, in (0, 1]"),
                 ("distinct_2_equal", "the same over as many pairs as the side with fewer has, in (0, 1]"),
                 ("self_bleu", "self-BLEU of the prompt's responses, in [0, 1]; null for one"),
-                ("embedding_diversity", "mean cosine distance of two of the prompt's responses; null for one or without embeddings"),
+                (
+                    "embedding_diversity",
+                    "mean cosine distance of two of the prompt's responses; null for one or without embeddings",
+                ),
             )
         ),
         Column(

@@ -14,7 +14,7 @@ class EvalConfig(SamplingConfig):
     """Compare a policy with a baseline on held-out prompts."""
 
     stage: ClassVar[str] = "eval"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: policy health; repetition counts signs and words of scripts without spaces; no null counts 0
 
     policy: str = option(
         identity=False, metavar="MODEL|DIR", help="the model to judge, or a candidates folder that it has written"
@@ -30,6 +30,21 @@ class EvalConfig(SamplingConfig):
     )
     baseline_scores: Path | None = option(
         None, identity=False, metavar="DIR", help="scores of the baseline's candidates folder, if made"
+    )
+    policy_embeddings: Path | None = option(
+        None, identity=False, metavar="DIR", help="embeddings of the policy's candidates, for their diversity"
+    )
+    baseline_embeddings: Path | None = option(
+        None, identity=False, metavar="DIR", help="embeddings of the baseline's candidates, by the same embedder"
+    )
+    kl: bool = option(
+        True, identity=False, help="measure the policy's KL divergence to the reference, by one forward pass over its responses"
+    )
+    kl_reference: str | None = option(
+        None,
+        identity=False,
+        metavar="MODEL",
+        help="model that the KL divergence is measured to; default the baseline, if a model",
     )
     reward: str | None = option(None, metavar="EXPRESSION", help="reward as an expression over scorers; default the only scorer")
     n: int = option(1, help="responses a prompt and side")
@@ -49,6 +64,11 @@ class EvalConfig(SamplingConfig):
                 f"--bootstrap-draws must be within 1 and 10000000, not {self.bootstrap_draws}",
             ),
             (self.bootstrap_seed >= 0, f"--bootstrap-seed must be 0 or more, not {self.bootstrap_seed}"),
+            (
+                (self.policy_embeddings is None) == (self.baseline_embeddings is None),
+                "--policy-embeddings and --baseline-embeddings go together",
+            ),
+            (self.kl or self.kl_reference is None, "--kl-reference and --no-kl exclude each other"),
             (self.tie_tolerance >= 0, f"--tie-tolerance must be 0 or more, not {self.tie_tolerance}"),
         )
         return found + [sentence for holds, sentence in checks if not holds]

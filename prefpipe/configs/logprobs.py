@@ -16,7 +16,9 @@ class LogprobsConfig(PartwiseConfig, ErrorRateConfig):
     stage: ClassVar[str] = "logprobs"
     VERSION: ClassVar[int] = 1
 
-    groups: Path = option(positional=True, identity=False, metavar="GROUPS", help="folder written by select, or candidates: every response of them")
+    groups: Path = option(
+        positional=True, identity=False, metavar="GROUPS", help="folder written by select, or candidates: every response of them"
+    )
     model: str = option(identity=False, metavar="MODEL",
                         help="the reference: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
     dtype: str = option(

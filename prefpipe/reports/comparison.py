@@ -1,18 +1,18 @@
 """The table that ``prefpipe eval`` ends with, and what is to be said about a length-controlled figure."""
 
 from collections.abc import Mapping
-from math import isnan
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from prefpipe.reports.health import health_rows
+from prefpipe.reports.numbers import interval, number
+
 ROWS = (
     ("mean reward", "reward", "{:.3f}"),
     ("tokens a response", "n_tokens", "{:.1f}"),
     ("characters a response", "length_chars", "{:.0f}"),
-    ("repeated 4-grams", "repetition", "{:.1%}"),
-    ("cut at the token limit", "truncated", "{:.1%}"),
 )
 
 
@@ -25,8 +25,8 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
 
     Args:
         figures: what ``summary.json`` holds: for each measure ``policy`` and ``baseline`` with ``mean``, ``low``, ``high``,
-            and ``difference`` with ``mean``, ``se``, ``low``, ``high``; so ``win_rate`` and ``length_controlled``; NaN or None
-            where there is nothing to say.
+            and ``difference`` with ``mean``, ``se``, ``low``, ``high``; so ``win_rate`` and ``length_controlled``; ``health``
+            with more measures; None where there is nothing to say.
     """
     level = f"{figures['confidence']:.0%}"
     table = Table(
@@ -53,6 +53,10 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
     fitted = figures["length_controlled"]
     without = ", no difficulty" if "reason" not in fitted and fitted["difficulty_coefficient"] is None else ""
     table.add_row(f"  length-controlled{without}", "", interval(fitted, "{:.1%}"), "", number(fitted["se"], "{:.1%}"))
+    table.add_row("")
+    table.add_row("policy health")
+    for row in health_rows(figures):
+        table.add_row(*row)
     return table
 
 
@@ -75,20 +79,6 @@ def length_notes(figures: Mapping[str, Any]) -> list[str]:
     if not figures["model_coefficient"]:
         notes.append(f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says nothing here")
     return notes
-
-
-def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
-    """Return ``0.412 [0.380, 0.444]``; the interval is left out where there is none."""
-    shown = form.replace("{:", "{:+") if signed else form
-    mean = number(values["mean"], shown)
-    if values["low"] is None or isnan(values["low"]):
-        return mean
-    return f"{mean} [{number(values['low'], shown)}, {number(values['high'], shown)}]"
-
-
-def number(value: float | None, form: str) -> str:
-    """Return a number in its form, or a dash where there is none."""
-    return "-" if value is None or isnan(value) else form.format(value)
 
 
 def short(name: str, limit: int = 28) -> str:

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefpipe.reports.comparison import interval, number
+from prefpipe.reports.numbers import interval, number
 from prefpipe.reports.untrusted import visible_line
 
 PERCENT = "{:.2%}"

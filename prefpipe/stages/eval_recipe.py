@@ -15,16 +15,18 @@ from prefpipe.errors import FingerprintError
 
 NOT_COMPARED = ("models", "seed", "stage", "columns", "part_size")
 """Fields in which the two sides may differ: which model, and what does not change the task."""
+SIDES = ("policy", "baseline")
 IMPORT = "import"
 HINT = "make both sides with the same prompts, sampling and scorers, or pass --force to compare them all the same"
 
 
 class Side(NamedTuple):
-    """One side of the comparison: what it was given as, its candidates and their scores."""
+    """One side of the comparison: what it was given as, its candidates, their scores and, where given, their embeddings."""
 
     name: str
     candidates: Artifact
     scores: Artifact
+    embeddings: Artifact | None = None
 
     @property
     def is_imported(self) -> bool:

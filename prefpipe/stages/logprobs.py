@@ -1,13 +1,13 @@
 """Measure the log-probability of responses under a model: the reference of training, or of an evaluation, kept.
 
 Reads: ``groups`` or ``candidates``. Writes: ``logprobs``, one row for every kept response in the order of the groups, none for
-rejected prompts; of candidates one for each that has a response. Promises: the tokens are those that ``train`` takes for the same model and ``--max-length``; a number does not depend on
-batch, device count or resume point, up to the rounding of the engine.
+rejected prompts; of candidates one for each that has a response. Promises: the tokens are those that ``train`` takes for the
+same model and ``--max-length``; a number does not depend on batch, device count or resume point, up to the engine's rounding.
 """
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +168,3 @@ def _row(key: Key, fate: Fate, found: Measured | None, *, per_token: bool) -> Ro
         return row | {"status": "not_finite", "reason": f"the model gives it a log-probability of {found.logp}"}
     tokens = found.token_logps.tolist() if per_token else None
     return row | {"logp": found.logp, "n_tokens": found.n_tokens, "token_logps": tokens}
-
-
-def read_logprobs(artifact: Artifact, indices: Sequence[int]) -> dict[Key, tuple[float, int]]:
-    """Return sum and token count of every measured response of some parts, by key."""
-    found: dict[Key, tuple[float, int]] = {}
-    for index in indices:
-        table, _ = artifact.read(index, ["prompt_id", "sample_idx", "logp", "n_tokens"])
-        for row in table.to_pylist():
-            if row["logp"] is not None:
-                found[row["prompt_id"], row["sample_idx"]] = (row["logp"], row["n_tokens"])
-    return found

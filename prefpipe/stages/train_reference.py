@@ -20,6 +20,7 @@ from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
 from prefpipe.maths.objectives import find_objective
 from prefpipe.stages import logprobs
 from prefpipe.stages.candidate_rows import parent_identity
+from prefpipe.stages.logprob_rows import read_logprobs
 from prefpipe.stages.runtime import Runtime
 from prefpipe.training.groups import Key
 from prefpipe.training.ranks import processes
@@ -47,9 +48,9 @@ class Reference(NamedTuple):
             is_start = self.given.record.identity["model"]["content_hash"] == policy.identity()["content_hash"]
             other = "" if is_start else f", of another model than the training starts from, {policy.requested}"
             runtime.log(f"the reference is {self.given.path}{other}")
-            return logprobs.read_logprobs(self.given, self._indices(config, self.given))
+            return read_logprobs(self.given, self._indices(config, self.given))
         made = self._measure(config, policy, runtime)
-        return logprobs.read_logprobs(made, self._indices(config, made))
+        return read_logprobs(made, self._indices(config, made))
 
     def _indices(self, config: TrainConfig, found: Artifact) -> list[int]:
         """Return the parts to read: of every part of the groups that is trained on, each made from it."""

@@ -14,15 +14,14 @@ _DECORATION: Final = " \t\n_#>\"'-([\u200b"
 _APOSTROPHES: Final = str.maketrans({"\u2019": "'", "\u02bc": "'", "\u2018": "'", "\u00b4": "'", "`": "'", "*": None})
 _AM: Final = r"(?:i\ am|i'm|im)"
 _ADVERB: Final = r"(?:\ (?:just|simply|really|definitely|absolutely|personally|also|currently|therefore|afraid|sorry)){0,2}"
-_ACT: Final = r"""(?:accommodate|act|advise|advocate|agree|answer|assist|attend|be\ able|be\ (?:a\ )?part|be\ used|carry|comment|complete|
-    comply|condone|continue|craft|create|describe|develop|disclose|discuss|do\ (?:that|this|so|it)|draft|encourage|endorse|engage|
-    entertain|execute|explain|express|facilitate|fulfil|fulfill|generate|give|go\ along|grant|guide|help(?!\ but\b)|honou?r|indulge|
-    instruct|make|meet|offer|participate|perform|proceed|produce|promote|provide|reply|respond|satisfy|say|share|show|speculate|
-    suggest|supply|support|take\ part|teach|tell|write)"""
+_ACT: Final = r"""(?:accommodate|act|advise|advocate|agree|answer|assist|attend|be\ able|be\ (?:a\ )?part|be\ used|carry|comment|
+    complete|comply|condone|continue|craft|create|describe|develop|disclose|discuss|do\ (?:that|this|so|it)|draft|encourage|
+    endorse|engage|entertain|execute|explain|express|facilitate|fulfil|fulfill|generate|give|go\ along|grant|guide|help(?!\ but\b)|honou?r|
+    indulge|instruct|make|meet|offer|participate|perform|proceed|produce|promote|provide|reply|respond|satisfy|say|share|show|speculate|suggest|supply|support|take\ part|teach|tell|write)"""
 _REFUSALS: Final = regex.compile(
     rf"""
-    \bi{_ADVERB}\ (?:can't|cant|cannot|can\ not|could\ not|couldn't|won't|wont|will\ not|would\ not|wouldn't|should\ not|shouldn't)
-        {_ADVERB}\ {_ACT}\b
+    \bi{_ADVERB}\ (?:can't|cant|cannot|can\ not|could\ not|couldn't|won't|wont|will\ not|would\ not|wouldn't|should\ not|
+        shouldn't){_ADVERB}\ {_ACT}\b
     | \b{_AM}{_ADVERB}\ (?:not\ able|unable|not\ going|not\ willing|not\ allowed|not\ permitted|not\ programmed|not\ designed)
         {_ADVERB}\ to\ {_ACT}\b
     | \b{_AM}{_ADVERB}\ (?:not\ (?:really\ )?comfortable|uncomfortable)\b
@@ -34,8 +33,8 @@ _REFUSALS: Final = regex.compile(
     | ^(?:unfortunately,?\ )?(?:it\ is|it's|it\ would\ be|this\ is|that\ is)\ (?:simply\ |generally\ )?
         (?:(?:not|never)\ (?:be\ )?(?:appropriate|ethical|acceptable|okay|ok)|inappropriate|unethical|unacceptable)\b
     | ^(?:unfortunately,?\ )?it\ (?:would\ not|wouldn't)\ be\ (?:appropriate|ethical|acceptable|okay|ok)\b
-    | ^i\ (?:do\ not|don't)\ (?:think|believe|feel)\ (?:it's|it\ is|it\ would\ be|that\ it\ is|that's)\ 
-        (?:appropriate|ethical|acceptable|productive|right)\b
+    | ^i\ (?:do\ not|don't)\ (?:think|believe|feel)\ (?:it's|it\ is|it\ would\ be|that\ it\ is|that's)
+        \ (?:appropriate|ethical|acceptable|productive|right)\b
     """,
     regex.VERBOSE,
 )
@@ -45,9 +44,9 @@ def is_refusal(response: str) -> bool:
     """Return whether ``response`` opens like a refusal to answer.
 
     Of the first 200 characters, in lower case and with plain apostrophes, three kinds of phrase count: the speaker will not or
-    cannot act, or does not condone (``I can't help``, ``I'm not able to provide``, ``I must decline``); an apology that is followed by ``but`` or ``I`` at
-    the start; the request is called inappropriate or unethical at the start. Nothing is understood: a refusal in other words or
-    another language is missed, and ``I cannot tell a lie, so here it is`` counts.
+    cannot act, or does not condone (``I can't help``, ``I'm not able to provide``, ``I must decline``); an apology that is
+    followed by ``but`` or ``I`` at the start; the request is called inappropriate or unethical at the start. Nothing is
+    understood: a refusal in other words or another language is missed, and ``I cannot tell a lie, so here it is`` counts.
     """
     opening = unicodedata.normalize("NFKC", response[: 4 * OPENING_CHARS]).casefold().translate(_APOSTROPHES)
     opening = " ".join(opening.lstrip(_DECORATION).split())[:OPENING_CHARS]

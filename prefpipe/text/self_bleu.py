@@ -18,11 +18,11 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
     ::
 
         BLEU = BP exp( (1/K) sum_n log p_n ),  n = 1..K, K = min(4, words of the text)
-        p_n = (n-grams that occur in a reference, each counted at most as often as in the reference that has most of it) / (n-grams)
+        p_n = (n-grams that are in a reference, each at most as often as in the reference that has most of it) / (n-grams)
         BP = exp(min(0, 1 - r/h)),  h words, r words of the reference whose length is nearest, of two the shorter
 
-    Self-BLEU is of Zhu et al. 2018 (Texygen, arXiv 1802.01886). An order without a match has ``p_n = 0.1 / (n-grams)``, and a text
-    without any match has BLEU 0: smoothing `floor` of sacrebleu, "method 1" of Chen and Cherry 2014, with effective order.
+    Self-BLEU is of Zhu et al. 2018 (Texygen, arXiv 1802.01886). An order without a match has ``p_n = 0.1 / (n-grams)``, and a
+    text without any match has BLEU 0: smoothing `floor` of sacrebleu, "method 1" of Chen and Cherry 2014, with effective order.
     Self-BLEU rises with the number of texts. Texts without a word are left out; NaN where fewer than two are left.
     """
     texts = [words for words in texts if words]

@@ -1,0 +1,124 @@
+"""KL divergence from the policy to a reference, from log-probabilities that are on disk, or why there is none."""
+
+from collections.abc import Mapping, Sequence
+from math import nan
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from prefpipe.artifacts.store import Artifact
+from prefpipe.configs.eval import EvalConfig
+from prefpipe.errors import InputError
+from prefpipe.maths.intervals import Bootstrap
+from prefpipe.maths.ratios import ratio_of_means
+from prefpipe.stages.candidate_rows import Row, key_of
+from prefpipe.stages.eval_recipe import IMPORT, Side
+
+WHAT = "mean of log p(policy) - log p(reference) over the policy's own tokens (k1), nats a token"
+SERVED = ("openai", "fake")
+"""Back-ends whose models are not on this disk."""
+
+
+class Reference(NamedTuple):
+    """The model that the policy is compared with and what it says of the policy's responses; ``reason``: why nothing."""
+
+    name: str | None = None
+    logprobs: Artifact | None = None
+    reason: str | None = None
+
+
+def why_no_kl(config: EvalConfig, policy: Side, baseline: Side) -> str | None:
+    """Return why there can be no divergence from this policy, None where there can."""
+    if not config.kl:
+        return "--no-kl"
+    if policy.candidates.record.stage == IMPORT:
+        return "the policy's responses were imported, without log-probabilities"
+    if not all(model.get("tokenizer_hash") for model in policy.candidates.record.identity.get("models", [])):
+        return "the policy's responses are not of a model on this disk, so that their token ids are not known"
+    if config.kl_reference is None:
+        if not baseline.candidates.path.is_relative_to(config.output):
+            return "the baseline is a candidates folder; name its model with --kl-reference"
+        if config.backend in SERVED:
+            return "the baseline is not a model on this disk"
+    return None
+
+
+def log_ratios(rows: Sequence[Row], reference: Mapping[tuple[str, int], tuple[float, int]]) -> tuple[float, float]:
+    """Return a prompt's mean log ratio in nats a response, and the mean tokens of the responses that it is of; NaN for none.
+
+    Args:
+        rows: the prompt's candidates, with ``logp`` and ``n_response_tokens``.
+        reference: the reference's log-probability and its number of tokens, by key.
+
+    Errors:
+        InputError: the two are sums over different numbers of tokens.
+    """
+    ratios, tokens = [], []
+    for row in rows:
+        logp, n_tokens = reference.get(key_of(row), (None, 0))
+        if logp is None or row["logp"] is None:
+            continue
+        if n_tokens != row["n_response_tokens"]:
+            raise InputError(
+                f"the reference's log-probability of response {row['sample_idx']} of prompt {row['prompt_id']} is a sum over "
+                f"{n_tokens} tokens, and the policy's over {row['n_response_tokens']}",
+                hint="remove the folder policy/reference-logprobs and run the same command again",
+            )
+        ratios.append(row["logp"] - logp)
+        tokens.append(n_tokens)
+    return (float(np.mean(ratios)), float(np.mean(tokens))) if ratios else (nan, nan)
+
+
+def kl_figures(table: pa.Table, reference: Reference, policy: Side, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Return KL(policy || reference) a token and a response, in nats, in the form of every measure of `health_figures`."""
+    ratios, tokens = (
+        np.array(table[name].to_pylist(), dtype=np.float64) for name in ("policy_log_ratio", "policy_log_ratio_tokens")
+    )
+    none = dict.fromkeys(("mean", "se", "low", "high"))
+    more: dict[str, Any] = {"reference": reference.name, "estimator": WHAT, "sampled_otherwise": sampled_otherwise(policy)}
+    reason = reference.reason
+    if reason is None and np.isnan(ratios).all():
+        reason = "no response has the log-probabilities of both models"
+    if reason is not None:
+        more["reason"] = reason
+    figures = {}
+    for name, below in (("kl_per_token", tokens), ("kl_per_response", np.where(np.isnan(ratios), np.nan, 1.0))):
+        found = ratio_of_means(ratios, below, bootstrap)
+        figures[name] = {"policy": found._asdict(), "baseline": none, "difference": none, "n_prompts": found.n, **more}
+    return figures
+
+
+def sampled_otherwise(policy: Side) -> str | None:
+    """Return how the responses were sampled, where that is not from the policy itself: temperature 1, whole distribution."""
+    identity = policy.candidates.record.identity
+    temperatures = identity.get("temperature") or [1.0]
+    words = []
+    if set(temperatures) != {1.0}:
+        words.append("temperature " + ", ".join(f"{value:g}" for value in temperatures))
+    if identity.get("top_p", 1.0) < 1:
+        words.append(f"top-p {identity['top_p']:g}")
+    if identity.get("top_k", 0) > 0:
+        words.append(f"top-k {identity['top_k']}")
+    return ", ".join(words) or None
+
+
+def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
+    """Return what a reader should know about the divergence, in sentences.
+
+    Args:
+        figures: ``kl_per_token`` of `kl_figures`.
+        n_prompts: of the table.
+    """
+    reason = figures.get("reason")
+    if reason is not None:
+        return [] if reason == "--no-kl" else [f"no KL to the reference: {reason}"]
+    notes = []
+    if figures["sampled_otherwise"] is not None:
+        notes.append(
+            f"KL is over responses sampled at {figures['sampled_otherwise']}, and so biased; for the policy's own, sample with "
+            "--temperature 1 and without --top-p and --top-k"
+        )
+    if figures["n_prompts"] < n_prompts:
+        notes.append(f"KL is over {figures['n_prompts']} of {n_prompts} prompts: the others have no response that both measured")
+    return notes

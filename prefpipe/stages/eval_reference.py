@@ -1,0 +1,58 @@
+"""The reference's log-probabilities of the policy's responses, made inside an evaluation by the stage ``logprobs``."""
+
+from transformers import AutoConfig
+
+from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.artifacts.store import open_input
+from prefpipe.backends.device import find_device
+from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.stages import logprobs
+from prefpipe.stages.eval_kl import Reference
+from prefpipe.stages.eval_recipe import Side
+from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.train_groups import ids_fit
+
+FOLDER = "reference-logprobs"
+NO_LIMIT = 1_000_000
+"""Positions of a model that names no limit."""
+
+
+def measure_reference(config: EvalConfig, policy: Side, model: ModelFiles, runtime: Runtime) -> Reference:
+    """Return what ``model`` says of the policy's own token ids, or why that would mean nothing; finished parts are kept.
+
+    The policy's ids must be the reference's own: the same tokenizer and the same chat template. Otherwise the two models
+    distribute probability over different texts, and there is no divergence to speak of.
+    """
+    template = model.chat_template_hash
+    if not ids_fit(policy.candidates, model.tokenizer_hash, template):
+        samplers = policy.candidates.record.identity["models"]
+        same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
+        what = "chat template" if same else "tokenizer"
+        return Reference(model.requested, None, f"{model.requested} has another {what} than the policy")
+    runtime.log(f"KL: the policy's responses under {model.requested}")
+    output = config.output / "policy" / FOLDER
+    dtype = dtype_of(config)
+    logprobs.run(
+        LogprobsConfig(
+            groups=policy.candidates.path, model=model.requested, output=output, dtype=dtype, device=config.device,
+            merge_adapter=dtype == "float32" and model.base is not None, max_length=position_limit(model, config),
+            trust_remote_code=config.trust_remote_code, overwrite=config.overwrite, max_error_rate=config.max_error_rate,
+        ),
+        model, runtime,
+    )  # fmt: skip
+    return Reference(model.requested, open_input(output, schema="logprobs", name="--kl-reference"), None)
+
+
+def dtype_of(config: EvalConfig) -> str:
+    """Return the precision in which the responses were sampled, so that no rounding is taken for a divergence."""
+    if config.dtype == "auto":
+        return "float32" if find_device(config.device).type == "cpu" else "bfloat16"
+    return "bfloat16" if config.dtype == "float16" else config.dtype
+
+
+def position_limit(model: ModelFiles, config: EvalConfig) -> int:
+    """Return the reference's longest prompt plus response, in tokens."""
+    whole = model.base if model.base is not None else model
+    found = AutoConfig.from_pretrained(whole.path, trust_remote_code=config.trust_remote_code).get_text_config()
+    return int(getattr(found, "max_position_embeddings", None) or NO_LIMIT)
