@@ -15,7 +15,7 @@ from prefpipe.maths.ratios import ratio_of_means
 from prefpipe.stages.candidate_rows import Row, key_of
 from prefpipe.stages.eval_recipe import IMPORT, Side
 
-WHAT = "mean of log p(policy) - log p(reference) over the policy's own tokens (k1), nats a token"
+ESTIMATOR = "k1: mean of log p(policy) - log p(reference) over the policy's own samples"
 SERVED = ("openai", "fake")
 """Back-ends whose models are not on this disk."""
 
@@ -76,16 +76,19 @@ def kl_figures(table: pa.Table, reference: Reference, policy: Side, bootstrap: B
         np.array(table[name].to_pylist(), dtype=np.float64) for name in ("policy_log_ratio", "policy_log_ratio_tokens")
     )
     none = dict.fromkeys(("mean", "se", "low", "high"))
-    more: dict[str, Any] = {"reference": reference.name, "estimator": WHAT, "sampled_otherwise": sampled_otherwise(policy)}
+    more: dict[str, Any] = {"reference": reference.name, "estimator": ESTIMATOR, "sampled_otherwise": sampled_otherwise(policy)}
     reason = reference.reason
     if reason is None and np.isnan(ratios).all():
         reason = "no response has the log-probabilities of both models"
     if reason is not None:
         more["reason"] = reason
     figures = {}
-    for name, below in (("kl_per_token", tokens), ("kl_per_response", np.where(np.isnan(ratios), np.nan, 1.0))):
+    for what, below in (("token", tokens), ("response", np.where(np.isnan(ratios), np.nan, 1.0))):
         found = ratio_of_means(ratios, below, bootstrap)
-        figures[name] = {"policy": found._asdict(), "baseline": none, "difference": none, "n_prompts": found.n, **more}
+        figures[f"kl_per_{what}"] = {
+            "policy": found._asdict(), "baseline": none, "difference": none, "n_prompts": found.n, "unit": f"nats a {what}",
+            **more,
+        }  # fmt: skip
     return figures
 
 

@@ -14,10 +14,13 @@ _DECORATION: Final = " \t\n_#>\"'-([\u200b"
 _APOSTROPHES: Final = str.maketrans({"\u2019": "'", "\u02bc": "'", "\u2018": "'", "\u00b4": "'", "`": "'", "*": None})
 _AM: Final = r"(?:i\ am|i'm|im)"
 _ADVERB: Final = r"(?:\ (?:just|simply|really|definitely|absolutely|personally|also|currently|therefore|afraid|sorry)){0,2}"
-_ACT: Final = r"""(?:accommodate|act|advise|advocate|agree|answer|assist|attend|be\ able|be\ (?:a\ )?part|be\ used|carry|comment|
-    complete|comply|condone|continue|craft|create|describe|develop|disclose|discuss|do\ (?:that|this|so|it)|draft|encourage|
-    endorse|engage|entertain|execute|explain|express|facilitate|fulfil|fulfill|generate|give|go\ along|grant|guide|help(?!\ but\b)|honou?r|
-    indulge|instruct|make|meet|offer|participate|perform|proceed|produce|promote|provide|reply|respond|satisfy|say|share|show|speculate|suggest|supply|support|take\ part|teach|tell|write)"""
+_ACTS: Final = """accommodate act advise advocate agree answer assist attend carry comment complete comply condone continue craft
+    create describe develop disclose discuss draft encourage endorse engage entertain execute explain express facilitate fulfil
+    fulfill generate give grant guide honor honour indulge instruct make meet offer participate perform proceed produce promote
+    provide reply respond satisfy say share show speculate suggest supply support teach tell write"""
+_ACT: Final = (
+    rf"(?:{'|'.join(_ACTS.split())}|be\ (?:able|used|(?:a\ )?part)|do\ (?:that|this|so|it)|go\ along|take\ part|help(?!\ but\b))"
+)
 _REFUSALS: Final = regex.compile(
     rf"""
     \bi{_ADVERB}\ (?:can't|cant|cannot|can\ not|could\ not|couldn't|won't|wont|will\ not|would\ not|wouldn't|should\ not|
@@ -48,6 +51,8 @@ def is_refusal(response: str) -> bool:
     followed by ``but`` or ``I`` at the start; the request is called inappropriate or unethical at the start. Nothing is
     understood: a refusal in other words or another language is missed, and ``I cannot tell a lie, so here it is`` counts.
     """
-    opening = unicodedata.normalize("NFKC", response[: 4 * OPENING_CHARS]).casefold().translate(_APOSTROPHES)
+    # before NFKC, which makes an acute accent that stands for an apostrophe a space and a mark
+    plain = response[: 4 * OPENING_CHARS].translate(_APOSTROPHES)
+    opening = unicodedata.normalize("NFKC", plain).casefold()
     opening = " ".join(opening.lstrip(_DECORATION).split())[:OPENING_CHARS]
     return _REFUSALS.search(opening) is not None

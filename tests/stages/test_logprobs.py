@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 from written_groups import PROMPT, TURNS, row_of, write_groups
 
 from prefpipe.artifacts.model_files import inspect_model
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
@@ -500,3 +502,36 @@ def test_the_run_of_a_reference_that_was_stopped_goes_on_part_by_part(groups, mo
     assert first.items() <= identities_of(tmp_path / "stopped" / "reference").items()
     straight, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "stopped"))
     assert all(stopped[name].equal(value) for name, value in straight.items())
+
+
+def candidates_of(folder, model):
+    """Four responses to one prompt: two that differ, one of nothing but its end, one that failed."""
+    rows = [row_of("p0", j, text) for j, text in enumerate([*ANSWERS[:2], ""])]
+    failed = row_of(
+        "p0", 3, "x", response=None, response_token_ids=None, prompt_token_ids=None, status="error", finish_reason="error"
+    )
+    own = [{name: row.get(name) for name in CANDIDATES.column_names} for row in (*rows, failed)]
+    identity = {"stage": "generate", "models": [model.identity()]}
+    output = open_output(folder, RunRecord("generate", CANDIDATES.tag, 1, identity), shard=Shard(), overwrite=False)
+    output.write(0, pa.Table.from_pylist(own, schema=CANDIDATES.arrow()), counts={"ok": 4}, parents={})
+    return folder, rows
+
+
+def test_candidates_are_measured_as_groups_are(tmp_path, model, other):
+    """Every response that was written, whatever was selected; a failed one has no row."""
+    folder, rows = candidates_of(tmp_path / "candidates", model)
+    measure(folder, tmp_path / "out", other)
+    found = {row["sample_idx"]: row for row in rows_of(tmp_path / "out")}
+    assert sorted(found) == [0, 1, 2]
+    for row in rows:
+        token_logps = exact(other.path, row["prompt_token_ids"], row["response_token_ids"])
+        assert found[row["sample_idx"]]["logp"] == pytest.approx(sum(token_logps), abs=1e-4)
+        assert found[row["sample_idx"]]["n_tokens"] == len(token_logps)
+    assert Inspector().report(tmp_path / "out").state == "done"
+
+
+def test_training_takes_no_logprobs_of_candidates(tmp_path, model, groups):
+    folder, _ = candidates_of(tmp_path / "candidates", model)
+    measure(folder, tmp_path / "out", model)
+    with pytest.raises(InputError, match="is of candidates, and training takes those of its groups"):
+        training(groups, tmp_path / "policy", model, reference=tmp_path / "out")
