@@ -307,14 +307,16 @@ def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     side = load("prefpipe.stages.eval_recipe:Side")
     names = load("prefpipe.stages.eval_recipe:SIDES")
     if config.reward is not None and config.policy_scores is None and config.baseline_scores is None:
-        names = [parse_scorer(text).name for text in config.scorer]
-        unknown = [name for name in load("prefpipe.maths.rewards:parse_reward")(config.reward).names if name not in names]
+        given = [parse_scorer(text).name for text in config.scorer]
+        unknown = [name for name in load("prefpipe.maths.rewards:parse_reward")(config.reward).names if name not in given]
         if unknown:  # before an hour of sampling, not after
-            raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(names) or 'none'}")
+            raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(given) or 'none'}")
+    named = config.kl_reference  # looked for before an hour of sampling, not after
+    model = locate(named, trust_remote_code=config.trust_remote_code) if named is not None else None
     sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
     no_kl = load("prefpipe.stages.eval_kl:why_no_kl")(config, *sides)
     if no_kl is None:
-        model = locate(config.kl_reference or config.baseline, trust_remote_code=config.trust_remote_code)
+        model = model or locate(config.baseline, trust_remote_code=config.trust_remote_code)
         reference = load("prefpipe.stages.eval_reference:measure_reference")(config, sides[0], model, runtime)
     else:
         reference = load("prefpipe.stages.eval_kl:Reference")(reason=no_kl)

@@ -112,3 +112,16 @@ def test_a_prompt_without_a_reward_is_counted_and_not_scored(tmp_path: Path, cap
     assert table.filter(pl.col("prompt_id") == "p0").select("status", "preference").row(0) == ("no_policy_reward", None)
     figures = json.loads((tmp_path / "e" / "summary.json").read_text())
     assert (figures["n_prompts"], figures["n_compared"]) == (3, 2)
+
+
+def test_a_reward_over_several_scorers_is_evaluated_for_models_too(sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The expression is checked before anything is sampled; f + g of two fakes of one seed is twice either."""
+    command = ["eval", "--policy", "fake", "--baseline", "fake", "--backend", "fake", "--prompts", f"{sides}/prompts.jsonl", "--n", "1",
+               "--max-tokens", "50", "--scorer", "f=fake", "--scorer", "g=fake", "-o", f"{sides}/both"]  # fmt: skip
+    assert run([*command, "--reward", "f + h"]) == 2
+    assert "names `h`; --scorer gives: f, g" in capsys.readouterr().err
+    assert not (sides / "both").exists()
+    assert run([*command, "--reward", "f + g"]) == 0
+    figures = json.loads((sides / "both" / "summary.json").read_text())
+    one = pl.read_parquet(sides / "both" / "policy" / "scores" / "part-00000-of-00001.parquet").filter(pl.col("scorer") == "f")
+    assert figures["reward"]["policy"]["mean"] == pytest.approx(2 * one["reward"].mean())

@@ -344,3 +344,13 @@ def test_embeddings_give_the_distance_of_a_prompts_responses(
 
 def test_the_columns_are_those_of_the_schema(trained: Path) -> None:
     assert pq.read_schema(trained / "part-00000-of-00001.parquet").names == EVALUATION.column_names
+
+
+def test_a_reference_that_is_not_there_stops_before_anything_is_sampled(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sampled(models, tmp_path / "e", "--kl-reference", f"{tmp_path}/nowhere")) != 0
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
+    assert run(sampled(models, tmp_path / "e", "--kl-reference", f"{models}/start", "--no-kl")) == 2
+    assert "--kl-reference and --no-kl exclude each other" in capsys.readouterr().err
