@@ -69,7 +69,7 @@ def _pool(pool: Pool, policies: Sequence[Found], seen: dict[Any, Any]) -> dict[s
         seen[key] = _or_error(coverage_of, pool)
     chosen = {name: identity.get(name) for name in ("strategy", "k", "positives")} if identity else None
     return {
-        "name": pool.name, "candidates": pool.candidates.name, "chosen": chosen, "funnel": _or_error(funnel_of, pool, policies),
+        "name": pool.name, "candidates": pool.candidates.name, "chosen": chosen, "funnel": funnel_of(pool, policies),
         "rewards": _or_error(rewards_of, pool), "coverage": seen[key],
     }  # fmt: skip
 
@@ -82,7 +82,7 @@ def savings_of(pools: Sequence[Pool], model: TrainedShape) -> dict[str, Any]:
     """
     plan, source = dict(PLAN), None
     for pool in pools:
-        tally = pool.groups.artifact.tally() if pool.groups is not None else {}
+        tally = _or_error(pool.groups.artifact.tally) if pool.groups is not None else {}
         if pool.groups is not None and tally.get("n_groups") and tally.get("n_usable") and tally.get("usable_response_tokens"):
             plan, source = _plan_of(tally, pool.groups.artifact.record.identity), pool.name
             break

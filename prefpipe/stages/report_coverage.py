@@ -34,8 +34,7 @@ def coverage_of(pool: Pool) -> dict[str, Any] | None:
     The cost is Opt-Select's objective of the k chosen negatives over that of one candidate drawn at random, of the same prompt,
     averaged over prompts: 1 is one random negative, 0 covers every candidate. ``random`` is its exact expectation.
 
-    Keys: ``n_prompts``, ``k`` (the values of k), ``strategies`` (name to costs, one a k), and ``chosen``: strategy and k of
-    the selection, where there is one.
+    Keys: ``n_prompts``, ``k`` (the values of k) and ``strategies`` (name to costs, one a k).
     """
     indices = parts_on_disk(pool, needs=["scores", "embeddings"])
     if not indices:
@@ -50,9 +49,7 @@ def coverage_of(pool: Pool) -> dict[str, Any] | None:
     ks = list(range(1, min(MAX_K, largest) + 1))
     if not ks:
         return None
-    strategies = _costs(sample, ks, positives, identity)
-    chosen = {"strategy": identity.get("strategy"), "k": identity.get("k")} if identity else None
-    return {"n_prompts": len(sample.mask), "k": ks, "strategies": strategies, "chosen": chosen}
+    return {"n_prompts": len(sample.mask), "k": ks, "strategies": _costs(sample, ks, positives, identity)}
 
 
 def _costs(sample: Sample, ks: Sequence[int], positives: int, identity: dict[str, Any]) -> dict[str, list[float]]:

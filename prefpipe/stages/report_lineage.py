@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefpipe.artifacts.store import Artifact
+from prefpipe.errors import PrefpipeError
 from prefpipe.stages.report_sources import Found
 
 PARENTS_IN_IDENTITY = ("stage", "version")
@@ -12,8 +14,9 @@ PARENTS_IN_IDENTITY = ("stage", "version")
 def lineage_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     """Return one entry an artifact, in the order of the pipeline.
 
-    Keys: ``name``, ``stage``, ``schema``, ``fingerprint``, ``state``, ``reasons``, ``n_parts``, ``n_parts_missing``, ``n_rows``,
-    ``parents`` (what it was made from, to where that is), ``settings`` (as text), ``command``, ``versions``, ``history``.
+    Keys: ``name``, ``stage``, ``schema``, ``fingerprint``, ``state``, ``reasons``, ``n_parts``, ``n_parts_missing``, ``n_rows``
+    (None where a part is damaged), ``parents`` (what it was made from, to where that is), ``settings`` (as text), ``command``,
+    ``versions``, ``history``.
     """
     return [_entry(item) for item in found]
 
@@ -24,10 +27,18 @@ def _entry(item: Found) -> dict[str, Any]:
     return {
         "name": item.name, "stage": record.stage, "schema": record.schema, "fingerprint": record.fingerprint,
         "state": item.state, "reasons": list(item.reasons), "n_parts": record.n_parts,
-        "n_parts_missing": len(item.artifact.missing()), "n_rows": sum(item.artifact.counts().values()),
+        "n_parts_missing": len(item.artifact.missing()), "n_rows": _n_rows(item.artifact),
         "parents": dict(item.parents), "settings": settings_of(record.identity, record.parents), "command": item.command,
         "versions": dict(versions) if isinstance(versions, Mapping) else {}, "history": list(record.history),
     }  # fmt: skip
+
+
+def _n_rows(artifact: Artifact) -> int | None:
+    """Return the rows on disk, None where a damaged part does not tell."""
+    try:
+        return sum(artifact.counts().values())
+    except PrefpipeError:
+        return None
 
 
 def settings_of(identity: Mapping[str, Any], parents: Mapping[str, str]) -> dict[str, str]:

@@ -39,14 +39,13 @@ def _choose(pool: Pool, n_prompts: int) -> list[tuple[str, int]]:
         return []
     parts = [indices[place] for place in sorted({int(place) for place in np.linspace(0, len(indices) - 1, N_PARTS)})]
     assert pool.groups is not None
-    chosen = []
-    for number, part in enumerate(parts):
+    having: list[tuple[str, int]] = []
+    for part in parts:
         table = pool.groups.artifact.read(part, ["prompt_id", "role"])[0]
-        ids = list(dict.fromkeys(table.filter(table["role"].is_valid())["prompt_id"].to_pylist()))
-        n_wanted = n_prompts // len(parts) + (number < n_prompts % len(parts))
-        places = sorted({int(place) for place in np.linspace(0, len(ids) - 1, min(n_wanted, len(ids)))}) if ids else []
-        chosen += [(ids[place], part) for place in places]
-    return chosen
+        ids = dict.fromkeys(table.filter(table["role"].is_valid())["prompt_id"].to_pylist())
+        having += [(prompt_id, part) for prompt_id in ids]
+    places = np.linspace(0, len(having) - 1, min(n_prompts, len(having)))
+    return [having[int(place)] for place in places]
 
 
 def _map(first: Pool, alike: Sequence[Pool], prompt_id: str, part: int) -> dict[str, Any]:

@@ -86,7 +86,13 @@ def pools_of(found: Sequence[Found]) -> list[Pool]:
             known = [item or _child(found, candidates, kind) for item, kind in zip(beside, KINDS, strict=True)]
             pools.append(Pool(groups.name, candidates, known[0], known[1], groups))
     alone = (item for item in found if item.kind == "candidates" and item.name not in selected | evaluated)
-    return pools + [Pool(item.name, item, *(_child(found, item, kind) for kind in KINDS), None) for item in alone]
+    return pools + [_pool(found, item) for item in alone]
+
+
+def _pool(found: Sequence[Found], candidates: Found) -> Pool:
+    """Return candidates that nothing was selected from, with the first scores and embeddings of them."""
+    scores, embeddings = (_child(found, candidates, kind) for kind in KINDS)
+    return Pool(candidates.name, candidates, scores, embeddings, None)
 
 
 def _child(found: Sequence[Found], candidates: Found, kind: str) -> Found | None:

@@ -53,7 +53,8 @@ function shortName(name) {
 }
 
 const CHARTS = {
-  funnel(steps, colour) {
+  funnel(every, colour) {
+    const steps = every.filter((step) => !step.error);
     const labels = steps.map((step, place) => `${place + 1}. ${plain(step.step)}`);
     const artifacts = steps.map((step) => plain(step.artifact));
     const totals = new Map();
@@ -131,7 +132,7 @@ const CHARTS = {
       line: { color: name === "random" ? colour.pool : colour.series[place - 1], width: 2, dash: name === "random" ? "dot" : "solid" },
       marker: { symbol: symbols[place % symbols.length], size: 7 }, hovertemplate: "k = %{x}, cost %{y:.3f}<extra>%{fullData.name}</extra>",
     }));
-    const k = part.chosen && part.chosen.k;
+    const k = pool.chosen && pool.chosen.k;
     const shapes = k ? [{ type: "line", x0: k, x1: k, yref: "paper", y0: 0, y1: 1, line: { color: colour.muted, dash: "dash", width: 1 } }] : [];
     const annotations = k ? [{ x: k, y: 1, yref: "paper", text: "chosen", showarrow: false, xanchor: "left", xshift: 4, font: { color: colour.muted } }] : [];
     return { data, layout: layoutOf(colour, {

@@ -88,13 +88,13 @@ def tiles(story: Mapping[str, Any]) -> list[dict[str, str]]:
         found.append({"value": value, "label": label})
 
     for pool in story["pools"][:1]:
-        steps = pool["funnel"].get("responses") or []
-        if steps:
-            add(figure(steps[0]["n_in"]), f"responses in {pool['candidates']}")
-        kept = next((step for step in steps if step["step"] == "select"), None)
-        if kept is not None:
-            add(figure(kept["n_out"]), f"kept by {pool['name']}")
-        for step in pool["funnel"].get("prompts") or []:
+        known = {kind: [step for step in steps if "error" not in step] for kind, steps in pool["funnel"].items()}
+        for step in known["responses"]:
+            if step["artifact"] == pool["candidates"]:
+                add(figure(step["n_in"]), f"responses in {pool['candidates']}")
+            if step["step"] == "select":
+                add(figure(step["n_out"]), f"kept by {pool['name']}")
+        for step in known["prompts"]:
             add(figure(step["n_out"]), f"groups of {figure(step['n_in'])} prompts")
     for entry in [entry for entry in story["win_rates"] if "error" not in entry][:1]:
         add(percent(entry["win_rate"]["mean"]), f"win rate, {entry['name']}")
