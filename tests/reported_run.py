@@ -54,4 +54,7 @@ def reported_run() -> Path:
     prompts = write_json_lines(folder.parent / "heldout.jsonl", [{"prompt": f"held out {i}"} for i in range(6)])
     command(["eval", "--policy", f"{run}/policy", "--baseline", str(model), "--prompts", str(prompts), "-o", f"{run}/eval",
              "--scorer", "fake", "--n", "2", "--max-tokens", "12", "--backend", "transformers"])  # fmt: skip
+    command(
+        ["judge", f"{run}/eval/policy/candidates", f"{run}/eval/baseline/candidates", "-o", f"{run}/verdicts", "--judge", "fake"]
+    )
     return folder

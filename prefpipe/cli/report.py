@@ -83,7 +83,8 @@ def _found(workdir: Path) -> list[Any]:
         parents = {}
         for kind, recorded in artifact.record.parents.items():
             place = locate_parent(artifact, kind)
-            parents[kind] = names.get(place.resolve(), str(place)) if place is not None else recorded
+            # of what lies outside, what was written down: where it is now depends on where one stands
+            parents[kind] = names.get(place.resolve(), recorded) if place is not None else recorded
         found.append(Found(names[path.resolve()], artifact, parents, state.state, tuple(state.reasons), state.command))
     return found
 

@@ -140,7 +140,9 @@ def test_what_came_of_the_run_is_told(story: dict) -> None:
     assert [item["name"] for item in story["trainings"]] == ["policy", "reward-model"]
     loss = next(curve for curve in story["trainings"][0]["curves"] if curve["name"] == "loss" and curve["split"] == "train")
     assert loss["steps"] == [1, 2, 3]
-    (rates,) = story["win_rates"]
+    judged, rates = story["win_rates"]
+    assert judged["name"] == "verdicts"
+    assert judged["win_rate"]["mean"] == json.loads((reported_run() / "verdicts" / "summary.json").read_text())["win_rate_a"]
     summary = json.loads((reported_run() / "eval" / "summary.json").read_text())
     assert rates["win_rate"]["mean"] == pytest.approx(summary["win_rate"]["mean"])
     (health,) = story["health"]
@@ -170,6 +172,17 @@ def test_the_same_artifacts_give_the_same_file(tmp_path: Path, capsys: pytest.Ca
         assert run(["report", str(folder), "-o", str(tmp_path / name), "--model", "1B"]) == 0
         assert capsys.readouterr().out == f"{tmp_path / name}\n"
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_the_file_does_not_depend_on_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder = copy_to(tmp_path / "work")
+    assert run(["report", str(folder), "-o", str(tmp_path / "one.html"), "--model", "1B"]) == 0
+    monkeypatch.chdir(folder)
+    assert run(["report", ".", "-o", str(tmp_path / "two.html"), "--model", "1B"]) == 0
+    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+    capsys.readouterr()
 
 
 def test_a_damaged_part_is_told_in_its_place_and_hides_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
