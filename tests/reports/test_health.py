@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from prefpipe.reports.health import HEALTH, SHARED, health_notes, health_rows
+from prefpipe.reports.html.words import PERCENT
 
 NONE = dict.fromkeys(("mean", "se", "low", "high"))
 
@@ -80,3 +81,8 @@ def test_the_summary_of_an_earlier_release_is_shown_without_health() -> None:
     del old["health"]
     assert [row[0] for row in health_rows(old)] == ["repeated 4-grams", "cut at the token limit"]
     assert health_notes(old) == []
+
+
+def test_the_report_shows_shares_in_per_cent_under_the_names_that_eval_writes() -> None:
+    assert {name for name, watched in (SHARED | HEALTH).items() if watched.form == "{:.1%}"} <= set(PERCENT)
+    assert set(PERCENT) - {"win_rate"} <= SHARED.keys() | HEALTH.keys()

@@ -21,8 +21,8 @@ PANELS = (
 )  # fmt: skip
 """Measures that belong into one chart, in the order in which they are looked at."""
 IN_TABLE_ONLY = ("n_tokens", "n_prompts", "prompt_tokens_saved")
-LOWER_IS_BETTER = ("repetition", "truncated", "refusals", "self_bleu", "empty", "duplicates", "kl")
-PERCENT = ("truncated", "repetition", "refusals", "empty", "duplicates", "ended", "distinct_1", "distinct_2", "win_rate")
+LOWER_IS_BETTER = ("repetition", "truncated", "refused", "self_bleu", "empty", "copied", "kl_per_token", "kl_per_response")
+PERCENT = ("truncated", "repetition", "refused", "empty", "copied", "distinct_1", "distinct_2", "distinct_2_equal", "win_rate")
 
 
 def percent(value: float | None, digits: int = 1) -> str:
