@@ -11,7 +11,6 @@ Reference: https://platform.openai.com/docs/api-reference/chat.
 """
 
 import email.utils
-import json
 import os
 import random
 import threading
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import openai
 
+from prefpipe.artifacts.finite_json import parse_finite_json
 from prefpipe.backends.chat_answers import ERROR, REFUSED, TOO_LONG, ChatAnswer, NoCompletionError, read_completion
 from prefpipe.backends.openai_server import NO_KEY, OPENAI_URL, TOO_LONG_SIGNS
 from prefpipe.backends.request_pace import RequestPace
@@ -175,7 +175,7 @@ class ChatClient:
         try:
             with self._client.chat.completions.with_streaming_response.create(**self._on_the_wire(body)) as response:
                 data, is_late = _read(response.iter_bytes(), deadline)
-            completion = json.loads(data, parse_constant=_refuse_constant)
+            completion = parse_finite_json(data)
             read_completion(completion)
         except openai.APIStatusError as error:
             raise self._status_failure(error) from error
@@ -248,7 +248,3 @@ def _retry_after(headers: Any) -> float | None:
     with suppress(TypeError, ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()) or None
     return None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
