@@ -65,6 +65,8 @@ def _difference(difference: Mapping[str, Any], confidence: float) -> Iterator[Re
         if values is not None:
             table.add_row(label, interval(values, PERCENT, signed=True), number(values["se"], PERCENT), "")
     yield table
+    for line in difference["recipe_differences"]:
+        yield Text(visible_line(f"note: compared with --force although not of the same recipe: {line}", 400), style="yellow")
 
 
 def _table(confidence: float) -> Table:

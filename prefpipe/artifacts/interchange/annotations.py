@@ -70,7 +70,11 @@ class Annotations:
 
     def prompts_sha256(self) -> str:
         """Return the hash of the set of prompts."""
-        return hashlib.sha256(canonical_json(sorted(set(self.keys))).encode()).hexdigest()
+        return digest_of(sorted(set(self.keys)))
+
+    def text_of(self) -> dict[str, str]:
+        """Return each prompt's text by its id; empty where the file does not have both."""
+        return dict(zip(self.ids, self.texts, strict=True)) if self.ids is not None and self.texts is not None else {}
 
     def known(self) -> "Annotations":
         """Return the rows that have a preference."""
@@ -84,6 +88,11 @@ class Annotations:
             name: None if getattr(self, name) is None else [getattr(self, name)[row] for row in rows] for name in columns
         }
         return replace(self, **picked)
+
+
+def digest_of(keys: Sequence[str]) -> str:
+    """Return the sha256 of a list of texts."""
+    return hashlib.sha256(canonical_json(list(keys)).encode()).hexdigest()
 
 
 def read_annotations(source: str, *, scale: str | None = None) -> Annotations:
@@ -106,13 +115,17 @@ def read_annotations(source: str, *, scale: str | None = None) -> Annotations:
     texts = _keys(table, text, problems) if text is not None else None
     if ids is None and texts is None:
         raise InputError(f"{source} does not say of which prompt a row is; its columns are: {', '.join(table.names)}", hint=HINT)
+    if ids is not None and texts is not None:
+        _one_text_an_id(table, ids, texts, problems)
     ours, theirs = RESPONSES[kind]
     preferences = _preferences(table, scale or ("1-2" if kind == "alpaca-eval" else "0-1"), problems)
     lengths = _lengths(table, LENGTHS, ours, preferences, problems)
     baseline_lengths = _lengths(table, BASELINE_LENGTHS, theirs, preferences, problems)
     difficulty = next((name for name in DIFFICULTIES if name in table.names), None)
     difficulties = _numbers(table, difficulty, problems) if difficulty is not None else None
-    problems.raise_if_any(hint=f"correct these rows; {HINT}")
+    scales = f"say how preferences are written with --scale {'|'.join(SCALES)}, or correct these rows"
+    is_of_scale = all("`preference` is" in sentence for sentence in problems.found)
+    problems.raise_if_any(hint=scales if is_of_scale else f"correct these rows; {HINT}")
     return Annotations(
         source, kind, ids, texts, preferences, lengths, baseline_lengths, difficulties, _one_name(table, POLICY_NAMES),
         _one_name(table, BASELINE_NAMES), _names(table, JUDGE_NAMES) or _judges_of(record), sha256, record,
@@ -144,6 +157,14 @@ def _keys(table: UserTable, name: str, problems: Problems) -> list[str]:
             problems.add(place, f"`{name}` is empty")
         found.append(value if isinstance(value, str) else canonical_json(value))
     return found
+
+
+def _one_text_an_id(table: UserTable, ids: Sequence[str], texts: Sequence[str], problems: Problems) -> None:
+    """Note prompts that bear another's id: they would be averaged as one."""
+    first: dict[str, str] = {}
+    for place, name, text in zip(table.places, ids, texts, strict=True):
+        if first.setdefault(name, text) != text:
+            problems.add(place, f"prompt_id {told(name)} stood for another prompt further up")
 
 
 def _preferences(table: UserTable, scale: str, problems: Problems) -> list[float]:
