@@ -26,7 +26,7 @@ from prefpipe.maths.rewards import parse_reward
 from prefpipe.maths.winrate import preference, win_rate
 from prefpipe.reports.comparison import comparison_table, length_notes
 from prefpipe.stages.candidate_rows import Row, count_by_status, key_of, parent_identity
-from prefpipe.stages.eval_recipe import Side, notes_on_recipe, recipe_of, refuse_other_recipe
+from prefpipe.stages.eval_recipe import Side, check_recipes, notes_on_force, notes_on_recipe, recipe_of
 from prefpipe.stages.pool_index import rewards_by_key
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.text.repetition import repeated_ngram_share
@@ -43,8 +43,7 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime) -> S
     artifacts = {f"{name}_{what}": getattr(side, what) for name, side in sides.items() for what in ("candidates", "scores")}
     outside = {f"--{name}": item.path for name, item in artifacts.items() if not item.path.is_relative_to(config.output)}
     refuse_nesting(config.output, outside)
-    if not config.force:
-        refuse_other_recipe(policy, baseline)
+    differences = check_recipes(policy, baseline, force=config.force)
     text = reward_text(config, policy, baseline)
     record = RunRecord(
         stage=config.stage, schema=EVALUATION.tag, n_parts=1, context=dict(runtime.context),
@@ -68,13 +67,15 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime) -> S
     figures = {
         "policy_name": policy.name, "baseline_name": baseline.name, "reward_expression": text,
         "confidence": config.confidence, "bootstrap_draws": config.bootstrap_draws, "bootstrap_seed": config.bootstrap_seed,
-        **figures_of(table, config), "recipe": recipe_of(policy, baseline, runtime.context),
+        **figures_of(table, config), "recipe": recipe_of(policy, baseline, runtime.context, differences),
     }  # fmt: skip
     with atomic_write(config.output / "summary.json") as file:
         file.write((json.dumps(_without_nan(figures), indent=2, ensure_ascii=False) + "\n").encode())
     summary.facts |= _without_nan(figures)
     summary.table = comparison_table(figures)
-    summary.notes += notes_on_recipe(policy, baseline) + notes_on_length(figures["length_controlled"])
+    summary.notes += (
+        notes_on_force(differences) + notes_on_recipe(policy, baseline) + notes_on_length(figures["length_controlled"])
+    )
     return summary
 
 
