@@ -47,7 +47,8 @@ class ServerSettings(NamedTuple):
     """How a server is asked.
 
     ``max_tries`` counts the first; ``timeout_s`` is for one try, from the request to the last byte.
-    ``can_do_without_logprobs``: a server that refuses log-probabilities is asked again without them.
+    ``can_do_without_logprobs``: a server that refuses log-probabilities is asked again without them. ``needs_logprobs``: one
+    whose first answer has none is asked nothing more.
     """
 
     base_url: str | None = None
@@ -56,6 +57,7 @@ class ServerSettings(NamedTuple):
     timeout_s: float = 120.0
     max_tries: int = 6
     can_do_without_logprobs: bool = False
+    needs_logprobs: bool = False
 
 
 class TransientError(Exception):
@@ -112,6 +114,11 @@ class ChatClient:
         while not self._reached and (place := next(places, None)) is not None:  # one alone shows whether there is a server
             answers[place] = self._answer(bodies[place], place, keep)
             self._reached = answers[place].status in ("ok", REFUSED, TOO_LONG)
+            if self.settings.needs_logprobs and answers[place].status == "ok" and answers[place].tokens is None:
+                raise ModelError(
+                    f"the judge's server at {self._url} gives no log-probabilities, so that each answer would be paid for in vain",
+                    hint="use --verdict text, or a server and model that give them (vllm serve does)",
+                )
         with ThreadPoolExecutor(self.settings.concurrency) as threads:
             try:
                 running = {threads.submit(self._answer, bodies[place], place, keep): place for place in places}

@@ -131,6 +131,7 @@ class JudgeDesk:
 
     def _ask(self, bodies: Sequence[Body]) -> list[ChatAnswer]:
         if self._source is None:
+            self.cache.require_writable()
             self._source = self.open_source()
         answers = self._source.complete(bodies, lambda place, completion: self.cache.put(bodies[place], completion))
         for answer in answers:

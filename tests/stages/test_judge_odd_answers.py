@@ -102,3 +102,12 @@ def test_a_rating_that_was_cut_behind_a_one_is_none(tmp_path):
         "logprobs": logprobs_of({"1": 0.6, "10": 0.4}, "1")}]})]}) as server:  # fmt: skip
         assert score(candidates, tmp_path / "known", server.url, "--judge-max-tokens", 1) == 0
     assert rows_of(tmp_path / "known")[0]["reward"] == pytest.approx(0.6 + 4.0)
+
+
+def test_nothing_is_paid_for_that_could_not_be_kept(tmp_path, capsys):
+    a, b = two_sides(tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with running_judge() as server:
+        assert run(judge_command(a, b, tmp_path / "out", server.url, "--cache", tmp_path / "file")) == 2
+        assert server.bodies == []
+    assert "choose another folder with --cache" in capsys.readouterr().err
