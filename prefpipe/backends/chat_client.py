@@ -116,7 +116,7 @@ class ChatClient:
             self._reached = answers[place].status in ("ok", REFUSED, TOO_LONG)
             if self.settings.needs_logprobs and answers[place].status == "ok" and answers[place].tokens is None:
                 raise ModelError(
-                    f"the judge's server at {self._url} gives no log-probabilities, so that each answer would be paid for in vain",
+                    f"the judge's server at {self._url} gives no log-probabilities; every answer would be paid for in vain",
                     hint="use --verdict text, or a server and model that give them (vllm serve does)",
                 )
         with ThreadPoolExecutor(self.settings.concurrency) as threads:

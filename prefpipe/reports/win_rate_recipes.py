@@ -16,10 +16,11 @@ OF_THE_POLICY = ("policy_candidates", "policy_scores", "a")
 
 
 class Beside(NamedTuple):
-    """The files beside the annotations that the figures depend on."""
+    """What the figures depend on beside the annotations: files, and the category of Arena-Hard's prompts."""
 
     difficulty: str | None = None
     regularising_rows: str | None = None
+    category: str | None = None
 
 
 def recipe_of(annotations: Annotations, prompts_sha256: str, beside: Beside) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def recipe_of(annotations: Annotations, prompts_sha256: str, beside: Beside) -> 
         "file": annotations.source, "file_sha256": annotations.sha256, "format": annotations.kind,
         "prompts_sha256": prompts_sha256, "policy": annotations.policy, "baseline": annotations.baseline,
         "judges": list(annotations.judges), "judged_by": judged_by, "difficulty": beside.difficulty,
-        "regularising_rows": beside.regularising_rows,
+        "regularising_rows": beside.regularising_rows, "category": beside.category,
         "versions": {"prefpipe": __version__, "numpy": metadata.version("numpy")},
     }  # fmt: skip
 

@@ -17,7 +17,7 @@ from prefpipe.maths.length_control import (
     length_controlled_win_rate,
 )
 from prefpipe.maths.prompt_rows import rows_of_prompts
-from prefpipe.maths.winrate import win_rate, win_rate_difference
+from prefpipe.maths.winrate import weighted_win_rate, win_rate, win_rate_difference
 from prefpipe.reports.comparison import length_notes
 from prefpipe.reports.win_rate_recipes import Beside, differences_of_recipes, recipe_of
 
@@ -29,6 +29,7 @@ class Sources(NamedTuple):
     difficulty: str | None = None
     regularising_rows: str | None = None
     scale: str | None = None
+    category: str | None = None
     allow_missing: bool = False
 
 
@@ -57,7 +58,7 @@ def win_rates(paths: Sequence[str], sources: Sources, drawing: Drawing, *, force
     """
     files = [_prepared(path, sources) for path in paths]
     files = [file._replace(rows=_in_order_of(files[0].rows, file.rows)) for file in files]
-    beside = Beside(sources.difficulty, sources.regularising_rows)
+    beside = Beside(sources.difficulty, sources.regularising_rows, sources.category)
     recipes = [recipe_of(file.rows, file.read.prompts_sha256(), beside) for file in files]
     unlike = [differences_of_recipes((files[0].read, recipes[0]), (file.read, recipe))
               for file, recipe in zip(files[1:], recipes[1:], strict=True)]  # fmt: skip
@@ -78,7 +79,7 @@ def win_rates(paths: Sequence[str], sources: Sources, drawing: Drawing, *, force
 
 def _prepared(path: str, sources: Sources) -> Prepared:
     """Return the rows that count, with difficulty and baseline lengths beside them, and what is to be said about them."""
-    read = read_annotations(path, scale=sources.scale)
+    read = read_annotations(path, scale=sources.scale, category=sources.category)
     notes = []
     if read.n_missing:
         if not sources.allow_missing:
@@ -174,11 +175,14 @@ def _fit(annotations: Annotations, sources: Sources, drawing: Drawing) -> Length
 def _figures(file: Prepared, fit: LengthControlled | str, drawing: Drawing, recipe: dict[str, Any]) -> dict[str, Any]:
     rows = file.rows
     raw = win_rate(rows.preferences, rows.keys, bootstrap=drawing.of_means)
+    weighted = None
+    if rows.weights is not None:
+        weighted = weighted_win_rate(rows.preferences, rows.weights, rows.keys, bootstrap=drawing.of_means)._asdict()
     ours, theirs = rows.lengths, rows.baseline_lengths
     controlled = None if isinstance(fit, str) else fit.figures()
     return {
         "name": rows.policy or rows.source, "n_rows": len(rows.preferences), "n_rows_missing": file.read.n_missing,
-        "win_rate": raw._asdict(), "length_controlled": controlled,
+        "win_rate": raw._asdict(), "arena_hard_score": weighted, "length_controlled": controlled,
         "mean_length_chars": float(np.mean(ours)) if ours is not None else None,
         "mean_baseline_length_chars": float(np.mean(theirs)) if theirs is not None else None,
         "notes": [*file.notes, *([str(fit)] if controlled is None else length_notes(controlled))], "recipe": recipe,
