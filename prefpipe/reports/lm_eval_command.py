@@ -64,8 +64,8 @@ def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_
     for name, value in arguments.items():
         if any(sign in value for sign in MEANT_FOR_ARGUMENTS):
             raise UsageError(
-                f"{name}: {value!r} holds one of {' '.join(MEANT_FOR_ARGUMENTS)}, which lm-evaluation-harness takes for a part of "
-                "its list of arguments",
+                f"{name}: {value!r} holds one of {' '.join(MEANT_FOR_ARGUMENTS)}, which lm-evaluation-harness takes for a part "
+                "of its list of arguments",
                 hint="rename the folder, or make a link to it without those signs",
             )
     words = ["lm_eval", "--model", "hf", "--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())]
