@@ -69,15 +69,16 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     )  # fmt: skip
     indices = a.present(runtime.shard.parts(a.n_parts), allow_partial=config.allow_partial)
     theirs = b.present(range(b.n_parts), allow_partial=config.allow_partial)
+    other = OtherSide(b, theirs)
+    if len(theirs) == b.n_parts:
+        _refuse_strangers(config, a, other)
     digest = b.digest(theirs)
     parents = {index: found | {"b": digest} for index, found in parent_digests(indices, a=a).items()}
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output, notes=notes_on_force(differences))
     started = time.perf_counter()
     with ExitStack() as stack:
-        work = _Work(config, judge, a, OtherSide(b, theirs), stack, runtime)
-        if len(theirs) == b.n_parts:
-            work.refuse_strangers()
+        work = _Work(config, judge, a, other, stack, runtime)
         if config.emit_batch is not None:
             _emit(work, config.emit_batch, output, parents, summary)
             return summary
@@ -147,22 +148,9 @@ class _Work:
             found += pairs_of(prompt_id, [], self.b.rows(prompt_id), self.config.pairing)
         return found
 
-    def refuse_strangers(self) -> None:
-        """Refuse two sides that answer no prompt in common: nothing could be judged, and nothing would say so but a table.
-
-        Errors:
-            InputError: no prompt of B is one of A.
-        """
-        if not self.b.shares_any(self._prompts_of_a()):
-            raise InputError(
-                f"{self.config.a} and {self.config.b} have no prompt in common",
-                hint="sample both sides from the same prompts file; prompts are joined by prompt_id",
-            )
-
     def _prompts_of_a(self) -> set[str]:
         if self._known is None:
-            present = self.a.present(range(self.a.n_parts), allow_partial=True)
-            self._known = {name for i in present for name in self.a.read(i, ["prompt_id"])[0]["prompt_id"].to_pylist()}
+            self._known = _prompt_ids(self.a, self.a.present(range(self.a.n_parts), allow_partial=True))
         return self._known
 
     def _is_kept(self, status: str) -> bool:
@@ -184,6 +172,24 @@ class _Work:
             self.opened = self.judge.open()
             self.stack.callback(self.opened.close)
         return self.opened
+
+
+def _prompt_ids(side: Artifact, parts_there: Sequence[int]) -> set[str]:
+    return {name for index in parts_there for name in side.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()}
+
+
+def _refuse_strangers(config: JudgeConfig, a: Artifact, b: OtherSide) -> None:
+    """Refuse two whole sides without a prompt in common: nothing could be judged, and a table alone would say so.
+
+    Errors:
+        InputError: no prompt of A is one of B's.
+    """
+    present = a.present(range(a.n_parts), allow_partial=True)
+    if len(present) == a.n_parts and not b.shares_any(_prompt_ids(a, present)):
+        raise InputError(
+            f"{config.a} and {config.b} have no prompt in common",
+            hint="sample both sides from the same prompts file; prompts are joined by prompt_id",
+        )
 
 
 def _emit(work: _Work, path: Path, output: Output, parents: Mapping[int, Mapping[str, str]], summary: Summary) -> None:

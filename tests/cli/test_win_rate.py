@@ -269,3 +269,6 @@ def test_another_scale_is_hinted_at(tmp_path: Path, capsys) -> None:
     source = lines(tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": 1 + i / 4} for i in range(4)))
     assert run(["eval", "win-rate", source]) == 1
     assert "say how preferences are written with --scale 0-1|1-2" in capsys.readouterr().err
+    lines(tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": i} for i in range(3)))
+    assert run(["eval", "win-rate", source, "--scale", "1-2"]) == 1, "0 is a draw in AlpacaEval's old files alone"
+    assert "line 1: `preference` is 0, and this file's are 1 to 2" in capsys.readouterr().err

@@ -104,6 +104,22 @@ def test_a_rating_that_was_cut_behind_a_one_is_none(tmp_path):
     assert rows_of(tmp_path / "known")[0]["reward"] == pytest.approx(0.6 + 4.0)
 
 
+def test_a_batch_line_that_is_no_completion_is_told(tmp_path):
+    a, b = two_sides(tmp_path, 2)
+    words = ["judge", str(a), str(b), "-o", str(tmp_path / "out"), "--judge", "openai:j", "--orders", "a-first"]
+    assert run([*words, "--emit-batch", str(tmp_path / "batch.jsonl")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "batch.jsonl").read_text().splitlines()]
+    (tmp_path / "out.jsonl").write_text(
+        json.dumps({"custom_id": lines[0]["custom_id"], "response": {"status_code": 200, "body": {"choices": []}}})
+    )
+    assert run([*words, "--ingest-batch", str(tmp_path / "out.jsonl"), "--max-error-rate", "1"]) == 0
+    reasons = [row["reason"] for row in rows_of(tmp_path / "out")]
+    assert reasons == [
+        "a_first: what the batch holds as the answer is no chat completion",
+        "a_first: the batch holds no answer to this request yet",
+    ]
+
+
 def test_nothing_is_paid_for_that_could_not_be_kept(tmp_path, capsys):
     a, b = two_sides(tmp_path)
     (tmp_path / "file").write_text("in the way")

@@ -91,6 +91,7 @@ def test_sides_without_a_prompt_in_common_are_refused(tmp_path, capsys):
     a, b = write_side(tmp_path, "a", {"p0": "x"}), write_side(tmp_path, "b", {"q0": "y"})
     assert run(["judge", str(a), str(b), "-o", str(tmp_path / "out"), "--judge", "fake"]) == 1
     assert "have no prompt in common" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_missing_is_told_with_its_reasons(tmp_path, capsys):

@@ -125,7 +125,9 @@ def read_annotations(source: str, *, scale: str | None = None, category: str | N
     if ids is not None and texts is not None:
         _one_text_an_id(table, ids, texts, problems)
     ours, theirs = RESPONSES[kind]
-    preferences = _preferences(table, scale or ("1-2" if kind == "alpaca-eval" else "0-1"), problems)
+    preferences = _preferences(
+        table, scale or ("1-2" if kind == "alpaca-eval" else "0-1"), problems, draw_at_0=kind == "alpaca-eval"
+    )
     lengths = _lengths(table, LENGTHS, ours, preferences, problems)
     baseline_lengths = _lengths(table, BASELINE_LENGTHS, theirs, preferences, problems)
     difficulty = next((name for name in DIFFICULTIES if name in table.names), None)
@@ -187,14 +189,14 @@ def _one_text_an_id(table: UserTable, ids: Sequence[str], texts: Sequence[str], 
             problems.add(place, f"prompt_id {told(name)} stood for another prompt further up")
 
 
-def _preferences(table: UserTable, scale: str, problems: Problems) -> list[float]:
-    """Return preferences in [0, 1], NaN for null."""
+def _preferences(table: UserTable, scale: str, problems: Problems, *, draw_at_0: bool) -> list[float]:
+    """Return preferences in [0, 1], NaN for null. Old files of AlpacaEval, and no others, write a draw as 0."""
     found = []
     for place, value in zip(table.places, table.values("preference"), strict=True):
         number, problem = checked_number(value, "preference")
         if number is not None and not isnan(number):
             if scale == "1-2":
-                number = 0.5 if number == 0.0 else number - 1.0
+                number = 0.5 if number == 0.0 and draw_at_0 else number - 1.0
             if not 0.0 <= number <= 1.0:
                 problem = f"`preference` is {value:g}, and this file's are {scale.replace('-', ' to ')}"
         if problem is not None:
