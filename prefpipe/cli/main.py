@@ -23,6 +23,7 @@ from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
 from prefpipe.cli.processes import is_first, tells_the_error
 from prefpipe.cli.reference import reference
+from prefpipe.cli.report import report
 from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import StopFlag
 from prefpipe.cli.status import status
@@ -86,6 +87,7 @@ for _config_class in STAGES:
         app.command(_config_class.stage)(command_of(_config_class, _run_stage))
 app.command("status")(status)
 app.command("inspect")(inspect)
+app.command("report")(report)
 app.command("savings")(savings)
 app.command("check")(check)
 app.command("merge")(merge)

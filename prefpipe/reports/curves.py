@@ -1,5 +1,6 @@
 """Training metrics as small curves: what each measure was at first, at last, and on the way."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,32 +26,46 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
     Keys: ``name``, ``split``, ``n``, ``first``, ``last``, ``min``, ``max``, ``last_step`` and ``curve``, the means of at most
     ``CURVE_WIDTH`` equal stretches. Rows without a finite value are left out.
     """
-    path = folder / METRICS_FILE
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException):
-        return []
+    return [
+        {
+            "name": name, "split": split, "n": len(values), "first": float(values[0]), "last": float(values[-1]),
+            "min": float(values.min()), "max": float(values.max()), "last_step": int(steps[-1]),
+            "curve": [float(stretch.mean()) for stretch in np.array_split(values, min(CURVE_WIDTH, len(values)))],
+        }
+        for name, split, steps, values in _finite_columns(folder)
+    ]  # fmt: skip
+
+
+def read_points(folder: Path, max_points: int) -> list[dict[str, Any]]:
+    """Return each measure of ``metrics.parquet`` by split as points that can be drawn; [] where a stage left none.
+
+    Keys: ``name``, ``split``, ``steps`` and ``values``: as logged, or the means of ``max_points`` equal stretches and their last
+    steps.
+    """
     found = []
+    for name, split, steps, values in _finite_columns(folder):
+        n = min(max_points, len(values))
+        means = [float(stretch.mean()) for stretch in np.array_split(values, n)]
+        lasts = [int(stretch[-1]) for stretch in np.array_split(steps, n)]
+        found.append({"name": name, "split": split, "steps": lasts, "values": means})
+    return found
+
+
+def _finite_columns(folder: Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+    """Yield each measure with its split, steps and values, those rows that have a finite value; nothing where none has."""
+    try:
+        table = pq.read_table(folder / METRICS_FILE)
+    except (OSError, pa.ArrowException):
+        return
     for split in dict.fromkeys(table["split"].to_pylist()):
         rows = table.filter(pc.equal(table["split"], split))
         steps = rows["step"].to_numpy()
         for name in rows.column_names:
             if name not in NOT_MEASURES:
-                found += _curve(name, split, steps, rows[name].cast(pa.float64()).to_numpy())
-    return found
-
-
-def _curve(name: str, split: str, steps: np.ndarray, values: np.ndarray) -> list[dict[str, Any]]:
-    known = np.isfinite(values)
-    values, steps = values[known], steps[known]
-    if not len(values):
-        return []
-    stretches = np.array_split(values, min(CURVE_WIDTH, len(values)))
-    return [{
-        "name": name, "split": split, "n": len(values), "first": float(values[0]), "last": float(values[-1]),
-        "min": float(values.min()), "max": float(values.max()), "last_step": int(steps[-1]),
-        "curve": [float(stretch.mean()) for stretch in stretches],
-    }]  # fmt: skip
+                values = rows[name].cast(pa.float64()).to_numpy()
+                known = np.isfinite(values)
+                if known.any():
+                    yield name, split, steps[known], values[known]
 
 
 def curves_table(curves: list[dict[str, Any]]) -> Table:

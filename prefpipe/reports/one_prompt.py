@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError, UsageError
@@ -71,7 +72,11 @@ def one_prompt(sources: Sources, wanted: str, reward: str | None = None) -> dict
     Errors:
         UsageError: no such prompt, or ``reward`` names a scorer that is not there.
     """
-    prompt_id, part = find_prompt(sources.index, wanted)
+    return prompt_of_part(sources, *find_prompt(sources.index, wanted), reward)
+
+
+def prompt_of_part(sources: Sources, prompt_id: str, part: int, reward: str | None = None) -> dict[str, Any]:
+    """Return what `one_prompt` does for a prompt whose id and part are known."""
     candidates = _rows_of(sources.candidates, part, prompt_id, CANDIDATE_COLUMNS)
     groups = _rows_of(sources.groups, part, prompt_id, GROUP_COLUMNS)
     scores = _rows_of(sources.scores, part, prompt_id, ["prompt_id", "sample_idx", "scorer", "reward", "status", "reason"])
@@ -96,7 +101,8 @@ def _rows_of(artifact: Artifact | None, part: int, prompt_id: str, columns: Sequ
     if artifact is None or artifact.missing([part]):
         return []
     table, _ = artifact.read(part, columns)
-    return [row for row in table.to_pylist() if row["prompt_id"] == prompt_id]
+    rows: list[Row] = table.filter(pc.equal(table["prompt_id"], prompt_id)).to_pylist()
+    return rows
 
 
 def _expression(sources: Sources, scores: Sequence[Row], reward: str | None) -> str | None:

@@ -1,0 +1,197 @@
+// The charts: each function takes a part of the story and the colours of the page, and returns what plotly.js draws.
+// plotly.js reads a few HTML tags in its texts, so every text of the run goes through plain().
+"use strict";
+
+const SERIES = 8;
+
+function plain(text) {
+  return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+}
+
+function words(name) {
+  return plain(name).replace(/[_/]/g, " ");
+}
+
+function colours() {
+  const style = getComputedStyle(document.documentElement);
+  const read = (name) => style.getPropertyValue(`--${name}`).trim();
+  const found = {};
+  for (const name of ["paper", "card", "ink", "muted", "rule", "grid", "accent", "pool", "positive", "negative"]) found[name] = read(name);
+  found.series = Array.from({ length: SERIES }, (_, place) => read(`series-${place}`));
+  found.others = found.series.filter((tint) => tint !== found.positive); // for what must not look like a positive
+  return found;
+}
+
+function figure(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en-US");
+  const size = Math.abs(value);
+  if (size >= 1e7) return value.toPrecision(3);
+  return size >= 1000 ? Math.round(value).toLocaleString("en-US") : String(Number(value.toPrecision(4)));
+}
+
+const LEGEND = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, xanchor: "left", font: { size: 12 } };
+
+function layoutOf(colour, more) {
+  const axis = {
+    gridcolor: colour.grid, linecolor: colour.rule, zerolinecolor: colour.rule, tickcolor: colour.rule, automargin: true, exponentformat: "none", separatethousands: true,
+    fixedrange: true, title: { standoff: 8 },
+  };
+  const { xaxis, yaxis, ...rest } = more;
+  return {
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour.ink, size: 13, family: "inherit" },
+    margin: { l: 8, r: 22, t: 12, b: 8 }, dragmode: false, hovermode: "closest", showlegend: true,
+    legend: LEGEND,
+    hoverlabel: { bgcolor: colour.card, bordercolor: colour.rule, font: { color: colour.ink } },
+    xaxis: { ...axis, ...xaxis, title: { ...axis.title, ...(xaxis && xaxis.title) } },
+    yaxis: { ...axis, ...yaxis, title: { ...axis.title, ...(yaxis && yaxis.title) } }, ...rest,
+  };
+}
+
+function shortName(name) {
+  return name.length > 26 ? `…${name.slice(-25)}` : name;
+}
+
+const CHARTS = {
+  funnel(every, colour) {
+    const steps = every.filter((step) => !step.error);
+    const labels = steps.map((step, place) => `${place + 1}. ${plain(step.step)}`);
+    const artifacts = steps.map((step) => plain(step.artifact));
+    const totals = new Map();
+    for (const step of steps) for (const [name, n] of Object.entries(step.reasons)) totals.set(name, (totals.get(name) || 0) + n);
+    const reasons = [...totals.keys()].sort((a, b) => totals.get(b) - totals.get(a));
+    const shown = reasons.slice(0, SERIES - 1);
+    const bar = (name, values, tint) => ({
+      type: "bar", orientation: "h", name, y: labels, x: values, customdata: artifacts, marker: { color: tint, line: { color: colour.paper, width: 1 } },
+      hovertemplate: `%{y}, %{customdata}<br>%{x:,} ${name}<extra></extra>`,
+    });
+    const data = [bar("went on", steps.map((step) => step.n_out), colour.positive)];
+    shown.forEach((name, place) => {
+      const tint = name === "not_selected" ? colour.pool : colour.others[place % colour.others.length];
+      data.push(bar(words(name), steps.map((step) => step.reasons[name] || 0), tint));
+    });
+    if (reasons.length > shown.length) {
+      const rest = (step) => Object.entries(step.reasons).reduce((sum, [name, n]) => sum + (shown.includes(name) ? 0 : n), 0);
+      data.push(bar("other reasons", steps.map(rest), colour.muted));
+    }
+    return { data, layout: layoutOf(colour, {
+      barmode: "stack", bargap: 0.3, legend: { ...LEGEND, traceorder: "normal" }, xaxis: { title: { text: "responses" } }, yaxis: { autorange: "reversed" },
+    }) };
+  },
+
+  rewards(part, colour) {
+    const { edges } = part.histogram;
+    const middles = edges.slice(1).map((edge, place) => (edge + edges[place]) / 2);
+    const widths = edges.slice(1).map((edge, place) => edge - edges[place]);
+    const shares = (key) => {
+      const total = part.histogram[key].reduce((sum, n) => sum + n, 0);
+      return { total, values: part.histogram[key].map((n) => (100 * n) / Math.max(total, 1)) };
+    };
+    const hover = "reward %{x:.4g}<br>%{customdata:,} responses, %{y:.1f}%<extra>%{fullData.name}</extra>";
+    const pool = shares("pool");
+    const data = [{
+      type: "bar", name: `pool (${figure(pool.total)})`, x: middles, width: widths, y: pool.values, customdata: part.histogram.pool,
+      marker: { color: colour.pool }, opacity: 0.5, hovertemplate: hover,
+    }];
+    for (const [key, name] of [["negative", "negatives"], ["positive", "positives"]]) {
+      const found = shares(key);
+      if (!found.total) continue;
+      data.push({
+        type: "scatter", mode: "lines", name: `${name} (${figure(found.total)})`, x: middles, y: found.values, customdata: part.histogram[key],
+        line: { color: colour[key], width: 2.5, shape: "hvh" }, hovertemplate: hover,
+      });
+    }
+    return { data, layout: layoutOf(colour, {
+      bargap: 0, xaxis: { title: { text: "reward" } }, yaxis: { title: { text: "share of its own" }, ticksuffix: "%", rangemode: "tozero" },
+    }) };
+  },
+
+  lengths(part, colour) {
+    const { points, trend, unit } = part.lengths;
+    const hover = `%{x:,} ${unit}<br>reward %{y:.4g}<extra></extra>`;
+    const cloud = (key, name, tint, symbol, size) => (points[key].length.length ? [{
+      type: "scatter", mode: "markers", name: `${name} (${figure(points[key].length.length)} of ${figure(points[key].n)})`,
+      x: points[key].length, y: points[key].reward, hovertemplate: hover, marker: { color: tint, symbol, size, opacity: 0.5 },
+    }] : []);
+    return {
+      data: [
+        ...cloud("none", "not kept", colour.pool, "circle", 4), ...cloud("negative", "negatives", colour.negative, "diamond", 5),
+        ...cloud("positive", "positives", colour.positive, "star", 7),
+        { type: "scatter", mode: "lines+markers", name: "mean of all", x: trend.map((bin) => bin.length), y: trend.map((bin) => bin.reward),
+          line: { color: colour.ink, width: 2 }, marker: { color: colour.ink, size: 5 }, hovertemplate: hover },
+      ],
+      layout: layoutOf(colour, { xaxis: { title: { text: `${unit} a response` } }, yaxis: { title: { text: "reward" } } }),
+    };
+  },
+
+  coverage(pool, colour) {
+    const part = pool.coverage;
+    const symbols = ["circle", "square", "diamond", "star"];
+    const data = Object.entries(part.strategies).map(([name, costs], place) => ({
+      type: "scatter", mode: "lines+markers", name: name === "random" ? "random (expected)" : name, x: part.k, y: costs,
+      line: { color: name === "random" ? colour.pool : colour.series[place - 1], width: 2, dash: name === "random" ? "dot" : "solid" },
+      marker: { symbol: symbols[place % symbols.length], size: 7 }, hovertemplate: "k = %{x}, cost %{y:.3f}<extra>%{fullData.name}</extra>",
+    }));
+    const k = pool.chosen && pool.chosen.k;
+    const shapes = k ? [{ type: "line", x0: k, x1: k, yref: "paper", y0: 0, y1: 1, line: { color: colour.muted, dash: "dash", width: 1 } }] : [];
+    const annotations = k ? [{ x: k, y: 1, yref: "paper", text: "chosen", showarrow: false, xanchor: "left", xshift: 4, font: { color: colour.muted } }] : [];
+    return { data, layout: layoutOf(colour, {
+      shapes, annotations, xaxis: { title: { text: "k, negatives chosen" }, dtick: 1 }, yaxis: { title: { text: "coverage cost" }, rangemode: "tozero" },
+    }) };
+  },
+
+  curves(curves, colour) {
+    const names = [...new Set(curves.map((curve) => curve.name))];
+    const data = curves.map((curve) => ({
+      type: "scatter", mode: curve.split === "eval" || curve.steps.length < 3 ? "lines+markers" : "lines",
+      name: `${plain(curve.name.split("/").pop().replace(/_/g, " "))}${curve.split === "eval" ? ", held out" : ""}`,
+      x: curve.steps, y: curve.values, hovertemplate: "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
+      line: { color: colour.series[names.indexOf(curve.name) % SERIES], width: 2, dash: curve.split === "eval" ? "dot" : "solid" },
+      marker: { size: 6, symbol: curve.split === "eval" ? "diamond" : "circle" },
+    }));
+    return { data, layout: layoutOf(colour, { showlegend: data.length > 1, xaxis: { title: { text: "step" } } }) };
+  },
+
+  winRates(entries, colour) {
+    const told = entries.filter((entry) => !entry.error);
+    const rows = (read, name, tint, symbol) => {
+      const known = told.map((entry) => [entry, read(entry)]).filter(([, found]) => found && found.mean !== null);
+      return {
+        type: "scatter", mode: "markers", name, y: known.map(([entry]) => `${plain(shortName(entry.name))}`), x: known.map(([, found]) => 100 * found.mean),
+        error_x: {
+          type: "data", symmetric: false, color: tint, thickness: 2, width: 5,
+          array: known.map(([, found]) => (found.high === null ? 0 : 100 * (found.high - found.mean))),
+          arrayminus: known.map(([, found]) => (found.low === null ? 0 : 100 * (found.mean - found.low))),
+        },
+        marker: { color: tint, size: 11, symbol }, hovertemplate: `%{y}<br>${name} %{x:.1f}%<extra></extra>`,
+      };
+    };
+    return {
+      data: [rows((entry) => entry.win_rate, "raw", colour.series[0], "circle"),
+        rows((entry) => entry.length_controlled, "length-controlled", colour.series[1], "diamond")],
+      layout: layoutOf(colour, {
+        scattermode: "group", xaxis: { title: { text: "win rate" }, ticksuffix: "%", range: [0, 100] }, yaxis: { autorange: "reversed", type: "category" },
+        shapes: [{ type: "line", x0: 50, x1: 50, yref: "paper", y0: 0, y1: 1, line: { color: colour.muted, dash: "dash", width: 1 } }],
+      }),
+    };
+  },
+
+  reliability(part, colour) {
+    const data = [{
+      type: "scatter", mode: "lines", name: "as sure as right", x: [0, 1], y: [0, 1], hoverinfo: "skip", line: { color: colour.pool, dash: "dash", width: 1 },
+    }];
+    const symbols = { width: "circle", mass: "square" };
+    Object.entries(part.reliability).forEach(([kind, curve], place) => {
+      const largest = Math.max(...curve.n, 1);
+      data.push({
+        type: "scatter", mode: "lines+markers", name: `bins of equal ${plain(kind)}`, x: curve.predicted, y: curve.observed, customdata: curve.n,
+        line: { color: colour.series[place], width: 2 }, visible: place ? "legendonly" : true,
+        marker: { symbol: symbols[kind] || "circle", size: curve.n.map((n) => 6 + 14 * Math.sqrt(n / largest)), opacity: 0.85 },
+        hovertemplate: "predicted %{x:.3f}, observed %{y:.3f}<br>%{customdata:,.1f} pairs<extra>%{fullData.name}</extra>",
+      });
+    });
+    return { data, layout: layoutOf(colour, {
+      xaxis: { title: { text: "predicted probability" }, range: [-0.02, 1.02] }, yaxis: { title: { text: "share that won" }, range: [-0.04, 1.04] },
+    }) };
+  },
+};

@@ -1,0 +1,78 @@
+// The page: reads the story, draws what is in view, and follows the colours.
+
+const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, scrollZoom: false, doubleClick: false, showTips: false };
+const story = JSON.parse(document.getElementById("story").textContent);
+const drawn = new Set();
+
+function draw(element, data, layout) {
+  Plotly.react(element, data, layout, CONFIG);
+  element.dataset.drawn = "yes";
+}
+
+// data-path is "pools.0.rewards", or "trainings.0.curves|2,5" for places of a list.
+function partOf(path) {
+  const [steps, places] = path.split("|");
+  const part = steps.split(".").reduce((value, step) => value[step], story);
+  return places === undefined ? part : places.split(",").map((place) => part[Number(place)]);
+}
+
+function drawChart(element) {
+  const { data, layout } = CHARTS[element.dataset.chart](partOf(element.dataset.path), colours());
+  draw(element, data, layout);
+  drawn.add(element);
+}
+
+const seen = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    if (entry.isIntersecting && !drawn.has(entry.target)) drawChart(entry.target);
+  }
+}, { rootMargin: "400px" });
+
+function showPool(number) {
+  for (const panel of document.querySelectorAll(".pool")) panel.hidden = panel.dataset.pool !== String(number);
+}
+
+function startTheme(redraw) {
+  const wish = matchMedia("(prefers-color-scheme: dark)");
+  let choice = "auto";
+  try {
+    choice = localStorage.getItem("prefpipe-theme") || "auto";
+  } catch { /* a page of a file may have no storage: the choice lasts as long as the page */ }
+  const apply = () => {
+    document.documentElement.dataset.theme = choice === "auto" ? (wish.matches ? "dark" : "light") : choice;
+    for (const button of document.querySelectorAll("[data-theme-choice]")) button.setAttribute("aria-pressed", String(button.dataset.themeChoice === choice));
+    redraw();
+  };
+  for (const button of document.querySelectorAll("[data-theme-choice]")) {
+    button.addEventListener("click", () => {
+      choice = button.dataset.themeChoice;
+      try {
+        localStorage.setItem("prefpipe-theme", choice);
+      } catch { /* as above */ }
+      apply();
+    });
+  }
+  wish.addEventListener("change", apply);
+  apply();
+}
+
+const redrawn = [];
+startTheme(() => {
+  for (const element of drawn) drawChart(element);
+  for (const again of redrawn) again();
+});
+showPool(0);
+const pool = document.getElementById("pool");
+if (pool) pool.addEventListener("change", () => showPool(pool.value));
+redrawn.push(startMap(story, draw), startSavings(story, draw));
+for (const element of document.querySelectorAll("[data-chart]")) seen.observe(element);
+
+// A link to an artifact opens it.
+function openTarget() {
+  const target = location.hash.startsWith("#artifact-") && document.querySelector(location.hash);
+  if (target) target.querySelector("details").open = true;
+}
+window.addEventListener("hashchange", openTarget);
+openTarget();
+// On paper everything is there.
+window.addEventListener("beforeprint", () => document.querySelectorAll("[data-chart]").forEach((element) => !element.closest("[hidden]") && drawChart(element)));

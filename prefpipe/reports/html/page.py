@@ -1,0 +1,107 @@
+"""A story (`prefpipe.stages.report.tell`) as one HTML file that asks the network for nothing.
+
+The charts are plotly.js's, inlined. Every text of the run is escaped: in the page by Jinja, in the data as JSON in which ``<`` is
+written as an escape. Should a text get through all the same, the page's content security policy runs the scripts whose
+hashes it names and no other, and loads nothing from anywhere.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.errors import UsageError
+from prefpipe.reports.distribution import figure
+from prefpipe.reports.html.words import (
+    NONE,
+    curve_panels,
+    health_rows,
+    interval,
+    percent,
+    reliability_tables,
+    tiles,
+    words,
+)
+from prefpipe.reports.untrusted import visible
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("charts.js", "map.js", "savings.js", "page.js")
+MARK = '<meta name="generator" content="prefpipe'
+ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
+
+
+def render(story: Mapping[str, Any]) -> str:
+    """Return the page of a story."""
+    told = _visible(story)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": _figure, "percent": percent, "interval": interval, "words": words}
+    scripts = [_plotly(), "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"]
+    policy = "; ".join([
+        "default-src 'none'", "script-src " + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+        "style-src 'unsafe-inline'", "img-src data: blob:", "base-uri 'none'", "form-action 'none'",
+    ])  # fmt: skip
+    return environment.get_template("report.html.jinja").render(
+        story=told, policy=policy, style=_asset("report.css"), scripts=scripts, data=json.dumps(told).translate(ESCAPES),
+        panels=[curve_panels(training["curves"]) for training in told["trainings"]],
+        health=[health_rows(entry) for entry in told["health"]],
+        reliability=[reliability_tables(entry) for entry in told["calibrations"]], tiles=tiles,
+        places={entry["name"]: place for place, entry in enumerate(told["lineage"])},
+    )  # fmt: skip
+
+
+def write_report(path: Path, page: str, *, overwrite: bool) -> None:
+    """Write the page; an earlier report under that name is replaced, any other file only with ``overwrite``.
+
+    Errors:
+        UsageError: the path is a folder, or a file that is no report.
+    """
+    if path.is_dir():
+        raise UsageError(f"-o {path} is a folder", hint=f"name the file: -o {path / 'report.html'}")
+    if path.exists() and not overwrite and MARK.encode() not in path.read_bytes()[:4096]:
+        raise UsageError(
+            f"-o {path} exists and is no report of prefpipe", hint="choose another name, or replace it with --overwrite"
+        )
+    with atomic_write(path) as file:
+        file.write(page.encode())
+
+
+@cache
+def _asset(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    """Return plotly.js; it must not end the script element that it stands in."""
+    script: str = get_plotlyjs()
+    return script.replace("</script", "<\\/script")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _visible(value: Any) -> Any:
+    """Return the story with every control and direction character as a sign that does nothing."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, Mapping):
+        return {visible(str(key)): _visible(item) for key, item in value.items()}
+    return [_visible(item) for item in value] if isinstance(value, list) else value
+
+
+def _figure(value: float | None) -> str:
+    return NONE if value is None else figure(value)

@@ -1,0 +1,121 @@
+"""The story of a run, put together from the artifacts of a folder.
+
+Reads: every artifact it is given, as far as its parts are on disk. Writes: nothing; `prefpipe.reports.html` makes a page of it.
+Promises: the same artifacts give the same story, whenever and wherever it is told; rows are joined by key; what cannot be read is
+told in its place, with the reason, and hides nothing else.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+from prefpipe import __version__
+from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import InputError, PrefpipeError
+from prefpipe.maths.accelerators import ACCELERATORS
+from prefpipe.maths.training_compute import ModelShape
+from prefpipe.stages.report_coverage import coverage_of
+from prefpipe.stages.report_funnel import funnel_of
+from prefpipe.stages.report_lineage import lineage_of
+from prefpipe.stages.report_maps import maps_of
+from prefpipe.stages.report_outcomes import calibrations_of, health_of, trainings_of, win_rates_of
+from prefpipe.stages.report_pools import rewards_of
+from prefpipe.stages.report_sources import Found, Pool, pools_of
+
+PLAN = {"prompts": 60_000, "n": 32, "k": SelectConfig.k, "positives": SelectConfig.positives, "mean_prompt_tokens": 200.0,
+        "mean_response_tokens": 400.0}  # fmt: skip
+"""What the calculator starts from where nothing was selected yet: UltraFeedback's prompts and AMPO's 32 responses."""
+
+
+class TrainedShape(NamedTuple):
+    """The model whose training the calculator computes: its name, and what its FLOP depend on."""
+
+    name: str
+    shape: ModelShape
+
+
+def tell(folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: int) -> dict[str, Any]:
+    """Return the story as JSON values.
+
+    Keys: ``folder``, ``version``, ``pools`` (each ``name``, ``funnel``, ``rewards``, ``coverage``), ``maps``, ``trainings``,
+    ``win_rates``, ``health``, ``calibrations``, ``savings`` and ``lineage``; see the functions that make them. A part that
+    could not be made is ``{"error": message}``.
+
+    Errors:
+        InputError: there is no artifact.
+    """
+    if not found:
+        raise InputError(f"{folder} holds no artifact", hint="pass the folder in which prefpipe's stages wrote theirs")
+    pools = pools_of(found)
+    policies = [item for item in found if item.kind == "policy"]
+    seen: dict[Any, Any] = {}
+    told: dict[str, Any] = _without_nan({
+        "folder": folder, "version": __version__,
+        "pools": [_pool(pool, policies, seen) for pool in pools],
+        "maps": _or_error(maps_of, pools, n_maps),
+        "trainings": trainings_of(found), "win_rates": win_rates_of(found), "health": health_of(found),
+        "calibrations": calibrations_of(found), "savings": savings_of(pools, model), "lineage": lineage_of(found),
+    })  # fmt: skip
+    return told
+
+
+def _pool(pool: Pool, policies: Sequence[Found], seen: dict[Any, Any]) -> dict[str, Any]:
+    """Return a pool's part of the story; selections of the same responses by the same reward share their coverage."""
+    identity = pool.groups.artifact.record.identity if pool.groups is not None else {}
+    names = tuple(item.name if item is not None else None for item in (pool.candidates, pool.scores, pool.embeddings))
+    key = (*names, pool.expression, *(identity.get(name) for name in ("positives", "cover", "weight_temperature")))
+    if key not in seen:
+        seen[key] = _or_error(coverage_of, pool)
+    chosen = {name: identity.get(name) for name in ("strategy", "k", "positives")} if identity else None
+    return {
+        "name": pool.name, "candidates": pool.candidates.name, "chosen": chosen, "funnel": funnel_of(pool, policies),
+        "rewards": _or_error(rewards_of, pool), "coverage": seen[key],
+    }  # fmt: skip
+
+
+def savings_of(pools: Sequence[Pool], model: TrainedShape) -> dict[str, Any]:
+    """Return what the calculator starts from: numbers and mean lengths of the first selection that counted them.
+
+    Keys: ``plan`` (as `prefpipe.maths.training_compute.Plan`), ``source`` (the selection's name, or None), ``model``,
+    ``accelerators`` and ``mfu``.
+    """
+    plan, source = dict(PLAN), None
+    for pool in pools:
+        tally = _or_error(pool.groups.artifact.tally) if pool.groups is not None else {}
+        if pool.groups is not None and tally.get("n_groups") and tally.get("n_usable") and tally.get("usable_response_tokens"):
+            plan, source = _plan_of(tally, pool.groups.artifact.record.identity), pool.name
+            break
+    gpus = [{"key": key, "name": item.name, "tflops": item.tflops} for key, item in ACCELERATORS.items()]
+    return {
+        "plan": plan, "source": source, "model": {"name": model.name, **model.shape._asdict()}, "accelerators": gpus, "mfu": 0.4,
+        "shared_prompt": TrainConfig.shared_prompt,
+    }  # fmt: skip
+
+
+def _plan_of(tally: Mapping[str, float], identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan with the means of a selection; the kept ones are counted, for strategies without k keep what they like."""
+    n = round(tally["n_usable"] / tally["n_groups"])
+    positives = int(identity.get("positives", 1))
+    kept = round(tally["n_kept"] / tally["n_groups"])
+    return {
+        "prompts": round(tally["n_groups"]), "n": max(n, 2), "k": max(kept - positives, 1), "positives": positives,
+        "mean_prompt_tokens": round(tally["usable_prompt_tokens"] / tally["n_usable"], 1),
+        "mean_response_tokens": round(tally["usable_response_tokens"] / tally["n_usable"], 1),
+    }  # fmt: skip
+
+
+def _or_error(make: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what is made, or ``{"error": ...}`` in its place: one damaged file must not hide the rest of the story."""
+    try:
+        return make(*arguments)
+    except PrefpipeError as error:
+        return {"error": error.message, "hint": error.hint}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,77 @@
+"""What came of a run: training curves, win rates, the health of the policy, and whether probabilities are right."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefpipe.errors import PrefpipeError
+from prefpipe.maths.intervals import Bootstrap
+from prefpipe.reports.curves import read_points
+from prefpipe.reports.overview import read_summary
+from prefpipe.reports.win_rates import Drawing, Sources, win_rates
+from prefpipe.stages.report_sources import Found
+
+MAX_CURVE_POINTS = 400
+FITS = 500
+"""Resamples of a length-controlled fit."""
+PREFERENCES = ("evaluation", "verdicts")
+SIDES = ("policy", "baseline", "difference")
+SETTINGS = ("objective", "target", "beta", "gamma", "alpha", "learning_rate", "num_train_epochs", "global_batch_size", "lora_r")
+
+
+def trainings_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Return every training: ``name``, ``settings``, ``curves`` (`prefpipe.reports.curves.read_points`), ``summary`` or None."""
+    trained = []
+    for item in (item for item in found if item.kind == "policy"):
+        identity = item.artifact.record.identity | (item.artifact.record.identity.get("knobs") or {})
+        trained.append({
+            "name": item.name, "settings": {name: identity[name] for name in SETTINGS if identity.get(name)},
+            "curves": read_points(item.artifact.path, MAX_CURVE_POINTS), "summary": read_summary(item.artifact),
+        })  # fmt: skip
+    return trained
+
+
+def win_rates_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Return the win rates of every evaluation and every judgement: what `prefpipe eval win-rate DIR` finds, one each.
+
+    Keys: ``name``, and either ``error``, or ``policy``, ``n_rows``, ``n_rows_missing``, ``confidence``, ``win_rate``,
+    ``length_controlled`` (None where there is none), ``notes`` and ``recipe``.
+    """
+    results = []
+    for item in (item for item in found if item.kind in PREFERENCES):
+        try:
+            drawing = Drawing(of_fits=Bootstrap(n_draws=FITS))
+            told = win_rates([str(item.artifact.path)], Sources(allow_missing=True), drawing)
+        except PrefpipeError as error:
+            results.append({"name": item.name, "error": error.message})
+            continue
+        result = dict(told["results"][0])
+        results.append(result | {"name": item.name, "policy": result["name"], "confidence": told["confidence"]})
+    return results
+
+
+def health_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Return what every evaluation measured of its two sides: ``name``, the sides' names and ``measures``."""
+    told = []
+    for item in (item for item in found if item.kind == "evaluation"):
+        summary = read_summary(item.artifact) or {}
+        measures = {name: value for name, value in summary.items() if is_measure(value)}
+        measures |= {name: value for name, value in (summary.get("health") or {}).items() if is_measure(value)}
+        if measures:
+            sides = {side: summary.get(f"{side}_name") for side in ("policy", "baseline")}
+            told.append({"name": item.name, **sides, "confidence": summary.get("confidence"), "measures": measures})
+    return told
+
+
+def is_measure(value: Any) -> bool:
+    """Whether a value of a summary is a figure of both sides and of their difference."""
+    return isinstance(value, Mapping) and all(isinstance(value.get(side), Mapping) for side in SIDES)
+
+
+def calibrations_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Return every calibration on disk, of reward models in training and of ``eval calibration``: ``name`` and its figures."""
+    told = []
+    for item in found:
+        figures = (read_summary(item.artifact) or {}).get("calibration")
+        if isinstance(figures, Mapping) and isinstance(figures.get("reliability"), Mapping):
+            told.append({"name": item.name, **figures})
+    return told
