@@ -1,8 +1,10 @@
 """What a win rate was made of, and in what two of them differ: prompts, baseline, judge, and how the judge was asked."""
 
+import json
 import unicodedata
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe import __version__
@@ -42,6 +44,20 @@ def recipe_of(annotations: Annotations, prompts_sha256: str, beside: Beside) -> 
         "regularising_rows": beside.regularising_rows, "category": beside.category,
         "versions": {"prefpipe": __version__, "numpy": metadata.version("numpy")},
     }  # fmt: skip
+
+
+def notes_of_folder(annotations: Annotations) -> list[str]:
+    """Return in what the two sides of a folder differed when they were compared with --force, as its summary tells."""
+    if annotations.record is None:
+        return []
+    try:
+        recipe = json.loads((Path(annotations.source) / "summary.json").read_bytes()).get("recipe") or {}
+        return [
+            f"its sides were compared with --force although not made by the same recipe: {line}"
+            for line in recipe.get("differences") or ()
+        ]
+    except (OSError, ValueError, AttributeError):
+        return []  # not all parts are there yet, or an earlier release's
 
 
 def differences_of_recipes(

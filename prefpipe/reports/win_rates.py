@@ -19,7 +19,7 @@ from prefpipe.maths.length_control import (
 from prefpipe.maths.prompt_rows import rows_of_prompts
 from prefpipe.maths.winrate import weighted_win_rate, win_rate, win_rate_difference
 from prefpipe.reports.comparison import length_notes
-from prefpipe.reports.win_rate_recipes import Beside, differences_of_recipes, recipe_of
+from prefpipe.reports.win_rate_recipes import Beside, differences_of_recipes, notes_of_folder, recipe_of
 
 
 class Sources(NamedTuple):
@@ -80,7 +80,7 @@ def win_rates(paths: Sequence[str], sources: Sources, drawing: Drawing, *, force
 def _prepared(path: str, sources: Sources) -> Prepared:
     """Return the rows that count, with difficulty and baseline lengths beside them, and what is to be said about them."""
     read = read_annotations(path, scale=sources.scale, category=sources.category)
-    notes = []
+    notes = notes_of_folder(read)
     if read.n_missing:
         if not sources.allow_missing:
             raise InputError(

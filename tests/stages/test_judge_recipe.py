@@ -75,6 +75,10 @@ def test_sides_that_were_sampled_differently_need_force(tmp_path, capsys):
     line = "max_tokens: 9 for B, 1024 for A"
     assert f"compared with --force although not made by the same recipe: {line}" in capsys.readouterr().err
     assert summary_of(tmp_path / "out")["recipe"]["differences"] == [line]
+    assert run(["eval", "win-rate", str(tmp_path / "out"), "--bootstrap-draws", "100"]) == 0
+    assert f"its sides were compared with --force although not made by the same recipe: {line}" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_forced_evaluation_says_what_differs(tmp_path, capsys):
