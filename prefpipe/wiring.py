@@ -226,7 +226,7 @@ def language_judge(
     max_tokens = config.judge_max_tokens or load("prefpipe.backends.llm_judge:default_max_tokens")(prompt)
     if spec.kind == "openai":
         name, model_identity = spec.model, {"served": spec.model}
-        open_source = lambda: _open_server(config, is_flexible=verdict == "either")  # noqa: E731 - beside its identity
+        open_source = lambda: _open_server(config, verdict)  # noqa: E731 - beside its identity
     else:
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
         load("prefpipe.artifacts.model_files:require_chat_template")(model)
@@ -248,9 +248,15 @@ def language_judge(
     return {"kind": spec.kind, **model_identity, **settings.identity()}, settings, desk
 
 
-def _open_server(config: JudgingConfig, *, is_flexible: bool) -> Any:
+def _open_server(config: JudgingConfig, verdict: str) -> Any:
     settings = load("prefpipe.backends.chat_client:ServerSettings")(
-        config.base_url, config.concurrency, config.requests_per_minute, config.timeout_s, config.max_tries, is_flexible
+        config.base_url,
+        config.concurrency,
+        config.requests_per_minute,
+        config.timeout_s,
+        config.max_tries,
+        verdict == "either",
+        verdict == "logprobs",
     )
     return load("prefpipe.backends.chat_client:ChatClient")(settings)
 
@@ -344,6 +350,7 @@ def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> list[Artif
         rating: dict[str, Any] = {
             name: getattr(config, name) for name in ("scorer", "device", "batch_size", "trust_remote_code", "trust_python_checks")
         }
+        rating["base_url"] = config.judge_url
         _score(ScoreConfig(candidates=candidates, output=scores, **rating, **shared), runtime)
     embeddings = getattr(config, f"{side}_embeddings")
     return [open_input(candidates, schema="candidates", name=f"--{side}"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files
 from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.errors import PrefpipeError, UsageError
 
 FOLDER_NAME = "answers"
 """Where a stage keeps them inside its output, unless another folder is given."""
@@ -55,6 +56,22 @@ class AnswerCache:
             file.write(
                 (json.dumps(entry, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
             )  # as json reads it
+
+    def require_writable(self) -> None:
+        """Refuse a folder that takes no file, before an answer is paid for that could not be kept.
+
+        Errors:
+            UsageError: it cannot be made or written to.
+        """
+        try:
+            make_folder(self.folder)
+            with atomic_write(self.folder / "writable") as file:
+                file.write(b"")
+            (self.folder / "writable").unlink(missing_ok=True)
+        except PrefpipeError as error:
+            raise UsageError(
+                f"answers cannot be kept in {self.folder}: {error.message}", hint="choose another folder with --cache"
+            ) from error
 
     def sweep(self) -> None:
         """Remove what a killed process left half written."""

@@ -11,7 +11,6 @@ Reference: https://platform.openai.com/docs/api-reference/chat.
 """
 
 import email.utils
-import json
 import os
 import random
 import threading
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import openai
 
+from prefpipe.artifacts.finite_json import parse_finite_json
 from prefpipe.backends.chat_answers import ERROR, REFUSED, TOO_LONG, ChatAnswer, NoCompletionError, read_completion
 from prefpipe.backends.openai_server import NO_KEY, OPENAI_URL, TOO_LONG_SIGNS
 from prefpipe.backends.request_pace import RequestPace
@@ -47,7 +47,8 @@ class ServerSettings(NamedTuple):
     """How a server is asked.
 
     ``max_tries`` counts the first; ``timeout_s`` is for one try, from the request to the last byte.
-    ``can_do_without_logprobs``: a server that refuses log-probabilities is asked again without them.
+    ``can_do_without_logprobs``: a server that refuses log-probabilities is asked again without them. ``needs_logprobs``: one
+    whose first answer has none is asked nothing more.
     """
 
     base_url: str | None = None
@@ -56,6 +57,7 @@ class ServerSettings(NamedTuple):
     timeout_s: float = 120.0
     max_tries: int = 6
     can_do_without_logprobs: bool = False
+    needs_logprobs: bool = False
 
 
 class TransientError(Exception):
@@ -112,6 +114,11 @@ class ChatClient:
         while not self._reached and (place := next(places, None)) is not None:  # one alone shows whether there is a server
             answers[place] = self._answer(bodies[place], place, keep)
             self._reached = answers[place].status in ("ok", REFUSED, TOO_LONG)
+            if self.settings.needs_logprobs and answers[place].status == "ok" and answers[place].tokens is None:
+                raise ModelError(
+                    f"the judge's server at {self._url} gives no log-probabilities; every answer would be paid for in vain",
+                    hint="use --verdict text, or a server and model that give them (vllm serve does)",
+                )
         with ThreadPoolExecutor(self.settings.concurrency) as threads:
             try:
                 running = {threads.submit(self._answer, bodies[place], place, keep): place for place in places}
@@ -175,7 +182,7 @@ class ChatClient:
         try:
             with self._client.chat.completions.with_streaming_response.create(**self._on_the_wire(body)) as response:
                 data, is_late = _read(response.iter_bytes(), deadline)
-            completion = json.loads(data, parse_constant=_refuse_constant)
+            completion = parse_finite_json(data)
             read_completion(completion)
         except openai.APIStatusError as error:
             raise self._status_failure(error) from error
@@ -248,7 +255,3 @@ def _retry_after(headers: Any) -> float | None:
     with suppress(TypeError, ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()) or None
     return None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

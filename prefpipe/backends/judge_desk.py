@@ -91,9 +91,7 @@ class JudgeDesk:
             known = self._known(key, bodies[place], is_usable[place])
             if known is None:
                 open_places.append(place)
-                known = ChatAnswer(NOT_ANSWERED, self.batch.failures.get(key) or "the batch holds no answer to this request yet")
-                if key in self.batch.failures:
-                    known = known._replace(status=ERROR)
+                known = self._unanswered(key)
             found[key] = known
         if self.mode == "collect":
             self.open_questions |= {keys[place]: bodies[place] for place in open_places}
@@ -129,8 +127,17 @@ class JudgeDesk:
         self.spending.n_from_cache += 1
         return answer
 
+    def _unanswered(self, key: str) -> ChatAnswer:
+        """Return why a batch has no answer to a request."""
+        if key in self.batch.failures:
+            return ChatAnswer(ERROR, self.batch.failures[key])
+        if key in self.batch.answers:
+            return ChatAnswer(ERROR, "what the batch holds as the answer is no chat completion")
+        return ChatAnswer(NOT_ANSWERED, "the batch holds no answer to this request yet")
+
     def _ask(self, bodies: Sequence[Body]) -> list[ChatAnswer]:
         if self._source is None:
+            self.cache.require_writable()
             self._source = self.open_source()
         answers = self._source.complete(bodies, lambda place, completion: self.cache.put(bodies[place], completion))
         for answer in answers:

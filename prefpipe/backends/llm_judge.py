@@ -52,9 +52,16 @@ class JudgeSettings(NamedTuple):
         says nothing about it.
         """
         stated = read_text(answer.text, self.prompt.kind, self.prompt.form, question.nonce)
+        if answer.is_cut and self.prompt.kind == "pointwise" and answer.text.rstrip().endswith("1") and not _knows_ten(answer):
+            return Reading(None, problem="the answer ends in 1, which may be the beginning of 10")
         if stated.value is None or self.verdict == "text" or (self.verdict == "either" and answer.tokens is None):
             return stated
         return read_probabilities(answer.tokens or (), self.prompt.kind, self.prompt.form, question.nonce)
+
+
+def _knows_ten(answer: ChatAnswer) -> bool:
+    """Return whether 10 is a token of its own, so that an answer that was cut behind a 1 means 1."""
+    return answer.tokens is not None and "10" in {token.strip() for token in answer.tokens[-1].top}
 
 
 class Asked(NamedTuple):

@@ -27,8 +27,8 @@ class WinRateFlags:
         list[Path],
         typer.Argument(
             metavar="ANNOTATIONS", show_default=False,
-            help="AlpacaEval's annotations.json, a JSONL, JSON, CSV or Parquet file, or a folder written by `prefpipe eval`; of "
-            "several, each is compared with the first",
+            help="AlpacaEval's annotations.json, Arena-Hard's model_judgment, a JSONL, JSON, CSV or Parquet file, or a folder "
+            "written by `prefpipe eval` or `judge`; of several, each is compared with the first",
         ),
     ]  # fmt: skip
     difficulty: Annotated[
@@ -48,6 +48,9 @@ class WinRateFlags:
     scale: Annotated[
         str | None, _flag("how preferences are written \\[default: 1-2 of AlpacaEval's files, else 0-1]", "|".join(SCALES), None)
     ] = None
+    category: Annotated[
+        str | None, _flag("of Arena-Hard's prompts, where a file has several: hard_prompt, creative_writing", "NAME", None)
+    ] = None
     allow_missing: Annotated[
         bool, _flag("leave rows without a preference out and count them, instead of refusing", None, None, "--allow-missing")
     ] = False
@@ -64,8 +67,8 @@ class WinRateFlags:
 def _win_rate(flags: WinRateFlags) -> None:
     """Win rates from preferences of a judge or a rater, raw beside length-controlled, with errors and intervals.
 
-    On AlpacaEval's files the figures are the leaderboard's. On your own prompts no difficulty of the instructions is
-    known, and the figure is named so.
+    On AlpacaEval's and Arena-Hard's files the figures are those of their leaderboards. On your own prompts no difficulty of the
+    instructions is known, and the length-controlled figure is named so.
     """
     from prefpipe.errors import UsageError
 
@@ -79,7 +82,7 @@ def _win_rate(flags: WinRateFlags) -> None:
 
     beside = (flags.baseline_outputs, flags.difficulty, flags.regularising_rows)
     outputs, difficulty, rows = (None if path is None else str(path) for path in beside)
-    sources = Sources(outputs, difficulty, rows, flags.scale, flags.allow_missing)
+    sources = Sources(outputs, difficulty, rows, flags.scale, flags.category, flags.allow_missing)
     drawing = Drawing(
         flags.penalty_c,
         Bootstrap(flags.confidence, flags.bootstrap_draws, flags.bootstrap_seed),

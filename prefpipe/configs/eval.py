@@ -25,6 +25,11 @@ class EvalConfig(SamplingConfig):
         (), identity=False, metavar="[NAME=]KIND[:TARGET]",
         help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL; NAME= names it; repeat for several scorers",
     )  # fmt: skip
+    judge_base_url: str | None = option(
+        None, identity=False,
+        help="address of the server of --scorer judge:openai:MODEL; default --base-url where --backend is not openai, then "
+        "OPENAI_BASE_URL",
+    )  # fmt: skip
     policy_scores: Path | None = option(
         None, identity=False, metavar="DIR", help="scores of the policy's candidates folder, if made"
     )
@@ -54,6 +59,11 @@ class EvalConfig(SamplingConfig):
     bootstrap_seed: int = option(0, help="seed of the bootstrap")
     force: bool = option(False, identity=False, help="compare two candidates folders that were sampled or scored differently")
     trust_python_checks: bool = option(False, identity=False, help="run Python functions that the prompts file names")
+
+    @property
+    def judge_url(self) -> str | None:
+        """The address of the judge's server, None for that of the environment."""
+        return self.judge_base_url or (self.base_url if self.backend != "openai" else None)
 
     def problems(self) -> list[str]:
         found = super().problems() + scorer_problems(self.scorer)

@@ -27,7 +27,10 @@ class ImportConfig(StageConfig):
         help="JSONL, JSON, CSV or Parquet file, a datasets folder, or hf:org/name[@revision][:split]",
     )  # fmt: skip
     format: str = option(choices=FORMATS, help="what the file holds; docs/interchange.md has two lines of each")
-    requests: str | None = option(None, identity=False, metavar="FILE", help="openai-batch: the file of requests that was sent")
+    requests: str | None = option(
+        None, identity=False, metavar="FILE",
+        help="openai-batch: the file of requests that was sent; arena-hard: the question.jsonl of v0.1",
+    )  # fmt: skip
     reward_column: tuple[str, ...] = option(
         (), metavar="[NAME=]COLUMN", help="rows: column of scores, higher is better; NAME= names the scorer; repeat for several"
     )
@@ -60,8 +63,8 @@ class ImportConfig(StageConfig):
             found += [f"--{name.replace('_', '-')} goes with --format rows, not {self.format}" for name in given]
         if self.format == "openai-batch" and self.requests is None:
             found.append("--format openai-batch needs --requests: the answers do not hold the messages")
-        if self.format != "openai-batch" and self.requests is not None:
-            found.append(f"--requests goes with --format openai-batch, not {self.format}")
+        if self.format not in ("openai-batch", "arena-hard") and self.requests is not None:
+            found.append(f"--requests goes with --format openai-batch and arena-hard, not {self.format}")
         if self.format == "openai-batch" and self.kept_columns:
             found.append("--columns: a batch holds no columns of the user's")
         return found + self._reward_problems()

@@ -36,6 +36,7 @@ class JudgeConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
         "same-index", choices=("same-index", "all"), help="responses of a prompt to compare: equal sample_idx, or each with each"
     )
     tie_tolerance: float = option(0.0, help="reward difference up to which two responses tie (reward-model, hard)")
+    force: bool = option(False, identity=False, help="compare candidates that were sampled differently")
     retry_errors: bool = option(True, identity=False, help="ask again for verdicts that are missing or could not be read")
     confidence: float = option(0.95, identity=False, help="level of the bootstrap intervals")
     bootstrap_draws: int = option(10_000, identity=False, help="resamples of the bootstrap")

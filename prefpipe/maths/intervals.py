@@ -124,6 +124,19 @@ def paired_difference(
     return PairedDifference(difference.mean, difference.se, interval.low, interval.high, difference.n, difference.n_missing)
 
 
+def ratio_interval(above_P: np.ndarray, below_P: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float]:
+    """Return the percentile interval of ``sum above / sum below``, (P,) each, resampling prompts; ``below_P`` is above 0."""
+    rng, n_prompts = np.random.default_rng(bootstrap.seed), len(above_P)
+    step = max(1, _N_DRAWN_AT_ONCE // n_prompts)
+    ratios_B = np.empty(bootstrap.n_draws)
+    for start in range(0, bootstrap.n_draws, step):
+        stop = min(start + step, bootstrap.n_draws)
+        drawn = rng.integers(n_prompts, size=(stop - start, n_prompts))
+        ratios_B[start:stop] = above_P[drawn].sum(axis=1) / below_P[drawn].sum(axis=1)
+    low, high = np.quantile(ratios_B, [(1.0 - bootstrap.level) / 2.0, (1.0 + bootstrap.level) / 2.0])
+    return float(low), float(high)
+
+
 def _resample_means(known_P: np.ndarray, rng: np.random.Generator, n_draws: int) -> np.ndarray:
     """Return (B,) means of resamples with replacement."""
     n_prompts = len(known_P)

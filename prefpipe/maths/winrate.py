@@ -6,7 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.intervals import BOOTSTRAP, Bootstrap, PairedDifference, bootstrap_interval, estimate_mean, paired_difference
+from prefpipe.maths.intervals import (
+    BOOTSTRAP,
+    Bootstrap,
+    PairedDifference,
+    bootstrap_interval,
+    estimate_mean,
+    paired_difference,
+    ratio_interval,
+)
 from prefpipe.maths.prompt_rows import rows_of_prompts
 
 
@@ -83,6 +91,49 @@ def win_rate(
         estimate.mean, estimate.se, interval.low, interval.high, interval.level, estimate.n, estimate.n_missing,
         n_wins, n_draws, n_losses, discrete,
     )  # fmt: skip
+
+
+class WeightedRate(NamedTuple):
+    """A weighted mean of preferences in [0, 1] over ``n`` prompts, its standard error and bootstrap interval."""
+
+    mean: float
+    se: float
+    low: float
+    high: float
+    level: float
+    n: int
+
+
+def weighted_win_rate(
+    preferences: Any, weights: Any, prompt_ids: Sequence[Any] | None = None, *, bootstrap: Bootstrap = BOOTSTRAP
+) -> WeightedRate:
+    """Return the mean of rows that weigh as given, as Arena-Hard scores: a prompt with clear verdicts weighs more.
+
+    ``sum_i w_i y_i / sum_i w_i``. The error is that of a ratio of sums over prompts, linearised, with ``d_p`` the sum of
+    ``w_i (y_i - mean)`` over the rows of prompt p: ``se = sqrt(P / (P - 1) sum_p d_p^2) / sum_i w_i``. The interval is a
+    percentile bootstrap of that ratio over prompts. One prompt has no error and no interval (NaN).
+
+    Args:
+        preferences: (N,), one a row.
+        weights: (N,), above 0.
+        prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
+        bootstrap: level, resamples and seed of the interval.
+
+    Errors:
+        InputError: a preference outside [0, 1] or NaN, a weight that is not above 0, different numbers of rows, no rows.
+    """
+    preferences_N, weights_N = checked_preferences(preferences), as_numbers(weights, "weights")
+    if weights_N.shape != preferences_N.shape or not len(weights_N) or not ((weights_N > 0) & np.isfinite(weights_N)).all():
+        raise InputError(f"weights of shape {weights_N.shape} for {len(preferences_N)} preferences; each row has one above 0")
+    rows = rows_of_prompts(prompt_ids, len(preferences_N))
+    won_P, weight_P = rows.sums(weights_N * preferences_N), rows.sums(weights_N)
+    mean, n = float(won_P.sum() / weight_P.sum()), rows.n_prompts
+    if n < 2:
+        return WeightedRate(mean, np.nan, np.nan, np.nan, bootstrap.level, n)
+    off_P = won_P - mean * weight_P
+    se = float(np.sqrt(n / (n - 1) * (off_P**2).sum()) / weight_P.sum())
+    low, high = ratio_interval(won_P, weight_P, bootstrap)
+    return WeightedRate(mean, se, low, high, bootstrap.level, n)
 
 
 def win_rate_difference(

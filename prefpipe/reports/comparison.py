@@ -1,6 +1,7 @@
 """The table that ``prefpipe eval`` ends with, and what is to be said about a length-controlled figure."""
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 from rich.markup import escape
@@ -18,6 +19,11 @@ ROWS = (
 
 LEAST_SHARE = 0.1
 """Below this share of rows on one side of equal length, the figure at equal lengths is an extrapolation."""
+
+MOST_SES_WIDE = 8.0
+"""An interval of 95 % is about 4 standard errors wide; from here on the two do not agree."""
+FLAT = 1e-3
+"""A figure this near 0 or 1 is of a fit that went as far as the penalty let it."""
 
 
 def comparison_table(figures: Mapping[str, Any]) -> Table:
@@ -76,9 +82,23 @@ def length_notes(figures: Mapping[str, Any]) -> list[str]:
             f"the policy's response is the {side} one in {figures[f'share_{side}']:.1%} of rows only: the length-controlled "
             "figure is an extrapolation"
         )
+    if _runs_to_an_end(figures):
+        notes.append(
+            "the length-controlled fit runs to an end of its scale, where its standard error says nothing: too few prompts, or "
+            "lengths that part wins from losses"
+        )
     if not figures["model_coefficient"]:
         notes.append(f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says nothing here")
     return notes
+
+
+def _runs_to_an_end(figures: Mapping[str, Any]) -> bool:
+    """Return whether the figure, or those of many resamples, are where the curve is flat and the delta method sees no error."""
+    if figures["se"] is None or isnan(figures["se"]):
+        return False
+    width = figures["high"] - figures["low"]
+    is_flat = min(figures["mean"], 1.0 - figures["mean"]) < FLAT
+    return bool(is_flat or (width > MOST_SES_WIDE * figures["se"] and width > LEAST_SHARE))
 
 
 def short(name: str, limit: int = 28) -> str:

@@ -1,5 +1,6 @@
 """The command with which lm-evaluation-harness evaluates a model that prefpipe trained."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,11 @@ from prefpipe.artifacts.model_files import find_adapter_base
 from prefpipe.artifacts.tokenizer_files import find_tokenizer_files, read_chat_template
 from prefpipe.errors import UsageError
 
-MEANT_FOR_ARGUMENTS = (",", "=")
-"""``--model_args`` is a list of ``name=value`` parted by commas, which has no way to quote either."""
+MEANT_FOR_ARGUMENTS = tuple(",='\"{}")
+"""``--model_args`` is a list of ``name=value`` parted by commas outside of quotes, or a JSON object; it cannot quote these."""
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+READ_AS_NO_TEXT = re.compile(r"[\d._+-]+(e[\d+-]+)?|true|false|none|nan|inf", re.IGNORECASE)
+"""Values that the harness turns into numbers and the like, although they are the name of a folder."""
 
 
 def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_size: str = "auto", dtype: str = "auto") -> str:
@@ -35,16 +39,24 @@ def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_
     has_template = True
     if path.is_dir():
         base = find_adapter_base(path)
+        if base is None and not (path / "config.json").exists():
+            raise UsageError(
+                f"{reference or '.'} is no model folder: it holds neither config.json nor an adapter",
+                hint="give the folder that `prefpipe train` or `merge` wrote",
+            )
         has_tokenizer = bool(find_tokenizer_files(path))
-        arguments = {"pretrained": str(path)}
+        arguments = {"pretrained": _as_text(path)}
         if base is not None:
-            arguments = {"pretrained": _base_path(path, base.reference), "peft": str(path)}
+            arguments = {"pretrained": _base_path(path, base.reference), "peft": _as_text(path)}
             arguments |= {"revision": base.revision} if base.revision else {}
-            arguments |= {"tokenizer": str(path)} if has_tokenizer else {}
+            arguments |= {"tokenizer": _as_text(path)} if has_tokenizer else {}
         owner = path if has_tokenizer else Path(arguments["pretrained"])
         has_template = not owner.is_dir() or read_chat_template(owner) is not None
-    elif path.exists() or reference.startswith((".", "/", "~")):
-        raise UsageError(f"{reference} is no model folder", hint="give the folder that `prefpipe train` wrote")
+    elif path.exists() or HUB_NAME.fullmatch(reference.partition("@")[0]) is None or reference.startswith("."):
+        raise UsageError(
+            f"{reference or 'an empty name'} is no model folder, and no org/name of the hub",
+            hint="give the folder that `prefpipe train` wrote",
+        )
     else:
         name, _, revision = reference.partition("@")
         arguments = {"pretrained": name} | ({"revision": revision} if revision else {})
@@ -52,7 +64,8 @@ def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_
     for name, value in arguments.items():
         if any(sign in value for sign in MEANT_FOR_ARGUMENTS):
             raise UsageError(
-                f"{name}: {value!r} holds `,` or `=`, which lm-evaluation-harness takes for the end of an argument",
+                f"{name}: {value!r} holds one of {' '.join(MEANT_FOR_ARGUMENTS)}, which lm-evaluation-harness takes for a part "
+                "of its list of arguments",
                 hint="rename the folder, or make a link to it without those signs",
             )
     words = ["lm_eval", "--model", "hf", "--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())]
@@ -65,3 +78,8 @@ def _base_path(adapter: Path, reference: str) -> str:
     """Return where an adapter's base is: a folder beside it, a path, or a name of the hub."""
     beside = adapter / reference
     return str(beside.resolve()) if beside.is_dir() and not Path(reference).expanduser().is_dir() else reference
+
+
+def _as_text(path: Path) -> str:
+    """Return a folder's path so that the harness reads a text: `2026` would be a number."""
+    return f"./{path}" if READ_AS_NO_TEXT.fullmatch(str(path)) else str(path)

@@ -1,14 +1,11 @@
 """Win rates of one or several files of preferences: raw beside length-controlled, with what they were made of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefpipe import __version__
-from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.interchange.annotations import Annotations, read_annotations
 from prefpipe.artifacts.interchange.prompt_values import read_baseline_lengths, read_difficulty, read_regularising_rows
 from prefpipe.errors import FingerprintError, InputError
@@ -20,15 +17,9 @@ from prefpipe.maths.length_control import (
     length_controlled_win_rate,
 )
 from prefpipe.maths.prompt_rows import rows_of_prompts
-from prefpipe.maths.winrate import win_rate, win_rate_difference
+from prefpipe.maths.winrate import weighted_win_rate, win_rate, win_rate_difference
 from prefpipe.reports.comparison import length_notes
-
-COMPARED = ("prompts_sha256", "baseline", "judges", "judged_by")
-"""What two results must share to be compared: the prompts, the baseline, and who judged, and how."""
-
-
-OF_THE_POLICY = ("policy_candidates", "policy_scores", "a")
-"""What may differ in the identities of two folders: whose responses were compared with the baseline's."""
+from prefpipe.reports.win_rate_recipes import Beside, differences_of_recipes, notes_of_folder, recipe_of
 
 
 class Sources(NamedTuple):
@@ -38,16 +29,16 @@ class Sources(NamedTuple):
     difficulty: str | None = None
     regularising_rows: str | None = None
     scale: str | None = None
+    category: str | None = None
     allow_missing: bool = False
 
 
 class Prepared(NamedTuple):
-    """One file's rows that have a preference, and what is to be said of the file: notes, rows left out, all its prompts."""
+    """One file's rows that have a preference, the file as it was read, and notes on it."""
 
     rows: Annotations
+    read: Annotations
     notes: list[str]
-    n_missing: int
-    prompts_sha256: str
 
 
 class Drawing(NamedTuple):
@@ -67,13 +58,17 @@ def win_rates(paths: Sequence[str], sources: Sources, drawing: Drawing, *, force
     """
     files = [_prepared(path, sources) for path in paths]
     files = [file._replace(rows=_in_order_of(files[0].rows, file.rows)) for file in files]
-    recipes = [_recipe(file, sources) for file in files]
+    beside = Beside(sources.difficulty, sources.regularising_rows, sources.category)
+    recipes = [recipe_of(file.rows, file.read.prompts_sha256(), beside) for file in files]
+    unlike = [differences_of_recipes((files[0].read, recipes[0]), (file.read, recipe))
+              for file, recipe in zip(files[1:], recipes[1:], strict=True)]  # fmt: skip
     if not force:
-        _refuse_other_recipe(paths, recipes)
+        _refuse_other_recipe(paths, unlike)
     fits = [_fit(file.rows, sources, drawing) for file in files]
     results = [_figures(file, fit, drawing, recipe) for file, fit, recipe in zip(files, fits, recipes, strict=True)]
     differences = [
-        _difference(files[0].rows, file.rows, (fits[0], fit), drawing) for file, fit in zip(files[1:], fits[1:], strict=True)
+        _difference(files[0].rows, file.rows, (fits[0], fit), drawing) | {"recipe_differences": lines}
+        for file, fit, lines in zip(files[1:], fits[1:], unlike, strict=True)
     ]
     return {
         "confidence": drawing.of_means.level, "bootstrap_draws": drawing.of_means.n_draws,
@@ -84,8 +79,8 @@ def win_rates(paths: Sequence[str], sources: Sources, drawing: Drawing, *, force
 
 def _prepared(path: str, sources: Sources) -> Prepared:
     """Return the rows that count, with difficulty and baseline lengths beside them, and what is to be said about them."""
-    read = read_annotations(path, scale=sources.scale)
-    notes = []
+    read = read_annotations(path, scale=sources.scale, category=sources.category)
+    notes = notes_of_folder(read)
     if read.n_missing:
         if not sources.allow_missing:
             raise InputError(
@@ -93,9 +88,10 @@ def _prepared(path: str, sources: Sources) -> Prepared:
                 hint="judge them again, or leave them out and have them counted with --allow-missing",
             )
         notes.append(f"{read.n_missing:,} of {len(read.preferences):,} rows have no preference and are left out")
+    place = None
     if sources.difficulty is not None:
         matched = read_difficulty(sources.difficulty, read)
-        read = replace(read, difficulty=matched.values)
+        read, place = replace(read, difficulty=matched.values), matched.place
         notes.append(f"difficulty is matched by {matched.by}" + _unused(matched.n_unused))
     if sources.baseline_outputs is not None:
         matched = read_baseline_lengths(sources.baseline_outputs, read)
@@ -103,8 +99,38 @@ def _prepared(path: str, sources: Sources) -> Prepared:
         notes.append(f"the baseline's responses are matched by {matched.by}" + _unused(matched.n_unused))
     known = read.known()
     if not known.preferences:
-        raise InputError(f"{path}: no row has a preference")
-    return Prepared(known, notes, read.n_missing, read.prompts_sha256())
+        raise InputError(f"{path}: no row has a preference", hint="judge them first")
+    n_again = _n_said_again(known)
+    if n_again:
+        notes.append(f"{n_again:,} rows say again what another row says: same prompt, lengths, judge and preference")
+    is_by_row = sources.difficulty is not None and place is None
+    if read.record is None and not is_by_row:
+        known = _in_own_order(known, place)
+    return Prepared(known, read, notes)
+
+
+def _in_own_order(rows: Annotations, place: Mapping[str, int] | None) -> Annotations:
+    """Return rows in an order that is not the file's: folds and resamples, and so the figures, do not depend on it then.
+
+    That of the table of difficulties, where there is one, else that of the prompts as texts.
+    """
+    keys, preferences = rows.keys, rows.preferences
+    sides = [rows.lengths or preferences, rows.baseline_lengths or preferences]
+    known = {} if place is None else place
+
+    def rank(row: int) -> tuple[int, str, list[float]]:
+        return known.get(keys[row], len(known)), keys[row], [preferences[row], *(side[row] for side in sides)]
+
+    return rows.at(sorted(range(len(keys)), key=rank))
+
+
+def _n_said_again(rows: Annotations) -> int:
+    """Return how many rows of AlpacaEval's format, which has one a prompt and judge, repeat another one."""
+    if rows.kind != "alpaca-eval" or len(rows.judges) > 1:
+        return 0
+    nothing = [0.0] * len(rows.preferences)
+    seen = zip(rows.keys, rows.preferences, rows.lengths or nothing, rows.baseline_lengths or nothing, strict=True)
+    return len(rows.preferences) - len(set(seen))
 
 
 def _in_order_of(first: Annotations, other: Annotations) -> Annotations:
@@ -119,28 +145,10 @@ def _unused(count: int) -> str:
     return f"; {count:,} prompts of that file are not annotated" if count else ""
 
 
-def _recipe(file: Prepared, sources: Sources) -> dict[str, Any]:
-    """Return what a reader needs to make the figures again."""
-    annotations = file.rows
-    record = annotations.record
-    judged_by = None
-    if record is not None:
-        judged_by = {key: value for key, value in record.identity.items() if key not in OF_THE_POLICY}
-    return {
-        "file": annotations.source, "file_sha256": annotations.sha256, "format": annotations.kind,
-        "prompts_sha256": file.prompts_sha256, "policy": annotations.policy, "baseline": annotations.baseline,
-        "judges": list(annotations.judges), "judged_by": judged_by, "difficulty": sources.difficulty,
-        "regularising_rows": sources.regularising_rows,
-        "versions": {"prefpipe": __version__, "numpy": metadata.version("numpy")},
-    }  # fmt: skip
-
-
-def _refuse_other_recipe(paths: Sequence[str], recipes: Sequence[dict[str, Any]]) -> None:
-    first = {name: recipes[0][name] for name in COMPARED}
-    for path, recipe in zip(paths[1:], recipes[1:], strict=True):
-        lines = describe_difference(first, {name: recipe[name] for name in COMPARED})
+def _refuse_other_recipe(paths: Sequence[str], unlike: Sequence[Sequence[str]]) -> None:
+    for path, lines in zip(paths[1:], unlike, strict=True):
         if lines:
-            told = "\n  ".join(line.replace("on disk", f"in {paths[0]}").replace("asked for", f"in {path}") for line in lines)
+            told = "\n  ".join(lines)
             raise FingerprintError(
                 f"{path} and {paths[0]} are not of the same recipe:\n  {told}",
                 hint="compare results of the same prompts, baseline and judge, or pass --force",
@@ -167,11 +175,14 @@ def _fit(annotations: Annotations, sources: Sources, drawing: Drawing) -> Length
 def _figures(file: Prepared, fit: LengthControlled | str, drawing: Drawing, recipe: dict[str, Any]) -> dict[str, Any]:
     rows = file.rows
     raw = win_rate(rows.preferences, rows.keys, bootstrap=drawing.of_means)
+    weighted = None
+    if rows.weights is not None:
+        weighted = weighted_win_rate(rows.preferences, rows.weights, rows.keys, bootstrap=drawing.of_means)._asdict()
     ours, theirs = rows.lengths, rows.baseline_lengths
     controlled = None if isinstance(fit, str) else fit.figures()
     return {
-        "name": rows.policy or rows.source, "n_rows": len(rows.preferences), "n_rows_missing": file.n_missing,
-        "win_rate": raw._asdict(), "length_controlled": controlled,
+        "name": rows.policy or rows.source, "n_rows": len(rows.preferences), "n_rows_missing": file.read.n_missing,
+        "win_rate": raw._asdict(), "arena_hard_score": weighted, "length_controlled": controlled,
         "mean_length_chars": float(np.mean(ours)) if ours is not None else None,
         "mean_baseline_length_chars": float(np.mean(theirs)) if theirs is not None else None,
         "notes": [*file.notes, *([str(fit)] if controlled is None else length_notes(controlled))], "recipe": recipe,
@@ -187,7 +198,10 @@ def _difference(
     theirs = dict(zip(dict.fromkeys(other.keys), rows_of_other.means(np.array(other.preferences)), strict=True))
     both = [key for key in ours if key in theirs]
     if not both:
-        raise InputError(f"{first.source} and {other.source} have no prompt in common")
+        raise InputError(
+            f"{first.source} and {other.source} have no prompt in common",
+            hint="prompts are matched by prompt_id where the files have it, else by their text, every character",
+        )
     raw = win_rate_difference([ours[key] for key in both], [theirs[key] for key in both], bootstrap=drawing.of_means)
     controlled = None
     if not isinstance(fits[0], str) and not isinstance(fits[1], str) and list(ours) == list(theirs):

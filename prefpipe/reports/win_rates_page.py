@@ -40,6 +40,11 @@ def _result(result: Mapping[str, Any], confidence: float) -> Iterator[Renderable
     yield Text(visible_line(f"{result['name']}{against}, {n_prompts}", 200), style="bold")
     table = _table(confidence)
     table.add_row("win rate, ties half", interval(raw, PERCENT), number(raw["se"], PERCENT), "")
+    score = result["arena_hard_score"]
+    if score is not None:
+        table.add_row(
+            "Arena-Hard's score", interval(score, PERCENT), number(score["se"], PERCENT), "clear verdicts count three times"
+        )
     if controlled is not None:
         chosen = f"C = {controlled['penalty_c']:g} ({controlled['penalty_from']})"
         table.add_row(controlled["name"], interval(controlled, PERCENT), number(controlled["se"], PERCENT), chosen)
@@ -65,6 +70,8 @@ def _difference(difference: Mapping[str, Any], confidence: float) -> Iterator[Re
         if values is not None:
             table.add_row(label, interval(values, PERCENT, signed=True), number(values["se"], PERCENT), "")
     yield table
+    for line in difference["recipe_differences"]:
+        yield Text(visible_line(f"note: compared with --force although not of the same recipe: {line}", 400), style="yellow")
 
 
 def _table(confidence: float) -> Table:

@@ -29,7 +29,7 @@ from prefpipe.stages.eval_embeddings import check_embeddings
 from prefpipe.stages.eval_figures import figures_of, health_figures, notes_on_length
 from prefpipe.stages.eval_kl import Reference, kl_figures, notes_on_kl
 from prefpipe.stages.eval_measures import compare, pools_of
-from prefpipe.stages.eval_recipe import SIDES, Side, notes_on_recipe, recipe_of, refuse_other_recipe
+from prefpipe.stages.eval_recipe import SIDES, Side, check_recipes, notes_on_force, notes_on_recipe, recipe_of
 from prefpipe.stages.runtime import Runtime, Summary
 
 MORE_MEASURES = ("reference_logprobs", *(f"{side}_embeddings" for side in SIDES))
@@ -50,8 +50,7 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime, refe
     artifacts = _inputs(policy, baseline, reference)
     outside = {f"--{name}": item.path for name, item in artifacts.items() if not item.path.is_relative_to(config.output)}
     refuse_nesting(config.output, outside)
-    if not config.force:
-        refuse_other_recipe(policy, baseline)
+    differences = check_recipes(policy, baseline, force=config.force)
     check_embeddings(policy, baseline)
     text = reward_text(config, policy, baseline)
     record = RunRecord(
@@ -79,10 +78,12 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime, refe
         "confidence": config.confidence, "bootstrap_draws": config.bootstrap_draws, "bootstrap_seed": config.bootstrap_seed,
         **figures_of(table, bootstrap),
         "health": kl_figures(table, reference, policy, bootstrap) | health_figures(table, bootstrap),
-        "recipe": recipe_of(policy, baseline, runtime.context),
+        "recipe": recipe_of(policy, baseline, runtime.context, differences),
     }  # fmt: skip
     _finish(summary, _without_nan(figures))
-    summary.notes += notes_on_recipe(policy, baseline) + notes_on_length(figures["length_controlled"])
+    summary.notes += (
+        notes_on_force(differences) + notes_on_recipe(policy, baseline) + notes_on_length(figures["length_controlled"])
+    )
     summary.notes += notes_on_kl(figures["health"]["kl_per_token"], n_prompts=table.num_rows) + health_notes(figures)
     return summary
 

@@ -1,4 +1,4 @@
-"""By which recipe two sides were made, and whether it is the same one.
+"""By which recipe two sides were made, of `eval` and of `judge`, and whether it is the same one.
 
 Of a side that prefpipe sampled the recipe is known: prompts, sampling settings, scorers. Of one that was imported it is known
 which prompts it answers and what its scores are called, and nothing of how it was sampled: there the prompts themselves are
@@ -6,16 +6,18 @@ compared, and what is not known is told.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import canonical_json, describe_difference
+from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import FingerprintError
 
 NOT_COMPARED = ("models", "seed", "stage", "columns", "part_size")
 """Fields in which the two sides may differ: which model, and what does not change the task."""
 SIDES = ("policy", "baseline")
+NOT_COMPARED_OF_PAIRS = ("n", "prompts", "drop_duplicate_prompts", "system_prompt")
 IMPORT = "import"
 HINT = "make both sides with the same prompts, sampling and scorers, or pass --force to compare them all the same"
 
@@ -34,35 +36,62 @@ class Side(NamedTuple):
         return self.candidates.record.stage == IMPORT
 
 
-def refuse_other_recipe(policy: Side, baseline: Side) -> None:
-    """Refuse two sides that were given other prompts, sampling settings or scorers.
+def check_recipes(policy: Side, baseline: Side, *, force: bool) -> list[str]:
+    """Return in what two sides differ that were given other prompts, sampling settings or scorers, a line for each field.
 
     Errors:
-        FingerprintError: listing every field that differs.
+        FingerprintError: they differ, and are not to be compared all the same.
     """
     if policy.is_imported or baseline.is_imported:
-        lines = _differences_of_prompts(_prompts(policy), _prompts(baseline))
+        lines = _differences_of_prompts(prompts_of(policy.candidates), prompts_of(baseline.candidates))
     else:
         lines = _differences_of_identities(policy.candidates, baseline.candidates)
     lines += _differences_of_identities(policy.scores, baseline.scores)
-    if lines:
-        shown = "\n  ".join(line.replace("on disk", "for the baseline").replace("asked for", "for the policy") for line in lines)
+    return _told(lines, ("the policy", "the baseline"), force=force)
+
+
+def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
+    """Return in what the sampling of two candidates folders differs, which are to be compared pair by pair.
+
+    How many samples a prompt has, and which prompts, is no difference: pairs are joined, and what has no partner is counted.
+    Nor is the system prompt: the judge is shown the conversation without it. Of imported candidates nobody knows how they were
+    sampled.
+
+    Errors:
+        FingerprintError: it differs, and they are not to be compared all the same.
+    """
+    is_known = IMPORT not in (a.record.stage, b.record.stage)
+    lines = _differences_of_identities(a, b, besides=NOT_COMPARED_OF_PAIRS) if is_known else []
+    return _told(lines, ("A", "B"), force=force)
+
+
+def _told(lines: Sequence[str], names: tuple[str, str], *, force: bool) -> list[str]:
+    """Return the lines in the words of the two sides, or refuse."""
+    told = [line.replace("on disk", f"for {names[1]}").replace("asked for", f"for {names[0]}") for line in lines]
+    if told and not force:
+        shown = "\n  ".join(told)
         raise FingerprintError(f"the two sides were not made by the same recipe:\n  {shown}", hint=HINT)
+    return told
 
 
-def _differences_of_identities(policy: Artifact, baseline: Artifact) -> list[str]:
+def notes_on_force(differences: Sequence[str]) -> list[str]:
+    """Return what a reader of a forced comparison must know."""
+    return [f"compared with --force although not made by the same recipe: {line}" for line in differences]
+
+
+def _differences_of_identities(policy: Artifact, baseline: Artifact, besides: Sequence[str] = ()) -> list[str]:
     ours, theirs = (
-        {key: value for key, value in artifact.record.identity.items() if key not in (*NOT_COMPARED, "candidates")}
+        {key: value for key, value in artifact.record.identity.items() if key not in (*NOT_COMPARED, "candidates", *besides)}
         for artifact in (baseline, policy)
     )
     return describe_difference(ours, theirs)
 
 
-def _prompts(side: Side) -> dict[str, Any]:
+def prompts_of(candidates: Artifact, *, allow_partial: bool = False) -> dict[str, Any]:
     """Return the messages of each prompt."""
     found: dict[str, Any] = {}
-    for index in side.candidates.present(range(side.candidates.n_parts), allow_partial=False):
-        table = side.candidates.read(index, ["prompt_id", "messages"])[0]
+    for index in candidates.present(range(candidates.n_parts), allow_partial=allow_partial):
+        table = candidates.read(index, ["prompt_id", "messages"])[0]
         found |= {row["prompt_id"]: row["messages"] for row in table.to_pylist()}
     return found
 
@@ -95,21 +124,44 @@ def _imported_scorers(side: Side) -> list[str]:
     return [scorer["name"] for scorer in side.scores.record.identity["scorers"] if scorer.get("kind") == IMPORT]
 
 
-def recipe_of(policy: Side, baseline: Side, context: Mapping[str, Any]) -> dict[str, Any]:
+def digest_of_prompts(prompts: Mapping[str, Any]) -> str:
+    """Return the sha256 of a set of prompts: of their ids and messages."""
+    return hashlib.sha256(canonical_json(sorted(prompts.items())).encode()).hexdigest()
+
+
+def recipe_of(policy: Side, baseline: Side, context: Mapping[str, Any], differences: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a reader needs to make the figures again, and a program to see whether two results can be compared.
 
     Args:
         policy: its prompts, sampling and scorers are told; without ``--force`` the baseline's are the same.
         baseline: for its model.
         context: of the run, for the versions.
+        differences: what `check_recipes` found and ``--force`` let pass.
     """
     sampling = {key: value for key, value in policy.candidates.record.identity.items() if key not in ("models", "stage")}
-    prompts = sorted(_prompts(policy).items())
     sides = {"policy": policy, "baseline": baseline}
     return {
-        "prompts_sha256": hashlib.sha256(canonical_json(prompts).encode()).hexdigest(),
+        "prompts_sha256": digest_of_prompts(prompts_of(policy.candidates)),
         "sampling": sampling, "scorers": policy.scores.record.identity["scorers"],
         # the models' identities hold the hashes of weights, tokenizer and chat template
         "models": {name: side.candidates.record.identity.get("models") for name, side in sides.items()},
-        "versions": context.get("versions"),
+        "versions": context.get("versions"), "differences": list(differences),
+    }  # fmt: skip
+
+
+def recipe_of_pairs(a: Artifact, b: Artifact, record: RunRecord, differences: Sequence[str]) -> dict[str, Any]:
+    """Return what a reader of verdicts needs to make the figures again.
+
+    Args:
+        a: the candidates whose preference is told.
+        b: those that they were compared with.
+        record: of the verdicts; its judge holds the hashes of the prompt template and of a model that is run here.
+        differences: what `check_sampling` found and ``--force`` let pass.
+    """
+    sides = {"a": a, "b": b}
+    prompts = {key: turns for side in sides.values() for key, turns in prompts_of(side, allow_partial=True).items()}
+    return {
+        "prompts_sha256": digest_of_prompts(prompts), **{key: record.identity[key] for key in ("judge", "orders", "pairing")},
+        "models": {name: side.record.identity.get("models") for name, side in sides.items()},
+        "versions": record.context.get("versions"), "differences": list(differences),
     }  # fmt: skip

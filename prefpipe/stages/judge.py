@@ -24,6 +24,7 @@ from prefpipe.backends.protocol import PairwiseJudge
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
+from prefpipe.stages.eval_recipe import check_sampling, notes_on_force, recipe_of_pairs
 from prefpipe.stages.judge_figures import notes_of, tally_of
 from prefpipe.stages.judge_pairs import COLUMNS, OtherSide, Pair, by_prompt, pairs_of
 from prefpipe.stages.judge_rows import (
@@ -58,6 +59,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     """Judge the parts of this shard that are missing or hold verdicts to ask for again."""
     refuse_nesting(config.output, {"A": config.a, "B": config.b})
     a, b = (open_input(path, schema=CANDIDATES.name, name=name) for name, path in (("A", config.a), ("B", config.b)))
+    differences = check_sampling(a, b, force=config.force)
     record = RunRecord(
         stage=config.stage, schema=VERDICTS.tag, n_parts=a.n_parts, context=dict(runtime.context),
         identity={"stage": config.stage, "version": config.VERSION, "pairing": config.pairing,
@@ -67,13 +69,16 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     )  # fmt: skip
     indices = a.present(runtime.shard.parts(a.n_parts), allow_partial=config.allow_partial)
     theirs = b.present(range(b.n_parts), allow_partial=config.allow_partial)
+    other = OtherSide(b, theirs)
+    if len(theirs) == b.n_parts:
+        _refuse_strangers(config, a, other)
     digest = b.digest(theirs)
     parents = {index: found | {"b": digest} for index, found in parent_digests(indices, a=a).items()}
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
-    summary = Summary(config.stage, config.output)
+    summary = Summary(config.stage, config.output, notes=notes_on_force(differences))
     started = time.perf_counter()
     with ExitStack() as stack:
-        work = _Work(config, judge, a, OtherSide(b, theirs), stack, runtime)
+        work = _Work(config, judge, a, other, stack, runtime)
         if config.emit_batch is not None:
             _emit(work, config.emit_batch, output, parents, summary)
             return summary
@@ -86,7 +91,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
             facts_of_spending(summary, work.opened, config)
     if summary.n_parts_made:
         summary.notes.append(f"{work.n_orders:,} verdicts in {time.perf_counter() - started:.1f} s")
-    _sum_up(config, output, indices, summary)
+    _sum_up(config, output, indices, summary, recipe_of_pairs(a, b, record, differences))
     try:
         check_error_rate(summary, [status for status in summary.counts if status not in NOT_FAILED], config.max_error_rate)
     except ErrorRateError:
@@ -145,8 +150,7 @@ class _Work:
 
     def _prompts_of_a(self) -> set[str]:
         if self._known is None:
-            present = self.a.present(range(self.a.n_parts), allow_partial=True)
-            self._known = {name for i in present for name in self.a.read(i, ["prompt_id"])[0]["prompt_id"].to_pylist()}
+            self._known = _prompt_ids(self.a, self.a.present(range(self.a.n_parts), allow_partial=True))
         return self._known
 
     def _is_kept(self, status: str) -> bool:
@@ -170,6 +174,24 @@ class _Work:
         return self.opened
 
 
+def _prompt_ids(side: Artifact, parts_there: Sequence[int]) -> set[str]:
+    return {name for index in parts_there for name in side.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()}
+
+
+def _refuse_strangers(config: JudgeConfig, a: Artifact, b: OtherSide) -> None:
+    """Refuse two whole sides without a prompt in common: nothing could be judged, and a table alone would say so.
+
+    Errors:
+        InputError: no prompt of A is one of B's.
+    """
+    present = a.present(range(a.n_parts), allow_partial=True)
+    if len(present) == a.n_parts and not b.shares_any(_prompt_ids(a, present)):
+        raise InputError(
+            f"{config.a} and {config.b} have no prompt in common",
+            hint="sample both sides from the same prompts file; prompts are joined by prompt_id",
+        )
+
+
 def _emit(work: _Work, path: Path, output: Output, parents: Mapping[int, Mapping[str, str]], summary: Summary) -> None:
     """Write the questions that nobody has answered yet; no part is touched."""
     for index in parents:
@@ -177,10 +199,10 @@ def _emit(work: _Work, path: Path, output: Output, parents: Mapping[int, Mapping
     write_open_questions([work.opened], path, summary)
 
 
-def _sum_up(config: JudgeConfig, output: Output, indices: Sequence[int], summary: Summary) -> None:
+def _sum_up(config: JudgeConfig, output: Output, indices: Sequence[int], summary: Summary, recipe: Mapping[str, Any]) -> None:
     """Tell the figures of this shard's parts, and write those of the whole when all parts are there."""
     figures = tally_of(output.read(index)[0] for index in indices).figures(config)
-    summary.facts |= figures
+    summary.facts |= figures | {"recipe": recipe}
     summary.notes += notes_of(figures)
     if output.missing():
         return
@@ -188,6 +210,6 @@ def _sum_up(config: JudgeConfig, output: Output, indices: Sequence[int], summary
         whole = tally_of(output.read(index)[0] for index in range(output.n_parts)).figures(config)
     except CorruptPartError:
         return  # another shard's part is of an earlier run; that shard sums up when it has made it again
-    whole = {"judge": config.judge, "a": str(config.a), "b": str(config.b), **whole}
+    whole = {"judge": config.judge, "a": str(config.a), "b": str(config.b), **whole, "recipe": recipe}
     with atomic_write(config.output / SUMMARY_FILE) as file:
         file.write((json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode())

@@ -81,7 +81,10 @@ def tally_of(tables: Iterable[pa.Table]) -> Tally:
 def notes_of(figures: Mapping[str, Any]) -> list[str]:
     """Return the figures in sentences."""
     if figures["win_rate_a"] is None:
-        return ["no pair has a verdict, so there is no win rate"]
+        return [
+            "no pair has a verdict, so there is no win rate",
+            *([_line_on_missing(figures)] if figures["n_verdicts_asked"] else []),
+        ]
     interval = ""
     if figures["win_rate_low"] is not None:
         low, high, level = (figures[name] for name in ("win_rate_low", "win_rate_high", "confidence"))
@@ -98,8 +101,15 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
             "(50% without position bias)"
         )
     if figures["n_verdicts_asked"]:
-        lines.append(f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts could not be read")
+        lines.append(_line_on_missing(figures))
     return lines
+
+
+def _line_on_missing(figures: Mapping[str, Any]) -> str:
+    """Return how many verdicts are unclear, and how many are missing for another reason, such as a server that failed."""
+    line = f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts could not be read"
+    others = figures["share_without_verdict"] - figures["share_unparsable"]
+    return line + (f", {others:.1%} are missing for other reasons" if others > 1e-12 else "")
 
 
 def _share(count: int, total: int) -> float | None:

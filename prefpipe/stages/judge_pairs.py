@@ -1,6 +1,6 @@
 """Which responses of two candidates folders are compared: joined by prompt_id, never by position."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -42,6 +42,10 @@ class OtherSide:
     def rows(self, prompt_id: str) -> list[Row]:
         """Return B's rows of a prompt, [] when B does not hold it."""
         return [row for index in self._parts.get(prompt_id, ()) for row in self._part(index).get(prompt_id, ())]
+
+    def shares_any(self, prompt_ids: Iterable[str]) -> bool:
+        """Return whether B holds any of these prompts."""
+        return not self._parts.keys().isdisjoint(prompt_ids)
 
     def only_here(self, known: set[str], index: int, n_parts: int) -> Iterator[str]:
         """Yield the prompts that A lacks whose rows go with A's part ``index``: of B's parts ``index``, ``index + n``, ..."""

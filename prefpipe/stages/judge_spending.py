@@ -45,4 +45,5 @@ def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> No
     summary.notes.append(line)
     strangers = len(desk.batch.answers) - len(desk.used_of_batch) if desk.mode == "ingest" else 0
     if strangers:
-        summary.notes.append(f"{strangers:,} answers of the batch belong to no question that was open in this run")
+        none = "; none does: was the batch emitted with this judge, prompt and verdict?" if not desk.used_of_batch else ""
+        summary.notes.append(f"{strangers:,} answers of the batch belong to no question that was open in this run{none}")

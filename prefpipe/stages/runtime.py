@@ -170,8 +170,9 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
     """
     n_failed = sum(summary.counts[status] for status in failing)
     if summary.n_rows and n_failed > limit * summary.n_rows:
+        reasons = ", ".join(f"{count:,} {status}" for status, count in summary.counts.most_common() if status in failing)
         raise ErrorRateError(
             f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
-            f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}); everything good is in {summary.path}",
+            f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good is in {summary.path}",
             hint=f"run `prefpipe inspect {summary.path}` for the reasons, or raise --max-error-rate",
         )

@@ -55,7 +55,7 @@ def read_text(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
         if choice in _VALUES[kind]:
             return Reading(_VALUES[kind][choice], choice)
         return Reading(None, problem=f"the answer is not one of {', '.join(_VALUES[kind])} alone")
-    line = re.compile(rf"^[ \t*_`]*{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*({_CHOICES[kind]})[ \t*_`\].]*$", re.MULTILINE)
+    line = re.compile(rf"^[ \t*_`]*{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*({_CHOICES[kind]})[ \t*_`\].]*\r?$", re.MULTILINE)
     choices = set(line.findall(own))
     if len(choices) == 1:
         (choice,) = choices

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from prefpipe.artifacts.answer_cache import AnswerCache, request_key
+from prefpipe.errors import UsageError
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Ωhé? 🙂"}], "temperature": 0.0}
 ANSWER = {"choices": [{"message": {"content": "half of a pair: \ud83d"}}], "usage": {"prompt_tokens": 3}}
@@ -63,3 +64,13 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
         left.write_text(json.dumps({}))
     cache.sweep()
     assert (dead.exists(), alive.exists(), path.exists()) == (False, True, True)
+
+
+def test_a_folder_that_takes_no_file_is_refused_and_one_that_does_is_left_as_it_was(tmp_path):
+    AnswerCache(tmp_path / "new" / "folder").require_writable()
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="answers cannot be kept in") as caught:
+            AnswerCache(place).require_writable()
+        assert caught.value.hint == "choose another folder with --cache"

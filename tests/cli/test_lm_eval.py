@@ -61,7 +61,9 @@ def test_a_model_without_a_chat_template_gets_none(tmp_path: Path, capsys) -> No
     [
         (["bundled:minilm"], "prefpipe models convert bundled:minilm"),
         (["./missing"], "is no model folder"),
-        (["org/na,me"], "holds `,` or `=`"),
+        (["org/na,me"], "is no model folder, and no org/name of the hub"),
+        (["run/my policy"], "is no model folder, and no org/name of the hub"),
+        (["org/name@a=b"], "holds one of , = ' "),
         (["org/name", "--tasks", ","], "--tasks names no task"),
         (["org/name", "--batch-size", "0"], "--batch-size must be auto or 1 or more"),
     ],
@@ -69,3 +71,26 @@ def test_a_model_without_a_chat_template_gets_none(tmp_path: Path, capsys) -> No
 def test_what_the_harness_could_not_take_is_refused(capsys, given, message) -> None:
     assert run(["eval", "lm-eval", *given]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sign", [",", "=", "'", '"', "{"])
+def test_a_folder_whose_name_the_list_of_arguments_cannot_hold_is_refused(tmp_path: Path, capsys, sign) -> None:
+    folder = tmp_path / f"a{sign}b"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert run(["eval", "lm-eval", str(folder)]) == 2
+    assert "rename the folder, or make a link to it without those signs" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys) -> None:
+    assert run(["eval", "lm-eval", str(tmp_path)]) == 2
+    assert "it holds neither config.json nor an adapter" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["2026", "1e5", "true", "None"])
+def test_a_folder_that_is_called_like_a_number_stays_a_text(tmp_path: Path, capsys, monkeypatch, name) -> None:
+    """The harness reads `pretrained=2026` as the number 2026."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    assert arguments(words(capsys, name)) == {"pretrained": f"./{name}"}

@@ -134,10 +134,18 @@ def test_another_judge_or_other_prompts_are_not_compared_without_force(tmp_path:
     assert "judges" in told
     (tmp_path / "fewer.json").write_text(json.dumps(rows[:30]))
     assert run(["eval", "win-rate", str(first), f"{tmp_path}/fewer.json", *QUICK]) == 2
-    assert "prompts_sha256" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"prompts: 10 of 40 are in {first} alone, the first is 'Explain item 30.'" in told
     found = figures(capsys, str(first), f"{tmp_path}/fewer.json", "--force")
     assert found["differences"][0]["n_prompts"] == 30
     assert found["differences"][0]["length_controlled"] is None
+    assert found["differences"][0]["recipe_differences"] == [
+        f"prompts: 10 of 40 are in {first} alone, the first is 'Explain item 30.'"
+    ]
+    assert run(["eval", "win-rate", str(first), f"{tmp_path}/fewer.json", "--force", *QUICK]) == 0
+    assert "note: compared with --force although not of the same recipe: prompts: 10 of 40" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_without_lengths_the_raw_rate_stands_alone(tmp_path: Path, capsys) -> None:
@@ -192,3 +200,75 @@ def test_the_stage_and_the_commands_beside_it_do_not_mix(capsys) -> None:
     assert "hint: run `prefpipe eval --help`" in capsys.readouterr().err
     assert run(["eval", "win-rate"]) == 2
     assert "hint: run `prefpipe eval win-rate --help`" in capsys.readouterr().err
+
+
+def test_the_order_of_a_file_changes_no_figure(tmp_path: Path, capsys) -> None:
+    """Nor does it change resamples and folds; difficulties are matched by the prompt's text."""
+    rows = json.loads(annotations(tmp_path / "a.json").read_text())
+    table = tmp_path / "d.json"
+    table.write_text(json.dumps([{"instruction": row["instruction"], "difficulty": i % 7} for i, row in enumerate(rows)]))
+    found = [figures(capsys, f"{tmp_path}/a.json", *more)["results"][0] for more in ((), ("--difficulty", str(table)))]
+    (tmp_path / "a.json").write_text(json.dumps(rows[::-1]))
+    again = [figures(capsys, f"{tmp_path}/a.json", *more)["results"][0] for more in ((), ("--difficulty", str(table)))]
+    for one, other in zip(found, again, strict=True):
+        assert one["win_rate"] == other["win_rate"]
+        assert one["length_controlled"] == other["length_controlled"]
+
+
+def test_alpaca_evals_prompts_in_another_order_are_not_matched_by_row(published: Path, capsys) -> None:
+    """Each difficulty would be a neighbour's, and claude-2 at 35.0 instead of 28.2."""
+    rows = json.loads((published / "claude-2.json").read_text())
+    (published / "turned.json").write_text(json.dumps(rows[::-1]))
+    words = ["eval", "win-rate", f"{published}/turned.json", "--difficulty", f"{published}/instruction_difficulty.csv"]
+    assert run([*words, *QUICK]) == 1
+    assert "turned.json has AlpacaEval's prompts in another order than AlpacaEval's tables" in capsys.readouterr().err
+
+
+def test_prompts_that_differ_in_form_alone_are_told(tmp_path: Path, capsys) -> None:
+    for name, prompt in (("c", "caf\u00e9"), ("d", "cafe\u0301 ")):
+        lines(tmp_path / f"{name}.jsonl", *({"prompt": f"{prompt}{i}", "preference": 0.5} for i in range(3)))
+    assert run(["eval", "win-rate", f"{tmp_path}/c.jsonl", f"{tmp_path}/d.jsonl", *QUICK]) == 2
+    assert "prompts: 3 of these differ in white space or in the form of Unicode alone" not in capsys.readouterr().err
+    lines(tmp_path / "d.jsonl", *({"prompt": f"cafe\u0301{i} ", "preference": 0.5} for i in range(3)))
+    assert run(["eval", "win-rate", f"{tmp_path}/c.jsonl", f"{tmp_path}/d.jsonl", *QUICK]) == 2
+    assert "prompts: 3 of these differ in white space or in the form of Unicode alone" in capsys.readouterr().err
+
+
+def test_one_id_for_two_prompts_is_refused_in_a_file_and_between_files(tmp_path: Path, capsys) -> None:
+    """Two data sets that both number their prompts from 0 are not the same prompts."""
+    rows = [{"prompt_id": f"p{i}", "prompt": f"text {i}", "preference": 0.5} for i in range(4)]
+    first = lines(tmp_path / "a.jsonl", *rows)
+    other = lines(tmp_path / "b.jsonl", *({**row, "prompt": f"other {i}"} for i, row in enumerate(rows)))
+    assert run(["eval", "win-rate", first, other, *QUICK]) == 2
+    assert "prompts: 4 have another text under the same prompt_id, the first is 'p0'" in capsys.readouterr().err
+    both = lines(tmp_path / "c.jsonl", rows[0], rows[1] | {"prompt_id": "p0"})
+    assert run(["eval", "win-rate", both, *QUICK]) == 1
+    assert "line 2: prompt_id 'p0' stood for another prompt further up" in capsys.readouterr().err
+
+
+def test_rows_that_stand_twice_are_told(tmp_path: Path, capsys) -> None:
+    rows = json.loads(annotations(tmp_path / "a.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps([*rows, *rows[:10]]))
+    assert (
+        "10 rows say again what another row says: same prompt, lengths, judge and preference"
+        in (figures(capsys, f"{tmp_path}/a.json")["results"][0]["notes"])
+    )
+
+
+@pytest.mark.parametrize(("is_flat", "preference"), [(True, lambda i: float(i > 4)), (False, lambda i: 0.4 + 0.05 * (i % 3))])
+def test_a_fit_that_runs_to_an_end_says_not_to_believe_its_error(tmp_path: Path, capsys, is_flat, preference) -> None:
+    """0.0% ± 0.0% where length alone tells wins from losses; 44% ± 1.5% with an interval from 0% to 50%."""
+    rows = [{"prompt": f"p{i}", "preference": preference(i), "length_chars": 50 + (10 if is_flat else 1) * i,
+             "baseline_length_chars": 75 + i % 3 if is_flat else 100 + 7 * i} for i in range(12 if is_flat else 8)]  # fmt: skip
+    result = figures(capsys, lines(tmp_path / "r.jsonl", *rows), "--bootstrap-fits", "50")["results"][0]
+    assert (result["length_controlled"]["mean"] < 1e-3) == is_flat
+    assert any("where its standard error says nothing" in note for note in result["notes"])
+
+
+def test_another_scale_is_hinted_at(tmp_path: Path, capsys) -> None:
+    source = lines(tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": 1 + i / 4} for i in range(4)))
+    assert run(["eval", "win-rate", source]) == 1
+    assert "say how preferences are written with --scale 0-1|1-2" in capsys.readouterr().err
+    lines(tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": i} for i in range(3)))
+    assert run(["eval", "win-rate", source, "--scale", "1-2"]) == 1, "0 is a draw in AlpacaEval's old files alone"
+    assert "line 1: `preference` is 0, and this file's are 1 to 2" in capsys.readouterr().err

@@ -62,13 +62,51 @@ def test_arena_answers_become_candidates(tmp_path: Path) -> None:
     assert rows[0]["model"] == "o3-mini-2025-01-31"
 
 
-def test_an_answer_file_of_the_first_version_is_refused_with_the_way(tmp_path: Path, capsys) -> None:
-    old = {"question_id": "q", "answer_id": "a", "model_id": "gpt-4-0314", "tstamp": 1.5,
-           "choices": [{"index": 0, "turns": [{"content": "To implement", "token_len": 3}]}]}  # fmt: skip
-    assert run(["import", lines(tmp_path / "a.jsonl", old), "-o", f"{tmp_path}/run", "--format", "arena-hard"]) == 1
+def question(number: int, **more: Any) -> dict[str, Any]:
+    """Return a line of Arena-Hard v0.1's question.jsonl."""
+    return {"question_id": f"q{number}", "category": "arena-hard-v0.1", "cluster": f"c{number}", "turns": [{"content": f"Why {number}?"}],
+            **more}  # fmt: skip
+
+
+def old_answer(number: int, *texts: str | None) -> dict[str, Any]:
+    """Return a line of its model_answer files."""
+    choices = [{"index": i, "turns": [{"content": text, "token_len": 3}]} for i, text in enumerate(texts)]
+    return {"question_id": f"q{number}", "answer_id": "a", "model_id": "gpt-4-0314", "choices": choices, "tstamp": 1.5}
+
+
+def test_answers_of_the_first_version_are_joined_with_their_questions(tmp_path: Path, capsys) -> None:
+    """By question_id, whatever the order; what the tool did not get, and what the file lacks, are rows that say so."""
+    source = lines(tmp_path / "a.jsonl", old_answer(2, "$ERROR$"), old_answer(1, "one", "another"))
+    words = ["import", source, "-o", f"{tmp_path}/run", "--format", "arena-hard"]
+    assert run(words) == 1
     told = capsys.readouterr().err
     assert "Arena-Hard v0.1 (`question_id`, `choices`), which does not hold the prompts" in told
-    assert "--format rows" in told
+    assert "question.jsonl with --requests" in told
+    command([*words, "--requests", lines(tmp_path / "q.jsonl", *map(question, range(1, 4))), "--columns", "cluster"])
+    rows = rows_of(tmp_path / "run" / "candidates")
+    assert [(row["prompt_id"], row["sample_idx"], row["response"], row["status"], row["cluster"]) for row in rows] == [
+        ("q1", 0, "one", "ok", "c1"), ("q1", 1, "another", "ok", "c1"), ("q2", 0, None, "error", "c2"), ("q3", 0, None, "error", "c3"),
+    ]  # fmt: skip
+    assert (rows[0]["messages"], rows[0]["model"]) == (user("Why 1?"), "gpt-4-0314")
+
+
+@pytest.mark.parametrize(
+    ("answers", "questions", "message"),
+    [
+        ([old_answer(9, "x")], [question(1)], "line 1: `question_id` 'q9' is of no question in"),
+        ([old_answer(1, "x"), old_answer(1, "y")], [question(1)], "line 2: question 'q1' is answered further up already"),
+        ([old_answer(1, "x")], [question(1), question(1)], "line 2: question 'q1' stands twice"),
+        ([old_answer(1)], [question(1)], "`choices` is an empty list"),
+        ([old_answer(1, None)], [question(1)], "`choices[0].turns[0].content` is null"),
+        ([old_answer(1, "x")], [question(1, turns=[{"content": "a"}, {"content": "b"}])], "one turn with `content` is expected"),
+        ([arena("q1", "x")], [question(1)], "no column `question_id`"),
+        ([old_answer(1, "x")], [arena("q1", "x")], "no column `question_id`"),
+    ],
+)
+def test_first_version_files_that_do_not_fit_are_refused(tmp_path: Path, capsys, answers, questions, message) -> None:
+    words = ["import", lines(tmp_path / "a.jsonl", *answers), "-o", f"{tmp_path}/run", "--format", "arena-hard"]
+    assert run([*words, "--requests", lines(tmp_path / "q.jsonl", *questions)]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_all_problems_are_gathered_and_the_first_eight_told(tmp_path: Path, caps
         (["--format", "trl", "--prompt-column", "x"], "--prompt-column goes with --format rows, not trl"),
         (["--format", "openai-batch"], "--format openai-batch needs --requests"),
         (["--format", "openai-batch", "--requests", "x", "--columns", "y"], "--columns: a batch holds no columns"),
-        (["--format", "rows", "--requests", "x"], "--requests goes with --format openai-batch, not rows"),
+        (["--format", "rows", "--requests", "x"], "--requests goes with --format openai-batch and arena-hard, not rows"),
         (["--format", "nope"], "--format must be one of rows, simpo"),
         (["--format", "rows", "--part-size", "0"], "--part-size must be 1 or more"),
         (["--format", "rows", "--model-name", ""], "--model-name must not be empty"),

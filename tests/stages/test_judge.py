@@ -150,11 +150,23 @@ def test_probabilities_count_only_where_the_answer_is_a_verdict(tmp_path):
     assert (row["preference"], row["status"], row["a_first_raw"]) == (None, "parse_error", "A cat is an animal.")
 
 
-def test_a_server_without_log_probabilities_is_told_apart_from_an_unclear_verdict(tmp_path):
+def test_a_server_without_log_probabilities_is_asked_once_and_not_for_all(tmp_path, capsys):
+    """Each answer would be paid for, and none would be a verdict. One that comes without them later is a row."""
     a, b = two_sides(tmp_path)
+    words = ("--verdict", "logprobs", "--max-error-rate", 1)
     with running_judge() as server:
-        assert run(judge_command(a, b, tmp_path / "out", server.url, "--verdict", "logprobs")) == 3
-    assert {row["status"] for row in rows_of(tmp_path / "out")} == {"no_logprobs"}
+        assert run(judge_command(a, b, tmp_path / "out", server.url, *words)) == 1
+        assert len(server.bodies) == 1
+    told = capsys.readouterr().err
+    assert "gives no log-probabilities" in told
+    assert "use --verdict text" in told
+    answers = iter([("A", logprobs_of({"A": 0.9, "B": 0.1})), *["B"] * 7])
+    with running_judge(answer=lambda _prompt: next(answers)) as server:
+        assert run(judge_command(a, b, tmp_path / "out", server.url, *words)) == 0
+        assert len(server.bodies) == 8
+    rows = rows_of(tmp_path / "out")
+    assert {row["status"] for row in rows} == {"no_logprobs"}
+    assert [row["a_first_status"] for row in rows].count("ok") == 1
 
 
 def test_unparsable_verdicts_are_null_with_their_text_and_asked_again_on_the_next_run(tmp_path, capsys):

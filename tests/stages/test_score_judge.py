@@ -118,3 +118,16 @@ def test_fingerprints_of_other_scorers_are_what_they_were(tmp_path, candidates):
 @pytest.mark.parametrize("scorer", ["judge", "judge:", "judge:gpt", "judge:openai", "judge:openai:", "judge:fake"])
 def test_a_scorer_that_is_no_judge_is_refused(tmp_path, candidates, scorer):
     assert run(command(candidates, tmp_path / "out", "http://127.0.0.1:9", scorer=scorer)) == 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("--base-url",), ("--judge-base-url",), ("--backend", "openai", "--base-url", "http://127.0.0.1:9/v1", "--judge-base-url")],
+)
+def test_eval_asks_the_judge_at_the_address_that_it_was_given(tmp_path, candidates, more):
+    """Not at OPENAI_BASE_URL alone; with sides from a server the judge has an address of its own."""
+    with running_judge(answer=by_last_digit) as server:
+        sides = ["--policy", str(candidates), "--baseline", str(candidates), "-o", str(tmp_path / "eval")]
+        assert run(["eval", *sides, "--scorer", "judge:openai:the-judge", "--bootstrap-draws", "100", *more, server.url]) == 0
+        assert len(server.bodies) == 12
+    assert json.loads((tmp_path / "eval" / "summary.json").read_text())["reward"]["policy"]["mean"] == 2.5

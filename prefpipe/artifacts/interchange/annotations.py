@@ -1,4 +1,4 @@
-"""Preferences between a policy and a baseline, from AlpacaEval's ``annotations.json``, a table, or a folder of prefpipe's.
+"""Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, a table, or a folder of prefpipe's.
 
 Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are turned from 1..2 (0 is a draw
 in old files) to 0..1; of every other file they are 0..1 unless the user says otherwise, and what does not fit is refused.
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
+from prefpipe.artifacts.interchange.arena_judgments import is_judgment_file, of_category, read_games
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_number, read_user_table, told
 from prefpipe.artifacts.rows import SUFFIXES
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.store import open_input
-from prefpipe.errors import InputError
+from prefpipe.errors import InputError, UsageError
 
 SCALES = ("0-1", "1-2")
 ALPACA_EVAL = ("preference", "output_1", "output_2")
@@ -39,7 +40,7 @@ class Annotations:
     """Preferences row by row: the prompt's keys, the preference in [0, 1] or NaN, the lengths in characters where they are known.
 
     ``ids`` are the file's prompt ids, ``texts`` the prompts; a file has one or both. ``policy``, ``baseline`` and ``judges``
-    are what the file names. ``record`` is the run record of a folder.
+    are what the file names. ``record`` is the run record of a folder. ``weights`` are those that Arena-Hard gives its games.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Annotations:
     judges: tuple[str, ...]
     sha256: str
     record: RunRecord | None = None
+    weights: list[float] | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -70,7 +72,11 @@ class Annotations:
 
     def prompts_sha256(self) -> str:
         """Return the hash of the set of prompts."""
-        return hashlib.sha256(canonical_json(sorted(set(self.keys))).encode()).hexdigest()
+        return digest_of(sorted(set(self.keys)))
+
+    def text_of(self) -> dict[str, str]:
+        """Return each prompt's text by its id; empty where the file does not have both."""
+        return dict(zip(self.ids, self.texts, strict=True)) if self.ids is not None and self.texts is not None else {}
 
     def known(self) -> "Annotations":
         """Return the rows that have a preference."""
@@ -79,25 +85,35 @@ class Annotations:
 
     def at(self, rows: Sequence[int]) -> "Annotations":
         """Return the rows of these numbers, in this order."""
-        columns = ("ids", "texts", "preferences", "lengths", "baseline_lengths", "difficulty")
+        columns = ("ids", "texts", "preferences", "lengths", "baseline_lengths", "difficulty", "weights")
         picked: dict[str, Any] = {
             name: None if getattr(self, name) is None else [getattr(self, name)[row] for row in rows] for name in columns
         }
         return replace(self, **picked)
 
 
-def read_annotations(source: str, *, scale: str | None = None) -> Annotations:
+def digest_of(keys: Sequence[str]) -> str:
+    """Return the sha256 of a list of texts."""
+    return hashlib.sha256(canonical_json(list(keys)).encode()).hexdigest()
+
+
+def read_annotations(source: str, *, scale: str | None = None, category: str | None = None) -> Annotations:
     """Read preferences.
 
     Args:
-        source: AlpacaEval's ``annotations.json``, a JSONL, JSON, CSV or Parquet file, or a folder of prefpipe's with a column
-            ``preference``, such as `prefpipe eval` writes.
+        source: AlpacaEval's ``annotations.json``, Arena-Hard's ``model_judgment/<judge>/<model>.jsonl``, a JSONL, JSON, CSV or
+            Parquet file, or a folder of prefpipe's with a column ``preference``, such as `prefpipe eval` and `judge` write.
         scale: ``0-1`` or ``1-2``; None is what the format says: 1-2 of AlpacaEval's, else 0-1.
+        category: of Arena-Hard's prompts, where a file has several.
 
     Errors:
         InputError: missing columns, a preference outside the scale, a response that is no text; all such rows are gathered.
     """
     table, record, sha256 = _opened(source)
+    if is_judgment_file(table):
+        return _arena_annotations(of_category(table, category), sha256, scale)
+    if category is not None:
+        raise UsageError(f"--category is for Arena-Hard's judgments, and {source} holds none", hint="leave it out")
     kind = "alpaca-eval" if all(name in table.names for name in ALPACA_EVAL) else "rows"
     table.require(["preference"], hint=HINT)
     problems = Problems(source)
@@ -106,16 +122,35 @@ def read_annotations(source: str, *, scale: str | None = None) -> Annotations:
     texts = _keys(table, text, problems) if text is not None else None
     if ids is None and texts is None:
         raise InputError(f"{source} does not say of which prompt a row is; its columns are: {', '.join(table.names)}", hint=HINT)
+    if ids is not None and texts is not None:
+        _one_text_an_id(table, ids, texts, problems)
     ours, theirs = RESPONSES[kind]
-    preferences = _preferences(table, scale or ("1-2" if kind == "alpaca-eval" else "0-1"), problems)
+    preferences = _preferences(
+        table, scale or ("1-2" if kind == "alpaca-eval" else "0-1"), problems, draw_at_0=kind == "alpaca-eval"
+    )
     lengths = _lengths(table, LENGTHS, ours, preferences, problems)
     baseline_lengths = _lengths(table, BASELINE_LENGTHS, theirs, preferences, problems)
     difficulty = next((name for name in DIFFICULTIES if name in table.names), None)
     difficulties = _numbers(table, difficulty, problems) if difficulty is not None else None
-    problems.raise_if_any(hint=f"correct these rows; {HINT}")
+    scales = f"say how preferences are written with --scale {'|'.join(SCALES)}, or correct these rows"
+    is_of_scale = all("`preference` is" in sentence for sentence in problems.found)
+    problems.raise_if_any(hint=scales if is_of_scale else f"correct these rows; {HINT}")
     return Annotations(
         source, kind, ids, texts, preferences, lengths, baseline_lengths, difficulties, _one_name(table, POLICY_NAMES),
         _one_name(table, BASELINE_NAMES), _names(table, JUDGE_NAMES) or _judges_of(record), sha256, record,
+    )  # fmt: skip
+
+
+def _arena_annotations(table: UserTable, sha256: str, scale: str | None) -> Annotations:
+    """Return Arena-Hard's games as rows; they hold no responses."""
+    if scale is not None:
+        raise UsageError(f"--scale is for numbers, and {table.source} holds Arena-Hard's labels", hint="leave it out")
+    problems = Problems(table.source)
+    games = read_games(table, problems)
+    problems.raise_if_any()
+    return Annotations(
+        table.source, "arena-hard", games.ids, None, games.preferences, None, None, None, _one_name(table, POLICY_NAMES),
+        _one_name(table, BASELINE_NAMES), _names(table, JUDGE_NAMES), sha256, weights=games.weights,
     )  # fmt: skip
 
 
@@ -131,7 +166,7 @@ def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
         raise InputError(
             f"{source} is a folder that no stage wrote", hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder"
         )
-    table = read_user_table(source, text_columns=TEXT_KEYS, hint=HINT)
+    table = read_user_table(source, text_columns=(*TEXT_KEYS, "uid", "question_id"), hint=HINT)
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     return table, None, digest
 
@@ -146,14 +181,22 @@ def _keys(table: UserTable, name: str, problems: Problems) -> list[str]:
     return found
 
 
-def _preferences(table: UserTable, scale: str, problems: Problems) -> list[float]:
-    """Return preferences in [0, 1], NaN for null."""
+def _one_text_an_id(table: UserTable, ids: Sequence[str], texts: Sequence[str], problems: Problems) -> None:
+    """Note prompts that bear another's id: they would be averaged as one."""
+    first: dict[str, str] = {}
+    for place, name, text in zip(table.places, ids, texts, strict=True):
+        if first.setdefault(name, text) != text:
+            problems.add(place, f"prompt_id {told(name)} stood for another prompt further up")
+
+
+def _preferences(table: UserTable, scale: str, problems: Problems, *, draw_at_0: bool) -> list[float]:
+    """Return preferences in [0, 1], NaN for null. Old files of AlpacaEval, and no others, write a draw as 0."""
     found = []
     for place, value in zip(table.places, table.values("preference"), strict=True):
         number, problem = checked_number(value, "preference")
         if number is not None and not isnan(number):
             if scale == "1-2":
-                number = 0.5 if number == 0.0 else number - 1.0
+                number = 0.5 if number == 0.0 and draw_at_0 else number - 1.0
             if not 0.0 <= number <= 1.0:
                 problem = f"`preference` is {value:g}, and this file's are {scale.replace('-', ' to ')}"
         if problem is not None:

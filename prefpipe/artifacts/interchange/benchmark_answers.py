@@ -82,7 +82,7 @@ def read_arena_answers(source: str, *, columns: Sequence[str] | None, reserved: 
     if "choices" in table.names and "messages" not in table.names:
         raise InputError(
             f"{source} is an answer file of Arena-Hard v0.1 (`question_id`, `choices`), which does not hold the prompts",
-            hint="join it with question.jsonl into rows of prompt_id, prompt and response, and import those with --format rows",
+            hint="pass its question.jsonl with --requests",
         )
     table.require(["uid", "messages"], hint=ARENA_HINT)
     problems = Problems(source)

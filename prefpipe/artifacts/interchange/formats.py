@@ -6,6 +6,7 @@ from functools import partial
 
 from prefpipe.artifacts.file_hashes import hash_file, hash_files
 from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.interchange.arena_first_version import read_first_version
 from prefpipe.artifacts.interchange.benchmark_answers import read_alpaca_outputs, read_arena_answers
 from prefpipe.artifacts.interchange.long_rows import ColumnNames, read_long_rows
 from prefpipe.artifacts.interchange.openai_batch import read_batch
@@ -30,7 +31,7 @@ def read_pool(
     Args:
         source: path or ``hf:`` reference.
         kind: the format's name.
-        requests: the requests of a batch.
+        requests: the requests of a batch, or the questions of Arena-Hard v0.1.
         names: column names of the long form.
         columns: the user's columns that pass through; None for all that belong to the prompts.
         reserved: names that the artifact uses itself.
@@ -40,6 +41,8 @@ def read_pool(
     if kind == "openai-batch":
         assert requests is not None  # the config sees to it
         return read_batch(source, requests)
+    if kind == "arena-hard" and requests is not None:
+        return read_first_version(source, requests, columns=columns, reserved=reserved)
     return READERS[kind](source, columns=columns, reserved=reserved)
 
 

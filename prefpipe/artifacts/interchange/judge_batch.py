@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts.answer_cache import request_key
 from prefpipe.artifacts.atomic import atomic_write, make_folder
+from prefpipe.artifacts.finite_json import parse_finite_json
 from prefpipe.errors import InputError
 
 MOST_REQUESTS = 50_000
@@ -85,7 +86,7 @@ def _lines(path: Path) -> list[str]:
 
 def _read_line(line: str, place: str) -> tuple[str, Mapping[str, Any] | None, str]:
     try:
-        values = json.loads(line)
+        values = parse_finite_json(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: broken JSON ({error})", hint="download the file again, or remove the line") from error
     if not isinstance(values, dict) or not isinstance(values.get("custom_id"), str):

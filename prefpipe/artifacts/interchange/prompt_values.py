@@ -9,7 +9,7 @@ from math import isnan
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import canonical_json
-from prefpipe.artifacts.interchange.annotations import DIFFICULTIES, TEXT_KEYS, Annotations
+from prefpipe.artifacts.interchange.annotations import DIFFICULTIES, TEXT_KEYS, Annotations, digest_of
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_number, read_user_table
 from prefpipe.errors import InputError
 
@@ -17,12 +17,21 @@ ROW_NUMBERS = ("index", "", "Unnamed: 0")
 """How pandas names a column of row numbers."""
 
 
+ALPACA_EVAL_PROMPTS = "874ac9f855a1f5919dcd19b19fc1e8b914d2df4cbca1afb5ea3d0e80a317eded"
+"""sha256 of the sorted instructions of AlpacaEval, and of the instructions in the order in which its tables number them."""
+ALPACA_EVAL_ORDER = "a0f6db1679e6f3c54f841e1a31b23053e3281eb5b5f53fcf475ace024f2bc910"
+
+
 class Matched(NamedTuple):
-    """Values by row of the annotations, how they were matched, and how many prompts of the file no annotation is of."""
+    """Values by row of the annotations, how they were matched, and how many prompts of the file no annotation is of.
+
+    ``place`` says where each key stands in the file; None where rows were matched by number.
+    """
 
     values: list[float]
     by: str
     n_unused: int
+    place: dict[str, int] | None = None
 
 
 class Regularising(NamedTuple):
@@ -126,7 +135,8 @@ def _by_key(table: UserTable, name: str, keys: Sequence[str], values: Sequence[f
             f"{table.source} has no {what} for {len(lacking):,} of {len(set(keys)):,} prompts, the first is {lacking[0][:60]!r}",
             hint="prompts are matched by " + ("prompt_id" if name == "prompt_id" else "their text, every character"),
         )
-    return Matched([found[key] for key in keys], f"`{name}`", len(found.keys() - set(keys)))
+    order = {key: number for number, key in enumerate(found)}
+    return Matched([found[key] for key in keys], f"`{name}`", len(found.keys() - set(keys)), order)
 
 
 def _by_row(table: UserTable, numbers: str, annotations: Annotations, values: Sequence[float]) -> Matched:
@@ -137,4 +147,11 @@ def _by_row(table: UserTable, numbers: str, annotations: Annotations, values: Se
             f"{n_rows:,}: which belong together is not known",
             hint="give it the prompts' text in a column `instruction`, or annotate all prompts",
         )
-    return Matched(list(values), "row number (both files have all rows)", 0)
+    if annotations.prompts_sha256() == ALPACA_EVAL_PROMPTS and digest_of(annotations.keys) != ALPACA_EVAL_ORDER:
+        raise InputError(
+            f"{table.source} names prompts by row number alone, and {annotations.source} has AlpacaEval's prompts in another "
+            "order than AlpacaEval's tables",
+            hint="put the rows in the order of AlpacaEval's own outputs, or give the table the prompts' text in a column "
+            "`instruction`",
+        )
+    return Matched(list(values), "row number (both files have all rows; right where their order is the same)", 0)

@@ -125,7 +125,7 @@ def test_difficulty_by_row_number_is_taken_of_complete_annotations_alone(tmp_pat
     table = str(difficulty_table(tmp_path / "d.csv", 40))
     complete = read_annotations(str(annotations(tmp_path / "all.json", 40)))
     found = read_difficulty(table, complete)
-    assert found.by == "row number (both files have all rows)"
+    assert found.by == "row number (both files have all rows; right where their order is the same)"
     assert found.values[1] == pytest.approx(-0.2)
     fewer = read_annotations(str(annotations(tmp_path / "fewer.json", 39)))
     with pytest.raises(InputError, match=r"names prompts by row number alone, and has 40 rows where .* has 39"):

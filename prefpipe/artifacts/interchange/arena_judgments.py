@@ -1,0 +1,92 @@
+"""Arena-Hard's ``model_judgment/<judge>/<model>.jsonl``: a line for each prompt, with a verdict in both presentation orders.
+
+The first of ``games`` shows the baseline as A and the model as B, the second the other way round. A verdict is a label such as
+``A>>B``; the tool counts a clear one, of two signs, three times. Without a label there is no verdict: v2.0 (``uid``) leaves both
+games of the prompt out then, v0.1 (``question_id``) that game alone.
+"""
+
+from collections.abc import Mapping
+from math import nan
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_id, told
+from prefpipe.errors import InputError, UsageError
+
+CLEAR_WEIGHT = 3.0
+_FOR_A = {"A>>B": (1.0, CLEAR_WEIGHT), "A>B": (1.0, 1.0), "A=B": (0.5, 1.0), "B>A": (0.0, 1.0), "B>>A": (0.0, CLEAR_WEIGHT)}
+_TURNED = {"B<<A": "A>>B", "B<A": "A>B", "B=A": "A=B", "A<B": "B>A", "A<<B": "B>>A"}
+LABELS: Mapping[str, tuple[float, float]] = _FOR_A | {label: _FOR_A[same] for label, same in _TURNED.items()}
+"""Label to the preference for A and the weight."""
+MOST_GAMES = 2
+
+
+class Judgments(NamedTuple):
+    """Games as rows: the prompt's id, the preference for the model in [0, 1] or NaN, and the weight that the tool gives it."""
+
+    ids: list[str]
+    preferences: list[float]
+    weights: list[float]
+
+
+def is_judgment_file(table: UserTable) -> bool:
+    """Return whether the file has Arena-Hard's games."""
+    return "games" in table.names and _id_column(table) is not None
+
+
+def of_category(table: UserTable, category: str | None) -> UserTable:
+    """Return the lines of one category; v2.0 has several in a file, each with a baseline of its own.
+
+    Errors:
+        InputError: several categories and none is chosen. UsageError: a category that the file does not have.
+    """
+    values = table.values_or_none("category")
+    counts = {name: values.count(name) for name in dict.fromkeys(values) if name is not None}
+    shown = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
+    if category is None:
+        if len(counts) > 1:
+            raise InputError(
+                f"{table.source} holds {len(counts)} categories, which Arena-Hard scores apart: {shown}",
+                hint=f"choose one, --category {next(iter(counts))}",
+            )
+        return table
+    if category not in counts:
+        raise UsageError(f"--category {category}: {table.source} has {shown or 'no categories'}")
+    kept = [row for row, name in enumerate(values) if name == category]
+    return UserTable(table.source, table.table.take(kept), [table.places[row] for row in kept])
+
+
+def read_games(table: UserTable, problems: Problems) -> Judgments:
+    """Return every game as a row."""
+    name = _id_column(table)
+    assert name is not None
+    found = Judgments([], [], [])
+    for place, value, games in zip(table.places, table.values(name), table.values("games"), strict=True):
+        prompt_id, problem = checked_id(value, name)
+        if problem is None and (not isinstance(games, list) or not 1 <= len(games) <= MOST_GAMES):
+            problem = f"`games` is {told(games)}; one or two games are expected"
+        if problem is not None or prompt_id is None:
+            problems.add(place, problem or f"`{name}` is empty")
+            continue
+        read = [_verdict(game, place, problems) for game in games]
+        if name == "uid" and any(verdict is None for verdict in read):
+            read = [None] * len(read)
+        for number, verdict in enumerate(read):
+            for_a, weight = verdict or (nan, 1.0)
+            found.ids.append(prompt_id)
+            found.preferences.append(for_a if number else 1.0 - for_a)  # in the first game the model is B
+            found.weights.append(weight)
+    return found
+
+
+def _id_column(table: UserTable) -> str | None:
+    return next((name for name in ("uid", "question_id") if name in table.names), None)
+
+
+def _verdict(game: Any, place: str, problems: Problems) -> tuple[float, float] | None:
+    """Return the preference for A and its weight; None where there is no label, or one that the tool does not know."""
+    if game is None:  # v2.0 writes null where the judge could not be reached
+        return None
+    score = game.get("score") if isinstance(game, Mapping) else game
+    if score is not None and not isinstance(score, str):
+        problems.add(place, f"`games[].score` is {told(score)}; a label such as A>>B is expected")
+    return LABELS.get(score) if isinstance(score, str) else None
