@@ -26,6 +26,7 @@ from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import ENGINES, JudgeSpec, JudgingConfig, parse_judge
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.options import ShardedConfig, StageConfig
+from prefpipe.configs.pairs import BASE, FAKE, PairsConfig
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, ScorerSpec, parse_scorer
 from prefpipe.configs.select import SelectConfig
@@ -316,6 +317,25 @@ def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     return result
 
 
+def _pairs(config: PairsConfig, runtime: Runtime) -> Summary:
+    result: Summary = load("prefpipe.stages.pair_scores:run")(config, pair_rater(config, runtime), runtime)
+    return result
+
+
+def pair_rater(config: PairsConfig, runtime: Runtime) -> Any:
+    """Return what rates pairs of responses, None where the file has the scores."""
+    if config.model is None:
+        return None
+    if config.model == FAKE:
+        return load("prefpipe.stages.pair_rating:scorer_rater")({FAKE: FAKE}, FAKE, load("prefpipe.backends.fake:FakeScorer"))
+    model = locate(config.model, trust_remote_code=config.trust_remote_code)
+    if config.reward_model:
+        return load("prefpipe.stages.pair_rewards:reward_rater")(config, model)
+    named = config.reference not in (None, BASE)
+    reference = locate(config.reference or "", trust_remote_code=config.trust_remote_code) if named else None
+    return load("prefpipe.stages.pair_policies:policy_rater")(config, model, reference, runtime.log)
+
+
 def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> tuple[Artifact, Artifact]:
     """Return a side's candidates and scores: those given, or made now by the same stages as everywhere else."""
     reference, scores = getattr(config, side), getattr(config, f"{side}_scores")
@@ -364,4 +384,5 @@ def _is_candidates(path: Path) -> bool:
 _RUNNERS: dict[str, Callable[[Any, Runtime], Summary]] = {
     "generate": _generate, "score": _score, "embed": _embed, "select": _select, "logprobs": _logprobs, "train": _train,
     "judge": _judge, "eval": _eval, "import": _import, "export": _export,
+    "eval rewardbench": _pairs, "eval calibration": _pairs,
 }  # fmt: skip
