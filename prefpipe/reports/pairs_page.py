@@ -73,8 +73,9 @@ def _calibration(found: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterat
     if not found["n_pairs"]:
         yield Text(f"no calibration: {found['reason']}")
         return
-    beta = f"{figures['beta']:g} * " if figures["beta"] != 1.0 else ""
-    yield Text(f"predicted preference sigma({beta}(s_chosen - s_rejected)); both orders of each pair", style="dim")
+    difference = "s_chosen - s_rejected"
+    difference = difference if figures["beta"] == 1.0 else f"{figures['beta']:g} * ({difference})"
+    yield Text(f"predicted preference sigma({difference}); both orders of each pair", style="dim")
     fitted = found["temperature"]
     is_fitted = fitted["temperature"] is not None
     heads = ("held out, T = 1", f"T = {fitted['temperature']:.3g}") if is_fitted else ()

@@ -146,12 +146,14 @@ def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
-    notes = []
+    found = [subset for section in bench["sections"] for subset in section["subsets"]]
+    other_size = [
+        f"{subset['name']} {subset['accuracy']['n_pairs']:,} of {subset['n_expected']:,}"
+        for subset in found
+        if subset["n_expected"] not in (None, subset["accuracy"]["n_pairs"])
+    ]
+    notes = [f"scored pairs, and RewardBench's number: {', '.join(other_size)}"] if other_size else []
     for section in bench["sections"]:
-        for subset in section["subsets"]:
-            n_pairs, expected = subset["accuracy"]["n_pairs"], subset["n_expected"]
-            if expected is not None and n_pairs != expected:
-                notes.append(f"{subset['name']} has {n_pairs:,} scored pairs, RewardBench's has {expected:,}")
         if section["missing"]:
             notes.append(f"{section['name']} lacks {', '.join(section['missing'])}: the other subsets' weights are renormalised")
     if bench["subsets_not_scored"]:

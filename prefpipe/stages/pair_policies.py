@@ -115,12 +115,17 @@ class PolicyRater:
 
     def _group(self, pair: ScoredTexts) -> Group:
         key = str(pair.pair_idx)
-        encoded = [
-            self.encoder.encode(f"of pair {key}", pair.messages, text, finished=True) for text in (pair.chosen, pair.rejected)
-        ]
+        encoded = [self._encode(pair, text) for text in (pair.chosen, pair.rejected)]
         roles = ("positive", "negative")
         responses = [Response(i, ids, 0.0, role) for i, ((_, ids), role) in enumerate(zip(encoded, roles, strict=True))]
         return Group(key, encoded[0][0], responses)
+
+    def _encode(self, pair: ScoredTexts, text: str) -> tuple[list[int], list[int]]:
+        where = f"of pair {pair.pair_idx}"
+        prompt, whole = self.encoder.templated(where, pair.messages, text)
+        if whole[: len(prompt)] != prompt:
+            return self.encoder.encode_apart(where, pair.messages, text)
+        return self.encoder.encode(where, pair.messages, text, finished=True)
 
     def _measure(self, model: Any, groups: Sequence[Group]) -> Logps:
         found = measure_responses(
