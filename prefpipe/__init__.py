@@ -46,7 +46,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Bootstrap": "prefpipe.maths.intervals", "LengthControlled": "prefpipe.maths.length_control", "Pair": "prefpipe.maths.pairs",
-    "RegularisingRows": "prefpipe.maths.length_control", "RewardBench": "prefpipe.maths.rewardbench", "Selection": "prefpipe.maths.selection",
+    "RegularisingRows": "prefpipe.maths.length_control", "RewardBench": "prefpipe.maths.rewardbench",
+    "Selection": "prefpipe.maths.selection",
     "WinRate": "prefpipe.maths.winrate", "build_pairs": "prefpipe.maths.pairs",
     "calibration_figures": "prefpipe.maths.calibration_figures", "measure_calibration": "prefpipe.maths.calibration_report",
     "rewardbench_accuracy": "prefpipe.maths.rewardbench",

@@ -153,9 +153,11 @@ def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
         if subset["n_expected"] not in (None, subset["accuracy"]["n_pairs"])
     ]
     notes = [f"scored pairs, and RewardBench's number: {', '.join(other_size)}"] if other_size else []
-    for section in bench["sections"]:
-        if section["missing"]:
-            notes.append(f"{section['name']} lacks {', '.join(section['missing'])}: the other subsets' weights are renormalised")
+    notes += [
+        f"{section['name']} lacks {', '.join(section['missing'])}: the other subsets' weights are renormalised"
+        for section in bench["sections"]
+        if section["missing"]
+    ]
     if bench["subsets_not_scored"]:
         notes.append(f"no pair of these subsets was scored: {', '.join(bench['subsets_not_scored'])}")
     if bench["other_subsets"] and bench["sections"]:

@@ -167,9 +167,7 @@ def test_the_seed_fixes_the_intervals() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(
-        st.tuples(st.integers(-2, 2), st.sampled_from([*ROWS, "my-own", None]), st.integers(0, 5)), min_size=1, max_size=40
-    )
+    st.lists(st.tuples(st.integers(-2, 2), st.sampled_from([*ROWS, "my-own", None]), st.integers(0, 5)), min_size=1, max_size=40)
 )
 def test_properties(rows: list[tuple[int, str | None, int]]) -> None:
     """Figures lie in [0, 1]; order does not matter; swapping the sides gives 1 - accuracy - ties; a monotone map nothing."""
