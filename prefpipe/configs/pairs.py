@@ -30,7 +30,7 @@ class PairsConfig(ShardedConfig, ErrorRateConfig):
         help="the policy's reference, or `base` for the model under an adapter: scores are log-ratios then, else mean "
         "log-probabilities a token",
     )  # fmt: skip
-    reward_model: bool = option(False, identity=False, help="the model is a reward model: scores are its rewards")
+    reward_model: bool = option(False, help="the model is a reward model: scores are its rewards")
     max_length: int | None = option(
         None, help="longest prompt plus response, in tokens; longer pairs are not scored, and never cut; default the model's own"
     )
@@ -80,6 +80,7 @@ class PairsConfig(ShardedConfig, ErrorRateConfig):
     def identity(self) -> dict[str, Any]:
         """Return what can change the rows; of scores that the file gives, no setting of a model can."""
         own = super().identity()
+        del own["reward_model"]  # which the kind of score says
         return own if self.model is not None else {"part_size": own["part_size"]}
 
 

@@ -13,6 +13,7 @@ from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
 from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.calibration import TEMPERATURES
 from prefpipe.maths.calibration_figures import Binning, calibration_figures
 from prefpipe.maths.intervals import Bootstrap
 from prefpipe.maths.rewardbench import rewardbench_accuracy
@@ -128,6 +129,10 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
             f"{figures['n_ties']:,} of {figures['n_scored']:,} pairs tie and count as lost, as in RewardBench v1; "
             f"counted half, the accuracy is {half:.1%}"
         )
+    fitted = figures["calibration"].get("temperature", {}).get("temperature")
+    if fitted in TEMPERATURES:
+        what = "separate all of them" if fitted == TEMPERATURES[0] else "say nothing, or the contrary, of them"
+        notes.append(f"the temperature is {fitted:g}, its limit: on the pairs that it was fitted on the scores {what}")
     return notes + _notes_on_subsets(figures["rewardbench"]) if figures["rewardbench"] is not None else notes
 
 

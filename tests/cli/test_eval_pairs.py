@@ -166,6 +166,14 @@ def test_a_folder_of_scores_is_not_scored_again_nor_written_into(tmp_path, capsy
     assert prefpipe(["eval", "calibration", "--pairs", str(make_tiny_causal_lm(tmp_path / "m")), "-o", str(tmp_path / "p")]) == 1
 
 
+def test_a_temperature_at_its_limit_is_told(tmp_path, capsys):
+    """Scores that separate all pairs, and scores that are the wrong way round."""
+    for sign, words in ((1, "the scores separate all of them"), (-1, "the scores say nothing, or the contrary, of them")):
+        rows = [row | {"score_chosen": sign * (1.0 + i), "score_rejected": 0.0} for i, row in enumerate(some_pairs(20))]
+        evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / str(sign))
+        assert words in capsys.readouterr().err
+
+
 def test_contradictions_are_told(tmp_path, capsys):
     rows = some_pairs(6)
     rows.append(rows[0] | {"chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]})
