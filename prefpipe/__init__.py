@@ -1,14 +1,16 @@
 """prefpipe: prompts, a language model and a rater in; a better language model out.
 
-For arrays of one's own: ``prefpipe.select_responses``, ``prefpipe.build_pairs``, ``prefpipe.win_rate`` and
-``prefpipe.length_controlled_win_rate``. Importing the package imports nothing
-else, so that ``prefpipe --help`` stays instant; a public name is imported when it is first used.
+For arrays of one's own: ``prefpipe.select_responses``, ``prefpipe.build_pairs``, ``prefpipe.win_rate``,
+``prefpipe.length_controlled_win_rate``, ``prefpipe.rewardbench_accuracy`` and ``prefpipe.calibration_figures``. Importing the
+package imports nothing else, so that ``prefpipe --help`` stays instant; a public name is imported when it is first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prefpipe.maths.calibration_figures import calibration_figures
+    from prefpipe.maths.calibration_report import measure_calibration
     from prefpipe.maths.intervals import Bootstrap
     from prefpipe.maths.length_control import (
         LengthControlled,
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
         length_controlled_win_rate,
     )
     from prefpipe.maths.pairs import Pair, build_pairs
+    from prefpipe.maths.rewardbench import RewardBench, rewardbench_accuracy
     from prefpipe.maths.selection import Selection, select_responses
     from prefpipe.maths.winrate import WinRate, win_rate, win_rate_difference
 
@@ -25,12 +28,16 @@ __all__ = [
     "LengthControlled",
     "Pair",
     "RegularisingRows",
+    "RewardBench",
     "Selection",
     "WinRate",
     "__version__",
     "build_pairs",
+    "calibration_figures",
     "length_controlled_difference",
     "length_controlled_win_rate",
+    "measure_calibration",
+    "rewardbench_accuracy",
     "select_responses",
     "win_rate",
     "win_rate_difference",
@@ -39,8 +46,11 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Bootstrap": "prefpipe.maths.intervals", "LengthControlled": "prefpipe.maths.length_control", "Pair": "prefpipe.maths.pairs",
-    "RegularisingRows": "prefpipe.maths.length_control", "Selection": "prefpipe.maths.selection",
+    "RegularisingRows": "prefpipe.maths.length_control", "RewardBench": "prefpipe.maths.rewardbench",
+    "Selection": "prefpipe.maths.selection",
     "WinRate": "prefpipe.maths.winrate", "build_pairs": "prefpipe.maths.pairs",
+    "calibration_figures": "prefpipe.maths.calibration_figures", "measure_calibration": "prefpipe.maths.calibration_report",
+    "rewardbench_accuracy": "prefpipe.maths.rewardbench",
     "length_controlled_difference": "prefpipe.maths.length_control",
     "length_controlled_win_rate": "prefpipe.maths.length_control", "select_responses": "prefpipe.maths.selection",
     "win_rate": "prefpipe.maths.winrate", "win_rate_difference": "prefpipe.maths.winrate",

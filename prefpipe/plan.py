@@ -26,12 +26,13 @@ from prefpipe.backends.model_location import locate_model
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 
 State = Literal["done", "partial", "stale", "corrupt"]
-STAGE_ORDER = ("import", "generate", "score", "embed", "select", "logprobs", "train", "judge", "eval")
-SUMMARY_STAGES = ("train", "eval", "judge")
+PAIR_STAGES = ("eval rewardbench", "eval calibration")
+STAGE_ORDER = ("import", "generate", "score", "embed", "select", "logprobs", "train", "judge", "eval", *PAIR_STAGES)
+SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write ``summary.json`` when everything else is on disk."""
 WHOLE_PARENTS = {"train": None, "eval": None, "judge": ("b",)}
 """Parents of which each part needs all parts; None for all of a stage's parents."""
-FILES = ("prompts", "source", "requests")
+FILES = ("prompts", "source", "requests", "pairs")
 """Parents that are files of the user's, and no artifacts."""
 MAX_LINES = 8
 
@@ -168,6 +169,7 @@ class Inspector:
         _describe_run(report, artifact.record)
         if artifact.record.stage == "generate":
             _check_prompts(report, artifact)
+        if artifact.record.stage in ("generate", *PAIR_STAGES):
             _check_models(report, artifact.record)
         if artifact.record.stage == "logprobs":
             _check_reference_model(report, artifact.record)
@@ -324,7 +326,7 @@ def _check_prompts(report: Report, artifact: Artifact) -> None:
 
 def _check_sources(report: Report, artifact: Artifact) -> None:
     """Compare the files that were imported with what they were then, by their hash."""
-    for name in ("source", "requests"):
+    for name in ("source", "requests", "pairs"):
         recorded = artifact.record.parents.get(name)
         if recorded is None:
             continue

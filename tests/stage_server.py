@@ -99,7 +99,7 @@ def serve() -> None:
     import prefpipe.stages.generate
     import prefpipe.stages.score
     import prefpipe.stages.select
-    import prefpipe.wiring
+    import prefpipe.wiring.stages
 
     for module in sys.argv[1:]:
         import_module(module)

@@ -105,7 +105,9 @@ def test_import_strings_of_wiring_exist() -> None:
     """Every ``"package.module:name"`` in wiring names a module of this package and something it defines."""
     strings = {
         node.value
-        for node in ast.walk(tree_of(PACKAGE / "wiring.py"))
+        for path in MODULES
+        if room_of(path) == "wiring"
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("prefpipe.")
     }
     assert strings

@@ -225,12 +225,44 @@ VERDICTS = Schema(
         *_STATUS,
     ),
 )
+PAIR_SCORES = Schema(
+    "pair_scores",
+    1,
+    (
+        Column("prompt_id", pa.string(), False, "key of the prompt: the file's id or the content hash of its messages"),
+        Column("pair_idx", pa.int64(), False, "number of the pair's row in the file, from 0"),
+        Column("pair_id", pa.string(), True, "the file's own `id` of the row, if it has one"),
+        Column("subset", pa.string(), True, "the file's `subset`, if it has one"),
+        Column("score_kind", pa.string(), False, "`log_ratio`, `mean_logp`, `reward`, or `given` by the file"),
+        *(
+            Column(f"{side}_{what}", kind, True, f"{meaning}, {side} response")
+            for what, kind, meaning in (
+                ("score", pa.float64(), "higher is better, in the units of `score_kind`; null where the pair was not scored"),
+                ("n_tokens", pa.int32(), "tokens of the response, of a reward model of the whole conversation"),
+                ("logp", pa.float64(), "summed natural log-probability of those tokens under the policy"),
+                ("ref_logp", pa.float64(), "the same under the reference"),
+            )
+            for side in ("chosen", "rejected")
+        ),
+        Column("margin", pa.float64(), True, "chosen_score - rejected_score"),
+        Column("outcome", pa.float64(), True, "1, or the file's graded `preference` for the chosen response, in [0, 1]"),
+        Column(
+            "rater_gap",
+            pa.float64(),
+            True,
+            "by how much the file's scores favour the chosen response, or 2 p - 1 of its `preference` p; null without either",
+        ),
+        Column("duplicate_of", pa.int64(), True, "first row with the same prompt, responses and subset; such pairs count"),
+        Column("status", pa.string(), False, "`ok` or `identical`: scored; else why not"),
+        Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
+    ),
+)
 
 
 EMBEDDINGS_VERSION = 1
-VERSIONS = {schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, LOGPROBS, EVALUATION, VERDICTS)} | {
-    "embeddings": EMBEDDINGS_VERSION
-}
+VERSIONS = {
+    schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, LOGPROBS, EVALUATION, VERDICTS, PAIR_SCORES)
+} | {"embeddings": EMBEDDINGS_VERSION}
 """The version of each schema that this release writes."""
 READABLE = {name: (version,) for name, version in VERSIONS.items()} | {
     "candidates": (1, CANDIDATES.version),

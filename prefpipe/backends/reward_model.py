@@ -67,7 +67,7 @@ class RewardModelScorer:
         readable: list[tuple[int, list[int]]] = []
         for place, request in enumerate(requests):
             try:
-                token_ids = self._encode(request.messages, request.response)
+                token_ids = self.encode(request.messages, request.response)
             except Exception as error:  # noqa: BLE001 - a template is a program of the model's author and may raise anything
                 scores[place] = Score(None, "template_error", f"{type(error).__name__}: {error}")
                 continue
@@ -87,7 +87,8 @@ class RewardModelScorer:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _encode(self, messages: Sequence[Message], response: str) -> list[int]:
+    def encode(self, messages: Sequence[Message], response: str) -> list[int]:
+        """Return what the model reads of a conversation and its response; whatever the template raises goes through."""
         return conversation_ids(self._tokenizer, messages, response)
 
     def _rewards(self, rows: Sequence[list[int]], batch_size: int) -> list[float]:
@@ -115,7 +116,7 @@ class RewardModelScorer:
 
     def _render_example(self) -> str:
         try:
-            token_ids = self._encode(*CONVERSATIONS[0])
+            token_ids = self.encode(*CONVERSATIONS[0])
         except Exception as error:
             raise ModelError(
                 f"the chat template of {self._name} fails on one question and its answer: {type(error).__name__}: {error}",
@@ -131,7 +132,7 @@ class RewardModelScorer:
         return example
 
     def _test_padding(self) -> None:
-        rows = [self._encode(*conversation) for conversation in CONVERSATIONS]
+        rows = [self.encode(*conversation) for conversation in CONVERSATIONS]
         alone = self._rewards(rows, 1)
         padded = self._rewards(rows, len(rows))
         verdict = judge_padding(alone, padded, exact=self._dtype == torch.float32)

@@ -15,14 +15,19 @@ from prefpipe.cli.flags import command_of
 from prefpipe.cli.lm_eval import lm_eval
 from prefpipe.cli.win_rate import win_rate
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.options import StageConfig
+from prefpipe.configs.pairs import CalibrationConfig, RewardBenchConfig
 from prefpipe.errors import UsageError
+
+EVALUATIONS: tuple[type[StageConfig], ...] = (RewardBenchConfig, CalibrationConfig)
+"""Commands of the group that are stages themselves: they write a folder and resume."""
 
 
 def evaluation_of(handler: Callable[[Any, bool], None]) -> typer.Typer:
     """Return the group.
 
     Args:
-        handler: runs the stage with its config and whether stdout is to carry JSON.
+        handler: runs a stage with its config and whether stdout is to carry JSON.
     """
     stage = command_of(EvalConfig, handler)
 
@@ -46,4 +51,6 @@ def evaluation_of(handler: Callable[[Any, bool], None]) -> typer.Typer:
     group.callback()(evaluate)
     group.command("win-rate")(win_rate)
     group.command("lm-eval")(lm_eval)
+    for config_class in EVALUATIONS:
+        group.command(config_class.stage.removeprefix("eval "))(command_of(config_class, handler))
     return group

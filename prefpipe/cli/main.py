@@ -67,13 +67,14 @@ stop_flag = StopFlag()
 
 
 def _run_stage(config: StageConfig, as_json: bool) -> None:
-    from prefpipe import wiring
     from prefpipe.cli import console
+    from prefpipe.wiring.stages import run_stage
+    from prefpipe.wiring.surroundings import runtime_for
 
     speaks = is_first(config.stage)
     log = console.log if speaks else lambda _line: None
-    runtime = wiring.runtime_for(config, log=log, should_stop=stop_flag, progress=console.progress, argv=sys.argv)
-    summary = wiring.run_stage(config, runtime)
+    runtime = runtime_for(config, log=log, should_stop=stop_flag, progress=console.progress, argv=sys.argv)
+    summary = run_stage(config, runtime)
     if not speaks:
         return
     console.show_summary(summary)

@@ -51,7 +51,7 @@ def _facts(objective: "Objective") -> dict[str, Any]:
 
 
 def _documentation(objective: "Objective") -> str:
-    from prefpipe.wiring import load
+    from prefpipe.wiring.objects import load
 
     return inspect.getdoc(load(objective.loss)) or ""
 

@@ -43,6 +43,7 @@ def pages() -> dict[str, str]:
 
 
 def _cli_page() -> Iterator[str]:
+    from prefpipe.cli.evaluation import EVALUATIONS
     from prefpipe.cli.main import STAGES
     from prefpipe.configs.options import resolved_types
 
@@ -57,7 +58,7 @@ def _cli_page() -> Iterator[str]:
     )
     for code, meaning in EXIT_CODES.items():
         yield f"| {code} | {meaning} |"
-    kinds = {f"prefpipe {config_class.stage}": resolved_types(config_class) for config_class in STAGES}
+    kinds = {f"prefpipe {config_class.stage}": resolved_types(config_class) for config_class in (*STAGES, *EVALUATIONS)}
     for path, command in commands():
         yield from ("", f"## {path}", "", f"`{usage(path, command)}`", "", _one_line(command.help or ""), "")
         yield from ("| argument or flag | value | what it does |", "|---|---|---|")
@@ -127,6 +128,7 @@ def _value(parameter: Any, kinds: Mapping[str, Any]) -> str:
 
 
 def _config_page() -> Iterator[str]:
+    from prefpipe.cli.evaluation import EVALUATIONS
     from prefpipe.cli.main import STAGES
 
     yield from ("# Configuration", "", NOTE, "")
@@ -136,7 +138,7 @@ def _config_page() -> Iterator[str]:
         "fingerprint: the output folder of a run with other values is refused. For models and inputs the content counts, not",
         "the name or path.",
     )
-    for config_class in STAGES:
+    for config_class in (*STAGES, *EVALUATIONS):
         yield from ("", f"## {config_class.stage}", "", _one_line(config_class.__doc__ or ""), "")
         yield f"Version {config_class.VERSION}; it grows when an unchanged configuration gives other rows."
         yield from ("", "| key | type | default | rows | what it does |", "|---|---|---|---|---|")
@@ -176,7 +178,16 @@ def _default_words(item: "Field[Any]") -> str:
 
 def _schemas_page() -> Iterator[str]:
     from prefpipe.artifacts.parts import CHECKSUM_KEY, FOOTER_KEY
-    from prefpipe.artifacts.schemas import CANDIDATES, EVALUATION, GROUPS, LOGPROBS, SCORES, VERDICTS, embeddings_schema
+    from prefpipe.artifacts.schemas import (
+        CANDIDATES,
+        EVALUATION,
+        GROUPS,
+        LOGPROBS,
+        PAIR_SCORES,
+        SCORES,
+        VERDICTS,
+        embeddings_schema,
+    )
     from prefpipe.training.tables import METRICS, POLICY
 
     yield from ("# Artifacts on disk", "", NOTE, "")
@@ -199,6 +210,7 @@ def _schemas_page() -> Iterator[str]:
         METRICS,
         EVALUATION,
         VERDICTS,
+        PAIR_SCORES,
     ):
         yield from ("", f"## {schema.tag}", "", "| column | type | null | what it holds |", "|---|---|---|---|")
         for column in schema.columns:

@@ -56,9 +56,15 @@ def preference_curve(
     return reliability_curve(preference_probabilities(pairs.differences), pairs.outcomes, n_bins=n_bins, binning=binning)
 
 
+def curve_rows(curve: ReliabilityCurve) -> list[dict[str, float]]:
+    """Return a curve bin by bin: ``lower``, ``upper``, ``n``, ``predicted`` and ``observed`` of each."""
+    return [dict(zip(curve._fields, map(float, row), strict=True)) for row in zip(*curve, strict=True)]
+
+
 def calibration_by_gap(
-    differences: Values, outcomes: Values | float = 1.0, gaps: Values | None = None, *, n_gap_bins: int = 4, n_bins: int = 10
-) -> list[dict[str, float]]:
+    differences: Values, outcomes: Values | float = 1.0, gaps: Values | None = None, *, n_gap_bins: int = 4, n_bins: int = 10,
+    with_curves: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return the figures of `measure_calibration` for pairs of like gaps, from the closest pairs to the farthest apart.
 
     Each has ``gap_lower`` and ``gap_upper``, the smallest and the largest gap in the bin, and ``confidence``, the mean of
@@ -71,6 +77,7 @@ def calibration_by_gap(
         n_gap_bins: bins of about equal numbers of pairs; equal gaps stay together, so they may be fewer. No more distinct gaps
             than bins: one bin each.
         n_bins: of the ECEs.
+        with_curves: add ``reliability``, the curve of equal widths as `curve_rows` has it.
 
     Errors:
         InputError: gaps of another length, or not finite.
@@ -90,7 +97,8 @@ def calibration_by_gap(
         p = preference_probabilities(d[here])
         row = {"gap_lower": float(sizes[here].min()), "gap_upper": float(sizes[here].max()),
                "confidence": float(np.maximum(p, 1.0 - p).mean())}  # fmt: skip
-        rows.append(row | measure_calibration(d[here], y[here], n_bins=n_bins))
+        curve = {"reliability": curve_rows(preference_curve(d[here], y[here], n_bins=n_bins))} if with_curves else {}
+        rows.append(row | measure_calibration(d[here], y[here], n_bins=n_bins) | curve)
     return rows
 
 

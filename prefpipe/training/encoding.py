@@ -52,6 +52,28 @@ class Encoder:
             )
         return prompt, self._until_end(whole[len(prompt) :], finished=finished)
 
+    def encode_apart(self, prompt_id: str, messages: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
+        """Return prompt ids and the ids of a finished response that is tokenised by itself, as a policy would write it.
+
+        For responses whose first characters would melt into the last token of the prompt (a newline behind the newline that
+        ends the generation prompt): `encode` refuses them, for stored texts must give the tokens that were sampled.
+
+        Errors:
+            InputError: the template refuses the conversation, or the text of the prompt is no beginning of the whole.
+        """
+        turns = [dict(message) for message in messages]
+        answered = [*turns, {"role": "assistant", "content": response}]
+        prompt = self._ids(prompt_id, turns, add_generation_prompt=True)
+        texts = [
+            str(self.tokenizer.apply_chat_template(each, add_generation_prompt=is_open, tokenize=False))
+            for each, is_open in ((turns, True), (answered, False))
+        ]
+        if not texts[1].startswith(texts[0]):
+            raise InputError(f"prompt {prompt_id}: the chat template writes it differently once it is answered",
+                             hint="choose a model whose template leaves earlier turns as they are")  # fmt: skip
+        rest: list[int] = self.tokenizer(texts[1][len(texts[0]) :], add_special_tokens=False)["input_ids"]
+        return prompt, self._until_end(rest, finished=True)
+
     def templated(self, prompt_id: str, messages: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
         """Return the ids of the templated prompt, and of the conversation with the response as a finished turn; unchecked.
 

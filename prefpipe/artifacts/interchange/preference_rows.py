@@ -77,7 +77,7 @@ def read_preferences(source: str, *, columns: Sequence[str] | None, reserved: Se
     is_paired = "chosen" in table.names or "completion" not in table.names
     if is_paired:
         table.require(["chosen", "rejected"], hint=HINT)
-        if "prompt" not in table.names and all(isinstance(value, str) for value in _unpacked(table, "chosen")):
+        if "prompt" not in table.names and all(isinstance(value, str) for value in unpacked_column(table, "chosen")):
             table.require(
                 ["prompt"], hint="where `chosen` and `rejected` are plain texts, the prompt stands in a column of its own"
             )
@@ -113,8 +113,8 @@ def _single_side(table: UserTable) -> list[Side]:
 def _gathered(table: UserTable, sides: Sequence[Side], problems: Problems) -> list[Candidate]:
     """Join what the rows say of each response."""
     ids, labels = table.values_or_none("prompt_id"), table.values_or_none("label")
-    prompts = _unpacked(table, "prompt")
-    texts = {side.text: _unpacked(table, side.text) for side in sides}
+    prompts = unpacked_column(table, "prompt")
+    texts = {side.text: unpacked_column(table, side.text) for side in sides}
     columns = {name: table.values_or_none(name) for side in sides for name in (side.sample_idx, side.model)}
     scores = {name: table.values(name) for side in sides for name in side.scores.values()}
     known: dict[tuple[str, Any], Candidate] = {}
@@ -144,8 +144,8 @@ def _gathered(table: UserTable, sides: Sequence[Side], problems: Problems) -> li
     return list(known.values())
 
 
-def _unpacked(table: UserTable, name: str) -> list[Any]:
-    """Return a column of texts and turns."""
+def unpacked_column(table: UserTable, name: str) -> list[Any]:
+    """Return a column of texts and turns; turns that stand in a CSV field as JSON text are turns."""
     values = table.values_or_none(name)
     return [_turns_of_csv(value) for value in values] if table.source.lower().endswith(".csv") else values
 

@@ -1,0 +1,171 @@
+"""A configuration and the stage that it runs."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.store import Artifact, open_input
+from prefpipe.configs.embed import EmbedConfig
+from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.export_groups import ANSWER_FORMATS, ExportConfig
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.import_files import ImportConfig
+from prefpipe.configs.judge import JudgeConfig
+from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.configs.options import StageConfig
+from prefpipe.configs.pairs import PairsConfig
+from prefpipe.configs.sampling import SamplingConfig
+from prefpipe.configs.score import ScoreConfig, parse_scorer
+from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import InputError, UsageError
+from prefpipe.stages.runtime import Runtime, Summary
+from prefpipe.wiring.backends import generator_for, judge_for, pair_rater, scorer_for
+from prefpipe.wiring.objects import load, locate
+
+
+def run_stage(config: StageConfig, runtime: Runtime) -> Summary:
+    """Run the stage that a config belongs to."""
+    summary = _RUNNERS[config.stage](config, runtime)
+    assert isinstance(summary, Summary)
+    return summary
+
+
+def _generate(config: GenerateConfig, runtime: Runtime) -> Summary:
+    run, sampler = load("prefpipe.stages.generate:run"), load("prefpipe.stages.generate:Sampler")
+    samplers = [
+        sampler(name.partition(":")[0] if config.backend == "fake" else name, *generator_for(config, name))
+        for name in config.model
+    ]
+    result: Summary = run(config, samplers, runtime)
+    return result
+
+
+def _score(config: ScoreConfig, runtime: Runtime) -> Summary:
+    run, rater = load("prefpipe.stages.score:run"), load("prefpipe.stages.score:Rater")
+    raters = [rater(spec.name, *scorer_for(config, spec)) for spec in map(parse_scorer, config.scorer)]
+    result: Summary = run(config, raters, runtime)
+    return result
+
+
+def _judge(config: JudgeConfig, runtime: Runtime) -> Summary:
+    run, judge = load("prefpipe.stages.judge:run"), load("prefpipe.stages.judge:Judge")
+    result: Summary = run(config, judge(*judge_for(config)), runtime)
+    return result
+
+
+def _embed(config: EmbedConfig, runtime: Runtime) -> Summary:
+    run = load("prefpipe.stages.embed:run")
+    if config.model == "fake":
+        identity, opener = {"fake": config.model}, load("prefpipe.backends.fake:FakeEmbedder")
+    else:
+        model = locate(config.model, trust_remote_code=config.trust_remote_code)
+        identity = model.identity()
+        opener = lambda: load("prefpipe.backends.sentence_embedder:SentenceEmbedder")(  # noqa: E731 - beside its identity
+            model, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
+            trust_remote_code=config.trust_remote_code,
+        )  # fmt: skip
+    result: Summary = run(config, identity, opener, runtime)
+    return result
+
+
+def _select(config: SelectConfig, runtime: Runtime) -> Summary:
+    result: Summary = load("prefpipe.stages.select:run")(config, runtime)
+    return result
+
+
+def _train(config: TrainConfig, runtime: Runtime) -> Summary:
+    model = locate(config.model, trust_remote_code=config.trust_remote_code)
+    name = config.reference_model
+    reference = locate(name, trust_remote_code=config.trust_remote_code) if name not in (None, "base") else None
+    result: Summary = load("prefpipe.stages.train:run")(config, model, runtime, reference_model=reference)
+    return result
+
+
+def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
+    model = locate(config.model, trust_remote_code=config.trust_remote_code)
+    result: Summary = load("prefpipe.stages.logprobs:run")(config, model, runtime)
+    return result
+
+
+def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
+    side = load("prefpipe.stages.eval_recipe:Side")
+    names = load("prefpipe.stages.eval_recipe:SIDES")
+    if config.reward is not None and config.policy_scores is None and config.baseline_scores is None:
+        given = [parse_scorer(text).name for text in config.scorer]
+        unknown = [name for name in load("prefpipe.maths.rewards:parse_reward")(config.reward).names if name not in given]
+        if unknown:  # before an hour of sampling, not after
+            raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(given) or 'none'}")
+    named = config.kl_reference  # looked for before an hour of sampling, not after
+    model = locate(named, trust_remote_code=config.trust_remote_code) if named is not None else None
+    sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
+    no_kl = load("prefpipe.stages.eval_kl:why_no_kl")(config, *sides)
+    if no_kl is None:
+        model = model or locate(config.baseline, trust_remote_code=config.trust_remote_code)
+        reference = load("prefpipe.stages.eval_reference:measure_reference")(config, sides[0], model, runtime)
+    else:
+        reference = load("prefpipe.stages.eval_kl:Reference")(reason=no_kl)
+    result: Summary = load("prefpipe.stages.eval:run")(config, *sides, runtime, reference)
+    return result
+
+
+def _pairs(config: PairsConfig, runtime: Runtime) -> Summary:
+    result: Summary = load("prefpipe.stages.pair_scores:run")(config, pair_rater(config, runtime), runtime)
+    return result
+
+
+def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> list[Artifact | None]:
+    """Return a side's candidates and scores, those given or made now by the usual stages, and the embeddings given."""
+    reference, scores = getattr(config, side), getattr(config, f"{side}_scores")
+    candidates, folder = Path(reference), config.output / side
+    shared: dict[str, Any] = {"overwrite": config.overwrite, "max_error_rate": config.max_error_rate}
+    if not _is_candidates(candidates):
+        if config.prompts is None:
+            raise UsageError(f"--{side} {reference} is a model, so --prompts is needed", hint="pass the held-out prompts file")
+        candidates = folder / "candidates"
+        names = {item.name for item in fields(SamplingConfig)} - shared.keys() - {"output"}
+        sampling = {name: getattr(config, name) for name in names}
+        runtime.log(f"{side}: {reference}")
+        _generate(GenerateConfig(prompts=config.prompts, model=(reference,), output=candidates, **sampling, **shared), runtime)
+    if scores is None:
+        if not config.scorer:
+            raise UsageError(f"--scorer or --{side.replace('_', '-')}-scores is needed to rate the responses of the {side}")
+        scores = folder / "scores"
+        rating: dict[str, Any] = {
+            name: getattr(config, name) for name in ("scorer", "device", "batch_size", "trust_remote_code", "trust_python_checks")
+        }
+        rating["base_url"] = config.judge_url
+        _score(ScoreConfig(candidates=candidates, output=scores, **rating, **shared), runtime)
+    embeddings = getattr(config, f"{side}_embeddings")
+    return [open_input(candidates, schema="candidates", name=f"--{side}"),
+            open_input(scores, schema="scores", name=f"--{side}-scores"),
+            None if embeddings is None else open_input(embeddings, schema="embeddings", name=f"--{side}-embeddings")]  # fmt: skip
+
+
+def _import(config: ImportConfig, runtime: Runtime) -> Summary:
+    result: Summary = load("prefpipe.stages.import_files:run")(config, runtime)
+    return result
+
+
+def _export(config: ExportConfig, runtime: Runtime) -> Summary:
+    of_candidates = config.format in ANSWER_FORMATS
+    result: Summary = load("prefpipe.stages.export_candidates:run" if of_candidates else "prefpipe.stages.export_groups:run")(
+        config, runtime
+    )
+    return result
+
+
+def _is_candidates(path: Path) -> bool:
+    try:
+        return read_run_record(path).schema.partition("/")[0] == "candidates"
+    except InputError:
+        return False
+
+
+_RUNNERS: dict[str, Callable[[Any, Runtime], Summary]] = {
+    "generate": _generate, "score": _score, "embed": _embed, "select": _select, "logprobs": _logprobs, "train": _train,
+    "judge": _judge, "eval": _eval, "import": _import, "export": _export,
+    "eval rewardbench": _pairs, "eval calibration": _pairs,
+}  # fmt: skip

@@ -1,0 +1,217 @@
+"""``prefpipe eval rewardbench`` and ``prefpipe eval calibration`` as they are typed."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pair_files import QUICK, evaluate, pairs_file, some_pairs
+from pipelines import identities_of, rows_of
+from tiny_models import make_tiny_causal_lm
+
+from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.cli.main import run as prefpipe
+from prefpipe.maths.calibration_report import measure_calibration, preference_curve
+
+FAKE = ("--model", "fake", "--reward-model")
+
+
+def scored_rows(n, *, seed=0):
+    """Pairs with two scores each, of which about three in four are right."""
+    rng = np.random.default_rng(seed)
+    return [row | {"score_chosen": 0.7 + float(rng.normal()), "score_rejected": 0.0} for row in some_pairs(n)]
+
+
+def test_the_table_says_sections_subsets_numbers_and_ties(tmp_path, capsys):
+    rows = [*some_pairs(12), *some_pairs(2, subset="my-own"), some_pairs(1)[0] | {"chosen": "x", "rejected": "x"}]
+    evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", *FAKE)
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out'}\n"
+    lines = [line.split() for line in captured.err.splitlines()]
+    firsts = [line[0] for line in lines if line]
+    for name in ("Chat", "Safety", "llmbar-natural", "donotanswer", "my-own", "final,"):
+        assert name in firsts
+    assert firsts.index("my-own") > firsts.index("donotanswer")
+    assert "no subsets of RewardBench, in no section: my-own" in captured.err
+    assert "scored pairs, and RewardBench's number: llmbar-natural 7 of 100, donotanswer 6 of 136" in captured.err
+    assert "no pairs of Chat, Reasoning, Prior Sets" in captured.err
+    assert "1 of 15 pairs tie and count as lost" in captured.err
+
+
+def test_a_file_without_subsets_has_one_accuracy(tmp_path, capsys):
+    rows = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in some_pairs(10)]
+    found = evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", *FAKE)
+    assert found["rewardbench"] is None
+    assert found["accuracy"]["n_pairs"] == 10
+    said = capsys.readouterr().err
+    assert "all pairs" in said
+    assert "section" not in said
+
+
+def test_json_carries_all_figures(tmp_path, capsys):
+    words = ["eval", "rewardbench", "--pairs", pairs_file(tmp_path, some_pairs(8)), "-o", str(tmp_path / "out"), *FAKE, *QUICK]
+    assert prefpipe([*words, "--json"]) == 0
+    piped = json.loads(capsys.readouterr().out)
+    written = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {name: piped[name] for name in written} == written
+    assert piped["counts"] == {"ok": 8}
+    assert read_run_record(tmp_path / "out").schema == "pair_scores/1"
+
+
+def test_scores_of_the_file_need_no_model(tmp_path, capsys):
+    rows = scored_rows(200)
+    found = evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / "out")
+    d = [row["score_chosen"] - row["score_rejected"] for row in rows]
+    expected = measure_calibration(d)
+    assert {name: found["calibration"][name] for name in expected} == pytest.approx(expected)
+    curve = preference_curve(d, binning="mass")
+    assert [each["observed"] for each in found["calibration"]["reliability_mass"]] == pytest.approx(curve.observed.tolist())
+    assert (found["score_kind"], found["recipe"]["score_columns"]) == ("given", ["score_chosen", "score_rejected"])
+    said = capsys.readouterr().err
+    for words in ("AUC", "ECE, equal mass", "log loss", "reliability:", "score gap", "held out, T = 1", "█"):
+        assert words in said
+
+
+def test_missing_and_infinite_scores_are_kept_and_told(tmp_path):
+    rows = scored_rows(30)
+    rows[3]["score_chosen"] = None
+    rows[4]["score_rejected"] = float("nan")
+    found = evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / "out", "--max-error-rate", "0.1")
+    statuses = {row["pair_idx"]: row["status"] for row in rows_of(tmp_path / "out") if row["status"] != "ok"}
+    assert statuses == {3: "no_score", 4: "not_finite"}
+    assert found["calibration"]["n_pairs"] == found["accuracy"]["n_pairs"] == 28
+
+
+def test_graded_preferences_are_outcomes_and_gaps(tmp_path):
+    rows = [row | {"preference": (0.9, 0.6, None)[i % 3]} for i, row in enumerate(scored_rows(60))]
+    found = evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / "out")
+    known = [row for row in rows if row["preference"] is not None]
+    d = [row["score_chosen"] - row["score_rejected"] for row in known]
+    expected = measure_calibration(d, [row["preference"] for row in known])
+    assert {name: found["calibration"][name] for name in expected} == pytest.approx(expected)
+    assert found["calibration"]["n_without_outcome"] == 20
+    assert [(row["gap_lower"], row["n_pairs"]) for row in found["calibration"]["by_rater_gap"]] == [(0.2, 20), (0.8, 20)]
+    assert found["accuracy"]["n_pairs"] == 60
+
+
+def test_scores_beside_a_model_are_the_raters(tmp_path):
+    """Ratings are not taken for predictions where a model is there to predict."""
+    rows = [row | {"rating_chosen": 3 + i % 2, "rating_rejected": 2} for i, row in enumerate(some_pairs(20))]
+    found = evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / "out", *FAKE)
+    assert found["score_kind"] == "reward"
+    assert [(row["gap_lower"], row["n_pairs"]) for row in found["calibration"]["by_rater_gap"]] == [(1.0, 10), (2.0, 10)]
+    assert found["recipe"]["rater_columns"] == ["rating_chosen", "rating_rejected"]
+
+
+def test_a_folder_is_read_again_and_nothing_scored_twice(tmp_path, monkeypatch):
+    """Either command takes the other's folder, alone or as its own output."""
+    pairs = pairs_file(tmp_path, some_pairs(20))
+    first = evaluate("rewardbench", pairs, tmp_path / "bench", *FAKE, "--part-size", "7")
+    parts = identities_of(tmp_path / "bench")
+    monkeypatch.setattr("prefpipe.backends.fake.FakeScorer.score", None)
+    again = evaluate("calibration", str(tmp_path / "bench"), tmp_path / "calibration")
+    assert rows_of(tmp_path / "calibration") == rows_of(tmp_path / "bench")
+    same = {name for name in first if name not in ("command", "pairs", "recipe")}
+    assert {name: again[name] for name in same} == {name: first[name] for name in same}
+    assert again["recipe"]["models"] == first["recipe"]["models"]
+    assert again["recipe"]["pairs_sha256"] == first["recipe"]["pairs_sha256"]
+    here = evaluate("calibration", pairs, tmp_path / "bench", *FAKE, "--part-size", "7", "--n-bins", "4")
+    assert identities_of(tmp_path / "bench") == parts
+    assert len(here["calibration"]["reliability"]) <= 4
+    third = evaluate("rewardbench", str(tmp_path / "calibration"), tmp_path / "third")
+    assert third["accuracy"] == first["accuracy"]
+
+
+def test_beta_scales_before_the_sigmoid_and_moves_no_rank(tmp_path):
+    rows = scored_rows(100)
+    plain, sharp = (
+        evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / str(beta), "--beta", str(beta))["calibration"]
+        for beta in (1, 5)
+    )
+    assert plain["accuracy"] == sharp["accuracy"]
+    assert plain["auc"] == sharp["auc"]
+    assert plain["log_loss"] < sharp["log_loss"]
+    assert sharp["temperature"]["temperature"] == pytest.approx(5 * plain["temperature"]["temperature"], rel=1e-6)
+
+
+def test_interrupted_flags_are_refused_in_words(tmp_path, capsys):
+    pairs = pairs_file(tmp_path, some_pairs(4))
+    for words, said in (
+        ([*FAKE, "--reference", "m"], "--reference and --reward-model exclude each other"),
+        (["--reward-model"], "so --model is needed"),
+        (["--model", "fake"], "--model fake goes with --reward-model"),
+        ([*FAKE, "--beta", "2"], "--beta is for policies"),
+        ([*FAKE, "--n-bins", "5"], "--n-bins must be even"),
+        ([*FAKE, "--fit-share", "1"], "--fit-share must be within 0 and 1"),
+        ([*FAKE, "--part-size", "0"], "--part-size must be 1 or more"),
+    ):
+        assert prefpipe(["eval", "rewardbench", "--pairs", pairs, "-o", str(tmp_path / "out"), *words]) == 2
+        assert said in capsys.readouterr().err
+    assert prefpipe(["eval", "calibration", "-o", str(tmp_path / "out")]) == 2
+    assert "`prefpipe eval calibration` needs --pairs" in capsys.readouterr().err
+    assert prefpipe(["eval", "calibration", "--pairs", pairs, "-o", str(tmp_path / "out")]) == 1
+    assert "hint: pass --model, or add `score_chosen`" in capsys.readouterr().err
+    assert prefpipe(["eval", "rewardbench", "--pairs", str(tmp_path / "none.jsonl"), "-o", str(tmp_path / "o"), *FAKE]) == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_folder_of_scores_is_not_scored_again_nor_written_into(tmp_path, capsys):
+    evaluate("rewardbench", pairs_file(tmp_path, some_pairs(4)), tmp_path / "out", *FAKE)
+    words = ["eval", "calibration", "--pairs", str(tmp_path / "out"), "-o"]
+    assert prefpipe([*words, str(tmp_path / "other"), *FAKE]) == 2
+    assert "holds scores already" in capsys.readouterr().err
+    assert prefpipe([*words, str(tmp_path / "out")]) == 2
+    assert prefpipe([*words, str(tmp_path / "other"), "--beta", "3"]) == 2
+    assert "these scores are rewards" in capsys.readouterr().err
+    assert prefpipe(["eval", "calibration", "--pairs", str(make_tiny_causal_lm(tmp_path / "m")), "-o", str(tmp_path / "p")]) == 1
+
+
+def test_a_temperature_at_its_limit_is_told(tmp_path, capsys):
+    """Scores that separate all pairs, and scores that are the wrong way round."""
+    for sign, words in ((1, "the scores separate all of them"), (-1, "the scores say nothing, or the contrary, of them")):
+        rows = [row | {"score_chosen": sign * (1.0 + i), "score_rejected": 0.0} for i, row in enumerate(some_pairs(20))]
+        evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / str(sign))
+        assert words in capsys.readouterr().err
+
+
+def test_contradictions_are_told(tmp_path, capsys):
+    rows = some_pairs(6)
+    rows.append(rows[0] | {"chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]})
+    found = evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", *FAKE)
+    assert found["n_contradictions"] == 1
+    assert "1 pairs say the contrary of an earlier row" in capsys.readouterr().err
+
+
+def test_shards_come_to_the_figures_of_one_run(tmp_path, capsys):
+    pairs = pairs_file(tmp_path, some_pairs(20))
+    whole = evaluate("rewardbench", pairs, tmp_path / "whole", *FAKE, "--part-size", "4")
+    words = ["eval", "rewardbench", "--pairs", pairs, "-o", str(tmp_path / "shards"), *FAKE, "--part-size", "4", *QUICK,
+             "--num-shards", "2", "--shard-index"]  # fmt: skip
+    assert prefpipe([*words, "0"]) == 0
+    assert "the figures come with the last of them" in capsys.readouterr().err
+    assert not (tmp_path / "shards" / "summary.json").exists()
+    assert prefpipe([*words, "1"]) == 0
+    assert rows_of(tmp_path / "shards") == rows_of(tmp_path / "whole")
+    found = json.loads((tmp_path / "shards" / "summary.json").read_text())
+    assert {name: found[name] for name in ("accuracy", "rewardbench", "calibration")} == {
+        name: whole[name] for name in ("accuracy", "rewardbench", "calibration")
+    }
+
+
+def test_markup_in_names_is_shown_and_not_obeyed(tmp_path, capsys):
+    rows = some_pairs(4, subset="[red]\x1b[31mno[/red]")
+    evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", *FAKE)
+    said = capsys.readouterr().err
+    assert "\x1b[31m" not in said
+    assert "[red]␛[31mno[/red]" in said
+
+
+def test_the_parts_have_the_documented_columns_even_when_empty_of_scores(tmp_path):
+    rows = scored_rows(3)
+    for row in rows:
+        row["score_chosen"] = None
+    words = ["eval", "calibration", "--pairs", pairs_file(tmp_path, rows), "-o", str(tmp_path / "out"), "--max-error-rate", "1"]
+    assert prefpipe(words) == 1  # no figure without a score
+    part = pq.read_table(next((tmp_path / "out").glob("part-*")))
+    assert part["margin"].null_count == 3
+    assert "rater_gap" in part.column_names
