@@ -14,6 +14,8 @@ MAX_CURVE_POINTS = 400
 FITS = 500
 """Resamples of a length-controlled fit."""
 PREFERENCES = ("evaluation", "verdicts")
+FIGURES = ("n_pairs", "accuracy", "auc", "ece", "ece_mass", "brier", "log_loss")
+CURVE = ("lower", "upper", "n", "predicted", "observed")
 SIDES = ("policy", "baseline", "difference")
 SETTINGS = ("objective", "target", "beta", "gamma", "alpha", "learning_rate", "num_train_epochs", "global_batch_size", "lora_r")
 
@@ -68,10 +70,29 @@ def is_measure(value: Any) -> bool:
 
 
 def calibrations_of(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """Return every calibration on disk, of reward models in training and of ``eval calibration``: ``name`` and its figures."""
+    """Return every calibration on disk, of reward models in training and of ``eval calibration``, in one form.
+
+    Keys: ``name``, the figures (``n_pairs``, ``accuracy``, ``auc``, ``ece``, ``ece_mass``, ``brier``, ``log_loss``),
+    ``reliability`` (``width`` and ``mass``, each columns ``lower``, ``upper``, ``n``, ``predicted``, ``observed``), ``by_gap`` (a
+    list, by the gap of the scores), ``by_rater_gap`` (a list, by the raters' gap; empty without one) and ``temperature`` (before
+    and after scaling, or None).
+    """
     told = []
     for item in found:
         figures = (read_summary(item.artifact) or {}).get("calibration")
-        if isinstance(figures, Mapping) and isinstance(figures.get("reliability"), Mapping):
-            told.append({"name": item.name, **figures})
+        if isinstance(figures, Mapping) and figures.get("reliability"):
+            told.append({
+                "name": item.name, **{name: figures.get(name) for name in FIGURES},
+                "reliability": _curves(figures), "temperature": figures.get("temperature"),
+                "by_gap": figures.get("by_gap") or figures.get("by_score_gap") or [],
+                "by_rater_gap": figures.get("by_rater_gap") or figures.get("by_reward_gap") or [],
+            })  # fmt: skip
     return told
+
+
+def _curves(figures: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Return both curves as columns; ``eval calibration`` writes them as rows, ``train`` as columns."""
+    if isinstance(figures["reliability"], Mapping):
+        return dict(figures["reliability"])
+    rows = {"width": figures["reliability"], "mass": figures.get("reliability_mass") or []}
+    return {kind: {name: [row[name] for row in curve] for name in CURVE} for kind, curve in rows.items() if curve}
