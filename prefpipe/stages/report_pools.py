@@ -15,6 +15,8 @@ from prefpipe.stages.report_sources import Found, Pool, parts_on_disk, read_pool
 MAX_POINTS = 1_500
 """Points of each role that are drawn; more would be a cloud without form, and a large file."""
 N_LENGTH_BINS, SUBDIVISION = 12, 4
+LARGEST_CUT = 1e307
+"""Beyond it, the width of a bin may be no float64."""
 CHARACTERS = "characters"
 ROLES = ("none", "positive", "negative")
 
@@ -62,7 +64,7 @@ def _of_role(roles: np.ndarray) -> dict[str, np.ndarray]:
 
 def _finer(edges: np.ndarray) -> np.ndarray:
     """Return a terminal's few bins cut in four each; bins that stand for one whole number stay."""
-    if len(edges) < 2 or not np.isfinite(edges[-1] - edges[0]) or (edges[1] - edges[0] == 1.0 and edges[0] % 1.0 == 0.5):
+    if len(edges) < 2 or np.abs(edges).max() > LARGEST_CUT or (edges[1] - edges[0] == 1.0 and edges[0] % 1.0 == 0.5):
         return edges
     return np.append((edges[:-1, None] + np.diff(edges)[:, None] * np.arange(SUBDIVISION) / SUBDIVISION).ravel(), edges[-1])
 
@@ -111,7 +113,7 @@ def _lengths(columns: _Columns, unit: str) -> dict[str, Any] | None:
     edges = np.unique(np.quantile(lengths, np.linspace(0.0, 1.0, N_LENGTH_BINS + 1), method="lower"))
     places = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, max(0, len(edges) - 2))
     trend = [
-        {"length": float(lengths[places == place].mean()), "reward": float(rewards[places == place].mean()),
+        {"length": float(lengths[places == place].mean()), "reward": Distribution.of("reward", rewards[places == place]).mean,
          "n": int((places == place).sum())}
         for place in np.unique(places)
     ]  # fmt: skip

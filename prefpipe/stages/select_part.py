@@ -117,8 +117,8 @@ def _embeddings(inputs: Mapping[str, Artifact], index: int, pools: PoolIndex) ->
     table, _ = inputs["embeddings"].read(index, ["prompt_id", "sample_idx", "embedding", "status"])
     rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
     column = flat(table, "embedding")
-    if not pa.types.is_fixed_size_list(column.type):
-        raise InputError(f"the vectors in {inputs['embeddings'].part_path(index)} are not all of one length",
+    if not pa.types.is_fixed_size_list(column.type) or column.null_count:
+        raise InputError(f"the vectors in {inputs['embeddings'].part_path(index)} are null, or not all of one length",
                          hint="run `prefpipe embed` again")  # fmt: skip
     n_dimensions = column.type.list_size
     vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), n_dimensions)
