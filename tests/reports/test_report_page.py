@@ -2,77 +2,20 @@
 
 import http.server
 import json
-import os
-import shutil
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reported_run import MARKUP, N_PROMPTS, PROMPT, N, reported_run
+from browsing import Visit, needs_chromium
+from reported_run import MARKUP, N_PROMPTS, PROMPT, N
 
-from prefpipe.cli.main import run
 from prefpipe.maths.training_compute import ModelShape, Plan, Recipe
 from prefpipe.reports.savings import Machine, TrainedModel, basis_of_plan, savings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ, reason="no Chromium on this machine: apt-get install chromium"
-)
-MODEL = "8B"
-
-
-@pytest.fixture(scope="module")
-def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("report") / "report.html"
-    assert run(["report", str(reported_run()), "-o", str(target), "--model", MODEL]) == 0
-    return target
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-class Visit:
-    """A page with what it said and what it asked for."""
-
-    def __init__(self, browser: Any, url: str, **settings: Any) -> None:
-        self.context = browser.new_context(**settings)
-        self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
-        self.loaded: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("requestfinished", lambda request: self.loaded.append(request.url))
-        self.page.goto(url)
-        self.page.wait_for_selector("#savings-plot[data-drawn]")
-
-    def draw_all(self) -> None:
-        """Scroll through the page, so that every chart is drawn."""
-        for chart in self.page.locator("[data-chart]:visible").all():
-            chart.scroll_into_view_if_needed()
-            chart.locator("svg.main-svg").first.wait_for()
-
-    def style(self, selector: str, name: str) -> str:
-        return str(self.page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{name}"))
-
-
-@pytest.fixture
-def visit(browser: Any, page_file: Path) -> Iterator[Visit]:
-    opened = Visit(browser, page_file.as_uri(), color_scheme="light", viewport={"width": 1200, "height": 900})
-    yield opened
-    assert opened.said == []
-    assert opened.asked == [page_file.as_uri()]
-    opened.context.close()
+pytestmark = needs_chromium
 
 
 def test_every_chart_is_drawn_and_nothing_is_asked_of_a_network(visit: Visit) -> None:
@@ -357,71 +300,3 @@ def test_every_chart_has_a_name_and_every_field_a_label(visit: Visit) -> None:
     assert visit.page.evaluate("document.documentElement.lang") == "en"
     ids = visit.page.evaluate("[...document.querySelectorAll('[id]')].map(each => each.id)")
     assert len(ids) == len(set(ids))
-
-
-def test_on_paper_it_is_dark_on_light_and_as_wide_as_a_sheet(browser: Any, page_file: Path) -> None:
-    opened = Visit(browser, page_file.as_uri(), color_scheme="dark", viewport={"width": 1400, "height": 900})
-    dark = opened.style("body", "backgroundColor")
-    opened.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    assert opened.page.evaluate("document.documentElement.dataset.theme") == "light"
-    for chart in opened.page.locator("[data-chart]:visible").all():
-        assert chart.locator("svg.main-svg").first.bounding_box()["width"] <= 700
-        assert chart.evaluate("each => each.layout.font.color") == "#1d2329"
-    opened.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    assert opened.style("body", "backgroundColor") == dark
-    chart = opened.page.locator("[data-chart=funnel]:visible").first
-    assert chart.evaluate("each => each.layout.font.color") == "#e6e9ec"
-    opened.page.wait_for_function(
-        "document.querySelector('[data-chart=funnel] svg.main-svg').getBoundingClientRect().width > 900"
-    )
-    assert opened.said == []
-    opened.context.close()
-
-
-def test_a_link_to_a_place_that_is_not_there_is_no_error(browser: Any, page_file: Path) -> None:
-    opened = Visit(browser, f"{page_file.as_uri()}#artifact-'x")
-    assert opened.said == []
-    opened.context.close()
-
-
-def test_comparisons_of_long_names_have_rows_of_their_own(visit: Visit) -> None:
-    """Names are cut for the axis: two that end alike must not share a row."""
-    chart = visit.page.locator("[data-chart=winRates]")
-    chart.scroll_into_view_if_needed()
-    chart.locator("svg.main-svg").first.wait_for()
-    raw, controlled = chart.evaluate("each => each.data.map(trace => [...trace.y])")
-    assert len({*raw}) == 2
-    assert not {*raw} & {*controlled}  # neither covers the other
-    assert chart.evaluate("each => each.data[0].customdata.slice()") == ["verdicts", "eval"]
-
-
-def test_the_numbers_of_another_selection_fill_the_calculator(visit: Visit) -> None:
-    told = json.loads(visit.page.locator("#story").text_content())["savings"]
-    box = visit.page.locator("#savings-form [name=source]")
-    assert box.input_value() == str(told["start"]) == "1"
-    visit.page.locator("#savings-form [name=n]").fill("9")
-    box.select_option("0")
-    assert visit.page.locator("#savings-source").inner_text() == "coreset"
-    assert visit.page.locator("#savings-form [name=n]").input_value() == str(told["sources"][0]["plan"]["n"])
-    assert visit.page.evaluate("window.prefpipeReport.answer().pool.responses") == N_PROMPTS * N
-    assert visit.page.locator("#savings-estimated").is_visible()
-
-
-def test_long_names_need_no_scrolling_to_the_side(browser: Any, tmp_path: Path) -> None:
-    """Names of artifacts without a space, and with all that plotly.js or a template would read as its own."""
-    folder = tmp_path / "run"
-    shutil.copytree(reported_run(), folder)
-    long = "x" * 120 + " %{x} {{ 7 * 7 }} <a href=x> $y$"
-    shutil.copytree(folder / "opt-select", folder / f"a-{long}")
-    shutil.copytree(folder / "eval", folder / f"b-{long}")
-    shutil.copytree(folder / "eval", folder / f"c-{long}")
-    target = tmp_path / "report.html"
-    assert run(["report", str(folder), "-o", str(target), "--model", MODEL]) == 0
-    opened = Visit(browser, target.as_uri(), viewport={"width": 375, "height": 700}, is_mobile=True)
-    opened.draw_all()
-    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 375
-    assert opened.page.locator("main a[href=x]").count() == 0
-    rows = opened.page.locator("[data-chart=winRates]").evaluate("each => [...each.data[0].y]")
-    assert len({*rows}) == 4
-    assert opened.said == []
-    opened.context.close()

@@ -1,11 +1,11 @@
 // The charts: each function takes a part of the story and the colours of the page, and returns what plotly.js draws.
-// plotly.js reads a few HTML tags in its texts, so every text of the run goes through plain().
+// plotly.js reads a few HTML tags in its texts, and formulas between dollars, so every text of the run goes through plain().
 "use strict";
 
 const SERIES = 8;
 
 function plain(text) {
-  return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\$/g, "&#36;");
 }
 
 function words(name) {
