@@ -12,6 +12,7 @@ import pytest
 from finished_run import command, copy_to, original
 from interchange_files import lines
 from pipelines import rows_of, table_of
+from reported_run import reported_run
 
 from prefpipe.artifacts.parts import read_part, write_part
 from prefpipe.cli.main import run
@@ -237,3 +238,16 @@ def test_values_that_are_not_finite_are_counted_and_first_and_last_are_as_logged
     assert (curve["first"], curve["last"], curve["last_step"]) == (0.0, None, 11)
     assert (curve["steps"], curve["values"]) == ([2, 5, 8], [1.0, 4.0, 7.0])
     assert metrics_problem(tmp_path) is None
+
+
+def test_a_training_that_was_killed_says_so_beside_its_curves(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(reported_run(), folder)
+    (folder / "policy" / "summary.json").unlink()
+    next((folder / "policy").glob("part-*")).unlink()
+    told, _ = told_of(folder, capsys)
+    assert {entry["name"]: entry["state"] for entry in told["lineage"]}["policy"] == "partial"
+    assert told["trainings"][0]["curves"] != []
+    page = (folder.parent / "report.html").read_text(encoding="utf-8")
+    assert '<h3>policy <span class="state partial">partial</span></h3>' in page
+    assert "<h3>reward-model</h3>" in page
