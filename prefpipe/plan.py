@@ -93,7 +93,7 @@ class Report:
 
 
 def find_artifacts(path: Path) -> list[Path]:
-    """Return the artifacts in a folder, itself among them, in the order of the pipeline; [] when there is none.
+    """Return the artifacts in a folder, itself and linked ones among them, in the order of the pipeline; [] when there is none.
 
     Errors:
         InputError: the path does not exist, or is a file.
