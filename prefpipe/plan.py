@@ -94,7 +94,7 @@ class Report:
 
 
 def find_artifacts(path: Path) -> list[Path]:
-    """Return the artifacts in a folder, itself among them, in the order of the pipeline; [] when there is none.
+    """Return the artifacts in a folder, itself and linked ones among them, in the order of the pipeline; [] when there is none.
 
     Errors:
         InputError: the path does not exist, or is a file.
@@ -105,12 +105,22 @@ def find_artifacts(path: Path) -> list[Path]:
         holds_run = (path.parent / run_record.FILE_NAME).exists()
         folder = str(path.parent) if holds_run else "the folder that a prefpipe stage wrote with -o"
         raise InputError(f"{path} is a file, and an artifact is a folder", hint=f"pass {folder}")
-    found = []
-    for folder, names, files in os.walk(path):
-        names[:] = sorted(name for name in names if not name.startswith((".", "checkpoint-")))
+    found, seen = [], {path.resolve()}
+    for folder, names, files in os.walk(path, followlinks=True):
+        names[:] = [name for name in sorted(names) if _is_looked_into(Path(folder, name), seen)]
         if run_record.FILE_NAME in files:
             found.append(Path(folder))
     return sorted(found, key=lambda item: (item != path, item.parent, _stage_number(item), item.name))
+
+
+def _is_looked_into(folder: Path, seen: set[Path]) -> bool:
+    """Whether artifacts are looked for in a folder: in each once, and behind a link only in an artifact."""
+    if folder.name.startswith((".", "checkpoint-")) or (folder.is_symlink() and not (folder / run_record.FILE_NAME).exists()):
+        return False
+    place = folder.resolve()
+    is_new = place not in seen
+    seen.add(place)
+    return is_new
 
 
 def _stage_number(folder: Path) -> int:

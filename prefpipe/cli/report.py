@@ -1,5 +1,6 @@
 """``prefpipe report``: the story of a run as one HTML file."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ import typer
 from prefpipe.cli.commands import command_from
 
 DEFAULT_SIZE = "8B"
+MESSAGES = ("error", "hint", "reasons", "trouble")
+"""Keys of a story that hold messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +45,18 @@ def _report(flags: ReportFlags) -> None:
     """
     from prefpipe.cli import console, pages
     from prefpipe.errors import UsageError
-    from prefpipe.reports.html.page import render, write_report
+    from prefpipe.reports.html.page import refuse_other_file, render, write_report
     from prefpipe.stages.report import tell
 
     if not 0 <= flags.prompts <= 200:
         raise UsageError(f"--prompts must be within 0 and 200, not {flags.prompts}", hint="run `prefpipe report --help`")
+    refuse_other_file(flags.output, overwrite=flags.overwrite)  # before the work, not after it
     found = _found(flags.workdir)
     story = tell(flags.workdir.resolve().name, found, _model(flags.model, found), n_maps=flags.prompts)
-    write_report(flags.output, render(story), overwrite=flags.overwrite)
     for line in _errors(story):
         console.log(line)
+    story = _with_names(story, found)
+    write_report(flags.output, render(story), overwrite=flags.overwrite)
     if flags.as_json:
         pages.pipe_json(story)
     else:
@@ -76,22 +81,61 @@ def _found(workdir: Path) -> list[Any]:
             opened[path] = Artifact(path, read_run_record(path))
         except PrefpipeError as error:
             console.log(f"left out of the report: {error.message}")
-    names = {path.resolve(): str(path.relative_to(workdir)) for path in opened}
+    names = {path: str(path.relative_to(workdir)) if path != workdir else workdir.resolve().name for path in opened}
+    places = {path.resolve(): name for path, name in names.items()}
+    by_name = {names[path]: artifact for path, artifact in opened.items()}
     inspector, found = Inspector(), []
     for path, artifact in opened.items():
         state = inspector.report(path, quick=True)
         parents = {}
-        for kind, recorded in artifact.record.parents.items():
+        for kind in artifact.record.parents:
             place = locate_parent(artifact, kind)
-            # of what lies outside, what was written down: where it is now depends on where one stands
-            parents[kind] = names.get(place.resolve(), recorded) if place is not None else recorded
-        found.append(Found(names[path.resolve()], artifact, parents, state.state, tuple(state.reasons), state.command))
+            inside = places.get(place.resolve()) if place is not None else None
+            parents[kind] = inside or _twin(artifact, names[path], kind, by_name) or _outside(artifact, kind, by_name)
+        found.append(Found(names[path], artifact, parents, state.state, tuple(state.reasons), state.command))
     return found
+
+
+def _twin(artifact: Any, name: str, kind: str, by_name: Mapping[str, Any]) -> str | None:
+    """Return the artifact of the folder that is what this one was made from: of a copied run the original may still be there."""
+    identity = artifact.record.identity.get(kind)
+    alike = [each for each, other in by_name.items() if other.record.identity == identity and each != name]
+    beside = str(Path(name).parent / Path(artifact.record.parents[kind]).name)
+    return min(alike, key=lambda each: each != beside, default=None)
+
+
+def _outside(artifact: Any, kind: str, by_name: Mapping[str, Any]) -> str:
+    """Return where a parent outside the folder was when this was made: where it is now depends on where one stands."""
+    from prefpipe.plan import FILES
+
+    recorded, folder = artifact.record.parents[kind], artifact.record.context.get("folder")
+    told = recorded if kind in FILES or not isinstance(folder, str) else str(Path(folder, recorded))
+    return told if told not in by_name else f"{told}, elsewhere"
+
+
+def _with_names(story: Mapping[str, Any], found: list[Any]) -> dict[str, Any]:
+    """Return the story with artifacts named as the report names them in every message: paths depend on where one stands."""
+    spelled: dict[str, str] = {}
+    for item in found:
+        path = item.artifact.path
+        place = path.resolve()
+        near = [str(place.relative_to(Path.cwd()))] if place.is_relative_to(Path.cwd()) else []
+        spelled |= {each: item.name for each in (str(path), str(place), *near) if each != "."}
+    told = re.compile(r"(?<![\w/.-])(?:" + "|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) + r")(?=[/\s,:;)]|$)")
+
+    def named(value: Any, *, is_message: bool = False) -> Any:
+        if isinstance(value, str):
+            return told.sub(lambda match: spelled[match[0]], value) if is_message else value
+        if isinstance(value, Mapping):
+            return {key: named(item, is_message=key in MESSAGES) for key, item in value.items()}
+        return [named(item, is_message=is_message) for item in value] if isinstance(value, list) else value
+
+    renamed: dict[str, Any] = named(story)
+    return renamed
 
 
 def _model(named: str | None, found: list[Any]) -> Any:
     """Return the model of the calculator: the one named, else the first policy of the folder, else a size."""
-    from prefpipe.backends.model_shape import named_shape
     from prefpipe.errors import PrefpipeError
     from prefpipe.maths.training_compute import ModelShape, parse_size
     from prefpipe.stages.report import TrainedShape
@@ -99,13 +143,17 @@ def _model(named: str | None, found: list[Any]) -> Any:
     size = parse_size(named) if named is not None and not Path(named).is_dir() else None
     if size is not None:
         return TrainedShape(str(named), ModelShape(size))
-    if named is not None:
-        return TrainedShape(named, named_shape(named).shape)
-    for item in (item for item in found if item.kind == "policy"):
-        try:
-            return TrainedShape(item.name, named_shape(str(item.artifact.path)).shape)
-        except PrefpipeError:
-            continue  # not finished, a reward model, or its base is not on this machine
+    policies = [item for item in found if item.kind == "policy"]
+    if named is not None or policies:
+        from prefpipe.backends.model_shape import named_shape  # brings in transformers: seconds
+
+        if named is not None:
+            return TrainedShape(named, named_shape(named).shape)
+        for item in policies:
+            try:
+                return TrainedShape(item.name, named_shape(str(item.artifact.path)).shape)
+            except PrefpipeError:
+                continue  # not finished, a reward model, or its base is not on this machine
     size = parse_size(DEFAULT_SIZE)
     assert size is not None
     return TrainedShape(DEFAULT_SIZE, ModelShape(size))
@@ -127,4 +175,9 @@ def _errors(story: Mapping[str, Any]) -> list[str]:
 
     for section in ("pools", "maps", "win_rates"):
         look(story[section], section)
+    lines += [f"maps: {each['error']}" for each in story["maps_left_out"]]
+    for entry in story["lineage"]:
+        lines += [f"{entry['name']}: {each}" for each in entry["trouble"]]
+        if entry["state"] == "corrupt":
+            lines += [f"{entry['name']} is corrupt: {each}" for each in entry["reasons"][:1]]
     return lines

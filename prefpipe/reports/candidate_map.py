@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
@@ -135,7 +136,8 @@ def _vectors(embeddings: Artifact, sources: Sources, part: int, prompt_id: str) 
     if candidates is not None and footer.parents.get("candidates") != candidates.footer(part).data_sha256:
         raise InputError(f"{embeddings.part_path(part)} was made from another version of {candidates.part_path(part)}",
                          hint="run the `prefpipe embed` command again: it makes this part anew")  # fmt: skip
-    column = table["embedding"].combine_chunks()
+    table = table.filter(pc.equal(table["status"], "ok"))
+    column = pa.concat_arrays(table["embedding"].chunks) if len(table) else pa.nulls(0, table["embedding"].type)
     if not pa.types.is_fixed_size_list(column.type):
         raise InputError(f"the vectors in {embeddings.part_path(part)} are not all of one length", hint=again)
     matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)

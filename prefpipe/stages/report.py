@@ -22,6 +22,7 @@ from prefpipe.stages.report_maps import maps_of
 from prefpipe.stages.report_outcomes import calibrations_of, health_of, trainings_of, win_rates_of
 from prefpipe.stages.report_pools import rewards_of
 from prefpipe.stages.report_sources import Found, Pool, pools_of
+from prefpipe.stages.select_part import Screening
 
 PLAN = {"prompts": 60_000, "n": 32, "k": SelectConfig.k, "positives": SelectConfig.positives, "mean_prompt_tokens": 200.0,
         "mean_response_tokens": 400.0}  # fmt: skip
@@ -38,9 +39,9 @@ class TrainedShape(NamedTuple):
 def tell(folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: int) -> dict[str, Any]:
     """Return the story as JSON values.
 
-    Keys: ``folder``, ``version``, ``pools`` (each ``name``, ``funnel``, ``rewards``, ``coverage``), ``maps``, ``trainings``,
-    ``win_rates``, ``health``, ``calibrations``, ``savings`` and ``lineage``; see the functions that make them. A part that
-    could not be made is ``{"error": message}``.
+    Keys: ``folder``, ``version``, ``pools`` (each ``name``, ``funnel``, ``rewards``, ``coverage``), ``maps``, ``maps_left_out``,
+    ``trainings``, ``win_rates``, ``health``, ``calibrations``, ``savings`` and ``lineage``; see the functions that make them. A
+    part that could not be made is ``{"error": message}``.
 
     Errors:
         InputError: there is no artifact.
@@ -50,12 +51,13 @@ def tell(folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: in
     pools = pools_of(found)
     policies = [item for item in found if item.kind == "policy"]
     seen: dict[Any, Any] = {}
+    maps, left_out = maps_of(pools, n_maps)
     told: dict[str, Any] = _without_nan({
         "folder": folder, "version": __version__,
         "pools": [_pool(pool, policies, seen) for pool in pools],
-        "maps": _or_error(maps_of, pools, n_maps),
+        "maps": maps, "maps_left_out": left_out,
         "trainings": trainings_of(found), "win_rates": win_rates_of(found), "health": health_of(found),
-        "calibrations": calibrations_of(found), "savings": savings_of(pools, model), "lineage": lineage_of(found),
+        "calibrations": calibrations_of(found), "savings": savings_of(pools, policies, model), "lineage": lineage_of(found),
     })  # fmt: skip
     return told
 
@@ -64,31 +66,41 @@ def _pool(pool: Pool, policies: Sequence[Found], seen: dict[Any, Any]) -> dict[s
     """Return a pool's part of the story; selections of the same responses by the same reward share their coverage."""
     identity = pool.groups.artifact.record.identity if pool.groups is not None else {}
     names = tuple(item.name if item is not None else None for item in (pool.candidates, pool.scores, pool.embeddings))
-    key = (*names, pool.expression, *(identity.get(name) for name in ("positives", "cover", "weight_temperature")))
+    key = (*names, pool.expression, *(identity.get(name) for name in (*Screening._fields, "cover", "weight_temperature")))
     if key not in seen:
         seen[key] = _or_error(coverage_of, pool)
     chosen = {name: identity.get(name) for name in ("strategy", "k", "positives")} if identity else None
     return {
-        "name": pool.name, "candidates": pool.candidates.name, "chosen": chosen, "funnel": funnel_of(pool, policies),
+        "name": pool.name, "candidates": pool.candidates and pool.candidates.name, "elsewhere": list(pool.elsewhere),
+        "chosen": chosen, "funnel": funnel_of(pool, policies),
         "rewards": _or_error(rewards_of, pool), "coverage": seen[key],
     }  # fmt: skip
 
 
-def savings_of(pools: Sequence[Pool], model: TrainedShape) -> dict[str, Any]:
-    """Return what the calculator starts from: numbers and mean lengths of the first selection that counted them.
+def savings_of(pools: Sequence[Pool], policies: Sequence[Found], model: TrainedShape) -> dict[str, Any]:
+    """Return what the calculator starts from: numbers and mean lengths of a selection.
 
-    Keys: ``plan`` (as `prefpipe.maths.training_compute.Plan`), ``source`` (the selection's name, or None), ``model``,
-    ``accelerators`` and ``mfu``.
+    That is the first one that something was trained on, else the first that leaves candidates out, else the first.
+
+    Keys: ``sources``, one a selection that counted its tokens: ``name``, ``plan`` (as `prefpipe.maths.training_compute.Plan`) and
+    ``n_estimated``, responses whose tokens nobody counted; ``start``, the place of the first one shown, None where there is
+    none; ``plan``, its plan or an example; ``model``, ``accelerators``, ``mfu`` and ``shared_prompt``.
     """
-    plan, source = dict(PLAN), None
+    sources, tallies = [], []
     for pool in pools:
         tally = _or_error(pool.groups.artifact.tally) if pool.groups is not None else {}
         if pool.groups is not None and tally.get("n_groups") and tally.get("n_usable") and tally.get("usable_response_tokens"):
-            plan, source = _plan_of(tally, pool.groups.artifact.record.identity), pool.name
-            break
+            plan = _plan_of(tally, pool.groups.artifact.record.identity)
+            sources.append({"name": pool.name, "plan": plan, "n_estimated": round(tally.get("usable_estimated", 0))})
+            tallies.append(tally)
+    trained = {policy.parents.get("groups") for policy in policies}
+    wishes = [source["name"] not in trained for source in sources]
+    order = [(wish, tally["n_kept"] >= tally["n_usable"]) for wish, tally in zip(wishes, tallies, strict=True)]
+    start = order.index(min(order)) if order else None
     gpus = [{"key": key, "name": item.name, "tflops": item.tflops} for key, item in ACCELERATORS.items()]
     return {
-        "plan": plan, "source": source, "model": {"name": model.name, **model.shape._asdict()}, "accelerators": gpus, "mfu": 0.4,
+        "plan": sources[start]["plan"] if start is not None else dict(PLAN), "sources": sources, "start": start,
+        "model": {"name": model.name, **model.shape._asdict()}, "accelerators": gpus, "mfu": 0.4,
         "shared_prompt": TrainConfig.shared_prompt,
     }  # fmt: skip
 

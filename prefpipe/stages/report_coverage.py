@@ -4,27 +4,27 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from prefpipe.errors import InputError
+from prefpipe.maths.rewards import parse_reward
 from prefpipe.maths.selection import select_responses
-from prefpipe.stages.pool_index import find_rows, flat
-from prefpipe.stages.report_sources import Pool, parts_on_disk, read_pool_part, require_same_version
+from prefpipe.stages.report_sources import Pool, parts_on_disk, require_same_version
+from prefpipe.stages.select_part import Screening, screen_part
 
 N_PROMPTS, N_PARTS, MAX_K = 48, 8, 16
 COMPARED = ("bottom-k", "coreset", "opt-select")
 PROOF_S = 0.05
 """Opt-select's seconds a prompt for its proof; what it has found by then is drawn, and it starts from the best known."""
+MOST_LEFT_OUT = 0.25
+"""Share of the prompts whose pools may be too small for the largest k: one of them must not end everyone's curve."""
 LEAST_CANDIDATES = 3
 """Below, every k covers everything."""
 
 
 class Sample(NamedTuple):
-    """P prompts with up to R candidates: ``rewards`` (P, R), ``embeddings`` (P, R, D), ``mask`` (P, R)."""
+    """P prompts with up to R candidates: ``rewards`` (P, R), ``distances`` (P, R, R), ``mask`` (P, R)."""
 
     rewards: np.ndarray
-    embeddings: np.ndarray
+    distances: np.ndarray
     mask: np.ndarray
 
 
@@ -34,22 +34,28 @@ def coverage_of(pool: Pool) -> dict[str, Any] | None:
     The cost is Opt-Select's objective of the k chosen negatives over that of one candidate drawn at random, of the same prompt,
     averaged over prompts: 1 is one random negative, 0 covers every candidate. ``random`` is its exact expectation.
 
-    Keys: ``n_prompts``, ``k`` (the values of k) and ``strategies`` (name to costs, one a k).
+    Keys: ``n_prompts``, ``n_too_few`` (prompts looked at that have too few candidates for the largest k and are left out, at most
+    `MOST_LEFT_OUT` of them), ``k`` (the values of k) and ``strategies`` (name to costs, one a k; none where all candidates of
+    every prompt are equal).
     """
     indices = parts_on_disk(pool, needs=["scores", "embeddings"])
-    if not indices:
-        return None
-    spread = [indices[place] for place in _spread(len(indices), N_PARTS)]
-    sample = _joined([_sample(pool, index, -(-N_PROMPTS // len(spread))) for index in spread])
-    if not len(sample.mask):
+    if not indices or pool.expression is None:
         return None
     identity = pool.groups.artifact.record.identity if pool.groups is not None else {}
-    positives = int(identity.get("positives", 1))
-    largest = int(sample.mask.sum(axis=1).min()) - positives - 1
-    ks = list(range(1, min(MAX_K, largest) + 1))
-    if not ks:
+    screening = Screening(**{name: identity[name] for name in Screening._fields if name in identity})
+    spread = [indices[place] for place in _spread(len(indices), N_PARTS)]
+    shares = [len(share) for share in np.array_split(np.arange(N_PROMPTS), len(spread))]
+    sample = _joined([_sample(pool, index, screening, share) for index, share in zip(spread, shares, strict=True)])
+    if not len(sample.mask):
         return None
-    return {"n_prompts": len(sample.mask), "k": ks, "strategies": _costs(sample, ks, positives, identity)}
+    sizes = sample.mask.sum(axis=1) - screening.positives
+    largest = min(MAX_K, int(np.quantile(sizes, MOST_LEFT_OUT, method="lower")) - 1)
+    if largest < 1:
+        return None
+    is_enough = sizes > largest
+    ks = list(range(1, largest + 1))
+    costs = _costs(Sample(*(values[is_enough] for values in sample)), ks, screening.positives, identity)
+    return {"n_prompts": int(is_enough.sum()), "n_too_few": int((~is_enough).sum()), "k": ks, "strategies": costs}
 
 
 def _costs(sample: Sample, ks: Sequence[int], positives: int, identity: dict[str, Any]) -> dict[str, list[float]]:
@@ -58,7 +64,7 @@ def _costs(sample: Sample, ks: Sequence[int], positives: int, identity: dict[str
     costs: dict[str, list[np.ndarray]] = {name: [] for name in ("random", *COMPARED)}
     for k in ks:
         for name in COMPARED:
-            found = select_responses(sample.rewards, sample.embeddings, k, name, mask=sample.mask, **options)
+            found = select_responses(sample.rewards, None, k, name, distances=sample.distances, mask=sample.mask, **options)
             costs[name].append(found.cost)
         costs["random"].append(found.cost_random)
     scale = costs["random"][0]
@@ -77,31 +83,23 @@ def _spread(n: int, wanted: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, n - 1, min(n, wanted))})
 
 
-def _sample(pool: Pool, index: int, n_wanted: int) -> Sample:
-    """Return up to ``n_wanted`` prompts of a part that have candidates enough."""
-    part = read_pool_part(pool, index, ["duplicate_of"])
-    assert pool.embeddings is not None
-    artifact = pool.embeddings.artifact
-    table, footer = artifact.read(index, ["prompt_id", "sample_idx", "embedding", "status"])
-    require_same_version(pool.embeddings, index, footer.parents, pool.candidates.artifact.footer(index).data_sha256)
-    table = table.filter(pc.equal(table["status"], "ok")).combine_chunks()
-    column = flat(table, "embedding")
-    if not pa.types.is_fixed_size_list(column.type):
-        raise InputError(
-            f"the vectors in {artifact.part_path(index)} are not all of one length", hint="run `prefpipe embed` again"
-        )
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size).astype(np.float32)
-    pools = part.pools
-    rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
-    keep_duplicates = pool.groups is not None and bool(pool.groups.artifact.record.identity.get("keep_duplicates"))
-    is_first = flat(part.table, "duplicate_of").is_null().to_numpy(zero_copy_only=False)[pools.order] | keep_duplicates
-    mask = pools.pad((rows >= 0) & is_first, fill=False) & np.isfinite(part.rewards)
-    enough = np.flatnonzero(mask.sum(axis=1) >= LEAST_CANDIDATES)
+def _sample(pool: Pool, index: int, screening: Screening, n_wanted: int) -> Sample:
+    """Return up to ``n_wanted`` prompts of a part, evenly spread, with the candidates that ``select`` would choose from."""
+    candidates, scores, embeddings = pool.candidates, pool.scores, pool.embeddings
+    assert candidates is not None
+    assert scores is not None
+    assert embeddings is not None
+    for child in (scores, embeddings):
+        parents = child.artifact.footer(index).parents
+        require_same_version(child, index, parents, candidates.artifact.footer(index).data_sha256)
+    inputs = {"candidates": candidates.artifact, "scores": scores.artifact, "embeddings": embeddings.artifact}
+    screened = screen_part(inputs, parse_reward(str(pool.expression)), screening, index)
+    enough = np.flatnonzero(screened.kept.sum(axis=1) >= LEAST_CANDIDATES)
     chosen = enough[_spread(len(enough), n_wanted)] if len(enough) else enough
-    padded = np.zeros((*mask.shape, vectors.shape[1]), np.float32)
-    has_vector = rows >= 0
-    padded[pools.prompts[has_vector], pools.places[has_vector]] = vectors[rows[has_vector]]
-    return Sample(np.where(mask, part.rewards, 0.0)[chosen], padded[chosen], mask[chosen])
+    mask = screened.kept[chosen]
+    assert screened.distances is not None
+    distances = np.where(mask[:, :, None] & mask[:, None, :], screened.distances[chosen], 0.0)
+    return Sample(np.where(mask, screened.rewards[chosen], 0.0), distances, mask)
 
 
 def _joined(samples: Sequence[Sample]) -> Sample:
@@ -109,6 +107,6 @@ def _joined(samples: Sequence[Sample]) -> Sample:
     width = max(sample.mask.shape[1] for sample in samples)
 
     def widen(values: np.ndarray) -> np.ndarray:
-        return np.pad(values, [(0, 0), (0, width - values.shape[1]), *[(0, 0)] * (values.ndim - 2)])
+        return np.pad(values, [(0, 0), *[(0, width - values.shape[1])] * (values.ndim - 1)])
 
     return Sample(*(np.concatenate([widen(values) for values in column]) for column in zip(*samples, strict=True)))

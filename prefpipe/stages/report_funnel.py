@@ -7,7 +7,7 @@ from prefpipe.errors import PrefpipeError
 from prefpipe.stages.report_sources import Found, Pool
 from prefpipe.stages.selection_tally import LEFT_OUT, REJECTED
 
-GOOD = {"candidates": ("truncated",), "policy": ("truncated", "held_out")}
+GOES_ON = {"candidates": ("truncated",), "policy": ("truncated", "held_out")}
 """Statuses beside ``ok`` with which a row goes on, by kind of artifact."""
 
 
@@ -60,7 +60,7 @@ def _trained(policy: Found, groups: Found | None) -> dict[str, Any]:
 def _counted(found: Found) -> dict[str, Any]:
     """Return a step of which each row has a status."""
     counts = found.artifact.counts()
-    good = {name: counts.pop(name, 0) for name in ("ok", *GOOD.get(found.kind, ()))}
+    good = {name: counts.pop(name, 0) for name in ("ok", *GOES_ON.get(found.kind, ()))}
     kept = sum(good.values())
     step_of = _step(found, kept + sum(counts.values()), kept, counts)
     return step_of | {"kept_as": {name: count for name, count in good.items() if count}}

@@ -6,6 +6,8 @@ from typing import Any
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import PrefpipeError
+from prefpipe.reports.curves import metrics_problem
+from prefpipe.reports.overview import read_summary
 from prefpipe.stages.report_sources import Found
 
 PARENTS_IN_IDENTITY = ("stage", "version")
@@ -16,7 +18,7 @@ def lineage_of(found: Sequence[Found]) -> list[dict[str, Any]]:
 
     Keys: ``name``, ``stage``, ``schema``, ``fingerprint``, ``state``, ``reasons``, ``n_parts``, ``n_parts_missing``, ``n_rows``
     (None where a part is damaged), ``parents`` (what it was made from, to where that is), ``settings`` (as text), ``command``,
-    ``versions``, ``history``.
+    ``versions``, ``history``, ``trouble`` (files beside the parts that are there and cannot be read).
     """
     return [_entry(item) for item in found]
 
@@ -30,7 +32,17 @@ def _entry(item: Found) -> dict[str, Any]:
         "n_parts_missing": len(item.artifact.missing()), "n_rows": _n_rows(item.artifact),
         "parents": dict(item.parents), "settings": settings_of(record.identity, record.parents), "command": item.command,
         "versions": dict(versions) if isinstance(versions, Mapping) else {}, "history": list(record.history),
+        "trouble": _trouble(item.artifact),
     }  # fmt: skip
+
+
+def _trouble(artifact: Artifact) -> list[str]:
+    """Return what is wrong with the summary and the metrics: what they hold is missing from the other sections."""
+    found = [metrics_problem(artifact.path)]
+    summary = artifact.path / "summary.json"
+    if summary.exists() and read_summary(artifact) is None:
+        found.append(f"{summary} cannot be read: it is no JSON object")
+    return [problem for problem in found if problem is not None]
 
 
 def _n_rows(artifact: Artifact) -> int | None:

@@ -1,10 +1,12 @@
 """Maps of single prompts: their candidates in two dimensions, what each selection kept of them, and the texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from prefpipe.errors import PrefpipeError
 from prefpipe.reports.candidate_map import with_coordinates
 from prefpipe.reports.one_prompt import prompt_of_part
 from prefpipe.reports.untrusted import visible
@@ -15,8 +17,10 @@ TEXT_LIMIT = 1_500
 """Characters of a response that a report keeps; the Parquet has the rest."""
 
 
-def maps_of(pools: Sequence[Pool], n_prompts: int) -> list[dict[str, Any]]:
-    """Return up to ``n_prompts`` prompts, spread over the run, with the candidates' coordinates and every selection of them.
+def maps_of(pools: Sequence[Pool], n_prompts: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return maps, and an error for each part or prompt that has none: one damaged part must not hide the others.
+
+    The maps are up to ``n_prompts`` prompts, spread over the run, with the candidates' coordinates and every selection of them.
 
     Only pools of the same candidates and embeddings as the first that has both, and groups, are looked at.
 
@@ -25,25 +29,38 @@ def maps_of(pools: Sequence[Pool], n_prompts: int) -> list[dict[str, Any]]:
     ``selections``: ``name``, ``strategy``, ``status`` and ``kept``, a list of ``sample_idx``, ``role``, ``cluster``,
     ``represents``.
     """
-    first = next((pool for pool in pools if pool.groups is not None and pool.embeddings is not None), None)
-    if first is None:
-        return []
+    first = next((pool for pool in pools if all((pool.groups, pool.embeddings, pool.candidates))), None)
+    if first is None or n_prompts < 1:
+        return [], []
     alike = [pool for pool in pools if pool.groups and (pool.candidates, pool.embeddings) == (first.candidates, first.embeddings)]
-    return [_map(first, alike, prompt_id, part) for prompt_id, part in _choose(first, n_prompts)]
+    errors: list[dict[str, Any]] = []
+    maps = (_or_none(errors, _map, first, alike, *chosen) for chosen in _choose(first, n_prompts, errors))
+    return [each for each in maps if each is not None], errors
 
 
-def _choose(pool: Pool, n_prompts: int) -> list[tuple[str, int]]:
+def _or_none(errors: list[dict[str, Any]], make: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what is made, or None and the error in the list, each message once."""
+    try:
+        return make(*arguments)
+    except PrefpipeError as error:
+        told = {"error": error.message, "hint": error.hint}
+        errors += [told] * (told not in errors)
+        return None
+
+
+def _choose(pool: Pool, n_prompts: int, errors: list[dict[str, Any]]) -> list[tuple[str, int]]:
     """Return prompts that have a group, evenly spread over a few parts, and their parts."""
-    indices = parts_on_disk(pool, needs=["embeddings", "groups"])
-    if not indices or n_prompts < 1:
+    indices = _or_none(errors, partial(parts_on_disk, needs=["embeddings", "groups"]), pool)
+    if not indices:
         return []
     parts = [indices[place] for place in sorted({int(place) for place in np.linspace(0, len(indices) - 1, N_PARTS)})]
     assert pool.groups is not None
     having: list[tuple[str, int]] = []
     for part in parts:
-        table = pool.groups.artifact.read(part, ["prompt_id", "role"])[0]
-        ids = dict.fromkeys(table.filter(table["role"].is_valid())["prompt_id"].to_pylist())
-        having += [(prompt_id, part) for prompt_id in ids]
+        read = _or_none(errors, pool.groups.artifact.read, part, ["prompt_id", "role"])
+        if read is not None:
+            ids = dict.fromkeys(read[0].filter(read[0]["role"].is_valid())["prompt_id"].to_pylist())
+            having += [(prompt_id, part) for prompt_id in ids]
     places = np.linspace(0, len(having) - 1, min(n_prompts, len(having)))
     return [having[int(place)] for place in places]
 

@@ -10,11 +10,13 @@ import pyarrow.compute as pc
 from prefpipe.maths.rank_correlation import spearman, spearman_within
 from prefpipe.reports.distribution import Distribution
 from prefpipe.stages.pool_index import find_rows, flat
-from prefpipe.stages.report_sources import Pool, parts_on_disk, read_pool_part, require_same_version
+from prefpipe.stages.report_sources import Found, Pool, parts_on_disk, read_pool_part, require_same_version
 
 MAX_POINTS = 1_500
 """Points of each role that are drawn; more would be a cloud without form, and a large file."""
 N_LENGTH_BINS, SUBDIVISION = 12, 4
+LARGEST_CUT = 1e307
+"""Beyond it, the width of a bin may be no float64."""
 CHARACTERS = "characters"
 ROLES = ("none", "positive", "negative")
 
@@ -37,34 +39,39 @@ def rewards_of(pool: Pool) -> dict[str, Any] | None:
     of reward and length, ``spearman`` over all candidates and ``spearman_within`` prompts.
     """
     indices = parts_on_disk(pool, needs=["scores"])
-    if not indices or pool.expression is None:
+    if not indices or pool.expression is None or pool.candidates is None:
         return None
-    unit = _unit(pool, indices[0])
+    unit = _unit(pool.candidates, indices[0])
     columns, n_without = _read(pool, indices, unit)
     if not len(columns.rewards):
         return None
-    edges = _finer(np.array(Distribution.of("reward", columns.rewards).edges))
-    of_role = {"pool": np.ones(len(columns.roles), bool), **{ROLES[i]: columns.roles == i for i in (1, 2)}}
+    shown = {name: Distribution.of("reward", columns.rewards[rows]) for name, rows in _of_role(columns.roles).items()}
+    edges = _finer(np.array(shown["pool"].edges))
     return {
         "expression": pool.expression, "n": len(columns.rewards), "n_without_reward": n_without,
         "n_parts": len(indices), "n_parts_in_all": pool.candidates.artifact.n_parts,
         "histogram": {"edges": edges.tolist()}
-        | {name: np.histogram(columns.rewards[rows], edges)[0].tolist() for name, rows in of_role.items()},
-        "means": {name: float(columns.rewards[rows].mean()) if rows.any() else None for name, rows in of_role.items()},
+        | {name: np.histogram(columns.rewards[rows], edges)[0].tolist() for name, rows in _of_role(columns.roles).items()},
+        "means": {name: each.mean for name, each in shown.items()},
         "lengths": _lengths(columns, unit),
     }  # fmt: skip
 
 
+def _of_role(roles: np.ndarray) -> dict[str, np.ndarray]:
+    """Return which candidates are of the pool, the positives and the negatives."""
+    return {"pool": np.ones(len(roles), bool), **{ROLES[i]: roles == i for i in (1, 2)}}
+
+
 def _finer(edges: np.ndarray) -> np.ndarray:
     """Return a terminal's few bins cut in four each; bins that stand for one whole number stay."""
-    if len(edges) < 2 or (edges[1] - edges[0] == 1.0 and edges[0] % 1.0 == 0.5):
+    if len(edges) < 2 or np.abs(edges).max() > LARGEST_CUT or (edges[1] - edges[0] == 1.0 and edges[0] % 1.0 == 0.5):
         return edges
     return np.append((edges[:-1, None] + np.diff(edges)[:, None] * np.arange(SUBDIVISION) / SUBDIVISION).ravel(), edges[-1])
 
 
-def _unit(pool: Pool, index: int) -> str:
+def _unit(candidates: Found, index: int) -> str:
     """Return what lengths are counted in: tokens, or characters where nobody counted tokens (imported responses)."""
-    column = pool.candidates.artifact.read(index, ["n_response_tokens"])[0]["n_response_tokens"]
+    column = candidates.artifact.read(index, ["n_response_tokens"])[0]["n_response_tokens"]
     return CHARACTERS if column.null_count == len(column) else "tokens"
 
 
@@ -88,7 +95,7 @@ def _read(pool: Pool, indices: Sequence[int], unit: str) -> tuple[_Columns, int]
 def _roles(pool: Pool, index: int, part: Any) -> np.ndarray:
     """Return (N,) each candidate's role as a number into ROLES; 0 where it was not kept."""
     roles = np.zeros(len(part.pools.prompts), dtype=np.int64)
-    if pool.groups is None or pool.groups.artifact.missing([index]):
+    if pool.groups is None or pool.candidates is None or pool.groups.artifact.missing([index]):
         return roles
     groups, footer = pool.groups.artifact.read(index, ["prompt_id", "sample_idx", "role"])
     require_same_version(pool.groups, index, footer.parents, pool.candidates.artifact.footer(index).data_sha256)
@@ -106,7 +113,7 @@ def _lengths(columns: _Columns, unit: str) -> dict[str, Any] | None:
     edges = np.unique(np.quantile(lengths, np.linspace(0.0, 1.0, N_LENGTH_BINS + 1), method="lower"))
     places = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, max(0, len(edges) - 2))
     trend = [
-        {"length": float(lengths[places == place].mean()), "reward": float(rewards[places == place].mean()),
+        {"length": float(lengths[places == place].mean()), "reward": Distribution.of("reward", rewards[places == place]).mean,
          "n": int((places == place).sum())}
         for place in np.unique(places)
     ]  # fmt: skip

@@ -37,18 +37,22 @@ class Found(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Candidates with what is known of them; ``name`` is that of the selection, or of the candidates where there is none."""
+    """Candidates with what is known of them; ``name`` is that of the selection, or of the candidates where there is none.
+
+    What a selection was made from and is not in the folder of the report is None, and named in ``elsewhere``.
+    """
 
     name: str
-    candidates: Found
+    candidates: Found | None
     scores: Found | None
     embeddings: Found | None
     groups: Found | None
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def sources(self) -> Sources:
         """The same for the pages about one prompt."""
-        return Sources(self.candidates.artifact, *(item and item.artifact for item in (self.groups, self.scores)))
+        return Sources(*(item and item.artifact for item in (self.candidates, self.groups, self.scores)))
 
     @property
     def expression(self) -> str | None:
@@ -79,12 +83,13 @@ def pools_of(found: Sequence[Found]) -> list[Pool]:
     pools: list[Pool] = []
     selected: set[str | None] = set()
     for groups in (item for item in found if item.kind == "groups"):
-        candidates = named.get(groups.parents.get("candidates", ""))
+        candidates, scores, embeddings = (named.get(groups.parents.get(kind, "")) for kind in ("candidates", *KINDS))
         if candidates is not None:
             selected.add(candidates.name)
-            beside = (named.get(groups.parents.get(kind, "")) for kind in KINDS)
-            known = [item or _child(found, candidates, kind) for item, kind in zip(beside, KINDS, strict=True)]
-            pools.append(Pool(groups.name, candidates, known[0], known[1], groups))
+            if "embeddings" not in groups.parents:  # bottom-k needs none; scores of another kind are not what it selected by
+                embeddings = _child(found, candidates, "embeddings")
+        elsewhere = tuple(kind for kind in ("candidates", *KINDS) if kind in groups.parents and groups.parents[kind] not in named)
+        pools.append(Pool(groups.name, candidates, scores, embeddings, groups, elsewhere))
     alone = (item for item in found if item.kind == "candidates" and item.name not in selected | evaluated)
     return pools + [_pool(found, item) for item in alone]
 
@@ -101,6 +106,8 @@ def _child(found: Sequence[Found], candidates: Found, kind: str) -> Found | None
 
 def parts_on_disk(pool: Pool, *, needs: Sequence[str]) -> list[int]:
     """Return the parts that the candidates and all of ``needs`` (``scores``, ``embeddings``, ``groups``) have."""
+    if pool.candidates is None:
+        return []
     wanted = [pool.candidates, *(getattr(pool, name) for name in needs)]
     if any(item is None for item in wanted):
         return []
@@ -124,6 +131,7 @@ def read_pool_part(pool: Pool, index: int, columns: Sequence[str] = ()) -> PartO
         CorruptPartError: a part is damaged.
         InputError: scores that were made from another version of the candidates, two rows with one key.
     """
+    assert pool.candidates is not None
     candidates = pool.candidates.artifact
     table, footer = candidates.read(index, ["prompt_id", "sample_idx", *columns])
     pools = index_pools(flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index)))

@@ -1,7 +1,7 @@
 """One part of ``select``: columns in, groups out, no row touched by itself."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.store import Artifact, Output
 from prefpipe.configs.select import SelectConfig
+from prefpipe.errors import InputError
 from prefpipe.maths.distances import pairwise_distances
 from prefpipe.maths.rewards import RewardExpression
 from prefpipe.maths.screening import is_none, mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
@@ -22,6 +23,16 @@ NOT_WHITE_SPACE = r"[^\x09-\x0d\x1c-\x20\x{85}\p{Z}]"
 """A character that ``str.strip`` would leave."""
 
 
+class Screening(NamedTuple):
+    """The flags of ``select`` that decide which candidates can be selected from, with its defaults."""
+
+    keep_truncated: bool = SelectConfig.keep_truncated
+    keep_duplicates: bool = SelectConfig.keep_duplicates
+    near_duplicates: float | None = SelectConfig.near_duplicates
+    min_margin: float = SelectConfig.min_margin
+    positives: int = SelectConfig.positives
+
+
 class PartSelector:
     """Makes parts, each from its own inputs alone, so that several threads can."""
 
@@ -32,62 +43,11 @@ class PartSelector:
 
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Select and write one part."""
-        screened = self._screen(index)
+        screened = screen_part(self.inputs, self.expression, self.config, index)
         selection = self._select(screened)
         written, counts = group_table(screened.table, screened, selection, self.config)
         tally = tally_of(screened, selection, written)
         self.output.write(index, written, counts=counts, parents=parents, tally=tally)
-
-    def _screen(self, index: int) -> Screened:
-        config = self.config
-        table = self.inputs["candidates"].read(index)[0]
-        pools = index_pools(flat(table, "prompt_id"), flat(table, "sample_idx"), str(self.inputs["candidates"].part_path(index)))
-        if (pools.order[1:] < pools.order[:-1]).any():
-            table = table.take(pools.order)
-        rewards = pool_rewards(self.inputs["scores"].read(index)[0], self.expression, pools)
-        embeddings, has_embedding_N = self._embeddings(index, pools)
-        texts = flat(table, "response").dictionary_encode()
-        reasons_N = screen_candidates(
-            prompts_N=pools.prompts,
-            texts_N=texts.indices.fill_null(0).to_numpy(),
-            is_blank_N=~_has_text(texts.dictionary)[texts.indices.fill_null(len(texts.dictionary)).to_numpy()],
-            rewards_N=rewards[pools.prompts, pools.places],
-            statuses_N=flat(table, "status").to_numpy(zero_copy_only=False),
-            has_embedding_N=has_embedding_N,
-            drop_truncated=not config.keep_truncated,
-            keep_duplicates=config.keep_duplicates,
-        )
-        usable = pools.pad(is_none(reasons_N), fill=False)
-        distances = None if embeddings is None else pairwise_distances(embeddings)
-        if config.near_duplicates is not None and embeddings is not None and distances is not None:
-            is_copy = mask_near_duplicates(embeddings, distances, rewards, usable, config.near_duplicates)
-            reasons_N[is_copy[pools.prompts, pools.places]] = "near_duplicate"
-            usable = usable & ~is_copy
-        is_close = mask_low_margins(
-            np.where(usable, rewards, 0.0), usable, min_margin=config.min_margin, positives=config.positives
-        )
-        reasons_N[is_close[pools.prompts, pools.places]] = "low_margin"
-        kept = usable & ~is_close
-        is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
-        verdicts = pool_verdicts(rewards, is_there, usable, kept, positives=config.positives)
-        return Screened(table, pools, rewards, distances, reasons_N, usable, kept, verdicts)
-
-    def _embeddings(self, index: int, pools: PoolIndex) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
-        if "embeddings" not in self.inputs:
-            return None, None
-        table, _ = self.inputs["embeddings"].read(index, ["prompt_id", "sample_idx", "embedding", "status"])
-        rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
-        column = flat(table, "embedding")
-        n_dimensions = column.type.list_size
-        vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), n_dimensions)
-        is_ok = np.append(pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False), False)
-        has_one_N = is_ok[rows]
-        if len(vectors) == pools.shape[0] * pools.shape[1] and (rows == np.arange(len(vectors))).all():
-            return vectors.reshape(*pools.shape, n_dimensions), has_one_N  # every pool is full and in order: no copy
-        embeddings = np.zeros((*pools.shape, n_dimensions), vectors.dtype)
-        embeddings[pools.prompts[has_one_N], pools.places[has_one_N]] = vectors[rows[has_one_N]]
-        return embeddings, has_one_N
 
     def _select(self, screened: Screened) -> Selection:
         config = self.config
@@ -106,6 +66,69 @@ class PartSelector:
             np.where(mask, screened.rewards, 0.0), screened.distances, mask, k=config.k, strategy=config.strategy, seeds_P=seeds,
             options=options,
         )  # fmt: skip
+
+
+def screen_part(
+    inputs: Mapping[str, Artifact], expression: RewardExpression, knobs: "SelectConfig | Screening", index: int
+) -> Screened:
+    """Return a part's candidates, judged: which can be selected from, and why the others cannot.
+
+    Args:
+        inputs: ``candidates``, ``scores`` and, where there are any, ``embeddings``.
+        expression: the reward.
+        knobs: the flags of ``select`` that decide it.
+        index: of the part.
+    """
+    table = inputs["candidates"].read(index)[0]
+    pools = index_pools(flat(table, "prompt_id"), flat(table, "sample_idx"), str(inputs["candidates"].part_path(index)))
+    if (pools.order[1:] < pools.order[:-1]).any():
+        table = table.take(pools.order)
+    rewards = pool_rewards(inputs["scores"].read(index)[0], expression, pools)
+    embeddings, has_embedding_N = _embeddings(inputs, index, pools)
+    texts = flat(table, "response").dictionary_encode()
+    reasons_N = screen_candidates(
+        prompts_N=pools.prompts,
+        texts_N=texts.indices.fill_null(0).to_numpy(),
+        is_blank_N=~_has_text(texts.dictionary)[texts.indices.fill_null(len(texts.dictionary)).to_numpy()],
+        rewards_N=rewards[pools.prompts, pools.places],
+        statuses_N=flat(table, "status").to_numpy(zero_copy_only=False),
+        has_embedding_N=has_embedding_N,
+        drop_truncated=not knobs.keep_truncated,
+        keep_duplicates=knobs.keep_duplicates,
+    )
+    usable = pools.pad(is_none(reasons_N), fill=False)
+    distances = None if embeddings is None else pairwise_distances(embeddings)
+    if knobs.near_duplicates is not None and embeddings is not None and distances is not None:
+        is_copy = mask_near_duplicates(embeddings, distances, rewards, usable, knobs.near_duplicates)
+        reasons_N[is_copy[pools.prompts, pools.places]] = "near_duplicate"
+        usable = usable & ~is_copy
+    is_close = mask_low_margins(np.where(usable, rewards, 0.0), usable, min_margin=knobs.min_margin, positives=knobs.positives)
+    reasons_N[is_close[pools.prompts, pools.places]] = "low_margin"
+    kept = usable & ~is_close
+    is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
+    verdicts = pool_verdicts(rewards, is_there, usable, kept, positives=knobs.positives)
+    return Screened(table, pools, rewards, distances, reasons_N, usable, kept, verdicts)
+
+
+def _embeddings(inputs: Mapping[str, Artifact], index: int, pools: PoolIndex) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
+    if "embeddings" not in inputs:
+        return None, None
+    table, _ = inputs["embeddings"].read(index, ["prompt_id", "sample_idx", "embedding", "status"])
+    rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
+    column = flat(table, "embedding")
+    if not pa.types.is_fixed_size_list(column.type) or column.null_count:
+        raise InputError(f"the vectors in {inputs['embeddings'].part_path(index)} are null, or not all of one length",
+                         hint="run `prefpipe embed` again")  # fmt: skip
+    n_dimensions = column.type.list_size
+    vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), n_dimensions)
+    is_ok = np.append(pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False), False)
+    has_one_N = is_ok[rows]
+    if len(vectors) == pools.shape[0] * pools.shape[1] and (rows == np.arange(len(vectors))).all():
+        return vectors.reshape(*pools.shape, n_dimensions), has_one_N  # every pool is full and in order: no copy
+    embeddings = np.zeros((*pools.shape, n_dimensions), vectors.dtype)
+    embeddings[pools.prompts[has_one_N], pools.places[has_one_N]] = vectors[rows[has_one_N]]
+    return embeddings, has_one_N
 
 
 def _has_text(texts: pa.Array) -> np.ndarray:

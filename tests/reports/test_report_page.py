@@ -2,77 +2,20 @@
 
 import http.server
 import json
-import os
-import shutil
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reported_run import MARKUP, N_PROMPTS, PROMPT, N, reported_run
+from browsing import Visit, needs_chromium
+from reported_run import MARKUP, N_PROMPTS, PROMPT, N
 
-from prefpipe.cli.main import run
 from prefpipe.maths.training_compute import ModelShape, Plan, Recipe
 from prefpipe.reports.savings import Machine, TrainedModel, basis_of_plan, savings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ, reason="no Chromium on this machine: apt-get install chromium"
-)
-MODEL = "8B"
-
-
-@pytest.fixture(scope="module")
-def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("report") / "report.html"
-    assert run(["report", str(reported_run()), "-o", str(target), "--model", MODEL]) == 0
-    return target
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-class Visit:
-    """A page with what it said and what it asked for."""
-
-    def __init__(self, browser: Any, url: str, **settings: Any) -> None:
-        self.context = browser.new_context(**settings)
-        self.page = self.context.new_page()
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
-        self.loaded: list[str] = []
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("requestfinished", lambda request: self.loaded.append(request.url))
-        self.page.goto(url)
-        self.page.wait_for_selector("#savings-plot[data-drawn]")
-
-    def draw_all(self) -> None:
-        """Scroll through the page, so that every chart is drawn."""
-        for chart in self.page.locator("[data-chart]:visible").all():
-            chart.scroll_into_view_if_needed()
-            chart.locator("svg.main-svg").first.wait_for()
-
-    def style(self, selector: str, name: str) -> str:
-        return str(self.page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{name}"))
-
-
-@pytest.fixture
-def visit(browser: Any, page_file: Path) -> Iterator[Visit]:
-    opened = Visit(browser, page_file.as_uri(), color_scheme="light", viewport={"width": 1200, "height": 900})
-    yield opened
-    assert opened.said == []
-    assert opened.asked == [page_file.as_uri()]
-    opened.context.close()
+pytestmark = needs_chromium
 
 
 def test_every_chart_is_drawn_and_nothing_is_asked_of_a_network(visit: Visit) -> None:

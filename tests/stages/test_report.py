@@ -162,7 +162,10 @@ def test_the_two_sides_of_an_evaluation_are_no_pools(story: dict) -> None:
 
 def test_the_calculator_starts_from_the_selection(story: dict) -> None:
     plan = story["savings"]["plan"]
-    assert story["savings"]["source"] == "coreset"
+    sources = story["savings"]["sources"]
+    assert [source["name"] for source in sources] == ["coreset", "opt-select"]
+    assert story["savings"]["start"] == 1  # what the policy was trained on
+    assert sources[1]["n_estimated"] == N_PROMPTS * N  # nobody counted the tokens of imported responses
     assert (plan["prompts"], plan["n"], plan["k"], plan["positives"]) == (N_PROMPTS, N, 3, 1)
 
 

@@ -1,11 +1,11 @@
 // The charts: each function takes a part of the story and the colours of the page, and returns what plotly.js draws.
-// plotly.js reads a few HTML tags in its texts, so every text of the run goes through plain().
+// plotly.js reads a few HTML tags in its texts, and formulas between dollars, so every text of the run goes through plain().
 "use strict";
 
 const SERIES = 8;
 
 function plain(text) {
-  return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\$/g, "&#36;");
 }
 
 function words(name) {
@@ -63,7 +63,7 @@ const CHARTS = {
     const shown = reasons.slice(0, SERIES - 1);
     const bar = (name, values, tint) => ({
       type: "bar", orientation: "h", name, y: labels, x: values, customdata: artifacts, marker: { color: tint, line: { color: colour.paper, width: 1 } },
-      hovertemplate: `%{y}, %{customdata}<br>%{x:,} ${name}<extra></extra>`,
+      hovertemplate: "%{y}, %{customdata}<br>%{x:,} %{fullData.name}<extra></extra>",
     });
     const data = [bar("went on", steps.map((step) => step.n_out), colour.positive)];
     shown.forEach((name, place) => {
@@ -142,7 +142,9 @@ const CHARTS = {
 
   curves(curves, colour) {
     const names = [...new Set(curves.map((curve) => curve.name))];
+    const isTrained = (name) => curves.some((curve) => curve.name === name && curve.split !== "eval");
     const data = curves.map((curve) => ({
+      legendgroup: curve.name, showlegend: curve.split !== "eval" || !isTrained(curve.name), // two entries of each would bury the chart
       type: "scatter", mode: curve.split === "eval" || curve.steps.length < 3 ? "lines+markers" : "lines",
       name: `${plain(curve.name.split("/").pop().replace(/_/g, " "))}${curve.split === "eval" ? ", held out" : ""}`,
       x: curve.steps, y: curve.values, hovertemplate: "step %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
@@ -154,23 +156,26 @@ const CHARTS = {
 
   winRates(entries, colour) {
     const told = entries.filter((entry) => !entry.error);
-    const rows = (read, name, tint, symbol) => {
-      const known = told.map((entry) => [entry, read(entry)]).filter(([, found]) => found && found.mean !== null);
+    const rows = (read, name, tint, symbol, shift) => {
+      const known = told.map((entry, place) => [place + shift, read(entry), entry]).filter(([, found]) => found && found.mean !== null);
       return {
-        type: "scatter", mode: "markers", name, y: known.map(([entry]) => `${plain(shortName(entry.name))}`), x: known.map(([, found]) => 100 * found.mean),
+        type: "scatter", mode: "markers", name, y: known.map(([place]) => place), customdata: known.map(([, , entry]) => plain(entry.name)), x: known.map(([, found]) => 100 * found.mean),
         error_x: {
           type: "data", symmetric: false, color: tint, thickness: 2, width: 5,
           array: known.map(([, found]) => (found.high === null ? 0 : 100 * (found.high - found.mean))),
           arrayminus: known.map(([, found]) => (found.low === null ? 0 : 100 * (found.mean - found.low))),
         },
-        marker: { color: tint, size: 11, symbol }, hovertemplate: `%{y}<br>${name} %{x:.1f}%<extra></extra>`,
+        marker: { color: tint, size: 11, symbol }, hovertemplate: `%{customdata}<br>${name} %{x:.1f}%<extra></extra>`,
       };
     };
     return {
-      data: [rows((entry) => entry.win_rate, "raw", colour.series[0], "circle"),
-        rows((entry) => entry.length_controlled, "length-controlled", colour.series[1], "diamond")],
+      data: [rows((entry) => entry.win_rate, "raw", colour.series[0], "circle", -0.12),
+        rows((entry) => entry.length_controlled, "length-controlled", colour.series[1], "diamond", 0.12)],
       layout: layoutOf(colour, {
-        scattermode: "group", xaxis: { title: { text: "win rate" }, ticksuffix: "%", range: [0, 100] }, yaxis: { autorange: "reversed", type: "category" },
+        xaxis: { title: { text: "win rate" }, ticksuffix: "%", range: [0, 100] },
+        yaxis: { // by place, for names may be long, and end alike
+          range: [told.length - 0.5, -0.5], tickvals: told.map((_, place) => place), ticktext: told.map((entry) => plain(shortName(entry.name))), zeroline: false,
+        },
         shapes: [{ type: "line", x0: 50, x1: 50, yref: "paper", y0: 0, y1: 1, line: { color: colour.muted, dash: "dash", width: 1 } }],
       }),
     };

@@ -39,7 +39,7 @@ function startTheme(redraw) {
     choice = localStorage.getItem("prefpipe-theme") || "auto";
   } catch { /* a page of a file may have no storage: the choice lasts as long as the page */ }
   const apply = () => {
-    document.documentElement.dataset.theme = choice === "auto" ? (wish.matches ? "dark" : "light") : choice;
+    document.documentElement.dataset.theme = onPaper ? "light" : choice === "auto" ? (wish.matches ? "dark" : "light") : choice;
     for (const button of document.querySelectorAll("[data-theme-choice]")) button.setAttribute("aria-pressed", String(button.dataset.themeChoice === choice));
     redraw();
   };
@@ -54,10 +54,12 @@ function startTheme(redraw) {
   }
   wish.addEventListener("change", apply);
   apply();
+  return apply;
 }
 
+let onPaper = false;
 const redrawn = [];
-startTheme(() => {
+const applyTheme = startTheme(() => {
   for (const element of drawn) drawChart(element);
   for (const again of redrawn) again();
 });
@@ -69,10 +71,18 @@ for (const element of document.querySelectorAll("[data-chart]")) seen.observe(el
 
 // A link to an artifact opens it.
 function openTarget() {
-  const target = location.hash.startsWith("#artifact-") && document.querySelector(location.hash);
+  const target = location.hash.startsWith("#artifact-") && document.getElementById(location.hash.slice(1));
   if (target) target.querySelector("details").open = true;
 }
 window.addEventListener("hashchange", openTarget);
 openTarget();
-// On paper everything is there.
-window.addEventListener("beforeprint", () => document.querySelectorAll("[data-chart]").forEach((element) => !element.closest("[hidden]") && drawChart(element)));
+// On paper everything is there, dark on light, as wide as a sheet.
+function usePaper(isPaper) {
+  onPaper = isPaper;
+  document.documentElement.classList.toggle("paper", isPaper);
+  applyTheme();
+  if (isPaper) document.querySelectorAll("[data-chart]").forEach((element) => !element.closest("[hidden]") && !drawn.has(element) && drawChart(element));
+  document.querySelectorAll("[data-drawn]").forEach((element) => !element.closest("[hidden]") && Plotly.relayout(element, { width: isPaper ? element.clientWidth : undefined, autosize: !isPaper }));
+}
+window.addEventListener("beforeprint", () => usePaper(true));
+window.addEventListener("afterprint", () => usePaper(false));

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
 from prefpipe.reports.distribution import figure
 from prefpipe.reports.html.words import (
@@ -62,18 +62,41 @@ def render(story: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def write_report(path: Path, page: str, *, overwrite: bool) -> None:
-    """Write the page; an earlier report under that name is replaced, any other file only with ``overwrite``.
+def refuse_other_file(path: Path, *, overwrite: bool) -> None:
+    """Refuse a name under which a report cannot be written; an earlier report is no hindrance.
 
     Errors:
-        UsageError: the path is a folder, or a file that is no report.
+        UsageError: the path is a folder, in a folder that does not exist, or a file that is no report.
     """
     if path.is_dir():
         raise UsageError(f"-o {path} is a folder", hint=f"name the file: -o {path / 'report.html'}")
-    if path.exists() and not overwrite and MARK.encode() not in path.read_bytes()[:4096]:
+    if not path.parent.is_dir():
+        raise UsageError(f"-o {path}: there is no folder {path.parent}", hint=f"make it first: mkdir -p {path.parent}")
+    if path.exists() and not overwrite and not _is_report(path):
         raise UsageError(
             f"-o {path} exists and is no report of prefpipe", hint="choose another name, or replace it with --overwrite"
         )
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return MARK.encode() in file.read(4096)
+    except OSError:
+        return False
+
+
+def write_report(path: Path, page: str, *, overwrite: bool) -> None:
+    """Write the page, whole or not at all.
+
+    Errors:
+        UsageError: see `refuse_other_file`.
+        PrefpipeError: the disk is full, the folder is read-only; an earlier report is as it was.
+    """
+    refuse_other_file(path, overwrite=overwrite)
+    sweep_temporary_files(path.parent, path.name)
     with atomic_write(path) as file:
         file.write(page.encode())
 

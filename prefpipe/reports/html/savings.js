@@ -49,7 +49,19 @@ function startSavings(story, draw) {
   const tflopsOf = (key) => (told.accelerators.find((gpu) => gpu.key === key) || {}).tflops;
   let answer = null;
 
-  for (const [name, value] of Object.entries(told.plan)) field(name).value = value;
+  const fill = (plan) => {
+    for (const [name, value] of Object.entries(plan)) field(name).value = value;
+  };
+
+  function showSource(place) {
+    const source = told.sources[place];
+    document.getElementById("savings-source").textContent = source.name;
+    document.getElementById("savings-estimated").hidden = !source.n_estimated;
+  }
+
+  fill(told.plan);
+  if (told.start !== null) showSource(told.start);
+  if (field("source")) field("source").value = String(told.start);
   field("billions").value = shownSize;
   field("gpu").value = "h100";
   field("tflops").value = tflopsOf("h100");
@@ -130,6 +142,10 @@ function startSavings(story, draw) {
 
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
+    if (event.target.name === "source") {
+      fill(told.sources[Number(event.target.value)].plan);
+      showSource(Number(event.target.value));
+    }
     if (event.target.name === "gpu" && tflopsOf(event.target.value)) field("tflops").value = tflopsOf(event.target.value);
     if (event.target.name === "tflops") {
       const match = told.accelerators.find((gpu) => gpu.tflops === Number(event.target.value) && gpu.key === field("gpu").value);

@@ -1,0 +1,39 @@
+"""A page in a real headless Chromium, with what it said and what it asked for."""
+
+import os
+import shutil
+from typing import Any
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None and "CI" not in os.environ, reason="no Chromium on this machine: apt-get install chromium"
+)
+MODEL = "8B"
+
+
+class Visit:
+    """A page with what it said and what it asked for."""
+
+    def __init__(self, browser: Any, url: str, **settings: Any) -> None:
+        self.context = browser.new_context(**settings)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(f"{message.type}: {message.text}"))
+        self.page.on("pageerror", lambda error: self.said.append(f"error: {error}"))
+        self.loaded: list[str] = []
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("requestfinished", lambda request: self.loaded.append(request.url))
+        self.page.goto(url)
+        self.page.wait_for_selector("#savings-plot[data-drawn]")
+
+    def draw_all(self) -> None:
+        """Scroll through the page, so that every chart is drawn."""
+        for chart in self.page.locator("[data-chart]:visible").all():
+            chart.scroll_into_view_if_needed()
+            chart.locator("svg.main-svg").first.wait_for()
+
+    def style(self, selector: str, name: str) -> str:
+        return str(self.page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{name}"))
