@@ -57,4 +57,16 @@ def reported_run() -> Path:
     command(
         ["judge", f"{run}/eval/policy/candidates", f"{run}/eval/baseline/candidates", "-o", f"{run}/verdicts", "--judge", "fake"]
     )
+    pairs = [
+        {
+            "prompt": f"pair {i}",
+            "chosen": "a",
+            "rejected": "b",
+            "score_chosen": rng.gauss(1, 1),
+            "score_rejected": rng.gauss(0, 1),
+        }
+        for i in range(30)
+    ]
+    source = write_json_lines(folder.parent / "pairs.jsonl", pairs)
+    command(["eval", "calibration", "--pairs", str(source), "-o", f"{run}/calibration"])
     return folder

@@ -6,6 +6,7 @@ from typing import Any
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.intervals import Bootstrap
 from prefpipe.reports.curves import read_points
+from prefpipe.reports.health import health_notes
 from prefpipe.reports.overview import read_summary
 from prefpipe.reports.win_rates import Drawing, Sources, win_rates
 from prefpipe.stages.report_sources import Found
@@ -52,15 +53,23 @@ def win_rates_of(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def health_of(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """Return what every evaluation measured of its two sides: ``name``, the sides' names and ``measures``."""
+    """Return what every evaluation measured of its two sides.
+
+    Keys: ``name``, the sides' names, ``confidence``, ``measures``, those of ``summary.json`` that have a value, ``absent``, why
+    others have none, and ``notes``: what got worse.
+    """
     told = []
     for item in (item for item in found if item.kind == "evaluation"):
         summary = read_summary(item.artifact) or {}
-        measures = {name: value for name, value in summary.items() if is_measure(value)}
-        measures |= {name: value for name, value in (summary.get("health") or {}).items() if is_measure(value)}
-        if measures:
+        every = {name: value for name, value in {**summary, **(summary.get("health") or {})}.items() if is_measure(value)}
+        if every:
             sides = {side: summary.get(f"{side}_name") for side in ("policy", "baseline")}
-            told.append({"name": item.name, **sides, "confidence": summary.get("confidence"), "measures": measures})
+            told.append({
+                "name": item.name, **sides, "confidence": summary.get("confidence"),
+                "measures": {name: value for name, value in every.items() if "reason" not in value},
+                "absent": {name: value["reason"] for name, value in every.items() if "reason" in value},
+                "notes": health_notes(summary) if "health" in summary else [],
+            })  # fmt: skip
     return told
 
 

@@ -147,9 +147,19 @@ def test_what_came_of_the_run_is_told(story: dict) -> None:
     assert rates["win_rate"]["mean"] == pytest.approx(summary["win_rate"]["mean"])
     (health,) = story["health"]
     assert health["measures"]["reward"]["difference"]["mean"] == pytest.approx(summary["reward"]["difference"]["mean"])
-    (calibration,) = story["calibrations"]
+    calibrations = {item["name"]: item for item in story["calibrations"]}
     trained = json.loads((reported_run() / "reward-model" / "summary.json").read_text())["calibration"]
-    assert calibration["ece"] == pytest.approx(trained["ece"])
+    scored = json.loads((reported_run() / "calibration" / "summary.json").read_text())["calibration"]
+    assert calibrations.keys() == {"reward-model", "calibration"}
+    assert calibrations["reward-model"]["ece"] == pytest.approx(trained["ece"])
+    assert calibrations["reward-model"]["by_gap"] == trained["by_score_gap"]
+    assert calibrations["calibration"]["by_gap"] == scored["by_gap"]
+    assert calibrations["calibration"]["reliability"]["mass"]["observed"] == [
+        row["observed"] for row in scored["reliability_mass"]
+    ]
+    for told in calibrations.values():  # both commands keep their curves in another form, and the page has one
+        assert set(told["reliability"]) == {"width", "mass"}
+        assert set(told["reliability"]["width"]) == {"lower", "upper", "n", "predicted", "observed"}
     assert [entry["state"] for entry in story["lineage"]] == ["done"] * len(story["lineage"])
     by_name = {entry["name"]: entry for entry in story["lineage"]}
     assert by_name["coreset"]["parents"] == {"candidates": "candidates", "scores": "scores", "embeddings": "embeddings"}

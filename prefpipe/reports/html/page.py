@@ -20,8 +20,10 @@ from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
 from prefpipe.reports.distribution import figure
 from prefpipe.reports.html.words import (
+    GAP_COLUMNS,
     NONE,
     curve_panels,
+    gap_rows,
     health_rows,
     interval,
     percent,
@@ -47,7 +49,7 @@ def render(story: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "percent": percent, "interval": interval, "words": words}
+    environment.filters |= {"figure": _figure, "percent": percent, "interval": interval, "words": words, "gap_rows": gap_rows}
     scripts = [_plotly(), "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"]
     policy = "; ".join([
         "default-src 'none'", "script-src " + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
@@ -57,7 +59,7 @@ def render(story: Mapping[str, Any]) -> str:
         story=told, policy=policy, style=_asset("report.css"), scripts=scripts, data=json.dumps(told).translate(ESCAPES),
         panels=[curve_panels(training["curves"]) for training in told["trainings"]],
         health=[health_rows(entry) for entry in told["health"]],
-        reliability=[reliability_tables(entry) for entry in told["calibrations"]], tiles=tiles,
+        reliability=[reliability_tables(entry) for entry in told["calibrations"]], tiles=tiles, gap_columns=GAP_COLUMNS,
         places={entry["name"]: place for place, entry in enumerate(told["lineage"])},
     )  # fmt: skip
 

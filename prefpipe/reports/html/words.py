@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefpipe.reports import numbers
+from prefpipe.reports.comparison import ROWS
 from prefpipe.reports.distribution import figure
+from prefpipe.reports.health import HEALTH, KL, SHARED
 
 NONE = "\N{EN DASH}"
 PANELS = (
@@ -21,8 +24,13 @@ PANELS = (
 )  # fmt: skip
 """Measures that belong into one chart, in the order in which they are looked at."""
 IN_TABLE_ONLY = ("n_tokens", "n_prompts", "prompt_tokens_saved")
-LOWER_IS_BETTER = ("repetition", "truncated", "refused", "self_bleu", "empty", "copied", "kl_per_token", "kl_per_response")
-PERCENT = ("truncated", "repetition", "refused", "empty", "copied", "distinct_1", "distinct_2", "distinct_2_equal", "win_rate")
+HEALTH_LABELS: dict[str, tuple[str, str]] = {
+    **{measure: (label, form) for label, measure, form in ROWS},
+    **{measure: (f"{label or '  the same'}, {unit}", "{:.3f}") for measure, (label, unit) in KL.items()},
+    **{measure: (watched.label, watched.form) for measure, watched in {**SHARED, **HEALTH}.items()},
+}
+"""Label and form of each measure, as ``prefpipe eval`` prints them and in that order."""
+GAP_COLUMNS = ("n_pairs", "confidence", "accuracy", "ece", "brier", "log_loss")
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -61,14 +69,29 @@ def curve_panels(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def health_rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row a measure: both sides, the paired difference, and whether its interval leaves out zero."""
+    known = entry["measures"]
     rows = []
-    for name, measure in entry["measures"].items():
-        difference = measure["difference"]
-        low, high = difference.get("low"), difference.get("high")
+    for name in [*(name for name in HEALTH_LABELS if name in known), *(name for name in known if name not in HEALTH_LABELS)]:
+        label, form = HEALTH_LABELS.get(name, (words(name), "{:.4g}"))
+        low, high = (known[name]["difference"].get(end) for end in ("low", "high"))
         is_clear = low is not None and high is not None and (low > 0 or high < 0)
-        shown = {side: interval(measure[side], as_percent=name in PERCENT) for side in ("policy", "baseline", "difference")}
-        rows.append({"name": name, **shown, "is_clear": is_clear})
+        shown = {side: _with_interval(known[name][side], form) for side in ("policy", "baseline")}
+        difference = _with_interval(known[name]["difference"], form, signed=True)
+        rows.append({"name": label, **shown, "difference": difference, "is_clear": is_clear})
     return rows
+
+
+def _with_interval(figures: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
+    return NONE if figures.get("mean") is None else numbers.interval(figures, form, signed=signed)
+
+
+def gap_rows(bins: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the figures of a calibration by gap: a row a bin, its gaps first, then `GAP_COLUMNS`."""
+    return [
+        [f"{figure(row['gap_lower'])} to {figure(row['gap_upper'])}",
+         *(NONE if row.get(name) is None else figure(float(f"{row[name]:.4g}")) for name in GAP_COLUMNS)]
+        for row in bins
+    ]  # fmt: skip
 
 
 def reliability_tables(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
