@@ -24,4 +24,10 @@ step prefpipe train "$run/groups" -o "$run/policy" --model bundled:smollm2-135m 
 step prefpipe eval --policy "$run/policy" --baseline bundled:smollm2-135m --prompts "$here/heldout.jsonl" -o "$run/eval" \
     --scorer checks --n 2 --temperature 0.8 --max-tokens 48 --part-size 20 --seed "$((seed + 100))"
 
-printf '\nthe artifacts are in %s (%s s); look at them with: prefpipe inspect %s/groups\n' "$run" "$((SECONDS - started))" "$run"
+# Does the policy's own score, AMPO's beta times the mean log-probability, know which of two held-out responses is better?
+step prefpipe select "$run/eval/baseline/candidates" --scores "$run/eval/baseline/scores" -o "$run/heldout-groups" --strategy best-worst
+step prefpipe export "$run/heldout-groups" -o "$run/heldout-pairs.jsonl" --format trl --overwrite
+step prefpipe eval calibration --pairs "$run/heldout-pairs.jsonl" --model "$run/policy" --beta 5 --n-bins 4 -o "$run/calibration"
+step prefpipe report "$run" -o "$run/report.html"
+
+printf '\nthe artifacts are in %s (%s s); open %s/report.html, or look at them with: prefpipe inspect %s/groups\n' "$run" "$((SECONDS - started))" "$run" "$run"

@@ -26,10 +26,10 @@ PANELS = (
 IN_TABLE_ONLY = ("n_tokens", "n_prompts", "prompt_tokens_saved")
 HEALTH_LABELS: dict[str, tuple[str, str]] = {
     **{measure: (label, form) for label, measure, form in ROWS},
-    **{measure: (f"{label or '  the same'}, {unit}", "{:.3f}") for measure, (label, unit) in KL.items()},
-    **{measure: (watched.label, watched.form) for measure, watched in {**SHARED, **HEALTH}.items()},
+    **{measure: (f"KL to the reference, {unit}", "{:.3f}") for measure, (_, unit) in KL.items()},
+    **{measure: (watched.name, watched.form) for measure, watched in {**SHARED, **HEALTH}.items()},
 }
-"""Label and form of each measure, as ``prefpipe eval`` prints them and in that order."""
+"""Name and form of each measure of ``prefpipe eval``, in the order in which it prints them."""
 GAP_COLUMNS = ("n_pairs", "confidence", "accuracy", "ece", "brier", "log_loss")
 
 
