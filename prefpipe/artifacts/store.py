@@ -109,7 +109,7 @@ class Artifact:
             shown = ", ".join(str(i) for i in sorted(missing)[:8]) + (", ..." if len(missing) > 8 else "")
             raise IncompleteInputError(
                 f"{self.path} is incomplete: {len(missing)} of {self.n_parts} parts are missing (part {shown})",
-                hint=f"run `prefpipe status {self.path}`, finish that stage, or pass --allow-partial",
+                hint=f"run `prefpipe status {self.path}`, finish that stage, or pass --allow-partial where the command takes it",
             )
         return [i for i in indices if i not in missing]
 

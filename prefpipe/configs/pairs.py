@@ -9,6 +9,9 @@ FAKE, BASE = "fake", "base"
 BETAS = {"log_ratio": 0.1, "mean_logp": 1.0, "reward": 1.0, "given": 1.0}
 """What a difference of scores is multiplied by before the sigmoid: of log-ratios DPO's usual beta."""
 
+MOST_BETA = 1e6
+"""Beyond it a difference of 1e-5, a rounding error, would be a certainty."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig(ShardedConfig, ErrorRateConfig):
@@ -61,7 +64,8 @@ class PairsConfig(ShardedConfig, ErrorRateConfig):
              "--reference and --reward-model say what --model is, so --model is needed"),
             (self.model != FAKE or self.reward_model, "--model fake goes with --reward-model"),
             (self.beta is None or is_policy or self.model is None, "--beta is for policies: a reward is compared as it is"),
-            (self.beta is None or self.beta > 0, f"--beta must be above 0, not {self.beta}"),
+            (self.beta is None or 0 < self.beta <= MOST_BETA,
+             f"--beta must be above 0 and at most {MOST_BETA:g}, not {self.beta}"),
             (self.max_length is None or self.max_length > 1, f"--max-length must be above 1, not {self.max_length}"),
             (self.part_size >= 1, f"--part-size must be 1 or more, not {self.part_size}"),
             (self.n_bins >= 2 and self.n_bins % 2 == 0,

@@ -21,6 +21,8 @@ import numpy as np
 from prefpipe.errors import InputError, UsageError
 
 BINNINGS = ("width", "mass")
+EDGE_WIDTH = 1e-12
+"""How far above an edge a confidence still lies on it: ``p`` and ``1 - p`` differ in their last digits, and are one bin."""
 TEMPERATURES = (1e-3, 1e3)
 """Temperatures that are looked at: scores that separate all pairs ask for 0, scores that say nothing for infinity."""
 Values = Sequence[float] | np.ndarray
@@ -155,7 +157,7 @@ def reliability_curve(
         inner = np.quantile(confidence, np.linspace(0.0, 1.0, n_bins // 2 + 1)[1:-1], method="lower")
         edges = np.unique(np.concatenate([[0.5], inner, [1.0]]))
     half = len(edges) - 1
-    steps = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, half - 1)
+    steps = np.clip(np.searchsorted(edges + EDGE_WIDTH, confidence, side="left") - 1, 0, half - 1)
     places = np.concatenate([half + steps, half - 1 - steps])
     weights = np.concatenate([0.5 * (1.0 + np.sign(p - 0.5)), 0.5 * (1.0 - np.sign(p - 0.5))])
     n, sums_p, sums_y = (

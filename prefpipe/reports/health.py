@@ -64,12 +64,14 @@ def health_notes(figures: Mapping[str, Any]) -> list[str]:
         figures: what ``summary.json`` holds.
     """
     notes = []
-    tokens = figures["n_tokens"]
-    if _moved(tokens) and tokens["baseline"]["mean"]:
-        change = tokens["difference"]["mean"] / tokens["baseline"]["mean"]
+    has_tokens = figures["n_tokens"]["difference"]["mean"] is not None  # imports have none
+    measure, form, unit = ("n_tokens", "{:.1f}", "tokens") if has_tokens else ("length_chars", "{:.0f}", "characters")
+    lengths = figures[measure]
+    if _moved(lengths) and lengths["baseline"]["mean"]:
+        change = lengths["difference"]["mean"] / lengths["baseline"]["mean"]
         if abs(change) >= LEAST_CHANGE:
             name = f"responses are {abs(change):.0%} {'longer' if change > 0 else 'shorter'}"
-            notes.append(f"{name}: {_change(tokens, '{:.1f}')} tokens")
+            notes.append(f"{name}: {_change(lengths, form)} {unit}")
     for watched, values in _measures(figures):
         if watched.worse and _moved(values) == watched.worse:
             verb = "rose" if watched.worse > 0 else "fell"

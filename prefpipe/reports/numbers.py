@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
+LARGE = 1e9
+"""From here on digits say nothing, and would push everything else out of a table."""
+
 
 def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
     """Return ``0.412 [0.380, 0.444]``; the interval is left out where there is none."""
@@ -16,4 +19,6 @@ def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> s
 
 def number(value: float | None, form: str) -> str:
     """Return a number in its form, or a dash where there is none."""
-    return "-" if value is None or isnan(value) else form.format(value)
+    if value is None or isnan(value):
+        return "-"
+    return f"{value:.3g}" if abs(value) >= LARGE and form[-2] == "f" else form.format(value)

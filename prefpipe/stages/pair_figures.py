@@ -1,19 +1,18 @@
-"""What scored pairs come to: accuracy by subset and section, calibration, and what a reader should know of them."""
+"""What scored pairs come to: accuracy by subset and section, and calibration."""
 
 from collections import Counter
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.calibration import TEMPERATURES
 from prefpipe.maths.calibration_figures import Binning, calibration_figures
 from prefpipe.maths.intervals import Bootstrap
 from prefpipe.maths.rewardbench import rewardbench_accuracy
@@ -40,11 +39,12 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
                          hint=f"run `prefpipe inspect {artifact.path}` for the reasons")  # fmt: skip
     bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
     bench = _accuracies(table, scored, bootstrap)
-    figures: dict[str, Any] = _plain({
+    figures: dict[str, Any] = finite_values({
         "kind": PAIR_SCORES.name, "command": config.stage, "score_kind": kind, "pairs": config.pairs, "beta": beta,
         "n_pairs": table.num_rows, "n_scored": scored.num_rows, "counts": dict(sorted(artifact.counts().items())),
         "n_ties": bench["overall"]["n_ties"], "n_identical": pc.sum(pc.equal(scored["status"], "identical")).as_py() or 0,
         "n_duplicates": table.num_rows - table["duplicate_of"].null_count,
+        "n_rejected_preferred": pc.sum(pc.less(scored["outcome"], 0.5)).as_py() or 0,
         "n_contradictions": int(artifact.tally().get("n_contradictions", 0)),
         "share_longer_chosen": _share_longer(scored), "confidence": config.confidence,
         "bootstrap_draws": config.bootstrap_draws, "bootstrap_seed": config.bootstrap_seed,
@@ -118,68 +118,3 @@ def _recipe(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         "rater_columns": None if origin["score_kind"] == "given" else columns,
         "tie_rule": "a tie is a loss (RewardBench v1)", "versions": context.get("versions"), "command": config.stage,
     }  # fmt: skip
-
-
-def notes_of(figures: Mapping[str, Any]) -> list[str]:
-    """Return what a reader should know, in sentences."""
-    notes = _notes_on_rows(figures)
-    if figures["n_ties"]:
-        half = figures["accuracy"]["ties_half"]
-        notes.append(
-            f"{figures['n_ties']:,} of {figures['n_scored']:,} pairs tie and count as lost, as in RewardBench v1; "
-            f"counted half, the accuracy is {half:.1%}"
-        )
-    fitted = figures["calibration"].get("temperature", {}).get("temperature")
-    if fitted in TEMPERATURES:
-        what = "separate all of them" if fitted == TEMPERATURES[0] else "say nothing, or the contrary, of them"
-        notes.append(f"the temperature is {fitted:g}, its limit: on the pairs that it was fitted on the scores {what}")
-    return notes + _notes_on_subsets(figures["rewardbench"]) if figures["rewardbench"] is not None else notes
-
-
-def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
-    n_left_out, n_too_long = figures["n_pairs"] - figures["n_scored"], figures["counts"].get("too_long", 0)
-    checks = (
-        (n_left_out, f"{n_left_out:,} of {figures['n_pairs']:,} pairs were not scored and count nowhere; `reason` says why"),
-        (n_too_long, f"{n_too_long:,} pairs are longer than the model or --max-length allows: kept, not scored, and never cut"),
-        (figures["n_identical"], f"{figures['n_identical']:,} pairs have two identical responses and tie by construction"),
-        (figures["n_duplicates"],
-         f"{figures['n_duplicates']:,} pairs are copies of earlier rows; they count, and are drawn together by the bootstrap"),
-        (figures["n_contradictions"],
-         f"{figures['n_contradictions']:,} pairs say the contrary of an earlier row: the same responses the other way round"),
-    )  # fmt: skip
-    return [sentence for holds, sentence in checks if holds]
-
-
-def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
-    found = [subset for section in bench["sections"] for subset in section["subsets"]]
-    other_size = [
-        f"{subset['name']} {subset['accuracy']['n_pairs']:,} of {subset['n_expected']:,}"
-        for subset in found
-        if subset["n_expected"] not in (None, subset["accuracy"]["n_pairs"])
-    ]
-    notes = [f"scored pairs, and RewardBench's number: {', '.join(other_size)}"] if other_size else []
-    notes += [
-        f"{section['name']} lacks {', '.join(section['missing'])}: the other subsets' weights are renormalised"
-        for section in bench["sections"]
-        if section["missing"]
-    ]
-    if bench["subsets_not_scored"]:
-        notes.append(f"no pair of these subsets was scored: {', '.join(bench['subsets_not_scored'])}")
-    if bench["other_subsets"] and bench["sections"]:
-        names = ", ".join(subset["name"] or "(none)" for subset in bench["other_subsets"])
-        notes.append(f"no subsets of RewardBench, in no section: {names}")
-    if not bench["sections"]:
-        notes.append("no subset is one of RewardBench's, so there are no sections and no final figure")
-    elif bench["missing_sections"]:
-        notes.append(f"no pairs of {', '.join(bench['missing_sections'])}: the final figure is of the other sections, which no "
-                     "published one can be compared with")  # fmt: skip
-    return notes
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON values: what is not finite is null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

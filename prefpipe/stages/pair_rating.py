@@ -14,6 +14,8 @@ from prefpipe.stages.candidate_rows import Row
 
 SCORED = ("ok", "identical")
 """Statuses of pairs that count; identical ones tie whatever the model."""
+LARGEST = 1e100
+"""No score is larger: sums and differences of larger ones overflow, and one such pair would take every figure with it."""
 SAME_TEXT = "chosen and rejected are the same text: a tie, whatever the model"
 SAME_TOKENS = "chosen and rejected are the same tokens to this model: a tie, whatever its weights"
 SIDES = ("chosen", "rejected")
@@ -119,8 +121,8 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
     if rated is None:
         rated = Rated(status="missing_text" if pair.is_null else "unreadable", reason=pair.problem)
     for side, score in zip(SIDES, rated.scores, strict=True):
-        if rated.status in SCORED and (score is None or not isfinite(score)):
-            rated = rated._replace(status="not_finite", reason=f"{side}: its score is {score}")
+        if rated.status in SCORED and (score is None or not abs(score) <= LARGEST):  # NaN neither
+            rated = rated._replace(status="not_finite", reason=f"{side}: its score is {score}, no number within {LARGEST:g}")
     is_scored = rated.status in SCORED
     if is_scored and pair.has_equal_texts:
         rated = rated._replace(status="identical", reason=SAME_TEXT)

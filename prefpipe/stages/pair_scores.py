@@ -24,7 +24,8 @@ from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, UsageError
 from prefpipe.reports.pairs_page import pairs_page
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
-from prefpipe.stages.pair_figures import figures_of, notes_of
+from prefpipe.stages.pair_figures import figures_of
+from prefpipe.stages.pair_notes import notes_of
 from prefpipe.stages.pair_rating import OpenRater, PairRater, given_scores, pair_row
 from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 
@@ -168,9 +169,10 @@ def _sum_up(config: PairsConfig, output: Artifact, rater: PairRater | None, summ
         figures = figures_of(config, output)
     except CorruptPartError:
         return  # another shard's part is of an earlier run; that shard sums up when it has made it again
-    figures["notes"] = [*(rater.notes if rater is not None else ()), *notes_of(figures)]
+    shows, of_rater = config.stage.removeprefix("eval "), list(rater.notes) if rater is not None else []
+    figures["notes"] = of_rater + notes_of(figures)
     with atomic_write(config.output / SUMMARY_FILE) as file:
         file.write((json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
     summary.facts |= figures
-    summary.table = pairs_page(figures, shows=config.stage.removeprefix("eval "))
-    summary.notes += figures["notes"]
+    summary.table = pairs_page(figures, shows=shows)
+    summary.notes += of_rater + notes_of(figures, shows=shows)

@@ -93,11 +93,7 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     side = load("prefpipe.stages.eval_recipe:Side")
     names = load("prefpipe.stages.eval_recipe:SIDES")
-    if config.reward is not None and config.policy_scores is None and config.baseline_scores is None:
-        given = [parse_scorer(text).name for text in config.scorer]
-        unknown = [name for name in load("prefpipe.maths.rewards:parse_reward")(config.reward).names if name not in given]
-        if unknown:  # before an hour of sampling, not after
-            raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(given) or 'none'}")
+    _check_reward(config)
     named = config.kl_reference  # looked for before an hour of sampling, not after
     model = locate(named, trust_remote_code=config.trust_remote_code) if named is not None else None
     sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
@@ -109,6 +105,21 @@ def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
         reference = load("prefpipe.stages.eval_kl:Reference")(reason=no_kl)
     result: Summary = load("prefpipe.stages.eval:run")(config, *sides, runtime, reference)
     return result
+
+
+def _check_reward(config: EvalConfig) -> None:
+    """Refuse a reward that cannot be made of the scorers: before an hour of sampling, not after."""
+    if config.policy_scores is not None or config.baseline_scores is not None:
+        return  # of scores that are there, the stage says it at once
+    given = [parse_scorer(text).name for text in config.scorer]
+    if config.reward is None:
+        if len(given) > 1:
+            raise UsageError(f"--reward is needed: --scorer gives {', '.join(given)}",
+                             hint=f"name one of them, or combine them: --reward '{given[0]} + {given[1]}'")  # fmt: skip
+        return
+    unknown = [name for name in load("prefpipe.maths.rewards:parse_reward")(config.reward).names if name not in given]
+    if unknown:
+        raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(given) or 'none'}")
 
 
 def _pairs(config: PairsConfig, runtime: Runtime) -> Summary:
@@ -123,7 +134,8 @@ def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> list[Artif
     shared: dict[str, Any] = {"overwrite": config.overwrite, "max_error_rate": config.max_error_rate}
     if not _is_candidates(candidates):
         if config.prompts is None:
-            raise UsageError(f"--{side} {reference} is a model, so --prompts is needed", hint="pass the held-out prompts file")
+            raise UsageError(f"--{side} {reference} is no candidates folder, so a model, and --prompts is needed",
+                             hint="pass the held-out prompts file, or correct the folder")  # fmt: skip
         candidates = folder / "candidates"
         names = {item.name for item in fields(SamplingConfig)} - shared.keys() - {"output"}
         sampling = {name: getattr(config, name) for name in names}

@@ -215,3 +215,65 @@ def test_the_parts_have_the_documented_columns_even_when_empty_of_scores(tmp_pat
     part = pq.read_table(next((tmp_path / "out").glob("part-*")))
     assert part["margin"].null_count == 3
     assert "rater_gap" in part.column_names
+
+
+def test_scores_too_large_to_subtract_are_kept_and_told(tmp_path, capsys):
+    """The gap of 1e308 and -1e308 is infinite: one such pair must not take the figures of all others with it."""
+    rows = scored_rows(40)
+    rows[0] |= {"score_chosen": 1e308, "score_rejected": -1e308}
+    rows[1]["score_rejected"] = 1e200
+    found = evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / "out", "--max-error-rate", "0.1")
+    assert found["counts"] == {"not_finite": 2, "ok": 38}
+    assert found["calibration"]["log_loss"] == pytest.approx(
+        measure_calibration([row["score_chosen"] - row["score_rejected"] for row in rows[2:]])["log_loss"]
+    )
+    assert "chosen: its score is 1e+308, no number within 1e+100" in {row["reason"] for row in rows_of(tmp_path / "out")}
+
+
+@pytest.mark.parametrize("beta", ["1e300", "0"])
+def test_a_beta_beyond_measure_is_refused(tmp_path, beta, capsys):
+    words = ["eval", "calibration", "--pairs", pairs_file(tmp_path, scored_rows(4)), "-o", str(tmp_path / "out"), "--beta", beta]
+    assert prefpipe(words) == 2
+    assert "--beta must be above 0 and at most 1e+06" in capsys.readouterr().err
+
+
+def test_preferences_for_the_rejected_response_are_told_beside_the_accuracy(tmp_path, capsys):
+    """RewardBench's accuracy knows no preference: a file whose columns are any two responses would have a wrong one, silently."""
+    rows = [row | {"preference": float(i % 2)} for i, row in enumerate(scored_rows(20))]
+    source = pairs_file(tmp_path, rows)
+    found = evaluate("rewardbench", source, tmp_path / "out")
+    assert found["n_rejected_preferred"] == 10
+    sentence = "in 10 of 20 pairs `preference` is below 1/2"
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    evaluate("calibration", source, tmp_path / "out")  # goes by the preference, and needs no warning
+    assert sentence not in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_subset_that_is_nearly_one_of_rewardbenchs_is_told(tmp_path, capsys):
+    rows = [
+        row | {"subset": ("llmbar-adver-GPTinst", "xstest_should_refuse", "my-own")[i % 3]} for i, row in enumerate(some_pairs(9))
+    ]
+    evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", *FAKE)
+    said = capsys.readouterr().err
+    assert "the subset llmbar-adver-GPTinst counts in no section; RewardBench's is spelt llmbar-adver-GPTInst" in said
+    assert "RewardBench's is spelt xstest-should-refuse" in said
+    assert "the subset my-own" not in said
+
+
+def test_each_command_says_what_concerns_its_own_figures(tmp_path, capsys):
+    """Both write the same folder; nobody who asked for calibration is to read of RewardBench's missing subsets."""
+    source = pairs_file(tmp_path, [*scored_rows(10), scored_rows(1)[0] | {"score_chosen": 0.0}])
+    bench = evaluate("rewardbench", source, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "the other subsets' weights are renormalised" in said
+    assert "tie and count as lost" in said
+    calibration = evaluate("calibration", source, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "renormalised" not in said
+    assert "count as lost" not in said
+    assert bench["notes"] == calibration["notes"]  # the file has them all
+
+
+def test_why_there_is_no_temperature_is_said(tmp_path, capsys):
+    evaluate("calibration", pairs_file(tmp_path, scored_rows(1)), tmp_path / "out")
+    assert "no temperature: a share of 0.5 of 1 prompts leaves one side empty" in capsys.readouterr().err

@@ -114,6 +114,19 @@ def test_bins_of_equal_mass_hold_equal_numbers_and_mirror_each_other():
     assert inside.all()
 
 
+@pytest.mark.parametrize("binning", ["width", "mass"])
+def test_no_bin_tears_a_pair_from_its_mirror_image(binning):
+    """``sigma(-d)`` and ``1 - sigma(d)`` differ in their last digits, and edges of equal mass lie on such numbers."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        n = random.integers(2, 30)
+        d = random.choice(random.normal(size=n), n)
+        curve = preference_curve(d, random.choice([0.0, 0.5, 1.0], n), binning=binning)
+        assert curve.n.tolist() == curve.n[::-1].tolist()
+        np.testing.assert_allclose(curve.predicted, 1.0 - curve.predicted[::-1], atol=1e-12)
+        np.testing.assert_allclose(curve.observed, 1.0 - curve.observed[::-1], atol=1e-12)
+
+
 def test_a_scorer_that_says_nothing_is_calibrated_and_worthless():
     """All differences 0: p = 1/2 and observed 1/2 on either side, log loss log 2, Brier 1/4."""
     figures = measure_calibration(np.zeros(7))

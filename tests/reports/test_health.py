@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from prefpipe.reports.health import HEALTH, SHARED, health_notes, health_rows
-from prefpipe.reports.html.words import PERCENT
+from prefpipe.reports.html.words import HEALTH_LABELS
 
 NONE = dict.fromkeys(("mean", "se", "low", "high"))
 
@@ -21,7 +21,7 @@ def measure(before: float, after: float, half: float, n: int = 40) -> dict[str, 
 
 def figures(**changed: dict[str, Any]) -> dict[str, Any]:
     """Nothing moved but what is named."""
-    still = {name: measure(0.5, 0.5, 0.1) for name in (*SHARED, *HEALTH, "n_tokens")} | changed
+    still = {name: measure(0.5, 0.5, 0.1) for name in (*SHARED, *HEALTH, "n_tokens", "length_chars")} | changed
     kl = {"policy": {"mean": 0.25, "se": 0.02, "low": 0.2, "high": 0.3}, "baseline": NONE, "difference": NONE, "n_prompts": 40}
     health = {name: still[name] for name in HEALTH} | {"kl_per_token": kl, "kl_per_response": kl}
     return {**still, "health": health}
@@ -83,6 +83,15 @@ def test_the_summary_of_an_earlier_release_is_shown_without_health() -> None:
     assert health_notes(old) == []
 
 
-def test_the_report_shows_shares_in_per_cent_under_the_names_that_eval_writes() -> None:
-    assert {name for name, watched in (SHARED | HEALTH).items() if watched.form == "{:.1%}"} <= set(PERCENT)
-    assert set(PERCENT) - {"win_rate"} <= SHARED.keys() | HEALTH.keys()
+def test_the_report_shows_every_measure_in_the_form_that_eval_prints() -> None:
+    for name, watched in (SHARED | HEALTH).items():
+        assert HEALTH_LABELS[name] == (watched.name, watched.form)
+    assert HEALTH_LABELS["refused"] == ("refusals", "{:.1%}")
+
+
+def test_where_tokens_are_not_known_the_length_is_told_in_characters() -> None:
+    """Imported responses have no token counts; that they became ten times as long is still news."""
+    unknown = {"baseline": NONE, "policy": NONE, "difference": NONE | {"n": 0}}
+    (note,) = health_notes(figures(n_tokens=unknown, length_chars=measure(26.0, 260.0, 10.0)))
+    assert note == "responses are 900% longer: 26 to 260, difference +234 [+224, +244] characters"
+    assert health_notes(figures(n_tokens=unknown)) == []

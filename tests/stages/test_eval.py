@@ -89,7 +89,17 @@ def test_sides_sampled_differently_are_refused(sides: Path, capsys: pytest.Captu
 
 def test_a_model_needs_prompts(sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["eval", "--policy", "fake", "--baseline", f"{sides}/b", "--backend", "fake", "-o", f"{sides}/x"]) == 2
-    assert "--policy fake is a model, so --prompts is needed" in capsys.readouterr().err
+    assert "--policy fake is no candidates folder, so a model, and --prompts is needed" in capsys.readouterr().err
+
+
+def test_several_scorers_need_a_reward_before_anything_is_sampled(sides: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "--policy", "fake", "--baseline", "fake", "--backend", "fake", "--prompts", f"{sides}/prompts.jsonl",
+               "--scorer", "a=fake", "--scorer", "b=fake", "-o", f"{sides}/two"]  # fmt: skip
+    assert run(command) == 2
+    told = capsys.readouterr().err
+    assert "--reward is needed: --scorer gives a, b" in told
+    assert "--reward 'a + b'" in told
+    assert not (sides / "two").exists()
 
 
 def test_models_are_sampled_and_rated_through_the_same_stages(sides: Path) -> None:

@@ -1,0 +1,21 @@
+"""Figures as text."""
+
+import pytest
+
+from prefpipe.reports.numbers import interval, number
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "shown"),
+    [
+        (None, "{:.3f}", "-"), (float("nan"), "{:.3f}", "-"), (0.5, "{:.1%}", "50.0%"), (1e308, "{:.3f}", "1e+308"),
+        (-2e12, "{:+.1f}", "-2e+12"), (123456.0, "{:.0f}", "123456"),
+    ],
+)  # fmt: skip
+def test_numbers_stay_short(value: float | None, form: str, shown: str) -> None:
+    """A mean of 1e308 in full is 309 digits, and hides every other column of the table."""
+    assert number(value, form) == shown
+
+
+def test_a_mean_without_an_interval_stands_alone() -> None:
+    assert interval({"mean": 0.25, "low": None, "high": None}, "{:.2f}", signed=True) == "+0.25"
