@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
@@ -40,7 +40,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
                          hint=f"run `prefpipe inspect {artifact.path}` for the reasons")  # fmt: skip
     bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
     bench = _accuracies(table, scored, bootstrap)
-    figures: dict[str, Any] = _plain({
+    figures: dict[str, Any] = finite_values({
         "kind": PAIR_SCORES.name, "command": config.stage, "score_kind": kind, "pairs": config.pairs, "beta": beta,
         "n_pairs": table.num_rows, "n_scored": scored.num_rows, "counts": dict(sorted(artifact.counts().items())),
         "n_ties": bench["overall"]["n_ties"], "n_identical": pc.sum(pc.equal(scored["status"], "identical")).as_py() or 0,
@@ -174,12 +174,3 @@ def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
         notes.append(f"no pairs of {', '.join(bench['missing_sections'])}: the final figure is of the other sections, which no "
                      "published one can be compared with")  # fmt: skip
     return notes
-
-
-def _plain(value: Any) -> Any:
-    """Return JSON values: what is not finite is null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
