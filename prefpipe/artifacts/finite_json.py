@@ -1,4 +1,4 @@
-"""JSON of other people's programs, which may write NaN and infinity, though JSON has neither and no answer is kept with one."""
+"""JSON has neither NaN nor infinity: what others write of them is read as null, and so is what we have of them written."""
 
 import json
 from math import isfinite
@@ -19,3 +19,15 @@ def parse_finite_json(text: str | bytes | bytearray) -> Any:
 def _finite(text: str) -> float | None:
     number = float(text)
     return number if isfinite(number) else None
+
+
+def finite_values(value: Any) -> Any:
+    """Return JSON values of dicts, lists and tuples, in which every number that is not finite is null.
+
+    A standard error of one prompt is NaN, for one.
+    """
+    if isinstance(value, dict):
+        return {key: finite_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_values(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -3,12 +3,12 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.cli.console import pipe
 from prefpipe.reports.untrusted import visible
 
@@ -40,12 +40,4 @@ def show_facts(facts: Mapping[str, str]) -> None:
 
 def pipe_json(value: Any) -> None:
     """Print JSON to stdout; a number that JSON has no word for (NaN, infinity) is null."""
-    pipe(json.dumps(_finite(value), allow_nan=False, default=str))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    pipe(json.dumps(finite_values(value), allow_nan=False, default=str))

@@ -9,12 +9,12 @@ scored as something; every figure carries its standard error and a seeded interv
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from math import isfinite
 from typing import Any
 
 import pyarrow as pa
 
 from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import EVALUATION
 from prefpipe.artifacts.store import Artifact, Output, open_output, refuse_nesting
@@ -80,7 +80,7 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime, refe
         "health": kl_figures(table, reference, policy, bootstrap) | health_figures(table, bootstrap),
         "recipe": recipe_of(policy, baseline, runtime.context, differences),
     }  # fmt: skip
-    _finish(summary, _without_nan(figures))
+    _finish(summary, finite_values(figures))
     summary.notes += (
         notes_on_force(differences) + notes_on_recipe(policy, baseline) + notes_on_length(figures["length_controlled"])
     )
@@ -140,12 +140,3 @@ def reward_text(config: EvalConfig, policy: Side, baseline: Side) -> str:
     if unknown:
         raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; both sides have: {', '.join(both)}")
     return config.reward
-
-
-def _without_nan(value: Any) -> Any:
-    """Return JSON-able figures: what is not finite (a standard error of one prompt) is null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value

@@ -6,10 +6,10 @@ told in its place, with the reason, and hides nothing else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
 from typing import Any, NamedTuple
 
 from prefpipe import __version__
+from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError
@@ -52,7 +52,7 @@ def tell(folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: in
     policies = [item for item in found if item.kind == "policy"]
     seen: dict[Any, Any] = {}
     maps, left_out = maps_of(pools, n_maps)
-    told: dict[str, Any] = _without_nan({
+    told: dict[str, Any] = finite_values({
         "folder": folder, "version": __version__,
         "pools": [_pool(pool, policies, seen) for pool in pools],
         "maps": maps, "maps_left_out": left_out,
@@ -123,11 +123,3 @@ def _or_error(make: Callable[..., Any], *arguments: Any) -> Any:
         return make(*arguments)
     except PrefpipeError as error:
         return {"error": error.message, "hint": error.hint}
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
