@@ -301,9 +301,35 @@ class VerdictMeasure:
         ]
 
 
+class PairMeasure:
+    """Differences of scores and lengths, pair by pair."""
+
+    def __init__(self) -> None:
+        self.numbers = Numbers()
+        self.n_tied = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Take in one part."""
+        self.numbers.add("margin", table["margin"])
+        self.numbers.add("length", pc.subtract(table["chosen_n_tokens"], table["rejected_n_tokens"]))
+        self.n_tied += pc.sum(pc.equal(table["margin"], 0.0)).as_py() or 0
+
+    def facts(self) -> Facts:
+        """Return how many pairs tie."""
+        return {"n_tied": self.n_tied}
+
+    def distributions(self) -> list[Distribution]:
+        """Return differences of scores and lengths."""
+        return [
+            Distribution.of("margin", self.numbers["margin"], "score of chosen - rejected"),
+            Distribution.of("length difference", self.numbers["length"], "tokens, chosen - rejected"),
+        ]
+
+
 MEASURES: Mapping[str, type[Measure]] = {
     "candidates": CandidateMeasure, "scores": ScoreMeasure, "embeddings": EmbeddingMeasure, "groups": GroupMeasure,
     "logprobs": LogprobMeasure, "evaluation": EvaluationMeasure, "verdicts": VerdictMeasure,
+    "pair_scores": PairMeasure,
 }  # fmt: skip
 """What is measured, by the schema's name."""
 

@@ -9,10 +9,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.reports.comparison import comparison_table
 from prefpipe.reports.curves import curves_table
 from prefpipe.reports.distribution import figure
 from prefpipe.reports.overview import distributions_of
+from prefpipe.reports.pairs_page import pairs_page
 from prefpipe.reports.untrusted import visible, visible_line
 
 WIDE = 110
@@ -177,6 +179,9 @@ def _summary(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         return
     if "win_rate" in summary:
         yield Padding(comparison_table(summary), (1, 0, 0, 0))
+        return
+    if summary.get("kind") == PAIR_SCORES.name:
+        yield Padding(pairs_page(summary, shows=str(summary["command"]).removeprefix("eval ")), (1, 0, 0, 0))
         return
     table = _grid()
     for name, value in summary.items():

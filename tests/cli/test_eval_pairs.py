@@ -277,3 +277,19 @@ def test_each_command_says_what_concerns_its_own_figures(tmp_path, capsys):
 def test_why_there_is_no_temperature_is_said(tmp_path, capsys):
     evaluate("calibration", pairs_file(tmp_path, scored_rows(1)), tmp_path / "out")
     assert "no temperature: a share of 0.5 of 1 prompts leaves one side empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["rewardbench", "calibration"])
+def test_inspect_knows_these_columns_and_shows_the_figures(tmp_path, capsys, command):
+    """It called every column the user's own."""
+    rows = [*scored_rows(20), scored_rows(1)[0] | {"score_chosen": 0.0}]
+    evaluate(command, pairs_file(tmp_path, rows), tmp_path / "out")
+    capsys.readouterr()
+    assert prefpipe(["inspect", str(tmp_path / "out")]) == 0
+    page = "".join(capsys.readouterr())
+    assert "own column" not in page
+    assert "chosen_score - rejected_score" in page
+    assert ("Chat Hard" if command == "rewardbench" else "ECE, equal mass") in page
+    assert "{" not in page  # no Python in place of figures
+    assert prefpipe(["inspect", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["facts"]["n_tied"] == 1
