@@ -94,6 +94,8 @@ def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     side = load("prefpipe.stages.eval_recipe:Side")
     names = load("prefpipe.stages.eval_recipe:SIDES")
     _check_reward(config)
+    for name in names:
+        _check_side(config, name)
     named = config.kl_reference  # looked for before an hour of sampling, not after
     model = locate(named, trust_remote_code=config.trust_remote_code) if named is not None else None
     sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
@@ -122,6 +124,20 @@ def _check_reward(config: EvalConfig) -> None:
         raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(given) or 'none'}")
 
 
+def _check_side(config: EvalConfig, side: str) -> None:
+    """Refuse a side that cannot be sampled or rated: before an hour of sampling the other one, not after."""
+    reference = getattr(config, side)
+    is_model = not _is_candidates(Path(reference))
+    if is_model and config.prompts is None:
+        raise UsageError(f"--{side} {reference} is no candidates folder, so a model, and --prompts is needed",
+                         hint="pass the held-out prompts file, or correct the folder")  # fmt: skip
+    if not config.scorer and getattr(config, f"{side}_scores") is None:
+        raise UsageError(f"--scorer or --{side}-scores is needed to rate the responses of the {side}")
+    if is_model and config.backend not in ("fake", "openai"):  # whose models are not on this disk
+        model = locate(reference, trust_remote_code=config.trust_remote_code)
+        load("prefpipe.artifacts.model_files:require_chat_template")(model)
+
+
 def _pairs(config: PairsConfig, runtime: Runtime) -> Summary:
     result: Summary = load("prefpipe.stages.pair_scores:run")(config, pair_rater(config, runtime), runtime)
     return result
@@ -133,17 +149,12 @@ def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> list[Artif
     candidates, folder = Path(reference), config.output / side
     shared: dict[str, Any] = {"overwrite": config.overwrite, "max_error_rate": config.max_error_rate}
     if not _is_candidates(candidates):
-        if config.prompts is None:
-            raise UsageError(f"--{side} {reference} is no candidates folder, so a model, and --prompts is needed",
-                             hint="pass the held-out prompts file, or correct the folder")  # fmt: skip
         candidates = folder / "candidates"
         names = {item.name for item in fields(SamplingConfig)} - shared.keys() - {"output"}
-        sampling = {name: getattr(config, name) for name in names}
+        sampling = {name: getattr(config, name) for name in names} | {"prompts": str(config.prompts)}
         runtime.log(f"{side}: {reference}")
-        _generate(GenerateConfig(prompts=config.prompts, model=(reference,), output=candidates, **sampling, **shared), runtime)
+        _generate(GenerateConfig(model=(reference,), output=candidates, **sampling, **shared), runtime)
     if scores is None:
-        if not config.scorer:
-            raise UsageError(f"--scorer or --{side.replace('_', '-')}-scores is needed to rate the responses of the {side}")
         scores = folder / "scores"
         rating: dict[str, Any] = {
             name: getattr(config, name) for name in ("scorer", "device", "batch_size", "trust_remote_code", "trust_python_checks")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from tiny_models import make_tiny_causal_lm, make_tiny_encoder
 
 from prefpipe.cli.main import run
 
@@ -100,6 +101,20 @@ def test_several_scorers_need_a_reward_before_anything_is_sampled(sides: Path, c
     assert "--reward is needed: --scorer gives a, b" in told
     assert "--reward 'a + b'" in told
     assert not (sides / "two").exists()
+
+
+@pytest.mark.parametrize("baseline", ["nowhere", "bare"])
+def test_a_baseline_that_cannot_be_sampled_stops_before_the_policy_is(
+    sides: Path, tmp_path: Path, baseline: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = make_tiny_causal_lm(tmp_path / "policy")
+    make_tiny_encoder(tmp_path / "bare")  # without a chat template
+    command = ["eval", "--policy", str(policy), "--baseline", f"{tmp_path}/{baseline}", "--prompts", f"{sides}/prompts.jsonl"]
+    assert run([*command, "--scorer", "fake", "-o", f"{tmp_path}/out"]) == 1
+    assert ("no model at" if baseline == "nowhere" else "no chat template") in capsys.readouterr().err
+    assert run([*command, "-o", f"{tmp_path}/out"]) == 2
+    assert "--scorer or --policy-scores is needed" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_models_are_sampled_and_rated_through_the_same_stages(sides: Path) -> None:
