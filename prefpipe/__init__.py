@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prefpipe.maths.calibration_figures import calibration_figures
-    from prefpipe.maths.calibration_report import measure_calibration
+    from prefpipe.maths.calibration_measures import measure_calibration
     from prefpipe.maths.intervals import Bootstrap
     from prefpipe.maths.length_control import (
         LengthControlled,
@@ -49,7 +49,7 @@ _PUBLIC = {
     "RegularisingRows": "prefpipe.maths.length_control", "RewardBench": "prefpipe.maths.rewardbench",
     "Selection": "prefpipe.maths.selection",
     "WinRate": "prefpipe.maths.winrate", "build_pairs": "prefpipe.maths.pairs",
-    "calibration_figures": "prefpipe.maths.calibration_figures", "measure_calibration": "prefpipe.maths.calibration_report",
+    "calibration_figures": "prefpipe.maths.calibration_figures", "measure_calibration": "prefpipe.maths.calibration_measures",
     "rewardbench_accuracy": "prefpipe.maths.rewardbench",
     "length_controlled_difference": "prefpipe.maths.length_control",
     "length_controlled_win_rate": "prefpipe.maths.length_control", "select_responses": "prefpipe.maths.selection",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefpipe.maths.calibration_report import (
+from prefpipe.maths.calibration_measures import (
     calibration_by_gap,
     curve_rows,
     measure_calibration,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prefpipe.maths.calibration_report import calibration_by_gap, measure_calibration, preference_curve
+from prefpipe.maths.calibration_measures import calibration_by_gap, measure_calibration, preference_curve
 from prefpipe.maths.knobs import KnobValue
 from prefpipe.maths.logps import ResponseLogps
 from prefpipe.maths.losses import Targets

@@ -21,7 +21,7 @@ from prefpipe.maths.calibration import (
     reliability_curve,
     roc_auc,
 )
-from prefpipe.maths.calibration_report import (
+from prefpipe.maths.calibration_measures import (
     calibration_by_gap,
     measure_calibration,
     preference_curve,
