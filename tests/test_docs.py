@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from prefpipe.artifacts.schemas import CANDIDATES, EVALUATION, GROUPS, SCORES, embeddings_schema
+from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, embeddings_schema
 from prefpipe.cli import reference
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,9 +43,7 @@ def test_every_command_and_flag_is_in_the_reference(name: str) -> None:
     assert not [flag for flag in flags if f"`{flag}`" not in section]
 
 
-@pytest.mark.parametrize(
-    "schema", [CANDIDATES, SCORES, embeddings_schema(8, half=False), GROUPS, EVALUATION], ids=lambda s: s.name
-)
+@pytest.mark.parametrize("schema", [*ALIKE_EVERYWHERE, embeddings_schema(8, half=False)], ids=lambda s: s.name)
 def test_every_column_has_a_meaning_and_is_in_the_reference(schema) -> None:
     section = (
         (REPOSITORY / "docs" / "reference" / "schemas.md").read_text().partition(f"## {schema.tag}\n")[2].partition("\n## ")[0]

@@ -259,10 +259,10 @@ PAIR_SCORES = Schema(
 )
 
 
+ALIKE_EVERYWHERE = (CANDIDATES, SCORES, GROUPS, LOGPROBS, EVALUATION, VERDICTS, PAIR_SCORES)
+"""Every schema but that of embeddings, whose columns depend on the embedder."""
 EMBEDDINGS_VERSION = 1
-VERSIONS = {
-    schema.name: schema.version for schema in (CANDIDATES, SCORES, GROUPS, LOGPROBS, EVALUATION, VERDICTS, PAIR_SCORES)
-} | {"embeddings": EMBEDDINGS_VERSION}
+VERSIONS = {schema.name: schema.version for schema in ALIKE_EVERYWHERE} | {"embeddings": EMBEDDINGS_VERSION}
 """The version of each schema that this release writes."""
 READABLE = {name: (version,) for name, version in VERSIONS.items()} | {
     "candidates": (1, CANDIDATES.version),

@@ -178,16 +178,7 @@ def _default_words(item: "Field[Any]") -> str:
 
 def _schemas_page() -> Iterator[str]:
     from prefpipe.artifacts.parts import CHECKSUM_KEY, FOOTER_KEY
-    from prefpipe.artifacts.schemas import (
-        CANDIDATES,
-        EVALUATION,
-        GROUPS,
-        LOGPROBS,
-        PAIR_SCORES,
-        SCORES,
-        VERDICTS,
-        embeddings_schema,
-    )
+    from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, embeddings_schema
     from prefpipe.training.tables import METRICS, POLICY
 
     yield from ("# Artifacts on disk", "", NOTE, "")
@@ -200,18 +191,7 @@ def _schemas_page() -> Iterator[str]:
         "counts by status, the digests of the parent parts and the sha256 of every byte before the footer; the key",
         f"`{CHECKSUM_KEY}` has the sha256 of the footer itself.",
     )
-    for schema in (
-        CANDIDATES,
-        SCORES,
-        embeddings_schema(384, half=False),
-        GROUPS,
-        LOGPROBS,
-        POLICY,
-        METRICS,
-        EVALUATION,
-        VERDICTS,
-        PAIR_SCORES,
-    ):
+    for schema in (*ALIKE_EVERYWHERE, embeddings_schema(384, half=False), POLICY, METRICS):
         yield from ("", f"## {schema.tag}", "", "| column | type | null | what it holds |", "|---|---|---|---|")
         for column in schema.columns:
             null = "yes" if column.nullable else "no"

@@ -6,26 +6,13 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from prefpipe.artifacts.schemas import (
-    CANDIDATES,
-    EVALUATION,
-    GROUPS,
-    LOGPROBS,
-    PAIR_SCORES,
-    SCORES,
-    VERDICTS,
-    Schema,
-    embeddings_schema,
-)
+from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, Schema, embeddings_schema
 from prefpipe.artifacts.store import Artifact
 from prefpipe.reports.curves import read_curves
 from prefpipe.reports.distribution import Distribution
 from prefpipe.reports.measures import MEASURES
 
-SCHEMAS: dict[str, Schema] = {
-    schema.name: schema
-    for schema in (CANDIDATES, SCORES, embeddings_schema(1, half=False), GROUPS, LOGPROBS, EVALUATION, VERDICTS, PAIR_SCORES)
-}
+SCHEMAS: dict[str, Schema] = {schema.name: schema for schema in (*ALIKE_EVERYWHERE, embeddings_schema(1, half=False))}
 MAX_REASONS = 20
 """Reasons listed for each status; many carry a number of their own, so that there can be one for each row."""
 
