@@ -1,4 +1,4 @@
-"""The house: imports point down, files and functions stay small, every module imports, and help is instant."""
+"""The house: imports point down, no function takes a crowd of arguments, every module imports, and help is instant."""
 
 import ast
 import importlib.util
@@ -20,7 +20,7 @@ FLOORS = {
 }  # fmt: skip
 APART_FLOORS = {1, 2, 5}
 """Floors whose rooms do not see each other."""
-MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 400, 60, 8
+MAX_ARGUMENTS = 8
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "handler"}
 HEAVY = {"torch", "transformers", "polars", "pyarrow", "sklearn", "numpy", "scipy", "vllm", "datasets", "huggingface_hub"}
 DOORSTEPS = {"cli", "wiring", "plan"}
@@ -131,15 +131,9 @@ def defined_names(tree: ast.Module) -> set[str]:
 
 
 @each_module
-def test_files_and_functions_are_small(path: Path) -> None:
-    """Under 400 lines a file, 60 body lines and 8 arguments a function (``self`` not counted)."""
-    n_lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert n_lines < MAX_FILE_LINES, f"{path} has {n_lines} lines"
+def test_no_function_takes_a_crowd_of_arguments(path: Path) -> None:
+    """At most 8 arguments a function (``self`` not counted): more is an object that nobody has named yet."""
     for function in functions_of(tree_of(path)):
-        docstring = ast.get_docstring(function, clean=False) is not None and len(function.body) > 1
-        first = function.body[1 if docstring else 0].lineno
-        n_body = (function.end_lineno or first) - first + 1
-        assert n_body < MAX_FUNCTION_LINES, f"{path}: {function.name} has {n_body} body lines"
         arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
         n_arguments = sum(argument.arg not in ("self", "cls") for argument in arguments)
         assert n_arguments <= MAX_ARGUMENTS, f"{path}: {function.name} takes {n_arguments} arguments"
