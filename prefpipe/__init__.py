@@ -5,8 +5,7 @@ For arrays of one's own: ``prefpipe.select_responses``, ``prefpipe.build_pairs``
 package imports nothing else, so that ``prefpipe --help`` stays instant; a public name is imported when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as `typing` has it, whose import would take longer than until the first signal can come
 
 if TYPE_CHECKING:
     from prefpipe.maths.calibration_figures import calibration_figures
@@ -57,7 +56,9 @@ _PUBLIC = {
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name not in _PUBLIC:
         raise AttributeError(f"module 'prefpipe' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
