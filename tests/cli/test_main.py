@@ -188,7 +188,7 @@ def test_configs_never_repair_a_value() -> None:
             {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "2"},
             "SLURM_ARRAY_TASK_ID=2 does not fit SLURM_ARRAY_TASK_COUNT=2",
         ),
-        ({"SLURM_ARRAY_TASK_ID": "a", "SLURM_ARRAY_TASK_COUNT": "2"}, "SLURM_ARRAY_TASK_ID=a does not fit"),
+        ({"SLURM_ARRAY_TASK_ID": "a", "SLURM_ARRAY_TASK_COUNT": "2"}, "SLURM_ARRAY_TASK_ID=a is no whole number"),
         ({"PREFPIPE_SHARD_INDEX": "0"}, "only one of PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS is set"),
     ],
 )
