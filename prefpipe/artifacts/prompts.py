@@ -19,11 +19,14 @@ from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns,
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, checked_prompt, notes_of_keys_left_out, read_beside
-from prefpipe.artifacts.rows import column_values, python_rows, read_rows
+from prefpipe.artifacts.tables.bad_rows import DEFAULT_HINT, BadRow, BadRowsError
+from prefpipe.artifacts.tables.columns import column_values, python_rows
+from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.artifacts.tables.reading import read_table
+from prefpipe.artifacts.tables.values import id_of
 from prefpipe.errors import InputError, UsageError
 
 OWN_COLUMNS = ("prompt_id", "prompt", "messages")
-MAX_PROBLEMS_SHOWN = 8
 
 
 class Prompt(NamedTuple):
@@ -84,7 +87,7 @@ def load_prompts(
     Raises:
         InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the first eight.
     """
-    table, lines = read_rows(source)
+    table, lines = read_table(source)
     if table.num_rows == 0:
         raise InputError(f"{source} holds no prompts", hint="each row needs `prompt` or `messages`")
 
@@ -99,11 +102,10 @@ def load_prompts(
     columns = _user_columns(table, keep_columns, reserved, source, conversation=reserved_names)
     rows, problems, notes = _check_rows(table, lines, beside, rules)
     if problems:
-        shown = "\n  ".join(problems[:MAX_PROBLEMS_SHOWN])
-        more = f"\n  and {len(problems) - MAX_PROBLEMS_SHOWN:,} more" if len(problems) > MAX_PROBLEMS_SHOWN else ""
-        n_problems = f"{len(problems):,} prompt{'s' if len(problems) > 1 else ''}"
-        raise InputError(f"{source} has {n_problems} that cannot be used:\n  {shown}{more}",
-                         hint=hint_for(problems, "correct or remove these rows"))  # fmt: skip
+        bad = [BadRow(source, line, problem) for line, problem in problems]
+        hint = hint_for([problem for _, problem in problems], DEFAULT_HINT)
+        what = f"has {len(bad):,} prompt{'s' if len(bad) > 1 else ''} that cannot be used"
+        raise BadRowsError(source, bad, hint=hint, what=what)
 
     rows, columns = _deduplicate(rows, columns, lines, source, drop=drop_duplicates)
     if system_prompt:
@@ -113,24 +115,26 @@ def load_prompts(
 
 def _check_rows(
     table: pa.Table, lines: Sequence[str], beside: BesidePrompts, rules: ReadingRules
-) -> tuple[list[Prompt], list[str], list[str]]:
-    """Return the prompts, what is wrong with the others, and what was left out of the turns."""
+) -> tuple[list[Prompt], list[tuple[str, str]], list[str]]:
+    """Return the prompts, what is wrong with the others, each with its place, and what was left out of the turns."""
     name = "prompt" if "prompt" in table.column_names else "messages"
     values = column_values(table, name)
     has_ids = "prompt_id" in table.column_names
     ids = column_values(table, "prompt_id") if has_ids else [None] * len(values)
 
     rows: list[Prompt] = []
-    problems: list[str] = []
+    problems: list[tuple[str, str]] = []
     for row, (line, given_id, value) in enumerate(zip(lines, ids, values, strict=True)):
         turns, problem = checked_prompt(value, name, rules=rules, system=beside.systems[row])
         problem = beside.problems[row] or problem
-        if has_ids and (given_id is None or str(given_id) == ""):
-            problem = "`prompt_id` is empty"
-        if problem:
-            problems.append(f"{line}: {problem}")
+        prompt_id = None
+        if has_ids:
+            prompt_id, reason = id_of(given_id)
+            problem = problem if reason is None else f"`prompt_id` {reason}"
+        if problem is not None:
+            problems.append((line, problem))
             continue
-        rows.append(Prompt(str(given_id) if given_id is not None else prompt_id_of(turns), turns))
+        rows.append(Prompt(prompt_id if prompt_id is not None else prompt_id_of(turns), turns))
     return rows, problems, notes_of_keys_left_out({name: values})
 
 
@@ -180,5 +184,10 @@ def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Pr
 
 
 def named_source(source: str) -> Path | None:
-    """Return the path that a source names, or None for an ``hf:`` reference."""
+    """Return the path that a source names, or None for an ``hf:`` reference.
+
+    Raises:
+        UsageError: an address such as ``s3://``.
+    """
+    refuse_scheme(source, "PROMPTS")
     return None if source.startswith("hf:") else Path(source)

@@ -16,7 +16,7 @@ from prefpipe.artifacts.interchange.score_columns import (
     counts_something,
     holds_lists_of_numbers,
     holds_numbers,
-    is_number,
+    numbers_of,
     speaks_of_scores,
     words_of,
 )
@@ -31,6 +31,7 @@ from prefpipe.artifacts.interchange.user_table import (
     read_user_table,
     told,
 )
+from prefpipe.artifacts.tables.values import number_of
 from prefpipe.errors import InputError
 
 HINT = "each row needs `prompt` or `messages`, and `response`; other names are given with --prompt-column and --response-column"
@@ -82,7 +83,7 @@ def read_long_rows(
     pool.notes.extend([*beside.notes, *notes_of_keys_left_out({names.prompt: table.values(names.prompt)})])
     pool.notes.extend(_notes_of_scores(table, pool, used, names))
     for column in names.rewards.values():
-        if any(isinstance(value, list) for value in table.values(column)):
+        if any(numbers_of(value) is not None for value in table.values(column)):
             what = "first" if rules.on_duplicate == "first" else "mean"
             pool.notes.append(f"`{column}` holds several scores of each response: their {what} is taken (--on-duplicate {what})")
     if not is_text_known:
@@ -167,13 +168,13 @@ def _responses(
 
 def _checked_score(value: Any, column: str, rules: ReadingRules) -> tuple[float | None, str | None]:
     """Return a score and what is wrong with it; of a list of numbers, which is several ratings, what the rules say."""
-    if not isinstance(value, list):
+    several = numbers_of(value)
+    if several is None:
         return checked_number(value, column)
     if rules.on_duplicate == "refuse":
         return None, f"`{column}` is {told(value)}, several scores of one response"
-    numbers = [number for number in value if number is not None]
-    if not all(map(is_number, numbers)):
-        return None, f"`{column}` is {told(value)}, which is no list of numbers"
+
+    numbers = [number for member in several if (number := number_of(member)[0]) is not None]
     if not numbers:
         return None, None
-    return float(numbers[0]) if rules.on_duplicate == "first" else fsum(numbers) / len(numbers), None
+    return numbers[0] if rules.on_duplicate == "first" else fsum(numbers) / len(numbers), None

@@ -17,7 +17,7 @@ from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.score_columns import words_of
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable, told
 from prefpipe.artifacts.prompts import Prompt, Prompts
-from prefpipe.artifacts.rows import python_rows
+from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.errors import InputError, UsageError
 
 RATER_WORDS = ("annotator", "rater", "judge", "evaluator", "worker", "reviewer", "labeler", "labeller", "assessor")

@@ -8,13 +8,15 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.interchange.user_table import UserTable
+from prefpipe.artifacts.interchange.user_table import UserTable, parsed_json
+from prefpipe.artifacts.tables.values import number_of
 
 SCORE_WORDS = ("score", "rating", "reward", "grade", "quality")
 PLAIN_WORDS = ("score", "rating", "reward")
 """Words that name the scores of a file whatever its columns hold: no numbers in one is a mistake."""
 COUNTING_WORDS = (
-    "id", "idx", "index", "row", "rank", "position", "turn", "seed", "length", "len", "char", "word", "token", "n", "num", "count",
+    "id", "idx", "index", "row", "rank", "position", "turn", "seed", "length", "len", "char", "word", "token", "n", "num",
+    "count",
     "total", "time", "timestamp", "date", "year", "cost", "version", "std",
 )  # fmt: skip
 """Words of columns that number, count or measure something else than how good a response is."""
@@ -103,16 +105,24 @@ def _is_plain(name: str) -> bool:
 
 def holds_numbers(values: Sequence[Any]) -> bool:
     """Return whether a column holds numbers, nulls beside them, and nothing else."""
-    given = [value for value in values if value is not None]
+    given = [value for value in values if value is not None and value != ""]
     return bool(given) and all(is_number(value) for value in given)
 
 
 def holds_lists_of_numbers(values: Sequence[Any]) -> bool:
     """Return whether a column holds lists of numbers: several ratings of each response."""
-    given = [value for value in values if value is not None]
-    return bool(given) and all(isinstance(value, list) and value and all(map(is_number, value)) for value in given)
+    given = [numbers_of(value) for value in values if value is not None]
+    return bool(given) and all(given)
+
+
+def numbers_of(value: Any) -> list[Any] | None:
+    """Return a list of numbers, nulls among them, also one that stands in a text; None where a value is none."""
+    found = parsed_json(value) if isinstance(value, str) and value.startswith("[") else value
+    is_list = isinstance(found, list) and all(member is None or is_number(member) for member in found)
+    return found if is_list else None
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return whether a value is a number, also one that is written as text."""
+    number, reason = number_of(value)
+    return number is not None and reason is None

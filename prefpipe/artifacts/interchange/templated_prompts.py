@@ -7,13 +7,13 @@ them. A text that merely speaks of such things has no turn in it; for the rest t
 """
 
 import ast
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.conversations import ROLES as OUR_ROLES
 from prefpipe.artifacts.conversations import TOOL_ROLES, Turns
+from prefpipe.artifacts.tables.strict_json import RepeatedKeyError, parse_json
 
 MARKERS = (
     "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|eot_id|>", "<|begin_of_text|>", "<start_of_turn>", "<end_of_turn>",
@@ -268,8 +268,10 @@ def parsed_text(text: str) -> Any:
     if stripped[:1] + stripped[-1:] not in ("[]", "{}"):
         return None
     try:
-        return json.loads(stripped)
-    except (ValueError, RecursionError):
+        return parse_json(stripped)
+    except RepeatedKeyError:
+        return None
+    except ValueError:
         pass
     if LIST_OF_TURNS.match(stripped) is None and not stripped.startswith("{"):
         return None
