@@ -7,7 +7,7 @@ say differently.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import fsum
+from math import fsum, isfinite
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -178,7 +178,8 @@ def _joined(bundle: Sequence[Response], on_duplicate: str) -> Response:
     scores: dict[str, float | None] = {}
     for scorer in first.scores:
         given = [value for response in bundle if (value := response.scores[scorer]) is not None]
-        scores[scorer] = fsum(given) / len(given) if given else None
+        finite = [value for value in given if isfinite(value)]  # NaN is how tables write a rater who gave none
+        scores[scorer] = fsum(finite) / len(finite) if finite else next(iter(given), None)
     return first._replace(scores=scores)
 
 
