@@ -5,6 +5,8 @@ For arrays of one's own: ``prefpipe.select_responses``, ``prefpipe.build_pairs``
 package imports nothing else, so that ``prefpipe --help`` stays instant; a public name is imported when it is first used.
 """
 
+from importlib import import_module
+
 TYPE_CHECKING = False  # as `typing` has it, whose import would take longer than until the first signal can come
 
 if TYPE_CHECKING:
@@ -57,8 +59,6 @@ _PUBLIC = {
 
 
 def __getattr__(name: str) -> object:
-    from importlib import import_module
-
     if name not in _PUBLIC:
         raise AttributeError(f"module 'prefpipe' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
