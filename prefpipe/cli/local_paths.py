@@ -8,23 +8,25 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
 from prefpipe.artifacts.tables.locations import refuse_scheme
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 
 class Commands(typer.Typer):
     """A group of commands whose paths are of this machine."""
 
-    def command(self, *args: Any, **kwargs: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
         """Return what registers a function as a command."""
-        register = super().command(*args, **kwargs)
+        register = super().command(name, **settings)
         return lambda function: register(with_local_paths(function))
 
 
-def with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_local_paths(function: Function) -> Function:
     """Return the function with its paths checked before it is called."""
 
     @functools.wraps(function)
@@ -33,7 +35,7 @@ def with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
             refuse_scheme(path, _shown(function, name))
         return function(*args, **values)
 
-    return checked
+    return checked  # type: ignore[return-value]
 
 
 def _paths(values: dict[str, Any]) -> Iterable[tuple[str, Path]]:
