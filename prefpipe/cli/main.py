@@ -15,9 +15,10 @@ import typer.core
 from prefpipe import __version__
 from prefpipe.cli.check import check
 from prefpipe.cli.evaluation import evaluation_of
-from prefpipe.cli.flags import command_of
+from prefpipe.cli.flags import command_of, spelled_out
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
+from prefpipe.cli.local_paths import Commands
 from prefpipe.cli.merge import merge
 from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
@@ -55,7 +56,7 @@ class InPipelineOrder(typer.core.TyperGroup):
         return sorted(self.commands, key=lambda name: stages.index(name) if name in stages else len(stages))
 
 
-app = typer.Typer(
+app = Commands(
     name="prefpipe", cls=InPipelineOrder, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
@@ -114,7 +115,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(_with_values(arguments), standalone_mode=False)
     except PrefpipeError as error:
         from prefpipe.cli import console
 
@@ -141,6 +142,11 @@ def run(arguments: list[str]) -> int:
             return 1
         raise
     return code if isinstance(code, int) else 0
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """Return the words of a stage's command with its flags spelled out; other commands have plain flags alone."""
+    return spelled_out(arguments) if arguments[:1] in [[config_class.stage] for config_class in STAGES] else arguments
 
 
 def _help_command(arguments: list[str]) -> str:

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, Self
 
 import yaml
 
+from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.tables.locations import scheme_problem
 from prefpipe.errors import UsageError
 
 
@@ -46,10 +48,14 @@ class StageConfig:
     VERSION: ClassVar[int]
 
     output: Path = option(help="folder of the artifact to write", identity=False, short="o", metavar="DIR")
-    overwrite: bool = option(False, help="throw away what the output folder holds and start again", identity=False)
+    overwrite: Overwrite = option(
+        Overwrite.NO, identity=False, choices=tuple(Overwrite),
+        help="throw away what the output folder holds and start again; --overwrite=stale: only where it is of another "
+        "configuration, and keep what is finished of this one",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        problems = _type_problems(self) or [*_choice_problems(self), *self.problems()]
+        problems = _type_problems(self) or [*_place_problems(self), *_choice_problems(self), *self.problems()]
         if problems:
             raise UsageError("; ".join(problems), hint=f"run `prefpipe {self.stage} --help`")
 
@@ -160,6 +166,18 @@ def _type_problems(config: StageConfig) -> list[str]:
     return found
 
 
+def _place_problems(config: StageConfig) -> list[str]:
+    """Return the paths that are addresses: from YAML and from Python they come here without the command line's check."""
+    found = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        for path in value if isinstance(value, tuple) else (value,):
+            problem = scheme_problem(path) if isinstance(path, Path) else None
+            if problem is not None:
+                found.append(f"{flag_of(item)} {problem}")
+    return found
+
+
 def _choice_problems(config: StageConfig) -> list[str]:
     found = []
     for item in fields(config):
@@ -177,6 +195,8 @@ def _converted(value: Any, kind: Any) -> Any:
         values = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_converted(v, scalar_type(kind)) for v in values)
     target = scalar_type(kind)
+    if target is Overwrite:
+        return Overwrite.of(value) if isinstance(value, bool) else Overwrite(str(value))
     if target is bool or isinstance(value, bool):
         if not isinstance(value, bool) or target is not bool:
             raise TypeError
@@ -197,6 +217,8 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def _words(kind: Any) -> str:
+    if scalar_type(kind) is Overwrite:
+        return "no, stale or all"
     names = {int: "whole number", float: "finite number", str: "text", Path: "path"}
     scalar = scalar_type(kind)
     if scalar is bool:
