@@ -18,7 +18,7 @@ MOST_BETA = 1e6
 class PairsConfig(ShardedConfig, ErrorRateConfig, ConversationsConfig):
     """Score pairs of a chosen and a rejected response."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: templated prompts are turns, system columns are read, scores in any spelling
 
     pairs: str = option(
         identity=False, metavar="FILE|DIR",

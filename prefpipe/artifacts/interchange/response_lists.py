@@ -62,7 +62,7 @@ COMPLETION_SCORES = {"overall_score": "overall_score", "fine_grained_score": "fi
 TENS = (10, "10", "10.0")
 MOST_OF_THE_POOR = 2.0
 """A mean of UltraFeedback's four aspects, from 1 to 5, with which 10 of 10 overall cannot be."""
-CRITIQUE_OF_ONE = re.compile(r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,/]?\d)", re.IGNORECASE)
+CRITIQUE_OF_ONE = re.compile(r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,]\d)", re.IGNORECASE)
 MAX_PLACES_SHOWN = 5
 GROUP_COLUMNS = ("prompt_id", "messages", "responses", "strategy", "pairs")
 
