@@ -191,8 +191,17 @@ def read_ultrafeedback(
     table.require(["instruction", "completions"], hint=hint)
     layout = Layout("instruction", "completions", COMPLETION_SCORES)
     pool = _pool_of_objects(table, layout, columns, {"instruction", "completions", "prompt_id", *reserved}, rules)
-    pool.notes.extend(_notes_of_tens(table))
+    pool.notes.extend([*_notes_of_system_prompts(table), *_notes_of_tens(table)])
     return pool
+
+
+def _notes_of_system_prompts(table: UserTable) -> list[str]:
+    """Return how many responses had a system prompt of their own, which is no part of the prompt that all share."""
+    n_steered = 0
+    for value in table.values("completions"):
+        items = [item for item in checked_list(value, "")[0] if isinstance(item, dict)]
+        n_steered += sum(bool(item.get("custom_system_prompt")) for item in items)
+    return [f"`custom_system_prompt` of {n_steered:,} responses is left out: it steered one model alone"] if n_steered else []
 
 
 def _notes_of_tens(table: UserTable) -> list[str]:
