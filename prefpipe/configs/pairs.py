@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prefpipe.configs.options import ErrorRateConfig, ShardedConfig, option
+from prefpipe.configs.options import ErrorRateConfig, ShardedConfig, TemplatedConfig, option
 
 FAKE, BASE = "fake", "base"
 BETAS = {"log_ratio": 0.1, "mean_logp": 1.0, "reward": 1.0, "given": 1.0}
@@ -14,7 +14,7 @@ MOST_BETA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig(ShardedConfig, ErrorRateConfig):
+class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig):
     """Score pairs of a chosen and a rejected response."""
 
     VERSION: ClassVar[int] = 1
