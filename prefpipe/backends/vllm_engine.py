@@ -65,6 +65,9 @@ class VllmGenerator:
         if current_platform.is_cpu():
             settings["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
             dtype = "float32" if dtype == "auto" else dtype
+            # A prompt that is prefilled in chunks makes vLLM wind its request's generator back, which
+            # torch's CPU generators cannot do: the engine dies as soon as several prompts arrive at once.
+            settings["enable_chunked_prefill"] = False
         self._chat = ChatTokenizer(model, trust_remote_code=trust_remote_code)
         try:
             with hidden_torchrun():

@@ -4,16 +4,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.options import StageConfig, option
 
 LINES_OR_PARQUET = (".jsonl", ".parquet")
-SUFFIXES = {"trl": LINES_OR_PARQUET, "trl-unpaired": LINES_OR_PARQUET, "nemo-rl": LINES_OR_PARQUET, "jsonl": (".jsonl",),
-            "alpaca-eval": (".json",), "arena-hard": (".jsonl",)}  # fmt: skip
+SUFFIXES = {
+    "trl": LINES_OR_PARQUET,
+    "trl-implicit": LINES_OR_PARQUET,
+    "trl-unpaired": LINES_OR_PARQUET,
+    "nemo-rl": LINES_OR_PARQUET,
+    "jsonl": (".jsonl",),
+    "alpaca-eval": (".json",),
+    "arena-hard": (".jsonl",),
+}
 """Formats that are one file, with the names it may have."""
 FOLDER_FORMATS = ("llama-factory", "axolotl")
 ANSWER_FORMATS = ("alpaca-eval", "arena-hard")
 """Formats of benchmarks, which are made of candidates and not of groups."""
-FORMATS = ("trl", "trl-unpaired", "nemo-rl", *FOLDER_FORMATS, "jsonl", *ANSWER_FORMATS)
+FORMATS = ("trl", "trl-implicit", "trl-unpaired", "nemo-rl", *FOLDER_FORMATS, "jsonl", *ANSWER_FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +37,10 @@ class ExportConfig(StageConfig):
         short="o",
         metavar="OUT",
     )
-    overwrite: bool = option(False, help="replace what OUT holds", identity=False)
+    overwrite: Overwrite = option(
+        Overwrite.NO, identity=False, choices=tuple(Overwrite),
+        help="replace what OUT holds; =stale does the same: a file does not say what it was made of",
+    )  # fmt: skip
     groups: Path = option(positional=True, identity=False, metavar="GROUPS",
                           help="folder written by select; for alpaca-eval and arena-hard one of candidates")  # fmt: skip
     format: str = option(choices=FORMATS, help="which tool is to read it; docs/interchange.md has a row of each")

@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self
 
 import yaml
 
+from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.tables.locations import scheme_problem
 from prefpipe.errors import UsageError
 
 
@@ -47,10 +49,14 @@ class StageConfig:
     VERSION: ClassVar[int]
 
     output: Path = option(help="folder of the artifact to write", identity=False, short="o", metavar="DIR")
-    overwrite: bool = option(False, help="throw away what the output folder holds and start again", identity=False)
+    overwrite: Overwrite = option(
+        Overwrite.NO, identity=False, choices=tuple(Overwrite),
+        help="throw away what the output folder holds and start again; --overwrite=stale: only where it is of another "
+        "configuration, and keep what is finished of this one",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        problems = _type_problems(self) or [*_choice_problems(self), *self.problems()]
+        problems = _type_problems(self) or [*_place_problems(self), *_choice_problems(self), *self.problems()]
         if problems:
             raise UsageError("; ".join(problems), hint=f"run `prefpipe {self.stage} --help`")
 
@@ -96,14 +102,17 @@ class ShardedConfig(StageConfig):
     """What the stages share whose parts can be divided among workers."""
 
     shard_index: int | None = option(
-        None, identity=False, help="this worker's number, from 0; default SLURM_ARRAY_TASK_ID when the array variables are set"
+        None, identity=False, help="this worker's number, from 0; default this task's place in a Slurm array"
     )
-    num_shards: int | None = option(
-        None, identity=False, help="number of workers; default SLURM_ARRAY_TASK_COUNT when the array variables are set"
+    num_shards: int | None = option(None, identity=False, help="number of workers; default the tasks of a Slurm array")
+    shards: bool = option(
+        True, identity=False, help="take the shard from the variables of a Slurm array; --no-shards makes all parts in each task"
     )
 
     def problems(self) -> list[str]:
         found = super().problems()
+        if not self.shards and (self.shard_index is not None or self.num_shards is not None):
+            found.append("--no-shards excludes --shard-index and --num-shards")
         if (self.shard_index is None) != (self.num_shards is None):
             found.append("--shard-index and --num-shards go together")
         elif self.num_shards is not None and self.shard_index is not None:
@@ -187,6 +196,18 @@ def _type_problems(config: StageConfig) -> list[str]:
     return found
 
 
+def _place_problems(config: StageConfig) -> list[str]:
+    """Return the paths that are addresses: from YAML and from Python they come here without the command line's check."""
+    found = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        for path in value if isinstance(value, tuple) else (value,):
+            problem = scheme_problem(path) if isinstance(path, Path) else None
+            if problem is not None:
+                found.append(f"{flag_of(item)} {problem}")
+    return found
+
+
 def _choice_problems(config: StageConfig) -> list[str]:
     found = []
     for item in fields(config):
@@ -204,6 +225,8 @@ def _converted(value: Any, kind: Any) -> Any:
         values = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_converted(v, scalar_type(kind)) for v in values)
     target = scalar_type(kind)
+    if target is Overwrite:
+        return Overwrite.of(value) if isinstance(value, bool) else Overwrite(str(value))
     if target is bool or isinstance(value, bool):
         if not isinstance(value, bool) or target is not bool:
             raise TypeError
@@ -224,6 +247,8 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def _words(kind: Any) -> str:
+    if scalar_type(kind) is Overwrite:
+        return "no, stale or all"
     names = {int: "whole number", float: "finite number", str: "text", Path: "path"}
     scalar = scalar_type(kind)
     if scalar is bool:

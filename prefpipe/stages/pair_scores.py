@@ -72,7 +72,9 @@ class _FromFile:
         if path is not None and path.exists():
             refuse_nesting(config.output, {FLAG: path})
         self.config, self.rater, self.runtime = config, rater, runtime
-        self.file: PairFile = read_pairs(config.pairs, needs_texts=rater is not None)
+        self.file: PairFile = read_pairs(config.pairs, needs_texts=rater is not None, rules=config.reading_rules)
+        for note in self.file.notes:
+            runtime.log(note)
         self.kind = "given" if rater is None else rater.kind
         self.opened: OpenRater | None = None
         self.n_scored = 0
@@ -110,7 +112,8 @@ class _FromFile:
             rated = {pair.pair_idx: given_scores(pair) for pair in pairs}
         else:
             if self.opened is None and readable:
-                self.opened = self.rater.open()
+                with self.runtime.interruptible():
+                    self.opened = self.rater.open()
             found = self.opened.rate(readable) if self.opened is not None else []
             rated = {pair.pair_idx: each for pair, each in zip(readable, found, strict=True)}
         return [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]

@@ -72,7 +72,10 @@ def test_statuses_of_responses_and_scores(tmp_path: Path, capsys) -> None:
         (None, "error", 2.0, "error", "no_response"), ("x", None, float("nan"), "ok", "not_finite"),
         ("fine", None, float("inf"), "ok", "not_finite"),
     ]  # fmt: skip
-    rows = [{"prompt": "q", "response": text, "finish_reason": reason, "judge": score} for text, reason, score, _, _ in cases]
+    rows = [
+        {"prompt": "q", "sample_idx": number, "response": text, "finish_reason": reason, "judge": score}
+        for number, (text, reason, score, _, _) in enumerate(cases)
+    ]
     assert run([*words(lines(tmp_path / "a.jsonl", *rows), tmp_path / "run"), "--json"]) == 0
     candidates, scores = rows_of(tmp_path / "run" / "candidates"), rows_of(tmp_path / "run" / "scores")
     assert [row["status"] for row in candidates] == [case[3] for case in cases]
@@ -185,7 +188,7 @@ def test_status_understands_an_import_and_sees_a_changed_file(tmp_path: Path, so
     Path(source).unlink()
     report = Inspector().report(tmp_path / "run" / "candidates")
     assert report.state == "done"
-    assert report.notes == [f"its source, {source}, is not on this disk and was not looked at"]
+    assert report.notes == [f"its source, {source}, no longer exists"]
 
 
 def test_the_other_commands_take_it(tmp_path: Path, source: str) -> None:
