@@ -18,6 +18,7 @@ from prefpipe.cli.evaluation import evaluation_of
 from prefpipe.cli.flags import command_of, spelled_out
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
+from prefpipe.cli.local_paths import Commands
 from prefpipe.cli.merge import merge
 from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
@@ -58,7 +59,7 @@ class InPipelineOrder(typer.core.TyperGroup):
         return sorted(self.commands, key=lambda name: stages.index(name) if name in stages else len(stages))
 
 
-app = typer.Typer(
+app = Commands(
     name="prefpipe", cls=InPipelineOrder, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "

@@ -77,7 +77,9 @@ class _FromFile:
         if path is not None and path.exists():
             refuse_nesting(config.output, {FLAG: path})
         self.config, self.rater, self.runtime = config, rater, runtime
-        self.file: PairFile = read_pairs(config.pairs, needs_texts=rater is not None)
+        self.file: PairFile = read_pairs(config.pairs, needs_texts=rater is not None, rules=config.reading_rules)
+        for note in self.file.notes:
+            runtime.log(note)
         self.kind = "given" if rater is None else rater.kind
         self.opened: OpenRater | None = None
         self.n_scored = 0
