@@ -104,10 +104,9 @@ class _Design(NamedTuple):
     rows: PromptRows
 
 
-def length_controlled_win_rate(  # noqa: PLR0913 -- the recipe's own inputs, keyword-only but for the columns
+def length_controlled_win_rate(
     preferences: Any, lengths: Any, baseline_lengths: Any, difficulty: Any = None, *, prompt_ids: Sequence[Any] | None = None,
     regularising_rows: RegularisingRows | None = None, penalty_c: float | None = None, bootstrap: Bootstrap = LC_BOOTSTRAP,
-    allow_missing: bool = False,
 ) -> LengthControlled:  # fmt: skip
     """Return the win rate at equal lengths; formula and source stand at the top of the module.
 
@@ -119,8 +118,8 @@ def length_controlled_win_rate(  # noqa: PLR0913 -- the recipe's own inputs, key
     lowest mean over folds of the weighted mean cross-entropy of the rows left out; the smaller one where they tie.
 
     Args:
-        preferences: y (N,) in [0, 1], 1 where the policy's response is the better one; NaN where there is none, with
-            ``allow_missing``: such a row is not fitted to, but counts in std(delta) and in the mean, as in AlpacaEval.
+        preferences: y (N,) in [0, 1], 1 where the policy's response is the better one; NaN where there is none:
+            such a row is not fitted to, but counts in std(delta) and in the mean, as in AlpacaEval.
         lengths: of the policy's responses (N,), characters in AlpacaEval; any unit, the same for both.
         baseline_lengths: of the baseline's responses, (N,).
         difficulty: of the prompts, d (N,), by row; None leaves the term out.
@@ -128,13 +127,12 @@ def length_controlled_win_rate(  # noqa: PLR0913 -- the recipe's own inputs, key
         regularising_rows: rows that hold the coefficients, or None.
         penalty_c: C; None is cross-validation where there is a difficulty, and else 1e4, which is hardly a penalty.
         bootstrap: level, resamples and seed of the interval.
-        allow_missing: let preferences be NaN; without it one is refused.
 
     Errors:
         InputError: other numbers of values than rows, values that are not finite, preferences outside [0, 1], fewer than two
             prompts, or one and the same length difference in all rows.
     """
-    labels_N = checked_preferences(preferences, allow_missing=allow_missing)
+    labels_N = checked_preferences(preferences, allow_missing=True)
     design, (lengths_N, baseline_N) = _design(labels_N, (lengths, baseline_lengths), difficulty, prompt_ids, regularising_rows)
     if penalty_c is not None and not (np.isfinite(penalty_c) and penalty_c > 0):
         raise UsageError(f"penalty_c is {penalty_c}; it is a finite number above 0")

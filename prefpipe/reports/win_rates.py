@@ -185,7 +185,6 @@ def _fit(annotations: Annotations, sources: Sources, drawing: Drawing) -> Length
             regularising_rows=extra,
             penalty_c=drawing.penalty_c,
             bootstrap=drawing.of_fits,
-            allow_missing=True,
         )
     except InputError as error:  # the win rate beside it does not need lengths
         return f"no length-controlled win rate: {error.message}"

@@ -257,9 +257,7 @@ def test_rows_without_a_preference_are_predicted_and_not_fitted_to():
     preferences = rng.uniform(size=60)
     preferences[[3, 10, 59]] = np.nan
     lengths[59] = 90_000  # a response that was not judged still spreads the lengths
-    found = length_controlled_win_rate(
-        preferences, lengths, baseline, difficulty, penalty_c=1.0, bootstrap=QUICK, allow_missing=True
-    )
+    found = length_controlled_win_rate(preferences, lengths, baseline, difficulty, penalty_c=1.0, bootstrap=QUICK)
     delta = (baseline - lengths).astype(float)
     features = np.stack([np.tanh(delta / delta.std(ddof=1)), difficulty, np.ones(60)], axis=1)
     judged = ~np.isnan(preferences)
@@ -273,12 +271,10 @@ def test_rows_without_a_preference_are_predicted_and_not_fitted_to():
     assert abs(alone.mean - found.mean) > 1e-4
 
 
-def test_a_missing_preference_is_refused_unless_allowed_and_two_must_be_there():
-    values, lengths, others = [0.2, np.nan, 0.9], [3, 4, 5], [4, 3, 9]
-    with pytest.raises(InputError, match="the preference in row 1 is NaN"):
-        length_controlled_win_rate(values, lengths, others)
+def test_two_prompts_must_have_a_preference():
+    lengths, others = [3, 4, 5], [4, 3, 9]
     with pytest.raises(InputError, match="1 prompts have a preference"):
-        length_controlled_win_rate([0.2, np.nan, np.nan], lengths, others, allow_missing=True)
+        length_controlled_win_rate([0.2, np.nan, np.nan], lengths, others)
 
 
 def test_folds_skip_what_has_no_preference():
@@ -289,7 +285,7 @@ def test_folds_skip_what_has_no_preference():
     missing = np.zeros(40, dtype=bool)
     missing[[4, 5, 20, 21]] = True
     whole = length_controlled_win_rate(
-        np.where(missing, np.nan, preferences), 100 - delta, np.full(40, 100), difficulty, bootstrap=QUICK, allow_missing=True
+        np.where(missing, np.nan, preferences), 100 - delta, np.full(40, 100), difficulty, bootstrap=QUICK
     )
     kept = length_controlled_win_rate(
         preferences[~missing], 100 - delta[~missing], np.full(36, 100), difficulty[~missing], bootstrap=QUICK
