@@ -224,7 +224,6 @@ def test_too_few_prompts_for_folds_say_so() -> None:
         ({"lengths": [1.0, 2.0]}, r"lengths of shape \(2,\) for 3 preferences"),
         ({"baseline_lengths": [1.0, np.nan, 2.0]}, "baseline lengths: row 1 holds nan"),
         ({"difficulty": [0.0, 0.0]}, r"difficulties of shape \(2,\) for 3 preferences"),
-        ({"preferences": [0.5, np.nan, 0.5]}, "the preference in row 1 is NaN"),
         ({"preferences": [1.0, 2.0, 1.5]}, r"the preference in row 1 is 2; preferences lie in \[0, 1\]"),
         ({"lengths": [11.0, 21.0, 31.0]}, "differ from the baseline's by 1 in every row"),
         ({"lengths": ["9", "long", "33"]}, "lengths are to be numbers: could not convert string to float: 'long'"),
