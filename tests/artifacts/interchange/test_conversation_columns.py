@@ -242,3 +242,27 @@ def test_tens_that_the_rest_of_the_row_contradicts_are_placed(tmp_path: Path) ->
     (note,) = pool.notes
     assert "a known error of this data: 3 (line 1 completions[1], line 2 completions[0], line 2 completions[3])" in note
     assert read(lines(tmp_path / "b.jsonl", {"instruction": "q", "completions": fine}), "ultrafeedback").notes == []
+
+
+def test_two_system_turns_of_one_prompt_are_refused_with_the_flags_for_such_a_column(tmp_path: Path) -> None:
+    rows = [
+        {"prompt_id": "p", "prompt": TEXT, "response": text, "system": name}
+        for text, name in (("Blue.", "GPT 4 (turbo)"), ("Red.", "Llama 3"))
+    ]
+    source = lines(tmp_path / "a.jsonl", *rows)
+    with pytest.raises(InputError, match="line 2: prompt p has another system turn here than at line 1") as caught:
+        read(source, "rows")
+    assert caught.value.hint is not None
+    assert "--leave-out system, or name it, such as --model-column system" in caught.value.hint
+    assert len(held(read(source, "rows", rules=ReadingRules(leave_out=("system",))))) == 2
+    assert [model for _, model, _ in held(read(source, "rows", model="system")).values()] == ["GPT 4 (turbo)", "Llama 3"]
+
+
+def test_an_arena_answer_that_calls_a_tool_is_refused(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": {"answer": "Let me look."}, "tool_calls": CALL}
+    source = lines(tmp_path / "m.jsonl", {"uid": "u", "messages": [*SKY, answer], "model": "m"})
+    with pytest.raises(InputError, match=r"line 1: `messages`: the answer holds tool calls \(`tool_calls`\)"):
+        read(source, "arena-hard")
+    pool = read(source, "arena-hard", rules=ReadingRules(leave_out=("tool_calls",)))
+    assert [text for text, _, _ in held(pool).values()] == ["Let me look."]
+    assert pool.notes == ["keys of turns that are left out of the conversations: `tool_calls` (1 row)"]
