@@ -17,11 +17,19 @@ from prefpipe.artifacts.conversations import (
     Turns,
     is_blank,
     keys_left_out,
+    transcript_of,
     turns_of,
     with_system,
 )
-from prefpipe.artifacts.interchange.templated_prompts import is_templated, marker_of, parsed_text, serialised_turns, untemplated
-from prefpipe.artifacts.interchange.user_table import surrogate_problem, told
+from prefpipe.artifacts.interchange.templated_prompts import (
+    all_serialised,
+    is_templated,
+    marker_of,
+    parsed_text,
+    serialised_turns,
+    untemplated,
+)
+from prefpipe.artifacts.interchange.user_table import checked_text, surrogate_problem, told
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 """Names of a column that holds the system prompt of the row."""
@@ -146,6 +154,43 @@ def _unwrapped(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
     if is_templated(text) or (is_strict and marker_of(text) is not None):
         return untemplated(text)
     return text, None
+
+
+def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | Turns, str | None]:
+    """Return a response, a text or turns of which the last is the assistant's, and what is wrong with it."""
+    if not isinstance(value, list):
+        return checked_text(value, name)
+    if not value:
+        return [], f"`{name}` is an empty list"
+
+    turns, problem = transcript_of(value, leave_out=rules.leave_out)
+    if problem is not None:
+        return [], f"`{name}`: {problem}"
+    if turns[-1]["role"] != "assistant":
+        return [], f"`{name}`: its last turn is from the {turns[-1]['role']}, and a response is the assistant's"
+    if is_blank(value[-1].get("content")) and any(not is_blank(value[-1].get(key)) for key in rules.leave_out):
+        return [], f"`{name}`: the response has no text beside what is left out, and a candidate is a text"
+    return turns, checked_text(turns[-1]["content"], name)[1]
+
+
+def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[str, str | None]:
+    """Return the text of a response, itself a text or the assistant's turn, and what is wrong with it."""
+    if not isinstance(value, list | dict):
+        return checked_text(value, name)
+    found, problem = checked_response([value] if isinstance(value, dict) else value, name, rules)
+    if problem is not None:
+        return "", problem
+    assert isinstance(found, list)
+    if len(found) > 1:
+        return "", f"`{name}` is a conversation of {len(found)} turns, where the assistant's answer alone is needed"
+    return found[0]["content"], None
+
+
+def unwrapped_responses(values: Sequence[Any], rules: ReadingRules) -> list[Any]:
+    """Return responses; where every text of the file is a list of turns that was written as text, the turns."""
+    if rules.prompts_are_text or not all_serialised([values]):
+        return list(values)
+    return [serialised_turns(value)[0] if isinstance(value, str) else value for value in values]
 
 
 def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]]) -> list[str]:

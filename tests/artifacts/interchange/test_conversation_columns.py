@@ -266,3 +266,40 @@ def test_an_arena_answer_that_calls_a_tool_is_refused(tmp_path: Path) -> None:
     pool = read(source, "arena-hard", rules=ReadingRules(leave_out=("tool_calls",)))
     assert [text for text, _, _ in held(pool).values()] == ["Let me look."]
     assert pool.notes == ["keys of turns that are left out of the conversations: `tool_calls` (1 row)"]
+
+
+@pytest.mark.parametrize(
+    "write", [lambda turns: turns, lambda turns: turns[0], json.dumps, repr], ids=["turns", "turn", "json", "python"]
+)
+@pytest.mark.parametrize("entrance", ["rows", "simpo", "ultrafeedback"])
+def test_responses_may_be_the_assistants_turn(tmp_path: Path, entrance: str, write: Any) -> None:
+    said = [write(assistant(text)) for text in ("Blue.", "Red.")]
+    rows: dict[str, list[dict[str, Any]]] = {
+        "rows": [{"prompt": TEXT, "response": text} for text in said],
+        "simpo": [{"prompt": TEXT, "all_generated_responses": said, "all_rm_scores": [1, 2]}],
+        "ultrafeedback": [
+            {"instruction": TEXT, "completions": [{"model": "m", "response": text, "overall_score": 3} for text in said]}
+        ],
+    }
+    pool = read(lines(tmp_path / "a.jsonl", *rows[entrance]), entrance)
+    assert [text for text, _, _ in held(pool).values()] == ["Blue.", "Red."]
+
+
+@pytest.mark.parametrize(
+    ("response", "problem"),
+    [
+        ([*SKY, *assistant("Blue.")], "`response` is a conversation of 2 turns, where the assistant's answer alone is needed"),
+        (SKY, "`response`: its last turn is from the user, and a response is the assistant's"),
+        ([{"role": "assistant", "content": "", "tool_calls": CALL}], "`response`: turn 0 holds tool calls (`tool_calls`)"),
+    ],
+)
+def test_turns_that_are_no_response(tmp_path: Path, response: Any, problem: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(lines(tmp_path / "a.jsonl", {"prompt": TEXT, "response": response}), "rows")
+    assert problem in caught.value.message
+
+
+def test_one_response_that_is_json_among_texts_stays_a_text(tmp_path: Path) -> None:
+    said = [json.dumps(assistant("x")), "Blue."]
+    pool = read(lines(tmp_path / "a.jsonl", *({"prompt": TEXT, "response": text} for text in said)), "rows")
+    assert [text for text, _, _ in held(pool).values()] == said
