@@ -13,6 +13,7 @@ from prefpipe.artifacts.conversations import (
     DEFAULT_RULES,
     LEAVE_OUT,
     NOT_CARRIED,
+    TEXTS_FLAG,
     ReadingRules,
     Turns,
     is_blank,
@@ -209,3 +210,22 @@ def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]]) -> list[str]:
         return []
     shown = ", ".join(f"`{key}` ({count:,} row{'s' if count > 1 else ''})" for key, count in sorted(counts.items()))
     return [f"keys of turns that are left out of the conversations: {shown}"]
+
+
+def notes_of_texts_read_back(prompts: Sequence[Any], rules: ReadingRules, responses: Sequence[Sequence[Any]] = ()) -> list[str]:
+    """Return how many texts were conversations, written by a template or as a list, and were read as turns.
+
+    Args:
+        prompts: the values of the column of prompts.
+        rules: what the user says about the file's conversations.
+        responses: the values of the columns of responses.
+    """
+    if rules.prompts_are_text:
+        return []
+    texts = Counter(value for value in prompts if isinstance(value, str))
+    n_prompts = sum(count for text, count in texts.items() if is_templated(text) or serialised_turns(text)[0] is not None)
+    counts = [f"the prompts of {n_prompts:,} rows"] if n_prompts else []
+    if all_serialised(responses):
+        counts.append("the responses of all rows")
+    which = " and ".join(counts)
+    return [f"{which} are conversations in a text, and are read as turns ({TEXTS_FLAG}: as they stand)"] if counts else []

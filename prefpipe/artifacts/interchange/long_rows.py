@@ -10,6 +10,7 @@ from prefpipe.artifacts.interchange.conversation_columns import (
     checked_prompt,
     checked_response_text,
     notes_of_keys_left_out,
+    notes_of_texts_read_back,
     read_beside,
     unwrapped_responses,
 )
@@ -84,6 +85,8 @@ def read_long_rows(
     assert names.response is not None
     turns = {name: table.values(name) for name in (names.prompt, names.response)}
     pool.notes.extend([*beside.notes, *notes_of_keys_left_out(turns)])
+    prompts = turns[names.prompt] if names.prompt != "messages" else []  # there, turns as JSON text are no surprise
+    pool.notes.extend(notes_of_texts_read_back(prompts, rules, [turns[names.response]]))
     pool.notes.extend(_notes_of_scores(table, pool, used, names))
     for column in names.rewards.values():
         if any(numbers_of(value) is not None for value in table.values(column)):

@@ -17,6 +17,7 @@ from prefpipe.artifacts.interchange.conversation_columns import (
     checked_prompt,
     checked_response,
     notes_of_keys_left_out,
+    notes_of_texts_read_back,
     read_beside,
 )
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
@@ -103,7 +104,9 @@ def read_preferences(
     responses = [_finished(candidate, scorers, rules) for candidate in candidates]
     pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *reserved}))
     prompts = unpacked_column(table, "prompt")
+    raw = [unpacked_column(table, name) for name in texts]
     pool.notes.extend([*beside.notes, *notes, *notes_of_keys_left_out({"prompt": prompts, **texts})])
+    pool.notes.extend(notes_of_texts_read_back(prompts, rules, raw))
     return pool
 
 

@@ -13,6 +13,7 @@ from prefpipe.artifacts.interchange.conversation_columns import (
     checked_prompt,
     checked_response_text,
     notes_of_keys_left_out,
+    notes_of_texts_read_back,
     read_beside,
     unwrapped_responses,
 )
@@ -135,7 +136,10 @@ def _gathered(
     beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules, taken=used)
     responses = _responses(table, layout, items_of, problems, beside, rules)
     pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *beside.used}))
-    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: table.values(layout.prompt)})])
+    prompts = table.values(layout.prompt)
+    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: prompts})])
+    if layout.prompt != "messages":
+        pool.notes.extend(notes_of_texts_read_back(prompts, rules))
     return pool
 
 

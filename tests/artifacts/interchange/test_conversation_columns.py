@@ -303,3 +303,14 @@ def test_one_response_that_is_json_among_texts_stays_a_text(tmp_path: Path) -> N
     said = [json.dumps(assistant("x")), "Blue."]
     pool = read(lines(tmp_path / "a.jsonl", *({"prompt": TEXT, "response": text} for text in said)), "rows")
     assert [text for text, _, _ in held(pool).values()] == said
+
+
+def test_texts_that_are_read_as_turns_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": text} for text in ("Hi", "Human: Hello\nAssistant:", repr(SKY))]
+    note = "the prompts of 2 rows are conversations in a text, and are read as turns (--prompts-are-text: as they stand)"
+    assert load_prompts(lines(tmp_path / "a.jsonl", *rows)).notes == (note,)
+    assert load_prompts(str(tmp_path / "a.jsonl"), rules=ReadingRules(prompts_are_text=True)).notes == ()
+    pair = {"prompt": TEXT, "chosen": json.dumps(assistant("Blue.")), "rejected": json.dumps(assistant("Red."))}
+    note = "the responses of all rows are conversations in a text, and are read as turns (--prompts-are-text: as they stand)"
+    assert note in read(lines(tmp_path / "b.jsonl", pair), "trl").notes
+    assert note in read_pairs(str(tmp_path / "b.jsonl"), needs_texts=True).notes
