@@ -14,6 +14,7 @@ theta_0.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,16 @@ class RegularisingRows(NamedTuple):
     std_length_difference: Any
     difficulty: Any = None
     weight: float = REGULARISING_WEIGHT
+
+
+@dataclass(frozen=True)
+class PartlyJudged:
+    """Preferences (N,) in [0, 1] of which some are NaN, and are to be: these rows have no preference.
+
+    `length_controlled_win_rate` then does as AlpacaEval: such a row is not fitted to, but counts in std(delta) and in the mean.
+    """
+
+    preferences: Any
 
 
 class LengthControlled(NamedTuple):
@@ -118,8 +129,8 @@ def length_controlled_win_rate(
     lowest mean over folds of the weighted mean cross-entropy of the rows left out; the smaller one where they tie.
 
     Args:
-        preferences: y (N,) in [0, 1], 1 where the policy's response is the better one; NaN where there is none:
-            such a row is not fitted to, but counts in std(delta) and in the mean, as in AlpacaEval.
+        preferences: y (N,) in [0, 1], 1 where the policy's response is the better one. NaN is refused, unless the
+            array comes in a `PartlyJudged`, which says that these rows have no preference and are to be predicted.
         lengths: of the policy's responses (N,), characters in AlpacaEval; any unit, the same for both.
         baseline_lengths: of the baseline's responses, (N,).
         difficulty: of the prompts, d (N,), by row; None leaves the term out.
@@ -129,10 +140,16 @@ def length_controlled_win_rate(
         bootstrap: level, resamples and seed of the interval.
 
     Errors:
-        InputError: other numbers of values than rows, values that are not finite, preferences outside [0, 1], fewer than two
-            prompts, or one and the same length difference in all rows.
+        InputError: other numbers of values than rows, values that are not finite, preferences outside [0, 1],
+            a preference that is missing and not said to be, fewer than two prompts with a preference,
+            or one and the same length difference in all rows.
     """
-    labels_N = checked_preferences(preferences, allow_missing=True)
+    is_partly = isinstance(preferences, PartlyJudged)
+    labels_N = checked_preferences(
+        preferences.preferences if is_partly else preferences,
+        allow_missing=is_partly,
+        hint="judge these rows again, or pass PartlyJudged(preferences) to have them predicted as AlpacaEval does",
+    )
     design, (lengths_N, baseline_N) = _design(labels_N, (lengths, baseline_lengths), difficulty, prompt_ids, regularising_rows)
     if penalty_c is not None and not (np.isfinite(penalty_c) and penalty_c > 0):
         raise UsageError(f"penalty_c is {penalty_c}; it is a finite number above 0")
@@ -206,7 +223,7 @@ def _design(
 
 def _regularising(given: RegularisingRows, *, has_difficulty: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return their x, (M, D), and y, (M,): the column of the model is zero."""
-    labels_M = checked_preferences(given.preferences)
+    labels_M = checked_preferences(given.preferences, hint="leave these regularising rows out")
     columns = [
         np.tanh(_column(given.std_length_difference, "regularising length differences", labels_M)),
         np.zeros(len(labels_M)),

@@ -12,6 +12,7 @@ from prefpipe.errors import FingerprintError, InputError
 from prefpipe.maths.intervals import Bootstrap
 from prefpipe.maths.length_control import (
     LengthControlled,
+    PartlyJudged,
     RegularisingRows,
     length_controlled_difference,
     length_controlled_win_rate,
@@ -177,7 +178,7 @@ def _fit(annotations: Annotations, sources: Sources, drawing: Drawing) -> Length
         return "no length-controlled win rate: there is one prompt"
     try:
         return length_controlled_win_rate(
-            annotations.preferences,
+            PartlyJudged(annotations.preferences),
             annotations.lengths,
             annotations.baseline_lengths,
             annotations.difficulty,
