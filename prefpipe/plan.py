@@ -10,12 +10,14 @@ The files are the truth about progress, ``run.json`` about configuration. An art
 
 import os
 import shlex
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
+from prefpipe.artifacts.file_hashes import hash_file
 from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
@@ -34,6 +36,8 @@ WHOLE_PARENTS = {"train": None, "eval": None, "judge": ("b",)}
 """Parents of which each part needs all parts; None for all of a stage's parents."""
 FILES = ("prompts", "source", "requests", "pairs")
 """Parents that are files of the user's, and no artifacts."""
+REFERENCE = "reference"
+"""The role of log-probabilities that a training was given."""
 MAX_LINES = 8
 
 
@@ -133,17 +137,143 @@ def _stage_number(folder: Path) -> int:
 def locate_parent(artifact: Artifact, name: str) -> Path | None:
     """Return where a parent is now, or None: as recorded, from the recorded folder, from here, or beside the artifact.
 
-    The last is for runs that were copied from another machine.
+    The last is for runs that were moved, or copied from another machine.
     """
     recorded = artifact.record.parents.get(name)
     if recorded is None:
         return None
     made_in = artifact.record.context.get("folder")
     places = [Path(made_in) / recorded] if isinstance(made_in, str) else []
-    places += [Path(recorded), artifact.path.parent / Path(recorded).name]
+    places += [Path(recorded), *_places_in_moved_run(artifact, recorded), artifact.path.parent / Path(recorded).name]
     own = artifact.path.resolve()
     found = next((place for place in places if place.exists() and place.resolve() != own), None)
     return found.relative_to(Path.cwd()) if found is not None and found.is_relative_to(Path.cwd()) else found
+
+
+class Standing(NamedTuple):
+    """What ``prefpipe status --quick`` says of an artifact that another command reads: say it, mark figures, or refuse."""
+
+    path: Path
+    state: State
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether figures made from it need no mark."""
+        return self.state == "done"
+
+    @property
+    def line(self) -> str:
+        """One line for the top of a page: ``run/scores is stale: its candidates ...``."""
+        first = self.reasons[0].rstrip(":") if self.reasons else "see why with prefpipe status"
+        more = len(self.reasons) - 1
+        return f"{self.path} is {self.state}: {first}" + (f" (and {more} more)" if more > 0 else "")
+
+    @property
+    def command(self) -> str:
+        """The command that says all of it."""
+        return f"prefpipe status {shlex.quote(str(self.path))}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"path": str(self.path), "state": self.state, "reasons": list(self.reasons)}
+
+
+def standing_of(path: Path, inspector: "Inspector | None" = None) -> Standing:
+    """Return what status says of an artifact; one whose record cannot be read is ``corrupt`` and raises nothing.
+
+    Args:
+        path: the artifact's folder.
+        inspector: one that has looked at others of the run, so that none is looked at twice.
+    """
+    try:
+        report = (inspector or Inspector()).report(path, quick=True)
+    except PrefpipeError as error:
+        return Standing(path, "corrupt", (error.message,))
+    return Standing(path, report.state, tuple(line.strip() for line in report.reasons))
+
+
+class Ingredient(NamedTuple):
+    """A model or a file that is no parent artifact: its role, how it was named, and the hashes that it had then."""
+
+    role: str
+    reference: str
+    hashes: Mapping[str, Any]
+
+
+def ingredients_of(record: RunRecord) -> list[Ingredient]:
+    """Return the models and files that a run was made with, as far as its record says where they were."""
+    context, identity = record.context, record.identity
+    listed = [Ingredient(**item) for item in context.get(run_record.MADE_WITH, [])]
+    names = context.get("models", [])
+
+    if record.stage in ("generate", *PAIR_STAGES):
+        then = zip(names, identity.get("models", []), strict=False)
+        listed += [Ingredient("model", name, hashes) for name, hashes in then if "content_hash" in hashes]
+
+    measured = identity.get("model")
+    if record.stage == "logprobs" and isinstance(measured, dict):
+        # weights may be of one model, and tokenizer and template of another: of the policy that is trained
+        of_words = ("tokenizer_hash", "chat_template_hash")
+        weights = {name: value for name, value in measured.items() if name not in of_words}
+        listed += [Ingredient("model", name, weights) for name in names]
+        words = context.get("tokenizer_of")
+        if isinstance(words, str):
+            same = words in names
+            hashes = {name: value for name, value in measured.items() if name in of_words}
+            listed = (
+                [item._replace(hashes=measured) for item in listed] if same else [*listed, Ingredient("model", words, hashes)]
+            )
+    return listed
+
+
+def _locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
+    """Return where a model or file is now, or None: as recorded, from here, or beside or above the artifact.
+
+    The last is for runs that were moved: of ``run/eval/policy/candidates`` the model ``run/policy`` is three folders up.
+    """
+    recorded = Path(reference).expanduser()
+    made_in = artifact.record.context.get("folder")
+    places = [Path(made_in) / recorded] if isinstance(made_in, str) else []
+    places.append(recorded)
+    found = next((place for place in places if place.exists()), None)
+    if found is not None or "/" not in reference:
+        return found
+
+    places = [*_places_in_moved_run(artifact, reference), *(folder / recorded.name for folder in _folders_above(artifact))]
+    marks = (run_record.FILE_NAME, "config.json", "adapter_config.json")
+    return next((place for place in places if place.is_file() or any((place / mark).exists() for mark in marks)), None)
+
+
+def _folders_above(artifact: Artifact) -> list[Path]:
+    """Return the folders in which other artifacts of the same run may be, the nearest first."""
+    return list(artifact.path.absolute().parents[:4])
+
+
+def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
+    """Yield where a recorded path may be in a run that was moved: of its last folders, two or more, below one above.
+
+    The longest first: of ``eval`` the parent ``/then/eval/policy/candidates`` is not the ``candidates`` beside it.
+    """
+    pieces = [piece for piece in Path(recorded).parts if piece not in ("/", "..")]
+    for start in range(len(pieces) - 1):
+        yield from (folder.joinpath(*pieces[start:]) for folder in _folders_above(artifact))
+
+
+def _is_path(artifact: Artifact, reference: str) -> bool:
+    """Return whether a name that is not on disk is that of a file or folder, and not of a model on the hub."""
+    if reference.startswith(("bundled:", "hf:")):
+        return False
+    place = Path(artifact.record.context.get("folder", ".")) / reference
+    is_spelled_out = reference.startswith((".", "~", "/")) or reference.count("/") > 1
+    return is_spelled_out or ("/" in reference and place.parent.is_dir())
+
+
+def _absence(record: RunRecord, *, are: bool = False) -> str:
+    """Say that something is not there: gone, if the run was made on this machine; else perhaps never copied here."""
+    if record.context.get("host") == socket.gethostname():
+        return "no longer exist" if are else "no longer exists"
+    return f"{'are' if are else 'is'} not on this disk and {'were' if are else 'was'} not looked at"
 
 
 class Inspector:
@@ -179,10 +309,8 @@ class Inspector:
         _describe_run(report, artifact.record)
         if artifact.record.stage == "generate":
             _check_prompts(report, artifact)
-        if artifact.record.stage in ("generate", *PAIR_STAGES):
-            _check_models(report, artifact.record)
-        if artifact.record.stage == "logprobs":
-            _check_reference_model(report, artifact.record)
+        for ingredient in ingredients_of(artifact.record):
+            self._check_ingredient(report, artifact, ingredient)
         _check_sources(report, artifact)
         parents = {name: self._parent(report, artifact, name) for name in artifact.record.parents if name not in FILES}
         digests = _ParentDigests(artifact.record.stage, {name: found for name, found in parents.items() if found is not None})
@@ -195,7 +323,7 @@ class Inspector:
         """Return a parent that is on disk and still the one this artifact was made from; else say why not."""
         place = locate_parent(artifact, name)
         if place is None or not (place / run_record.FILE_NAME).exists():
-            report.notes.append(f"its {name}, {artifact.record.parents[name]}, are not on this disk and were not looked at")
+            report.notes.append(f"its {name}, {artifact.record.parents[name]}, {_absence(artifact.record, are=True)}")
             return None
         above = self.report(place, quick=True)
         try:
@@ -216,40 +344,55 @@ class Inspector:
             report.reasons.append(f"its {name}, {place}, are stale themselves")
         return parent
 
+    def _check_ingredient(self, report: Report, artifact: Artifact, ingredient: Ingredient) -> None:
+        """Compare a model or a file with what it was then, and pass on that it is stale where it is an artifact itself."""
+        place = _locate_ingredient(artifact, ingredient.reference)
+        shown = f"its {ingredient.role}, {ingredient.reference},"
+        if place is None:
+            if _is_path(artifact, ingredient.reference):
+                report.notes.append(f"{shown} {_absence(artifact.record)}")
+            return
 
-def _check_models(report: Report, record: RunRecord) -> None:
-    """Compare the models that are folders on this disk with the ones that sampled: a policy may have been trained again."""
-    for reference, sampled in zip(record.context.get("models", []), record.identity.get("models", []), strict=False):
-        if "content_hash" in sampled:
-            _compare_model(report, record, reference, sampled)
+        if ingredient.role == REFERENCE:
+            self._check_reference(report, place, ingredient)
+            return
+        if not place.is_dir():
+            if "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
+                report.is_other_run = True
+                report.reasons.append(f"{shown} has changed since")
+            return
 
+        try:
+            now = locate_model(str(place)).identity()
+        except PrefpipeError as error:
+            report.notes.append(f"{shown[:-1]} cannot be looked at: {error.message}")
+            return
+        if any(now.get(name) != value for name, value in ingredient.hashes.items()):
+            report.is_other_run = True
+            report.reasons.append(f"{shown} has changed since: it has other weights, tokenizer or template")
 
-def _check_reference_model(report: Report, record: RunRecord) -> None:
-    """Compare the model that was measured, and the one whose tokenizer and template made the ids, where they are folders."""
-    measured = record.identity.get("model")
-    if not isinstance(measured, dict):
-        return
-    of_words = ("tokenizer_hash", "chat_template_hash")
-    for reference in record.context.get("models", []):
-        _compare_model(report, record, reference, {name: measured[name] for name in measured if name not in of_words})
-    words = record.context.get("tokenizer_of")
-    if isinstance(words, str) and not report.is_other_run:
-        _compare_model(report, record, words, {name: measured[name] for name in measured if name in of_words})
+        # a policy or reward model of ours, which may be out of date although its weights are those of then
+        if (place / run_record.FILE_NAME).exists() and self.report(place, quick=True).state == "stale":
+            report.is_behind = True
+            report.reasons.append(f"{shown} is stale itself")
 
+    def _check_reference(self, report: Report, place: Path, ingredient: Ingredient) -> None:
+        """Compare the log-probabilities that a training was given: they may be of another model by now, or out of date."""
+        shown = f"its {ingredient.role}, {ingredient.reference},"
+        try:
+            identity = run_record.read_run_record(place).identity
+        except PrefpipeError as error:
+            report.notes.append(f"{shown[:-1]} cannot be looked at: {error.message}")
+            return
 
-def _compare_model(report: Report, record: RunRecord, reference: str, then: Mapping[str, Any]) -> None:
-    """Compare a model, if it is a folder on this disk, with the hashes that it had then."""
-    folder = Path(record.context.get("folder", ".")) / reference
-    if not folder.is_dir():
-        return
-    try:
-        now = locate_model(str(folder)).identity()
-    except PrefpipeError as error:
-        report.notes.append(f"its model {reference} cannot be looked at: {error.message}")
-        return
-    if any(now.get(name) != value for name, value in then.items()):
-        report.is_other_run = True
-        report.reasons.append(f"its model, {reference}, has changed since: it has other weights, tokenizer or template")
+        measured = identity.get("model")
+        now = {**measured, "dtype": identity.get("dtype")} if isinstance(measured, dict) else {}
+        if any(now.get(name) != value for name, value in ingredient.hashes.items()):
+            report.is_other_run = True
+            report.reasons.append(f"{shown} is of another model or number format now")
+        if self.report(place, quick=True).state == "stale":
+            report.is_behind = True
+            report.reasons.append(f"{shown} is stale itself")
 
 
 def _check_parts(report: Report, artifact: Artifact, digests: "_ParentDigests", *, quick: bool) -> None:
@@ -325,7 +468,7 @@ def _check_prompts(report: Report, artifact: Artifact) -> None:
         return
     place = locate_parent(artifact, "prompts")
     if place is None:
-        report.notes.append(f"its prompts, {source}, are not on this disk and were not looked at")
+        report.notes.append(f"its prompts, {source}, {_absence(artifact.record, are=True)}")
         return
     changes = changes_of_prompts(artifact, place)
     if changes:
@@ -342,7 +485,8 @@ def _check_sources(report: Report, artifact: Artifact) -> None:
             continue
         place = locate_parent(artifact, name) if file_of(recorded) is not None else None
         if place is None:
-            report.notes.append(f"its {name}, {recorded}, is not on this disk and was not looked at")
+            what = _absence(artifact.record) if file_of(recorded) is not None else "was not looked at"
+            report.notes.append(f"its {name}, {recorded}, {what}")
         elif content_hash(str(place)) != artifact.record.identity.get(name):
             report.is_other_run = True
             report.reasons.append(f"its {name}, {place}, has changed since")

@@ -158,13 +158,13 @@ def test_prompts_written_anew_with_the_same_content_change_nothing(run: Path) ->
     assert Inspector().report(run / "candidates").state == "done"
 
 
-def test_absent_parents_are_noted_and_not_judged(run: Path) -> None:
+def test_deleted_parents_are_noted_and_not_judged(run: Path) -> None:
     (run.parent / "prompts.jsonl").unlink()
     shutil.move(run / "candidates", run / "elsewhere")
     scores, candidates = Inspector().report(run / "scores"), Inspector().report(run / "elsewhere")
     assert (scores.state, candidates.state) == ("done", "done")
-    assert scores.notes == [f"its candidates, {run / 'candidates'}, are not on this disk and were not looked at"]
-    assert candidates.notes == [f"its prompts, {run.parent / 'prompts.jsonl'}, are not on this disk and were not looked at"]
+    assert scores.notes == [f"its candidates, {run / 'candidates'}, no longer exist"]
+    assert candidates.notes == [f"its prompts, {run.parent / 'prompts.jsonl'}, no longer exist"]
 
 
 def test_a_moved_run_finds_its_parents_beside_it(run: Path, tmp_path: Path) -> None:

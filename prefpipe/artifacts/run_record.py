@@ -5,6 +5,7 @@ the first worker to start, and every other worker and every resume validates aga
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ FIELD_TYPES: dict[str, tuple[type, str]] = {
 }
 """What each field of the file must be, and how a message calls it."""
 OPTIONAL_FIELDS = ("parents", "context", "history")
+MADE_WITH = "made_with"
+"""Key of the context that lists models and files which are no parent artifacts, for ``status``."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,18 @@ class RunRecord:
         """Write ``run.json`` over an earlier one (``--overwrite``, ``--extend``)."""
         with atomic_write(folder / FILE_NAME) as file:
             file.write(self.to_bytes())
+
+
+def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of ``MADE_WITH``.
+
+    Args:
+        role: what it is to the run, ``reward model``.
+        reference: as the user named it.
+        hashes: of a model those that `ModelFiles.identity` gives, of a file ``sha256``; anything else is left out.
+    """
+    names = ("content_hash", "tokenizer_hash", "chat_template_hash", "base_content_hash", "sha256")
+    return {"role": role, "reference": reference, "hashes": {name: hashes[name] for name in names if name in hashes}}
 
 
 def read_run_record(folder: Path) -> RunRecord:

@@ -7,13 +7,20 @@ from typing import ClassVar
 from prefpipe.configs.options import StageConfig, option
 
 LINES_OR_PARQUET = (".jsonl", ".parquet")
-SUFFIXES = {"trl": LINES_OR_PARQUET, "trl-unpaired": LINES_OR_PARQUET, "nemo-rl": LINES_OR_PARQUET, "jsonl": (".jsonl",),
-            "alpaca-eval": (".json",), "arena-hard": (".jsonl",)}  # fmt: skip
+SUFFIXES = {
+    "trl": LINES_OR_PARQUET,
+    "trl-implicit": LINES_OR_PARQUET,
+    "trl-unpaired": LINES_OR_PARQUET,
+    "nemo-rl": LINES_OR_PARQUET,
+    "jsonl": (".jsonl",),
+    "alpaca-eval": (".json",),
+    "arena-hard": (".jsonl",),
+}
 """Formats that are one file, with the names it may have."""
 FOLDER_FORMATS = ("llama-factory", "axolotl")
 ANSWER_FORMATS = ("alpaca-eval", "arena-hard")
 """Formats of benchmarks, which are made of candidates and not of groups."""
-FORMATS = ("trl", "trl-unpaired", "nemo-rl", *FOLDER_FORMATS, "jsonl", *ANSWER_FORMATS)
+FORMATS = ("trl", "trl-implicit", "trl-unpaired", "nemo-rl", *FOLDER_FORMATS, "jsonl", *ANSWER_FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The command with which lm-evaluation-harness evaluates a model that prefpipe trained."""
 
+import ast
 import re
 import shlex
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from prefpipe.errors import UsageError
 
 MEANT_FOR_ARGUMENTS = tuple(",='\"{}")
 """``--model_args`` is a list of ``name=value`` parted by commas outside of quotes, or a JSON object; it cannot quote these."""
+BRACKETS = {"]": "[", ")": "("}
+"""A comma between them parts nothing, so that one that stays open swallows every argument behind it."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-READ_AS_NO_TEXT = re.compile(r"[\d._+-]+(e[\d+-]+)?|true|false|none|nan|inf", re.IGNORECASE)
-"""Values that the harness turns into numbers and the like, although they are the name of a folder."""
 
 
 def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_size: str = "auto", dtype: str = "auto") -> str:
@@ -68,18 +69,67 @@ def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_
                 "of its list of arguments",
                 hint="rename the folder, or make a link to it without those signs",
             )
+        if has_open_bracket(value):
+            raise UsageError(
+                f"{name}: {value!r} has a bracket without its other half, and lm-evaluation-harness reads what is between "
+                "brackets as one argument",
+                hint="rename the folder, or make a link to it without brackets",
+            )
+        if not is_read_as_text(value):
+            raise UsageError(
+                f"{name}: lm-evaluation-harness reads {value!r} as a number or another value of Python, and no text can be told "
+                "from one there",
+                hint=f"download it, `hf download {value} --local-dir DIR`, and give ./DIR"
+                if name != "revision"
+                else "name a branch, a tag or a longer commit hash",
+            )
     words = ["lm_eval", "--model", "hf", "--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())]
     words += ["--tasks", ",".join(tasks), *(["--apply_chat_template"] if has_template else [])]
     words += ["--batch_size", batch_size, "--output_path", output, "--log_samples"]
     return shlex.join(words)
 
 
+def is_read_as_text(value: str) -> bool:
+    """Return whether lm-evaluation-harness takes the value of an argument for a text.
+
+    It turns everything into a number, a switch, a list or another literal of Python that is spelt like one: a folder ``0x10``
+    becomes 16, ``[1]`` a list, ``Infinity`` a float. The rule is that of lm-eval 0.4.13 and of the releases before it.
+    """
+    if value.lower() in ("true", "false", "none") or value.isnumeric():
+        return False
+    try:
+        float(value)
+    except ValueError:
+        pass
+    else:
+        return False
+
+    try:
+        ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return True
+    return False
+
+
+def has_open_bracket(value: str) -> bool:
+    """Return whether a bracket in the value of an argument lacks its other half."""
+    opened: list[str] = []
+    for sign in value:
+        if sign in BRACKETS.values():
+            opened.append(sign)
+        elif sign in BRACKETS and (not opened or opened.pop() != BRACKETS[sign]):
+            return True
+    return bool(opened)
+
+
 def _base_path(adapter: Path, reference: str) -> str:
     """Return where an adapter's base is: a folder beside it, a path, or a name of the hub."""
-    beside = adapter / reference
-    return str(beside.resolve()) if beside.is_dir() and not Path(reference).expanduser().is_dir() else reference
+    beside, path = adapter / reference, Path(reference).expanduser()
+    if path.is_dir():
+        return _as_text(path)
+    return str(beside.resolve()) if beside.is_dir() else reference
 
 
 def _as_text(path: Path) -> str:
-    """Return a folder's path so that the harness reads a text: `2026` would be a number."""
-    return f"./{path}" if READ_AS_NO_TEXT.fullmatch(str(path)) else str(path)
+    """Return a folder's path so that the harness reads a text: no literal of Python begins with ``./``."""
+    return str(path) if is_read_as_text(str(path)) else f"./{path}"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, embeddings_schema
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.backends.protocol import Embedder
@@ -29,7 +29,7 @@ def run(config: EmbedConfig, identity: Mapping[str, Any], open_embedder: Callabl
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
     record = RunRecord(
         stage=config.stage, schema=embeddings_schema(1, half=False).tag, n_parts=candidates.n_parts,
-        context=dict(runtime.context), parents={"candidates": str(config.candidates)},
+        context={**runtime.context, MADE_WITH: _made_with(config, identity)}, parents={"candidates": str(config.candidates)},
         identity={"stage": config.stage, "version": config.VERSION, **config.identity(), "model": dict(identity),
                   "candidates": parent_identity(candidates)},
     )  # fmt: skip
@@ -51,6 +51,10 @@ def run(config: EmbedConfig, identity: Mapping[str, Any], open_embedder: Callabl
         summary.facts |= {"n_truncated": work.n_truncated, "elapsed_s": elapsed_s}
     check_error_rate(summary, FAILING, config.max_error_rate)
     return summary
+
+
+def _made_with(config: EmbedConfig, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [ingredient("model", config.model, identity)] if "content_hash" in identity else []
 
 
 class _Work:

@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files
-from prefpipe.artifacts.interchange.data_descriptions import DATA_FILE, DESCRIPTIONS, description, other_names
+from prefpipe.artifacts.interchange.data_descriptions import (
+    DATA_FILE,
+    DESCRIPTIONS,
+    description,
+    is_lost_in_template,
+    other_names,
+)
 from prefpipe.artifacts.interchange.group_exports import ROWS, SCHEMAS, Group, alternates, groups_of, nemo_group_rows
 from prefpipe.artifacts.interchange.row_writers import RowWriter, row_writer
 from prefpipe.artifacts.schemas import GROUPS
@@ -92,6 +98,7 @@ class _Work:
         strategy = groups.record.identity.get("strategy")
         self.strategy = strategy if isinstance(strategy, str) else None
         self.n_rows, self.n_prompts, self.n_pairs, self.n_responses, self.n_edged = 0, 0, 0, 0, 0
+        self.n_lost_in_template = 0
         self.left_out: Counter[str] = Counter()
         self.margins = array("d")
 
@@ -124,6 +131,8 @@ class _Work:
         self.n_responses += len(group.responses)
         self.margins.extend(pair.margin for pair in group.pairs)
         self.n_edged += sum(row["response"] != row["response"].strip() for row in group.responses)
+        if self.config.format == "axolotl":
+            self.n_lost_in_template += sum(is_lost_in_template(row["response"] or "") for row in group.responses)
 
     def refuse_empty(self) -> None:
         """Refuse to write a file without rows: a trainer would fail on it, and later."""
@@ -155,6 +164,13 @@ class _Work:
                 "does not find them in the templated text and loses them"
             )
             facts["n_responses_with_outer_white_space"] = self.n_edged
+        if self.config.format == "axolotl" and self.n_lost_in_template:
+            summary.notes.append(
+                f"{self.n_lost_in_template:,} responses stand in the text that chat templates write before them (ChatML, Qwen, "
+                "SmolLM2, Llama 3, Gemma, Mistral, Phi), such as `user` or `a`: axolotl takes that place for the response's and "
+                "trains on the template's text; leave those prompts out, or train with TRL or LLaMA-Factory"
+            )
+            facts["n_responses_in_template_text"] = self.n_lost_in_template
         summary.facts |= facts
 
 

@@ -17,11 +17,12 @@ import pyarrow as pa
 
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.atomic import atomic_write
-from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, VERDICTS
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.backends.protocol import PairwiseJudge
 from prefpipe.configs.judge import JudgeConfig
+from prefpipe.configs.judging import parse_judge
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
 from prefpipe.stages.eval_recipe import check_sampling, notes_on_force, recipe_of_pairs
@@ -61,7 +62,8 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     a, b = (open_input(path, schema=CANDIDATES.name, name=name) for name, path in (("A", config.a), ("B", config.b)))
     differences = check_sampling(a, b, force=config.force)
     record = RunRecord(
-        stage=config.stage, schema=VERDICTS.tag, n_parts=a.n_parts, context=dict(runtime.context),
+        stage=config.stage, schema=VERDICTS.tag, n_parts=a.n_parts,
+        context={**runtime.context, MADE_WITH: _made_with(config, judge)},
         identity={"stage": config.stage, "version": config.VERSION, "pairing": config.pairing,
                   "orders": config.orders if judge.sees_order else "one", "judge": dict(judge.identity),
                   "a": parent_identity(a), "b": parent_identity(b)},
@@ -99,6 +101,12 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
             runtime.log(note)
         raise
     return summary
+
+
+def _made_with(config: JudgeConfig, judge: Judge) -> list[dict[str, Any]]:
+    if "content_hash" not in judge.identity:
+        return []
+    return [ingredient("judge", parse_judge(config.judge).model, judge.identity)]
 
 
 class _Work:

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from prefpipe.artifacts.rows import python_rows
-from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
-from prefpipe.configs.score import ScoreConfig
+from prefpipe.configs.judging import parse_judge
+from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError
 from prefpipe.stages.candidate_rows import (
     UNUSABLE,
@@ -54,7 +55,8 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     refuse_nesting(config.output, {"CANDIDATES": config.candidates})
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
     record = RunRecord(
-        stage=config.stage, schema=SCORES.tag, n_parts=candidates.n_parts, context=dict(runtime.context),
+        stage=config.stage, schema=SCORES.tag, n_parts=candidates.n_parts,
+        context={**runtime.context, MADE_WITH: _made_with(config, raters)},
         identity={"stage": config.stage, "version": config.VERSION, **_relevant(config),
                   "scorers": [{"name": rater.name, **rater.identity} for rater in raters],
                   "candidates": parent_identity(candidates)},
@@ -86,6 +88,22 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     summary.notes += work.describe()
     check_error_rate(summary, [status for status in summary.counts if status not in NOT_FAILED], config.max_error_rate)
     return summary
+
+
+def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, Any]]:
+    """Return the models and files that rate, so that ``status`` can tell when one of them has changed."""
+    specs = {spec.name: spec for spec in map(parse_scorer, config.scorer)}
+    found = []
+    for rater in raters:
+        spec = specs.get(rater.name)
+        if spec is None:
+            continue
+        if "content_hash" in rater.identity:
+            model = parse_judge(spec.target).model if spec.kind == "judge" else spec.target
+            found.append(ingredient("judge" if spec.kind == "judge" else "reward model", model, rater.identity))
+        elif "ratings_sha256" in rater.identity:
+            found.append(ingredient("ratings", spec.target, {"sha256": rater.identity["ratings_sha256"]}))
+    return found
 
 
 def _relevant(config: ScoreConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import fingerprint_of
 from prefpipe.artifacts.model_files import ModelFiles
-from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
@@ -27,7 +27,7 @@ from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.stages.train_evaluation import EvaluationGroups, evaluation_groups
 from prefpipe.stages.train_groups import read_rows
-from prefpipe.stages.train_reference import Reference, reference_of
+from prefpipe.stages.train_reference import BASE, Reference, reference_of
 from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun, lora_of
 from prefpipe.stages.train_sides import require_start, template_identity
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
@@ -154,12 +154,25 @@ def _record_of(
     if config.early_stopping_patience is not None:
         resolved["eval_steps"] = config.eval_steps  # elsewhere it does not change the weights
     given = {} if config.reference is None else {"reference": str(config.reference)}
+    made_with = [ingredient("model", config.model, model.identity())]
+    if "reference" in resolved:
+        made_with += _reference_ingredients(config, resolved["reference"])
     return RunRecord(
-        stage=config.stage, schema=POLICY.tag, n_parts=1, context={**runtime.context, **given},
+        stage=config.stage, schema=POLICY.tag, n_parts=1, context={**runtime.context, **given, MADE_WITH: made_with},
         identity={"stage": config.stage, "version": config.VERSION, **identity, **resolved, "knobs": dict(settings.knobs),
                   "model": model.identity(), "groups": parent_identity(groups)},
         parents=parents,
     )  # fmt: skip
+
+
+def _reference_ingredients(config: TrainConfig, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the reference as ``status`` looks for it: log-probabilities that were given, or a model that was named."""
+    if config.reference is not None:
+        hashes = dict(identity)  # its number format is part of what it is
+        return [{"role": "reference", "reference": str(config.reference), "hashes": hashes}]
+    if config.reference_model not in (None, BASE):
+        return [ingredient("reference model", str(config.reference_model), identity)]
+    return []
 
 
 def _digest(groups: Artifact, *, allow_partial: bool) -> str:

@@ -1,5 +1,6 @@
 """``prefpipe eval lm-eval``: a line that a shell and lm-evaluation-harness take as it was meant."""
 
+import ast
 import shlex
 from pathlib import Path
 
@@ -87,10 +88,91 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys) -> None:
     assert "it holds neither config.json nor an adapter" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["2026", "1e5", "true", "None"])
-def test_a_folder_that_is_called_like_a_number_stays_a_text(tmp_path: Path, capsys, monkeypatch, name) -> None:
-    """The harness reads `pretrained=2026` as the number 2026."""
+LITERALS = [
+    "2026",
+    "1e5",
+    "true",
+    "None",
+    "Infinity",
+    "-inf",
+    "0x10",
+    "[1]",
+    "1_0",
+    "0b11",
+    "()",
+    "...",
+    "1j",
+    "-7",
+    "٣",
+    "[[1]]",
+    "+1e-3",
+]
+
+
+def read_by_harness(value: str) -> object:
+    """Return what lm-evaluation-harness 0.4.13 makes of the value of an argument: its rule, written out."""
+    if value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if value.isnumeric():
+        return int(value)
+    try:
+        return float(value)
+    except ValueError:
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+
+
+@pytest.mark.parametrize("name", LITERALS)
+def test_a_folder_that_is_called_like_a_literal_stays_a_text(tmp_path: Path, capsys, monkeypatch, name) -> None:
+    """The harness reads `pretrained=2026` as a number, `0x10` as 16 and `[1]` as a list."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.json").write_text("{}")
-    assert arguments(words(capsys, name)) == {"pretrained": f"./{name}"}
+    value = arguments(words(capsys, "--", name))["pretrained"]
+    assert value == f"./{name}"
+    assert read_by_harness(value) == value
+
+
+@pytest.mark.parametrize("name", ["run (1)", "a[0]", "1.2.3", "e5", "infinite", "0x", "v1", "2026-11-29", "--1"])
+def test_a_name_that_is_no_literal_is_left_as_it_is(tmp_path: Path, capsys, monkeypatch, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    value = arguments(words(capsys, "--", name))["pretrained"]
+    assert value in (name, f"./{name}")
+    assert read_by_harness(value) == value
+
+
+def test_the_base_and_the_tokenizer_of_an_adapter_stay_texts_too(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_tiny_causal_lm(tmp_path / "0x10")
+    adapter = make_tiny_adapter(tmp_path / "[1]", Path("0x10"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (adapter / name).write_bytes((tmp_path / "0x10" / name).read_bytes())
+    assert arguments(words(capsys, "[1]")) == {"pretrained": "./0x10", "peft": "./[1]", "tokenizer": "./[1]"}
+
+
+@pytest.mark.parametrize("name", ["0x10", "Infinity", "1e5"])
+def test_a_hub_name_that_is_a_literal_is_refused_with_the_way_out(tmp_path: Path, capsys, monkeypatch, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["eval", "lm-eval", name]) == 2
+    printed = capsys.readouterr().err
+    assert f"pretrained: lm-evaluation-harness reads '{name}' as a number" in printed
+    assert f"hint: download it, `hf download {name} --local-dir DIR`, and give ./DIR" in printed
+
+
+@pytest.mark.parametrize("revision", ["1234567", "12e4567", "0x10"])
+def test_a_revision_that_is_a_number_is_refused(capsys, revision) -> None:
+    assert run(["eval", "lm-eval", f"org/name@{revision}"]) == 2
+    assert "name a branch, a tag or a longer commit hash" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a(b", "a]b", "x[1)"])
+def test_half_a_bracket_would_swallow_the_next_argument(tmp_path: Path, capsys, monkeypatch, name) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text("{}")
+    assert run(["eval", "lm-eval", name]) == 2
+    assert "has a bracket without its other half" in capsys.readouterr().err

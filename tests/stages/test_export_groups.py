@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import jinja2
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -14,10 +15,11 @@ from finished_run import command, copy_to
 from interchange_files import SKY, assistant, kept, lines, rejected, user, write_groups
 from pipelines import rows_of
 
+from prefpipe.artifacts.interchange.data_descriptions import is_lost_in_template
 from prefpipe.cli.main import run, stop_flag
 
 SYSTEM = [{"role": "system", "content": "Be brief."}]
-FILES = {"trl": ".parquet", "trl-unpaired": ".jsonl", "nemo-rl": ".parquet", "jsonl": ".jsonl"}
+FILES = {"trl": ".parquet", "trl-implicit": ".jsonl", "trl-unpaired": ".jsonl", "nemo-rl": ".parquet", "jsonl": ".jsonl"}
 FOLDERS = ("llama-factory", "axolotl")
 
 
@@ -101,6 +103,18 @@ def test_nemo_rl_whole_groups(tmp_path: Path, groups: Path) -> None:
     assert [len(item["completions"]) for item in read_lines(tmp_path / "a.jsonl")] == [3, 2, 2]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_implicit_prompts_are_whole_conversations_on_both_sides(tmp_path: Path, groups: Path, suffix: str) -> None:
+    assert export(groups, tmp_path / f"a{suffix}", "trl-implicit") == 0
+    rows = load(tmp_path / f"a{suffix}")
+    assert len(rows) == 4
+    assert all("prompt" not in item for item in rows)
+    assert rows[2]["chosen"] == SYSTEM + SKY + assistant("answer c.0")
+    assert rows[2]["rejected"] == SYSTEM + SKY + assistant("answer c.3")
+    assert [item["margin"] for item in rows] == [1.0, 3.0, 0.25, 1.0]
+    assert (rows[1]["score_chosen"], rows[1]["score_rejected"]) == (2.0, -1.0)
+
+
 def test_llama_factory_is_a_folder_that_describes_itself(tmp_path: Path, groups: Path, capsys) -> None:
     out = tmp_path / "factory"
     assert export(groups, out, "llama-factory") == 0
@@ -143,6 +157,34 @@ def test_axolotl_is_a_folder_with_a_piece_of_its_config(tmp_path: Path, groups: 
     assert first[data["field_messages"]] == user("question a")
     assert first[data["field_chosen"]] == assistant("answer a.0")[0]
     assert first[data["field_rejected"]][data["message_property_mappings"]["content"]] == "answer a.1"
+
+
+def test_axolotl_counts_responses_that_it_would_cut_at_the_wrong_place(tmp_path: Path, capsys) -> None:
+    texts = ["user", "Lake Chad.", "a", "4", "helpful", "", "assistant\n", "Hugging Face"]
+    rows = [kept("p", i, "negative" if i else "positive", -float(i), text) for i, text in enumerate(texts)]
+    assert export(write_groups(tmp_path / "groups", rows), tmp_path / "out", "axolotl", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["n_responses_in_template_text"] == 7
+    assert "7 responses stand in the text that chat templates write before them" in printed.err
+
+
+CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "text", ["user", "Lake Chad.", "message", "u", "x", "im_start", "assistant", "Assistant", "", "[[dummy", "]]<|im_end|>"]
+)
+def test_the_rule_is_that_of_axolotls_converter(text: str) -> None:
+    """Its rule, written out: template a user turn and the response, cut at the first place of the response's text."""
+    turns = [{"role": "user", "content": "[[dummy_message]]"}, {"role": "assistant", "content": text}]
+    templated = jinja2.Template(CHATML).render(messages=turns)
+    cut = templated[templated.find(text) :]
+    is_right = cut == f"{text}<|im_end|>\n"
+    if not is_right:
+        assert is_lost_in_template(text)
+    if text in ("Lake Chad.", "x", "Assistant"):
+        assert is_right
+        assert not is_lost_in_template(text) or text == "x"
 
 
 def test_beats_are_the_pairs(tmp_path: Path, capsys) -> None:
@@ -255,7 +297,8 @@ def imported(source: Path, out: Path, kind: str) -> tuple[list[dict[str, Any]], 
 
 
 @pytest.mark.parametrize(("kind", "suffix", "reader"), [
-    ("trl", ".parquet", "trl"), ("trl", ".jsonl", "trl"), ("trl-unpaired", ".jsonl", "trl"), ("trl-unpaired", ".parquet", "trl"),
+    ("trl", ".parquet", "trl"), ("trl", ".jsonl", "trl"), ("trl-implicit", ".parquet", "trl"), ("trl-implicit", ".jsonl", "trl"),
+    ("trl-unpaired", ".jsonl", "trl"), ("trl-unpaired", ".parquet", "trl"),
     ("jsonl", ".jsonl", "jsonl"),
 ])  # fmt: skip
 def test_what_is_exported_is_imported_as_it_was(tmp_path: Path, groups: Path, kind: str, suffix: str, reader: str) -> None:

@@ -8,6 +8,39 @@ DATASET_NAME = "prefpipe"
 DESCRIPTIONS = {"llama-factory": "dataset_info.json", "axolotl": "axolotl.yaml"}
 """Format to the name of the file that describes the data."""
 
+AXOLOTL_TURN = "[[dummy_message]]"
+"""The user turn that axolotl puts before a response when it templates it."""
+AXOLOTL_HEADS = (
+    f"<|im_start|>user\n{AXOLOTL_TURN}<|im_end|>\n<|im_start|>assistant\n",
+    (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\n{AXOLOTL_TURN}<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        f"<|im_start|>user\n{AXOLOTL_TURN}<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+        "Today Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+        f"{AXOLOTL_TURN}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    ),
+    f"<bos><start_of_turn>user\n{AXOLOTL_TURN}<end_of_turn>\n<start_of_turn>model\n",
+    f"<s>[INST] {AXOLOTL_TURN} [/INST]",
+    f"<|user|>\n{AXOLOTL_TURN}<|end|>\n<|assistant|>\n",
+)
+"""What ChatML, Qwen 2.5, SmolLM2, Llama 3, Gemma, Mistral and Phi write before a response that axolotl templates."""
+
+
+def is_lost_in_template(response: str) -> bool:
+    """Return whether axolotl would cut a response at the wrong place.
+
+    It templates ``[a user turn, the response]`` and keeps everything from the first place where the response's text stands: of
+    ``user`` that is the name of the user's role, so that the policy would learn to write the template. An empty response
+    stands at the very beginning.
+    """
+    return any((head + response).find(response) < len(head) for head in AXOLOTL_HEADS)
+
 
 def description(kind: str, folder: Path) -> bytes:
     """Return the text that describes ``DATA_FILE`` in a folder to the tool."""

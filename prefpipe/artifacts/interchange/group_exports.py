@@ -91,6 +91,13 @@ def trl_rows(group: Group) -> Iterator[Row]:
         yield turns | _scored(pair, group.prompt_id)
 
 
+def implicit_rows(group: Group) -> Iterator[Row]:
+    """Yield preference rows without a prompt: each side is the whole conversation, as open-instruct and OpenRLHF take it."""
+    for pair in group.pairs:
+        turns = {"chosen": [*group.messages, answer(pair.chosen)], "rejected": [*group.messages, answer(pair.rejected)]}
+        yield turns | _scored(pair, group.prompt_id)
+
+
 def unpaired_rows(group: Group) -> Iterator[Row]:
     """Yield TRL's unpaired rows, one a response: positives are labelled true."""
     for row in group.responses:
@@ -162,6 +169,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     "trl": pa.schema([
         pa.field("prompt", MESSAGES), pa.field("chosen", MESSAGES), pa.field("rejected", MESSAGES), *SCORED_PAIR,
     ]),
+    "trl-implicit": pa.schema([pa.field("chosen", MESSAGES), pa.field("rejected", MESSAGES), *SCORED_PAIR]),
     "trl-unpaired": pa.schema([
         pa.field("prompt", MESSAGES), pa.field("completion", MESSAGES), pa.field("label", pa.bool_()),
         pa.field("prompt_id", pa.string()), pa.field("sample_idx", pa.int32()), pa.field("score", pa.float64()),
@@ -174,9 +182,14 @@ SCHEMAS: Mapping[str, pa.Schema] = {
 }  # fmt: skip
 """The schemas of the formats that can be Parquet."""
 ROWS: Mapping[str, Callable[[Group], Iterator[Row]]] = {
-    "trl": trl_rows, "trl-unpaired": unpaired_rows, "nemo-rl": nemo_pair_rows, "llama-factory": message_rows,
-    "axolotl": message_rows, "jsonl": group_lines,
-}  # fmt: skip
+    "trl": trl_rows,
+    "trl-implicit": implicit_rows,
+    "trl-unpaired": unpaired_rows,
+    "nemo-rl": nemo_pair_rows,
+    "llama-factory": message_rows,
+    "axolotl": message_rows,
+    "jsonl": group_lines,
+}
 
 
 def alternates(messages: Turns) -> bool:

@@ -1,0 +1,155 @@
+"""Whatever a run was made with is an edge: what changes upstream is told in everything below, and in nothing beside."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from finished_run import command
+from pipelines import open_artifact, write_json_lines
+from tiny_models import make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model
+from two_rounds import copy_to
+
+from prefpipe.cli.main import run as prefpipe
+from prefpipe.plan import Inspector, Standing, find_artifacts, standing_of
+
+ALL = {
+    "candidates", "scores", "embeddings", "groups", "policy", "rm", "logprobs", "dpo", "round2/candidates", "round2/scores", "eval",
+    "eval/policy/candidates", "eval/policy/scores", "eval/policy/reference-logprobs", "eval/baseline/candidates",
+    "eval/baseline/scores",
+}  # fmt: skip
+OF_EVALUATED_POLICY = {"eval", "eval/policy/candidates", "eval/policy/scores", "eval/policy/reference-logprobs"}
+OF_POLICY = {"round2/candidates", "round2/scores", *OF_EVALUATED_POLICY}
+OF_GROUPS = {"policy", "rm", "logprobs", "dpo", *OF_POLICY}
+
+
+@pytest.fixture
+def rounds(tmp_path: Path) -> Path:
+    return copy_to(tmp_path)
+
+
+def stale_in(folder: Path) -> set[str]:
+    """Return what is stale; everything else must be done."""
+    inspector = Inspector()
+    states = {str(path.relative_to(folder)): inspector.report(path, quick=True).state for path in find_artifacts(folder)}
+    assert states.keys() == ALL
+    assert set(states.values()) <= {"done", "stale"}
+    return {name for name, state in states.items() if state == "stale"}
+
+
+def reasons(path: Path) -> list[str]:
+    return Inspector().report(path, quick=True).reasons
+
+
+def test_nothing_is_stale_where_nothing_changed(rounds: Path) -> None:
+    assert stale_in(rounds) == set()
+
+
+def test_other_groups_reach_policy_reward_model_reference_second_round_and_evaluation(rounds: Path) -> None:
+    words = open_artifact(rounds / "groups").record.context["command"][1:]
+    command([*words[:-1], "1", "--overwrite"])
+    assert stale_in(rounds) == OF_GROUPS
+    assert f"its model, {rounds / 'policy'}, is stale itself" in reasons(rounds / "round2" / "candidates")
+    assert f"its reward model, {rounds / 'rm'}, is stale itself" in reasons(rounds / "round2" / "scores")
+    assert f"its reference, {rounds / 'logprobs'}, is stale itself" in reasons(rounds / "dpo")
+
+
+def test_a_policy_of_other_weights_reaches_what_it_sampled(rounds: Path) -> None:
+    shutil.copy(make_tiny_causal_lm(rounds / "models" / "other", 1) / "model.safetensors", rounds / "policy")
+    assert stale_in(rounds) == OF_POLICY
+    told = f"its model, {rounds / 'policy'}, has changed since: it has other weights, tokenizer or template"
+    assert told in reasons(rounds / "round2" / "candidates")
+
+
+def test_a_reward_model_of_other_weights_reaches_its_scores(rounds: Path) -> None:
+    shutil.copy(make_tiny_reward_model(rounds / "models" / "other", 1) / "model.safetensors", rounds / "rm")
+    assert stale_in(rounds) == {"round2/scores"}
+
+
+def test_another_embedder_reaches_the_selection_and_what_is_below(rounds: Path) -> None:
+    shutil.copy(make_tiny_encoder(rounds / "models" / "other", 1) / "model.safetensors", rounds / "models" / "encoder")
+    assert stale_in(rounds) == {"embeddings", "groups", *OF_GROUPS}
+
+
+def test_another_start_reaches_all_but_the_embedder_s_own_edge(rounds: Path) -> None:
+    shutil.copy(make_tiny_causal_lm(rounds / "models" / "other", 1) / "model.safetensors", rounds / "models" / "start")
+    assert stale_in(rounds) == ALL
+
+
+def test_a_reference_of_another_model_reaches_the_training_it_was_given_to(rounds: Path) -> None:
+    other = make_tiny_causal_lm(rounds / "models" / "other", 1)
+    words = open_artifact(rounds / "logprobs").record.context["command"][1:]
+    command([*words, "--model", str(other), "--overwrite"])
+    assert stale_in(rounds) == {"dpo"}
+    assert reasons(rounds / "dpo") == [f"its reference, {rounds / 'logprobs'}, is of another model or number format now"]
+
+
+def test_changed_ratings_make_scores_stale(rounds: Path) -> None:
+    """Three of four ratings stay; the file's bytes are what counts."""
+    ratings = [{"prompt_id": f"p{i}", "sample_idx": 0, "rating": i} for i in range(4)]
+    path = write_json_lines(rounds / "ratings.jsonl", ratings)
+    words = ["score", str(rounds / "round2" / "candidates"), "-o", str(rounds / "rated"), "--scorer", f"ratings:{path}"]
+    command([*words, "--max-error-rate", "1"])
+    assert standing_of(rounds / "rated").is_done
+    write_json_lines(path, [*ratings[:3], {**ratings[3], "rating": 9}])
+    assert standing_of(rounds / "rated") == Standing(rounds / "rated", "stale", (f"its ratings, {path}, has changed since",))
+
+
+@pytest.mark.parametrize(
+    ("gone", "child", "told"),
+    [
+        ("candidates", "scores", "its candidates, {}, no longer exist"),
+        ("policy", "round2/candidates", "its model, {}, no longer exists"),
+        ("rm", "round2/scores", "its reward model, {}, no longer exists"),
+        ("models/encoder", "embeddings", "its model, {}, no longer exists"),
+        ("logprobs", "dpo", "its reference, {}, no longer exists"),
+        ("models/start", "policy", "its model, {}, no longer exists"),
+        ("prompts.jsonl", "candidates", "its prompts, {}, no longer exist"),
+    ],
+)
+def test_what_was_deleted_is_said(rounds: Path, gone: str, child: str, told: str) -> None:
+    path = rounds / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert told.format(path) in Inspector().report(rounds / child).notes
+
+
+def test_what_was_never_copied_to_this_machine_is_not_called_deleted(rounds: Path) -> None:
+    record = rounds / "scores" / "run.json"
+    values = json.loads(record.read_text())
+    values["context"]["host"] = "another-machine"
+    record.write_text(json.dumps(values))
+    shutil.rmtree(rounds / "candidates")
+    told = f"its candidates, {rounds / 'candidates'}, are not on this disk and were not looked at"
+    assert Inspector().report(rounds / "scores").notes == [told]
+
+
+def test_a_model_of_the_hub_is_no_deleted_folder(rounds: Path) -> None:
+    record = rounds / "embeddings" / "run.json"
+    values = json.loads(record.read_text())
+    values["context"]["made_with"][0]["reference"] = "sentence-transformers/all-MiniLM-L6-v2"
+    record.write_text(json.dumps(values))
+    assert Inspector().report(rounds / "embeddings").notes == []
+
+
+def test_models_of_a_run_that_was_moved_are_found_above_its_artifacts(
+    rounds: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    moved = tmp_path_factory.mktemp("moved") / "run"
+    shutil.move(rounds, moved)
+    assert stale_in(moved) == set()
+    shutil.copy(make_tiny_causal_lm(moved / "models" / "other", 1) / "model.safetensors", moved / "policy")
+    assert stale_in(moved) == OF_POLICY
+
+
+def test_what_cannot_be_read_has_a_standing_too(tmp_path: Path) -> None:
+    assert standing_of(tmp_path / "absent").state == "corrupt"
+    (tmp_path / "run.json").write_text("{}")
+    assert standing_of(tmp_path).state == "corrupt"
+
+
+def test_status_says_it_all_and_exits_with_4(rounds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(make_tiny_reward_model(rounds / "models" / "other", 1) / "model.safetensors", rounds / "rm")
+    capsys.readouterr()
+    assert prefpipe(["status", str(rounds)]) == 4
+    out = capsys.readouterr().out
+    assert f"its reward model, {rounds / 'rm'}, has changed since" in out
