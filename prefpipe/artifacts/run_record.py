@@ -31,6 +31,14 @@ FIELD_TYPES: dict[str, tuple[type, str]] = {
 }
 """What each field of the file must be, and how a message calls it."""
 OPTIONAL_FIELDS = ("parents", "context", "history")
+CONTEXT_TYPES: dict[str, tuple[type, str]] = {
+    "command": (list, "a list of words"),
+    "folder": (str, "a path"),
+    "host": (str, "a text"),
+    "versions": (dict, "an object"),
+    "models": (list, "a list of names"),
+}
+"""What the entries of the context that commands read must be; what else stands there is for people."""
 MADE_WITH = "made_with"
 """Key of the context that lists models and files which are no parent artifacts, for ``status``."""
 
@@ -141,6 +149,15 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
     parents, history = values.get("parents", {}), values.get("history", [])
     if not all(isinstance(place, str) for place in parents.values()):
         raise InputError(f"{path} cannot be read: its `parents` are not paths by name", hint=HINT)
+    for name, (kind, words) in CONTEXT_TYPES.items():
+        entry = values.get("context", {}).get(name)
+        if entry is not None and not isinstance(entry, kind):
+            raise InputError(f"{path} cannot be read: its context's `{name}` is {entry!r:.40}, which is not {words}", hint=HINT)
+    if not all(_is_ingredient(item) for item in _items(values.get("context", {}).get(MADE_WITH))):
+        raise InputError(
+            f"{path} cannot be read: its context's `{MADE_WITH}` does not list role, reference and hashes",
+            hint=HINT,
+        )
     if not all(isinstance(step, dict) for step in history):
         raise InputError(f"{path} cannot be read: its `history` is not a list of objects", hint=HINT)
 
@@ -152,3 +169,19 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
             hint="read it with the release that wrote it, or make the artifact again with --overwrite",
         )
     return RunRecord(**{name: value for name, value in values.items() if name != "fingerprint"})
+
+
+def _items(value: Any) -> list[Any]:
+    """Return a list's items, none for what is absent, and for anything else the value itself, which is no item."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _is_ingredient(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and item.keys() == {"role", "reference", "hashes"}
+        and isinstance(item["reference"], str)
+        and isinstance(item["hashes"], dict)
+    )
