@@ -64,6 +64,7 @@ app = typer.Typer(
     "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
 )  # fmt: skip
 stop_flag = StopFlag()
+DISK_HINT = "look at the disk and its permissions, then run the same command again; what is finished is kept"
 
 
 def _run_stage(config: StageConfig, as_json: bool) -> None:
@@ -127,16 +128,20 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a disk or a permission that no message was written for
-        from prefpipe.cli import console
-
-        place = f"{error.filename}: " if error.filename else ""
-        console.show_error(PrefpipeError(f"{place}{error.strerror or error}"))
-        return 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # what typer raises for a wrong flag
             sys.stderr.write(f"error: {error.format_message()}\n\nhint: run `{_help_command(arguments)}`\n")
             return int(error.exit_code)
+
+        from prefpipe.artifacts.atomic import disk_failure
+        from prefpipe.cli import console
+
+        failure = disk_failure(error)
+        if failure is not None:  # a disk or a permission that no message was written for
+            place = f"{failure.filename}: " if failure.filename else ""
+            if tells_the_error(arguments):
+                console.show_error(PrefpipeError(f"{place}{failure.strerror or failure}", hint=DISK_HINT))
+            return 1
         if not tells_the_error(arguments):
             return 1
         raise
