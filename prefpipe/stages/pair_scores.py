@@ -58,6 +58,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
     if summary.n_parts_made and rater is not None:
         summary.facts["elapsed_s"] = elapsed_s = time.perf_counter() - started
         summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
+        summary.notes += source.notes
     check_error_rate(summary, FAILING, config.max_error_rate)
     _sum_up(config, output, rater, summary)
     return summary
@@ -71,10 +72,13 @@ class _FromFile:
         if path is not None and path.exists():
             refuse_nesting(config.output, {FLAG: path})
         self.config, self.rater, self.runtime = config, rater, runtime
-        self.file: PairFile = read_pairs(config.pairs, needs_texts=rater is not None)
+        self.file: PairFile = read_pairs(config.pairs, needs_texts=rater is not None, rules=config.reading_rules)
+        for note in self.file.notes:
+            runtime.log(note)
         self.kind = "given" if rater is None else rater.kind
         self.opened: OpenRater | None = None
         self.n_scored = 0
+        self.notes: list[str] = []
 
     def record(self, context: Mapping[str, Any]) -> RunRecord:
         models = [] if self.rater is None else [dict(each) for each in self.rater.models]
@@ -108,13 +112,15 @@ class _FromFile:
             rated = {pair.pair_idx: given_scores(pair) for pair in pairs}
         else:
             if self.opened is None and readable:
-                self.opened = self.rater.open()
+                with self.runtime.interruptible():
+                    self.opened = self.rater.open()
             found = self.opened.rate(readable) if self.opened is not None else []
             rated = {pair.pair_idx: each for pair, each in zip(readable, found, strict=True)}
         return [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]
 
     def close(self) -> None:
         if self.opened is not None:
+            self.notes = self.opened.notes()
             self.opened.close()
 
 
@@ -122,6 +128,7 @@ class _FromFolder:
     """Pairs that were scored before."""
 
     n_scored = 0
+    notes: Sequence[str] = ()
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
         path = Path(config.pairs)
