@@ -75,11 +75,31 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
     speaks = is_first(config.stage)
     log = console.log if speaks else lambda _line: None
     runtime = runtime_for(config, log=log, stop=stop_request, progress=console.progress, argv=sys.argv)
-    summary = run_stage(config, runtime)
+    try:
+        summary = run_stage(config, runtime)
+    except Exception as error:
+        named = _naming_the_output(error, config)
+        if named is None:
+            raise
+        raise named from error
     if not speaks:
         return
     console.show_summary(summary)
     console.pipe(json.dumps(summary.to_json()) if as_json else str(summary.path))
+
+
+def _naming_the_output(error: Exception, config: StageConfig) -> PrefpipeError | None:
+    """Return an error that names the output for a disk that failed a library in the middle of a stage, else None.
+
+    What torch or transformers write, into checkpoints above all, fails without the name of a file.
+    """
+    from prefpipe.artifacts.atomic import disk_error, disk_failure
+
+    output = getattr(config, "output", None)
+    failure = None if isinstance(error, PrefpipeError) else disk_failure(error)
+    if failure is None or failure.filename is not None or output is None:
+        return None
+    return disk_error(output, failure)
 
 
 for _config_class in STAGES:
