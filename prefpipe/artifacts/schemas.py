@@ -307,13 +307,13 @@ def column_types(tag: str) -> dict[str, pa.DataType]:
 def same_type(kind: pa.DataType, expected: pa.DataType) -> bool:
     """Return whether a column has the type of its schema; vectors may have any width and float16 or float32."""
     if pa.types.is_fixed_size_list(expected):
-        return pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
+        return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type))
     # Compared by structure: Parquet renames a list's item, and whether it may be null.
     if pa.types.is_list(expected):
-        return pa.types.is_list(kind) and same_type(kind.value_type, expected.value_type)
+        return bool(pa.types.is_list(kind)) and same_type(kind.value_type, expected.value_type)
     if pa.types.is_struct(expected):
         names = [field.name for field in expected.fields]
-        return (
+        return bool(
             pa.types.is_struct(kind)
             and [field.name for field in kind.fields] == names
             and all(same_type(kind.field(name).type, expected.field(name).type) for name in names)
