@@ -14,12 +14,21 @@ REFUSAL = {"error": {"message": "The input is refused: bad row", "type": "invali
 
 
 class ChatServer(ThreadingHTTPServer):
-    """``faults`` maps a prompt's text to what happens to its requests (see ``Handler``); the rest is answered."""
+    """``faults`` maps a prompt's text to what happens to its requests (see ``Handler``); the rest is answered.
+
+    ``refused_fields`` are refused with status 400, by name or, without ``names_them``, with a word that fits anything.
+    ``delay_s(text)`` is how long an answer takes.
+    """
 
     daemon_threads = True
 
-    def __init__(self, *, faults=None, known_fields=("return_token_ids", "logprobs"), ignored_fields=(), key=None):
+    def __init__(
+        self, *, faults=None, known_fields=("return_token_ids", "logprobs"), ignored_fields=(), key=None, refused_fields=(),
+        names_them=True, delay_s=lambda _text: 0.0,
+    ):  # fmt: skip
         super().__init__(("127.0.0.1", 0), Handler)
+        self.refused_fields, self.names_them, self.delay_s = refused_fields, names_them, delay_s
+        self.written = Counter()
         self.faults = faults or {}
         self.known_fields, self.ignored_fields, self.key = known_fields, ignored_fields, key
         self.generator = FakeGenerator(max_model_len=2048)
@@ -52,6 +61,12 @@ class Handler(BaseHTTPRequestHandler):
             if name in body and name not in self.server.known_fields:
                 self.reply(400, {"error": {"message": f"Unrecognized request argument supplied: {name}"}})
                 return
+        refused = [name for name in self.server.refused_fields if name in body]
+        if refused:
+            words = f"Unrecognized request argument supplied: {refused[0]}" if self.server.names_them else "Invalid request"
+            self.reply(400, {"error": {"message": words}})
+            return
+        time.sleep(self.server.delay_s(text))
         fault = self.server.faults.get(text)
         if isinstance(fault, int) and self.server.tries[text] == 1:
             self.reply(fault, {"error": {"message": "try again"}})
@@ -64,6 +79,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.reply(*self.answer(body))
+            self.server.written[text, body["seed"]] += 1
 
     def answer(self, body):
         ids = self.server.generator.encode(body["messages"])

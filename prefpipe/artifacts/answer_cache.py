@@ -2,17 +2,21 @@
 
 The key is the sha256 of the request's canonical JSON: model, messages and every setting that is sent, and not the server's
 address, so that a server that moves to another port is the same judge, and two judges of one name are one. A file is written
-whole or not at all, before its answer is used; any number of processes may share a folder. Two that ask the same question in
-the same moment both pay, and the later answer stays: there are no locks.
+before its answer is used; any number of processes may share a folder. Two that ask the same question in the same moment both
+pay, and the later answer stays: there are no locks.
+
+A file takes its name first and goes to the disk afterwards: a process can be killed while the disk is slow, and the answer is
+there all the same. What a loss of power leaves of it then is no answer, for each file carries the hash of what it holds.
 """
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files
+from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files, write_and_settle
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.errors import PrefpipeError, UsageError
 
@@ -52,10 +56,12 @@ class AnswerCache:
         path = self._path(request_key(request))
         make_folder(path.parent)
         entry = {"request": request, "answer": answer, "sha256": request_key(answer)}
-        with atomic_write(path) as file:
-            file.write(
-                (json.dumps(entry, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
-            )  # as json reads it
+        text = json.dumps(entry, ensure_ascii=False, indent=1) + "\n"
+        write_and_settle(path, text.encode("utf-8", "surrogatepass"))  # as json reads it
+
+    def remove(self) -> None:
+        """Remove all answers: what they were made into is on disk."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def require_writable(self) -> None:
         """Refuse a folder that takes no file, before an answer is paid for that could not be kept.

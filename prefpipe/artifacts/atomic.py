@@ -66,6 +66,28 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def write_and_settle(path: Path, data: bytes) -> None:
+    """Write a file that takes its name before it is on the disk, for readers that know a damaged file when they see one.
+
+    A process that is killed in the middle of `atomic_write` loses the file while the disk is busy; here only a loss of power
+    does.
+
+    Raises:
+        PrefpipeError: the disk is full, the folder is read-only or gone.
+    """
+    temporary = _temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            temporary.replace(path)
+            os.fsync(file.fileno())
+        sync_folder(path.parent)
+    except OSError as error:
+        _remove_quietly(temporary)
+        raise _disk_error(path, error) from error
+
+
 @contextmanager
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Make a hidden folder that takes the name ``path`` when the block ends without an exception.

@@ -6,19 +6,27 @@ from typing import Any
 
 
 def parse_finite_json(text: str | bytes | bytearray) -> Any:
-    """Return what a JSON text holds, with null for ``NaN``, ``Infinity`` and numbers too large for a float.
+    """Return what a JSON text holds, with null for ``NaN``, ``Infinity`` and numbers that Python does not read.
 
     Python's own writers make them, and servers of models write them for the log-probability of what cannot come.
 
     Errors:
         ValueError: it is no JSON. RecursionError: it is nested too deeply.
     """
-    return json.loads(text, parse_constant=lambda _name: None, parse_float=_finite)
+    return json.loads(text, parse_constant=lambda _name: None, parse_float=_finite, parse_int=_readable)
 
 
 def _finite(text: str) -> float | None:
     number = float(text)
     return number if isfinite(number) else None
+
+
+def _readable(text: str) -> int | None:
+    """Return a whole number, None for one of thousands of digits, which ``int`` refuses."""
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 def finite_values(value: Any) -> Any:

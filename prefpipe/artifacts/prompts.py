@@ -6,7 +6,6 @@ column passes through untouched. Every problem of the file is found before the f
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,15 @@ import pyarrow as pa
 from prefpipe.artifacts.conversations import Turns, turns_of
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.rows import column_values, python_rows, read_rows
+from prefpipe.artifacts.tables.bad_rows import BadRow, BadRowsError
+from prefpipe.artifacts.tables.columns import column_values, python_rows
+from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.artifacts.tables.reading import read_table
+from prefpipe.artifacts.tables.strict_json import parse_json
+from prefpipe.artifacts.tables.values import id_of
 from prefpipe.errors import InputError, UsageError
 
 OWN_COLUMNS = ("prompt_id", "prompt", "messages")
-MAX_PROBLEMS_SHOWN = 8
 
 
 class Prompt(NamedTuple):
@@ -78,7 +81,7 @@ def load_prompts(
     Errors:
         InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the first eight.
     """
-    table, lines = read_rows(source)
+    table, lines = read_table(source)
     if table.num_rows == 0:
         raise InputError(f"{source} holds no prompts", hint="each row needs `prompt` or `messages`")
     names = table.column_names
@@ -89,37 +92,41 @@ def load_prompts(
     columns = _user_columns(table, keep_columns, reserved, source)
     rows, problems = _check_rows(table, lines)
     if problems:
-        shown = "\n  ".join(problems[:MAX_PROBLEMS_SHOWN])
-        more = f"\n  and {len(problems) - MAX_PROBLEMS_SHOWN} more" if len(problems) > MAX_PROBLEMS_SHOWN else ""
-        raise InputError(f"{source} has {len(problems)} prompts that cannot be used:\n  {shown}{more}",
-                         hint="correct or remove these rows")  # fmt: skip
+        bad = [BadRow(source, line, problem) for line, problem in problems]
+        raise BadRowsError(source, bad, what=f"has {len(bad)} prompts that cannot be used")
     rows, columns = _deduplicate(rows, columns, lines, source, drop=drop_duplicates)
     if system_prompt:
         rows = _with_system(rows, system_prompt, source)
     return Prompts(rows, columns)
 
 
-def _check_rows(table: pa.Table, lines: Sequence[str]) -> tuple[list[Prompt], list[str]]:
+def _check_rows(table: pa.Table, lines: Sequence[str]) -> tuple[list[Prompt], list[tuple[str, str]]]:
+    """Return the prompts, and what is wrong with the others, each with its place."""
     as_text = "prompt" in table.column_names
     values = column_values(table, "prompt" if as_text else "messages")
-    ids = column_values(table, "prompt_id") if "prompt_id" in table.column_names else [None] * len(values)
-    rows, problems = [], []
+    has_ids = "prompt_id" in table.column_names
+    ids = column_values(table, "prompt_id") if has_ids else [None] * len(values)
+
+    rows: list[Prompt] = []
+    problems: list[tuple[str, str]] = []
     for line, given_id, value in zip(lines, ids, values, strict=True):
         turns, problem = turns_of(value if as_text else _parsed(value))
         problem = problem or _encoding_problem(turns)
-        if "prompt_id" in table.column_names and (given_id is None or str(given_id) == ""):
-            problem = "`prompt_id` is empty"
-        if problem:
-            problems.append(f"{line}: {problem}")
+        prompt_id = None
+        if has_ids:
+            prompt_id, reason = id_of(given_id)
+            problem = problem if reason is None else f"`prompt_id` {reason}"
+        if problem is not None:
+            problems.append((line, problem))
             continue
-        rows.append(Prompt(str(given_id) if given_id is not None else prompt_id_of(turns), turns))
+        rows.append(Prompt(prompt_id if prompt_id is not None else prompt_id_of(turns), turns))
     return rows, problems
 
 
 def _parsed(value: Any) -> Any:
     """Return turns that came as JSON text (from JSON or CSV) as the list they describe."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        return parse_json(value) if isinstance(value, str) else value
     except ValueError:
         return None
 
@@ -176,5 +183,10 @@ def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Pr
 
 
 def named_source(source: str) -> Path | None:
-    """Return the path that a source names, or None for an ``hf:`` reference."""
+    """Return the path that a source names, or None for an ``hf:`` reference.
+
+    Raises:
+        UsageError: an address such as ``s3://``.
+    """
+    refuse_scheme(source, "PROMPTS")
     return None if source.startswith("hf:") else Path(source)

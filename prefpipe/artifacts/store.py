@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts import atomic, parts, run_record
 from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import READABLE
@@ -199,25 +200,28 @@ class Output(Artifact):
         )  # fmt: skip
 
 
-def open_output(path: Path, record: RunRecord, *, shard: Shard, overwrite: bool, extends: bool = False) -> Output:
+def open_output(
+    path: Path, record: RunRecord, *, shard: Shard, overwrite: Overwrite | bool, extends: bool = False
+) -> Output:  # fmt: skip
     """Open the output of a run: make the folder and ``run.json``, or validate against what is there.
 
     Args:
         path: the folder.
         record: what this run is.
         shard: this worker's share.
-        overwrite: throw away the parts of another run first; of the same run, this shard's parts.
+        overwrite: whether to throw away the parts of another run first; of the same run, this shard's parts.
         extends: the difference to the run on disk has been checked by the caller and is recorded in ``record``.
 
     Errors:
         FingerprintError: the folder holds another run; the message lists every field that differs.
         InputError: the folder holds files that no prefpipe run made.
     """
+    overwrite = Overwrite.of(overwrite)
     _refuse_foreign_folder(path)
     atomic.make_folder(path)
     atomic.sweep_temporary_files(path)
     if not record.write_if_absent(path):
-        on_disk = run_record.read_run_record(path) if not overwrite else _read_or_none(path)
+        on_disk = _read_or_none(path) if overwrite else run_record.read_run_record(path)
         if on_disk is None or on_disk.fingerprint != record.fingerprint:
             if extends:
                 record.replace_in(path)
@@ -229,7 +233,7 @@ def open_output(path: Path, record: RunRecord, *, shard: Shard, overwrite: bool,
             else:
                 _refuse_difference(path, on_disk, record)
         else:
-            if overwrite:
+            if overwrite.replaces_this_run:
                 _remove_parts(path, record.n_parts, shard)
             record = replace(record, history=on_disk.history, context=on_disk.context)
     return Output(path, record, shard)
@@ -260,7 +264,8 @@ def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord)
     lines = describe_difference(on_disk.identity, wanted.identity)
     raise FingerprintError(
         f"{path} holds the result of another configuration:\n  " + "\n  ".join(lines),
-        hint="choose another folder with -o, give back the old values, or start again with --overwrite",
+        hint="choose another folder with -o, give back the old values, or start again with --overwrite "
+        "(--overwrite=stale in a script: only what is of another configuration)",
     )
 
 

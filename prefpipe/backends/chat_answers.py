@@ -1,21 +1,41 @@
-"""What a chat completion says, whoever made it: a server, a batch, the cache, or an engine in this process."""
+"""What a chat completion says, whoever made it: a server, a batch, the cache, or an engine in this process.
+
+Servers differ in what they put into a completion, and one odd answer must not lose its neighbours: every body that holds an
+answer is read, as a verdict's text (`read_completion`) or as a sampled response (`read_generation`), and what cannot be read
+of it is null or an error with a reason. Only a body without any answer is none (`NoCompletionError`).
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import exp, isnan, log
+from math import exp, inf, isfinite, isnan, log
 from typing import Any, NamedTuple
 
+from prefpipe.backends.protocol import Generation
 from prefpipe.text.surrogates import replace_lone_surrogates
 from prefpipe.text.verdicts import TokenChoice
 
 REFUSED, ERROR, TOO_LONG, NOT_ANSWERED = "refused", "error", "prompt_too_long", "not_answered"
+
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
+"""Where servers put thoughts that they return apart; several of them hold the same text, so the first that is there counts."""
+THOUGHT_PARTS = ("thinking", "reasoning", "redacted_thinking", "reasoning_content")
+TEXT_PARTS = ("text", "output_text")
+TEXT_KEYS = ("text", "thinking", "content", "summary")
+
+ENDED_BY_ITSELF = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "end_of_turn")
+ENDED_BY_LENGTH = ("length", "max_tokens", "max_length", "max_output_tokens", "model_length")
+"""One fact in the words of OpenAI, vLLM, SGLang, TGI, Anthropic, Mistral and Gemini, in any case."""
+
+IMPOSSIBLE_LOGPROB = -9999.0
+"""What OpenAI and vLLM write for a token of no known probability: no number to add up."""
+LARGEST_ID = 2**31 - 1
 
 
 class ChatAnswer(NamedTuple):
     """One answer of a judge model.
 
     ``status`` is ``ok``; ``refused``: a content filter or the model declined; ``prompt_too_long``; ``error``: no answer
-    after all tries, or the request was refused; ``not_answered``: nobody was asked. ``tokens`` is None where the answer
-    came without log-probabilities. Token counts are the server's own, None where it does not tell.
+    after all tries, the request was refused, or the answer is no text; ``not_answered``: nobody was asked. ``tokens`` is None
+    where the answer came without log-probabilities. Token counts are the server's own, None where it does not tell.
     """
 
     status: str
@@ -31,53 +51,264 @@ class NoCompletionError(ValueError):
     """A body that is no chat completion; the next try may bring one."""
 
 
+class Message(NamedTuple):
+    """What stands in a completion's first choice.
+
+    ``text`` is None where the message has none, ``problem`` says why what it has is no text. ``thoughts`` is what the server
+    returned apart from the text, None where it returned nothing; ``n_thought_tokens`` counts them where the server does.
+    """
+
+    text: str | None
+    problem: str | None
+    thoughts: str | None
+    refusal: str | None
+    tools: tuple[str, ...]
+    finish_reason: str | None
+    choice: Mapping[str, Any]
+    n_prompt_tokens: int | None
+    n_completion_tokens: int | None
+    n_thought_tokens: int | None
+
+
+def read_message(body: Any) -> Message:
+    """Return what a completion's first choice holds.
+
+    Raises:
+        NoCompletionError: no choice, no message in it, or a message with neither words nor a reason why.
+    """
+    choice = _first_choice(body)
+    message = choice.get("message")
+    if message is None and isinstance(choice.get("text"), str):  # as the older completions endpoint answers
+        message = {"content": choice["text"]}
+    if not isinstance(message, Mapping):
+        raise NoCompletionError(f"the answer is no chat completion: {str(body)[:200]!r}")
+
+    text, inner_thoughts, refusal_part, problem = _content(message.get("content"))
+    thoughts = inner_thoughts if inner_thoughts is not None else _thoughts(message)
+    refusal = _words(message.get("refusal")) or refusal_part
+    tools = _tools(message)
+    finish_reason = choice.get("finish_reason")
+
+    says_nothing = text is None and problem is None and thoughts is None and not refusal and not tools
+    if says_nothing and finish_reason is None:
+        raise NoCompletionError("the answer holds no text, and no reason why")
+
+    usage = body.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
+    return Message(
+        text=text,
+        problem=problem,
+        thoughts=thoughts,
+        refusal=refusal,
+        tools=tools,
+        finish_reason=None if finish_reason is None else replace_lone_surrogates(str(finish_reason)),
+        choice=choice,
+        n_prompt_tokens=_count(usage, "prompt_tokens"),
+        n_completion_tokens=_count(usage, "completion_tokens"),
+        n_thought_tokens=_count(details, "reasoning_tokens"),
+    )
+
+
 def read_completion(body: Any) -> ChatAnswer:
-    """Return what a completion's first choice says.
+    """Return what a completion's first choice says to a judge's question.
 
     A message without a text (the tokens ran out while the model was thinking, or it called a tool) is an answer of no words:
-    another try would be paid for and most likely say the same. Halves of characters become U+FFFD, for no file holds them.
+    another try would be paid for and most likely say the same. So is one whose content is no text, which is an ``error``.
+    Halves of characters become U+FFFD, for no file holds them.
 
-    Errors:
-        NoCompletionError: no choices, or no message in the first.
+    Raises:
+        NoCompletionError: see `read_message`.
     """
-    try:
-        choice = _first_choice(body["choices"])
-        message = choice["message"]
-        content, refusal = _text(message.get("content")), message.get("refusal")
-        finish_reason = choice.get("finish_reason")
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise NoCompletionError(f"the answer is no chat completion: {str(body)[:200]!r}") from error
-    usage = body.get("usage")
-    counts = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    if finish_reason == "content_filter" or (refusal and not content):
-        reason = replace_lone_surrogates(f"the judge refused: {refusal or 'content filter'}")
-        return ChatAnswer(REFUSED, reason, content or "", None, False, *counts)
-    if content is None and finish_reason is None:
-        raise NoCompletionError("the answer holds no text, and no reason why")
-    return ChatAnswer("ok", None, content or "", _tokens(choice), finish_reason == "length", *counts)
+    message = read_message(body)
+    counts = message.n_prompt_tokens, message.n_completion_tokens
+    text = message.text or ""
+
+    if message.finish_reason == "content_filter" or (message.refusal and not text):
+        reason = f"the judge refused: {message.refusal or 'content filter'}"
+        return ChatAnswer(REFUSED, reason, text, None, False, *counts)
+    if message.problem is not None:
+        return ChatAnswer(ERROR, message.problem, "", None, False, *counts)
+
+    is_cut = _ending(message.finish_reason) == "length"
+    return ChatAnswer("ok", None, text, _tokens_of_answer(message), is_cut, *counts)
 
 
-def _first_choice(choices: Sequence[Any]) -> Any:
-    """Return the choice whose index is lowest, which need not stand first where a server gave more than were asked for."""
+def read_generation(body: Any) -> Generation:
+    """Return what a completion's first choice says as a sampled response.
+
+    Ids and log-probabilities that a server returns cover everything that it sampled. Where thoughts were returned apart, or
+    the sampled tokens say more than the text does, they are not the response's: then ids and log-probability are unknown,
+    and the number of tokens is known only where the response's own tokens can be told from the others.
+
+    Raises:
+        NoCompletionError: see `read_message`.
+    """
+    message = read_message(body)
+    error = _why_no_response(message)
+    if error is not None:
+        return Generation("", [], "error", None, error, message.thoughts, None, message.n_prompt_tokens)
+
+    text = message.text or ""
+    ending = _ending(message.finish_reason)
+    assert ending is not None
+    ids = _token_ids(message.choice.get("token_ids"))
+    positions = _positions(message.choice)
+    start = _start_of_text([piece for piece, _ in positions], text)
+
+    has_thoughts = message.thoughts is not None or bool(message.n_thought_tokens)
+    if has_thoughts or start > 0:
+        n_tokens = _response_tokens(message, positions, start, text)
+        return Generation(text, [], ending, None, None, message.thoughts or "", n_tokens, message.n_prompt_tokens)
+
+    logp = _sum_of(positions)
+    if ids and len(ids) != len(positions):
+        logp = None
+    n_tokens = len(ids) if ids else message.n_completion_tokens
+    return Generation(text, ids, ending, logp, None, None, n_tokens, message.n_prompt_tokens)
+
+
+def _why_no_response(message: Message) -> str | None:
+    """Return why a message is no response that could be trained on, None if it is one."""
+    if message.problem is not None:
+        return message.problem
+    if message.refusal and not message.text:
+        return f"the server answered with a refusal: {message.refusal}"
+    if message.tools:
+        beside = " beside its text" if message.text else " and holds no text"
+        return f"the answer calls a tool ({', '.join(message.tools)}){beside}"
+    if _ending(message.finish_reason) is None:
+        return f"the server ended the response with finish_reason {message.finish_reason!r}"
+    return None
+
+
+def _ending(finish_reason: str | None) -> str | None:
+    """Return ``stop`` or ``length``; None for everything that is neither."""
+    word = (finish_reason or "").lower()
+    if word in ENDED_BY_ITSELF:
+        return "stop"
+    return "length" if word in ENDED_BY_LENGTH else None
+
+
+def _response_tokens(message: Message, positions: Sequence[tuple[bytes, float | None]], start: int, text: str) -> int | None:
+    """Return how many of the sampled tokens are the response's, None where that is not known."""
+    if not text.strip():
+        return None
+    if start > 0:
+        return len(positions) - start
+    if message.n_thought_tokens and message.n_completion_tokens is not None:
+        return max(0, message.n_completion_tokens - message.n_thought_tokens)
+    return None
+
+
+def _first_choice(body: Any) -> Mapping[str, Any]:
+    """Return the choice whose index is lowest, which need not stand first where a server gave more than were asked for.
+
+    Raises:
+        NoCompletionError: there is none.
+    """
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    found = [choice for choice in choices if isinstance(choice, Mapping)] if isinstance(choices, list) else []
+    if not found:
+        raise NoCompletionError(f"the answer is no chat completion: {str(body)[:200]!r}")
 
     def index_of(place: int) -> int:
-        index = choices[place].get("index")
+        index = found[place].get("index")
         return index if isinstance(index, int) else place
 
-    return choices[min(range(len(choices)), key=index_of)]
+    return found[min(range(len(found)), key=index_of)]
 
 
-def _text(content: Any) -> str | None:
-    """Return a message's text; of one in parts, as some servers of reasoning models write it, that of the parts of text.
+def _content(content: Any) -> tuple[str | None, str | None, str | None, str | None]:
+    """Return a message's text, the thoughts and the refusal among its parts, and why it is no text; each None if there is none.
 
-    Errors:
-        TypeError: neither a text, nor parts, nor null.
+    Some servers of reasoning models write the content in parts: ``[{"type": "thinking", ...}, {"type": "text", ...}]``.
     """
-    if isinstance(content, list):
-        content = "".join(part["text"] for part in content if part.get("type") == "text")
-    if content is not None and not isinstance(content, str):
-        raise TypeError(f"content is {content!r}")
-    return None if content is None else replace_lone_surrogates(content)
+    if content is None:
+        return None, None, None, None
+    if isinstance(content, str):
+        return replace_lone_surrogates(content), None, None, None
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        return None, None, None, f"the answer's content is {_shown(content)}, which is no text"
+
+    texts: list[str] = []
+    thoughts: list[str] = []
+    refusals: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(part, str):
+            texts.append(part)
+        elif kind in THOUGHT_PARTS:
+            thoughts.append(_words(part) or "")
+        elif kind == "refusal":
+            refusals.append(_words(part.get("refusal")) or "without a reason")
+        elif isinstance(part, Mapping) and kind in (*TEXT_PARTS, None) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            return None, None, None, f"the answer's content holds {_shown(part)}, which is no text"
+
+    return (
+        replace_lone_surrogates("".join(texts)),
+        "\n".join(thoughts) if thoughts else None,
+        "\n".join(refusals) if refusals else None,
+        None,
+    )
+
+
+def _thoughts(message: Mapping[str, Any]) -> str | None:
+    """Return the thoughts beside a message's content; ``""`` where there are some that the server does not show."""
+    is_there = False
+    for name in THOUGHT_FIELDS:
+        value = message.get(name)
+        if not value:
+            continue
+        is_there = True
+        words = _words(value)
+        if words:
+            return words
+    return "" if is_there else None
+
+
+def _words(value: Any, depth: int = 0) -> str | None:
+    """Return what a value of any shape says, None if nothing: a text, or the texts of its parts."""
+    if isinstance(value, str):
+        return replace_lone_surrogates(value) or None
+    if value is None or isinstance(value, bool) or depth > 8:
+        return None
+    if isinstance(value, list):
+        found = [words for item in value if (words := _words(item, depth + 1)) is not None]
+        return "\n".join(found) or None
+    if isinstance(value, Mapping):
+        for key in TEXT_KEYS:
+            words = _words(value.get(key), depth + 1)
+            if words is not None:
+                return words
+        return None
+    return str(value)[:200]
+
+
+def _tools(message: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the tools that a message calls."""
+    calls = message.get("tool_calls") or []
+    if isinstance(calls, Mapping):
+        calls = [calls]
+    if not isinstance(calls, list):
+        return (_shown(calls),)
+    if message.get("function_call"):
+        calls = [*calls, {"function": message["function_call"]}]
+
+    names = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        names.append(replace_lone_surrogates(name) if isinstance(name, str) else "without a name")
+    return tuple(names)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message can show it, short and without halves of characters."""
+    return repr(value)[:200]
 
 
 def _count(usage: Any, name: str) -> int | None:
@@ -85,33 +316,122 @@ def _count(usage: Any, name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
 
 
-def _tokens(choice: Mapping[str, Any]) -> tuple[TokenChoice, ...] | None:
-    """Return tokens with their alternatives; None where the server gave none, or none that can be read."""
+def _token_ids(values: Any) -> list[int]:
+    """Return a response's ids; [] where there are none or one of them is no id, as text is none."""
+    if not isinstance(values, list):
+        return []
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_ID:
+            return []
+    return values
+
+
+def _raw_positions(choice: Mapping[str, Any]) -> list[Any]:
     logprobs = choice.get("logprobs")
     positions = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    if not isinstance(positions, list) or not positions:
+    return positions if isinstance(positions, list) else []
+
+
+def _positions(choice: Mapping[str, Any]) -> list[tuple[bytes, float | None]]:
+    """Return bytes and log-probability of every sampled token; a log-probability that is none is None."""
+    found = []
+    for position in _raw_positions(choice):
+        values = position if isinstance(position, Mapping) else {}
+        found.append((_bytes_of(values), _possible_logprob(values.get("logprob"))))
+    return found
+
+
+def _bytes_of(position: Mapping[str, Any]) -> bytes:
+    """Return a token's bytes, which one that is part of a character has beside its text."""
+    values = position.get("bytes")
+    if isinstance(values, list) and values:
+        try:
+            return bytes(values)
+        except (TypeError, ValueError):
+            pass
+    token = position.get("token")
+    return token.encode("utf-8", "replace") if isinstance(token, str) else b""
+
+
+def _possible_logprob(value: Any) -> float | None:
+    """Return a log-probability, None for what cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return tuple(
-            TokenChoice(
-                replace_lone_surrogates(str(position["token"])),
-                _logprob(position["logprob"]),
-                _summed(position.get("top_logprobs") or ()),
-            )
-            for position in positions
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
+        number = float(value)
+    except OverflowError:
         return None
+    is_one = isfinite(number) and IMPOSSIBLE_LOGPROB < number <= 1e-3  # rounding may leave a little above 0
+    return number if is_one else None
+
+
+def _sum_of(positions: Sequence[tuple[bytes, float | None]]) -> float | None:
+    """Return the summed log-probability, None where there is none or one of them is unknown."""
+    if not positions:
+        return None
+    total = 0.0
+    for _, logprob in positions:
+        if logprob is None:
+            return None
+        total += logprob
+    return total
+
+
+def _start_of_text(pieces: Sequence[bytes], text: str) -> int:
+    """Return the number of the first sampled token that is the text's, 0 where none before it says anything.
+
+    0, too, where the tokens do not spell the text, as a server's own way of writing tokens may not.
+    """
+    wanted, joined = text.strip().encode("utf-8", "replace"), b"".join(pieces)
+    if not wanted or joined.lstrip().startswith(wanted):
+        return 0
+    place = joined.rfind(wanted)
+    if place < 0 or not joined[:place].strip():
+        return 0
+    end = 0
+    for number, piece in enumerate(pieces):
+        end += len(piece)
+        if end > place:
+            return number
+    return 0
+
+
+def _tokens_of_answer(message: Message) -> tuple[TokenChoice, ...] | None:
+    """Return the tokens of a judge's answer, without those of the thoughts that the server returned apart."""
+    tokens = _tokens(message.choice)
+    has_thoughts = message.thoughts is not None or bool(message.n_thought_tokens)
+    if tokens is None or not has_thoughts or not message.text:
+        return tokens
+    pieces = [piece for piece, _ in _positions(message.choice)]
+    start = _start_of_text(pieces, message.text)
+    spells_text = message.text.strip().encode("utf-8", "replace") in b"".join(pieces)
+    return tokens[start:] if spells_text else None
+
+
+def _tokens(choice: Mapping[str, Any]) -> tuple[TokenChoice, ...] | None:
+    """Return tokens with their alternatives; None where the server gave none, or none that can be read."""
+    positions = _raw_positions(choice)
+    if not positions:
+        return None
+    tokens = []
+    try:
+        for position in positions:
+            token = replace_lone_surrogates(str(position["token"]))
+            tokens.append(TokenChoice(token, _logprob(position["logprob"]), _summed(position.get("top_logprobs") or ())))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+    return tuple(tokens)
 
 
 def _logprob(value: Any) -> float:
     """Return a log-probability.
 
-    Errors:
-        ValueError: NaN or infinity, which JSON does not hold: a mean of them would be a verdict that is no number.
+    Raises:
+        ValueError: NaN, infinity or a number far above 0, which no log-probability is: a mean of them would be a verdict
+            that is no number.
     """
     number = float(value)
-    if isnan(number) or number == float("inf"):
+    if isnan(number) or number == inf or number > 1:
         raise ValueError(f"a log-probability of {number}")
     return number
 
@@ -123,5 +443,6 @@ def _summed(alternatives: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         if item["logprob"] is None:  # how JSON writes the minus infinity of a token that cannot come
             continue
         token, logprob = replace_lone_surrogates(str(item["token"])), _logprob(item["logprob"])
-        found[token] = log(exp(found[token]) + exp(logprob)) if token in found and exp(logprob) > 0 else found.get(token, logprob)
+        is_twice = token in found and exp(logprob) > 0
+        found[token] = log(exp(found[token]) + exp(logprob)) if is_twice else found.get(token, logprob)
     return found

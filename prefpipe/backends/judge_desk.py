@@ -103,6 +103,11 @@ class JudgeDesk:
             }
         return [found[key] for key in keys]
 
+    @property
+    def left_out(self) -> list[str]:
+        """Return the sampling settings that a server refuses, so that its own defaults hold."""
+        return list(getattr(self._source, "left_out", []))
+
     def close(self) -> None:
         """Close the source, if it was opened."""
         if self._source is not None:
@@ -146,11 +151,9 @@ class JudgeDesk:
 
     def _count(self, answer: ChatAnswer) -> None:
         self.spending.n_asked += 1
-        if answer.status == ERROR:
-            return
         self.spending.n_prompt_tokens += answer.n_prompt_tokens or 0
         self.spending.n_completion_tokens += answer.n_completion_tokens or 0
-        self.spending.n_uncounted += answer.n_prompt_tokens is None
+        self.spending.n_uncounted += answer.n_prompt_tokens is None and answer.status != ERROR
 
 
 def _read_or_none(completion: Body | None) -> ChatAnswer | None:

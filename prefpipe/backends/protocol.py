@@ -6,7 +6,8 @@ only ``prefpipe.wiring`` imports.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class Generation(NamedTuple):
     ``logp`` is the summed natural log-probability of ``token_ids`` under the model at temperature 1,
     before any truncation of the distribution; None when the engine does not tell.
     ``finish_reason`` is ``stop``, ``length`` or ``error``; ``error`` says why, in the last case.
+
+    Of a server alone: ``reasoning`` is what the model thought before the response and the server returned apart from it,
+    ``""`` where the server keeps it to itself, None where there was none; ``n_tokens`` and ``n_prompt_tokens`` are the
+    server's counts of response and prompt where it tells no ids.
     """
 
     text: str
@@ -44,6 +49,9 @@ class Generation(NamedTuple):
     finish_reason: str
     logp: float | None
     error: str | None = None
+    reasoning: str | None = None
+    n_tokens: int | None = None
+    n_prompt_tokens: int | None = None
 
 
 class SamplingParams(NamedTuple):
@@ -70,6 +78,23 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Release memory and processes."""
+        ...
+
+
+@runtime_checkable
+class ServedGenerator(Protocol):
+    """What a generator behind a server has beside the protocol: its answers are paid for, and the server has a say."""
+
+    left_out: Sequence[str]
+    """Neutral sampling settings that the server refuses, so that its own defaults hold."""
+
+    def keep_answers_in(self, folder: Path, *, ask_again: bool) -> None:
+        """Keep each answer in ``folder`` as it arrives, and take from there what arrived in an earlier run.
+
+        Args:
+            folder: a folder for this part's answers alone.
+            ask_again: whether a kept answer that is an error is asked for again.
+        """
         ...
 
 

@@ -7,20 +7,29 @@ The key is ``(prompt_id, sample_idx)``, or ``(prompt_id, response)`` in a file w
 never joins anything.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Iterable, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
+from prefpipe.artifacts.interchange.formats import content_hash
+from prefpipe.artifacts.interchange.user_table import (
+    Problems,
+    UserTable,
+    checked_id,
+    checked_index,
+    checked_number,
+    checked_text,
+    read_user_table,
+    told,
+)
 from prefpipe.backends.protocol import Score, ScoreRequest
-from prefpipe.backends.rating_files import Row, read_rows
 from prefpipe.errors import InputError
 
 Key = tuple[str, int | str]
 """``(prompt_id, sample_idx)`` or ``(prompt_id, response)``."""
 
-_MOST_PROBLEMS_TOLD: Final = 20
+HINT = "each row needs prompt_id, sample_idx (or response) and rating"
 
 
 class _Rating(NamedTuple):
@@ -31,28 +40,24 @@ class _Rating(NamedTuple):
 class RatingsScorer:
     """Gives each candidate the rating that a file holds for it.
 
-    ``path`` is JSONL, JSON (a list of objects), CSV or Parquet. Raises ``InputError``, with every problem and its place, on a
-    file that cannot be read, a missing column, a key that is incomplete or has two different ratings, and a rating that
-    is empty, no number, NaN or infinite.
+    ``path`` is a table of any kind that prefpipe reads.
+
+    Raises:
+        InputError: a file that cannot be read, a missing column, or rows that cannot be used, each with its place: a key that
+            is incomplete or has two different ratings, a rating that is empty, no number, NaN or infinite.
     """
 
     def __init__(self, path: Path | str, *, rating_column: str = "rating") -> None:
         self.path = Path(path)
         self.rating_column = rating_column
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"cannot read the ratings file {self.path}: {error.strerror}", hint="give the file as --scorer ratings:PATH"
-            ) from error
-        self._sha256 = sha256(data).hexdigest()
-        rows = read_rows(data, self.path)
-        self.joined_by = _find_key_column(rows, self.path, rating_column)
+        table = read_user_table(str(path), text_columns=("response",), hint=HINT)
+        self._sha256 = content_hash(str(path))
+        self.joined_by = _find_key_column(table, rating_column)
         """The column that completes the key: ``sample_idx`` or ``response``."""
         self._ratings: dict[Key, _Rating] = {}
         self.n_repeated = 0
         """Rows that say again what an earlier row said."""
-        self._read(rows)
+        self._read(table)
 
     def __len__(self) -> int:
         return len(self._ratings)
@@ -83,82 +88,68 @@ class RatingsScorer:
     def close(self) -> None:
         """Hold nothing open, release nothing."""
 
-    def _read(self, rows: Iterable[Row]) -> None:
-        problems = []
-        for place, values in rows:
-            try:
-                self._add(_read_key(values, self.joined_by), _Rating(_read_rating(values.get(self.rating_column)), place))
-            except ValueError as error:
-                problems.append(f"{self.path}, {place}: {error}")
-        if problems:
-            more = len(problems) - _MOST_PROBLEMS_TOLD
-            told = problems[:_MOST_PROBLEMS_TOLD] + ([f"and {more} more problems"] if more > 0 else [])
-            raise InputError("\n".join(told), hint="correct these rows, or delete those of candidates that nobody rated")
+    def _read(self, table: UserTable) -> None:
+        problems = Problems(table.source)
+        columns = [table.values(name) for name in ("prompt_id", self.joined_by, self.rating_column)]
+        for place, prompt_id, other, value in zip(table.places, *columns, strict=True):
+            key, sentences = _checked_key(prompt_id, other, self.joined_by)
+            rating, sentence = _checked_rating(value, self.rating_column)
+            if sentence is not None:
+                sentences.append(sentence)
+            if key is not None and rating is not None:
+                sentences += self._add(key, _Rating(rating, place))
+            for each in sentences:
+                problems.add(place, each)
+        problems.raise_if_any(hint="correct these rows, or delete those of candidates that nobody rated")
 
-    def _add(self, key: Key, rating: _Rating) -> None:
+    def _add(self, key: Key, rating: _Rating) -> list[str]:
+        """Keep a rating, and return what is wrong with it."""
         earlier = self._ratings.setdefault(key, rating)
         if earlier is rating:
-            return
+            return []
         if earlier.value != rating.value:
-            raise ValueError(
-                f"second rating {rating.value:g} for {_describe(key)}; {earlier.place} says {earlier.value:g} "
-                "(average several raters before this step)"
-            )
+            first = f"{earlier.place} says {earlier.value:g} (average several raters before this step)"
+            return [f"second rating {rating.value:g} for {_describe(key)}; {first}"]
         self.n_repeated += 1
+        return []
 
 
-def _find_key_column(rows: Sequence[Row], path: Path, rating_column: str) -> str:
-    if not rows:
-        raise InputError(f"no ratings in {path}", hint="each row needs prompt_id, sample_idx (or response) and rating")
-    columns = {name: None for _, values in rows for name in values}
-    missing = [name for name in ("prompt_id", rating_column) if name not in columns]
-    if not {"sample_idx", "response"} & set(columns):
+def _find_key_column(table: UserTable, rating_column: str) -> str:
+    missing = [name for name in ("prompt_id", rating_column) if name not in table.names]
+    if not {"sample_idx", "response"} & set(table.names):
         missing.append("sample_idx (or response)")
     if missing:
         raise InputError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(columns)}",
+            f"{table.source} has no column {', '.join(missing)}; it has {', '.join(table.names)}",
             hint="name the column of the ratings with --rating-column",
         )
-    return "sample_idx" if "sample_idx" in columns else "response"
+    return "sample_idx" if "sample_idx" in table.names else "response"
 
 
-def _read_key(values: Mapping[str, Any], joined_by: str) -> Key:
-    prompt_id = values.get("prompt_id")
-    if isinstance(prompt_id, int) and not isinstance(prompt_id, bool):
-        prompt_id = str(prompt_id)
-    if not isinstance(prompt_id, str) or not prompt_id:
-        raise ValueError(f"prompt_id must be a text, got {prompt_id!r}")
-    if joined_by == "response":
-        response = values.get("response")
-        if not isinstance(response, str):
-            raise ValueError(f"response must be a text, got {response!r}")
-        return prompt_id, response
-    return prompt_id, _read_index(values.get("sample_idx"))
+def _checked_key(prompt_id: Any, other: Any, joined_by: str) -> tuple[Key | None, list[str]]:
+    """Return a row's key and, where it has none, what is wrong."""
+    text, problem = checked_id(prompt_id, "prompt_id")
+    second: int | str | None
+    if joined_by == "sample_idx":
+        second, its_problem = checked_index(other, "sample_idx")
+        if second is None and its_problem is None:
+            its_problem = "`sample_idx` is empty"
+    else:
+        second, its_problem = checked_text(other, "response")
+    sentences = [sentence for sentence in (problem, its_problem) if sentence is not None]
+    if text is None or second is None or sentences:
+        return None, sentences
+    return (text, second), []
 
 
-def _read_index(value: Any) -> int:
-    """Return a sample_idx; tables keep integers beside blanks as floats, and CSV everything as text."""
-    try:
-        number = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0 and number == int(number)):
-        raise ValueError(f"sample_idx must be a whole number from 0, got {value!r}")
-    return int(number)
-
-
-def _read_rating(value: Any) -> float:
-    if value is None or value == "":
-        raise ValueError("the rating is empty")
-    if isinstance(value, bool):
-        raise ValueError(f"the rating must be a number, got {value!r}")  # noqa: TRY004 - reported with its row
-    try:
-        rating = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"the rating must be a number, got {value!r}") from None
-    if not math.isfinite(rating):
-        raise ValueError(f"the rating must be finite, got {value!r}")
-    return rating
+def _checked_rating(value: Any, name: str) -> tuple[float | None, str | None]:
+    """Return a rating and, where it cannot be one, why."""
+    rating, problem = checked_number(value, name)
+    if problem is None and rating is None:
+        return None, f"`{name}` is empty"
+    if rating is not None and not isfinite(rating):
+        return None, f"`{name}` is {told(value)}, which is not finite"
+    return rating, problem
 
 
 def _describe(key: Key) -> str:

@@ -1,13 +1,14 @@
 """From a config's dataclass to a typer command: the only code that knows both."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.options import StageConfig, flag_of, is_list, resolved_types, scalar_type
 
 PLACES_PANEL = "Inputs and output (their content counts, not their place)"
@@ -49,6 +50,8 @@ def _parameter(item: "Field[Any]", kind: Any) -> inspect.Parameter:
     extra: dict[str, Any] = {"help": _help(item), "metavar": meta["metavar"], "show_default": False}
     if meta["choices"] and not meta["metavar"]:
         extra["metavar"] = "|".join(meta["choices"])
+    if scalar is Overwrite:  # bare or with a value: `spelled_out` gives it one before the flags are read
+        scalar, extra["metavar"] = str, "[=stale]"
     annotation: Any = list[scalar] | None if is_list(kind) else scalar | None  # type: ignore[valid-type]
     if meta["positional"]:
         return _keyword(item.name, Annotated[annotation, typer.Argument(**extra)], None)
@@ -62,6 +65,23 @@ def _parameter(item: "Field[Any]", kind: Any) -> inspect.Parameter:
     names_something = bool(meta["metavar"]) and not meta["identity"]  # a folder, a model, a scorer: its content counts
     extra["rich_help_panel"] = PLACES_PANEL if names_something else ROWS_PANEL if meta["identity"] else RUN_PANEL
     return _keyword(item.name, Annotated[annotation, typer.Option(*names, **extra)], None)
+
+
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Return a command's words with a bare ``--overwrite`` as ``--overwrite=all``.
+
+    The flag may stand alone or have a value; left to the parser, ``--overwrite run/candidates`` would take the input for it.
+    """
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    for place in range(end):
+        if words[place] != "--overwrite":
+            continue
+        following = words[place + 1] if place + 1 < end else ""
+        if following in tuple(Overwrite) and not Path(following).exists():  # `--overwrite stale`, as other flags take values
+            return [*words[:place], f"--overwrite={following}", *spelled_out(words[place + 2 :])]
+        words[place] = f"--overwrite={Overwrite.ALL}"
+    return words
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -81,7 +101,7 @@ def help_text(item: "Field[Any]") -> str:
     default = item.default
     if default is MISSING:
         return str(item.metadata["help"]) + (" [required]" if not item.metadata["positional"] else "")
-    if default is None or default == () or default is False:
+    if default is None or default == () or default is False or default is Overwrite.NO:
         return str(item.metadata["help"])
     shown = (
         ",".join(map(str, default))

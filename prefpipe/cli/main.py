@@ -15,7 +15,7 @@ import typer.core
 from prefpipe import __version__
 from prefpipe.cli.check import check
 from prefpipe.cli.evaluation import evaluation_of
-from prefpipe.cli.flags import command_of
+from prefpipe.cli.flags import command_of, spelled_out
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
 from prefpipe.cli.merge import merge
@@ -114,7 +114,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(_with_values(arguments), standalone_mode=False)
     except PrefpipeError as error:
         from prefpipe.cli import console
 
@@ -141,6 +141,11 @@ def run(arguments: list[str]) -> int:
             return 1
         raise
     return code if isinstance(code, int) else 0
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """Return the words of a stage's command with its flags spelled out; other commands have plain flags alone."""
+    return spelled_out(arguments) if arguments[:1] in [[config_class.stage] for config_class in STAGES] else arguments
 
 
 def _help_command(arguments: list[str]) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from prefpipe.artifacts.overwriting import Overwrite
+
 NOTE = "<!-- Written by `prefpipe reference` from the code; change the code, not this page. -->"
 DEFAULT_FOLDER = Path("docs/reference")
 
@@ -158,6 +160,8 @@ def _config_rows(config_class: type) -> Iterator[str]:
 def _type_words(item: "Field[Any]", kind: Any) -> str:
     from prefpipe.configs.options import is_list, scalar_type
 
+    if scalar_type(kind) is Overwrite:
+        return "true, false, `stale`"
     if item.metadata["choices"]:
         return ", ".join(f"`{choice}`" for choice in item.metadata["choices"])
     names = {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path"}
@@ -167,6 +171,8 @@ def _type_words(item: "Field[Any]", kind: Any) -> str:
 def _default_words(item: "Field[Any]") -> str:
     if item.default is MISSING:
         return "required"
+    if item.default is Overwrite.NO:
+        return "`false`"
     if item.default is None or item.default == ():
         return ""
     if isinstance(item.default, bool):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.options import StageConfig, option
 
 LINES_OR_PARQUET = (".jsonl", ".parquet")
@@ -36,7 +37,10 @@ class ExportConfig(StageConfig):
         short="o",
         metavar="OUT",
     )
-    overwrite: bool = option(False, help="replace what OUT holds", identity=False)
+    overwrite: Overwrite = option(
+        Overwrite.NO, identity=False, choices=tuple(Overwrite),
+        help="replace what OUT holds; =stale does the same: a file does not say what it was made of",
+    )  # fmt: skip
     groups: Path = option(positional=True, identity=False, metavar="GROUPS",
                           help="folder written by select; for alpaca-eval and arena-hard one of candidates")  # fmt: skip
     format: str = option(choices=FORMATS, help="which tool is to read it; docs/interchange.md has a row of each")

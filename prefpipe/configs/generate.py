@@ -37,7 +37,10 @@ class GenerateConfig(SamplingConfig, ShardedConfig):
             (len(set(self.model)) == len(self.model), "--model names the same model twice"),
             (self.n >= n_pairs or self.n < 1, f"--n {self.n} is fewer than the {n_pairs} pairs of model and temperature"),
             (not (self.extend and self.overwrite), "--extend and --overwrite contradict each other"),
-            (not (self.retry_errors and self.overwrite), "--retry-errors and --overwrite contradict each other"),
+            (
+                not (self.retry_errors and self.overwrite),
+                "--retry-errors and --overwrite contradict each other",
+            ),
         )
         return found + [sentence for holds, sentence in checks if not holds]
 

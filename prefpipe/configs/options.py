@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 
 import yaml
 
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.errors import UsageError
 
 
@@ -46,7 +47,11 @@ class StageConfig:
     VERSION: ClassVar[int]
 
     output: Path = option(help="folder of the artifact to write", identity=False, short="o", metavar="DIR")
-    overwrite: bool = option(False, help="throw away what the output folder holds and start again", identity=False)
+    overwrite: Overwrite = option(
+        Overwrite.NO, identity=False, choices=tuple(Overwrite),
+        help="throw away what the output folder holds and start again; --overwrite=stale: only where it is of another "
+        "configuration, and keep what is finished of this one",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         problems = _type_problems(self) or [*_choice_problems(self), *self.problems()]
@@ -177,6 +182,8 @@ def _converted(value: Any, kind: Any) -> Any:
         values = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_converted(v, scalar_type(kind)) for v in values)
     target = scalar_type(kind)
+    if target is Overwrite:
+        return Overwrite.of(value) if isinstance(value, bool) else Overwrite(str(value))
     if target is bool or isinstance(value, bool):
         if not isinstance(value, bool) or target is not bool:
             raise TypeError
@@ -197,6 +204,8 @@ def _converted(value: Any, kind: Any) -> Any:
 
 
 def _words(kind: Any) -> str:
+    if scalar_type(kind) is Overwrite:
+        return "no, stale or all"
     names = {int: "whole number", float: "finite number", str: "text", Path: "path"}
     scalar = scalar_type(kind)
     if scalar is bool:

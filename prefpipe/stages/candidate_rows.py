@@ -11,6 +11,9 @@ from prefpipe.artifacts.store import Artifact
 
 Row = dict[str, Any]
 UNUSABLE = ("error", "prompt_too_long")
+REASONING = "response_reasoning"
+"""Column of candidates that a server made: what the model thought before the response and the server returned apart from it,
+empty where the server keeps it to itself, null where there was none."""
 
 
 def key_of(row: Row) -> tuple[str, int]:
@@ -56,9 +59,17 @@ def mark_duplicates(rows: Sequence[Row]) -> int:
     return n_duplicates
 
 
-def table_of_rows(rows: Sequence[Row], prompts: Prompts) -> pa.Table:
-    """Return the part's table, each row with its prompt's user columns."""
+def table_of_rows(rows: Sequence[Row], prompts: Prompts, *, is_served: bool = False) -> pa.Table:
+    """Return the part's table, each row with its prompt's user columns.
+
+    Args:
+        rows: rows with the columns of ``candidates``, and `REASONING` where ``is_served``.
+        prompts: the prompts that the rows answer.
+        is_served: whether a server made the responses: then a column `REASONING` stands behind prefpipe's own.
+    """
     schema = CANDIDATES.arrow()
+    if is_served:
+        schema = schema.append(pa.field(REASONING, pa.string()))
     own = pa.Table.from_pylist(list(rows), schema=schema)
     position = {prompt.prompt_id: number for number, prompt in enumerate(prompts.rows)}
     theirs = prompts.columns.take(pa.array([position[row["prompt_id"]] for row in rows], pa.int64()))

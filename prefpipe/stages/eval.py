@@ -101,7 +101,7 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
     on_disk = None
     with suppress(InputError):
         on_disk = read_run_record(config.output)
-    extends = not config.overwrite and on_disk is not None and _is_less(on_disk.identity, record.identity)
+    extends = not config.overwrite.replaces_this_run and on_disk is not None and _is_less(on_disk.identity, record.identity)
     if extends:
         runtime.log(f"{config.output}: its per-prompt table lacks measures and is made again; responses and rewards are kept")
     return open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=extends)

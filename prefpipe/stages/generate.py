@@ -8,23 +8,26 @@ and a larger ``--n`` give the same rows; every sample asked for is a row, with a
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
+from prefpipe.artifacts.answer_cache import FOLDER_NAME, AnswerCache
 from prefpipe.artifacts.fingerprint import canonical_json, describe_difference
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, open_output, refuse_nesting
-from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams
+from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams, ServedGenerator
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.errors import CorruptPartError, FingerprintError, InputError, PrefpipeError, UsageError
-from prefpipe.stages.candidate_rows import count_by_status, mark_duplicates, table_of_rows
+from prefpipe.errors import CorruptPartError, ErrorRateError, FingerprintError, InputError, PrefpipeError, UsageError
+from prefpipe.stages.candidate_rows import REASONING, count_by_status, mark_duplicates, table_of_rows
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 
 FAILING = ("error", "prompt_too_long")
+SERVED = "openai"
+"""The back-end whose rows carry `REASONING`, and whose answers are kept one by one until their part is written."""
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
 TOO_LONG = "prompt_too_long: "  # how an engine that keeps its tokenizer to itself begins such an error
 Row = dict[str, Any]
@@ -45,7 +48,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         refuse_nesting(config.output, {"PROMPTS": source})
     prompts = load_prompts(
         config.prompts, system_prompt=config.system_prompt, keep_columns=config.kept_columns,
-        drop_duplicates=config.drop_duplicate_prompts, reserved=CANDIDATES.column_names,
+        drop_duplicates=config.drop_duplicate_prompts, reserved=_column_names(config),
     )  # fmt: skip
     record = RunRecord(
         stage=config.stage, schema=CANDIDATES.tag, n_parts=prompts.n_parts(config.part_size),
@@ -58,15 +61,52 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=config.extend)
     indices = runtime.shard.parts(output.n_parts)
     output, failed = begin_retry(output, indices, keep=NOT_RETRIED) if config.retry_errors else (output, set())
+    if config.overwrite:
+        for index in indices:
+            _kept_answers(output, index).remove()
     summary = Summary(config.stage, config.output)
     runtime.log(f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of {config.part_size} prompts")
     started = time.perf_counter()
     with ExitStack() as stack:
         work = _Work(config, prompts, output, samplers, stack, runtime)
         loop_over_parts(output, lambda _index: {}, work.make, runtime, summary, indices=indices, redo=failed.__contains__)
+    for index in indices:  # what a kill between a part and the removal of its answers left behind
+        _kept_answers(output, index).remove()
+    with suppress(OSError):  # another worker's answers are in it
+        (output.path / FOLDER_NAME).rmdir()
     _describe(summary, work, time.perf_counter() - started)
     check_error_rate(summary, FAILING, config.max_error_rate)
+    _refuse_no_text_at_all(output, indices, summary, config.max_error_rate)
     return summary
+
+
+def _column_names(config: GenerateConfig) -> list[str]:
+    """Return prefpipe's own columns of this run's candidates."""
+    return [*CANDIDATES.column_names, *([REASONING] if config.backend == SERVED else [])]
+
+
+def _kept_answers(output: Output, index: int) -> AnswerCache:
+    """Return where a server's answers are kept until their part is written."""
+    return AnswerCache(output.path / FOLDER_NAME / output.part_path(index).stem)
+
+
+def _refuse_no_text_at_all(output: Output, indices: Sequence[int], summary: Summary, limit: float) -> None:
+    """Refuse a finished stage that has no response with a text: nothing can be made of it.
+
+    Raises:
+        ErrorRateError: no row has a text, and rows that failed are not all allowed for.
+    """
+    if not summary.n_rows or summary.counts["ok"] or limit >= 1:
+        return
+    for index in indices:
+        responses = output.read(index, ["response"])[0]["response"].to_pylist()
+        if any(text is not None and text.strip() for text in responses):
+            return
+    reasons = ", ".join(f"{count:,} {status}" for status, count in summary.counts.most_common())
+    raise ErrorRateError(
+        f"{summary.stage} finished, but none of {summary.n_rows:,} rows has a text: {reasons}",
+        hint=f"run `prefpipe inspect {summary.path}` for the reasons; a model that thinks first needs a larger --max-tokens",
+    )
 
 
 def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
@@ -108,14 +148,16 @@ class _Work:
         kept = self._rows_to_keep(index)
         rows: list[Row] = []
         for sampler_idx in range(len(self.samplers)):
-            rows += self._sample(sampler_idx, prompts.rows, kept)
+            rows += self._sample(sampler_idx, index, prompts.rows, kept)
         rows += kept.values()
         order = {prompt.prompt_id: position for position, prompt in enumerate(prompts.rows)}
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
         self.n_duplicates += mark_duplicates(rows)
-        self.output.write(index, table_of_rows(rows, prompts), counts=count_by_status(rows), parents={})
+        table = table_of_rows(rows, prompts, is_served=self.config.backend == SERVED)
+        self.output.write(index, table, counts=count_by_status(rows), parents={})
+        _kept_answers(self.output, index).remove()
 
-    def _sample(self, sampler_idx: int, prompts: Sequence[Prompt], kept: Mapping[tuple[str, int], Row]) -> list[Row]:
+    def _sample(self, sampler_idx: int, index: int, prompts: Sequence[Prompt], kept: Mapping[tuple[str, int], Row]) -> list[Row]:
         config = self.config
         wanted = [
             (prompt, sample_idx)
@@ -142,30 +184,43 @@ class _Work:
                 rows.append(self._row(sampler_idx, request, None, "prompt_too_long", reason))
             else:
                 requests.append(request)
+        if isinstance(engine, ServedGenerator):
+            engine.keep_answers_in(_kept_answers(self.output, index).folder, ask_again=config.retry_errors)
         started = time.perf_counter()
         answers = engine.generate(requests, SamplingParams(config.max_tokens, config.top_p, config.top_k)) if requests else []
         self.engine_s += time.perf_counter() - started
+        if isinstance(engine, ServedGenerator) and engine.left_out:
+            self._record_what_is_not_sent(sampler_idx, engine.left_out)
         for request, answer in zip(requests, answers, strict=True):
             rows.append(self._row(sampler_idx, request, answer, *status_of(answer, config.max_tokens)))
-            self.n_tokens += len(answer.token_ids)
+            self.n_tokens += len(answer.token_ids) or answer.n_tokens or 0
         return rows
+
+    def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
+        """Record in ``run.json``, once, that a server's own defaults hold for some sampling settings."""
+        step = {"operation": "sampled_without", "model": self.samplers[sampler_idx].name, "settings": list(left_out)}
+        if step not in self.output.record.history:
+            self.output = self.output.with_step(step)
 
     def _row(
         self, sampler_idx: int, request: GenerationRequest, answer: Generation | None, status: str, reason: str | None
     ) -> Row:
         usable = answer is not None and status not in FAILING
-        return {
+        row = {
             "prompt_id": request.prompt_id, "sample_idx": request.sample_idx, "messages": list(request.messages),
             "response": answer.text if answer is not None and usable else None,
             "model": self.samplers[sampler_idx].name, "prompt_token_ids": list(request.prompt_token_ids) or None,
             "response_token_ids": (answer.token_ids or None) if answer is not None and usable else None,
-            "n_prompt_tokens": len(request.prompt_token_ids) or None,
-            "n_response_tokens": len(answer.token_ids) if answer is not None and usable else None,
+            "n_prompt_tokens": len(request.prompt_token_ids) or (answer.n_prompt_tokens if answer is not None else None),
+            "n_response_tokens": _n_tokens(answer) if answer is not None and usable else None,
             "finish_reason": answer.finish_reason if answer is not None else None,
             "logp": answer.logp if answer is not None and usable else None,
             "temperature": request.temperature, "seed": request.seed, "duplicate_of": None,
             "status": status, "reason": reason,
         }  # fmt: skip
+        if self.config.backend == SERVED:
+            row[REASONING] = answer.reasoning if answer is not None else None
+        return row
 
     def _engine(self, sampler_idx: int) -> Generator:
         if sampler_idx not in self.engines:
@@ -180,7 +235,7 @@ class _Work:
         if not (self.output.record.history or self.config.retry_errors):
             return {}
         try:
-            table, footer = parts.read_part(self.output.part_path(index), CANDIDATES.column_names)
+            table, footer = parts.read_part(self.output.part_path(index), _column_names(self.config))
         except CorruptPartError:
             return {}
         known = {self.output.record.fingerprint} | {step.get("from") for step in self.output.record.history}
@@ -202,13 +257,23 @@ def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
         return [], error.message
 
 
+def _n_tokens(answer: Generation) -> int | None:
+    """Return a response's length in tokens: that of its ids, or a server's count; an engine's response may have none."""
+    if answer.token_ids or answer.n_tokens is not None:
+        return len(answer.token_ids) or answer.n_tokens
+    return None if answer.text or answer.reasoning is not None else 0
+
+
 def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
     """Return the status and reason of one generation."""
     if answer.finish_reason == "error":
         reason = answer.error or "the engine gave no reason"
         return ("prompt_too_long", reason.removeprefix(TOO_LONG)) if reason.startswith(TOO_LONG) else ("error", reason)
+    if not answer.text.strip() and answer.finish_reason == "length" and answer.reasoning is not None:
+        return "truncated", f"reached the limit of {max_tokens} tokens while thinking; the response has no text"
     if not answer.text.strip():
-        return "empty", "the response has no text"
+        only_thoughts = ", and the model's reasoning is all there is" if answer.reasoning is not None else ""
+        return "empty", f"the response has no text{only_thoughts}"
     if answer.finish_reason == "length":
         return "truncated", f"reached the limit of {max_tokens} tokens"
     return "ok", None
@@ -217,7 +282,10 @@ def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
 def _describe(summary: Summary, work: _Work, elapsed_s: float) -> None:
     if summary.n_parts_made:
         speed = work.n_tokens / work.engine_s if work.engine_s else 0.0
-        summary.notes.append(f"{work.n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s in the engine)")
+        if work.n_tokens or work.config.backend != SERVED:
+            summary.notes.append(f"{work.n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s in the engine)")
+        else:
+            summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
         summary.notes.append(f"{work.n_duplicates:,} responses repeat another response of their prompt")
         summary.facts |= {"n_tokens": work.n_tokens, "elapsed_s": elapsed_s, "engine_s": work.engine_s,
                           "n_duplicates": work.n_duplicates}  # fmt: skip

@@ -47,7 +47,7 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
     if pool.scorers:
         record = _record(config, SCORES, pool, runtime, candidates)
         outputs.append(open_output(config.output / SCORES.name, record, shard=Shard(), overwrite=config.overwrite))
-    elif config.overwrite:
+    elif config.overwrite:  # scores of what was imported before: now there are none
         _remove_imported(config.output / SCORES.name)
     work = _Work(config, pool, outputs)
     summary = Summary(config.stage, config.output)

@@ -41,6 +41,8 @@ def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> No
     if spent.n_uncounted:
         line += f"; {spent.n_uncounted:,} answers came without a token count"
         facts["n_uncounted"] = spent.n_uncounted
+    if desk.left_out:
+        facts["sampled_without"] = desk.left_out
     summary.facts |= facts
     summary.notes.append(line)
     strangers = len(desk.batch.answers) - len(desk.used_of_batch) if desk.mode == "ingest" else 0

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from prefpipe.artifacts.rows import python_rows
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.backends.checks_scorer import IFEVAL_COLUMNS
 from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
 from prefpipe.configs.judging import parse_judge

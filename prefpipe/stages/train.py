@@ -18,6 +18,7 @@ import pyarrow as pa
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import fingerprint_of
 from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
@@ -73,7 +74,7 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
     with processes().main_process_first():
         record = _record_of(config, settings, model, groups, reference, runtime, evaluation)
         _refuse_checkpoint_of_another_run(config, {**parents, "run": record.fingerprint}, runtime)
-        overwrite = config.overwrite and processes().is_main_process
+        overwrite = config.overwrite if processes().is_main_process else Overwrite.NO
         output = open_output(config.output, record, shard=Shard(), overwrite=overwrite)
         if processes().is_main_process:
             _start_again_if_changed(config, {**parents, "run": output.record.fingerprint}, runtime)
@@ -228,13 +229,13 @@ def _start_again_if_changed(config: TrainConfig, made_from: Mapping[str, str], r
     """
     path, known = config.output / INPUTS_FILE, _inputs_of(config.output)
     changed = known != made_from
-    if known is not None and changed and not config.overwrite:
+    if known is not None and changed and not config.overwrite.replaces_this_run:
         folders = {"groups": config.groups, "eval_groups": config.eval_groups}
         what = next((f"{folders[name]}" for name in made_from if name in folders and known.get(name) != made_from[name]),
                     "the configuration")  # fmt: skip
         what += " changed"
         runtime.log(f"{what} since {config.output} was trained: training starts again")
-    if config.overwrite or changed:
+    if config.overwrite.replaces_this_run or changed:
         _remove_run(config.output)
         with atomic_write(path) as file:
             file.write(json.dumps(dict(made_from)).encode())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
 from prefpipe.configs.logprobs import LogprobsConfig
@@ -77,7 +78,7 @@ class Reference(NamedTuple):
         with state.main_process_first():  # whoever starts again must not throw away what others have made anew
             if state.is_main_process and _fingerprint_on_disk(wanted.output) not in (None, record.fingerprint):
                 runtime.log(f"{wanted.output} holds another reference: it is measured again")
-                open_output(wanted.output, record, shard=Shard(), overwrite=True)
+                open_output(wanted.output, record, shard=Shard(), overwrite=Overwrite.ALL)
         shard = Shard(state.process_index, state.num_processes)
         stopped = None
         try:

@@ -246,7 +246,7 @@ class TrainRun:
 
 def _without_flags(config: TrainConfig) -> str:
     """Name the flags that would throw away what the stopped run has done if they were given again."""
-    flags = [
-        flag for flag, given in (("--overwrite", config.overwrite), ("--resume-from", config.resume_from is not None)) if given
-    ]
+    flags = ["--overwrite"] if config.overwrite.replaces_this_run else []
+    if config.resume_from is not None:
+        flags.append("--resume-from")
     return f" without {' and '.join(flags)}" if flags else ""

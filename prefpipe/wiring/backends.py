@@ -12,15 +12,23 @@ from prefpipe.errors import UsageError
 from prefpipe.stages.runtime import Runtime
 from prefpipe.wiring.objects import load, locate
 
+SERVED_VERSION = 2
+"""Grows when the same answers of a server would become other rows, or other settings are sent to it."""
 
-def generator_for(config: GenerateConfig, name: str) -> tuple[dict[str, Any], Callable[[], Any]]:
+
+def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[dict[str, Any], Callable[[], Any]]:
     """Return what a sampler is in the fingerprint, and how to open it."""
     if config.backend == "fake":
         name, knobs = fake_knobs(name)
         return {"fake": name}, lambda: load("prefpipe.backends.fake:FakeGenerator")(**knobs)
     if config.backend == "openai":
-        return {"served": name}, lambda: load("prefpipe.backends.openai_server:OpenAIGenerator")(
-            name, base_url=config.base_url, concurrency=config.batch_size, max_model_len=config.max_model_len
+        identity = {"served": name, "served_version": SERVED_VERSION}
+        return identity, lambda: load("prefpipe.backends.openai_server:OpenAIGenerator")(
+            name,
+            base_url=config.base_url,
+            concurrency=config.batch_size,
+            max_model_len=config.max_model_len,
+            surroundings=_surroundings(runtime),
         )
     model = locate(name, trust_remote_code=config.trust_remote_code)
     load("prefpipe.artifacts.model_files:require_chat_template")(model)
@@ -51,7 +59,13 @@ def fake_knobs(reference: str) -> tuple[str, dict[str, float]]:
     return ":".join([name, *(f"{key}={value:g}" for key, value in sorted(knobs.items()) if key != "delay_s")]), knobs
 
 
-def scorer_for(config: ScoreConfig, spec: ScorerSpec) -> tuple[dict[str, Any], Callable[[], Any]]:
+def _surroundings(runtime: Runtime) -> Any:
+    """Return what a client of a server sees of the run."""
+    kind = load("prefpipe.backends.chat_client:Surroundings")
+    return kind(runtime.log, runtime.should_stop, runtime.how_to_go_on)
+
+
+def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple[dict[str, Any], Callable[[], Any]]:
     """Return what a scorer is in the fingerprint, and how to open it."""
     if spec.kind == "fake":
         return {"kind": "fake", "target": spec.target}, load("prefpipe.backends.fake:FakeScorer")
@@ -65,7 +79,7 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec) -> tuple[dict[str, Any], C
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
     if spec.kind == "judge":
         found, settings, desk = language_judge(
-            config, parse_judge(spec.target), kind="pointwise", verdict="either", default_prompt="pointwise-v1"
+            config, parse_judge(spec.target), runtime, kind="pointwise", verdict="either", default_prompt="pointwise-v1"
         )
         return {**found, "kind": "judge", "engine": found["kind"]}, lambda: load("prefpipe.backends.llm_judge:JudgeScorer")(
             settings, desk
@@ -78,12 +92,12 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec) -> tuple[dict[str, Any], C
     )  # fmt: skip
 
 
-def judge_for(config: JudgeConfig) -> tuple[dict[str, Any], bool, Callable[[], Any]]:
+def judge_for(config: JudgeConfig, runtime: Runtime) -> tuple[dict[str, Any], bool, Callable[[], Any]]:
     """Return what a judge of pairs is in the fingerprint, whether it sees an order, and how to open it."""
     spec, rule = parse_judge(config.judge), config.verdict_rule
     if spec.kind in ENGINES:
         default = "pairwise-letter-v1" if rule == "logprobs" else "pairwise-v1"
-        identity, settings, desk = language_judge(config, spec, kind="pairwise", verdict=rule, default_prompt=default)
+        identity, settings, desk = language_judge(config, spec, runtime, kind="pairwise", verdict=rule, default_prompt=default)
         return identity, True, lambda: load("prefpipe.backends.llm_judge:LlmJudge")(settings, desk)
     identity = {"kind": spec.kind, "target": spec.model, "verdict": rule, "tie_tolerance": config.tie_tolerance}
     open_scorer = load("prefpipe.backends.fake:FakeScorer")
@@ -102,14 +116,14 @@ def judge_for(config: JudgeConfig) -> tuple[dict[str, Any], bool, Callable[[], A
 
 
 def language_judge(
-    config: JudgingConfig, spec: JudgeSpec, *, kind: str, verdict: str, default_prompt: str
+    config: JudgingConfig, spec: JudgeSpec, runtime: Runtime, *, kind: str, verdict: str, default_prompt: str
 ) -> tuple[dict[str, Any], Any, Any]:
     """Return a language model's identity as a judge, its settings, and the desk that answers its questions."""
     prompt = load("prefpipe.backends.judge_prompt_files:read_judge_prompt")(config.judge_prompt or default_prompt, kind)
     max_tokens = config.judge_max_tokens or load("prefpipe.backends.llm_judge:default_max_tokens")(prompt)
     if spec.kind == "openai":
         name, model_identity = spec.model, {"served": spec.model}
-        open_source = lambda: _open_server(config, verdict)  # noqa: E731 - beside its identity
+        open_source = lambda: _open_server(config, verdict, runtime)  # noqa: E731 - beside its identity
     else:
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
         load("prefpipe.artifacts.model_files:require_chat_template")(model)
@@ -131,17 +145,17 @@ def language_judge(
     return {"kind": spec.kind, **model_identity, **settings.identity()}, settings, desk
 
 
-def _open_server(config: JudgingConfig, verdict: str) -> Any:
+def _open_server(config: JudgingConfig, verdict: str, runtime: Runtime) -> Any:
     settings = load("prefpipe.backends.chat_client:ServerSettings")(
-        config.base_url,
-        config.concurrency,
-        config.requests_per_minute,
-        config.timeout_s,
-        config.max_tries,
-        verdict == "either",
-        verdict == "logprobs",
+        base_url=config.base_url,
+        concurrency=config.concurrency,
+        requests_per_minute=config.requests_per_minute,
+        timeout_s=config.timeout_s,
+        max_tries=config.max_tries,
+        can_do_without=("logprobs", "top_logprobs") if verdict == "either" else (),
+        needs_logprobs=verdict == "logprobs",
     )
-    return load("prefpipe.backends.chat_client:ChatClient")(settings)
+    return load("prefpipe.backends.chat_client:ChatClient")(settings, _surroundings(runtime))
 
 
 def _open_engine(config: Any, spec: JudgeSpec, model: Any) -> Any:

@@ -36,7 +36,7 @@ def run_stage(config: StageConfig, runtime: Runtime) -> Summary:
 def _generate(config: GenerateConfig, runtime: Runtime) -> Summary:
     run, sampler = load("prefpipe.stages.generate:run"), load("prefpipe.stages.generate:Sampler")
     samplers = [
-        sampler(name.partition(":")[0] if config.backend == "fake" else name, *generator_for(config, name))
+        sampler(name.partition(":")[0] if config.backend == "fake" else name, *generator_for(config, name, runtime))
         for name in config.model
     ]
     result: Summary = run(config, samplers, runtime)
@@ -45,14 +45,14 @@ def _generate(config: GenerateConfig, runtime: Runtime) -> Summary:
 
 def _score(config: ScoreConfig, runtime: Runtime) -> Summary:
     run, rater = load("prefpipe.stages.score:run"), load("prefpipe.stages.score:Rater")
-    raters = [rater(spec.name, *scorer_for(config, spec)) for spec in map(parse_scorer, config.scorer)]
+    raters = [rater(spec.name, *scorer_for(config, spec, runtime)) for spec in map(parse_scorer, config.scorer)]
     result: Summary = run(config, raters, runtime)
     return result
 
 
 def _judge(config: JudgeConfig, runtime: Runtime) -> Summary:
     run, judge = load("prefpipe.stages.judge:run"), load("prefpipe.stages.judge:Judge")
-    result: Summary = run(config, judge(*judge_for(config)), runtime)
+    result: Summary = run(config, judge(*judge_for(config, runtime)), runtime)
     return result
 
 

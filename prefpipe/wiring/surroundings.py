@@ -23,7 +23,7 @@ def runtime_for(
     progress: Callable[[str, int], AbstractContextManager[Advance]], argv: Sequence[str],
 ) -> Runtime:  # fmt: skip
     """Return the stage's surroundings; the shard comes from the flags, or from the Slurm array variables."""
-    without = ", without --overwrite," if config.overwrite else ""  # which would throw away what is finished
+    without = ", without --overwrite," if config.overwrite.replaces_this_run else ""  # which would throw away what is finished
     how_to_go_on = f"run the same command again{without} to go on"
     shard = shard_of(config, os.environ) if isinstance(config, ShardedConfig) else Shard()
     if shard.count > 1:

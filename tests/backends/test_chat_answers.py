@@ -1,10 +1,15 @@
 """What is read from a chat completion, and what is none."""
 
+import json
+import random
+from collections import Counter
 from math import exp, log
 
 import pytest
 
-from prefpipe.backends.chat_answers import NoCompletionError, read_completion
+from prefpipe.artifacts.finite_json import parse_finite_json
+from prefpipe.backends.chat_answers import NoCompletionError, read_completion, read_generation
+from prefpipe.backends.protocol import Generation
 
 
 def completion(**choice):
@@ -38,8 +43,7 @@ def test_log_probabilities_that_cannot_be_read_are_none(broken):
 @pytest.mark.parametrize(
     "body",
     [None, [], "text", {}, {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{}]}, {"error": {"message": "busy"}},
-     {"choices": [{"message": {"content": None}}]}, {"choices": [{"message": {"content": 7}}]}, {"choices": [{"message": "A"}]},
-     {"choices": [{"message": {"content": [{"type": "text"}]}}]}, {"choices": [{"message": {"content": ["A"]}}]}, {"choices": 3}],
+     {"choices": [{"message": {"content": None}}]}, {"choices": [{"message": "A"}]}, {"choices": 3}],
     ids=repr,
 )  # fmt: skip
 def test_what_is_no_completion(body):
@@ -100,3 +104,201 @@ def test_what_cannot_come_has_no_probability():
     odd = logprobs(("A", 0.5))
     odd["content"][0]["top_logprobs"] += [{"token": "B", "logprob": None}, {"token": "C", "logprob": float("-inf")}]
     assert set(read_completion(completion(logprobs=odd)).tokens[0].top) == {"A", "C"}
+
+
+def positions(*pieces, logprob=-0.5):
+    return {"content": [{"token": piece, "logprob": logprob, "top_logprobs": []} for piece in pieces]}
+
+
+def response(**choice):
+    body = completion(**({"message": {"role": "assistant", "content": "Lake Chad."}} | choice))
+    return body | {"usage": {"prompt_tokens": 7, "completion_tokens": 4}}
+
+
+def test_a_sampled_response_has_the_servers_ids_and_their_summed_log_probability():
+    made = read_generation(response(token_ids=[5, 6, 7, 2], logprobs=positions("Lake", " Chad", ".", "<eos>")))
+    assert made == Generation("Lake Chad.", [5, 6, 7, 2], "stop", -2.0, None, None, 4, 7)
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        {"reasoning_content": "A lake."},
+        {"reasoning": "A lake."},
+        {"reasoning": "A lake.", "reasoning_content": "A lake."},
+        {"reasoning": {"content": "A lake."}},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "A lake."}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "A lake.", "signature": "x"}]},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "A lake."}]}, {"type": "text", "text": "Lake Chad."}]},
+        {"content": [{"type": "reasoning", "text": "A lake."}, "Lake ", {"text": "Chad."}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_thoughts_are_kept_apart_and_the_tokens_of_both_are_not_the_responses(apart):
+    """Eight tokens were sampled, four of them the response's, the end of the sequence among them."""
+    message = {"role": "assistant", "content": "Lake Chad."} | apart
+    logprobs = positions("<think>", "A", " lake.", "</think>", "Lake", " Chad", ".", "<eos>")
+    made = read_generation(response(message=message, token_ids=list(range(8)), logprobs=logprobs))
+    assert (made.text, made.reasoning, made.token_ids, made.logp, made.n_tokens) == ("Lake Chad.", "A lake.", [], None, 4)
+    without = read_generation(response(message=message, token_ids=list(range(8)), logprobs=None))
+    assert (without.token_ids, without.logp, without.n_tokens) == ([], None, None)
+
+
+def test_thoughts_that_a_server_counts_and_does_not_show():
+    body = response(token_ids=list(range(120)))
+    body["usage"] = {"prompt_tokens": 7, "completion_tokens": 120, "completion_tokens_details": {"reasoning_tokens": 116}}
+    made = read_generation(body)
+    assert (made.reasoning, made.token_ids, made.logp, made.n_tokens) == ("", [], None, 4)
+
+
+def test_thoughts_that_a_server_takes_out_without_a_word_are_seen_in_the_tokens():
+    made = read_generation(
+        response(token_ids=[1, 2, 3, 4, 5], logprobs=positions("<think>", "Chad?", "</think>", "Lake", " Chad."))
+    )
+    assert (made.reasoning, made.token_ids, made.logp, made.n_tokens) == ("", [], None, 2)
+    halves = {"content": [{"token": "\ufffd", "logprob": -1.0, "bytes": [part]} for part in "é".encode()]}
+    made = read_generation(response(message={"content": "é"}, token_ids=[1, 2], logprobs=halves))
+    assert (made.reasoning, made.token_ids, made.logp) == (None, [1, 2], -2.0)
+
+
+def test_empty_fields_for_thoughts_are_no_thoughts():
+    for nothing in ({"reasoning_content": None}, {"reasoning": ""}, {"reasoning_details": []}):
+        made = read_generation(response(message={"content": "A"} | nothing, token_ids=[1], logprobs=positions("A")))
+        assert (made.reasoning, made.token_ids, made.logp) == (None, [1], -0.5)
+
+
+@pytest.mark.parametrize(("said", "meant"), [("STOP", "stop"), ("eos_token", "stop"), ("end_turn", "stop"), ("stop_sequence", "stop"),
+                                             ("MAX_TOKENS", "length"), ("max_output_tokens", "length")])  # fmt: skip
+def test_one_ending_in_the_words_of_several_servers(said, meant):
+    assert read_generation(response(finish_reason=said)).finish_reason == meant
+    assert read_completion(response(finish_reason=said)).is_cut == (meant == "length")
+
+
+@pytest.mark.parametrize("said", ["content_filter", "abort", None, 3, ["stop"], {"type": "stop"}, "\ud800"], ids=repr)
+def test_an_ending_that_says_neither_is_an_error_with_the_word(said):
+    made = read_generation(response(finish_reason=said))
+    assert (made.finish_reason, made.text) == ("error", "")
+    assert "finish_reason" in made.error
+    made.error.encode()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": 7}, {"content": True}, {"content": [{"type": "text"}]}, {"content": [{"type": "image_url", "image_url": {}}]},
+        {"content": [3]}, {"content": {"type": "text", "text": 7}}, {"content": None, "refusal": "No. \ud83d"},
+        {"content": [{"type": "refusal", "refusal": "No."}]},
+        {"content": None, "tool_calls": [{"id": "x", "type": "function", "function": {"name": "look_up"}}]},
+        {"content": "I look it up.", "tool_calls": [{"function": {"name": "look_up"}}]},
+        {"content": None, "function_call": {"name": "look_up"}}, {"content": None, "tool_calls": "look_up"},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_text_is_an_error_that_says_what_it_is(message):
+    """It was paid for: another try would most likely say the same, so it is an answer, and no verdict either."""
+    made = read_generation(response(message=message))
+    assert (made.finish_reason, made.text, made.token_ids, made.n_prompt_tokens) == ("error", "", [], 7)
+    made.error.encode()
+    word = next(word for word in ("look_up", "efus", "no text") if word in made.error)
+    assert word
+    if not (message.get("tool_calls") or message.get("function_call")):
+        judged = read_completion(response(message=message))
+        assert judged.status in ("error", "refused")
+        assert judged.n_prompt_tokens == 7
+
+
+@pytest.mark.parametrize("ids", [None, [], "5 6", ["5", "6"], [5, None], [5.0], [-1], [2**31], [True], {"0": 5}, [[5]]], ids=repr)
+def test_ids_that_are_none_leave_the_text_and_the_servers_count(ids):
+    made = read_generation(response(token_ids=ids, logprobs=positions("Lake", " Chad", ".", "")))
+    assert (made.text, made.token_ids, made.n_tokens, made.logp) == ("Lake Chad.", [], 4, -2.0)
+
+
+@pytest.mark.parametrize("logprob", [None, "-0.5", True, float("nan"), float("-inf"), -9999.0, 0.5, 10**400], ids=repr)
+def test_a_log_probability_that_is_none_makes_the_sum_unknown(logprob):
+    odd = positions("Lake", " Chad", ".", "")
+    odd["content"][2]["logprob"] = logprob
+    made = read_generation(response(token_ids=[1, 2, 3, 4], logprobs=odd))
+    assert (made.text, made.token_ids, made.logp) == ("Lake Chad.", [1, 2, 3, 4], None)
+
+
+@pytest.mark.parametrize("broken", [None, {}, {"content": []}, {"content": [None, 3, "x", {}]}, [], "x"], ids=repr)
+def test_log_probabilities_that_are_not_there_are_unknown_and_not_certain(broken):
+    """The sum of no log-probabilities is 0, which would say that nothing else could have come."""
+    assert read_generation(response(token_ids=[1, 2, 3, 4], logprobs=broken)).logp is None
+
+
+def test_log_probabilities_of_another_number_of_tokens_are_not_the_responses():
+    assert read_generation(response(token_ids=[1, 2, 3], logprobs=positions("Lake", " Chad", ".", ""))).logp is None
+
+
+def test_a_judges_verdict_is_not_read_from_the_tokens_of_its_thoughts():
+    """B is the first letter that was sampled, A is the verdict."""
+    thinking = (
+        logprobs(("B", 0.9), ("A", 0.1))["content"]
+        + positions("</think>")["content"]
+        + logprobs(("A", 0.7), ("B", 0.3))["content"]
+    )
+    message = {"role": "assistant", "content": "A", "reasoning_content": "B"}
+    answer = read_completion(completion(message=message, logprobs={"content": thinking}))
+    assert [token.token for token in answer.tokens] == ["A"]
+    assert exp(answer.tokens[0].top["A"]) == pytest.approx(0.7)
+    unreadable = read_completion(completion(message=message, logprobs=positions("\ufffd", "\ufffd")))
+    assert (unreadable.text, unreadable.tokens) == ("A", None)
+
+
+@pytest.mark.parametrize("value", [800.0, 1e308, 10**400], ids=lambda value: str(value)[:6])
+def test_a_log_probability_above_zero_is_none(value):
+    odd = logprobs(("A", 0.5), ("B", 0.2))
+    odd["content"][0]["top_logprobs"] += [{"token": "A", "logprob": value}]
+    assert read_completion(completion(logprobs=odd)).tokens is None
+
+
+def test_any_shape_at_all_is_an_answer_or_none():
+    """Random pieces of JSON in random places of a completion: no other exception, no text that a file cannot hold."""
+    dice = random.Random(3)
+    atoms = [
+        None,
+        True,
+        0,
+        -1,
+        3.5,
+        10**400,
+        float("inf"),
+        "",
+        "A",
+        "stop",
+        "\ud83d",
+        [],
+        {},
+        [None],
+        {"type": "text"},
+        {"text": "A"},
+    ]
+    names = ["choices", "message", "content", "finish_reason", "logprobs", "token_ids", "usage", "completion_tokens_details",
+             "reasoning", "reasoning_details", "refusal", "tool_calls", "function", "index", "token", "logprob", "top_logprobs", "bytes"]  # fmt: skip
+
+    def piece(depth):
+        kind = dice.random()
+        if depth == 0 or kind < 0.5:
+            return dice.choice(atoms)
+        if kind < 0.75:
+            return [piece(depth - 1) for _ in range(dice.randint(0, 3))]
+        return {dice.choice(names): piece(depth - 1) for _ in range(dice.randint(0, 4))}
+
+    outcomes = Counter()
+    for _ in range(4000):
+        choice = response(token_ids=[1], logprobs=positions("A"))["choices"][0]
+        place = dice.choice([choice, choice["message"], choice["logprobs"], choice["logprobs"]["content"][0]])
+        place[dice.choice(names)] = piece(4)
+        body = parse_finite_json(json.dumps({"choices": [choice], dice.choice(names): piece(3)}))
+        try:
+            made, answer = read_generation(body), read_completion(body)
+        except NoCompletionError:
+            outcomes["none"] += 1
+            continue
+        outcomes[made.finish_reason] += 1
+        for text in (made.text, made.error, made.reasoning, answer.text, answer.reason):
+            (text or "").encode()
+        assert (made.error is None) == (made.finish_reason != "error")
+        assert made.logp is None or made.logp <= 0.01
+    assert min(outcomes["none"], outcomes["error"], outcomes["stop"]) > 100, outcomes

@@ -85,20 +85,20 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_refused(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rating": float("nan")}, "line 2: the rating must be finite, got nan"),
-        ({"rating": float("-inf")}, "line 2: the rating must be finite, got -inf"),
-        ({"rating": "1e999"}, "line 2: the rating must be finite, got '1e999'"),
-        ({"rating": "good"}, "line 2: the rating must be a number, got 'good'"),
-        ({"rating": True}, "line 2: the rating must be a number, got True"),
-        ({"rating": [7]}, r"line 2: the rating must be a number, got \[7\]"),
-        ({"rating": None}, "line 2: the rating is empty"),
-        ({"rating": ""}, "line 2: the rating is empty"),
-        ({"sample_idx": None}, "line 2: sample_idx must be a whole number from 0, got None"),
-        ({"sample_idx": -1}, "line 2: sample_idx must be a whole number from 0, got -1"),
-        ({"sample_idx": 1.5}, "line 2: sample_idx must be a whole number from 0, got 1.5"),
-        ({"sample_idx": False}, "line 2: sample_idx must be a whole number from 0, got False"),
-        ({"prompt_id": ""}, "line 2: prompt_id must be a text, got ''"),
-        ({"prompt_id": 1.5}, "line 2: prompt_id must be a text, got 1.5"),
+        ({"rating": float("nan")}, "line 2: `rating` is nan, which is not finite"),
+        ({"rating": float("-inf")}, "line 2: `rating` is -inf, which is not finite"),
+        ({"rating": "1e999"}, "line 2: `rating` is '1e999', which is not finite"),
+        ({"rating": "good"}, "line 2: `rating` is 'good', which is no number"),
+        ({"rating": True}, "line 2: `rating` is True, which is no number"),
+        ({"rating": [7]}, r"line 2: `rating` is \[7\], which is no number"),
+        ({"rating": None}, "line 2: `rating` is empty"),
+        ({"rating": ""}, "line 2: `rating` is empty"),
+        ({"sample_idx": None}, "line 2: `sample_idx` is empty"),
+        ({"sample_idx": -1}, "line 2: `sample_idx` is -1, which is no whole number from 0"),
+        ({"sample_idx": 1.5}, "line 2: `sample_idx` is 1.5, which is no whole number from 0"),
+        ({"sample_idx": False}, "line 2: `sample_idx` is False, which is no whole number from 0"),
+        ({"prompt_id": ""}, "line 2: `prompt_id` is empty"),
+        ({"prompt_id": 1.5}, "line 2: `prompt_id` is 1.5; an id is a text or a whole number"),
     ],
 )
 def test_what_is_no_rating_is_refused_with_its_row(path, change, message):
@@ -112,15 +112,15 @@ def test_all_problems_are_told_and_a_long_list_is_counted(path):
     with pytest.raises(InputError) as caught:
         RatingsScorer(path)
     lines = caught.value.message.splitlines()
-    assert (len(lines), lines[-1]) == (21, "and 5 more problems")
+    assert (len(lines), lines[-1]) == (10, "  and 17 more")
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "no ratings in .*human.jsonl"),
+        ([], "human.jsonl holds no rows"),
         ([{"id": "a", "score": 3}], r"has no column prompt_id, rating, sample_idx \(or response\); it has id, score"),
-        ([{"prompt_id": "a", "response": 3, "rating": 3}], "response must be a text, got 3"),
+        ([{"prompt_id": "a", "response": 3, "rating": 3}], "`response` is 3, which is no text"),
     ],
 )
 def test_files_without_the_key_are_refused(path, rows, message):
@@ -129,7 +129,7 @@ def test_files_without_the_key_are_refused(path, rows, message):
 
 
 def test_a_missing_file_is_told(path):
-    with pytest.raises(InputError, match=r"cannot read the ratings file .*human.jsonl: No such file"):
+    with pytest.raises(InputError, match=r"human.jsonl does not exist"):
         RatingsScorer(path)
 
 

@@ -185,7 +185,7 @@ def test_status_understands_an_import_and_sees_a_changed_file(tmp_path: Path, so
     Path(source).unlink()
     report = Inspector().report(tmp_path / "run" / "candidates")
     assert report.state == "done"
-    assert report.notes == [f"its source, {source}, is not on this disk and was not looked at"]
+    assert report.notes == [f"its source, {source}, no longer exists"]
 
 
 def test_the_other_commands_take_it(tmp_path: Path, source: str) -> None:

@@ -118,7 +118,7 @@ def test_a_run_in_which_nothing_can_work_ends_with_a_hint(sides, tmp_path, monke
         code, rows = judged(sides, tmp_path, server, "--max-tries", 3)
     captured = capsys.readouterr().err
     assert (code, rows) == (1, {})
-    assert len(server.bodies) <= 3
+    assert len(server.bodies) <= (4 if fault[1] == 400 else 3)  # the first refusal is tried without what servers may not know
     assert told in captured
     assert "hint: check --base-url" in captured
     assert KEY not in captured

@@ -14,9 +14,9 @@ from typing import Any
 from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
 from prefpipe.artifacts.interchange.arena_judgments import is_judgment_file, of_category, read_games
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_number, read_user_table, told
-from prefpipe.artifacts.rows import SUFFIXES
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.store import open_input
+from prefpipe.artifacts.tables.reading import SUFFIXES
 from prefpipe.errors import InputError, UsageError
 
 SCALES = ("0-1", "1-2")

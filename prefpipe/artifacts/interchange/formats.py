@@ -14,7 +14,8 @@ from prefpipe.artifacts.interchange.pool import Pool
 from prefpipe.artifacts.interchange.preference_rows import read_preferences
 from prefpipe.artifacts.interchange.response_lists import ONLINE_RLHF, SIMPO, read_group_lines, read_lists, read_ultrafeedback
 from prefpipe.artifacts.interchange.user_table import file_of
-from prefpipe.artifacts.rows import python_rows, read_rows
+from prefpipe.artifacts.tables.columns import python_rows
+from prefpipe.artifacts.tables.reading import read_table
 
 READERS: dict[str, Callable[..., Pool]] = {
     "simpo": partial(read_lists, layout=SIMPO), "online-rlhf": partial(read_lists, layout=ONLINE_RLHF),
@@ -51,7 +52,7 @@ def content_hash(source: str) -> str:
     path = file_of(source)
     if path is None:
         digest = hashlib.sha256()
-        for row in python_rows(read_rows(source)[0]):
+        for row in python_rows(read_table(source).columns):
             digest.update(canonical_json({name: repr(value) for name, value in row.items()}).encode())
         return digest.hexdigest()
     return hash_files(path, (item for item in path.rglob("*") if item.is_file())) if path.is_dir() else hash_file(path)

@@ -15,7 +15,7 @@ from prefpipe.artifacts.conversations import Turns
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable
 from prefpipe.artifacts.prompts import Prompt, Prompts
-from prefpipe.artifacts.rows import python_rows
+from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.errors import InputError, UsageError
 
 

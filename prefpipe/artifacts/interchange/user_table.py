@@ -1,19 +1,22 @@
 """A user's file as a table whose rows know their place, and everything wrong with it, gathered before it is told."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 
 from prefpipe.artifacts.conversations import Turns, turns_of
 from prefpipe.artifacts.interchange.templated_prompts import begins_templated, marker_of, untemplated
-from prefpipe.artifacts.rows import column_values, read_rows
+from prefpipe.artifacts.tables.bad_rows import DEFAULT_HINT, BadRow, BadRowsError
+from prefpipe.artifacts.tables.columns import column_values
+from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.artifacts.tables.reading import read_table
+from prefpipe.artifacts.tables.strict_json import parse_json
+from prefpipe.artifacts.tables.values import id_of, number_of
 from prefpipe.errors import InputError
 
-MAX_PROBLEMS_SHOWN = 8
 LONGEST_INDEX = 2**31 - 1  # sample_idx is an int32
 
 
@@ -62,7 +65,7 @@ def read_user_table(source: str, *, text_columns: Sequence[str] = (), hint: str)
     Errors:
         InputError: no rows, a missing or broken file. UsageError: a kind of file that is not read.
     """
-    table, places = read_rows(source, text_columns=text_columns)
+    table, places = read_table(source, text_columns=text_columns)
     if table.num_rows == 0:
         raise InputError(f"{source} holds no rows", hint=hint)
     return UserTable(source, table, places)
@@ -73,27 +76,26 @@ class Problems:
     """What is wrong with the rows of a file."""
 
     source: str
-    found: list[str] = field(default_factory=list)
+    rows: list[BadRow] = field(default_factory=list)
+
+    @property
+    def found(self) -> list[str]:
+        """Each problem with its place, as it is printed."""
+        return [f"{row.place}: {row.reason}" for row in self.rows]
 
     def add(self, place: str, sentence: str) -> None:
         """Note one problem with the place of its row."""
-        self.found.append(f"{place}: {sentence}")
+        self.rows.append(BadRow(self.source, place, sentence))
 
-    def raise_if_any(self, *, hint: str = "correct or remove these rows") -> None:
-        """Tell the first of them.
+    def raise_if_any(self, *, hint: str = DEFAULT_HINT) -> None:
+        """Refuse the rows; the first eight problems are shown.
 
-        Errors:
-            InputError: there is at least one.
+        Raises:
+            BadRowsError: there is at least one problem.
         """
-        if self.found:
-            self._raise(hint)
-
-    def _raise(self, hint: str) -> NoReturn:
-        shown = "\n  ".join(self.found[:MAX_PROBLEMS_SHOWN])
-        n_more = len(self.found) - MAX_PROBLEMS_SHOWN
-        more = f"\n  and {n_more} more" if n_more > 0 else ""
-        word = "problem" if len(self.found) == 1 else "problems"
-        raise InputError(f"{self.source} has {len(self.found):,} {word}:\n  {shown}{more}", hint=hint)
+        if self.rows:
+            word = "problem" if len(self.rows) == 1 else "problems"
+            raise BadRowsError(self.source, self.rows, hint=hint, what=f"has {len(self.rows):,} {word}")
 
 
 def told(value: Any) -> str:
@@ -150,8 +152,8 @@ def checked_prompt(value: Any, name: str, *, is_strict: bool = False) -> tuple[T
 def parsed_json(text: str) -> Any:
     """Return what a JSON text holds, None where it is none: lists stand in CSV, and often in Parquet, as JSON."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
 
 
@@ -166,37 +168,37 @@ def checked_list(value: Any, name: str) -> tuple[list[Any], str | None]:
 
 
 def checked_id(value: Any, name: str) -> tuple[str | None, str | None]:
-    """Return a prompt's id as text and what is wrong with it: texts and whole numbers are ids."""
-    if isinstance(value, str) and value:
-        return value, surrogate_problem(value, name)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value), None
-    if value is None or value == "":
-        return None, f"`{name}` is empty"
-    return None, f"`{name}` is {told(value)}; an id is a text or a whole number"
+    """Return a prompt's id as text and what is wrong with it, by the rule of `id_of`."""
+    text, reason = id_of(value)
+    if text is None:
+        return None, f"`{name}` {reason}"
+    return text, surrogate_problem(text, name)
 
 
 def checked_index(value: Any, name: str) -> tuple[int | None, str | None]:
-    """Return a sample index and what is wrong with it; null is None."""
-    if value is None:
+    """Return a sample index and what is wrong with it; null is None, and 3.0 is 3."""
+    number, problem = checked_number(value, name)
+    if problem is None and number is None:
         return None, None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LONGEST_INDEX:
+    if problem is not None or number is None or not 0 <= number <= LONGEST_INDEX or number != int(number):
         return None, f"`{name}` is {told(value)}, which is no whole number from 0"
-    return value, None
+    return int(number), None
 
 
 def checked_number(value: Any, name: str) -> tuple[float | None, str | None]:
-    """Return a score and what is wrong with it; null is None, NaN and infinity are left for the rows' status."""
-    if value is None:
-        return None, None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None, f"`{name}` is {told(value)}, which is no number"
-    try:
-        return float(value), None
-    except OverflowError:
-        return None, f"`{name}` is {told(value)}, which is too large a number"
+    """Return a score and what is wrong with it, by the rule of `number_of`.
+
+    Null is None; NaN and infinity are left for the rows' status.
+    """
+    number, reason = number_of(value)
+    return number, None if reason is None else f"`{name}` {reason}"
 
 
 def file_of(source: str) -> Path | None:
-    """Return the path that a source names, or None for an ``hf:`` reference."""
+    """Return the path that a source names, or None for an ``hf:`` reference.
+
+    Raises:
+        UsageError: an address such as ``s3://``.
+    """
+    refuse_scheme(source, "input")
     return None if source.startswith("hf:") else Path(source)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefpipe.artifacts.rows import JSON_TEXT, python_rows, read_rows, table_of
+from prefpipe.artifacts.tables.columns import JSON_TEXT, python_rows, table_of
+from prefpipe.artifacts.tables.reading import read_table
 from prefpipe.errors import InputError, UsageError
 
 
@@ -83,11 +84,11 @@ def write(path: Path, content: str | bytes) -> str:
 def test_json_lines_are_numbered_as_an_editor_numbers_them(tmp_path: Path) -> None:
     """Blank lines count, a byte order mark does not matter, and U+2028 inside a text ends no line."""
     source = write(tmp_path / "a.jsonl", '\ufeff{"x": "a\u2028b\u0085c"}\r\n\n  \n{"x": "d"}')
-    table, lines = read_rows(source)
+    table, lines = read_table(source)
     assert table["x"].to_pylist() == ["a\u2028b\u0085c", "d"]
     assert list(lines) == ["line 1", "line 4"]
     with pytest.raises(InputError, match=r"line 5: broken JSON"):
-        read_rows(write(tmp_path / "a.jsonl", '{"x": "a\u2028b"}\n\n  \n{"x": "d"}\n{"x": }'))
+        read_table(write(tmp_path / "a.jsonl", '{"x": "a\u2028b"}\n\n  \n{"x": "d"}\n{"x": }'))
 
 
 def test_the_same_rows_come_from_every_format(tmp_path: Path) -> None:
@@ -100,15 +101,15 @@ def test_the_same_rows_come_from_every_format(tmp_path: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     for source in [*sources, str(tmp_path / "a.parquet")]:
-        table, lines = read_rows(source)
+        table, lines = read_table(source)
         assert table.to_pylist() == rows, source
         assert len(lines) == 2
-        assert lines[1] in ("line 2", "row 2")
+        assert lines[1] in ("line 2", "line 3", "row 2")
 
 
 def test_ids_and_prompts_of_a_csv_file_are_texts(tmp_path: Path) -> None:
     """An id of 007 would be 7 as a number, and no key would find it again."""
-    table, _ = read_rows(write(tmp_path / "a.csv", "prompt_id,prompt,n\n007,1.50,3\n010,2,4\n"))
+    table, _ = read_table(write(tmp_path / "a.csv", "prompt_id,prompt,n\n007,1.50,3\n010,2,4\n"))
     assert table.to_pylist() == [{"prompt_id": "007", "prompt": "1.50", "n": 3}, {"prompt_id": "010", "prompt": "2", "n": 4}]
 
 
@@ -116,14 +117,14 @@ def test_a_folder_name_with_an_equals_sign_adds_no_column(tmp_path: Path) -> Non
     """pyarrow reads folders called key=value as columns."""
     (tmp_path / "lang=en").mkdir()
     pq.write_table(pa.table({"prompt": ["q"]}), tmp_path / "lang=en" / "p.parquet")
-    assert read_rows(str(tmp_path / "lang=en" / "p.parquet"))[0].column_names == ["prompt"]
+    assert read_table(str(tmp_path / "lang=en" / "p.parquet"))[0].column_names == ["prompt"]
 
 
 def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(tmp_path: Path) -> None:
     table = pa.table({"s": pa.array(["a", None], pa.string_view()), "l": pa.array([["b"], None], pa.list_(pa.string_view())),
                       "b": pa.array([b"c", None], pa.binary_view()), "st": pa.array([{"v": "d"}, None])})  # fmt: skip
     pq.write_table(table, tmp_path / "p.parquet")
-    read, _ = read_rows(str(tmp_path / "p.parquet"))
+    read, _ = read_table(str(tmp_path / "p.parquet"))
     assert read.take([1, 0, 0]).to_pylist() == [table.to_pylist()[i] for i in (1, 0, 0)]
 
 
@@ -132,38 +133,39 @@ def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(tm
     [
         ("a.jsonl", "[1]\n", "a.jsonl, line 1: a JSON object is needed, not list"),
         ("a.jsonl", '{"a": 1} {"a": 2}\n', "a.jsonl, line 1: broken JSON (Extra data"),
-        ("a.jsonl", "[" * 100_000, "a.jsonl, line 1: broken JSON (maximum recursion depth"),
-        ("a.jsonl", b"\xff\xfe{\0", "is not UTF-8 text (byte 0)"),
-        ("a.json", '[{"a": 1}', "a.json: broken JSON"),
+        ("a.jsonl", "[" * 100_000, "a.jsonl, line 1: broken JSON (it is nested too deep)"),
+        ("a.jsonl", b"\xff\xfe{\0", "a.jsonl, line 1: not UTF-8, but UTF-16 (byte order mark ff fe)"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', "a.jsonl, line 2: the byte 0xe9 is not UTF-8"),
+        ("a.json", '[{"a": 1},\n{"a" 2}]', "a.json, line 2: broken JSON (Expecting ':' delimiter, column 6)"),
         ("a.json", "[" * 100_000, "a.json: broken JSON"),
         ("a.json", "[1]", "a.json: a JSON list of objects is needed"),
-        ("a.csv", "a,b\n1,2,3\n", "a.csv: broken CSV"),
-        ("a.csv", b"prompt\n\xff\n", "a.csv: broken CSV"),
+        ("a.csv", "a,b\n1,2,3\n", "a.csv, line 2: 3 fields, where the header has 2"),
+        ("a.csv", b"prompt\n\xff\n", "a.csv, line 2: the byte 0xff is not UTF-8"),
         ("a.parquet", b"PAR1 and more PAR1", "a.parquet cannot be read as Parquet"),
         ("a.parquet", b"", "a.parquet cannot be read as Parquet"),
     ],
 )
 def test_a_broken_file_is_named_with_the_place(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
     with pytest.raises(InputError) as caught:
-        read_rows(write(tmp_path / name, content))
+        read_table(write(tmp_path / name, content))
     assert message in caught.value.message
 
 
 def test_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
     table = pa.table({"prompt": ["q"], "a": [1], "b": [2]}).rename_columns(["prompt", "a", "a"])
     pq.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(InputError, match=r"p\.parquet cannot be read as Parquet: "):
-        read_rows(str(tmp_path / "p.parquet"))
+    with pytest.raises(InputError, match=r"p\.parquet: two columns are called `a`"):
+        read_table(str(tmp_path / "p.parquet"))
 
 
 def test_files_that_are_not_there_or_not_known_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.jsonl does not exist"):
-        read_rows(str(tmp_path / "gone.jsonl"))
-    with pytest.raises(UsageError, match=r"files that end in `\.gz` are not read") as caught:
-        read_rows(write(tmp_path / "a.jsonl.gz", "x"))
-    assert caught.value.hint == "use one of .jsonl, .json, .csv, .parquet, a datasets folder, or hf:org/name"
+        read_table(str(tmp_path / "gone.jsonl"))
+    with pytest.raises(UsageError, match=r"files that end in `\.xlsx` are not read") as caught:
+        read_table(write(tmp_path / "a.xlsx", "x"))
+    assert caught.value.hint == "use one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, a datasets folder, or hf:org/name"
     with pytest.raises(InputError, match="is a folder, and not one written by datasets"):
-        read_rows(str(tmp_path))
+        read_table(str(tmp_path))
 
 
 def test_python_rows_have_whole_numbers_for_times_that_python_does_not_hold() -> None:

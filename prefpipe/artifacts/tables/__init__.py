@@ -1,0 +1,1 @@
+"""Tables of users: one strict reader for every kind of file and every command."""

@@ -1,0 +1,174 @@
+"""Arrow and Parquet tables: extension types become the values that they stand for, at any depth."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from prefpipe.artifacts.tables.bad_rows import BadRow
+from prefpipe.artifacts.tables.columns import cast, column_of
+from prefpipe.artifacts.tables.strict_json import explained, parse_json
+from prefpipe.errors import InputError
+
+EXTENSION_NAME: Final = b"ARROW:extension:name"
+"""Where an extension type stands that this pyarrow does not know: in the metadata of the field."""
+Decode = Callable[[Any], Any]
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """Read a Parquet file.
+
+    Raises:
+        InputError: it is none, is damaged, or has two columns of one name.
+    """
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}",
+            hint="was the file written to its end, and is it Parquet?",
+        ) from error
+    return table
+
+
+def plain_table(table: pa.Table, source: str, places: Sequence[str]) -> tuple[pa.Table, list[BadRow]]:
+    """Return a table without JSON, UUIDs, views and runs as types, and the rows that hold what cannot be decoded.
+
+    ``arrow.json`` becomes the values that it holds: a column of JSON texts is a column of texts, a column of JSON objects is
+    JSON text, as it is from a JSON file. UUIDs become their text. Other extension types stay: their Python
+    values are what they stand for.
+
+    Args:
+        table: as it was read.
+        source: for messages.
+        places: the name of each row's place.
+
+    Raises:
+        InputError: two columns of one name; a value that JSON cannot hold.
+    """
+    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{source}: two columns are called `{twice}`", hint="name every column differently")
+
+    bad = []
+    for number, field in enumerate(table.schema):
+        column = table.column(number)
+        if pa.types.is_run_end_encoded(field.type):
+            column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], field.type.value_type)
+            table = table.set_column(number, field.with_type(column.type), column)
+        bad += _undecodable_texts(column, field.name, source, places)
+    if bad:
+        return table, bad
+
+    for number, field in enumerate(table.schema):
+        decode = _decoder(field)
+        if decode is None:
+            continue
+        values, faults = _decoded(table.column(number), decode, field.name, source, places)
+        bad += faults
+        if not faults:
+            plain, column = column_of(field.name, values, source=source, places=places)
+            table = table.set_column(number, plain, column)
+    return cast(table, _without_views) if not bad else table, bad
+
+
+def _decoded(
+    column: pa.ChunkedArray, decode: Decode, name: str, source: str, places: Sequence[str]
+) -> tuple[list[Any], list[BadRow]]:
+    values, bad = [], []
+    for place, value in zip(places, column.to_pylist(), strict=True):
+        try:
+            values.append(None if value is None else decode(value))
+        except ValueError as error:
+            bad.append(BadRow(source, place, f"`{name}` is declared JSON, and is no JSON: {explained(error)}"))
+    return values, bad
+
+
+def _decoder(field: pa.Field) -> Decode | None:
+    """Return what makes values of a field's Python objects, None where these are the values already."""
+    kind = field.type
+    name = kind.extension_name.encode() if isinstance(kind, pa.BaseExtensionType) else (field.metadata or {}).get(EXTENSION_NAME)
+    if name == b"arrow.json":
+        return parse_json
+    if name == b"arrow.uuid":
+        return _uuid_text
+    if isinstance(kind, pa.BaseExtensionType):
+        return _decoder(pa.field(field.name, kind.storage_type))
+    if pa.types.is_dictionary(kind):
+        return _decoder(pa.field(field.name, kind.value_type))
+    if pa.types.is_struct(kind):
+        return _of_struct({inner.name: _decoder(inner) for inner in kind.fields})
+    if pa.types.is_map(kind):
+        return _of_map(_decoder(kind.key_field), _decoder(kind.item_field))
+    if kind.num_fields == 1 and not pa.types.is_union(kind):  # lists of every kind
+        return _of_list(_decoder(kind.value_field))
+    return None
+
+
+def _uuid_text(value: uuid.UUID | bytes) -> str:
+    return str(value if isinstance(value, uuid.UUID) else uuid.UUID(bytes=value))
+
+
+def _of_struct(decoders: dict[str, Decode | None]) -> Decode | None:
+    changed = {name: decode for name, decode in decoders.items() if decode is not None}
+    if not changed:
+        return None
+
+    def decode_struct(value: dict[str, Any]) -> dict[str, Any]:
+        decoded = dict(value)
+        for name, decode in changed.items():
+            if value[name] is not None:
+                decoded[name] = decode(value[name])
+        return decoded
+
+    return decode_struct
+
+
+def _of_list(decode: Decode | None) -> Decode | None:
+    if decode is None:
+        return None
+    return lambda values: [None if value is None else decode(value) for value in values]
+
+
+def _of_map(decode_key: Decode | None, decode_item: Decode | None) -> Decode | None:
+    if decode_key is None and decode_item is None:
+        return None
+
+    def decode_map(items: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+        decoded = {}
+        for key, item in items:
+            plain = key if decode_key is None else decode_key(key)
+            decoded[plain] = item if item is None or decode_item is None else decode_item(item)
+        return decoded
+
+    return decode_map
+
+
+def _undecodable_texts(column: pa.ChunkedArray, name: str, source: str, places: Sequence[str]) -> list[BadRow]:
+    """Return the rows whose texts are no UTF-8, which old writers leave in columns of texts."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        pass
+    else:
+        return []
+
+    bad = []
+    for place, value in zip(places, column, strict=True):
+        try:
+            value.as_py()
+        except UnicodeDecodeError as error:
+            reason = f"`{name}` holds the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+            bad.append(BadRow(source, place, reason))
+    return bad
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """Replace the view types, whose rows pyarrow cannot take by index."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary_view(kind) else kind

@@ -1,0 +1,147 @@
+"""Rows of a user's file that cannot be used: refused together, or left out and counted.
+
+A reader refuses with ``BadRowsError``. ``read_without_bad_rows`` calls it again without the rows that it named, until it
+has none to name: what comes out is what the file would give if somebody had deleted those rows.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
+
+from prefpipe.errors import InputError
+
+MAX_ROWS_SHOWN: Final = 8
+DEFAULT_HINT: Final = "correct or remove these rows"
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used: its file, its place in it (``line 7``), why, and what it holds."""
+
+    source: str
+    place: str
+    reason: str
+    content: Any = None
+
+
+class BadRowsError(InputError):
+    """Rows of one file that cannot be used; the first eight are shown with their places."""
+
+    def __init__(self, source: str, rows: Sequence[BadRow], *, hint: str = DEFAULT_HINT, what: str | None = None) -> None:
+        self.rows = list(rows)
+        if what is None and len(rows) == 1:
+            super().__init__(f"{source}, {rows[0].place}: {rows[0].reason}", hint=hint)
+            return
+
+        shown = "\n  ".join(f"{row.place}: {row.reason}" for row in rows[:MAX_ROWS_SHOWN])
+        n_more = len(rows) - MAX_ROWS_SHOWN
+        more = f"\n  and {n_more:,} more" if n_more > 0 else ""
+        what = what or f"has {len(rows):,} rows that cannot be read"
+        super().__init__(f"{source} {what}:\n  {shown}{more}", hint=hint)
+
+
+_left_out: ContextVar[dict[str, dict[str, BadRow]] | None] = ContextVar("rows that are left out, by file and place", default=None)
+
+
+def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]:
+    """Call a reader until it names no more rows that it cannot use, each time without those named before.
+
+    Args:
+        read: reads its files through ``read_table``.
+
+    Returns:
+        What it read, and the rows that were left out, in the order of the files.
+
+    Raises:
+        BadRowsError: it names a row that is left out already, so that leaving out does not help.
+        InputError: a fault of a whole file, such as a missing column; or no row is left.
+    """
+    rows: dict[str, dict[str, BadRow]] = {}
+    first: BadRowsError | None = None
+    token = _left_out.set(rows)
+    try:
+        while True:
+            try:
+                found = read()
+            except BadRowsError as error:
+                first = first or error
+                new = [row for row in error.rows if row.place not in rows.get(row.source, {})]
+                if not new:
+                    raise
+                _add(rows, new)
+            except NoRowsLeftError:
+                assert first is not None
+                raise first from None
+            else:
+                return found, [row for places in rows.values() for row in places.values()]
+    finally:
+        _left_out.reset(token)
+
+
+class NoRowsLeftError(InputError):
+    """Every row of a file was left out."""
+
+
+def _add(rows: dict[str, dict[str, BadRow]], new: Iterable[BadRow]) -> None:
+    """Add rows; what is wrong with one row twice becomes one reason."""
+    merged: dict[tuple[str, str], BadRow] = {}
+    for row in new:
+        known = merged.get((row.source, row.place))
+        if known is not None:
+            row = replace(known, reason=f"{known.reason}; {row.reason}")  # noqa: PLW2901 - one row, two reasons
+        merged[row.source, row.place] = row
+    for row in merged.values():
+        rows.setdefault(row.source, {})[row.place] = row
+
+
+def rows_to_keep(source: str, places: Sequence[str], bad: Sequence[BadRow], content: Callable[[int], Any]) -> list[int] | None:
+    """Return the numbers of the rows that stay, None for all of them.
+
+    Args:
+        source: the file.
+        places: the place of each row that could be read.
+        bad: the rows that could not.
+        content: gives what the row of a number holds.
+
+    Raises:
+        BadRowsError: ``bad`` names a row that is not left out.
+        NoRowsLeftError: none stays.
+    """
+    known = (_left_out.get() or {}).get(source, {})
+    new = [row for row in bad if row.place not in known]
+    if new:
+        raise BadRowsError(source, new, hint=_hint(new))
+    if not known:
+        return None
+
+    kept = []
+    for number, place in enumerate(places):
+        if place not in known:
+            kept.append(number)
+        elif known[place].content is None:
+            known[place] = replace(known[place], content=content(number))
+    if not kept:
+        raise NoRowsLeftError(f"{source} has no row that can be used")
+    return kept
+
+
+def _hint(rows: Sequence[BadRow]) -> str:
+    reasons = [row.reason for row in rows]
+    if any("not UTF-8" in reason for reason in reasons):
+        return f"save the file as UTF-8: iconv -f LATIN1 -t UTF-8 {rows[0].source} > converted"
+    if any("where the header has" in reason for reason in reasons):
+        return 'put a text with commas or line breaks into "double quotes", and write an empty field for a missing value'
+    return "correct or remove the line" if len(rows) == 1 else DEFAULT_HINT
+
+
+def count_by_reason(rows: Iterable[BadRow]) -> Mapping[str, int]:
+    """Return how many rows have each reason, the most frequent first; values within a reason do not make it another."""
+    counts = Counter(_VALUES.sub("...", row.reason) for row in rows)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+_VALUES: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[{\[].*[}\]]|[-+]?\b\d[\w.]*\b|\bline \d+|\brow \d+""")

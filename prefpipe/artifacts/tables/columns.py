@@ -1,0 +1,151 @@
+"""Columns of users' rows: types where the values agree, JSON text where they do not, and the way back to values.
+
+Nothing is dropped or padded: what has no one type is kept as JSON text, marked in the field's metadata.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, Final
+
+import pyarrow as pa
+
+from prefpipe.artifacts.tables.bad_rows import BadRow, BadRowsError
+from prefpipe.errors import InputError
+
+JSON_TEXT: Final = {b"prefpipe.encoding": b"json"}
+
+
+def table_of(rows: Sequence[dict[str, Any]], *, source: str = "", places: Sequence[str] = ()) -> pa.Table:
+    """Return JSON objects as a table; every key of any row is a column.
+
+    Args:
+        rows: the objects.
+        source: where they are from, for messages.
+        places: the name of each row's place; default ``row 1``, ``row 2``, ...
+
+    Raises:
+        BadRowsError: texts that hold half of a surrogate pair.
+    """
+    places = places or [f"row {number}" for number in range(1, len(rows) + 1)]
+    first: dict[str, str] = {}
+    for row, place in zip(rows, places, strict=True):
+        for name in row:
+            first.setdefault(name, place)
+    names = list(first)
+    _refuse_half_characters("the name of a column", names, list(first.values()), source)
+    if not names:
+        return pa.table({})
+
+    fields, columns = [], []
+    for name in names:
+        values = [row.get(name) for row in rows]
+        field, column = column_of(name, values, source=source, places=places)
+        fields.append(field)
+        columns.append(column)
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def column_of(name: str, values: Sequence[Any], *, source: str, places: Sequence[str]) -> tuple[pa.Field, pa.Array]:
+    """Return values as a column: of their type where they agree, else as JSON text.
+
+    Raises:
+        BadRowsError: texts that hold half of a surrogate pair.
+        InputError: a value that JSON cannot hold.
+    """
+    kind = None if name == "messages" else _scalar_type(values)
+    if kind == pa.string():
+        _refuse_half_characters(f"`{name}`", values, places, source)
+    if kind is not None:
+        return pa.field(name, kind), pa.array(values, kind)
+
+    texts = []
+    for value, place in zip(values, places, strict=True):
+        try:
+            texts.append(None if value is None else json.dumps(value, ensure_ascii=True, default=_as_json))
+        except TypeError as error:
+            raise InputError(f"{source}, {place}: `{name}` {error}", hint="leave the column out of the file") from error
+    return pa.field(name, pa.string(), metadata=JSON_TEXT), pa.array(texts, pa.string())
+
+
+def _as_json(value: Any) -> Any:
+    """Return what stands beside JSON in a Parquet column as JSON: decimals keep their digits, dates are ISO texts."""
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    raise TypeError(f"holds {type(value).__name__} beside JSON, which JSON cannot hold")
+
+
+def _refuse_half_characters(what: str, values: Sequence[str | None], places: Sequence[str], source: str) -> None:
+    bad = []
+    for value, place in zip(values, places, strict=False):
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode("unicode_escape").decode()
+            bad.append(BadRow(source, place, f"{what} holds half of a surrogate pair ({half}), which is no character"))
+    if bad:
+        raise BadRowsError(source, bad, hint="correct the row; the text was cut inside an emoji, probably")
+
+
+def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int} and all(-(2**63) <= v < 2**63 for v in values if v is not None):
+        return pa.int64()
+    if kinds and kinds <= {int, float} and all(-(2**53) <= v <= 2**53 for v in values if type(v) is int):
+        return pa.float64()
+    if kinds <= {str}:
+        return pa.string()
+    return None
+
+
+def column_values(table: pa.Table, name: str) -> list[Any]:
+    """Return a column's values as Python objects; JSON text is decoded, a map is a dictionary."""
+    field = table.schema.field(name)
+    if (field.metadata or {}).items() >= JSON_TEXT.items():
+        return [None if text is None else json.loads(text) for text in table[name].to_pylist()]
+    values: list[Any] = table[name].to_pylist(maps_as_pydicts="strict" if _holds_map(field.type) else None)
+    return values
+
+
+def _holds_map(kind: pa.DataType) -> bool:
+    return pa.types.is_map(kind) or any(_holds_map(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def python_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return a table's rows as Python values, dates and times as whole numbers of their own unit.
+
+    Python's own types do not hold nanoseconds or the year 10000, and what pyarrow does about it depends on
+    whether pandas is installed.
+    """
+    rows: list[dict[str, Any]] = cast(table, _times_as_integers).to_pylist()
+    return rows
+
+
+def cast(table: pa.Table, change: Callable[[pa.DataType], pa.DataType]) -> pa.Table:
+    """Change the types of columns, also inside lists and structs."""
+    fields = [field.with_type(_mapped(field.type, change)) for field in table.schema]
+    return table if pa.schema(fields) == table.schema else table.cast(pa.schema(fields, metadata=table.schema.metadata))
+
+
+def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_mapped(field.type, change)) for field in kind.fields])
+    if pa.types.is_map(kind):
+        return pa.map_(_mapped(kind.key_type, change), _mapped(kind.item_type, change))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_mapped(kind.value_type, change)), kind.list_size)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(_mapped(kind.value_type, change)))
+    return change(kind)
+
+
+def _times_as_integers(kind: pa.DataType) -> pa.DataType:
+    if not pa.types.is_temporal(kind) or pa.types.is_interval(kind):
+        return kind
+    return pa.int32() if pa.types.is_date32(kind) or pa.types.is_time32(kind) else pa.int64()

@@ -1,0 +1,35 @@
+"""Where a user's path points to: this machine's disks, and nothing else yet."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from prefpipe.errors import UsageError
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""``s3://b`` or, after pathlib has had it, ``s3:/b``; a letter alone is a drive of Windows."""
+
+
+def scheme_of(path: str | Path) -> str | None:
+    """Return the scheme of an address such as ``s3://bucket/x``, None for a path of this machine."""
+    match = _SCHEME.match(str(path))
+    return None if match is None else match[1]
+
+
+def refuse_scheme(path: str | Path, what: str) -> None:
+    """Refuse an address: taken for a path it would make a folder ``s3:`` here.
+
+    Args:
+        path: as it was given.
+        what: the argument or option, for the message.
+
+    Raises:
+        UsageError: it is an address.
+    """
+    scheme = scheme_of(path)
+    if scheme is not None:
+        text = _SCHEME.sub(rf"{scheme}://", str(path), count=1).replace(":///", "://")
+        raise UsageError(
+            f"{what} {text}: prefpipe reads and writes paths of this machine, and not {scheme}://",
+            hint="copy the files here, or mount the bucket and pass the mounted path",
+        )

@@ -1,0 +1,141 @@
+"""The one reader of users' tables: files, folders of ``datasets`` and hub data sets become one Arrow table with places.
+
+JSON, JSON lines, CSV, TSV and Parquet, a folder written by ``datasets.save_to_disk``, ``hf:org/name[@revision][:split]``.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+
+from prefpipe.artifacts.tables.arrow_tables import plain_table, read_parquet
+from prefpipe.artifacts.tables.bad_rows import BadRowsError, rows_to_keep
+from prefpipe.artifacts.tables.columns import column_values, table_of
+from prefpipe.artifacts.tables.csv_rows import csv_table, read_csv
+from prefpipe.artifacts.tables.json_rows import read_json, read_json_lines
+from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.artifacts.tables.text_files import TextRows
+from prefpipe.errors import InputError, UsageError
+
+SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+COMPRESSED: Final = {".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep", ".zst": "unzstd", ".zip": "unzip"}
+DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
+
+
+class Table(NamedTuple):
+    """Rows of a user's file: the columns, and the name of each row's place (``line 3``, ``row 2``)."""
+
+    columns: pa.Table
+    places: Sequence[str]
+
+
+def read_table(source: str, *, text_columns: Sequence[str] = ()) -> Table:
+    """Read a file, a folder or a hub data set.
+
+    Args:
+        source: path or ``hf:`` reference.
+        text_columns: columns that are text in a CSV file whatever they look like, beside those of prompts.
+
+    Raises:
+        BadRowsError: rows that cannot be read, each with its place.
+        InputError: a missing file, a fault of the whole file, such as a truncated Parquet file.
+        UsageError: a kind of file or an address that is not read.
+    """
+    refuse_scheme(source, "input")
+    if source.startswith("hf:"):
+        return _from_arrow(_from_hub(source[3:]), source)
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"{path} does not exist", hint="look at the path of the input file")
+    if path.is_dir():
+        return _from_arrow(_from_saved_dataset(path), source)
+
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return _from_text(read_json_lines(path), source, _json_table)
+    if suffix == ".json":
+        return _from_text(read_json(path), source, _json_table)
+    if suffix in DELIMITERS:
+        return _from_text(read_csv(path, DELIMITERS[suffix]), source, lambda rows, _: csv_table(rows, text_columns))
+    if suffix == ".parquet":
+        return _from_arrow(read_parquet(path), source)
+    if suffix in COMPRESSED:
+        raise UsageError(f"{path}: compressed files are not read", hint=f"{COMPRESSED[suffix]} {path}")
+    raise UsageError(
+        f"{path}: files that end in `{suffix}` are not read",
+        hint=f"use one of {', '.join(SUFFIXES)}, a datasets folder, or hf:org/name",
+    )
+
+
+def _from_text(rows: TextRows, source: str, make_table: Callable[[TextRows, str], pa.Table]) -> Table:
+    """Make a table of the rows that stay: columns get their types from these alone."""
+    kept = rows_to_keep(source, rows.places, rows.bad, rows.rows.__getitem__)
+    if kept is not None:
+        rows = TextRows([rows.rows[row] for row in kept], [rows.places[row] for row in kept], names=rows.names)
+    return Table(make_table(rows, source), rows.places)
+
+
+def _json_table(rows: TextRows, source: str) -> pa.Table:
+    return table_of(rows.rows, source=source, places=rows.places)
+
+
+def _from_arrow(table: pa.Table, source: str) -> Table:
+    places = [f"row {number}" for number in range(1, table.num_rows + 1)]
+    # rows that are left out go before anything is decoded: they may be what cannot be
+    kept = rows_to_keep(source, places, [], lambda row: _raw_row(table, row))
+    if kept is not None:
+        table, places = _rows_of(table, kept), [places[row] for row in kept]
+    plain, bad = plain_table(table, source, places)
+    if bad:
+        raise BadRowsError(source, bad)
+    return Table(plain, places)
+
+
+def _rows_of(table: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """Return the rows of these numbers; pyarrow takes rows of some types by slices alone."""
+    slices, begin = [], 0
+    for number in range(1, len(rows) + 1):
+        if number == len(rows) or rows[number] != rows[number - 1] + 1:
+            slices.append(table.slice(rows[begin], number - begin))
+            begin = number
+    return pa.concat_tables(slices)
+
+
+def _raw_row(table: pa.Table, row: int) -> dict[str, Any]:
+    values = {}
+    for name in table.column_names:
+        try:
+            values[name] = column_values(table.select([name]).slice(row, 1), name)[0]
+        except (UnicodeDecodeError, ValueError) as error:
+            values[name] = f"cannot be read: {error}"
+    return values
+
+
+def _from_saved_dataset(path: Path) -> pa.Table:
+    if not (path / "dataset_info.json").exists():
+        raise InputError(f"{path} is a folder, and not one written by datasets.save_to_disk", hint="pass the prompts file itself")
+    return _datasets().load_from_disk(str(path)).with_format("arrow")[:]
+
+
+def _from_hub(reference: str) -> pa.Table:
+    name, _, split = reference.partition(":")
+    name, _, revision = name.partition("@")
+    try:
+        dataset = _datasets().load_dataset(name, split=split or "train", revision=revision or None)
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"hf:{reference} cannot be loaded: {str(error).splitlines()[0]}",
+            hint="look at the name, the split (hf:org/name:split) and HF_HUB_OFFLINE",
+        ) from error
+    return dataset.with_format("arrow")[:]
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "reading Hugging Face datasets needs the package `datasets`", hint="pip install 'prefpipe[hub-datasets]'"
+        ) from error
+    return datasets
