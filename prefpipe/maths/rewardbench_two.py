@@ -161,8 +161,7 @@ def rewardbench_two(items: Sequence[Completions], *, bootstrap: Bootstrap = BOOT
             details[name] = (reason, ties)
             terms += made
         else:
-            units = [(item.prompt_id,) for item in members]
-            terms.append(_Term(name, 1.0, [item.top_share for item in members], units))
+            terms.append(_Term(name, 1.0, [item.top_share for item in members], [(item.prompt_id,) for item in members]))
             details[name] = (None, None)
 
     with_figure = list(dict.fromkeys(term.subset for term in terms))
