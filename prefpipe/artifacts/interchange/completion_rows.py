@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.conversations import Turns
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.pair_rows import PairFile, ScoredTexts
+from prefpipe.artifacts.interchange.pair_rows import PairFile, PairOfItem, ScoredTexts
 from prefpipe.artifacts.interchange.user_table import (
     UserTable,
     checked_id,
@@ -28,8 +28,8 @@ OWN_COLUMNS = ("num_correct", "total_completions", "num_incorrect")
 SIDES = ("chosen", "rejected")
 SCORES = "scores"
 SCORES_HINT = (
-    "this is a file of RewardBench 2: pass --model MODEL --reward-model, or give each row `scores`, a number for each of `chosen` "
-    "and then of `rejected`"
+    "this is a file of RewardBench 2: pass --model MODEL --reward-model, or give each row `scores`, a number for each of "
+    "`chosen` and then of `rejected`"
 )
 ITEM_SCHEMA = pa.schema(
     [
@@ -40,17 +40,7 @@ ITEM_SCHEMA = pa.schema(
         pa.field("n_rejected", pa.int32(), nullable=False),
     ]
 )
-"""What stands behind the columns of ``pair_scores`` for files of RewardBench 2: the row of the file, and which of its completions."""
-
-
-class PairOfItem(NamedTuple):
-    """Which completions of which row a pair is of; one of ``n_chosen`` correct and one of ``n_rejected`` wrong ones."""
-
-    row_idx: int
-    chosen_idx: int
-    rejected_idx: int
-    n_chosen: int
-    n_rejected: int
+"""What stands behind the columns of ``pair_scores`` for RewardBench 2: the row of the file, and which of its completions."""
 
 
 class _Item(NamedTuple):
@@ -89,7 +79,9 @@ def read_completions(table: UserTable, *, needs_texts: bool) -> PairFile:
         InputError: missing columns.
     """
     if needs_texts:
-        table.require(["prompt", *SIDES], hint="each row of RewardBench 2 has `prompt`, and lists of texts in `chosen` and `rejected`")
+        table.require(
+            ["prompt", *SIDES], hint="each row of RewardBench 2 has `prompt`, and lists of texts in `chosen` and `rejected`"
+        )
     elif SCORES not in table.names:
         raise InputError(f"{table.source} has no column `{SCORES}`; its columns are: {', '.join(table.names)}", hint=SCORES_HINT)
 
@@ -203,5 +195,3 @@ def _pair(item: _Item, pair_idx: int, of_item: PairOfItem) -> ScoredTexts:
 
 def _word(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
-
-
