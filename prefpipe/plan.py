@@ -25,6 +25,7 @@ from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Shard
 from prefpipe.backends.model_location import locate_model
+from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 
 State = Literal["done", "partial", "stale", "corrupt"]
@@ -46,7 +47,8 @@ class Report:
     """The state of one artifact.
 
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts; ``reasons`` say why the state is not ``done``,
-    ``notes`` what could not be looked at; ``command`` is the one that made it, ``folder`` where it was run.
+    ``notes`` what could not be looked at; ``command`` is the one that made it, ``words`` the same as it was typed, ``folder``
+    where it was run.
     """
 
     path: Path
@@ -65,6 +67,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     command: str = ""
     folder: str = ""
+    words: list[str] = field(default_factory=list)
 
     @property
     def state(self) -> State:
@@ -87,6 +90,43 @@ class Report:
         count = num_shards or max(1, self.n_parts)
         return [index for index in range(count) if not {*self.to_make}.isdisjoint(Shard(index, count).parts(self.n_parts))]
 
+    def again(self, num_shards: int | None) -> list[list[str]]:
+        """Return the commands that finish what is there, each as its words: one, or one a shard that has something to make.
+
+        They go on: without ``--overwrite``, for the shards of ``num_shards`` or those that the recorded command was one of, with
+        paths that are right in the folder of now. What is of another configuration is made again, with ``--overwrite=stale``.
+        """
+        if self.state == "done" or not self.words:
+            return []
+        try:
+            recorded = RecordedCommand(self.words)
+        except ValueError:
+            return []
+
+        output = _output_of(recorded.stage, self.stage, self.path)
+        surroundings = Surroundings(Path(self.folder or "."), output, Path.cwd())
+        count = num_shards or recorded.num_shards or 1
+        shards: list[tuple[int, int] | None] = [None]
+        if recorded.takes_shards and self.n_parts > 1 and count > 1:
+            shards = [(index, count) for index in self.shards(count)] or shards
+        return [
+            recorded.to_go_on(
+                surroundings,
+                replaces_other_runs=self.is_other_run or self.is_behind,
+                shard=shard,
+                has_checkpoints=any(output.glob("checkpoint-*")),
+            )
+            for shard in shards
+        ]
+
+    @property
+    def takes_shards(self) -> bool:
+        """Whether the command that made it divides its parts among workers."""
+        try:
+            return RecordedCommand(self.words).takes_shards
+        except ValueError:
+            return False
+
     def to_json(self, num_shards: int | None) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
@@ -94,7 +134,15 @@ class Report:
             "n_parts": self.n_parts, "n_rows": self.n_rows, "missing": self.missing, "outdated": self.outdated,
             "corrupt": self.corrupt_parts, "reasons": self.reasons, "notes": self.notes, "command": self.command,
             "num_shards": num_shards or max(1, self.n_parts), "shards_to_run": self.shards(num_shards),
+            "again": self.again(num_shards),
         }  # fmt: skip
+
+
+def _output_of(command_stage: str, stage: str, path: Path) -> Path:
+    """Return the output of the command that made an artifact: some write several, in folders of their output."""
+    if command_stage == stage:
+        return path.parent if stage == "import" else path
+    return path.parent.parent if command_stage == "eval" else path.parent  # eval's sides; a training's own reference
 
 
 def find_artifacts(path: Path) -> list[Path]:
@@ -457,7 +505,8 @@ def _describe_run(report: Report, record: RunRecord) -> None:
     report.stage, report.fingerprint, report.n_parts = record.stage, record.fingerprint, record.n_parts
     command, folder = record.context.get("command"), record.context.get("folder")
     if isinstance(command, list):
-        report.command = shlex.join(str(word) for word in command)
+        report.words = [str(word) for word in command]
+        report.command = shlex.join(report.words)
     report.folder = folder if isinstance(folder, str) else ""
 
 

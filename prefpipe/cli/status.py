@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "corrupt": "bold red"}
 INDENT = " " * 9
 REASONS_SHOWN = 12
+SHARDS_SHOWN = 8
 
 
 def status(
@@ -92,14 +93,15 @@ def _next_steps(report: "Report", num_shards: int | None) -> Iterator[str]:
     if report.state == "done" or not report.command:
         return
     if report.corrupt_parts:
-        names = [str(report.path / part_name(index, report.n_parts)) for index in report.corrupt_parts[:3]]
-        more = f" (and {len(report.corrupt_parts) - 3} more)" if len(report.corrupt_parts) > 3 else ""
-        yield f"delete:  rm {shlex.join(names)}{more}"
-    elsewhere = f"cd {shlex.quote(report.folder)} && " if report.folder and Path(report.folder) != Path.cwd() else ""
-    overwrite = " --overwrite" if report.is_other_run and "--overwrite" not in report.command else ""
-    yield f"again:   {elsewhere}{report.command}{overwrite}"
+        names = [str(report.path / part_name(index, report.n_parts)) for index in report.corrupt_parts]
+        yield f"delete:  rm {shlex.join(names)}"
+    lines = report.again(num_shards)
+    for words in lines[:SHARDS_SHOWN]:
+        yield f"again:   {shlex.join(words)}"
+    if len(lines) > SHARDS_SHOWN:
+        yield f"         and {len(lines) - SHARDS_SHOWN} more, a shard each; --json has them all"
     shards = report.shards(num_shards)
-    if report.n_parts > 1 and shards and report.stage != "import":  # which reads its file once and takes no shards
+    if report.n_parts > 1 and shards and report.takes_shards:
         count = num_shards or report.n_parts
         # Slurm counts the tasks of the list, not the shards, so the job must say both itself
         yield f"shards:  --array={ranges(shards)}, in the job: --shard-index $SLURM_ARRAY_TASK_ID --num-shards {count}"

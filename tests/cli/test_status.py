@@ -2,11 +2,14 @@
 
 import json
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from finished_run import N_PROMPTS, N, command, copy_to
-from pipelines import open_artifact
+from pipelines import identities_of, open_artifact
 
 from prefpipe.cli.main import run as prefpipe
 
@@ -48,6 +51,144 @@ def test_the_command_that_is_shown_repairs_it(run: Path, capsys) -> None:
     assert prefpipe(["status", str(run / "scores")]) == 0
 
 
+def lines_again(out: str) -> list[str]:
+    """Return the commands that are printed to be pasted."""
+    return [line.partition("again:")[2].strip() for line in out.splitlines() if "again:" in line]
+
+
+def paste(line: str, folder: Path) -> None:
+    """Run a line in a shell, in a folder, as one would."""
+    program = shlex.join([sys.executable, "-m", "prefpipe"])
+    line = line.replace("prefpipe", program, 1)
+    done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def generate(folder: Path, *flags: str) -> Path:
+    """Make three parts of candidates in a folder with a space, by a relative path."""
+    (folder / "my run").mkdir(parents=True)
+    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"q {i}"}) + "\n" for i in range(6)))
+    words = [
+        "prefpipe",
+        "generate",
+        "prompts.jsonl",
+        "-o",
+        "my run/c",
+        "--backend",
+        "fake",
+        "--model",
+        "fake",
+        "--part-size",
+        "2",
+    ]
+    paste(shlex.join([*words, *flags]), folder)
+    return folder / "my run" / "c"
+
+
+def test_what_goes_on_after_a_kill_with_overwrite_keeps_the_finished_parts(tmp_path: Path, monkeypatch, capsys) -> None:
+    candidates = generate(tmp_path / "then", "--overwrite")
+    part_of(candidates, 1).unlink()
+    before = identities_of(candidates)
+    for folder in (tmp_path / "then", tmp_path):
+        monkeypatch.chdir(folder)
+        prefpipe(["status", str(candidates)])
+        [line] = lines_again(capsys.readouterr().out)
+        assert "--overwrite" not in line
+    paste(line, tmp_path)
+    assert before.items() < identities_of(candidates).items()
+    assert prefpipe(["status", str(candidates)]) == 0
+
+
+def test_a_line_for_each_unfinished_shard_and_together_they_finish(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Of shards 0 to 2 the middle one ran: its own command would make nothing."""
+    candidates = generate(tmp_path, "--shard-index", "1", "--num-shards", "3")
+    monkeypatch.chdir(tmp_path)
+    assert prefpipe(["status", str(candidates)]) == 4
+    lines = lines_again(capsys.readouterr().out)
+    assert [line.partition("--shard-index ")[2] for line in lines] == ["0 --num-shards 3", "2 --num-shards 3"]
+    for line in lines:
+        paste(line, tmp_path)
+    assert prefpipe(["status", str(candidates)]) == 0
+
+
+def test_json_has_the_commands_as_words(tmp_path: Path, monkeypatch, capsys) -> None:
+    candidates = generate(tmp_path, "--overwrite")
+    part_of(candidates, 0).unlink()
+    monkeypatch.chdir(tmp_path / "my run")
+    prefpipe(["status", "c", "--json"])
+    [report] = json.loads(capsys.readouterr().out)
+    assert report["again"] == [
+        [
+            "prefpipe",
+            "generate",
+            f"{tmp_path}/prompts.jsonl",
+            "-o",
+            "c",
+            "--backend",
+            "fake",
+            "--model",
+            "fake",
+            "--part-size",
+            "2",
+        ]
+    ]
+    prefpipe(["status", "c", "--json", "--num-shards", "3"])
+    [report] = json.loads(capsys.readouterr().out)
+    assert [words[-4:] for words in report["again"]] == [["--shard-index", "0", "--num-shards", "3"]]
+
+
+def test_a_finished_artifact_has_nothing_to_paste(run: Path, capsys) -> None:
+    prefpipe(["status", str(run), "--json"])
+    assert [report["again"] for report in json.loads(capsys.readouterr().out)] == [[]] * 4
+
+
+def test_stale_lines_pasted_from_the_top_bring_everything_up_to_date(run: Path, capsys) -> None:
+    command([*open_artifact(run / "candidates").record.context["command"][1:], "--seed", "3", "--overwrite"])
+    capsys.readouterr()
+    prefpipe(["status", str(run)])
+    lines = lines_again(capsys.readouterr().out)
+    assert [shlex.split(line)[1] for line in lines] == ["score", "embed", "select"]
+    for line in lines:
+        command(shlex.split(line)[1:])
+    assert prefpipe(["status", str(run)]) == 0
+
+
+def test_a_copied_run_is_finished_where_it_is_and_the_original_is_left_alone(run: Path, tmp_path: Path, capsys) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(run, copy / "run")
+    part_of(copy / "run" / "scores", 1).unlink()
+    before = identities_of(run / "scores")
+    prefpipe(["status", str(copy / "run" / "scores")])
+    [line] = lines_again(capsys.readouterr().out)
+    command(shlex.split(line)[1:])
+    assert prefpipe(["status", str(copy / "run" / "scores")]) == 0
+    assert identities_of(run / "scores") == before
+
+
+def test_the_line_of_a_side_of_an_evaluation_is_the_evaluation_s(run: Path, capsys) -> None:
+    prompts = str(run.parent / "prompts.jsonl")
+    words = ["eval", "--policy", "fake", "--baseline", "fake", "--prompts", prompts, "-o", str(run / "eval"), "--scorer", "fake"]
+    command([*words, "--backend", "fake", "--overwrite"])
+    side = run / "eval" / "policy" / "candidates"
+    part_of(side, 0).unlink()
+    capsys.readouterr()
+    prefpipe(["status", str(side)])
+    [line] = lines_again(capsys.readouterr().out)
+    assert shlex.split(line) == ["prefpipe", *words, "--backend", "fake"]
+    command(shlex.split(line)[1:])
+    assert prefpipe(["status", str(run / "eval")]) == 0
+
+
+def test_many_shards_are_cut_on_the_page_and_whole_in_json(tmp_path: Path, monkeypatch, capsys) -> None:
+    candidates = generate(tmp_path, "--part-size", "1", "--num-shards", "6", "--shard-index", "0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prefpipe.cli.status.SHARDS_SHOWN", 2)
+    prefpipe(["status", str(candidates)])
+    out = capsys.readouterr().out
+    assert len(lines_again(out)) == 2
+    assert "and 3 more, a shard each; --json has them all" in out
+
+
 def test_shards_are_those_of_the_number_asked_for(run: Path, capsys) -> None:
     part_of(run / "candidates", 2).unlink()
     assert prefpipe(["status", str(run / "candidates"), "--num-shards", "2"]) == 4
@@ -61,7 +202,7 @@ def test_stale_exits_with_4_and_proposes_to_overwrite(run: Path, capsys) -> None
     out = capsys.readouterr().out
     assert "seed: 0 then, 3 now" in out
     scores = next(line for line in out.splitlines() if "again:" in line and "prefpipe score" in line)
-    assert scores.endswith(" --overwrite")
+    assert scores.endswith(" --overwrite=stale")
 
 
 def test_corrupt_exits_with_1_and_names_the_file_to_delete(run: Path, capsys) -> None:
