@@ -1,36 +1,139 @@
-"""Rules for a prompt's messages, in one place: text or turns in, checked turns out, problems named."""
+"""Rules for a conversation, in one place: text or turns in, checked turns out, problems named.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+A turn is a role and a text. What else a turn may hold is sorted in two: keys that a chat template reads (tool calls, thoughts,
+pictures) are refused by name, because a conversation without them is another conversation; every other key is left out, and
+the readers count in how many rows.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 ROLES = ("system", "user", "assistant")
+TOOL_ROLES = ("tool", "function", "ipython", "observation")
+"""Roles under which the results of tools stand."""
 Turns = list[dict[str, str]]
 
+MEANT_FOR_TEMPLATES = {
+    "tool_calls": "tool calls",
+    "function_call": "a tool call",
+    "tool_call_id": "a tool's result",
+    "reasoning_content": "thoughts",
+    "reasoning": "thoughts",
+    "thinking": "thoughts",
+    "images": "pictures",
+    "image": "a picture",
+    "audio": "sound",
+    "videos": "films",
+}
+"""Keys of a turn that chat templates read, and what they hold."""
+TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of the parts of a content that are text."""
+NOT_CARRIED = "and prefpipe carries texts alone"
+NOT_CARRIED_NAME = re.compile(rf"`(?:body\.)?(\w+)`[^`]*{NOT_CARRIED}")
+LEAVE_OUT = "--leave-out"
+TEXTS_FLAG = "--prompts-are-text"
 
-def turns_of(value: Any) -> tuple[Turns, str | None]:
+
+class ReadingRules(NamedTuple):
+    """What the user says about a file's conversations.
+
+    ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text all the same. ``leave_out``:
+    keys of turns, and columns beside them, that are knowingly not part of the conversation. ``on_duplicate``: what several
+    scores of one response come to: ``mean``, ``first`` or ``refuse``; None is the format's own rule.
+    """
+
+    prompts_are_text: bool = False
+    leave_out: Collection[str] = ()
+    on_duplicate: str | None = None
+
+
+DEFAULT_RULES = ReadingRules()
+
+
+def turns_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns, str | None]:
     """Return a prompt's turns and, when it cannot be used, what is wrong with it.
 
     Args:
         value: a text (one user turn) or a sequence of ``{"role", "content"}``.
+        leave_out: keys of turns that are left out although chat templates read them.
     """
     if isinstance(value, str):
-        return ([{"role": "user", "content": value}], None if value.strip() else "the prompt is empty")
-    if not isinstance(value, Sequence):
+        return [{"role": "user", "content": value}], None if value.strip() else "the prompt is empty"
+
+    turns, problem = transcript_of(value, leave_out=leave_out)
+    return turns, problem or _problem(turns)
+
+
+def transcript_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns, str | None]:
+    """Return the turns of a conversation, whoever speaks last, and what is wrong with one of them.
+
+    Args:
+        value: a sequence of ``{"role", "content"}``.
+        leave_out: keys of turns that are left out although chat templates read them.
+    """
+    if isinstance(value, str) or not isinstance(value, Sequence):
         return [], "it needs a text in `prompt` or a list of turns in `messages`"
+
     turns: Turns = []
     for number, turn in enumerate(value):
-        if not isinstance(turn, Mapping) or not {"role", "content"} <= turn.keys():
-            return [], f"turn {number} needs `role` and `content`"
-        role, content = turn["role"], turn["content"]
-        if role not in ROLES:
-            return [], f"turn {number} has role {role!r}; roles are {', '.join(ROLES)}"
-        if not isinstance(content, str):
-            return [], f"turn {number} has content that is no text"
+        role, content, problem = _turn_of(turn, leave_out)
+        if problem is not None:
+            return [], f"turn {number} {problem}"
         turns.append({"role": role, "content": content})
-    return turns, _problem(turns)
+    return turns, None
+
+
+def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[str, str, str | None]:
+    """Return a turn's role and text, and what is wrong with it."""
+    if not isinstance(turn, Mapping):
+        return "", "", "needs `role` and `content`"
+
+    for key, what in MEANT_FOR_TEMPLATES.items():
+        if key not in leave_out and not is_blank(turn.get(key)):
+            return "", "", f"holds {what} (`{key}`), {NOT_CARRIED}"
+
+    if "role" not in turn or not ("content" in turn or leave_out):
+        named_otherwise = " (it has `from` and `value`, ShareGPT's names)" if {"from", "value"} <= turn.keys() else ""
+        return "", "", f"needs `role` and `content`{named_otherwise}"
+
+    role = turn["role"]
+    if role in TOOL_ROLES:
+        return "", "", f"has role {role!r}: results of tools are not carried, roles are {', '.join(ROLES)}"
+    if role not in ROLES:
+        return "", "", f"has role {role!r}; roles are {', '.join(ROLES)}"
+
+    content, problem = content_text(turn.get("content"))
+    is_bare_call = content is None and any(not is_blank(turn.get(key)) for key in leave_out)
+    if is_bare_call:
+        return role, "", None
+    return role, content or "", problem
+
+
+def content_text(content: Any) -> tuple[str | None, str | None]:
+    """Return a content as one text, None where there is none, and what is wrong with it.
+
+    The text parts of a list are joined as they are, which is what chat templates do with them.
+    """
+    if isinstance(content, str):
+        return content, None
+    if not isinstance(content, Sequence) or not content:
+        return None, "has content that is no text"
+
+    texts: list[str] = []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        if kind not in TEXT_PARTS or not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            return None, f"has content that is no text (a part of type {kind!r})"
+        texts.append(part["text"])
+    return "".join(texts), None
 
 
 def _problem(turns: Turns) -> str | None:
+    """Return why turns are no prompt."""
     if not any(turn["role"] == "user" for turn in turns):
         return "it has no user turn"
     if turns[-1]["role"] != "user":
@@ -40,3 +143,54 @@ def _problem(turns: Turns) -> str | None:
     if any(turn["role"] == "system" for turn in turns[1:]):
         return "a system turn stands after the first place"
     return None
+
+
+def with_system(turns: Turns, system: str | None) -> tuple[Turns, str | None]:
+    """Return turns that begin with a system turn, and what is wrong where they have another one already."""
+    if not system:
+        return turns, None
+    first = {"role": "system", "content": system}
+    if not turns or turns[0]["role"] != "system":
+        return [first, *turns], None
+    if turns[0] == first:
+        return turns, None
+    return turns, "the row has a system prompt in a column and another one in its turns"
+
+
+def is_blank(value: Any) -> bool:
+    """Return whether a key is there and says nothing: null, an empty text, list or object, or a list of such."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_blank, value))
+    return value is None or (isinstance(value, (str, Mapping)) and not value)
+
+
+def keys_left_out(value: Any) -> set[str]:
+    """Return the keys of a conversation's turns, and of their parts, that `transcript_of` leaves out and that say something."""
+    found: set[str] = set()
+    turns = [value] if isinstance(value, Mapping) else value
+    if isinstance(turns, str) or not isinstance(turns, Sequence):
+        return found
+
+    for turn in turns:
+        if not isinstance(turn, Mapping) or "role" not in turn:
+            continue
+        found |= {key for key, held in turn.items() if key not in ("role", "content") and not is_blank(held)}
+        parts = turn.get("content")
+        for part in parts if isinstance(parts, list) else []:
+            if isinstance(part, Mapping):
+                found |= {f"content.{key}" for key, held in part.items() if key not in ("type", "text") and not is_blank(held)}
+    return found
+
+
+def hint_for(sentences: Sequence[str], otherwise: str) -> str:
+    """Return the hint for problems of conversations: the flag that reads the file all the same, where there is one."""
+    names = list(dict.fromkeys(name for sentence in sentences for name in NOT_CARRIED_NAME.findall(sentence)))
+    if names:
+        flags = " ".join(f"{LEAVE_OUT} {name}" for name in names)
+        return f"take these rows out, or read the texts alone, knowingly, with {flags}"
+    if any("chat template" in sentence or "written as text" in sentence for sentence in sentences):
+        return (
+            "give the file the turns instead (`messages`, or a list of role and content in `prompt`), or, where these texts are "
+            f"what the user says, read them as they stand with {TEXTS_FLAG}"
+        )
+    return otherwise

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.artifacts.prompts import Prompts, load_prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Artifact
@@ -21,6 +22,7 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
         prompts = load_prompts(
             str(source), system_prompt=identity.get("system_prompt"), keep_columns=keep,
             drop_duplicates=bool(identity.get("drop_duplicate_prompts")), reserved=CANDIDATES.column_names,
+            rules=ReadingRules(bool(identity.get("prompts_are_text")), identity.get("leave_out") or ()),
         )  # fmt: skip
     except PrefpipeError as error:
         return [f"it cannot be read as it was: {error.message}"]

@@ -1,27 +1,28 @@
 """Prompts from a user's file: keyed, checked, with the user's columns beside them.
 
 Reads JSONL, JSON (a list of objects), CSV, Parquet, a folder written by ``datasets.save_to_disk`` and
-``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns), optionally ``prompt_id``; every other
-column passes through untouched. Every problem of the file is found before the first is reported.
+``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns), optionally ``prompt_id`` and
+``system``; every other column passes through untouched. Every problem of the file is found before the first is reported.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 
-from prefpipe.artifacts.conversations import Turns, turns_of
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, hint_for, with_system
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.tables.bad_rows import BadRow, BadRowsError
+from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, checked_prompt, notes_of_keys_left_out, read_beside
+from prefpipe.artifacts.tables.bad_rows import DEFAULT_HINT, BadRow, BadRowsError
 from prefpipe.artifacts.tables.columns import column_values, python_rows
 from prefpipe.artifacts.tables.locations import refuse_scheme
 from prefpipe.artifacts.tables.reading import read_table
-from prefpipe.artifacts.tables.strict_json import parse_json
 from prefpipe.artifacts.tables.values import id_of
 from prefpipe.errors import InputError, UsageError
 
@@ -37,10 +38,14 @@ class Prompt(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompts:
-    """All prompts of a run, in file order, and the user's columns row by row beside them."""
+    """All prompts of a run, in file order, and the user's columns row by row beside them.
+
+    ``notes``: what the user should know of how the file was read.
+    """
 
     rows: list[Prompt]
     columns: pa.Table
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,7 +72,7 @@ class Prompts:
 
 def load_prompts(
     source: str, *, system_prompt: str | None = None, keep_columns: Sequence[str] | None = None,
-    drop_duplicates: bool = False, reserved: Sequence[str] = (),
+    drop_duplicates: bool = False, reserved: Sequence[str] = (), rules: ReadingRules = DEFAULT_RULES,
 ) -> Prompts:  # fmt: skip
     """Read a prompts file.
 
@@ -77,41 +82,51 @@ def load_prompts(
         keep_columns: the user's columns to pass through; None for all.
         drop_duplicates: keep the first of prompts with the same id instead of refusing.
         reserved: column names that the artifact uses itself.
+        rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the first eight.
     """
     table, lines = read_table(source)
     if table.num_rows == 0:
         raise InputError(f"{source} holds no prompts", hint="each row needs `prompt` or `messages`")
+
     names = table.column_names
     if ("prompt" in names) == ("messages" in names):
         which = "both `prompt` and `messages`" if "prompt" in names else "neither `prompt` nor `messages`"
         raise InputError(f"{source} has {which}; its columns are: {', '.join(names)}",
                          hint="give each row `prompt` (text) or `messages` (a list of role and content)")  # fmt: skip
-    columns = _user_columns(table, keep_columns, reserved, source)
-    rows, problems = _check_rows(table, lines)
+
+    beside = read_beside(names, partial(column_values, table), table.num_rows, rules=rules)
+    reserved_names = tuple(name for name in beside.used if name not in (keep_columns or ()))
+    columns = _user_columns(table, keep_columns, reserved, source, conversation=reserved_names)
+    rows, problems, notes = _check_rows(table, lines, beside, rules)
     if problems:
         bad = [BadRow(source, line, problem) for line, problem in problems]
-        raise BadRowsError(source, bad, what=f"has {len(bad)} prompts that cannot be used")
+        hint = hint_for([problem for _, problem in problems], DEFAULT_HINT)
+        what = f"has {len(bad):,} prompt{'s' if len(bad) > 1 else ''} that cannot be used"
+        raise BadRowsError(source, bad, hint=hint, what=what)
+
     rows, columns = _deduplicate(rows, columns, lines, source, drop=drop_duplicates)
     if system_prompt:
         rows = _with_system(rows, system_prompt, source)
-    return Prompts(rows, columns)
+    return Prompts(rows, columns, (*beside.notes, *notes))
 
 
-def _check_rows(table: pa.Table, lines: Sequence[str]) -> tuple[list[Prompt], list[tuple[str, str]]]:
-    """Return the prompts, and what is wrong with the others, each with its place."""
-    as_text = "prompt" in table.column_names
-    values = column_values(table, "prompt" if as_text else "messages")
+def _check_rows(
+    table: pa.Table, lines: Sequence[str], beside: BesidePrompts, rules: ReadingRules
+) -> tuple[list[Prompt], list[tuple[str, str]], list[str]]:
+    """Return the prompts, what is wrong with the others, each with its place, and what was left out of the turns."""
+    name = "prompt" if "prompt" in table.column_names else "messages"
+    values = column_values(table, name)
     has_ids = "prompt_id" in table.column_names
     ids = column_values(table, "prompt_id") if has_ids else [None] * len(values)
 
     rows: list[Prompt] = []
     problems: list[tuple[str, str]] = []
-    for line, given_id, value in zip(lines, ids, values, strict=True):
-        turns, problem = turns_of(value if as_text else _parsed(value))
-        problem = problem or _encoding_problem(turns)
+    for row, (line, given_id, value) in enumerate(zip(lines, ids, values, strict=True)):
+        turns, problem = checked_prompt(value, name, rules=rules, system=beside.systems[row])
+        problem = beside.problems[row] or problem
         prompt_id = None
         if has_ids:
             prompt_id, reason = id_of(given_id)
@@ -120,27 +135,14 @@ def _check_rows(table: pa.Table, lines: Sequence[str]) -> tuple[list[Prompt], li
             problems.append((line, problem))
             continue
         rows.append(Prompt(prompt_id if prompt_id is not None else prompt_id_of(turns), turns))
-    return rows, problems
+    return rows, problems, notes_of_keys_left_out({name: values})
 
 
-def _parsed(value: Any) -> Any:
-    """Return turns that came as JSON text (from JSON or CSV) as the list they describe."""
-    try:
-        return parse_json(value) if isinstance(value, str) else value
-    except ValueError:
-        return None
-
-
-def _encoding_problem(turns: Turns) -> str | None:
-    try:
-        "".join(turn["content"] for turn in turns).encode()
-    except UnicodeEncodeError as error:
-        return f"the text holds half of a surrogate pair ({error.object[error.start]!r}), which is no character"
-    return None
-
-
-def _user_columns(table: pa.Table, keep: Sequence[str] | None, reserved: Sequence[str], source: str) -> pa.Table:
-    theirs = [name for name in table.column_names if name not in OWN_COLUMNS]
+def _user_columns(
+    table: pa.Table, keep: Sequence[str] | None, reserved: Sequence[str], source: str, *, conversation: Sequence[str] = ()
+) -> pa.Table:
+    """Return the columns that pass through: not those that went into the ``conversation``."""
+    theirs = [name for name in table.column_names if name not in (*OWN_COLUMNS, *conversation)]
     if keep is not None:
         unknown = [name for name in keep if name not in theirs]
         if unknown:
@@ -178,8 +180,7 @@ def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Pr
         if prompt.messages[0]["role"] == "system":
             raise InputError(f"{source}: prompt {prompt.prompt_id} has a system turn of its own, and --system-prompt was given",
                              hint="drop --system-prompt, or the system turns of the file")  # fmt: skip
-    first = {"role": "system", "content": system_prompt}
-    return [prompt._replace(messages=[first, *prompt.messages]) for prompt in rows]
+    return [prompt._replace(messages=with_system(prompt.messages, system_prompt)[0]) for prompt in rows]
 
 
 def named_source(source: str) -> Path | None:

@@ -13,6 +13,7 @@ import typer
 
 from prefpipe.cli.flags import command_of
 from prefpipe.cli.lm_eval import lm_eval
+from prefpipe.cli.local_paths import Commands, with_local_paths
 from prefpipe.cli.win_rate import win_rate
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.options import StageConfig
@@ -47,8 +48,8 @@ def evaluation_of(handler: Callable[[Any, bool], None]) -> typer.Typer:
     theirs = inspect.signature(stage).parameters.values()
     evaluate.__signature__ = inspect.Signature([first, *theirs])  # type: ignore[attr-defined]
     evaluate.__doc__ = EvalConfig.__doc__
-    group = typer.Typer(invoke_without_command=True)
-    group.callback()(evaluate)
+    group = Commands(invoke_without_command=True)
+    group.callback()(with_local_paths(evaluate))
     group.command("win-rate")(win_rate)
     group.command("lm-eval")(lm_eval)
     for config_class in EVALUATIONS:

@@ -18,6 +18,7 @@ from prefpipe.cli.evaluation import evaluation_of
 from prefpipe.cli.flags import command_of, spelled_out
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
+from prefpipe.cli.local_paths import Commands
 from prefpipe.cli.merge import merge
 from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
@@ -25,7 +26,7 @@ from prefpipe.cli.processes import is_first, tells_the_error
 from prefpipe.cli.reference import reference
 from prefpipe.cli.report import report
 from prefpipe.cli.savings import savings
-from prefpipe.cli.signals import StopFlag
+from prefpipe.cli.signals import stop_request
 from prefpipe.cli.status import status
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
@@ -55,7 +56,7 @@ class InPipelineOrder(typer.core.TyperGroup):
         return sorted(self.commands, key=lambda name: stages.index(name) if name in stages else len(stages))
 
 
-app = typer.Typer(
+app = Commands(
     name="prefpipe", cls=InPipelineOrder, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
@@ -63,7 +64,6 @@ app = typer.Typer(
     "judge compares two candidates folders pair by pair. "
     "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
 )  # fmt: skip
-stop_flag = StopFlag()
 
 
 def _run_stage(config: StageConfig, as_json: bool) -> None:
@@ -73,7 +73,7 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
 
     speaks = is_first(config.stage)
     log = console.log if speaks else lambda _line: None
-    runtime = runtime_for(config, log=log, should_stop=stop_flag, progress=console.progress, argv=sys.argv)
+    runtime = runtime_for(config, log=log, stop=stop_request, progress=console.progress, argv=sys.argv)
     summary = run_stage(config, runtime)
     if not speaks:
         return
@@ -106,9 +106,8 @@ def _version(version: bool = typer.Option(False, "--version", help="print the ve
 
 
 def main() -> None:
-    """Run the command line; never returns."""
-    stop_flag.install()
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line in a process that has imported this already; `prefpipe.__main__` is the entry of one that has not."""
+    stop_request.run(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
@@ -121,9 +120,6 @@ def run(arguments: list[str]) -> int:
         if tells_the_error(arguments):
             console.show_error(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: finished parts are kept; run the same command again to go on\n")
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-models = typer.Typer(no_args_is_help=True, help="Convert, list and show the models that can stand after --model.")
+from prefpipe.cli.local_paths import Commands
+
+models = Commands(no_args_is_help=True, help="Convert, list and show the models that can stand after --model.")
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON to stdout")]
 Reference = Annotated[
     str, typer.Argument(metavar="REFERENCE", help="folder, org/name[@revision], .gguf file or bundled:NAME", show_default=False)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefpipe.configs.options import StageConfig, option
+from prefpipe.artifacts.conversations import ReadingRules
+from prefpipe.configs.conversations import ON_DUPLICATE, ConversationsConfig
+from prefpipe.configs.options import option
 from prefpipe.configs.score import REWARD_FUNCTIONS
 
 FORMATS = ("rows", "simpo", "ultrafeedback", "online-rlhf", "openai-batch", "trl", "jsonl", "alpaca-eval", "arena-hard")
@@ -15,11 +17,11 @@ OF_ROWS = ("reward_column", "prompt_id_column", "prompt_column", "response_colum
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig(StageConfig):
+class ImportConfig(ConversationsConfig):
     """Make candidates, and scores where there are any, of a file of another tool."""
 
     stage: ClassVar[str] = "import"
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: arrow.json columns are read as what they hold
 
     output: Path = option(help="folder that gets `candidates` and `scores`", identity=False, short="o", metavar="DIR")
     source: str = option(
@@ -44,6 +46,10 @@ class ImportConfig(StageConfig):
     model_column: str | None = option(
         None, metavar="COLUMN", help="rows: column of the model that wrote the response; default model, where there is one"
     )
+    on_duplicate: str | None = option(
+        None, choices=ON_DUPLICATE,
+        help="several scores of one response: their mean (default of rows), the first, or refuse the file (default of trl)",
+    )  # fmt: skip
     model_name: str = option("imported", help="model of the responses for which the file names none")
     columns: str | None = option(
         None,
@@ -92,6 +98,11 @@ class ImportConfig(StageConfig):
         if self.columns is None:
             return None if self.format == "rows" else []
         return [] if self.columns == "none" else [name.strip() for name in self.columns.split(",") if name.strip()]
+
+    @property
+    def reading_rules(self) -> ReadingRules:
+        """What the readers need to know."""
+        return super().reading_rules._replace(on_duplicate=self.on_duplicate)
 
     def identity(self) -> dict[str, Any]:
         """Leave out what was not given: a later release may add names without making other runs of these."""

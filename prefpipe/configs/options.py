@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import yaml
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.tables.locations import scheme_problem
 from prefpipe.errors import UsageError
 
 
@@ -54,7 +55,7 @@ class StageConfig:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        problems = _type_problems(self) or [*_choice_problems(self), *self.problems()]
+        problems = _type_problems(self) or [*_place_problems(self), *_choice_problems(self), *self.problems()]
         if problems:
             raise UsageError("; ".join(problems), hint=f"run `prefpipe {self.stage} --help`")
 
@@ -100,14 +101,17 @@ class ShardedConfig(StageConfig):
     """What the stages share whose parts can be divided among workers."""
 
     shard_index: int | None = option(
-        None, identity=False, help="this worker's number, from 0; default SLURM_ARRAY_TASK_ID when the array variables are set"
+        None, identity=False, help="this worker's number, from 0; default this task's place in a Slurm array"
     )
-    num_shards: int | None = option(
-        None, identity=False, help="number of workers; default SLURM_ARRAY_TASK_COUNT when the array variables are set"
+    num_shards: int | None = option(None, identity=False, help="number of workers; default the tasks of a Slurm array")
+    shards: bool = option(
+        True, identity=False, help="take the shard from the variables of a Slurm array; --no-shards makes all parts in each task"
     )
 
     def problems(self) -> list[str]:
         found = super().problems()
+        if not self.shards and (self.shard_index is not None or self.num_shards is not None):
+            found.append("--no-shards excludes --shard-index and --num-shards")
         if (self.shard_index is None) != (self.num_shards is None):
             found.append("--shard-index and --num-shards go together")
         elif self.num_shards is not None and self.shard_index is not None:
@@ -162,6 +166,18 @@ def _type_problems(config: StageConfig) -> list[str]:
             found.append(f"{flag_of(item)} takes {_words(kind)}, not {value!r}")
             continue
         object.__setattr__(config, item.name, clean)  # YAML gives lists and texts where the field says tuple and Path
+    return found
+
+
+def _place_problems(config: StageConfig) -> list[str]:
+    """Return the paths that are addresses: from YAML and from Python they come here without the command line's check."""
+    found = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        for path in value if isinstance(value, tuple) else (value,):
+            problem = scheme_problem(path) if isinstance(path, Path) else None
+            if problem is not None:
+                found.append(f"{flag_of(item)} {problem}")
     return found
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.options import ErrorRateConfig, ShardedConfig, option
 
 FAKE, BASE = "fake", "base"
@@ -14,10 +15,10 @@ MOST_BETA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig(ShardedConfig, ErrorRateConfig):
+class PairsConfig(ShardedConfig, ErrorRateConfig, ConversationsConfig):
     """Score pairs of a chosen and a rejected response."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2  # 2: arrow.json columns are read as what they hold
 
     pairs: str = option(
         identity=False, metavar="FILE|DIR",
@@ -85,7 +86,8 @@ class PairsConfig(ShardedConfig, ErrorRateConfig):
         """Return what can change the rows; of scores that the file gives, no setting of a model can."""
         own = super().identity()
         del own["reward_model"]  # which the kind of score says
-        return own if self.model is not None else {"part_size": own["part_size"]}
+        of_file = ("part_size", "prompts_are_text", "leave_out")
+        return own if self.model is not None else {name: own[name] for name in of_file if name in own}
 
 
 @dataclass(frozen=True, kw_only=True)

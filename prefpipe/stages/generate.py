@@ -49,7 +49,10 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     prompts = load_prompts(
         config.prompts, system_prompt=config.system_prompt, keep_columns=config.kept_columns,
         drop_duplicates=config.drop_duplicate_prompts, reserved=_column_names(config),
+        rules=config.reading_rules,
     )  # fmt: skip
+    for note in prompts.notes:
+        runtime.log(note)
     record = RunRecord(
         stage=config.stage, schema=CANDIDATES.tag, n_parts=prompts.n_parts(config.part_size),
         context={**runtime.context, "models": [sampler.name for sampler in samplers]},
@@ -225,7 +228,8 @@ class _Work:
     def _engine(self, sampler_idx: int) -> Generator:
         if sampler_idx not in self.engines:
             self.runtime.log(f"loading {self.samplers[sampler_idx].name}")
-            engine = self.samplers[sampler_idx].open()
+            with self.runtime.interruptible():
+                engine = self.samplers[sampler_idx].open()
             self.stack.callback(engine.close)
             self.engines[sampler_idx] = engine
         return self.engines[sampler_idx]

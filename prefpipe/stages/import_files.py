@@ -35,7 +35,7 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
     refuse_nesting(config.output, {name: path for name, text in sources.items() if (path := file_of(text)) is not None})
     pool = read_pool(
         config.source, config.format, requests=config.requests, names=_names(config), columns=config.kept_columns,
-        reserved=CANDIDATES.column_names,
+        reserved=CANDIDATES.column_names, rules=config.reading_rules,
     )  # fmt: skip
     for note in pool.notes:
         runtime.log(note)

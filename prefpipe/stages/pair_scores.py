@@ -72,8 +72,10 @@ class _FromFile:
         if path is not None and path.exists():
             refuse_nesting(config.output, {FLAG: path})
         self.config, self.rater, self.runtime = config, rater, runtime
-        self.file: PairFile = _read(config.pairs, needs_texts=rater is not None)
+        self.file: PairFile = _read(config, needs_texts=rater is not None)
         self.is_of_completions = self.file.rows[0].of_item is not None
+        for note in self.file.notes:
+            runtime.log(note)
         self.kind = "given" if rater is None else rater.kind
         self.opened: OpenRater | None = None
         self.n_scored = 0
@@ -112,7 +114,8 @@ class _FromFile:
             rated = {pair.pair_idx: given_scores(pair) for pair in pairs}
         else:
             if self.opened is None and readable:
-                self.opened = self.rater.open()
+                with self.runtime.interruptible():
+                    self.opened = self.rater.open()
             found = self.opened.rate(readable) if self.opened is not None else []
             rated = {pair.pair_idx: each for pair, each in zip(readable, found, strict=True)}
         return [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]
@@ -164,12 +167,12 @@ def _source(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> _
     return _FromFile(config, rater, runtime)
 
 
-def _read(source: str, *, needs_texts: bool) -> PairFile:
+def _read(config: PairsConfig, *, needs_texts: bool) -> PairFile:
     """Read pairs, or the completions of RewardBench 2 as pairs."""
-    table = read_user_table(source, text_columns=("chosen", "rejected", "subset", "id"), hint=HINT)
+    table = read_user_table(config.pairs, text_columns=("chosen", "rejected", "subset", "id"), hint=HINT)
     if holds_completions(table):
-        return read_completions(table, needs_texts=needs_texts)
-    return read_pairs(source, needs_texts=needs_texts)
+        return read_completions(table, needs_texts=needs_texts, rules=config.reading_rules)
+    return read_pairs(config.pairs, needs_texts=needs_texts, rules=config.reading_rules)
 
 
 def _sum_up(config: PairsConfig, output: Artifact, rater: PairRater | None, summary: Summary) -> None:

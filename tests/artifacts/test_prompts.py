@@ -35,15 +35,15 @@ def test_conversations_keep_their_turns_and_ids_are_the_users(tmp_path: Path) ->
              {"role": "user", "content": "b"}]  # fmt: skip
     prompts = load(tmp_path, {"messages": turns, "prompt_id": "x"}, {"messages": json.dumps(turns), "prompt_id": 7})
     assert prompts.rows == [("x", turns), ("7", turns)]
-    with pytest.raises(InputError, match="line 1: it needs a text in `prompt` or a list of turns in `messages`"):
+    with pytest.raises(InputError, match=r"line 1: `messages`: it needs a text in `prompt` or a list of turns in `messages`"):
         load(tmp_path, {"messages": "just a text"})
 
 
 def test_a_column_of_texts_with_one_stray_value_stays_a_column_of_texts(tmp_path: Path) -> None:
     """One number among the prompts, or turns in one row, must not put quotation marks around all others."""
-    with pytest.raises(InputError, match="line 2: it needs a text in `prompt` or a list of turns") as caught:
+    with pytest.raises(InputError, match="line 2: `prompt`: it needs a text in `prompt` or a list of turns") as caught:
         load(tmp_path, {"prompt": "q"}, {"prompt": 5})
-    assert "1 prompts" in caught.value.message
+    assert "1 prompt that cannot be used" in caught.value.message
     prompts = load(tmp_path, {"prompt": "q", "prompt_id": 1}, {"prompt": USER, "prompt_id": "x"})
     assert prompts.rows == [("1", USER), ("x", USER)]
 
@@ -147,7 +147,7 @@ def test_every_problem_is_counted_and_the_first_eight_are_told(tmp_path: Path) -
         load(tmp_path, *rows)
     lines = caught.value.message.splitlines()
     assert lines[0].endswith("has 15 prompts that cannot be used:")
-    assert lines[1:9] == [f"  line {2 * i}: the prompt is empty" for i in range(1, 9)]
+    assert lines[1:9] == [f"  line {2 * i}: `prompt`: the prompt is empty" for i in range(1, 9)]
     assert lines[9:] == ["  and 7 more"]
 
 

@@ -72,7 +72,10 @@ def test_statuses_of_responses_and_scores(tmp_path: Path, capsys) -> None:
         (None, "error", 2.0, "error", "no_response"), ("x", None, float("nan"), "ok", "not_finite"),
         ("fine", None, float("inf"), "ok", "not_finite"),
     ]  # fmt: skip
-    rows = [{"prompt": "q", "response": text, "finish_reason": reason, "judge": score} for text, reason, score, _, _ in cases]
+    rows = [
+        {"prompt": "q", "sample_idx": number, "response": text, "finish_reason": reason, "judge": score}
+        for number, (text, reason, score, _, _) in enumerate(cases)
+    ]
     assert run([*words(lines(tmp_path / "a.jsonl", *rows), tmp_path / "run"), "--json"]) == 0
     candidates, scores = rows_of(tmp_path / "run" / "candidates"), rows_of(tmp_path / "run" / "scores")
     assert [row["status"] for row in candidates] == [case[3] for case in cases]

@@ -7,7 +7,8 @@ A question is ``{"question_id", "category", "cluster", "turns": [{"content"}]}``
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
+from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
@@ -15,7 +16,6 @@ from prefpipe.artifacts.interchange.user_table import (
     checked_id,
     checked_list,
     checked_optional_text,
-    checked_prompt,
     checked_text,
     read_user_table,
     told,
@@ -27,7 +27,9 @@ FAILED = "$ERROR$"
 """What the tool writes for an answer that it did not get."""
 
 
-def read_first_version(source: str, questions: str, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+def read_first_version(
+    source: str, questions: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+) -> Pool:
     """Read an answer file; a question without an answer is a response that failed.
 
     Args:
@@ -35,6 +37,7 @@ def read_first_version(source: str, questions: str, *, columns: Sequence[str] | 
         questions: that of the questions.
         columns: the questions' columns that pass through.
         reserved: names that the artifact uses itself.
+        rules: what the user says about the file's conversations.
 
     Errors:
         InputError: missing columns, a question or an answer that stands twice, an answer to no question.
@@ -43,7 +46,7 @@ def read_first_version(source: str, questions: str, *, columns: Sequence[str] | 
     asked.require(["question_id", "turns"], hint=QUESTION_HINT)
     answered.require(["question_id", "choices"], hint=ANSWER_HINT)
     problems = Problems(questions)
-    prompts = _questions(asked, problems)
+    prompts = _questions(asked, problems, rules)
     problems.raise_if_any()
     problems = Problems(source)
     answers = _answers(answered, prompts, questions, problems)
@@ -52,14 +55,14 @@ def read_first_version(source: str, questions: str, *, columns: Sequence[str] | 
     return gather(responses, problems, scorers=(), table=asked, columns=columns, reserved=sorted(used))
 
 
-def _questions(table: UserTable, problems: Problems) -> dict[str, tuple[int, Turns]]:
+def _questions(table: UserTable, problems: Problems, rules: ReadingRules) -> dict[str, tuple[int, Turns]]:
     """Return each question's row and prompt by its id."""
     found: dict[str, tuple[int, Turns]] = {}
     rows = zip(table.places, table.values("question_id"), table.values("turns"), strict=True)
     for row, (place, value, turns) in enumerate(rows):
         question_id, problem = checked_id(value, "question_id")
         text, second = _only_turn(turns, "turns")
-        prompt, third = checked_prompt(text, "turns[0].content") if second is None else ([], None)
+        prompt, third = checked_prompt(text, "turns[0].content", rules=rules) if second is None else ([], None)
         sentences = [sentence for sentence in (problem, second, third) if sentence is not None]
         if question_id in found:
             sentences.append(f"question {question_id!r} stands twice")

@@ -9,15 +9,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
 from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
     UserTable,
     checked_id,
     checked_optional_text,
-    checked_prompt,
     checked_text,
     read_user_table,
     told,
@@ -33,13 +33,16 @@ ORDERED, UNORDERED = re.compile(r"^\s*\d+\.\s", re.MULTILINE), re.compile(r"^\s*
 BOLD = {"**": re.compile(r"\*\*[^*\n]+\*\*"), "__": re.compile(r"__[^_\n]+__")}
 
 
-def read_alpaca_outputs(source: str, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+def read_alpaca_outputs(
+    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+) -> Pool:
     """Read AlpacaEval's ``model_outputs.json``; the instruction is the prompt, one user turn.
 
     Args:
         source: path or ``hf:`` reference.
         columns: the user's columns that pass through.
         reserved: names that the artifact uses itself.
+        rules: what the user says about the file's conversations.
 
     Errors:
         InputError: missing columns, and every row that cannot be used.
@@ -48,15 +51,15 @@ def read_alpaca_outputs(source: str, *, columns: Sequence[str] | None, reserved:
     table.require(["instruction", "output"], hint=ALPACA_HINT)
     problems = Problems(source)
     used = {"instruction", "output", "generator", "input", *reserved}
-    responses = _alpaca_responses(table, problems)
+    responses = _alpaca_responses(table, problems, rules)
     return gather(responses, problems, scorers=(), table=table, columns=columns, reserved=sorted(used))
 
 
-def _alpaca_responses(table: UserTable, problems: Problems) -> Iterator[Response]:
+def _alpaca_responses(table: UserTable, problems: Problems, rules: ReadingRules) -> Iterator[Response]:
     generators, inputs = table.values_or_none("generator"), table.values_or_none("input")
     rows = zip(table.places, table.values("instruction"), table.values("output"), strict=True)
     for row, (place, instruction, output) in enumerate(rows):
-        turns, problem = checked_prompt(instruction, "instruction")
+        turns, problem = checked_prompt(instruction, "instruction", rules=rules)
         text, second = checked_text(output, "output")
         model, third = checked_optional_text(generators[row], "generator")
         fourth = f"`input` is {told(inputs[row])}; join it with the instruction first" if inputs[row] not in (None, "") else None
@@ -67,13 +70,16 @@ def _alpaca_responses(table: UserTable, problems: Problems) -> Iterator[Response
             yield Response(row, place, turns, text, model=model)
 
 
-def read_arena_answers(source: str, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+def read_arena_answers(
+    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+) -> Pool:
     """Read Arena-Hard's ``model_answer/<model>.jsonl``; ``uid`` is the prompt's id.
 
     Args:
         source: path or ``hf:`` reference.
         columns: the user's columns that pass through.
         reserved: names that the artifact uses itself.
+        rules: what the user says about the file's conversations.
 
     Errors:
         InputError: missing columns, and every line that cannot be used.
@@ -87,14 +93,16 @@ def read_arena_answers(source: str, *, columns: Sequence[str] | None, reserved: 
     table.require(["uid", "messages"], hint=ARENA_HINT)
     problems = Problems(source)
     used = {"uid", "messages", "model", "ans_id", "tstamp", "metadata", *reserved}
-    return gather(_arena_responses(table, problems), problems, scorers=(), table=table, columns=columns, reserved=sorted(used))
+    return gather(
+        _arena_responses(table, problems, rules), problems, scorers=(), table=table, columns=columns, reserved=sorted(used)
+    )
 
 
-def _arena_responses(table: UserTable, problems: Problems) -> Iterator[Response]:
+def _arena_responses(table: UserTable, problems: Problems, rules: ReadingRules) -> Iterator[Response]:
     models = table.values_or_none("model")
     for row, (place, uid, messages) in enumerate(zip(table.places, table.values("uid"), table.values("messages"), strict=True)):
         prompt_id, problem = checked_id(uid, "uid")
-        turns, answer, second = _split(messages)
+        turns, answer, second = _split(messages, rules)
         model, third = checked_optional_text(models[row], "model")
         sentences = [sentence for sentence in (problem, second, third) if sentence is not None]
         for sentence in sentences:
@@ -104,12 +112,12 @@ def _arena_responses(table: UserTable, problems: Problems) -> Iterator[Response]
             yield Response(row, place, turns, answer, prompt_id, model=model, failure=failure)
 
 
-def _split(messages: Any) -> tuple[Turns, str | None, str | None]:
+def _split(messages: Any, rules: ReadingRules) -> tuple[Turns, str | None, str | None]:
     """Return the prompt's turns, the answer (None where the tool got none), and what is wrong."""
     last = messages[-1] if isinstance(messages, list) and messages else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
         return [], None, f"`messages` does not end with the assistant's answer: {told(last)}"
-    turns, problem = checked_prompt(messages[:-1], "messages")
+    turns, problem = checked_prompt(messages[:-1], "messages", rules=rules)
     answer = last.get("content")
     if isinstance(answer, dict):
         answer = answer.get("answer")

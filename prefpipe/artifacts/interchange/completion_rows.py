@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
 from prefpipe.artifacts.ids import prompt_id_of
+from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, checked_prompt, read_beside
 from prefpipe.artifacts.interchange.pair_rows import PairFile, PairOfItem, ScoredTexts
 from prefpipe.artifacts.interchange.user_table import (
     UserTable,
@@ -19,7 +20,6 @@ from prefpipe.artifacts.interchange.user_table import (
     checked_index,
     checked_list,
     checked_number,
-    checked_prompt,
     checked_text,
 )
 from prefpipe.errors import InputError
@@ -68,12 +68,13 @@ def holds_completions(table: UserTable) -> bool:
     return bool(values) and all(isinstance(value, list) and value and isinstance(value[0], str) for value in values)
 
 
-def read_completions(table: UserTable, *, needs_texts: bool) -> PairFile:
+def read_completions(table: UserTable, *, needs_texts: bool, rules: ReadingRules = DEFAULT_RULES) -> PairFile:
     """Read a file of RewardBench 2 as pairs.
 
     Args:
         table: the file.
         needs_texts: whether a model is to read the texts; else each row has ``scores``.
+        rules: what the user says about the file's conversations.
 
     Raises:
         InputError: missing columns.
@@ -88,19 +89,22 @@ def read_completions(table: UserTable, *, needs_texts: bool) -> PairFile:
     rows: list[ScoredTexts] = []
     names = ("prompt", *SIDES, "id", "subset", "prompt_id", SCORES, *OWN_COLUMNS)
     columns = {name: table.values_or_none(name) for name in names}
+    beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules)
     for row, place in enumerate(table.places):
         values = {name: column[row] for name, column in columns.items()}
-        item = _item(row, place, values, needs_texts=needs_texts)
+        item = _item(row, place, values, needs_texts=needs_texts, beside=beside, rules=rules)
         rows += _pairs(item, len(rows))
-    return PairFile(rows, None if needs_texts else (SCORES, SCORES))
+    return PairFile(rows, None if needs_texts else (SCORES, SCORES), tuple(beside.notes))
 
 
-def _item(row: int, place: str, values: dict[str, Any], *, needs_texts: bool) -> _Item:
+def _item(
+    row: int, place: str, values: dict[str, Any], *, needs_texts: bool, beside: BesidePrompts, rules: ReadingRules
+) -> _Item:
     """Return a row, checked."""
-    problems: list[str | None] = []
+    problems: list[str | None] = [beside.problems[row]]
     messages: Turns = []
     if needs_texts or values["prompt"] is not None:
-        messages, problem = checked_prompt(values["prompt"], "prompt")
+        messages, problem = checked_prompt(values["prompt"], "prompt", rules=rules, system=beside.systems[row])
         problems.append(problem)
     texts: dict[str, list[str]] = {}
     for name in SIDES:

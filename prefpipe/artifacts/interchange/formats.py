@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
 from prefpipe.artifacts.file_hashes import hash_file, hash_files
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.interchange.arena_first_version import read_first_version
@@ -25,8 +26,9 @@ READERS: dict[str, Callable[..., Pool]] = {
 
 
 def read_pool(
-    source: str, kind: str, *, requests: str | None, names: ColumnNames, columns: Sequence[str] | None, reserved: Sequence[str]
-) -> Pool:
+    source: str, kind: str, *, requests: str | None, names: ColumnNames, columns: Sequence[str] | None, reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
+) -> Pool:  # fmt: skip
     """Read a file of the format ``kind``.
 
     Args:
@@ -36,15 +38,16 @@ def read_pool(
         names: column names of the long form.
         columns: the user's columns that pass through; None for all that belong to the prompts.
         reserved: names that the artifact uses itself.
+        rules: what the user says about the file's conversations.
     """
     if kind == "rows":
-        return read_long_rows(source, names, columns=columns, reserved=reserved)
+        return read_long_rows(source, names, columns=columns, reserved=reserved, rules=rules)
     if kind == "openai-batch":
         assert requests is not None  # the config sees to it
-        return read_batch(source, requests)
+        return read_batch(source, requests, rules=rules)
     if kind == "arena-hard" and requests is not None:
-        return read_first_version(source, requests, columns=columns, reserved=reserved)
-    return READERS[kind](source, columns=columns, reserved=reserved)
+        return read_first_version(source, requests, columns=columns, reserved=reserved, rules=rules)
+    return READERS[kind](source, columns=columns, reserved=reserved, rules=rules)
 
 
 def content_hash(source: str) -> str:

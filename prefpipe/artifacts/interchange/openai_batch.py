@@ -5,18 +5,19 @@ responses that it asked for: one, or ``n``; those that did not come are rows wit
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.conversations import DEFAULT_RULES, NOT_CARRIED, ReadingRules, Turns, content_text, is_blank
 from prefpipe.artifacts.ids import prompt_id_of
+from prefpipe.artifacts.interchange.conversation_columns import checked_prompt, notes_of_keys_left_out
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     LONGEST_INDEX,
     Problems,
     UserTable,
     checked_optional_text,
-    checked_prompt,
     checked_text,
     read_user_table,
     told,
@@ -39,12 +40,13 @@ class Request(NamedTuple):
     n: int
 
 
-def read_batch(source: str, requests: str) -> Pool:
+def read_batch(source: str, requests: str, *, rules: ReadingRules = DEFAULT_RULES) -> Pool:
     """Read the answers of a batch.
 
     Args:
         source: the batch's output file.
         requests: the file of requests that was sent.
+        rules: what the user says about the file's conversations.
 
     Errors:
         InputError: an id that stands twice, an answer to no request, and every row that cannot be used.
@@ -53,7 +55,7 @@ def read_batch(source: str, requests: str) -> Pool:
     asked.require(["custom_id", "body"], hint=REQUEST_HINT)
     answered.require(["custom_id"], hint=ANSWER_HINT)
     problems = Problems(requests)
-    wanted = _requests(asked, problems)
+    wanted = _requests(asked, problems, rules)
     problems.raise_if_any()  # before the answers are judged by them
     problems = Problems(source)
     answers = _answers(answered, {request.custom_id for request in wanted}, requests, problems)
@@ -63,10 +65,27 @@ def read_batch(source: str, requests: str) -> Pool:
         for request in wanted
         for response in _responses(request, answers.get(request.custom_id), problems)
     ]
-    return gather(found, problems, scorers=())
+    pool = gather(found, problems, scorers=())
+    bodies = [body.get("messages") if isinstance(body, dict) else None for body in asked.values("body")]
+    pool.notes.extend([*notes_of_keys_left_out({"messages": bodies}), *_notes_of_thoughts(answers)])
+    return pool
 
 
-def _requests(table: UserTable, problems: Problems) -> list[Request]:
+def _notes_of_thoughts(answers: Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Return how many answers hold thoughts beside their text, which are left out."""
+    counts: Counter[str] = Counter()
+    for _, values in answers.values():
+        body = (values["response"] or {}).get("body")
+        choices = body.get("choices") if isinstance(body, dict) else None
+        for choice in choices if isinstance(choices, list) else []:
+            message = choice.get("message") if isinstance(choice, dict) else None
+            keys = ("reasoning_content", "reasoning", "thinking")
+            counts.update(key for key in keys if isinstance(message, dict) and not is_blank(message.get(key)))
+    shown = ", ".join(f"`{key}` ({count:,} answers)" for key, count in sorted(counts.items()))
+    return [f"thoughts beside the answers are left out of the responses: {shown}"] if counts else []
+
+
+def _requests(table: UserTable, problems: Problems, rules: ReadingRules) -> list[Request]:
     found: list[Request] = []
     places: dict[str, str] = {}
     bodies = table.values("body")
@@ -75,7 +94,9 @@ def _requests(table: UserTable, problems: Problems) -> list[Request]:
         body: dict[str, Any] = bodies[row] if isinstance(bodies[row], dict) else {}
         if not isinstance(bodies[row], dict):
             problem = problem or f"`body` is {told(bodies[row])}, which is no object"
-        turns, turns_problem = checked_prompt(body.get("messages"), "body.messages")
+        turns, turns_problem = checked_prompt(body.get("messages"), "body.messages", rules=rules)
+        if not is_blank(body.get("tools")) and "tools" not in rules.leave_out:
+            problem = problem or f"`body.tools` defines tools, {NOT_CARRIED}"
         model, model_problem = checked_optional_text(body.get("model"), "body.model")
         n, n_problem = _checked_n(body.get("n"))
         problem = problem or turns_problem or model_problem or n_problem
@@ -200,15 +221,30 @@ def _choices(body: Mapping[str, Any], place: str, problems: Problems) -> dict[in
 
 
 def _response(choice: Mapping[str, Any], blank: Response, problems: Problems) -> Response:
+    """Return a choice as a response: its text, or why there is none that says all of it."""
     message = choice.get("message")
-    content = message.get("content") if isinstance(message, dict) else None
+    message = message if isinstance(message, dict) else {}
     reason, problem = checked_optional_text(choice.get("finish_reason"), "finish_reason")
+    if problem is not None:
+        problems.add(blank.place, problem)
+
+    calls = next((message[key] for key in ("tool_calls", "function_call") if not is_blank(message.get(key))), None)
+    if calls is not None:
+        failure = f"the answer calls tools, which a text cannot hold: {told(calls)}"
+        return blank._replace(finish_reason=reason, failure=f"{failure} (finish_reason {reason})")
+
+    content = message.get("content")
     if content is None:
-        refusal = message.get("refusal") if isinstance(message, dict) else None
+        refusal = message.get("refusal")
         failure = f"the answer holds no text{f', but a refusal: {_message(refusal)}' if refusal else ''}"
         return blank._replace(finish_reason=reason, failure=f"{failure} (finish_reason {reason})")
-    text, its_problem = checked_text(content, "message.content")
-    for sentence in (problem, its_problem):
-        if sentence is not None:
-            problems.add(blank.place, sentence)
+
+    if isinstance(content, list):
+        content, problem = content_text(content)
+        if problem is not None:
+            problems.add(blank.place, f"`message.content` {problem}")
+            return blank._replace(finish_reason=reason)
+    text, problem = checked_text(content, "message.content")
+    if problem is not None:
+        problems.add(blank.place, problem)
     return blank._replace(text=text, finish_reason=reason)

@@ -4,12 +4,14 @@ Nothing vanishes: a row whose texts cannot be used stays, with what is wrong wit
 that are texts, preferences beyond 1) is an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.preference_rows import PAIR_SCORES, split_row, unpacked_column
+from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, notes_of_keys_left_out, read_beside
+from prefpipe.artifacts.interchange.preference_rows import response_columns, split_row, unpacked_column
+from prefpipe.artifacts.interchange.score_columns import PLAIN_WORDS, pairs_of_columns
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
     UserTable,
@@ -70,29 +72,31 @@ class ScoredTexts(NamedTuple):
 
 
 class PairFile(NamedTuple):
-    """``score_columns``: the names of the two numbers, None where there are none."""
+    """``score_columns``: the names of the two numbers, None where there are none. ``notes``: of how the file was read."""
 
     rows: list[ScoredTexts]
     score_columns: tuple[str, str] | None
+    notes: tuple[str, ...] = ()
 
 
-def read_pairs(source: str, *, needs_texts: bool) -> PairFile:
+def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_RULES) -> PairFile:
     """Read pairs from Parquet, JSONL, JSON, CSV, a datasets folder or ``hf:``.
 
     Columns: ``chosen`` and ``rejected``, texts or lists of turns; ``prompt``, a text or turns, unless they hold the whole
-    conversation; ``subset``, ``prompt_id`` and ``id`` where there are any; ``preference`` in [0, 1]; and two numbers under one of
-    the names of `PAIR_SCORES`.
+    conversation; ``subset``, ``prompt_id`` and ``id`` where there are any; ``preference`` in [0, 1]; and two numbers of scores,
+    ``score_chosen`` and ``score_rejected`` however they are spelled.
 
     Args:
         source: path or ``hf:`` reference.
         needs_texts: whether a model is to read the texts; else two numbers are needed.
+        rules: what the user says about the file's conversations.
 
     Errors:
         InputError: missing columns, numbers that are none, preferences outside [0, 1], a pair of texts in one row that are lists
             of several responses.
     """
     table = read_user_table(source, text_columns=(*TEXTS, "subset", "id"), hint=HINT)
-    columns = _score_columns(table, is_sure=not needs_texts)
+    columns, notes = _score_columns(table, is_sure=not needs_texts)
     has_texts = all(name in table.names for name in TEXTS)
     if needs_texts:
         table.require(TEXTS, hint=HINT)
@@ -101,45 +105,61 @@ def read_pairs(source: str, *, needs_texts: bool) -> PairFile:
             f"{source} has no two columns of scores; its columns are: {', '.join(table.names) or 'none'}", hint=SCORES_HINT
         )
     problems = Problems(source)
-    rows = _rows(table, columns, has_texts=has_texts, problems=problems)
+    texts = response_columns(table, TEXTS, rules) if has_texts else {name: table.values_or_none(name) for name in TEXTS}
+    texts["prompt"] = unpacked_column(table, "prompt")
+    beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules)
+    rows = _rows(table, texts, columns, beside=beside, rules=rules, problems=problems)
     problems.raise_if_any(hint="correct the columns; a score is a number, a preference lies in [0, 1]")
-    return PairFile(_compared(rows), columns)
+    return PairFile(_compared(rows), columns, (*notes, *beside.notes, *notes_of_keys_left_out(texts)))
 
 
-def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[str, str] | None:
-    found = [(chosen, rejected) for _, chosen, rejected in PAIR_SCORES if chosen in table.names and rejected in table.names]
-    if is_sure and len(found) > 1:
-        shown = "; ".join(" and ".join(pair) for pair in found)
+def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] | None, list[str]]:
+    """Return the two columns of scores, those with a plain name first, and notes; ``is_sure``: there must be no choice."""
+    found, notes = pairs_of_columns(table)
+    plain = [pair for pair in found if pair.scorer in PLAIN_WORDS]
+    if is_sure and len(plain or found) > 1:
+        shown = "; ".join(" and ".join(pair.columns) for pair in plain or found)
         raise InputError(f"{table.source} has several pairs of scores: {shown}", hint="keep the two columns that are meant")
-    return found[0] if found else None
+
+    pairs = plain or found
+    return (pairs[0].columns if pairs else None), notes
 
 
-def _rows(table: UserTable, columns: tuple[str, str] | None, *, has_texts: bool, problems: Problems) -> list[ScoredTexts]:
+def _rows(
+    table: UserTable, texts: Mapping[str, Sequence[Any]], columns: tuple[str, str] | None, *, beside: BesidePrompts,
+    rules: ReadingRules, problems: Problems,
+) -> list[ScoredTexts]:  # fmt: skip
+    has_texts = all(name in table.names for name in TEXTS)
     named = {name: table.values_or_none(name) for name in ("prompt_id", "id", "subset", PREFERENCE)}
-    named |= {name: unpacked_column(table, name) for name in ("prompt", *TEXTS)}
     numbers = [table.values(name) for name in columns] if columns is not None else []
     rows = []
     for row, place in enumerate(table.places):
-        values = {name: column[row] for name, column in named.items()}
+        values = {name: column[row] for name, column in {**named, **texts}.items()}
         scores = tuple(_number(column[row], name, place, problems) for column, name in zip(numbers, columns or (), strict=True))
-        messages, texts, problem, is_null = _texts(values) if has_texts else ([], ["", ""], None, False)
+        messages: Turns = []
+        responses, problem, is_null = ["", ""], None, False
+        if has_texts:
+            messages, responses, problem, is_null = _texts(values, rules, beside.systems[row])
+            if beside.problems[row] is not None:
+                messages, responses, problem = [], ["", ""], beside.problems[row]
         prompt_id, id_problem = _prompt_id(values, messages, row)
         if id_problem is not None and problem is None:
             problem = id_problem
         rows.append(ScoredTexts(
-            row, place, prompt_id, _word(values["id"]), _word(values["subset"]), messages, texts[0], texts[1],
+            row, place, prompt_id, _word(values["id"]), _word(values["subset"]), messages, responses[0], responses[1],
             (scores[0], scores[1]) if scores else None, _preference(values[PREFERENCE], place, problems),
             PREFERENCE in table.names, problem=problem, is_null=is_null,
         ))  # fmt: skip
     return rows
 
 
-def _texts(values: dict[str, Any]) -> tuple[Turns, list[str], str | None, bool]:
+def _texts(values: dict[str, Any], rules: ReadingRules, system: str | None) -> tuple[Turns, list[str], str | None, bool]:
     """Return a row's prompt, its two texts, what is wrong with them, and whether it is that one is null."""
     null = [name for name in TEXTS if values[name] is None]
     if null:
         return [], ["", ""], f"`{null[0]}` is null", True
-    turns, texts, problem = split_row(values["prompt"], [values[name] for name in TEXTS], TEXTS)
+    responses = [values[name] for name in TEXTS]
+    turns, texts, problem = split_row(values["prompt"], responses, TEXTS, rules=rules, system=system)
     return (turns, texts, None, False) if problem is None else ([], ["", ""], problem, False)
 
 

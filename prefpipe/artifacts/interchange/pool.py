@@ -7,16 +7,21 @@ say differently.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import fsum, isfinite
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from prefpipe.artifacts.conversations import Turns
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.user_table import Problems, UserTable
+from prefpipe.artifacts.interchange.score_columns import words_of
+from prefpipe.artifacts.interchange.user_table import Problems, UserTable, told
 from prefpipe.artifacts.prompts import Prompt, Prompts
 from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.errors import InputError, UsageError
+
+RATER_WORDS = ("annotator", "rater", "judge", "evaluator", "worker", "reviewer", "labeler", "labeller", "assessor")
+"""Words of columns that say who rated a response."""
 
 
 class Response(NamedTuple):
@@ -56,7 +61,7 @@ class Pool:
 
 def gather(
     responses: Iterable[Response], problems: Problems, *, scorers: Sequence[str], table: UserTable | None = None,
-    columns: Sequence[str] | None = (), reserved: Sequence[str] = (),
+    columns: Sequence[str] | None = (), reserved: Sequence[str] = (), on_duplicate: str | None = None,
 ) -> Pool:  # fmt: skip
     """Join responses by prompt and number them.
 
@@ -67,6 +72,8 @@ def gather(
         table: where the user's columns are.
         columns: those that pass through; None for all that hold one value for each prompt.
         reserved: names that cannot pass through: those of the artifact, and those that the reader has used.
+        on_duplicate: what several rows with scores of one response come to, ``mean``, ``first`` or ``refuse``; None where every
+            row is a sample of its own.
 
     Errors:
         InputError: two texts for one prompt, two responses under one key, and the reader's problems.
@@ -78,11 +85,123 @@ def gather(
         if members and members[0].messages != response.messages:
             problems.add(response.place, f"prompt {prompt_id} has another text here than at {members[0].place}")
         members.append(response._replace(prompt_id=prompt_id))
-    numbered = [_numbered(members, problems) for members in by_prompt.values()]
+
+    rated = list(by_prompt.values())
+    notes: list[str] = []
+    if on_duplicate is not None and scorers:
+        raters = _values_of_raters(table, reserved)
+        rated, notes = one_response_each(rated, on_duplicate, problems, raters)
+
+    numbered = [_numbered(members, problems) for members in rated]
     problems.raise_if_any()
     prompts = [Prompt(prompt_id, members[0].messages) for prompt_id, members in by_prompt.items()]
-    theirs, notes = _user_columns(table, list(by_prompt.values()), columns, reserved)
-    return Pool(Prompts(prompts, theirs), numbered, tuple(scorers), notes)
+    theirs, column_notes = _user_columns(table, list(by_prompt.values()), columns, reserved)
+    return Pool(Prompts(prompts, theirs), numbered, tuple(scorers), [*notes, *column_notes])
+
+
+def _values_of_raters(table: UserTable | None, reserved: Sequence[str]) -> list[str]:
+    """Return for each row who rated it, as far as the file says so in a column that holds nothing else."""
+    if table is None:
+        return []
+    words = {name: words_of(name) for name in table.names if name not in reserved}
+    names = [name for name, parts in words.items() if any(word in RATER_WORDS for word in parts)]
+    columns = [list(map(repr, table.values(name))) for name in names]
+    return [" ".join(values) for values in zip(*columns, strict=True)]
+
+
+def one_response_each(
+    members: Sequence[list[Response]], on_duplicate: str, problems: Problems, raters: Sequence[str] = ()
+) -> tuple[list[list[Response]], list[str]]:
+    """Return each prompt's responses, several rows with scores of one response made one, and what was done.
+
+    Rows are of one response where they have one key, or, without keys, one text of one model. Without keys the same text may
+    also have been sampled twice: all such rows of a file are taken for ratings where some of them have different scores, or
+    different raters, and for samples where none has. Two rows with one key that say the same are a mistake and stay.
+
+    Args:
+        members: the responses of each prompt.
+        on_duplicate: ``mean``, ``first`` or ``refuse``.
+        problems: where refused ones are noted.
+        raters: who rated each row of the file; () where it does not say.
+    """
+    several = [bundle for responses in members for bundle in _bundles(responses) if len(bundle) > 1]
+    keyed = [bundle for bundle in several if bundle[0].sample_idx is not None and _differ(bundle, raters)]
+    unkeyed = [bundle for bundle in several if bundle[0].sample_idx is None]
+    are_ratings = any(_differ(bundle, raters) for bundle in unkeyed)
+    ratings = [*keyed, *(unkeyed if are_ratings else [])]
+
+    notes = []
+    if unkeyed and not are_ratings:
+        n_rows = sum(len(bundle) - 1 for bundle in unkeyed)
+        notes.append(f"responses that repeat text and scores of another of their prompt: {n_rows:,}, samples of their own")
+    if not ratings:
+        return list(members), notes
+    if on_duplicate == "refuse":
+        for bundle in ratings:
+            problems.add(bundle[1].place, _sentence_of_duplicate(bundle))
+        return list(members), notes
+
+    joined = {(bundle[0].row, bundle[0].text): _joined(bundle, on_duplicate) for bundle in ratings}
+    gone = {(response.row, response.text) for bundle in ratings for response in bundle[1:]}
+    kept = [
+        [
+            joined.get((response.row, response.text), response)
+            for response in responses
+            if (response.row, response.text) not in gone
+        ]
+        for responses in members
+    ]
+    return kept, [*notes, _note_of_duplicates(ratings, on_duplicate)]
+
+
+def _bundles(responses: Sequence[Response]) -> list[list[Response]]:
+    """Return the rows of each response of a prompt, in the order in which responses first stand in the file."""
+    bundles: dict[Any, list[Response]] = {}
+    for number, response in enumerate(responses):
+        key: Any = (response.sample_idx, response.text) if response.sample_idx is not None else (response.text, response.model)
+        bundles.setdefault(("failed", number) if response.text is None else key, []).append(response)
+    return list(bundles.values())
+
+
+def _differ(bundle: Sequence[Response], raters: Sequence[str]) -> bool:
+    """Return whether rows of one text have different scores, or different raters."""
+    scores = {repr(sorted(response.scores.items())) for response in bundle}
+    names = {raters[response.row] for response in bundle} if raters else set()
+    return len(scores) > 1 or len(names) > 1
+
+
+def _joined(bundle: Sequence[Response], on_duplicate: str) -> Response:
+    """Return the one response of several rows with its scores."""
+    first = bundle[0]
+    if on_duplicate == "first":
+        return first
+    scores: dict[str, float | None] = {}
+    for scorer in first.scores:
+        given = [value for response in bundle if (value := response.scores[scorer]) is not None]
+        finite = [value for value in given if isfinite(value)]  # NaN is how tables write a rater who gave none
+        scores[scorer] = fsum(finite) / len(finite) if finite else next(iter(given), None)
+    return first._replace(scores=scores)
+
+
+def _sentence_of_duplicate(bundle: Sequence[Response]) -> str:
+    first, second = bundle[:2]
+    scorer = next((name for name in first.scores if first.scores[name] != second.scores[name]), next(iter(first.scores), ""))
+    return (
+        f"prompt {first.prompt_id}: one response has {scorer} {second.scores.get(scorer)} here and {first.scores.get(scorer)} at "
+        f"{first.place}: {told(first.text)}"
+    )
+
+
+def _note_of_duplicates(bundles: Sequence[Sequence[Response]], on_duplicate: str) -> str:
+    """Return what was made of rows with several scores of one response, with their number and the first place."""
+    sizes = sorted(map(len, bundles))
+    how_many = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+    first = bundles[0]
+    becomes = "the mean of its scores" if on_duplicate == "mean" else "the first of its scores"
+    return (
+        f"{len(bundles):,} responses stand in {how_many} rows each, first at {first[0].place} and {first[1].place}: each is one "
+        f"candidate with {becomes} (--on-duplicate {on_duplicate}); samples of the same text need a sample_idx"
+    )
 
 
 def _numbered(members: list[Response], problems: Problems) -> list[Response]:

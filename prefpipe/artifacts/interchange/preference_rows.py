@@ -1,16 +1,26 @@
 """``trl``: rows of chosen and rejected, or of single completions with a label, back to candidates with rewards.
 
 The same response in several rows of a prompt is one candidate. Where the file has scores they are the rewards; where it
-has none, the reward is the share of its comparisons that a response won.
+has none, the reward is the share of its comparisons that a response won. A row repeats a response's score rather than adding
+one, so that two rows which differ are refused unless the user says what they come to.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, is_blank, transcript_of, with_system
 from prefpipe.artifacts.ids import prompt_id_of
+from prefpipe.artifacts.interchange.conversation_columns import (
+    BesidePrompts,
+    checked_prompt,
+    notes_of_keys_left_out,
+    read_beside,
+)
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
+from prefpipe.artifacts.interchange.score_columns import pairs_of_columns, single_columns, words_of
+from prefpipe.artifacts.interchange.templated_prompts import all_serialised, read_transcript, serialised_turns
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
     UserTable,
@@ -18,7 +28,6 @@ from prefpipe.artifacts.interchange.user_table import (
     checked_index,
     checked_number,
     checked_optional_text,
-    checked_prompt,
     checked_text,
     parsed_json,
     read_user_table,
@@ -30,13 +39,6 @@ HINT = (
     "or `prompt`, `completion` and `label`"
 )
 PREFERENCE = "preference"
-PAIR_SCORES = (
-    ("score", "score_chosen", "score_rejected"), ("score", "chosen_score", "rejected_score"),
-    ("rating", "chosen_rating", "rejected_rating"), ("rating", "rating_chosen", "rating_rejected"),
-    ("reward", "chosen_reward", "rejected_reward"), ("reward", "reward_chosen", "reward_rejected"),
-)  # fmt: skip
-"""Scorer, and the columns of its scores under the names that people publish them."""
-SINGLE_SCORES = ("score", "rating", "reward")
 OWN_COLUMNS = (
     "prompt_id", "prompt", "chosen", "rejected", "completion", "label", "chosen_sample_idx", "rejected_sample_idx", "sample_idx",
     "chosen_model", "rejected_model", "model", "margin",
@@ -58,74 +60,89 @@ class Candidate:
     """A response gathered from the rows that hold it: its scores with their places, and how often it won."""
 
     response: Response
-    scores: dict[str, tuple[float | None, str]] = field(default_factory=dict)
+    scores: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     wins: list[float] = field(default_factory=list)
 
 
-def read_preferences(source: str, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+def read_preferences(
+    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+) -> Pool:
     """Read preference data as TRL takes it: explicit or implicit prompts, pairs or single completions, text or turns.
 
     Args:
         source: path or ``hf:`` reference.
         columns: the user's columns that pass through.
         reserved: names that the artifact uses itself.
+        rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: missing columns, contradictory scores, and every row that cannot be used.
     """
     table = read_user_table(source, text_columns=("chosen", "rejected", "completion"), hint=HINT)
     is_paired = "chosen" in table.names or "completion" not in table.names
-    if is_paired:
-        table.require(["chosen", "rejected"], hint=HINT)
-        if "prompt" not in table.names and all(isinstance(value, str) for value in unpacked_column(table, "chosen")):
-            table.require(
-                ["prompt"], hint="where `chosen` and `rejected` are plain texts, the prompt stands in a column of its own"
-            )
-        sides = _paired_sides(table)
-    else:
-        table.require(["prompt", "completion"], hint=HINT)
-        sides = _single_side(table)
+    table.require(["chosen", "rejected"] if is_paired else ["prompt", "completion"], hint=HINT)
+
+    texts = response_columns(table, ["chosen", "rejected"] if is_paired else ["completion"], rules)
+    if is_paired and "prompt" not in table.names and all(isinstance(value, str) for value in texts["chosen"]):
+        table.require(["prompt"], hint="where `chosen` and `rejected` are plain texts, the prompt stands in a column of its own")
+
+    sides, notes = _paired_sides(table) if is_paired else (_single_side(table), [])
     scorers = tuple(sides[0].scores) or (PREFERENCE,)
     if not is_paired and not sides[0].scores:
         table.require(["label"], hint=HINT)
+
+    beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules)
     problems = Problems(source)
-    candidates = _gathered(table, sides, problems)
-    used = sorted({*OWN_COLUMNS, *(column for side in sides for column in side.scores.values()), *reserved})
-    responses = [_finished(candidate, scorers) for candidate in candidates]
-    return gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=used)
+    candidates = _gathered(table, sides, texts, problems, beside, rules)
+    if rules.on_duplicate in ("mean", "first"):
+        notes += _notes_of_duplicates(candidates, rules.on_duplicate)
+
+    used = {*OWN_COLUMNS, *beside.used}
+    for side in sides:
+        used |= {side.model, side.sample_idx, *side.scores.values()}
+    responses = [_finished(candidate, scorers, rules) for candidate in candidates]
+    pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *reserved}))
+    prompts = unpacked_column(table, "prompt")
+    pool.notes.extend([*beside.notes, *notes, *notes_of_keys_left_out({"prompt": prompts, **texts})])
+    return pool
 
 
-def _paired_sides(table: UserTable) -> list[Side]:
-    found: dict[str, tuple[str, str]] = {}
-    for scorer, chosen, rejected in PAIR_SCORES:
-        if chosen in table.names and rejected in table.names:
-            found.setdefault(scorer, (chosen, rejected))
-    return [
-        Side(name, f"{name}_sample_idx", f"{name}_model", {scorer: pair[number] for scorer, pair in found.items()}, number == 0)
-        for number, name in enumerate(("chosen", "rejected"))
-    ]
+def _paired_sides(table: UserTable) -> tuple[list[Side], list[str]]:
+    pairs, notes = pairs_of_columns(table)
+    sides = []
+    for number, name in enumerate(("chosen", "rejected")):
+        model = next((column for column in table.names if sorted(words_of(column)) == sorted((name, "model"))), f"{name}_model")
+        scores = {pair.scorer: pair.columns[number] for pair in pairs}
+        sides.append(Side(name, f"{name}_sample_idx", model, scores, number == 0))
+    return sides, notes
 
 
 def _single_side(table: UserTable) -> list[Side]:
-    return [Side("completion", "sample_idx", "model", {name: name for name in SINGLE_SCORES if name in table.names}, None)]
+    return [Side("completion", "sample_idx", "model", single_columns(table), None)]
 
 
-def _gathered(table: UserTable, sides: Sequence[Side], problems: Problems) -> list[Candidate]:
+def _gathered(
+    table: UserTable, sides: Sequence[Side], texts: Mapping[str, Sequence[Any]], problems: Problems, beside: BesidePrompts,
+    rules: ReadingRules,
+) -> list[Candidate]:  # fmt: skip
     """Join what the rows say of each response."""
     ids, labels = table.values_or_none("prompt_id"), table.values_or_none("label")
     prompts = unpacked_column(table, "prompt")
-    texts = {side.text: unpacked_column(table, side.text) for side in sides}
     columns = {name: table.values_or_none(name) for side in sides for name in (side.sample_idx, side.model)}
     scores = {name: table.values(name) for side in sides for name in side.scores.values()}
     known: dict[tuple[str, Any], Candidate] = {}
+
     for row, place in enumerate(table.places):
-        prompt, responses, problem = split_row(prompts[row], [values[row] for values in texts.values()], list(texts))
+        values = [column[row] for column in texts.values()]
+        prompt, responses, problem = split_row(prompts[row], values, list(texts), rules=rules, system=beside.systems[row])
+        problem = beside.problems[row] or problem
         prompt_id = None
         if problem is None and "prompt_id" in table.names:
             prompt_id, problem = checked_id(ids[row], "prompt_id")
         if problem is not None:
             problems.add(place, problem)
             continue
+
         for side, text in zip(sides, responses, strict=True):
             sample_idx, index_problem = checked_index(columns[side.sample_idx][row], side.sample_idx)
             model, model_problem = checked_optional_text(columns[side.model][row], side.model)
@@ -136,7 +153,8 @@ def _gathered(table: UserTable, sides: Sequence[Side], problems: Problems) -> li
             for scorer, name in side.scores.items():
                 value, number_problem = checked_number(scores[name][row], name)
                 found.append(number_problem)
-                _add_score(candidate, scorer, value, place, problems)
+                if value is not None:
+                    _add_score(candidate, scorer, value, place, problems, rules)
             candidate.wins += [wins] if wins is not None else []
             for sentence in found:
                 if sentence is not None:
@@ -148,6 +166,31 @@ def unpacked_column(table: UserTable, name: str) -> list[Any]:
     """Return a column of texts and turns; turns that stand in a CSV field as JSON text are turns."""
     values = table.values_or_none(name)
     return [_turns_of_csv(value) for value in values] if table.source.lower().endswith(".csv") else values
+
+
+def response_columns(table: UserTable, names: Sequence[str], rules: ReadingRules) -> dict[str, list[Any]]:
+    """Return the columns of responses, texts and turns.
+
+    A response may be a list of turns in a text, and that is a text like any other. Where every response of the file is one,
+    they are conversations that were written as text, and become turns again; so do whole conversations in hh-rlhf's layout,
+    where the file has no column of prompts.
+    """
+    columns = {name: unpacked_column(table, name) for name in names}
+    if rules.prompts_are_text:
+        return columns
+
+    if all_serialised(list(columns.values())):
+        return {name: [_unwrapped(value) for value in values] for name, values in columns.items()}
+    texts = [value for values in columns.values() for value in values if value is not None]
+    if "prompt" not in table.names and all(isinstance(text, str) and text.startswith("\n\nHuman:") for text in texts):
+        return {
+            name: [read_transcript(value) or value if value else value for value in values] for name, values in columns.items()
+        }
+    return columns
+
+
+def _unwrapped(value: Any) -> Any:
+    return serialised_turns(value)[0] if isinstance(value, str) else value
 
 
 def _candidate(known: dict[tuple[str, Any], Candidate], response: Response, problems: Problems) -> Candidate:
@@ -168,18 +211,31 @@ def _candidate(known: dict[tuple[str, Any], Candidate], response: Response, prob
     return candidate
 
 
-def _add_score(candidate: Candidate, scorer: str, value: float | None, place: str, problems: Problems) -> None:
-    before, where = candidate.scores.get(scorer, (None, place))
-    if value is None:
-        candidate.scores.setdefault(scorer, (None, place))
-    elif before is None:
-        candidate.scores[scorer] = (value, place)
-    elif repr(before) != repr(value):  # as text, so that NaN is NaN
+def _add_score(candidate: Candidate, scorer: str, value: float, place: str, problems: Problems, rules: ReadingRules) -> None:
+    """Note what a row says of a response; two rows that differ are a problem unless the rules say what they come to."""
+    given = candidate.scores.setdefault(scorer, [])
+    given.append((value, place))
+    first, where = given[0]
+    is_refused = rules.on_duplicate not in ("mean", "first")
+    if is_refused and repr(first) != repr(value):  # as text, so that NaN is NaN
         problems.add(
             place,
-            f"prompt {candidate.response.prompt_id}: one response has {scorer} {value:g} here and {before:g} at {where}: "
-            f"{told(candidate.response.text)}",
+            f"prompt {candidate.response.prompt_id}: one response has {scorer} {value:g} here and {first:g} at {where}: "
+            f"{told(candidate.response.text)} (--on-duplicate mean takes the mean)",
         )
+
+
+def _notes_of_duplicates(candidates: Sequence[Candidate], on_duplicate: str) -> list[str]:
+    """Return how many responses have several scores, and what was made of them."""
+    several = [
+        given for candidate in candidates for given in candidate.scores.values() if len({repr(value) for value, _ in given}) > 1
+    ]
+    if not several:
+        return []
+    (_, first), (_, second) = several[0][:2]
+    becomes = "the mean of all rows" if on_duplicate == "mean" else "the first"
+    note = f"{len(several):,} scores differ between rows of one response, first at {first} and {second}: {becomes} is taken"
+    return [f"{note} (--on-duplicate {on_duplicate})"]
 
 
 def _won(side: Side, label: Any) -> tuple[float | None, str | None]:
@@ -192,40 +248,58 @@ def _won(side: Side, label: Any) -> tuple[float | None, str | None]:
     return None, f"`label` is {told(label)}, which is neither true nor false"
 
 
-def _finished(candidate: Candidate, scorers: Sequence[str]) -> Response:
-    scores = {scorer: value for scorer, (value, _) in candidate.scores.items()}
-    if scorers == (PREFERENCE,):
-        scores = {PREFERENCE: sum(candidate.wins) / len(candidate.wins) if candidate.wins else None}
+def _finished(candidate: Candidate, scorers: Sequence[str], rules: ReadingRules) -> Response:
+    """Return a candidate as a response with its scores."""
+    if tuple(scorers) == (PREFERENCE,):
+        share = fsum(candidate.wins) / len(candidate.wins) if candidate.wins else None
+        return candidate.response._replace(scores={PREFERENCE: share})
+
+    scores: dict[str, float | None] = {}
+    for scorer in scorers:
+        values = [value for value, _ in candidate.scores.get(scorer, [])]
+        if rules.on_duplicate == "mean" and len({repr(value) for value in values}) > 1:
+            scores[scorer] = fsum(values) / len(values)
+        else:
+            scores[scorer] = values[0] if values else None
     return candidate.response._replace(scores=scores)
 
 
-def split_row(prompt: Any, responses: Sequence[Any], names: Sequence[str]) -> tuple[Turns, list[str], str | None]:
+def split_row(
+    prompt: Any, responses: Sequence[Any], names: Sequence[str], *, rules: ReadingRules = DEFAULT_RULES, system: str | None = None
+) -> tuple[Turns, list[str], str | None]:
     """Return a row's prompt, its responses' texts, and what is wrong with it.
 
     Args:
         prompt: text, turns, or None where the responses hold the whole conversation.
         responses: each a text, the assistant's turn in a list, or the whole conversation in a list.
         names: the responses' columns, for messages.
+        rules: what the user says about the file's conversations.
+        system: the system prompt that stands in a column beside them.
     """
-    values = [[value] if isinstance(value, dict) else value for value in responses]
-    for value, name in zip(values, names, strict=True):
-        problem = _problem_of(value, name)
+    values: list[str | Turns] = []
+    for value, name in zip(responses, names, strict=True):
+        found, problem = _checked_response([value] if isinstance(value, dict) else value, name, rules)
         if problem is not None:
             return [], [], problem
-    whole = [value for value in values if not isinstance(value, str) and len(value) > 1]
+        values.append(found)
+
+    whole = [value for value in values if isinstance(value, list) and len(value) > 1]
     if prompt is None and len(whole) < len(values):
         return [], [], f"there is no `prompt`, and `{names[0]}` is not the whole conversation, a list of turns"
     if not whole:
-        turns, problem = checked_prompt(prompt, "prompt")
+        turns, problem = checked_prompt(prompt, "prompt", rules=rules, system=system)
         return turns, [value if isinstance(value, str) else value[0]["content"] for value in values], problem
     if len(whole) < len(values):
         return [], [], f"one of {' and '.join(names)} is a whole conversation, and the other is not"
+
     beginning = whole[0][:-1]
     if any(value[:-1] != beginning for value in whole):
         return [], [], f"`{names[0]}` and `{names[-1]}` differ before their last turn: there is no one prompt to both"
     turns, problem = checked_prompt(beginning, names[0])
-    if problem is None and prompt is not None and not _is_told_by(prompt, turns):
+    if problem is None and prompt is not None and not _is_told_by(prompt, turns, rules):
         problem = f"`prompt` is not what `{names[0]}` begins with: {told(prompt)}"
+    if problem is None:
+        turns, problem = with_system(turns, system)
     return turns, [value[-1]["content"] for value in whole], problem
 
 
@@ -236,23 +310,26 @@ def _turns_of_csv(value: Any) -> Any:
     return found if is_turns else value
 
 
-def _problem_of(value: Any, name: str) -> str | None:
-    """Return what is wrong with a response: a text, or turns of which the last is the assistant's."""
+def _checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | Turns, str | None]:
+    """Return a response, a text or turns of which the last is the assistant's, and what is wrong with it."""
     if not isinstance(value, list):
-        return checked_text(value, name)[1]
-    for number, turn in enumerate(value):
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str) or not isinstance(turn.get("role"), str):
-            return f"`{name}`: turn {number} is {told(turn)}; each needs `role` and `content`, both text"
+        return checked_text(value, name)
     if not value:
-        return f"`{name}` is an empty list"
-    if value[-1]["role"] != "assistant":
-        return f"`{name}`: its last turn is from the {value[-1]['role']}, and a response is the assistant's"
-    return checked_text(value[-1]["content"], name)[1]
+        return [], f"`{name}` is an empty list"
+
+    turns, problem = transcript_of(value, leave_out=rules.leave_out)
+    if problem is not None:
+        return [], f"`{name}`: {problem}"
+    if turns[-1]["role"] != "assistant":
+        return [], f"`{name}`: its last turn is from the {turns[-1]['role']}, and a response is the assistant's"
+    if is_blank(value[-1].get("content")) and any(not is_blank(value[-1].get(key)) for key in rules.leave_out):
+        return [], f"`{name}`: the response has no text beside what is left out, and a candidate is a text"
+    return turns, checked_text(turns[-1]["content"], name)[1]
 
 
-def _is_told_by(prompt: Any, turns: Turns) -> bool:
+def _is_told_by(prompt: Any, turns: Turns, rules: ReadingRules) -> bool:
     """Return whether a row's own prompt is its conversation's beginning: the same turns, or the text of a user turn of it."""
-    if isinstance(prompt, str):
-        return any(turn["content"] == prompt for turn in turns if turn["role"] == "user")
-    found, problem = checked_prompt(prompt, "prompt")
+    if isinstance(prompt, str) and any(turn["content"] == prompt for turn in turns if turn["role"] == "user"):
+        return True
+    found, problem = checked_prompt(prompt, "prompt", rules=rules)
     return problem is None and found == turns

@@ -3,9 +3,12 @@
 The first two hold lists side by side, the others an object for each response.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
+from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, checked_prompt, notes_of_keys_left_out, read_beside
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
@@ -15,7 +18,6 @@ from prefpipe.artifacts.interchange.user_table import (
     checked_list,
     checked_number,
     checked_optional_text,
-    checked_prompt,
     checked_text,
     read_user_table,
     told,
@@ -57,10 +59,17 @@ SIMPO = Layout("prompt", "all_generated_responses", {"rm_score": "all_rm_scores"
 ONLINE_RLHF = Layout("prompt", "responses", {"reward": "rewards"}, is_strict=True)
 DISTILABEL = Layout("instruction", "generations", {"rating": "ratings"})
 COMPLETION_SCORES = {"overall_score": "overall_score", "fine_grained_score": "fine-grained_score"}
+TENS = (10, "10", "10.0")
+MOST_OF_THE_POOR = 2.0
+"""A mean of UltraFeedback's four aspects, from 1 to 5, with which 10 of 10 overall cannot be."""
+CRITIQUE_OF_ONE = re.compile(r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,/]?\d)", re.IGNORECASE)
+MAX_PLACES_SHOWN = 5
 GROUP_COLUMNS = ("prompt_id", "messages", "responses", "strategy", "pairs")
 
 
-def read_lists(source: str, layout: Layout, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+def read_lists(
+    source: str, layout: Layout, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+) -> Pool:
     """Read a file whose rows hold a prompt, a list of responses, and lists of scores beside it.
 
     Args:
@@ -68,14 +77,17 @@ def read_lists(source: str, layout: Layout, *, columns: Sequence[str] | None, re
         layout: the columns.
         columns: the user's columns that pass through.
         reserved: names that the artifact uses itself.
+        rules: what the user says about the file's conversations.
 
     Errors:
         InputError: missing columns, lists of different lengths, and every row that cannot be used.
     """
-    return _pool_of_lists(read_user_table(source, hint=layout.hint), layout, columns, reserved)
+    return _pool_of_lists(read_user_table(source, hint=layout.hint), layout, columns, reserved, rules)
 
 
-def _pool_of_lists(table: UserTable, layout: Layout, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+def _pool_of_lists(
+    table: UserTable, layout: Layout, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules
+) -> Pool:
     table.require([layout.prompt, layout.responses], hint=layout.hint)
     scores = {scorer: column for scorer, column in layout.scores.items() if column in table.names}
     values = {
@@ -106,23 +118,32 @@ def _pool_of_lists(table: UserTable, layout: Layout, columns: Sequence[str] | No
         ], None  # fmt: skip
 
     used = {layout.prompt, *values, "prompt_id", *reserved}
-    return _gathered(table, layout, items_of, tuple(scores), columns, used)
+    return _gathered(table, layout, items_of, tuple(scores), columns, used, rules)
 
 
 def _gathered(
     table: UserTable, layout: Layout, items_of: Callable[[int], Items], scorers: Sequence[str],
-    columns: Sequence[str] | None, used: set[str],
+    columns: Sequence[str] | None, used: set[str], rules: ReadingRules,
 ) -> Pool:  # fmt: skip
     problems = Problems(table.source)
-    responses = _responses(table, layout, items_of, problems)
-    return gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted(used))
+    beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules, taken=used)
+    responses = _responses(table, layout, items_of, problems, beside, rules)
+    pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *beside.used}))
+    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: table.values(layout.prompt)})])
+    return pool
 
 
-def _responses(table: UserTable, layout: Layout, items_of: Callable[[int], Items], problems: Problems) -> Iterator[Response]:
+def _responses(
+    table: UserTable, layout: Layout, items_of: Callable[[int], Items], problems: Problems, beside: BesidePrompts,
+    rules: ReadingRules,
+) -> Iterator[Response]:  # fmt: skip
     """Yield the responses of every row that is fine; what is wrong with the others is noted."""
     ids = table.values_or_none("prompt_id")
     for row, (place, prompt) in enumerate(zip(table.places, table.values(layout.prompt), strict=True)):
-        turns, problem = checked_prompt(prompt, layout.prompt, is_strict=layout.is_strict)
+        turns, problem = checked_prompt(
+            prompt, layout.prompt, is_strict=layout.is_strict, rules=rules, system=beside.systems[row]
+        )
+        problem = beside.problems[row] or problem
         prompt_id = None
         if problem is None and "prompt_id" in table.names:
             prompt_id, problem = checked_id(ids[row], "prompt_id")
@@ -153,7 +174,9 @@ def _checked(item: Item, place: str, problems: Problems) -> Response:
     return Response(0, place, [], text, None, sample_idx, model, reason, None, scores)
 
 
-def read_ultrafeedback(source: str, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+def read_ultrafeedback(
+    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+) -> Pool:
     """Read UltraFeedback: ``completions`` with a score each, or distilabel's ``generations`` and ``ratings``.
 
     Errors:
@@ -164,13 +187,45 @@ def read_ultrafeedback(source: str, *, columns: Sequence[str] | None, reserved: 
     if "completions" not in table.names and "generations" in table.names:
         models = next((name for name in ("generation_models", "model_names") if name in table.names), None)
         prompt = next((name for name in ("instruction", "input", "prompt") if name in table.names), "instruction")
-        return _pool_of_lists(table, DISTILABEL._replace(prompt=prompt, models=models), columns, reserved)
+        return _pool_of_lists(table, DISTILABEL._replace(prompt=prompt, models=models), columns, reserved, rules)
     table.require(["instruction", "completions"], hint=hint)
     layout = Layout("instruction", "completions", COMPLETION_SCORES)
-    return _pool_of_objects(table, layout, columns, {"instruction", "completions", "prompt_id", *reserved})
+    pool = _pool_of_objects(table, layout, columns, {"instruction", "completions", "prompt_id", *reserved}, rules)
+    pool.notes.extend(_notes_of_tens(table))
+    return pool
 
 
-def read_group_lines(source: str, *, columns: Sequence[str] | None, reserved: Sequence[str]) -> Pool:
+def _notes_of_tens(table: UserTable) -> list[str]:
+    """Return which overall scores of 10 contradict what else the file says of the response.
+
+    In the published data some answers whose critique says 1 have an overall score of 10; Argilla's cleaned copy sets them to 1.
+    A mean of 2 or less of the four aspects, or a critique that speaks of 1, is what tells them.
+    """
+    places = []
+    for place, value in zip(table.places, table.values("completions"), strict=True):
+        for number, item in enumerate(checked_list(value, "")[0]):
+            if isinstance(item, dict) and item.get("overall_score") in TENS and _says_it_is_poor(item):
+                places.append(f"{place} completions[{number}]")
+    if not places:
+        return []
+    shown = ", ".join(places[:MAX_PLACES_SHOWN]) + (", ..." if len(places) > MAX_PLACES_SHOWN else "")
+    contradiction = "overall scores of 10 that the aspects or the critique contradict, a known error of this data"
+    what_to_do = "correct them to 1, or select with --reward fine_grained_score"
+    return [f"{contradiction}: {len(places):,} ({shown}); {what_to_do}"]
+
+
+def _says_it_is_poor(item: Mapping[str, Any]) -> bool:
+    """Return whether the aspects or the critique of an answer say that it is among the worst."""
+    aspects = item.get("fine-grained_score")
+    if isinstance(aspects, int | float) and aspects <= MOST_OF_THE_POOR:
+        return True
+    critique = item.get("critique")
+    return isinstance(critique, str) and CRITIQUE_OF_ONE.search(critique) is not None
+
+
+def read_group_lines(
+    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+) -> Pool:
     """Read what ``prefpipe export --format jsonl`` writes: one group a line, its responses with their rewards.
 
     Errors:
@@ -179,10 +234,13 @@ def read_group_lines(source: str, *, columns: Sequence[str] | None, reserved: Se
     hint = "each line needs `prompt_id`, `messages` and `responses`, a list of sample_idx, response and reward"
     table = read_user_table(source, hint=hint)
     table.require(GROUP_COLUMNS[:3], hint=hint)
-    return _pool_of_objects(table, Layout("messages", "responses", {"reward": "reward"}), columns, {*GROUP_COLUMNS, *reserved})
+    layout = Layout("messages", "responses", {"reward": "reward"})
+    return _pool_of_objects(table, layout, columns, {*GROUP_COLUMNS, *reserved}, rules)
 
 
-def _pool_of_objects(table: UserTable, layout: Layout, columns: Sequence[str] | None, used: set[str]) -> Pool:
+def _pool_of_objects(
+    table: UserTable, layout: Layout, columns: Sequence[str] | None, used: set[str], rules: ReadingRules
+) -> Pool:
     """Read rows whose list holds an object for each response; ``layout.scores`` is scorer to key."""
     values = table.values(layout.responses)
     objects = [item for value in values for item in checked_list(value, "")[0] if isinstance(item, dict)]
@@ -195,7 +253,7 @@ def _pool_of_objects(table: UserTable, layout: Layout, columns: Sequence[str] | 
             return [], problem or f"`{layout.responses}` holds {told(strays[0])}, where an object with `response` is needed"
         return [_item(item, f"{layout.responses}[{i}]", scores) for i, item in enumerate(found)], None
 
-    return _gathered(table, layout, items_of, tuple(scores), columns, used)
+    return _gathered(table, layout, items_of, tuple(scores), columns, used, rules)
 
 
 def _item(values: Mapping[str, Any], name: str, scores: Mapping[str, str]) -> Item:

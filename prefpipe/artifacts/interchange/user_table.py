@@ -7,8 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefpipe.artifacts.conversations import Turns, turns_of
-from prefpipe.artifacts.interchange.templated_prompts import begins_templated, marker_of, untemplated
+from prefpipe.artifacts.conversations import hint_for
 from prefpipe.artifacts.tables.bad_rows import DEFAULT_HINT, BadRow, BadRowsError
 from prefpipe.artifacts.tables.columns import column_values
 from prefpipe.artifacts.tables.locations import refuse_scheme
@@ -95,7 +94,9 @@ class Problems:
         """
         if self.rows:
             word = "problem" if len(self.rows) == 1 else "problems"
-            raise BadRowsError(self.source, self.rows, hint=hint, what=f"has {len(self.rows):,} {word}")
+            what = f"has {len(self.rows):,} {word}"
+            hint = hint_for([row.reason for row in self.rows], hint)
+            raise BadRowsError(self.source, self.rows, hint=hint, what=what)
 
 
 def told(value: Any) -> str:
@@ -127,26 +128,6 @@ def surrogate_problem(text: str, name: str) -> str | None:
         half = error.object[error.start].encode("unicode_escape").decode()
         return f"`{name}` holds half of a surrogate pair ({half}), which is no character"
     return None
-
-
-def checked_prompt(value: Any, name: str, *, is_strict: bool = False) -> tuple[Turns, str | None]:
-    """Return the turns of a text or a list of turns and, when they cannot be used, why not.
-
-    Args:
-        value: what the file holds. A text that went through a chat template is read back into turns, or refused.
-        name: the column, for messages.
-        is_strict: take a marker of a template anywhere for a templated text, and not at its beginning alone.
-    """
-    if name == "messages" and isinstance(value, str):  # turns that stand in CSV or Parquet as JSON text
-        value = parsed_json(value)
-    if isinstance(value, str) and (begins_templated(value) or (is_strict and marker_of(value) is not None)):
-        value, problem = untemplated(value)
-        if problem is not None:
-            return [], f"`{name}`: {problem}"
-    turns, problem = turns_of(value)
-    if problem is not None:
-        return turns, f"`{name}`: {problem}"
-    return turns, next((found for turn in turns if (found := surrogate_problem(turn["content"], name))), None)
 
 
 def parsed_json(text: str) -> Any:

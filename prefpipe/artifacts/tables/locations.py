@@ -10,10 +10,22 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 """``s3://b`` or, after pathlib has had it, ``s3:/b``; a letter alone is a drive of Windows."""
 
 
+HINT: Final = "copy the files here, or mount the bucket and pass the mounted path"
+
+
 def scheme_of(path: str | Path) -> str | None:
     """Return the scheme of an address such as ``s3://bucket/x``, None for a path of this machine."""
     match = _SCHEME.match(str(path))
     return None if match is None else match[1]
+
+
+def scheme_problem(path: str | Path) -> str | None:
+    """Return what is wrong with an address, None for a path of this machine."""
+    scheme = scheme_of(path)
+    if scheme is None:
+        return None
+    address = _SCHEME.sub(rf"{scheme}://", str(path), count=1).replace(":///", "://")
+    return f"{address}: prefpipe reads and writes paths of this machine, and not {scheme}://"
 
 
 def refuse_scheme(path: str | Path, what: str) -> None:
@@ -26,10 +38,6 @@ def refuse_scheme(path: str | Path, what: str) -> None:
     Raises:
         UsageError: it is an address.
     """
-    scheme = scheme_of(path)
-    if scheme is not None:
-        text = _SCHEME.sub(rf"{scheme}://", str(path), count=1).replace(":///", "://")
-        raise UsageError(
-            f"{what} {text}: prefpipe reads and writes paths of this machine, and not {scheme}://",
-            hint="copy the files here, or mount the bucket and pass the mounted path",
-        )
+    problem = scheme_problem(path)
+    if problem is not None:
+        raise UsageError(f"{what} {problem}", hint=HINT)

@@ -179,7 +179,7 @@ def test_a_prompt_in_the_layout_of_hh_rlhf_becomes_turns(tmp_path: Path) -> None
         ({"chosen": SKY + user("a"), "rejected": SKY + assistant("b")}, "`chosen`: its last turn is from the user"),
         ({"prompt": "other", "chosen": SKY + assistant("a"), "rejected": SKY + assistant("b")}, "`prompt` is not what `chosen` begins with: 'other'"),
         ({"prompt": SKY, "chosen": SKY + assistant("a"), "rejected": assistant("b")}, "one of chosen and rejected is a whole conversation"),
-        ({"prompt": SKY, "chosen": [{"role": "assistant"}], "rejected": assistant("b")}, "`chosen`: turn 0 is {'role': 'assistant'"),
+        ({"prompt": SKY, "chosen": [{"role": "assistant"}], "rejected": assistant("b")}, "`chosen`: turn 0 needs `role` and `content`"),
         ({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "5 of 10", "score_rejected": "1"}, "`score_chosen` is '5 of 10', which is no number"),
         ({"prompt": "<s>[INST] q", "chosen": "a", "rejected": "b"}, "went through a chat template ([INST])"),
         ({"prompt": SKY + assistant("x"), "chosen": "a", "rejected": "b"}, "its last turn is from the assistant"),

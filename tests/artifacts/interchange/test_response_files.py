@@ -91,7 +91,10 @@ def test_columns_of_the_prompt_pass_through_and_others_are_named(tmp_path: Path)
     assert pool.notes == []
     pool = read(source, "rows")  # the scores are no scores now, and differ within a prompt
     assert pool.prompts.columns.column_names == ["topic"]
-    assert pool.notes == ["columns that differ within a prompt and are left out: score"]
+    assert pool.notes == [
+        "columns that differ within a prompt and are left out: score",
+        "no scores are taken, and columns could be scores; to take them: --reward-column score",
+    ]
     assert read(source, "rows", columns=[]).prompts.columns.column_names == []
     with pytest.raises(InputError, match=r"line 3: `score` has another value than an earlier row of the same prompt"):
         read(source, "rows", columns=["score"])
@@ -201,7 +204,9 @@ def test_online_rlhf_reads_a_templated_prompt_back_or_names_its_row(tmp_path: Pa
     assert "b.jsonl has 2 problems" in caught.value.message
     assert "line 2: `prompt`: it went through a chat template ([INST])" in caught.value.message
     assert "line 3: `prompt`: it went through a chat template (<|im_start|>)" in caught.value.message
-    assert "give the file the turns instead" in caught.value.message
+    assert caught.value.hint is not None
+    assert "give the file the turns instead" in caught.value.hint
+    assert "--prompts-are-text" in caught.value.hint
 
 
 def test_group_lines(tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""Prompts in a user's table: a text or turns in one column, and what stands beside it and belongs to the conversation.
+
+Every reader of prompts goes through here, so that a file means the same to ``generate``, to every format of ``import`` and to
+``--pairs``.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts.conversations import (
+    DEFAULT_RULES,
+    LEAVE_OUT,
+    NOT_CARRIED,
+    ReadingRules,
+    Turns,
+    is_blank,
+    keys_left_out,
+    turns_of,
+    with_system,
+)
+from prefpipe.artifacts.interchange.templated_prompts import is_templated, marker_of, parsed_text, serialised_turns, untemplated
+from prefpipe.artifacts.interchange.user_table import surrogate_problem, told
+
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+"""Names of a column that holds the system prompt of the row."""
+TOOL_COLUMNS = {
+    "tools": "defines tools",
+    "functions": "defines tools",
+    "chat_template_kwargs": "sets the chat template's options",
+}
+"""Columns that trainers hand to the chat template beside the turns, and what they do."""
+A_NAME = re.compile(r"[\w.:/+\-]+", re.ASCII)
+"""What names a summariser or a model, and is no sentence to a model."""
+
+
+class BesidePrompts(NamedTuple):
+    """What the columns beside the prompts say, row by row.
+
+    ``systems``: the system prompts. ``problems``: why a row cannot be used. ``used``: columns that went into the conversation.
+    ``notes``: what a user should know.
+    """
+
+    systems: list[str | None]
+    problems: list[str | None]
+    used: tuple[str, ...]
+    notes: list[str]
+
+
+def read_beside(
+    names: Sequence[str], values_of: Callable[[str], list[Any]], n_rows: int, *, rules: ReadingRules = DEFAULT_RULES,
+    taken: Collection[str | None] = (),
+) -> BesidePrompts:  # fmt: skip
+    """Read what belongs to the conversations of a table and stands beside them: system prompts and tools.
+
+    Args:
+        names: the table's columns.
+        values_of: returns a column's values.
+        n_rows: the table's length.
+        rules: what the user says about them.
+        taken: columns that hold something else, as the user says.
+    """
+    systems: list[str | None] = [None] * n_rows
+    problems: list[str | None] = [None] * n_rows
+    notes: list[str] = []
+    candidates = [name for name in SYSTEM_COLUMNS if name in names and name not in taken and name not in rules.leave_out]
+    held = {name: values for name in candidates if (values := _system_texts(values_of(name), name, notes)) is not None}
+
+    for name, texts in held.items():
+        for row, text in enumerate(texts):
+            if systems[row] is not None and text and text != systems[row]:
+                problems[row] = f"`{next(iter(held))}` and `{name}` hold two system prompts"
+            systems[row] = systems[row] or text or None
+    n_systems = sum(text is not None for text in systems)
+    if n_systems:
+        columns = " and ".join(f"`{name}`" for name in held)
+        notes.append(
+            f"{columns} is the system turn of {n_systems:,} of {n_rows:,} rows ({LEAVE_OUT} {next(iter(held))}: of none)"
+        )
+
+    for name, what in TOOL_COLUMNS.items():
+        if name not in names or name in taken:
+            continue
+        values = values_of(name)
+        rows = [row for row, value in enumerate(values) if _is_structure(value)]
+        if rows and name in rules.leave_out:
+            notes.append(f"`{name}` {what} in {len(rows):,} rows and is left out of the conversations ({LEAVE_OUT})")
+            continue
+        for row in rows:
+            problems[row] = problems[row] or f"`{name}` {what}, {NOT_CARRIED}: {told(values[row])}"
+    return BesidePrompts(systems, problems, tuple(held) if n_systems else (), notes)
+
+
+def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[str | None] | None:
+    """Return a column of system prompts; None where it holds no texts, or the names of systems."""
+    said = [value for value in values if not is_blank(value)]
+    if not said or not all(isinstance(value, str) for value in said):
+        return None
+    if all(A_NAME.fullmatch(value.strip()) for value in said):
+        notes.append(f"`{name}` holds names such as {told(said[0])}, and is taken for no system prompt")
+        return None
+    return [value if isinstance(value, str) and value.strip() else None for value in values]
+
+
+def _is_structure(value: Any) -> bool:
+    """Return whether a value is a list or an object that holds something, also written as text."""
+    found = parsed_text(value) if isinstance(value, str) else value
+    members = found if isinstance(found, list) else [found]
+    return any(isinstance(member, dict) and not all(map(is_blank, member.values())) for member in members)
+
+
+def checked_prompt(
+    value: Any, name: str, *, is_strict: bool = False, rules: ReadingRules = DEFAULT_RULES, system: str | None = None
+) -> tuple[Turns, str | None]:
+    """Return the turns of a text or a list of turns and, when they cannot be used, why not.
+
+    Args:
+        value: what the file holds. A conversation that was written into a text, by a chat template or as a list, is
+            read back into turns, or refused.
+        name: the column, for messages.
+        is_strict: take a marker of a template anywhere for a templated text, and not at its beginning or around a turn alone.
+        rules: what the user says about the file's conversations.
+        system: the system prompt that stands in a column beside it.
+    """
+    if name == "messages" and isinstance(value, str):  # turns that stand in CSV or Parquet as text
+        value = parsed_text(value)
+    elif isinstance(value, str) and not rules.prompts_are_text:
+        value, problem = _unwrapped(value, is_strict=is_strict)
+        if problem is not None:
+            return [], f"`{name}`: {problem}"
+
+    turns, problem = turns_of(value, leave_out=rules.leave_out)
+    if problem is None:
+        turns, problem = with_system(turns, system)
+    if problem is not None:
+        return turns, f"`{name}`: {problem}"
+    return turns, next((found for turn in turns if (found := surrogate_problem(turn["content"], name))), None)
+
+
+def _unwrapped(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
+    """Return the turns that were written into a text, or the text where there are none, and why they cannot be read."""
+    turns, problem = serialised_turns(text)
+    if turns is not None or problem is not None:
+        return turns, problem
+    if is_templated(text) or (is_strict and marker_of(text) is not None):
+        return untemplated(text)
+    return text, None
+
+
+def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Return a sentence on the keys of turns that were left out of the conversations, each with its number of rows.
+
+    Args:
+        columns: the values of each column that can hold turns.
+    """
+    counts: Counter[str] = Counter()
+    for row in zip(*columns.values(), strict=True):
+        keys: set[str] = set()
+        for value in row:
+            keys |= keys_left_out(value)
+        counts.update(keys)
+    if not counts:
+        return []
+    shown = ", ".join(f"`{key}` ({count:,} row{'s' if count > 1 else ''})" for key, count in sorted(counts.items()))
+    return [f"keys of turns that are left out of the conversations: {shown}"]

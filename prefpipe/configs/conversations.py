@@ -1,0 +1,35 @@
+"""The knobs of reading conversations from a user's file, shared by every command that does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from prefpipe.artifacts.conversations import ReadingRules
+from prefpipe.configs.options import StageConfig, option
+
+ON_DUPLICATE = ("mean", "refuse", "first")
+"""What several ratings of one response can come to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationsConfig(StageConfig):
+    """What counts as the conversation in a user's file."""
+
+    prompts_are_text: bool = option(
+        False,
+        help="a prompt that looks like a templated conversation, or like a list of turns, is what the user says all the same",
+    )
+    leave_out: tuple[str, ...] = option(
+        (), metavar="NAME",
+        help="key of the turns (tool_calls, reasoning_content) or column beside them (system, tools) that is no part of the "
+        "conversation; repeat for several",
+    )  # fmt: skip
+
+    @property
+    def reading_rules(self) -> ReadingRules:
+        """What the readers need to know."""
+        return ReadingRules(self.prompts_are_text, self.leave_out)
+
+    def identity(self) -> dict[str, Any]:
+        """Leave out what was not given: files that need none of it have the fingerprints that they always had."""
+        found = super().identity()
+        return {name: value for name, value in found.items() if name not in ("prompts_are_text", "leave_out") or value}

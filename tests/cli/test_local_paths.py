@@ -1,0 +1,97 @@
+"""An address is refused wherever a path is taken; pathlib would make a folder ``s3:`` of it."""
+
+import inspect
+import json
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from prefpipe.artifacts.tables.locations import scheme_of
+from prefpipe.artifacts.tables.reading import read_table
+from prefpipe.cli.main import STAGES, app, run
+from prefpipe.configs.options import scalar_type
+from prefpipe.errors import UsageError
+
+
+def path_parameters(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[Any]:
+    for info in group.registered_commands:
+        callback = info.callback
+        assert callback is not None
+        for name, parameter in inspect.signature(callback, eval_str=True).parameters.items():
+            kind = typing.get_args(parameter.annotation)[0] if hasattr(parameter.annotation, "__metadata__") else None
+            if "Path" in str(kind):
+                yield pytest.param(callback, name, id=" ".join([*words, str(info.name or callback.__name__), name]))
+    for child in group.registered_groups:
+        assert child.typer_instance is not None
+        yield from path_parameters(child.typer_instance, (*words, str(child.name)))
+
+
+PARAMETERS = list(path_parameters(app))
+
+
+def test_all_commands_are_looked_at() -> None:
+    commands = {str(parameter.id).split()[0] for parameter in PARAMETERS}
+    assert {
+        "generate",
+        "score",
+        "select",
+        "train",
+        "import",
+        "export",
+        "status",
+        "inspect",
+        "report",
+        "check",
+        "merge",
+    } <= commands
+
+
+@pytest.mark.parametrize(("callback", "name"), PARAMETERS)
+def test_every_path_of_every_command_is_of_this_machine(callback: Any, name: str) -> None:
+    with pytest.raises(UsageError, match="gs://bucket/x: prefpipe reads and writes paths of this machine, and not gs://"):
+        callback(**{name: Path("gs://bucket/x")})
+    with pytest.raises(UsageError, match="s3://b"):
+        callback(**{name: [Path("here"), Path("s3://b")]})
+
+
+def test_nothing_is_made_and_the_message_names_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.jsonl").write_text('{"prompt": "a"}\n')
+    assert run(["generate", "p.jsonl", "-o", "s3://b/x", "--model", "fake", "--backend", "fake"]) == 2
+    assert capsys.readouterr().err.startswith("error: --output s3://b/x: prefpipe reads and writes paths of this machine")
+    assert run(["generate", "https://a.org/p.jsonl", "-o", "x", "--model", "fake", "--backend", "fake"]) == 2
+    assert "https://a.org/p.jsonl" in capsys.readouterr().err
+    assert run(["status", "hdfs://a/b"]) == 2
+    assert capsys.readouterr().err.startswith("error: PATH hdfs://a/b: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
+
+
+@pytest.mark.parametrize("config_class", STAGES)
+def test_an_address_in_yaml_is_refused_too(tmp_path: Path, config_class: Any) -> None:
+    kinds = typing.get_type_hints(config_class)
+    names = [item.name for item in fields(config_class) if scalar_type(kinds[item.name]) is Path]
+    needed = {item.name: "x" for item in fields(config_class) if item.default is MISSING}
+    assert "output" in names
+    for name in names:
+        (tmp_path / "c.yaml").write_text(json.dumps({name: "s3://b/x"}))
+        others = {item: value for item, value in needed.items() if item != name}
+        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} s3://b/x: prefpipe reads and writes"):
+            config_class.from_sources(others, tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("source", ["s3://b/p.jsonl", "gs://b/p.parquet", "http://a.org/p.csv", "file:///tmp/p.jsonl"])
+def test_the_reader_of_tables_refuses_addresses(source: str) -> None:
+    with pytest.raises(UsageError, match=f"input {source}: "):
+        read_table(source)
+
+
+@pytest.mark.parametrize("path", ["a/b", "C:/x", "./s3:/x", "x:y", "/tmp/s3://x", "hf:org/name", "bundled:smollm2-135m"])
+def test_paths_of_this_machine_have_no_scheme(path: str) -> None:
+    assert scheme_of(path) is None
