@@ -246,8 +246,8 @@ class _Work:
             if count
         ]
         for name, scorer in self.scorers.items():
-            notes = getattr(scorer, "notes", None)
-            lines += [f"{name}: {note}" for note in notes()] if callable(notes) else []
+            if hasattr(scorer, "notes"):
+                lines += [f"{name}: {note}" for note in scorer.notes()]
         return lines
 
 
