@@ -29,7 +29,15 @@ FORMATS = (
 )
 NAMED_BY_USER = ("rows", "wide")
 """Formats whose columns the user names; every other format has names of its own."""
-NAMING_FIELDS = ("reward_column", "score_column", "prompt_id_column", "prompt_column", "response_column", "model_column")
+NAMING_FIELDS = {
+    "reward_column": "rows",
+    "score_column": "wide",
+    "prompt_id_column": "rows or wide",
+    "prompt_column": "rows or wide",
+    "response_column": "rows or wide",
+    "model_column": "rows or wide",
+}
+"""Fields that name columns, and the formats that they go with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,7 @@ class ImportConfig(ConversationsConfig):
             found.append("--model-name must not be empty")
         if self.format not in NAMED_BY_USER:
             given = [name for name in NAMING_FIELDS if getattr(self, name)]
-            found += [f"--{name.replace('_', '-')} goes with --format rows or wide, not {self.format}" for name in given]
+            found += [f"--{name.replace('_', '-')} goes with --format {NAMING_FIELDS[name]}, not {self.format}" for name in given]
         found += self._wide_problems()
         if self.format == "openai-batch" and self.requests is None:
             found.append("--format openai-batch needs --requests: the answers do not hold the messages")

@@ -106,9 +106,9 @@ def read_pool(
         raise
     except InputError as error:
         hint = _hint_of_format(source, kind, error)
-        if hint is None:
-            raise
-        raise InputError(error.message, hint=hint) from error
+        if hint is not None:
+            error.hint = f"{hint}; {error.hint}" if error.hint else hint
+        raise
 
 
 def _holds_lists(source: str, name: str) -> bool:

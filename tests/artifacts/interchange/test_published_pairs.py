@@ -195,7 +195,7 @@ def test_completions_that_cannot_be_read_are_refused(tmp_path: Path, value: Any,
 ])  # fmt: skip
 def test_a_wrong_format_gets_the_right_one_as_a_hint(tmp_path: Path, row: dict[str, Any], wrong: str, right: str, capsys) -> None:
     assert run(["import", lines(tmp_path / "a.jsonl", row), "-o", str(tmp_path / "run"), "--format", wrong]) == 1
-    assert f"hint: these are the columns of --format {right}\n" in capsys.readouterr().err
+    assert f"hint: these are the columns of --format {right}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("row", "hint"), [
