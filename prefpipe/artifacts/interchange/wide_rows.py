@@ -64,7 +64,9 @@ def read_wide(
     items_of = _list_items(table, names) if is_of_lists else _column_items(table, names, nulls)
     used = {prompt, *names.responses, *flat, *given, "prompt_id", *reserved}
     layout = Layout(prompt, names.responses[0], {})
-    pool = gather_items(table, layout, items_of, tuple(names.scores), columns, used, rules)
+    pool = gather_items(
+        table, layout, items_of, tuple(names.scores), columns, used, rules, on_duplicate=rules.on_duplicate or "mean"
+    )
     if nulls:
         shown = ", ".join(f"`{name}` {count:,}" for name, count in nulls.items())
         pool.notes.append(f"responses that are null, and left out: {shown}")

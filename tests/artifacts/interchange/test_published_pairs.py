@@ -123,6 +123,13 @@ def test_a_response_of_several_comparisons_has_the_mean(tmp_path: Path) -> None:
     assert scores_of(pool)["Call a locksmith."]["better"] == 0.5
 
 
+def test_two_responses_of_one_text_in_a_row_are_one_and_none_vanishes(tmp_path: Path) -> None:
+    """Better and not better: the mean of both."""
+    pool = read(lines(tmp_path / "a.jsonl", pku(response_1="Call a locksmith.")), "pku-saferlhf")
+    assert scores_of(pool)["Call a locksmith."]["better"] == 0.5
+    assert [len(members) for members in pool.responses] == [1]
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"better_response_id": 2}, "`better_response_id` is 2, which is neither 0 nor 1"),
     ({"is_response_1_safe": "no"}, "`is_response_1_safe` is 'no', which is neither true nor false"),

@@ -80,6 +80,18 @@ def test_a_null_response_is_left_out_and_counted(tmp_path: Path, capsys) -> None
     assert "responses that are null, and left out: `a1` 1" in capsys.readouterr().err
 
 
+def test_a_response_that_is_rated_in_several_rows_has_the_mean(tmp_path: Path, capsys) -> None:
+    """As in Vicuna's evaluation, where one model's answer is judged against several others'."""
+    rows = [WIDE[0], {**WIDE[0], "a2": "Loch Ness.", "s1": 2, "s2": 4}]
+    words = ("--score-column", "s1", "--score-column", "s2")
+    found = imported(lines(tmp_path / "a.jsonl", *rows), tmp_path / "run", *COLUMNS, *words)
+    assert found == {
+        ("Name a lake.", "Lake Chad."): {"score": 3.0}, ("Name a lake.", "The Nile."): {"score": 1.5},
+        ("Name a lake.", "Loch Ness."): {"score": 4.0},
+    }  # fmt: skip
+    assert "1 responses stand in 2 rows each" in capsys.readouterr().err
+
+
 def test_ids_of_the_file(tmp_path: Path) -> None:
     rows = [{**row, "key": f"k{number}"} for number, row in enumerate(WIDE)]
     imported(lines(tmp_path / "a.jsonl", *rows), tmp_path / "run", *COLUMNS, "--prompt-id-column", "key")
