@@ -8,6 +8,7 @@ never joins anything.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from prefpipe.artifacts.interchange.user_table import (
     read_user_table,
     told,
 )
+from prefpipe.artifacts.tables.bad_rows import read_without_bad_rows
 from prefpipe.backends.protocol import Score, ScoreRequest
 from prefpipe.errors import InputError
 
@@ -37,27 +39,37 @@ class _Rating(NamedTuple):
     place: str
 
 
+class Ratings(NamedTuple):
+    """The ratings of a file: the column that completes their key (``sample_idx`` or ``response``), and each by its key.
+
+    ``n_repeated`` counts rows that say again what an earlier row said.
+    """
+
+    joined_by: str
+    by_key: dict[Key, _Rating]
+    n_repeated: int
+
+
 class RatingsScorer:
     """Gives each candidate the rating that a file holds for it.
 
-    ``path`` is a table of any kind that prefpipe reads.
+    ``path`` is a table of any kind that prefpipe reads. With ``skip_bad_rows`` rows that cannot be used are left out, and
+    ``skipped`` holds them.
 
     Raises:
         InputError: a file that cannot be read, a missing column, or rows that cannot be used, each with its place: a key that
             is incomplete or has two different ratings, a rating that is empty, no number, NaN or infinite.
     """
 
-    def __init__(self, path: Path | str, *, rating_column: str = "rating") -> None:
+    def __init__(self, path: Path | str, *, rating_column: str = "rating", skip_bad_rows: bool = False) -> None:
         self.path = Path(path)
         self.rating_column = rating_column
-        table = read_user_table(str(path), text_columns=("response",), hint=HINT)
+        read = partial(read_ratings, str(path), rating_column)
+        found, self.skipped = read_without_bad_rows(read) if skip_bad_rows else (read(), [])
         self._sha256 = content_hash(str(path))
-        self.joined_by = _find_key_column(table, rating_column)
-        """The column that completes the key: ``sample_idx`` or ``response``."""
-        self._ratings: dict[Key, _Rating] = {}
-        self.n_repeated = 0
-        """Rows that say again what an earlier row said."""
-        self._read(table)
+        self.joined_by = found.joined_by
+        self.n_repeated = found.n_repeated
+        self._ratings = found.by_key
 
     def __len__(self) -> int:
         return len(self._ratings)
@@ -88,30 +100,41 @@ class RatingsScorer:
     def close(self) -> None:
         """Hold nothing open, release nothing."""
 
-    def _read(self, table: UserTable) -> None:
-        problems = Problems(table.source)
-        columns = [table.values(name) for name in ("prompt_id", self.joined_by, self.rating_column)]
-        for place, prompt_id, other, value in zip(table.places, *columns, strict=True):
-            key, sentences = _checked_key(prompt_id, other, self.joined_by)
-            rating, sentence = _checked_rating(value, self.rating_column)
-            if sentence is not None:
-                sentences.append(sentence)
-            if key is not None and rating is not None:
-                sentences += self._add(key, _Rating(rating, place))
-            for each in sentences:
-                problems.add(place, each)
-        problems.raise_if_any(hint="correct these rows, or delete those of candidates that nobody rated")
 
-    def _add(self, key: Key, rating: _Rating) -> list[str]:
-        """Keep a rating, and return what is wrong with it."""
-        earlier = self._ratings.setdefault(key, rating)
-        if earlier is rating:
-            return []
-        if earlier.value != rating.value:
-            first = f"{earlier.place} says {earlier.value:g} (average several raters before this step)"
-            return [f"second rating {rating.value:g} for {_describe(key)}; {first}"]
-        self.n_repeated += 1
-        return []
+def read_ratings(source: str, rating_column: str) -> Ratings:
+    """Read a file of ratings.
+
+    Args:
+        source: path or ``hf:`` reference.
+        rating_column: the column of the ratings.
+
+    Raises:
+        InputError: see `RatingsScorer`.
+    """
+    table = read_user_table(source, text_columns=("response",), hint=HINT)
+    joined_by = _find_key_column(table, rating_column)
+    found: dict[Key, _Rating] = {}
+    n_repeated = 0
+    problems = Problems(source)
+    columns = [table.values(name) for name in ("prompt_id", joined_by, rating_column)]
+    for place, prompt_id, other, value in zip(table.places, *columns, strict=True):
+        key, sentences = _checked_key(prompt_id, other, joined_by)
+        rating, sentence = _checked_rating(value, rating_column)
+        if sentence is not None:
+            sentences.append(sentence)
+        if key is not None and rating is not None:
+            earlier = found.setdefault(key, _Rating(rating, place))
+            if earlier.value != rating:
+                first = f"{earlier.place} says {earlier.value:g} (average several raters before this step)"
+                sentences.append(f"second rating {rating:g} for {_describe(key)}; {first}")
+            elif earlier.place != place:
+                n_repeated += 1
+        for each in sentences:
+            problems.add(place, each)
+    problems.raise_if_any(
+        hint="correct these rows, delete those of candidates that nobody rated, or leave them out with --skip-bad-rows"
+    )
+    return Ratings(joined_by, found, n_repeated)
 
 
 def _find_key_column(table: UserTable, rating_column: str) -> str:

@@ -20,6 +20,7 @@ from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, UsageError
 from prefpipe.reports.pairs_page import pairs_page
@@ -28,6 +29,7 @@ from prefpipe.stages.pair_figures import figures_of
 from prefpipe.stages.pair_notes import notes_of
 from prefpipe.stages.pair_rating import OpenRater, PairRater, given_scores, pair_row
 from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
 
 FAILING = ("template_error", "not_finite", "missing_text", "unreadable", "no_score")
 SUMMARY_FILE = "summary.json"
@@ -60,6 +62,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
         summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
     check_error_rate(summary, FAILING, config.max_error_rate)
     _sum_up(config, output, rater, summary)
+    report_skipped_rows(config, source.skipped, summary)
     return summary
 
 
@@ -71,7 +74,10 @@ class _FromFile:
         if path is not None and path.exists():
             refuse_nesting(config.output, {FLAG: path})
         self.config, self.rater, self.runtime = config, rater, runtime
-        self.file: PairFile = read_pairs(config.pairs, needs_texts=rater is not None, rules=config.reading_rules)
+        self.file: PairFile
+        self.file, self.skipped = read_users_rows(
+            config, lambda: read_pairs(config.pairs, needs_texts=rater is not None, rules=config.reading_rules)
+        )
         for note in self.file.notes:
             runtime.log(note)
         self.kind = "given" if rater is None else rater.kind
@@ -87,7 +93,7 @@ class _FromFile:
                       "pairs": content_hash(self.config.pairs), "score_kind": self.kind, "models": models},
             parents={"pairs": self.config.pairs},
             context={**context, "models": [] if self.rater is None else list(self.rater.names),
-                     "score_columns": None if columns is None else list(columns)},
+                     "score_columns": None if columns is None else list(columns), **context_of_skipped_rows(self.skipped)},
         )  # fmt: skip
 
     def parents(self, indices: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -126,6 +132,7 @@ class _FromFolder:
     n_scored = 0
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
+        self.skipped: list[BadRow] = []
         path = Path(config.pairs)
         if rater is not None:
             raise UsageError(f"{FLAG} {path} holds scores already, and --model would score them again",

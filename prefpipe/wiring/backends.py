@@ -75,7 +75,9 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
             trust_python_checks=config.trust_python_checks
         )
     if spec.kind == "ratings":
-        scorer = load("prefpipe.backends.ratings:RatingsScorer")(spec.target, rating_column=config.rating_column)
+        scorer = load("prefpipe.backends.ratings:RatingsScorer")(
+            spec.target, rating_column=config.rating_column, skip_bad_rows=config.skip_bad_rows
+        )
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
     if spec.kind == "judge":
         found, settings, desk = language_judge(

@@ -139,7 +139,7 @@ def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(tm
         ("a.json", '[{"a": 1},\n{"a" 2}]', "a.json, line 2: broken JSON (Expecting ':' delimiter, column 6)"),
         ("a.json", "[" * 100_000, "a.json: broken JSON"),
         ("a.json", "[1]", "a.json: a JSON list of objects is needed"),
-        ("a.csv", "a,b\n1,2,3\n", "a.csv, line 2: 3 fields, where the header has 2"),
+        ("a.csv", "a,b\n1,2,3\n", "a.csv, line 2: more fields than the header, 3 and not 2"),
         ("a.csv", b"prompt\n\xff\n", "a.csv, line 2: the byte 0xff is not UTF-8"),
         ("a.parquet", b"PAR1 and more PAR1", "a.parquet cannot be read as Parquet"),
         ("a.parquet", b"", "a.parquet cannot be read as Parquet"),
