@@ -6,7 +6,8 @@ package imports nothing else, so that ``prefpipe --help`` stays instant; a publi
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # as `typing` has it, whose import would take longer than until the first signal can come
 
 if TYPE_CHECKING:
     from prefpipe.maths.calibration_figures import calibration_figures
@@ -57,7 +58,7 @@ _PUBLIC = {
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'prefpipe' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

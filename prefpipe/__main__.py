@@ -1,5 +1,20 @@
-"""``python -m prefpipe``."""
+"""``prefpipe``, and ``python -m prefpipe``: signals are handled before anything else is imported."""
 
-from prefpipe.cli.main import main
+import sys
 
-main()
+from prefpipe.cli.signals import stop_request
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    stop_request.run(_run)
+
+
+def _run() -> int:
+    from prefpipe.cli.main import run
+
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()

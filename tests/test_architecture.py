@@ -23,7 +23,7 @@ APART_FLOORS = {1, 2, 5}
 MAX_ARGUMENTS = 8
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "handler"}
 HEAVY = {"torch", "transformers", "polars", "pyarrow", "sklearn", "numpy", "scipy", "vllm", "datasets", "huggingface_hub"}
-DOORSTEPS = {"cli", "wiring", "plan"}
+DOORSTEPS = {"__main__", "cli", "wiring", "plan"}
 """Rooms that may put an import inside a function, because they are reached before one knows what is needed."""
 DEFERRED_ELSEWHERE = {"datasets", "polars", "py3langid"}
 """Third-party packages that one kind of input needs and every other run should not pay for."""

@@ -26,7 +26,7 @@ from prefpipe.cli.processes import is_first, tells_the_error
 from prefpipe.cli.reference import reference
 from prefpipe.cli.report import report
 from prefpipe.cli.savings import savings
-from prefpipe.cli.signals import StopFlag
+from prefpipe.cli.signals import stop_request
 from prefpipe.cli.status import status
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
@@ -64,7 +64,6 @@ app = Commands(
     "judge compares two candidates folders pair by pair. "
     "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
 )  # fmt: skip
-stop_flag = StopFlag()
 
 
 def _run_stage(config: StageConfig, as_json: bool) -> None:
@@ -74,7 +73,7 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
 
     speaks = is_first(config.stage)
     log = console.log if speaks else lambda _line: None
-    runtime = runtime_for(config, log=log, should_stop=stop_flag, progress=console.progress, argv=sys.argv)
+    runtime = runtime_for(config, log=log, stop=stop_request, progress=console.progress, argv=sys.argv)
     summary = run_stage(config, runtime)
     if not speaks:
         return
@@ -107,9 +106,8 @@ def _version(version: bool = typer.Option(False, "--version", help="print the ve
 
 
 def main() -> None:
-    """Run the command line; never returns."""
-    stop_flag.install()
-    sys.exit(run(sys.argv[1:]))
+    """Run the command line in a process that has imported this already; `prefpipe.__main__` is the entry of one that has not."""
+    stop_request.run(lambda: run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
@@ -122,9 +120,6 @@ def run(arguments: list[str]) -> int:
         if tells_the_error(arguments):
             console.show_error(error)
         return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: finished parts are kept; run the same command again to go on\n")
-        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

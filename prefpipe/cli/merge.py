@@ -36,7 +36,7 @@ def merge(
         raise UsageError(f"--dtype must be one of {', '.join(CHOICES)}, not {dtype!r}", hint="run `prefpipe merge --help`")
     from prefpipe.artifacts.atomic import require_free
     from prefpipe.cli import console, pages
-    from prefpipe.cli.main import stop_flag
+    from prefpipe.cli.signals import stop_request
     from prefpipe.stages.runtime import Runtime
 
     if not overwrite:
@@ -49,7 +49,7 @@ def merge(
 
     files = locate_model(adapter, trust_remote_code=trust_remote_code, base=model)
     request = MergeRequest(output, dtype, overwrite, base_given=model is not None, trust_remote_code=trust_remote_code)
-    figures = run_merge(files, request, Runtime(log=console.log, should_stop=stop_flag))
+    figures = run_merge(files, request, Runtime(log=console.log, should_stop=stop_request))
     if as_json:
         pages.pipe_json(figures)
     else:

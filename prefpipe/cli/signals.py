@@ -1,35 +1,366 @@
-"""SIGTERM and SIGUSR1: finish the current part, then exit 75, which says "run me again"."""
+"""Signals, from the first line of the process to its last.
 
+SIGTERM, SIGUSR1 and SIGHUP ask a command to stop: what is worth finishing (a part, a training step
+and its checkpoint) is finished, and the command exits with 75, which says "run me again". Where
+nothing is being finished (imports, a model being loaded, a report) it stops there and then. SIGINT
+stops there and then in any case and exits with 130.
+
+=============  ==================================================================================
+SIGUSR1        finishes what is begun, however long that takes: Slurm sends it before the limit
+SIGTERM, HUP   the same, for `GRACE_S` at most: Slurm, Kubernetes and systemd kill 30 s after SIGTERM
+SIGINT         finishes nothing
+a second one   finishes nothing; one process of several takes it for the same request, as the others
+               wait for it
+=============  ==================================================================================
+
+This module is imported before everything else and imports next to nothing, so that a signal in the
+first moments finds a handler. Handlers run between two instructions of the main thread, which may
+be in a library for ever; so a second thread reads every signal as it arrives, and ends the process
+where the main thread does not.
+"""
+
+import _thread
+import atexit
 import os
 import signal
-from types import FrameType
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
 
-from prefpipe.errors import StoppedEarly
+STOPPED, INTERRUPTED = 75, 130
+
+AGAIN_S = 10.0
+"""SIGUSR1 or SIGHUP so soon after another signal is the same request: Slurm sends SIGUSR1 twice to a
+job with pending tasks, a shell passes on the SIGHUP that the terminal sent already, and systemd lets
+SIGHUP follow SIGTERM."""
+
+GRACE_S = 20.0
+"""What is being finished may take so long after SIGTERM or SIGHUP."""
+
+UNWIND_S = 6.0
+"""Closing engines and removing temporary files may take so long; with `GRACE_S`, less than Slurm's 30 s."""
+
+KEPT = "finished parts are kept"
+IMPORTING = "<frozen importlib._bootstrap>"
 
 
-class StopFlag:
-    """Remembers that a stop was asked for; a second signal stops at once, losing only the current part.
+class StopNow(KeyboardInterrupt):
+    """Ends the command from wherever it is.
 
-    One of several processes of a run waits for the step's end in any case: the others wait for it.
+    No ``Exception``, so that no library takes it for a failure of its own.
+    """
+
+
+class Section:
+    """A stretch of the command in which a request to stop waits, or does not.
+
+    Sections nest: behind the end of one, the one around it holds again.
+    """
+
+    def __init__(self, request: "StopRequest", *, is_finishing: bool, however_long: bool = False) -> None:
+        self.request = request
+        self.is_finishing = is_finishing
+        self.however_long = however_long
+        self.around: Section | None = None
+
+    def __enter__(self) -> None:
+        self.around, self.request.section = self.request.section, self
+        if not self.is_finishing:
+            self.request.stop_if_asked()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.request.section = self.around
+
+
+class StopRequest:
+    """Whether a stop was asked for, and what becomes of the process then.
+
+    ``number`` is the first signal and ``asked_at`` when it came, in seconds since the epoch.
+    ``has_raised``: `StopNow` was raised, which happens once a process. ``section``: where the
+    command is.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-
-    def install(self) -> None:
-        """Catch SIGTERM, and SIGUSR1 where it exists (Slurm sends it before the time limit)."""
-        for name in ("SIGTERM", "SIGUSR1"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._on_signal)
+        self.number: int | None = None
+        self.asked_at: float | None = None
+        self.has_raised = False
+        self.section: Section | None = None
+        self._first_at = 0.0
+        self._reason, self._overdue = "", ""
+        self._exit_code = 1
+        self._is_installed = False
+        self._is_over = False
+        self._is_lost = False
 
     def __call__(self) -> bool:
         """Return whether to stop."""
-        return self.asked
+        return self.number is not None
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            return  # batch systems signal launcher and processes, and the launcher passes it on: still one request
-        if self.asked:
-            raise StoppedEarly("stopped at once by a second signal; finished parts are kept",
-                               hint="run the same command again to go on")  # fmt: skip
-        self.asked = True
+    def when_asked(self) -> float | None:
+        """Return when the first signal came, in seconds since the epoch."""
+        return self.asked_at
+
+    def finishing(self, *, however_long: bool = False) -> Section:
+        """Return a section in which a first SIGTERM, SIGUSR1 or SIGHUP waits.
+
+        Args:
+            however_long: SIGTERM waits for longer than `GRACE_S`, too: where a checkpoint is cut
+                off, more is lost than a part.
+        """
+        return Section(self, is_finishing=True, however_long=however_long)
+
+    def interruptible(self) -> Section:
+        """Return a section within one that finishes, with nothing to finish: a model is loaded."""
+        return Section(self, is_finishing=False)
+
+    def stop_if_asked(self) -> None:
+        """Stop there and then when a stop was asked for before."""
+        if self.number is not None and not self.has_raised and not _is_one_of_several():
+            self._stop_now(self.number, None, _nothing_to_finish(self.number))
+
+    def install(self) -> None:
+        """Handle the signals from now to the end of the process; once is enough."""
+        if self._is_installed:
+            return
+        self._is_installed = True
+
+        # Handlers first: all else can wait. `nohup` and a script's background have some ignored.
+        for number in _caught():
+            is_ignored = signal.getsignal(number) is signal.SIG_IGN
+            if not (is_ignored and number in (signal.SIGINT, signal.SIGHUP)):
+                signal.signal(number, self._on_signal)
+        sys.unraisablehook = self._on_unraisable
+
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        _thread.start_new_thread(self._watch, (reader,))
+        os.register_at_fork(after_in_child=_be_a_child)
+
+        # Registered before any other, it is called after all others: the interpreter still has
+        # these handlers then.
+        atexit.register(self._end)
+
+    def run(self, command: Callable[[], int]) -> None:
+        """Run a command with signals handled and end the process with its exit code.
+
+        Args:
+            command: imports what it needs and returns an exit code.
+
+        Raises:
+            BaseException: what ``command`` raised, where no stop was asked for: a bug.
+        """
+        code: int | None = None
+        try:
+            try:
+                self.install()
+                code = command()
+            finally:
+                self._is_over = True  # what comes now changes nothing: the exit code is known
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        except BaseException:
+            if not self.has_raised:  # else it is what some library made of it
+                raise
+        if self.has_raised and code != 0:  # with 0, the command was done when the signal came
+            code = self._say_why()
+        self._exit_code = 1 if code is None else code
+        if self.has_raised:
+            # `sys.exit` would wait for threads whose parts nobody waits for any more.
+            atexit._run_exitfuncs()  # noqa: SLF001 - the one way to run these without threads
+        sys.exit(self._exit_code)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._is_over:
+            return
+        if self._is_lost:
+            self._is_lost = False
+            self._stop_now(number, frame, self._reason)
+
+        now = time.monotonic()
+        is_first = self.number is None
+        if not is_first and _is_same_request(number, now - self._first_at):
+            return
+        if is_first:
+            self.number, self.asked_at, self._first_at = number, time.time(), now
+
+        if number == signal.SIGHUP:
+            _let_go_of_the_terminal()
+        if number == signal.SIGINT:
+            self._stop_now(number, frame, "")
+        if _is_one_of_several():
+            return
+        if not is_first:
+            reason = self._overdue or "stopped at once by a second signal"
+            self._stop_now(number, frame, reason)
+        if self.section is None or not self.section.is_finishing:
+            self._stop_now(number, frame, _nothing_to_finish(number))
+        name = signal.Signals(number).name
+        _say(f"{name}: finishing what is begun, then stopping; a second signal stops at once\n")
+
+    def _stop_now(self, number: int, frame: FrameType | None, reason: str) -> None:
+        """Raise `StopNow`, once a process and never inside an import; else end the process here.
+
+        Extension modules make tracebacks of an exception that meets them while they are imported.
+        """
+        self._reason = reason
+        self._exit_code = INTERRUPTED if number == signal.SIGINT else STOPPED
+        if self.has_raised or _is_importing(frame):
+            self.has_raised = True
+            self._say_why()
+            _leave(self._exit_code)
+        self.has_raised = True
+        _thread.start_new_thread(self._end_after, (UNWIND_S, self._exit_code))
+        raise StopNow
+
+    def _on_unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Raise `StopNow` again where it met a finalizer or a callback of C: there exceptions end."""
+        if not isinstance(unraisable.exc_value, StopNow):
+            sys.__unraisablehook__(unraisable)
+            return
+        self.has_raised, self._is_lost = False, True
+        _thread.start_new_thread(_signal_after, (0.05, self.number or signal.SIGTERM))
+
+    def _say_why(self) -> int:
+        """Print why the command ends, and return its exit code."""
+        if self._exit_code == INTERRUPTED:
+            _say(f"interrupted: {KEPT}; run the same command again to go on\n")
+            return INTERRUPTED
+        without = ", without --overwrite," if "--overwrite" in sys.argv else ""
+        hint = f"hint: run the same command again{without} to go on"
+        _say(f"{self._reason}; {KEPT}\n\n{hint}\n")
+        return STOPPED
+
+    def _watch(self, reader: int) -> None:
+        """Read each signal as it arrives, and end the process where the main thread does not."""
+        first_at: float | None = None
+        while True:
+            for number in os.read(reader, 64):
+                if number not in _caught():
+                    continue
+
+                now = time.monotonic()
+                is_first = first_at is None
+                if first_at is None:
+                    first_at = now
+                elif _is_same_request(number, now - first_at):
+                    continue
+
+                if self._is_over:
+                    _thread.start_new_thread(self._end_after, (UNWIND_S, None))
+                elif number == signal.SIGINT:
+                    _thread.start_new_thread(self._end_after, (UNWIND_S, INTERRUPTED))
+                elif _is_one_of_several():
+                    continue
+                elif not is_first:
+                    _thread.start_new_thread(self._end_after, (UNWIND_S, STOPPED))
+                elif number != signal.SIGUSR1:
+                    _thread.start_new_thread(self._hurry_after, (GRACE_S, number))
+
+    def _hurry_after(self, seconds: float, number: int) -> None:
+        """Send the signal again, as a second one, unless what is being finished has no limit."""
+        time.sleep(seconds)
+        while self.section is not None and self.section.however_long:
+            time.sleep(1)
+        self._overdue = f"stopped: what was begun took longer than {GRACE_S:.0f} s from the signal"
+        _thread.interrupt_main(signal.Signals(number))
+
+    def _end_after(self, seconds: float, code: int | None) -> None:
+        """End the process, with the exit code that is known where ``code`` is None."""
+        time.sleep(seconds)
+        if code is None or self._is_over:
+            os._exit(self._exit_code)
+
+        # In yet another thread: a terminal or pipe that nobody reads from would hold this one up.
+        text = f"stopped: it did not end by itself within {UNWIND_S:.0f} s; {KEPT}\n"
+        _thread.start_new_thread(_say, (text,))
+        time.sleep(0.2)
+        os._exit(code)
+
+    def _end(self) -> None:
+        _leave(self._exit_code)
+
+
+def _caught() -> tuple[int, ...]:
+    """Return the signals that stop a command, where this system has them."""
+    names = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
+    return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
+
+
+def _nothing_to_finish(number: int) -> str:
+    return f"stopped by {signal.Signals(number).name}, with nothing to finish"
+
+
+def _is_same_request(number: int, seconds_since: float) -> bool:
+    return number in (signal.SIGUSR1, signal.SIGHUP) and seconds_since < AGAIN_S
+
+
+def _is_one_of_several() -> bool:
+    """Return whether a launcher started this process beside others: they stop together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == IMPORTING:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _let_go_of_the_terminal() -> None:
+    """Print nowhere where the terminal is closed: to write to it is an error from now on."""
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+def _signal_after(seconds: float, number: int) -> None:
+    time.sleep(seconds)
+    _thread.interrupt_main(signal.Signals(number))
+
+
+def _be_a_child() -> None:
+    """Give a forked process the handlers of a new one: whoever made it ends it by signals."""
+    signal.set_wakeup_fd(-1)
+    for number in _caught():
+        if signal.getsignal(number) in (signal.SIG_IGN, None):
+            continue
+        is_interrupt = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+
+
+def _say(text: str) -> None:
+    """Print to stderr, past its buffer: whoever is writing to it may have been interrupted."""
+    try:
+        os.write(2, text.encode())
+    except OSError:
+        return
+
+
+def _leave(code: int) -> None:
+    """End the process here.
+
+    The end of the interpreter takes the handlers down first, so that a late signal ends it with -15;
+    and it runs the destructors of C++ libraries while threads of OpenMP are alive, which now and
+    then aborts (134) in place of the exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError, RuntimeError):
+            continue  # a broken pipe, closed, none at all, or being written to
+    if os.isatty(2):
+        _say("\x1b[?25h")  # a progress bar has hidden the cursor
+    os._exit(code)
+
+
+stop_request = StopRequest()

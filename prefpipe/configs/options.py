@@ -101,14 +101,17 @@ class ShardedConfig(StageConfig):
     """What the stages share whose parts can be divided among workers."""
 
     shard_index: int | None = option(
-        None, identity=False, help="this worker's number, from 0; default SLURM_ARRAY_TASK_ID when the array variables are set"
+        None, identity=False, help="this worker's number, from 0; default this task's place in a Slurm array"
     )
-    num_shards: int | None = option(
-        None, identity=False, help="number of workers; default SLURM_ARRAY_TASK_COUNT when the array variables are set"
+    num_shards: int | None = option(None, identity=False, help="number of workers; default the tasks of a Slurm array")
+    shards: bool = option(
+        True, identity=False, help="take the shard from the variables of a Slurm array; --no-shards makes all parts in each task"
     )
 
     def problems(self) -> list[str]:
         found = super().problems()
+        if not self.shards and (self.shard_index is not None or self.num_shards is not None):
+            found.append("--no-shards excludes --shard-index and --num-shards")
         if (self.shard_index is None) != (self.num_shards is None):
             found.append("--shard-index and --num-shards go together")
         elif self.num_shards is not None and self.shard_index is not None:

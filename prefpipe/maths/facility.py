@@ -55,22 +55,28 @@ def work_limit(time_limit_s: float) -> int:
 @compiled
 def solve(cost_CJ: np.ndarray, k: int, limit: int) -> tuple[np.ndarray, float, float, bool]:
     """Return ``(chosen (k,), cost, lower_bound, is_optimal)``; ``limit`` is the work that may be done after local search."""
-    n_clients, n_facilities = cost_CJ.shape
     chosen = choose_greedily(cost_CJ, k)
     cost = improve_by_swaps(cost_CJ, chosen)
+    return certify(cost_CJ, chosen, cost, limit)
+
+
+@compiled
+def certify(cost_CJ: np.ndarray, chosen: np.ndarray, cost: float, limit: int) -> tuple[np.ndarray, float, float, bool]:
+    """Prove that a local optimum is the optimum, or find a better one.
+
+    Returns what `solve` returns. ``chosen`` (k,) is the local optimum and ``cost`` what it costs.
+    """
+    n_clients, n_facilities = cost_CJ.shape
+    k = len(chosen)
     least = 0.0
     for i in range(n_clients):
         least += cost_CJ[i].min()
+
     # With one column open, or one closed, a single swap reaches every subset: a local optimum is the optimum.
     if cost <= least * (1.0 + EQUAL) or k == 1 or k >= n_facilities - 1:
         return chosen, cost, cost, True
-    # In units of the upper bound. No better subset uses an entry above 1, so its size does not matter and 2
-    # will do: weights that span hundreds of powers of e then cannot spoil the arithmetic of the bounds.
-    unit_CJ = np.empty_like(cost_CJ)
-    for i in range(n_clients):
-        for j in range(n_facilities):
-            share = cost_CJ[i, j] / cost
-            unit_CJ[i, j] = min(2.0, share)
+
+    unit_CJ = in_units_of(cost_CJ, cost)
     best, unit_bound, _ = branch_and_bound(unit_CJ, chosen, limit)
     unit_cost = coverage_cost(unit_CJ, best)
     if unit_cost < 1.0 - EQUAL:
@@ -80,6 +86,21 @@ def solve(cost_CJ: np.ndarray, k: int, limit: int) -> tuple[np.ndarray, float, f
     if unit_bound >= unit_cost * (1.0 - EQUAL):
         return chosen, cost, cost, True
     return chosen, cost, cost * (unit_bound / unit_cost), False
+
+
+@compiled
+def in_units_of(cost_CJ: np.ndarray, cost: float) -> np.ndarray:
+    """Return the costs (C, J) in units of an upper bound, at most 2.
+
+    No better subset uses an entry above 1, so its size does not matter and 2 will do: weights that span hundreds of powers
+    of e then cannot spoil the arithmetic of the bounds.
+    """
+    unit_CJ = np.empty_like(cost_CJ)
+    for i in range(cost_CJ.shape[0]):
+        for j in range(cost_CJ.shape[1]):
+            share = cost_CJ[i, j] / cost
+            unit_CJ[i, j] = min(2.0, share)
+    return unit_CJ
 
 
 @compiled
@@ -180,8 +201,8 @@ def branch_and_bound(unit_CJ: np.ndarray, chosen_K: np.ndarray, limit: int) -> t
     depth = n_facilities + 2
     fixed_NJ = np.zeros((depth, n_facilities), dtype=np.int8)
     u_NC, bound_N = np.empty((depth, n_clients)), np.zeros(depth)
-    _shut_copies(unit_CJ, k, fixed_NJ[0])
-    _start_multipliers(unit_CJ, chosen_K, u_NC[0])
+    shut_copies(unit_CJ, k, fixed_NJ[0])
+    start_multipliers(unit_CJ, chosen_K, u_NC[0])
     room = new_workspace(n_clients, n_facilities)
     n_open_nodes, n_steps, work, least_left = 1, ROOT_STEPS, 0, np.inf
     while n_open_nodes > 0:
@@ -219,7 +240,7 @@ def branch_and_bound(unit_CJ: np.ndarray, chosen_K: np.ndarray, limit: int) -> t
 
 
 @compiled
-def _shut_copies(unit_CJ: np.ndarray, k: int, fixed_J: np.ndarray) -> None:
+def shut_copies(unit_CJ: np.ndarray, k: int, fixed_J: np.ndarray) -> None:
     """Shut every column that equals an earlier one, as long as ``k`` stay: a copy can always be exchanged for its original."""
     n_clients, n_facilities = unit_CJ.shape
     n_left = n_facilities
@@ -241,7 +262,7 @@ def _shut_copies(unit_CJ: np.ndarray, k: int, fixed_J: np.ndarray) -> None:
 
 
 @compiled
-def _start_multipliers(unit_CJ: np.ndarray, chosen_K: np.ndarray, u_C: np.ndarray) -> None:
+def start_multipliers(unit_CJ: np.ndarray, chosen_K: np.ndarray, u_C: np.ndarray) -> None:
     """Set each client's multiplier to its second-nearest chosen cost: there the chosen columns have negative ``rho``."""
     for i in range(unit_CJ.shape[0]):
         first, second = np.inf, np.inf

@@ -13,8 +13,9 @@ import numpy as np
 from prefpipe.maths.clusters import choose_lowest_members, k_means
 from prefpipe.maths.compiled import compiled, is_cached
 from prefpipe.maths.coverage import cost_matrix, expected_random_cost, marginal_gains, nearest_chosen
-from prefpipe.maths.facility import coverage_cost, solve
+from prefpipe.maths.facility import coverage_cost
 from prefpipe.maths.random_numbers import draw_below, seed_state
+from prefpipe.maths.wide_spans import LARGEST, TINY, costs_in_unit_of, solve_weighted, unit_reward_of
 
 
 class Pools(NamedTuple):
@@ -22,7 +23,8 @@ class Pools(NamedTuple):
 
     ``negatives`` (P, R): the candidate negatives in order, -1 behind the last; ``n_negatives`` (P,). ``positives`` (P, p)
     best first, -1 behind the last; ``n_positives`` (P,). ``distances`` (P, R, R), or None without embeddings.
-    ``weights`` (P, R): see `prefpipe.maths.selection.response_weights`. ``seeds`` (P,) uint64.
+    ``rewards`` (P, R), 0 where there is no candidate. ``weights`` (P, R): see `prefpipe.maths.selection.response_weights`;
+    ``temperatures`` (P,) their T. ``seeds`` (P,) uint64.
     """
 
     negatives: np.ndarray
@@ -30,7 +32,9 @@ class Pools(NamedTuple):
     positives: np.ndarray
     n_positives: np.ndarray
     distances: np.ndarray | None
+    rewards: np.ndarray
     weights: np.ndarray
+    temperatures: np.ndarray
     seeds: np.ndarray
     k: int
     covers_all: bool
@@ -41,14 +45,22 @@ class Pools(NamedTuple):
 class Choice(NamedTuple):
     """What was chosen: ``negatives`` (P, K) ascending, -1 behind the last, and what the strategy knows of it.
 
-    ``lower_bound`` (P,) and ``is_optimal`` (P,) are of ``opt-select``, ``clusters`` (P, R) of ``coreset``; NaN, False and -1
-    elsewhere.
+    ``bound_share`` (P,), the lower bound as a share of the choice's cost, and ``is_optimal`` (P,) are of ``opt-select``,
+    ``clusters`` (P, R) of ``coreset``; NaN, False and -1 elsewhere.
     """
 
     negatives: np.ndarray
-    lower_bound: np.ndarray
+    bound_share: np.ndarray
     is_optimal: np.ndarray
     clusters: np.ndarray
+
+
+class _Weighting(NamedTuple):
+    """Opt-Select's weights (P, R), the rewards (P, R) and temperatures (P,) that they are made from."""
+
+    rewards: np.ndarray
+    weights: np.ndarray
+    temperatures: np.ndarray
 
 
 class Strategy(NamedTuple):
@@ -100,7 +112,16 @@ def _choose_coreset(pools: Pools, choice: Choice) -> None:
 
 def _choose_opt_select(pools: Pools, choice: Choice) -> None:
     assert pools.distances is not None
-    _solve(pools.distances, pools.weights, _clients(pools), pools.negatives, pools.n_negatives, pools.work_limit, choice)
+    weighting = _Weighting(pools.rewards, pools.weights, pools.temperatures)
+    _solve(
+        pools.distances,
+        weighting,
+        _clients(pools),
+        pools.negatives,
+        pools.n_negatives,
+        pools.work_limit,
+        choice,
+    )
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -130,7 +151,11 @@ def is_ready() -> bool:
 
 
 class Explanation(NamedTuple):
-    """What a choice covers, in units of the largest weight: NaN, and -1 in ``represents``, without distances.
+    """What a choice covers: NaN, and -1 in ``represents``, without distances.
+
+    Costs are in units of ``exp(log_unit)`` (P,) times the largest weight. ``log_unit`` is 0 except where the cost of the
+    choice would leave the float range: there the unit is the weight of the response that costs most, and what is beyond
+    the largest float stands as the largest float.
 
     ``cost`` (P,) of the choice, ``cost_bottom_k`` (P,) of the lowest rewards, ``cost_random`` (P,) the mean over all choices
     of as many. ``gains`` (P, K) beside the chosen negatives. ``represents`` (P, R): the index of the chosen negative that
@@ -142,6 +167,7 @@ class Explanation(NamedTuple):
     cost_random: np.ndarray
     gains: np.ndarray
     represents: np.ndarray
+    log_unit: np.ndarray
 
 
 def explain(pools: Pools, choice: Choice) -> Explanation:
@@ -153,10 +179,12 @@ def explain(pools: Pools, choice: Choice) -> Explanation:
         np.full(n_prompts, np.nan),
         np.full(choice.negatives.shape, np.nan),
         np.full((n_prompts, n_candidates), -1, dtype=np.int64),
+        np.zeros(n_prompts),
     )
     if pools.distances is not None:
         clients = _clients(pools)
-        _explain(pools.distances, pools.weights, clients, pools.negatives, pools.n_negatives, choice.negatives, told)
+        weighting = _Weighting(pools.rewards, pools.weights, pools.temperatures)
+        _explain(pools.distances, weighting, clients, pools.negatives, pools.n_negatives, choice.negatives, told)
     return told
 
 
@@ -209,26 +237,43 @@ def _cluster(
 
 @compiled
 def _solve(
-    distances_PRR: np.ndarray, weights_PR: np.ndarray, clients_PC: np.ndarray, negatives_PR: np.ndarray,
-    n_negatives_P: np.ndarray, limit: int, choice: Choice,
-) -> None:  # fmt: skip
+    distances_PRR: np.ndarray,
+    weighting: _Weighting,
+    clients_PC: np.ndarray,
+    negatives_PR: np.ndarray,
+    n_negatives_P: np.ndarray,
+    limit: int,
+    choice: Choice,
+) -> None:
     for p in range(len(n_negatives_P)):
         negatives_N = negatives_PR[p, : n_negatives_P[p]]
         if len(negatives_N) == 0:
             continue
-        clients_C = clients_PC[p, : _count(clients_PC[p])]
-        cost_CN = cost_matrix(distances_PRR[p], weights_PR[p], clients_C, negatives_N)
-        columns_K, _, bound, is_optimal = solve(cost_CN, min(choice.negatives.shape[1], len(negatives_N)), limit)
+        columns_K, bound_share, is_optimal = solve_weighted(
+            distances_PRR[p],
+            weighting.weights[p],
+            weighting.rewards[p],
+            weighting.temperatures[p],
+            clients_PC[p, : _count(clients_PC[p])],
+            negatives_N,
+            min(choice.negatives.shape[1], len(negatives_N)),
+            limit,
+        )
         choice.negatives[p, : len(columns_K)] = np.sort(negatives_N[columns_K])
-        choice.lower_bound[p] = bound
+        choice.bound_share[p] = bound_share
         choice.is_optimal[p] = is_optimal
 
 
 @compiled
 def _explain(
-    distances_PRR: np.ndarray, weights_PR: np.ndarray, clients_PC: np.ndarray, negatives_PR: np.ndarray,
-    n_negatives_P: np.ndarray, chosen_PK: np.ndarray, told: Explanation,
-) -> None:  # fmt: skip
+    distances_PRR: np.ndarray,
+    weighting: _Weighting,
+    clients_PC: np.ndarray,
+    negatives_PR: np.ndarray,
+    n_negatives_P: np.ndarray,
+    chosen_PK: np.ndarray,
+    told: Explanation,
+) -> None:
     for p in range(len(n_negatives_P)):
         negatives_N = negatives_PR[p, : n_negatives_P[p]]
         chosen_K = chosen_PK[p, : _count(chosen_PK[p])]
@@ -236,13 +281,25 @@ def _explain(
         if k == 0:
             continue
         clients_C = clients_PC[p, : _count(clients_PC[p])]
-        cost_CN = cost_matrix(distances_PRR[p], weights_PR[p], clients_C, negatives_N)
+        cost_CN = cost_matrix(distances_PRR[p], weighting.weights[p], clients_C, negatives_N)
         place_R = np.empty(negatives_PR.shape[1], dtype=np.int64)
         for column in range(len(negatives_N)):
             place_R[negatives_N[column]] = column
         columns_K = np.sort(place_R[chosen_K])
-        told.cost[p] = coverage_cost(cost_CN, columns_K)
-        told.cost_bottom_k[p] = coverage_cost(cost_CN, np.arange(k))
-        told.cost_random[p] = expected_random_cost(cost_CN, k)
+
+        cost = coverage_cost(cost_CN, columns_K)
+        if cost < TINY:
+            rewards_R, temperature = weighting.rewards[p], weighting.temperatures[p]
+            unit_reward = unit_reward_of(distances_PRR[p], rewards_R, temperature, clients_C, negatives_N, columns_K)
+            if not np.isnan(unit_reward):
+                told.log_unit[p] = (rewards_R[clients_C].min() - unit_reward) / temperature
+                cost_CN = costs_in_unit_of(distances_PRR[p], rewards_R, temperature, clients_C, negatives_N, unit_reward)
+                cost = coverage_cost(cost_CN, columns_K)
+
+        told.cost[p] = cost
+        told.cost_bottom_k[p] = min(LARGEST, coverage_cost(cost_CN, np.arange(k)))
+        told.cost_random[p] = min(LARGEST, expected_random_cost(cost_CN, k))
         marginal_gains(cost_CN, place_R[chosen_K], told.gains[p, :k])
+        for place in range(k):
+            told.gains[p, place] = min(told.gains[p, place], LARGEST)
         nearest_chosen(distances_PRR[p], clients_C, negatives_N[columns_K], told.represents[p])

@@ -42,7 +42,10 @@ class Selection(NamedTuple):
     ``positives`` (p,) best reward first; ``negatives`` (k,) ascending index; no index is in both. ``cost`` is Opt-Select's
     objective of the negatives, ``lower_bound`` a proven bound on the least possible and ``is_optimal`` whether they agree to
     1e-9 relative. ``cost`` is NaN without embeddings or distances, the other two are NaN and False under other strategies than
-    ``opt-select``. Costs are in units of the largest weight: see `response_weights`. ``cost_bottom_k`` and ``cost_random`` are
+    ``opt-select``. Costs are in units of ``exp(log_unit)`` times the largest weight: see `response_weights`. ``log_unit`` is 0
+    unless the rewards span hundreds of T and the cost would leave the float range; what is beyond it then is the largest float.
+    ``largest_share``: the share of the sum of the weights that the lowest reward has; near 1 it alone decides what is chosen
+    first, and ``weight_temperature="auto"`` lets the others count. ``cost_bottom_k`` and ``cost_random`` are
     what the k lowest rewards and, on average, k random candidates would cost. ``gains`` (k,): by how much the cost would rise
     without each negative. ``clusters`` (R,): the k-means cluster of each candidate negative (``coreset``), -1 elsewhere.
     ``represents`` (R,): the index of the chosen negative nearest to each candidate that the objective covers, -1 elsewhere.
@@ -58,6 +61,8 @@ class Selection(NamedTuple):
     gains: np.ndarray
     cost_bottom_k: Any
     cost_random: Any
+    log_unit: Any
+    largest_share: Any
 
 
 def select_responses(
@@ -168,14 +173,18 @@ def select_pools(
     n_negatives_P = is_negative_PR.sum(axis=1)
     width = int(n_positives_P.max(initial=1))
     covers_all = options.get("cover", "negatives") == "all"
-    clients_PR = mask_PR if covers_all else is_negative_PR
+    clients_PR = (mask_PR if covers_all else is_negative_PR) & (n_negatives_P > 0)[:, None]
+    temperatures_P = _temperatures(rewards_PR, mask_PR, clients_PR, options.get("weight_temperature", "paper"))
+    weights_PR = _weights(rewards_PR, clients_PR, temperatures_P)
     pools = Pools(
         negatives=np.where(places_R[None] < n_negatives_P[:, None], ascending_PR, -1),
         n_negatives=n_negatives_P,
         positives=np.where(places_R[None, :width] < n_positives_P[:, None], best_first_PR[:, :width], -1),
         n_positives=n_positives_P,
         distances=distances_PRR,
-        weights=_weights(rewards_PR, mask_PR, clients_PR, options.get("weight_temperature", "paper")),
+        rewards=rewards_PR,
+        weights=weights_PR,
+        temperatures=temperatures_P,
         seeds=seeds_P,
         k=_n_negatives(rule, strategy, k, n_candidates),
         covers_all=covers_all,
@@ -184,10 +193,22 @@ def select_pools(
     )
     choice = choose(rule, pools)
     told = explain(pools, choice)
+    # The largest weight is 1, so its share is one over the sum.
+    sums_P = weights_PR.sum(axis=1)
     return Selection(
-        pools.positives, choice.negatives, told.cost, choice.lower_bound, choice.is_optimal, choice.clusters, told.represents,
-        told.gains, told.cost_bottom_k, told.cost_random,
-    )  # fmt: skip
+        positives=pools.positives,
+        negatives=choice.negatives,
+        cost=told.cost,
+        lower_bound=told.cost * choice.bound_share,
+        is_optimal=choice.is_optimal,
+        clusters=choice.clusters,
+        represents=told.represents,
+        gains=told.gains,
+        cost_bottom_k=told.cost_bottom_k,
+        cost_random=told.cost_random,
+        log_unit=told.log_unit,
+        largest_share=np.divide(1.0, sums_P, out=np.full(len(sums_P), np.nan), where=sums_P > 0.0),
+    )
 
 
 def _n_negatives(rule: Strategy, strategy: str, k: int, n_candidates: int) -> int:
@@ -220,21 +241,27 @@ def resolve_temperature(rewards_R: np.ndarray, setting: Literal["paper", "auto"]
     return float(setting)
 
 
-def _weights(
-    rewards_PR: np.ndarray, mask_PR: np.ndarray, clients_PR: np.ndarray, setting: Literal["paper", "auto"] | float
+def _temperatures(
+    rewards_PR: np.ndarray,
+    mask_PR: np.ndarray,
+    clients_PR: np.ndarray,
+    setting: Literal["paper", "auto"] | float,
 ) -> np.ndarray:
-    """Return the weights (P, R) of the clients, 0 elsewhere; the temperature is of all candidates, the scale of the clients."""
+    """Return T of each prompt (P,), of all its candidates; 1 where it covers nobody."""
+    if setting != "auto":
+        return np.full(len(rewards_PR), 1.0 if setting == "paper" else float(setting))
+    temperatures_P = np.ones(len(rewards_PR))
+    for p in np.flatnonzero(clients_PR.any(axis=1)):
+        temperatures_P[p] = resolve_temperature(rewards_PR[p, mask_PR[p]], setting)
+    return temperatures_P
+
+
+def _weights(rewards_PR: np.ndarray, clients_PR: np.ndarray, temperatures_P: np.ndarray) -> np.ndarray:
+    """Return the weights (P, R) of the clients, the largest 1; 0 elsewhere and where they underflow."""
     weights_PR = np.zeros(rewards_PR.shape)
-    if setting == "auto":
-        for p in np.flatnonzero(clients_PR.any(axis=1)):
-            clients = clients_PR[p]
-            temperature = resolve_temperature(rewards_PR[p, mask_PR[p]], setting)
-            weights_PR[p, clients] = response_weights(rewards_PR[p, clients], temperature)
-        return weights_PR
-    temperature = 1.0 if setting == "paper" else float(setting)
     lowest_P1 = np.where(clients_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
-        weights_PR[clients_PR] = np.exp((lowest_P1 - rewards_PR) / temperature)[clients_PR]
+        weights_PR[clients_PR] = np.exp((lowest_P1 - rewards_PR) / temperatures_P[:, None])[clients_PR]
     return weights_PR
 
 
@@ -245,5 +272,6 @@ def _only_prompt(found: Selection) -> Selection:
     return one._replace(
         positives=one.positives[one.positives >= 0], negatives=one.negatives[kept], gains=one.gains[kept],
         cost=float(one.cost), lower_bound=float(one.lower_bound), is_optimal=bool(one.is_optimal),
-        cost_bottom_k=float(one.cost_bottom_k), cost_random=float(one.cost_random),
+        cost_bottom_k=float(one.cost_bottom_k), cost_random=float(one.cost_random), log_unit=float(one.log_unit),
+        largest_share=float(one.largest_share),
     )  # fmt: skip

@@ -73,7 +73,8 @@ class _Work:
         """Embed and write one part."""
         if self.embedder is None:
             self.runtime.log("loading the embedder")
-            self.embedder = self.open_embedder()
+            with self.runtime.interruptible():
+                self.embedder = self.open_embedder()
             self.stack.callback(self.embedder.close)
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
         table, _ = self.candidates.read(index, columns)

@@ -236,7 +236,8 @@ class _Work:
     def _engine(self, sampler_idx: int) -> Generator:
         if sampler_idx not in self.engines:
             self.runtime.log(f"loading {self.samplers[sampler_idx].name}")
-            engine = self.samplers[sampler_idx].open()
+            with self.runtime.interruptible():
+                engine = self.samplers[sampler_idx].open()
             self.stack.callback(engine.close)
             self.engines[sampler_idx] = engine
         return self.engines[sampler_idx]

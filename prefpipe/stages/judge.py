@@ -177,7 +177,8 @@ class _Work:
     def _open(self) -> PairwiseJudge:
         if self.opened is None:
             self.runtime.log(f"opening the judge {self.config.judge}")
-            self.opened = self.judge.open()
+            with self.runtime.interruptible():
+                self.opened = self.judge.open()
             self.stack.callback(self.opened.close)
         return self.opened
 

@@ -121,7 +121,8 @@ class _Work:
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Measure and write one part."""
         if self.model is None:
-            self._open()
+            with self.runtime.interruptible():
+                self._open()
         is_candidates = kind_of(self.groups) == "candidates"
         table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS if is_candidates else COLUMNS))
         read = groups_of_candidates if is_candidates else groups_of

@@ -116,7 +116,8 @@ class _FromFile:
             rated = {pair.pair_idx: given_scores(pair) for pair in pairs}
         else:
             if self.opened is None and readable:
-                self.opened = self.rater.open()
+                with self.runtime.interruptible():
+                    self.opened = self.rater.open()
             found = self.opened.rate(readable) if self.opened is not None else []
             rated = {pair.pair_idx: each for pair, each in zip(readable, found, strict=True)}
         return [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]

@@ -65,8 +65,10 @@ def _costs(sample: Sample, ks: Sequence[int], positives: int, identity: dict[str
     for k in ks:
         for name in COMPARED:
             found = select_responses(sample.rewards, None, k, name, distances=sample.distances, mask=sample.mask, **options)
-            costs[name].append(found.cost)
-        costs["random"].append(found.cost_random)
+            # every strategy and every k in one unit, the largest weight: what is beyond floats there is 0 beside random
+            unit = np.exp(found.log_unit)
+            costs[name].append(found.cost * unit)
+        costs["random"].append(found.cost_random * unit)
     scale = costs["random"][0]
     usable = np.isfinite(scale) & (scale > 0)  # equal responses cost nothing, whatever is chosen
     if not usable.any():

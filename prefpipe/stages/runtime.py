@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,28 @@ def no_progress(_description: str, _total: int) -> Iterator[Advance]:
     yield lambda _n: None
 
 
+def no_section(*, however_long: bool = False) -> AbstractContextManager[None]:  # noqa: ARG001
+    """Stand in for a section of `Runtime` where nothing asks to stop."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Runtime:
     """The world outside: where to log, whether to stop, how to show progress, what to record in ``run.json``.
 
-    ``started``: when the command began, on the monotonic clock.
+    A request to stop ends the command there and then, unless it comes in a section that is
+    ``finishing()`` something; there one asks ``should_stop()``. ``interruptible()`` is a section
+    within such a one that has nothing to finish: a model is loaded. ``when_asked()`` is when the
+    request came and ``ends_at`` when the batch system ends the job, both in seconds since the
+    epoch. ``started``: when the command began, on the monotonic clock.
     """
 
     log: Callable[[str], None] = lambda _line: None
     should_stop: Callable[[], bool] = lambda: False
+    finishing: Callable[..., AbstractContextManager[None]] = no_section
+    interruptible: Callable[[], AbstractContextManager[None]] = no_section
+    when_asked: Callable[[], float | None] = lambda: None
+    ends_at: float | None = None
     progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress
     context: Mapping[str, Any] = field(default_factory=dict)
     shard: Shard = Shard()
@@ -99,8 +113,11 @@ def loop_over_parts(
     summary.n_parts_kept = len(indices) - len(to_do)
     if summary.n_parts_kept:
         runtime.log(f"{output.path}: {summary.n_parts_kept} of {len(indices)} parts are finished and kept")
+    if not indices and runtime.shard.count > 1:
+        runtime.log(_nothing_to_do(runtime.shard, output))
+    clock = PartClock(runtime)
     with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
-        for _ in _made(to_do, make, runtime.should_stop, min(workers, len(to_do))):
+        for _ in _made(to_do, clock.timed(make), runtime, min(workers, len(to_do))):
             summary.n_parts_made += 1
             advance(1)
     n_left = len(to_do) - summary.n_parts_made
@@ -114,34 +131,108 @@ def loop_over_parts(
         summary.counts.update(footer.counts)
 
 
-def _made(to_do: Sequence[int], make: Callable[[int], None], should_stop: Callable[[], bool], workers: int) -> Iterator[int]:
-    """Yield the parts as they are made, until all are or a stop is asked for; parts begun are always finished."""
+def _nothing_to_do(shard: Shard, output: Output) -> str:
+    """Say that a worker has no part, and what would give it one."""
+    return (
+        f"shard {shard.index} of {shard.count} has no part to make: {output.path} has "
+        f"{output.n_parts} in all. More workers need more parts: a smaller --part-size where the "
+        "prompts are read (generate, import)"
+    )
+
+
+class PartClock:
+    """Compares the time that parts take with the time that the batch system leaves.
+
+    Says once what would be lost: a part that is begun too late is cut off and made again.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.times_s: list[float] = []
+        self._has_warned = False
+
+    @property
+    def longest_s(self) -> float:
+        """The longest part so far: of those behind the first, which also loads a model."""
+        return max(self.times_s[1:] or self.times_s, default=0.0)
+
+    def timed(self, make: Callable[[int], None]) -> Callable[[int], None]:
+        """Return ``make`` with a look at the clock before and after."""
+
+        def make_timed(index: int) -> None:
+            self._before_a_part()
+            started = time.monotonic()
+            make(index)
+            self.times_s.append(time.monotonic() - started)
+            self._after_a_part()
+
+        return make_timed
+
+    def _before_a_part(self) -> None:
+        ends_at = self.runtime.ends_at
+        if ends_at is not None and 0 < ends_at - time.time() < self.longest_s:
+            self._warn(f"the job ends in {ends_at - time.time():.0f} s", "the next one may be lost")
+
+    def _after_a_part(self) -> None:
+        """Compare with the notice that the signal gave; it is not to be seen before it comes."""
+        ends_at, asked_at = self.runtime.ends_at, self.runtime.when_asked()
+        if ends_at is not None and asked_at is not None and ends_at - asked_at < self.longest_s:
+            self._warn(f"the signal came {ends_at - asked_at:.0f} s before the job ends",
+                       "one begun just before it would be lost")  # fmt: skip
+
+    def _warn(self, what: str, loss: str) -> None:
+        if self._has_warned:
+            return
+        self._has_warned = True
+        notice_s = ceil(self.longest_s * 1.2 / 60) * 60
+        self.runtime.log(
+            f"warning: a part takes {self.longest_s:.0f} s and {what}: {loss}. Ask for the signal "
+            f"earlier, --signal=B:USR1@{notice_s}, or for smaller parts, --part-size"
+        )
+
+
+def _made(to_do: Sequence[int], make: Callable[[int], None], runtime: Runtime, workers: int) -> Iterator[int]:
+    """Yield the parts as they are made, until all are or a stop is asked for.
+
+    Parts that are begun are finished, unless this is left by an exception.
+    """
     if workers <= 1:
         for index in to_do:
-            if should_stop():
+            if runtime.should_stop():
                 return
-            make(index)
+            with runtime.finishing():
+                make(index)
             yield index
         return
+
     waiting = iter(to_do)
-    with ThreadPoolExecutor(workers) as threads:
-        running: dict[Future[None], int] = {}
-        failed: dict[int, BaseException] = {}
-        while True:
-            while len(running) < workers and not failed and not should_stop():
-                following = next(waiting, None)
-                if following is None:
+    running: dict[Future[None], int] = {}
+    failed: dict[int, BaseException] = {}
+    threads = ThreadPoolExecutor(workers)
+    try:
+        with runtime.finishing():  # all of it: while there is a loop, parts are being made
+            while True:
+                while len(running) < workers and not failed and not runtime.should_stop():
+                    following = next(waiting, None)
+                    if following is None:
+                        break
+                    running[threads.submit(make, following)] = following
+                if not running:
                     break
-                running[threads.submit(make, following)] = following
-            if not running:
-                break
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
-                index, error = running.pop(future), future.exception()
-                if error is None:
-                    yield index
-                else:
-                    failed[index] = error
+
+                finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    index, error = running.pop(future), future.exception()
+                    if error is None:
+                        yield index
+                    else:
+                        failed[index] = error
+    except BaseException:
+        # An interrupt. Parts appear whole or not at all, so nobody need wait for them.
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    threads.shutdown()
+
     if failed:
         raise failed[min(failed)]
 

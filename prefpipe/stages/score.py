@@ -216,7 +216,8 @@ class _Work:
     def _scorer(self, rater: Rater) -> Scorer:
         if rater.name not in self.scorers:
             self.runtime.log(f"loading scorer {rater.name}")
-            scorer = rater.open()
+            with self.runtime.interruptible():
+                scorer = rater.open()
             self.stack.callback(scorer.close)
             example = getattr(scorer, "example", None)
             if example:

@@ -50,6 +50,8 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     if "embeddings" in inputs and not is_ready():
         runtime.log("compiling the selection loops, once an installation: about a quarter of a minute")
     selector = PartSelector(config, expression, inputs, output)
+    if indices:
+        selector.rehearse()
     loop_over_parts(
         output, parents.__getitem__, lambda index: selector.make(index, parents[index]), runtime, summary, indices=indices,
         workers=config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0))),

@@ -41,6 +41,18 @@ class PartSelector:
     ) -> None:
         self.config, self.expression, self.inputs, self.output = config, expression, inputs, output
 
+    def rehearse(self) -> None:
+        """Select from one made-up prompt, so that all loops are loaded, or compiled.
+
+        Not in the threads that make the parts: an interrupt leaves a thread that compiles in its
+        lock, and the process waiting for it.
+        """
+        rewards_PR = np.array([[3.0, 1.0, 0.0, 2.0]])
+        distances_PRR = None
+        if "embeddings" in self.inputs:
+            distances_PRR = pairwise_distances(np.eye(4, dtype=np.float32)[None])
+        self._select_pools(rewards_PR, distances_PRR, np.full(rewards_PR.shape, True), np.zeros(1, dtype=np.uint64))
+
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Select and write one part."""
         screened = screen_part(self.inputs, self.expression, self.config, index)
@@ -50,9 +62,17 @@ class PartSelector:
         self.output.write(index, written, counts=counts, parents=parents, tally=tally)
 
     def _select(self, screened: Screened) -> Selection:
-        config = self.config
         has_group_P1 = is_none(screened.verdicts)[:, None]
         mask = screened.kept & has_group_P1
+        ids = screened.pools.prompt_ids.to_pylist()
+        seeds_P = np.array([seed_for(self.config.seed, each, 0) for each in ids], dtype=np.uint64)
+        rewards_PR = np.where(mask, screened.rewards, 0.0)
+        return self._select_pools(rewards_PR, screened.distances, mask, seeds_P)
+
+    def _select_pools(
+        self, rewards_PR: np.ndarray, distances_PRR: np.ndarray | None, mask_PR: np.ndarray, seeds_P: np.ndarray
+    ) -> Selection:
+        config = self.config
         temperature: Any = config.weight_temperature
         if temperature not in ("paper", "auto"):
             temperature = float(temperature)
@@ -61,11 +81,9 @@ class PartSelector:
             positives=config.positives, weight_temperature=temperature, cover=cover, n_init=config.n_init,
             time_limit_s=config.time_limit,
         )  # fmt: skip
-        seeds = np.array([seed_for(config.seed, each, 0) for each in screened.pools.prompt_ids.to_pylist()], dtype=np.uint64)
         return select_pools(
-            np.where(mask, screened.rewards, 0.0), screened.distances, mask, k=config.k, strategy=config.strategy, seeds_P=seeds,
-            options=options,
-        )  # fmt: skip
+            rewards_PR, distances_PRR, mask_PR, k=config.k, strategy=config.strategy, seeds_P=seeds_P, options=options
+        )
 
 
 def screen_part(

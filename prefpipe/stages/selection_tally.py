@@ -15,6 +15,8 @@ from prefpipe.maths.selection import Selection
 from prefpipe.stages.pool_index import Screened, flat
 
 LEFT_OUT, REJECTED = "left_out.", "rejected."
+OWNED = 0.99
+"""A share of Opt-Select's weights from which one response owns the sum."""
 CHARS_PER_TOKEN = 4
 """Of English text, about; for lengths that nobody counted."""
 
@@ -105,7 +107,9 @@ def _costs(selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
         return {}
     comparable = is_measured & (selection.cost_random > 0.0)
     unit = selection.cost_random[comparable]
+    owned = is_measured & (selection.largest_share >= OWNED)
     return {
+        **({"n_owned": int(owned.sum())} if owned.any() else {}),
         "n_optimal": int(selection.is_optimal[is_measured].sum()),
         "n_covered": int(comparable.sum()),
         "cost_share": float((selection.cost[comparable] / unit).sum()),
@@ -126,9 +130,14 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
     if "pool_spread" in tally:
         lines.append(f"mean reward spread, highest minus lowest: {tally['pool_spread'] / groups:.4g} in the pools, "
                      f"{tally['kept_spread'] / groups:.4g} in the groups")  # fmt: skip
+    facts = facts_of_tally(tally)
     if strategy == "opt-select":
         lines.append(f"{tally.get('n_optimal', 0):,} of {_many(groups, 'group')} proven optimal")
-    facts = facts_of_tally(tally)
+        if facts["n_owned"]:
+            lines.append(
+                f"in {facts['n_owned']:,} of {_many(groups, 'group')} one response has {OWNED:.0%} or more of the weights "
+                "exp((mean r - r)/T): the others decide only what it leaves open; --weight-temperature auto lets them count"
+            )
     if facts["coverage_cost"] is not None:
         lines.append(f"mean coverage cost, with k random candidates 1: {facts['coverage_cost']:.3f}; "
                      f"the k lowest rewards {facts['coverage_cost_bottom_k']:.3f}")  # fmt: skip
@@ -167,6 +176,7 @@ def facts_of_tally(tally: Mapping[str, float]) -> dict[str, Any]:
     }
     for name in ("n_prompts", "n_candidates", "n_usable", "n_kept", "n_optimal"):
         facts[name] = tally.get(name, 0)
+    facts["n_owned"] = tally.get("n_owned", 0)
     covered = tally.get("n_covered", 0)
     facts["coverage_cost"] = tally["cost_share"] / covered if covered else None
     facts["coverage_cost_bottom_k"] = tally["bottom_k_cost_share"] / covered if covered else None

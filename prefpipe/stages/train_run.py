@@ -1,5 +1,6 @@
 """One training run: from the rows of the groups to a saved policy and the figures of the run."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,15 @@ from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
 from prefpipe.stages.train_reference import Reference
 from prefpipe.stages.train_sides import side_of
-from prefpipe.training.callbacks import CollapseWarning, LogWithCheckpoints, MetricsFile, ProgressBar, StopWhenAsked, TensorBoard
+from prefpipe.training.callbacks import (
+    CollapseWarning,
+    FirstStep,
+    LogWithCheckpoints,
+    MetricsFile,
+    ProgressBar,
+    StopWhenAsked,
+    TensorBoard,
+)
 from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, require_wrapper
 from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.evaluation_split import hold_out
@@ -100,7 +109,18 @@ class TrainRun:
             f"{arguments.world_size} devices x {self.settings.per_device_train_batch_size} x "
             f"{arguments.gradient_accumulation_steps} accumulated; learning rate {self.settings.learning_rate:g}"
         )
-        trained = self._loop(policy, groups, arguments)
+        # From the first step until the model is saved, steps are kept however long that takes.
+        with ExitStack() as finishing:
+            trained = self._loop(policy, groups, arguments, finishing)
+            return self._saved(policy, trained)
+
+    def _saved(self, policy: Policy, trained: _Trained) -> dict[str, Any]:
+        """Save what was trained and return the figures of the run.
+
+        Raises:
+            StoppedEarly: the run was stopped, with a checkpoint.
+        """
+        config = self.config
         if trained.stopped:
             is_budget = self.budget is not None and not self.runtime.should_stop()
             why = f"before --max-hours {config.max_hours:g} are over" if is_budget else "as asked"
@@ -190,13 +210,14 @@ class TrainRun:
             self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
         return with_reference(groups, self.ref_logps)
 
-    def _loop(self, policy: Policy, groups: list[Group], arguments: Any) -> _Trained:
+    def _loop(self, policy: Policy, groups: list[Group], arguments: Any, finishing: ExitStack) -> _Trained:
         config, runtime = self.config, self.runtime
         budget = self.budget
         stop = StopWhenAsked(lambda: any_process(runtime.should_stop() or (budget is not None and budget.is_up())))
         callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress)]
         callbacks += [stop] if budget is None else [budget, stop]  # it measures a step before it is asked
         callbacks.append(LogWithCheckpoints())
+        callbacks.append(FirstStep(lambda: finishing.enter_context(runtime.finishing(however_long=True))))
         early = None if config.early_stopping_patience is None else EarlyStopping(config.early_stopping_patience)
         if early is not None:
             callbacks.append(early)

@@ -106,6 +106,19 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
 
+class FirstStep(TrainerCallback):  # type: ignore[misc]
+    """Call ``begin`` once, before the first step: from there on a run has steps to lose."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin: Callable[[], None] | None = begin
+
+    def on_step_begin(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+        """Call it, unless it was called."""
+        if self._begin is not None:
+            self._begin()
+            self._begin = None
+
+
 class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
     """Write a row of the log before every checkpoint and evaluation, whatever ``logging_steps`` says.
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,9 +90,9 @@ def test_incomplete_input_exits_with_4(prompts: Path, capsys) -> None:
 
 
 def test_a_stop_that_was_asked_for_exits_with_75(prompts: Path, capsys, monkeypatch) -> None:
-    from prefpipe.cli.main import stop_flag
+    from prefpipe.cli.signals import stop_request
 
-    monkeypatch.setattr(stop_flag, "asked", True)
+    monkeypatch.setattr(stop_request, "number", signal.SIGTERM)
     assert run(generate(prompts)) == 75
     assert "stopped: generate stopped as asked: 0 parts made now, 3 left" in capsys.readouterr().err
 
@@ -188,7 +189,7 @@ def test_configs_never_repair_a_value() -> None:
             {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "2"},
             "SLURM_ARRAY_TASK_ID=2 does not fit SLURM_ARRAY_TASK_COUNT=2",
         ),
-        ({"SLURM_ARRAY_TASK_ID": "a", "SLURM_ARRAY_TASK_COUNT": "2"}, "SLURM_ARRAY_TASK_ID=a does not fit"),
+        ({"SLURM_ARRAY_TASK_ID": "a", "SLURM_ARRAY_TASK_COUNT": "2"}, "SLURM_ARRAY_TASK_ID=a is no whole number"),
         ({"PREFPIPE_SHARD_INDEX": "0"}, "only one of PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS is set"),
     ],
 )

@@ -95,7 +95,7 @@ def test_slurm_array_variables_are_the_shards(stages: StageServer, undivided: Pa
     assert_same_artifact(folder / "parts", undivided / "generate")
     beyond = stages.run(*words, env={"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "2"})
     assert beyond.code == 2
-    assert "SLURM_ARRAY_TASK_ID=2 does not fit SLURM_ARRAY_TASK_COUNT=2: shards are numbered from 0" in beyond.stderr
+    assert "SLURM_ARRAY_TASK_ID=2 does not fit SLURM_ARRAY_TASK_COUNT=2: tasks are numbered from 0 to 1" in beyond.stderr
     half = stages.run(*words, env={"SLURM_ARRAY_TASK_ID": "0"})
     assert half.code == 2
     assert "only one of SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT is set" in half.stderr

@@ -66,6 +66,7 @@ def test_two_stop_signals_stop_at_once_and_leave_no_temporary_file(folder: Path,
     process = subprocess.Popen([sys.executable, "-m", "prefpipe", *words], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert any("loading" in line for line in process.stderr)
+    time.sleep(0.3)  # what is loading is not waited for
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
     time.sleep(0.2)
