@@ -4,7 +4,7 @@ Nothing here loads a model. A folder is described by hashes of what decides its 
 follows the content and not the name: the same weights under another path are the same model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from typing import Literal
 from prefpipe.artifacts.file_hashes import hash_files
 from prefpipe.artifacts.model_json import load_json, read_json
 from prefpipe.artifacts.safetensors_header import check_safetensors
+from prefpipe.artifacts.template_dates import CLOCK, FIELD
 from prefpipe.artifacts.tokenizer_files import (
     TOKENIZER_FILES,
     find_tokenizer_files,
@@ -42,7 +43,8 @@ class ModelFiles:
     ``requested`` is what the user wrote and ``revision`` the commit a hub name resolved to; neither is
     identity. ``content_hash`` covers weights and configuration, ``tokenizer_hash`` what turns text into ids
     (None when the folder has no tokenizer), ``chat_template_hash`` the template's text. ``base`` is the model
-    under an adapter.
+    under an adapter. ``reads_clock``: the template asks for the date; ``template_date`` is what it is told, None where
+    it does not ask, or nobody has settled it yet.
     """
 
     requested: str
@@ -53,14 +55,22 @@ class ModelFiles:
     tokenizer_hash: str | None
     chat_template_hash: str | None
     base: "ModelFiles | None" = None
+    reads_clock: bool = False
+    template_date: str | None = None
+
+    def dated(self, day: str) -> "ModelFiles":
+        """Return the model with the day that its template is told; the same model where the template does not ask."""
+        return replace(self, template_date=day) if self.reads_clock else self
 
     def identity(self) -> dict[str, str | None]:
         """Return what goes into a fingerprint: hashes of content, never names or paths."""
+        dated = {} if self.template_date is None else {FIELD: self.template_date}
         return {
             "content_hash": self.content_hash,
             "tokenizer_hash": self.tokenizer_hash,
             "chat_template_hash": self.chat_template_hash,
             "base_content_hash": self.base.content_hash if self.base else None,
+            **dated,
         }
 
     @property
@@ -107,6 +117,7 @@ def inspect_model(path: Path | str, requested: str, *, revision: str | None = No
         tokenizer_hash=hash_tokenizer(_tokenizer_folder(owner)),
         chat_template_hash=None if template is None else sha256(template.encode()).hexdigest(),
         base=base,
+        reads_clock=template is not None and CLOCK in template,
     )
 
 

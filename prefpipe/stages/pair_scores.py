@@ -60,6 +60,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
     if summary.n_parts_made and rater is not None:
         summary.facts["elapsed_s"] = elapsed_s = time.perf_counter() - started
         summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
+        summary.notes += source.notes
     check_error_rate(summary, FAILING, config.max_error_rate)
     _sum_up(config, output, rater, summary)
     report_skipped_rows(config, source.skipped, summary)
@@ -83,6 +84,7 @@ class _FromFile:
         self.kind = "given" if rater is None else rater.kind
         self.opened: OpenRater | None = None
         self.n_scored = 0
+        self.notes: list[str] = []
 
     def record(self, context: Mapping[str, Any]) -> RunRecord:
         models = [] if self.rater is None else [dict(each) for each in self.rater.models]
@@ -124,6 +126,7 @@ class _FromFile:
 
     def close(self) -> None:
         if self.opened is not None:
+            self.notes = self.opened.notes()
             self.opened.close()
 
 
@@ -131,6 +134,7 @@ class _FromFolder:
     """Pairs that were scored before."""
 
     n_scored = 0
+    notes: Sequence[str] = ()
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
         self.skipped: list[BadRow] = []

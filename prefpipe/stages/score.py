@@ -227,8 +227,15 @@ class _Work:
 
     def describe(self) -> list[str]:
         """Return a line for each scorer that was used now."""
-        return [f"{name}: mean reward {total / count:.4f} over {count:,} ratings"
-                for name, (count, total) in self.totals.items() if count]  # fmt: skip
+        lines = [
+            f"{name}: mean reward {total / count:.4f} over {count:,} ratings"
+            for name, (count, total) in self.totals.items()
+            if count
+        ]
+        for name, scorer in self.scorers.items():
+            if hasattr(scorer, "notes"):
+                lines += [f"{name}: {note}" for note in scorer.notes()]
+        return lines
 
 
 def checked(score: Score) -> Score:
