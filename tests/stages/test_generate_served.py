@@ -112,6 +112,14 @@ def test_settings_that_a_server_refuses_are_left_out_said_and_recorded(prompts, 
     assert {row["status"] for row in rows_of(tmp_path / "out")} <= {"ok", "truncated"}
 
 
+def test_a_model_whose_log_probabilities_are_forbidden_is_sampled_without(prompts, tmp_path):
+    with running_chat_server(refused_fields=("logprobs",)) as server:
+        server.refusal_status = 403
+        assert generate(prompts(*"ab"), tmp_path / "out", server) == 0
+    assert [row["logp"] for row in rows_of(tmp_path / "out")] == [None, None]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["history"] == [], "it changes no response"
+
+
 def test_a_refusal_that_only_repeats_the_names_changes_nothing(prompts, tmp_path):
     """The first prompt is refused for its content, in words that hold what was sent; the others keep their settings."""
     words = {"error": {"message": "blocked: {'top_k': -1, 'min_p': 0.0, 'logprobs': true}"}}
