@@ -9,7 +9,7 @@ never joins anything.
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from math import isfinite
+from math import fsum, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,11 @@ Key = tuple[str, int | str]
 
 HINT = "each row needs prompt_id, sample_idx (or response) and rating"
 
+SECOND_RATING = "second rating"
+
+JOINED = ("mean", "first")
+"""What ``on_duplicate`` makes one rating of several with."""
+
 
 class _Rating(NamedTuple):
     value: float
@@ -42,41 +47,45 @@ class _Rating(NamedTuple):
 class Ratings(NamedTuple):
     """The ratings of a file: the column that completes their key (``sample_idx`` or ``response``), and each by its key.
 
-    ``n_repeated`` counts rows that say again what an earlier row said.
+    ``n_repeated`` counts rows of a candidate that has a rating already; ``notes`` say what was made of several ratings.
     """
 
     joined_by: str
     by_key: dict[Key, _Rating]
     n_repeated: int
+    notes: list[str]
 
 
 class RatingsScorer:
     """Gives each candidate the rating that a file holds for it.
 
-    ``path`` is a table of any kind that prefpipe reads. With ``skip_bad_rows`` rows that cannot be used are left out, and
-    ``skipped`` holds them.
+    ``path`` is a table of any kind that prefpipe reads. ``on_duplicate`` says what several ratings of one candidate come to,
+    ``mean`` or ``first``; without it they are refused where they differ. With ``skip_bad_rows`` rows that cannot be used are
+    left out, and ``skipped`` holds them.
 
     Raises:
         InputError: a file that cannot be read, a missing column, or rows that cannot be used, each with its place: a key that
             is incomplete or has two different ratings, a rating that is empty, no number, NaN or infinite.
     """
 
-    def __init__(self, path: Path | str, *, rating_column: str = "rating", skip_bad_rows: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, rating_column: str = "rating", on_duplicate: str | None = None, skip_bad_rows: bool = False
+    ) -> None:
         self.path = Path(path)
         self.rating_column = rating_column
-        read = partial(read_ratings, str(path), rating_column)
+        self.on_duplicate = on_duplicate
+        read = partial(read_ratings, str(path), rating_column, on_duplicate)
         found, self.skipped = read_without_bad_rows(read) if skip_bad_rows else (read(), [])
         self._sha256 = content_hash(str(path))
-        self.joined_by = found.joined_by
-        self.n_repeated = found.n_repeated
-        self._ratings = found.by_key
+        self.joined_by, self._ratings, self.n_repeated, self.notes = found
 
     def __len__(self) -> int:
         return len(self._ratings)
 
     def identity(self) -> dict[str, str]:
-        """Return what the fingerprint needs to know: the bytes of the file and the column."""
-        return {"ratings_sha256": self._sha256, "rating_column": self.rating_column}
+        """Return what the fingerprint needs to know: the bytes of the file, the column, and what duplicates come to."""
+        found = {"ratings_sha256": self._sha256, "rating_column": self.rating_column}
+        return found if self.on_duplicate is None else {**found, "on_duplicate": self.on_duplicate}
 
     def unknown_keys(self, candidates: Iterable[tuple[str, int, str]]) -> list[str]:
         """Return, in the order of the file, each rating of no candidate: its key and place in words.
@@ -101,21 +110,21 @@ class RatingsScorer:
         """Hold nothing open, release nothing."""
 
 
-def read_ratings(source: str, rating_column: str) -> Ratings:
+def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> Ratings:
     """Read a file of ratings.
 
     Args:
         source: path or ``hf:`` reference.
         rating_column: the column of the ratings.
+        on_duplicate: see `RatingsScorer`.
 
     Raises:
         InputError: see `RatingsScorer`.
     """
     table = read_user_table(source, text_columns=("response",), hint=HINT)
     joined_by = _find_key_column(table, rating_column)
-    found: dict[Key, _Rating] = {}
-    n_repeated = 0
     problems = Problems(source)
+    several: dict[Key, list[_Rating]] = {}
     columns = [table.values(name) for name in ("prompt_id", joined_by, rating_column)]
     for place, prompt_id, other, value in zip(table.places, *columns, strict=True):
         key, sentences = _checked_key(prompt_id, other, joined_by)
@@ -123,18 +132,36 @@ def read_ratings(source: str, rating_column: str) -> Ratings:
         if sentence is not None:
             sentences.append(sentence)
         if key is not None and rating is not None:
-            earlier = found.setdefault(key, _Rating(rating, place))
-            if earlier.value != rating:
-                first = f"{earlier.place} says {earlier.value:g} (average several raters before this step)"
-                sentences.append(f"second rating {rating:g} for {_describe(key)}; {first}")
-            elif earlier.place != place:
-                n_repeated += 1
+            ratings = several.setdefault(key, [])
+            ratings.append(_Rating(rating, place))
+            earlier = ratings[0]
+            if earlier.value != rating and on_duplicate not in JOINED:
+                sentences.append(f"{SECOND_RATING} {rating:g} for {_describe(key)}; {earlier.place} says {earlier.value:g}")
         for each in sentences:
             problems.add(place, each)
-    problems.raise_if_any(
-        hint="correct these rows, delete those of candidates that nobody rated, or leave them out with --skip-bad-rows"
+    problems.raise_if_any(hint=_hint(problems))
+
+    by_key = {key: ratings[0] for key, ratings in several.items()}
+    n_repeated = sum(len(ratings) - 1 for ratings in several.values())
+    repeated = {key: ratings for key, ratings in several.items() if len(ratings) > 1}
+    if not repeated or on_duplicate not in JOINED:
+        return Ratings(joined_by, by_key, n_repeated, [])
+
+    if on_duplicate == "mean":
+        for key, ratings in repeated.items():
+            by_key[key] = ratings[0]._replace(value=fsum(rating.value for rating in ratings) / len(ratings))
+    first, second = next(iter(repeated.values()))[:2]
+    note = (
+        f"{Path(source).name}: {len(repeated):,} candidates have several ratings, first at {first.place} and {second.place}: "
+        f"their {on_duplicate} is taken (--on-duplicate {on_duplicate})"
     )
-    return Ratings(joined_by, found, n_repeated)
+    return Ratings(joined_by, by_key, n_repeated, [note])
+
+
+def _hint(problems: Problems) -> str:
+    if any(row.reason.startswith(SECOND_RATING) for row in problems.rows):
+        return "where several people rated one candidate, take their mean with --on-duplicate mean; else correct these rows"
+    return "correct these rows, delete those of candidates that nobody rated, or leave them out with --skip-bad-rows"
 
 
 def _find_key_column(table: UserTable, rating_column: str) -> str:
