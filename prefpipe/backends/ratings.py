@@ -77,7 +77,7 @@ class RatingsScorer:
         read = partial(read_ratings, str(path), rating_column, on_duplicate)
         found, self.skipped = read_without_bad_rows(read) if skip_bad_rows else (read(), [])
         self._sha256 = content_hash(str(path))
-        self.joined_by, self._ratings, self.n_repeated, self.notes = found
+        self.joined_by, self._ratings, self.n_repeated, self.notes_of_reading = found
 
     def __len__(self) -> int:
         return len(self._ratings)
