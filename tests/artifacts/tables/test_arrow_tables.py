@@ -208,3 +208,17 @@ def test_user_columns_of_every_type_are_written_into_parts_and_read_on(tmp_path:
     again = read_table(str(part)).columns
     assert column_values(again, "mixed") == [{"k": 1}, {"k": 1}, "z", "z"]
     assert run(["score", str(candidates), "-o", str(tmp_path / "scores"), "--scorer", "fake"]) == 0
+
+
+def test_preference_data_whose_contents_are_arrow_json_is_imported_without_quotes(tmp_path: Path) -> None:
+    """Turns whose contents were texts in some rows and lists of parts in others, as `datasets` writes them."""
+    contents = ['Lake "Chad",\nin Africa.', "The Red Sea"]
+    roles = pa.array(["assistant", "assistant"])
+    turns = pa.ListArray.from_arrays([0, 1, 2], pa.StructArray.from_arrays([roles, as_json(contents)], ["role", "content"]))
+    prompts = as_json([[{"role": "user", "content": "Which?"}], [{"role": "user", "content": 'And "this"?'}]])
+    table = pa.table({"prompt": prompts, "chosen": turns, "rejected": as_json(["The Nile", "null"])})
+    pq.write_table(table, tmp_path / "p.parquet")
+    assert run(["import", str(tmp_path / "p.parquet"), "-o", str(tmp_path / "out"), "--format", "trl"]) == 0
+    rows = rows_of(tmp_path / "out" / "candidates")
+    assert [row["response"] for row in rows] == [contents[0], "The Nile", contents[1], "null"]
+    assert [row["messages"][0]["content"] for row in rows[::2]] == ["Which?", 'And "this"?']
