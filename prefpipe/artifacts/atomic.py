@@ -121,6 +121,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise _disk_error(path, error) from error
     finally:
+        if before.exists() and not path.exists():
+            before.replace(path)  # interrupted, or refused by the disk, between the two renames
         _remove_quietly(temporary)
         _remove_quietly(before)
 

@@ -77,8 +77,9 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
     summary = run_stage(config, runtime)
     if not speaks:
         return
-    console.show_summary(summary)
-    console.pipe(json.dumps(summary.to_json()) if as_json else str(summary.path))
+    with stop_request.finishing():  # the stage is done, and its exit code known
+        console.show_summary(summary)
+        console.pipe(json.dumps(summary.to_json()) if as_json else str(summary.path))
 
 
 for _config_class in STAGES:

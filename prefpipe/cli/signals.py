@@ -9,8 +9,8 @@ stops there and then in any case and exits with 130.
 SIGUSR1        finishes what is begun, however long that takes: Slurm sends it before the limit
 SIGTERM, HUP   the same, for `GRACE_S` at most: Slurm, Kubernetes and systemd kill 30 s after SIGTERM
 SIGINT         finishes nothing
-a second one   finishes nothing; one process of several takes it for the same request, as the others
-               wait for it
+a second one   finishes nothing; under a launcher it is the same request, as processes wait for
+               each other
 =============  ==================================================================================
 
 This module is imported before everything else and imports next to nothing, so that a signal in the
@@ -121,7 +121,7 @@ class StopRequest:
 
     def stop_if_asked(self) -> None:
         """Stop there and then when a stop was asked for before."""
-        if self.number is not None and not self.has_raised and not _is_one_of_several():
+        if self.number is not None and not self.has_raised and not _is_launched():
             self._stop_now(self.number, None, _nothing_to_finish(self.number))
 
     def install(self) -> None:
@@ -194,7 +194,7 @@ class StopRequest:
             _let_go_of_the_terminal()
         if number == signal.SIGINT:
             self._stop_now(number, frame, "")
-        if _is_one_of_several():
+        if _is_launched():
             return
         if not is_first:
             reason = self._overdue or "stopped at once by a second signal"
@@ -256,7 +256,7 @@ class StopRequest:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, None))
                 elif number == signal.SIGINT:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, INTERRUPTED))
-                elif _is_one_of_several():
+                elif _is_launched():
                     continue
                 elif not is_first:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, STOPPED))
@@ -301,9 +301,14 @@ def _is_same_request(number: int, seconds_since: float) -> bool:
     return number in (signal.SIGUSR1, signal.SIGHUP) and seconds_since < AGAIN_S
 
 
-def _is_one_of_several() -> bool:
-    """Return whether a launcher started this process beside others: they stop together."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def _is_launched() -> bool:
+    """Return whether a launcher started this process, beside others or alone.
+
+    They stop together; and batch systems signal the launcher and the processes, to which the
+    launcher passes it on as well.
+    """
+    is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return is_one_of_several or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -20,6 +20,7 @@ from signalled import (
     cases,
     is_ready,
     make_inputs,
+    nothing,
     run_undisturbed,
     start,
     strike,
@@ -77,7 +78,7 @@ def test_a_signal_at_any_moment_loses_nothing_of_what_takes_long(
         struck = strike(case.words(f"struck-{name}"), inputs, number, moment_s)
         assert_well_ended(case, number, struck)
         assert_whole(inputs / f"struck-{name}")
-    if name != "check":
+    if CASES[name].identity is not nothing:
         again = start(case.words(f"struck-{name}"), inputs)
         stderr = again.communicate()[1]
         assert again.returncode in ((0, 2) if name == "merge" else (0,)), stderr  # a merged model is not overwritten
