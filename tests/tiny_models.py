@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     BertConfig,
     BertModel,
@@ -119,3 +119,99 @@ def _save(model_class, config, path, seed) -> Path:
         model.save_pretrained(path)
     make_tiny_tokenizer().save_pretrained(path)
     return path
+
+
+FAMILIES = ("chatml", "llama3", "gemma", "bert", "unigram", "llama2")
+"""Kinds of tokenizers and templates that `make_tokenizer_like` imitates."""
+
+
+def make_tokenizer_like(family) -> PreTrainedTokenizerFast:
+    """Return a tiny tokenizer with the control tokens, the habits and the chat template of a family of models.
+
+    ``llama3``: header tokens, a BOS, contents trimmed. ``gemma``: spaces are ``▁``, what is unknown becomes bytes. ``bert``:
+    lower case, and control tokens that are looked for in lower case as well. ``unigram``: pieces, of which the control tokens
+    are some, that find themselves in plain text. ``llama2``: a space in front of every text, turns in plain words.
+    """
+    if family == "chatml":
+        return make_tiny_tokenizer()
+    made = {"llama3": _like_llama3, "gemma": _like_gemma, "bert": _like_bert, "unigram": _like_unigram, "llama2": _like_llama2}
+    return made[family]()
+
+
+def _finished(tokenizer, special, template, *, eos, bos=None, normalized=False):
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=normalized) for text in special])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=special[0], model_max_length=512,
+        clean_up_tokenization_spaces=False, chat_template=template,
+    )  # fmt: skip
+
+
+def _like_llama3():
+    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # newlines join, as with nearly every tokenizer
+    vocab = {symbol: index for index, symbol in enumerate([*symbols, "ĊĊ", "ĊĊĊ"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("Ċ", "Ċ"), ("ĊĊ", "Ċ")], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    template = (
+        "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + "
+        "'<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+        "{% endif %}"
+    )
+    return _finished(tokenizer, special, template, eos="<|eot_id|>", bos="<|begin_of_text|>")
+
+
+def _like_gemma():
+    special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"]
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "\n", *letters]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<pad>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    template = (
+        "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + "
+        "m.content | trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+    )
+    return _finished(tokenizer, special, template, eos="<end_of_turn>", bos="<bos>")
+
+
+def _like_bert():
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = Tokenizer(models.WordPiece(vocab={piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    template = "[CLS]{% for m in messages %}{{ m.content + '[SEP]' }}{% endfor %}"
+    made = _finished(tokenizer, special, template, eos="[SEP]", normalized=True)
+    made.unk_token = "[UNK]"
+    return made
+
+
+def _like_unigram():
+    special = ["<pad>", "</s>", "<s>"]
+    letters = ["▁", *(chr(code) for code in range(33, 127)), "\n"]
+    pieces = [(piece, 0.0) for piece in special] + [("<unk>", -20.0)] + [(letter, -5.0) for letter in letters]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never", split=False)
+    template = "{% for m in messages %}{{ '<s>' + m.role + '\n' + m.content + '</s>' }}{% endfor %}{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+    return _finished(tokenizer, special, template, eos="</s>")
+
+
+def _like_llama2():
+    special = ["<unk>", "<s>", "</s>"]
+    letters = [chr(code) for code in range(33, 127)]
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '\n\nHuman: ' + m.content }}{% else %}"
+        "{{ '\n\nAssistant: ' + m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\n\nAssistant: ' }}{% else %}{{ eos_token }}{% endif %}"
+    )
+    return _finished(tokenizer, special, template, eos="</s>", bos="<s>")

@@ -4,7 +4,7 @@ Nothing here loads a model. A folder is described by hashes of what decides its 
 follows the content and not the name: the same weights under another path are the same model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ from typing import Literal
 from prefpipe.artifacts.file_hashes import hash_files
 from prefpipe.artifacts.model_json import load_json, read_json
 from prefpipe.artifacts.safetensors_header import check_safetensors
+from prefpipe.artifacts.template_dates import CLOCK, FIELD
 from prefpipe.artifacts.tokenizer_files import (
     TOKENIZER_FILES,
     find_tokenizer_files,
@@ -42,7 +43,8 @@ class ModelFiles:
     ``requested`` is what the user wrote and ``revision`` the commit a hub name resolved to; neither is
     identity. ``content_hash`` covers weights and configuration, ``tokenizer_hash`` what turns text into ids
     (None when the folder has no tokenizer), ``chat_template_hash`` the template's text. ``base`` is the model
-    under an adapter.
+    under an adapter. ``reads_clock``: the template asks for the date; ``template_date`` is what it is told, None where
+    it does not ask, or nobody has settled it yet.
     """
 
     requested: str
@@ -53,14 +55,22 @@ class ModelFiles:
     tokenizer_hash: str | None
     chat_template_hash: str | None
     base: "ModelFiles | None" = None
+    reads_clock: bool = False
+    template_date: str | None = None
+
+    def dated(self, day: str) -> "ModelFiles":
+        """Return the model with the day that its template is told; the same model where the template does not ask."""
+        return replace(self, template_date=day) if self.reads_clock else self
 
     def identity(self) -> dict[str, str | None]:
         """Return what goes into a fingerprint: hashes of content, never names or paths."""
+        dated = {} if self.template_date is None else {FIELD: self.template_date}
         return {
             "content_hash": self.content_hash,
             "tokenizer_hash": self.tokenizer_hash,
             "chat_template_hash": self.chat_template_hash,
             "base_content_hash": self.base.content_hash if self.base else None,
+            **dated,
         }
 
     @property
@@ -107,6 +117,7 @@ def inspect_model(path: Path | str, requested: str, *, revision: str | None = No
         tokenizer_hash=hash_tokenizer(_tokenizer_folder(owner)),
         chat_template_hash=None if template is None else sha256(template.encode()).hexdigest(),
         base=base,
+        reads_clock=template is not None and CLOCK in template,
     )
 
 
@@ -130,19 +141,31 @@ def require_chat_template(model: ModelFiles) -> None:
         )
 
 
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter and no whole model."""
+    return (folder / "adapter_config.json").is_file() and not _has_model_weights(folder)
+
+
 def find_adapter_base(folder: Path) -> AdapterBase | None:
     """Return the base that ``adapter_config.json`` names, or None when the folder is not an adapter."""
-    config_path = folder / "adapter_config.json"
-    if not config_path.is_file() or _has_model_weights(folder):
+    if not is_adapter(folder):
         return None
-    config = read_json(config_path)
+    config = read_json(folder / "adapter_config.json")
     reference = config.get("base_model_name_or_path")
     if not isinstance(reference, str) or not reference:
         raise ModelError(
             f"the adapter in {folder} does not name its base model",
-            hint="write the base model's name or path into adapter_config.json, as base_model_name_or_path",
+            hint=f"say which it is and make a whole model: prefpipe merge {folder} --model BASE -o {folder}-merged",
         )
     return AdapterBase(reference, config.get("revision"))
+
+
+def merge_hint(folder: Path) -> str:
+    """Return the command that makes a whole model of an adapter whose base is elsewhere: no file needs to be edited."""
+    return (
+        f"bring the base model to where the adapter looks for it, or name it: prefpipe merge {folder} --model BASE "
+        f"-o {folder}-merged, and use that"
+    )
 
 
 def _find_kind(folder: Path) -> ModelKind:
@@ -183,7 +206,7 @@ def _inspect_local_base(folder: Path) -> ModelFiles:
     reference = named.reference if named else None
     raise ModelError(
         f"the adapter in {folder} needs its base model {reference!r}, which is not on this disk",
-        hint="correct base_model_name_or_path in adapter_config.json, or bring the base model to that path",
+        hint=merge_hint(folder),
     )
 
 

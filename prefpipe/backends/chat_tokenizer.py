@@ -8,41 +8,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from transformers import AutoTokenizer
 
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.model_json import read_json
 from prefpipe.backends.protocol import Message
-from prefpipe.errors import InputError, ModelError
+from prefpipe.errors import ModelError
+from prefpipe.text.chat_template import ChatTemplate
 
 
 class ChatTokenizer:
-    """A model's tokenizer and chat template, and the ids that end its responses."""
+    """A model's tokenizer and chat template, and the ids that end its responses.
+
+    Raises:
+        ModelError: the template fails on two plain questions, or leaves them out.
+    """
 
     def __init__(self, model: ModelFiles, *, trust_remote_code: bool) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(
             model.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
         )
         self.eos_ids = find_eos_ids(model.base.path if model.base else model.path, self.tokenizer.eos_token_id)
+        self.template = ChatTemplate(self.tokenizer, eos_ids=sorted(self.eos_ids), today=model.template_date)
+        self.template.self_test(model.requested, answered=False)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids of the templated conversation, generation prompt included.
+        """Return the ids of the templated conversation, generation prompt included; what the turns say is text, see the template.
 
-        Errors:
-            InputError: the chat template refuses the conversation (a system turn, say, or two user turns in a row).
+        Raises:
+            TemplateError: the chat template refuses the conversation (a system turn, say, or two user turns in a row).
             ModelError: the template and the tokenizer both put a BOS in front.
         """
-        turns = [dict(message) for message in messages]
-        try:
-            ids: list[int] = self.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except jinja2.TemplateError as error:
-            raise InputError(
-                f"the model's chat template refuses this conversation: {error}",
-                hint="change the turns, or leave out --system-prompt if it is the system turn",
-            ) from error
+        ids = self.template.ids(messages, add_generation_prompt=True)
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise ModelError(

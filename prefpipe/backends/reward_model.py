@@ -17,7 +17,7 @@ from prefpipe.backends.device import find_device
 from prefpipe.backends.padding_self_test import CONVERSATIONS, judge_padding
 from prefpipe.backends.protocol import Message, Score, ScoreRequest
 from prefpipe.errors import ModelError, PrefpipeWarning
-from prefpipe.text.conversation_ids import conversation_ids
+from prefpipe.text.chat_template import ChatTemplate, TemplateError
 
 _WORST_LENGTH: Final = 1_000_000
 """Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
@@ -47,6 +47,9 @@ class RewardModelScorer:
         self._batch_size = batch_size
         _refuse_other_kinds(model, trust_remote_code)
         self._tokenizer = _load_tokenizer(model, trust_remote_code)
+        self._template = ChatTemplate(self._tokenizer, today=model.template_date)
+        self._template.self_test(self._name, answered=True)
+        self._n_read = self._n_with_control_text = 0
         self._model = _load_model(model, self._dtype, trust_remote_code).to(self._device)
         # The model finds the last token by its pad id, so it must be the id that this class pads with.
         self._pad_id: int = self._tokenizer.pad_token_id
@@ -60,17 +63,19 @@ class RewardModelScorer:
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request, in order.
 
-        Statuses: ``ok``; ``too_long``; ``template_error``: the chat template refuses the conversation; ``not_finite``: the
-        model gave NaN or infinity.
+        Statuses: ``ok``; ``too_long``; ``template_error``: the chat template refuses the conversation, or the response cannot
+        be told from the turns that it writes; ``not_finite``: the model gave NaN or infinity.
         """
         scores: list[Score | None] = [None] * len(requests)
         readable: list[tuple[int, list[int]]] = []
         for place, request in enumerate(requests):
             try:
                 token_ids = self.encode(request.messages, request.response)
-            except Exception as error:  # noqa: BLE001 - a template is a program of the model's author and may raise anything
-                scores[place] = Score(None, "template_error", f"{type(error).__name__}: {error}")
+            except TemplateError as error:
+                scores[place] = Score(None, "template_error", error.why)
                 continue
+            self._n_read += 1
+            self._n_with_control_text += self._template.holds_control_text(request.response)
             if len(token_ids) > self.max_length:
                 scores[place] = Score(None, "too_long", f"{len(token_ids)} tokens, the limit is {self.max_length}")
             else:
@@ -88,8 +93,16 @@ class RewardModelScorer:
             torch.cuda.empty_cache()
 
     def encode(self, messages: Sequence[Message], response: str) -> list[int]:
-        """Return what the model reads of a conversation and its response; whatever the template raises goes through."""
-        return conversation_ids(self._tokenizer, messages, response)
+        """Return what the model reads of a conversation and its response.
+
+        Raises:
+            TemplateError: as `ChatTemplate.rated_ids`.
+        """
+        return self._template.rated_ids(messages, response)
+
+    def notes(self) -> list[str]:
+        """Return what a reader should know of the responses that were rated, in sentences."""
+        return self._template.note_on_control_text(self._n_with_control_text, self._n_read)
 
     def _rewards(self, rows: Sequence[list[int]], batch_size: int) -> list[float]:
         return [reward for batch in _batches(rows, batch_size) for reward in self._forward(batch)]
@@ -115,13 +128,7 @@ class RewardModelScorer:
         return min((limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH)
 
     def _render_example(self) -> str:
-        try:
-            token_ids = self.encode(*CONVERSATIONS[0])
-        except Exception as error:
-            raise ModelError(
-                f"the chat template of {self._name} fails on one question and its answer: {type(error).__name__}: {error}",
-                hint="correct chat_template.jinja in a copy of the model's folder",
-            ) from error
+        token_ids = self.encode(*CONVERSATIONS[0])
         bos = self._tokenizer.bos_token_id
         if bos is not None and token_ids[:2] == [bos, bos]:
             raise ModelError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from prefpipe.configs.options import StageConfig, option
+from prefpipe.configs.options import TemplatedConfig, option
 
 ENGINES = ("openai", "vllm", "transformers")
 """What can run a language model that judges; ``openai`` is any OpenAI-compatible server."""
@@ -35,7 +35,7 @@ def judge_problems(flag: str, text: str, kinds: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgingConfig(StageConfig):
+class JudgingConfig(TemplatedConfig):
     """How a language model is asked for verdicts."""
 
     judge_prompt: str | None = option(

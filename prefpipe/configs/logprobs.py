@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
+from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, TemplatedConfig, option
 
 DTYPES = ("float32", "mixed", "bfloat16", "nf4-float32", "nf4-bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogprobsConfig(PartwiseConfig, ErrorRateConfig):
+class LogprobsConfig(TemplatedConfig, PartwiseConfig, ErrorRateConfig):
     """Measure the log-probability of every response of groups or candidates under a model, the reference of training."""
 
     stage: ClassVar[str] = "logprobs"

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from datetime import date
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -127,6 +128,32 @@ class PartwiseConfig(ShardedConfig):
     """What the stages share that make each part from one part of an earlier artifact."""
 
     allow_partial: bool = option(False, identity=False, help="work on the input parts that are there instead of refusing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplatedConfig(StageConfig):
+    """What the stages share that write conversations with a model's chat template."""
+
+    template_date: str | None = option(
+        None,
+        help="the day that a chat template is told which reads the clock (strftime_now), YYYY-MM-DD; default the day on which "
+        "this run, or else the candidates' run, began",
+    )
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.template_date is not None:
+            try:
+                is_day = date.fromisoformat(self.template_date).isoformat() == self.template_date
+            except ValueError:
+                is_day = False
+            if not is_day:
+                found.append(f"--template-date must be a day, YYYY-MM-DD, not {self.template_date!r}")
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """Return what can change the rows; the day stands with each model whose template reads the clock, and nowhere else."""
+        return {name: value for name, value in super().identity().items() if name != "template_date"}
 
 
 def flag_of(item: "Field[Any]") -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from prefpipe.configs.conversations import ConversationsConfig
-from prefpipe.configs.options import ErrorRateConfig, ShardedConfig, option
+from prefpipe.configs.options import ErrorRateConfig, ShardedConfig, TemplatedConfig, option
 
 FAKE, BASE = "fake", "base"
 BETAS = {"log_ratio": 0.1, "mean_logp": 1.0, "reward": 1.0, "given": 1.0}
@@ -15,10 +15,10 @@ MOST_BETA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsConfig(ShardedConfig, ErrorRateConfig, ConversationsConfig):
+class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, ConversationsConfig):
     """Score pairs of a chosen and a rejected response."""
 
-    VERSION: ClassVar[int] = 2  # 2: arrow.json columns are read as what they hold
+    VERSION: ClassVar[int] = 2  # 2: arrow.json, control tokens in contents as text, templated prompts as turns, system columns
 
     pairs: str = option(
         identity=False, metavar="FILE|DIR",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from prefpipe.configs.conversations import ConversationsConfig
-from prefpipe.configs.options import ErrorRateConfig, option
+from prefpipe.configs.options import ErrorRateConfig, TemplatedConfig, option
 
 MOST_SAMPLES = 100_000  # a prompt; far above use, and far below what would fill the memory before the first part
 
@@ -11,7 +11,7 @@ BACKENDS = ("vllm", "transformers", "openai", "fake")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig(ErrorRateConfig, ConversationsConfig):
+class SamplingConfig(TemplatedConfig, ErrorRateConfig, ConversationsConfig):
     """How responses are sampled, and by which engine."""
 
     backend: str = option(

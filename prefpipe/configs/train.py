@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from prefpipe.configs.options import StageConfig, option
+from prefpipe.configs.options import TemplatedConfig, option
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES, OFFERED, TARGETS, find_objective, objective_of, owners_of
 
@@ -35,7 +35,7 @@ def _words(owners: list[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(StageConfig):
+class TrainConfig(TemplatedConfig):
     """Train a policy, or a reward model, on groups; the result is a model folder, or a LoRA adapter of a policy."""
 
     stage: ClassVar[str] = "train"

@@ -93,20 +93,51 @@ def _of_ids(found: Facts) -> Iterator[Finding]:
 
 def _of_templates(found: Facts) -> Iterator[Finding]:
     problems, fits = found["problems"], found["stored_ids_fit"]
+    if found["template_problem"] is not None:
+        yield Finding("warning" if fits else "error", "template_broken", found["template_problem"])
+
+    # train leaves such responses out; where nothing else is there, it stops
+    severity = "warning" if found["n_tokenised"] else "error"
     if problems.get("template_error"):
-        yield Finding("error", "template_error", f"{_count(problems['template_error'], 'conversation')} cannot go through "
-                      "the template"
-                      f"{_example(found, 'template_error')}", "choose a model whose template takes these turns")  # fmt: skip
-    n_apart = problems.get("not_prefix", 0)
-    if n_apart and not fits:
-        yield Finding("error", "not_prefix", f"the tokens of {_count(n_apart, 'prompt')} are not the first tokens of "
-                      "prompt plus response: "
-                      f"the template writes a finished turn differently{_example(found, 'not_prefix')}",
-                      "train the model that generated the responses, whose ids are stored")  # fmt: skip
-    elif n_apart:
+        what = f"{_count(problems['template_error'], 'response')} cannot go through the template and are left out"
+        yield Finding(
+            severity, "template_error", f"{what}{_example(found, 'template_error')}", "choose a model whose template takes them"
+        )
+    n_rewritten = problems.get("not_prefix", 0)
+    if n_rewritten and not fits:
+        yield Finding(
+            severity,
+            "not_prefix",
+            f"{_count(n_rewritten, 'response')} are left out: the template writes the prompt differently once it is answered"
+            f"{_example(found, 'not_prefix')}",
+            "train the model that generated the responses, whose ids are stored",
+        )
+    elif n_rewritten:
         yield Finding("note", "not_prefix", "the template writes a finished turn differently (it strips or rewrites); "
                       "train takes the stored "
                       "ids and is not touched, tools that tokenise again are")  # fmt: skip
+    if problems.get("control_text"):
+        yield Finding(
+            "note",
+            "control_text",
+            f"{_of(problems['control_text'], found['n_tokenised'])} conversations hold the text of a control token, which train "
+            f"reads as text{_example(found, 'control_text')}",
+        )
+    if problems.get("apart"):
+        yield Finding(
+            "note",
+            "apart",
+            f"{_of(problems['apart'], found['n_tokenised'])} responses are tokenised apart from their prompts, whose last tokens "
+            f"they would change{_example(found, 'apart')}",
+        )
+    if problems.get("turn_words"):
+        yield Finding(
+            "warning",
+            "turn_words",
+            f"{_count(problems['turn_words'], 'response')} hold the plain words that the template writes in front of a user's "
+            f"turn, and cannot be told from one{_example(found, 'turn_words')}",
+            "look at one: a response that goes on with the user's next turn should not be trained on",
+        )
     if problems.get("template_drift"):
         yield Finding("warning", "template_drift", f"the template makes other prompts now than the stored ones, in "
                       f"{problems['template_drift']} of {found['n_template_looks']} looked at{_example(found, 'template_drift')}",

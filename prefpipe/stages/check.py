@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.artifacts.tokenizer_files import hash_tokenizer, read_chat_template
 from prefpipe.backends.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
 from prefpipe.errors import IncompleteInputError, ModelError
@@ -59,6 +60,7 @@ class _Model(NamedTuple):
     built: Any
     config: Any
     problem: str | None
+    template_problem: str | None
 
 
 def check(groups: Artifact, training: Training, machine: Machine | None) -> dict[str, Any]:
@@ -71,7 +73,8 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
     present = groups.present(range(groups.n_parts), allow_partial=True)
     if not present:
         raise IncompleteInputError(f"{groups.path} has no parts yet", hint=f"run `prefpipe status {groups.path}`")
-    model = _open_model(training.model)
+    model = _open_model(training.model, date_for_run(None, None, [groups.path]))
+    # the template is told the day that the candidates have on record, so days cannot differ
     fits = ids_fit(groups, model.tokenizer["hash"], model.tokenizer["chat_template_hash"])
     n_vocabulary = None if model.built is None else int(model.built.get_input_embeddings().weight.shape[0])
     tokens = TokenCheck(model.encoder, takes_stored=fits, n_vocabulary=n_vocabulary)
@@ -91,6 +94,7 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
         "n_prompts_rejected": n_rejected, "tokenizer": model.tokenizer, "model_problem": model.problem,
         "stored_ids_fit": fits, "samplers": len(groups.record.identity.get("candidates", {}).get("models", [])),
         "problems": dict(tokens.problems), "examples": tokens.examples, "n_template_looks": tokens.n_looks,
+        "n_tokenised": tokens.n_encoded, "template_problem": model.template_problem,
         "finish_reasons": dict(finish), **pairs.facts(), "lengths": lengths.to_json(),
         "n_over_limit": sum(total > training.max_length for total in pairs.totals),
         "max_positions": getattr(model.config, "max_position_embeddings", None),
@@ -99,7 +103,7 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
     return {"findings": [finding._asdict() for finding in judge(found)], **found}
 
 
-def _open_model(reference: str) -> _Model:
+def _open_model(reference: str, template_date: str) -> _Model:
     folders = folders_on_disk(reference)
     digest, template = hash_tokenizer(folders.tokenizer), read_chat_template(folders.tokenizer)
     template_hash = None if template is None else sha256(template.encode()).hexdigest()
@@ -107,13 +111,21 @@ def _open_model(reference: str) -> _Model:
                                  "bos_token": None}  # fmt: skip
     encoder = None
     if digest is not None:
-        encoder = encoder_in(folders.tokenizer, folders.config)
+        encoder = encoder_in(folders.tokenizer, folders.config, template_date=template_date)
         tokenizer |= {name: getattr(encoder.tokenizer, name) for name in ("pad_token", "eos_token", "bos_token")}
+    if template is None:
+        encoder = None
+    template_problem = None
+    if encoder is not None:
+        try:
+            encoder.template.self_test(reference, answered=True)
+        except ModelError as error:
+            template_problem = error.message
     try:
         built, config = build_without_weights(folders.config)
     except ModelError as error:
-        return _Model(encoder if template is not None else None, tokenizer, None, None, error.message)
-    return _Model(encoder if template is not None else None, tokenizer, built, config, None)
+        return _Model(encoder, tokenizer, None, None, error.message, template_problem)
+    return _Model(encoder, tokenizer, built, config, None, template_problem)
 
 
 def _by_prompt(rows: list[Row]) -> list[list[Row]]:

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prefpipe.errors import InputError
 from prefpipe.stages.candidate_rows import Row
-from prefpipe.training.encoding import Encoder, begins_with_two_bos
+from prefpipe.text.chat_template import TemplateError
+from prefpipe.training.encoding import Encoder, EncodingError, begins_with_two_bos
 
 N_TEMPLATE_LOOKS = 64
 """Responses whose conversation goes through the template where stored ids are what counts: a look, not a tokenisation of all."""
@@ -23,15 +23,18 @@ class TokenCheck:
     """Takes rows one by one and hands out their ids, those that ``train`` would take.
 
     ``problems`` counts responses by problem: ``no_ids``, ``template_error``, ``not_prefix``, ``double_bos``, ``bos_in_response``,
-    ``beyond_vocabulary``, ``stop_without_eos``, and of a first few ``template_drift`` (the template makes another prompt than
-    the stored one) and ``text_differs`` (the stored ids are another text). ``examples`` has the first of each.
+    ``beyond_vocabulary``, ``stop_without_eos``; ``control_text`` (a turn or the response holds the text of a control token, which
+    is read as text), ``apart`` (the response is tokenised apart from its prompt) and ``turn_words`` (the response holds the
+    plain words that the template writes in front of a user's turn); and of a first few ``template_drift`` (the template makes
+    another prompt than the stored one) and ``text_differs`` (the stored ids are another text). ``examples`` has the first of
+    each.
     """
 
     def __init__(self, encoder: Encoder | None, *, takes_stored: bool, n_vocabulary: int | None) -> None:
         self.encoder, self.takes_stored, self.n_vocabulary = encoder, takes_stored, n_vocabulary
         self.problems: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self.n_looks = 0
+        self.n_looks = self.n_encoded = 0
 
     def ids_of(self, row: Row) -> Ids | None:
         """Return the ids of a row, None where there are none at all; every problem is counted."""
@@ -39,46 +42,54 @@ class TokenCheck:
         stored = None
         if row["prompt_token_ids"] is not None and row["response_token_ids"] is not None:
             stored = Ids(row["prompt_token_ids"], row["response_token_ids"])
+        self._look_for_turn_words(row, place)
         if self.takes_stored:
             if self.n_looks < N_TEMPLATE_LOOKS and self.encoder is not None:
                 self.n_looks += 1
                 self._look_at_template(row, stored, self.encoder, place)
             found = stored
+        elif self.encoder is not None:
+            found = self._encoded(row, self.encoder, place)
+            if found is None:
+                return None  # the template's problem, which is counted
         else:
-            found = self._encoded(row, place) or stored
+            found = stored
         if found is None:
             self.count("no_ids", place)
             return None
         self._look_at_ids(row, found, place)
         return found
 
-    def _encoded(self, row: Row, place: str) -> Ids | None:
-        """Return the ids that the template makes; a problem that ``train`` would stop at gives none."""
-        if self.encoder is None:
-            return None
+    def _look_for_turn_words(self, row: Row, place: str) -> None:
+        words = None if self.encoder is None else self.encoder.template.turn_words
+        if words is not None and words in (row["response"] or ""):
+            self.count("turn_words", f"{words!r} in {place}")
+
+    def _encoded(self, row: Row, encoder: Encoder, place: str) -> Ids | None:
+        """Return the ids that the template makes; a response that ``train`` would leave out has none."""
+        is_finished = row["finish_reason"] != "length"
         try:
-            prompt, whole = self.encoder.templated(row["prompt_id"], row["messages"], row["response"])
-        except InputError as error:
-            self.count("template_error", error.message)
+            encoded = encoder.encode_as_it_is(row["prompt_id"], row["messages"], row["response"], finished=is_finished)
+        except EncodingError as error:
+            self.count(error.problem, place if error.problem == "not_prefix" else error.message)
             return None
-        if whole[: len(prompt)] != prompt:
-            self.count("not_prefix", place)
-            return None
-        if begins_with_two_bos(prompt, self.encoder.tokenizer.bos_token_id):
-            return Ids(prompt, whole[len(prompt) :])  # counted with the ids
-        return Ids(
-            *self.encoder.encode(row["prompt_id"], row["messages"], row["response"], finished=row["finish_reason"] != "length")
-        )
+        self.n_encoded += 1
+        if encoded.is_apart:
+            self.count("apart", place)
+        if encoded.holds_control_text:
+            self.count("control_text", place)
+        return Ids(encoded.prompt, encoded.response)
 
     def _look_at_template(self, row: Row, stored: Ids | None, encoder: Encoder, place: str) -> None:
         """Compare stored ids with what the template makes now, and with their text."""
         try:
-            prompt, whole = encoder.templated(row["prompt_id"], row["messages"], row["response"])
-        except InputError as error:
+            prompt = encoder.template.ids(row["messages"], add_generation_prompt=True)
+            encoder.encode_as_it_is(row["prompt_id"], row["messages"], row["response"], finished=True)
+        except TemplateError as error:
             self.count("template_drift", error.message)
             return
-        if whole[: len(prompt)] != prompt:
-            self.count("not_prefix", place)
+        except EncodingError as error:
+            self.count("template_drift" if error.problem == "template_error" else error.problem, error.message)
         if stored is None:
             return
         if list(stored.prompt) != prompt:

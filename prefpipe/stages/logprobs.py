@@ -17,6 +17,7 @@ from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.backends.device import find_device
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
@@ -35,7 +36,7 @@ from prefpipe.training.forward import Measured, measure_responses, share_prompts
 from prefpipe.training.groups import Fate, Group, Key, check_group, fit_length
 from prefpipe.training.policy import computes_in_bfloat16, load_reference
 
-FAILING = ("not_finite",)
+FAILING = ("not_finite", "template_error")
 
 
 def run(config: LogprobsConfig, model: ModelFiles, runtime: Runtime, *, encode_as: ModelFiles | None = None) -> Summary:
@@ -62,6 +63,9 @@ def run(config: LogprobsConfig, model: ModelFiles, runtime: Runtime, *, encode_a
     loop_over_parts(
         output, parents.__getitem__, lambda index: work.make(index, parents[index]), runtime, summary, indices=indices
     )
+    if work.encoder is not None:
+        summary.notes += work.encoder.notes()
+        summary.facts |= {"n_tokenised": work.encoder.n_encoded, "n_tokenised_apart": work.encoder.n_apart}
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
         rate = work.n_tokens / elapsed_s
@@ -103,7 +107,8 @@ def record_of(
 def reference_identity(model: ModelFiles, encode_as: ModelFiles) -> dict[str, str | None]:
     """Return the hashes of the weights, and of the tokenizer and template that make the ids."""
     own = encode_as.identity()
-    return model.identity() | {name: own[name] for name in ("tokenizer_hash", "chat_template_hash")}
+    names = [name for name in ("tokenizer_hash", "chat_template_hash", FIELD) if name in own]
+    return {**model.identity(), **{name: own[name] for name in names}}
 
 
 class _Work:

@@ -100,6 +100,10 @@ class PolicyRater:
             found[int(group.prompt_id)] = self._rated(group, logps, ref_logps)
         return [found[pair.pair_idx] for pair in pairs]
 
+    def notes(self) -> list[str]:
+        """Return what a reader should know of how the texts were tokenised, in sentences."""
+        return self.encoder.notes()
+
     def close(self) -> None:
         """Release the models."""
         del self.policy, self.reference
@@ -121,11 +125,8 @@ class PolicyRater:
         return Group(key, encoded[0][0], responses)
 
     def _encode(self, pair: ScoredTexts, text: str) -> tuple[list[int], list[int]]:
-        where = f"of pair {pair.pair_idx}"
-        prompt, whole = self.encoder.templated(where, pair.messages, text)
-        if whole[: len(prompt)] != prompt:
-            return self.encoder.encode_apart(where, pair.messages, text)
-        return self.encoder.encode(where, pair.messages, text, finished=True)
+        encoded = self.encoder.encode(f"of pair {pair.pair_idx}", pair.messages, text, finished=True)
+        return encoded.prompt, encoded.response
 
     def _measure(self, model: Any, groups: Sequence[Group]) -> Logps:
         found = measure_responses(

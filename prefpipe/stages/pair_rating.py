@@ -39,6 +39,10 @@ class OpenRater(Protocol):
         """Return what it says of each pair, in order."""
         ...
 
+    def notes(self) -> list[str]:
+        """Return what a reader should know of the texts, in sentences."""
+        ...
+
     def close(self) -> None:
         """Release memory."""
         ...
@@ -73,6 +77,10 @@ class ScorerRater:
         ]
         scores = self.scorer.score(requests)
         return [self._rated(pair, scores[2 * place : 2 * place + 2]) for place, pair in enumerate(pairs)]
+
+    def notes(self) -> list[str]:
+        """Return what the scorer says of the texts."""
+        return list(self.scorer.notes()) if hasattr(self.scorer, "notes") else []
 
     def close(self) -> None:
         """Release the model."""

@@ -8,6 +8,7 @@ with its reason, never cut; the same folder is scored once, whichever of the two
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.configs.pairs import PairsConfig
-from prefpipe.errors import CorruptPartError, UsageError
+from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
 from prefpipe.reports.pairs_page import pairs_page
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
 from prefpipe.stages.pair_figures import figures_of
@@ -58,7 +59,13 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
     if summary.n_parts_made and rater is not None:
         summary.facts["elapsed_s"] = elapsed_s = time.perf_counter() - started
         summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
-    check_error_rate(summary, FAILING, config.max_error_rate)
+        summary.notes += source.notes
+    try:
+        check_error_rate(summary, FAILING, config.max_error_rate)
+    except ErrorRateError:
+        with suppress(InputError):  # no pair was scored: the error rate says it
+            _sum_up(config, output, rater, summary)
+        raise
     _sum_up(config, output, rater, summary)
     return summary
 
@@ -77,6 +84,7 @@ class _FromFile:
         self.kind = "given" if rater is None else rater.kind
         self.opened: OpenRater | None = None
         self.n_scored = 0
+        self.notes: list[str] = []
 
     def record(self, context: Mapping[str, Any]) -> RunRecord:
         models = [] if self.rater is None else [dict(each) for each in self.rater.models]
@@ -118,6 +126,7 @@ class _FromFile:
 
     def close(self) -> None:
         if self.opened is not None:
+            self.notes = self.opened.notes()
             self.opened.close()
 
 
@@ -125,6 +134,7 @@ class _FromFolder:
     """Pairs that were scored before."""
 
     n_scored = 0
+    notes: Sequence[str] = ()
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
         path = Path(config.pairs)

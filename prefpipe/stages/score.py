@@ -36,7 +36,7 @@ from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_r
 
 NOT_FAILED = ("ok", "no_response")
 """Statuses that are not the scorer's failure; every scorer has words of its own for the others."""
-OF_ONE_KIND = ("dtype", "max_length", "rating_column", "judge_max_tokens", "judge_temperature")
+OF_ONE_KIND = ("dtype", "max_length", "rating_column", "on_duplicate", "judge_max_tokens", "judge_temperature")
 """Fields that say something of one kind of scorer, whose own identity carries them."""
 TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
 """Statuses of judges alone, which the next run tries to mend without being told."""
@@ -223,8 +223,15 @@ class _Work:
 
     def describe(self) -> list[str]:
         """Return a line for each scorer that was used now."""
-        return [f"{name}: mean reward {total / count:.4f} over {count:,} ratings"
-                for name, (count, total) in self.totals.items() if count]  # fmt: skip
+        lines = [
+            f"{name}: mean reward {total / count:.4f} over {count:,} ratings"
+            for name, (count, total) in self.totals.items()
+            if count
+        ]
+        for name, scorer in self.scorers.items():
+            if hasattr(scorer, "notes"):
+                lines += [f"{name}: {note}" for note in scorer.notes()]
+        return lines
 
 
 def checked(score: Score) -> Score:

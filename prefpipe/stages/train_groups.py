@@ -11,10 +11,11 @@ from transformers import AutoTokenizer
 
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.backends.chat_tokenizer import find_eos_ids
 from prefpipe.errors import InputError
 from prefpipe.stages.candidate_rows import Row
-from prefpipe.training.encoding import Encoder
+from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response
 
 COLUMNS = ("prompt_id", "sample_idx", "role", "reward", "messages", "response", "prompt_token_ids", "response_token_ids",
@@ -25,27 +26,49 @@ AGAIN = "no token ids of this tokenizer and chat template are stored (imports ha
 
 def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
     """Return whether every model that sampled the candidates had this model's tokenizer and chat template."""
-    return ids_fit(groups, model.tokenizer_hash, model.chat_template_hash)
+    return ids_fit(groups, model.tokenizer_hash, model.chat_template_hash, model.template_date)
 
 
-def ids_fit(groups: Artifact, tokenizer_hash: str | None, chat_template_hash: str | None) -> bool:
-    """Return whether every model that sampled the candidates, or those of the groups, had this tokenizer and chat template."""
+def ids_fit(
+    groups: Artifact, tokenizer_hash: str | None, chat_template_hash: str | None, template_date: str | None = None
+) -> bool:
+    """Return whether every model that sampled the candidates, or those of the groups, had this tokenizer and chat template.
+
+    A template that reads the clock must have been told the same day; of candidates that were sampled before days were recorded
+    nobody knows it, and what was sampled is taken.
+    """
     candidates = groups.record.identity.get("candidates", groups.record.identity)  # its own, of candidates
     samplers = candidates.get("models") or []
-    ours = (tokenizer_hash, chat_template_hash)
-    return bool(samplers) and all((each.get("tokenizer_hash"), each.get("chat_template_hash")) == ours for each in samplers)
+    if not samplers:
+        return False
+    for each in samplers:
+        if (each.get("tokenizer_hash"), each.get("chat_template_hash")) != (tokenizer_hash, chat_template_hash):
+            return False
+        days = {each.get(FIELD), template_date} - {None}
+        if len(days) > 1:
+            return False
+    return True
 
 
 def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder:
-    """Return a model's tokenizer and chat template, and the ids that end its turns; no weights are loaded."""
+    """Return a model's tokenizer and chat template, and the ids that end its turns; no weights are loaded.
+
+    Raises:
+        ModelError: the template fails on two plain questions and their answers, or leaves them out.
+    """
     folder = model.base.path if model.base is not None else model.path
-    return encoder_in(model.tokenizer_path, folder, trust_remote_code=trust_remote_code)
+    encoder = encoder_in(model.tokenizer_path, folder, trust_remote_code=trust_remote_code, template_date=model.template_date)
+    encoder.template.self_test(model.requested, answered=True)
+    return encoder
 
 
-def encoder_in(tokenizer_folder: Path, config_folder: Path, *, trust_remote_code: bool = False) -> Encoder:
+def encoder_in(
+    tokenizer_folder: Path, config_folder: Path, *, trust_remote_code: bool = False, template_date: str | None = None
+) -> Encoder:
     """Return the tokenizer and chat template in one folder, with the ids that end a turn by the other's configuration."""
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True)
-    return Encoder(tokenizer, sorted(find_eos_ids(config_folder, tokenizer.eos_token_id)))
+    eos_ids = sorted(find_eos_ids(config_folder, tokenizer.eos_token_id))
+    return Encoder(tokenizer, eos_ids, today=template_date)
 
 
 def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:
@@ -69,11 +92,17 @@ def groups_for(
     if stored_ids_fit(source, model):
         return groups_of(rows, None)
     log(AGAIN)
-    return groups_of(rows, encoder_of(model, trust_remote_code=trust_remote_code))
+    encoder = encoder_of(model, trust_remote_code=trust_remote_code)
+    groups = groups_of(rows, encoder)
+    for note in encoder.notes():
+        log(note)
+    return groups
 
 
 def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
     """Return the groups that select kept, with stored ids, or with those of ``encoder`` where one is given.
+
+    A response that has no tokens of the encoder's model is there without any, and with its ``problem``.
 
     Errors:
         InputError: a response without stored ids, or ids of different prompts within one group.
@@ -107,15 +136,22 @@ def _add(
 ) -> None:
     """Add a row's tokens to its prompt's group."""
     prompt_id, place = row["prompt_id"], f"response {row['sample_idx']} of prompt {row['prompt_id']}"
+    prompt, tokens, problem = row["prompt_token_ids"], row["response_token_ids"], None
     if encoder is not None:
         finished = row["finish_reason"] != "length"
-        prompt, tokens = encoder.encode(prompt_id, row["messages"], row["response"], finished=finished)
-    else:
-        prompt, tokens = row["prompt_token_ids"], row["response_token_ids"]
+        try:
+            encoded = encoder.encode(prompt_id, row["messages"], row["response"], finished=finished)
+        except EncodingError as error:  # one response must not stop all others
+            prompt, tokens, problem = [], [], error.message
+        else:
+            prompt, tokens = encoded.prompt, encoded.response
     if prompt is None or tokens is None:
         raise InputError(f"{place} has no stored token ids", hint="generate again with a model whose ids are kept")
+
     group = found.setdefault(prompt_id, Group(prompt_id, prompt, []))
-    if group.prompt_token_ids != prompt:
+    if not group.prompt_token_ids:  # those before it have no tokens
+        group = group._replace(prompt_token_ids=prompt)
+    if problem is None and group.prompt_token_ids != prompt:
         raise InputError(f"{place} has other prompt tokens than the responses before it", hint="select again")
-    responses = [*group.responses, Response(row["sample_idx"], tokens, reward, role, beats=beats)]
-    found[prompt_id] = group._replace(responses=responses)
+    response = Response(row["sample_idx"], tokens, reward, role, beats=beats, problem=problem)
+    found[prompt_id] = group._replace(responses=[*group.responses, response])

@@ -15,6 +15,7 @@ from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
+from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
@@ -23,6 +24,7 @@ from prefpipe.stages import logprobs
 from prefpipe.stages.candidate_rows import parent_identity
 from prefpipe.stages.logprob_rows import read_logprobs
 from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.train_groups import stored_ids_fit
 from prefpipe.training.groups import Key
 from prefpipe.training.ranks import processes
 
@@ -170,6 +172,25 @@ def _check_given(artifact: Artifact, config: TrainConfig, model: ModelFiles, gro
         if identity["model"][name] != getattr(model, name):
             raise UsageError(f"{flag} {artifact.path} was made with another {what} than that of {model.requested}",
                              hint=f"leave {flag} out and pass --reference-model: the policy's own is used then")  # fmt: skip
+
+    _check_day(artifact, model, groups, flag)
+
+
+def _check_day(artifact: Artifact, model: ModelFiles, groups: Artifact, flag: str) -> None:
+    """Refuse log-probabilities of prompts that tell another day; stored ids are the same whatever the day.
+
+    Raises:
+        UsageError: the chat template was told another day than in this run.
+    """
+    day = artifact.record.identity["model"].get(FIELD)
+    if day == model.template_date or stored_ids_fit(groups, model):
+        return
+    told = "no day that is on record" if day is None else day
+    again = f"make it again: prefpipe logprobs {artifact.record.parents['groups']} --template-date {model.template_date} ..."
+    raise UsageError(
+        f"{flag} {artifact.path}: the chat template was told {told}, and in this run it is {model.template_date}",
+        hint=again if day is None else f"pass --template-date {day}, or {again}",
+    )
 
 
 def _fingerprint_on_disk(folder: Path) -> str | None:

@@ -162,8 +162,10 @@ class TrainRun:
             n_left_out = sum(prepared.left_out.values())
             self.runtime.log(f"{n_left_out} of {len(prepared.fates)} responses are left out: {words}")
         if not prepared.groups:
+            refused = next((fate.reason for fate in prepared.fates.values() if fate.status == "template_error"), None)
+            first = "" if refused is None else f"; {refused}"
             raise InputError(
-                f"no group of {config.groups} can be trained on: {words or 'it holds no group'}",
+                f"no group of {config.groups} can be trained on: {words or 'it holds no group'}{first}",
                 hint="raise --max-length"
                 if any("long" in name for name in prepared.counts)
                 else f"run `prefpipe inspect {config.groups}` for what select rejected",

@@ -15,6 +15,7 @@ from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_conversations import conversations_of
 from prefpipe.stages.train_groups import groups_for
+from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.forward import share_prompts
 from prefpipe.training.groups import Group, lacks_pair, lacks_role
 from prefpipe.training.head_scores import share_conversations
@@ -110,6 +111,7 @@ class RewardSide:
         self.tokenizer = load_reward_tokenizer(
             model, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
         )
+        self.template = ChatTemplate(self.tokenizer, today=model.template_date)
         limit = longest_conversation(model, self.tokenizer, trust_remote_code=config.trust_remote_code)
         self.max_length = min(config.max_length, limit)
         if limit < config.max_length:
@@ -121,7 +123,12 @@ class RewardSide:
 
     def groups(self, rows: Sequence[Row], _source: Artifact) -> list[Group]:
         """Return the groups as templated conversations; stored ids are a policy's."""
-        return conversations_of(rows, self.tokenizer)
+        groups = conversations_of(rows, self.template)
+        kept = [row for row in rows if row["role"] is not None]
+        n_with_control_text = sum(self.template.holds_control_text(row["response"]) for row in kept)
+        for note in self.template.note_on_control_text(n_with_control_text, len(kept)):
+            self.runtime.log(note)
+        return groups
 
     def load(self, lora: LoraSettings | None) -> Policy:
         """Load the classifier, with a fresh head where it has none.

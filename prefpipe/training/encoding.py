@@ -1,31 +1,70 @@
 """Text back to token ids, for groups whose stored ids belong to another tokenizer or are not there.
 
 Stored ids are what the policy really sampled and are trained on wherever they fit. Otherwise the conversation goes through
-the policy's own chat template, and the response is what the template adds behind the prompt: so the templated
-prompt must be a token prefix of the templated whole, which is checked, not hoped for.
+the policy's own chat template, and the response is what the template adds behind the prompt.
+
+Where the tokens of the prompt are not the first tokens of prompt plus response, the response is tokenised apart from it. That
+happens where a response begins with a newline, which tokenizers like to join with the newline that ends the prompt. A policy
+never writes such a joint token: its prompt is there before it begins. So apart is what it would have sampled, and a note
+counts such responses.
+
+Control tokens in a response or in a prompt are text, see `prefpipe.text.chat_template`, and never end a response.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import jinja2
+from typing import Any, NamedTuple
 
 from prefpipe.errors import InputError
+from prefpipe.text.chat_template import PROBE_ANSWERS, PROBES, ChatTemplate, TemplateError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
+
+
+class Encoded(NamedTuple):
+    """A conversation as tokens.
+
+    ``prompt`` includes the generation prompt, ``response`` the end of the turn where the response ended by itself.
+    ``is_apart``: the two were tokenised apart, for jointly the prompt has other tokens. ``holds_control_text``: a turn or the
+    response holds the text of a control token, which was read as text.
+    """
+
+    prompt: list[int]
+    response: list[int]
+    is_apart: bool = False
+    holds_control_text: bool = False
+
+
+class EncodingError(InputError):
+    """One conversation that has no tokens of this model; others may have.
+
+    ``problem``: ``template_error``, the template cannot write it, or ``not_prefix``, it writes the prompt otherwise once it is
+    answered.
+    """
+
+    def __init__(self, problem: str, message: str, *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.problem = problem
 
 
 class Encoder:
-    """A tokenizer with a chat template, and the ids that end a turn."""
+    """A tokenizer with a chat template, and the ids that end a turn.
 
-    def __init__(self, tokenizer: Any, eos_token_ids: Sequence[int]) -> None:
+    Args:
+        tokenizer: of transformers.
+        eos_token_ids: of the model; the tokenizer's own is one anyway.
+        today: what a template that reads the clock is told.
+    """
+
+    def __init__(self, tokenizer: Any, eos_token_ids: Sequence[int], *, today: str | None = None) -> None:
         self.tokenizer = tokenizer
         self.eos_token_ids = {tokenizer.eos_token_id, *eos_token_ids} - {None}
+        self.template = ChatTemplate(tokenizer, eos_ids=sorted(self.eos_token_ids), today=today)
+        self.n_encoded = self.n_apart = self.n_with_control_text = 0
+        self._last_prompt: tuple[list[Message], str, list[int]] | None = None
+        self._anchors: list[str] | None = None
 
-    def encode(
-        self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool
-    ) -> tuple[list[int], list[int]]:
-        """Return prompt ids, generation prompt included, and response ids.
+    def encode(self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool) -> Encoded:
+        """Return prompt ids, generation prompt included, and response ids; they are counted for `notes`.
 
         Args:
             prompt_id: for messages.
@@ -34,71 +73,124 @@ class Encoder:
             finished: whether it ended by itself; its ids then end with the template's end of turn. One that was cut at a token
                 limit ends with its last token.
 
-        Errors:
-            InputError: the template refuses the conversation, the prompt begins with two BOS, or it is not a prefix of the
-                whole: templates that strip reasoning or rewrite earlier turns do that.
+        Raises:
+            EncodingError: this conversation cannot be encoded.
+            InputError: the prompt begins with two BOS, as every prompt of this model would.
         """
-        prompt, whole = self.templated(prompt_id, messages, response)
-        if begins_with_two_bos(prompt, self.tokenizer.bos_token_id):
+        encoded = self.encode_as_it_is(prompt_id, messages, response, finished=finished)
+        if begins_with_two_bos(encoded.prompt, self.tokenizer.bos_token_id):
             raise InputError(
                 f"prompt {prompt_id} begins with two {self.tokenizer.bos_token} tokens: template and tokenizer both add one",
                 hint="remove bos_token from the chat template",
             )
-        if whole[: len(prompt)] != prompt:
-            raise InputError(
-                f"prompt {prompt_id}: its {len(prompt)} tokens are not the first tokens of prompt plus response; the chat "
-                "template writes a finished turn differently",
+        self.n_encoded += 1
+        self.n_apart += encoded.is_apart
+        self.n_with_control_text += encoded.holds_control_text
+        return encoded
+
+    def encode_as_it_is(self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool) -> Encoded:
+        """Return what `encode` returns, whatever the prompt begins with, and count nothing.
+
+        Raises:
+            EncodingError: as `encode`.
+        """
+        answered = [*messages, {"role": "assistant", "content": response}]
+        try:
+            prompt_text, prompt = self._prompt(messages)
+            whole_text = self.template.text(answered, add_generation_prompt=False)
+            whole = self.template.tokenise(whole_text)
+        except TemplateError as error:
+            raise EncodingError(
+                "template_error",
+                f"prompt {prompt_id}: the policy's chat template refuses its conversation: {error.why}",
+                hint="choose a model whose template takes these turns",
+            ) from error
+
+        is_apart = whole[: len(prompt)] != prompt
+        if not is_apart:
+            rest = whole[len(prompt) :]
+        elif whole_text.startswith(prompt_text):
+            rest = self._apart(whole_text[len(prompt_text) :])
+        else:
+            raise EncodingError(
+                "not_prefix",
+                f"prompt {prompt_id}: its text is not the beginning of prompt plus response; the chat template writes a "
+                "finished turn differently",
                 hint="train the model that generated the responses, whose token ids are stored",
             )
-        return prompt, self._until_end(whole[len(prompt) :], finished=finished)
 
-    def encode_apart(self, prompt_id: str, messages: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
-        """Return prompt ids and the ids of a finished response that is tokenised by itself, as a policy would write it.
+        holds_control_text = any(self.holds_control_text(turn) for turn in answered)
+        return Encoded(prompt, self._until_end(rest, finished=finished), is_apart, holds_control_text)
 
-        For responses whose first characters would melt into the last token of the prompt (a newline behind the newline that
-        ends the generation prompt): `encode` refuses them, for stored texts must give the tokens that were sampled.
-
-        Errors:
-            InputError: the template refuses the conversation, or the text of the prompt is no beginning of the whole.
-        """
-        turns = [dict(message) for message in messages]
-        answered = [*turns, {"role": "assistant", "content": response}]
-        prompt = self._ids(prompt_id, turns, add_generation_prompt=True)
-        texts = [
-            str(self.tokenizer.apply_chat_template(each, add_generation_prompt=is_open, tokenize=False))
-            for each, is_open in ((turns, True), (answered, False))
-        ]
-        if not texts[1].startswith(texts[0]):
-            raise InputError(f"prompt {prompt_id}: the chat template writes it differently once it is answered",
-                             hint="choose a model whose template leaves earlier turns as they are")  # fmt: skip
-        rest: list[int] = self.tokenizer(texts[1][len(texts[0]) :], add_special_tokens=False)["input_ids"]
-        return prompt, self._until_end(rest, finished=True)
-
-    def templated(self, prompt_id: str, messages: Sequence[Message], response: str) -> tuple[list[int], list[int]]:
-        """Return the ids of the templated prompt, and of the conversation with the response as a finished turn; unchecked.
-
-        Errors:
-            InputError: the template refuses the conversation.
-        """
-        turns = [dict(message) for message in messages]
-        whole = [*turns, {"role": "assistant", "content": response}]
-        return (self._ids(prompt_id, turns, add_generation_prompt=True),
-                self._ids(prompt_id, whole, add_generation_prompt=False))  # fmt: skip
-
-    def _ids(self, prompt_id: str, turns: list[dict[str, str]], *, add_generation_prompt: bool) -> list[int]:
-        try:
-            ids: list[int] = self.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
+    def notes(self) -> list[str]:
+        """Return what a reader should know of the responses that were encoded, in sentences."""
+        notes = []
+        if self.n_apart:
+            notes.append(
+                f"{self.n_apart:,} of {self.n_encoded:,} responses are tokenised apart from their prompts: tokenised with them, "
+                "their first letters would change the prompts' last tokens"
             )
-        except jinja2.TemplateError as error:
-            raise InputError(f"prompt {prompt_id}: the policy's chat template refuses its conversation: {error}",
-                             hint="choose a model whose template takes these turns") from error  # fmt: skip
-        return ids
+        return notes + self.template.note_on_control_text(self.n_with_control_text, self.n_encoded)
+
+    def _prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
+        """Return text and ids of a prompt; those of the last one are kept, for responses of one prompt come together."""
+        turns = list(messages)
+        if self._last_prompt is None or self._last_prompt[0] != turns:
+            text = self.template.text(turns, add_generation_prompt=True)
+            self._last_prompt = turns, text, self.template.tokenise(text)
+        _, text, ids = self._last_prompt
+        return text, list(ids)
+
+    def _apart(self, text: str) -> list[int]:
+        """Return the ids of what follows a prompt, as if the prompt stood before it and joined with nothing.
+
+        Some tokenizers put a space in front of every text. So the text is tokenised behind an anchor that keeps it from being
+        the first, where the tokenizer is of that kind; which anchor serves is found out with a response that joins with nothing.
+        """
+        if self._anchors is None:
+            self._anchors = self._find_anchors()
+        for anchor in self._anchors:
+            before = self.template.tokenise(anchor) if anchor else []
+            ids = self.template.tokenise(anchor + text)
+            if ids[: len(before)] == before:
+                return ids[len(before) :]
+        return self.template.tokenise(text)
+
+    def _find_anchors(self) -> list[str]:
+        question = [{"role": "user", "content": PROBES[0]}]
+        answered = [*question, {"role": "assistant", "content": PROBE_ANSWERS[0]}]
+        prompt_text = self.template.text(question, add_generation_prompt=True)
+        whole_text = self.template.text(answered, add_generation_prompt=False)
+        prompt, whole = self.template.tokenise(prompt_text), self.template.tokenise(whole_text)
+        if whole[: len(prompt)] != prompt or not whole_text.startswith(prompt_text):
+            return [""]
+
+        text, expected = whole_text[len(prompt_text) :], whole[len(prompt) :]
+        written = [spelling for spelling in self.template.control_tokens.values() if spelling in prompt_text]
+        serving = []
+        for anchor in ("", *written, "\n", ":"):
+            before = self.template.tokenise(anchor) if anchor else []
+            if self.template.tokenise(anchor + text) == [*before, *expected]:
+                serving.append(anchor)
+        return serving
 
     def _until_end(self, ids: list[int], *, finished: bool) -> list[int]:
         """Cut what the template adds after the end of the turn, and the end itself where the response was cut off."""
-        end = next((position for position, token in enumerate(ids) if token in self.eos_token_ids), len(ids))
+        ends = [position for position, token in enumerate(ids) if token in self.eos_token_ids]
+        # control tokens are the template's alone; an ordinary token that ends turns may stand in the response as well
+        written = [position for position in ends if ids[position] in self.template.control_tokens]
+        if written:
+            end = written[0]
+        elif ends:
+            end = ends[-1]
+        else:
+            end = len(ids)
         return ids[: end + 1] if finished else ids[:end]
+
+    def holds_control_text(self, turn: Message) -> bool:
+        """Return whether a turn holds the text of a control token."""
+        content = turn.get("content")
+        return isinstance(content, str) and self.template.holds_control_text(content)
 
 
 def begins_with_two_bos(ids: Sequence[int], bos_token_id: int | None) -> bool:

@@ -26,6 +26,7 @@ class Response(NamedTuple):
     ``token_ids`` are the ids as sampled, end of sequence included when there was one. ``role`` is ``positive`` or
     ``negative``. ``ref_logp`` is the summed log-probability under the reference policy, None where none is needed.
     ``beats``: the samples that this one is to beat under pairwise objectives; None: a positive beats every negative.
+    ``problem``: why the model's chat template makes no tokens of this response, which has none then.
     """
 
     sample_idx: int
@@ -34,6 +35,7 @@ class Response(NamedTuple):
     role: str
     ref_logp: float | None = None
     beats: Sequence[int] | None = None
+    problem: str | None = None
 
 
 class Group(NamedTuple):
@@ -106,9 +108,9 @@ def prepare_groups(
     """Check groups against the length limit and leave out what cannot be compared.
 
     Statuses: ``ok``; ``truncated`` (cut at the limit and trained on); ``too_long`` (prompt plus response);
-    ``prompt_too_long`` (no room for a single response token); ``empty`` (no token); ``identical`` (the same tokens as
-    a response that stays: a positive stays before a negative, then the lower index); ``no_contrast`` (fine itself, but the
-    group lost what it needs, its last positive or negative, say).
+    ``prompt_too_long`` (no room for a single response token); ``empty`` (no token); ``template_error`` (see ``problem``);
+    ``identical`` (the same tokens as a response that stays: a positive stays before a negative, then the lower index);
+    ``no_contrast`` (fine itself, but the group lost what it needs, its last positive or negative, say).
 
     Args:
         groups: any order; order is kept.
@@ -201,7 +203,8 @@ def check_group(group: Group, seen: Mapping[Key, Fate]) -> None:
     Errors:
         InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes twice or is in ``seen``.
     """
-    if not group.prompt_token_ids:
+    has_tokens = any(response.problem is None for response in group.responses)
+    if not group.prompt_token_ids and has_tokens:
         raise InputError(f"prompt {group.prompt_id} has no token", hint="nothing would predict a response's first token")
     for position, response in enumerate(group.responses):
         place = f"response {response.sample_idx} of prompt {group.prompt_id}"
@@ -235,7 +238,7 @@ def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
 def fit_length(group: Group, *, max_length: int, on_too_long: str) -> tuple[list[Response], dict[Key, Fate]]:
     """Return the responses that fit the length limit, cut where that is asked for, in their order, and the fate of all.
 
-    Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long`` and ``empty``, as in `prepare_groups`.
+    Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long``, ``empty`` and ``template_error``, as in `prepare_groups`.
 
     Errors:
         UsageError: something is too long and ``on_too_long`` is ``error``.
@@ -247,7 +250,9 @@ def fit_length(group: Group, *, max_length: int, on_too_long: str) -> tuple[list
         key = group.prompt_id, response.sample_idx
         length = len(response.token_ids)
         words = f"{len(group.prompt_token_ids)} prompt tokens + {length} response tokens, the limit is {max_length}"
-        if length == 0:
+        if response.problem is not None:
+            fates[key] = Fate("template_error", response.problem)
+        elif length == 0:
             fates[key] = Fate("empty", "the response has no token")
         elif length <= room:
             fates[key] = Fate("ok")

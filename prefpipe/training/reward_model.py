@@ -13,11 +13,11 @@ early; so a pad token is chosen that conversations do not end with, and the save
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
@@ -30,8 +30,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.artifacts.model_files import ModelFiles
+from prefpipe.artifacts.template_dates import CLOCK
 from prefpipe.errors import InputError, ModelError, UsageError
-from prefpipe.text.conversation_ids import conversation_ids
+from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.head_scores import score_head
 from prefpipe.training.policy import LoraSettings, Policy, turn_dropout_off
 from prefpipe.training.ranks import loading_whole
@@ -77,24 +78,32 @@ def read_template(path: Path) -> str:
     return text
 
 
+def with_template(files: ModelFiles, path: Path, day: str) -> ModelFiles:
+    """Return the model with the day that another chat template than its own is told, where that one reads the clock.
+
+    Raises:
+        UsageError: as `read_template`.
+    """
+    reads_clock = CLOCK in read_template(path)
+    return replace(files, reads_clock=reads_clock, template_date=day if reads_clock else None)
+
+
 def load_reward_tokenizer(
     files: ModelFiles, *, chat_template: Path | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer with its chat template, and a pad token that conversations do not end with; see the module's text.
 
     Errors:
-        ModelError: the template fails on a question and its answer, or begins them with two BOS.
+        ModelError: the template fails on a question and its answer, leaves them out, or begins them with two BOS.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(
         files.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
     )
     if chat_template is not None:
         tokenizer.chat_template = read_template(chat_template)
-    try:
-        example = conversation_ids(tokenizer, *_EXAMPLE)
-    except (jinja2.TemplateError, ValueError, TypeError) as error:
-        raise ModelError(f"the chat template fails on one question and its answer: {error}",
-                         hint="correct the template, or pass another with --chat-template") from error  # fmt: skip
+    template = ChatTemplate(tokenizer, today=files.template_date)
+    template.self_test(files.requested, answered=True)
+    example = template.conversation_ids(*_EXAMPLE)
     bos = tokenizer.bos_token_id
     if not example or (bos is not None and example[:2] == [bos, bos]):
         what = f"writes {tokenizer.bos_token} twice at the start" if example else "makes no token of a question and its answer"

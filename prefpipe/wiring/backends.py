@@ -1,11 +1,14 @@
 """The samplers, scorers, judges and raters that a configuration names: what each is in the fingerprint, and how to open it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import ENGINES, JudgeSpec, JudgingConfig, parse_judge
+from prefpipe.configs.options import TemplatedConfig
 from prefpipe.configs.pairs import BASE, FAKE, PairsConfig
 from prefpipe.configs.score import ScoreConfig, ScorerSpec
 from prefpipe.errors import UsageError
@@ -30,7 +33,7 @@ def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[
             max_model_len=config.max_model_len,
             surroundings=_surroundings(runtime),
         )
-    model = locate(name, trust_remote_code=config.trust_remote_code)
+    model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
     load("prefpipe.artifacts.model_files:require_chat_template")(model)
     if config.backend == "vllm":
         return model.identity(), lambda: load("prefpipe.backends.vllm_engine:VllmGenerator")(
@@ -42,6 +45,11 @@ def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[
         model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_model_len=config.max_model_len,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
+
+
+def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
+    """Return the day that the chat templates of a run are told, which a run that goes on has on record."""
+    return date_for_run(config.template_date, None if config.overwrite else config.output, parents)
 
 
 def fake_knobs(reference: str) -> tuple[str, dict[str, float]]:
@@ -75,7 +83,11 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
             trust_python_checks=config.trust_python_checks
         )
     if spec.kind == "ratings":
-        scorer = load("prefpipe.backends.ratings:RatingsScorer")(spec.target, rating_column=config.rating_column)
+        scorer = load("prefpipe.backends.ratings:RatingsScorer")(
+            spec.target, rating_column=config.rating_column, on_duplicate=config.on_duplicate
+        )
+        for note in scorer.notes:
+            runtime.log(note)
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
     if spec.kind == "judge":
         found, settings, desk = language_judge(
@@ -85,6 +97,7 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
             settings, desk
         )
     model = locate(spec.target, trust_remote_code=config.trust_remote_code)
+    model = model.dated(template_date(config, [config.candidates]))
     identity = {"kind": spec.kind, **model.identity(), "max_length": config.max_length, "dtype": config.dtype}
     return identity, lambda: load("prefpipe.backends.reward_model:RewardModelScorer")(
         model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
@@ -103,6 +116,7 @@ def judge_for(config: JudgeConfig, runtime: Runtime) -> tuple[dict[str, Any], bo
     open_scorer = load("prefpipe.backends.fake:FakeScorer")
     if spec.kind == "reward-model":
         model = locate(spec.model, trust_remote_code=config.trust_remote_code)
+        model = model.dated(template_date(config, [config.a, config.b]))
         identity |= {**model.identity(), "target": "", "max_length": config.max_length, "dtype": config.dtype}
         open_scorer = lambda: load("prefpipe.backends.reward_model:RewardModelScorer")(  # noqa: E731 - beside its identity
             model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
@@ -126,6 +140,8 @@ def language_judge(
         open_source = lambda: _open_server(config, verdict, runtime)  # noqa: E731 - beside its identity
     else:
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
+        judged = [config.a, config.b] if isinstance(config, JudgeConfig) else [config.candidates]  # type: ignore[attr-defined]
+        model = model.dated(template_date(config, judged))
         load("prefpipe.artifacts.model_files:require_chat_template")(model)
         model_identity = {**model.identity(), **{key: getattr(config, key) for key in ("dtype", "max_length")}}
         digest = load("prefpipe.artifacts.fingerprint:fingerprint_of")(model_identity)
@@ -178,9 +194,10 @@ def pair_rater(config: PairsConfig, runtime: Runtime) -> Any:
         return None
     if config.model == FAKE:
         return load("prefpipe.stages.pair_rating:scorer_rater")({FAKE: FAKE}, FAKE, load("prefpipe.backends.fake:FakeScorer"))
-    model = locate(config.model, trust_remote_code=config.trust_remote_code)
+    day = template_date(config)
+    model = locate(config.model, trust_remote_code=config.trust_remote_code).dated(day)
     if config.reward_model:
         return load("prefpipe.stages.pair_rewards:reward_rater")(config, model)
     named = config.reference not in (None, BASE)
-    reference = locate(config.reference or "", trust_remote_code=config.trust_remote_code) if named else None
+    reference = locate(config.reference or "", trust_remote_code=config.trust_remote_code).dated(day) if named else None
     return load("prefpipe.stages.pair_policies:policy_rater")(config, model, reference, runtime.log)

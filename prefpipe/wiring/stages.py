@@ -1,12 +1,13 @@
 """A configuration and the stage that it runs."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.store import Artifact, open_input
+from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.export_groups import ANSWER_FORMATS, ExportConfig
@@ -22,7 +23,7 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.stages.runtime import Runtime, Summary
-from prefpipe.wiring.backends import generator_for, judge_for, pair_rater, scorer_for
+from prefpipe.wiring.backends import generator_for, judge_for, pair_rater, scorer_for, template_date
 from prefpipe.wiring.objects import load, locate
 
 
@@ -77,15 +78,21 @@ def _select(config: SelectConfig, runtime: Runtime) -> Summary:
 
 
 def _train(config: TrainConfig, runtime: Runtime) -> Summary:
-    model = locate(config.model, trust_remote_code=config.trust_remote_code)
+    # one day for the policy, its reference and a reward model: that of the candidates, where they have one
+    day = template_date(config, [config.groups, *([] if config.reference is None else [config.reference])])
+    model = locate(config.model, trust_remote_code=config.trust_remote_code).dated(day)
+    if config.chat_template is not None:  # counts in the place of the model's own
+        model = load("prefpipe.training.reward_model:with_template")(model, config.chat_template, day)
     name = config.reference_model
-    reference = locate(name, trust_remote_code=config.trust_remote_code) if name not in (None, "base") else None
+    named = name not in (None, "base")
+    reference = locate(name or "", trust_remote_code=config.trust_remote_code).dated(day) if named else None
     result: Summary = load("prefpipe.stages.train:run")(config, model, runtime, reference_model=reference)
     return result
 
 
 def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
     model = locate(config.model, trust_remote_code=config.trust_remote_code)
+    model = model.dated(template_date(config, [config.groups]))
     result: Summary = load("prefpipe.stages.logprobs:run")(config, model, runtime)
     return result
 
@@ -93,15 +100,21 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     side = load("prefpipe.stages.eval_recipe:Side")
     names = load("prefpipe.stages.eval_recipe:SIDES")
+    # both sides are told the same day: that of a side that has been sampled, where there is one
+    sampled = [Path(getattr(config, name)) for name in names]
+    if not config.overwrite:
+        sampled += [config.output / name / "candidates" for name in names]
+    day = date_for_run(config.template_date, None, sampled)
+    config = replace(config, template_date=day)
     _check_reward(config)
     for name in names:
         _check_side(config, name)
     named = config.kl_reference  # looked for before an hour of sampling, not after
-    model = locate(named, trust_remote_code=config.trust_remote_code) if named is not None else None
+    model = locate(named, trust_remote_code=config.trust_remote_code).dated(day) if named is not None else None
     sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
     no_kl = load("prefpipe.stages.eval_kl:why_no_kl")(config, *sides)
     if no_kl is None:
-        model = model or locate(config.baseline, trust_remote_code=config.trust_remote_code)
+        model = model or locate(config.baseline, trust_remote_code=config.trust_remote_code).dated(day)
         reference = load("prefpipe.stages.eval_reference:measure_reference")(config, sides[0], model, runtime)
     else:
         reference = load("prefpipe.stages.eval_kl:Reference")(reason=no_kl)
@@ -159,7 +172,7 @@ def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> list[Artif
         rating: dict[str, Any] = {
             name: getattr(config, name) for name in ("scorer", "device", "batch_size", "trust_remote_code", "trust_python_checks")
         }
-        rating["base_url"] = config.judge_url
+        rating |= {"base_url": config.judge_url, "template_date": config.template_date}
         _score(ScoreConfig(candidates=candidates, output=scores, **rating, **shared), runtime)
     embeddings = getattr(config, f"{side}_embeddings")
     return [open_input(candidates, schema="candidates", name=f"--{side}"),

@@ -266,7 +266,12 @@ def test_a_limit_beyond_the_model_is_refused(policy):
 @pytest.mark.parametrize(
     ("template", "error", "message"),
     [
-        ("{{ raise_exception('no system turns') }}", InputError, "refuses this conversation: no system turns"),
+        (
+            "{{ raise_exception('no x') if messages[0].content == 'x' }}{{ messages[0].content }}",
+            InputError,
+            "refuses this conversation: no x",
+        ),
+        ("{{ raise_exception('no turns') }}", ModelError, "fails on one question: no turns"),
         ("<|bos|><|bos|>{{ messages[0].content }}", ModelError, r"begins with two <\|bos\|> tokens"),
     ],
 )

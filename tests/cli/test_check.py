@@ -130,7 +130,9 @@ def test_a_template_that_rewrites_finished_turns_is_an_error_where_conversations
     assert "(response 0 of prompt p0)" in findings["not_prefix"][1]
     assert found["problems"]["not_prefix"] == 9
     config = TrainConfig(groups=groups, output=tmp_path / "policy", model=str(rewriting), report_to=("none",))
-    with pytest.raises(InputError, match="not the first tokens of prompt plus response"):
+    with pytest.raises(
+        InputError, match="can be trained on: 9 template_error; prompt p0: its text is not the beginning of prompt plus response"
+    ):
         train.run(config, inspect_model(rewriting, "rewriting"), Runtime())
 
 

@@ -18,7 +18,7 @@ from prefpipe.errors import FingerprintError, ModelError, StoppedEarly, UsageErr
 from prefpipe.maths.losses import Targets, mmpo_reward_loss
 from prefpipe.stages import train
 from prefpipe.stages.runtime import Runtime
-from prefpipe.text.conversation_ids import conversation_ids
+from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.trainer import GroupTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -170,7 +170,7 @@ def test_calibration_is_of_the_scores_that_score_gives(rated, models, tmp_path):
     with torch.no_grad():
         scores = {
             (row["prompt_id"], row["sample_idx"]): model(
-                torch.tensor([conversation_ids(tokenizer, row["messages"], row["response"])])
+                torch.tensor([ChatTemplate(tokenizer).conversation_ids(row["messages"], row["response"])])
             ).logits.item()
             for row in groups
         }

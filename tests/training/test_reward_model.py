@@ -133,7 +133,7 @@ def test_a_template_that_fails_or_writes_two_bos_is_refused(tmp_path):
     for number, (template, message) in enumerate(
         (
             ("{{ raise_exception('no') }}", "fails on one question"),
-            ("<|bos|><|bos|>{{ messages[0].content }}", "twice at the start"),
+            ("<|bos|><|bos|>{% for m in messages %}{{ m.content }}{% endfor %}", "twice at the start"),
         )
     ):
         files = edited(make_tiny_causal_lm, tmp_path / str(number), chat_template=template)
