@@ -97,6 +97,7 @@ class StopRequest:
         self._is_installed = False
         self._is_over = False
         self._is_lost = False
+        self._main_thread = _thread.get_ident()
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -129,6 +130,7 @@ class StopRequest:
         if self._is_installed:
             return
         self._is_installed = True
+        self._main_thread = _thread.get_ident()
 
         # Handlers first: all else can wait. `nohup` and a script's background have some ignored.
         for number in _caught():
@@ -225,7 +227,7 @@ class StopRequest:
             sys.__unraisablehook__(unraisable)
             return
         self.has_raised, self._is_lost = False, True
-        _thread.start_new_thread(_signal_after, (0.05, self.number or signal.SIGTERM))
+        _thread.start_new_thread(self._signal_after, (0.05, self.number or signal.SIGTERM))
 
     def _say_why(self) -> int:
         """Print why the command ends, and return its exit code."""
@@ -261,15 +263,20 @@ class StopRequest:
                 elif not is_first:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, STOPPED))
                 elif number != signal.SIGUSR1:
-                    _thread.start_new_thread(self._hurry_after, (GRACE_S, number))
+                    _thread.start_new_thread(self._hurry_after, (GRACE_S,))
 
-    def _hurry_after(self, seconds: float, number: int) -> None:
-        """Send the signal again, as a second one, unless what is being finished has no limit."""
+    def _hurry_after(self, seconds: float) -> None:
+        """Send a second signal, unless what is being finished has no limit."""
         time.sleep(seconds)
         while self.section is not None and self.section.however_long:
             time.sleep(1)
         self._overdue = f"stopped: what was begun took longer than {GRACE_S:.0f} s from the signal"
-        _thread.interrupt_main(signal.Signals(number))
+        self._signal_after(0, signal.SIGTERM)
+
+    def _signal_after(self, seconds: float, number: int) -> None:
+        """Send a signal to the main thread, which may be waiting in the system for one."""
+        time.sleep(seconds)
+        signal.pthread_kill(self._main_thread, number)
 
     def _end_after(self, seconds: float, code: int | None) -> None:
         """End the process, with the exit code that is known where ``code`` is None."""
@@ -326,11 +333,6 @@ def _let_go_of_the_terminal() -> None:
             os.write(stream, b"")
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-
-
-def _signal_after(seconds: float, number: int) -> None:
-    time.sleep(seconds)
-    _thread.interrupt_main(signal.Signals(number))
 
 
 def _be_a_child() -> None:
