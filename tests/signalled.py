@@ -135,7 +135,7 @@ def cases() -> list[Case]:
                         "--bootstrap-draws", "300")),
         Case("inspect", alone("inspect", "run/groups", "--json"), nothing),
         Case("status", alone("status", "run"), nothing),
-        Case("savings", alone("savings", "run/groups", "--model", "8B"), nothing),
+        Case("savings", alone("savings", "run/groups", "--model", "8B", "--gpu", "h100"), nothing),
         Case("check", alone("check", "run/groups", "--model", "model"), nothing),
         Case("report", lambda output: ["report", "run", "-o", f"{output}.html"],
              lambda path: bytes_of(path.with_suffix(".html"))),

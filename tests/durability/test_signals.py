@@ -74,8 +74,9 @@ def test_a_signal_at_any_moment_loses_nothing(inputs: Path, undisturbed: Callabl
 def test_a_signal_at_any_moment_loses_nothing_of_what_takes_long(
     inputs: Path, undisturbed: Callable[[str], Case], name: str
 ) -> None:
+    """Two signals each: what takes seconds a try is tried more often by ``python tests/signalled.py``."""
     case, moments = undisturbed(name), random.Random(name)
-    for number in SIGNALS:
+    for number in moments.sample(SIGNALS, 2):
         moment_s = moments.uniform(0, case.elapsed_s)
         struck = strike(case.words(f"struck-{name}"), inputs, number, moment_s)
         assert_well_ended(case, number, struck)
