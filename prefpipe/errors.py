@@ -7,7 +7,7 @@ Exit codes: 0 done; 1 failed; 2 bad usage, config or fingerprint clash; 3 finish
 above the limit; 4 input incomplete; 75 stopped early, safe to run again; 130 interrupted.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class PrefpipeError(Exception):
@@ -52,9 +52,16 @@ class ModelError(PrefpipeError):
 
 
 class ErrorRateError(PrefpipeError):
-    """The stage finished and everything good is on disk, but too many rows failed (exit 3)."""
+    """The stage finished and everything good is on disk, but too many rows failed (exit 3).
+
+    ``summary`` is what the stage would have handed back: it is printed, as after any finished stage.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, hint: str | None = None, summary: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.summary = summary
 
 
 class StoppedEarly(PrefpipeError):  # noqa: N818 - it is a stop that was asked for, not an error

@@ -28,7 +28,8 @@ class ChatServer(ThreadingHTTPServer):
     ):  # fmt: skip
         super().__init__(("127.0.0.1", 0), Handler)
         self.refused_fields, self.names_them, self.delay_s = refused_fields, names_them, delay_s
-        self.written = Counter()
+        self.retry_after = "0.01"
+        self.refusal_status = 400
         self.faults = faults or {}
         self.known_fields, self.ignored_fields, self.key = known_fields, ignored_fields, key
         self.generator = FakeGenerator(max_model_len=2048)
@@ -64,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
         refused = [name for name in self.server.refused_fields if name in body]
         if refused:
             words = f"Unrecognized request argument supplied: {refused[0]}" if self.server.names_them else "Invalid request"
-            self.reply(400, {"error": {"message": words}})
+            self.reply(self.server.refusal_status, {"error": {"message": words}})
             return
         time.sleep(self.server.delay_s(text))
         fault = self.server.faults.get(text)
@@ -79,7 +80,6 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self.reply(*self.answer(body))
-            self.server.written[text, body["seed"]] += 1
 
     def answer(self, body):
         ids = self.server.generator.encode(body["messages"])
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         if status in {429, 500}:
-            self.send_header("Retry-After", "0.01")
+            self.send_header("Retry-After", self.server.retry_after)
         self.end_headers()
         self.wfile.write(content)
 

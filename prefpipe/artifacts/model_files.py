@@ -141,19 +141,31 @@ def require_chat_template(model: ModelFiles) -> None:
         )
 
 
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds an adapter and no whole model."""
+    return (folder / "adapter_config.json").is_file() and not _has_model_weights(folder)
+
+
 def find_adapter_base(folder: Path) -> AdapterBase | None:
     """Return the base that ``adapter_config.json`` names, or None when the folder is not an adapter."""
-    config_path = folder / "adapter_config.json"
-    if not config_path.is_file() or _has_model_weights(folder):
+    if not is_adapter(folder):
         return None
-    config = read_json(config_path)
+    config = read_json(folder / "adapter_config.json")
     reference = config.get("base_model_name_or_path")
     if not isinstance(reference, str) or not reference:
         raise ModelError(
             f"the adapter in {folder} does not name its base model",
-            hint="write the base model's name or path into adapter_config.json, as base_model_name_or_path",
+            hint=f"say which it is and make a whole model: prefpipe merge {folder} --model BASE -o {folder}-merged",
         )
     return AdapterBase(reference, config.get("revision"))
+
+
+def merge_hint(folder: Path) -> str:
+    """Return the command that makes a whole model of an adapter whose base is elsewhere: no file needs to be edited."""
+    return (
+        f"bring the base model to where the adapter looks for it, or name it: prefpipe merge {folder} --model BASE "
+        f"-o {folder}-merged, and use that"
+    )
 
 
 def _find_kind(folder: Path) -> ModelKind:
@@ -194,7 +206,7 @@ def _inspect_local_base(folder: Path) -> ModelFiles:
     reference = named.reference if named else None
     raise ModelError(
         f"the adapter in {folder} needs its base model {reference!r}, which is not on this disk",
-        hint="correct base_model_name_or_path in adapter_config.json, or bring the base model to that path",
+        hint=merge_hint(folder),
     )
 
 

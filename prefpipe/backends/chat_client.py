@@ -397,7 +397,7 @@ class ChatClient:
         try:
             with self._client.chat.completions.with_streaming_response.create(**_arguments(wire)) as response:
                 data, is_late = _read(response.iter_bytes(), deadline)
-            completion = parse_finite_json(data)
+            completion = _parsed(data)
             read_message(completion)
         except openai.APIStatusError as error:
             raise self._status_failure(error) from error
@@ -426,6 +426,8 @@ class ChatClient:
         low = f"{reason} {error.body}".lower()  # the text has the message alone, the body also the code
         if status in HOPELESS_STATUSES or any(sign in low for sign in NO_MONEY_SIGNS):
             self._give_up(reason)
+        if status == 403 and any(name in low for name in self.settings.can_do_without):
+            return PermanentError(ChatAnswer(ERROR, reason), is_bad_request=True)  # OpenAI's word on log-probabilities of o1
         if status in HOPELESS_AT_START and not self._reached:
             self._give_up(reason)
         if status in TRANSIENT_STATUSES or status >= 500:
@@ -465,6 +467,18 @@ def _read(chunks: Any, deadline: float) -> tuple[bytes, bool]:
     except Exception as error:  # the HTTP library's own family, whose name depends on the client's version
         raise TransientError(f"the connection broke: {type(error).__name__}: {error}") from error
     return bytes(data), False
+
+
+def _parsed(data: bytes) -> Any:
+    """Return what a body's JSON holds; bytes that are no UTF-8 become U+FFFD, for the rest of the answer was paid for.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+    """
+    try:
+        return parse_finite_json(data)
+    except UnicodeDecodeError:
+        return parse_finite_json(data.decode("utf-8", "replace"))
 
 
 def _retry_after(headers: Any) -> float | None:

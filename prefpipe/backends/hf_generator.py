@@ -156,12 +156,12 @@ def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
         except (RuntimeError, ValueError) as error:
             raise ModelError(
                 f"the adapter in {model.path} does not fit its base model: {error}",
-                hint="check base_model_name_or_path in adapter_config.json",
+                hint=f"name the base it was trained on: prefpipe merge {model.path} --model BASE -o {model.path}-merged",
             ) from error
     lost = [str(warning.message) for warning in caught if "adapter keys" in str(warning.message)]
     if lost:
         raise ModelError(
             f"the adapter in {model.path} does not fit its base model: {lost[0]}",
-            hint="check base_model_name_or_path in adapter_config.json",
+            hint=f"name the base it was trained on: prefpipe merge {model.path} --model BASE -o {model.path}-merged",
         )
     return adapted.merge_and_unload() if merge else adapted

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from prefpipe.artifacts.model_files import ModelFiles, find_adapter_base, inspect_model
+from prefpipe.artifacts.model_files import ModelFiles, find_adapter_base, inspect_model, is_adapter, merge_hint
 from prefpipe.backends.bundled import PREFIX, find_bundled
 from prefpipe.backends.gguf_conversion import convert_cached
 from prefpipe.errors import ModelError
@@ -36,12 +36,12 @@ def locate_model(reference: str, *, trust_remote_code: bool = False, base: str |
         ModelError: nothing is there, the hub says no, or the folder fails ``inspect_model``.
     """
     folder, revision = _find_folder(reference, trust_remote_code=trust_remote_code)
+    if base is not None and is_adapter(folder):  # whatever it names itself, if anything
+        given = locate_model(base, trust_remote_code=trust_remote_code)
+        return inspect_model(folder, reference, revision=revision, base=given)
     named = find_adapter_base(folder)
     if named is None:
         return inspect_model(folder, reference, revision=revision)
-    if base is not None:
-        given = locate_model(base, trust_remote_code=trust_remote_code)
-        return inspect_model(folder, reference, revision=revision, base=given)
     beside = folder / named.reference
     if not Path(named.reference).is_dir() and beside.is_dir():
         found = locate_model(str(beside), trust_remote_code=trust_remote_code)
@@ -52,7 +52,7 @@ def locate_model(reference: str, *, trust_remote_code: bool = False, base: str |
         except ModelError as error:
             raise ModelError(
                 f"the adapter in {folder} needs its base model {pinned!r}: {error.message}",
-                hint=error.hint or "correct base_model_name_or_path in adapter_config.json",
+                hint=f"{error.hint}; or {merge_hint(folder)}" if error.hint else merge_hint(folder),
             ) from error
     return inspect_model(folder, reference, revision=revision, base=found)
 

@@ -34,6 +34,11 @@ def evaluation_of(handler: Callable[[Any, bool], None]) -> typer.Typer:
 
     def evaluate(context: typer.Context, **values: Any) -> None:
         if context.invoked_subcommand is None:
+            if all(value in (None, False, []) for value in values.values()):
+                from prefpipe.cli.console import pipe
+
+                pipe(context.get_help())  # what it needs, and the commands beside it
+                raise typer.Exit(2)
             stage(**values)
             return
         given = [name for name, value in values.items() if value not in (None, False, [])]

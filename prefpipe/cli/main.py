@@ -7,7 +7,7 @@ incomplete; 75 stopped early, safe to run again; 130 interrupted.
 import json
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 import typer.core
@@ -39,7 +39,10 @@ from prefpipe.configs.options import StageConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
-from prefpipe.errors import PrefpipeError
+from prefpipe.errors import ErrorRateError, PrefpipeError
+
+if TYPE_CHECKING:
+    from prefpipe.stages.runtime import Summary
 
 STAGES: tuple[type[StageConfig], ...] = (
     GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, JudgeConfig, LogprobsConfig, ImportConfig,
@@ -74,11 +77,23 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
     speaks = is_first(config.stage)
     log = console.log if speaks else lambda _line: None
     runtime = runtime_for(config, log=log, stop=stop_request, progress=console.progress, argv=sys.argv)
-    summary = run_stage(config, runtime)
-    if not speaks:
-        return
+    try:
+        summary = run_stage(config, runtime)
+    except ErrorRateError as error:
+        if speaks and error.summary is not None:
+            _show(error.summary, as_json)
+        raise
+    if speaks:
+        _show(summary, as_json)
+
+
+def _show(summary: "Summary", as_json: bool) -> None:
+    """Print what a finished stage did, whatever its exit code: stdout carries what a script reads."""
+    from prefpipe.artifacts.finite_json import finite_values
+    from prefpipe.cli import console
+
     console.show_summary(summary)
-    console.pipe(json.dumps(summary.to_json()) if as_json else str(summary.path))
+    console.pipe(json.dumps(finite_values(summary.to_json())) if as_json else str(summary.path))
 
 
 for _config_class in STAGES:
@@ -131,6 +146,8 @@ def run(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # what typer raises for a wrong flag
+            if not error.format_message().strip():
+                return int(error.exit_code)  # a group without a command: its help is printed already
             sys.stderr.write(f"error: {error.format_message()}\n\nhint: run `{_help_command(arguments)}`\n")
             return int(error.exit_code)
         if not tells_the_error(arguments):
@@ -150,6 +167,8 @@ def _help_command(arguments: list[str]) -> str:
     for word in arguments:
         children = getattr(command, "commands", {})
         if word not in children:
+            groups = [name for name, child in children.items() if word in getattr(child, "commands", {})]
+            words += [groups[0], word] if groups else []  # `prefpipe win-rate` is one of eval's
             break
         words, command = [*words, word], children[word]
     return " ".join([*words, "--help"])

@@ -65,7 +65,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=config.extend)
     indices = runtime.shard.parts(output.n_parts)
     output, failed = begin_retry(output, indices, keep=NOT_RETRIED) if config.retry_errors else (output, set())
-    if config.overwrite:
+    if config.overwrite.replaces_this_run:
         for index in indices:
             _kept_answers(output, index).remove()
     summary = Summary(config.stage, config.output)
@@ -110,6 +110,7 @@ def _refuse_no_text_at_all(output: Output, indices: Sequence[int], summary: Summ
     raise ErrorRateError(
         f"{summary.stage} finished, but none of {summary.n_rows:,} rows has a text: {reasons}",
         hint=f"run `prefpipe inspect {summary.path}` for the reasons; a model that thinks first needs a larger --max-tokens",
+        summary=summary,
     )
 
 

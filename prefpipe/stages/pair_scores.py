@@ -8,6 +8,7 @@ with its reason, never cut; the same folder is scored once, whichever of the two
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.configs.pairs import PairsConfig
-from prefpipe.errors import CorruptPartError, UsageError
+from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
 from prefpipe.reports.pairs_page import pairs_page
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
 from prefpipe.stages.pair_figures import figures_of
@@ -59,7 +60,12 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
         summary.facts["elapsed_s"] = elapsed_s = time.perf_counter() - started
         summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
         summary.notes += source.notes
-    check_error_rate(summary, FAILING, config.max_error_rate)
+    try:
+        check_error_rate(summary, FAILING, config.max_error_rate)
+    except ErrorRateError:
+        with suppress(InputError):  # no pair was scored: the error rate says it
+            _sum_up(config, output, rater, summary)
+        raise
     _sum_up(config, output, rater, summary)
     return summary
 

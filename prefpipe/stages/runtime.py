@@ -266,4 +266,5 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
             f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
             f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good is in {summary.path}",
             hint=f"run `prefpipe inspect {summary.path}` for the reasons, or raise --max-error-rate",
+            summary=summary,
         )

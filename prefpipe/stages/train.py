@@ -36,7 +36,7 @@ from prefpipe.training.early_stopping import describe_evaluation
 from prefpipe.training.measures import describe_calibration, describe_progress
 from prefpipe.training.policy import check_lora
 from prefpipe.training.ranks import from_first, leave, processes
-from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation
+from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation, require_trackers
 from prefpipe.training.tables import METRICS_FILE, POLICY
 
 SUMMARY_FILE = "summary.json"
@@ -55,6 +55,7 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         runtime: the surroundings.
         reference_model: the files of ``--reference-model`` where it names a model of its own.
     """
+    require_trackers(config.report_to)
     settings = settings_of(config)
     groups = open_input(config.groups, schema="groups", name="GROUPS")
     refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})

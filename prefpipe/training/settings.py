@@ -1,7 +1,8 @@
 """The knobs of the optimizer loop, and how they become ``transformers.TrainingArguments``."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,20 @@ class TrainSettings:
     save_total_limit: int = 2
     logging_steps: int = 1
     report_to: tuple[str, ...] = ("tensorboard",)
+
+
+def require_trackers(names: Iterable[str]) -> None:
+    """Refuse a tracker whose package is not installed: the trainer would say so after the model is loaded.
+
+    Raises:
+        UsageError: naming the package.
+    """
+    for name in names:
+        if name not in ("none", "tensorboard") and find_spec(name) is None:
+            raise UsageError(
+                f"--report-to {name}: the package {name} is not installed",
+                hint=f"pip install {name.replace('_', '-')}, or leave out --report-to: TensorBoard gets every measure",
+            )
 
 
 def derive_accumulation(global_batch_size: int, per_device: int, world_size: int) -> int:

@@ -120,6 +120,75 @@ def test_a_batch_line_that_is_no_completion_is_told(tmp_path):
     ]
 
 
+VERDICT_BY_SHAPE = {
+    "a0 ": ([{"type": "thinking", "thinking": "B?"}, {"type": "text", "text": "A"}], "ok", None),
+    "a1 ": (7, "error", "a_first: the answer's content is 7, which is no text"),
+    "a2 ": ([{"type": "image_url", "image_url": {"url": "x"}}], "error", "a_first: the answer's content holds {'type': 'image_url'"),
+    "a3 ": ({"text": "B"}, "ok", None),
+    "a4 ": ([], "parse_error", "a_first: the answer is not one of A, B, C alone"),
+    "a5 ": ("C", "ok", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["server", "batch"])
+def test_every_shape_of_an_answer_is_a_row_and_costs_no_other_row_its_answer(tmp_path, is_batch):
+    """Six shapes in one part, each asked once: a number is no reason to pay six times."""
+
+    def answer(prompt):
+        return next(content for piece, (content, _, _) in VERDICT_BY_SHAPE.items() if piece in prompt)
+
+    a, b = two_sides(tmp_path, 6)
+    letter = ["--judge-prompt", "pairwise-letter-v1", "--orders", "a-first", "--max-error-rate", 1]
+    with running_judge(answer=answer) as server:
+        command = judge_command(a, b, tmp_path / "out", server.url, *letter)
+        if is_batch:
+            assert run([*command, "--emit-batch", str(tmp_path / "batch.jsonl")]) == 0
+            lines = [json.loads(line) for line in (tmp_path / "batch.jsonl").read_text().splitlines()]
+            bodies = {line["custom_id"]: server_answer(answer(line["body"]["messages"][0]["content"])) for line in lines}
+            answered = [{"custom_id": name, "response": {"status_code": 200, "body": body}} for name, body in bodies.items()]
+            (tmp_path / "done.jsonl").write_text("\n".join(map(json.dumps, answered)))
+            assert run([*command, "--ingest-batch", str(tmp_path / "done.jsonl")]) == 0
+            assert not server.bodies
+        else:
+            assert run(command) == 0
+            assert len(server.bodies) == 6
+    rows = verdicts_of(tmp_path / "out")
+    for number, (_, status, reason) in enumerate(VERDICT_BY_SHAPE.values()):
+        row = rows[f"p{number}"]
+        assert row["status"] == status, row
+        assert (row["reason"] or "").startswith(reason or "")
+    assert [rows[f"p{number}"]["preference"] for number in (0, 3, 5)] == [1.0, 0.0, 0.5]
+
+
+def server_answer(content):
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+    return {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
+
+
+def test_a_whole_number_of_thousands_of_digits_loses_no_batch(tmp_path):
+    """Python refuses to read it, and would take the line for broken."""
+    a, b = two_sides(tmp_path, 2)
+    command = judge_command(a, b, tmp_path / "out", "http://127.0.0.1:9/v1", "--judge-prompt", "pairwise-letter-v1")
+    assert run([*command, "--emit-batch", str(tmp_path / "batch.jsonl")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "batch.jsonl").read_text().splitlines()]
+    answered = [{"custom_id": line["custom_id"], "response": {"status_code": 200, "body": server_answer("A")}} for line in lines]
+    text = "\n".join(map(json.dumps, answered)).replace('"prompt_tokens": 9', '"prompt_tokens": ' + "9" * 5000, 1)
+    (tmp_path / "done.jsonl").write_text(text)
+    assert run([*command, "--ingest-batch", str(tmp_path / "done.jsonl")]) == 0
+    assert {row["status"] for row in rows_of(tmp_path / "out")} == {"ok"}
+
+
+def test_bytes_that_are_no_utf_8_cost_a_character_and_not_the_answer(tmp_path):
+    a, b = two_sides(tmp_path, 2)
+    body = json.dumps(server_answer("A, caf\u00e9"), ensure_ascii=False).encode("latin-1")
+    with running_judge() as server:
+        server.RequestHandlerClass = type("Latin", (server.RequestHandlerClass,), {
+            "reply": lambda self, _status, _content: self.reply_bytes(body)})  # fmt: skip
+        assert run(judge_command(a, b, tmp_path / "out", server.url, "--orders", "a-first", "--max-error-rate", 1)) == 0
+    assert len(server.bodies) == 2
+    assert {row["a_first_raw"] for row in rows_of(tmp_path / "out")} == {"A, caf\ufffd"}
+
+
 def test_nothing_is_paid_for_that_could_not_be_kept(tmp_path, capsys):
     a, b = two_sides(tmp_path)
     (tmp_path / "file").write_text("in the way")

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
-from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, checked_prompt, notes_of_keys_left_out, read_beside
+from prefpipe.artifacts.interchange.conversation_columns import (
+    BesidePrompts,
+    checked_prompt,
+    checked_response_text,
+    notes_of_keys_left_out,
+    notes_of_texts_read_back,
+    read_beside,
+    unwrapped_responses,
+)
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
@@ -18,7 +26,6 @@ from prefpipe.artifacts.interchange.user_table import (
     checked_list,
     checked_number,
     checked_optional_text,
-    checked_text,
     read_user_table,
     told,
 )
@@ -62,7 +69,7 @@ COMPLETION_SCORES = {"overall_score": "overall_score", "fine_grained_score": "fi
 TENS = (10, "10", "10.0")
 MOST_OF_THE_POOR = 2.0
 """A mean of UltraFeedback's four aspects, from 1 to 5, with which 10 of 10 overall cannot be."""
-CRITIQUE_OF_ONE = re.compile(r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,/]?\d)", re.IGNORECASE)
+CRITIQUE_OF_ONE = re.compile(r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,]\d)", re.IGNORECASE)
 MAX_PLACES_SHOWN = 5
 GROUP_COLUMNS = ("prompt_id", "messages", "responses", "strategy", "pairs")
 
@@ -129,7 +136,10 @@ def _gathered(
     beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules, taken=used)
     responses = _responses(table, layout, items_of, problems, beside, rules)
     pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *beside.used}))
-    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: table.values(layout.prompt)})])
+    prompts = table.values(layout.prompt)
+    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: prompts})])
+    if layout.prompt != "messages":
+        pool.notes.extend(notes_of_texts_read_back(prompts, rules))
     return pool
 
 
@@ -139,6 +149,8 @@ def _responses(
 ) -> Iterator[Response]:  # fmt: skip
     """Yield the responses of every row that is fine; what is wrong with the others is noted."""
     ids = table.values_or_none("prompt_id")
+    rows = [items_of(row) for row in range(table.table.num_rows)]
+    texts = iter(unwrapped_responses([item.text for items, _ in rows for item in items], rules))
     for row, (place, prompt) in enumerate(zip(table.places, table.values(layout.prompt), strict=True)):
         turns, problem = checked_prompt(
             prompt, layout.prompt, is_strict=layout.is_strict, rules=rules, system=beside.systems[row]
@@ -147,19 +159,19 @@ def _responses(
         prompt_id = None
         if problem is None and "prompt_id" in table.names:
             prompt_id, problem = checked_id(ids[row], "prompt_id")
-        items, its_problem = items_of(row)
+        items, its_problem = rows[row]
         for sentence in (problem, its_problem):
             if sentence is not None:
                 problems.add(place, sentence)
         for item in items:
-            response = _checked(item, place, problems)
+            response = _checked(item._replace(text=next(texts)), place, problems, rules)
             if problem is None:
                 yield response._replace(row=row, messages=turns, prompt_id=prompt_id)
 
 
-def _checked(item: Item, place: str, problems: Problems) -> Response:
+def _checked(item: Item, place: str, problems: Problems, rules: ReadingRules) -> Response:
     """Return an item as a response that still lacks row and prompt; what is wrong with it is noted."""
-    text, problem = checked_text(item.text, item.name)
+    text, problem = checked_response_text(item.text, item.name, rules)
     found = [problem]
     scores: dict[str, float | None] = {}
     for scorer, (value, name) in item.scores.items():
@@ -191,8 +203,17 @@ def read_ultrafeedback(
     table.require(["instruction", "completions"], hint=hint)
     layout = Layout("instruction", "completions", COMPLETION_SCORES)
     pool = _pool_of_objects(table, layout, columns, {"instruction", "completions", "prompt_id", *reserved}, rules)
-    pool.notes.extend(_notes_of_tens(table))
+    pool.notes.extend([*_notes_of_system_prompts(table), *_notes_of_tens(table)])
     return pool
+
+
+def _notes_of_system_prompts(table: UserTable) -> list[str]:
+    """Return how many responses had a system prompt of their own, which is no part of the prompt that all share."""
+    n_steered = 0
+    for value in table.values("completions"):
+        items = [item for item in checked_list(value, "")[0] if isinstance(item, dict)]
+        n_steered += sum(bool(item.get("custom_system_prompt")) for item in items)
+    return [f"`custom_system_prompt` of {n_steered:,} responses is left out: it steered one model alone"] if n_steered else []
 
 
 def _notes_of_tens(table: UserTable) -> list[str]:
