@@ -230,6 +230,8 @@ def test_a_run_that_goes_on_tells_the_day_on_which_it_began(tmp_path, capsys, to
     assert code == 0
     assert all(text_of(row).startswith("01 Mar 2026 <|im_start|>") for row in rows)
     today("2026-03-02")
+    assert prefpipe(["status", str(tmp_path / "candidates"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["state"] == "done"
     code, rows, _ = sampled(tmp_path, capsys, "a", "b", more=["--n", "2", "--extend"])
     assert (code, len(rows)) == (0, 4)
     assert all(text_of(row).startswith("01 Mar 2026 <|im_start|>") for row in rows)
