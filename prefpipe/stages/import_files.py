@@ -20,6 +20,7 @@ from prefpipe.artifacts.interchange.formats import content_hash, read_pool
 from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pool import Pool, Response
 from prefpipe.artifacts.interchange.user_table import file_of
+from prefpipe.artifacts.interchange.wide_rows import WideColumns
 from prefpipe.artifacts.prompts import Prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES, Schema
@@ -34,8 +35,8 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
     sources = {"SOURCE": config.source} | ({"--requests": config.requests} if config.requests is not None else {})
     refuse_nesting(config.output, {name: path for name, text in sources.items() if (path := file_of(text)) is not None})
     pool = read_pool(
-        config.source, config.format, requests=config.requests, names=_names(config), columns=config.kept_columns,
-        reserved=CANDIDATES.column_names, rules=config.reading_rules,
+        config.source, "wide" if config.is_wide else config.format, requests=config.requests, names=_names(config),
+        wide=_wide(config), columns=config.kept_columns, reserved=CANDIDATES.column_names, rules=config.reading_rules,
     )  # fmt: skip
     for note in pool.notes:
         runtime.log(note)
@@ -68,9 +69,12 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
 
 
 def _names(config: ImportConfig) -> ColumnNames:
-    return ColumnNames(
-        config.prompt_id_column, config.prompt_column, config.response_column, config.model_column, dict(config.rewards)
-    )
+    response = config.response_column[0] if config.response_column else None
+    return ColumnNames(config.prompt_id_column, config.prompt_column, response, config.model_column, dict(config.rewards))
+
+
+def _wide(config: ImportConfig) -> WideColumns:
+    return WideColumns(config.response_column, config.scores, config.prompt_column, config.prompt_id_column, config.model_column)
 
 
 def _record(config: ImportConfig, schema: Schema, pool: Pool, runtime: Runtime, candidates: Output | None = None) -> RunRecord:
