@@ -22,6 +22,7 @@ from prefpipe.artifacts.interchange.user_table import file_of, read_user_table
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
 from prefpipe.reports.pairs_page import pairs_page
@@ -30,6 +31,7 @@ from prefpipe.stages.pair_figures import figures_of
 from prefpipe.stages.pair_notes import notes_of
 from prefpipe.stages.pair_rating import OpenRater, PairRater, given_scores, pair_row
 from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
 
 FAILING = ("template_error", "not_finite", "missing_text", "unreadable", "no_score")
 SUMMARY_FILE = "summary.json"
@@ -68,6 +70,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
             _sum_up(config, output, rater, summary)
         raise
     _sum_up(config, output, rater, summary)
+    report_skipped_rows(config, source.skipped, summary)
     return summary
 
 
@@ -79,7 +82,8 @@ class _FromFile:
         if path is not None and path.exists():
             refuse_nesting(config.output, {FLAG: path})
         self.config, self.rater, self.runtime = config, rater, runtime
-        self.file: PairFile = _read(config, needs_texts=rater is not None)
+        self.file: PairFile
+        self.file, self.skipped = read_users_rows(config, lambda: _read(config, needs_texts=rater is not None))
         self.is_of_completions = self.file.rows[0].of_item is not None
         for note in self.file.notes:
             runtime.log(note)
@@ -98,7 +102,7 @@ class _FromFile:
                       **({"completions": 1} if self.is_of_completions else {})},
             parents={"pairs": self.config.pairs},
             context={**context, "models": [] if self.rater is None else list(self.rater.names),
-                     "score_columns": None if columns is None else list(columns)},
+                     "score_columns": None if columns is None else list(columns), **context_of_skipped_rows(self.skipped)},
         )  # fmt: skip
 
     def parents(self, indices: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -141,6 +145,7 @@ class _FromFolder:
     notes: Sequence[str] = ()
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
+        self.skipped: list[BadRow] = []
         path = Path(config.pairs)
         if rater is not None:
             raise UsageError(f"{FLAG} {path} holds scores already, and --model would score them again",

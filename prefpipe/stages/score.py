@@ -34,6 +34,7 @@ from prefpipe.stages.candidate_rows import (
 )
 from prefpipe.stages.judge_spending import facts_of_spending, write_open_questions
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
+from prefpipe.stages.skipped_rows import context_of_skipped_rows, report_skipped_rows
 from prefpipe.text.ifeval import IFEVAL_VERSION
 
 NOT_FAILED = ("ok", "no_response")
@@ -56,10 +57,12 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     """Score the parts of this shard that are missing."""
     refuse_nesting(config.output, {"CANDIDATES": config.candidates})
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
+    ratings: list[Any] = [rater.open() for rater in raters if rater.identity.get("kind") == "ratings"]
+    skipped = [row for scorer in ratings for row in scorer.skipped]
     columns = _user_columns_of(candidates)
     record = RunRecord(
         stage=config.stage, schema=SCORES.tag, n_parts=candidates.n_parts,
-        context={**runtime.context, MADE_WITH: _made_with(config, raters)},
+        context={**runtime.context, MADE_WITH: _made_with(config, raters), **context_of_skipped_rows(skipped)},
         identity={"stage": config.stage, "version": config.VERSION, **_relevant(config),
                   "scorers": [{"name": rater.name, **_identity(rater, columns)} for rater in raters],
                   "candidates": parent_identity(candidates)},
@@ -89,6 +92,7 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     if summary.n_parts_made:
         summary.notes.append(f"{work.n_rated:,} ratings in {time.perf_counter() - started:.1f} s")
     summary.notes += work.describe()
+    report_skipped_rows(config, skipped, summary)
     check_error_rate(summary, [status for status in summary.counts if status not in NOT_FAILED], config.max_error_rate)
     return summary
 
