@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
 from prefpipe.artifacts.interchange.formats import read_pool
 from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pool import Pool
@@ -32,11 +33,25 @@ def lines(path: Path, *rows: Any) -> str:
     return str(path)
 
 
-def read(source: str, kind: str, *, requests: str | None = None, columns: list[str] | None = None, **names: Any) -> Pool:
+def read(
+    source: str,
+    kind: str,
+    *,
+    requests: str | None = None,
+    columns: list[str] | None = None,
+    rules: ReadingRules = DEFAULT_RULES,
+    **names: Any,
+) -> Pool:
     """Read a file as ``prefpipe import`` does; ``names`` are those of the long form."""
     columns = [] if columns is None and kind != "rows" else columns
     return read_pool(
-        source, kind, requests=requests, names=ColumnNames(**names), columns=columns, reserved=CANDIDATES.column_names
+        source,
+        kind,
+        requests=requests,
+        names=ColumnNames(**names),
+        columns=columns,
+        reserved=CANDIDATES.column_names,
+        rules=rules,
     )
 
 

@@ -7,8 +7,8 @@ The key is ``(prompt_id, sample_idx)``, or ``(prompt_id, response)`` in a file w
 never joins anything.
 """
 
-from collections.abc import Iterable, Sequence
-from math import isfinite
+from collections.abc import Iterable, Mapping, Sequence
+from math import fsum, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ Key = tuple[str, int | str]
 
 HINT = "each row needs prompt_id, sample_idx (or response) and rating"
 
+SECOND_RATING = "second rating"
+
 
 class _Rating(NamedTuple):
     value: float
@@ -40,16 +42,18 @@ class _Rating(NamedTuple):
 class RatingsScorer:
     """Gives each candidate the rating that a file holds for it.
 
-    ``path`` is a table of any kind that prefpipe reads.
+    ``path`` is a table of any kind that prefpipe reads. ``on_duplicate`` says what several ratings of one candidate come to,
+    ``mean`` or ``first``; without it they are refused where they differ.
 
     Raises:
         InputError: a file that cannot be read, a missing column, or rows that cannot be used, each with its place: a key that
             is incomplete or has two different ratings, a rating that is empty, no number, NaN or infinite.
     """
 
-    def __init__(self, path: Path | str, *, rating_column: str = "rating") -> None:
+    def __init__(self, path: Path | str, *, rating_column: str = "rating", on_duplicate: str | None = None) -> None:
         self.path = Path(path)
         self.rating_column = rating_column
+        self.on_duplicate = on_duplicate
         table = read_user_table(str(path), text_columns=("response",), hint=HINT)
         self._sha256 = content_hash(str(path))
         self.joined_by = _find_key_column(table, rating_column)
@@ -57,14 +61,17 @@ class RatingsScorer:
         self._ratings: dict[Key, _Rating] = {}
         self.n_repeated = 0
         """Rows that say again what an earlier row said."""
+        self.notes: list[str] = []
+        """What was made of several ratings of one candidate."""
         self._read(table)
 
     def __len__(self) -> int:
         return len(self._ratings)
 
     def identity(self) -> dict[str, str]:
-        """Return what the fingerprint needs to know: the bytes of the file and the column."""
-        return {"ratings_sha256": self._sha256, "rating_column": self.rating_column}
+        """Return what the fingerprint needs to know: the bytes of the file, the column, and what duplicates come to."""
+        found = {"ratings_sha256": self._sha256, "rating_column": self.rating_column}
+        return found if self.on_duplicate is None else {**found, "on_duplicate": self.on_duplicate}
 
     def unknown_keys(self, candidates: Iterable[tuple[str, int, str]]) -> list[str]:
         """Return, in the order of the file, each rating of no candidate: its key and place in words.
@@ -90,6 +97,7 @@ class RatingsScorer:
 
     def _read(self, table: UserTable) -> None:
         problems = Problems(table.source)
+        several: dict[Key, list[_Rating]] = {}
         columns = [table.values(name) for name in ("prompt_id", self.joined_by, self.rating_column)]
         for place, prompt_id, other, value in zip(table.places, *columns, strict=True):
             key, sentences = _checked_key(prompt_id, other, self.joined_by)
@@ -97,21 +105,42 @@ class RatingsScorer:
             if sentence is not None:
                 sentences.append(sentence)
             if key is not None and rating is not None:
+                several.setdefault(key, []).append(_Rating(rating, place))
                 sentences += self._add(key, _Rating(rating, place))
             for each in sentences:
                 problems.add(place, each)
-        problems.raise_if_any(hint="correct these rows, or delete those of candidates that nobody rated")
+        problems.raise_if_any(hint=_hint(problems))
+        if self.on_duplicate in ("mean", "first"):
+            self._join({key: ratings for key, ratings in several.items() if len(ratings) > 1}, self.on_duplicate)
+
+    def _join(self, several: Mapping[Key, Sequence[_Rating]], on_duplicate: str) -> None:
+        """Make one rating of several of one candidate, and note it."""
+        if not several:
+            return
+        if on_duplicate == "mean":
+            for key, ratings in several.items():
+                self._ratings[key] = ratings[0]._replace(value=fsum(rating.value for rating in ratings) / len(ratings))
+        first, second = next(iter(several.values()))[:2]
+        self.notes.append(
+            f"{self.path.name}: {len(several):,} candidates have several ratings, first at {first.place} and {second.place}: "
+            f"their {on_duplicate} is taken (--on-duplicate {on_duplicate})"
+        )
 
     def _add(self, key: Key, rating: _Rating) -> list[str]:
         """Keep a rating, and return what is wrong with it."""
         earlier = self._ratings.setdefault(key, rating)
         if earlier is rating:
             return []
-        if earlier.value != rating.value:
-            first = f"{earlier.place} says {earlier.value:g} (average several raters before this step)"
-            return [f"second rating {rating.value:g} for {_describe(key)}; {first}"]
+        if earlier.value != rating.value and self.on_duplicate not in ("mean", "first"):
+            return [f"{SECOND_RATING} {rating.value:g} for {_describe(key)}; {earlier.place} says {earlier.value:g}"]
         self.n_repeated += 1
         return []
+
+
+def _hint(problems: Problems) -> str:
+    if any(row.reason.startswith(SECOND_RATING) for row in problems.rows):
+        return "where several people rated one candidate, take their mean with --on-duplicate mean; else correct these rows"
+    return "correct these rows, or delete those of candidates that nobody rated"
 
 
 def _find_key_column(table: UserTable, rating_column: str) -> str:

@@ -21,7 +21,7 @@ class ImportConfig(ConversationsConfig):
     """Make candidates, and scores where there are any, of a file of another tool."""
 
     stage: ClassVar[str] = "import"
-    VERSION: ClassVar[int] = 2  # 2: arrow.json columns are read as what they hold
+    VERSION: ClassVar[int] = 2  # 2: arrow.json as what it holds; system columns, templated prompts, ratings joined
 
     output: Path = option(help="folder that gets `candidates` and `scores`", identity=False, short="o", metavar="DIR")
     source: str = option(

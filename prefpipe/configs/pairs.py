@@ -18,7 +18,7 @@ MOST_BETA = 1e6
 class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, ConversationsConfig):
     """Score pairs of a chosen and a rejected response."""
 
-    VERSION: ClassVar[int] = 2  # 2: arrow.json columns as what they hold; control tokens in contents are text
+    VERSION: ClassVar[int] = 2  # 2: arrow.json, control tokens in contents as text, templated prompts as turns, system columns
 
     pairs: str = option(
         identity=False, metavar="FILE|DIR",

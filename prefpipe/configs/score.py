@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from prefpipe.configs.conversations import ON_DUPLICATE
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems
 from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
 
@@ -38,6 +39,10 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
         "its rows; repeat for several scorers",
     )  # fmt: skip
     rating_column: str = option("rating", help="column of the ratings file that holds the rating")
+    on_duplicate: str | None = option(
+        None, choices=ON_DUPLICATE,
+        help="several ratings of one candidate in a ratings file: their mean, the first, or refuse the file (the default)",
+    )  # fmt: skip
     max_length: int | None = option(
         None, help="longest prompt plus response for a model run here, in tokens; default the model's own"
     )

@@ -36,7 +36,7 @@ from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_r
 
 NOT_FAILED = ("ok", "no_response")
 """Statuses that are not the scorer's failure; every scorer has words of its own for the others."""
-OF_ONE_KIND = ("dtype", "max_length", "rating_column", "judge_max_tokens", "judge_temperature")
+OF_ONE_KIND = ("dtype", "max_length", "rating_column", "on_duplicate", "judge_max_tokens", "judge_temperature")
 """Fields that say something of one kind of scorer, whose own identity carries them."""
 TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
 """Statuses of judges alone, which the next run tries to mend without being told."""

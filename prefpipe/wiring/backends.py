@@ -83,7 +83,11 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
             trust_python_checks=config.trust_python_checks
         )
     if spec.kind == "ratings":
-        scorer = load("prefpipe.backends.ratings:RatingsScorer")(spec.target, rating_column=config.rating_column)
+        scorer = load("prefpipe.backends.ratings:RatingsScorer")(
+            spec.target, rating_column=config.rating_column, on_duplicate=config.on_duplicate
+        )
+        for note in scorer.notes:
+            runtime.log(note)
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
     if spec.kind == "judge":
         found, settings, desk = language_judge(

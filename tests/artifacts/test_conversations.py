@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prefpipe.artifacts.conversations import turns_of
+from prefpipe.artifacts.conversations import hint_for, keys_left_out, turns_of
 
 
 def turn(role: str, content: Any = "x") -> dict[str, Any]:
@@ -30,8 +30,73 @@ def test_a_text_is_one_user_turn() -> None:
     assert turns_of(" q ") == ([turn("user", " q ")], None)
 
 
-def test_keys_beside_role_and_content_are_left_out() -> None:
-    assert turns_of([turn("user") | {"name": "me"}]) == ([turn("user")], None)
+def test_keys_beside_role_and_content_are_left_out_and_named() -> None:
+    turns = [turn("user") | {"name": "me", "weight": None}, turn("user") | {"train": False}]
+    assert turns_of(turns) == ([turn("user"), turn("user")], None)
+    assert keys_left_out(turns) == {"name", "train"}
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}, "tool_calls"),
+        ({"function_call": {"name": "f", "arguments": "{}"}}, "function_call"),
+        ({"reasoning_content": "I think"}, "reasoning_content"),
+        ({"reasoning": "I think"}, "reasoning"),
+        ({"thinking": "I think"}, "thinking"),
+        ({"images": ["a.png"]}, "images"),
+    ],
+)
+def test_what_a_chat_template_reads_is_refused_by_name_or_left_out_knowingly(more: dict[str, Any], key: str) -> None:
+    turns = [turn("user"), turn("assistant") | more, turn("user")]
+    problem = turns_of(turns)[1]
+    assert problem is not None
+    assert problem.startswith("turn 1 holds ")
+    assert problem.endswith(f"(`{key}`), and prefpipe carries texts alone")
+    assert hint_for([problem], "") == f"take these rows out, or read the texts alone, knowingly, with --leave-out {key}"
+    assert turns_of(turns, leave_out=[key]) == ([turn("user"), turn("assistant"), turn("user")], None)
+    assert keys_left_out(turns) == {key}
+
+
+@pytest.mark.parametrize("blank", [None, "", [], {}, [None]])
+def test_a_key_that_says_nothing_is_none(blank: Any) -> None:
+    """Tables of turns pad every turn with the keys of all others."""
+    turns = [turn("user"), turn("assistant") | {"tool_calls": blank, "reasoning_content": blank}, turn("user")]
+    assert turns_of(turns) == ([turn("user"), turn("assistant"), turn("user")], None)
+    assert keys_left_out(turns) == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "a lake"}], "a lake"),
+        ([{"type": "text", "text": "a "}, {"type": "text", "text": "lake"}], "a lake"),
+        (["a ", {"type": "input_text", "text": "lake"}], "a lake"),
+        ([{"type": "text", "text": "a lake", "image_url": None}], "a lake"),
+    ],
+)
+def test_text_parts_are_one_text(content: list[Any], text: str) -> None:
+    assert turns_of([turn("user", content)]) == ([turn("user", text)], None)
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "image_url", "image_url": {"url": "x"}}, "image_url"),
+        ({"type": "input_audio", "input_audio": {}}, "input_audio"),
+        ({"type": "thinking", "thinking": "hm"}, "thinking"),
+        ({"type": "text", "text": None}, "text"),
+    ],
+)
+def test_other_parts_are_refused_by_name(part: dict[str, Any], kind: str) -> None:
+    parts = [{"type": "text", "text": "a"}, part]
+    assert turns_of([turn("user", parts)])[1] == f"turn 0 has content that is no text (a part of type {kind!r})"
+
+
+def test_sharegpt_names_are_named() -> None:
+    assert turns_of([{"from": "human", "value": "q"}])[1] == (
+        "turn 0 needs `role` and `content` (it has `from` and `value`, ShareGPT's names)"
+    )
 
 
 @pytest.mark.parametrize(

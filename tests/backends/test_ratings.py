@@ -137,3 +137,17 @@ def test_long_responses_are_shortened_in_messages(path):
     scorer = RatingsScorer(write(path, [{"prompt_id": "a", "response": "x" * 1000, "rating": 1}]))
     assert len(scorer.unknown_keys([])[0]) < 100
     scorer.close()
+
+
+@pytest.mark.parametrize(("rule", "reward"), [("mean", 4.5), ("first", 7.5)])
+def test_several_ratings_of_one_candidate_by_the_users_rule(path, rule, reward):
+    write(path, [*RATED, RATED[0] | {"rating": 3}, RATED[0] | {"rating": 3}])
+    scorer = RatingsScorer(path, on_duplicate=rule)
+    assert scorer.score([request("a", 0)])[0].reward == reward  # (7.5 + 3 + 3) / 3
+    assert scorer.notes == [
+        f"human.jsonl: 1 candidates have several ratings, first at line 1 and line 3: their {rule} is taken (--on-duplicate {rule})"
+    ]
+    assert scorer.identity()["on_duplicate"] == rule
+    with pytest.raises(InputError, match="second rating 3") as caught:
+        RatingsScorer(path)
+    assert "--on-duplicate mean" in caught.value.hint

@@ -7,7 +7,7 @@ that are texts, preferences beyond 1) is an error.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, hint_for
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, notes_of_keys_left_out, read_beside
 from prefpipe.artifacts.interchange.preference_rows import response_columns, split_row, unpacked_column
@@ -98,6 +98,10 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules)
     rows = _rows(table, texts, columns, beside=beside, rules=rules, problems=problems)
     problems.raise_if_any(hint="correct the columns; a score is a number, a preference lies in [0, 1]")
+    reasons = [row.problem for row in rows if row.problem is not None]
+    hint = hint_for(reasons, "")
+    if hint:
+        notes.append(f"{len(reasons):,} of {len(rows):,} pairs cannot be used as they are, first {reasons[0]}; {hint}")
     return PairFile(_compared(rows), columns, (*notes, *beside.notes, *notes_of_keys_left_out(texts)))
 
 

@@ -130,7 +130,7 @@ def one_response_each(
     are_ratings = any(_differ(bundle, raters) for bundle in unkeyed)
     ratings = [*keyed, *(unkeyed if are_ratings else [])]
 
-    notes = []
+    notes = _notes_of_shared_texts(members)
     if unkeyed and not are_ratings:
         n_rows = sum(len(bundle) - 1 for bundle in unkeyed)
         notes.append(f"responses that repeat text and scores of another of their prompt: {n_rows:,}, samples of their own")
@@ -152,6 +152,21 @@ def one_response_each(
         for responses in members
     ]
     return kept, [*notes, _note_of_duplicates(ratings, on_duplicate)]
+
+
+def _notes_of_shared_texts(members: Sequence[Sequence[Response]]) -> list[str]:
+    """Return how many texts several models wrote that have another score each: selection keeps one candidate of a text."""
+    n_texts = 0
+    for responses in members:
+        scores: dict[str, set[str]] = {}
+        models: dict[str, set[str | None]] = {}
+        for response in responses:
+            if response.text is not None:
+                scores.setdefault(response.text, set()).add(repr(sorted(response.scores.items())))
+                models.setdefault(response.text, set()).add(response.model)
+        n_texts += sum(len(models[text]) > 1 and len(found) > 1 for text, found in scores.items())
+    what = "texts that several models wrote, with different scores"
+    return [f"{what}: {n_texts:,}, a candidate each; `select` keeps the first of them"] if n_texts else []
 
 
 def _bundles(responses: Sequence[Response]) -> list[list[Response]]:

@@ -62,7 +62,7 @@ COMPLETION_SCORES = {"overall_score": "overall_score", "fine_grained_score": "fi
 TENS = (10, "10", "10.0")
 MOST_OF_THE_POOR = 2.0
 """A mean of UltraFeedback's four aspects, from 1 to 5, with which 10 of 10 overall cannot be."""
-CRITIQUE_OF_ONE = re.compile(r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,/]?\d)", re.IGNORECASE)
+CRITIQUE_OF_ONE = re.compile(r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,]\d)", re.IGNORECASE)
 MAX_PLACES_SHOWN = 5
 GROUP_COLUMNS = ("prompt_id", "messages", "responses", "strategy", "pairs")
 
@@ -191,8 +191,17 @@ def read_ultrafeedback(
     table.require(["instruction", "completions"], hint=hint)
     layout = Layout("instruction", "completions", COMPLETION_SCORES)
     pool = _pool_of_objects(table, layout, columns, {"instruction", "completions", "prompt_id", *reserved}, rules)
-    pool.notes.extend(_notes_of_tens(table))
+    pool.notes.extend([*_notes_of_system_prompts(table), *_notes_of_tens(table)])
     return pool
+
+
+def _notes_of_system_prompts(table: UserTable) -> list[str]:
+    """Return how many responses had a system prompt of their own, which is no part of the prompt that all share."""
+    n_steered = 0
+    for value in table.values("completions"):
+        items = [item for item in checked_list(value, "")[0] if isinstance(item, dict)]
+        n_steered += sum(bool(item.get("custom_system_prompt")) for item in items)
+    return [f"`custom_system_prompt` of {n_steered:,} responses is left out: it steered one model alone"] if n_steered else []
 
 
 def _notes_of_tens(table: UserTable) -> list[str]:

@@ -1,12 +1,14 @@
 """Templated prompts become the turns they were made of, or are refused: never one user turn with a template in it."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import Environment
 from tiny_models import CHAT_TEMPLATE
 
-from prefpipe.artifacts.interchange.templated_prompts import begins_templated, untemplated
+from prefpipe.artifacts.interchange.templated_prompts import begins_templated, is_templated, serialised_turns, untemplated
 
 LLAMA3 = (
     "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}"
@@ -86,3 +88,104 @@ def test_a_text_of_ones_own_does_not_begin_so(text: str) -> None:
 )
 def test_a_templated_text_begins_so(text: str) -> None:
     assert begins_templated(text)
+
+
+USER, ASSISTANT = {"role": "user", "content": "Name a lake."}, {"role": "assistant", "content": "Lake Chad."}
+MORE = {"role": "user", "content": "Another?"}
+ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+VICUNA = "A chat between a curious user and an artificial intelligence assistant. The assistant gives polite answers."
+
+
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        ("Human: Name a lake.\nAssistant:", [USER]),
+        ("Human: Name a lake.\nAssistant: Lake Chad.\nHuman: Another?\nAssistant:", [USER, ASSISTANT, MORE]),
+        ("User: Name a lake.\n\nAssistant:", [USER]),
+        ("### Human: Name a lake.\n### Assistant:", [USER]),
+        ("USER: Name a lake. ASSISTANT:", [USER]),
+        ("USER: Name a lake. ASSISTANT: Lake Chad.</s>USER: Another? ASSISTANT:", [USER, ASSISTANT, MORE]),
+        (f"{VICUNA} USER: Name a lake. ASSISTANT:", [{"role": "system", "content": VICUNA}, USER]),
+        ("### Instruction:\nName a lake.\n\n### Response:\n", [USER]),
+        (f"{ALPACA}### Instruction:\nName a lake.\n\n### Response:", [USER]),
+        ("Name a lake.\n<extra_id_1>Assistant\nLake Chad.\n<extra_id_1>User\nAnother?", [USER, ASSISTANT, MORE]),
+        ("Name a lake.\n<extra_id_1>Assistant\n", [USER]),
+    ],
+)
+def test_scripts_instructions_and_helpsteer_are_read_back(text: str, turns: list[dict[str, str]]) -> None:
+    assert is_templated(text)
+    assert untemplated(text) == (turns, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Answer it.\n<|im_start|>user\nName a lake.<|im_end|>\n<|im_start|>assistant\n",  # in the middle
+        "Be brief. [INST] Name a lake. [/INST]",
+        "Rules.\n<start_of_turn>user\nName a lake.<end_of_turn>\n",
+        "Rules <|start_header_id|>user<|end_header_id|>\n\nName a lake.",
+        "Hi\n<|assistant|>\nHello",
+        "### Instruction:\nTranslate.\n\n### Input:\nlac\n\n### Response:\n",  # how the two belong together is not known
+        "Human: Name a lake.\nAssistant: Lake Chad.",
+        "User: Hi\nUser: Name a lake.\nAssistant:",
+        "<extra_id_0>System\n\n<extra_id_1>User\nName a lake.\n<extra_id_1>Assistant\n",
+    ],
+)
+def test_turns_anywhere_in_a_text_are_recognised(text: str) -> None:
+    assert is_templated(text)
+    assert untemplated(text)[0] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What do <|im_start|>, [INST] and <start_of_turn> mean?",
+        "Human: is that how a chat begins?",
+        "A user and an assistant talk. User: is the first word.",
+        "### Instruction:\nWrite a poem about a lake.",
+        "Assistant: is a job title here.",
+        "The T5 tokenizer has <extra_id_0> and <extra_id_1>.",
+        "My instructions are below.\n### Response:",
+    ],
+)
+def test_a_text_that_speaks_of_templates_is_a_text(text: str) -> None:
+    assert not is_templated(text)
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr, lambda turns: json.dumps(turns, indent=2), lambda turns: f" {turns!r}\n"])
+def test_a_list_of_turns_in_a_text_is_read_back(write) -> None:
+    turns = [USER | {"content": 'It\'s "this" lake\n\u00e9'}, ASSISTANT, MORE]
+    assert serialised_turns(write(turns)) == (turns, None)
+
+
+def test_one_turn_in_a_text_is_a_list_of_one() -> None:
+    assert serialised_turns(repr(USER)) == ([USER], None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[{'content': 'Name a lake.', 'role': 'user'}\n {'content': 'Lake Chad.', 'role': 'assistant'}]",  # as numpy prints it
+        "array([{'role': 'user', 'content': 'Name a lake.'}], dtype=object)",
+        '[{"role": "user", "content": "Name a "lake"."}]',
+        '[{"role": "user", "role": "system", "content": "Name a lake."}]',
+        '[{"from": "human", "value": "Name a lake."}]',
+    ],
+)
+def test_a_list_of_turns_that_cannot_be_read_back_is_refused(text: str) -> None:
+    turns, problem = serialised_turns(text)
+    assert turns is None
+    assert problem is not None
+    assert problem.startswith("it is a list of turns written as text")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2, 3]", "{}", "[]", '{"role": "Plumber", "content": "x"}', '[{"role": "CEO", "content": "x"}]', "[{'a': 1}]",
+        "Correct this: [{'role': 'user', 'content': 'x'}]", '[{"role": "user"}] is broken, why?', "[" * 100_000 + "]" * 100_000,
+    ],
+    ids=range(9),
+)  # fmt: skip
+def test_other_lists_are_texts(text: str) -> None:
+    assert serialised_turns(text) == (None, None)

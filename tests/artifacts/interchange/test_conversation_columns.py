@@ -1,0 +1,244 @@
+"""What stands beside a prompt belongs to it, at every entrance: prompts files, every import, pairs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from interchange_files import SKY, assistant, held, lines, read, user
+
+from prefpipe.artifacts.conversations import ReadingRules
+from prefpipe.artifacts.interchange.pair_rows import read_pairs
+from prefpipe.artifacts.prompts import load_prompts
+from prefpipe.errors import InputError
+
+PIRATE = {"role": "system", "content": "You are a pirate."}
+TEXT = SKY[0]["content"]
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
+CALL = [{"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+PAIR = {"chosen": "Blue.", "rejected": "Red."}
+ROWS: dict[str, dict[str, Any]] = {
+    "prompts": {"prompt": TEXT},
+    "rows": {"prompt": TEXT, "response": "Blue."},
+    "trl": {"prompt": TEXT, **PAIR},
+    "simpo": {"prompt": TEXT, "all_generated_responses": ["Blue."], "all_rm_scores": [1]},
+    "online-rlhf": {"prompt": TEXT, "responses": ["Blue."], "rewards": [1]},
+    "ultrafeedback": {"instruction": TEXT, "completions": [{"model": "m", "response": "Blue.", "overall_score": 3}]},
+    "pairs": {"prompt": TEXT, **PAIR},
+}
+each_entrance = pytest.mark.parametrize("entrance", ROWS)
+
+
+def messages_of(entrance: str, source: str, rules: ReadingRules = ReadingRules()) -> tuple[list[dict[str, str]], list[str]]:  # noqa: B008
+    """Return the messages of the first prompt of a file, read at one entrance, and the notes."""
+    if entrance == "prompts":
+        prompts = load_prompts(source, rules=rules)
+        return prompts.rows[0].messages, list(prompts.notes)
+    if entrance == "pairs":
+        pairs = read_pairs(source, needs_texts=True, rules=rules)
+        if pairs.rows[0].problem is not None:
+            raise InputError(pairs.rows[0].problem, hint=pairs.notes[0])
+        return pairs.rows[0].messages, list(pairs.notes)
+    pool = read(source, entrance, rules=rules)
+    return pool.prompts.rows[0].messages, pool.notes
+
+
+@each_entrance
+@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message"])
+def test_a_column_of_system_prompts_is_the_system_turn(tmp_path: Path, entrance: str, name: str) -> None:
+    source = lines(tmp_path / "a.jsonl", ROWS[entrance] | {name: PIRATE["content"]})
+    messages, notes = messages_of(entrance, source)
+    assert messages == [PIRATE, *SKY]
+    assert f"`{name}` is the system turn of 1 of 1 rows (--leave-out {name}: of none)" in notes
+    assert messages_of(entrance, source, ReadingRules(leave_out=(name,)))[0] == SKY
+
+
+@each_entrance
+def test_a_column_of_tools_is_refused_or_left_out_knowingly(tmp_path: Path, entrance: str) -> None:
+    source = lines(tmp_path / "a.jsonl", ROWS[entrance] | {"tools": TOOLS})
+    with pytest.raises(InputError) as caught:
+        messages_of(entrance, source)
+    assert "`tools` defines tools, and prefpipe carries texts alone" in caught.value.message
+    assert caught.value.hint is not None
+    assert "--leave-out tools" in caught.value.hint
+    messages, notes = messages_of(entrance, source, ReadingRules(leave_out=("tools",)))
+    assert messages == SKY
+    assert "`tools` defines tools in 1 rows and is left out of the conversations (--leave-out)" in notes
+
+
+@each_entrance
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<|im_start|>user\n{TEXT}<|im_end|>\n<|im_start|>assistant\n", f"Human: {TEXT}\nAssistant:", f"USER: {TEXT} ASSISTANT:",
+        f"### Instruction:\n{TEXT}\n\n### Response:\n", json.dumps(SKY), repr(SKY),
+    ],
+)  # fmt: skip
+def test_a_conversation_in_a_text_is_the_same_prompt_everywhere(tmp_path: Path, entrance: str, text: str) -> None:
+    name = "instruction" if entrance == "ultrafeedback" else "prompt"
+    source = lines(tmp_path / "a.jsonl", ROWS[entrance] | {name: text})
+    assert messages_of(entrance, source)[0] == SKY
+    assert messages_of(entrance, source, ReadingRules(prompts_are_text=True))[0] == user(text)
+
+
+@each_entrance
+def test_one_that_cannot_be_read_back_is_refused_with_the_way_through(tmp_path: Path, entrance: str) -> None:
+    name, text = "instruction" if entrance == "ultrafeedback" else "prompt", "[INST] Name a lake. [/INST]"
+    source = lines(tmp_path / "a.jsonl", ROWS[entrance] | {name: text})
+    with pytest.raises(InputError, match=r"went through a chat template \(\[INST\]\)") as caught:
+        messages_of(entrance, source)
+    assert caught.value.hint is not None
+    assert "--prompts-are-text" in caught.value.hint
+    assert messages_of(entrance, source, ReadingRules(prompts_are_text=True))[0] == user(text)
+
+
+@pytest.mark.parametrize("system", [None, "", " ", [], {}])
+def test_no_system_prompt_is_no_turn(tmp_path: Path, system: Any) -> None:
+    prompts = load_prompts(lines(tmp_path / "a.jsonl", {"prompt": TEXT, "system": system}))
+    assert prompts.rows[0].messages == SKY
+    assert prompts.columns.column_names == ["system"]
+
+
+def test_rows_without_one_stand_beside_rows_with_one(tmp_path: Path) -> None:
+    rows = [{"prompt": TEXT, "system": text} for text in (None, PIRATE["content"])]
+    prompts = load_prompts(lines(tmp_path / "a.jsonl", *rows))
+    assert [prompt.messages for prompt in prompts.rows] == [SKY, [PIRATE, *SKY]]
+    assert len({prompt.prompt_id for prompt in prompts.rows}) == 2
+    assert prompts.columns.column_names == []  # it is in the conversation now
+    kept = load_prompts(str(tmp_path / "a.jsonl"), keep_columns=["system"])
+    assert kept.columns.to_pydict() == {"system": [None, PIRATE["content"]]}
+
+
+def test_the_turns_own_system_prompt_may_say_the_same_and_nothing_else(tmp_path: Path) -> None:
+    row = {"messages": [PIRATE, *SKY], "system": PIRATE["content"]}
+    assert load_prompts(lines(tmp_path / "a.jsonl", row)).rows[0].messages == [PIRATE, *SKY]
+    with pytest.raises(InputError, match="has a system prompt in a column and another one in its turns"):
+        load_prompts(lines(tmp_path / "b.jsonl", row | {"system": "You are a monk."}))
+    with pytest.raises(InputError, match="`system` and `system_prompt` hold two system prompts"):
+        load_prompts(lines(tmp_path / "c.jsonl", {"prompt": "q", "system": "Be brief.", "system_prompt": "Be long."}))
+
+
+def test_the_name_of_a_summariser_is_no_system_prompt(tmp_path: Path) -> None:
+    rows = [{"prompt": TEXT, "response": text, "system": name} for text, name in (("Blue.", "M11"), ("Red.", "pg_gen/v2"))]
+    pool = read(lines(tmp_path / "a.jsonl", *rows), "rows")
+    assert pool.prompts.rows[0].messages == SKY
+    assert "`system` holds names such as 'M11', and is taken for no system prompt" in pool.notes
+    named = read(str(tmp_path / "a.jsonl"), "rows", model="system")
+    assert [model for _, model, _ in held(named).values()] == ["M11", "pg_gen/v2"]
+    assert named.notes == []
+
+
+def test_the_system_column_goes_before_a_whole_conversation(tmp_path: Path) -> None:
+    row = {"prompt": TEXT, "chosen": SKY + assistant("Blue."), "rejected": SKY + assistant("Red."), "system": PIRATE["content"]}
+    assert read(lines(tmp_path / "a.jsonl", row), "trl").prompts.rows[0].messages == [PIRATE, *SKY]
+
+
+@pytest.mark.parametrize("value", [None, [], "[]", "none of mine", ["hammer"], {"enable_thinking": None}])
+def test_a_column_of_that_name_that_defines_no_tools_is_the_users(tmp_path: Path, value: Any) -> None:
+    name = "chat_template_kwargs" if isinstance(value, dict) else "tools"
+    assert load_prompts(lines(tmp_path / "a.jsonl", {"prompt": TEXT, name: value})).rows[0].messages == SKY
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("functions", TOOLS), ("tools", json.dumps(TOOLS)), ("chat_template_kwargs", {"enable_thinking": False})]
+)
+def test_other_columns_that_templates_read(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"`{name}` .*, and prefpipe carries texts alone"):
+        load_prompts(lines(tmp_path / "a.jsonl", {"prompt": TEXT, name: value}))
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ({"tool_calls": CALL}, "tool_calls"),
+        ({"reasoning_content": "Let me see."}, "reasoning_content"),
+        ({"thinking": "Hm."}, "thinking"),
+    ],
+)
+@pytest.mark.parametrize("entrance", ["trl", "pairs"])
+def test_responses_that_differ_in_what_a_text_does_not_hold(
+    tmp_path: Path, entrance: str, more: dict[str, Any], key: str
+) -> None:
+    row = {"prompt": SKY, "chosen": [assistant("Blue.")[0] | more], "rejected": assistant("Blue.")}
+    source = lines(tmp_path / "a.jsonl", row)
+    with pytest.raises(InputError) as caught:
+        messages_of(entrance, source)
+    assert f"`chosen`: turn 0 holds {'tool calls' if key == 'tool_calls' else 'thoughts'} (`{key}`)" in caught.value.message
+    assert caught.value.hint is not None
+    assert f"--leave-out {key}" in caught.value.hint
+    notes = messages_of(entrance, source, ReadingRules(leave_out=(key,)))[1]
+    assert f"keys of turns that are left out of the conversations: `{key}` (1 row)" in notes
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_a_response_that_is_a_call_and_no_text_is_never_an_empty_text(tmp_path: Path, content: str | None) -> None:
+    call = [{"role": "assistant", "content": content, "tool_calls": CALL}]
+    source = lines(tmp_path / "a.jsonl", {"prompt": SKY, "chosen": call, "rejected": assistant("Red.")})
+    with pytest.raises(InputError, match="`chosen`: the response has no text beside what is left out"):
+        read(source, "trl", rules=ReadingRules(leave_out=("tool_calls",)))
+
+
+def test_an_answer_of_a_batch_that_calls_a_tool_is_an_error_whatever_it_says(tmp_path: Path) -> None:
+    requests = lines(tmp_path / "r.jsonl", *({"custom_id": name, "body": {"messages": user(name)}} for name in "abc"))
+    messages = [{"content": "Let me look.", "tool_calls": CALL}, {"content": None, "function_call": {"name": "f"}},
+                {"content": [{"type": "text", "text": "Bl"}, {"type": "text", "text": "ue."}], "reasoning_content": "Hm."}]  # fmt: skip
+    answers = [
+        {
+            "custom_id": name,
+            "response": {"status_code": 200, "body": {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}},
+        }
+        for name, message in zip("abc", messages, strict=True)
+    ]
+    pool = read(lines(tmp_path / "a.jsonl", *answers), "openai-batch", requests=requests)
+    found = [response for members in pool.responses for response in members]
+    assert [response.text for response in found] == [None, None, "Blue."]
+    assert all("the answer calls tools, which a text cannot hold" in str(response.failure) for response in found[:2])
+    assert pool.notes == ["thoughts beside the answers are left out of the responses: `reasoning_content` (1 answers)"]
+
+
+def test_unknown_keys_are_counted_by_row(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"messages": [SKY[0] | {"name": "Ann", "toxic": False}]}, {"messages": [*user("a"), *assistant("b"), user("c")[0] | {"name": "Bob"}]},
+        {"messages": user("d")},
+    ]  # fmt: skip
+    prompts = load_prompts(lines(tmp_path / "a.jsonl", *rows))
+    assert prompts.notes == ("keys of turns that are left out of the conversations: `name` (2 rows), `toxic` (1 row)",)
+
+
+@pytest.mark.parametrize("write", [json.dumps, repr])
+def test_responses_that_were_all_written_as_lists_are_turns(tmp_path: Path, write: Any) -> None:
+    rows = [{"prompt": write(SKY), "chosen": write(assistant("Blue.")), "rejected": write(assistant("Red."))}] * 2
+    assert [text for text, _, _ in held(read(lines(tmp_path / "a.jsonl", *rows), "trl")).values()] == ["Blue.", "Red."]
+    whole = [{name: write(SKY + assistant(text)) for name, text in (("chosen", "Blue."), ("rejected", "Red."))}]
+    pairs = read_pairs(lines(tmp_path / "b.jsonl", *whole), needs_texts=True).rows
+    assert (pairs[0].messages, pairs[0].chosen, pairs[0].rejected) == (SKY, "Blue.", "Red.")
+
+
+def test_whole_conversations_in_the_layout_of_hh_rlhf(tmp_path: Path) -> None:
+    begin = f"\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: {TEXT}\n\nAssistant:"
+    source = lines(tmp_path / "a.jsonl", {"chosen": f"{begin} Blue.", "rejected": f"{begin} Red."})
+    pool = read(source, "trl")
+    assert pool.prompts.rows[0].messages == user("Hi") + assistant("Hello") + SKY
+    assert [text for text, _, _ in held(pool).values()] == ["Blue.", "Red."]
+
+
+def test_tens_that_the_rest_of_the_row_contradicts_are_placed(tmp_path: Path) -> None:
+    """UltraFeedback's known error: an overall score of 10 where 1 was meant."""
+    poor = [
+        {"model": "a", "response": "x", "overall_score": 10.0, "fine-grained_score": 1.25},
+        {"model": "b", "response": "y", "overall_score": 10, "critique": "It misses the point.\nOverall Score: 1"},
+        {"model": "c", "response": "z", "overall_score": 10, "fine-grained_score": 4, "critique": "Overall rating: 1/10."},
+    ]
+    fine = [
+        {"model": "d", "response": "u", "overall_score": 10, "fine-grained_score": 5.0, "critique": "Overall Score: 10"},
+        {"model": "e", "response": "v", "overall_score": 1, "fine-grained_score": 1.0, "critique": "Overall Score: 1"},
+        {"model": "f", "response": "w", "fine-grained_score": 1.0},
+    ]
+    rows = [
+        {"instruction": "q1", "completions": [fine[0], poor[0]]},
+        {"instruction": "q2", "completions": [poor[1], *fine[1:], poor[2]]},
+    ]
+    pool = read(lines(tmp_path / "a.jsonl", *rows), "ultrafeedback")
+    (note,) = pool.notes
+    assert "a known error of this data: 3 (line 1 completions[1], line 2 completions[0], line 2 completions[3])" in note
+    assert read(lines(tmp_path / "b.jsonl", {"instruction": "q", "completions": fine}), "ultrafeedback").notes == []
