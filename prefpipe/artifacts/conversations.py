@@ -31,6 +31,7 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 """Types of the parts of a content that are text."""
 NOT_CARRIED = "and prefpipe carries texts alone"
 NOT_CARRIED_NAME = re.compile(rf"`(?:body\.)?(\w+)`[^`]*{NOT_CARRIED}")
+OTHER_SYSTEM = "has another system turn here than at"
 LEAVE_OUT = "--leave-out"
 TEXTS_FLAG = "--prompts-are-text"
 
@@ -89,9 +90,9 @@ def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[str, str, str | Non
     if not isinstance(turn, Mapping):
         return "", "", "needs `role` and `content`"
 
-    for key, what in MEANT_FOR_TEMPLATES.items():
-        if key not in leave_out and not is_blank(turn.get(key)):
-            return "", "", f"holds {what} (`{key}`), {NOT_CARRIED}"
+    problem = problem_of_keys(turn, leave_out)
+    if problem is not None:
+        return "", "", problem
 
     if "role" not in turn or not ("content" in turn or leave_out):
         named_otherwise = " (it has `from` and `value`, ShareGPT's names)" if {"from", "value"} <= turn.keys() else ""
@@ -108,6 +109,14 @@ def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[str, str, str | Non
     if is_bare_call:
         return role, "", None
     return role, content or "", problem
+
+
+def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) -> str | None:
+    """Return why a turn is more than its text: a key that chat templates read, and that nobody said is to be left out."""
+    for key, what in MEANT_FOR_TEMPLATES.items():
+        if key not in leave_out and not is_blank(turn.get(key)):
+            return f"holds {what} (`{key}`), {NOT_CARRIED}"
+    return None
 
 
 def content_text(content: Any) -> tuple[str | None, str | None]:
@@ -188,6 +197,11 @@ def hint_for(sentences: Sequence[str], otherwise: str) -> str:
     if names:
         flags = " ".join(f"{LEAVE_OUT} {name}" for name in names)
         return f"take these rows out, or read the texts alone, knowingly, with {flags}"
+    if any(OTHER_SYSTEM in sentence for sentence in sentences):
+        return (
+            "a prompt has one system turn; where the column is something else, leave it out of the conversation with "
+            f"{LEAVE_OUT} system, or name it, such as --model-column system"
+        )
     if any("chat template" in sentence or "written as text" in sentence for sentence in sentences):
         return (
             "give the file the turns instead (`messages`, or a list of role and content in `prompt`), or, where these texts are "

@@ -18,7 +18,13 @@ import pyarrow as pa
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, hint_for, with_system
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, checked_prompt, notes_of_keys_left_out, read_beside
+from prefpipe.artifacts.interchange.conversation_columns import (
+    BesidePrompts,
+    checked_prompt,
+    notes_of_keys_left_out,
+    notes_of_texts_read_back,
+    read_beside,
+)
 from prefpipe.artifacts.tables.bad_rows import DEFAULT_HINT, BadRow, BadRowsError
 from prefpipe.artifacts.tables.columns import column_values, python_rows
 from prefpipe.artifacts.tables.locations import refuse_scheme
@@ -135,7 +141,8 @@ def _check_rows(
             problems.append((line, problem))
             continue
         rows.append(Prompt(prompt_id if prompt_id is not None else prompt_id_of(turns), turns))
-    return rows, problems, notes_of_keys_left_out({name: values})
+    read_back = notes_of_texts_read_back(values, rules) if name == "prompt" else []
+    return rows, problems, [*read_back, *notes_of_keys_left_out({name: values})]
 
 
 def _user_columns(

@@ -53,3 +53,21 @@ def test_a_broken_file_says_what_is_wrong(tmp_path: Path) -> None:
     prompts.write_text('{"prompt": "one"\n')
     [line] = changes_of_prompts(candidates, prompts)
     assert line.startswith("it cannot be read as it was: ")
+
+
+def test_what_was_said_of_the_conversations_is_used_to_read_the_file(tmp_path: Path) -> None:
+    """Each of these files is refused, or other prompts, without the run's flags."""
+    rows = [{"prompt": "[INST] one [/INST]", "system": "Be kind."}, {"prompt": "two", "tools": [{"name": "look"}]}]
+    prompts = write_json_lines(tmp_path / "p.jsonl", rows)
+    flags = ["--prompts-are-text", "--leave-out", "system", "--leave-out", "tools"]
+    words = ["generate", str(prompts), "-o", str(tmp_path / "c"), "--backend", "fake", "--model", "fake", "--n", "1"]
+    command([*words, *flags])
+    candidates = open_artifact(tmp_path / "c")
+    assert changes_of_prompts(candidates, prompts) == []
+    assert candidates.record.identity["leave_out"] == ["system", "tools"]
+    assert candidates.record.identity["prompts_are_text"] is True
+
+
+def test_runs_that_need_none_of_it_have_the_identity_that_they_always_had(tmp_path: Path) -> None:
+    candidates, _ = candidates_of(tmp_path)
+    assert not {"leave_out", "prompts_are_text"} & candidates.record.identity.keys()

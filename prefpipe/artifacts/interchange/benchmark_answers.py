@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, problem_of_keys
 from prefpipe.artifacts.fingerprint import canonical_json
-from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
+from prefpipe.artifacts.interchange.conversation_columns import checked_prompt, notes_of_keys_left_out
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
@@ -93,9 +93,10 @@ def read_arena_answers(
     table.require(["uid", "messages"], hint=ARENA_HINT)
     problems = Problems(source)
     used = {"uid", "messages", "model", "ans_id", "tstamp", "metadata", *reserved}
-    return gather(
-        _arena_responses(table, problems, rules), problems, scorers=(), table=table, columns=columns, reserved=sorted(used)
-    )
+    responses = _arena_responses(table, problems, rules)
+    pool = gather(responses, problems, scorers=(), table=table, columns=columns, reserved=sorted(used))
+    pool.notes.extend(notes_of_keys_left_out({"messages": table.values("messages")}))
+    return pool
 
 
 def _arena_responses(table: UserTable, problems: Problems, rules: ReadingRules) -> Iterator[Response]:
@@ -118,6 +119,9 @@ def _split(messages: Any, rules: ReadingRules) -> tuple[Turns, str | None, str |
     if not isinstance(last, dict) or last.get("role") != "assistant":
         return [], None, f"`messages` does not end with the assistant's answer: {told(last)}"
     turns, problem = checked_prompt(messages[:-1], "messages", rules=rules)
+    more = problem_of_keys(last, rules.leave_out)
+    if more is not None:
+        return [], None, f"`messages`: the answer {more}"
     answer = last.get("content")
     if isinstance(answer, dict):
         answer = answer.get("answer")

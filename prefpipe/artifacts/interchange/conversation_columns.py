@@ -13,15 +13,24 @@ from prefpipe.artifacts.conversations import (
     DEFAULT_RULES,
     LEAVE_OUT,
     NOT_CARRIED,
+    TEXTS_FLAG,
     ReadingRules,
     Turns,
     is_blank,
     keys_left_out,
+    transcript_of,
     turns_of,
     with_system,
 )
-from prefpipe.artifacts.interchange.templated_prompts import is_templated, marker_of, parsed_text, serialised_turns, untemplated
-from prefpipe.artifacts.interchange.user_table import surrogate_problem, told
+from prefpipe.artifacts.interchange.templated_prompts import (
+    all_serialised,
+    is_templated,
+    marker_of,
+    parsed_text,
+    serialised_turns,
+    untemplated,
+)
+from prefpipe.artifacts.interchange.user_table import checked_text, surrogate_problem, told
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 """Names of a column that holds the system prompt of the row."""
@@ -148,6 +157,43 @@ def _unwrapped(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
     return text, None
 
 
+def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | Turns, str | None]:
+    """Return a response, a text or turns of which the last is the assistant's, and what is wrong with it."""
+    if not isinstance(value, list):
+        return checked_text(value, name)
+    if not value:
+        return [], f"`{name}` is an empty list"
+
+    turns, problem = transcript_of(value, leave_out=rules.leave_out)
+    if problem is not None:
+        return [], f"`{name}`: {problem}"
+    if turns[-1]["role"] != "assistant":
+        return [], f"`{name}`: its last turn is from the {turns[-1]['role']}, and a response is the assistant's"
+    if is_blank(value[-1].get("content")) and any(not is_blank(value[-1].get(key)) for key in rules.leave_out):
+        return [], f"`{name}`: the response has no text beside what is left out, and a candidate is a text"
+    return turns, checked_text(turns[-1]["content"], name)[1]
+
+
+def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[str, str | None]:
+    """Return the text of a response, itself a text or the assistant's turn, and what is wrong with it."""
+    if not isinstance(value, list | dict):
+        return checked_text(value, name)
+    found, problem = checked_response([value] if isinstance(value, dict) else value, name, rules)
+    if problem is not None:
+        return "", problem
+    assert isinstance(found, list)
+    if len(found) > 1:
+        return "", f"`{name}` is a conversation of {len(found)} turns, where the assistant's answer alone is needed"
+    return found[0]["content"], None
+
+
+def unwrapped_responses(values: Sequence[Any], rules: ReadingRules) -> list[Any]:
+    """Return responses; where every text of the file is a list of turns that was written as text, the turns."""
+    if rules.prompts_are_text or not all_serialised([values]):
+        return list(values)
+    return [serialised_turns(value)[0] if isinstance(value, str) else value for value in values]
+
+
 def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]]) -> list[str]:
     """Return a sentence on the keys of turns that were left out of the conversations, each with its number of rows.
 
@@ -164,3 +210,22 @@ def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]]) -> list[str]:
         return []
     shown = ", ".join(f"`{key}` ({count:,} row{'s' if count > 1 else ''})" for key, count in sorted(counts.items()))
     return [f"keys of turns that are left out of the conversations: {shown}"]
+
+
+def notes_of_texts_read_back(prompts: Sequence[Any], rules: ReadingRules, responses: Sequence[Sequence[Any]] = ()) -> list[str]:
+    """Return how many texts were conversations, written by a template or as a list, and were read as turns.
+
+    Args:
+        prompts: the values of the column of prompts.
+        rules: what the user says about the file's conversations.
+        responses: the values of the columns of responses.
+    """
+    if rules.prompts_are_text:
+        return []
+    texts = Counter(value for value in prompts if isinstance(value, str))
+    n_prompts = sum(count for text, count in texts.items() if is_templated(text) or serialised_turns(text)[0] is not None)
+    counts = [f"the prompts of {n_prompts:,} rows"] if n_prompts else []
+    if all_serialised(responses):
+        counts.append("the responses of all rows")
+    which = " and ".join(counts)
+    return [f"{which} are conversations in a text, and are read as turns ({TEXTS_FLAG}: as they stand)"] if counts else []

@@ -8,8 +8,11 @@ from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
 from prefpipe.artifacts.interchange.conversation_columns import (
     BesidePrompts,
     checked_prompt,
+    checked_response_text,
     notes_of_keys_left_out,
+    notes_of_texts_read_back,
     read_beside,
+    unwrapped_responses,
 )
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.score_columns import (
@@ -27,7 +30,6 @@ from prefpipe.artifacts.interchange.user_table import (
     checked_index,
     checked_number,
     checked_optional_text,
-    checked_text,
     read_user_table,
     told,
 )
@@ -80,7 +82,11 @@ def read_long_rows(
     )  # fmt: skip
 
     assert names.prompt is not None
-    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({names.prompt: table.values(names.prompt)})])
+    assert names.response is not None
+    turns = {name: table.values(name) for name in (names.prompt, names.response)}
+    pool.notes.extend([*beside.notes, *notes_of_keys_left_out(turns)])
+    prompts = turns[names.prompt] if names.prompt != "messages" else []  # there, turns as JSON text are no surprise
+    pool.notes.extend(notes_of_texts_read_back(prompts, rules, [turns[names.response]]))
     pool.notes.extend(_notes_of_scores(table, pool, used, names))
     for column in names.rewards.values():
         if any(numbers_of(value) is not None for value in table.values(column)):
@@ -139,14 +145,15 @@ def _responses(
     indices, ids = table.values_or_none("sample_idx"), table.values_or_none(names.prompt_id)
     reasons, models = table.values_or_none("finish_reason"), table.values_or_none(names.model)
     rewards = {scorer: (column, table.values(column)) for scorer, column in names.rewards.items()}
-    rows = zip(table.places, table.values(names.prompt), table.values(names.response), strict=True)
+    responses = unwrapped_responses(table.values(names.response), rules)
+    rows = zip(table.places, table.values(names.prompt), responses, strict=True)
     for row, (place, prompt, text) in enumerate(rows):
         failed = text is None and reasons[row] == "error"
         turns, problem = checked_prompt(prompt, names.prompt, rules=rules, system=beside.systems[row])
         found = [beside.problems[row] or problem]
         prompt_id, problem = checked_id(ids[row], names.prompt_id) if names.prompt_id is not None else (None, None)
         found.append(problem)
-        response, problem = checked_text(text, names.response) if not failed else (None, None)
+        response, problem = checked_response_text(text, names.response, rules) if not failed else (None, None)
         found.append(problem)
         sample_idx, problem = checked_index(indices[row], "sample_idx")
         found.append(problem)

@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, hint_for
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, notes_of_keys_left_out, read_beside
+from prefpipe.artifacts.interchange.conversation_columns import (
+    BesidePrompts,
+    notes_of_keys_left_out,
+    notes_of_texts_read_back,
+    read_beside,
+)
 from prefpipe.artifacts.interchange.preference_rows import response_columns, split_row, unpacked_column
 from prefpipe.artifacts.interchange.score_columns import PLAIN_WORDS, pairs_of_columns
 from prefpipe.artifacts.interchange.user_table import (
@@ -99,10 +104,12 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     rows = _rows(table, texts, columns, beside=beside, rules=rules, problems=problems)
     problems.raise_if_any(hint="correct the columns; a score is a number, a preference lies in [0, 1]")
     reasons = [row.problem for row in rows if row.problem is not None]
+    raw = [unpacked_column(table, name) for name in TEXTS] if has_texts else []
+    read_back = notes_of_texts_read_back(texts["prompt"], rules, raw)
     hint = hint_for(reasons, "")
     if hint:
         notes.append(f"{len(reasons):,} of {len(rows):,} pairs cannot be used as they are, first {reasons[0]}; {hint}")
-    return PairFile(_compared(rows), columns, (*notes, *beside.notes, *notes_of_keys_left_out(texts)))
+    return PairFile(_compared(rows), columns, (*notes, *beside.notes, *notes_of_keys_left_out(texts), *read_back))
 
 
 def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] | None, list[str]]:

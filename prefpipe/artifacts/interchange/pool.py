@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from prefpipe.artifacts.conversations import Turns
+from prefpipe.artifacts.conversations import OTHER_SYSTEM, Turns
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.score_columns import words_of
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable, told
@@ -83,7 +83,7 @@ def gather(
         prompt_id = response.prompt_id if response.prompt_id is not None else prompt_id_of(response.messages)
         members = by_prompt.setdefault(prompt_id, [])
         if members and members[0].messages != response.messages:
-            problems.add(response.place, f"prompt {prompt_id} has another text here than at {members[0].place}")
+            problems.add(response.place, _difference_of_prompts(prompt_id, members[0], response))
         members.append(response._replace(prompt_id=prompt_id))
 
     rated = list(by_prompt.values())
@@ -97,6 +97,14 @@ def gather(
     prompts = [Prompt(prompt_id, members[0].messages) for prompt_id, members in by_prompt.items()]
     theirs, column_notes = _user_columns(table, list(by_prompt.values()), columns, reserved)
     return Pool(Prompts(prompts, theirs), numbered, tuple(scorers), [*notes, *column_notes])
+
+
+def _difference_of_prompts(prompt_id: str, first: Response, other: Response) -> str:
+    """Return what two rows of one prompt say differently: all of it, or the system turn alone."""
+    texts = [[turn for turn in response.messages if turn["role"] != "system"] for response in (first, other)]
+    if texts[0] == texts[1]:
+        return f"prompt {prompt_id} {OTHER_SYSTEM} {first.place}"
+    return f"prompt {prompt_id} has another text here than at {first.place}"
 
 
 def _values_of_raters(table: UserTable | None, reserved: Sequence[str]) -> list[str]:

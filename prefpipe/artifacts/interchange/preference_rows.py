@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, is_blank, transcript_of, with_system
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, with_system
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.conversation_columns import (
     BesidePrompts,
     checked_prompt,
+    checked_response,
     notes_of_keys_left_out,
+    notes_of_texts_read_back,
     read_beside,
 )
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
@@ -28,7 +30,6 @@ from prefpipe.artifacts.interchange.user_table import (
     checked_index,
     checked_number,
     checked_optional_text,
-    checked_text,
     parsed_json,
     read_user_table,
     told,
@@ -103,7 +104,9 @@ def read_preferences(
     responses = [_finished(candidate, scorers, rules) for candidate in candidates]
     pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *reserved}))
     prompts = unpacked_column(table, "prompt")
+    raw = [unpacked_column(table, name) for name in texts]
     pool.notes.extend([*beside.notes, *notes, *notes_of_keys_left_out({"prompt": prompts, **texts})])
+    pool.notes.extend(notes_of_texts_read_back(prompts, rules, raw))
     return pool
 
 
@@ -278,7 +281,7 @@ def split_row(
     """
     values: list[str | Turns] = []
     for value, name in zip(responses, names, strict=True):
-        found, problem = _checked_response([value] if isinstance(value, dict) else value, name, rules)
+        found, problem = checked_response([value] if isinstance(value, dict) else value, name, rules)
         if problem is not None:
             return [], [], problem
         values.append(found)
@@ -308,23 +311,6 @@ def _turns_of_csv(value: Any) -> Any:
     found = parsed_json(value) if isinstance(value, str) else None
     is_turns = isinstance(found, list) and found and all(isinstance(turn, dict) and "role" in turn for turn in found)
     return found if is_turns else value
-
-
-def _checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | Turns, str | None]:
-    """Return a response, a text or turns of which the last is the assistant's, and what is wrong with it."""
-    if not isinstance(value, list):
-        return checked_text(value, name)
-    if not value:
-        return [], f"`{name}` is an empty list"
-
-    turns, problem = transcript_of(value, leave_out=rules.leave_out)
-    if problem is not None:
-        return [], f"`{name}`: {problem}"
-    if turns[-1]["role"] != "assistant":
-        return [], f"`{name}`: its last turn is from the {turns[-1]['role']}, and a response is the assistant's"
-    if is_blank(value[-1].get("content")) and any(not is_blank(value[-1].get(key)) for key in rules.leave_out):
-        return [], f"`{name}`: the response has no text beside what is left out, and a candidate is a text"
-    return turns, checked_text(turns[-1]["content"], name)[1]
 
 
 def _is_told_by(prompt: Any, turns: Turns, rules: ReadingRules) -> bool:

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
-from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, checked_prompt, notes_of_keys_left_out, read_beside
+from prefpipe.artifacts.interchange.conversation_columns import (
+    BesidePrompts,
+    checked_prompt,
+    checked_response_text,
+    notes_of_keys_left_out,
+    notes_of_texts_read_back,
+    read_beside,
+    unwrapped_responses,
+)
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
@@ -18,7 +26,6 @@ from prefpipe.artifacts.interchange.user_table import (
     checked_list,
     checked_number,
     checked_optional_text,
-    checked_text,
     read_user_table,
     told,
 )
@@ -129,7 +136,10 @@ def _gathered(
     beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules, taken=used)
     responses = _responses(table, layout, items_of, problems, beside, rules)
     pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *beside.used}))
-    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: table.values(layout.prompt)})])
+    prompts = table.values(layout.prompt)
+    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: prompts})])
+    if layout.prompt != "messages":
+        pool.notes.extend(notes_of_texts_read_back(prompts, rules))
     return pool
 
 
@@ -139,6 +149,8 @@ def _responses(
 ) -> Iterator[Response]:  # fmt: skip
     """Yield the responses of every row that is fine; what is wrong with the others is noted."""
     ids = table.values_or_none("prompt_id")
+    rows = [items_of(row) for row in range(table.table.num_rows)]
+    texts = iter(unwrapped_responses([item.text for items, _ in rows for item in items], rules))
     for row, (place, prompt) in enumerate(zip(table.places, table.values(layout.prompt), strict=True)):
         turns, problem = checked_prompt(
             prompt, layout.prompt, is_strict=layout.is_strict, rules=rules, system=beside.systems[row]
@@ -147,19 +159,19 @@ def _responses(
         prompt_id = None
         if problem is None and "prompt_id" in table.names:
             prompt_id, problem = checked_id(ids[row], "prompt_id")
-        items, its_problem = items_of(row)
+        items, its_problem = rows[row]
         for sentence in (problem, its_problem):
             if sentence is not None:
                 problems.add(place, sentence)
         for item in items:
-            response = _checked(item, place, problems)
+            response = _checked(item._replace(text=next(texts)), place, problems, rules)
             if problem is None:
                 yield response._replace(row=row, messages=turns, prompt_id=prompt_id)
 
 
-def _checked(item: Item, place: str, problems: Problems) -> Response:
+def _checked(item: Item, place: str, problems: Problems, rules: ReadingRules) -> Response:
     """Return an item as a response that still lacks row and prompt; what is wrong with it is noted."""
-    text, problem = checked_text(item.text, item.name)
+    text, problem = checked_response_text(item.text, item.name, rules)
     found = [problem]
     scores: dict[str, float | None] = {}
     for scorer, (value, name) in item.scores.items():

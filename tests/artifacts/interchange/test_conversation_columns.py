@@ -242,3 +242,75 @@ def test_tens_that_the_rest_of_the_row_contradicts_are_placed(tmp_path: Path) ->
     (note,) = pool.notes
     assert "a known error of this data: 3 (line 1 completions[1], line 2 completions[0], line 2 completions[3])" in note
     assert read(lines(tmp_path / "b.jsonl", {"instruction": "q", "completions": fine}), "ultrafeedback").notes == []
+
+
+def test_two_system_turns_of_one_prompt_are_refused_with_the_flags_for_such_a_column(tmp_path: Path) -> None:
+    rows = [
+        {"prompt_id": "p", "prompt": TEXT, "response": text, "system": name}
+        for text, name in (("Blue.", "GPT 4 (turbo)"), ("Red.", "Llama 3"))
+    ]
+    source = lines(tmp_path / "a.jsonl", *rows)
+    with pytest.raises(InputError, match="line 2: prompt p has another system turn here than at line 1") as caught:
+        read(source, "rows")
+    assert caught.value.hint is not None
+    assert "--leave-out system, or name it, such as --model-column system" in caught.value.hint
+    assert len(held(read(source, "rows", rules=ReadingRules(leave_out=("system",))))) == 2
+    assert [model for _, model, _ in held(read(source, "rows", model="system")).values()] == ["GPT 4 (turbo)", "Llama 3"]
+
+
+def test_an_arena_answer_that_calls_a_tool_is_refused(tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": {"answer": "Let me look."}, "tool_calls": CALL}
+    source = lines(tmp_path / "m.jsonl", {"uid": "u", "messages": [*SKY, answer], "model": "m"})
+    with pytest.raises(InputError, match=r"line 1: `messages`: the answer holds tool calls \(`tool_calls`\)"):
+        read(source, "arena-hard")
+    pool = read(source, "arena-hard", rules=ReadingRules(leave_out=("tool_calls",)))
+    assert [text for text, _, _ in held(pool).values()] == ["Let me look."]
+    assert pool.notes == ["keys of turns that are left out of the conversations: `tool_calls` (1 row)"]
+
+
+@pytest.mark.parametrize(
+    "write", [lambda turns: turns, lambda turns: turns[0], json.dumps, repr], ids=["turns", "turn", "json", "python"]
+)
+@pytest.mark.parametrize("entrance", ["rows", "simpo", "ultrafeedback"])
+def test_responses_may_be_the_assistants_turn(tmp_path: Path, entrance: str, write: Any) -> None:
+    said = [write(assistant(text)) for text in ("Blue.", "Red.")]
+    rows: dict[str, list[dict[str, Any]]] = {
+        "rows": [{"prompt": TEXT, "response": text} for text in said],
+        "simpo": [{"prompt": TEXT, "all_generated_responses": said, "all_rm_scores": [1, 2]}],
+        "ultrafeedback": [
+            {"instruction": TEXT, "completions": [{"model": "m", "response": text, "overall_score": 3} for text in said]}
+        ],
+    }
+    pool = read(lines(tmp_path / "a.jsonl", *rows[entrance]), entrance)
+    assert [text for text, _, _ in held(pool).values()] == ["Blue.", "Red."]
+
+
+@pytest.mark.parametrize(
+    ("response", "problem"),
+    [
+        ([*SKY, *assistant("Blue.")], "`response` is a conversation of 2 turns, where the assistant's answer alone is needed"),
+        (SKY, "`response`: its last turn is from the user, and a response is the assistant's"),
+        ([{"role": "assistant", "content": "", "tool_calls": CALL}], "`response`: turn 0 holds tool calls (`tool_calls`)"),
+    ],
+)
+def test_turns_that_are_no_response(tmp_path: Path, response: Any, problem: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(lines(tmp_path / "a.jsonl", {"prompt": TEXT, "response": response}), "rows")
+    assert problem in caught.value.message
+
+
+def test_one_response_that_is_json_among_texts_stays_a_text(tmp_path: Path) -> None:
+    said = [json.dumps(assistant("x")), "Blue."]
+    pool = read(lines(tmp_path / "a.jsonl", *({"prompt": TEXT, "response": text} for text in said)), "rows")
+    assert [text for text, _, _ in held(pool).values()] == said
+
+
+def test_texts_that_are_read_as_turns_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": text} for text in ("Hi", "Human: Hello\nAssistant:", repr(SKY))]
+    note = "the prompts of 2 rows are conversations in a text, and are read as turns (--prompts-are-text: as they stand)"
+    assert load_prompts(lines(tmp_path / "a.jsonl", *rows)).notes == (note,)
+    assert load_prompts(str(tmp_path / "a.jsonl"), rules=ReadingRules(prompts_are_text=True)).notes == ()
+    pair = {"prompt": TEXT, "chosen": json.dumps(assistant("Blue.")), "rejected": json.dumps(assistant("Red."))}
+    note = "the responses of all rows are conversations in a text, and are read as turns (--prompts-are-text: as they stand)"
+    assert note in read(lines(tmp_path / "b.jsonl", pair), "trl").notes
+    assert note in read_pairs(str(tmp_path / "b.jsonl"), needs_texts=True).notes
