@@ -1,7 +1,8 @@
 """prefpipe: prompts, a language model and a rater in; a better language model out.
 
-For arrays of one's own: ``prefpipe.select_responses``, ``prefpipe.build_pairs``, ``prefpipe.win_rate``,
-``prefpipe.length_controlled_win_rate``, ``prefpipe.rewardbench_accuracy`` and ``prefpipe.calibration_figures``. Importing the
+``prefpipe.read`` gives an artifact as a frame. For arrays of one's own: ``prefpipe.select_responses``,
+``prefpipe.build_pairs``, ``prefpipe.win_rate``, ``prefpipe.length_controlled_win_rate``, ``prefpipe.rewardbench_accuracy`` and
+``prefpipe.calibration_figures``. Importing the
 package imports nothing else, so that ``prefpipe --help`` stays instant; a public name is imported when it is first used.
 """
 
@@ -10,6 +11,7 @@ from importlib import import_module
 TYPE_CHECKING = False  # as `typing` has it, whose import would take longer than until the first signal can come
 
 if TYPE_CHECKING:
+    from prefpipe.frames import read
     from prefpipe.maths.calibration_figures import calibration_figures
     from prefpipe.maths.calibration_measures import measure_calibration
     from prefpipe.maths.intervals import Bootstrap
@@ -38,6 +40,7 @@ __all__ = [
     "length_controlled_difference",
     "length_controlled_win_rate",
     "measure_calibration",
+    "read",
     "rewardbench_accuracy",
     "select_responses",
     "win_rate",
@@ -51,7 +54,7 @@ _PUBLIC = {
     "Selection": "prefpipe.maths.selection",
     "WinRate": "prefpipe.maths.winrate", "build_pairs": "prefpipe.maths.pairs",
     "calibration_figures": "prefpipe.maths.calibration_figures", "measure_calibration": "prefpipe.maths.calibration_measures",
-    "rewardbench_accuracy": "prefpipe.maths.rewardbench",
+    "read": "prefpipe.frames", "rewardbench_accuracy": "prefpipe.maths.rewardbench",
     "length_controlled_difference": "prefpipe.maths.length_control",
     "length_controlled_win_rate": "prefpipe.maths.length_control", "select_responses": "prefpipe.maths.selection",
     "win_rate": "prefpipe.maths.winrate", "win_rate_difference": "prefpipe.maths.winrate",

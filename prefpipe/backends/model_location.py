@@ -47,12 +47,14 @@ def locate_model(reference: str, *, trust_remote_code: bool = False, base: str |
         found = locate_model(str(beside), trust_remote_code=trust_remote_code)
     else:
         pinned = f"{named.reference}@{named.revision}" if named.revision else named.reference
+        is_hub_name = HUB_NAME.fullmatch(named.reference) is not None
         try:
             found = locate_model(pinned, trust_remote_code=trust_remote_code)
         except ModelError as error:
             raise ModelError(
                 f"the adapter in {folder} needs its base model {pinned!r}: {error.message}",
-                hint=f"{error.hint}; or {merge_hint(folder)}" if error.hint else merge_hint(folder),
+                # a name of the hub may be fetched; a folder that is gone can only be named anew
+                hint=f"{error.hint}; or {merge_hint(folder)}" if error.hint and is_hub_name else merge_hint(folder),
             ) from error
     return inspect_model(folder, reference, revision=revision, base=found)
 

@@ -146,9 +146,12 @@ def run(arguments: list[str]) -> int:
         return 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # what typer raises for a wrong flag
-            if not error.format_message().strip():
+            message, help_command = error.format_message(), _help_command(arguments)
+            if not message.strip():
                 return int(error.exit_code)  # a group without a command: its help is printed already
-            sys.stderr.write(f"error: {error.format_message()}\n\nhint: run `{_help_command(arguments)}`\n")
+            if arguments and help_command.split()[1] not in (arguments[0], "--help"):
+                message = message.partition(" Did you mean")[0]  # the hint knows better: it is a command of a group
+            sys.stderr.write(f"error: {message}\n\nhint: run `{help_command}`\n")
             return int(error.exit_code)
         if not tells_the_error(arguments):
             return 1

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prefpipe.cli.commands import command_from
+from prefpipe.cli.standings import STRICT_HELP
 
 DEFAULT_SIZE = "8B"
 MESSAGES = ("error", "hint", "reasons", "trouble")
@@ -35,6 +36,7 @@ class ReportFlags:
         ),
     ] = None  # fmt: skip
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace FILE also where it is no report of prefpipe")] = False
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False
     as_json: Annotated[bool, typer.Option("--json", help="print what the report is made of as JSON to stdout")] = False
 
 
@@ -52,6 +54,7 @@ def _report(flags: ReportFlags) -> None:
         raise UsageError(f"--prompts must be within 0 and 200, not {flags.prompts}", hint="run `prefpipe report --help`")
     refuse_other_file(flags.output, overwrite=flags.overwrite)  # before the work, not after it
     found = _found(flags.workdir)
+    _say_what_is_not_done(found, strict=flags.strict)
     story = tell(flags.workdir.resolve().name, found, _model(flags.model, found), n_maps=flags.prompts)
     for line in _errors(story):
         console.log(line)
@@ -94,6 +97,24 @@ def _found(workdir: Path) -> list[Any]:
             parents[kind] = inside or _twin(artifact, names[path], kind, by_name) or _outside(artifact, kind, by_name)
         found.append(Found(names[path], artifact, parents, state.state, tuple(state.reasons), state.command))
     return found
+
+
+def _say_what_is_not_done(found: list[Any], *, strict: bool) -> None:
+    """Say in the first lines whose figures will be marked.
+
+    Raises:
+        InputError: with ``strict``, naming the first that is partial, stale or corrupt.
+    """
+    from prefpipe.cli import console
+    from prefpipe.errors import InputError
+
+    for item in found:
+        if item.state == "done":
+            continue
+        reason = f": {item.reasons[0].rstrip(':')}" if item.reasons else ""
+        if strict:
+            raise InputError(f"--strict: {item.name} is {item.state}{reason}", hint=f"prefpipe status {item.artifact.path}")
+        console.log(f"warning: {item.name} is {item.state}{reason}; its figures are marked")
 
 
 def _twin(artifact: Any, name: str, kind: str, by_name: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 from prefpipe.reports.distribution import Distribution, concatenate
 
 Facts = dict[str, Any]
+NOT_KNOWN = "not known"
+"""What an import does not tell, or a server."""
 
 
 class Measure(Protocol):
@@ -71,8 +73,9 @@ class CandidateMeasure:
         self.numbers.add("response text", pc.utf8_length(table["response"]))
         self.numbers.add("mean log-probability", pc.divide(table["logp"], pc.cast(table["n_response_tokens"], pa.float64())))
         self.by_model.update(table["model"].to_pylist())
-        self.by_temperature.update(f"{value:g}" for value in table["temperature"].to_pylist())
-        self.by_finish.update(str(value) for value in table["finish_reason"].to_pylist())
+        temperatures, reasons = (table[name].to_pylist() for name in ("temperature", "finish_reason"))
+        self.by_temperature.update(NOT_KNOWN if value is None else f"{value:g}" for value in temperatures)
+        self.by_finish.update(NOT_KNOWN if value is None else str(value) for value in reasons)
         self.n_prompts += len(pc.unique(table["prompt_id"]))
         self.n_duplicates += table.num_rows - table["duplicate_of"].null_count
 

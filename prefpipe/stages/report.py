@@ -39,8 +39,9 @@ class TrainedShape(NamedTuple):
 def tell(folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: int) -> dict[str, Any]:
     """Return the story as JSON values.
 
-    Keys: ``folder``, ``version``, ``pools`` (each ``name``, ``funnel``, ``rewards``, ``coverage``), ``maps``, ``maps_left_out``,
-    ``trainings``, ``win_rates``, ``health``, ``calibrations``, ``savings`` and ``lineage``; see the functions that make them. A
+    Keys: ``folder``, ``version``, ``not_done`` (what status does not call done), ``pools`` (each ``name``, ``made_of``,
+    ``funnel``, ``rewards``, ``coverage``), ``maps``, ``maps_left_out``, ``trainings``, ``win_rates``, ``health``,
+    ``calibrations``, ``savings`` and ``lineage``; see the functions that make them. A
     part that could not be made is ``{"error": message}``.
 
     Errors:
@@ -53,13 +54,22 @@ def tell(folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: in
     seen: dict[Any, Any] = {}
     maps, left_out = maps_of(pools, n_maps)
     told: dict[str, Any] = finite_values({
-        "folder": folder, "version": __version__,
+        "folder": folder, "version": __version__, "not_done": not_done(found),
         "pools": [_pool(pool, policies, seen) for pool in pools],
         "maps": maps, "maps_left_out": left_out,
         "trainings": trainings_of(found), "win_rates": win_rates_of(found), "health": health_of(found),
         "calibrations": calibrations_of(found), "savings": savings_of(pools, policies, model), "lineage": lineage_of(found),
     })  # fmt: skip
     return told
+
+
+def not_done(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Return ``name``, ``state`` and ``reasons`` of every artifact that is partial, stale or corrupt: its figures are marked."""
+    return [
+        {"name": item.name, "state": item.state, "reasons": [reason.strip() for reason in item.reasons]}
+        for item in found
+        if item.state != "done"
+    ]
 
 
 def _pool(pool: Pool, policies: Sequence[Found], seen: dict[Any, Any]) -> dict[str, Any]:
@@ -71,7 +81,9 @@ def _pool(pool: Pool, policies: Sequence[Found], seen: dict[Any, Any]) -> dict[s
         seen[key] = _or_error(coverage_of, pool)
     chosen = {name: identity.get(name) for name in ("strategy", "k", "positives")} if identity else None
     return {
-        "name": pool.name, "candidates": pool.candidates and pool.candidates.name, "elsewhere": list(pool.elsewhere),
+        "name": pool.name, "candidates": pool.candidates and pool.candidates.name,
+        "made_of": [item.name for item in (pool.candidates, pool.scores, pool.embeddings, pool.groups) if item is not None],
+        "elsewhere": list(pool.elsewhere),
         "chosen": chosen, "funnel": funnel_of(pool, policies),
         "rewards": _or_error(rewards_of, pool), "coverage": seen[key],
     }  # fmt: skip

@@ -15,6 +15,7 @@ from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
 from prefpipe.artifacts.interchange.arena_judgments import is_judgment_file, of_category, read_games
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_number, read_user_table, told
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
+from prefpipe.artifacts.schemas import EVALUATION, VERDICTS
 from prefpipe.artifacts.store import open_input
 from prefpipe.artifacts.tables.reading import SUFFIXES
 from prefpipe.errors import InputError, UsageError
@@ -33,6 +34,8 @@ HINT = (
     "each row needs `preference`, and `prompt_id`, `prompt` or `instruction`; for length control `length_chars` and "
     "`baseline_length_chars`, or `response` and `baseline_response`"
 )
+OF_PREFERENCES = (EVALUATION.name, VERDICTS.name)
+"""Artifacts that hold a preference in each row."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,11 @@ def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
     path = Path(source)
     if path.is_dir() and (path / "run.json").exists():
         record = read_run_record(path)
-        table = open_input(path, schema=record.schema.partition("/")[0], name="ANNOTATIONS").read_all()
+        kind = record.schema.partition("/")[0]
+        if kind not in OF_PREFERENCES:
+            raise InputError(f"ANNOTATIONS: {path} holds {kind} (made by `prefpipe {record.stage}`), and no preferences",
+                             hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote")  # fmt: skip
+        table = open_input(path, schema=kind, name="ANNOTATIONS").read_all()
         places = [f"row {number}" for number in range(1, table.num_rows + 1)]
         return UserTable(source, table, places), record, record.fingerprint
     if path.is_dir():

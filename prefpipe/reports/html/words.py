@@ -106,25 +106,28 @@ def reliability_tables(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 def tiles(story: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the few figures that stand on top: ``value`` and ``label``."""
     found: list[dict[str, str]] = []
+    states = {entry["name"]: entry["state"] for entry in story["not_done"]}
 
-    def add(value: str, label: str) -> None:
-        found.append({"value": value, "label": label})
+    def add(value: str, label: str, *made_of: str | None) -> None:
+        """Add a figure, its label marked where something that it is made of is stale, partial or corrupt."""
+        marks = dict.fromkeys(states[name] for name in made_of if name in states)
+        found.append({"value": value, "label": f"{label} ({', '.join(marks)})" if marks else label})
 
     for pool in story["pools"][:1]:
         known = {kind: [step for step in steps if "error" not in step] for kind, steps in pool["funnel"].items()}
         for step in known["responses"]:
             if step["artifact"] == pool["candidates"]:
-                add(figure(step["n_in"]), f"responses in {pool['candidates']}")
+                add(figure(step["n_in"]), f"responses in {pool['candidates']}", pool["candidates"])
             if step["step"] == "select":
-                add(figure(step["n_out"]), f"kept by {pool['name']}")
+                add(figure(step["n_out"]), f"kept by {pool['name']}", *pool["made_of"])
         for step in known["prompts"]:
-            add(figure(step["n_out"]), f"groups of {figure(step['n_in'])} prompts")
+            add(figure(step["n_out"]), f"groups of {figure(step['n_in'])} prompts", *pool["made_of"])
     for entry in [entry for entry in story["win_rates"] if "error" not in entry][:1]:
-        add(percent(entry["win_rate"]["mean"]), f"win rate, {entry['name']}")
+        add(percent(entry["win_rate"]["mean"]), f"win rate, {entry['name']}", entry["name"])
         if entry["length_controlled"]:
-            add(percent(entry["length_controlled"]["mean"]), "at equal length")
+            add(percent(entry["length_controlled"]["mean"]), "at equal length", entry["name"])
     for entry in story["health"][:1]:
         reward = entry["measures"].get("reward")
         if reward is not None and reward["difference"].get("mean") is not None:
-            add(f"{reward['difference']['mean']:+.3g}", "held-out reward, policy - baseline")
+            add(f"{reward['difference']['mean']:+.3g}", "held-out reward, policy - baseline", entry["name"])
     return found

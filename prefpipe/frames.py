@@ -1,0 +1,78 @@
+"""``prefpipe.read``: an artifact as a polars frame, every byte compared, and what is missing or out of date said."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE
+from prefpipe.artifacts.store import Artifact
+from prefpipe.errors import IncompleteInputError, InputError, PrefpipeWarning
+from prefpipe.plan import find_artifacts, standing_of
+
+
+def read(path: str | Path, *, columns: Sequence[str] | None = None, strict: bool = False) -> pl.DataFrame:
+    """Return the rows of an artifact, those of all its parts in their order.
+
+    Every byte is compared with its checksum. Parts that are missing are left out, and a warning says so, as it does of an
+    artifact that is stale: ``prefpipe status`` has the reasons.
+
+    Args:
+        path: the folder that a stage wrote with ``-o``.
+        columns: those to read, default all.
+        strict: raise instead of warning.
+
+    Raises:
+        InputError: no artifact, or one without such a column; with ``strict`` one that is stale.
+        IncompleteInputError: with ``strict``, parts are missing.
+        CorruptPartError: a part is damaged.
+    """
+    artifact = _open(Path(path))
+    missing = artifact.missing()
+    standing = standing_of(artifact.path)
+
+    if missing and strict:
+        artifact.present(range(artifact.n_parts), allow_partial=False)
+    if not standing.is_done:
+        n_read = artifact.n_parts - len(missing)
+        shown = f"{standing.line}; these are the rows of {n_read} of {artifact.n_parts} parts"
+        if strict and standing.state == "partial":
+            raise IncompleteInputError(shown, hint=standing.command)
+        if strict and standing.state == "stale":
+            raise InputError(shown, hint=standing.command)
+        warnings.warn(shown, PrefpipeWarning, stacklevel=2)
+
+    if len(missing) == artifact.n_parts:
+        return _without_rows(artifact, columns)
+    found = pl.from_arrow(artifact.read_all(columns, allow_partial=True))
+    assert isinstance(found, pl.DataFrame)
+    return found
+
+
+def _open(path: Path) -> Artifact:
+    """Return the artifact of a folder.
+
+    Raises:
+        InputError: there is none; of a folder that holds several the error names them.
+    """
+    inside = find_artifacts(path)
+    if inside and path not in inside:
+        raise InputError(f"{path} is not an artifact, it holds {len(inside)}",
+                         hint=f"read one of them: {', '.join(map(str, inside[:6]))}")  # fmt: skip
+    return Artifact(path, read_run_record(path))
+
+
+def _without_rows(artifact: Artifact, columns: Sequence[str] | None) -> pl.DataFrame:
+    """Return a frame without rows; of embeddings and policies, whose columns no part tells, without columns too."""
+    tag = artifact.record.schema
+    schema = next((schema for schema in ALIKE_EVERYWHERE if schema.tag == tag), None)
+    if schema is None:
+        return pl.DataFrame()
+    found = pl.from_arrow(schema.arrow().empty_table())
+    assert isinstance(found, pl.DataFrame)
+    unknown = [name for name in columns or () if name not in found.columns]
+    if unknown:
+        raise InputError(f"{artifact.path} has no column `{unknown[0]}`; it has: {', '.join(found.columns)}")
+    return found if columns is None else found.select(list(columns))
