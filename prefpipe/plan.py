@@ -452,7 +452,7 @@ def _check_parts(report: Report, artifact: Artifact, digests: "_ParentDigests", 
             continue
         try:
             footer = parts.read_footer(part) if quick else parts.verify_part(part)
-        except CorruptPartError as error:
+        except (CorruptPartError, InputError) as error:  # damaged, not to be read, or of a newer release
             report.corrupt_parts.append(index)
             report.reasons.append(error.message)
             continue

@@ -20,6 +20,8 @@ from typing import BinaryIO
 
 from prefpipe.errors import PrefpipeError, UsageError
 
+TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container")
+TORCH_READER = re.compile(r"unable to (?:open|mmap|stat|read) .*?<(.+?)>.*\((\d+)\)")
 ABANDONED_S = 86_400
 """Age in seconds at which a temporary file of another machine is taken for left behind."""
 
@@ -40,7 +42,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _disk_error(path, error) from error
+        raise disk_error(path, error) from error
 
 
 @contextmanager
@@ -60,7 +62,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     except OSError as error:
         _remove_quietly(temporary)
-        raise _disk_error(path, error) from error
+        raise disk_error(path, error) from error
     except BaseException:
         _remove_quietly(temporary)
         raise
@@ -85,7 +87,7 @@ def write_and_settle(path: Path, data: bytes) -> None:
         sync_folder(path.parent)
     except OSError as error:
         _remove_quietly(temporary)
-        raise _disk_error(path, error) from error
+        raise disk_error(path, error) from error
 
 
 @contextmanager
@@ -118,8 +120,22 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             path.replace(before)
         temporary.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise _disk_error(path, error) from error
+    except PrefpipeError as error:
+        # What was written inside names the folder's hidden name, which is gone by the time it is read.
+        error.message = error.message.replace(str(temporary), str(path))
+        raise
+    except Exception as error:
+        failure = disk_failure(error)
+        if failure is None:
+            raise
+        source = failure.filename
+        if source is not None and not Path(os.fsdecode(source)).is_relative_to(temporary):
+            # The block reads as well as it writes: it was an input of it that failed.
+            raise PrefpipeError(
+                f"{os.fsdecode(source)}: {failure.strerror or failure}",
+                hint="look at the disk, then run the same command again",
+            ) from error
+        raise disk_error(path, failure) from error
     finally:
         _remove_quietly(temporary)
         _remove_quietly(before)
@@ -168,7 +184,7 @@ def create_exclusively(path: Path, data: bytes) -> bool:
             temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise _disk_error(path, error) from error
+        raise disk_error(path, error) from error
     else:
         return True
     finally:
@@ -234,7 +250,28 @@ def _remove_quietly(path: Path) -> None:
         return
 
 
-def _disk_error(path: Path, error: OSError) -> PrefpipeError:
+def disk_failure(error: BaseException) -> OSError | None:
+    """Return the operating system's error behind an exception, None where there is none.
+
+    Libraries that write in another language raise classes of their own: safetensors a ``SafetensorError`` and
+    tokenizers a bare ``Exception``, both ending in Rust's ``(os error 28)``; torch a ``RuntimeError`` that names the
+    place in its own source and keeps the number to itself.
+    """
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    opened = TORCH_READER.search(str(error))
+    if opened and isinstance(error, RuntimeError):
+        return OSError(int(opened[2]), os.strerror(int(opened[2])), opened[1])
+    if isinstance(error, RuntimeError) and TORCH_WRITER.search(str(error)):
+        return OSError(errno.EIO, "torch could not write its file: the disk is full, or failed")
+    return None
+
+
+def disk_error(path: Path, error: OSError) -> PrefpipeError:
+    """Return the error for people of a file that could not be written: what was wrong, and what to do."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         what, hint = "no space left on the disk", "free some space and run the same command again; finished parts are kept"
     elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:

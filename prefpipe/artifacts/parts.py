@@ -10,15 +10,16 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from prefpipe import __version__
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.errors import CorruptPartError, InputError
@@ -125,7 +126,7 @@ def read_footer(path: Path) -> PartFooter:
 
     Errors:
         CorruptPartError: missing, truncated, not a prefpipe part, or a footer whose bytes have changed.
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or a newer release of prefpipe wrote it.
     """
     try:
         with path.open("rb") as file:
@@ -156,12 +157,21 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Tabl
         InputError: a column that was asked for is not there; the file cannot be read.
     """
     data, footer = _read_verified(path)
-    file = pq.ParquetFile(pa.BufferReader(data))
-    names = file.schema_arrow.names
-    missing = [name for name in columns or () if name not in names]
-    if missing:
-        raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
-    table = file.read(columns=list(columns) if columns is not None else None)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        names = file.schema_arrow.names
+        missing = [name for name in columns or () if name not in names]
+        if missing:
+            raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
+        table = file.read(columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError) as error:
+        # Its digests agree: whoever wrote it wrote no Parquet.
+        raise CorruptPartError(f"{path} is corrupt: it cannot be read as Parquet ({_first_line(error)})", hint=HINT) from error
+
+    if file.metadata.num_rows != footer.n_rows:
+        raise CorruptPartError(
+            f"{path} is corrupt: it has {file.metadata.num_rows:,} rows, its footer says {footer.n_rows:,}", hint=HINT
+        )
     return table.replace_schema_metadata(None), footer
 
 
@@ -191,11 +201,93 @@ def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
     blanked = tail[:place] + BLANK + tail[place + len(BLANK) :]
     if hashlib.sha256(blanked).hexdigest().encode() != tail[place : place + len(BLANK)]:
         raise CorruptPartError(f"{path} is corrupt: the footer does not match its checksum", hint=HINT)
-    values = pq.read_metadata(pa.BufferReader(tail)).metadata
-    footer = PartFooter(**json.loads(values[FOOTER_KEY.encode()]))
+    try:
+        entries = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptPartError(f"{path} is corrupt: its footer is no Parquet footer", hint=HINT) from error
+    footer = _footer_from_json(entries.get(FOOTER_KEY.encode()), path)
     if footer.data_bytes + len(tail) != file_size:
         raise CorruptPartError(f"{path} is corrupt: it has {file_size} bytes, not {footer.data_bytes + len(tail)}", hint=HINT)
     return footer
+
+
+def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
+    """Return the footer that a part's JSON describes, every field of the type it should have.
+
+    Raises:
+        CorruptPartError: there is no such JSON, or it is not what any release of prefpipe writes.
+        InputError: it has fields that this release does not know: a newer one wrote it. That is no damage,
+            and the part must not be made again by a release that cannot read it.
+    """
+    if text is None:
+        raise CorruptPartError(f"{path} is not a part that prefpipe wrote: its footer has no `{FOOTER_KEY}`", hint=HINT)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptPartError(f"{path} is corrupt: `{FOOTER_KEY}` in its footer is no JSON", hint=HINT) from error
+    if not isinstance(values, dict):
+        raise CorruptPartError(
+            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is no object",
+            hint=HINT,
+        )
+
+    for name, (is_valid, kind) in FOOTER_TYPES.items():
+        if name in OPTIONAL_FOOTER_FIELDS and name not in values:
+            continue
+        if not is_valid(values.get(name)):
+            raise CorruptPartError(
+                f"{path} is corrupt: `{name}` in its footer is {values.get(name)!r:.40}, which is not {kind}",
+                hint=HINT,
+            )
+
+    known = {each.name for each in fields(PartFooter)}
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise InputError(
+            f"{path} was written by a newer release of prefpipe: its footer holds `{unknown[0]}`, "
+            f"which release {__version__} does not know",
+            hint="read it with the release that wrote it, or make the artifact again with --overwrite",
+        )
+    return PartFooter(**values)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _maps_texts_to(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        return isinstance(value, dict) and all(is_valid(item) for item in value.values())
+
+    return check
+
+
+FOOTER_TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (_is_text, "a text"),
+    "fingerprint": (_is_text, "a text"),
+    "schema": (_is_text, "a text"),
+    "n_rows": (_is_count, "a number of rows"),
+    "counts": (_maps_texts_to(_is_count), "rows by status"),
+    "parents": (_maps_texts_to(_is_text), "digests by name"),
+    "data_bytes": (_is_count, "a number of bytes"),
+    "data_sha256": (_is_text, "a text"),
+    "tally": (_maps_texts_to(_is_number), "numbers by name"),
+}
+"""What each field of the footer must be, and how a message calls it."""
+OPTIONAL_FOOTER_FIELDS = ("tally",)
+"""Fields that early releases did not write."""
 
 
 def _unreadable(path: Path, error: OSError) -> CorruptPartError | InputError:

@@ -1,11 +1,13 @@
 """Whether a prompts file still holds what candidates were sampled from, and what is different in it."""
 
+from functools import partial
 from pathlib import Path
 
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.artifacts.prompts import Prompts, load_prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.tables.bad_rows import read_without_bad_rows
 from prefpipe.errors import PrefpipeError
 
 
@@ -19,11 +21,16 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
     columns = identity.get("columns")
     keep = None if columns is None else [name.strip() for name in str(columns).split(",") if name.strip() not in ("", "none")]
     try:
-        prompts = load_prompts(
-            str(source), system_prompt=identity.get("system_prompt"), keep_columns=keep,
-            drop_duplicates=bool(identity.get("drop_duplicate_prompts")), reserved=CANDIDATES.column_names,
+        read = partial(
+            load_prompts,
+            str(source),
+            system_prompt=identity.get("system_prompt"),
+            keep_columns=keep,
+            drop_duplicates=bool(identity.get("drop_duplicate_prompts")),
+            reserved=CANDIDATES.column_names,
             rules=ReadingRules(bool(identity.get("prompts_are_text")), identity.get("leave_out") or ()),
-        )  # fmt: skip
+        )
+        prompts = read_without_bad_rows(read)[0] if identity.get("skip_bad_rows") else read()
     except PrefpipeError as error:
         return [f"it cannot be read as it was: {error.message}"]
     if prompts.sha256() == identity.get("prompts"):

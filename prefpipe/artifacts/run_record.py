@@ -10,11 +10,35 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prefpipe import __version__
 from prefpipe.artifacts.atomic import atomic_write, create_exclusively
 from prefpipe.artifacts.fingerprint import fingerprint_of
 from prefpipe.errors import InputError
 
 FILE_NAME = "run.json"
+HINT = "rerun the stage with --overwrite, or restore the file"
+MAX_PARTS = 10_000_000
+"""More than anybody makes: a number above it is damage, and would be counted through for hours."""
+FIELD_TYPES: dict[str, tuple[type, str]] = {
+    "fingerprint": (str, "a text"),
+    "stage": (str, "a text"),
+    "schema": (str, "a text"),
+    "n_parts": (int, "a number of parts"),
+    "identity": (dict, "an object"),
+    "parents": (dict, "an object"),
+    "context": (dict, "an object"),
+    "history": (list, "a list"),
+}
+"""What each field of the file must be, and how a message calls it."""
+OPTIONAL_FIELDS = ("parents", "context", "history")
+CONTEXT_TYPES: dict[str, tuple[type, str]] = {
+    "command": (list, "a list of words"),
+    "folder": (str, "a path"),
+    "host": (str, "a text"),
+    "versions": (dict, "an object"),
+    "models": (list, "a list of names"),
+}
+"""What the entries of the context that commands read must be; what else stands there is for people."""
 MADE_WITH = "made_with"
 """Key of the context that lists models and files which are no parent artifacts, for ``status``."""
 
@@ -81,12 +105,83 @@ def read_run_record(folder: Path) -> RunRecord:
                          hint="pass the folder that a prefpipe stage wrote with -o")  # fmt: skip
     try:
         values = json.loads(path.read_bytes())
-        claimed = values.pop("fingerprint")
-        record = RunRecord(**values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read: {error}",
-                         hint="rerun the stage with --overwrite, or restore the file") from error  # fmt: skip
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror or error}",
+            hint="look at the disk and the file's permissions",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read: it is no JSON ({error})", hint=HINT) from error
+
+    record = _record_from_json(values, path)
+    claimed = values["fingerprint"]
     if record.fingerprint != claimed:
-        raise InputError(f"{path} was edited: its identity does not match its fingerprint {claimed[:12]}",
-                         hint="restore the file, or rerun the stage with --overwrite")  # fmt: skip
+        raise InputError(
+            f"{path} was edited: its identity does not match its fingerprint {claimed[:12]}",
+            hint="restore the file, or rerun the stage with --overwrite",
+        )
     return record
+
+
+def _record_from_json(values: Any, path: Path) -> RunRecord:
+    """Return the record that a file's JSON describes, every field of the type it should have.
+
+    Raises:
+        InputError: it is no record, or one that a newer release wrote.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{path} cannot be read: it holds {values!r:.40}, which is no object", hint=HINT)
+
+    for name, (kind, words) in FIELD_TYPES.items():
+        if name in OPTIONAL_FIELDS and name not in values:
+            continue
+        if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
+            raise InputError(
+                f"{path} cannot be read: its `{name}` is {values.get(name)!r:.40}, which is not {words}",
+                hint=HINT,
+            )
+
+    if not 0 <= values["n_parts"] <= MAX_PARTS:
+        raise InputError(
+            f"{path} cannot be read: its `n_parts` is {values['n_parts']}, which is not from 0 to {MAX_PARTS:,}",
+            hint=HINT,
+        )
+    parents, history = values.get("parents", {}), values.get("history", [])
+    if not all(isinstance(place, str) for place in parents.values()):
+        raise InputError(f"{path} cannot be read: its `parents` are not paths by name", hint=HINT)
+    for name, (kind, words) in CONTEXT_TYPES.items():
+        entry = values.get("context", {}).get(name)
+        if entry is not None and not isinstance(entry, kind):
+            raise InputError(f"{path} cannot be read: its context's `{name}` is {entry!r:.40}, which is not {words}", hint=HINT)
+    if not all(_is_ingredient(item) for item in _items(values.get("context", {}).get(MADE_WITH))):
+        raise InputError(
+            f"{path} cannot be read: its context's `{MADE_WITH}` does not list role, reference and hashes",
+            hint=HINT,
+        )
+    if not all(isinstance(step, dict) for step in history):
+        raise InputError(f"{path} cannot be read: its `history` is not a list of objects", hint=HINT)
+
+    unknown = sorted(values.keys() - FIELD_TYPES.keys())
+    if unknown:
+        raise InputError(
+            f"{path} was written by a newer release of prefpipe: it holds `{unknown[0]}`, which release "
+            f"{__version__} does not know",
+            hint="read it with the release that wrote it, or make the artifact again with --overwrite",
+        )
+    return RunRecord(**{name: value for name, value in values.items() if name != "fingerprint"})
+
+
+def _items(value: Any) -> list[Any]:
+    """Return a list's items, none for what is absent, and for anything else the value itself, which is no item."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _is_ingredient(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and item.keys() == {"role", "reference", "hashes"}
+        and isinstance(item["reference"], str)
+        and isinstance(item["hashes"], dict)
+    )

@@ -286,3 +286,36 @@ def embeddings_schema(dim: int, *, half: bool) -> Schema:
             *_STATUS,
         ),
     )
+
+
+def column_types(tag: str) -> dict[str, pa.DataType]:
+    """Return the type of each of prefpipe's own columns in a schema, ``candidates/2``; {} for one that is not known.
+
+    Earlier versions of a schema have fewer columns than the present one, and none of another type.
+    """
+    name = tag.partition("/")[0]
+    if name == "embeddings":
+        schema = embeddings_schema(1, half=False)
+    else:
+        schemas = {schema.name: schema for schema in ALIKE_EVERYWHERE}
+        if name not in schemas:
+            return {}
+        schema = schemas[name]
+    return {column.name: column.type for column in schema.columns}
+
+
+def same_type(kind: pa.DataType, expected: pa.DataType) -> bool:
+    """Return whether a column has the type of its schema; vectors may have any width and float16 or float32."""
+    if pa.types.is_fixed_size_list(expected):
+        return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type))
+    # Compared by structure: Parquet renames a list's item, and whether it may be null.
+    if pa.types.is_list(expected):
+        return bool(pa.types.is_list(kind)) and same_type(kind.value_type, expected.value_type)
+    if pa.types.is_struct(expected):
+        names = [field.name for field in expected.fields]
+        return bool(
+            pa.types.is_struct(kind)
+            and [field.name for field in kind.fields] == names
+            and all(same_type(kind.field(name).type, expected.field(name).type) for name in names)
+        )
+    return bool(kind.equals(expected))

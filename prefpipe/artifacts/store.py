@@ -19,10 +19,10 @@ from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.schemas import READABLE
+from prefpipe.artifacts.schemas import READABLE, column_types, same_type
 from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
 
-PART_PATTERN = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
+PART_PATTERN = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,27 @@ class Artifact:
         return footer
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
-        """Return a part's table and footer, every byte verified."""
+        """Return a part's table and footer, every byte verified.
+
+        Raises:
+            CorruptPartError: as ``footer``, or a column of another type than its schema gives it.
+            InputError: a column that was asked for is not there.
+        """
         table, footer = parts.read_part(self.part_path(index), columns)
         self._check(footer, index)
+        self._check_types(table, index)
         return table, footer
+
+    def _check_types(self, table: pa.Table, index: int) -> None:
+        types = column_types(self.record.schema)
+        for field in table.schema:
+            expected = types.get(field.name)
+            if expected is not None and not same_type(field.type, expected):
+                raise CorruptPartError(
+                    f"{self.part_path(index)}: its column `{field.name}` is {field.type}, "
+                    f"and {self.record.schema} has {expected}",
+                    hint=parts.HINT,
+                )
 
     def _check(self, footer: PartFooter, index: int) -> None:
         if footer.name != self.part_path(index).name:

@@ -1,15 +1,19 @@
 """The rater that runs no model: a prompt's own verifiable constraints (docs/checks.md)."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from prefpipe.backends.protocol import Score, ScoreRequest
 from prefpipe.errors import InputError
 from prefpipe.text.checks import CHECKS_VERSION, Rating, WeightedCheck, parse_checks, rate
+from prefpipe.text.ifeval import IDS_COLUMN, KWARGS_COLUMN, NEAR, checks_of_instructions
 from prefpipe.text.surrogates import replace_lone_surrogates
 
 COLUMN: Final = "checks"
+IFEVAL_COLUMNS: Final = (IDS_COLUMN, KWARGS_COLUMN)
+"""What a prompts file of IFEval has in place of ``checks``."""
 _MOST_PROMPTS_TOLD: Final = 20
 
 
@@ -18,6 +22,7 @@ class ChecksScorer:
 
     def __init__(self, *, trust_python_checks: bool = False) -> None:
         self._trust_python_checks = trust_python_checks
+        self._n_near: Counter[str] = Counter()
 
     def identity(self) -> dict[str, int]:
         """Return what the fingerprint needs to know. The code of a user's own functions is not part of it."""
@@ -56,12 +61,34 @@ class ChecksScorer:
             scores.append(_score(request, parsed[request.prompt_id]))
         return scores
 
+    def notes(self) -> list[str]:
+        """Return which of IFEval's instructions were judged by a check that is near theirs and not the same."""
+        return [
+            f"{name}: {count:,} prompts; near IFEval's rule, not the same: {NEAR[name]}"
+            for name, count in sorted(self._n_near.items())
+        ]
+
     def close(self) -> None:
         """Hold nothing, release nothing."""
 
     def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[WeightedCheck, ...]:
         where = f"prompt {prompt_id!r}"
+        if columns.get(COLUMN) is None and all(columns.get(name) is not None for name in IFEVAL_COLUMNS):
+            return self._parse_instructions(where, columns)
         return parse_checks(columns.get(COLUMN), where, trust_python_checks=self._trust_python_checks)
+
+    def _parse_instructions(self, where: str, columns: Mapping[str, Any]) -> tuple[WeightedCheck, ...]:
+        try:
+            value = checks_of_instructions(columns[IDS_COLUMN], columns[KWARGS_COLUMN])
+        except ValueError as error:
+            raise InputError(
+                f"{where}: {error}",
+                hint="correct the instruction, take it and its kwargs out, or give the prompt `checks` of its own",
+            ) from error
+        checks = parse_checks(value, where)
+        ids = columns[IDS_COLUMN]
+        self._n_near.update(set(json.loads(ids) if isinstance(ids, str) else ids) & set(NEAR))
+        return checks
 
     def _try_parse(self, request: ScoreRequest) -> tuple[WeightedCheck, ...] | InputError:
         try:

@@ -7,7 +7,8 @@ The key is ``(prompt_id, sample_idx)``, or ``(prompt_id, response)`` in a file w
 never joins anything.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from math import fsum, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from prefpipe.artifacts.interchange.user_table import (
     read_user_table,
     told,
 )
+from prefpipe.artifacts.tables.bad_rows import read_without_bad_rows
 from prefpipe.backends.protocol import Score, ScoreRequest
 from prefpipe.errors import InputError
 
@@ -33,37 +35,49 @@ HINT = "each row needs prompt_id, sample_idx (or response) and rating"
 
 SECOND_RATING = "second rating"
 
+JOINED = ("mean", "first")
+"""What ``on_duplicate`` makes one rating of several with."""
+
 
 class _Rating(NamedTuple):
     value: float
     place: str
 
 
+class Ratings(NamedTuple):
+    """The ratings of a file: the column that completes their key (``sample_idx`` or ``response``), and each by its key.
+
+    ``n_repeated`` counts rows of a candidate that has a rating already; ``notes`` say what was made of several ratings.
+    """
+
+    joined_by: str
+    by_key: dict[Key, _Rating]
+    n_repeated: int
+    notes: list[str]
+
+
 class RatingsScorer:
     """Gives each candidate the rating that a file holds for it.
 
     ``path`` is a table of any kind that prefpipe reads. ``on_duplicate`` says what several ratings of one candidate come to,
-    ``mean`` or ``first``; without it they are refused where they differ.
+    ``mean`` or ``first``; without it they are refused where they differ. With ``skip_bad_rows`` rows that cannot be used are
+    left out, and ``skipped`` holds them.
 
     Raises:
         InputError: a file that cannot be read, a missing column, or rows that cannot be used, each with its place: a key that
             is incomplete or has two different ratings, a rating that is empty, no number, NaN or infinite.
     """
 
-    def __init__(self, path: Path | str, *, rating_column: str = "rating", on_duplicate: str | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, rating_column: str = "rating", on_duplicate: str | None = None, skip_bad_rows: bool = False
+    ) -> None:
         self.path = Path(path)
         self.rating_column = rating_column
         self.on_duplicate = on_duplicate
-        table = read_user_table(str(path), text_columns=("response",), hint=HINT)
+        read = partial(read_ratings, str(path), rating_column, on_duplicate)
+        found, self.skipped = read_without_bad_rows(read) if skip_bad_rows else (read(), [])
         self._sha256 = content_hash(str(path))
-        self.joined_by = _find_key_column(table, rating_column)
-        """The column that completes the key: ``sample_idx`` or ``response``."""
-        self._ratings: dict[Key, _Rating] = {}
-        self.n_repeated = 0
-        """Rows that say again what an earlier row said."""
-        self.notes: list[str] = []
-        """What was made of several ratings of one candidate."""
-        self._read(table)
+        self.joined_by, self._ratings, self.n_repeated, self.notes_of_reading = found
 
     def __len__(self) -> int:
         return len(self._ratings)
@@ -95,52 +109,59 @@ class RatingsScorer:
     def close(self) -> None:
         """Hold nothing open, release nothing."""
 
-    def _read(self, table: UserTable) -> None:
-        problems = Problems(table.source)
-        several: dict[Key, list[_Rating]] = {}
-        columns = [table.values(name) for name in ("prompt_id", self.joined_by, self.rating_column)]
-        for place, prompt_id, other, value in zip(table.places, *columns, strict=True):
-            key, sentences = _checked_key(prompt_id, other, self.joined_by)
-            rating, sentence = _checked_rating(value, self.rating_column)
-            if sentence is not None:
-                sentences.append(sentence)
-            if key is not None and rating is not None:
-                several.setdefault(key, []).append(_Rating(rating, place))
-                sentences += self._add(key, _Rating(rating, place))
-            for each in sentences:
-                problems.add(place, each)
-        problems.raise_if_any(hint=_hint(problems))
-        if self.on_duplicate in ("mean", "first"):
-            self._join({key: ratings for key, ratings in several.items() if len(ratings) > 1}, self.on_duplicate)
 
-    def _join(self, several: Mapping[Key, Sequence[_Rating]], on_duplicate: str) -> None:
-        """Make one rating of several of one candidate, and note it."""
-        if not several:
-            return
-        if on_duplicate == "mean":
-            for key, ratings in several.items():
-                self._ratings[key] = ratings[0]._replace(value=fsum(rating.value for rating in ratings) / len(ratings))
-        first, second = next(iter(several.values()))[:2]
-        self.notes.append(
-            f"{self.path.name}: {len(several):,} candidates have several ratings, first at {first.place} and {second.place}: "
-            f"their {on_duplicate} is taken (--on-duplicate {on_duplicate})"
-        )
+def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> Ratings:
+    """Read a file of ratings.
 
-    def _add(self, key: Key, rating: _Rating) -> list[str]:
-        """Keep a rating, and return what is wrong with it."""
-        earlier = self._ratings.setdefault(key, rating)
-        if earlier is rating:
-            return []
-        if earlier.value != rating.value and self.on_duplicate not in ("mean", "first"):
-            return [f"{SECOND_RATING} {rating.value:g} for {_describe(key)}; {earlier.place} says {earlier.value:g}"]
-        self.n_repeated += 1
-        return []
+    Args:
+        source: path or ``hf:`` reference.
+        rating_column: the column of the ratings.
+        on_duplicate: see `RatingsScorer`.
+
+    Raises:
+        InputError: see `RatingsScorer`.
+    """
+    table = read_user_table(source, text_columns=("response",), hint=HINT)
+    joined_by = _find_key_column(table, rating_column)
+    problems = Problems(source)
+    several: dict[Key, list[_Rating]] = {}
+    columns = [table.values(name) for name in ("prompt_id", joined_by, rating_column)]
+    for place, prompt_id, other, value in zip(table.places, *columns, strict=True):
+        key, sentences = _checked_key(prompt_id, other, joined_by)
+        rating, sentence = _checked_rating(value, rating_column)
+        if sentence is not None:
+            sentences.append(sentence)
+        if key is not None and rating is not None:
+            ratings = several.setdefault(key, [])
+            ratings.append(_Rating(rating, place))
+            earlier = ratings[0]
+            if earlier.value != rating and on_duplicate not in JOINED:
+                sentences.append(f"{SECOND_RATING} {rating:g} for {_describe(key)}; {earlier.place} says {earlier.value:g}")
+        for each in sentences:
+            problems.add(place, each)
+    problems.raise_if_any(hint=_hint(problems))
+
+    by_key = {key: ratings[0] for key, ratings in several.items()}
+    n_repeated = sum(len(ratings) - 1 for ratings in several.values())
+    repeated = {key: ratings for key, ratings in several.items() if len(ratings) > 1}
+    if not repeated or on_duplicate not in JOINED:
+        return Ratings(joined_by, by_key, n_repeated, [])
+
+    if on_duplicate == "mean":
+        for key, ratings in repeated.items():
+            by_key[key] = ratings[0]._replace(value=fsum(rating.value for rating in ratings) / len(ratings))
+    first, second = next(iter(repeated.values()))[:2]
+    note = (
+        f"{Path(source).name}: {len(repeated):,} candidates have several ratings, first at {first.place} and {second.place}: "
+        f"their {on_duplicate} is taken (--on-duplicate {on_duplicate})"
+    )
+    return Ratings(joined_by, by_key, n_repeated, [note])
 
 
 def _hint(problems: Problems) -> str:
     if any(row.reason.startswith(SECOND_RATING) for row in problems.rows):
         return "where several people rated one candidate, take their mean with --on-duplicate mean; else correct these rows"
-    return "correct these rows, or delete those of candidates that nobody rated"
+    return "correct these rows, delete those of candidates that nobody rated, or leave them out with --skip-bad-rows"
 
 
 def _find_key_column(table: UserTable, rating_column: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prefpipe.cli.commands import command_from
+from prefpipe.cli.standings import STRICT_HELP, not_done
 from prefpipe.configs.train import TrainConfig
 from prefpipe.maths.accelerators import ACCELERATORS
 from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES
@@ -49,6 +50,7 @@ class CheckFlags:
     gpu: Annotated[str | None, _flag(f"the GPU: {', '.join(ACCELERATORS)}", "NAME", MACHINE_PANEL)] = None
     tflops: Annotated[float | None, _flag("peak dense TFLOP/s of another GPU", "X", MACHINE_PANEL)] = None
     mfu: Annotated[float, _flag("share of the peak that training reaches \\[default: 0.4]", "X", MACHINE_PANEL)] = 0.4
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False
     as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False
 
 
@@ -66,15 +68,16 @@ def _check(flags: CheckFlags) -> None:
     from prefpipe.cli import pages
 
     groups = open_input(flags.groups, schema="groups", name="GROUPS")  # before libraries that take seconds to load
+    unfinished = not_done([flags.groups], strict=flags.strict)
     from prefpipe.reports.check_page import check_page
     from prefpipe.stages.check import Training, check
 
     training = Training(**{name: getattr(flags, name) for name in Training._fields})
     found = check(groups, training, _machine(flags))
     if flags.as_json:
-        pages.pipe_json(found)
+        pages.pipe_json({**found, "not_done": unfinished})
     else:
-        pages.show(check_page(found, width=pages.width()))
+        pages.show(check_page(found, width=pages.width()), not_done=unfinished)
     raise typer.Exit(int(any(finding["severity"] == "error" for finding in found["findings"])))
 
 

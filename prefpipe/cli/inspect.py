@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from prefpipe.cli.commands import command_from
+from prefpipe.cli.standings import STRICT_HELP, not_done
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class InspectFlags:
     embeddings: Annotated[
         Path | None, typer.Option(metavar="DIR", help="embeddings to draw with --map; default those of the groups")
     ] = None
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False
     as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False
 
 
@@ -40,24 +42,32 @@ def _inspect(flags: InspectFlags) -> None:
 
     _refuse_stray(flags)
     if flags.prompt_id is None:
-        found = _overview(flags.path)
+        from prefpipe.reports.overview import overview
         from prefpipe.reports.overview_page import overview_page
 
+        artifact = _open(flags.path)
+        unfinished = not_done([artifact.path], strict=flags.strict)
+        found = overview(artifact)
         page = overview_page(found, width=pages.width())
-    elif flags.draw_map:
-        found = _mapped(flags, flags.prompt_id)
-        from prefpipe.reports.candidate_map_page import candidate_map_page
-
-        page = candidate_map_page(found, width=pages.width())
     else:
-        found = _one_prompt(flags, flags.prompt_id)
-        from prefpipe.reports.one_prompt_page import one_prompt_page
+        related = _related(flags)
+        unfinished = not_done([artifact.path for artifact in related.values()], strict=flags.strict)
+        if flags.draw_map:
+            from prefpipe.reports.candidate_map_page import candidate_map_page
 
-        page = one_prompt_page(found, width=pages.width(), full=flags.full)
+            found = _mapped(flags, related, flags.prompt_id)
+            page = candidate_map_page(found, width=pages.width())
+        else:
+            from prefpipe.reports.one_prompt import one_prompt
+            from prefpipe.reports.one_prompt_page import one_prompt_page
+
+            found = one_prompt(_sources(related), flags.prompt_id, flags.reward)
+            page = one_prompt_page(found, width=pages.width(), full=flags.full)
+
     if flags.as_json:
-        pages.pipe_json(found)
+        pages.pipe_json({**found, "not_done": unfinished})
     else:
-        pages.show(page)
+        pages.show(page, not_done=unfinished)
 
 
 inspect = command_from(InspectFlags, _inspect)
@@ -78,25 +88,12 @@ def _refuse_stray(flags: InspectFlags) -> None:
         raise UsageError("--map shows how texts begin, so --full does not go with it", hint="leave one of them out")
 
 
-def _overview(path: Path) -> dict[str, Any]:
-    from prefpipe.reports.overview import overview
-
-    return overview(_open(path))
-
-
-def _one_prompt(flags: InspectFlags, prompt_id: str) -> dict[str, Any]:
-    from prefpipe.reports.one_prompt import one_prompt
-
-    return one_prompt(_sources(_related(flags)), prompt_id, flags.reward)
-
-
-def _mapped(flags: InspectFlags, prompt_id: str) -> dict[str, Any]:
+def _mapped(flags: InspectFlags, related: dict[str, Any], prompt_id: str) -> dict[str, Any]:
     """Return the prompt with the coordinates of its candidates."""
     from prefpipe.errors import UsageError
     from prefpipe.reports.candidate_map import with_coordinates
     from prefpipe.reports.one_prompt import one_prompt
 
-    related = _related(flags)
     if "embeddings" not in related:
         raise UsageError(f"--map needs embeddings, and none are to be found through {flags.path}",
                          hint="pass the folder that embed wrote with --embeddings")  # fmt: skip

@@ -67,6 +67,7 @@ app = Commands(
     "judge compares two candidates folders pair by pair. "
     "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
 )  # fmt: skip
+DISK_HINT = "look at the disk and its permissions, then run the same command again; what is finished is kept"
 
 
 def _run_stage(config: StageConfig, as_json: bool) -> None:
@@ -83,6 +84,11 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
         if speaks and error.summary is not None:
             _show(error.summary, as_json)
         raise
+    except Exception as error:
+        named = _naming_the_output(error, config)
+        if named is None:
+            raise
+        raise named from error
     if speaks:
         _show(summary, as_json)
 
@@ -94,6 +100,20 @@ def _show(summary: "Summary", as_json: bool) -> None:
 
     console.show_summary(summary)
     console.pipe(json.dumps(finite_values(summary.to_json())) if as_json else str(summary.path))
+
+
+def _naming_the_output(error: Exception, config: StageConfig) -> PrefpipeError | None:
+    """Return an error that names the output for a disk that failed a library in the middle of a stage, else None.
+
+    What torch or transformers write, into checkpoints above all, fails without the name of a file.
+    """
+    from prefpipe.artifacts.atomic import disk_error, disk_failure
+
+    output = getattr(config, "output", None)
+    failure = None if isinstance(error, PrefpipeError) else disk_failure(error)
+    if failure is None or failure.filename is not None or output is None:
+        return None
+    return disk_error(output, failure)
 
 
 for _config_class in STAGES:
@@ -138,12 +158,6 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a disk or a permission that no message was written for
-        from prefpipe.cli import console
-
-        place = f"{error.filename}: " if error.filename else ""
-        console.show_error(PrefpipeError(f"{place}{error.strerror or error}"))
-        return 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # what typer raises for a wrong flag
             message, help_command = error.format_message(), _help_command(arguments)
@@ -153,6 +167,16 @@ def run(arguments: list[str]) -> int:
                 message = message.partition(" Did you mean")[0]  # the hint knows better: it is a command of a group
             sys.stderr.write(f"error: {message}\n\nhint: run `{help_command}`\n")
             return int(error.exit_code)
+
+        from prefpipe.artifacts.atomic import disk_failure
+        from prefpipe.cli import console
+
+        failure = disk_failure(error)
+        if failure is not None:  # a disk or a permission that no message was written for
+            place = f"{failure.filename}: " if failure.filename else ""
+            if tells_the_error(arguments):
+                console.show_error(PrefpipeError(f"{place}{failure.strerror or failure}", hint=DISK_HINT))
+            return 1
         if not tells_the_error(arguments):
             return 1
         raise

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -20,16 +20,26 @@ def width() -> int:
     return Console().width
 
 
-def show(page: Iterable[RenderableType]) -> None:
+def show(page: Iterable[RenderableType], *, not_done: Sequence[Mapping[str, Any]] = ()) -> None:
     """Print a page to stdout; colour only on a terminal, and never where ``NO_COLOR`` is set.
 
     Texts come with their lines broken where they should be: a command must stay one line to be pasted.
+
+    Args:
+        page: what to print, item by item.
+        not_done: what `standings.not_done` returned. The page then begins with it, and every table is marked, so
+            that a figure which is copied out of the page is not taken for one of the whole.
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal gets escapes, not a traceback
     console = Console(highlight=False, emoji=False)
+    mark = ", ".join(f"{item['path']}, which is {item['state']}" for item in not_done)
+    if mark:
+        console.print(Text(f"NOT DONE: from {visible(mark)}", style="bold yellow"), soft_wrap=True)
     for item in page:
         console.print(item, soft_wrap=isinstance(item, Text))
+        if mark and not isinstance(item, Text):
+            console.print(Text(f"(from {visible(mark)})", style="yellow"), soft_wrap=True)
 
 
 def show_facts(facts: Mapping[str, str]) -> None:

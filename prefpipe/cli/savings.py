@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from prefpipe.cli.commands import command_from
+from prefpipe.cli.standings import STRICT_HELP, not_done
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.maths.accelerators import ACCELERATORS
@@ -63,6 +64,7 @@ class SavingsFlags:
     positives: Annotated[int | None, _flag(f"positives kept \\[default: {SelectConfig.positives}]", "N", PLAN_PANEL)] = None
     mean_prompt_tokens: Annotated[float | None, _flag("mean length of a prompt, in tokens", "X", PLAN_PANEL)] = None
     mean_response_tokens: Annotated[float | None, _flag("mean length of a response, in tokens", "X", PLAN_PANEL)] = None
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False
     as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False
 
 
@@ -81,13 +83,14 @@ def _savings(flags: SavingsFlags) -> None:
     from prefpipe.reports.savings import savings as savings_of
     from prefpipe.reports.savings_page import savings_page
 
+    unfinished = not_done([flags.groups], strict=flags.strict)
     basis = _basis(flags)  # before the model, whose libraries take seconds to load
     recipe = Recipe(flags.epochs, flags.gradient_checkpointing, flags.lora, flags.reference)
     found = savings_of(basis, _model(flags.model), recipe, _machine(flags))
     if flags.as_json:
-        pages.pipe_json(found)
+        pages.pipe_json({**found, "not_done": unfinished})
     else:
-        pages.show(savings_page(found, width=pages.width()))
+        pages.show(savings_page(found, width=pages.width()), not_done=unfinished)
 
 
 savings = command_from(SavingsFlags, _savings)

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefpipe.artifacts.conversations import ReadingRules
-from prefpipe.configs.options import StageConfig, option
+from prefpipe.configs.options import option
+from prefpipe.configs.tables import TablesConfig
 
 ON_DUPLICATE = ("mean", "refuse", "first")
 """What several ratings of one response can come to."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversationsConfig(StageConfig):
+class ConversationsConfig(TablesConfig):
     """What counts as the conversation in a user's file."""
 
     prompts_are_text: bool = option(

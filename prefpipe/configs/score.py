@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 from prefpipe.configs.conversations import ON_DUPLICATE
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems
 from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
+from prefpipe.configs.tables import TablesConfig
 
 KINDS = ("checks", "reward-model", "ratings", "judge", "fake")
 REWARD_FUNCTIONS = ("z", "logit", "min", "max", "clip")
@@ -26,7 +27,7 @@ class ScorerSpec(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
+class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig, TablesConfig):
     """Rate every candidate with one or more scorers."""
 
     stage: ClassVar[str] = "score"

@@ -32,7 +32,12 @@ def pairs_page(figures: Mapping[str, Any], *, shows: str) -> RenderableType:
         figures: what ``summary.json`` of ``pair_scores`` holds.
         shows: ``rewardbench`` or ``calibration``: what stands first.
     """
-    pages = _accuracy(figures) if shows == "rewardbench" else _calibration(figures["calibration"], figures)
+    if shows != "rewardbench":
+        pages = _calibration(figures["calibration"], figures)
+    elif "rewardbench_two" in figures:
+        pages = _best_of(figures)
+    else:
+        pages = _accuracy(figures)
     return Group(Text(_title(figures), style="bold"), *pages)
 
 
@@ -61,6 +66,29 @@ def _accuracy(figures: Mapping[str, Any]) -> Iterator[RenderableType]:
     if bench is not None and bench["final"] is not None:
         _row(table, "final" if bench["is_complete"] else "final, of what is there", bench["final"], "", style="bold")
     yield table
+
+
+def _best_of(figures: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield RewardBench 2's table: subsets, and the mean of those that are its own."""
+    table = _table("RewardBench 2", f"figure and {figures['confidence']:.0%} interval", "se", "prompts", "shared")
+    found = figures["rewardbench_two"]
+    for subset in found["subsets"] if found is not None else ():
+        _row_of_prompts(table, subset["name"] or "(no subset)", subset["figure"])
+    if found is not None and found["final"] is not None:
+        n_counted = sum(each["n_expected"] is not None and each["figure"] is not None for each in found["subsets"])
+        name = "final" if found["is_complete"] else f"mean of {n_counted} of 6 subsets"
+        _row_of_prompts(table, name, found["final"], style="bold")
+    yield table
+
+
+def _row_of_prompts(table: Table, name: str, figure: Mapping[str, Any] | None, style: str = "") -> None:
+    label = Text(visible_line(name, 40), style=style)
+    if figure is None:
+        table.add_row(label, "none", "", "", "")
+        return
+    table.add_row(
+        label, interval(figure, PERCENT), number(figure["se"], PERCENT), f"{figure['n_prompts']:,}", f"{figure['n_shared']:,}"
+    )
 
 
 def _row(table: Table, name: str, accuracy: Mapping[str, Any], weight: str, style: str = "") -> None:

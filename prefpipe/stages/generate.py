@@ -24,6 +24,7 @@ from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, FingerprintError, InputError, PrefpipeError, UsageError
 from prefpipe.stages.candidate_rows import REASONING, count_by_status, mark_duplicates, table_of_rows
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
+from prefpipe.stages.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
 
 FAILING = ("error", "prompt_too_long")
 SERVED = "openai"
@@ -46,16 +47,22 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     source = named_source(config.prompts)
     if source is not None:
         refuse_nesting(config.output, {"PROMPTS": source})
-    prompts = load_prompts(
-        config.prompts, system_prompt=config.system_prompt, keep_columns=config.kept_columns,
-        drop_duplicates=config.drop_duplicate_prompts, reserved=_column_names(config),
-        rules=config.reading_rules,
-    )  # fmt: skip
+    prompts, skipped = read_users_rows(
+        config,
+        lambda: load_prompts(
+            config.prompts,
+            system_prompt=config.system_prompt,
+            keep_columns=config.kept_columns,
+            drop_duplicates=config.drop_duplicate_prompts,
+            reserved=_column_names(config),
+            rules=config.reading_rules,
+        ),
+    )
     for note in prompts.notes:
         runtime.log(note)
     record = RunRecord(
         stage=config.stage, schema=CANDIDATES.tag, n_parts=prompts.n_parts(config.part_size),
-        context={**runtime.context, "models": [sampler.name for sampler in samplers]},
+        context={**runtime.context, "models": [sampler.name for sampler in samplers], **context_of_skipped_rows(skipped)},
         identity={"stage": config.stage, "version": config.VERSION, "prompts": prompts.sha256(), **config.identity(),
                   "models": [dict(sampler.identity) for sampler in samplers]},
         parents={"prompts": config.prompts},
@@ -78,6 +85,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     with suppress(OSError):  # another worker's answers are in it
         (output.path / FOLDER_NAME).rmdir()
     _describe(summary, work, time.perf_counter() - started)
+    report_skipped_rows(config, skipped, summary)
     check_error_rate(summary, FAILING, config.max_error_rate)
     _refuse_no_text_at_all(output, indices, summary, config.max_error_rate)
     return summary

@@ -8,6 +8,7 @@ without a text is a row with its reason, and a missing score is a row with a nul
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from prefpipe.artifacts.interchange.formats import content_hash, read_pool
 from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pool import Pool, Response
 from prefpipe.artifacts.interchange.user_table import file_of
+from prefpipe.artifacts.interchange.wide_rows import WideColumns
 from prefpipe.artifacts.prompts import Prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES, Schema
@@ -27,16 +29,27 @@ from prefpipe.artifacts.store import Output, Shard, open_output, refuse_nesting
 from prefpipe.configs.import_files import ImportConfig
 from prefpipe.stages.candidate_rows import Row, count_by_status, mark_duplicates, parent_digests, parent_identity, table_of_rows
 from prefpipe.stages.runtime import Runtime, Summary, loop_over_parts
+from prefpipe.stages.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
 
 
 def run(config: ImportConfig, runtime: Runtime) -> Summary:
     """Import the parts that are missing."""
     sources = {"SOURCE": config.source} | ({"--requests": config.requests} if config.requests is not None else {})
     refuse_nesting(config.output, {name: path for name, text in sources.items() if (path := file_of(text)) is not None})
-    pool = read_pool(
-        config.source, config.format, requests=config.requests, names=_names(config), columns=config.kept_columns,
-        reserved=CANDIDATES.column_names, rules=config.reading_rules,
-    )  # fmt: skip
+    pool, skipped = read_users_rows(
+        config,
+        lambda: read_pool(
+            config.source,
+            "wide" if config.is_wide else config.format,
+            requests=config.requests,
+            names=_names(config),
+            wide=_wide(config),
+            columns=config.kept_columns,
+            reserved=CANDIDATES.column_names,
+            rules=config.reading_rules,
+        ),
+    )
+    runtime = replace(runtime, context={**runtime.context, **context_of_skipped_rows(skipped)})
     for note in pool.notes:
         runtime.log(note)
     runtime.log(f"{len(pool.prompts):,} prompts, {pool.n_responses:,} responses, scorers: {', '.join(pool.scorers) or 'none'}")
@@ -64,13 +77,17 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
         summary.n_parts_made += of_scores.n_parts_made
         summary.n_parts_kept += of_scores.n_parts_kept
     _describe(summary, pool)
+    report_skipped_rows(config, skipped, summary)
     return summary
 
 
 def _names(config: ImportConfig) -> ColumnNames:
-    return ColumnNames(
-        config.prompt_id_column, config.prompt_column, config.response_column, config.model_column, dict(config.rewards)
-    )
+    response = config.response_column[0] if config.response_column else None
+    return ColumnNames(config.prompt_id_column, config.prompt_column, response, config.model_column, dict(config.rewards))
+
+
+def _wide(config: ImportConfig) -> WideColumns:
+    return WideColumns(config.response_column, config.scores, config.prompt_column, config.prompt_id_column, config.model_column)
 
 
 def _record(config: ImportConfig, schema: Schema, pool: Pool, runtime: Runtime, candidates: Output | None = None) -> RunRecord:

@@ -1,7 +1,7 @@
 """What scored pairs come to: accuracy by subset and section, and calibration."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.artifacts.finite_json import finite_values
+from prefpipe.artifacts.interchange.completion_rows import ITEM_SCHEMA
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
@@ -16,10 +17,14 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.calibration_figures import Binning, calibration_figures
 from prefpipe.maths.intervals import Bootstrap
 from prefpipe.maths.rewardbench import rewardbench_accuracy
+from prefpipe.maths.rewardbench_two import Completions, rewardbench_two
 from prefpipe.stages.pair_rating import SCORED
 
 COLUMNS = ("prompt_id", "subset", "score_kind", "chosen_score", "rejected_score", "margin", "outcome", "rater_gap",
            "duplicate_of", "chosen_n_tokens", "rejected_n_tokens", "status", "reason")  # fmt: skip
+COLUMNS_OF_ITEMS = ("pair_id", *ITEM_SCHEMA.names)
+"""What is read beside them of a file of RewardBench 2."""
+TIE_RULES = {False: "a tie is a loss (RewardBench v1)", True: "a tie for the highest score is shared (RewardBench 2)"}
 
 
 def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
@@ -29,7 +34,8 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         InputError: no pair was scored.
         UsageError: ``--beta`` for rewards.
     """
-    table = artifact.read_all(COLUMNS)
+    is_of_completions = artifact.n_parts > 0 and ITEM_SCHEMA.names[0] in artifact.read(0)[0].column_names
+    table = artifact.read_all((*COLUMNS, *COLUMNS_OF_ITEMS) if is_of_completions else COLUMNS)
     kind = _kind(artifact)
     beta = _beta(config, kind)
     scored = table.filter(pc.is_in(table["status"], pa.array(SCORED)))
@@ -48,8 +54,11 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         "n_contradictions": int(artifact.tally().get("n_contradictions", 0)),
         "share_longer_chosen": _share_longer(scored), "confidence": config.confidence,
         "bootstrap_draws": config.bootstrap_draws, "bootstrap_seed": config.bootstrap_seed,
-        "accuracy": bench.pop("overall"), "rewardbench": bench if table["subset"].null_count < table.num_rows else None,
-        "calibration": _calibration(config, scored, beta, bootstrap), "recipe": _recipe(config, artifact),
+        "accuracy": bench.pop("overall"),
+        "rewardbench": bench if table["subset"].null_count < table.num_rows and not is_of_completions else None,
+        **({"rewardbench_two": _completions(table, bootstrap)} if is_of_completions else {}),
+        "calibration": _calibration(config, scored, beta, bootstrap),
+        "recipe": _recipe(config, artifact, is_of_completions=is_of_completions),
     })  # fmt: skip
     return figures
 
@@ -88,6 +97,44 @@ def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict
     return found
 
 
+def _completions(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any] | None:
+    """Return RewardBench 2's figures; a prompt counts where every one of its completions is scored, None where none does."""
+    by_item: dict[int, list[Mapping[str, Any]]] = {}
+    for row in table.to_pylist():
+        by_item.setdefault(row["row_idx"], []).append(row)
+
+    items = []
+    left_out: Counter[str] = Counter()
+    for rows in by_item.values():
+        failed = next((row["status"] for row in rows if row["status"] not in SCORED), None)
+        if failed is not None:
+            left_out[failed] += 1
+            continue
+        items.append(_completions_of(rows))
+    if not items:
+        return None
+    found = rewardbench_two(items, bootstrap=bootstrap).figures()
+    found["n_items"], found["left_out"] = len(by_item), dict(sorted(left_out.items()))
+    found["is_complete"] = found["is_complete"] and not left_out
+    return found
+
+
+def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
+    """Put the scores of a prompt's completions together again; each stands in one pair at least."""
+    correct: dict[int, float] = {}
+    wrong: dict[int, float] = {}
+    for row in rows:
+        correct.setdefault(row["chosen_idx"], row["chosen_score"])
+        # with one correct completion the margins decide: its score may differ in the last digits from part to part
+        score = correct[0] - row["margin"] if row["n_chosen"] == 1 else row["rejected_score"]
+        wrong.setdefault(row["rejected_idx"], score)
+    first = rows[0]
+    return Completions(
+        first["prompt_id"], first["pair_id"], first["subset"], tuple(correct[each] for each in sorted(correct)),
+        tuple(wrong[each] for each in sorted(wrong)),
+    )  # fmt: skip
+
+
 def _calibration(config: PairsConfig, scored: pa.Table, beta: float, bootstrap: Bootstrap) -> dict[str, Any]:
     known = scored.filter(pc.is_valid(scored["outcome"]))
     if not known.num_rows:
@@ -106,7 +153,7 @@ def _share_longer(scored: pa.Table) -> float | None:
     return float(np.mean(shares)) if np.isfinite(shares).all() else None
 
 
-def _recipe(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
+def _recipe(config: PairsConfig, artifact: Artifact, *, is_of_completions: bool) -> dict[str, Any]:
     """Return what a reader needs to make the figures again, and a program to see whether two results can be compared."""
     origin, context = _origin(artifact), artifact.record.context
     names, columns = context.get("models") or [], context.get("score_columns")
@@ -116,5 +163,6 @@ def _recipe(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         **{name: origin.get(name) for name in ("max_length", "dtype")},
         "score_columns": columns if origin["score_kind"] == "given" else None,
         "rater_columns": None if origin["score_kind"] == "given" else columns,
-        "tie_rule": "a tie is a loss (RewardBench v1)", "versions": context.get("versions"), "command": config.stage,
+        "tie_rule": TIE_RULES[is_of_completions],
+        "versions": context.get("versions"), "command": config.stage,
     }  # fmt: skip

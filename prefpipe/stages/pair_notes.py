@@ -17,11 +17,33 @@ def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[st
     """
     notes = _notes_on_rows(figures)
     if shows != "calibration":
-        notes += _notes_on_accuracy(figures)
+        notes += _notes_on_completions(figures) if "rewardbench_two" in figures else _notes_on_accuracy(figures)
     if shows != "rewardbench":
         notes += _notes_on_temperature(figures["calibration"])
     if shows != "calibration" and figures["rewardbench"] is not None:
         notes += _notes_on_subsets(figures["rewardbench"])
+    return notes
+
+
+def _notes_on_completions(figures: Mapping[str, Any]) -> list[str]:
+    """Return what to know of RewardBench 2's figures."""
+    found = figures["rewardbench_two"]
+    notes = ["the file is of RewardBench 2: a prompt is won where its correct completion scores highest, and a tie is shared"]
+    if found is None:
+        return [*notes, "no prompt has all of its completions scored"]
+    if found["left_out"]:
+        reasons = ", ".join(f"{count:,} {status}" for status, count in found["left_out"].items())
+        notes.append(f"prompts of {found['n_items']:,} that are left out, since one of their completions has no score: {reasons}")
+    for subset in found["subsets"]:
+        if subset["reason"] is not None:
+            notes.append(f"{subset['name']}: {subset['reason']}")
+        figure = subset["figure"]
+        if figure is not None and subset["n_expected"] not in (None, figure["n_prompts"]):
+            notes.append(f"{subset['name']} has {figure['n_prompts']:,} prompts, RewardBench 2 {subset['n_expected']:,}")
+    if found["final"] is None:
+        notes.append("no subset is one of RewardBench 2's, so there is no final figure")
+    elif found["missing"]:
+        notes.append(f"no figure of {', '.join(found['missing'])}: the mean is of the others, and compares with no published one")
     return notes
 
 

@@ -70,13 +70,21 @@ class ScorerRater:
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
         """Return rewards; both of a pair, or neither."""
-        requests = [
-            ScoreRequest(pair.prompt_id, number, pair.messages, text, {})
-            for pair in pairs
-            for number, text in enumerate((pair.chosen, pair.rejected))
-        ]
+        requests: list[ScoreRequest] = []
+        places: dict[Any, int] = {}  # a completion that stands in several pairs of its row is scored once
+        sides: list[list[int]] = []
+        for pair in pairs:
+            numbers = []
+            for number, text in enumerate((pair.chosen, pair.rejected)):
+                key = (pair.of_item.row_idx, text) if pair.of_item is not None else (pair.pair_idx, number)
+                if key not in places:
+                    places[key] = len(requests)
+                    requests.append(ScoreRequest(pair.prompt_id, number, pair.messages, text, {}))
+                numbers.append(places[key])
+            sides.append(numbers)
+
         scores = self.scorer.score(requests)
-        return [self._rated(pair, scores[2 * place : 2 * place + 2]) for place, pair in enumerate(pairs)]
+        return [self._rated(pair, [scores[place] for place in numbers]) for pair, numbers in zip(pairs, sides, strict=True)]
 
     def notes(self) -> list[str]:
         """Return what the scorer says of the texts."""
@@ -142,6 +150,8 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
     for number, side in enumerate(SIDES):
         row |= {f"{side}_score": rated.scores[number] if is_scored else None, f"{side}_n_tokens": rated.n_tokens[number],
                 f"{side}_logp": rated.logps[number], f"{side}_ref_logp": rated.ref_logps[number]}  # fmt: skip
+    if pair.of_item is not None:
+        row |= pair.of_item._asdict()
     if is_scored:
         row["margin"] = row["chosen_score"] - row["rejected_score"]
     return row

@@ -15,12 +15,14 @@ from typing import Any
 import pyarrow as pa
 
 from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.artifacts.interchange.completion_rows import ITEM_SCHEMA, holds_completions, read_completions
 from prefpipe.artifacts.interchange.formats import content_hash
-from prefpipe.artifacts.interchange.pair_rows import PairFile, ScoredTexts, read_pairs
-from prefpipe.artifacts.interchange.user_table import file_of
+from prefpipe.artifacts.interchange.pair_rows import HINT, PairFile, ScoredTexts, read_pairs
+from prefpipe.artifacts.interchange.user_table import file_of, read_user_table
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
 from prefpipe.reports.pairs_page import pairs_page
@@ -29,6 +31,7 @@ from prefpipe.stages.pair_figures import figures_of
 from prefpipe.stages.pair_notes import notes_of
 from prefpipe.stages.pair_rating import OpenRater, PairRater, given_scores, pair_row
 from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
 
 FAILING = ("template_error", "not_finite", "missing_text", "unreadable", "no_score")
 SUMMARY_FILE = "summary.json"
@@ -67,6 +70,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
             _sum_up(config, output, rater, summary)
         raise
     _sum_up(config, output, rater, summary)
+    report_skipped_rows(config, source.skipped, summary)
     return summary
 
 
@@ -78,7 +82,9 @@ class _FromFile:
         if path is not None and path.exists():
             refuse_nesting(config.output, {FLAG: path})
         self.config, self.rater, self.runtime = config, rater, runtime
-        self.file: PairFile = read_pairs(config.pairs, needs_texts=rater is not None, rules=config.reading_rules)
+        self.file: PairFile
+        self.file, self.skipped = read_users_rows(config, lambda: _read(config, needs_texts=rater is not None))
+        self.is_of_completions = self.file.rows[0].of_item is not None
         for note in self.file.notes:
             runtime.log(note)
         self.kind = "given" if rater is None else rater.kind
@@ -92,10 +98,11 @@ class _FromFile:
         return RunRecord(
             stage=self.config.stage, schema=PAIR_SCORES.tag, n_parts=-(-len(self.file.rows) // self.config.part_size),
             identity={"stage": PAIR_SCORES.name, "version": self.config.VERSION, **self.config.identity(),
-                      "pairs": content_hash(self.config.pairs), "score_kind": self.kind, "models": models},
+                      "pairs": content_hash(self.config.pairs), "score_kind": self.kind, "models": models,
+                      **({"completions": 1} if self.is_of_completions else {})},
             parents={"pairs": self.config.pairs},
             context={**context, "models": [] if self.rater is None else list(self.rater.names),
-                     "score_columns": None if columns is None else list(columns)},
+                     "score_columns": None if columns is None else list(columns), **context_of_skipped_rows(self.skipped)},
         )  # fmt: skip
 
     def parents(self, indices: Sequence[int]) -> dict[int, dict[str, str]]:
@@ -107,8 +114,9 @@ class _FromFile:
         pairs = self.file.rows[index * size : (index + 1) * size]
         rows = self._rows(pairs)
         self.n_scored += sum(row["margin"] is not None for row in rows)
+        schema = PAIR_SCORES.arrow(ITEM_SCHEMA if self.is_of_completions else None)
         output.write(
-            index, pa.Table.from_pylist(rows, schema=PAIR_SCORES.arrow()), counts=count_by_status(rows), parents=parents,
+            index, pa.Table.from_pylist(rows, schema=schema), counts=count_by_status(rows), parents=parents,
             tally={"n_contradictions": sum(pair.is_contrary for pair in pairs)},
         )  # fmt: skip
 
@@ -137,6 +145,7 @@ class _FromFolder:
     notes: Sequence[str] = ()
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
+        self.skipped: list[BadRow] = []
         path = Path(config.pairs)
         if rater is not None:
             raise UsageError(f"{FLAG} {path} holds scores already, and --model would score them again",
@@ -171,6 +180,14 @@ def _source(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> _
     if file_of(config.pairs) is not None and (Path(config.pairs) / FILE_NAME).exists():
         return _FromFolder(config, rater)
     return _FromFile(config, rater, runtime)
+
+
+def _read(config: PairsConfig, *, needs_texts: bool) -> PairFile:
+    """Read pairs, or the completions of RewardBench 2 as pairs."""
+    table = read_user_table(config.pairs, text_columns=("chosen", "rejected", "subset", "id"), hint=HINT)
+    if holds_completions(table):
+        return read_completions(table, needs_texts=needs_texts, rules=config.reading_rules)
+    return read_pairs(config.pairs, needs_texts=needs_texts, rules=config.reading_rules)
 
 
 def _sum_up(config: PairsConfig, output: Artifact, rater: PairRater | None, summary: Summary) -> None:

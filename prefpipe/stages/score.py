@@ -18,6 +18,7 @@ from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.artifacts.tables.columns import python_rows
+from prefpipe.backends.checks_scorer import IFEVAL_COLUMNS
 from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
 from prefpipe.configs.judging import parse_judge
 from prefpipe.configs.score import ScoreConfig, parse_scorer
@@ -33,6 +34,8 @@ from prefpipe.stages.candidate_rows import (
 )
 from prefpipe.stages.judge_spending import facts_of_spending, write_open_questions
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
+from prefpipe.stages.skipped_rows import context_of_skipped_rows, report_skipped_rows
+from prefpipe.text.ifeval import IFEVAL_VERSION
 
 NOT_FAILED = ("ok", "no_response")
 """Statuses that are not the scorer's failure; every scorer has words of its own for the others."""
@@ -54,11 +57,14 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     """Score the parts of this shard that are missing."""
     refuse_nesting(config.output, {"CANDIDATES": config.candidates})
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
+    ratings: list[Any] = [rater.open() for rater in raters if rater.identity.get("kind") == "ratings"]
+    skipped = [row for scorer in ratings for row in scorer.skipped]
+    columns = _user_columns_of(candidates)
     record = RunRecord(
         stage=config.stage, schema=SCORES.tag, n_parts=candidates.n_parts,
-        context={**runtime.context, MADE_WITH: _made_with(config, raters)},
+        context={**runtime.context, MADE_WITH: _made_with(config, raters), **context_of_skipped_rows(skipped)},
         identity={"stage": config.stage, "version": config.VERSION, **_relevant(config),
-                  "scorers": [{"name": rater.name, **rater.identity} for rater in raters],
+                  "scorers": [{"name": rater.name, **_identity(rater, columns)} for rater in raters],
                   "candidates": parent_identity(candidates)},
         parents={"candidates": str(config.candidates)},
     )  # fmt: skip
@@ -86,8 +92,23 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     if summary.n_parts_made:
         summary.notes.append(f"{work.n_rated:,} ratings in {time.perf_counter() - started:.1f} s")
     summary.notes += work.describe()
+    report_skipped_rows(config, skipped, summary)
     check_error_rate(summary, [status for status in summary.counts if status not in NOT_FAILED], config.max_error_rate)
     return summary
+
+
+def _user_columns_of(candidates: Artifact) -> list[str]:
+    """Return the names of the user's columns; none where no part is there yet."""
+    present = next((index for index in range(candidates.n_parts) if candidates.part_path(index).exists()), None)
+    return user_columns(candidates.read(present)[0]).column_names if present is not None else []
+
+
+def _identity(rater: Rater, columns: Sequence[str]) -> dict[str, Any]:
+    """Return what a rater is in the fingerprint: checks that are made of IFEval's columns carry that version as well."""
+    identity = dict(rater.identity)
+    if identity.get("kind") == "checks" and set(IFEVAL_COLUMNS) <= set(columns):
+        identity["ifeval_version"] = IFEVAL_VERSION
+    return identity
 
 
 def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, Any]]:

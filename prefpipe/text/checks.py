@@ -3,7 +3,8 @@
     [{"type": "words", "max": 50}, {"type": "language", "language": "de", "weight": 2.0}]
 
 ``type`` names one of ``CHECKS``; ``weight`` (1.0) is its share in the weighted mean; ``strict`` (false) counts anything
-short of full marks as 0, as IFEval does; every other key is a parameter of that type. See docs/checks.md.
+short of full marks as 0, and ``not_empty`` (false) gives a response of white space alone 0, as IFEval does both; every other
+key is a parameter of that type. See docs/checks.md.
 """
 
 import json
@@ -68,6 +69,7 @@ class WeightedCheck:
     check: Check
     weight: float = 1.0
     strict: bool = False
+    not_empty: bool = False
 
 
 class CheckResult(NamedTuple):
@@ -102,6 +104,9 @@ def rate(
     candidate = Candidate(response, messages, columns or {})
     results = []
     for item in checks:
+        if item.not_empty and not response.strip():
+            results.append(CheckResult(item.type, 0.0, item.weight, "the response is empty"))
+            continue
         score, reason = item.check.grade(candidate)
         if item.strict and score < 1.0:
             score = 0.0
@@ -157,9 +162,10 @@ def _read_check(item: Any, index: int, trust_python_checks: bool, problems: list
     found: list[str] = []
     weight = _read_or(1.0, read_number, item.get("weight"), "weight", found)
     strict = _read_or(False, read_switch, item.get("strict"), "strict", found)
+    not_empty = _read_or(False, read_switch, item.get("not_empty"), "not_empty", found)
     if weight < 0:
         found.append(f"'weight' cannot be negative, got {weight:g}")
-    given = {name: value for name, value in item.items() if name not in {"type", "weight", "strict"}}
+    given = {name: value for name, value in item.items() if name not in {"type", "weight", "strict", "not_empty"}}
     check = None
     if kind == "python" and not trust_python_checks and ":" in str(given.get("function")):
         found.append(
@@ -169,7 +175,7 @@ def _read_check(item: Any, index: int, trust_python_checks: bool, problems: list
     else:
         check = read_parameters(CHECKS[kind], given, found)
     problems += [f"[{index}] {kind}: {problem}" for problem in found]
-    return WeightedCheck(kind, check, weight, strict) if check is not None and not found else None
+    return WeightedCheck(kind, check, weight, strict, not_empty) if check is not None and not found else None
 
 
 def _read_or(default: Any, read: Any, value: Any, name: str, problems: list[str]) -> Any:

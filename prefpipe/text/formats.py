@@ -17,6 +17,7 @@ REGEX_TIMEOUT_S: Final = 1.0
 _COMMAS: Final = frozenset(",\u060c\u3001\uff0c")
 _QUOTES: Final = frozenset({'""', "\u201c\u201d", "\u201e\u201c", "\u201e\u201d", "\u00ab\u00bb", "\u300c\u300d"})
 _FENCE: Final = regex.compile(r"\s*+```[a-zA-Z]*+[ \t]*+\n(?P<body>.*)\n[ \t]*+```\s*+", regex.DOTALL)
+_FENCE_BEGINNINGS: Final = ("```json", "```Json", "```JSON", "```")
 _MINOR_WORDS: Final = frozenset(
     {
         "a",
@@ -141,22 +142,38 @@ class Quoted:
 
 @dataclass(frozen=True, kw_only=True)
 class Json:
-    """The whole response is one JSON value, by default also inside a Markdown code fence; with ``required`` keys an object."""
+    """The whole response is one JSON value, by default also inside a Markdown code fence; with ``required`` keys an object.
+
+    ``style`` ``python`` takes what Python's own parser takes: NaN and Infinity are values, and a fence need not stand on lines
+    of its own.
+    """
 
     required: tuple[str, ...] = ()
     fenced: bool = True
+    style: Literal["strict", "python"] = "strict"
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return 0 for what is not JSON, else (1 + keys present) / (1 + keys required)."""
         text = candidate.response
-        fence = _FENCE.fullmatch(text) if self.fenced else None
         try:
-            value = read_json(fence["body"] if fence else text)
+            value = self._read_loosely(text) if self.style == "python" else self._read(text)
         except (ValueError, RecursionError) as error:
             return Grade(0.0, f"not JSON: {error or 'nested too deep'}")
         missing = [key for key in self.required if not (isinstance(value, dict) and key in value)]
         score = (1 + len(self.required) - len(missing)) / (1 + len(self.required))
         return Grade(score, f"valid JSON without {', '.join(map(repr, missing))}" if missing else "valid JSON")
+
+    def _read(self, text: str) -> Any:
+        fence = _FENCE.fullmatch(text) if self.fenced else None
+        return read_json(fence["body"] if fence else text)
+
+    def _read_loosely(self, text: str) -> Any:
+        text = text.strip()
+        if self.fenced:
+            for beginning in _FENCE_BEGINNINGS:
+                text = text.removeprefix(beginning)
+            text = text.removesuffix("```").strip()
+        return json.loads(text)
 
 
 def read_json(text: str) -> Any:

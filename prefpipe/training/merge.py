@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from prefpipe.artifacts.model_files import ModelFiles, require_tokenizer
 from prefpipe.artifacts.model_json import read_json
 from prefpipe.errors import ModelError
-from prefpipe.training.policy import old_names_of_peft, turn_dropout_off
+from prefpipe.training.policy import old_names_of_peft, require_generation_config, turn_dropout_off
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KINDS = {"causal-lm": AutoModelForCausalLM, "sequence-classification": AutoModelForSequenceClassification}
@@ -105,6 +105,7 @@ def load_adapted(files: ModelFiles, *, trust_remote_code: bool = False) -> Adapt
         _require_one_label(files, shapes, AutoConfig.from_pretrained(files.base.path, trust_remote_code=trust_remote_code))
     tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
     model = KINDS[kind].from_pretrained(files.base.path, dtype=torch.float32, trust_remote_code=trust_remote_code, **how)
+    require_generation_config(model, files.base.path)
     if how:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     turn_dropout_off(model)

@@ -22,7 +22,14 @@ from typing import Any, NamedTuple
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.artifacts.atomic import atomic_write, settle_file, sync_folder
@@ -156,9 +163,23 @@ def computes_in_bfloat16(dtype: str) -> bool:
 def _load_weights(whole: ModelFiles, dtype: torch.dtype, *, load_in_4bit: bool, trust_remote_code: bool) -> Any:
     how = {"quantization_config": nf4_config(dtype)} if load_in_4bit else {}
     model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **how)
+    require_generation_config(model, whole.path)
     if load_in_4bit:
         keep_one_kernel(model)
     return model
+
+
+def require_generation_config(model: Any, folder: Path) -> None:
+    """Give a model the generation configuration of its folder, where there is one.
+
+    transformers passes over a ``generation_config.json`` that it cannot open. Such a model would stop at other tokens,
+    and what is saved of it would have lost the file for good.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    if (folder / "generation_config.json").is_file() and model.can_generate():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
 
 
 def turn_dropout_off(model: nn.Module) -> None:
@@ -191,6 +212,10 @@ def save_policy(policy: Policy, folder: Path, card: str, *, weights: Mapping[str
         config = model.peft_config["default"]
         config.base_model_name_or_path = policy.adapter_base.requested
         config.revision = policy.adapter_base.revision
+        # peft writes a set in the order of its hashes, which differs from one process to the next.
+        for name, value in list(vars(config).items()):
+            if isinstance(value, set):
+                setattr(config, name, sorted(value))
     # The trainer switches the cache off; a saved model that generates without one is many times slower.
     model.config.use_cache = True
     # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.

@@ -84,9 +84,12 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
         )
     if spec.kind == "ratings":
         scorer = load("prefpipe.backends.ratings:RatingsScorer")(
-            spec.target, rating_column=config.rating_column, on_duplicate=config.on_duplicate
+            spec.target,
+            rating_column=config.rating_column,
+            on_duplicate=config.on_duplicate,
+            skip_bad_rows=config.skip_bad_rows,
         )
-        for note in scorer.notes:
+        for note in scorer.notes_of_reading:
             runtime.log(note)
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
     if spec.kind == "judge":

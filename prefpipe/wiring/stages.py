@@ -163,15 +163,14 @@ def _artifacts_of(config: EvalConfig, side: str, runtime: Runtime) -> list[Artif
     shared: dict[str, Any] = {"overwrite": config.overwrite, "max_error_rate": config.max_error_rate}
     if not _is_candidates(candidates):
         candidates = folder / "candidates"
-        names = {item.name for item in fields(SamplingConfig)} - shared.keys() - {"output"}
-        sampling = {name: getattr(config, name) for name in names} | {"prompts": str(config.prompts)}
+        sampled = {item.name for item in fields(SamplingConfig)} - shared.keys() - {"output"}
+        sampling = {name: getattr(config, name) for name in sampled} | {"prompts": str(config.prompts)}
         runtime.log(f"{side}: {reference}")
         _generate(GenerateConfig(model=(reference,), output=candidates, **sampling, **shared), runtime)
     if scores is None:
         scores = folder / "scores"
-        rating: dict[str, Any] = {
-            name: getattr(config, name) for name in ("scorer", "device", "batch_size", "trust_remote_code", "trust_python_checks")
-        }
+        names = ("scorer", "device", "batch_size", "trust_remote_code", "trust_python_checks", "skip_bad_rows")
+        rating: dict[str, Any] = {name: getattr(config, name) for name in names}
         rating |= {"base_url": config.judge_url, "template_date": config.template_date}
         _score(ScoreConfig(candidates=candidates, output=scores, **rating, **shared), runtime)
     embeddings = getattr(config, f"{side}_embeddings")

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from prefpipe.artifacts import atomic
 from prefpipe.artifacts.atomic import (
     atomic_folder,
     atomic_write,
     create_exclusively,
+    disk_failure,
     make_folder,
     sweep_temporary_files,
     sync_folder,
@@ -68,6 +70,43 @@ def test_a_disk_error_names_the_file_and_what_to_do(tmp_path: Path, number: int,
     assert caught.value.message == f"cannot write {target}: {what}"
     assert caught.value.hint
     assert not names(tmp_path)
+
+
+RUST = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (SafetensorError(RUST), "no space left on the disk"),
+        (Exception("No space left on device (os error 28)"), "no space left on the disk"),
+        (Exception("Input/output error (os error 5)"), "Input/output error"),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 704 vs 598"), "torch could not write"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "torch could not write"),
+    ],
+)
+def test_a_disk_error_that_a_library_raises_in_its_own_class_is_one(tmp_path: Path, error: Exception, what: str) -> None:
+    with pytest.raises(PrefpipeError) as caught, atomic_folder(tmp_path / "model"):
+        raise error
+    assert caught.value.message.startswith(f"cannot write {tmp_path / 'model'}: ")
+    assert what in caught.value.message
+    assert caught.value.hint
+    assert not names(tmp_path)
+
+
+def test_an_error_that_is_not_the_disks_is_left_as_it_is(tmp_path: Path) -> None:
+    assert disk_failure(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert disk_failure(ValueError("os error")) is None
+    with pytest.raises(RuntimeError, match="shapes"), atomic_folder(tmp_path / "model"):
+        raise RuntimeError("shapes")
+    assert not names(tmp_path)
+
+
+def test_an_error_inside_a_folder_names_the_folder_and_not_its_hidden_place(tmp_path: Path) -> None:
+    with pytest.raises(PrefpipeError) as caught, atomic_folder(tmp_path / "model") as folder, atomic_write(folder / "README.md"):
+        raise OSError(errno.ENOSPC, "full")
+    assert caught.value.message == f"cannot write {tmp_path / 'model' / 'README.md'}: no space left on the disk"
 
 
 def test_a_folder_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:

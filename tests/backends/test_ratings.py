@@ -144,7 +144,7 @@ def test_several_ratings_of_one_candidate_by_the_users_rule(path, rule, reward):
     write(path, [*RATED, RATED[0] | {"rating": 3}, RATED[0] | {"rating": 3}])
     scorer = RatingsScorer(path, on_duplicate=rule)
     assert scorer.score([request("a", 0)])[0].reward == reward  # (7.5 + 3 + 3) / 3
-    assert scorer.notes == [
+    assert scorer.notes_of_reading == [
         f"human.jsonl: 1 candidates have several ratings, first at line 1 and line 3: their {rule} is taken (--on-duplicate {rule})"
     ]
     assert scorer.identity()["on_duplicate"] == rule

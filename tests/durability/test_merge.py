@@ -1,6 +1,7 @@
 """A merge that is killed anywhere leaves no folder that looks whole, and the next one sweeps up and is whole."""
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,3 +54,29 @@ def test_killed_at_every_event_on_disk(server: StageServer, adapter: Path, folde
     assert server.run("merge", adapter, "-o", output, "--overwrite").code == 0
     assert {path.name for path in output.iterdir()} == ALL_FILES
     assert [path.name for path in output.parent.iterdir()] == ["merged"]
+
+
+@pytest.mark.parametrize("free_kib", [4, 48, 100, 144, 156, 164])
+def test_a_full_disk_is_one_error_wherever_the_merge_meets_it(
+    server: StageServer, adapter: Path, folder: Path, free_kib: int
+) -> None:
+    """safetensors, tokenizers and Python each have their own word for a full disk; the merged folder takes about 180 KiB."""
+    disk = folder / "disk"
+    disk.mkdir()
+    size = f"size={free_kib}k"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        outcome = server.run("merge", adapter, "-o", disk / "merged")
+        assert outcome.code == 1
+        assert f"error: cannot write {disk / 'merged'}" in outcome.stderr
+        assert "no space left on the disk" in outcome.stderr
+        assert "hint: free some space" in outcome.stderr
+        assert not list(disk.iterdir())
+
+        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        assert server.run("merge", adapter, "-o", disk / "merged").code == 0
+        assert {path.name for path in (disk / "merged").iterdir()} == ALL_FILES
+    finally:
+        subprocess.run(["umount", disk], check=True)

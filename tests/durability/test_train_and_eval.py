@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -481,3 +482,23 @@ def test_other_settings_in_the_folder_of_a_finished_policy_are_refused_by_name(
     assert_refused(heavy.run(*train(inputs, straight[WHOLE].folder, "--objective", "dpo")), 2,
                    'objective: "ampo" on disk, "dpo" asked for', "--overwrite")  # fmt: skip
     assert json.loads((straight[WHOLE].folder / "run.json").read_text()) == before
+
+
+@pytest.mark.parametrize("free_kib", [60, 260, 700])
+def test_training_on_a_full_disk_is_one_error_and_goes_on_when_there_is_room(
+    heavy: StageServer, inputs: Inputs, folder: Path, free_kib: int
+) -> None:
+    """What fails first are the metrics, the weights of a checkpoint, or its optimizer's state: three libraries."""
+    disk = folder / "disk"
+    disk.mkdir()
+    size = f"size={free_kib}k"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this user may not mount a small disk")
+    try:
+        full = heavy.run(*train(inputs, disk / "policy"))
+        assert_refused(full, 1, f"cannot write {disk / 'policy'}", "hint: ")
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        finish(heavy, *train(inputs, disk / "policy"))
+    finally:
+        subprocess.run(["umount", disk], check=True)

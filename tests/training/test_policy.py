@@ -98,6 +98,25 @@ def test_an_adapter_is_saved_with_its_base_by_name_and_revision(base, tmp_path):
     torch.testing.assert_close(logits(again.model), logits(policy.model))
 
 
+def test_a_generation_configuration_that_cannot_be_read_is_not_passed_over(tmp_path):
+    """transformers would go on without it, and what is saved would have lost where its answers end."""
+    folder = make_tiny_causal_lm(tmp_path / "model")
+    (folder / "generation_config.json").write_text("{")
+    with pytest.raises(OSError, match=r"generation_config\.json"):
+        load_policy(inspect_model(folder, "model"), lora=None, bf16=False, seed=0)
+
+
+def test_an_adapters_configuration_is_written_in_one_order(base, tmp_path):
+    """peft keeps the names of modules in sets, which each process would write in an order of its own."""
+    policy = load_policy(base, lora=LoraSettings(r=2, alpha=4), bf16=False, seed=0)
+    config = policy.model.peft_config["default"]
+    assert isinstance(config.target_modules, set), "else this shows nothing"
+    names = sorted(config.target_modules)
+    save_policy(policy, tmp_path, "card")
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == names
+    assert len(names) > 1
+
+
 def test_peft_alone_loads_a_saved_adapter_of_a_local_base(base, tmp_path):
     local = inspect_model(base.path, str(base.path))
     policy = load_policy(local, lora=LORA, bf16=False, seed=0)

@@ -33,6 +33,16 @@ TEXTS = ("chosen", "rejected")
 PREFERENCE = "preference"
 
 
+class PairOfItem(NamedTuple):
+    """Which completions a pair is of: the row of the file, and one of its correct and one of its wrong completions."""
+
+    row_idx: int
+    chosen_idx: int
+    rejected_idx: int
+    n_chosen: int
+    n_rejected: int
+
+
 class ScoredTexts(NamedTuple):
     """A pair as the file has it.
 
@@ -40,6 +50,7 @@ class ScoredTexts(NamedTuple):
     of chosen and rejected that the file has, None where a field is null. ``preference`` for the chosen response, in [0, 1].
     ``has_preference_column``: whether a missing preference is one that nobody knows. ``duplicate_of``: the first row with the
     same prompt, responses and subset. ``is_contrary``: an earlier row has the same responses the other way round.
+    ``of_item``: what it is of, in a file whose rows hold lists of completions.
     """
 
     pair_idx: int
@@ -57,6 +68,7 @@ class ScoredTexts(NamedTuple):
     is_contrary: bool = False
     problem: str | None = None
     is_null: bool = False
+    of_item: PairOfItem | None = None
 
     @property
     def has_equal_texts(self) -> bool:

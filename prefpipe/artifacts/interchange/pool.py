@@ -149,16 +149,10 @@ def one_response_each(
             problems.add(bundle[1].place, _sentence_of_duplicate(bundle))
         return list(members), notes
 
-    joined = {(bundle[0].row, bundle[0].text): _joined(bundle, on_duplicate) for bundle in ratings}
-    gone = {(response.row, response.text) for bundle in ratings for response in bundle[1:]}
-    kept = [
-        [
-            joined.get((response.row, response.text), response)
-            for response in responses
-            if (response.row, response.text) not in gone
-        ]
-        for responses in members
-    ]
+    # by the object itself: one row of a file may hold the same text twice
+    joined = {id(bundle[0]): _joined(bundle, on_duplicate) for bundle in ratings}
+    gone = {id(response) for bundle in ratings for response in bundle[1:]}
+    kept = [[joined.get(id(response), response) for response in responses if id(response) not in gone] for responses in members]
     return kept, [*notes, _note_of_duplicates(ratings, on_duplicate)]
 
 

@@ -125,17 +125,35 @@ def _pool_of_lists(
         ], None  # fmt: skip
 
     used = {layout.prompt, *values, "prompt_id", *reserved}
-    return _gathered(table, layout, items_of, tuple(scores), columns, used, rules)
+    return gather_items(table, layout, items_of, tuple(scores), columns, used, rules)
 
 
-def _gathered(
+def gather_items(
     table: UserTable, layout: Layout, items_of: Callable[[int], Items], scorers: Sequence[str],
-    columns: Sequence[str] | None, used: set[str], rules: ReadingRules,
+    columns: Sequence[str] | None, used: set[str], rules: ReadingRules, *, on_duplicate: str | None = None,
 ) -> Pool:  # fmt: skip
+    """Return the pool of a file whose rows hold a prompt and several responses.
+
+    Args:
+        table: the file.
+        layout: where its prompts are.
+        items_of: returns a row's responses, and what is wrong with the row.
+        scorers: names of the scores.
+        columns: the user's columns that pass through.
+        used: names that cannot pass through.
+        rules: what the user says about the file's conversations.
+        on_duplicate: what several rows of one response come to; None where each is a sample of its own.
+
+    Raises:
+        InputError: every row that cannot be used.
+    """
     problems = Problems(table.source)
     beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules, taken=used)
     responses = _responses(table, layout, items_of, problems, beside, rules)
-    pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *beside.used}))
+    pool = gather(
+        responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *beside.used}),
+        on_duplicate=on_duplicate,
+    )  # fmt: skip
     prompts = table.values(layout.prompt)
     pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: prompts})])
     if layout.prompt != "messages":
@@ -274,7 +292,7 @@ def _pool_of_objects(
             return [], problem or f"`{layout.responses}` holds {told(strays[0])}, where an object with `response` is needed"
         return [_item(item, f"{layout.responses}[{i}]", scores) for i, item in enumerate(found)], None
 
-    return _gathered(table, layout, items_of, tuple(scores), columns, used, rules)
+    return gather_items(table, layout, items_of, tuple(scores), columns, used, rules)
 
 
 def _item(values: Mapping[str, Any], name: str, scores: Mapping[str, str]) -> Item:

@@ -29,7 +29,7 @@ def read_parquet(path: Path) -> pa.Table:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}",
+            f"{path} cannot be read as Parquet: {next(iter(str(error).splitlines()), type(error).__name__)}",
             hint="was the file written to its end, and is it Parquet?",
         ) from error
     return table

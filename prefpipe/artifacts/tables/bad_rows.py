@@ -133,7 +133,7 @@ def _hint(rows: Sequence[BadRow]) -> str:
     reasons = [row.reason for row in rows]
     if any("not UTF-8" in reason for reason in reasons):
         return f"save the file as UTF-8: iconv -f LATIN1 -t UTF-8 {rows[0].source} > converted"
-    if any("where the header has" in reason for reason in reasons):
+    if any("fields than the header" in reason for reason in reasons):
         return 'put a text with commas or line breaks into "double quotes", and write an empty field for a missing value'
     return "correct or remove the line" if len(rows) == 1 else DEFAULT_HINT
 

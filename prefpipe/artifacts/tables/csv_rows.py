@@ -50,7 +50,8 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
             _refuse_repeated_names(header, path, place)
             continue
         if reason is None and len(fields) != len(header):
-            reason = f"{len(fields)} {'field' if len(fields) == 1 else 'fields'}, where the header has {len(header)}"
+            comparison = "fewer" if len(fields) < len(header) else "more"
+            reason = f"{comparison} fields than the header, {len(fields)} and not {len(header)}"
         if reason is not None:
             found.bad.append(BadRow(str(path), place, reason, raw))
         else:

@@ -113,22 +113,38 @@ def _raw_row(table: pa.Table, row: int) -> dict[str, Any]:
 
 
 def _from_saved_dataset(path: Path) -> pa.Table:
+    if (path / "dataset_dict.json").exists():
+        splits = sorted(item.name for item in path.iterdir() if item.is_dir())
+        hint = f"pass one of them, {path / splits[0]}" if splits else "was the folder copied to its end?"
+        raise InputError(f"{path} holds several splits: {', '.join(splits) or 'none'}", hint=hint)
     if not (path / "dataset_info.json").exists():
         raise InputError(f"{path} is a folder, and not one written by datasets.save_to_disk", hint="pass the prompts file itself")
-    return _datasets().load_from_disk(str(path)).with_format("arrow")[:]
+    library = _datasets()
+    try:
+        return library.load_from_disk(str(path)).with_format("arrow")[:]
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:  # a damaged file of the folder
+        raise InputError(
+            f"{path} cannot be read as a folder of datasets.save_to_disk: {_first_line(error)}",
+            hint="was the folder written, or copied, to its end?",
+        ) from error
 
 
 def _from_hub(reference: str) -> pa.Table:
     name, _, split = reference.partition(":")
     name, _, revision = name.partition("@")
+    library = _datasets()
     try:
-        dataset = _datasets().load_dataset(name, split=split or "train", revision=revision or None)
-    except (ValueError, OSError) as error:
+        dataset = library.load_dataset(name, split=split or "train", revision=revision or None)
+        return dataset.with_format("arrow")[:]
+    except (pa.ArrowException, OSError, ValueError, library.exceptions.DatasetsError) as error:
         raise InputError(
-            f"hf:{reference} cannot be loaded: {str(error).splitlines()[0]}",
+            f"hf:{reference} cannot be loaded: {_first_line(error)}",
             hint="look at the name, the split (hf:org/name:split) and HF_HUB_OFFLINE",
         ) from error
-    return dataset.with_format("arrow")[:]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _datasets() -> Any:

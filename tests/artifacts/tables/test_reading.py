@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -139,7 +140,7 @@ def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(tm
         ("a.json", '[{"a": 1},\n{"a" 2}]', "a.json, line 2: broken JSON (Expecting ':' delimiter, column 6)"),
         ("a.json", "[" * 100_000, "a.json: broken JSON"),
         ("a.json", "[1]", "a.json: a JSON list of objects is needed"),
-        ("a.csv", "a,b\n1,2,3\n", "a.csv, line 2: 3 fields, where the header has 2"),
+        ("a.csv", "a,b\n1,2,3\n", "a.csv, line 2: more fields than the header, 3 and not 2"),
         ("a.csv", b"prompt\n\xff\n", "a.csv, line 2: the byte 0xff is not UTF-8"),
         ("a.parquet", b"PAR1 and more PAR1", "a.parquet cannot be read as Parquet"),
         ("a.parquet", b"", "a.parquet cannot be read as Parquet"),
@@ -190,3 +191,45 @@ def test_python_rows_have_whole_numbers_for_times_that_python_does_not_hold() ->
 
 def test_python_rows_of_a_table_without_columns_are_as_many_as_the_table_has() -> None:
     assert python_rows(pa.table({"x": [1, 2]}).select([])) == [{}, {}]
+
+
+def saved(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(rows).save_to_disk(str(folder))
+    return folder
+
+
+def test_a_folder_of_datasets_gives_its_rows_in_their_order(tmp_path: Path) -> None:
+    """Also those that were chosen and shuffled, which the folder keeps beside the table."""
+    datasets.Dataset.from_list([{"x": i} for i in range(5)]).select([3, 1]).save_to_disk(str(tmp_path / "chosen"))
+    table, places = read_table(str(tmp_path / "chosen"))
+    assert (table["x"].to_pylist(), list(places)) == ([3, 1], ["row 1", "row 2"])
+
+
+@pytest.mark.parametrize("damage", ["no table", "half a table", "no state", "broken state", "bytes"])
+def test_a_damaged_folder_of_datasets_is_refused(tmp_path: Path, damage: str) -> None:
+    folder = saved(tmp_path / "d", [{"x": f"a{i}"} for i in range(50)])
+    [table] = folder.glob("*.arrow")
+    data = table.read_bytes()
+    if damage == "no table":
+        table.unlink()
+    elif damage == "half a table":
+        table.write_bytes(data[: len(data) // 2])
+    elif damage == "bytes":
+        table.write_bytes(data[:20] + b"\xff" * 40 + data[60:])
+    elif damage == "no state":
+        (folder / "state.json").unlink()
+    else:
+        (folder / "state.json").write_text("{")
+    with pytest.raises(InputError, match="d cannot be read as a folder of datasets") as caught:
+        read_table(str(folder))
+    assert caught.value.hint
+
+
+def test_a_folder_of_several_splits_names_them(tmp_path: Path) -> None:
+    split = datasets.Dataset.from_list([{"x": 1}])
+    datasets.DatasetDict({"train": split, "test": split}).save_to_disk(str(tmp_path / "d"))
+    with pytest.raises(InputError, match="d holds several splits: test, train") as caught:
+        read_table(str(tmp_path / "d"))
+    assert caught.value.hint == f"pass one of them, {tmp_path / 'd' / 'test'}"
+    assert read_table(str(tmp_path / "d" / "test")).columns.to_pylist() == [{"x": 1}]

@@ -1,0 +1,75 @@
+"""Rows of users' files that a stage leaves out with ``--skip-bad-rows``: counted by reason, and kept in a file."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefpipe.artifacts.atomic import atomic_write, make_folder
+from prefpipe.artifacts.tables.bad_rows import BadRow, BadRowsError, count_by_reason, read_without_bad_rows
+from prefpipe.configs.tables import TablesConfig
+from prefpipe.stages.runtime import Summary
+
+FLAG = "--skip-bad-rows"
+CONTEXT_KEY = "skipped_rows"
+"""Under which ``run.json`` and the summary hold the counts."""
+Read = TypeVar("Read")
+
+
+def read_users_rows(config: TablesConfig, read: Callable[[], Read]) -> tuple[Read, list[BadRow]]:
+    """Read a user's files as the run asks for it: strictly, or without the rows that cannot be used.
+
+    Args:
+        config: the stage's knobs.
+        read: reads the files.
+
+    Returns:
+        What was read, and the rows that were left out.
+
+    Raises:
+        BadRowsError: rows that cannot be used, and ``--skip-bad-rows`` is not given.
+        InputError: a fault of a whole file, or no row can be used.
+    """
+    if config.skip_bad_rows:
+        return read_without_bad_rows(read)
+    try:
+        return read(), []
+    except BadRowsError as error:
+        error.hint = f"{error.hint}; or leave them out with {FLAG}"
+        raise
+
+
+def file_of_skipped_rows(output: Path) -> Path:
+    """Return where a run lists the rows that it left out: beside its output, which holds parts alone."""
+    return output.with_name(f"{output.name}.skipped-rows.jsonl")
+
+
+def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: Summary) -> None:
+    """Write the rows that were left out beside the output and count them in the summary.
+
+    Args:
+        config: the stage's knobs.
+        rows: what was left out.
+        summary: gets a note and the counts.
+    """
+    if not config.skip_bad_rows:
+        return
+    path = file_of_skipped_rows(config.output)
+    summary.facts[CONTEXT_KEY] = {"n": len(rows), "file": str(path) if rows else None, "by_reason": dict(count_by_reason(rows))}
+    if not rows:
+        path.unlink(missing_ok=True)  # of an earlier run under this name
+        return
+
+    make_folder(path.parent)
+    with atomic_write(path) as file:
+        for row in rows:
+            line = {"file": row.source, "place": row.place, "reason": row.reason, "row": row.content}
+            file.write(f"{json.dumps(line, default=repr)}\n".encode())
+    number = "1 row cannot be used and is" if len(rows) == 1 else f"{len(rows):,} rows cannot be used and are"
+    summary.notes.append(f"{number} left out, see {path}:")
+    summary.notes += [f"  {count:,} {reason}" for reason, count in count_by_reason(rows).items()]
+
+
+def context_of_skipped_rows(rows: Sequence[BadRow]) -> dict[str, Any]:
+    """Return what ``run.json`` says of the rows that were left out, {} where none were."""
+    return {CONTEXT_KEY: dict(count_by_reason(rows))} if rows else {}

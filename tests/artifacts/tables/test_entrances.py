@@ -1,0 +1,259 @@
+"""The same content reads the same, whatever kind of file holds it and whichever command reads it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from prefpipe.artifacts.interchange.annotations import read_annotations
+from prefpipe.artifacts.interchange.formats import read_pool
+from prefpipe.artifacts.interchange.long_rows import ColumnNames
+from prefpipe.artifacts.interchange.pair_rows import read_pairs
+from prefpipe.artifacts.prompts import load_prompts
+from prefpipe.backends.protocol import ScoreRequest
+from prefpipe.backends.ratings import RatingsScorer
+from prefpipe.errors import InputError, PrefpipeError
+
+Row = dict[str, Any]
+
+
+def as_json_lines(folder: Path, rows: list[Row]) -> str:
+    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / "t.jsonl")
+
+
+def as_json(folder: Path, rows: list[Row]) -> str:
+    (folder / "t.json").write_text(json.dumps(rows, indent=1))
+    return str(folder / "t.json")
+
+
+def _delimited(path: Path, rows: list[Row], delimiter: str) -> str:
+    cell = lambda value: "" if value is None else '"' + str(value).replace('"', '""') + '"'  # noqa: E731 - the writer in one line
+    lines = [delimiter.join(rows[0]), *(delimiter.join(cell(value) for value in row.values()) for row in rows)]
+    path.write_text("\ufeff" + "".join(line + "\r\n" for line in lines))
+    return str(path)
+
+
+def as_csv(folder: Path, rows: list[Row]) -> str:
+    return _delimited(folder / "t.csv", rows, ",")
+
+
+def as_tsv(folder: Path, rows: list[Row]) -> str:
+    return _delimited(folder / "t.tsv", rows, "\t")
+
+
+def as_parquet(folder: Path, rows: list[Row]) -> str:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
+    return str(folder / "t.parquet")
+
+
+def as_arrow_json(folder: Path, rows: list[Row]) -> str:
+    """Every column as the JSON type of Arrow, which `datasets` writes where the rows of a column differ."""
+    table = pa.table(
+        {name: pa.array([None if row[name] is None else json.dumps(row[name]) for row in rows], pa.json_()) for name in rows[0]}
+    )
+    pq.write_table(table, folder / "j.parquet")
+    return str(folder / "j.parquet")
+
+
+def as_categories(folder: Path, rows: list[Row]) -> str:
+    """Texts as pandas' categories, and large lists: what polars and pandas write."""
+    table = pa.Table.from_pylist(rows)
+    for number, field in enumerate(table.schema):
+        if field.type == pa.string():
+            table = table.set_column(number, field.name, table.column(number).cast(pa.large_string()).dictionary_encode())
+    pq.write_table(table, folder / "c.parquet")
+    return str(folder / "c.parquet")
+
+
+def as_dataset(folder: Path, rows: list[Row]) -> str:
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_list(rows).save_to_disk(str(folder / "dataset"))
+    return str(folder / "dataset")
+
+
+WRITERS = [as_json_lines, as_json, as_csv, as_tsv, as_parquet, as_arrow_json, as_categories, as_dataset]
+each_kind = pytest.mark.parametrize("write", WRITERS)
+Write = Callable[[Path, list[Row]], str]
+
+TEXTS = ['say "hi",\nplease', "007", "true", " 2.5 ", "naïve 😀 \u2028 x", "[1]", "null"]
+
+
+@each_kind
+def test_prompts(tmp_path: Path, write: Write) -> None:
+    rows = [{"prompt_id": f"p{i}", "prompt": text, "topic": text[::-1]} for i, text in enumerate(TEXTS)]
+    prompts = load_prompts(write(tmp_path, rows))
+    assert [(row.prompt_id, row.messages[0]["content"]) for row in prompts.rows] == [
+        (row["prompt_id"], row["prompt"]) for row in rows
+    ]
+    assert prompts.columns.to_pylist() == [{"topic": row["topic"]} for row in rows]
+
+
+@each_kind
+def test_imported_rows(tmp_path: Path, write: Write) -> None:
+    rows = [
+        {
+            "prompt_id": f"p{i // 2}",
+            "prompt": f"q{i // 2}",
+            "response": text,
+            "sample_idx": i % 2,
+            "judge": None if i == 3 else i / 2,
+            "whole": i,
+        }
+        for i, text in enumerate(TEXTS)
+    ]
+    names = ColumnNames(rewards={"judge": "judge", "whole": "whole"})
+    pool = read_pool(write(tmp_path, rows), "rows", requests=None, names=names, columns=[], reserved=())
+    found = [response for members in pool.responses for response in members]
+    assert [(each.prompt_id, each.sample_idx, each.text, dict(each.scores)) for each in found] == [
+        (row["prompt_id"], row["sample_idx"], row["response"], {"judge": row["judge"], "whole": float(row["whole"])})
+        for row in rows
+    ]
+
+
+@each_kind
+def test_imported_pairs(tmp_path: Path, write: Write) -> None:
+    rows = [
+        {"prompt": f"q{i}", "chosen": text, "rejected": f"no {text}", "score_chosen": i + 0.5, "score_rejected": 0.0}
+        for i, text in enumerate(TEXTS)
+    ]
+    pool = read_pool(write(tmp_path, rows), "trl", requests=None, names=ColumnNames(), columns=[], reserved=())
+    found = [response for members in pool.responses for response in members]
+    assert [each.text for each in found] == [row[name] for row in rows for name in ("chosen", "rejected")]
+    assert [each.scores["score"] for each in found] == [row[name] for row in rows for name in ("score_chosen", "score_rejected")]
+
+
+@each_kind
+def test_scored_pairs(tmp_path: Path, write: Write) -> None:
+    rows = [
+        {"prompt": f"q{i}", "chosen": text, "rejected": f"no {text}", "preference": i / 8, "subset": text}
+        for i, text in enumerate(TEXTS)
+    ]
+    found = read_pairs(write(tmp_path, rows), needs_texts=True).rows
+    assert [(row.chosen, row.rejected, row.preference) for row in found] == [
+        (row["chosen"], row["rejected"], row["preference"]) for row in rows
+    ]
+    assert [row.subset for row in found] == TEXTS
+
+
+@each_kind
+def test_ratings_by_index_and_by_response(tmp_path: Path, write: Write) -> None:
+    rows = [{"prompt_id": "7", "sample_idx": i, "rating": i - 2.5} for i in range(5)]
+    scorer = RatingsScorer(write(tmp_path, rows))
+    assert [each.reward for each in scorer.score([ScoreRequest("7", i, [], "x", {}) for i in range(5)])] == [
+        -2.5,
+        -1.5,
+        -0.5,
+        0.5,
+        1.5,
+    ]
+    folder = tmp_path / "by-response"
+    folder.mkdir()
+    rows = [{"prompt_id": "007", "response": text, "rating": i} for i, text in enumerate(TEXTS)]
+    scorer = RatingsScorer(write(folder, rows))
+    assert [each.reward for each in scorer.score([ScoreRequest("007", 0, [], text, {}) for text in TEXTS])] == list(
+        range(len(TEXTS))
+    )
+
+
+@pytest.mark.parametrize("write", [writer for writer in WRITERS if writer is not as_dataset])  # of which annotations take none
+def test_annotations(tmp_path: Path, write: Write) -> None:
+    rows = [
+        {"prompt_id": f"p{i}", "preference": i / 8, "response": text, "baseline_response": text * 2}
+        for i, text in enumerate(TEXTS)
+    ]
+    found = read_annotations(write(tmp_path, rows))
+    assert found.ids == [row["prompt_id"] for row in rows]
+    assert found.preferences == [row["preference"] for row in rows]
+    assert found.lengths == [float(len(text)) for text in TEXTS]
+
+
+ENTRANCES: dict[str, tuple[Callable[[str], Any], Row, str]] = {
+    "prompts": (load_prompts, {"prompt_id": "p", "prompt": "q"}, "prompt"),
+    "rows": (
+        lambda source: read_pool(source, "rows", requests=None, names=ColumnNames(rewards={"r": "r"}), columns=[], reserved=()),
+        {"prompt": "q", "response": "a", "r": 1.0}, "r",
+    ),
+    "trl": (
+        lambda source: read_pool(source, "trl", requests=None, names=ColumnNames(), columns=[], reserved=()),
+        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 0.0}, "score_chosen",
+    ),
+    "alpaca-eval": (
+        lambda source: read_pool(source, "alpaca-eval", requests=None, names=ColumnNames(), columns=[], reserved=()),
+        {"instruction": "q", "output": "a"}, "output",
+    ),
+    "pairs": (
+        lambda source: read_pairs(source, needs_texts=False),
+        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 0.0}, "score_rejected",
+    ),
+    "ratings": (RatingsScorer, {"prompt_id": "p", "sample_idx": 0, "rating": 1.0}, "rating"),
+    "annotations": (read_annotations, {"prompt_id": "p", "preference": 0.5, "length_chars": 1.0, "baseline_length_chars": 1.0}, "preference"),
+}  # fmt: skip
+each_entrance = pytest.mark.parametrize("entrance", ENTRANCES)
+
+
+@each_entrance
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("short.csv", "{header}\n{row}\nx\n"),
+        ("long.csv", "{header}\n{row}\n{row},more\n"),
+        ("open.csv", '{header}\n{row}\n"{row}\n'),
+        ("twice.csv", "{header},{name}\n{row},1\n"),
+        ("latin.csv", "{header}\n{row}\n\udce9{row}\n"),
+        ("nul.csv", "{header}\n{row}\n\0{row}\n"),
+        ("key.jsonl", '{json}\n{{"{name}": 1, "{name}": 2}}\n'),
+        ("deep.jsonl", '{json}\n{{"other": [{{"k": 1, "k": 2}}]}}\n'),
+        ("broken.jsonl", "{json}\n{{\n"),
+        ("list.jsonl", "{json}\n[1]\n"),
+        ("key.json", '[{json},\n{{"{name}": 1, "{name}": 2}}]'),
+        ("broken.json", "[{json},\n{{]"),
+        ("cut.parquet", "PAR1 and no footer"),
+        ("empty.parquet", ""),
+        ("empty.csv", ""),
+        ("empty.jsonl", "\n\n"),
+        ("t.jsonl.gz", "x"),
+        ("t.xlsx", "x"),
+    ],
+)
+def test_a_damaged_file_is_refused_at_every_entrance(tmp_path: Path, entrance: str, name: str, content: str) -> None:
+    """With the line where there is one, and the next command to try."""
+    read, row, column = ENTRANCES[entrance]
+    text = content.format(header=",".join(row), row=",".join(map(str, row.values())), json=json.dumps(row), name=column)
+    path = tmp_path / name
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(PrefpipeError) as caught:
+        read(str(path))
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+    places = {".csv": "line ", ".jsonl": "line 2", ".json": "2"}
+    if not name.startswith(("empty", "t.", "cut")):
+        assert places[path.suffix] in caught.value.message
+
+
+SCORED = [name for name, (_, row, column) in ENTRANCES.items() if isinstance(row[column], float)]
+
+
+@pytest.mark.parametrize("entrance", SCORED)
+@each_kind
+def test_one_value_that_is_no_number_is_named_and_the_others_stay_numbers(tmp_path: Path, entrance: str, write: Write) -> None:
+    read, row, column = ENTRANCES[entrance]
+    if entrance == "annotations" and write is as_dataset:
+        pytest.skip("annotations take no folder of datasets")
+    keys = {"ratings": "sample_idx", "annotations": "prompt_id"}
+    rows = [row | ({keys[entrance]: i} if entrance in keys else {"prompt": f"q{i}"}) for i in range(9)]
+    rows = [each | {column: str(each[column])} for each in rows]
+    read(write(tmp_path, rows))  # numbers that are texts are numbers
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    rows[4][column] = "N/A"
+    with pytest.raises(InputError, match="`" + column + r"` is 'N/A', which is no number") as caught:
+        read(write(folder, rows))
+    assert caught.value.message.count("which is no number") == 1
+    places = ("line 5:", "line 6:", "row 5:")
+    assert any(place in caught.value.message for place in places)
