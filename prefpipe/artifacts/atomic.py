@@ -137,6 +137,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             ) from error
         raise disk_error(path, failure) from error
     finally:
+        if before.exists() and not path.exists():
+            before.replace(path)  # interrupted, or refused by the disk, between the two renames
         _remove_quietly(temporary)
         _remove_quietly(before)
 

@@ -98,8 +98,9 @@ def _show(summary: "Summary", as_json: bool) -> None:
     from prefpipe.artifacts.finite_json import finite_values
     from prefpipe.cli import console
 
-    console.show_summary(summary)
-    console.pipe(json.dumps(finite_values(summary.to_json())) if as_json else str(summary.path))
+    with stop_request.finishing():  # the stage is done, and its exit code known
+        console.show_summary(summary)
+        console.pipe(json.dumps(finite_values(summary.to_json())) if as_json else str(summary.path))
 
 
 def _naming_the_output(error: Exception, config: StageConfig) -> PrefpipeError | None:

@@ -49,8 +49,9 @@ def merge(
 
     files = locate_model(adapter, trust_remote_code=trust_remote_code, base=model)
     request = MergeRequest(output, dtype, overwrite, base_given=model is not None, trust_remote_code=trust_remote_code)
-    figures = run_merge(files, request, Runtime(log=console.log, should_stop=stop_request))
-    if as_json:
-        pages.pipe_json(figures)
-    else:
-        pages.pipe(str(output))
+    figures = run_merge(files, request, Runtime(log=console.log, should_stop=stop_request, finishing=stop_request.finishing))
+    with stop_request.finishing():  # the model has its name: the command is done
+        if as_json:
+            pages.pipe_json(figures)
+        else:
+            pages.pipe(str(output))

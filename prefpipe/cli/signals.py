@@ -9,8 +9,8 @@ stops there and then in any case and exits with 130.
 SIGUSR1        finishes what is begun, however long that takes: Slurm sends it before the limit
 SIGTERM, HUP   the same, for `GRACE_S` at most: Slurm, Kubernetes and systemd kill 30 s after SIGTERM
 SIGINT         finishes nothing
-a second one   finishes nothing; one process of several takes it for the same request, as the others
-               wait for it
+a second one   finishes nothing; under a launcher it is the same request, as processes wait for
+               each other
 =============  ==================================================================================
 
 This module is imported before everything else and imports next to nothing, so that a signal in the
@@ -97,6 +97,7 @@ class StopRequest:
         self._is_installed = False
         self._is_over = False
         self._is_lost = False
+        self._main_thread = _thread.get_ident()
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -121,7 +122,7 @@ class StopRequest:
 
     def stop_if_asked(self) -> None:
         """Stop there and then when a stop was asked for before."""
-        if self.number is not None and not self.has_raised and not _is_one_of_several():
+        if self.number is not None and not self.has_raised and not _is_launched():
             self._stop_now(self.number, None, _nothing_to_finish(self.number))
 
     def install(self) -> None:
@@ -129,6 +130,7 @@ class StopRequest:
         if self._is_installed:
             return
         self._is_installed = True
+        self._main_thread = _thread.get_ident()
 
         # Handlers first: all else can wait. `nohup` and a script's background have some ignored.
         for number in _caught():
@@ -194,7 +196,7 @@ class StopRequest:
             _let_go_of_the_terminal()
         if number == signal.SIGINT:
             self._stop_now(number, frame, "")
-        if _is_one_of_several():
+        if _is_launched():
             return
         if not is_first:
             reason = self._overdue or "stopped at once by a second signal"
@@ -225,7 +227,7 @@ class StopRequest:
             sys.__unraisablehook__(unraisable)
             return
         self.has_raised, self._is_lost = False, True
-        _thread.start_new_thread(_signal_after, (0.05, self.number or signal.SIGTERM))
+        _thread.start_new_thread(self._signal_after, (0.05, self.number or signal.SIGTERM))
 
     def _say_why(self) -> int:
         """Print why the command ends, and return its exit code."""
@@ -256,20 +258,25 @@ class StopRequest:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, None))
                 elif number == signal.SIGINT:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, INTERRUPTED))
-                elif _is_one_of_several():
+                elif _is_launched():
                     continue
                 elif not is_first:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, STOPPED))
                 elif number != signal.SIGUSR1:
-                    _thread.start_new_thread(self._hurry_after, (GRACE_S, number))
+                    _thread.start_new_thread(self._hurry_after, (GRACE_S,))
 
-    def _hurry_after(self, seconds: float, number: int) -> None:
-        """Send the signal again, as a second one, unless what is being finished has no limit."""
+    def _hurry_after(self, seconds: float) -> None:
+        """Send a second signal, unless what is being finished has no limit."""
         time.sleep(seconds)
         while self.section is not None and self.section.however_long:
             time.sleep(1)
         self._overdue = f"stopped: what was begun took longer than {GRACE_S:.0f} s from the signal"
-        _thread.interrupt_main(signal.Signals(number))
+        self._signal_after(0, signal.SIGTERM)
+
+    def _signal_after(self, seconds: float, number: int) -> None:
+        """Send a signal to the main thread, which may be waiting in the system for one."""
+        time.sleep(seconds)
+        signal.pthread_kill(self._main_thread, number)
 
     def _end_after(self, seconds: float, code: int | None) -> None:
         """End the process, with the exit code that is known where ``code`` is None."""
@@ -301,9 +308,14 @@ def _is_same_request(number: int, seconds_since: float) -> bool:
     return number in (signal.SIGUSR1, signal.SIGHUP) and seconds_since < AGAIN_S
 
 
-def _is_one_of_several() -> bool:
-    """Return whether a launcher started this process beside others: they stop together."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+def _is_launched() -> bool:
+    """Return whether a launcher started this process, beside others or alone.
+
+    They stop together; and batch systems signal the launcher and the processes, to which the
+    launcher passes it on as well.
+    """
+    is_one_of_several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return is_one_of_several or "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _is_importing(frame: FrameType | None) -> bool:
@@ -321,11 +333,6 @@ def _let_go_of_the_terminal() -> None:
             os.write(stream, b"")
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-
-
-def _signal_after(seconds: float, number: int) -> None:
-    time.sleep(seconds)
-    _thread.interrupt_main(signal.Signals(number))
 
 
 def _be_a_child() -> None:

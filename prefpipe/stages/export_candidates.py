@@ -30,7 +30,11 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
     make_folder(path.parent)
     sweep_temporary_files(path.parent, path.name)
     work = _Work(config, candidates)
-    with row_writer(path, None) as writer, runtime.progress(f"{config.stage}: part", len(indices)) as advance:
+    with (
+        runtime.finishing(),  # so that 75 means that there is no file yet
+        row_writer(path, None) as writer,
+        runtime.progress(f"{config.stage}: part", len(indices)) as advance,
+    ):
         for index in indices:
             if runtime.should_stop():
                 raise StoppedEarly("export stopped as asked; nothing was written", hint="run the same command again")

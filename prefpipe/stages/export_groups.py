@@ -36,7 +36,11 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
     indices = groups.present(range(groups.n_parts), allow_partial=config.allow_partial)
     _refuse_existing(config)
     work = _Work(config, groups)
-    with _opened(config) as writer, runtime.progress(f"{config.stage}: part", len(indices)) as advance:
+    with (
+        runtime.finishing(),  # so that 75 means that there is no file yet
+        _opened(config) as writer,
+        runtime.progress(f"{config.stage}: part", len(indices)) as advance,
+    ):
         for index in indices:
             if runtime.should_stop():
                 raise StoppedEarly("export stopped as asked; nothing was written", hint="run the same command again")

@@ -7,6 +7,7 @@ both are shown the folder does not have its name.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,8 +55,9 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
         _require_replaceable(request.output)
     warnings = _check_base(adapter, runtime, base_given=request.base_given)
     dtype = stored_dtype(adapter.base) if request.dtype == "auto" else request.dtype
-    with atomic_folder(request.output, overwrite=request.overwrite) as folder:
+    with ExitStack() as finishing, atomic_folder(request.output, overwrite=request.overwrite) as folder:
         figures = _make(adapter, folder, dtype, request, runtime, warnings)
+        finishing.enter_context(runtime.finishing())  # so that 75 means that there is no model
     for line in warnings:
         runtime.log(f"warning: {line}")
     return {**figures, "path": str(request.output), "warnings": warnings}

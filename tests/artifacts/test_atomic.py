@@ -287,6 +287,32 @@ def test_an_exception_in_the_block_leaves_the_old_folder_and_nothing_else(tmp_pa
     assert names(tmp_path / "model") == {"old"}
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), SystemExit(3)])
+def test_an_exception_between_the_two_renames_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    rename, n_renames = Path.replace, 0
+
+    def second_fails(path: Path, target: Path) -> Path:
+        nonlocal n_renames
+        n_renames += 1
+        if n_renames == 2:
+            raise error
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", second_fails)
+    with (
+        pytest.raises(PrefpipeError if isinstance(error, OSError) else type(error)),
+        atomic_folder(tmp_path / "model", overwrite=True) as folder,
+    ):
+        (folder / "new").touch()
+    assert n_renames == 3
+    assert names(tmp_path) == {"model"}
+    assert names(tmp_path / "model") == {"old"}
+
+
 def test_files_of_a_folder_have_the_permissions_of_new_files(tmp_path: Path) -> None:
     """safetensors writes with 0600, and nobody else could load the model."""
     with atomic_folder(tmp_path / "model") as folder:

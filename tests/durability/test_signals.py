@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from judge_server import running_judge
+from judged_sides import judge_command, two_sides, verdicts_of
 from pipelines import digests_of
 from signalled import (
     SIGNALS,
@@ -20,6 +22,7 @@ from signalled import (
     cases,
     is_ready,
     make_inputs,
+    nothing,
     run_undisturbed,
     start,
     strike,
@@ -71,13 +74,14 @@ def test_a_signal_at_any_moment_loses_nothing(inputs: Path, undisturbed: Callabl
 def test_a_signal_at_any_moment_loses_nothing_of_what_takes_long(
     inputs: Path, undisturbed: Callable[[str], Case], name: str
 ) -> None:
+    """Two signals each: what takes seconds a try is tried more often by ``python tests/signalled.py``."""
     case, moments = undisturbed(name), random.Random(name)
-    for number in SIGNALS:
+    for number in moments.sample(SIGNALS, 2):
         moment_s = moments.uniform(0, case.elapsed_s)
         struck = strike(case.words(f"struck-{name}"), inputs, number, moment_s)
         assert_well_ended(case, number, struck)
         assert_whole(inputs / f"struck-{name}")
-    if name != "check":
+    if CASES[name].identity is not nothing:
         again = start(case.words(f"struck-{name}"), inputs)
         stderr = again.communicate()[1]
         assert again.returncode in ((0, 2) if name == "merge" else (0,)), stderr  # a merged model is not overwritten
@@ -221,6 +225,99 @@ def test_an_interrupt_that_a_finalizer_would_swallow_is_raised_again() -> None:
     assert code == 130
     assert "Exception ignored" not in stderr
     assert elapsed_s < 3
+
+
+LONG = """
+import sys, time
+from prefpipe.cli import signals
+from prefpipe.cli.signals import stop_request
+signals.GRACE_S, signals.UNWIND_S = 1.0, 1.0
+
+def command():
+    sys.stderr.write("ready\\n")
+    sys.stderr.flush()
+    with stop_request.finishing(however_long={however_long}):
+        time.sleep({seconds})
+    return 75 if stop_request() else 0
+
+stop_request.run(command)
+"""
+
+
+def run_long(seconds: float, *numbers: signal.Signals, however_long: bool = False, **variables: str) -> tuple[int, str, float]:
+    """Send signals, a moment apart, to what finishes something for so long, with a grace of 1 s."""
+    script = LONG.format(seconds=seconds, however_long=however_long)
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=os.environ | variables)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    time.sleep(0.1)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.1)
+    return ended(process, 20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_what_is_begun_is_left_when_the_grace_is_over(number: signal.Signals) -> None:
+    code, stderr, elapsed_s = run_long(30, number)
+    assert code == 75
+    assert "stopped: what was begun took longer than 1 s from the signal; finished parts are kept" in stderr
+    assert 0.8 < elapsed_s < 5
+
+
+def test_sigusr1_waits_for_as_long_as_it_takes_and_so_does_a_checkpoint() -> None:
+    for number, however_long in ((signal.SIGUSR1, False), (signal.SIGTERM, True)):
+        code, _, elapsed_s = run_long(3, number, however_long=however_long)
+        assert code == 75
+        assert elapsed_s > 2
+
+
+@pytest.mark.parametrize("variables", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}])
+def test_under_a_launcher_every_signal_is_the_same_request_but_an_interrupt(variables: dict[str, str]) -> None:
+    """Batch systems signal the launcher and its processes, and the launcher passes it on."""
+    code, stderr, elapsed_s = run_long(3, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, **variables)
+    assert code == 75
+    assert elapsed_s > 2
+    assert "second" not in stderr
+    code, _, elapsed_s = run_long(30, signal.SIGTERM, signal.SIGINT, **variables)
+    assert code == 130
+    assert elapsed_s < 5
+
+
+def test_a_signal_after_the_work_is_done_changes_nothing() -> None:
+    """While threads end and functions of `atexit` run: both take 1 s here."""
+    body = """
+    import atexit, time
+    atexit.register(time.sleep, 1)
+    threading.Thread(target=time.sleep, args=(1,)).start()
+    return 3"""
+    process = subprocess.Popen([sys.executable, "-c", STUCK.format(body=body)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "ready\n"
+    for _ in range(3):
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+    code, stderr, _ = ended(process, 20)
+    assert code == 3
+    assert stderr == ""
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_judge_stops_and_goes_on(folder: Path, number: signal.Signals) -> None:
+    """With a server whose answers take 0.1 s: 12 pairs in 2 orders, 4 at once."""
+    a, b = two_sides(folder, 12)
+    with running_judge(delay_s=0.1) as server:
+        words = judge_command(a, b, folder / "out", server.url)
+        struck = strike(words, folder, number, random.Random(int(number)).uniform(0.3, 2.5))
+        assert_well_ended(Case("judge", lambda _: words), number, struck)
+        assert_whole(folder / "out")
+        again = start(words, folder)
+        stderr = again.communicate(timeout=60)[1]
+        assert again.returncode == 0, stderr
+        verdicts = verdicts_of(folder / "out")
+        assert {verdict["status"] for verdict in verdicts.values()} == {"ok"}
+        assert len(verdicts) == 12
+        assert len(server.bodies) <= 24 + 4  # at most what was in flight is asked twice
 
 
 def test_nohup_and_a_scripts_background_stay_ignored(inputs: Path, folder: Path) -> None:

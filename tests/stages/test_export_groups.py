@@ -16,7 +16,8 @@ from interchange_files import SKY, assistant, kept, lines, rejected, user, write
 from pipelines import rows_of
 
 from prefpipe.artifacts.interchange.data_descriptions import is_lost_in_template
-from prefpipe.cli.main import run, stop_flag
+from prefpipe.cli.main import run
+from prefpipe.cli.signals import stop_request
 
 SYSTEM = [{"role": "system", "content": "Be brief."}]
 FILES = {"trl": ".parquet", "trl-implicit": ".jsonl", "trl-unpaired": ".jsonl", "nemo-rl": ".parquet", "jsonl": ".jsonl"}
@@ -256,7 +257,7 @@ def test_nothing_to_export_is_an_error_and_leaves_no_file(tmp_path: Path, capsys
 
 def test_a_stop_leaves_no_file(tmp_path: Path, groups: Path, monkeypatch, capsys) -> None:
     seen = []
-    monkeypatch.setattr(type(stop_flag), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None)
+    monkeypatch.setattr(type(stop_request), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None)
     assert export(groups, tmp_path / "a.jsonl", "trl") == 75
     assert "export stopped as asked; nothing was written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["groups"]

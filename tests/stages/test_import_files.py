@@ -15,7 +15,8 @@ from pipelines import assert_only_parts, identities_of, open_artifact, rows_of, 
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.run_record import read_run_record
-from prefpipe.cli.main import run, stop_flag
+from prefpipe.cli.main import run
+from prefpipe.cli.signals import stop_request
 from prefpipe.configs.import_files import FORMATS
 from prefpipe.plan import Inspector
 
@@ -165,7 +166,7 @@ def test_overwriting_scores_with_a_file_that_has_none_leaves_no_old_scores(tmp_p
 
 def test_a_stop_is_obeyed_after_a_part_and_the_rest_is_made_later(tmp_path: Path, source: str, monkeypatch, capsys) -> None:
     seen = []
-    monkeypatch.setattr(type(stop_flag), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None)
+    monkeypatch.setattr(type(stop_request), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None)
     assert run(words(source, tmp_path / "run")) == 75
     assert "import stopped as asked: 1 parts made now, 2 left" in capsys.readouterr().err
     monkeypatch.undo()
