@@ -24,6 +24,7 @@ from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Shard
+from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.backends.model_location import locate_model
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
@@ -415,7 +416,9 @@ class Inspector:
         except PrefpipeError as error:
             report.notes.append(f"{shown[:-1]} cannot be looked at: {error.message}")
             return
-        if any(now.get(name) != value for name, value in ingredient.hashes.items()):
+        # the day that its template was told then is the run's, and no file of the model has one
+        then = {name: value for name, value in ingredient.hashes.items() if name != TEMPLATE_DATE}
+        if any(now.get(name) != value for name, value in then.items()):
             report.is_other_run = True
             report.reasons.append(f"{shown} has changed since: it has other weights, tokenizer or template")
 

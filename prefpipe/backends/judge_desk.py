@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from prefpipe.artifacts.answer_cache import AnswerCache, request_key
 from prefpipe.artifacts.interchange.judge_batch import BatchAnswers
 from prefpipe.backends.chat_answers import ERROR, NOT_ANSWERED, ChatAnswer, NoCompletionError, read_completion
+from prefpipe.text.control_text import spells_control_token
 
 Body = Mapping[str, Any]
 Mode = Literal["ask", "collect", "ingest"]
@@ -54,6 +55,7 @@ class JudgeDesk:
             from ``batch``, and nothing is asked.
         batch: what a batch brought.
         ask_again: whether an answer of an earlier run that holds no verdict is asked for again.
+        is_served: whether a server renders the questions, which may take a control token that a response spells for its own.
     """
 
     open_source: Callable[[], CompletionSource]
@@ -61,9 +63,12 @@ class JudgeDesk:
     mode: Mode = "ask"
     batch: BatchAnswers = field(default_factory=lambda: BatchAnswers({}, {}))
     ask_again: bool = True
+    is_served: bool = False
     spending: Spending = field(default_factory=Spending)
     open_questions: dict[str, Body] = field(default_factory=dict)
     used_of_batch: set[str] = field(default_factory=set)
+    spelling_control_tokens: set[str] = field(default_factory=set)
+    """Questions to a server that spell a control token, by key."""
     _source: CompletionSource | None = None
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
     """What was asked in this run in vain, by key: once a run is enough."""
@@ -83,6 +88,10 @@ class JudgeDesk:
             ModelError: the judge cannot be asked at all.
         """
         keys = [request_key(body) for body in bodies]
+        if self.is_served:
+            for key, body in zip(keys, bodies, strict=True):
+                if spells_control_token(turn["content"] for turn in body["messages"]):
+                    self.spelling_control_tokens.add(key)
         found: dict[str, ChatAnswer] = {}
         open_places: list[int] = []
         for place, key in enumerate(keys):

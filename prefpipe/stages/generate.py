@@ -25,6 +25,7 @@ from prefpipe.errors import CorruptPartError, ErrorRateError, FingerprintError, 
 from prefpipe.stages.candidate_rows import REASONING, count_by_status, mark_duplicates, table_of_rows
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 from prefpipe.stages.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
+from prefpipe.text.control_text import note_on_server, spells_control_token
 
 FAILING = ("error", "prompt_too_long")
 SERVED = "openai"
@@ -152,6 +153,8 @@ class _Work:
         self.config, self.prompts, self.output, self.samplers = config, prompts, output, samplers
         self.stack, self.runtime = stack, runtime
         self.engines: dict[int, Generator] = {}
+        self.spelling_control_tokens: set[str] = set()
+        """Prompts that were sent to a server with letters which it may take for a control token."""
         self.n_tokens, self.n_duplicates, self.engine_s = 0, 0, 0.0
 
     def make(self, index: int) -> None:
@@ -181,6 +184,10 @@ class _Work:
             return []
         engine = self._engine(sampler_idx)
         distinct = {prompt.prompt_id: prompt for prompt, _ in wanted}
+        if config.backend == SERVED:
+            for prompt in distinct.values():
+                if spells_control_token(turn["content"] or "" for turn in prompt.messages):
+                    self.spelling_control_tokens.add(prompt.prompt_id)
         encoded = {prompt_id: encode(engine, prompt) for prompt_id, prompt in distinct.items()}
         requests, rows = [], []
         for prompt, sample_idx in wanted:
@@ -300,5 +307,6 @@ def _describe(summary: Summary, work: _Work, elapsed_s: float) -> None:
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
         summary.notes.append(f"{work.n_duplicates:,} responses repeat another response of their prompt")
+        summary.notes += note_on_server(len(work.spelling_control_tokens), "prompts")
         summary.facts |= {"n_tokens": work.n_tokens, "elapsed_s": elapsed_s, "engine_s": work.engine_s,
                           "n_duplicates": work.n_duplicates}  # fmt: skip

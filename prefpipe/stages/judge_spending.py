@@ -8,6 +8,7 @@ from prefpipe.artifacts.interchange.judge_batch import write_batch
 from prefpipe.backends.judge_desk import JudgeDesk
 from prefpipe.configs.judging import JudgingConfig
 from prefpipe.stages.runtime import Summary
+from prefpipe.text.control_text import note_on_server
 
 
 def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) -> None:
@@ -45,6 +46,7 @@ def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> No
         facts["sampled_without"] = desk.left_out
     summary.facts |= facts
     summary.notes.append(line)
+    summary.notes += note_on_server(len(desk.spelling_control_tokens), "questions")
     strangers = len(desk.batch.answers) - len(desk.used_of_batch) if desk.mode == "ingest" else 0
     if strangers:
         none = "; none does: was the batch emitted with this judge, prompt and verdict?" if not desk.used_of_batch else ""

@@ -160,6 +160,7 @@ def language_judge(
         mode=mode,
         batch=read_answers(config.ingest_batch),
         ask_again=not isinstance(config, JudgeConfig) or config.retry_errors,
+        is_served=spec.kind == "openai",
     )
     return {"kind": spec.kind, **model_identity, **settings.identity()}, settings, desk
 

@@ -42,7 +42,7 @@ def test_candidates_count_prompts_once_and_rows_by_model() -> None:
     measure.add(table(CANDIDATES, rows))
     assert measure.facts() == {
         "n_prompts": 2, "n_duplicates": 1, "models": {"m": 2, "n": 1}, "temperatures": {"1": 3},
-        "finish_reasons": {"stop": 1, "None": 2},
+        "finish_reasons": {"stop": 1, "not known": 2},
     }  # fmt: skip
     found = by_name(measure)
     assert (found["prompt length"].n, found["prompt length"].mean) == (2, 4.0)
