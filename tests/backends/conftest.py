@@ -1,6 +1,7 @@
 """Generators that several test files share, and how vLLM runs in tests: in this process, on two cores, in little memory."""
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -33,12 +34,18 @@ def vllm_settings():
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """A tiny model whose heads are as wide as the narrowest that vLLM's CPU attention takes, 32."""
+    """A tiny model whose heads are as wide as the narrowest that vLLM's CPU attention takes, 32.
+
+    Its ``generation_config.json`` has sampling settings of its own, as Qwen's has, which a server fills in where nobody says no.
+    """
     from tiny_models import _save, tiny_config
     from transformers import LlamaForCausalLM
 
     config = tiny_config(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)
-    return _save(LlamaForCausalLM, config, tmp_path_factory.mktemp("models") / "tiny", seed=0)
+    folder = _save(LlamaForCausalLM, config, tmp_path_factory.mktemp("models") / "tiny", seed=0)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"top_k": 1, "repetition_penalty": 1.5, "min_p": 0.5}))
+    return folder
 
 
 @pytest.fixture(scope="session")

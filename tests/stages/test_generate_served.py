@@ -200,3 +200,21 @@ def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_pat
     (line,) = lines
     assert "asks for 3600 s of patience, of which 600 s are waited (status 429:" in line
     assert "nothing is sent until" in line
+
+
+def test_reasoning_goes_through_an_extension_and_into_groups(prompts, tmp_path):
+    """Sample 0 of before is kept with its reasoning, sample 1 is asked for; `select` takes the column along."""
+    thought = choice_of({"content": "Lake Chad.", "reasoning": "One in Africa."})
+    with running_chat_server(faults={"a": ("always", 200, thought)}) as server:
+        assert generate(prompts("a"), tmp_path / "out", server) == 0
+        server.faults["a"] = ("always", 200, choice_of({"content": "Lake Como, in Italy."}))
+        assert generate(tmp_path / "prompts.jsonl", tmp_path / "out", server, "--n", 2, "--extend") == 0
+        assert server.tries == {"a": 2}
+    pairs = [(row["response"], row["response_reasoning"]) for row in rows_of(tmp_path / "out")]
+    assert pairs == [("Lake Chad.", "One in Africa."), ("Lake Como, in Italy.", None)]
+
+    assert run(["score", str(tmp_path / "out"), "-o", str(tmp_path / "scores"), "--scorer", "fake"]) == 0
+    select = ["select", str(tmp_path / "out"), "--scores", str(tmp_path / "scores"), "--strategy", "all", "--min-margin", "0"]
+    assert run([*select, "-o", str(tmp_path / "groups")]) == 0
+    kept = {row["response"]: row["response_reasoning"] for row in rows_of(tmp_path / "groups")}
+    assert kept == dict(pairs)
