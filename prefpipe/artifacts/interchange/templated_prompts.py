@@ -180,7 +180,8 @@ def untemplated(text: str) -> tuple[Turns, str | None]:
     script = script_of(text)
     if script is not None and not begins_templated(text) and not _holds_header(text):
         return [], (
-            f"it is a conversation written as text (`{script.user}` and `{script.assistant}`) whose turns cannot be read back exactly"
+            f"it is a conversation written as text (`{script.user}` and `{script.assistant}`) whose turns cannot be read "
+            "back exactly"
         )
     return [], f"it went through a chat template ({_first_marker(text)}) whose turns cannot be read back exactly"
 
