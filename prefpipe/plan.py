@@ -26,7 +26,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, Shard
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.backends.model_location import locate_model
-from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings
+from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, moved_folders
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 
 State = Literal["done", "partial", "stale", "corrupt"]
@@ -186,14 +186,14 @@ def _stage_number(folder: Path) -> int:
 def locate_parent(artifact: Artifact, name: str) -> Path | None:
     """Return where a parent is now, or None: as recorded, from the recorded folder, from here, or beside the artifact.
 
-    The last is for runs that were moved, or copied from another machine.
+    The last is for runs that came from another machine. Of a run that was moved or copied, what moved along comes before what
+    is still where it was: a copy is judged by its own parents, and the original by its own.
     """
     recorded = artifact.record.parents.get(name)
     if recorded is None:
         return None
-    made_in = artifact.record.context.get("folder")
-    places = [Path(made_in) / recorded] if isinstance(made_in, str) else []
-    places += [Path(recorded), *_places_in_moved_run(artifact, recorded), artifact.path.parent / Path(recorded).name]
+    places = [*_places_moved_along(artifact, recorded), *_places_of_then(artifact, recorded)]
+    places += [*_places_in_moved_run(artifact, recorded), artifact.path.parent / Path(recorded).name]
     own = artifact.path.resolve()
     found = next((place for place in places if place.exists() and place.resolve() != own), None)
     return found.relative_to(Path.cwd()) if found is not None and found.is_relative_to(Path.cwd()) else found
@@ -282,9 +282,7 @@ def _locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
     The last is for runs that were moved: of ``run/eval/policy/candidates`` the model ``run/policy`` is three folders up.
     """
     recorded = Path(reference).expanduser()
-    made_in = artifact.record.context.get("folder")
-    places = [Path(made_in) / recorded] if isinstance(made_in, str) else []
-    places.append(recorded)
+    places = [*_places_moved_along(artifact, str(recorded)), *_places_of_then(artifact, str(recorded))]
     found = next((place for place in places if place.exists()), None)
     if found is not None or "/" not in reference:
         return found
@@ -297,6 +295,34 @@ def _locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
 def _folders_above(artifact: Artifact) -> list[Path]:
     """Return the folders in which other artifacts of the same run may be, the nearest first."""
     return list(artifact.path.absolute().parents[:4])
+
+
+def _places_of_then(artifact: Artifact, recorded: str) -> list[Path]:
+    """Return where a recorded path was, from the folder that the command was run in, and where it would be from here."""
+    made_in = artifact.record.context.get("folder")
+    from_then = [Path(made_in) / recorded] if isinstance(made_in, str) else []
+    return [*from_then, Path(recorded)]
+
+
+def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
+    """Yield where a recorded path is if it was moved or copied with the artifact; nothing where the artifact was not."""
+    context, stage = artifact.record.context, artifact.record.stage
+    folder, words = context.get("folder"), context.get("command")
+    if not isinstance(folder, str) or not isinstance(words, list):
+        return
+    try:
+        command = RecordedCommand([str(word) for word in words])
+    except ValueError:
+        return
+
+    output_then = command.output(Path(folder))
+    output_now = _output_of(command.stage, stage, artifact.path.absolute())
+    if output_then is None:
+        return
+    place_then = Path(folder) / recorded
+    for from_, to in moved_folders(output_then.absolute(), output_now):
+        if place_then.is_relative_to(from_):
+            yield to / place_then.relative_to(from_)
 
 
 def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
