@@ -30,7 +30,7 @@ import jinja2
 from tokenizers import Tokenizer
 
 from prefpipe.errors import InputError, ModelError, PrefpipeError
-from prefpipe.text.surrogates import replace_lone_surrogates
+from prefpipe.surrogates import replace_lone_surrogates
 
 Turn = Mapping[str, Any]
 
