@@ -23,7 +23,7 @@ from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.store import Artifact, Shard
+from prefpipe.artifacts.store import PART_PATTERN, Artifact, Shard, parts_without_record
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.backends.model_location import locate_model
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, moved_folders
@@ -161,7 +161,8 @@ def find_artifacts(path: Path) -> list[Path]:
     found, seen = [], {path.resolve()}
     for folder, names, files in os.walk(path, followlinks=True):
         names[:] = [name for name in sorted(names) if _is_looked_into(Path(folder, name), seen)]
-        if run_record.FILE_NAME in files:
+        has_parts = any(PART_PATTERN.fullmatch(name) for name in files)
+        if run_record.FILE_NAME in files or (has_parts and parts_without_record(Path(folder))):
             found.append(Path(folder))
     return sorted(found, key=lambda item: (item != path, item.parent, _stage_number(item), item.name))
 
@@ -368,13 +369,21 @@ class Inspector:
         """
         key = (path.resolve(), quick)
         if key not in self._seen:
-            if not (path / run_record.FILE_NAME).exists():
+            if not (path / run_record.FILE_NAME).exists() and not parts_without_record(path):
                 run_record.read_run_record(path)  # raises the error that names what is wrong
             self._seen[key] = Report(path)  # what is asked for while it is being looked at: no endless circle
             self._look(self._seen[key], quick=quick)
         return self._seen[key]
 
     def _look(self, report: Report, *, quick: bool) -> None:
+        lost = parts_without_record(report.path)
+        if lost:
+            report.is_corrupt = True
+            report.reasons.append(
+                f"{report.path} has {len(lost)} parts and no {run_record.FILE_NAME}: restore it, or run the command that "
+                "made them again, which writes it anew and keeps them"
+            )
+            return
         try:
             artifact = Artifact(report.path, run_record.read_run_record(report.path))
         except PrefpipeError as error:
@@ -397,6 +406,9 @@ class Inspector:
     def _parent(self, report: Report, artifact: Artifact, name: str) -> Artifact | None:
         """Return a parent that is on disk and still the one this artifact was made from; else say why not."""
         place = locate_parent(artifact, name)
+        if place is not None and parts_without_record(place):
+            report.notes.append(f"its {name}, {place}, have lost their {run_record.FILE_NAME}")
+            return None
         if place is None or not (place / run_record.FILE_NAME).exists():
             report.notes.append(f"its {name}, {artifact.record.parents[name]}, {_absence(artifact.record, are=True)}")
             return None

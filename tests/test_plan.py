@@ -195,6 +195,20 @@ def test_a_change_of_the_original_leaves_its_copy_done(run: Path) -> None:
     assert states_of(copy) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
 
 
+def test_a_lost_run_json_is_corrupt_and_the_same_command_mends_it(run: Path) -> None:
+    words = open_artifact(run / "candidates").record.context["command"][1:]
+    (run / "candidates" / "run.json").unlink()
+    assert states_of(run) == {"candidates": "corrupt", "scores": "done", "embeddings": "done", "groups": "done"}
+    report = Inspector().report(run / "candidates")
+    assert report.reasons[0].startswith(f"{run / 'candidates'} has {N_PARTS} parts and no run.json")
+    assert Inspector().report(run / "scores").notes == [f"its candidates, {run / 'candidates'}, have lost their run.json"]
+
+    before = {part: part.stat().st_mtime_ns for part in (run / "candidates").glob("part-*")}
+    command(words)
+    assert states_of(run) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
+    assert before == {part: part.stat().st_mtime_ns for part in (run / "candidates").glob("part-*")}
+
+
 def test_of_an_artifact_that_was_renamed_alone_the_parents_are_where_they_were(run: Path) -> None:
     shutil.move(run / "groups", run.parent / "old-groups")
     groups = open_artifact(run.parent / "old-groups")
