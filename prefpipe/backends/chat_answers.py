@@ -153,7 +153,9 @@ def _response_tokens(
     if start > 0:
         return len(positions) - start
     if completion.n_thought_tokens and completion.n_completion_tokens is not None:
-        return max(0, completion.n_completion_tokens - completion.n_thought_tokens)
+        # a text has a token at least: with as many thoughts as tokens, the server counts the two apart
+        n_tokens = completion.n_completion_tokens - completion.n_thought_tokens
+        return n_tokens if n_tokens > 0 else None
     return None
 
 

@@ -120,6 +120,20 @@ class PermanentError(Exception):
         self.answer, self.is_bad_request = answer, is_bad_request
 
 
+def _words_of_status(error: openai.APIStatusError) -> str:
+    """Return what a server says of a request that it refuses.
+
+    The client tells the ``message`` of OpenAI's own form alone. Others answer ``{"error": "..."}`` (TGI, Ollama),
+    ``{"detail": ...}`` (FastAPI), or plain words.
+    """
+    words = str(error)
+    says_nothing = words == f"Error code: {error.status_code}"
+    if not says_nothing or not error.body:
+        return words
+    body = error.body if isinstance(error.body, str) else repr(error.body)
+    return f"{words} - {' '.join(body.split())}"
+
+
 class ChatClient:
     """Sends chat-completion bodies to one server.
 
@@ -422,7 +436,7 @@ class ChatClient:
     def _status_failure(self, error: openai.APIStatusError) -> TransientError | PermanentError:
         """Return what a status means; raise when it means the end of the run."""
         status = error.status_code
-        reason = replace_lone_surrogates(self._without_key(f"status {status}: {str(error)[:500]}"))
+        reason = replace_lone_surrogates(self._without_key(f"status {status}: {_words_of_status(error)}")[:500])
         low = f"{reason} {error.body}".lower()  # the text has the message alone, the body also the code
         if status in HOPELESS_STATUSES or any(sign in low for sign in NO_MONEY_SIGNS):
             self._give_up(reason)

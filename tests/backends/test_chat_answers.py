@@ -152,6 +152,13 @@ def test_thoughts_that_a_server_counts_and_does_not_show():
     assert (made.reasoning, made.token_ids, made.logp, made.n_tokens) == ("", [], None, 4)
 
 
+@pytest.mark.parametrize("n_thoughts", [5, 50])
+def test_counts_of_which_the_text_has_no_share_say_nothing_of_it(n_thoughts):
+    body = response(message={"content": "Fine."})
+    body["usage"] = {"completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": n_thoughts}}
+    assert (read_generation(body).text, read_generation(body).n_tokens) == ("Fine.", None)
+
+
 def test_thoughts_that_a_server_takes_out_without_a_word_are_seen_in_the_tokens():
     made = read_generation(
         response(token_ids=[1, 2, 3, 4, 5], logprobs=positions("<think>", "Chad?", "</think>", "Lake", " Chad."))

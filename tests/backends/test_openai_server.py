@@ -65,6 +65,25 @@ def test_a_server_that_stays_broken_costs_one_row():
     assert server.tries["b"] == 3
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "top_p is odd"}},
+        {"error": "top_p is odd", "error_type": "validation"},
+        {"detail": [{"loc": ["body"], "msg": "top_p is odd"}]},
+        ["top_p is odd"],
+        "top_p is odd",
+    ],
+    ids=repr,
+)
+def test_a_refusal_in_any_form_is_in_the_rows_reason(body):
+    with running_chat_server(faults={"b": ("always", 422, body)}) as server:
+        answers = generate(server, "ab")
+    assert answers[0].finish_reason != "error"
+    assert answers[1].error.startswith("status 422: Error code: 422 - ")
+    assert "top_p is odd" in answers[1].error
+
+
 def test_a_request_that_hangs_is_given_up_and_asked_again():
     with running_chat_server(faults={"b": ("hang", 3)}) as server:
         answers = generate(server, "abc", timeout_s=0.3)
