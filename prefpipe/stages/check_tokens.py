@@ -61,9 +61,9 @@ class TokenCheck:
         return found
 
     def _look_for_turn_words(self, row: Row, place: str) -> None:
-        words = None if self.encoder is None else self.encoder.template.turn_words
-        if words is not None and words in (row["response"] or ""):
-            self.count("turn_words", f"{words!r} in {place}")
+        template = None if self.encoder is None else self.encoder.template
+        if template is not None and template.holds_turn_words(row["response"] or ""):
+            self.count("turn_words", f"{template.turn_words!r} in {place}")
 
     def _encoded(self, row: Row, encoder: Encoder, place: str) -> Ids | None:
         """Return the ids that the template makes; a response that ``train`` would leave out has none."""

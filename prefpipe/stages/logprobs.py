@@ -7,7 +7,7 @@ same model and ``--max-length``; a number does not depend on batch, device count
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,14 @@ from prefpipe.training.policy import computes_in_bfloat16, load_reference
 FAILING = ("not_finite", "template_error")
 
 
-def run(config: LogprobsConfig, model: ModelFiles, runtime: Runtime, *, encode_as: ModelFiles | None = None) -> Summary:
+def run(
+    config: LogprobsConfig,
+    model: ModelFiles,
+    runtime: Runtime,
+    *,
+    encode_as: ModelFiles | None = None,
+    failing: Sequence[str] = FAILING,
+) -> Summary:
     """Measure the parts of this shard that are missing.
 
     Args:
@@ -71,7 +78,7 @@ def run(config: LogprobsConfig, model: ModelFiles, runtime: Runtime, *, encode_a
         rate = work.n_tokens / elapsed_s
         summary.notes.append(f"{work.n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)")
         summary.facts |= {"n_tokens": work.n_tokens, "elapsed_s": elapsed_s}
-    check_error_rate(summary, FAILING, config.max_error_rate)
+    check_error_rate(summary, failing, config.max_error_rate)
     return summary
 
 

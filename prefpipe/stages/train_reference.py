@@ -84,7 +84,8 @@ class Reference(NamedTuple):
         shard = Shard(state.process_index, state.num_processes)
         stopped = None
         try:
-            logprobs.run(wanted, self.model, replace(runtime, shard=shard), encode_as=policy)
+            # what the policy's template refuses is left out of the training, too: it stops nothing
+            logprobs.run(wanted, self.model, replace(runtime, shard=shard), encode_as=policy, failing=("not_finite",))
         except StoppedEarly as error:
             stopped = error
         state.wait_for_everyone()  # a process that stops must not leave others waiting for its parts

@@ -125,7 +125,7 @@ class ChatTemplate:
             TemplateError: as `ids`; or the template writes turns with plain words, and the response holds those in front of a
                 user's turn: whatever follows them would be read as what the user says next.
         """
-        if self._turn_words is not None and self._turn_words in response:
+        if self.holds_turn_words(response):
             raise TemplateError(
                 f"the response holds {self._turn_words!r}, and this template writes the same in front of a user's turn: the two "
                 "cannot be told apart"
@@ -175,6 +175,11 @@ class ChatTemplate:
     def turn_words(self) -> str | None:
         """What the template writes in front of a user's turn, where that is plain words that a response may hold."""
         return self._turn_words
+
+    def holds_turn_words(self, response: str) -> bool:
+        """Return whether a response holds the `turn_words`, or begins with them: a turn begins in front of it as well."""
+        words = self._turn_words
+        return words is not None and (words in response or response.lstrip().startswith(words.lstrip()))
 
     def self_test(self, name: str, *, answered: bool) -> None:
         """Refuse a template that is no use before a large model is loaded for it.

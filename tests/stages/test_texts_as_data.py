@@ -115,6 +115,11 @@ def test_one_response_that_the_template_refuses_stops_neither_training_nor_measu
     assert [row["status"] for row in rows_of(tmp_path / "policy")] == ["ok", "ok", "template_error"] * 2
     assert "2 of 6 responses are left out: 2 template_error" in said
 
+    for name, reference in (("own", None), ("given", tmp_path / "lp")):  # an objective with a reference, measured or given
+        summary, _ = trained(groups, tmp_path / name, picky, objective="dpo", reference=reference)
+        assert [row["status"] for row in rows_of(tmp_path / name)] == ["ok", "ok", "template_error"] * 2
+        assert summary.facts["first"]["loss"] == pytest.approx(0.693147, abs=1e-5)
+
 
 def test_a_template_that_refuses_every_response_leaves_nothing_to_train_on(tmp_path):
     picky = with_template(tmp_path / "picky", NO_BAD_WORDS)
