@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -109,7 +110,7 @@ class Artifact:
         """Return all parts as one table (an artifact without parts gives an error)."""
         present = self.present(range(self.n_parts), allow_partial=allow_partial)
         if not present:
-            raise IncompleteInputError(f"{self.path} has no parts yet", hint=f"run `prefpipe status {self.path}`")
+            raise IncompleteInputError(f"{self.path} has no parts yet", hint=f"run `prefpipe status {quote(str(self.path))}`")
         tables = [self.read(index, columns)[0] for index in present]
         for index, table in zip(present, tables, strict=True):
             if table.schema != tables[0].schema:
@@ -128,7 +129,8 @@ class Artifact:
             shown = ", ".join(str(i) for i in sorted(missing)[:8]) + (", ..." if len(missing) > 8 else "")
             raise IncompleteInputError(
                 f"{self.path} is incomplete: {len(missing)} of {self.n_parts} parts are missing (part {shown})",
-                hint=f"run `prefpipe status {self.path}`, finish that stage, or pass --allow-partial where the command takes it",
+                hint=f"run `prefpipe status {quote(str(self.path))}`, finish that stage, or pass --allow-partial where the "
+                "command takes it",
             )
         return [i for i in indices if i not in missing]
 

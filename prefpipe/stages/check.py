@@ -7,6 +7,7 @@ makes the tokens, applies the length limit and leaves responses out as in ``trai
 from collections import Counter
 from hashlib import sha256
 from math import ceil
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
     """
     present = groups.present(range(groups.n_parts), allow_partial=True)
     if not present:
-        raise IncompleteInputError(f"{groups.path} has no parts yet", hint=f"run `prefpipe status {groups.path}`")
+        raise IncompleteInputError(f"{groups.path} has no parts yet", hint=f"run `prefpipe status {quote(str(groups.path))}`")
     model = _open_model(training.model, date_for_run(None, None, [groups.path]))
     # the template is told the day that the candidates have on record, so days cannot differ
     fits = ids_fit(groups, model.tokenizer["hash"], model.tokenizer["chat_template_hash"])

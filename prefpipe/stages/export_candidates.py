@@ -5,6 +5,7 @@ out and counted; the file appears whole or not at all, and memory does not grow 
 """
 
 from collections import Counter
+from shlex import quote
 
 from prefpipe.artifacts.atomic import make_folder, sweep_temporary_files
 from prefpipe.artifacts.interchange.benchmark_answers import ANSWER_ROWS
@@ -87,7 +88,7 @@ class _Work:
         if not self.n_rows:
             told = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
             raise InputError(f"{self.config.groups} holds nothing to export: {told or 'it has no prompts'}",
-                             hint=f"run `prefpipe inspect {self.config.groups}`")  # fmt: skip
+                             hint=f"run `prefpipe inspect {quote(str(self.config.groups))}`")  # fmt: skip
         if len(self.models) > 1 and (self.config.format == "arena-hard" or self.config.model_name is not None):
             raise InputError(
                 f"sample {self.config.sample_idx} is of {len(self.models)} models: {', '.join(self.models)}",

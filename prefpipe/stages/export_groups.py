@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from shlex import quote
 from typing import Any
 
 from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files
@@ -144,7 +145,7 @@ class _Work:
             told = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
             raise InputError(
                 f"{self.config.groups} holds nothing to export: {told or 'it has no prompts'}",
-                hint=f"run `prefpipe inspect {self.config.groups}` for what select rejected",
+                hint=f"run `prefpipe inspect {quote(str(self.config.groups))}` for what select rejected",
             )
 
     def describe(self, summary: Summary) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
@@ -117,7 +118,8 @@ def _refuse_no_text_at_all(output: Output, indices: Sequence[int], summary: Summ
     reasons = ", ".join(f"{count:,} {status}" for status, count in summary.counts.most_common())
     raise ErrorRateError(
         f"{summary.stage} finished, but none of {summary.n_rows:,} rows has a text: {reasons}",
-        hint=f"run `prefpipe inspect {summary.path}` for the reasons; a model that thinks first needs a larger --max-tokens",
+        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons; a model that thinks first needs a larger "
+        "--max-tokens",
         summary=summary,
     )
 
