@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prefpipe.maths.intervals import Bootstrap
     from prefpipe.maths.length_control import (
         LengthControlled,
+        PartlyJudged,
         RegularisingRows,
         length_controlled_difference,
         length_controlled_win_rate,
@@ -30,6 +31,7 @@ __all__ = [
     "Bootstrap",
     "LengthControlled",
     "Pair",
+    "PartlyJudged",
     "RegularisingRows",
     "RewardBench",
     "Selection",
@@ -50,6 +52,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Bootstrap": "prefpipe.maths.intervals", "LengthControlled": "prefpipe.maths.length_control", "Pair": "prefpipe.maths.pairs",
+    "PartlyJudged": "prefpipe.maths.length_control",
     "RegularisingRows": "prefpipe.maths.length_control", "RewardBench": "prefpipe.maths.rewardbench",
     "Selection": "prefpipe.maths.selection",
     "WinRate": "prefpipe.maths.winrate", "build_pairs": "prefpipe.maths.pairs",

@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "prefpipe"
 FLOORS = {
-    "errors": 0, "maths": 1, "text": 1, "artifacts": 1, "backends": 2, "training": 2, "reports": 2, "configs": 3, "stages": 4,
+    "errors": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "backends": 2, "training": 2, "reports": 2, "configs": 3, "stages": 4,
     "wiring": 5, "plan": 5, "frames": 6, "cli": 6, "__main__": 7,
 }  # fmt: skip
 APART_FLOORS = {1, 2, 5}

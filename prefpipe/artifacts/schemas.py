@@ -305,9 +305,10 @@ def column_types(tag: str) -> dict[str, pa.DataType]:
 
 
 def same_type(kind: pa.DataType, expected: pa.DataType) -> bool:
-    """Return whether a column has the type of its schema; vectors may have any width and float16 or float32."""
+    """Return whether a column has the type of its schema; vectors may have any width and precision."""
     if pa.types.is_fixed_size_list(expected):
-        return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type))
+        is_vector = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)
+        return bool(is_vector and pa.types.is_floating(kind.value_type))
     # Compared by structure: Parquet renames a list's item, and whether it may be null.
     if pa.types.is_list(expected):
         return bool(pa.types.is_list(kind)) and same_type(kind.value_type, expected.value_type)

@@ -9,21 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import exp, inf, isfinite, isnan, log
 from typing import Any, NamedTuple
 
+from prefpipe.artifacts.chat_messages import Message, NoCompletionError, read_choice
 from prefpipe.backends.protocol import Generation
-from prefpipe.text.surrogates import replace_lone_surrogates
+from prefpipe.surrogates import replace_lone_surrogates
 from prefpipe.text.verdicts import TokenChoice
 
 REFUSED, ERROR, TOO_LONG, NOT_ANSWERED = "refused", "error", "prompt_too_long", "not_answered"
-
-THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
-"""Where servers put thoughts that they return apart; several of them hold the same text, so the first that is there counts."""
-THOUGHT_PARTS = ("thinking", "reasoning", "redacted_thinking", "reasoning_content")
-TEXT_PARTS = ("text", "output_text")
-TEXT_KEYS = ("text", "thinking", "content", "summary")
-
-ENDED_BY_ITSELF = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "end_of_turn")
-ENDED_BY_LENGTH = ("length", "max_tokens", "max_length", "max_output_tokens", "model_length")
-"""One fact in the words of OpenAI, vLLM, SGLang, TGI, Anthropic, Mistral and Gemini, in any case."""
 
 IMPOSSIBLE_LOGPROB = -9999.0
 """What OpenAI and vLLM write for a token of no known probability: no number to add up."""
@@ -47,61 +38,32 @@ class ChatAnswer(NamedTuple):
     n_completion_tokens: int | None = None
 
 
-class NoCompletionError(ValueError):
-    """A body that is no chat completion; the next try may bring one."""
+class Completion(NamedTuple):
+    """A completion's first choice, as it came and as it is read; counts of tokens are the server's, None where it has none."""
 
-
-class Message(NamedTuple):
-    """What stands in a completion's first choice.
-
-    ``text`` is None where the message has none, ``problem`` says why what it has is no text. ``thoughts`` is what the server
-    returned apart from the text, None where it returned nothing; ``n_thought_tokens`` counts them where the server does.
-    """
-
-    text: str | None
-    problem: str | None
-    thoughts: str | None
-    refusal: str | None
-    tools: tuple[str, ...]
-    finish_reason: str | None
+    message: Message
     choice: Mapping[str, Any]
     n_prompt_tokens: int | None
     n_completion_tokens: int | None
     n_thought_tokens: int | None
 
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether the model thought before it answered, whether or not the server shows what."""
+        return self.message.thoughts is not None or bool(self.n_thought_tokens)
 
-def read_message(body: Any) -> Message:
+
+def read_first_choice(body: Any) -> Completion:
     """Return what a completion's first choice holds.
 
     Raises:
         NoCompletionError: no choice, no message in it, or a message with neither words nor a reason why.
     """
     choice = _first_choice(body)
-    message = choice.get("message")
-    if message is None and isinstance(choice.get("text"), str):  # as the older completions endpoint answers
-        message = {"content": choice["text"]}
-    if not isinstance(message, Mapping):
-        raise NoCompletionError(f"the answer is no chat completion: {str(body)[:200]!r}")
-
-    text, inner_thoughts, refusal_part, problem = _content(message.get("content"))
-    thoughts = inner_thoughts if inner_thoughts is not None else _thoughts(message)
-    refusal = _words(message.get("refusal")) or refusal_part
-    tools = _tools(message)
-    finish_reason = choice.get("finish_reason")
-
-    says_nothing = text is None and problem is None and thoughts is None and not refusal and not tools
-    if says_nothing and finish_reason is None:
-        raise NoCompletionError("the answer holds no text, and no reason why")
-
     usage = body.get("usage")
     details = usage.get("completion_tokens_details") if isinstance(usage, Mapping) else None
-    return Message(
-        text=text,
-        problem=problem,
-        thoughts=thoughts,
-        refusal=refusal,
-        tools=tools,
-        finish_reason=None if finish_reason is None else replace_lone_surrogates(str(finish_reason)),
+    return Completion(
+        message=read_choice(choice),
         choice=choice,
         n_prompt_tokens=_count(usage, "prompt_tokens"),
         n_completion_tokens=_count(usage, "completion_tokens"),
@@ -117,10 +79,11 @@ def read_completion(body: Any) -> ChatAnswer:
     Halves of characters become U+FFFD, for no file holds them.
 
     Raises:
-        NoCompletionError: see `read_message`.
+        NoCompletionError: see `read_first_choice`.
     """
-    message = read_message(body)
-    counts = message.n_prompt_tokens, message.n_completion_tokens
+    completion = read_first_choice(body)
+    message = completion.message
+    counts = completion.n_prompt_tokens, completion.n_completion_tokens
     text = message.text or ""
 
     if message.finish_reason == "content_filter" or (message.refusal and not text):
@@ -129,8 +92,8 @@ def read_completion(body: Any) -> ChatAnswer:
     if message.problem is not None:
         return ChatAnswer(ERROR, message.problem, "", None, False, *counts)
 
-    is_cut = _ending(message.finish_reason) == "length"
-    return ChatAnswer("ok", None, text, _tokens_of_answer(message), is_cut, *counts)
+    is_cut = message.ending == "length"
+    return ChatAnswer("ok", None, text, _tokens_of_answer(completion), is_cut, *counts)
 
 
 def read_generation(body: Any) -> Generation:
@@ -141,30 +104,30 @@ def read_generation(body: Any) -> Generation:
     and the number of tokens is known only where the response's own tokens can be told from the others.
 
     Raises:
-        NoCompletionError: see `read_message`.
+        NoCompletionError: see `read_first_choice`.
     """
-    message = read_message(body)
+    completion = read_first_choice(body)
+    message = completion.message
     error = _why_no_response(message)
     if error is not None:
-        return Generation("", [], "error", None, error, message.thoughts, None, message.n_prompt_tokens)
+        return Generation("", [], "error", None, error, message.thoughts, None, completion.n_prompt_tokens)
 
     text = message.text or ""
-    ending = _ending(message.finish_reason)
+    ending = message.ending
     assert ending is not None
-    ids = _token_ids(message.choice.get("token_ids"))
-    positions = _positions(message.choice)
+    ids = _token_ids(completion.choice.get("token_ids"))
+    positions = _positions(completion.choice)
     start = _start_of_text([piece for piece, _ in positions], text)
 
-    has_thoughts = message.thoughts is not None or bool(message.n_thought_tokens)
-    if has_thoughts or start > 0:
-        n_tokens = _response_tokens(message, positions, start, text)
-        return Generation(text, [], ending, None, None, message.thoughts or "", n_tokens, message.n_prompt_tokens)
+    if completion.has_thoughts or start > 0:
+        n_tokens = _response_tokens(completion, positions, start, text)
+        return Generation(text, [], ending, None, None, message.thoughts or "", n_tokens, completion.n_prompt_tokens)
 
     logp = _sum_of(positions)
     if ids and len(ids) != len(positions):
         logp = None
-    n_tokens = len(ids) if ids else message.n_completion_tokens
-    return Generation(text, ids, ending, logp, None, None, n_tokens, message.n_prompt_tokens)
+    n_tokens = len(ids) if ids else completion.n_completion_tokens
+    return Generation(text, ids, ending, logp, None, None, n_tokens, completion.n_prompt_tokens)
 
 
 def _why_no_response(message: Message) -> str | None:
@@ -176,27 +139,21 @@ def _why_no_response(message: Message) -> str | None:
     if message.tools:
         beside = " beside its text" if message.text else " and holds no text"
         return f"the answer calls a tool ({', '.join(message.tools)}){beside}"
-    if _ending(message.finish_reason) is None:
+    if message.ending is None:
         return f"the server ended the response with finish_reason {message.finish_reason!r}"
     return None
 
 
-def _ending(finish_reason: str | None) -> str | None:
-    """Return ``stop`` or ``length``; None for everything that is neither."""
-    word = (finish_reason or "").lower()
-    if word in ENDED_BY_ITSELF:
-        return "stop"
-    return "length" if word in ENDED_BY_LENGTH else None
-
-
-def _response_tokens(message: Message, positions: Sequence[tuple[bytes, float | None]], start: int, text: str) -> int | None:
+def _response_tokens(
+    completion: Completion, positions: Sequence[tuple[bytes, float | None]], start: int, text: str
+) -> int | None:
     """Return how many of the sampled tokens are the response's, None where that is not known."""
     if not text.strip():
         return None
     if start > 0:
         return len(positions) - start
-    if message.n_thought_tokens and message.n_completion_tokens is not None:
-        return max(0, message.n_completion_tokens - message.n_thought_tokens)
+    if completion.n_thought_tokens and completion.n_completion_tokens is not None:
+        return max(0, completion.n_completion_tokens - completion.n_thought_tokens)
     return None
 
 
@@ -216,99 +173,6 @@ def _first_choice(body: Any) -> Mapping[str, Any]:
         return index if isinstance(index, int) else place
 
     return found[min(range(len(found)), key=index_of)]
-
-
-def _content(content: Any) -> tuple[str | None, str | None, str | None, str | None]:
-    """Return a message's text, the thoughts and the refusal among its parts, and why it is no text; each None if there is none.
-
-    Some servers of reasoning models write the content in parts: ``[{"type": "thinking", ...}, {"type": "text", ...}]``.
-    """
-    if content is None:
-        return None, None, None, None
-    if isinstance(content, str):
-        return replace_lone_surrogates(content), None, None, None
-    if isinstance(content, Mapping):
-        content = [content]
-    if not isinstance(content, list):
-        return None, None, None, f"the answer's content is {_shown(content)}, which is no text"
-
-    texts: list[str] = []
-    thoughts: list[str] = []
-    refusals: list[str] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if isinstance(part, str):
-            texts.append(part)
-        elif kind in THOUGHT_PARTS:
-            thoughts.append(_words(part) or "")
-        elif kind == "refusal":
-            refusals.append(_words(part.get("refusal")) or "without a reason")
-        elif isinstance(part, Mapping) and kind in (*TEXT_PARTS, None) and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        else:
-            return None, None, None, f"the answer's content holds {_shown(part)}, which is no text"
-
-    return (
-        replace_lone_surrogates("".join(texts)),
-        "\n".join(thoughts) if thoughts else None,
-        "\n".join(refusals) if refusals else None,
-        None,
-    )
-
-
-def _thoughts(message: Mapping[str, Any]) -> str | None:
-    """Return the thoughts beside a message's content; ``""`` where there are some that the server does not show."""
-    is_there = False
-    for name in THOUGHT_FIELDS:
-        value = message.get(name)
-        if not value:
-            continue
-        is_there = True
-        words = _words(value)
-        if words:
-            return words
-    return "" if is_there else None
-
-
-def _words(value: Any, depth: int = 0) -> str | None:
-    """Return what a value of any shape says, None if nothing: a text, or the texts of its parts."""
-    if isinstance(value, str):
-        return replace_lone_surrogates(value) or None
-    if value is None or isinstance(value, bool) or depth > 8:
-        return None
-    if isinstance(value, list):
-        found = [words for item in value if (words := _words(item, depth + 1)) is not None]
-        return "\n".join(found) or None
-    if isinstance(value, Mapping):
-        for key in TEXT_KEYS:
-            words = _words(value.get(key), depth + 1)
-            if words is not None:
-                return words
-        return None
-    return str(value)[:200]
-
-
-def _tools(message: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the tools that a message calls."""
-    calls = message.get("tool_calls") or []
-    if isinstance(calls, Mapping):
-        calls = [calls]
-    if not isinstance(calls, list):
-        return (_shown(calls),)
-    if message.get("function_call"):
-        calls = [*calls, {"function": message["function_call"]}]
-
-    names = []
-    for call in calls:
-        function = call.get("function") if isinstance(call, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        names.append(replace_lone_surrogates(name) if isinstance(name, str) else "without a name")
-    return tuple(names)
-
-
-def _shown(value: Any) -> str:
-    """Return a value as a message can show it, short and without halves of characters."""
-    return repr(value)[:200]
 
 
 def _count(usage: Any, name: str) -> int | None:
@@ -396,15 +260,15 @@ def _start_of_text(pieces: Sequence[bytes], text: str) -> int:
     return 0
 
 
-def _tokens_of_answer(message: Message) -> tuple[TokenChoice, ...] | None:
+def _tokens_of_answer(completion: Completion) -> tuple[TokenChoice, ...] | None:
     """Return the tokens of a judge's answer, without those of the thoughts that the server returned apart."""
-    tokens = _tokens(message.choice)
-    has_thoughts = message.thoughts is not None or bool(message.n_thought_tokens)
-    if tokens is None or not has_thoughts or not message.text:
+    tokens = _tokens(completion.choice)
+    text = completion.message.text
+    if tokens is None or not completion.has_thoughts or not text:
         return tokens
-    pieces = [piece for piece, _ in _positions(message.choice)]
-    start = _start_of_text(pieces, message.text)
-    spells_text = message.text.strip().encode("utf-8", "replace") in b"".join(pieces)
+    pieces = [piece for piece, _ in _positions(completion.choice)]
+    start = _start_of_text(pieces, text)
+    spells_text = text.strip().encode("utf-8", "replace") in b"".join(pieces)
     return tokens[start:] if spells_text else None
 
 

@@ -26,19 +26,19 @@ from typing import Any, NamedTuple, NoReturn
 
 import openai
 
+from prefpipe.artifacts.chat_messages import NoCompletionError
 from prefpipe.artifacts.finite_json import parse_finite_json
 from prefpipe.backends.chat_answers import (
     ERROR,
     REFUSED,
     TOO_LONG,
     ChatAnswer,
-    NoCompletionError,
     read_completion,
-    read_message,
+    read_first_choice,
 )
 from prefpipe.backends.request_pace import RequestPace
 from prefpipe.errors import ModelError, StoppedEarly
-from prefpipe.text.surrogates import replace_lone_surrogates
+from prefpipe.surrogates import replace_lone_surrogates
 
 Body = Mapping[str, Any]
 Keep = Callable[[int, Body], None]
@@ -398,7 +398,7 @@ class ChatClient:
             with self._client.chat.completions.with_streaming_response.create(**_arguments(wire)) as response:
                 data, is_late = _read(response.iter_bytes(), deadline)
             completion = _parsed(data)
-            read_message(completion)
+            read_first_choice(completion)
         except openai.APIStatusError as error:
             raise self._status_failure(error) from error
         except openai.APITimeoutError as error:

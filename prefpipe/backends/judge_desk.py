@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from prefpipe.artifacts.answer_cache import AnswerCache, request_key
+from prefpipe.artifacts.chat_messages import NoCompletionError
 from prefpipe.artifacts.interchange.judge_batch import BatchAnswers
-from prefpipe.backends.chat_answers import ERROR, NOT_ANSWERED, ChatAnswer, NoCompletionError, read_completion
+from prefpipe.backends.chat_answers import ERROR, NOT_ANSWERED, ChatAnswer, read_completion
 from prefpipe.text.control_text import spells_control_token
 
 Body = Mapping[str, Any]

@@ -7,7 +7,7 @@ The key is ``(prompt_id, sample_idx)``, or ``(prompt_id, response)`` in a file w
 never joins anything.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from math import fsum, isfinite
 from pathlib import Path
@@ -132,13 +132,11 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
         if sentence is not None:
             sentences.append(sentence)
         if key is not None and rating is not None:
-            ratings = several.setdefault(key, [])
-            ratings.append(_Rating(rating, place))
-            earlier = ratings[0]
-            if earlier.value != rating and on_duplicate not in JOINED:
-                sentences.append(f"{SECOND_RATING} {rating:g} for {_describe(key)}; {earlier.place} says {earlier.value:g}")
+            several.setdefault(key, []).append(_Rating(rating, place))
         for each in sentences:
             problems.add(place, each)
+    if on_duplicate not in JOINED:
+        _refuse_contradictions(several, problems)
     problems.raise_if_any(hint=_hint(problems))
 
     by_key = {key: ratings[0] for key, ratings in several.items()}
@@ -156,6 +154,19 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
         f"their {on_duplicate} is taken (--on-duplicate {on_duplicate})"
     )
     return Ratings(joined_by, by_key, n_repeated, [note])
+
+
+def _refuse_contradictions(several: Mapping[Key, Sequence[_Rating]], problems: Problems) -> None:
+    """Refuse rows that rate one candidate differently: nothing says which of them is right."""
+    for key, ratings in several.items():
+        first = ratings[0]
+        for rating in ratings[1:]:
+            if rating.value != first.value:
+                problems.add(
+                    rating.place,
+                    f"{SECOND_RATING} {rating.value:g} for {_describe(key)}; {first.place} says {first.value:g}",
+                    contradicted=[each.place for each in ratings],
+                )
 
 
 def _hint(problems: Problems) -> str:

@@ -12,7 +12,7 @@ from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.backends.device import find_device
 from prefpipe.backends.protocol import Embeddings
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
-from prefpipe.text.surrogates import replace_lone_surrogates
+from prefpipe.surrogates import replace_lone_surrogates
 
 _NO_LIMIT = 10**9
 

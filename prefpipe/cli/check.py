@@ -38,6 +38,9 @@ class CheckFlags:
         str, _flag("what to do with a longer response \\[default: drop]", "|".join(ON_TOO_LONG), DATA_PANEL)
     ] = TrainConfig.on_too_long
     objective: Annotated[str, _flag("what is optimised \\[default: ampo]", "|".join(OBJECTIVES), DATA_PANEL)] = DEFAULTS["policy"]
+    gamma: Annotated[
+        float | None, _flag("of mmpo: nats of margin a unit of reward, for the targets; default the objective's", "X", DATA_PANEL)
+    ] = None
     global_batch_size: Annotated[int | None, _flag("prompts an optimizer step; default the objective's", "N", DATA_PANEL)] = None
     max_batch_tokens: Annotated[int, _flag("tokens a device computes at once \\[default: 16384]", "N", DATA_PANEL)] = (
         TrainConfig.max_batch_tokens
@@ -101,6 +104,8 @@ def _problems(flags: CheckFlags) -> list[str]:
         (flags.max_length >= 2, f"--max-length must be 2 or more, not {flags.max_length}"),
         (flags.on_too_long in ON_TOO_LONG, f"--on-too-long must be one of {', '.join(ON_TOO_LONG)}, not {flags.on_too_long!r}"),
         (flags.objective in OBJECTIVES, f"--objective must be one of {', '.join(OBJECTIVES)}, not {flags.objective!r}"),
+        (flags.gamma is None or flags.objective == "mmpo", "--gamma is looked at with --objective mmpo alone"),
+        (flags.gamma is None or (isfinite(flags.gamma) and flags.gamma >= 0), f"--gamma must be 0 or more, not {flags.gamma}"),
         (flags.global_batch_size is None or flags.global_batch_size >= 1, "--global-batch-size must be 1 or more"),
         (flags.max_batch_tokens >= 1, f"--max-batch-tokens must be 1 or more, not {flags.max_batch_tokens}"),
         (flags.lora_r >= 0, f"--lora-r must be 0 or more, not {flags.lora_r}"),

@@ -42,8 +42,13 @@ class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, Conversations
     part_size: int = option(128, help="pairs a part; a crash costs at most one part")
     beta: float | None = option(
         None, identity=False,
-        help="a policy's difference of scores is multiplied by it before the sigmoid (calibration alone); default 0.1 with a "
-        "reference, else 1",
+        help="a policy's difference of scores is multiplied by it before the sigmoid (calibration alone); default that of its "
+        "training, where prefpipe trained it on such scores, else 0.1 with a reference and 1 without",
+    )  # fmt: skip
+    outcome_gamma: float | None = option(
+        None, identity=False, metavar="GAMMA",
+        help="calibrate against graded outcomes, sigma(GAMMA * (rating of chosen - rating of rejected)), the target of mmpo; "
+        "the pairs need two columns of ratings (calibration alone)",
     )  # fmt: skip
     n_bins: int = option(10, identity=False, help="bins of the reliability curve over [0, 1], an even number")
     n_gap_bins: int = option(4, identity=False, help="bins by score gap, of about equal numbers of pairs")
@@ -67,6 +72,8 @@ class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, Conversations
             (self.beta is None or is_policy or self.model is None, "--beta is for policies: a reward is compared as it is"),
             (self.beta is None or 0 < self.beta <= MOST_BETA,
              f"--beta must be above 0 and at most {MOST_BETA:g}, not {self.beta}"),
+            (self.outcome_gamma is None or 0 <= self.outcome_gamma <= MOST_BETA,
+             f"--outcome-gamma must be 0 or more and at most {MOST_BETA:g}, not {self.outcome_gamma}"),
             (self.max_length is None or self.max_length > 1, f"--max-length must be above 1, not {self.max_length}"),
             (self.part_size >= 1, f"--part-size must be 1 or more, not {self.part_size}"),
             (self.n_bins >= 2 and self.n_bins % 2 == 0,

@@ -9,6 +9,8 @@ from prefpipe.configs.options import PartwiseConfig, option
 STRATEGIES = ("opt-select", "coreset", "bottom-k", "random", "best-worst", "top-bottom", "best-random", "all")
 NEED_EMBEDDINGS = ("opt-select", "coreset")
 NO_K = ("best-worst", "best-random", "all")
+AMONG_ALL = ("all-ordered", "adjacent")
+"""Pair rules between any two kept responses: a least margin is one of pairs, and no candidate is too close to the positive."""
 PAIR_RULES = ("positive-negative", "best-worst", "best-random", "all-ordered", "adjacent")
 _ONE_STRATEGY = {
     "weight_temperature": ("opt-select", "paper"), "cover": ("opt-select", "negatives"), "time_limit": ("opt-select", 10.0),
@@ -37,7 +39,9 @@ class SelectConfig(PartwiseConfig):
                                 help="reward as an expression over scorers, `checks + 0.5*z(reward_model)`; z() is per prompt; "
                                 "default the only scorer")  # fmt: skip
     min_margin: float = option(
-        0.0, help="smallest reward difference between the lowest positive and a negative, and within a pair"
+        0.0,
+        help="smallest reward difference between the lowest positive and a negative, and within a pair; with --pairs "
+        "all-ordered or adjacent of pairs alone",
     )
     near_duplicates: float | None = option(
         None, help="cosine similarity from which two responses count as one, 0.98 say; the higher reward stays; default never"
@@ -100,7 +104,9 @@ class SelectConfig(PartwiseConfig):
             name for name, (strategy, _) in _ONE_STRATEGY.items() if self.strategy != strategy and not self._scales_coverage(name)
         }
         idle |= {"k"} if self.strategy in NO_K else set()
-        return {name: value for name, value in super().identity().items() if name not in idle}
+        identity = {name: value for name, value in super().identity().items() if name not in idle}
+        # The margin once left candidates out under these rules too: groups made so are other groups.
+        return identity | ({"min_margin_of": "pairs"} if self.min_margin > 0 and self.pairs in AMONG_ALL else {})
 
 
 def _is_positive(text: str) -> bool:

@@ -1,11 +1,17 @@
 """Loops compiled to machine code, once an installation.
 
 Numba keeps what it compiled in ``__pycache__`` beside the source, else in the user's cache folder (``NUMBA_CACHE_DIR`` chooses
-another). Compiled functions release Python's global lock, so that threads run them side by side, and each call does the
+another). What was compiled is valid for the sources of this whole folder: Numba itself
+looks at the file of the function alone, and a function that calls one of another file would go on with machine code of the
+file's past after an update.
+
+Compiled functions release Python's global lock, so that threads run them side by side, and each call does the
 same arithmetic in the same order whatever the number of threads.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -36,6 +42,21 @@ def is_cached(function: Callable[..., Any]) -> bool:
 
 def _compile(function: Function, more: dict[str, Any]) -> Function:
     try:
-        return cast("Function", numba.njit(cache=True, **_SETTINGS, **more)(function))
+        dispatcher = numba.njit(cache=True, **_SETTINGS, **more)(function)
     except RuntimeError:  # no folder can be written to, in a locked-down container: compile in every process
         return cast("Function", numba.njit(**_SETTINGS, **more)(function))
+
+    if numba.config.DISABLE_JIT:
+        return cast("Function", dispatcher)
+    # Private to Numba, which has no other way to say what else a function depends on; a test sees that it works.
+    dispatcher._cache._cache_file._source_stamp = _stamp_of_sources()  # noqa: SLF001
+    return cast("Function", dispatcher)
+
+
+@cache
+def _stamp_of_sources() -> str:
+    """Return one digest of all sources that compiled functions can be made of."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -4,14 +4,17 @@ AlpacaEval 2's recipe (Dubois, Galambosi, Liang and Hashimoto 2024, arXiv 2404.0
 
     P(y_i = 1) = sigmoid(theta_len t_i + theta_diff d_i + theta_0),
     t_i = tanh(delta_i / std(delta)),  delta_i = baseline length - policy length,  std with ddof 1
-    theta = argmin sum_i w_i CE(y_i, P_i) + ||theta||_1 / C
+    theta = argmin sum_i w_i CE(y_i, P_i) + ||theta||_1 / C,  over the rows that have a preference
 
 and the figure is the mean over prompts of ``sigmoid(theta_diff d_i + theta_0)``, the prediction at equal lengths. d_i is the
 difficulty of the instruction, a table that exists for a published set of prompts; without it the term is left out, and the
-result says so. Regularising rows (AlpacaEval's two gamed baselines) pull theta_len and theta_diff, not theta_0.
+result says so. Rows without a preference count as in AlpacaEval: not in the fit, but in the standard deviation and in the mean,
+for a prediction needs no preference. Regularising rows (AlpacaEval's two gamed baselines) pull theta_len and theta_diff, not
+theta_0.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +50,16 @@ class RegularisingRows(NamedTuple):
     weight: float = REGULARISING_WEIGHT
 
 
+@dataclass(frozen=True)
+class PartlyJudged:
+    """Preferences (N,) in [0, 1] of which some are NaN, and are to be: these rows have no preference.
+
+    `length_controlled_win_rate` then does as AlpacaEval: such a row is not fitted to, but counts in std(delta) and in the mean.
+    """
+
+    preferences: Any
+
+
 class LengthControlled(NamedTuple):
     """A length-controlled win rate in [0, 1] over ``n`` prompts, its error and interval, and the fit that it comes from.
 
@@ -54,7 +67,8 @@ class LengthControlled(NamedTuple):
     given; NaN where the penalty left no coefficient. ``prediction_se`` is what AlpacaEval publishes as ``lc_standard_error``:
     the standard error over prompts of the predictions, as if theta were known; it is about half of ``se``. The coefficients
     are those of t, d (None without a table) and 1. ``share_longer`` and ``share_shorter`` say on how many rows the policy's
-    response is the longer or the shorter one: where one of them is near zero the figure is an extrapolation. ``influences`` (P,)
+    response is the longer or the shorter one: where one of them is near zero the figure is an extrapolation. ``n_missing`` rows
+    have no preference and are predicted. ``influences`` (P,)
     and ``draws`` (B,) are each prompt's influence and the bootstrap's figures, for paired differences.
     """
 
@@ -66,6 +80,7 @@ class LengthControlled(NamedTuple):
     level: float
     n: int
     n_regularising: int
+    n_missing: int
     penalty_c: float
     penalty_from: str
     length_coefficient: float
@@ -114,7 +129,8 @@ def length_controlled_win_rate(
     lowest mean over folds of the weighted mean cross-entropy of the rows left out; the smaller one where they tie.
 
     Args:
-        preferences: y (N,) in [0, 1], 1 where the policy's response is the better one.
+        preferences: y (N,) in [0, 1], 1 where the policy's response is the better one. NaN is refused, unless the
+            array comes in a `PartlyJudged`, which says that these rows have no preference and are to be predicted.
         lengths: of the policy's responses (N,), characters in AlpacaEval; any unit, the same for both.
         baseline_lengths: of the baseline's responses, (N,).
         difficulty: of the prompts, d (N,), by row; None leaves the term out.
@@ -124,10 +140,17 @@ def length_controlled_win_rate(
         bootstrap: level, resamples and seed of the interval.
 
     Errors:
-        InputError: other numbers of values than rows, values that are not finite, preferences outside [0, 1], fewer than two
-            prompts, or one and the same length difference in all rows.
+        InputError: other numbers of values than rows, values that are not finite, preferences outside [0, 1],
+            a preference that is missing and not said to be, fewer than two prompts with a preference,
+            or one and the same length difference in all rows.
     """
-    design, (lengths_N, baseline_N) = _design(preferences, (lengths, baseline_lengths), difficulty, prompt_ids, regularising_rows)
+    is_partly = isinstance(preferences, PartlyJudged)
+    labels_N = checked_preferences(
+        preferences.preferences if is_partly else preferences,
+        allow_missing=is_partly,
+        hint="judge these rows again, or pass PartlyJudged(preferences) to have them predicted as AlpacaEval does",
+    )
+    design, (lengths_N, baseline_N) = _design(labels_N, (lengths, baseline_lengths), difficulty, prompt_ids, regularising_rows)
     if penalty_c is not None and not (np.isfinite(penalty_c) and penalty_c > 0):
         raise UsageError(f"penalty_c is {penalty_c}; it is a finite number above 0")
     penalty_from = "given" if penalty_c is not None else "default" if difficulty is None else "cross-validation"
@@ -141,7 +164,7 @@ def length_controlled_win_rate(
     low, high = np.quantile(draws_B, [(1.0 - bootstrap.level) / 2.0, (1.0 + bootstrap.level) / 2.0])
     return LengthControlled(
         mean, se, float(predicted_P.std(ddof=1) / np.sqrt(n_prompts)), float(low), float(high), bootstrap.level, n_prompts,
-        len(design.labels) - len(lengths_N), float(penalty_c), penalty_from, float(theta_D[0]),
+        len(design.labels) - len(lengths_N), int(np.isnan(labels_N).sum()), float(penalty_c), penalty_from, float(theta_D[0]),
         None if difficulty is None else float(theta_D[1]), float(theta_D[-1]), float(lengths_N.mean()), float(baseline_N.mean()),
         float((lengths_N > baseline_N).mean()), float((lengths_N < baseline_N).mean()), influence_P, draws_B,
     )  # fmt: skip
@@ -169,20 +192,25 @@ def length_controlled_difference(first: LengthControlled, second: LengthControll
 
 
 def _design(
-    preferences: Any, lengths: tuple[Any, Any], difficulty: Any, prompt_ids: Sequence[Any] | None,
+    labels_N: np.ndarray, lengths: tuple[Any, Any], difficulty: Any, prompt_ids: Sequence[Any] | None,
     regularising: RegularisingRows | None,
 ) -> tuple[_Design, tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """Return the fit's rows, and the two sides' lengths (N,)."""
-    labels_N = checked_preferences(preferences)
     rows = rows_of_prompts(prompt_ids, len(labels_N))
-    if rows.n_prompts < 2:
-        raise InputError(f"{rows.n_prompts} prompts; a length-controlled win rate needs at least 2")
+    is_known_N = ~np.isnan(labels_N)
+    n_known_P = np.bincount(rows.prompt_of_row[is_known_N], minlength=rows.n_prompts)
+    if (n_known_P > 0).sum() < 2:
+        n_prompts = int((n_known_P > 0).sum())
+        raise InputError(f"{n_prompts} prompts have a preference; a length-controlled win rate needs at least 2")
     lengths_N = _column(lengths[0], "lengths", labels_N)
     baseline_N = _column(lengths[1], "baseline lengths", labels_N)
     columns = [np.tanh(_standardised(baseline_N - lengths_N)), np.ones(len(labels_N))]
     if difficulty is not None:
         columns.insert(1, _column(difficulty, "difficulties", labels_N))
-    features_ND, weights = np.stack(columns, axis=1), rows.weights
+    features_ND = np.stack(columns, axis=1)
+    # The rows with a preference share their prompt's weight; those without have none in the fit.
+    weights = np.where(is_known_N, 1.0 / np.maximum(n_known_P, 1)[rows.prompt_of_row], 0.0)
+    labels_N = np.where(is_known_N, labels_N, 0.5)
     at_equal_ND = features_ND.copy()
     at_equal_ND[:, 0] = 0.0
     if regularising is None:
@@ -195,7 +223,7 @@ def _design(
 
 def _regularising(given: RegularisingRows, *, has_difficulty: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return their x, (M, D), and y, (M,): the column of the model is zero."""
-    labels_M = checked_preferences(given.preferences)
+    labels_M = checked_preferences(given.preferences, hint="leave these regularising rows out")
     columns = [
         np.tanh(_column(given.std_length_difference, "regularising length differences", labels_M)),
         np.zeros(len(labels_M)),
@@ -233,16 +261,20 @@ def _standardised(difference_N: np.ndarray) -> np.ndarray:
 
 def _cross_validated(design: _Design) -> float:
     """Return C."""
-    n_rows, n_prompts = len(design.rows.prompt_of_row), design.rows.n_prompts
+    n_rows = len(design.rows.prompt_of_row)
+    # Prompts are dealt out in order, those without a preference skipped: they are not fitted to.
+    has_preference_P = design.rows.sums(design.weights[:n_rows]) > 0.0
+    n_prompts = int(has_preference_P.sum())
     if n_prompts < N_FOLDS:
         raise InputError(f"{n_prompts} prompts are too few for {N_FOLDS} folds", hint="give the penalty, penalty_c=1e4")
-    fold = np.append(design.rows.prompt_of_row, np.arange(len(design.labels) - n_rows)) % N_FOLDS
+    number_P = np.maximum(np.cumsum(has_preference_P) - 1, 0)
+    fold = np.append(number_P[design.rows.prompt_of_row], np.arange(len(design.labels) - n_rows)) % N_FOLDS
     is_out_FN = fold == np.arange(N_FOLDS)[:, None]
     losses = []
     for penalty_c in PENALTY_GRID:
         theta_FD = fit_penalised_logistic(design.features, design.labels, design.weights * ~is_out_FN, 1.0 / penalty_c)
         loss_FN = design.weights * cross_entropy(theta_FD @ design.features.T, design.labels)
-        losses.append(float(((loss_FN * is_out_FN).sum(axis=1) / is_out_FN.sum(axis=1)).mean()))
+        losses.append(float(((loss_FN * is_out_FN).sum(axis=1) / (is_out_FN & (design.weights > 0.0)).sum(axis=1)).mean()))
     return float(PENALTY_GRID[int(np.argmin(losses))])
 
 

@@ -183,13 +183,14 @@ def tallied_tokens(tally: Mapping[str, float], *, shared_prompt: bool = False) -
 
 
 def share_of_tokens_kept(tally: Mapping[str, float]) -> float | None:
-    """Return the tokens of the kept groups over those of every usable candidate, prompts counted once a response.
+    """Return the tokens of the kept groups over those of every usable candidate, each prompt counted once a group.
 
-    It is what remains of the work of a training step, attention aside. None where there is none.
+    It is what remains of the work of a training step, attention aside, as `prefpipe train` computes prompts unless
+    ``--no-shared-prompt`` is given. None where there is none.
     """
     if not tally.get("n_usable"):
         return None
-    pool, kept = tallied_tokens(tally)
+    pool, kept = tallied_tokens(tally, shared_prompt=True)
     return kept.tokens / pool.tokens if pool.tokens else None
 
 

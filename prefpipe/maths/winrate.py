@@ -17,6 +17,8 @@ from prefpipe.maths.intervals import (
 )
 from prefpipe.maths.prompt_rows import rows_of_prompts
 
+HINT_FOR_MISSING = "judge these rows again, or leave them out and have them counted with allow_missing=True"
+
 
 class WinRate(NamedTuple):
     """A win rate in [0, 1] over ``n`` prompts, its standard error and bootstrap interval, and the counts.
@@ -160,8 +162,8 @@ def win_rate_difference(
     return paired_difference(rows.means(second_N), rows.means(first_N), rng, level=bootstrap.level, n_draws=bootstrap.n_draws)
 
 
-def checked_preferences(preferences: Any, *, allow_missing: bool = False) -> np.ndarray:
-    """Return preferences (N,) as float64.
+def checked_preferences(preferences: Any, *, allow_missing: bool = False, hint: str = HINT_FOR_MISSING) -> np.ndarray:
+    """Return preferences (N,) as float64; ``hint`` says how to have a NaN allowed.
 
     Errors:
         InputError: not one value a row, a value outside [0, 1], or a NaN that is not allowed; the first such row is named.
@@ -180,7 +182,7 @@ def checked_preferences(preferences: Any, *, allow_missing: bool = False) -> np.
         row = int(np.flatnonzero(np.isnan(preferences_N))[0])
         raise InputError(
             f"the preference in row {row} is NaN, and so are {int(np.isnan(preferences_N).sum())} in all",
-            hint="judge these rows again, or leave them out and have them counted with allow_missing=True",
+            hint=hint,
         )
     return preferences_N
 

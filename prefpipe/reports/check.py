@@ -15,6 +15,8 @@ ONE_SIDED = 0.7
 ENOUGH = 20
 """Pairs, or responses, below which no share or correlation is judged."""
 MANY_LOST, MANY_CUT, MANY_TIED = 0.05, 0.1, 0.01
+MANY_LIKE = 0.5
+"""Share of targets near 1/2, or near 1, from which gamma does not fit the scale of the ratings."""
 
 Facts = Mapping[str, Any]
 
@@ -30,7 +32,7 @@ class Finding(NamedTuple):
 
 def judge(found: Facts) -> list[Finding]:
     """Return the findings of a check's facts, the gravest first."""
-    rooms = (_of_model, _of_ids, _of_templates, _of_lengths, _of_rewards, _of_copies, _of_length_bias, _of_ends)
+    rooms = (_of_model, _of_ids, _of_templates, _of_lengths, _of_targets, _of_rewards, _of_copies, _of_length_bias, _of_ends)
     findings = [finding for room in rooms for finding in room(found)]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -178,8 +180,38 @@ def _of_lengths(found: Facts) -> Iterator[Finding]:
         yield Finding("warning", "empty", f"{_count(fates['empty'], 'response')} have no token and are left out")
 
 
-def _of_rewards(found: Facts) -> Iterator[Finding]:
-    pairs, outliers = found["pairs"], found["outliers"]
+def _of_targets(found: Facts) -> Iterator[Finding]:
+    """Yield what a soft-label objective is told: its targets take the place of ties and least margins."""
+    targets = found["targets"]
+    if targets is None or not targets["n"]:
+        return
+    low, median, high = (targets["quantiles"][level] for level in ("0.05", "0.5", "0.95"))
+    near_half, near_one = targets["share_near_half"], targets["share_near_one"]
+    is_lopsided = max(near_half, near_one) >= MANY_LIKE and targets["n"] >= ENOUGH
+    hint = None
+    if is_lopsided:
+        hint = (
+            "a larger --gamma reads the same margins as more" if near_half > near_one else "a smaller --gamma reads them as less"
+        )
+    yield Finding(
+        "warning" if is_lopsided else "note",
+        "targets",
+        f"targets sigma({targets['gamma']:g} x margin) of {_count(targets['n'], 'pair')}: median {median:.2f}, 5 % to 95 % "
+        f"{low:.2f} to {high:.2f}; {near_half:.0%} are near 1/2 and say little, {near_one:.0%} are near 1 as in DPO",
+        hint,
+    )
+    if found["pairs"]["inverted"]:
+        yield Finding(
+            "note",
+            "inverted",
+            f"{_of(found['pairs']['inverted'], found['pairs']['n'])} pairs have the rejected response rated above the chosen "
+            "one: their targets are below 1/2",
+        )
+
+
+def _of_hard_labels(found: Facts) -> Iterator[Finding]:
+    """Yield pairs whose order the objective takes for certain."""
+    pairs = found["pairs"]
     for name, words in (("tied", "have equal rewards: the choice between them is arbitrary"),
                         ("inverted", "have the rejected response rated above the chosen one")):  # fmt: skip
         if pairs[name]:
@@ -189,6 +221,12 @@ def _of_rewards(found: Facts) -> Iterator[Finding]:
         yield Finding("warning", "equal_rewards", "all rewards are equal in "
                       f"{_of(found['n_groups_of_equal_rewards'], found['n_groups'])} groups",
                       "select with --min-margin")  # fmt: skip
+
+
+def _of_rewards(found: Facts) -> Iterator[Finding]:
+    if found["targets"] is None:
+        yield from _of_hard_labels(found)
+    outliers = found["outliers"]
     if outliers["n"]:
         yield Finding("warning", "reward_outliers", f"{_of(outliers['n'], found['n_responses'])} rewards lie more than 10 "
                       "robust standard "

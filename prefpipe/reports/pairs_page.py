@@ -104,7 +104,12 @@ def _calibration(found: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterat
         return
     difference = "s_chosen - s_rejected"
     difference = difference if figures["beta"] == 1.0 else f"{figures['beta']:g} * ({difference})"
-    yield Text(f"predicted preference sigma({difference}); both orders of each pair", style="dim")
+    origin = {"training": ", the beta of the policy's training", "given": ", the beta given"}.get(figures["beta_from"], "")
+    yield Text(f"predicted preference sigma({difference}){origin}; both orders of each pair", style="dim")
+    if found["outcome_gamma"] is not None:
+        yield Text(
+            f"against graded outcomes sigma({found['outcome_gamma']:g} * (rating of chosen - rating of rejected))", style="dim"
+        )
     fitted = found["temperature"]
     is_fitted = fitted["temperature"] is not None
     heads = ("held out, T = 1", f"T = {fitted['temperature']:.3g}") if is_fitted else ()

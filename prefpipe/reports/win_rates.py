@@ -12,6 +12,7 @@ from prefpipe.errors import FingerprintError, InputError
 from prefpipe.maths.intervals import Bootstrap
 from prefpipe.maths.length_control import (
     LengthControlled,
+    PartlyJudged,
     RegularisingRows,
     length_controlled_difference,
     length_controlled_win_rate,
@@ -34,9 +35,10 @@ class Sources(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """One file's rows that have a preference, the file as it was read, and notes on it."""
+    """One file's rows that have a preference, all its rows, the file as it was read, and notes on it."""
 
     rows: Annotations
+    everyone: Annotations
     read: Annotations
     notes: list[str]
 
@@ -57,17 +59,24 @@ def win_rates(paths: Sequence[str], sources: Sources, drawing: Drawing, *, force
         FingerprintError: two files that differ in prompts, baseline or judge, without ``force``.
     """
     files = [_prepared(path, sources) for path in paths]
-    files = [file._replace(rows=_in_order_of(files[0].rows, file.rows)) for file in files]
+    files = [
+        file._replace(rows=_in_order_of(files[0].rows, file.rows), everyone=_in_order_of(files[0].everyone, file.everyone))
+        for file in files
+    ]
     beside = Beside(sources.difficulty, sources.regularising_rows, sources.category)
     recipes = [recipe_of(file.rows, file.read.prompts_sha256(), beside) for file in files]
     unlike = [differences_of_recipes((files[0].read, recipes[0]), (file.read, recipe))
               for file, recipe in zip(files[1:], recipes[1:], strict=True)]  # fmt: skip
     if not force:
         _refuse_other_recipe(paths, unlike)
-    fits = [_fit(file.rows, sources, drawing) for file in files]
-    results = [_figures(file, fit, drawing, recipe) for file, fit, recipe in zip(files, fits, recipes, strict=True)]
+    fits = [_fit(file.everyone, sources, drawing) for file in files]
+    judged_fits = [_fit(file.rows, sources, drawing) if file.read.n_missing else None for file in files]
+    results = [
+        _figures(file, (fit, judged), drawing, recipe)
+        for file, fit, judged, recipe in zip(files, fits, judged_fits, recipes, strict=True)
+    ]
     differences = [
-        _difference(files[0].rows, file.rows, (fits[0], fit), drawing) | {"recipe_differences": lines}
+        _difference(files[0], file, (fits[0], fit), drawing) | {"recipe_differences": lines}
         for file, fit, lines in zip(files[1:], fits[1:], unlike, strict=True)
     ]
     return {
@@ -104,9 +113,10 @@ def _prepared(path: str, sources: Sources) -> Prepared:
     if n_again:
         notes.append(f"{n_again:,} rows say again what another row says: same prompt, lengths, judge and preference")
     is_by_row = sources.difficulty is not None and place is None
+    everyone = read
     if read.record is None and not is_by_row:
-        known = _in_own_order(known, place)
-    return Prepared(known, read, notes)
+        known, everyone = _in_own_order(known, place), _in_own_order(read, place)
+    return Prepared(known, everyone, read, notes)
 
 
 def _in_own_order(rows: Annotations, place: Mapping[str, int] | None) -> Annotations:
@@ -166,14 +176,29 @@ def _fit(annotations: Annotations, sources: Sources, drawing: Drawing) -> Length
         extra = RegularisingRows(*read)
     if rows_of_prompts(annotations.keys, len(annotations.keys)).n_prompts < 2:
         return "no length-controlled win rate: there is one prompt"
-    return length_controlled_win_rate(
-        annotations.preferences, annotations.lengths, annotations.baseline_lengths, annotations.difficulty,
-        prompt_ids=annotations.keys, regularising_rows=extra, penalty_c=drawing.penalty_c, bootstrap=drawing.of_fits,
-    )  # fmt: skip
+    try:
+        return length_controlled_win_rate(
+            PartlyJudged(annotations.preferences),
+            annotations.lengths,
+            annotations.baseline_lengths,
+            annotations.difficulty,
+            prompt_ids=annotations.keys,
+            regularising_rows=extra,
+            penalty_c=drawing.penalty_c,
+            bootstrap=drawing.of_fits,
+        )
+    except InputError as error:  # the win rate beside it does not need lengths
+        return f"no length-controlled win rate: {error.message}"
 
 
-def _figures(file: Prepared, fit: LengthControlled | str, drawing: Drawing, recipe: dict[str, Any]) -> dict[str, Any]:
-    rows = file.rows
+def _figures(
+    file: Prepared,
+    fits: tuple[LengthControlled | str, LengthControlled | str | None],
+    drawing: Drawing,
+    recipe: dict[str, Any],
+) -> dict[str, Any]:
+    """Return a file's figures; ``fits`` are over all rows, as AlpacaEval's, and over those with a preference alone."""
+    rows, (fit, judged) = file.rows, fits
     raw = win_rate(rows.preferences, rows.keys, bootstrap=drawing.of_means)
     weighted = None
     if rows.weights is not None:
@@ -183,6 +208,7 @@ def _figures(file: Prepared, fit: LengthControlled | str, drawing: Drawing, reci
     return {
         "name": rows.policy or rows.source, "n_rows": len(rows.preferences), "n_rows_missing": file.read.n_missing,
         "win_rate": raw._asdict(), "arena_hard_score": weighted, "length_controlled": controlled,
+        "length_controlled_judged_rows": judged.figures() if isinstance(judged, LengthControlled) else None,
         "mean_length_chars": float(np.mean(ours)) if ours is not None else None,
         "mean_baseline_length_chars": float(np.mean(theirs)) if theirs is not None else None,
         "notes": [*file.notes, *([str(fit)] if controlled is None else length_notes(controlled))], "recipe": recipe,
@@ -190,23 +216,24 @@ def _figures(file: Prepared, fit: LengthControlled | str, drawing: Drawing, reci
 
 
 def _difference(
-    first: Annotations, other: Annotations, fits: tuple[LengthControlled | str, LengthControlled | str], drawing: Drawing
+    first_file: Prepared, other_file: Prepared, fits: tuple[LengthControlled | str, LengthControlled | str], drawing: Drawing
 ) -> dict[str, Any]:
     """Return by how much another file's figures are higher, paired by prompt."""
+    first, other = first_file.rows, other_file.rows
     rows, rows_of_other = (rows_of_prompts(item.keys, len(item.keys)) for item in (first, other))
     ours = dict(zip(dict.fromkeys(first.keys), rows.means(np.array(first.preferences)), strict=True))
     theirs = dict(zip(dict.fromkeys(other.keys), rows_of_other.means(np.array(other.preferences)), strict=True))
     both = [key for key in ours if key in theirs]
+    names = {"name": other.policy or other.source, "from": first.policy or first.source, "n_prompts": len(both)}
     if not both:
-        raise InputError(
-            f"{first.source} and {other.source} have no prompt in common",
-            hint="prompts are matched by prompt_id where the files have it, else by their text, every character",
+        reason = (
+            f"{first.source} and {other.source} have no prompt in common; prompts are matched by prompt_id where the files "
+            "have it, else by their text, every character"
         )
+        return names | {"win_rate": None, "length_controlled": None, "reason": reason}
     raw = win_rate_difference([ours[key] for key in both], [theirs[key] for key in both], bootstrap=drawing.of_means)
     controlled = None
-    if not isinstance(fits[0], str) and not isinstance(fits[1], str) and list(ours) == list(theirs):
+    are_same = list(dict.fromkeys(first_file.everyone.keys)) == list(dict.fromkeys(other_file.everyone.keys))
+    if not isinstance(fits[0], str) and not isinstance(fits[1], str) and are_same:
         controlled = length_controlled_difference(fits[0], fits[1])._asdict()
-    return {
-        "name": other.policy or other.source, "from": first.policy or first.source, "n_prompts": len(both),
-        "win_rate": raw._asdict(), "length_controlled": controlled,
-    }  # fmt: skip
+    return names | {"win_rate": raw._asdict(), "length_controlled": controlled}

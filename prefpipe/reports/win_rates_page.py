@@ -48,6 +48,10 @@ def _result(result: Mapping[str, Any], confidence: float) -> Iterator[Renderable
     if controlled is not None:
         chosen = f"C = {controlled['penalty_c']:g} ({controlled['penalty_from']})"
         table.add_row(controlled["name"], interval(controlled, PERCENT), number(controlled["se"], PERCENT), chosen)
+    judged = result["length_controlled_judged_rows"]
+    if judged is not None:
+        name = judged["name"].replace("win rate", "win rate of judged rows", 1)
+        table.add_row(name, interval(judged, PERCENT), number(judged["se"], PERCENT), "std and mean without the missing")
     counts = f"{raw['n_wins']:,} won, {raw['n_draws']:,} drawn, {raw['n_losses']:,} lost"
     table.add_row("share of rows won, draws half", number(raw["discrete"], PERCENT), "", counts)
     ours, theirs = result["mean_length_chars"], result["mean_baseline_length_chars"]
@@ -70,6 +74,8 @@ def _difference(difference: Mapping[str, Any], confidence: float) -> Iterator[Re
         if values is not None:
             table.add_row(label, interval(values, PERCENT, signed=True), number(values["se"], PERCENT), "")
     yield table
+    if "reason" in difference:
+        yield Text(visible_line(f"note: no difference: {difference['reason']}", 400), style="yellow")
     for line in difference["recipe_differences"]:
         yield Text(visible_line(f"note: compared with --force although not of the same recipe: {line}", 400), style="yellow")
 

@@ -17,13 +17,13 @@ from prefpipe.artifacts.tokenizer_files import hash_tokenizer, read_chat_templat
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
 from prefpipe.errors import IncompleteInputError, ModelError
-from prefpipe.maths.objectives import find_objective
+from prefpipe.maths.objectives import find_objective, resolve_knobs
 from prefpipe.maths.training_compute import SECONDS_AN_HOUR, Recipe, forward_work, gpu_hours, training_work
 from prefpipe.maths.training_memory import StepRecipe, step_footprint
 from prefpipe.reports.check import judge
 from prefpipe.reports.distribution import Distribution
 from prefpipe.stages.candidate_rows import Row
-from prefpipe.stages.check_pairs import PairCheck
+from prefpipe.stages.check_pairs import PairCheck, targets_of
 from prefpipe.stages.check_tokens import TokenCheck
 from prefpipe.stages.train_groups import COLUMNS, encoder_in, ids_fit
 from prefpipe.training.encoding import Encoder
@@ -38,6 +38,7 @@ class Training(NamedTuple):
     max_length: int = 2048
     on_too_long: str = "drop"
     objective: str = "ampo"
+    gamma: float | None = None
     global_batch_size: int | None = None
     max_batch_tokens: int = 16_384
     lora_r: int = 0
@@ -97,11 +98,20 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
         "problems": dict(tokens.problems), "examples": tokens.examples, "n_template_looks": tokens.n_looks,
         "n_tokenised": tokens.n_encoded, "template_problem": model.template_problem,
         "finish_reasons": dict(finish), **pairs.facts(), "lengths": lengths.to_json(),
+        "targets": _targets(training, pairs),
         "n_over_limit": sum(total > training.max_length for total in pairs.totals),
         "max_positions": getattr(model.config, "max_position_embeddings", None),
         "step": None if model.built is None or not pairs.n_left else _step(model, pairs, training, machine),
     }  # fmt: skip
     return {"findings": [finding._asdict() for finding in judge(found)], **found}
+
+
+def _targets(training: Training, pairs: PairCheck) -> dict[str, Any] | None:
+    """Return the soft labels that the objective makes of the rewards; None where it makes none."""
+    if training.objective != "mmpo":
+        return None
+    gamma = resolve_knobs("mmpo", {"gamma": training.gamma})["gamma"]
+    return targets_of(np.array(pairs.margins, np.float64), float(gamma))
 
 
 def _open_model(reference: str, template_date: str) -> _Model:

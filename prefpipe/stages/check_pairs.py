@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from prefpipe.errors import InputError
+from prefpipe.maths.calibration import preference_probabilities
 from prefpipe.maths.rank_correlation import spearman, spearman_within
 from prefpipe.maths.training_compute import TokenSums
 from prefpipe.training.groups import Fate, Group, Key, Response, check_group, pairs_in, prepare_groups
@@ -32,6 +33,7 @@ class PairCheck:
         self.n_groups, self.n_left, self.largest = 0, 0, 0
         self.n_same_text, self.n_same_ids, self.n_equal_rewards = 0, 0, 0
         self.rewards: list[float] = []
+        self.margins: list[float] = []
         self.lengths: list[int] = []
         self.totals: list[int] = []
         self.prompts: list[int] = []
@@ -64,6 +66,7 @@ class PairCheck:
             self._add_kept(kept)
 
     def _add_pair(self, chosen: Response, rejected: Response, text_of: dict[int, str], room: int) -> None:
+        self.margins.append(chosen.reward - rejected.reward)
         longer = len(chosen.token_ids) - len(rejected.token_ids)
         self.pairs.update(
             n=1, tied=chosen.reward == rejected.reward, inverted=chosen.reward < rejected.reward,
@@ -97,6 +100,29 @@ class PairCheck:
                                   "over_all": _or_none(spearman(rewards, lengths))},
             "outliers": outliers_of(rewards),
         }  # fmt: skip
+
+
+NEAR = 0.05
+"""Targets closer than this to 1/2 say next to nothing, those closer to 1 what DPO says **(ours)**."""
+
+
+def targets_of(margins_N: np.ndarray, gamma: float) -> dict[str, Any]:
+    """Return what MMPO is told of pairs: their targets ``p = sigma(gamma * margin)`` and how many are near 1/2, near 1.
+
+    ``quantiles`` of 5, 25, 50, 75 and 95 %; ``share_near_half``: ``|p - 1/2| < NEAR``; ``share_near_one``: ``p > 1 - NEAR``.
+    """
+    finite = margins_N[np.isfinite(margins_N)]
+    if not len(finite):
+        return {"gamma": gamma, "n": 0, "quantiles": None, "share_near_half": None, "share_near_one": None}
+    p = preference_probabilities(gamma * finite)
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    return {
+        "gamma": gamma,
+        "n": len(p),
+        "quantiles": {f"{level:g}": float(np.quantile(p, level)) for level in levels},
+        "share_near_half": float((np.abs(p - 0.5) < NEAR).mean()),
+        "share_near_one": float((p > 1.0 - NEAR).mean()),
+    }
 
 
 def outliers_of(rewards_N: np.ndarray) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,15 @@ import pyarrow.compute as pc
 
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.interchange.completion_rows import ITEM_SCHEMA
+from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
 from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.calibration import preference_probabilities
 from prefpipe.maths.calibration_figures import Binning, calibration_figures
 from prefpipe.maths.intervals import Bootstrap
+from prefpipe.maths.objectives import OBJECTIVES
 from prefpipe.maths.rewardbench import rewardbench_accuracy
 from prefpipe.maths.rewardbench_two import Completions, rewardbench_two
 from prefpipe.stages.pair_rating import SCORED
@@ -37,7 +41,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
     is_of_completions = artifact.n_parts > 0 and ITEM_SCHEMA.names[0] in artifact.read(0)[0].column_names
     table = artifact.read_all((*COLUMNS, *COLUMNS_OF_ITEMS) if is_of_completions else COLUMNS)
     kind = _kind(artifact)
-    beta = _beta(config, kind)
+    beta, beta_from = _beta(config, artifact, kind)
     scored = table.filter(pc.is_in(table["status"], pa.array(SCORED)))
     if not scored.num_rows:
         reasons = ", ".join(f"{count} {status}" for status, count in sorted(artifact.counts().items()))
@@ -47,6 +51,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
     bench = _accuracies(table, scored, bootstrap)
     figures: dict[str, Any] = finite_values({
         "kind": PAIR_SCORES.name, "command": config.stage, "score_kind": kind, "pairs": config.pairs, "beta": beta,
+        "beta_from": beta_from,
         "n_pairs": table.num_rows, "n_scored": scored.num_rows, "counts": dict(sorted(artifact.counts().items())),
         "n_ties": bench["overall"]["n_ties"], "n_identical": pc.sum(pc.equal(scored["status"], "identical")).as_py() or 0,
         "n_duplicates": table.num_rows - table["duplicate_of"].null_count,
@@ -57,7 +62,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         "accuracy": bench.pop("overall"),
         "rewardbench": bench if table["subset"].null_count < table.num_rows and not is_of_completions else None,
         **({"rewardbench_two": _completions(table, bootstrap)} if is_of_completions else {}),
-        "calibration": _calibration(config, scored, beta, bootstrap),
+        "calibration": _calibration(config, artifact, scored, beta, bootstrap),
         "recipe": _recipe(config, artifact, is_of_completions=is_of_completions),
     })  # fmt: skip
     return figures
@@ -75,10 +80,25 @@ def _origin(artifact: Artifact) -> Mapping[str, Any]:
     return identity
 
 
-def _beta(config: PairsConfig, kind: str) -> float:
+def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, str]:
+    """Return what differences of scores are multiplied by, and where it is from: ``given``, ``training`` or ``default``.
+
+    A policy that prefpipe trained says its beta in its record. It is that of its objective's scores: SimPO's belongs to mean
+    log-probabilities, DPO's to log-ratios, and with the other kind of score it means nothing.
+    """
     if config.beta is not None and kind == "reward":
         raise UsageError("--beta is for policies, and these scores are rewards", hint="leave it out")
-    return BETAS[kind] if config.beta is None else config.beta
+    if config.beta is not None:
+        return config.beta, "given"
+    models = artifact.record.context.get("models") or [config.model]
+    folder = Path(str(models[0]))
+    if kind in ("log_ratio", "mean_logp") and (folder / FILE_NAME).is_file():
+        identity = read_run_record(folder).identity
+        objective = OBJECTIVES.get(identity.get("objective", ""))
+        beta = identity.get("knobs", {}).get("beta")
+        if objective is not None and objective.score == kind and beta is not None:
+            return float(beta), "training"
+    return BETAS[kind], "default"
 
 
 def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -135,15 +155,33 @@ def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
     )  # fmt: skip
 
 
-def _calibration(config: PairsConfig, scored: pa.Table, beta: float, bootstrap: Bootstrap) -> dict[str, Any]:
-    known = scored.filter(pc.is_valid(scored["outcome"]))
+def _calibration(config: PairsConfig, artifact: Artifact, scored: pa.Table, beta: float, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Return the figures of calibration against the file's outcomes, or with ``--outcome-gamma`` against graded ones.
+
+    Errors:
+        UsageError: ``--outcome-gamma`` of pairs without two columns of ratings.
+    """
+    gamma = config.outcome_gamma
+    if gamma is not None and (_kind(artifact) == "given" or not artifact.record.context.get("score_columns")):
+        raise UsageError(
+            f"--outcome-gamma {gamma:g} needs the raters' scores, and {config.pairs} has no two columns of ratings beside "
+            "what is evaluated",
+            hint="give a file with score_chosen and score_rejected (or chosen-rating and rejected-rating), and --model",
+        )
+    known = scored.filter(pc.is_valid(scored["outcome" if gamma is None else "rater_gap"]))
     if not known.num_rows:
-        return {"n_pairs": 0, "reason": "no scored pair has a preference"}
+        return {"n_pairs": 0, "reason": f"no scored pair has {'a preference' if gamma is None else 'two ratings'}"}
     gaps = known["rater_gap"].cast(pa.float64()).to_numpy()
-    return {"beta": beta, "n_without_outcome": scored.num_rows - known.num_rows} | calibration_figures(
-        beta * known["margin"].to_numpy(), known["outcome"].to_numpy(), known["prompt_id"].to_pylist(), rater_gaps=gaps,
-        binning=Binning(config.n_bins, config.n_gap_bins, config.fit_share), bootstrap=bootstrap,
-    )  # fmt: skip
+    outcomes = known["outcome"].to_numpy() if gamma is None else preference_probabilities(gamma * gaps)
+    facts = {"beta": beta, "n_without_outcome": scored.num_rows - known.num_rows, "outcome_gamma": gamma}
+    return facts | calibration_figures(
+        beta * known["margin"].to_numpy(),
+        outcomes,
+        known["prompt_id"].to_pylist(),
+        rater_gaps=gaps,
+        binning=Binning(config.n_bins, config.n_gap_bins, config.fit_share),
+        bootstrap=bootstrap,
+    )
 
 
 def _share_longer(scored: pa.Table) -> float | None:

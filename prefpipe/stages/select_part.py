@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.store import Artifact, Output
-from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.select import AMONG_ALL, SelectConfig
 from prefpipe.errors import InputError
 from prefpipe.maths.distances import pairwise_distances
 from prefpipe.maths.rewards import RewardExpression
@@ -31,6 +31,7 @@ class Screening(NamedTuple):
     near_duplicates: float | None = SelectConfig.near_duplicates
     min_margin: float = SelectConfig.min_margin
     positives: int = SelectConfig.positives
+    pairs: str | None = SelectConfig.pairs
 
 
 class PartSelector:
@@ -120,11 +121,18 @@ def screen_part(
         is_copy = mask_near_duplicates(embeddings, distances, rewards, usable, knobs.near_duplicates)
         reasons_N[is_copy[pools.prompts, pools.places]] = "near_duplicate"
         usable = usable & ~is_copy
-    is_close = mask_low_margins(np.where(usable, rewards, 0.0), usable, min_margin=knobs.min_margin, positives=knobs.positives)
+    # Pairs between any two responses have margins of their own: a candidate close to the positive can still beat another.
+    is_of_pairs = knobs.pairs in AMONG_ALL
+    candidate_margin = 0.0 if is_of_pairs else knobs.min_margin
+    is_close = mask_low_margins(np.where(usable, rewards, 0.0), usable, min_margin=candidate_margin, positives=knobs.positives)
     reasons_N[is_close[pools.prompts, pools.places]] = "low_margin"
     kept = usable & ~is_close
     is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
     verdicts = pool_verdicts(rewards, is_there, usable, kept, positives=knobs.positives)
+    if is_of_pairs and knobs.min_margin > 0.0:
+        highest_P = np.where(usable, rewards, -np.inf).max(axis=1, initial=-np.inf)
+        lowest_P = np.where(usable, rewards, np.inf).min(axis=1, initial=np.inf)
+        verdicts[is_none(verdicts) & (highest_P - lowest_P < knobs.min_margin)] = "low_margin"
     return Screened(table, pools, rewards, distances, reasons_N, usable, kept, verdicts)
 
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from prefpipe.maths.screening import is_none
 from prefpipe.maths.selection import Selection
+from prefpipe.maths.training_compute import share_of_tokens_kept, tallied_tokens
 from prefpipe.stages.pool_index import Screened, flat
 
 LEFT_OUT, REJECTED = "left_out.", "rejected."
@@ -145,12 +146,14 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
 
 
 def _token_lines(tally: Mapping[str, float]) -> list[str]:
-    pool = tally["usable_prompt_tokens"] + tally["usable_response_tokens"]
-    kept = tally["kept_prompt_tokens"] + tally["kept_response_tokens"]
+    share = share_of_tokens_kept(tally)
     lines = []
-    if pool:
-        lines.append(f"{kept:,} of {pool:,} tokens kept ({kept / pool:.0%} of training on every usable candidate); "
-                     "`prefpipe savings` says what that is worth")  # fmt: skip
+    if share is not None:
+        pool, kept = tallied_tokens(tally, shared_prompt=True)
+        lines.append(
+            f"{kept.tokens:,} of {pool.tokens:,} tokens kept ({share:.0%} of training on every usable candidate, each prompt "
+            "computed once a group); `prefpipe savings` says what that is worth"
+        )
     if tally["usable_estimated"]:
         lines.append(f"{_many(tally['usable_estimated'], 'usable candidate')} without token counts: they are estimated at "
                      f"{CHARS_PER_TOKEN} characters a token")  # fmt: skip
@@ -182,6 +185,8 @@ def facts_of_tally(tally: Mapping[str, float]) -> dict[str, Any]:
     facts["coverage_cost_bottom_k"] = tally["bottom_k_cost_share"] / covered if covered else None
     for name in ("pool_spread", "kept_spread"):
         facts[f"mean_{name}"] = tally[name] / groups if groups and name in tally else None
-    for name in ("usable", "kept"):
-        facts[f"{name}_tokens"] = tally.get(f"{name}_prompt_tokens", 0) + tally.get(f"{name}_response_tokens", 0)
+    is_measured = bool(tally.get("n_usable"))
+    pool, kept = tallied_tokens(tally, shared_prompt=True) if is_measured else (None, None)
+    facts["usable_tokens"] = 0 if pool is None else pool.tokens
+    facts["kept_tokens"] = 0 if kept is None else kept.tokens
     return facts

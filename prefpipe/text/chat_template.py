@@ -34,7 +34,7 @@ import jinja2
 from tokenizers import Tokenizer
 
 from prefpipe.errors import InputError, ModelError, PrefpipeError
-from prefpipe.text.surrogates import replace_lone_surrogates
+from prefpipe.surrogates import replace_lone_surrogates
 from prefpipe.text.tool_turns import CALLS, for_template, holds_tools, without_each
 
 Turn = Mapping[str, Any]

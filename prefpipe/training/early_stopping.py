@@ -18,7 +18,7 @@ from transformers.trainer_callback import ExportableState
 
 from prefpipe.errors import UsageError
 from prefpipe.training.checkpoints import checkpoint_problem
-from prefpipe.training.measures import MEASURES
+from prefpipe.training.measures import MEASURES, describe_accuracy
 
 Evaluation = dict[str, float]
 """The measures of one evaluation, and its ``step``."""
@@ -130,4 +130,4 @@ def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _words(evaluation: Mapping[str, float]) -> str:
-    return f"accuracy {evaluation['rewards/accuracy']:.1%}, loss {evaluation['loss']:.3f}"
+    return f"accuracy {describe_accuracy(evaluation, digits=1)}, loss {evaluation['loss']:.3f}"

@@ -139,6 +139,17 @@ def mean_measures(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> 
     return {name: fmean(row[name] for row in rows) for name in names if rows and all(name in row for row in rows)}
 
 
+UNDECIDED_MARGIN = 5e-4
+"""Mean margins below it print as 0.000: the policy is its reference, and which of two scores is higher is rounding noise."""
+
+
+def describe_accuracy(figures: Mapping[str, float], *, digits: int = 0) -> str:
+    """Return the accuracy in words; ``undecided`` where the margins are rounding noise."""
+    if abs(figures["rewards/margins"]) < UNDECIDED_MARGIN:
+        return "undecided (ties)"
+    return f"{figures['rewards/accuracy']:.{digits}%}"
+
+
 def describe_progress(figures: Mapping[str, Any]) -> str:
     """Return in words how the measures moved from the first steps of a run to the last."""
     first, last = figures["first"], figures["last"]
@@ -147,8 +158,8 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
     return (
         f"{figures['n_steps']} steps on {figures['n_groups']} groups; mean of the first and of the last "
         f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, margin "
-        f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {first['rewards/accuracy']:.0%} to "
-        f"{last['rewards/accuracy']:.0%}"
+        f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {describe_accuracy(first)} to "
+        f"{describe_accuracy(last)}"
     )
 
 

@@ -7,8 +7,9 @@ from math import exp, log
 
 import pytest
 
+from prefpipe.artifacts.chat_messages import NoCompletionError
 from prefpipe.artifacts.finite_json import parse_finite_json
-from prefpipe.backends.chat_answers import NoCompletionError, read_completion, read_generation
+from prefpipe.backends.chat_answers import read_completion, read_generation
 from prefpipe.backends.protocol import Generation
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from finished_run import original
 from tiny_models import (
@@ -359,7 +360,9 @@ def test_groups_of_the_fake_engine_are_told_to_be_of_no_known_tokenizer(capsys, 
     ],
 )
 def test_flags_that_cannot_be_used_are_refused(capsys, model, flags, code, message):
-    assert prefpipe(["check", str(original() / "run" / "groups"), "--model", str(model), *flags]) == code
+    groups = original() / "run" / "groups"
+    capsys.readouterr()  # the first test of a process makes the groups, and their commands print
+    assert prefpipe(["check", str(groups), "--model", str(model), *flags]) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
@@ -380,3 +383,40 @@ def test_a_model_that_is_no_causal_one_is_an_error(capsys, tmp_path, model, iden
     (tmp_path / "odd" / "config.json").write_text(json.dumps(config))
     _, findings = told(capsys, groups, "--model", tmp_path / "odd", code=1)
     assert findings["no_causal_lm"][0] == "error"
+
+
+def test_mmpo_is_told_its_targets_and_not_of_margins(capsys, tmp_path, model, identity):
+    """Rewards 0, -1, -2: margins 1 and 2 of two pairs a group, sigma(1.1) = 0.750 and sigma(2.2) = 0.900."""
+    groups = write_groups(tmp_path / "groups", [rows_for(n=15)], [identity])
+    found, findings = told(capsys, groups, "--model", model, "--objective", "mmpo", code=0)
+    targets = found["targets"]
+    assert (targets["gamma"], targets["n"]) == (1.1, 30)
+    assert targets["quantiles"]["0.05"] == pytest.approx(1 / (1 + np.exp(-1.1)))
+    assert targets["quantiles"]["0.95"] == pytest.approx(1 / (1 + np.exp(-2.2)))
+    assert (targets["share_near_half"], targets["share_near_one"]) == (0.0, 0.0)
+    assert findings["targets"][0] == "note"
+    assert told(capsys, groups, "--model", model)[0]["targets"] is None
+
+
+@pytest.mark.parametrize(
+    ("gamma", "near_half", "near_one", "hint"), [("0.01", 1.0, 0.0, "a larger --gamma"), ("9", 0.0, 1.0, "a smaller --gamma")]
+)
+def test_a_gamma_that_does_not_fit_the_ratings_is_told(capsys, tmp_path, model, identity, gamma, near_half, near_one, hint):
+    groups = write_groups(tmp_path / "groups", [rows_for(n=15)], [identity])
+    found, findings = told(capsys, groups, "--model", model, "--objective", "mmpo", "--gamma", gamma, code=0)
+    assert (found["targets"]["share_near_half"], found["targets"]["share_near_one"]) == (near_half, near_one)
+    assert findings["targets"][0] == "warning"
+    assert hint in next(each["hint"] for each in found["findings"] if each["name"] == "targets")
+
+
+def test_ties_are_targets_of_one_half_to_mmpo(capsys, tmp_path, model, identity):
+    """Equal ratings are p = 1/2, which mmpo reads rightly: no hint at least margins."""
+    rows = rows_for(n=15)
+    for row in rows:
+        row["reward"] = 2.0
+    found, findings = told(
+        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, "--objective", "mmpo", code=0
+    )
+    assert not {"tied", "equal_rewards"} & findings.keys()
+    assert found["targets"]["quantiles"]["0.5"] == 0.5
+    assert not any("--min-margin" in (each["hint"] or "") for each in found["findings"])

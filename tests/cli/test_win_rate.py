@@ -272,3 +272,59 @@ def test_another_scale_is_hinted_at(tmp_path: Path, capsys) -> None:
     lines(tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": i} for i in range(3)))
     assert run(["eval", "win-rate", source, "--scale", "1-2"]) == 1, "0 is a draw in AlpacaEval's old files alone"
     assert "line 1: `preference` is 0, and this file's are 1 to 2" in capsys.readouterr().err
+
+
+def judged(n: int, **changes: Any) -> list[dict[str, Any]]:
+    """Rows of one's own format: every third prompt is lost."""
+    return [
+        {"prompt_id": f"p{i}", "preference": float(i % 3 > 0), "length_chars": 100 + 7 * i, "baseline_length_chars": 120}
+        | changes
+        for i in range(n)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (judged(12, length_chars=100), "differ from the baseline's by -20 in every row"),
+        (judged(1), "there is one prompt"),
+    ],
+)
+def test_a_length_figure_that_cannot_be_had_leaves_the_win_rate(tmp_path: Path, capsys, rows, reason) -> None:
+    found = figures(capsys, lines(tmp_path / "a.jsonl", *rows))["results"][0]
+    assert found["win_rate"]["mean"] == pytest.approx(np.mean([row["preference"] for row in rows]))
+    assert found["length_controlled"] is None
+    assert any("no length-controlled win rate" in note and reason in note for note in found["notes"]), found["notes"]
+
+
+def test_too_few_prompts_for_cross_validation_leave_the_win_rate(tmp_path: Path, capsys) -> None:
+    rows = [row | {"difficulty": 0.1 * i} for i, row in enumerate(judged(4))]
+    found = figures(capsys, lines(tmp_path / "a.jsonl", *rows))["results"][0]
+    assert found["win_rate"]["mean"] == 0.5
+    assert any("too few for 5 folds" in note for note in found["notes"])
+
+
+def test_files_without_a_common_prompt_have_their_own_figures_with_force(tmp_path: Path, capsys) -> None:
+    one = lines(tmp_path / "a.jsonl", *judged(12))
+    other = lines(tmp_path / "b.jsonl", *[row | {"prompt_id": f"q{i}"} for i, row in enumerate(judged(9))])
+    found = figures(capsys, one, other, "--force")
+    assert [result["win_rate"]["n"] for result in found["results"]] == [12, 9]
+    assert found["differences"][0]["win_rate"] is None
+    assert "have no prompt in common" in found["differences"][0]["reason"]
+    assert run(["eval", "win-rate", one, other, "--force", *QUICK]) == 0
+    assert "no difference" in capsys.readouterr().out
+
+
+def test_the_length_figure_with_missing_rows_is_alpaca_evals_and_ours_has_its_own_name(tmp_path: Path, capsys) -> None:
+    rows = [row | {"preference": None if i in (2, 7) else row["preference"]} for i, row in enumerate(judged(14))]
+    rows[7]["length_chars"] = 4000
+    found = figures(capsys, lines(tmp_path / "a.jsonl", *rows), "--allow-missing")["results"][0]
+    known = [row for row in rows if row["preference"] is not None]
+    alone = figures(capsys, lines(tmp_path / "known.jsonl", *known))["results"][0]
+    assert (found["length_controlled"]["n"], found["length_controlled"]["n_missing"]) == (14, 2)
+    assert found["length_controlled_judged_rows"]["mean"] == alone["length_controlled"]["mean"]
+    assert found["length_controlled"]["mean"] != alone["length_controlled"]["mean"]
+    assert alone["length_controlled_judged_rows"] is None
+    capsys.readouterr()
+    assert run(["eval", "win-rate", f"{tmp_path}/a.jsonl", "--allow-missing", *QUICK]) == 0
+    assert "length-controlled win rate of judged rows" in " ".join(capsys.readouterr().out.split())

@@ -30,9 +30,9 @@ PROMPT_FILES = {
     "cut in the middle": ("p.jsonl", '{"prompt": "a"}\n{"promp', "p.jsonl, line 2: broken JSON"),
     "nested too deep": ("p.jsonl", '{"prompt": "a"}\n' + "[" * 100_000 + "\n", "p.jsonl, line 2: broken JSON"),
     "no object": ("p.jsonl", '"a"\n', "p.jsonl, line 1: a JSON object is needed, not str"),
-    "broken list": ("p.json", '[{"prompt": "a"},', "p.json: broken JSON"),
+    "broken list": ("p.json", '[{"prompt": "a"},', "p.json, line 1: broken JSON"),
     "no list": ("p.json", '{"prompt": "a"}', "p.json: a JSON list of objects is needed"),
-    "not UTF-8": ("p.jsonl", b'{"prompt": "\xff"}\n', "is not UTF-8 text (byte 12)"),
+    "not UTF-8": ("p.jsonl", b'{"prompt": "\xff"}\n', "p.jsonl, line 1: the byte 0xff is not UTF-8"),
     "half a character": ("p.jsonl", '{"prompt": "a \\ud83d b"}\n', r"holds half of a surrogate pair (\ud83d)"),
     "duplicate ids": (
         "p.jsonl",
@@ -43,29 +43,41 @@ PROMPT_FILES = {
     "an empty id": ("p.jsonl", '{"prompt_id": "", "prompt": "a"}\n', "line 1: `prompt_id` is empty"),
     "neither column": ("p.jsonl", '{"question": "a"}\n', "has neither `prompt` nor `messages`; its columns are: question"),
     "both columns": ("p.jsonl", '{"prompt": "a", "messages": []}\n', "has both `prompt` and `messages`"),
-    "no user turn": ("p.jsonl", '{"messages": [{"role": "system", "content": "s"}]}\n', "line 1: it has no user turn"),
-    "no turns": ("p.jsonl", '{"messages": []}\n', "line 1: it has no user turn"),
+    "no user turn": (
+        "p.jsonl",
+        '{"messages": [{"role": "system", "content": "s"}]}\n',
+        "line 1: `messages`: it has no user turn",
+    ),
+    "no turns": ("p.jsonl", '{"messages": []}\n', "line 1: `messages`: it has no user turn"),
     "assistant last": (
         "p.jsonl",
         '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n',
-        "line 1: its last turn is from the assistant, and a prompt ends with the user",
+        "line 1: `messages`: its last turn is from the assistant, and a prompt ends with the user",
     ),
-    "unknown role": ("p.jsonl", '{"messages": [{"role": "robot", "content": "q"}]}\n', "line 1: turn 0 has role 'robot'"),
+    "unknown role": (
+        "p.jsonl",
+        '{"messages": [{"role": "robot", "content": "q"}]}\n',
+        "line 1: `messages`: turn 0 has role 'robot'",
+    ),
     "content no text": (
         "p.jsonl",
         '{"messages": [{"role": "user", "content": 5}]}\n',
-        "line 1: turn 0 has content that is no text",
+        "line 1: `messages`: turn 0 has content that is no text",
     ),
-    "turn without role": ("p.jsonl", '{"messages": [{"content": "q"}]}\n', "line 1: turn 0 needs `role` and `content`"),
-    "empty prompt": ("p.jsonl", '{"prompt": "a"}\n{"prompt": " "}\n', "line 2: the prompt is empty"),
-    "missing prompt": ("p.jsonl", '{"prompt": "a"}\n{"topic": "t"}\n', "line 2: it needs a text in `prompt`"),
-    "a number as prompt": ("p.jsonl", '{"prompt": "a"}\n{"prompt": 5}\n', "line 2: it needs a text in `prompt`"),
+    "turn without role": (
+        "p.jsonl",
+        '{"messages": [{"content": "q"}]}\n',
+        "line 1: `messages`: turn 0 needs `role` and `content`",
+    ),
+    "empty prompt": ("p.jsonl", '{"prompt": "a"}\n{"prompt": " "}\n', "line 2: `prompt`: the prompt is empty"),
+    "missing prompt": ("p.jsonl", '{"prompt": "a"}\n{"topic": "t"}\n', "line 2: `prompt`: it needs a text in `prompt`"),
+    "a number as prompt": ("p.jsonl", '{"prompt": "a"}\n{"prompt": 5}\n', "line 2: `prompt`: it needs a text in `prompt`"),
     "a reserved column": (
         "p.jsonl",
         '{"prompt": "a", "seed": 1}\n',
         "has a column `seed`, a name that prefpipe's candidates use",
     ),
-    "ragged table": ("p.csv", "prompt,topic\na,b\nc,d,e\n", "p.csv: broken CSV"),
+    "ragged table": ("p.csv", "prompt,topic\na,b\nc,d,e\n", "p.csv, line 3: more fields than the header, 3 and not 2"),
     "no Parquet": ("p.parquet", "PAR1 nothing", "p.parquet cannot be read as Parquet"),
     "unknown kind": ("p.xlsx", "x", "files that end in `.xlsx` are not read"),
 }
@@ -95,7 +107,7 @@ def test_the_first_eight_bad_prompts_are_listed_and_the_rest_counted(stages: Sta
     write_json_lines(folder / "p.jsonl", [{"prompt": "" if i % 2 else "q"} for i in range(20)])
     outcome = stages.run(*generate(folder / "p.jsonl", folder / "out"))
     assert "has 10 prompts that cannot be used" in outcome.stderr
-    assert [f"line {i}: the prompt is empty" in outcome.stderr for i in range(2, 21, 2)] == [True] * 8 + [False] * 2
+    assert [f"line {i}: `prompt`: the prompt is empty" in outcome.stderr for i in range(2, 21, 2)] == [True] * 8 + [False] * 2
     assert "and 2 more" in outcome.stderr
 
 
@@ -130,7 +142,8 @@ def test_ratings_that_are_not_finite_are_refused_with_their_line(
     (folder / "ratings.jsonl").write_text("\n".join(lines))
     outcome = stages.run("score", candidates, "--scorer", f"ratings:{folder / 'ratings.jsonl'}", "-o", folder / "scores")
     assert outcome.code == 1
-    assert f"{folder / 'ratings.jsonl'}, line 5: the rating must be finite" in outcome.stderr
+    assert f"{folder / 'ratings.jsonl'} has 1 problem:" in outcome.stderr
+    assert f"line 5: `rating` is {float(value)}, which is" in outcome.stderr
 
 
 def test_ratings_of_other_candidates_are_refused(stages: StageServer, candidates: Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.intervals import Bootstrap
 from prefpipe.maths.length_control import (
     PENALTY_GRID,
+    PartlyJudged,
     RegularisingRows,
     length_controlled_difference,
     length_controlled_win_rate,
@@ -228,7 +229,7 @@ def test_too_few_prompts_for_folds_say_so() -> None:
         ({"preferences": [1.0, 2.0, 1.5]}, r"the preference in row 1 is 2; preferences lie in \[0, 1\]"),
         ({"lengths": [11.0, 21.0, 31.0]}, "differ from the baseline's by 1 in every row"),
         ({"lengths": ["9", "long", "33"]}, "lengths are to be numbers: could not convert string to float: 'long'"),
-        ({"prompt_ids": ["a", "a", "a"]}, "1 prompts; a length-controlled win rate needs at least 2"),
+        ({"prompt_ids": ["a", "a", "a"]}, "1 prompts have a preference; a length-controlled win rate needs at least 2"),
         ({"prompt_ids": ["a"]}, "1 prompt ids for 3 preferences"),
         ({"difficulty": [0.0, 1.0, 2.0], "regularising_rows": RegularisingRows([0.5], [1.0])}, "regularising rows have no difficulty"),
         ({"regularising_rows": RegularisingRows([0.5], [1.0, 2.0])}, "regularising length differences of shape"),
@@ -248,3 +249,58 @@ def test_a_penalty_out_of_range_is_refused() -> None:
 def test_the_functions_are_public() -> None:
     assert prefpipe.length_controlled_win_rate is length_controlled_win_rate
     assert prefpipe.win_rate is win_rate
+
+
+def test_rows_without_a_preference_are_predicted_and_not_fitted_to():
+    """AlpacaEval's estimand, step by step: std over all rows, the fit over the judged, the mean of all predictions."""
+    rng = np.random.default_rng(4)
+    lengths, baseline, difficulty = rng.integers(50, 900, 60), rng.integers(50, 900, 60), rng.normal(size=60)
+    preferences = sigmoid((lengths - baseline) / 300 + rng.normal(size=60))
+    preferences[[3, 10, 59]] = np.nan
+    lengths[59] = 4_000  # a response that was not judged still spreads the lengths
+    found = length_controlled_win_rate(PartlyJudged(preferences), lengths, baseline, difficulty, penalty_c=50.0, bootstrap=QUICK)
+    delta = (baseline - lengths).astype(float)
+    features = np.stack([np.tanh(delta / delta.std(ddof=1)), difficulty, np.ones(60)], axis=1)
+    theta = np.array([found.length_coefficient, found.difficulty_coefficient, found.model_coefficient])
+    judged = ~np.isnan(preferences)
+
+    # The least of sum CE(y_i, P_i) + |theta| / C over the judged rows: its gradient is 0 where theta is not.
+    assert (theta != 0.0).all()
+    residual = 1.0 / (1.0 + np.exp(-features[judged] @ theta)) - preferences[judged]
+    assert features[judged].T @ residual + np.sign(theta) / 50.0 == pytest.approx(np.zeros(3), abs=1e-5)
+
+    expected = (1.0 / (1.0 + np.exp(-(theta[1] * difficulty + theta[2])))).mean()
+    assert found.mean == pytest.approx(expected, abs=1e-12)
+    assert (found.n, found.n_missing) == (60, 3)
+    alone = length_controlled_win_rate(
+        preferences[judged], lengths[judged], baseline[judged], difficulty[judged], penalty_c=50.0, bootstrap=QUICK
+    )
+    assert abs(alone.mean - found.mean) > 1e-4
+
+
+def test_a_missing_preference_is_refused_unless_it_is_said_and_two_must_be_there():
+    values, lengths, others = [0.2, np.nan, 0.9], [3, 4, 5], [4, 3, 9]
+    with pytest.raises(InputError, match="the preference in row 1 is NaN, and so are 1 in all") as refused:
+        length_controlled_win_rate(values, lengths, others)
+    assert "PartlyJudged" in refused.value.hint
+    with pytest.raises(InputError, match=r"the preference in row 0 is 1.5; preferences lie in \[0, 1\]"):
+        length_controlled_win_rate(PartlyJudged([1.5, np.nan, 0.9]), lengths, others)
+    with pytest.raises(InputError, match="1 prompts have a preference"):
+        length_controlled_win_rate(PartlyJudged([0.2, np.nan, np.nan]), lengths, others)
+
+
+def test_folds_skip_what_has_no_preference():
+    """Cross-validation chooses the C that it chooses without the missing rows, where these do not move the lengths' spread."""
+    rng = np.random.default_rng(9)
+    delta, difficulty, preferences = np.tile([-30.0, 30.0], 20), rng.normal(size=40), rng.uniform(size=40)
+    delta[1::2] = 30.0
+    missing = np.zeros(40, dtype=bool)
+    missing[[4, 5, 20, 21]] = True
+    whole = length_controlled_win_rate(
+        PartlyJudged(np.where(missing, np.nan, preferences)), 100 - delta, np.full(40, 100), difficulty, bootstrap=QUICK
+    )
+    kept = length_controlled_win_rate(
+        preferences[~missing], 100 - delta[~missing], np.full(36, 100), difficulty[~missing], bootstrap=QUICK
+    )
+    assert whole.penalty_c == kept.penalty_c
+    assert whole.model_coefficient == pytest.approx(kept.model_coefficient, abs=2e-2)

@@ -166,7 +166,8 @@ def test_a_tally_is_taken_as_it_is() -> None:
     found = tallied_tokens(tally())
     assert found.pool == TokenSums(2, 6, 80, 30, 2150)
     assert found.kept == TokenSums(2, 4, 60, 20, 1700)
-    assert share_of_tokens_kept(tally()) == pytest.approx(80 / 110)
+    # prompts of 10 and 20 tokens once a group: 30 + 20 of 30 + 30
+    assert share_of_tokens_kept(tally()) == pytest.approx(50 / 60)
 
 
 def test_prompts_of_a_tally_that_are_shared_count_once_a_group() -> None:
@@ -178,7 +179,7 @@ def test_prompts_of_a_tally_that_are_shared_count_once_a_group() -> None:
 
 
 @pytest.mark.parametrize(
-    "nothing", [{}, {"n_prompts": 3, "n_groups": 0, "n_usable": 0}, tally(usable_prompt_tokens=0, usable_response_tokens=0)]
+    "nothing", [{}, {"n_prompts": 3, "n_groups": 0, "n_usable": 0}, tally(group_prompt_tokens=0, usable_response_tokens=0)]
 )
 def test_of_nothing_there_is_no_share(nothing: dict[str, float]) -> None:
     assert share_of_tokens_kept(nothing) is None

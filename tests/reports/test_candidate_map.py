@@ -328,6 +328,8 @@ def test_vectors_of_several_lengths_are_refused(tmp_path: Path) -> None:
     output = embeddings_like(tmp_path / "e", [], dim=2)
     rows = [row("p0", 0, [1, 0]) | {"embedding": [1.0, 0.0]}, row("p0", 1, [1, 0]) | {"embedding": [1.0]}]
     parents = {"candidates": open_artifact(original() / "run" / "candidates").footer(0).data_sha256}
-    output.write(0, pa.Table.from_pylist(rows), counts={}, parents=parents)
+    columns = list(embeddings_schema(2, half=False).arrow())
+    ragged = [pa.field("embedding", pa.list_(pa.float32())) if each.name == "embedding" else each for each in columns]
+    output.write(0, pa.Table.from_pylist(rows, schema=pa.schema(ragged)), counts={}, parents=parents)
     with pytest.raises(InputError, match="are not all of one length"):
         with_coordinates(one_prompt(sources(), "p0"), output, sources())

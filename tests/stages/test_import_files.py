@@ -311,6 +311,11 @@ EXAMPLES = [
 @pytest.mark.parametrize(("name", "line"), EXAMPLES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(EXAMPLES)])
 def test_the_examples_of_the_documentation_are_read(tmp_path: Path, name: str, line: str) -> None:
     options = ["--reward-column", "judge"] if name == "rows" else []
+    if name == "wide":
+        responses, marks = (["answer_a", "answer_b"], ["mark_a", "mark_b"]) if "answer_a" in line else (["answers"], ["marks"])
+        options = ["--prompt-column", "question"]
+        options += [word for column in responses for word in ("--response-column", column)]
+        options += [word for column in marks for word in ("--score-column", column)]
     if name == "openai-batch":
         request = {"custom_id": json.loads(line)["custom_id"], "body": {"messages": SKY}}
         options = ["--requests", lines(tmp_path / "in.jsonl", request)]

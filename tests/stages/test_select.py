@@ -12,6 +12,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES, embeddings_schema
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run
+from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection import select_responses
 from prefpipe.stages.selection_tally import _lengths
 
@@ -240,13 +241,13 @@ def test_flags_that_cannot_be_meant_are_refused(tmp_path: Path, capsys: pytest.C
 
 
 def test_sums_of_tokens_are_those_of_the_rows_and_estimates_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Prompts are 3 tokens; responses as many as characters. Without counts: about p is 7 characters, 2 tokens of 4."""
+    """Prompts are 3 tokens, computed once a group; responses as many as characters. Without counts: about p is 7 characters, 2 tokens of 4."""
     write_pools(tmp_path, {"p": POOL})
     assert select(tmp_path, "--k", "2", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     kept = rows_of(tmp_path / "groups")
-    assert told["usable_tokens"] == sum(3 + len(text) for text, _ in POOL)
-    assert told["kept_tokens"] == sum(3 + len(row["response"]) for row in kept)
+    assert told["usable_tokens"] == 3 + sum(len(text) for text, _ in POOL)
+    assert told["kept_tokens"] == 3 + sum(len(row["response"]) for row in kept)
     tally = open_artifact(tmp_path / "groups").tally()
     assert tally["usable_squared_tokens"] == sum((3 + len(text)) ** 2 for text, _ in POOL)
     assert (tally["group_prompt_tokens"], tally["usable_estimated"]) == (3, 0)
@@ -291,3 +292,57 @@ def test_a_margin_holds_with_several_positives(tmp_path: Path) -> None:
         ("negative", 1),
         ("negative", 3),
     ]
+
+
+MARGINS: Pool = [("a", 5.0), ("b", 4.8), ("c", 2.0), ("d", 1.9)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("all-ordered", {0: [2, 3], 1: [2, 3], 2: [], 3: []}),
+        ("adjacent", {0: [2], 1: [2], 2: [], 3: []}),
+        (None, {0: None, 2: None, 3: None}),
+    ],
+)
+def test_a_least_margin_between_any_two_leaves_no_candidate_out(tmp_path: Path, rule, expected) -> None:
+    """b is within 1 of a, and beats c and d all the same; with positives against negatives alone it has no use."""
+    write_pools(tmp_path, {"p": MARGINS})
+    words = [] if rule is None else ["--pairs", rule]
+    assert select(tmp_path, "--k", "3", "--strategy", "bottom-k", "--min-margin", "1", *words) == 0
+    found = {row["sample_idx"]: row["beats"] for row in rows_of(tmp_path / "groups")}
+    beaten = {idx: None if beats is None else [pair["sample_idx"] for pair in beats] for idx, beats in found.items()}
+    assert {idx: None if b is None else sorted(b) for idx, b in beaten.items()} == expected
+
+
+def test_a_prompt_without_two_responses_far_enough_apart_is_rejected(tmp_path: Path) -> None:
+    write_pools(tmp_path, {"p": [("a", 1.0), ("b", 0.9), ("c", 0.8)], "q": MARGINS})
+    assert select(tmp_path, "--k", "3", "--min-margin", "1", "--pairs", "all-ordered") == 0
+    assert [row["status"] for row in rows_of(tmp_path / "groups") if row["prompt_id"] == "p"] == ["low_margin"]
+
+
+def test_the_fingerprint_moves_where_the_least_margin_is_of_pairs_and_nowhere_else() -> None:
+    def identity(**knobs):
+        return SelectConfig(candidates=Path("c"), scores=Path("s"), output=Path("o"), strategy="all", **knobs).identity()
+
+    assert identity(min_margin=1.0, pairs="all-ordered")["min_margin_of"] == "pairs"
+    for knobs in ({}, {"min_margin": 1.0}, {"pairs": "all-ordered"}, {"min_margin": 1.0, "pairs": "best-worst"}):
+        assert "min_margin_of" not in identity(**knobs)
+
+
+def test_one_response_that_owns_the_weights_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rewards 0, 100, 200 weigh 1, e^-100, e^-200; with T = std(r) the others count."""
+    write_pools(tmp_path, {"p": [("a", 900.0), ("b", 0.0), ("c", 100.0), ("d", 200.0)]})
+    assert select(tmp_path, "--k", "2") == 0
+    assert "in 1 of 1 group one response has 99% or more of the weights" in " ".join(capsys.readouterr().err.split())
+    assert select(tmp_path, "--k", "2", "--weight-temperature", "auto", "--json", output="auto") == 0
+    assert json.loads(capsys.readouterr().out)["n_owned"] == 0
+
+
+def test_tokens_kept_are_one_figure_of_select_and_savings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_pools(tmp_path, {"p": POOL})
+    assert select(tmp_path, "--k", "2", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert run(["savings", str(tmp_path / "groups"), "--model", "1M", "--tflops", "1", "--mfu", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (told["usable_tokens"], told["kept_tokens"]) == (found["pool"]["n_tokens"], found["kept"]["n_tokens"])

@@ -171,3 +171,49 @@ def test_the_flag_is_in_the_identity_only_where_it_is_given(tmp_path: Path) -> N
         config = config_class(output=tmp_path / "o", **values)  # type: ignore[arg-type]
         assert "skip_bad_rows" not in config.identity()
         assert config_class(output=tmp_path / "o", skip_bad_rows=True, **values).identity()["skip_bad_rows"] is True  # type: ignore[arg-type]
+
+
+def pair(chosen: str, rejected: str, score: float) -> dict[str, Any]:
+    return {"prompt": "q", "chosen": chosen, "rejected": rejected, "score_chosen": score, "score_rejected": 1}
+
+
+CONTRADICTIONS = {
+    "scores of pairs": ([pair("a", "b", 5), pair("a", "c", 4), pair("a", "d", 5)], ["--format", "trl"]),
+    "ratings that are refused": (
+        [{"prompt": "q", "response": "a", "s": score} for score in (1, 5, 1)],
+        ["--format", "rows", "--reward-column", "s", "--on-duplicate", "refuse"],
+    ),
+    "two texts under one key": (
+        [{"prompt": "q", "response": text, "sample_idx": 0} for text in ("a", "c", "a")],
+        ["--format", "rows"],
+    ),
+}
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+@pytest.mark.parametrize(("rows", "flags"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_rows_that_contradict_each_other_are_left_out_together_whatever_their_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[Any], flags: list[str], is_reversed: bool
+) -> None:
+    other = {**pair("x", "y", 3), "prompt": "other", "response": "x", "s": 2, "sample_idx": 0}
+    source = json_lines(tmp_path / "in.jsonl", [*(rows[::-1] if is_reversed else rows), other])
+    assert run(["import", str(source), *flags, "-o", str(tmp_path / "out"), "--skip-bad-rows", "--json"]) == 0
+    assert facts(capsys)["n"] == 3
+    assert {row["messages"][-1]["content"] for row in rows_of(tmp_path / "out" / "candidates")} == {"other"}
+    assert [row["place"] for row in sorted(skipped(tmp_path / "out"), key=lambda row: row["place"])] == [
+        "line 1",
+        "line 2",
+        "line 3",
+    ]
+
+
+@pytest.mark.parametrize("values", [(1, 3, 1), (3, 1, 1), (1, 1, 3)])
+def test_a_candidate_that_two_ratings_contradict_is_unrated(tmp_path: Path, values: tuple[int, ...]) -> None:
+    source = json_lines(tmp_path / "in.jsonl", [{"prompt": "q", "response": "a"}, {"prompt": "q", "response": "b"}])
+    assert run(["import", str(source), "--format", "rows", "-o", str(tmp_path / "out")]) == 0
+    key = rows_of(tmp_path / "out" / "candidates")[0]["prompt_id"]
+    rows = [{"prompt_id": key, "sample_idx": 0, "rating": value} for value in values]
+    ratings = json_lines(tmp_path / "ratings.jsonl", [*rows, {"prompt_id": key, "sample_idx": 1, "rating": 2}])
+    command = ["score", str(tmp_path / "out" / "candidates"), "--scorer", f"ratings:{ratings}", "--skip-bad-rows"]
+    assert run([*command, "-o", str(tmp_path / "scores")]) == 3  # half of the candidates are unrated
+    assert [(row["status"], row["reward"]) for row in rows_of(tmp_path / "scores")] == [("unrated", None), ("ok", 2.0)]

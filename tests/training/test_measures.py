@@ -7,7 +7,15 @@ import torch
 
 from prefpipe.maths.logps import ResponseLogps
 from prefpipe.maths.losses import Targets
-from prefpipe.training.measures import FALLS, MEASURE_MEANINGS, MEASURES, N_FIRST_ROWS, complete_entry, measure_groups
+from prefpipe.training.measures import (
+    FALLS,
+    MEASURE_MEANINGS,
+    MEASURES,
+    N_FIRST_ROWS,
+    complete_entry,
+    describe_progress,
+    measure_groups,
+)
 
 
 def test_measures_of_two_groups_worked_out_by_hand():
@@ -106,3 +114,14 @@ def test_the_closing_line_of_a_run_gets_nothing():
     closing = {"train_runtime": 3.0}
     complete_entry(closing, [entry(-1.0)])
     assert closing == {"train_runtime": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("margin", "accuracy", "words"),
+    [(0.0, 0.0, "undecided (ties)"), (-3e-7, 0.25, "undecided (ties)"), (0.4, 0.83, "83%"), (-0.2, 0.0, "0%")],
+)
+def test_an_accuracy_of_rounding_noise_is_undecided(margin, accuracy, words):
+    """A policy that equals its reference has margins of rounding: neither 0 % nor 25 % is an accuracy."""
+    figures = {"loss": 0.69, "rewards/margins": margin, "rewards/accuracy": accuracy}
+    told = describe_progress({"n_steps": 5, "n_groups": 4, "n_steps_averaged": 1, "first": figures, "last": figures})
+    assert told.endswith(f"accuracy {words} to {words}")

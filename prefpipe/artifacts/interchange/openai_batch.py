@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, content_text, is_blank
+from prefpipe.artifacts.chat_messages import Message, NoCompletionError, places_of_thoughts, read_choice, shown
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, is_blank
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.conversation_columns import Beside, checked_prompt, notes_of_keys_left_out
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
@@ -23,6 +24,7 @@ from prefpipe.artifacts.interchange.user_table import (
     told,
 )
 from prefpipe.artifacts.tool_calls import TOOLS, checked_tools
+from prefpipe.surrogates import replace_lone_surrogates
 
 REQUEST_HINT = 'each request needs `custom_id` and `body` with `messages`: {"custom_id": "...", "body": {"messages": [...]}}'
 ANSWER_HINT = "each answer needs `custom_id`, and `response` or `error`: pass the output file of the batch"
@@ -64,7 +66,7 @@ def read_batch(source: str, requests: str, *, rules: ReadingRules = DEFAULT_RULE
     found = [
         response._replace(prompt_id=keys[request.custom_id][0], sample_idx=keys[request.custom_id][1]) if keys else response
         for request in wanted
-        for response in _responses(request, answers.get(request.custom_id), problems)
+        for response in _responses(request, answers.get(request.custom_id))
     ]
     pool = gather(found, problems, scorers=())
     bodies = [body.get("messages") if isinstance(body, dict) else None for body in asked.values("body")]
@@ -73,16 +75,14 @@ def read_batch(source: str, requests: str, *, rules: ReadingRules = DEFAULT_RULE
 
 
 def _notes_of_thoughts(answers: Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Return how many answers hold thoughts beside their text, which are left out."""
+    """Return how many answers hold thoughts beside their text, which are left out, by where they stand."""
     counts: Counter[str] = Counter()
     for _, values in answers.values():
-        body = (values["response"] or {}).get("body")
+        body = values["response"].get("body") if isinstance(values["response"], dict) else None
         choices = body.get("choices") if isinstance(body, dict) else None
-        for choice in choices if isinstance(choices, list) else []:
-            message = choice.get("message") if isinstance(choice, dict) else None
-            keys = ("reasoning_content", "reasoning", "thinking")
-            counts.update(key for key in keys if isinstance(message, dict) and not is_blank(message.get(key)))
-    shown = ", ".join(f"`{key}` ({count:,} answers)" for key, count in sorted(counts.items()))
+        places = [places_of_thoughts(choice) for choice in choices] if isinstance(choices, list) else []
+        counts.update(set().union(*places))
+    shown = ", ".join(f"`{place}` ({count:,} answers)" for place, count in sorted(counts.items()))
     return [f"thoughts beside the answers are left out of the responses: {shown}"] if counts else []
 
 
@@ -140,10 +140,6 @@ def _answers(table: UserTable, known: set[str], requests: str, problems: Problem
         name, problem = _checked_id(custom_id, place, places)
         if problem is None and name not in known:
             problem = f"`custom_id` {name!r} is of no request in {requests}"
-        if problem is None and response is None and error is None:
-            problem = "it has neither `response` nor `error`"
-        if problem is None and response is not None and not isinstance(response, dict):
-            problem = f"`response` is {told(response)}, which is no object"
         if problem is not None:
             problems.add(place, problem)
         else:
@@ -170,24 +166,23 @@ def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
     return keys
 
 
-def _responses(request: Request, answer: tuple[str, Mapping[str, Any]] | None, problems: Problems) -> Iterator[Response]:
+def _responses(request: Request, answer: tuple[str, Mapping[str, Any]] | None) -> Iterator[Response]:
     """Yield a request's responses in the order of the choices' own index; those that did not come carry the reason."""
     blank = Response(request.row, request.place, request.messages, None, model=request.model)
-    choices: dict[int, Mapping[str, Any]] = {}
+    choices: dict[int, Any] = {}
     failure: str | None = "the batch holds no answer to this request"
     if answer is not None:
         place, values = answer
         blank, failure = blank._replace(place=place), _failure(values)
         if failure is None:
             body = values["response"]["body"]
-            choices = _choices(body, place, problems)
-            model, problem = checked_optional_text(body.get("model"), "response.body.model")
-            blank = blank._replace(model=model or request.model)
-            if problem is not None:
-                problems.add(place, problem)
+            choices = _choices(body["choices"], request.n)
+            model, _ = checked_optional_text(body.get("model"), "response.body.model")
+            blank = blank._replace(model=replace_lone_surrogates(model) if model else request.model)
+
     for index in range(max(request.n, max(choices, default=-1) + 1)):
         if index in choices:
-            yield _response(choices[index], blank, problems)
+            yield _response(choices[index], blank)
         else:
             yield blank._replace(failure=failure or f"the answer holds {len(choices)} of {request.n} choices, and not this one")
 
@@ -197,6 +192,10 @@ def _failure(values: Mapping[str, Any]) -> str | None:
     error, response = values["error"], values["response"]
     if error is not None:
         return f"the request failed: {_message(error)}"
+    if response is None:
+        return "the answer has neither `response` nor `error`"
+    if not isinstance(response, dict):
+        return f"the answer's `response` is {shown(response)}, which is no object"
     status, body = response.get("status_code"), response.get("body")
     if status not in (None, 200):
         return f"the server answered {status}: {_message(body.get('error') if isinstance(body, dict) else body)}"
@@ -208,46 +207,47 @@ def _failure(values: Mapping[str, Any]) -> str | None:
 def _message(error: Any) -> str:
     """Return a server's words, as UTF-8 can hold them."""
     found = (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
-    return str(found).encode("utf-8", "replace").decode() if found is not None else "no reason given"
+    return replace_lone_surrogates(str(found)) if found is not None else "no reason given"
 
 
-def _choices(body: Mapping[str, Any], place: str, problems: Problems) -> dict[int, Mapping[str, Any]]:
-    """Return the choices by their own index."""
-    found: dict[int, Mapping[str, Any]] = {}
-    for position, choice in enumerate(body["choices"]):
-        index = choice.get("index", position) if isinstance(choice, dict) else None
-        if isinstance(index, bool) or not isinstance(index, int) or index < 0 or index in found:
-            problems.add(place, f"choice {position} is {told(choice)}; each needs an `index` of its own")
-            continue
-        found[index] = choice
-    return found
+def _choices(choices: Sequence[Any], n: int) -> dict[int, Any]:
+    """Return the choices by their own index, or as they stand where those are no places among the ``n`` asked for.
+
+    They are samples of one prompt, so that none is worth another's.
+    """
+    places = [choice.get("index", position) if isinstance(choice, dict) else position for position, choice in enumerate(choices)]
+    are_indices = all(isinstance(place, int) and not isinstance(place, bool) for place in places)
+    limit = max(n, len(choices))
+    if not are_indices or len(set(places)) < len(places) or not all(0 <= place < limit for place in places):
+        places = list(range(len(choices)))
+    return dict(zip(places, choices, strict=True))
 
 
-def _response(choice: Mapping[str, Any], blank: Response, problems: Problems) -> Response:
+def _response(choice: Any, blank: Response) -> Response:
     """Return a choice as a response: its text, or why there is none that says all of it."""
-    message = choice.get("message")
-    message = message if isinstance(message, dict) else {}
-    reason, problem = checked_optional_text(choice.get("finish_reason"), "finish_reason")
-    if problem is not None:
-        problems.add(blank.place, problem)
+    try:
+        message = read_choice(choice)
+    except NoCompletionError as error:
+        return blank._replace(failure=str(error))
 
-    calls = next((message[key] for key in ("tool_calls", "function_call") if not is_blank(message.get(key))), None)
-    if calls is not None:
-        failure = f"the answer calls tools, which a text cannot hold: {told(calls)}"
-        return blank._replace(finish_reason=reason, failure=f"{failure} (finish_reason {reason})")
+    # the words of every server come to the two that the artifact knows
+    reason = message.ending or message.finish_reason
+    blank = blank._replace(finish_reason=reason)
+    failure = _why_no_response(message)
+    return blank._replace(text=message.text) if failure is None else blank._replace(failure=failure)
 
-    content = message.get("content")
-    if content is None:
-        refusal = message.get("refusal")
-        failure = f"the answer holds no text{f', but a refusal: {_message(refusal)}' if refusal else ''}"
-        return blank._replace(finish_reason=reason, failure=f"{failure} (finish_reason {reason})")
 
-    if isinstance(content, list):
-        content, problem = content_text(content)
-        if problem is not None:
-            problems.add(blank.place, f"`message.content` {problem}")
-            return blank._replace(finish_reason=reason)
-    text, problem = checked_text(content, "message.content")
-    if problem is not None:
-        problems.add(blank.place, problem)
-    return blank._replace(text=text, finish_reason=reason)
+def _why_no_response(message: Message) -> str | None:
+    """Return why a choice is no response, None if it is one."""
+    ended = f"(finish_reason {message.finish_reason})"
+    if message.tools:
+        return f"the answer calls tools, which a text cannot hold: {', '.join(message.tools)} {ended}"
+    if message.problem is not None:
+        return message.problem
+    if message.text is None or (message.refusal and not message.text):
+        refusal = f", but a refusal: {message.refusal}" if message.refusal else ""
+        thoughts = ", but thoughts" if message.thoughts is not None else ""
+        return f"the answer holds no text{refusal or thoughts} {ended}"
+    if message.ending is None and message.finish_reason:
+        return f"the server ended the response with finish_reason {message.finish_reason!r}"
+    return None

@@ -148,7 +148,8 @@ def one_response_each(
         return list(members), notes
     if on_duplicate == "refuse":
         for bundle in ratings:
-            problems.add(bundle[1].place, _sentence_of_duplicate(bundle))
+            places = [response.place for response in bundle]
+            problems.add(bundle[1].place, _sentence_of_duplicate(bundle), contradicted=places)
         return list(members), notes
 
     # by the object itself: one row of a file may hold the same text twice
@@ -240,9 +241,17 @@ def _numbered(members: list[Response], problems: Problems) -> list[Response]:
             problems.add(
                 response.place,
                 f"prompt {response.prompt_id}, sample {response.sample_idx} stands at {places[response.sample_idx]} already",
+                contradicted=_contradicted(response, members),
             )
         places.setdefault(response.sample_idx, response.place)
     return sorted(members, key=lambda response: response.sample_idx or 0)
+
+
+def _contradicted(response: Response, members: Sequence[Response]) -> list[str]:
+    """Return the places of the rows that hold another text under the key of a response: those with its text only repeat it."""
+    same_key = [member for member in members if member.sample_idx == response.sample_idx]
+    differ = any(member.text != response.text for member in same_key)
+    return [member.place for member in same_key] if differ else []
 
 
 def _user_columns(

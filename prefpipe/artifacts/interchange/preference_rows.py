@@ -160,11 +160,13 @@ def _gathered(
                 value, number_problem = checked_number(scores[name][row], name)
                 found.append(number_problem)
                 if value is not None:
-                    _add_score(candidate, scorer, value, place, problems, rules)
+                    candidate.scores.setdefault(scorer, []).append((value, place))
             candidate.wins += [wins] if wins is not None else []
             for sentence in found:
                 if sentence is not None:
                     problems.add(place, sentence)
+    if rules.on_duplicate not in ("mean", "first"):
+        _refuse_contradictions(list(known.values()), problems)
     return list(known.values())
 
 
@@ -209,6 +211,7 @@ def _candidate(known: dict[tuple[str, Any], Candidate], response: Response, prob
         problems.add(
             response.place,
             f"prompt {response.prompt_id}, sample {response.sample_idx} is another text here than at {before.place}",
+            contradicted=[before.place],
         )
     if before.messages != response.messages:
         problems.add(response.place, f"prompt {response.prompt_id} has another text here than at {before.place}")
@@ -217,18 +220,20 @@ def _candidate(known: dict[tuple[str, Any], Candidate], response: Response, prob
     return candidate
 
 
-def _add_score(candidate: Candidate, scorer: str, value: float, place: str, problems: Problems, rules: ReadingRules) -> None:
-    """Note what a row says of a response; two rows that differ are a problem unless the rules say what they come to."""
-    given = candidate.scores.setdefault(scorer, [])
-    given.append((value, place))
-    first, where = given[0]
-    is_refused = rules.on_duplicate not in ("mean", "first")
-    if is_refused and repr(first) != repr(value):  # as text, so that NaN is NaN
-        problems.add(
-            place,
-            f"prompt {candidate.response.prompt_id}: one response has {scorer} {value:g} here and {first:g} at {where}: "
-            f"{told(candidate.response.text)} (--on-duplicate mean takes the mean)",
-        )
+def _refuse_contradictions(candidates: Sequence[Candidate], problems: Problems) -> None:
+    """Refuse rows that give one response different scores: nothing says which of them is right."""
+    for candidate in candidates:
+        for scorer, given in candidate.scores.items():
+            first, where = given[0]
+            for value, place in given[1:]:
+                if repr(first) == repr(value):  # as text, so that NaN is NaN
+                    continue
+                problems.add(
+                    place,
+                    f"prompt {candidate.response.prompt_id}: one response has {scorer} {value:g} here and {first:g} at {where}: "
+                    f"{told(candidate.response.text)} (--on-duplicate mean takes the mean)",
+                    contradicted=[other for _, other in given],
+                )
 
 
 def _notes_of_duplicates(candidates: Sequence[Candidate], on_duplicate: str) -> list[str]:

@@ -27,19 +27,31 @@ BEGINNINGS = (*MARKERS, "\n\nHuman:")
 BOS = ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>")
 
 TURN_HEADERS = re.compile(
-    r"""<\|im_start\|>\ *(?:system|developer|user|assistant|tool)\b
+    r"""<\|im_start\|>\ *(?:(?:system|developer|user|assistant|tool)\ *\n|assistant\s*\Z)
       | <\|(?:start_header_id|header_start)\|>\ *\w+\ *<\|(?:end_header_id|header_end)\|>
       | <start_of_turn>\ *(?:system|user|model)\b
-      | \[INST\].*?\[/INST\]
-      | <<SYS>>.*?<</SYS>>
-      | ^<\|(?:system|user|assistant|prompter)\|>
+      | \[INST\].*?\[/INST\]\s*(?:</s>|\Z)
+      | <<SYS>>\s*\n.*?<</SYS>>
+      | ^<\|(?:system|user|assistant|prompter)\|>(?=[\ \t\r]*\n|.*?<\|(?:end|assistant|endoftext)\|>)
       | <\|START_OF_TURN_TOKEN\|><\|
-      | <\uff5c(?:User|Assistant)\uff5c>
+      | <\uff5c(?:hy_)?(?:User|Assistant)\uff5c>
       | ^GPT4\ Correct\ (?:User|Assistant):
-      | <extra_id_[01]>(?:System|User|Assistant)\n""",
+      | <extra_id_[01]>(?:System|User|Assistant)\n
+      | <SPECIAL_1[012]>(?:System|User|Assistant)\n
+      | <\|start\|>\w+[^<\n]*(?:<\|channel\|>\w+)?<\|message\|>
+      | <\|start_of_role\|>\w+<\|end_of_role\|>
+      | \[\|(?:system|user|assistant)\|\]
+      | <\|im_(?:system|user|assistant)\|>\w*<\|im_middle\|>
+      | <(?:seed:bos|beginning_of_sentence)>\ *(?:system|user|assistant|ai)\b
+      | <\|turn>(?:system|user|model)\n
+      | \[gMASK\]\s*<sop>
+      | <reserved_10[67]>""",
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
-"""The header of a turn, with its role or with both of its ends: a text that holds one has turns in it, wherever it stands."""
+"""The header of a turn as a template writes it: a text that holds one has turns in it, wherever it stands. A text that speaks of
+templates names the markers without what stands around them, the end of the line after a role above all."""
+SIGNS_OF_HEADERS = ("<", "[", "GPT4")
+"""What every header of a turn has in it: a text without is not searched."""
 LLAMA_DATES = re.compile(r"\ACutting Knowledge Date: [^\n]*\nToday Date: [^\n]*\n\n")
 """What the template of Llama 3.1 and later puts before the system turn, or in its place."""
 
@@ -85,8 +97,8 @@ class Script(NamedTuple):
 SCRIPTS = (
     Script("Human:", "Assistant:"),
     Script("User:", "Assistant:"),
-    Script("### Human:", "### Assistant:"),
-    Script("### User:", "### Assistant:"),
+    Script("### Human:", "### Assistant:", r"\s*"),
+    Script("### User:", "### Assistant:", r"\s*"),
     Script("USER:", "ASSISTANT:", r"(?:\s+|</s>\s*)"),
 )
 VICUNA_PREFACE = re.compile(r"\A(A chat between a [^\n]*?[.!])\s+(?=USER:)")
@@ -107,12 +119,18 @@ def marker_of(text: str) -> str | None:
 
 def _first_marker(text: str) -> str:
     """Return the marker of a text that is templated, for messages."""
-    return marker_of(text) or text.strip()[:20].split("\n")[0]
+    header = TURN_HEADERS.search(text)
+    otherwise = text if header is None else header[0]
+    return marker_of(text) or otherwise.strip()[:20].split("\n")[0]
 
 
 def is_templated(text: str) -> bool:
     """Return whether a text holds a conversation's turns: it begins with a marker, has a turn's header in it, or is a script."""
-    return begins_templated(text) or TURN_HEADERS.search(text) is not None or _is_script(text) or _is_alpaca(text)
+    return begins_templated(text) or _holds_header(text) or script_of(text) is not None or _is_alpaca(text)
+
+
+def _holds_header(text: str) -> bool:
+    return any(sign in text for sign in SIGNS_OF_HEADERS) and TURN_HEADERS.search(text) is not None
 
 
 def begins_templated(text: str) -> bool:
@@ -123,14 +141,14 @@ def begins_templated(text: str) -> bool:
     return text.startswith(BEGINNINGS) or rest.startswith(MARKERS)
 
 
-def _is_script(text: str) -> bool:
-    """Return whether a text begins with the user's name and goes on with the assistant's."""
+def script_of(text: str) -> Script | None:
+    """Return the script that a text begins as, with the user's name and then the assistant's; None where it is none."""
     rest = _without_preface(text)
     for script in SCRIPTS:
         names = re.escape(script.assistant)
         if rest.startswith(script.user) and re.search(f"{script.between}{names}", rest) is not None:
-            return True
-    return False
+            return script
+    return None
 
 
 def _is_alpaca(text: str) -> bool:
@@ -159,6 +177,12 @@ def untemplated(text: str) -> tuple[Turns, str | None]:
         if turns is not None:
             return turns, None
 
+    script = script_of(text)
+    if script is not None and not begins_templated(text) and not _holds_header(text):
+        return [], (
+            f"it is a conversation written as text (`{script.user}` and `{script.assistant}`) whose turns cannot be read "
+            "back exactly"
+        )
     return [], f"it went through a chat template ({_first_marker(text)}) whose turns cannot be read back exactly"
 
 

@@ -82,9 +82,10 @@ class Problems:
         """Each problem with its place, as it is printed."""
         return [f"{row.place}: {row.reason}" for row in self.rows]
 
-    def add(self, place: str, sentence: str) -> None:
-        """Note one problem with the place of its row."""
-        self.rows.append(BadRow(self.source, place, sentence))
+    def add(self, place: str, sentence: str, *, contradicted: Sequence[str] = ()) -> None:
+        """Note one problem with the place of its row, and with the places of the rows that say otherwise."""
+        others = tuple(other for other in contradicted if other != place)
+        self.rows.append(BadRow(self.source, place, sentence, contradicted=others))
 
     def raise_if_any(self, *, hint: str = DEFAULT_HINT) -> None:
         """Refuse the rows; the first eight problems are shown.

@@ -20,12 +20,16 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: its file, its place in it (``line 7``), why, and what it holds."""
+    """A row that cannot be used: its file, its place in it (``line 7``), why, and what it holds.
+
+    ``contradicted``: places of the rows that say otherwise. Which of them is right nobody knows: they are left out together.
+    """
 
     source: str
     place: str
     reason: str
     content: Any = None
+    contradicted: tuple[str, ...] = ()
 
 
 class BadRowsError(InputError):
@@ -92,8 +96,13 @@ def _add(rows: dict[str, dict[str, BadRow]], new: Iterable[BadRow]) -> None:
     for row in new:
         known = merged.get((row.source, row.place))
         if known is not None:
-            row = replace(known, reason=f"{known.reason}; {row.reason}")  # noqa: PLW2901 - one row, two reasons
+            row = replace(  # noqa: PLW2901 - one row, two reasons
+                known, reason=f"{known.reason}; {row.reason}", contradicted=(*known.contradicted, *row.contradicted)
+            )
         merged[row.source, row.place] = row
+    for row in list(merged.values()):
+        for place in row.contradicted:
+            merged.setdefault((row.source, place), BadRow(row.source, place, f"{row.place} contradicts it"))
     for row in merged.values():
         rows.setdefault(row.source, {})[row.place] = row
 

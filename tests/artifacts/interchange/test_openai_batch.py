@@ -127,6 +127,94 @@ def test_a_cut_output_file_is_no_shorter_pool(tmp_path: Path) -> None:
     assert sum(reason is not None for reason in failures(pool).values()) == 2
 
 
+THINKING = {"type": "thinking", "thinking": "Hm."}
+ODD_ANSWERS: list[tuple[dict[str, Any], str | None, str | None]] = [
+    # message, text, reason
+    ({"content": [THINKING, {"type": "text", "text": "Blue."}]}, "Blue.", None),
+    ({"content": [THINKING]}, "", None),
+    ({"content": {"type": "output_text", "text": "Blue."}}, "Blue.", None),
+    ({"content": "cut \ud83d"}, "cut \ufffd", None),
+    ({"content": "\ud83d\ude00"}, "\U0001f600", None),
+    ({"content": ""}, "", None),
+    ({"content": 7}, None, "the answer's content is 7, which is no text"),
+    ({"content": True}, None, "the answer's content is True, which is no text"),
+    ({"content": None}, None, "the answer holds no text (finish_reason stop)"),
+    ({"content": None, "reasoning_content": "Hm."}, None, "the answer holds no text, but thoughts (finish_reason stop)"),
+    ({"content": None, "refusal": "No."}, None, "the answer holds no text, but a refusal: No. (finish_reason stop)"),
+    ({"content": [{"type": "refusal", "refusal": "No."}]}, None, "the answer holds no text, but a refusal: No. (finish_reason stop)"),
+    ({"content": [{"type": "image_url", "image_url": {}}]}, None,
+     "the answer's content holds {'type': 'image_url', 'image_url': {}}, which is no text"),
+    ({"content": "See.", "tool_calls": [{"function": {"name": "look"}}]}, None,
+     "the answer calls tools, which a text cannot hold: look (finish_reason stop)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("message", "text", "reason"), ODD_ANSWERS, ids=[str(message)[:60] for message, _, _ in ODD_ANSWERS])
+def test_an_odd_answer_is_a_row_and_its_neighbours_stand(
+    tmp_path: Path, message: dict[str, Any], text: str | None, reason: str | None
+) -> None:
+    odd = {"index": 0, "message": {"role": "assistant"} | message, "finish_reason": "stop"}
+    pool = batch(tmp_path, REQUESTS, [ANSWERS[0], ANSWERS[1], answered("z", odd)])
+    first, second = pool.responses[0]
+    assert (first.text, first.failure) == ("Blue.", None)
+    assert (second.text, second.failure) == (text, reason)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({}, "the answer has neither `response` nor `error`"),
+        ({"response": "?"}, "the answer's `response` is '?', which is no object"),
+        ({"response": {"body": {"choices": [3]}}}, "the answer holds no message: 3"),
+        ({"response": {"body": {"choices": [{"message": "Blue."}]}}}, "the answer holds no message: {'message': 'Blue.'}"),
+        ({"response": {"body": {"choices": [{"message": {"content": None}}]}}}, "the answer holds no text, and no reason why"),
+        ({"response": {"body": {"choices": []}}}, "the answer holds 0 of 1 choices, and not this one"),
+    ],
+)
+def test_an_answer_without_a_message_is_a_row(tmp_path: Path, values: dict[str, Any], reason: str) -> None:
+    pool = batch(tmp_path, REQUESTS, [*ANSWERS[:2], {"custom_id": "z"} | values])
+    assert failures(pool)[prompt_id_of(SKY), 1] == reason
+    assert held(pool)[prompt_id_of(SKY), 0] == ("Blue.", "gpt-x", {})
+
+
+@pytest.mark.parametrize("indices", [(0, 0), (None, None), (True, False), ("0", "1"), (-1, 0), (0, 10**9), (0.0, 1.5)])
+def test_indices_that_are_no_places_leave_the_choices_as_they_stand(tmp_path: Path, indices: tuple[Any, Any]) -> None:
+    choices = [choice("a") | {"index": indices[0]}, choice("b") | {"index": indices[1]}]
+    pool = batch(tmp_path, [request("x", SKY, n=2)], [answered("x", *choices)])
+    assert [response.text for response in pool.responses[0]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "failure"),
+    [
+        ("max_tokens", "length", None),
+        ("MAX_TOKENS", "length", None),
+        ("eos", "stop", None),
+        (None, None, None),
+        ("content_filter", "content_filter", "the server ended the response with finish_reason 'content_filter'"),
+        (7, "7", "the server ended the response with finish_reason '7'"),
+    ],
+)
+def test_endings_come_to_the_words_of_the_artifact(tmp_path: Path, said: Any, reason: str | None, failure: str | None) -> None:
+    pool = batch(tmp_path, [request("x", SKY)], [answered("x", choice("Bl") | {"finish_reason": said})])
+    [[response]] = pool.responses
+    assert (response.finish_reason, response.failure) == (reason, failure)
+    assert response.text == (None if failure else "Bl")
+
+
+def test_thoughts_are_counted_by_where_they_stand(tmp_path: Path) -> None:
+    answers = [
+        answered("x", choice("Blue.", reasoning_content="Hm.")),
+        answered("y", choice("Green.", reasoning="Hm.")),
+        answered("z", choice(None) | {"message": {"content": [THINKING, {"type": "text", "text": "Grey."}]}}),
+    ]
+    [note] = batch(tmp_path, REQUESTS, answers).notes
+    assert note == (
+        "thoughts beside the answers are left out of the responses: "
+        "`content.thinking` (1 answers), `reasoning` (1 answers), `reasoning_content` (1 answers)"
+    )
+
+
 @pytest.mark.parametrize(
     ("requests", "answers", "messages"),
     [
@@ -137,10 +225,6 @@ def test_a_cut_output_file_is_no_shorter_pool(tmp_path: Path) -> None:
          ["line 1: `body.messages`: it needs a text", "line 2: `custom_id` is null"]),
         ([{"custom_id": "x", "body": "{"}], ANSWERS, ["line 1: `body` is '{', which is no object"]),
         ([request("x", SKY, n=0)], ANSWERS, ["line 1: `body.n` is 0, which is no whole number from 1"]),
-        (REQUESTS, [{"custom_id": "x"}], ["line 1: it has neither `response` nor `error`"]),
-        (REQUESTS, [{"custom_id": "x", "response": "?"}], ["line 1: `response` is '?', which is no object"]),
-        (REQUESTS, [answered("x", choice("a"), choice("b"))], ["line 1: choice 1 is", "each needs an `index` of its own"]),
-        (REQUESTS, [answered("x", choice("cut \ud83d"))], ["line 1: `message.content` holds half of a surrogate pair (\\ud83d)"]),
         (REQUESTS, [{"id": "x"}], ["out.jsonl has no column `custom_id`", "pass the output file of the batch"]),
         ([{"custom_id": "x"}], ANSWERS, ["in.jsonl has no column `body`", "each request needs"]),
         (REQUESTS, [json.dumps(ANSWERS[0])[:-5]], ["out.jsonl, line 1: broken JSON"]),

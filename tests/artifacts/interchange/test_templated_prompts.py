@@ -103,6 +103,7 @@ VICUNA = "A chat between a curious user and an artificial intelligence assistant
         ("Human: Name a lake.\nAssistant: Lake Chad.\nHuman: Another?\nAssistant:", [USER, ASSISTANT, MORE]),
         ("User: Name a lake.\n\nAssistant:", [USER]),
         ("### Human: Name a lake.\n### Assistant:", [USER]),
+        ("### Human: Name a lake.### Assistant:", [USER]),
         ("USER: Name a lake. ASSISTANT:", [USER]),
         ("USER: Name a lake. ASSISTANT: Lake Chad.</s>USER: Another? ASSISTANT:", [USER, ASSISTANT, MORE]),
         (f"{VICUNA} USER: Name a lake. ASSISTANT:", [{"role": "system", "content": VICUNA}, USER]),
@@ -129,6 +130,15 @@ def test_scripts_instructions_and_helpsteer_are_read_back(text: str, turns: list
         "Human: Name a lake.\nAssistant: Lake Chad.",
         "User: Hi\nUser: Name a lake.\nAssistant:",
         "<extra_id_0>System\n\n<extra_id_1>User\nName a lake.\n<extra_id_1>Assistant\n",
+        "<|start|>user<|message|>Name a lake.<|end|><|start|>assistant",  # gpt-oss
+        "[gMASK]<sop><|user|>\nName a lake.<|assistant|>\n",  # GLM
+        "<|start_of_role|>user<|end_of_role|>Name a lake.<|end_of_text|>\n<|start_of_role|>assistant<|end_of_role|>",  # Granite
+        "[|user|]Name a lake.\n[|assistant|]",  # EXAONE
+        "<|im_user|>user<|im_middle|>Name a lake.<|im_end|><|im_assistant|>assistant<|im_middle|>",  # Kimi
+        "<seed:bos>user\nName a lake.<seed:eos><seed:bos>assistant\n",
+        "<bos><|turn>user\nName a lake.<turn|>\n<|turn>model\n",  # Gemma
+        "<SPECIAL_10>System\n\n<SPECIAL_11>User\nName a lake.\n<SPECIAL_11>Assistant\n",  # Nemotron
+        "Rules.<|user|>\n<|user|>Name a lake.<|end|><|assistant|>",  # Phi
     ],
 )
 def test_turns_anywhere_in_a_text_are_recognised(text: str) -> None:
@@ -146,10 +156,25 @@ def test_turns_anywhere_in_a_text_are_recognised(text: str) -> None:
         "Assistant: is a job title here.",
         "The T5 tokenizer has <extra_id_0> and <extra_id_1>.",
         "My instructions are below.\n### Response:",
+        "Explain [INST] and [/INST] in Mistral's format.",
+        "Correct my code:\nprompt = '[INST] ' + question + ' [/INST]'",
+        "In ChatML the user's turn begins with <|im_start|>user and ends with <|im_end|>. Why?",
+        "prompt = f'<|im_start|>user\\n{question}<|im_end|>\\n<|im_start|>assistant\\n'",
+        "What do <<SYS>> and <</SYS>> do?",
+        "The log says\n<|user|> logged in\nWho is it?",
+        "What is between <|start|> and <|message|>?",
+        "Traduisez\u00a0: Human: bonjour",
     ],
 )
 def test_a_text_that_speaks_of_templates_is_a_text(text: str) -> None:
     assert not is_templated(text)
+
+
+def test_a_script_that_cannot_be_read_back_is_called_one() -> None:
+    turns, problem = untemplated("User: Hi\nAssistant: Hello\n\nSummarise the chat in one line.")
+    assert turns == []
+    assert problem is not None
+    assert problem.startswith("it is a conversation written as text (`User:` and `Assistant:`)")
 
 
 @pytest.mark.parametrize("write", [json.dumps, repr, lambda turns: json.dumps(turns, indent=2), lambda turns: f" {turns!r}\n"])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefpipe.text.surrogates import replace_lone_surrogates
+from prefpipe.surrogates import replace_lone_surrogates
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""What one choice of a chat completion says: a server's answer while it is sampled, or a line of a batch read later.
+
+Servers differ in what they put into a message. Every shape is read: as a text, as thoughts beside it, or as a reason why there
+is no text. Halves of characters become U+FFFD, for no file holds them.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from prefpipe.surrogates import replace_lone_surrogates
+
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
+"""Where servers put thoughts that they return apart; several of them hold the same text, so the first that is there counts."""
+THOUGHT_PARTS = ("thinking", "reasoning", "redacted_thinking", "reasoning_content")
+TEXT_PARTS = ("text", "output_text")
+TEXT_KEYS = ("text", "thinking", "content", "summary")
+
+ENDED_BY_ITSELF = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "end_of_turn")
+ENDED_BY_LENGTH = ("length", "max_tokens", "max_length", "max_output_tokens", "model_length")
+"""One fact in the words of OpenAI, vLLM, SGLang, TGI, Anthropic, Mistral and Gemini, in any case."""
+
+
+class NoCompletionError(ValueError):
+    """What is no chat completion; where a server sent it, the next try may bring one."""
+
+
+class Message(NamedTuple):
+    """What a choice holds.
+
+    ``text`` is None where the message has none, ``problem`` says why what it has is no text. ``thoughts`` is what the server
+    returned apart from the text, ``""`` where there are some that it does not show, None where there are none. ``tools`` are
+    the names of the tools that it calls.
+    """
+
+    text: str | None
+    problem: str | None
+    thoughts: str | None
+    refusal: str | None
+    tools: tuple[str, ...]
+    finish_reason: str | None
+
+    @property
+    def ending(self) -> str | None:
+        """How the answer ended, ``stop`` or ``length``; None for everything that is neither."""
+        word = (self.finish_reason or "").lower()
+        if word in ENDED_BY_ITSELF:
+            return "stop"
+        return "length" if word in ENDED_BY_LENGTH else None
+
+
+def read_choice(choice: Any) -> Message:
+    """Return what a completion's choice holds.
+
+    Raises:
+        NoCompletionError: no message in it, or a message with neither words nor a reason why.
+    """
+    values = choice if isinstance(choice, Mapping) else {}
+    message = values.get("message")
+    if message is None and isinstance(values.get("text"), str):  # as the older completions endpoint answers
+        message = {"content": values["text"]}
+    if not isinstance(message, Mapping):
+        raise NoCompletionError(f"the answer holds no message: {shown(choice)}")
+
+    text, inner_thoughts, refusal_part, problem = _content(message.get("content"))
+    thoughts = inner_thoughts if inner_thoughts is not None else _thoughts(message)
+    refusal = _words(message.get("refusal")) or refusal_part
+    tools = _tools(message)
+    finish_reason = values.get("finish_reason")
+
+    says_nothing = text is None and problem is None and thoughts is None and not refusal and not tools
+    if says_nothing and finish_reason is None:
+        raise NoCompletionError("the answer holds no text, and no reason why")
+
+    return Message(
+        text=text,
+        problem=problem,
+        thoughts=thoughts,
+        refusal=refusal,
+        tools=tools,
+        finish_reason=None if finish_reason is None else replace_lone_surrogates(str(finish_reason)),
+    )
+
+
+def places_of_thoughts(choice: Any) -> set[str]:
+    """Return where a choice holds thoughts: keys of its message, and types of its content's parts."""
+    message = choice.get("message") if isinstance(choice, Mapping) else None
+    if not isinstance(message, Mapping):
+        return set()
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    kinds = [part.get("type") for part in parts if isinstance(part, Mapping)]
+    return {name for name in THOUGHT_FIELDS if message.get(name)} | {f"content.{kind}" for kind in kinds if kind in THOUGHT_PARTS}
+
+
+def _content(content: Any) -> tuple[str | None, str | None, str | None, str | None]:
+    """Return a message's text, the thoughts and the refusal among its parts, and why it is no text; each None if there is none.
+
+    Some servers of reasoning models write the content in parts: ``[{"type": "thinking", ...}, {"type": "text", ...}]``.
+    """
+    if content is None:
+        return None, None, None, None
+    if isinstance(content, str):
+        return replace_lone_surrogates(content), None, None, None
+    if isinstance(content, Mapping):
+        content = [content]
+    if not isinstance(content, list):
+        return None, None, None, f"the answer's content is {shown(content)}, which is no text"
+
+    texts: list[str] = []
+    thoughts: list[str] = []
+    refusals: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if isinstance(part, str):
+            texts.append(part)
+        elif kind in THOUGHT_PARTS:
+            thoughts.append(_words(part) or "")
+        elif kind == "refusal":
+            refusals.append(_words(part.get("refusal")) or "without a reason")
+        elif isinstance(part, Mapping) and kind in (*TEXT_PARTS, None) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            return None, None, None, f"the answer's content holds {shown(part)}, which is no text"
+
+    return (
+        replace_lone_surrogates("".join(texts)),
+        "\n".join(thoughts) if thoughts else None,
+        "\n".join(refusals) if refusals else None,
+        None,
+    )
+
+
+def _thoughts(message: Mapping[str, Any]) -> str | None:
+    """Return the thoughts beside a message's content; ``""`` where there are some that the server does not show."""
+    is_there = False
+    for name in THOUGHT_FIELDS:
+        value = message.get(name)
+        if not value:
+            continue
+        is_there = True
+        words = _words(value)
+        if words:
+            return words
+    return "" if is_there else None
+
+
+def _words(value: Any, depth: int = 0) -> str | None:
+    """Return what a value of any shape says, None if nothing: a text, or the texts of its parts."""
+    if isinstance(value, str):
+        return replace_lone_surrogates(value) or None
+    if value is None or isinstance(value, bool) or depth > 8:
+        return None
+    if isinstance(value, list):
+        found = [words for item in value if (words := _words(item, depth + 1)) is not None]
+        return "\n".join(found) or None
+    if isinstance(value, Mapping):
+        for key in TEXT_KEYS:
+            words = _words(value.get(key), depth + 1)
+            if words is not None:
+                return words
+        return None
+    return str(value)[:200]
+
+
+def _tools(message: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the tools that a message calls."""
+    calls = message.get("tool_calls") or []
+    if isinstance(calls, Mapping):
+        calls = [calls]
+    if not isinstance(calls, list):
+        return (shown(calls),)
+    if message.get("function_call"):
+        calls = [*calls, {"function": message["function_call"]}]
+
+    names = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        names.append(replace_lone_surrogates(name) if isinstance(name, str) else "without a name")
+    return tuple(names)
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message can show it, short and without halves of characters."""
+    return repr(value)[:200]
