@@ -21,6 +21,7 @@ one, and what the template writes then must be another text.
 **The clock stands still.** A template may call ``strftime_now``. It is given the date of the run, at midnight.
 """
 
+import hashlib
 import json
 import re
 import secrets
@@ -86,7 +87,7 @@ class ChatTemplate:
         source = template if isinstance(template, str) else json.dumps(template)
         self._reads_clock = CLOCK in source
         self._told: set[str] = set()
-        """Prompts with tools of which the template is known to leave nothing out."""
+        """Hashes of prompts with tools of which the template is known to leave nothing out."""
 
         self.control_tokens: dict[int, str] = _control_tokens(tokenizer, source, eos_ids)
         """Spellings by id."""
@@ -284,7 +285,8 @@ class ChatTemplate:
         """
         # the answers of one prompt are looked at once: what is told of the prompt does not depend on them
         is_answer = not add_generation_prompt and turns[-1]["role"] == "assistant" and CALLS not in turns[-1]
-        prompt = json.dumps([turns[:-1] if is_answer else turns, tools])
+        seen = json.dumps([turns[:-1] if is_answer else turns, tools])
+        prompt = hashlib.sha256(seen.encode()).hexdigest()
         if prompt in self._told:
             return
         for what, flag, other_turns, other_tools in without_each(turns, tools):

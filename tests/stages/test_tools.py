@@ -16,6 +16,7 @@ from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.openai_batch import read_batch
 from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.artifacts.prompts import load_prompts
+from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.tool_calls import rows_of as rows_with_tools
 from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.reward_model import RewardModelScorer
@@ -115,6 +116,18 @@ def test_generate_reads_what_transformers_template_writes(candidates, model):
     told = json.loads(rows["tools"]["template_input"])
     assert told == {"messages": HISTORY, "tools": ROW["tools"]}
     assert rows["plain"]["template_input"] is None
+
+
+def test_an_artifact_of_ordinary_prompts_has_no_further_column(tmp_path):
+    prompts = write_json_lines(tmp_path / "p.jsonl", [PLAIN | {"topic": "lakes"}])
+    assert prefpipe("generate", prompts, "-o", tmp_path / "c", "--backend", "fake", "--model", "fake", "--n", 1) == 0
+    assert table_of(tmp_path / "c").column_names == [*CANDIDATES.column_names, "topic"]
+
+
+def test_a_column_of_the_reserved_name_is_refused(tmp_path, capsys):
+    prompts = write_json_lines(tmp_path / "p.jsonl", [PLAIN | {"template_input": "mine"}])
+    assert prefpipe("generate", prompts, "-o", tmp_path / "c", "--backend", "fake", "--model", "fake", "--n", 1) == 1
+    assert "has a column `template_input`" in capsys.readouterr().err
 
 
 def test_parts_of_one_artifact_have_the_same_columns(candidates):
