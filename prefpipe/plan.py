@@ -23,10 +23,10 @@ from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.store import Artifact, Shard
+from prefpipe.artifacts.store import PART_PATTERN, Artifact, Shard, parts_without_record
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.backends.model_location import locate_model
-from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings
+from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, moved_folders
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 
 State = Literal["done", "partial", "stale", "corrupt"]
@@ -161,7 +161,8 @@ def find_artifacts(path: Path) -> list[Path]:
     found, seen = [], {path.resolve()}
     for folder, names, files in os.walk(path, followlinks=True):
         names[:] = [name for name in sorted(names) if _is_looked_into(Path(folder, name), seen)]
-        if run_record.FILE_NAME in files:
+        has_parts = any(PART_PATTERN.fullmatch(name) for name in files)
+        if run_record.FILE_NAME in files or (has_parts and parts_without_record(Path(folder))):
             found.append(Path(folder))
     return sorted(found, key=lambda item: (item != path, item.parent, _stage_number(item), item.name))
 
@@ -186,14 +187,14 @@ def _stage_number(folder: Path) -> int:
 def locate_parent(artifact: Artifact, name: str) -> Path | None:
     """Return where a parent is now, or None: as recorded, from the recorded folder, from here, or beside the artifact.
 
-    The last is for runs that were moved, or copied from another machine.
+    The last is for runs that came from another machine. Of a run that was moved or copied, what moved along comes before what
+    is still where it was: a copy is judged by its own parents, and the original by its own.
     """
     recorded = artifact.record.parents.get(name)
     if recorded is None:
         return None
-    made_in = artifact.record.context.get("folder")
-    places = [Path(made_in) / recorded] if isinstance(made_in, str) else []
-    places += [Path(recorded), *_places_in_moved_run(artifact, recorded), artifact.path.parent / Path(recorded).name]
+    places = [*_places_moved_along(artifact, recorded), *_places_of_then(artifact, recorded)]
+    places += [*_places_in_moved_run(artifact, recorded), artifact.path.parent / Path(recorded).name]
     own = artifact.path.resolve()
     found = next((place for place in places if place.exists() and place.resolve() != own), None)
     return found.relative_to(Path.cwd()) if found is not None and found.is_relative_to(Path.cwd()) else found
@@ -282,9 +283,7 @@ def _locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
     The last is for runs that were moved: of ``run/eval/policy/candidates`` the model ``run/policy`` is three folders up.
     """
     recorded = Path(reference).expanduser()
-    made_in = artifact.record.context.get("folder")
-    places = [Path(made_in) / recorded] if isinstance(made_in, str) else []
-    places.append(recorded)
+    places = [*_places_moved_along(artifact, str(recorded)), *_places_of_then(artifact, str(recorded))]
     found = next((place for place in places if place.exists()), None)
     if found is not None or "/" not in reference:
         return found
@@ -297,6 +296,34 @@ def _locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
 def _folders_above(artifact: Artifact) -> list[Path]:
     """Return the folders in which other artifacts of the same run may be, the nearest first."""
     return list(artifact.path.absolute().parents[:4])
+
+
+def _places_of_then(artifact: Artifact, recorded: str) -> list[Path]:
+    """Return where a recorded path was, from the folder that the command was run in, and where it would be from here."""
+    made_in = artifact.record.context.get("folder")
+    from_then = [Path(made_in) / recorded] if isinstance(made_in, str) else []
+    return [*from_then, Path(recorded)]
+
+
+def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
+    """Yield where a recorded path is if it was moved or copied with the artifact; nothing where the artifact was not."""
+    context, stage = artifact.record.context, artifact.record.stage
+    folder, words = context.get("folder"), context.get("command")
+    if not isinstance(folder, str) or not isinstance(words, list):
+        return
+    try:
+        command = RecordedCommand([str(word) for word in words])
+    except ValueError:
+        return
+
+    output_then = command.output(Path(folder))
+    output_now = _output_of(command.stage, stage, artifact.path.absolute())
+    if output_then is None:
+        return
+    place_then = Path(folder) / recorded
+    for from_, to in moved_folders(output_then.absolute(), output_now):
+        if place_then.is_relative_to(from_):
+            yield to / place_then.relative_to(from_)
 
 
 def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
@@ -342,13 +369,21 @@ class Inspector:
         """
         key = (path.resolve(), quick)
         if key not in self._seen:
-            if not (path / run_record.FILE_NAME).exists():
+            if not (path / run_record.FILE_NAME).exists() and not parts_without_record(path):
                 run_record.read_run_record(path)  # raises the error that names what is wrong
             self._seen[key] = Report(path)  # what is asked for while it is being looked at: no endless circle
             self._look(self._seen[key], quick=quick)
         return self._seen[key]
 
     def _look(self, report: Report, *, quick: bool) -> None:
+        lost = parts_without_record(report.path)
+        if lost:
+            report.is_corrupt = True
+            report.reasons.append(
+                f"{report.path} has {len(lost)} parts and no {run_record.FILE_NAME}: restore it, or run the command that "
+                "made them again, which writes it anew and keeps them"
+            )
+            return
         try:
             artifact = Artifact(report.path, run_record.read_run_record(report.path))
         except PrefpipeError as error:
@@ -371,6 +406,9 @@ class Inspector:
     def _parent(self, report: Report, artifact: Artifact, name: str) -> Artifact | None:
         """Return a parent that is on disk and still the one this artifact was made from; else say why not."""
         place = locate_parent(artifact, name)
+        if place is not None and parts_without_record(place):
+            report.notes.append(f"its {name}, {place}, have lost their {run_record.FILE_NAME}")
+            return None
         if place is None or not (place / run_record.FILE_NAME).exists():
             report.notes.append(f"its {name}, {artifact.record.parents[name]}, {_absence(artifact.record, are=True)}")
             return None

@@ -175,6 +175,47 @@ def test_a_moved_run_finds_its_parents_beside_it(run: Path, tmp_path: Path) -> N
     assert states_of(moved) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
 
 
+def test_a_copy_is_judged_by_its_own_parents_while_the_original_is_there(run: Path) -> None:
+    """The copy's candidates are made again: the copy's scores and groups are stale, and the original's are not."""
+    copy = run.parent / "copy"
+    shutil.copytree(run, copy)
+    changed = [*open_artifact(run / "candidates").record.context["command"][1:], "--seed", "5", "--overwrite"]
+    command([str(copy / "candidates") if word == str(run / "candidates") else word for word in changed])
+
+    assert states_of(run) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
+    assert states_of(copy) == {"candidates": "done", "scores": "stale", "embeddings": "stale", "groups": "stale"}
+    assert locate_parent(open_artifact(copy / "groups"), "scores") == copy / "scores"
+
+
+def test_a_change_of_the_original_leaves_its_copy_done(run: Path) -> None:
+    copy = run.parent / "deeper" / "copy"
+    shutil.copytree(run, copy)
+    again(run / "candidates", "--seed", "5", "--overwrite")
+    assert states_of(run) == {"candidates": "done", "scores": "stale", "embeddings": "stale", "groups": "stale"}
+    assert states_of(copy) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
+
+
+def test_a_lost_run_json_is_corrupt_and_the_same_command_mends_it(run: Path) -> None:
+    words = open_artifact(run / "candidates").record.context["command"][1:]
+    (run / "candidates" / "run.json").unlink()
+    assert states_of(run) == {"candidates": "corrupt", "scores": "done", "embeddings": "done", "groups": "done"}
+    report = Inspector().report(run / "candidates")
+    assert report.reasons[0].startswith(f"{run / 'candidates'} has {N_PARTS} parts and no run.json")
+    assert Inspector().report(run / "scores").notes == [f"its candidates, {run / 'candidates'}, have lost their run.json"]
+
+    before = {part: part.stat().st_mtime_ns for part in (run / "candidates").glob("part-*")}
+    command(words)
+    assert states_of(run) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
+    assert before == {part: part.stat().st_mtime_ns for part in (run / "candidates").glob("part-*")}
+
+
+def test_of_an_artifact_that_was_renamed_alone_the_parents_are_where_they_were(run: Path) -> None:
+    shutil.move(run / "groups", run.parent / "old-groups")
+    groups = open_artifact(run.parent / "old-groups")
+    assert locate_parent(groups, "candidates") == run / "candidates"
+    assert Inspector().report(groups.path).state == "done"
+
+
 def test_parents_recorded_as_relative_paths_are_found_from_the_recorded_folder(run: Path, monkeypatch, tmp_path: Path) -> None:
     """Recorded as ``candidates`` from within ``run``; looked for from another folder and from ``run`` itself."""
     scores = open_artifact(run / "scores")

@@ -23,6 +23,7 @@ from prefpipe.artifacts.schemas import READABLE, column_types, same_type
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
 
+SUMMARY = "summary.json"
 PART_PATTERN = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 
 
@@ -238,10 +239,13 @@ def open_output(
         InputError: the folder holds files that no prefpipe run made.
     """
     overwrite = Overwrite.of(overwrite)
-    _refuse_foreign_folder(path)
+    has_lost_others = _refuse_foreign_folder(path, record, is_replaced=bool(overwrite))
     atomic.make_folder(path)
     atomic.sweep_temporary_files(path)
-    if not record.write_if_absent(path):
+    if record.write_if_absent(path):
+        if overwrite.replaces_this_run or has_lost_others:
+            _remove_parts(path, record.n_parts, shard)
+    else:
         on_disk = _read_or_none(path) if overwrite else run_record.read_run_record(path)
         if on_disk is None or on_disk.fingerprint != record.fingerprint:
             if extends:
@@ -267,17 +271,54 @@ def _read_or_none(path: Path) -> RunRecord | None:
         return None
 
 
-def _refuse_foreign_folder(path: Path) -> None:
+def parts_without_record(path: Path) -> dict[Path, PartFooter]:
+    """Return the parts of a prefpipe run in a folder whose ``run.json`` was lost; {} where it is there.
+
+    What other tools wrote under such names is none.
+    """
+    if not path.is_dir() or (path / run_record.FILE_NAME).exists():
+        return {}
+    proven: dict[Path, PartFooter] = {}
+    for file in sorted(path.iterdir()):
+        if not PART_PATTERN.fullmatch(file.name) or not file.is_file():
+            continue
+        try:
+            proven[file] = parts.read_footer(file)
+        except (CorruptPartError, InputError):
+            continue
+    return proven
+
+
+def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) -> bool:
+    """Refuse files of the user's; parts whose ``run.json`` was lost are kept when they are this run's, and replaced when asked.
+
+    Returns:
+        Whether there are such parts of another configuration, which ``is_replaced`` allows to be thrown away.
+    """
     if path.is_file():
         raise UsageError(f"output {path} is a file, and an artifact is a folder", hint="choose another name with -o")
     if not path.exists() or (path / run_record.FILE_NAME).exists():
-        return
-    strangers = sorted(p.name for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-    if strangers and not (path / run_record.FILE_NAME).exists():  # another worker may have started meanwhile
+        return False
+
+    lost = parts_without_record(path)
+    others = [file for file, footer in lost.items() if footer.fingerprint != record.fingerprint]
+    known = {file.name for file in lost} | ({SUMMARY} if lost else set())
+    strangers = sorted(
+        file.name for file in path.iterdir() if file.is_file() and not file.name.startswith(".") and file.name not in known
+    )
+    if (path / run_record.FILE_NAME).exists():  # another worker has started meanwhile
+        return False
+    if strangers:
         raise UsageError(
             f"output {path} already holds files that are not of a prefpipe run (no {run_record.FILE_NAME}): {strangers[0]}",
             hint="choose an empty or new folder with -o",
         )
+    if others and not is_replaced:
+        raise UsageError(
+            f"{path} has lost its {run_record.FILE_NAME}, and {others[0].name} is of another configuration",
+            hint="restore the file, choose another folder with -o, or start again with --overwrite",
+        )
+    return bool(others)
 
 
 def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord) -> None:

@@ -84,6 +84,20 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     return words
 
 
+WITHOUT_RECORD: dict[str, list[str]] = {"merge": ["--overwrite"], "report": []}
+"""What ``--overwrite=stale`` is to commands that keep no record of what they wrote from: a merged model is made again, and a
+report is in any case. So a script may have the flag on every line."""
+
+
+def without_stale(arguments: Sequence[str]) -> list[str]:
+    """Return the words of a command with plain flags, ``--overwrite=stale`` as what it comes to there."""
+    plain = WITHOUT_RECORD.get(arguments[0]) if arguments else None
+    if plain is None:
+        return list(arguments)
+    stale = f"--overwrite={Overwrite.STALE}"
+    return [each for word in arguments for each in (plain if word == stale else [word])]
+
+
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

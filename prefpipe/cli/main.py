@@ -15,7 +15,7 @@ import typer.core
 from prefpipe import __version__
 from prefpipe.cli.check import check
 from prefpipe.cli.evaluation import evaluation_of
-from prefpipe.cli.flags import command_of, spelled_out
+from prefpipe.cli.flags import command_of, spelled_out, without_stale
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
 from prefpipe.cli.local_paths import Commands
@@ -186,7 +186,8 @@ def run(arguments: list[str]) -> int:
 
 def _with_values(arguments: list[str]) -> list[str]:
     """Return the words of a stage's command with its flags spelled out; other commands have plain flags alone."""
-    return spelled_out(arguments) if arguments[:1] in [[config_class.stage] for config_class in STAGES] else arguments
+    is_stage = arguments[:1] in [[config_class.stage] for config_class in STAGES]
+    return spelled_out(arguments) if is_stage else without_stale(arguments)
 
 
 def _help_command(arguments: list[str]) -> str:

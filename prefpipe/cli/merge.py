@@ -23,7 +23,12 @@ def merge(
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="|".join(CHOICES), help="number format of the weights; auto: as the base is stored")
     ] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a model that the output folder holds")] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="replace a model that the output folder holds; --overwrite=stale, in a script, is the same"
+        ),
+    ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="run Python code that comes with the model")
     ] = False,

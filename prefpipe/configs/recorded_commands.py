@@ -178,7 +178,9 @@ class RecordedCommand:
             return word
         then = self.output(surroundings.folder)
         moves = (
-            [] if then is None or surroundings.output is None else list(_moves(then.absolute(), surroundings.output.absolute()))
+            []
+            if then is None or surroundings.output is None
+            else list(moved_folders(then.absolute(), surroundings.output.absolute()))
         )
         head, path = _split_target(word.value) if word.field in NAMED_TARGETS else ("", word.value)
         if word.field in NAMED_TARGETS and not head:
@@ -246,8 +248,11 @@ def _split_target(text: str) -> tuple[str, str]:
     return head + colon, target
 
 
-def _moves(then: Path, now: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield which folders are others now, the largest first: the output may have been moved alone, or with all around it."""
+def moved_folders(then: Path, now: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield which folders are others now, the largest first: an output may have been moved alone, or with all around it.
+
+    A copy is moved, too, while the original is still there: of the copy everything is looked for in the copy first.
+    """
     if then.resolve() == now.resolve():
         return
     n_alike = 0

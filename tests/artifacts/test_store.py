@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from prefpipe.artifacts import run_record, store
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
-from prefpipe.artifacts.store import Output, Shard, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import Output, Shard, open_input, open_output, parts_without_record, refuse_nesting
 from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
 
 TABLE = pa.table({"x": [1, 2]})
@@ -21,7 +23,9 @@ def record(n: int = 8, n_parts: int = 3, **more: Any) -> RunRecord:
     return RunRecord(stage="score", schema="scores/1", n_parts=n_parts, identity={"n": n, "parts": n_parts}, **more)
 
 
-def output(path: Path, wanted: RunRecord | None = None, *, shard: Shard | None = None, overwrite: bool = False) -> Output:
+def output(
+    path: Path, wanted: RunRecord | None = None, *, shard: Shard | None = None, overwrite: Overwrite | bool = False
+) -> Output:
     return open_output(path, wanted or record(), shard=shard or Shard(), overwrite=overwrite)
 
 
@@ -145,6 +149,42 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_or_hidden_one_is_not(
     output(tmp_path)
     with pytest.raises(UsageError, match=r"run\.json is a file, and an artifact is a folder"):
         output(tmp_path / "run.json")
+
+
+def test_a_lost_record_is_written_anew_and_the_parts_of_this_run_are_kept(tmp_path: Path) -> None:
+    made = output(tmp_path)
+    write(made, 0)
+    (tmp_path / "run.json").unlink()
+    assert list(parts_without_record(tmp_path)) == [made.part_path(0)]
+    again = output(tmp_path)
+    assert again.is_done(0, {})
+    assert again.record == made.record
+    assert parts_without_record(tmp_path) == {}
+
+    (tmp_path / "run.json").unlink()
+    output(tmp_path, overwrite=True)
+    assert names(tmp_path) == ["run.json"]
+
+
+def test_parts_of_another_configuration_without_a_record_are_refused_unless_they_are_to_be_overwritten(tmp_path: Path) -> None:
+    other = output(tmp_path, record(4))
+    write(other, 0)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(
+        UsageError, match=r"has lost its run\.json, and part-00000-of-0000\d\.parquet is of another configuration"
+    ):
+        output(tmp_path)
+    assert names(tmp_path) == [other.part_path(0).name]
+    output(tmp_path, overwrite=Overwrite.STALE)
+    assert names(tmp_path) == ["run.json"]
+
+
+def test_parts_that_another_tool_wrote_are_no_lost_run(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "part-00000-of-00001.parquet")
+    assert parts_without_record(tmp_path) == {}
+    with pytest.raises(UsageError, match="already holds files that are not of a prefpipe run"):
+        output(tmp_path, overwrite=True)
+    assert names(tmp_path) == ["part-00000-of-00001.parquet"]
 
 
 def test_a_damaged_record_is_refused_unless_it_is_to_be_overwritten(tmp_path: Path) -> None:

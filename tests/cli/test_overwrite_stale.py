@@ -7,7 +7,7 @@ from finished_run import command
 from pipelines import identities_of, open_artifact, write_json_lines
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.cli.flags import spelled_out
+from prefpipe.cli.flags import spelled_out, without_stale
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.errors import UsageError
@@ -196,3 +196,32 @@ def test_yaml_and_python_say_it_as_before(value: object, expected: Overwrite, tm
 def test_another_word_is_refused() -> None:
     with pytest.raises(UsageError, match="--overwrite takes no, stale or all, not 'old'"):
         EmbedConfig(candidates=Path("c"), output=Path("e"), model="fake", overwrite="old")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("merge run/policy -o m --overwrite=stale", "merge run/policy -o m --overwrite"),
+        ("report run -o r.html --overwrite=stale", "report run -o r.html"),
+        ("report run -o r.html --overwrite", "report run -o r.html --overwrite"),
+        ("status run --overwrite=stale", "status run --overwrite=stale"),
+    ],
+)
+def test_commands_without_a_record_take_the_flag_of_a_script(words: str, expected: str) -> None:
+    assert without_stale(words.split()) == expected.split()
+
+
+def test_a_report_is_made_again_in_a_script_and_no_other_file_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_json_lines(tmp_path / "prompts.jsonl", [{"prompt": "question"}])
+    generate = ["generate", str(tmp_path / "prompts.jsonl"), "-o", str(tmp_path / "run" / "candidates")]
+    command([*generate, "--backend", "fake", "--model", "fake", "--n", "2"])
+    report = ["report", str(tmp_path / "run"), "-o", str(tmp_path / "report.html"), "--overwrite=stale"]
+    command(report)
+    command(report)
+
+    (tmp_path / "report.html").write_text("mine")
+    assert prefpipe(report) == 2
+    assert (tmp_path / "report.html").read_text() == "mine"
+    assert "report.html" in capsys.readouterr().err

@@ -444,6 +444,8 @@ def test_an_existing_folder_is_kept_unless_it_is_a_model_and_meant(adapter, tmp_
     assert prefpipe(["merge", str(adapter), "-o", str(out), "--overwrite", "--json", "--dtype", "bfloat16"]) == 0
     assert json.loads(capsys.readouterr().out)["dtype"] == "bfloat16"
     assert not (out / "extra.txt").exists()
+    assert prefpipe(["merge", str(adapter), "-o", str(out), "--overwrite=stale", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dtype"] == "float32"  # made again: a script may have the flag on each line
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("five years")
     assert prefpipe(["merge", str(adapter), "-o", str(tmp_path / "home"), "--overwrite"]) == 2
