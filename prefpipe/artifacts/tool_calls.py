@@ -11,12 +11,13 @@ In an artifact the column ``messages`` holds role and content alone, for every r
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from prefpipe.artifacts.tables.strict_json import parse_json
 from prefpipe.errors import CorruptPartError, InputError
+
+if TYPE_CHECKING:  # the command line reads conversations' names from here, and must not load Arrow
+    import pyarrow as pa
 
 TEMPLATE_INPUT = "template_input"
 """Column of candidates and groups: JSON of the prompt's turns with their tool calls, and of its tools; null without any."""
@@ -205,7 +206,7 @@ def _corrupt(what: str) -> CorruptPartError:
     )
 
 
-def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+def rows_of(table: "pa.Table") -> list[dict[str, Any]]:
     """Return a table's rows as Python values, their ``messages`` with tools and tool calls.
 
     Raises:
