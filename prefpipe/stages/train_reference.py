@@ -188,8 +188,8 @@ def _check_day(artifact: Artifact, model: ModelFiles, groups: Artifact, flag: st
     if day == model.template_date or stored_ids_fit(groups, model):
         return
     told = "no day that is on record" if day is None else day
-    groups = quote(str(artifact.record.parents["groups"]))
-    again = f"make it again: prefpipe logprobs {groups} --template-date {model.template_date} ..."
+    measured = quote(str(artifact.record.parents["groups"]))
+    again = f"make it again: prefpipe logprobs {measured} --template-date {model.template_date} ..."
     raise UsageError(
         f"{flag} {artifact.path}: the chat template was told {told}, and in this run it is {model.template_date}",
         hint=again if day is None else f"pass --template-date {day}, or {again}",
