@@ -20,6 +20,7 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import READABLE, column_types, same_type
+from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
 
 SUMMARY = "summary.json"
@@ -67,11 +68,14 @@ class Artifact:
     def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
         """Return a part's table and footer, every byte verified.
 
+        With ``messages`` comes `TEMPLATE_INPUT` where the artifact has it, for `prefpipe.artifacts.tool_calls.rows_of`.
+
         Raises:
             CorruptPartError: as ``footer``, or a column of another type than its schema gives it.
             InputError: a column that was asked for is not there.
         """
-        table, footer = parts.read_part(self.part_path(index), columns)
+        beside = (TEMPLATE_INPUT,) if "messages" in (columns or ()) else ()
+        table, footer = parts.read_part(self.part_path(index), columns, if_there=beside)
         self._check(footer, index)
         self._check_types(table, index)
         return table, footer

@@ -14,6 +14,7 @@ import numpy as np
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.artifacts.tokenizer_files import hash_tokenizer, read_chat_template
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
 from prefpipe.errors import IncompleteInputError, ModelError
 from prefpipe.maths.objectives import find_objective, resolve_knobs
@@ -83,7 +84,7 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
     finish: Counter[str] = Counter()
     n_rejected = 0
     for index in present:
-        rows = groups.read(index, list(COLUMNS))[0].to_pylist()
+        rows = rows_of(groups.read(index, list(COLUMNS))[0])
         kept = [row for row in rows if row["role"] is not None]
         n_rejected += len(rows) - len(kept)
         finish.update(row["finish_reason"] or "unknown" for row in kept)

@@ -104,7 +104,7 @@ def _item(
     problems: list[str | None] = [beside.problems[row]]
     messages: Turns = []
     if needs_texts or values["prompt"] is not None:
-        messages, problem = checked_prompt(values["prompt"], "prompt", rules=rules, system=beside.systems[row])
+        messages, problem = checked_prompt(values["prompt"], "prompt", rules=rules, beside=beside.rows[row])
         problems.append(problem)
     texts: dict[str, list[str]] = {}
     for name in SIDES:
