@@ -55,6 +55,7 @@ def run(
         model: whose weights are the reference.
         runtime: the surroundings.
         encode_as: whose tokenizer and chat template make the ids; default the reference's own.
+        failing: statuses that count towards ``--max-error-rate``.
     """
     words = encode_as if encode_as is not None else model
     refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
