@@ -22,6 +22,7 @@ from prefpipe.artifacts.conversations import (
     turns_of,
     with_system,
 )
+from prefpipe.artifacts.interchange.score_columns import words_of
 from prefpipe.artifacts.interchange.templated_prompts import (
     all_serialised,
     is_templated,
@@ -32,8 +33,18 @@ from prefpipe.artifacts.interchange.templated_prompts import (
 )
 from prefpipe.artifacts.interchange.user_table import checked_text, surrogate_problem, told
 
-SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
-"""Names of a column that holds the system prompt of the row."""
+SYSTEM_COLUMNS = (
+    ("system",), ("system", "prompt"), ("system", "message"), ("system", "instruction"), ("system", "instructions"),
+)  # fmt: skip
+"""Names of a column that holds the system prompt of the row, by their words: ``systemPrompt`` is one."""
+OFTEN_READ = (
+    "image", "images", "video", "videos", "audio", "audios", "reasoning_content", "reasoning", "thinking", "thoughts", "history",
+    "documents",
+)  # fmt: skip
+"""Columns, also with *chosen*, *rejected*, *prompt* or *response* before or after, that elsewhere belong to a conversation."""
+SIDE_WORDS = ("chosen", "rejected", "prompt", "response")
+ALPACA_INPUT = ("instruction", "input")
+"""Alpaca's columns: where the first is the prompt, the second is a part of it."""
 TOOL_COLUMNS = {
     "tools": "defines tools",
     "functions": "defines tools",
@@ -73,7 +84,10 @@ def read_beside(
     systems: list[str | None] = [None] * n_rows
     problems: list[str | None] = [None] * n_rows
     notes: list[str] = []
-    candidates = [name for name in SYSTEM_COLUMNS if name in names and name not in taken and name not in rules.leave_out]
+    by_words = {name: words_of(name) for name in names}
+    named = sorted((words for words in by_words.values() if words in SYSTEM_COLUMNS), key=SYSTEM_COLUMNS.index)
+    system_names = [name for words in dict.fromkeys(named) for name in names if by_words[name] == words]
+    candidates = [name for name in system_names if name not in taken and name not in rules.leave_out]
     held = {name: values for name in candidates if (values := _system_texts(values_of(name), name, notes)) is not None}
 
     for name, texts in held.items():
@@ -98,7 +112,26 @@ def read_beside(
             continue
         for row in rows:
             problems[row] = problems[row] or f"`{name}` {what}, {NOT_CARRIED}: {told(values[row])}"
+    notes.extend(_notes_of_columns_not_read(names, values_of, {*taken, *held, *rules.leave_out}, taken))
     return BesidePrompts(systems, problems, tuple(held) if n_systems else (), notes)
+
+
+def _notes_of_columns_not_read(
+    names: Sequence[str], values_of: Callable[[str], list[Any]], known: Collection[str | None], taken: Collection[str | None]
+) -> list[str]:
+    """Return a note on columns that elsewhere belong to a conversation, with the number of rows in which each says something."""
+    shown = []
+    for name in names:
+        if name in known:
+            continue
+        words = [word for word in words_of(name) if word not in SIDE_WORDS]
+        is_input = name == ALPACA_INPUT[1] and ALPACA_INPUT[0] in taken
+        if "_".join(words) not in OFTEN_READ and not is_input:
+            continue
+        n_rows = sum(not is_blank(value) for value in values_of(name))
+        if n_rows:
+            shown.append(f"`{name}` ({n_rows:,} row{'s' if n_rows > 1 else ''})")
+    return [f"columns that are no part of the conversations: {', '.join(shown)}"] if shown else []
 
 
 def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[str | None] | None:
@@ -160,7 +193,8 @@ def _unwrapped(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
 def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | Turns, str | None]:
     """Return a response, a text or turns of which the last is the assistant's, and what is wrong with it."""
     if not isinstance(value, list):
-        return checked_text(value, name)
+        text, problem = checked_text(value, name)
+        return text, problem or _problem_of_printed_turns(text, name, rules)
     if not value:
         return [], f"`{name}` is an empty list"
 
@@ -177,7 +211,8 @@ def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | 
 def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[str, str | None]:
     """Return the text of a response, itself a text or the assistant's turn, and what is wrong with it."""
     if not isinstance(value, list | dict):
-        return checked_text(value, name)
+        text, problem = checked_text(value, name)
+        return text, problem or _problem_of_printed_turns(text, name, rules)
     found, problem = checked_response([value] if isinstance(value, dict) else value, name, rules)
     if problem is not None:
         return "", problem
@@ -185,6 +220,12 @@ def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[s
     if len(found) > 1:
         return "", f"`{name}` is a conversation of {len(found)} turns, where the assistant's answer alone is needed"
     return found[0]["content"], None
+
+
+def _problem_of_printed_turns(text: str, name: str, rules: ReadingRules) -> str | None:
+    """Return that a response is a list of turns as numpy prints it, which nobody writes and a policy would learn to write."""
+    problem = None if rules.prompts_are_text else serialised_turns(text)[1]
+    return None if problem is None else f"`{name}`: {problem}"
 
 
 def unwrapped_responses(values: Sequence[Any], rules: ReadingRules) -> list[Any]:
@@ -195,21 +236,35 @@ def unwrapped_responses(values: Sequence[Any], rules: ReadingRules) -> list[Any]
 
 
 def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Return a sentence on the keys of turns that were left out of the conversations, each with its number of rows.
+    """Return sentences on keys of turns that are left out, and on turns whose text is a conversation, with numbers of rows.
 
     Args:
         columns: the values of each column that can hold turns.
     """
     counts: Counter[str] = Counter()
+    n_templated = 0
     for row in zip(*columns.values(), strict=True):
         keys: set[str] = set()
         for value in row:
             keys |= keys_left_out(value)
         counts.update(keys)
+        n_templated += any(_holds_templated_turn(value) for value in row)
+    notes = []
+    if n_templated:
+        rows = f"{n_templated:,} row{'s' if n_templated > 1 else ''}"
+        notes.append(f"turns of the user that look like templated conversations, and are read as they stand: {rows}")
     if not counts:
-        return []
+        return notes
     shown = ", ".join(f"`{key}` ({count:,} row{'s' if count > 1 else ''})" for key, count in sorted(counts.items()))
-    return [f"keys of turns that are left out of the conversations: {shown}"]
+    return [*notes, f"keys of turns that are left out of the conversations: {shown}"]
+
+
+def _holds_templated_turn(value: Any) -> bool:
+    """Return whether a list of turns has one of the user's whose text went through a chat template already."""
+    turns = (
+        [turn for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"] if isinstance(value, list) else []
+    )
+    return any(isinstance(turn.get("content"), str) and is_templated(turn["content"]) for turn in turns)
 
 
 def notes_of_texts_read_back(prompts: Sequence[Any], rules: ReadingRules, responses: Sequence[Sequence[Any]] = ()) -> list[str]:
@@ -228,4 +283,15 @@ def notes_of_texts_read_back(prompts: Sequence[Any], rules: ReadingRules, respon
     if all_serialised(responses):
         counts.append("the responses of all rows")
     which = " and ".join(counts)
-    return [f"{which} are conversations in a text, and are read as turns ({TEXTS_FLAG}: as they stand)"] if counts else []
+    notes = [f"{which} are conversations in a text, and are read as turns ({TEXTS_FLAG}: as they stand)"] if counts else []
+    return [*notes, *_notes_of_serialised_responses(responses)]
+
+
+def _notes_of_serialised_responses(responses: Sequence[Sequence[Any]]) -> list[str]:
+    """Return how many responses are lists of turns in a text, and stay texts because others of the file are not."""
+    if all_serialised(responses):
+        return []
+    texts = [value for column in responses for value in column if isinstance(value, str)]
+    n_lists = sum(serialised_turns(text)[0] is not None for text in texts)
+    what = "responses that are lists of turns written as text, and stay texts since others are none"
+    return [f"{what}: {n_lists:,} of {len(texts):,}"] if n_lists else []

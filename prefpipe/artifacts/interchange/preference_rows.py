@@ -34,6 +34,7 @@ from prefpipe.artifacts.interchange.user_table import (
     read_user_table,
     told,
 )
+from prefpipe.artifacts.tables.values import number_of
 
 HINT = (
     "each row needs `chosen` and `rejected`, with `prompt` or with the whole conversation in both; "
@@ -95,6 +96,8 @@ def read_preferences(
     beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules)
     problems = Problems(source)
     candidates = _gathered(table, sides, texts, problems, beside, rules)
+    if is_paired:
+        notes += _notes_of_reversed_scores(table, sides)
     if rules.on_duplicate in ("mean", "first"):
         notes += _notes_of_duplicates(candidates, rules.on_duplicate)
 
@@ -118,6 +121,24 @@ def _paired_sides(table: UserTable) -> tuple[list[Side], list[str]]:
         scores = {pair.scorer: pair.columns[number] for pair in pairs}
         sides.append(Side(name, f"{name}_sample_idx", model, scores, number == 0))
     return sides, notes
+
+
+def _notes_of_reversed_scores(table: UserTable, sides: Sequence[Side]) -> list[str]:
+    """Return in how many rows the chosen response has the lower score: such a score may be one of which less is better."""
+    chosen, rejected = (side.scores for side in sides)
+    notes = []
+    for scorer in chosen:
+        columns = [list(map(number_of, table.values(side[scorer]))) for side in (chosen, rejected)]
+        rated = [
+            (first, second) for (first, _), (second, _) in zip(*columns, strict=True) if first is not None and second is not None
+        ]
+        n_reversed = sum(first < second for first, second in rated)
+        if n_reversed:
+            notes.append(
+                f"`{chosen[scorer]}` is lower than `{rejected[scorer]}` in {n_reversed:,} of {len(rated):,} rows: as a reward, "
+                "more is better; of a score of which less is better, write the negative"
+            )
+    return notes
 
 
 def _single_side(table: UserTable) -> list[Side]:
@@ -170,7 +191,7 @@ def _gathered(
 def unpacked_column(table: UserTable, name: str) -> list[Any]:
     """Return a column of texts and turns; turns that stand in a CSV field as JSON text are turns."""
     values = table.values_or_none(name)
-    return [_turns_of_csv(value) for value in values] if table.source.lower().endswith(".csv") else values
+    return [_turns_of_csv(value) for value in values] if table.source.lower().endswith((".csv", ".tsv")) else values
 
 
 def response_columns(table: UserTable, names: Sequence[str], rules: ReadingRules) -> dict[str, list[Any]]:

@@ -31,7 +31,7 @@ def read_helpsteer(
     Raises:
         InputError: missing columns, and every row that cannot be used.
     """
-    table = read_user_table(source, hint=HELPSTEER_HINT)
+    table = read_user_table(source, text_columns=PREFERENCE_LAYOUTS[1][:3], hint=HELPSTEER_HINT)
     if all(name in table.names for name in PREFERENCE_LAYOUTS[1]):
         return _preferences(table, PREFERENCE_LAYOUTS[1], columns, reserved, rules)
     table.require(["prompt", "response", HELPSTEER_SCORES[0]], hint=HELPSTEER_HINT)
@@ -52,7 +52,7 @@ def read_helpsteer_preferences(
     """
     layout = PREFERENCE_LAYOUTS[0]
     hint = "each row of HelpSteer3 has `context`, `response1`, `response2` and `overall_preference`"
-    table = read_user_table(source, hint=hint)
+    table = read_user_table(source, text_columns=layout[:3], hint=hint)
     table.require(layout, hint=hint)
     return _preferences(table, layout, columns, reserved, rules)
 
@@ -78,7 +78,7 @@ def _preferences(
         for side, name in zip((-1.0, 1.0), responses, strict=True):
             scores: dict[str, tuple[Any, str]] = {}
             for scorer, strength in strengths.items():
-                scores[scorer] = (None if strength is None else max(side * strength, 0.0), scorer)
+                scores[scorer] = (None if strength is None else max(side * strength, 0.0) + 0.0, scorer)
             items.append(Item(name, values[name][row], scores))
         return items, None
 
@@ -139,8 +139,9 @@ def read_pku(source: str, *, columns: Sequence[str] | None, reserved: Sequence[s
     Raises:
         InputError: missing columns, and every row that cannot be used.
     """
-    table = read_user_table(source, hint=PKU_HINT)
     responses = ("response_0", "response_1")
+    text_columns = [*responses, *(f"{name}_source" for name in responses)]
+    table = read_user_table(source, text_columns=text_columns, hint=PKU_HINT)
     table.require(["prompt", *responses], hint=PKU_HINT)
     which = {scorer: f"{scorer}_response_id" for scorer in ("better", "safer") if f"{scorer}_response_id" in table.names}
     has_safety = all(f"is_{name}_safe" in table.names for name in responses)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
 from prefpipe.artifacts.interchange.pool import Pool
 from prefpipe.artifacts.interchange.response_lists import Item, Items, Layout, gather_items
-from prefpipe.artifacts.interchange.user_table import UserTable, checked_list, read_user_table
+from prefpipe.artifacts.interchange.user_table import UserTable, checked_list, read_user_table, told
 from prefpipe.errors import InputError, UsageError
 
 HINT = (
@@ -50,7 +50,7 @@ def read_wide(
                 f"{len(names.responses)} of responses ({', '.join(names.responses)}): one of each belongs together",
                 hint="name a scorer with --score-column NAME=COLUMN, once for each --response-column, in their order",
             )
-    text_columns = [*names.responses, *(name for name in (names.prompt, names.prompt_id) if name is not None)]
+    text_columns = [*names.responses, *(name for name in (names.prompt, names.prompt_id, names.model) if name is not None)]
     table = read_user_table(source, text_columns=text_columns, hint=HINT)
     prompt = _prompt_column(table, names.prompt)
     flat = [column for score_columns in names.scores.values() for column in score_columns]
@@ -61,6 +61,8 @@ def read_wide(
 
     nulls: Counter[str] = Counter()
     is_of_lists = len(names.responses) == 1 and _holds_lists(table.values(names.responses[0]))
+    if len(names.responses) == 1 and not is_of_lists:
+        _refuse_printed_lists(table, names.responses[0])
     items_of = _list_items(table, names) if is_of_lists else _column_items(table, names, nulls)
     used = {prompt, *names.responses, *flat, *given, "prompt_id", *reserved}
     layout = Layout(prompt, names.responses[0], {})
@@ -96,6 +98,20 @@ def _holds_lists(values: Sequence[Any]) -> bool:
     """Return whether a column holds lists, also as JSON text."""
     said = [value for value in values if value is not None]
     return bool(said) and all(checked_list(value, "")[1] is None for value in said)
+
+
+def _refuse_printed_lists(table: UserTable, name: str) -> None:
+    """Refuse a column of lists as Python and numpy print them: one text would be the only response of its row.
+
+    Raises:
+        InputError: every text of the column begins and ends as a list.
+    """
+    said = [value for value in table.values(name) if value is not None]
+    if said and all(isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]" for value in said):
+        raise InputError(
+            f"{table.source}: `{name}` holds lists written as text that are no JSON, such as {told(said[0])}",
+            hint="write the lists as JSON, or save the file as Parquet or JSON lines",
+        )
 
 
 def _column_items(table: UserTable, names: WideColumns, nulls: Counter[str]) -> Any:

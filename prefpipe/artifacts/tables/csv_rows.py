@@ -17,8 +17,11 @@ from prefpipe.errors import InputError
 ALWAYS_TEXT: Final = ("prompt_id", "prompt", "messages")
 """Columns that are texts whatever they look like: an id of 007 is no number."""
 _QUOTED: Final = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')
-_WHOLE: Final = re.compile(r"-?[0-9]+")
-_DECIMAL: Final = re.compile(r"[-+]?(?:[0-9]*\.[0-9]+(?:[eE][-+]?[0-9]+)?|inf|NaN|[0-9]+[eE][-+]?[0-9]+|[0-9]+\.)")
+_WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
+"""A whole number; ``007`` is none, for its zeros would be lost."""
+_DECIMAL: Final = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?|inf|NaN|[0-9]+[eE][-+]?[0-9]+|[0-9]+\.)")
+NAMES_OF_DELIMITERS: Final = {",": ("a comma", "commas"), "\t": ("a tab", "tabs"), ";": ("a semicolon", "semicolons")}
+OTHER_DELIMITERS: Final = (";", "\t", "|", ",")
 _BOOLEAN: Final = re.compile(r"true|false", re.IGNORECASE)
 Fields = list[str | None]
 
@@ -47,6 +50,7 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
             if reason is not None:
                 raise InputError(f"{path}, {place}: {reason}", hint="the first line names the columns; save the file as UTF-8")
             header = [name or "" for name in fields]
+            _refuse_other_dialects(raw, header, delimiter, path)
             _refuse_repeated_names(header, path, place)
             continue
         if reason is None and len(fields) != len(header):
@@ -96,7 +100,34 @@ def _record(text: str, position: int, delimiter: str) -> tuple[Fields | None, in
         return fields, len(text) if end < 0 else end + 1, f"text follows the quote that closes field {len(fields)}"
 
 
+def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path: Path) -> None:
+    """Refuse a header as other programs write it: with another delimiter, Excel's first line, or an old Mac's ends of lines."""
+    name, meant = NAMES_OF_DELIMITERS[delimiter]
+    if re.fullmatch(r"sep=.", raw.strip(' "')):
+        raise InputError(
+            f"{path}, line 1: `{raw}` is a line of Excel's, and no header", hint="remove the line, and save with commas"
+        )
+    if "\r" in raw:
+        raise InputError(
+            f"{path}, line 1: lines end with a carriage return alone", hint=f"tr '\\r' '\\n' < {path} > converted{path.suffix}"
+        )
+    if len(header) > 1:
+        return
+    other = next((sign for sign in OTHER_DELIMITERS if sign != delimiter and raw.count(sign) > 0), None)
+    if other is not None:
+        spelled = NAMES_OF_DELIMITERS.get(other, (repr(other), ""))[0]
+        way = "name the file .tsv" if other == "\t" else "name the file .csv" if other == "," else f"save the file with {meant}"
+        raise InputError(
+            f"{path}, line 1: one column, `{raw[:60]}`: fields are separated by {spelled} and not by {name}", hint=way
+        )
+
+
 def _refuse_repeated_names(header: Sequence[str], path: Path, place: str) -> None:
+    if header.count("") > 1:
+        raise InputError(
+            f"{path}, {place}: {header.count('')} columns have no name",
+            hint="name them, or delete the empty columns of the sheet",
+        )
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{path}, {place}: two columns are called `{twice}`", hint="name every column differently")

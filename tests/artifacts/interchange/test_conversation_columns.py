@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from interchange_files import SKY, assistant, held, lines, read, user
 
@@ -44,7 +45,7 @@ def messages_of(entrance: str, source: str, rules: ReadingRules = ReadingRules()
 
 
 @each_entrance
-@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message"])
+@pytest.mark.parametrize("name", ["system", "system_prompt", "system_message", "System", "systemPrompt", "system-instruction"])
 def test_a_column_of_system_prompts_is_the_system_turn(tmp_path: Path, entrance: str, name: str) -> None:
     source = lines(tmp_path / "a.jsonl", ROWS[entrance] | {name: PIRATE["content"]})
     messages, notes = messages_of(entrance, source)
@@ -314,3 +315,67 @@ def test_texts_that_are_read_as_turns_are_counted(tmp_path: Path) -> None:
     note = "the responses of all rows are conversations in a text, and are read as turns (--prompts-are-text: as they stand)"
     assert note in read(lines(tmp_path / "b.jsonl", pair), "trl").notes
     assert note in read_pairs(str(tmp_path / "b.jsonl"), needs_texts=True).notes
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_responses_as_numpy_prints_turns_are_refused(tmp_path: Path, suffix: str) -> None:
+    """What pandas writes into CSV of a Parquet file with turns: no comma between the objects."""
+    printed = {
+        side: f"[{user(TEXT)[0]!r}\n {assistant(text)[0]!r}]" for side, text in (("chosen", "Blue."), ("rejected", "Red."))
+    }
+    path = tmp_path / f"a.{suffix}"
+    pd.DataFrame([{"prompt": TEXT, **printed}]).to_csv(path, index=False, sep="\t" if suffix == "tsv" else ",")
+    with pytest.raises(InputError) as caught:
+        read(str(path), "trl")
+    assert "line 2: `chosen`: it is a list of turns written as text that cannot be read back" in str(caught.value)
+
+    pool = read(str(path), "trl", rules=ReadingRules(prompts_are_text=True))
+    assert [response.text for response in pool.responses[0]] == list(printed.values())
+
+
+def test_turns_in_fields_of_tsv_are_turns_as_in_csv(tmp_path: Path) -> None:
+    rows = [{"prompt": TEXT, "chosen": json.dumps(assistant("Blue.")), "rejected": "Red."}]
+    for suffix, delimiter in (("csv", ","), ("tsv", "\t")):
+        path = tmp_path / f"a.{suffix}"
+        pd.DataFrame(rows).to_csv(path, index=False, sep=delimiter)
+        assert [response.text for response in read(str(path), "trl").responses[0]] == ["Blue.", "Red."]
+
+
+def test_lists_of_turns_among_texts_stay_texts_and_are_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": TEXT, "response": repr(assistant("Blue."))}, {"prompt": TEXT, "response": "I do not know."}]
+    pool = read(lines(tmp_path / "a.jsonl", *rows), "rows")
+    note = "responses that are lists of turns written as text, and stay texts since others are none: 1 of 2"
+    assert note in pool.notes
+
+
+@each_entrance
+def test_a_templated_text_in_a_turn_is_counted(tmp_path: Path, entrance: str) -> None:
+    name = "instruction" if entrance == "ultrafeedback" else "prompt"
+    text = "<|im_start|>user\nName a lake.<|im_end|>\n<|im_start|>assistant\n"
+    messages, notes = messages_of(entrance, lines(tmp_path / "a.jsonl", ROWS[entrance] | {name: user(text)}))
+    assert messages == user(text)
+    assert "turns of the user that look like templated conversations, and are read as they stand: 1 row" in notes
+
+
+@each_entrance
+def test_columns_that_elsewhere_belong_to_a_conversation_are_named(tmp_path: Path, entrance: str) -> None:
+    more = {"images": ["a.png"], "chosen_thinking": "Hm.", "reasoning_content": None, "history": [["Hi", "Hello"]]}
+    notes = messages_of(entrance, lines(tmp_path / "a.jsonl", ROWS[entrance] | more))[1]
+    assert (
+        "columns that are no part of the conversations: `images` (1 row), `chosen_thinking` (1 row), `history` (1 row)" in notes
+    )
+
+
+def test_alpacas_input_beside_its_instruction_is_named(tmp_path: Path) -> None:
+    rows = [{"instruction": "Sum.", "input": text, "output": "3"} for text in ("1 2", "")]
+    pool = read(lines(tmp_path / "a.jsonl", *rows), "rows", prompt="instruction", response="output")
+    assert "columns that are no part of the conversations: `input` (1 row)" in pool.notes
+
+
+def test_scores_of_which_less_is_better_are_noticed(tmp_path: Path) -> None:
+    def row(number: int, chosen: float | None, rejected: float) -> dict[str, Any]:
+        return {"prompt": f"q{number}", **PAIR, "toxicity_score_chosen": chosen, "toxicity_score_rejected": rejected}
+
+    rows = [row(0, 0.1, 0.9), row(1, 0.2, 0.7), row(2, 0.5, 0.5), row(3, 0.9, 0.1), row(4, None, 0.5)]
+    [note] = [note for note in read(lines(tmp_path / "a.jsonl", *rows), "trl").notes if "is lower than" in note]
+    assert note.startswith("`toxicity_score_chosen` is lower than `toxicity_score_rejected` in 2 of 4 rows")

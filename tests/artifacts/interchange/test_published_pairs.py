@@ -226,3 +226,11 @@ def test_csv_of_helpsteer2(tmp_path: Path) -> None:
         "Chad.": {"helpfulness": 4.0},
         "Nile.": {"helpfulness": 0.0},
     }
+
+
+def test_answers_of_csv_that_are_numbers_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,response_0,response_1,better_response_id\n1+1?,2,3,0\n")
+    assert scores_of(read(str(path), "pku-saferlhf")) == {"2": {"better": 1.0}, "3": {"better": 0.0}}
+    path.write_text("prompt,response_1,response_2,preference_strength\n1+1?,2,3.0,-2\n")
+    assert scores_of(read(str(path), "helpsteer2")) == {"2": {"preference_strength": 2.0}, "3.0": {"preference_strength": 0.0}}

@@ -151,3 +151,25 @@ def test_the_fingerprint_of_the_long_form_is_as_it_was(tmp_path: Path) -> None:
     identity = read_run_record(tmp_path / "run" / "candidates").identity
     assert identity["response_column"] == "r"
     assert "score_column" not in identity
+
+
+@pytest.mark.parametrize("printed", ["['4', 'five']", "['4' 'five']"], ids=["Python", "numpy"])
+def test_lists_as_python_prints_them_are_never_one_response(tmp_path: Path, printed: str, capsys) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'prompt,answers\n2+2?,"{printed}"\n')
+    assert run(["import", str(path), "-o", f"{tmp_path}/out", "--format", "wide", "--response-column", "answers"]) == 1
+    assert "`answers` holds lists written as text that are no JSON" in capsys.readouterr().err
+
+
+def test_models_and_answers_that_look_like_numbers_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,a,b,m,zip\n2+2?,4,007,01,01234\n3+3?,6,1.50,02,00501\n")
+    words = ["--response-column", "a", "--response-column", "b", "--model-column", "m"]
+    assert run(["import", str(path), "-o", f"{tmp_path}/out", "--format", "wide", *words]) == 0
+    rows = rows_of(tmp_path / "out" / "candidates")
+    assert [(row["response"], row["model"], row["zip"]) for row in rows] == [
+        ("4", "01", "01234"),
+        ("007", "01", "01234"),
+        ("6", "02", "00501"),
+        ("1.50", "02", "00501"),
+    ]

@@ -36,7 +36,7 @@ def by_polars(text: str) -> pa.Table:
 
 
 COLUMNS = {
-    "whole numbers": "1\n-2\n\n007",
+    "whole numbers": "1\n-2\n\n700",
     "numbers": "1\n.5\n-2.5e3\n7.\n\ninf\nNaN",
     "booleans": "true\nFALSE\n\nTrue",
     "booleans and numbers": "true\n1",
@@ -126,7 +126,7 @@ def test_every_damaged_row_is_named_with_its_line_and_fault(tmp_path: Path) -> N
         ('prompt,n\na,1\n"open,2\nb,3\n', "line 3: a double quote is left open"),
         ('prompt,n\na,1\nb,"open ""and so on""\n', "line 3: a double quote is left open"),
         ("prompt,n,prompt\na,1,b\n", "line 1: two columns are called `prompt`"),
-        ("prompt,,\na,1,b\n", "line 1: two columns are called ``"),
+        ("prompt,,\na,1,b\n", "line 1: 2 columns have no name"),
         (b"caf\xe9,n\na,1\n", "line 1: the byte 0xe9 is not UTF-8"),
         ("prompt,n\na,1\n".encode("utf-16"), "line 1: not UTF-8, but UTF-16 (byte order mark ff fe)"),
     ],
@@ -150,3 +150,33 @@ def test_whole_numbers_that_no_column_of_numbers_holds_stay_texts(tmp_path: Path
 def test_an_empty_file_and_a_header_alone_have_no_rows(tmp_path: Path) -> None:
     for text in ("", "\n", "prompt,n\n", "\ufeffprompt,n"):
         assert read_table(write(tmp_path / "a.csv", text)).columns.num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "prompt;topic\nq;1,5\n",
+            "line 1: one column, `prompt;topic`: fields are separated by a semicolon and not by a comma",
+        ),
+        ("a.csv", "prompt\ttopic\nq\tx\n", "fields are separated by a tab and not by a comma"),
+        ("a.tsv", "prompt,topic\nq,x\n", "fields are separated by a comma and not by a tab"),
+        ("a.csv", "sep=,\r\nprompt,topic\r\nq,x\r\n", "line 1: `sep=,` is a line of Excel's, and no header"),
+        ("a.csv", "prompt,topic\rq,x\r", "line 1: lines end with a carriage return alone"),
+        ("a.csv", "prompt,topic,,\nq,x,,\n", "line 1: 2 columns have no name"),
+    ],
+)
+def test_other_dialects_are_called_by_their_name(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(content, newline="")
+    with pytest.raises(InputError) as caught:
+        read_table(str(path))
+    assert message in str(caught.value)
+
+
+def test_zeros_at_the_beginning_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("zip,n,x,y\n01234,0,0.5,00.5\n501,-3,.5,1.5\n")
+    table = read_table(str(path)).columns
+    assert table.to_pydict() == {"zip": ["01234", "501"], "n": [0, -3], "x": [0.5, 0.5], "y": ["00.5", "1.5"]}
