@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.judge import JudgeConfig
@@ -48,7 +49,13 @@ def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[
 
 
 def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
-    """Return the day that the chat templates of a run are told, which a run that goes on has on record."""
+    """Return the day that the chat templates of a run are told, which a run that goes on has on record.
+
+    A run that may be out of date asks its parents first: where they were made again on another day, so is it. Its own record
+    comes after them, because a day that has passed alone makes nothing out of date.
+    """
+    if config.overwrite is Overwrite.STALE:
+        return date_for_run(config.template_date, None, [*parents, config.output])
     return date_for_run(config.template_date, None if config.overwrite else config.output, parents)
 
 

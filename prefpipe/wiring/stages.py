@@ -102,7 +102,7 @@ def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     names = load("prefpipe.stages.eval_recipe:SIDES")
     # both sides are told the same day: that of a side that has been sampled, where there is one
     sampled = [Path(getattr(config, name)) for name in names]
-    if not config.overwrite:
+    if not config.overwrite.replaces_this_run:
         sampled += [config.output / name / "candidates" for name in names]
     day = date_for_run(config.template_date, None, sampled)
     config = replace(config, template_date=day)

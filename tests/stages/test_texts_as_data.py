@@ -11,6 +11,7 @@ from written_groups import TURNS, row_of, write_groups
 
 from prefpipe.artifacts import template_dates
 from prefpipe.artifacts.model_files import inspect_model
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Shard, open_output
@@ -243,6 +244,37 @@ def test_a_run_that_goes_on_tells_the_day_on_which_it_began(tmp_path, capsys, to
     assert "template_date" in err
     code, _, err = sampled(tmp_path, capsys, "a", "b", more=["--template-date", "3rd of March"])
     assert "--template-date must be a day, YYYY-MM-DD, not '3rd of March'" in err
+
+
+def test_another_day_alone_makes_nothing_out_of_date(tmp_path, capsys, today):
+    """``--overwrite=stale`` keeps what is finished of this configuration; the day belongs to the run and not to the clock."""
+    today("2026-03-01")
+    _, first, _ = sampled(tmp_path, capsys, "a", "b", template=CLOCK)
+    today("2026-03-02")
+    code, rows, err = sampled(tmp_path, capsys, "a", "b", more=["--overwrite=stale"])
+    assert (code, rows) == (0, first)
+    assert "1 of 1 parts are finished and kept" in err
+    assert dates_of(tmp_path / "candidates") == "2026-03-01"
+
+    # another knob: made again, and on the same day, so that the knob is all that differs
+    code, rows, _ = sampled(tmp_path, capsys, "a", "b", more=["--overwrite=stale", "--seed", "7"])
+    assert (code, rows == first) == (0, False)
+    assert dates_of(tmp_path / "candidates") == "2026-03-01"
+    code, _, _ = sampled(tmp_path, capsys, "a", "b", more=["--overwrite=stale", "--seed", "7", "--template-date", "2026-03-03"])
+    assert (code, dates_of(tmp_path / "candidates")) == (0, "2026-03-03")
+
+
+def test_what_is_made_again_takes_the_day_of_parents_that_were_made_again(tmp_path, today):
+    rm = with_template(tmp_path / "rm", CLOCK, make_tiny_reward_model)
+    words = ["score", str(tmp_path / "candidates"), "--scorer", f"reward-model:{rm.path}", "-o", str(tmp_path / "scores")]
+    rows = [{"prompt_id": "p", "sample_idx": 0, "messages": TURNS, "response": "x", "model": "m", "status": "ok"}]
+    for day, recorded in (("2026-03-01", "2026-02-01"), ("2026-03-02", "2026-02-01"), ("2026-03-03", "2026-02-02")):
+        today(day)
+        record = RunRecord("generate", CANDIDATES.tag, 1, {"stage": "generate", "models": [{"template_date": recorded}]})
+        output = open_output(tmp_path / "candidates", record, shard=Shard(), overwrite=Overwrite.STALE)
+        output.write(0, pa.Table.from_pylist(rows, schema=CANDIDATES.arrow()), counts={"ok": 1}, parents={})
+        assert prefpipe([*words, "--overwrite=stale"]) == 0
+        assert dates_of(tmp_path / "scores") == recorded
 
 
 def test_templates_without_a_clock_have_no_day_in_their_identity(tmp_path, capsys, today):
