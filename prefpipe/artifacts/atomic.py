@@ -201,7 +201,9 @@ def sync_folder(folder: Path) -> None:
     """Make a rename durable: fsync the folder (a no-op on file systems that cannot)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
+    except OSError as error:
+        if error.errno in {errno.EIO, errno.ENOSPC}:  # a disk that fails, and not one that has no such thing
+            raise
         return
     try:
         os.fsync(descriptor)

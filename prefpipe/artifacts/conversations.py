@@ -32,6 +32,7 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 NOT_CARRIED = "and prefpipe carries texts alone"
 NOT_CARRIED_NAME = re.compile(rf"`(?:body\.)?(\w+)`[^`]*{NOT_CARRIED}")
 OTHER_SYSTEM = "has another system turn here than at"
+SYSTEM_OF_TURNS = "the row has a system prompt in a column and another one in its turns"
 LEAVE_OUT = "--leave-out"
 TEXTS_FLAG = "--prompts-are-text"
 
@@ -163,7 +164,7 @@ def with_system(turns: Turns, system: str | None) -> tuple[Turns, str | None]:
         return [first, *turns], None
     if turns[0] == first:
         return turns, None
-    return turns, "the row has a system prompt in a column and another one in its turns"
+    return turns, SYSTEM_OF_TURNS
 
 
 def is_blank(value: Any) -> bool:
@@ -197,7 +198,7 @@ def hint_for(sentences: Sequence[str], otherwise: str) -> str:
     if names:
         flags = " ".join(f"{LEAVE_OUT} {name}" for name in names)
         return f"take these rows out, or read the texts alone, knowingly, with {flags}"
-    if any(OTHER_SYSTEM in sentence for sentence in sentences):
+    if any(OTHER_SYSTEM in sentence or SYSTEM_OF_TURNS in sentence for sentence in sentences):
         return (
             "a prompt has one system turn; where the column is something else, leave it out of the conversation with "
             f"{LEAVE_OUT} system, or name it, such as --model-column system"

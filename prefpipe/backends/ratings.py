@@ -176,13 +176,14 @@ def _hint(problems: Problems) -> str:
 
 
 def _find_key_column(table: UserTable, rating_column: str) -> str:
+    has_ratings = rating_column in table.names
     missing = [name for name in ("prompt_id", rating_column) if name not in table.names]
     if not {"sample_idx", "response"} & set(table.names):
         missing.append("sample_idx (or response)")
     if missing:
         raise InputError(
             f"{table.source} has no column {', '.join(missing)}; it has {', '.join(table.names)}",
-            hint="name the column of the ratings with --rating-column",
+            hint=HINT if has_ratings else "name the column of the ratings with --rating-column",
         )
     return "sample_idx" if "sample_idx" in table.names else "response"
 

@@ -350,7 +350,7 @@ def test_a_closed_terminal_stops_after_the_part(inputs: Path, folder: Path) -> N
 
 
 def test_handlers_stand_before_anything_is_imported(inputs: Path) -> None:
-    """Measured in processor time: within 60 ms, most of it the interpreter's own start."""
+    """Measured in processor time: within 150 ms, most of it the interpreter's own start (30 to 60 ms)."""
     process = start(["status", "run"], inputs)
     while not is_ready(process.pid):
         assert process.poll() is None
@@ -359,5 +359,5 @@ def test_handlers_stand_before_anything_is_imported(inputs: Path) -> None:
     modules = Path(f"/proc/{process.pid}/maps").read_text()
     process.kill()
     process.communicate()
-    assert busy_s < 0.06
+    assert busy_s < 0.15
     assert "pyarrow" not in modules

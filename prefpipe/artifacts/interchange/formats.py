@@ -1,7 +1,7 @@
 """Which reader reads which format, and what a file is in a fingerprint."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
@@ -56,11 +56,12 @@ SIGNS: Sequence[tuple[str, tuple[str, ...]]] = (
     ("rows", ("messages", "response")),
 )
 """Columns by which a format is known, the more particular first."""
+REWARDBENCH_2 = (
+    "a file of RewardBench 2: prefpipe eval rewardbench --pairs {source} --model MODEL --reward-model -o DIR",
+    ("chosen", "rejected", "num_correct"),
+)
 ELSEWHERE: Sequence[tuple[str, tuple[str, ...]]] = (
-    (
-        "a file of RewardBench 2: prefpipe eval rewardbench --pairs {source} --model MODEL --reward-model -o DIR",
-        ("chosen", "rejected", "num_correct"),
-    ),
+    REWARDBENCH_2,
     (
         "a prompts file of IFEval: prefpipe generate {source} -o DIR --model MODEL, then prefpipe score DIR --scorer checks",
         ("prompt", "instruction_id_list", "kwargs"),
@@ -103,6 +104,8 @@ def read_pool(
     except BadRowsError as error:
         if kind == "rows" and _holds_lists(source, names.response or "response"):
             error.hint = f"for a column of lists: --format wide --response-column {names.response or 'response'} --score-column S"
+        if kind == "trl" and set(REWARDBENCH_2[1]) <= set(read_table(source).columns.column_names):
+            error.hint = f"these are the columns of {REWARDBENCH_2[0].format(source=source)}"
         raise
     except InputError as error:
         hint = _hint_of_format(source, kind, error)
@@ -112,10 +115,11 @@ def read_pool(
 
 
 def _holds_lists(source: str, name: str) -> bool:
-    """Return whether a column holds nothing but lists."""
+    """Return whether a column holds nothing but lists, and not of turns."""
     columns = read_table(source).columns
     values = [value for value in column_values(columns, name) if value is not None] if name in columns.column_names else []
-    return bool(values) and all(isinstance(value, list) for value in values)
+    is_of_turns = any(isinstance(member, Mapping) for value in values if isinstance(value, list) for member in value)
+    return bool(values) and all(isinstance(value, list) for value in values) and not is_of_turns
 
 
 def _hint_of_format(source: str, kind: str, error: InputError) -> str | None:

@@ -206,7 +206,7 @@ def _sentence_of_duplicate(bundle: Sequence[Response]) -> str:
     scorer = next((name for name in first.scores if first.scores[name] != second.scores[name]), next(iter(first.scores), ""))
     return (
         f"prompt {first.prompt_id}: one response has {scorer} {second.scores.get(scorer)} here and {first.scores.get(scorer)} at "
-        f"{first.place}: {told(first.text)}"
+        f"{first.place}: {told(first.text)} (--on-duplicate mean takes the mean)"
     )
 
 

@@ -93,8 +93,12 @@ def speaks_of_scores(words: Sequence[str]) -> bool:
 
 
 def counts_something(name: str) -> bool:
-    """Return whether a column's name says that it numbers, counts or measures something else."""
-    return any(word in COUNTING_WORDS for word in words_of(name))
+    """Return whether a column's name says that it numbers, counts or measures something else.
+
+    pandas writes its index under no name, as ``Unnamed: 0`` or as ``__index_level_0__``.
+    """
+    words = words_of(name)
+    return not words or words[0] == "unnamed" or any(word in COUNTING_WORDS for word in words)
 
 
 def _is_plain(name: str) -> bool:

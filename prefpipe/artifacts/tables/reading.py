@@ -115,6 +115,8 @@ def _raw_row(table: pa.Table, row: int) -> dict[str, Any]:
 def _from_saved_dataset(path: Path) -> pa.Table:
     if (path / "dataset_dict.json").exists():
         splits = sorted(item.name for item in path.iterdir() if item.is_dir())
+        if len(splits) == 1:
+            return _from_saved_dataset(path / splits[0])
         hint = f"pass one of them, {path / splits[0]}" if splits else "was the folder copied to its end?"
         raise InputError(f"{path} holds several splits: {', '.join(splits) or 'none'}", hint=hint)
     if not (path / "dataset_info.json").exists():

@@ -11,6 +11,7 @@ from interchange_files import SKY, assistant, held, lines, read, user
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.artifacts.interchange.pair_rows import read_pairs
 from prefpipe.artifacts.prompts import load_prompts
+from prefpipe.cli.main import run
 from prefpipe.errors import InputError
 
 PIRATE = {"role": "system", "content": "You are a pirate."}
@@ -379,3 +380,19 @@ def test_scores_of_which_less_is_better_are_noticed(tmp_path: Path) -> None:
     rows = [row(0, 0.1, 0.9), row(1, 0.2, 0.7), row(2, 0.5, 0.5), row(3, 0.9, 0.1), row(4, None, 0.5)]
     [note] = [note for note in read(lines(tmp_path / "a.jsonl", *rows), "trl").notes if "is lower than" in note]
     assert note.startswith("`toxicity_score_chosen` is lower than `toxicity_score_rejected` in 2 of 4 rows")
+
+
+def test_thoughts_of_a_response_get_their_own_hint_and_not_that_of_lists(tmp_path: Path, capsys) -> None:
+    turn = assistant("Blue.")[0] | {"reasoning_content": "Hm."}
+    source = lines(tmp_path / "a.jsonl", {"prompt": TEXT, "response": [turn]})
+    assert run(["import", source, "-o", f"{tmp_path}/out", "--format", "rows"]) == 1
+    printed = capsys.readouterr().err
+    assert "--leave-out reasoning_content" in printed
+    assert "--format wide" not in printed
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "__index_level_0__"])
+def test_the_index_of_pandas_is_no_score(tmp_path: Path, name: str) -> None:
+    rows = [{name: number, "prompt": TEXT, "response": text, "s": number} for number, text in enumerate(("Blue.", "Red."))]
+    notes = read(lines(tmp_path / "a.jsonl", *rows), "rows").notes
+    assert "no scores are taken, and columns could be scores; to take them: --reward-column s" in notes

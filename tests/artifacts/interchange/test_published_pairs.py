@@ -234,3 +234,12 @@ def test_answers_of_csv_that_are_numbers_are_texts(tmp_path: Path) -> None:
     assert scores_of(read(str(path), "pku-saferlhf")) == {"2": {"better": 1.0}, "3": {"better": 0.0}}
     path.write_text("prompt,response_1,response_2,preference_strength\n1+1?,2,3.0,-2\n")
     assert scores_of(read(str(path), "helpsteer2")) == {"2": {"preference_strength": 2.0}, "3.0": {"preference_strength": 0.0}}
+
+
+def test_rewardbench_2_as_pairs_of_texts_gets_its_own_command(tmp_path: Path, capsys) -> None:
+    source = lines(tmp_path / "a.jsonl", {"prompt": "q", "chosen": ["a"], "rejected": ["b", "c", "d"], "num_correct": 1})
+    assert run(["import", source, "-o", f"{tmp_path}/out", "--format", "trl"]) == 1
+    assert (
+        f"hint: these are the columns of a file of RewardBench 2: prefpipe eval rewardbench --pairs {source}"
+        in capsys.readouterr().err
+    )

@@ -233,3 +233,9 @@ def test_a_folder_of_several_splits_names_them(tmp_path: Path) -> None:
         read_table(str(tmp_path / "d"))
     assert caught.value.hint == f"pass one of them, {tmp_path / 'd' / 'test'}"
     assert read_table(str(tmp_path / "d" / "test")).columns.to_pylist() == [{"x": 1}]
+
+
+def test_a_folder_of_datasets_with_one_split_is_that_split(tmp_path: Path) -> None:
+    rows = [{"prompt": "a"}, {"prompt": "b"}]
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "set"))
+    assert read_table(str(tmp_path / "set")).columns.to_pylist() == rows
