@@ -21,6 +21,8 @@ from prefpipe.artifacts.file_hashes import hash_file
 from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
+from prefpipe.artifacts.merge_record import MergedPart, MergeRecord, read_merge_record
+from prefpipe.artifacts.model_files import content_hash_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import PART_PATTERN, Artifact, Shard, parts_without_record
@@ -336,6 +338,17 @@ def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
         yield from (folder.joinpath(*pieces[start:]) for folder in _folders_above(artifact))
 
 
+def _locate_merged_part(record: MergeRecord, part: MergedPart, place: Path) -> Path | None:
+    """Return where the adapter or base of the merged model in ``place`` is now: moved along with it, or where it was."""
+    then = Path(part.path)
+    moved = [
+        to / then.relative_to(from_)
+        for from_, to in moved_folders(Path(record.output), place.absolute())
+        if then.is_relative_to(from_)
+    ]
+    return next((folder for folder in [*moved, then] if folder.is_dir()), None)
+
+
 def _is_path(artifact: Artifact, reference: str) -> bool:
     """Return whether a name that is not on disk is that of a file or folder, and not of a model on the hub."""
     if reference.startswith(("bundled:", "hf:")):
@@ -461,9 +474,37 @@ class Inspector:
             report.reasons.append(f"{shown} has changed since: it has other weights, tokenizer or template")
 
         # a policy or reward model of ours, which may be out of date although its weights are those of then
-        if (place / run_record.FILE_NAME).exists() and self.report(place, quick=True).state == "stale":
+        if self._is_stale_model(place):
             report.is_behind = True
             report.reasons.append(f"{shown} is stale itself")
+        self._check_merge(report, shown, place)
+
+    def _is_stale_model(self, place: Path) -> bool:
+        """Return whether a model, or the training that a checkpoint belongs to, is an artifact that is stale."""
+        folder = place.parent if place.name.startswith("checkpoint-") else place
+        return (folder / run_record.FILE_NAME).exists() and self.report(folder, quick=True).state == "stale"
+
+    def _check_merge(self, report: Report, shown: str, place: Path) -> None:
+        """Pass on that a merged model is out of date: its adapter or its base is another now, or stale itself."""
+        record = read_merge_record(place)
+        if record is None:
+            return
+        for part in record.made_of:
+            folder = _locate_merged_part(record, part, place)
+            if folder is None:
+                gone = "no longer exists" if record.host == socket.gethostname() else "is not on this disk and was not looked at"
+                report.notes.append(f"{shown} was merged: its {part.role}, {part.reference}, {gone}")
+                continue
+
+            try:
+                has_changed = content_hash_of(folder) != part.content_hash
+            except PrefpipeError as error:
+                report.notes.append(f"{shown} was merged: its {part.role} cannot be looked at: {error.message}")
+                continue
+            if has_changed or self._is_stale_model(folder):
+                why = "has changed since" if has_changed else "is stale itself"
+                report.is_behind = True
+                report.reasons.append(f"{shown} is to be merged again first: its {part.role}, {part.reference}, {why}")
 
     def _check_reference(self, report: Report, place: Path, ingredient: Ingredient) -> None:
         """Compare the log-probabilities that a training was given: they may be of another model by now, or out of date."""

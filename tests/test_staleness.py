@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from finished_run import command
-from pipelines import open_artifact, write_json_lines
-from tiny_models import make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model
-from two_rounds import copy_to
+from pipelines import open_artifact, write_json_lines, write_prompts
+from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model
+from two_rounds import SAMPLING, copy_to
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.plan import Inspector, Standing, find_artifacts, standing_of
@@ -153,3 +153,83 @@ def test_status_says_it_all_and_exits_with_4(rounds: Path, capsys: pytest.Captur
     assert prefpipe(["status", str(rounds)]) == 4
     out = capsys.readouterr().out
     assert f"its reward model, {rounds / 'rm'}, has changed since" in out
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Path:
+    """An adapter merged into its base, what the merged model sampled, and scores of that."""
+    base = make_tiny_causal_lm(tmp_path / "run" / "base")
+    adapter = make_tiny_adapter(tmp_path / "run" / "adapter", base)
+    prompts = write_prompts(tmp_path / "run" / "prompts.jsonl", 2)
+    candidates = tmp_path / "run" / "candidates"
+    command(["merge", str(adapter), "-o", str(tmp_path / "run" / "merged")])
+    command(["generate", str(prompts), "-o", str(candidates), "--model", str(tmp_path / "run" / "merged"), "--n", "1", *SAMPLING])
+    command(["score", str(candidates), "-o", str(tmp_path / "run" / "scores"), "--scorer", "fake"])
+    assert standing_of(candidates).is_done
+    return tmp_path / "run"
+
+
+def of_other_weights(folder: Path, base: Path) -> Path:
+    """Write other weights into an adapter or a base."""
+    other = folder.parent / "other"
+    made = make_tiny_adapter(other, base, 1) if folder.name == "adapter" else make_tiny_causal_lm(other, 1)
+    for file in made.glob("*.safetensors"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.mark.parametrize("role", ["adapter", "base"])
+def test_what_a_merged_model_was_merged_of_reaches_all_that_it_sampled(merged: Path, role: str) -> None:
+    changed = of_other_weights(merged / role, merged / "base")
+    told = f"its model, {merged / 'merged'}, is to be merged again first: its {role}, {changed}, has changed since"
+    assert standing_of(merged / "candidates") == Standing(merged / "candidates", "stale", (told,))
+    assert standing_of(merged / "scores").state == "stale"
+
+    command(["merge", str(merged / "adapter"), "-o", str(merged / "merged"), "--overwrite"])
+    assert reasons(merged / "candidates") == [
+        f"its model, {merged / 'merged'}, has changed since: it has other weights, tokenizer or template"
+    ]
+
+
+def test_a_merged_model_that_was_moved_is_judged_by_what_moved_with_it(merged: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(merged, copy)
+    of_other_weights(merged / "adapter", merged / "base")
+    assert standing_of(copy / "candidates").is_done
+    of_other_weights(copy / "base", copy / "base")
+    assert standing_of(copy / "candidates").state == "stale"
+
+
+def test_an_adapter_that_was_deleted_after_its_merge_is_said_and_no_more(merged: Path) -> None:
+    shutil.rmtree(merged / "adapter")
+    report = Inspector().report(merged / "candidates")
+    assert report.state == "done"
+    assert report.notes == [f"its model, {merged / 'merged'}, was merged: its adapter, {merged / 'adapter'}, no longer exists"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"made_of": [{}]}', '{"made_of": 3, "output": "x", "host": "y"}'])
+def test_a_merged_model_is_whole_without_its_record(merged: Path, text: str) -> None:
+    (merged / "merged" / "merged_from.json").write_text(text)
+    of_other_weights(merged / "adapter", merged / "base")
+    assert standing_of(merged / "candidates").is_done
+
+
+def test_a_stale_policy_reaches_what_its_merged_model_and_its_checkpoint_sampled(rounds: Path) -> None:
+    def at(name: str) -> str:
+        return str(rounds / name)
+
+    training = ["--max-steps", "2", "--save-steps", "1", "--global-batch-size", "2", "--report-to", "none"]
+    start = at("models/start")
+    command(["train", at("groups"), "-o", at("lora"), "--model", start, "--lora-r", "4", "--learning-rate", "0.1", *training])
+    command(["merge", at("lora"), "-o", at("merged")])
+    checkpoint = next((rounds / "lora").glob("checkpoint-*"))
+    command(["generate", at("prompts.jsonl"), "-o", at("of-merged"), "--model", at("merged"), "--n", "1", *SAMPLING])
+    command(["generate", at("prompts.jsonl"), "-o", at("of-checkpoint"), "--model", str(checkpoint), "--n", "1", *SAMPLING])
+    assert standing_of(rounds / "of-merged").is_done
+    assert standing_of(rounds / "of-checkpoint").is_done
+
+    words = open_artifact(rounds / "groups").record.context["command"][1:]
+    command([*words[:-1], "1", "--overwrite"])
+    told = f"its model, {at('merged')}, is to be merged again first: its adapter, {at('lora')}, is stale itself"
+    assert reasons(rounds / "of-merged") == [told]
+    assert reasons(rounds / "of-checkpoint") == [f"its model, {checkpoint}, is stale itself"]

@@ -121,6 +121,15 @@ def inspect_model(path: Path | str, requested: str, *, revision: str | None = No
     )
 
 
+def content_hash_of(folder: Path) -> str:
+    """Return ``ModelFiles.content_hash`` of a folder; of an adapter without a look at its base.
+
+    Raises:
+        ModelError: the folder is no whole model or adapter.
+    """
+    return hash_files(folder, _content_files(folder, _find_kind(folder)))
+
+
 def require_tokenizer(model: ModelFiles) -> None:
     """Raise a ModelError when the model has no tokenizer."""
     if model.tokenizer_hash is None:

@@ -1,7 +1,8 @@
 """Merge a LoRA adapter into its base: a whole model folder, checked before it takes its name.
 
 Reads: an adapter folder and its base. Writes: a Hugging Face folder (safetensors, configuration, generation configuration,
-tokenizer, chat template, model card), and no ``run.json``: there is nothing to resume, the folder is a model like any other.
+tokenizer, chat template, model card, and ``merged_from.json`` for ``status``), and no ``run.json``: there is nothing to resume,
+the folder is a model like any other.
 Promises: the merged model differs from its base and, read back from disk, agrees with base and adapter on real texts; until
 both are shown the folder does not have its name.
 """
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from prefpipe.artifacts.atomic import atomic_folder, atomic_write
+from prefpipe.artifacts.merge_record import merge_record_of
 from prefpipe.artifacts.model_files import ModelFiles, inspect_model
 from prefpipe.artifacts.model_json import read_json
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord, read_run_record
@@ -100,6 +102,7 @@ def _make(
     warnings += _compare_words(adapter, folder)
     with atomic_write(folder / "README.md") as file:
         file.write(_card(adapter, figures, n_texts).encode())
+    merge_record_of(request.output, [("adapter", adapter), ("base", base)]).write_to(folder)
     return figures
 
 

@@ -12,7 +12,7 @@ from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokeni
 from prefpipe.artifacts.model_files import inspect_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-ALL_FILES = {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+ALL_FILES = {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "merged_from.json", "model.safetensors", "tokenizer.json",
              "tokenizer_config.json"}  # fmt: skip
 
 

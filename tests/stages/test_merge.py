@@ -95,8 +95,8 @@ def refused(error, match, adapter_path, output, **changes):
 def test_the_folder_is_whole_and_is_base_plus_adapter(base, adapter, tmp_path):
     figures = merged(adapter, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors",
-                     "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
+    assert names == {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "merged_from.json",
+                     "model.safetensors", "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
     own = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     torch.testing.assert_close(logits(own), logits(with_adapter(base, adapter)), rtol=1e-5, atol=1e-5)
     assert (logits(own) - logits(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 0.1
