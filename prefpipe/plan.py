@@ -580,7 +580,11 @@ class _ParentDigests:
 
     def notes(self) -> list[str]:
         """Return a line for each parent that lacks parts."""
-        return [f"{count} parts could not be compared with its {name}, which lack them" for name, count in self.unknown.items()]
+        lines = []
+        for name, count in self.unknown.items():
+            parts_of, them = ("part", "it") if count == 1 else ("parts", "them")
+            lines.append(f"{count} {parts_of} could not be compared with its {name}, which lack {them}")
+        return lines
 
 
 def _describe_run(report: Report, record: RunRecord) -> None:

@@ -242,7 +242,7 @@ def test_a_parent_that_lacks_parts_is_noted(run: Path) -> None:
     part_of(run / "candidates", 0).unlink()
     report = Inspector().report(run / "scores")
     assert report.state == "done"
-    assert report.notes == ["1 parts could not be compared with its candidates, which lack them"]
+    assert report.notes == ["1 part could not be compared with its candidates, which lack it"]
 
 
 def test_an_evaluation_without_its_summary_is_partial(run: Path) -> None:

@@ -215,3 +215,12 @@ def _like_llama2():
         "{% if add_generation_prompt %}{{ '\n\nAssistant: ' }}{% else %}{{ eos_token }}{% endif %}"
     )
     return _finished(tokenizer, special, template, eos="</s>", bos="<s>")
+
+
+TOOLS_TEMPLATE = (
+    "{% if tools %}{{ '<|im_start|>tools\n' }}{% for tool in tools %}{{ tool | tojson + '\n' }}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{% endif %}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] }}"
+    "{% for call in message.tool_calls or [] %}{{ '<call>' + call.function | tojson + '</call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""`CHAT_TEMPLATE` of a model that knows tools: those it has and its calls are written as JSON."""

@@ -1,15 +1,19 @@
 """Rules for a conversation, in one place: text or turns in, checked turns out, problems named.
 
-A turn is a role and a text. What else a turn may hold is sorted in two: keys that a chat template reads (tool calls, thoughts,
-pictures) are refused by name, because a conversation without them is another conversation; every other key is left out, and
-the readers count in how many rows.
+A turn is a role and a text. What else a turn may hold is sorted in three: tool calls, and what says which call a tool's turn
+answers, are carried, see `prefpipe.artifacts.tool_calls`; other keys that a chat template reads (thoughts, pictures) are refused
+by name, because a conversation without them is another conversation; every other key is left out, and the readers count in how
+many rows.
 """
 
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from prefpipe.artifacts.tool_calls import CALLS, KEYS_OF_TOOL_TURNS, checked_calls
+
 ROLES = ("system", "user", "assistant")
+TOOL = "tool"
 TOOL_ROLES = ("tool", "function", "ipython", "observation")
 """Roles under which the results of tools stand."""
 Turns = list[dict[str, str]]
@@ -79,37 +83,54 @@ def transcript_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns
 
     turns: Turns = []
     for number, turn in enumerate(value):
-        role, content, problem = _turn_of(turn, leave_out)
+        read, problem = _turn_of(turn, leave_out)
         if problem is not None:
             return [], f"turn {number} {problem}"
-        turns.append({"role": role, "content": content})
+        turns.append(read)
     return turns, None
 
 
-def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[str, str, str | None]:
-    """Return a turn's role and text, and what is wrong with it."""
+def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[dict[str, str], str | None]:
+    """Return a turn's role and text, with its tool calls, and what is wrong with it."""
     if not isinstance(turn, Mapping):
-        return "", "", "needs `role` and `content`"
+        return {}, "needs `role` and `content`"
 
-    problem = problem_of_keys(turn, leave_out)
+    carried = carried_keys(turn)
+    problem = problem_of_keys(turn, {*leave_out, *carried})
     if problem is not None:
-        return "", "", problem
+        return {}, problem
 
-    if "role" not in turn or not ("content" in turn or leave_out):
+    names = [key for key in carried if key not in leave_out]
+    if "role" not in turn or not ("content" in turn or leave_out or CALLS in names):
         named_otherwise = " (it has `from` and `value`, ShareGPT's names)" if {"from", "value"} <= turn.keys() else ""
-        return "", "", f"needs `role` and `content`{named_otherwise}"
+        return {}, f"needs `role` and `content`{named_otherwise}"
 
     role = turn["role"]
-    if role in TOOL_ROLES:
-        return "", "", f"has role {role!r}: results of tools are not carried, roles are {', '.join(ROLES)}"
-    if role not in ROLES:
-        return "", "", f"has role {role!r}; roles are {', '.join(ROLES)}"
+    if role in TOOL_ROLES and role != TOOL:
+        return {}, f"has role {role!r}: results of tools are carried in turns of role {TOOL!r}"
+    if role not in (*ROLES, TOOL):
+        return {}, f"has role {role!r}; roles are {', '.join(ROLES)}"
 
     content, problem = content_text(turn.get("content"))
-    is_bare_call = content is None and any(not is_blank(turn.get(key)) for key in leave_out)
-    if is_bare_call:
-        return role, "", None
-    return role, content or "", problem
+    has_no_words = is_blank(turn.get("content"))
+    if has_no_words and (CALLS in names or any(not is_blank(turn.get(key)) for key in leave_out)):
+        content, problem = "", None  # the call is what is said
+    found = {"role": role, "content": content or ""}
+    for name in names:
+        text, flaw = checked_calls(turn[name]) if name == CALLS else _name(turn[name], name)
+        problem = problem or flaw
+        found[name] = text or ""
+    return found, problem
+
+
+def carried_keys(turn: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a turn beside role and content that belong to the conversation and say something."""
+    keys = {"assistant": (CALLS,), TOOL: KEYS_OF_TOOL_TURNS}.get(str(turn.get("role")), ())
+    return [key for key in keys if not is_blank(turn.get(key))]
+
+
+def _name(value: Any, name: str) -> tuple[str | None, str | None]:
+    return (value, None) if isinstance(value, str) else (None, f"has a `{name}` that is no text: {value!r:.60}")
 
 
 def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) -> str | None:
@@ -117,6 +138,13 @@ def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) ->
     for key, what in MEANT_FOR_TEMPLATES.items():
         if key not in leave_out and not is_blank(turn.get(key)):
             return f"holds {what} (`{key}`), {NOT_CARRIED}"
+    return None
+
+
+def problem_of_answer(turns: Turns) -> str | None:
+    """Return why the last of checked turns is no response: a response is a text, and a call of a tool is none."""
+    if turns and CALLS in turns[-1]:
+        return f"turn {len(turns) - 1} holds {MEANT_FOR_TEMPLATES[CALLS]} (`{CALLS}`), {NOT_CARRIED} in responses"
     return None
 
 
@@ -146,12 +174,15 @@ def _problem(turns: Turns) -> str | None:
     """Return why turns are no prompt."""
     if not any(turn["role"] == "user" for turn in turns):
         return "it has no user turn"
-    if turns[-1]["role"] != "user":
+    if turns[-1]["role"] not in ("user", TOOL):
         return f"its last turn is from the {turns[-1]['role']}, and a prompt ends with the user"
-    if not turns[-1]["content"].strip():
+    if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
         return "its last user turn is empty"
     if any(turn["role"] == "system" for turn in turns[1:]):
         return "a system turn stands after the first place"
+    for number, turn in enumerate(turns):
+        if turn["role"] == TOOL and not any(CALLS in before for before in turns[:number]):
+            return f"turn {number} has role {TOOL!r}, and no turn before it calls a tool (`{CALLS}`)"
     return None
 
 
@@ -174,8 +205,13 @@ def is_blank(value: Any) -> bool:
     return value is None or (isinstance(value, (str, Mapping)) and not value)
 
 
-def keys_left_out(value: Any) -> set[str]:
-    """Return the keys of a conversation's turns, and of their parts, that `transcript_of` leaves out and that say something."""
+def keys_left_out(value: Any, leave_out: Collection[str] = ()) -> set[str]:
+    """Return the keys of a conversation's turns, and of their parts, that `transcript_of` leaves out and that say something.
+
+    Args:
+        value: what the file holds.
+        leave_out: as `transcript_of` was given it.
+    """
     found: set[str] = set()
     turns = [value] if isinstance(value, Mapping) else value
     if isinstance(turns, str) or not isinstance(turns, Sequence):
@@ -184,7 +220,8 @@ def keys_left_out(value: Any) -> set[str]:
     for turn in turns:
         if not isinstance(turn, Mapping) or "role" not in turn:
             continue
-        found |= {key for key, held in turn.items() if key not in ("role", "content") and not is_blank(held)}
+        carried = {"role", "content", *(key for key in carried_keys(turn) if key not in leave_out)}
+        found |= {key for key, held in turn.items() if key not in carried and not is_blank(held)}
         parts = turn.get("content")
         for part in parts if isinstance(parts, list) else []:
             if isinstance(part, Mapping):

@@ -7,14 +7,19 @@ they are the same whatever the number of parts, shards, samples or restarts.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 PROMPT_ID_HEX_DIGITS = 16
 SEED_BITS = 48  # exact in a JSON number (53 bits) and accepted by every engine
 
 
 def prompt_id_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return the content hash of a conversation: 16 hexadecimal digits of a sha256."""
-    turns = [[turn["role"], turn["content"]] for turn in messages]
+    """Return the content hash of a conversation, its tools and tool calls included: 16 hexadecimal digits of a sha256."""
+    turns: list[list[Any]] = []
+    for turn in messages:
+        carried = ("tool_calls", "tools", *(("name", "tool_call_id") if turn["role"] == "tool" else ()))
+        more = {key: turn[key] for key in carried if key in turn}
+        turns.append([turn["role"], turn["content"], *([more] if more else [])])
     text = json.dumps(turns, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:PROMPT_ID_HEX_DIGITS]
 

@@ -7,6 +7,7 @@ follows the content and not the name: the same weights under another path are th
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from prefpipe.artifacts.file_hashes import hash_files
@@ -164,17 +165,19 @@ def find_adapter_base(folder: Path) -> AdapterBase | None:
     if not isinstance(reference, str) or not reference:
         raise ModelError(
             f"the adapter in {folder} does not name its base model",
-            hint=f"say which it is and make a whole model: prefpipe merge {folder} --model BASE -o {folder}-merged",
+            hint=f"say which it is and make a whole model: {merge_command(folder)}",
         )
     return AdapterBase(reference, config.get("revision"))
 
 
+def merge_command(folder: Path) -> str:
+    """Return the command that makes a whole model of an adapter, with ``BASE`` for its base; paths are quoted for a shell."""
+    return f"prefpipe merge {quote(str(folder))} --model BASE -o {quote(f'{folder}-merged')}"
+
+
 def merge_hint(folder: Path) -> str:
     """Return the command that makes a whole model of an adapter whose base is elsewhere: no file needs to be edited."""
-    return (
-        f"bring the base model to where the adapter looks for it, or name it: prefpipe merge {folder} --model BASE "
-        f"-o {folder}-merged, and use that"
-    )
+    return f"bring the base model to where the adapter looks for it, or name it: {merge_command(folder)}, and use that"
 
 
 def _find_kind(folder: Path) -> ModelKind:

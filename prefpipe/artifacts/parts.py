@@ -149,8 +149,13 @@ def verify_part(path: Path) -> PartFooter:
     return _read_verified(path)[1]
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
+def read_part(path: Path, columns: Sequence[str] | None = None, *, if_there: Sequence[str] = ()) -> tuple[pa.Table, PartFooter]:
     """Return a part's table and footer, every byte verified.
+
+    Args:
+        path: the part.
+        columns: those that are read; None for all.
+        if_there: columns that are read with them where the part has them.
 
     Errors:
         CorruptPartError: see ``verify_part``.
@@ -163,7 +168,8 @@ def read_part(path: Path, columns: Sequence[str] | None = None) -> tuple[pa.Tabl
         missing = [name for name in columns or () if name not in names]
         if missing:
             raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
-        table = file.read(columns=list(columns) if columns is not None else None)
+        also = [name for name in if_there if name in names and name not in (columns or ())]
+        table = file.read(columns=[*columns, *also] if columns is not None else None)
     except (pa.ArrowException, OSError) as error:
         # Its digests agree: whoever wrote it wrote no Parquet.
         raise CorruptPartError(f"{path} is corrupt: it cannot be read as Parquet ({_first_line(error)})", hint=HINT) from error

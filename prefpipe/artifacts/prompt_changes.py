@@ -8,6 +8,7 @@ from prefpipe.artifacts.prompts import Prompts, load_prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tables.bad_rows import read_without_bad_rows
+from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.errors import PrefpipeError
 
 
@@ -27,7 +28,7 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
             system_prompt=identity.get("system_prompt"),
             keep_columns=keep,
             drop_duplicates=bool(identity.get("drop_duplicate_prompts")),
-            reserved=CANDIDATES.column_names,
+            reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
             rules=ReadingRules(bool(identity.get("prompts_are_text")), identity.get("leave_out") or ()),
         )
         prompts = read_without_bad_rows(read)[0] if identity.get("skip_bad_rows") else read()
@@ -60,8 +61,8 @@ def _messages_by_id(candidates: Artifact) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = {}
     for index in candidates.present(range(candidates.n_parts), allow_partial=True):
         try:
-            table, _ = candidates.read(index, ["prompt_id", "messages"])
+            rows = rows_of(candidates.read(index, ["prompt_id", "messages"])[0])
         except PrefpipeError:  # what is wrong with the part is told elsewhere
             continue
-        found |= dict(zip(table["prompt_id"].to_pylist(), table["messages"].to_pylist(), strict=True))
+        found |= {row["prompt_id"]: row["messages"] for row in rows}
     return found

@@ -1,8 +1,9 @@
 """Prompts from a user's file: keyed, checked, with the user's columns beside them.
 
 Reads JSONL, JSON (a list of objects), CSV, Parquet, a folder written by ``datasets.save_to_disk`` and
-``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns), optionally ``prompt_id`` and
-``system``; every other column passes through untouched. Every problem of the file is found before the first is reported.
+``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns), optionally ``prompt_id``,
+``system`` and ``tools``; every other column passes through untouched. Every problem of the file is found before the first is
+reported.
 """
 
 import hashlib
@@ -30,13 +31,14 @@ from prefpipe.artifacts.tables.columns import column_values, python_rows
 from prefpipe.artifacts.tables.locations import refuse_scheme
 from prefpipe.artifacts.tables.reading import read_table
 from prefpipe.artifacts.tables.values import id_of
+from prefpipe.artifacts.tool_calls import holds_tools
 from prefpipe.errors import InputError, UsageError
 
 OWN_COLUMNS = ("prompt_id", "prompt", "messages")
 
 
 class Prompt(NamedTuple):
-    """A prompt with its key; ``messages`` end with a user turn."""
+    """A prompt with its key; ``messages`` end with a turn of the user or of a tool."""
 
     prompt_id: str
     messages: Turns
@@ -46,12 +48,14 @@ class Prompt(NamedTuple):
 class Prompts:
     """All prompts of a run, in file order, and the user's columns row by row beside them.
 
-    ``notes``: what the user should know of how the file was read.
+    ``notes``: what the user should know of how the file was read. ``carries_tools``: whether any prompt of the file, in whichever
+    part, has tools or tool calls.
     """
 
     rows: list[Prompt]
     columns: pa.Table
     notes: tuple[str, ...] = ()
+    carries_tools: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,7 +67,8 @@ class Prompts:
     def part(self, index: int, part_size: int) -> "Prompts":
         """Return the prompts of one part."""
         start = index * part_size
-        return Prompts(self.rows[start : start + part_size], self.columns.slice(start, part_size))
+        rows, columns = self.rows[start : start + part_size], self.columns.slice(start, part_size)
+        return Prompts(rows, columns, carries_tools=self.carries_tools)
 
     def sha256(self) -> str:
         """Return the content hash of ids, messages and user columns, in order."""
@@ -116,7 +121,8 @@ def load_prompts(
     rows, columns = _deduplicate(rows, columns, lines, source, drop=drop_duplicates)
     if system_prompt:
         rows = _with_system(rows, system_prompt, source)
-    return Prompts(rows, columns, (*beside.notes, *notes))
+    carries_tools = any(holds_tools(prompt.messages) for prompt in rows)
+    return Prompts(rows, columns, (*beside.notes, *notes), carries_tools)
 
 
 def _check_rows(
@@ -131,7 +137,7 @@ def _check_rows(
     rows: list[Prompt] = []
     problems: list[tuple[str, str]] = []
     for row, (line, given_id, value) in enumerate(zip(lines, ids, values, strict=True)):
-        turns, problem = checked_prompt(value, name, rules=rules, system=beside.systems[row])
+        turns, problem = checked_prompt(value, name, rules=rules, beside=beside.rows[row])
         problem = beside.problems[row] or problem
         prompt_id = None
         if has_ids:
@@ -142,7 +148,7 @@ def _check_rows(
             continue
         rows.append(Prompt(prompt_id if prompt_id is not None else prompt_id_of(turns), turns))
     read_back = notes_of_texts_read_back(values, rules) if name == "prompt" else []
-    return rows, problems, [*read_back, *notes_of_keys_left_out({name: values})]
+    return rows, problems, [*read_back, *notes_of_keys_left_out({name: values}, rules)]
 
 
 def _user_columns(

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import READABLE, column_types, same_type
+from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
 
 SUMMARY = "summary.json"
@@ -67,11 +69,14 @@ class Artifact:
     def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
         """Return a part's table and footer, every byte verified.
 
+        With ``messages`` comes `TEMPLATE_INPUT` where the artifact has it, for `prefpipe.artifacts.tool_calls.rows_of`.
+
         Raises:
             CorruptPartError: as ``footer``, or a column of another type than its schema gives it.
             InputError: a column that was asked for is not there.
         """
-        table, footer = parts.read_part(self.part_path(index), columns)
+        beside = (TEMPLATE_INPUT,) if "messages" in (columns or ()) else ()
+        table, footer = parts.read_part(self.part_path(index), columns, if_there=beside)
         self._check(footer, index)
         self._check_types(table, index)
         return table, footer
@@ -109,7 +114,7 @@ class Artifact:
         """Return all parts as one table (an artifact without parts gives an error)."""
         present = self.present(range(self.n_parts), allow_partial=allow_partial)
         if not present:
-            raise IncompleteInputError(f"{self.path} has no parts yet", hint=f"run `prefpipe status {self.path}`")
+            raise IncompleteInputError(f"{self.path} has no parts yet", hint=f"run `prefpipe status {quote(str(self.path))}`")
         tables = [self.read(index, columns)[0] for index in present]
         for index, table in zip(present, tables, strict=True):
             if table.schema != tables[0].schema:
@@ -128,7 +133,8 @@ class Artifact:
             shown = ", ".join(str(i) for i in sorted(missing)[:8]) + (", ..." if len(missing) > 8 else "")
             raise IncompleteInputError(
                 f"{self.path} is incomplete: {len(missing)} of {self.n_parts} parts are missing (part {shown})",
-                hint=f"run `prefpipe status {self.path}`, finish that stage, or pass --allow-partial where the command takes it",
+                hint=f"run `prefpipe status {quote(str(self.path))}`, finish that stage, or pass --allow-partial where the "
+                "command takes it",
             )
         return [i for i in indices if i not in missing]
 

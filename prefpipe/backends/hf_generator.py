@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
+from prefpipe.artifacts.model_files import ModelFiles, merge_command, require_chat_template
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.decoding import Decoder, Row, Sampled
 from prefpipe.backends.kv_cache import is_supported
@@ -156,12 +156,12 @@ def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
         except (RuntimeError, ValueError) as error:
             raise ModelError(
                 f"the adapter in {model.path} does not fit its base model: {error}",
-                hint=f"name the base it was trained on: prefpipe merge {model.path} --model BASE -o {model.path}-merged",
+                hint=f"name the base it was trained on: {merge_command(model.path)}",
             ) from error
     lost = [str(warning.message) for warning in caught if "adapter keys" in str(warning.message)]
     if lost:
         raise ModelError(
             f"the adapter in {model.path} does not fit its base model: {lost[0]}",
-            hint=f"name the base it was trained on: prefpipe merge {model.path} --model BASE -o {model.path}-merged",
+            hint=f"name the base it was trained on: {merge_command(model.path)}",
         )
     return adapted.merge_and_unload() if merge else adapted

@@ -16,6 +16,7 @@ from prefpipe.artifacts.answer_cache import AnswerCache
 from prefpipe.backends.chat_answers import TOO_LONG, ChatAnswer, read_generation
 from prefpipe.backends.chat_client import NEUTRAL, ChatClient, ServerSettings, Surroundings
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
+from prefpipe.text.tool_turns import for_server
 
 UNKNOWN_LENGTH = 2**31 - 1
 TOO_LONG_PREFIX = "prompt_too_long: "
@@ -123,9 +124,10 @@ class OpenAIGenerator:
         self._client.close()
 
     def _body(self, request: GenerationRequest, params: SamplingParams) -> dict[str, Any]:
+        messages, tools = for_server(request.messages)
         body: dict[str, Any] = {
             "model": self._model_name,
-            "messages": [dict(message) for message in request.messages],
+            "messages": messages,
             "seed": request.seed,
             "temperature": request.temperature,
             "top_p": params.top_p,
@@ -134,6 +136,9 @@ class OpenAIGenerator:
         }
         if params.top_k:
             body["top_k"] = params.top_k
+        if tools:
+            # the model is told of them; a response is a text, so the server is not to read calls out of it
+            body |= {"tools": tools, "tool_choice": "none"}
         return body | dict.fromkeys(OPTIONAL_FIELDS, True)
 
     def _keep(self, body: Mapping[str, Any], completion: Mapping[str, Any]) -> None:

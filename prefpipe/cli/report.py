@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -125,7 +126,9 @@ def _say_what_is_not_done(found: list[Any], unreadable: list[dict[str, Any]], *,
             continue
         reason = f": {item.reasons[0].rstrip(':')}" if item.reasons else ""
         if strict:
-            raise InputError(f"--strict: {item.name} is {item.state}{reason}", hint=f"prefpipe status {item.artifact.path}")
+            raise InputError(
+                f"--strict: {item.name} is {item.state}{reason}", hint=f"prefpipe status {quote(str(item.artifact.path))}"
+            )
         console.log(f"warning: {item.name} is {item.state}{reason}; its figures are marked")
 
 

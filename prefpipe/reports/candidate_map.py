@@ -4,6 +4,7 @@ The grid is plain ASCII and tells roles apart by letters, so it reads the same w
 """
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,7 +111,7 @@ def with_coordinates(found: Mapping[str, Any], embeddings: Artifact, sources: So
     known = sorted(entry["sample_idx"] for entry in found["candidates"] if entry["sample_idx"] in vectors)
     if not known:
         raise InputError(f"no candidate of prompt {found['prompt_id']} has an embedding in {embeddings.path}",
-                         hint=f"run `prefpipe inspect {embeddings.path}` for why")  # fmt: skip
+                         hint=f"run `prefpipe inspect {quote(str(embeddings.path))}` for why")  # fmt: skip
     shown = project(np.stack([vectors[idx] for idx in known]))
     places = dict(zip(known, shown.coordinates.tolist(), strict=True))
     entries = [entry | dict(zip(("x", "y"), places.get(entry["sample_idx"], (None, None)), strict=True))
@@ -130,7 +131,7 @@ def _vectors(embeddings: Artifact, sources: Sources, part: int, prompt_id: str) 
     if embeddings.n_parts != sources.index.n_parts or embeddings.record.identity.get("candidates") != expected:
         raise InputError(f"{place} was made for other candidates than {sources.index.path} speaks of", hint=again)
     if embeddings.missing([part]):
-        raise InputError(f"{embeddings.part_path(part)} is not there yet", hint=f"run `prefpipe status {place}`")
+        raise InputError(f"{embeddings.part_path(part)} is not there yet", hint=f"run `prefpipe status {quote(str(place))}`")
     table, footer = embeddings.read(part, ["prompt_id", "sample_idx", "embedding", "status"])
     candidates = sources.candidates
     if candidates is not None and footer.parents.get("candidates") != candidates.footer(part).data_sha256:

@@ -5,6 +5,7 @@ first; ``note``: worth knowing. The thresholds are prefpipe's own.
 """
 
 from collections.abc import Iterator, Mapping
+from shlex import quote
 from typing import Any, NamedTuple
 
 SEVERITIES = ("error", "warning", "note")
@@ -64,7 +65,7 @@ def _of_model(found: Facts) -> Iterator[Finding]:
     if n_missing:
         yield Finding("warning", "incomplete", f"{n_missing} of {found['n_parts']} parts of the groups are missing: the "
                       "rest was looked at",
-                      f"run `prefpipe status {found['groups']}`")  # fmt: skip
+                      f"run `prefpipe status {quote(str(found['groups']))}`")  # fmt: skip
 
 
 def _of_ids(found: Facts) -> Iterator[Finding]:

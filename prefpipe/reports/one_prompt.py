@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.rewards import parse_reward
 
@@ -101,8 +102,7 @@ def _rows_of(artifact: Artifact | None, part: int, prompt_id: str, columns: Sequ
     if artifact is None or artifact.missing([part]):
         return []
     table, _ = artifact.read(part, columns)
-    rows: list[Row] = table.filter(pc.equal(table["prompt_id"], prompt_id)).to_pylist()
-    return rows
+    return rows_of(table.filter(pc.equal(table["prompt_id"], prompt_id)))
 
 
 def _expression(sources: Sources, scores: Sequence[Row], reward: str | None) -> str | None:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from prefpipe.reports.distribution import figure
 from prefpipe.reports.untrusted import visible, visible_line
+from prefpipe.text.tool_turns import readable_turns
 
 LINES_SHOWN = 6
 LONGEST_LINE = 100
@@ -27,9 +28,9 @@ def one_prompt_page(found: Mapping[str, Any], *, width: int, full: bool) -> Iter
         full: show whole texts instead of their first lines.
     """
     yield heading(found)
-    for turn in found["messages"]:
-        yield Text(f"\n  {visible_line(str(turn['role']))}", style="bold")
-        yield body(turn["content"], width, full=full)
+    for role, text in readable_turns(found["messages"]):
+        yield Text(f"\n  {visible_line(role)}", style="bold")
+        yield body(text, width, full=full)
     by = found["ranked_by"]
     title = f"\n{found['n_candidates']} candidates" + (f", ranked by {visible_line(by, 200)}" if by else ", not rated")
     yield Text(title, style="bold")

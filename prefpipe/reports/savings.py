@@ -1,6 +1,7 @@
 """What training on the kept groups costs beside training on every usable candidate, as JSON values."""
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.store import Artifact
@@ -60,10 +61,12 @@ def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
     tally = artifact.tally(present)
     if any(name not in tally for name in TALLIED):
         what = "has no parts yet" if not present else "has no sums of tokens in its parts"
-        raise InputError(f"{artifact.path} {what}", hint=AGAIN_HINT if present else f"run `prefpipe status {artifact.path}`")
+        raise InputError(
+            f"{artifact.path} {what}", hint=AGAIN_HINT if present else f"run `prefpipe status {quote(str(artifact.path))}`"
+        )
     if not tally["n_groups"]:
         raise InputError(f"no prompt of {artifact.path} has a group: there is nothing to train on",
-                         hint=f"run `prefpipe inspect {artifact.path}` for what select rejected")  # fmt: skip
+                         hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for what select rejected")  # fmt: skip
     sums = tallied_tokens(tally, shared_prompt=shared_prompt)
     source = {"groups": str(artifact.path), "n_parts": artifact.n_parts, "n_parts_present": len(present), "tally": tally}
     return Basis(sums, source, shared_prompt, tuple(_notes_of_tally(tally, artifact.n_parts, len(present))))

@@ -96,7 +96,7 @@ def _prepared(path: str, sources: Sources) -> Prepared:
                 f"{path}: {read.n_missing:,} of {len(read.preferences):,} rows have no preference",
                 hint="judge them again, or leave them out and have them counted with --allow-missing",
             )
-        notes.append(f"{read.n_missing:,} of {len(read.preferences):,} rows have no preference and are left out")
+        notes.append(f"{read.n_missing:,} of {len(read.preferences):,} rows have no preference and are left out of the win rate")
     place = None
     if sources.difficulty is not None:
         matched = read_difficulty(sources.difficulty, read)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from prefpipe.artifacts.prompts import Prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, template_input_of
 
 Row = dict[str, Any]
 UNUSABLE = ("error", "prompt_too_long")
@@ -21,9 +22,14 @@ def key_of(row: Row) -> tuple[str, int]:
     return row["prompt_id"], row["sample_idx"]
 
 
-def user_columns(table: pa.Table) -> pa.Table:
-    """Return the columns that are the user's own."""
+def further_columns(table: pa.Table) -> pa.Table:
+    """Return the columns of candidates that their schema does not name: the user's own, `REASONING` and `TEMPLATE_INPUT`."""
     return table.select([name for name in table.column_names if name not in CANDIDATES.column_names])
+
+
+def user_columns(table: pa.Table) -> pa.Table:
+    """Return the columns that stand beside the candidates, without what belongs to their prompts."""
+    return table.select([name for name in further_columns(table).column_names if name != TEMPLATE_INPUT])
 
 
 def count_by_status(rows: Iterable[Row]) -> dict[str, int]:
@@ -66,10 +72,15 @@ def table_of_rows(rows: Sequence[Row], prompts: Prompts, *, is_served: bool = Fa
         rows: rows with the columns of ``candidates``, and `REASONING` where ``is_served``.
         prompts: the prompts that the rows answer.
         is_served: whether a server made the responses: then a column `REASONING` stands behind prefpipe's own.
+
+    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` stands behind them as well.
     """
     schema = CANDIDATES.arrow()
     if is_served:
         schema = schema.append(pa.field(REASONING, pa.string()))
+    if prompts.carries_tools:
+        schema = schema.append(pa.field(TEMPLATE_INPUT, pa.string()))
+        rows = [row | {TEMPLATE_INPUT: template_input_of(row["messages"])} for row in rows]
     own = pa.Table.from_pylist(list(rows), schema=schema)
     position = {prompt.prompt_id: number for number, prompt in enumerate(prompts.rows)}
     theirs = prompts.columns.take(pa.array([position[row["prompt_id"]] for row in rows], pa.int64()))

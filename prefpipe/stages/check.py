@@ -7,6 +7,7 @@ makes the tokens, applies the length limit and leaves responses out as in ``trai
 from collections import Counter
 from hashlib import sha256
 from math import ceil
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.artifacts.tokenizer_files import hash_tokenizer, read_chat_template
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
 from prefpipe.errors import IncompleteInputError, ModelError
 from prefpipe.maths.objectives import find_objective, resolve_knobs
@@ -73,7 +75,7 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
     """
     present = groups.present(range(groups.n_parts), allow_partial=True)
     if not present:
-        raise IncompleteInputError(f"{groups.path} has no parts yet", hint=f"run `prefpipe status {groups.path}`")
+        raise IncompleteInputError(f"{groups.path} has no parts yet", hint=f"run `prefpipe status {quote(str(groups.path))}`")
     model = _open_model(training.model, date_for_run(None, None, [groups.path]))
     # the template is told the day that the candidates have on record, so days cannot differ
     fits = ids_fit(groups, model.tokenizer["hash"], model.tokenizer["chat_template_hash"])
@@ -83,7 +85,7 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
     finish: Counter[str] = Counter()
     n_rejected = 0
     for index in present:
-        rows = groups.read(index, list(COLUMNS))[0].to_pylist()
+        rows = rows_of(groups.read(index, list(COLUMNS))[0])
         kept = [row for row in rows if row["role"] is not None]
         n_rejected += len(rows) - len(kept)
         finish.update(row["finish_reason"] or "unknown" for row in kept)

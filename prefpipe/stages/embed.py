@@ -15,10 +15,12 @@ import pyarrow as pa
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, embeddings_schema
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import Embedder
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.stages.candidate_rows import UNUSABLE, Row, count_by_status, parent_digests, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.text.tool_turns import readable_turns
 
 FAILING = ("error",)
 
@@ -78,7 +80,7 @@ class _Work:
             self.stack.callback(self.embedder.close)
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
         table, _ = self.candidates.read(index, columns)
-        rows = table.to_pylist()
+        rows = rows_of(table)
         statuses = [embedding_status(row) for row in rows]
         usable = [position for position, (status, _) in enumerate(statuses) if status == "ok"]
         found = self.embedder.embed([text_of(rows[i], self.config.text) for i in usable])
@@ -123,4 +125,4 @@ def text_of(row: Row, what: str) -> str:
     """Return the text that is embedded: the response, or every turn and the response, a blank line between."""
     if what == "response":
         return str(row["response"])
-    return "\n\n".join([turn["content"] for turn in row["messages"]] + [row["response"]])
+    return "\n\n".join([text for _, text in readable_turns(row["messages"])] + [row["response"]])

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts.fingerprint import canonical_json, describe_difference
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import FingerprintError
 
 NOT_COMPARED = ("models", "seed", "stage", "columns", "part_size")
@@ -92,7 +93,7 @@ def prompts_of(candidates: Artifact, *, allow_partial: bool = False) -> dict[str
     found: dict[str, Any] = {}
     for index in candidates.present(range(candidates.n_parts), allow_partial=allow_partial):
         table = candidates.read(index, ["prompt_id", "messages"])[0]
-        found |= {row["prompt_id"]: row["messages"] for row in table.to_pylist()}
+        found |= {row["prompt_id"]: row["messages"] for row in rows_of(table)}
     return found
 
 

@@ -5,16 +5,20 @@ out and counted; the file appears whole or not at all, and memory does not grow 
 """
 
 from collections import Counter
+from shlex import quote
 
 from prefpipe.artifacts.atomic import make_folder, sweep_temporary_files
 from prefpipe.artifacts.interchange.benchmark_answers import ANSWER_ROWS
 from prefpipe.artifacts.interchange.row_writers import row_writer
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
+from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
 from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.errors import InputError, StoppedEarly, UsageError
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime, Summary
+
+TOOLS_HINT = "take these prompts out, or sample them with --leave-out tools"
 
 
 def run(config: ExportConfig, runtime: Runtime) -> Summary:
@@ -57,12 +61,14 @@ class _Work:
         """Return the rows that a part of the candidates becomes."""
         rows: list[Row] = []
         prompts: dict[str, Row | None] = {}
-        for candidate in self.candidates.read(index)[0].to_pylist():
+        for candidate in rows_of(self.candidates.read(index)[0]):
             prompts.setdefault(candidate["prompt_id"], None)
             if candidate["sample_idx"] == self.config.sample_idx:
                 prompts[candidate["prompt_id"]] = candidate
             self.n_samples = max(self.n_samples, candidate["sample_idx"] + 1)
         for chosen in prompts.values():
+            if chosen is not None:
+                refuse_tools(chosen["messages"], chosen["prompt_id"], self.config.format, hint=TOOLS_HINT)
             if chosen is None or chosen["response"] is None:
                 self.left_out[chosen["status"] if chosen is not None else "no_such_sample"] += 1
                 continue
@@ -87,7 +93,7 @@ class _Work:
         if not self.n_rows:
             told = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
             raise InputError(f"{self.config.groups} holds nothing to export: {told or 'it has no prompts'}",
-                             hint=f"run `prefpipe inspect {self.config.groups}`")  # fmt: skip
+                             hint=f"run `prefpipe inspect {quote(str(self.config.groups))}`")  # fmt: skip
         if len(self.models) > 1 and (self.config.format == "arena-hard" or self.config.model_name is not None):
             raise InputError(
                 f"sample {self.config.sample_idx} is of {len(self.models)} models: {', '.join(self.models)}",

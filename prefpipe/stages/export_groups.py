@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from shlex import quote
 from typing import Any
 
 from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files
@@ -23,10 +24,13 @@ from prefpipe.artifacts.interchange.group_exports import ROWS, SCHEMAS, Group, a
 from prefpipe.artifacts.interchange.row_writers import RowWriter, row_writer
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
+from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
 from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.errors import InputError, StoppedEarly, UsageError
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime, Summary
+
+TOOLS_HINT = "--format jsonl writes tools and tool calls; or take these prompts out, or sample them with --leave-out tools"
 
 
 def run(config: ExportConfig, runtime: Runtime) -> Summary:
@@ -108,10 +112,12 @@ class _Work:
 
     def rows_of_part(self, index: int) -> list[Row]:
         """Return the rows that a part of the groups becomes."""
-        groups, rejected = groups_of(self.groups.read(index, GROUPS.column_names)[0].to_pylist(), self.strategy)
+        groups, rejected = groups_of(rows_of(self.groups.read(index, GROUPS.column_names)[0]), self.strategy)
         self.left_out.update(row["status"] for row in rejected)
         rows: list[Row] = []
         for group in groups:
+            if self.config.format != "jsonl":
+                refuse_tools(group.messages, group.prompt_id, self.config.format, hint=TOOLS_HINT)
             made = list(self.to_rows(group)) if self._fits(group) else []
             if made:
                 self._count(group, len(made))
@@ -144,7 +150,7 @@ class _Work:
             told = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
             raise InputError(
                 f"{self.config.groups} holds nothing to export: {told or 'it has no prompts'}",
-                hint=f"run `prefpipe inspect {self.config.groups}` for what select rejected",
+                hint=f"run `prefpipe inspect {quote(str(self.config.groups))}` for what select rejected",
             )
 
     def describe(self, summary: Summary) -> None:

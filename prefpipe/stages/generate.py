@@ -9,6 +9,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
@@ -19,6 +20,7 @@ from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_sour
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, open_output, refuse_nesting
+from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams, ServedGenerator
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, FingerprintError, InputError, PrefpipeError, UsageError
@@ -55,7 +57,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
             system_prompt=config.system_prompt,
             keep_columns=config.kept_columns,
             drop_duplicates=config.drop_duplicate_prompts,
-            reserved=_column_names(config),
+            reserved=[*_column_names(config), TEMPLATE_INPUT],
             rules=config.reading_rules,
         ),
     )
@@ -93,7 +95,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
 
 
 def _column_names(config: GenerateConfig) -> list[str]:
-    """Return prefpipe's own columns of this run's candidates."""
+    """Return prefpipe's own columns of this run's candidates, but `TEMPLATE_INPUT`."""
     return [*CANDIDATES.column_names, *([REASONING] if config.backend == SERVED else [])]
 
 
@@ -117,7 +119,8 @@ def _refuse_no_text_at_all(output: Output, indices: Sequence[int], summary: Summ
     reasons = ", ".join(f"{count:,} {status}" for status, count in summary.counts.most_common())
     raise ErrorRateError(
         f"{summary.stage} finished, but none of {summary.n_rows:,} rows has a text: {reasons}",
-        hint=f"run `prefpipe inspect {summary.path}` for the reasons; a model that thinks first needs a larger --max-tokens",
+        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons; a model that thinks first needs a larger "
+        "--max-tokens",
         summary=summary,
     )
 
@@ -186,7 +189,7 @@ class _Work:
         distinct = {prompt.prompt_id: prompt for prompt, _ in wanted}
         if config.backend == SERVED:
             for prompt in distinct.values():
-                if spells_control_token(turn["content"] or "" for turn in prompt.messages):
+                if spells_control_token(text for turn in prompt.messages for text in turn.values()):
                     self.spelling_control_tokens.add(prompt.prompt_id)
         encoded = {prompt_id: encode(engine, prompt) for prompt_id, prompt in distinct.items()}
         requests, rows = [], []
@@ -255,13 +258,14 @@ class _Work:
         if not (self.output.record.history or self.config.retry_errors):
             return {}
         try:
-            table, footer = parts.read_part(self.output.part_path(index), _column_names(self.config))
+            part = self.output.part_path(index)
+            table, footer = parts.read_part(part, _column_names(self.config), if_there=[TEMPLATE_INPUT])
         except CorruptPartError:
             return {}
         known = {self.output.record.fingerprint} | {step.get("from") for step in self.output.record.history}
         if footer.fingerprint not in known:
             return {}
-        rows = table.to_pylist()
+        rows = rows_of(table)
         return {
             (row["prompt_id"], row["sample_idx"]): row
             for row in rows

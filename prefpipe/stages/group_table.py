@@ -13,7 +13,7 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.pairs import build_pairs
 from prefpipe.maths.screening import is_none
 from prefpipe.maths.selection import Selection
-from prefpipe.stages.candidate_rows import user_columns
+from prefpipe.stages.candidate_rows import further_columns
 from prefpipe.stages.pool_index import Screened
 
 TEXT_COLUMNS = (
@@ -71,7 +71,7 @@ def group_table(
         column = own[field.name] if field.name in own else source[field.name]
         columns.append(column.cast(field.type) if column.type != field.type else column)
     written = pa.Table.from_arrays(columns, schema=schema)
-    theirs = user_columns(table).take(origin)
+    theirs = further_columns(table).take(origin)
     for field, column in zip(theirs.schema, theirs.columns, strict=True):
         written = written.append_column(field, column)
     verdicts = Counter(screened.verdicts[rows.prompts[rows.is_rejection]].tolist())

@@ -26,6 +26,7 @@ from prefpipe.artifacts.prompts import Prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES, Schema
 from prefpipe.artifacts.store import Output, Shard, open_output, refuse_nesting
+from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.configs.import_files import ImportConfig
 from prefpipe.stages.candidate_rows import Row, count_by_status, mark_duplicates, parent_digests, parent_identity, table_of_rows
 from prefpipe.stages.runtime import Runtime, Summary, loop_over_parts
@@ -45,7 +46,7 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
             names=_names(config),
             wide=_wide(config),
             columns=config.kept_columns,
-            reserved=CANDIDATES.column_names,
+            reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
             rules=config.reading_rules,
         ),
     )

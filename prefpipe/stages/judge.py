@@ -20,6 +20,7 @@ from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, VERDICTS
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import PairwiseJudge
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import parse_judge
@@ -144,7 +145,7 @@ class _Work:
         return [finish_row(row, self.orders) if pair.status == "ok" else row for row, pair in zip(rows, pairs, strict=True)]
 
     def _pairs(self, index: int) -> list[Pair]:
-        ours = by_prompt(self.a.read(index, COLUMNS)[0].to_pylist())
+        ours = by_prompt(rows_of(self.a.read(index, COLUMNS)[0]))
         found = [pair for prompt_id, rows in ours.items()
                  for pair in pairs_of(prompt_id, rows, self.b.rows(prompt_id), self.config.pairing)]  # fmt: skip
         for prompt_id in self.b.only_here(self._prompts_of_a(), index, self.a.n_parts):

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError
 from prefpipe.stages.candidate_rows import UNUSABLE, Row
 
@@ -57,7 +58,7 @@ class OtherSide:
         if index not in self._read:
             if len(self._read) >= 4:  # A and B mostly hold the same prompts in the same order
                 del self._read[next(iter(self._read))]
-            self._read[index] = by_prompt(self._artifact.read(index, COLUMNS)[0].to_pylist())
+            self._read[index] = by_prompt(rows_of(self._artifact.read(index, COLUMNS)[0]))
         return self._read[index]
 
 

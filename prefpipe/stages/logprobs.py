@@ -18,6 +18,7 @@ from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.artifacts.template_dates import FIELD
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
@@ -134,7 +135,7 @@ class _Work:
         fitting: list[Group] = []
         fates: dict[Key, Fate] = {}
         keys: list[Key] = []
-        for group in read(table.to_pylist(), self.encoder):
+        for group in read(rows_of(table), self.encoder):
             check_group(group, fates)
             responses, own = fit_length(group, max_length=self.config.max_length, on_too_long=self.config.on_too_long)
             fates |= own

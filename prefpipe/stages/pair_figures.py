@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
     if not scored.num_rows:
         reasons = ", ".join(f"{count} {status}" for status, count in sorted(artifact.counts().items()))
         raise InputError(f"no pair of {artifact.path} was scored: {reasons or 'there is none'}",
-                         hint=f"run `prefpipe inspect {artifact.path}` for the reasons")  # fmt: skip
+                         hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for the reasons")  # fmt: skip
     bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
     bench = _accuracies(table, scored, bootstrap)
     figures: dict[str, Any] = finite_values({

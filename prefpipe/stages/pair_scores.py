@@ -123,7 +123,7 @@ class _FromFile:
     def _rows(self, pairs: Sequence[ScoredTexts]) -> list[Row]:
         readable = [pair for pair in pairs if pair.problem is None]
         if self.rater is None:  # nobody reads the texts
-            rated = {pair.pair_idx: given_scores(pair) for pair in pairs}
+            rated = {pair.pair_idx: given_scores(pair) for pair in pairs if pair.scores is not None}
         else:
             if self.opened is None and readable:
                 with self.runtime.interruptible():

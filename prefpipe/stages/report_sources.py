@@ -1,6 +1,7 @@
 """What a report is made of: the artifacts of a folder, and which of them belong together."""
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,7 +116,7 @@ def parts_on_disk(pool: Pool, *, needs: Sequence[str]) -> list[int]:
     for item in wanted:
         if item.artifact.n_parts != len(present):
             raise InputError(f"{item.artifact.path} has {item.artifact.n_parts} parts and its candidates {len(present)}",
-                             hint=f"run `prefpipe status {item.artifact.path}`")  # fmt: skip
+                             hint=f"run `prefpipe status {quote(str(item.artifact.path))}`")  # fmt: skip
     return [index for index in present if not any(item.artifact.missing([index]) for item in wanted)]
 
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from prefpipe.artifacts.store import Output, Shard, add_tallies
@@ -265,6 +266,6 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
         raise ErrorRateError(
             f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
             f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good is in {summary.path}",
-            hint=f"run `prefpipe inspect {summary.path}` for the reasons, or raise --max-error-rate",
+            hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons, or raise --max-error-rate",
             summary=summary,
         )

@@ -18,6 +18,7 @@ from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.artifacts.tables.columns import python_rows
+from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.checks_scorer import IFEVAL_COLUMNS
 from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
 from prefpipe.configs.judging import parse_judge
@@ -203,7 +204,8 @@ class _Work:
     def rows(self, index: int) -> tuple[list[Row], list[Row]]:
         """Return a part's candidates and the user's own columns."""
         table, _ = self.candidates.read(index)
-        rows = table.select(["prompt_id", "sample_idx", "messages", "response", "status", "reason"]).to_pylist()
+        names = ["prompt_id", "sample_idx", "messages", "response", "status", "reason", TEMPLATE_INPUT]
+        rows = rows_of(table.select([name for name in names if name in table.column_names]))
         return rows, python_rows(user_columns(table))
 
     def _kept(self, index: int, parents: Mapping[str, str]) -> dict[tuple[str, tuple[str, int]], Score]:

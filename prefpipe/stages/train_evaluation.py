@@ -1,5 +1,6 @@
 """What a training run is evaluated on: a share of its own prompts, or groups of their own."""
 
+from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import describe_difference
@@ -44,7 +45,7 @@ class EvaluationGroups(NamedTuple):
         if not prepared.groups:
             raise InputError(
                 f"no group of {FLAG} {self.artifact.path} can be evaluated on: {words or 'it holds no group'}",
-                hint=f"run `prefpipe inspect {self.artifact.path}` for what select rejected",
+                hint=f"run `prefpipe inspect {quote(str(self.artifact.path))}` for what select rejected",
             )
         return prepared
 
@@ -82,7 +83,8 @@ def evaluation_groups(
                  for line in describe_difference(trained.identity, reference.identity)]  # fmt: skip
         raise UsageError(
             "\n  ".join([f"{FLAG} would be measured under another reference than the groups that are trained on:", *lines]),
-            hint=f"prefpipe logprobs {config.eval_groups} --model REFERENCE ..., and pass its folder with --eval-reference",
+            hint=f"prefpipe logprobs {quote(str(config.eval_groups))} --model REFERENCE ..., and pass its folder with "
+            "--eval-reference",
         )
     return EvaluationGroups(artifact, None if reference is None else reference._replace(folder=EVAL_FOLDER))
 

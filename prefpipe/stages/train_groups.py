@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_dates import FIELD
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.chat_tokenizer import find_eos_ids
 from prefpipe.errors import InputError
 from prefpipe.stages.candidate_rows import Row
@@ -77,8 +78,7 @@ def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:
     Errors:
         IncompleteInputError: parts are missing and ``allow_partial`` is not set.
     """
-    rows: list[Row] = groups.read_all(COLUMNS, allow_partial=allow_partial).to_pylist()
-    return rows
+    return rows_of(groups.read_all(COLUMNS, allow_partial=allow_partial))
 
 
 def groups_for(

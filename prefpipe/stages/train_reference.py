@@ -8,6 +8,7 @@ reference is belongs to the run's identity; where it lies does not.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import describe_difference
@@ -152,7 +153,8 @@ def _reference_model(config: TrainConfig, model: ModelFiles, named: ModelFiles |
 
 def _check_given(artifact: Artifact, config: TrainConfig, model: ModelFiles, groups: Artifact, flag: str) -> None:
     """Refuse log-probabilities that were not made for these groups, token by token; their parts are checked when read."""
-    identity, again = artifact.record.identity, f"make it again: prefpipe logprobs {config.groups} --model REFERENCE ..."
+    identity = artifact.record.identity
+    again = f"make it again: prefpipe logprobs {quote(str(config.groups))} --model REFERENCE ..."
     if "groups" not in identity:
         raise InputError(f"{flag} {artifact.path} is of candidates, and training takes those of its groups", hint=again)
     if artifact.n_parts != groups.n_parts or identity["groups"] != parent_identity(groups):
@@ -186,7 +188,8 @@ def _check_day(artifact: Artifact, model: ModelFiles, groups: Artifact, flag: st
     if day == model.template_date or stored_ids_fit(groups, model):
         return
     told = "no day that is on record" if day is None else day
-    again = f"make it again: prefpipe logprobs {artifact.record.parents['groups']} --template-date {model.template_date} ..."
+    measured = quote(str(artifact.record.parents["groups"]))
+    again = f"make it again: prefpipe logprobs {measured} --template-date {model.template_date} ..."
     raise UsageError(
         f"{flag} {artifact.path}: the chat template was told {told}, and in this run it is {model.template_date}",
         hint=again if day is None else f"pass --template-date {day}, or {again}",

@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.model_files import ModelFiles
@@ -168,7 +169,7 @@ class TrainRun:
                 f"no group of {config.groups} can be trained on: {words or 'it holds no group'}{first}",
                 hint="raise --max-length"
                 if any("long" in name for name in prepared.counts)
-                else f"run `prefpipe inspect {config.groups}` for what select rejected",
+                else f"run `prefpipe inspect {quote(str(config.groups))}` for what select rejected",
             )
         self.prepared, self.eval_groups = hold_out(prepared, config.eval_fraction, config.seed)
         if self.evaluation is not None:

@@ -14,9 +14,14 @@ These are then spelled anew, with letters that nobody else can write, and the te
 knows the same control tokens, with the same ids, under these new spellings alone. Everything between two control tokens is
 tokenised in one piece, with the tokenizer's own rules, as text of ordinary letters is.
 
+**Tools are told, or the conversation is refused.** A template that writes nothing of the tools of a prompt, of a call in it or of
+what a tool returned would make another prompt of it, and nothing would say so. So each of them is taken out or changed, one by
+one, and what the template writes then must be another text.
+
 **The clock stands still.** A template may call ``strftime_now``. It is given the date of the run, at midnight.
 """
 
+import hashlib
 import json
 import re
 import secrets
@@ -31,6 +36,7 @@ from tokenizers import Tokenizer
 
 from prefpipe.errors import InputError, ModelError, PrefpipeError
 from prefpipe.surrogates import replace_lone_surrogates
+from prefpipe.text.tool_turns import CALLS, for_template, holds_tools, without_each
 
 Turn = Mapping[str, Any]
 
@@ -76,12 +82,12 @@ class ChatTemplate:
         self.today = today or datetime.now().astimezone().date().isoformat()
         # digits, which no template changes, between two characters that are none
         self._mark = f"\ufdd0{secrets.randbelow(10**16):016}\ufdd1"
+        self._escaped_mark = self._mark.encode("unicode_escape").decode()
         template = tokenizer.chat_template or ""
         source = template if isinstance(template, str) else json.dumps(template)
-        self._settings: dict[str, Any] = {}
-        if CLOCK in source:
-            midnight = datetime.fromisoformat(self.today)
-            self._settings = {"chat_template": CLOCK_MACRO + tokenizer.get_chat_template(), CLOCK_VARIABLE: _told_by(midnight)}
+        self._reads_clock = CLOCK in source
+        self._told: set[str] = set()
+        """Hashes of prompts with tools of which the template is known to leave nothing out."""
 
         self.control_tokens: dict[int, str] = _control_tokens(tokenizer, source, eos_ids)
         """Spellings by id."""
@@ -94,12 +100,18 @@ class ChatTemplate:
         """Return what the template writes; control tokens in contents carry a mark, see `without_marks`.
 
         Raises:
-            TemplateError: the template raises anything: it is a program of the model's author.
+            TemplateError: the template raises anything: it is a program of the model's author; or it leaves out a tool, a call
+                of one, or what one returned.
         """
-        turns = [self._readable(turn) for turn in turns]
-        if self._holds_control(turns):
-            turns = [self._marked(turn) for turn in turns]
-        return self._rendered(turns, add_generation_prompt=add_generation_prompt)
+        told, tools = for_template(turns)
+        told, tools = self._readable(told), self._readable(tools)
+        if self._holds_control(told) or self._holds_control(tools):
+            told, tools = self._marked(told), self._marked(tools)
+        text = self._rendered(told, tools, add_generation_prompt=add_generation_prompt)
+        if holds_tools(turns):
+            self._refuse_what_is_not_told(told, tools, text, add_generation_prompt=add_generation_prompt)
+            text = text.replace(self._escaped_mark, self._mark)  # as Python and ASCII JSON write it
+        return text
 
     def ids(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> list[int]:
         """Return the ids of what the template writes; no token is added to it.
@@ -211,7 +223,7 @@ class ChatTemplate:
             {"role": "user", "content": PROBES[1]},
         ]
         try:
-            text = self._rendered(turns, add_generation_prompt=False)
+            text = self._rendered(turns, None, add_generation_prompt=False)
         except TemplateError:
             return None
         _, is_there, behind = text.partition(PROBE_ANSWERS[0])
@@ -244,10 +256,16 @@ class ChatTemplate:
             hint=f"correct chat_template.jinja in a copy of the model's folder; {TRIED}",
         ) from problem
 
-    def _rendered(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> str:
+    def _rendered(self, turns: Sequence[Turn], tools: Sequence[Any] | None, *, add_generation_prompt: bool) -> str:
+        settings: dict[str, Any] = {}
+        if tools:
+            settings["tools"] = list(tools)
+        if self._reads_clock:
+            source = CLOCK_MACRO + self.tokenizer.get_chat_template(**settings)
+            settings |= {"chat_template": source, CLOCK_VARIABLE: _told_by(datetime.fromisoformat(self.today))}
         try:
             text: str = self.tokenizer.apply_chat_template(
-                list(turns), add_generation_prompt=add_generation_prompt, tokenize=False, **self._settings
+                list(turns), add_generation_prompt=add_generation_prompt, tokenize=False, **settings
             )
         except jinja2.TemplateError as error:
             raise TemplateError(str(error)) from error
@@ -257,12 +275,39 @@ class ChatTemplate:
             raise TemplateError(f"{type(error).__name__}: {error}") from error
         return text
 
+    def _refuse_what_is_not_told(
+        self, turns: Sequence[dict[str, Any]], tools: Sequence[Any] | None, text: str, *, add_generation_prompt: bool
+    ) -> None:
+        """Refuse a conversation of which the template leaves out a tool, a call of one, or what one returned.
+
+        Raises:
+            TemplateError: naming what, and the flag that leaves it out knowingly.
+        """
+        # the answers of one prompt are looked at once: what is told of the prompt does not depend on them
+        is_answer = not add_generation_prompt and turns[-1]["role"] == "assistant" and CALLS not in turns[-1]
+        seen = json.dumps([turns[:-1] if is_answer else turns, tools])
+        prompt = hashlib.sha256(seen.encode()).hexdigest()
+        if prompt in self._told:
+            return
+        for what, flag, other_turns, other_tools in without_each(turns, tools):
+            try:
+                other = self._rendered(other_turns, other_tools, add_generation_prompt=add_generation_prompt)
+            except TemplateError:
+                continue  # it reads what is missing now
+            if other == text:
+                name = getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"
+                raise TemplateError(
+                    f"the chat template of {name} writes nothing of {what}, and the model would not know of it; choose a model "
+                    f"whose template takes tools, or {flag}"
+                )
+        self._told.add(prompt)
+
     def _readable(self, value: Any) -> Any:
         """Return a turn without half characters, which no tokenizer takes."""
         if isinstance(value, str):
             return replace_lone_surrogates(value)
         if isinstance(value, Mapping):
-            return {key: self._readable(each) for key, each in value.items()}
+            return {self._readable(key): self._readable(each) for key, each in value.items()}
         if isinstance(value, list | tuple):
             return [self._readable(each) for each in value]
         return value
@@ -271,7 +316,7 @@ class ChatTemplate:
         if isinstance(value, str):
             return self._control.search(value) is not None
         if isinstance(value, Mapping):
-            return any(map(self._holds_control, value.values()))
+            return any(map(self._holds_control, (*value.keys(), *value.values())))
         if isinstance(value, list | tuple):
             return any(map(self._holds_control, value))
         return False
@@ -283,7 +328,7 @@ class ChatTemplate:
                 value = self._control.sub(lambda found: found.group()[0] + self._mark + found.group()[1:], value)
             return value
         if isinstance(value, Mapping):
-            return {key: self._marked(each) for key, each in value.items()}
+            return {self._marked(key): self._marked(each) for key, each in value.items()}
         if isinstance(value, list | tuple):
             return [self._marked(each) for each in value]
         return value

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from prefpipe.surrogates import replace_lone_surrogates
+from prefpipe.text.tool_turns import readable_turns
 
 Kind = Literal["pairwise", "pointwise"]
 Form = Literal["line", "bare"]
@@ -104,7 +105,11 @@ def fence(title: str, text: str, nonce: str) -> str:
 
 
 def conversation_text(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return a conversation as text: the bare message when there is one user turn alone, else ``[role]`` lines before each."""
-    if len(messages) == 1 and messages[0]["role"] == "user":
-        return messages[0]["content"]
-    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
+    """Return a conversation as text: the bare message when there is one user turn alone, else ``[role]`` lines before each.
+
+    Calls of tools are told as JSON, and the tools before all turns.
+    """
+    turns = readable_turns(messages)
+    if len(turns) == 1 and turns[0][0] == "user":
+        return turns[0][1]
+    return "\n\n".join(f"[{role}]\n{text}" for role, text in turns)

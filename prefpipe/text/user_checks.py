@@ -11,11 +11,12 @@ from typing import Any, Final
 from prefpipe.errors import InputError
 from prefpipe.text.grading import Candidate, Grade
 from prefpipe.text.parameters import nearest
+from prefpipe.text.tool_turns import TOOLS, for_template
 
 ENTRY_POINT_GROUP: Final = "prefpipe.checks"
 
-UserFunction = Callable[[str, list[dict[str, str]], dict[str, Any]], Any]
-"""``(response, messages, columns) -> float in [0, 1] or bool``."""
+UserFunction = Callable[[str, list[dict[str, Any]], dict[str, Any]], Any]
+"""``(response, messages, columns) -> float in [0, 1] or bool``. The prompt's tools are ``tools`` of its last turn."""
 
 
 @functools.cache
@@ -57,7 +58,9 @@ class PythonCheck:
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return what the function returned; ``InputError`` if it raised or returned anything else."""
-        messages = [dict(message) for message in candidate.messages]
+        messages, tools = for_template(candidate.messages)
+        if tools is not None:
+            messages[-1][TOOLS] = tools
         try:
             returned = load_function(self.function)(candidate.response, messages, dict(candidate.columns))
         except Exception as error:

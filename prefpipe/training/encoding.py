@@ -189,8 +189,8 @@ class Encoder:
 
     def holds_control_text(self, turn: Message) -> bool:
         """Return whether a turn holds the text of a control token."""
-        content = turn.get("content")
-        return isinstance(content, str) and self.template.holds_control_text(content)
+        texts = [text for text in turn.values() if isinstance(text, str)]
+        return any(map(self.template.holds_control_text, texts))
 
 
 def begins_with_two_bos(ids: Sequence[int], bos_token_id: int | None) -> bool:

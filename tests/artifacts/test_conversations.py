@@ -39,7 +39,6 @@ def test_keys_beside_role_and_content_are_left_out_and_named() -> None:
 @pytest.mark.parametrize(
     ("more", "key"),
     [
-        ({"tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]}, "tool_calls"),
         ({"function_call": {"name": "f", "arguments": "{}"}}, "function_call"),
         ({"reasoning_content": "I think"}, "reasoning_content"),
         ({"reasoning": "I think"}, "reasoning"),
@@ -56,6 +55,20 @@ def test_what_a_chat_template_reads_is_refused_by_name_or_left_out_knowingly(mor
     assert hint_for([problem], "") == f"take these rows out, or read the texts alone, knowingly, with --leave-out {key}"
     assert turns_of(turns, leave_out=[key]) == ([turn("user"), turn("assistant"), turn("user")], None)
     assert keys_left_out(turns) == {key}
+
+
+def test_calls_and_what_tools_returned_are_carried_or_left_out_knowingly() -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": '{"b": 1, "a": null}'}}
+    turns = [turn("user"), turn("assistant", None) | {"tool_calls": [call]}, turn("tool") | {"tool_call_id": "c", "name": "f"}]
+    carried = '[{"id":"c","function":{"name":"f","arguments":{"b":1,"a":null}}}]'
+    expected = [turn("user"), turn("assistant", "") | {"tool_calls": carried}, turn("tool") | {"tool_call_id": "c", "name": "f"}]
+    assert turns_of(turns) == (expected, None)
+    assert turns_of(expected) == (expected, None), "what was read is read the same again"
+    assert keys_left_out(turns) == set()
+
+    known = [*turns[:2], turn("user")]
+    assert turns_of(known, leave_out=["tool_calls"]) == ([turn("user"), turn("assistant", ""), turn("user")], None)
+    assert keys_left_out(known, ["tool_calls"]) == {"tool_calls"}
 
 
 @pytest.mark.parametrize("blank", [None, "", [], {}, [None]])
@@ -112,7 +125,9 @@ def test_sharegpt_names_are_named() -> None:
         ([turn("assistant")], "it has no user turn"),
         (["q"], "turn 0 needs `role` and `content`"),
         ([turn("user"), {"role": "assistant"}], "turn 1 needs `role` and `content`"),
-        ([turn("tool")], "turn 0 has role 'tool': results of tools are not carried, roles are system, user, assistant"),
+        ([turn("tool")], "it has no user turn"),
+        ([turn("user"), turn("tool")], "turn 1 has role 'tool', and no turn before it calls a tool (`tool_calls`)"),
+        ([turn("function")], "turn 0 has role 'function': results of tools are carried in turns of role 'tool'"),
         ([turn("user", None)], "turn 0 has content that is no text"),
         ([turn("user", [{"type": "image"}])], "turn 0 has content that is no text (a part of type 'image')"),
         ([turn("user"), turn("assistant")], "its last turn is from the assistant, and a prompt ends with the user"),

@@ -1,6 +1,7 @@
 """What a tired person meets: a bare command, a tracker that is not there, JSON after a run with failures, a base that moved."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -161,3 +162,38 @@ def test_an_adapter_that_names_no_base_is_merged_into_the_one_given(tmp_path: Pa
     assert f"prefpipe merge {adapter} --model BASE" in str(caught.value.hint)
     command(["merge", str(adapter), "--model", str(base), "-o", str(tmp_path / "merged")])
     assert inspect_model(tmp_path / "merged", "merged").kind == "causal-lm"
+
+
+def pasted(hint: str) -> list[str]:
+    """Return the words of a hint's command as a shell reads them: between backticks, or from ``prefpipe`` to the next comma."""
+    line = hint.partition("`")[2].partition("`")[0] or hint[hint.index("prefpipe ") :].partition(", ")[0]
+    return shlex.split(line)
+
+
+def test_a_command_in_a_hint_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path, capsys) -> None:
+    name = 'it\'s $HOME "a b"'
+    folder = copy_to(tmp_path / "plain").rename(tmp_path / name)
+    candidates, groups, scores = folder / "candidates", folder / "groups", folder / "scores"
+    capsys.readouterr()
+
+    next(scores.glob("part-00001*")).unlink()
+    assert prefpipe(["select", str(candidates), "--scores", str(scores), "-o", str(folder / "g"), "--strategy", "bottom-k"]) == 4
+    assert pasted(capsys.readouterr().err.partition("hint:")[2]) == ["prefpipe", "status", str(scores)]
+
+    assert prefpipe(["report", str(folder), "-o", str(tmp_path / "r.html"), "--strict"]) == 1
+    words = pasted(capsys.readouterr().err.partition("hint:")[2].strip())
+    assert words[:2] == ["prefpipe", "status"]
+    assert Path(words[2]).parent == folder
+
+    for part in groups.glob("part-*"):
+        part.unlink()
+    assert prefpipe(["savings", str(groups), "--model", str(folder / "models" / "start"), "--gpu", "h100"]) != 0
+    assert pasted(capsys.readouterr().err.partition("hint:")[2]) == ["prefpipe", "status", str(groups)]
+
+    base = make_tiny_causal_lm(tmp_path / "base")
+    adapter = make_tiny_adapter(folder / "adapter", base)
+    shutil.move(base, tmp_path / "moved")
+    with pytest.raises(ModelError) as caught:
+        locate_model(str(adapter))
+    words = pasted(str(caught.value.hint))
+    assert words == ["prefpipe", "merge", str(adapter), "--model", "BASE", "-o", f"{adapter}-merged"]

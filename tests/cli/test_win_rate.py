@@ -98,7 +98,7 @@ def test_missing_preferences_are_refused_or_counted(tmp_path: Path, capsys) -> N
     assert (found["n_rows"], found["n_rows_missing"], found["win_rate"]["n"]) == (11, 1, 11)
     kept = [(i % 3) / 2 for i in range(12) if i != 3]
     assert found["win_rate"]["mean"] == pytest.approx(np.mean(kept))
-    assert "1 of 12 rows have no preference and are left out" in found["notes"]
+    assert "1 of 12 rows have no preference and are left out of the win rate" in found["notes"]
 
 
 def test_rows_of_one_prompt_are_one_cluster(tmp_path: Path, capsys) -> None:

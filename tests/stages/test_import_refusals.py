@@ -20,7 +20,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
     "response of numbers": ("a.jsonl", [GOOD | {"response": 5}], [], ["line 1: `response` is 5, which is no text"]),
     "empty prompt": ("a.jsonl", [GOOD | {"prompt": " "}], [], ["line 1: `prompt`: the prompt is empty"]),
     "turns without a user": ("a.jsonl", [{"messages": [{"role": "system", "content": "s"}], "response": "a"}], [], ["it has no user turn"]),
-    "another role": ("a.jsonl", [{"messages": [{"role": "tool", "content": "s"}], "response": "a"}], [], ["turn 0 has role 'tool'"]),
+    "another role": ("a.jsonl", [{"messages": [{"role": "critic", "content": "s"}], "response": "a"}], [], ["turn 0 has role 'critic'"]),
     "messages of text": ("a.jsonl", [{"messages": "hello", "response": "a"}], [], ["line 1: `messages`: it needs a text"]),
     "templated prompt": ("a.jsonl", [GOOD | {"prompt": "[INST] q [/INST]"}], [], ["it went through a chat template ([INST])"]),
     "id of fractions": ("a.jsonl", [GOOD | {"prompt_id": 1.5}], [], ["line 1: `prompt_id` is 1.5; an id is a text or a whole number"]),

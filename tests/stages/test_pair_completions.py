@@ -146,3 +146,18 @@ def test_files_of_pairs_keep_their_fingerprint(tmp_path: Path) -> None:
     assert "completions" not in read_run_record(tmp_path / "pairs").identity
     assert read_run_record(tmp_path / "items").identity["completions"] == 1
     assert json.loads((tmp_path / "pairs" / "summary.json").read_text()).keys().isdisjoint({"rewardbench_two"})
+
+
+@pytest.mark.parametrize("without", [(), ("chosen", "rejected")])
+def test_completions_with_scores_of_their_own_are_not_called_identical(tmp_path: Path, capsys, without: tuple[str, ...]) -> None:
+    rows = [{name: value for name, value in row.items() if name not in without} for row in ROWS]
+    evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out")
+    assert {row["status"] for row in rows_of(tmp_path / "out")} == {"ok"}
+    assert "identical" not in capsys.readouterr().err
+
+
+def test_scores_that_do_not_fit_the_completions_are_refused_with_their_numbers(tmp_path: Path) -> None:
+    row = {**item(7, [2.0], [1.0, 0.0]), "rejected": ["wrong 0", "wrong 1", "wrong 2"], "total_completions": None}
+    evaluate("rewardbench", pairs_file(tmp_path, [*ROWS, row]), tmp_path / "out", "--max-error-rate", "1")
+    [found] = [each for each in rows_of(tmp_path / "out") if each["pair_id"] == "7"]
+    assert (found["status"], found["reason"]) == ("unreadable", "`scores` holds 3 numbers, and `chosen` and `rejected` 4 texts")

@@ -95,7 +95,7 @@ def read_arena_answers(
     used = {"uid", "messages", "model", "ans_id", "tstamp", "metadata", *reserved}
     responses = _arena_responses(table, problems, rules)
     pool = gather(responses, problems, scorers=(), table=table, columns=columns, reserved=sorted(used))
-    pool.notes.extend(notes_of_keys_left_out({"messages": table.values("messages")}))
+    pool.notes.extend(notes_of_keys_left_out({"messages": table.values("messages")}, rules))
     return pool
 
 

@@ -104,7 +104,7 @@ def _item(
     problems: list[str | None] = [beside.problems[row]]
     messages: Turns = []
     if needs_texts or values["prompt"] is not None:
-        messages, problem = checked_prompt(values["prompt"], "prompt", rules=rules, system=beside.systems[row])
+        messages, problem = checked_prompt(values["prompt"], "prompt", rules=rules, beside=beside.rows[row])
         problems.append(problem)
     texts: dict[str, list[str]] = {}
     for name in SIDES:
@@ -128,10 +128,15 @@ def _item(
         n_rejected = len(scores) - (n_chosen or 0)
         if not n_chosen or n_rejected < 1:
             problems.append(f"`{SCORES}` holds {len(scores)} numbers, of which {n_chosen or 0} are of correct completions")
-        texts = {"chosen": [""] * (n_chosen or 0), "rejected": [""] * max(n_rejected, 0)}
+        n_texts = sum(map(len, texts.values()))
+        if all(texts.values()) and n_texts != len(scores):
+            problems.append(f"`{SCORES}` holds {len(scores)} numbers, and `chosen` and `rejected` {n_texts} texts")
 
     found = next((sentence for sentence in problems if sentence is not None), None)
     prompt_id = prompt_id_of(messages) if messages else f"row-{row}"
+    if scores is not None and not all(texts.values()):  # their numbers alone: nothing can be said of the texts
+        messages = []
+        texts = {"chosen": [""] * (n_chosen or 0), "rejected": [""] * max(n_all - (n_chosen or 0), 0)}
     if values["prompt_id"] is not None:
         given, problem = checked_id(values["prompt_id"], "prompt_id")
         prompt_id, found = given or prompt_id, found or problem

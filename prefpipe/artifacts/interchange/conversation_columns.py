@@ -18,6 +18,7 @@ from prefpipe.artifacts.conversations import (
     Turns,
     is_blank,
     keys_left_out,
+    problem_of_answer,
     transcript_of,
     turns_of,
     with_system,
@@ -32,6 +33,7 @@ from prefpipe.artifacts.interchange.templated_prompts import (
     untemplated,
 )
 from prefpipe.artifacts.interchange.user_table import checked_text, surrogate_problem, told
+from prefpipe.artifacts.tool_calls import TOOLS, checked_tools
 
 SYSTEM_COLUMNS = (
     ("system",), ("system", "prompt"), ("system", "message"), ("system", "instruction"), ("system", "instructions"),
@@ -46,23 +48,33 @@ SIDE_WORDS = ("chosen", "rejected", "prompt", "response")
 ALPACA_INPUT = ("instruction", "input")
 """Alpaca's columns: where the first is the prompt, the second is a part of it."""
 TOOL_COLUMNS = {
-    "tools": "defines tools",
     "functions": "defines tools",
     "chat_template_kwargs": "sets the chat template's options",
 }
-"""Columns that trainers hand to the chat template beside the turns, and what they do."""
+"""Columns that trainers hand to the chat template beside the turns and that are not carried, and what they do."""
+LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 A_NAME = re.compile(r"[\w.:/+\-]+", re.ASCII)
 """What names a summariser or a model, and is no sentence to a model."""
+
+
+class Beside(NamedTuple):
+    """What stands beside a row's prompt and belongs to it: a system prompt, and the JSON of the tools."""
+
+    system: str | None = None
+    tools: str | None = None
+
+
+NOTHING_BESIDE = Beside()
 
 
 class BesidePrompts(NamedTuple):
     """What the columns beside the prompts say, row by row.
 
-    ``systems``: the system prompts. ``problems``: why a row cannot be used. ``used``: columns that went into the conversation.
+    ``rows``: system prompts and tools. ``problems``: why a row cannot be used. ``used``: columns that went into the conversation.
     ``notes``: what a user should know.
     """
 
-    systems: list[str | None]
+    rows: list[Beside]
     problems: list[str | None]
     used: tuple[str, ...]
     notes: list[str]
@@ -112,8 +124,45 @@ def read_beside(
             continue
         for row in rows:
             problems[row] = problems[row] or f"`{name}` {what}, {NOT_CARRIED}: {told(values[row])}"
+
+    tools: list[str | None] = [None] * n_rows
+    if TOOLS in names and TOOLS not in taken:
+        tools = _tools(values_of(TOOLS), rules, problems, notes)
+    used = [*(held if n_systems else ()), *([TOOLS] if any(tools) else [])]
     notes.extend(_notes_of_columns_not_read(names, values_of, {*taken, *held, *rules.leave_out}, taken))
-    return BesidePrompts(systems, problems, tuple(held) if n_systems else (), notes)
+    rows_beside = [Beside(system, text) for system, text in zip(systems, tools, strict=True)]
+    return BesidePrompts(rows_beside, problems, tuple(used), notes)
+
+
+def _tools(values: Sequence[Any], rules: ReadingRules, problems: list[str | None], notes: list[str]) -> list[str | None]:
+    """Return the tools of each row as JSON; a column that defines none anywhere is the user's own.
+
+    Args:
+        values: of the column.
+        rules: what the user says about the file's conversations.
+        problems: of the rows, where what is wrong is noted.
+        notes: what a user should know.
+    """
+    texts: list[str | None] = [None] * len(values)
+    defining = [row for row, value in enumerate(values) if _is_structure(value) or _begins_like_tools(value)]
+    if defining and TOOLS in rules.leave_out:
+        notes.append(f"`{TOOLS}` defines tools in {len(defining):,} rows and is left out of the conversations ({LEAVE_OUT})")
+        return texts
+    if not defining:
+        return texts
+
+    for row, value in enumerate(values):
+        is_empty = is_blank(value) or (isinstance(value, str) and value.strip() in ("", "[]", "null"))
+        if not is_empty:
+            texts[row], problem = checked_tools(value)
+            problems[row] = problems[row] or problem
+    n_defining = sum(text is not None for text in texts)
+    if n_defining:
+        notes.append(
+            f"`{TOOLS}` defines the tools of {n_defining:,} of {len(values):,} rows, which the chat template is given "
+            f"({LEAVE_OUT} {TOOLS}: of none)"
+        )
+    return texts
 
 
 def _notes_of_columns_not_read(
@@ -145,6 +194,11 @@ def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[st
     return [value if isinstance(value, str) and value.strip() else None for value in values]
 
 
+def _begins_like_tools(value: Any) -> bool:
+    """Return whether a text is meant to be a list of objects, whether or not it can be read."""
+    return isinstance(value, str) and LIST_OF_OBJECTS.match(value) is not None
+
+
 def _is_structure(value: Any) -> bool:
     """Return whether a value is a list or an object that holds something, also written as text."""
     found = parsed_text(value) if isinstance(value, str) else value
@@ -153,8 +207,9 @@ def _is_structure(value: Any) -> bool:
 
 
 def checked_prompt(
-    value: Any, name: str, *, is_strict: bool = False, rules: ReadingRules = DEFAULT_RULES, system: str | None = None
-) -> tuple[Turns, str | None]:
+    value: Any, name: str, *, is_strict: bool = False, rules: ReadingRules = DEFAULT_RULES,
+    beside: Beside = NOTHING_BESIDE,
+) -> tuple[Turns, str | None]:  # fmt: skip
     """Return the turns of a text or a list of turns and, when they cannot be used, why not.
 
     Args:
@@ -163,7 +218,7 @@ def checked_prompt(
         name: the column, for messages.
         is_strict: take a marker of a template anywhere for a templated text, and not at its beginning or around a turn alone.
         rules: what the user says about the file's conversations.
-        system: the system prompt that stands in a column beside it.
+        beside: what stands in columns beside it.
     """
     if name == "messages" and isinstance(value, str):  # turns that stand in CSV or Parquet as text
         value = parsed_text(value)
@@ -174,10 +229,19 @@ def checked_prompt(
 
     turns, problem = turns_of(value, leave_out=rules.leave_out)
     if problem is None:
-        turns, problem = with_system(turns, system)
+        turns, problem = with_beside(turns, beside)
     if problem is not None:
         return turns, f"`{name}`: {problem}"
-    return turns, next((found for turn in turns if (found := surrogate_problem(turn["content"], name))), None)
+    texts = [text for turn in turns for text in turn.values()]
+    return turns, next((found for text in texts if (found := surrogate_problem(text, name))), None)
+
+
+def with_beside(turns: Turns, beside: Beside) -> tuple[Turns, str | None]:
+    """Return a prompt's turns with what stands beside them, and what is wrong where they have another system turn already."""
+    turns, problem = with_system(turns, beside.system)
+    if problem is None and beside.tools is not None:
+        turns = [*turns[:-1], turns[-1] | {TOOLS: beside.tools}]
+    return turns, problem
 
 
 def _unwrapped(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
@@ -199,6 +263,7 @@ def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | 
         return [], f"`{name}` is an empty list"
 
     turns, problem = transcript_of(value, leave_out=rules.leave_out)
+    problem = problem or problem_of_answer(turns)
     if problem is not None:
         return [], f"`{name}`: {problem}"
     if turns[-1]["role"] != "assistant":
@@ -235,18 +300,19 @@ def unwrapped_responses(values: Sequence[Any], rules: ReadingRules) -> list[Any]
     return [serialised_turns(value)[0] if isinstance(value, str) else value for value in values]
 
 
-def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]], rules: ReadingRules = DEFAULT_RULES) -> list[str]:
     """Return sentences on keys of turns that are left out, and on turns whose text is a conversation, with numbers of rows.
 
     Args:
         columns: the values of each column that can hold turns.
+        rules: what the user says about the file's conversations.
     """
     counts: Counter[str] = Counter()
     n_templated = 0
     for row in zip(*columns.values(), strict=True):
         keys: set[str] = set()
         for value in row:
-            keys |= keys_left_out(value)
+            keys |= keys_left_out(value, rules.leave_out)
         counts.update(keys)
         n_templated += any(_holds_templated_turn(value) for value in row)
     notes = []

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.conversations import Turns
 from prefpipe.artifacts.schemas import MESSAGES
+from prefpipe.artifacts.tool_calls import told_apart
 
 Row = dict[str, Any]
 TURN = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
@@ -150,9 +151,10 @@ def message_rows(group: Group) -> Iterator[Row]:
 
 
 def group_lines(group: Group) -> Iterator[Row]:
-    """Yield the whole group in one row, its pairs by sample index."""
+    """Yield the whole group in one row, its pairs by sample index; with the tools where the prompt has any."""
+    messages, tools = told_apart(group.messages)
     yield {
-        "prompt_id": group.prompt_id, "messages": group.messages, "strategy": group.strategy,
+        "prompt_id": group.prompt_id, "messages": messages, **({"tools": tools} if tools else {}), "strategy": group.strategy,
         "responses": [{key: row[key] for key in RESPONSE_KEYS} for row in group.responses],
         "pairs": [
             {"chosen": pair.chosen["sample_idx"], "rejected": pair.rejected["sample_idx"], "margin": pair.margin}

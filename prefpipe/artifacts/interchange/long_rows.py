@@ -84,7 +84,7 @@ def read_long_rows(
     assert names.prompt is not None
     assert names.response is not None
     turns = {name: table.values(name) for name in (names.prompt, names.response)}
-    pool.notes.extend([*beside.notes, *notes_of_keys_left_out(turns)])
+    pool.notes.extend([*beside.notes, *notes_of_keys_left_out(turns, rules)])
     prompts = turns[names.prompt] if names.prompt != "messages" else []  # there, turns as JSON text are no surprise
     pool.notes.extend(notes_of_texts_read_back(prompts, rules, [turns[names.response]]))
     pool.notes.extend(_notes_of_scores(table, pool, used, names))
@@ -149,7 +149,7 @@ def _responses(
     rows = zip(table.places, table.values(names.prompt), responses, strict=True)
     for row, (place, prompt, text) in enumerate(rows):
         failed = text is None and reasons[row] == "error"
-        turns, problem = checked_prompt(prompt, names.prompt, rules=rules, system=beside.systems[row])
+        turns, problem = checked_prompt(prompt, names.prompt, rules=rules, beside=beside.rows[row])
         found = [beside.problems[row] or problem]
         prompt_id, problem = checked_id(ids[row], names.prompt_id) if names.prompt_id is not None else (None, None)
         found.append(problem)

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.chat_messages import Message, NoCompletionError, places_of_thoughts, read_choice, shown
-from prefpipe.artifacts.conversations import DEFAULT_RULES, NOT_CARRIED, ReadingRules, Turns, is_blank
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, is_blank
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.conversation_columns import checked_prompt, notes_of_keys_left_out
+from prefpipe.artifacts.interchange.conversation_columns import Beside, checked_prompt, notes_of_keys_left_out
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     LONGEST_INDEX,
@@ -23,6 +23,7 @@ from prefpipe.artifacts.interchange.user_table import (
     read_user_table,
     told,
 )
+from prefpipe.artifacts.tool_calls import TOOLS, checked_tools
 from prefpipe.surrogates import replace_lone_surrogates
 
 REQUEST_HINT = 'each request needs `custom_id` and `body` with `messages`: {"custom_id": "...", "body": {"messages": [...]}}'
@@ -69,7 +70,7 @@ def read_batch(source: str, requests: str, *, rules: ReadingRules = DEFAULT_RULE
     ]
     pool = gather(found, problems, scorers=())
     bodies = [body.get("messages") if isinstance(body, dict) else None for body in asked.values("body")]
-    pool.notes.extend([*notes_of_keys_left_out({"messages": bodies}), *_notes_of_thoughts(answers)])
+    pool.notes.extend([*notes_of_keys_left_out({"messages": bodies}, rules), *_notes_of_thoughts(answers)])
     return pool
 
 
@@ -94,9 +95,11 @@ def _requests(table: UserTable, problems: Problems, rules: ReadingRules) -> list
         body: dict[str, Any] = bodies[row] if isinstance(bodies[row], dict) else {}
         if not isinstance(bodies[row], dict):
             problem = problem or f"`body` is {told(bodies[row])}, which is no object"
-        turns, turns_problem = checked_prompt(body.get("messages"), "body.messages", rules=rules)
-        if not is_blank(body.get("tools")) and "tools" not in rules.leave_out:
-            problem = problem or f"`body.tools` defines tools, {NOT_CARRIED}"
+        tools = None
+        if not is_blank(body.get(TOOLS)) and TOOLS not in rules.leave_out:
+            tools, tools_problem = checked_tools(body[TOOLS])
+            problem = problem or tools_problem
+        turns, turns_problem = checked_prompt(body.get("messages"), "body.messages", rules=rules, beside=Beside(tools=tools))
         model, model_problem = checked_optional_text(body.get("model"), "body.model")
         n, n_problem = _checked_n(body.get("n"))
         problem = problem or turns_problem or model_problem or n_problem

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, hint_for
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.conversation_columns import (
+    Beside,
     BesidePrompts,
     notes_of_keys_left_out,
     notes_of_texts_read_back,
@@ -121,7 +122,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     hint = hint_for(reasons, "")
     if hint:
         notes.append(f"{len(reasons):,} of {len(rows):,} pairs cannot be used as they are, first {reasons[0]}; {hint}")
-    return PairFile(_compared(rows), columns, (*notes, *beside.notes, *notes_of_keys_left_out(texts), *read_back))
+    return PairFile(_compared(rows), columns, (*notes, *beside.notes, *notes_of_keys_left_out(texts, rules), *read_back))
 
 
 def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] | None, list[str]]:
@@ -150,7 +151,7 @@ def _rows(
         messages: Turns = []
         responses, problem, is_null = ["", ""], None, False
         if has_texts:
-            messages, responses, problem, is_null = _texts(values, rules, beside.systems[row])
+            messages, responses, problem, is_null = _texts(values, rules, beside.rows[row])
             if beside.problems[row] is not None:
                 messages, responses, problem = [], ["", ""], beside.problems[row]
         prompt_id, id_problem = _prompt_id(values, messages, row)
@@ -164,13 +165,13 @@ def _rows(
     return rows
 
 
-def _texts(values: dict[str, Any], rules: ReadingRules, system: str | None) -> tuple[Turns, list[str], str | None, bool]:
+def _texts(values: dict[str, Any], rules: ReadingRules, beside: Beside) -> tuple[Turns, list[str], str | None, bool]:
     """Return a row's prompt, its two texts, what is wrong with them, and whether it is that one is null."""
     null = [name for name in TEXTS if values[name] is None]
     if null:
         return [], ["", ""], f"`{null[0]}` is null", True
     responses = [values[name] for name in TEXTS]
-    turns, texts, problem = split_row(values["prompt"], responses, TEXTS, rules=rules, system=system)
+    turns, texts, problem = split_row(values["prompt"], responses, TEXTS, rules=rules, beside=beside)
     return (turns, texts, None, False) if problem is None else ([], ["", ""], problem, False)
 
 
@@ -214,7 +215,7 @@ def _compared(rows: Sequence[ScoredTexts]) -> list[ScoredTexts]:
         if not row.messages or row.problem is not None:
             marked.append(row)
             continue
-        prompt = tuple((turn["role"], turn["content"]) for turn in row.messages)
+        prompt = tuple(tuple(turn.items()) for turn in row.messages)
         original = first.setdefault((prompt, row.chosen, row.rejected, row.subset), row.pair_idx)
         is_contrary = row.chosen != row.rejected and (prompt, row.rejected, row.chosen) in seen
         seen.add((prompt, row.chosen, row.rejected))

@@ -18,6 +18,7 @@ from prefpipe.artifacts.interchange.score_columns import words_of
 from prefpipe.artifacts.interchange.user_table import Problems, UserTable, told
 from prefpipe.artifacts.prompts import Prompt, Prompts
 from prefpipe.artifacts.tables.columns import python_rows
+from prefpipe.artifacts.tool_calls import holds_tools
 from prefpipe.errors import InputError, UsageError
 
 RATER_WORDS = ("annotator", "rater", "judge", "evaluator", "worker", "reviewer", "labeler", "labeller", "assessor")
@@ -96,7 +97,8 @@ def gather(
     problems.raise_if_any()
     prompts = [Prompt(prompt_id, members[0].messages) for prompt_id, members in by_prompt.items()]
     theirs, column_notes = _user_columns(table, list(by_prompt.values()), columns, reserved)
-    return Pool(Prompts(prompts, theirs), numbered, tuple(scorers), [*notes, *column_notes])
+    carries_tools = any(holds_tools(prompt.messages) for prompt in prompts)
+    return Pool(Prompts(prompts, theirs, carries_tools=carries_tools), numbered, tuple(scorers), [*notes, *column_notes])
 
 
 def _difference_of_prompts(prompt_id: str, first: Response, other: Response) -> str:

@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, with_system
+from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.conversation_columns import (
+    NOTHING_BESIDE,
+    Beside,
     BesidePrompts,
     checked_prompt,
     checked_response,
     notes_of_keys_left_out,
     notes_of_texts_read_back,
     read_beside,
+    with_beside,
 )
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.score_columns import pairs_of_columns, single_columns, words_of
@@ -108,7 +111,7 @@ def read_preferences(
     pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *reserved}))
     prompts = unpacked_column(table, "prompt")
     raw = [unpacked_column(table, name) for name in texts]
-    pool.notes.extend([*beside.notes, *notes, *notes_of_keys_left_out({"prompt": prompts, **texts})])
+    pool.notes.extend([*beside.notes, *notes, *notes_of_keys_left_out({"prompt": prompts, **texts}, rules)])
     pool.notes.extend(notes_of_texts_read_back(prompts, rules, raw))
     return pool
 
@@ -158,7 +161,7 @@ def _gathered(
 
     for row, place in enumerate(table.places):
         values = [column[row] for column in texts.values()]
-        prompt, responses, problem = split_row(prompts[row], values, list(texts), rules=rules, system=beside.systems[row])
+        prompt, responses, problem = split_row(prompts[row], values, list(texts), rules=rules, beside=beside.rows[row])
         problem = beside.problems[row] or problem
         prompt_id = None
         if problem is None and "prompt_id" in table.names:
@@ -294,8 +297,9 @@ def _finished(candidate: Candidate, scorers: Sequence[str], rules: ReadingRules)
 
 
 def split_row(
-    prompt: Any, responses: Sequence[Any], names: Sequence[str], *, rules: ReadingRules = DEFAULT_RULES, system: str | None = None
-) -> tuple[Turns, list[str], str | None]:
+    prompt: Any, responses: Sequence[Any], names: Sequence[str], *, rules: ReadingRules = DEFAULT_RULES,
+    beside: Beside = NOTHING_BESIDE,
+) -> tuple[Turns, list[str], str | None]:  # fmt: skip
     """Return a row's prompt, its responses' texts, and what is wrong with it.
 
     Args:
@@ -303,7 +307,7 @@ def split_row(
         responses: each a text, the assistant's turn in a list, or the whole conversation in a list.
         names: the responses' columns, for messages.
         rules: what the user says about the file's conversations.
-        system: the system prompt that stands in a column beside them.
+        beside: what stands in columns beside them.
     """
     values: list[str | Turns] = []
     for value, name in zip(responses, names, strict=True):
@@ -316,7 +320,7 @@ def split_row(
     if prompt is None and len(whole) < len(values):
         return [], [], f"there is no `prompt`, and `{names[0]}` is not the whole conversation, a list of turns"
     if not whole:
-        turns, problem = checked_prompt(prompt, "prompt", rules=rules, system=system)
+        turns, problem = checked_prompt(prompt, "prompt", rules=rules, beside=beside)
         return turns, [value if isinstance(value, str) else value[0]["content"] for value in values], problem
     if len(whole) < len(values):
         return [], [], f"one of {' and '.join(names)} is a whole conversation, and the other is not"
@@ -328,7 +332,7 @@ def split_row(
     if problem is None and prompt is not None and not _is_told_by(prompt, turns, rules):
         problem = f"`prompt` is not what `{names[0]}` begins with: {told(prompt)}"
     if problem is None:
-        turns, problem = with_system(turns, system)
+        turns, problem = with_beside(turns, beside)
     return turns, [value[-1]["content"] for value in whole], problem
 
 

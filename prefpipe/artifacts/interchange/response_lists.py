@@ -155,7 +155,7 @@ def gather_items(
         on_duplicate=on_duplicate,
     )  # fmt: skip
     prompts = table.values(layout.prompt)
-    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: prompts})])
+    pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: prompts}, rules)])
     if layout.prompt != "messages":
         pool.notes.extend(notes_of_texts_read_back(prompts, rules))
     return pool
@@ -170,9 +170,7 @@ def _responses(
     rows = [items_of(row) for row in range(table.table.num_rows)]
     texts = iter(unwrapped_responses([item.text for items, _ in rows for item in items], rules))
     for row, (place, prompt) in enumerate(zip(table.places, table.values(layout.prompt), strict=True)):
-        turns, problem = checked_prompt(
-            prompt, layout.prompt, is_strict=layout.is_strict, rules=rules, system=beside.systems[row]
-        )
+        turns, problem = checked_prompt(prompt, layout.prompt, is_strict=layout.is_strict, rules=rules, beside=beside.rows[row])
         problem = beside.problems[row] or problem
         prompt_id = None
         if problem is None and "prompt_id" in table.names:

@@ -109,7 +109,23 @@ def column_values(table: pa.Table, name: str) -> list[Any]:
     if (field.metadata or {}).items() >= JSON_TEXT.items():
         return [None if text is None else json.loads(text) for text in table[name].to_pylist()]
     values: list[Any] = table[name].to_pylist(maps_as_pydicts="strict" if _holds_map(field.type) else None)
+    if field.name == "tools" or _holds_field(field.type, "tool_calls"):
+        return [_without_fillers(value) for value in values]
     return values
+
+
+def _without_fillers(value: Any) -> Any:
+    """Return a value without what is null in it: structs give every tool the parameters of all others, as nulls."""
+    if isinstance(value, dict):
+        return {key: _without_fillers(held) for key, held in value.items() if held is not None}
+    if isinstance(value, list):
+        return [_without_fillers(member) for member in value]
+    return value
+
+
+def _holds_field(kind: pa.DataType, name: str) -> bool:
+    fields = [kind.field(number) for number in range(kind.num_fields)]
+    return any(field.name == name or _holds_field(field.type, name) for field in fields)
 
 
 def _holds_map(kind: pa.DataType) -> bool:

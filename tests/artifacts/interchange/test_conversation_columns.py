@@ -56,13 +56,11 @@ def test_a_column_of_system_prompts_is_the_system_turn(tmp_path: Path, entrance:
 
 
 @each_entrance
-def test_a_column_of_tools_is_refused_or_left_out_knowingly(tmp_path: Path, entrance: str) -> None:
+def test_a_column_of_tools_is_carried_or_left_out_knowingly(tmp_path: Path, entrance: str) -> None:
     source = lines(tmp_path / "a.jsonl", ROWS[entrance] | {"tools": TOOLS})
-    with pytest.raises(InputError) as caught:
-        messages_of(entrance, source)
-    assert "`tools` defines tools, and prefpipe carries texts alone" in caught.value.message
-    assert caught.value.hint is not None
-    assert "--leave-out tools" in caught.value.hint
+    messages, notes = messages_of(entrance, source)
+    assert messages == [SKY[0] | {"tools": json.dumps(TOOLS, separators=(",", ":"))}]
+    assert "`tools` defines the tools of 1 of 1 rows, which the chat template is given (--leave-out tools: of none)" in notes
     messages, notes = messages_of(entrance, source, ReadingRules(leave_out=("tools",)))
     assert messages == SKY
     assert "`tools` defines tools in 1 rows and is left out of the conversations (--leave-out)" in notes
@@ -141,9 +139,7 @@ def test_a_column_of_that_name_that_defines_no_tools_is_the_users(tmp_path: Path
     assert load_prompts(lines(tmp_path / "a.jsonl", {"prompt": TEXT, name: value})).rows[0].messages == SKY
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("functions", TOOLS), ("tools", json.dumps(TOOLS)), ("chat_template_kwargs", {"enable_thinking": False})]
-)
+@pytest.mark.parametrize(("name", "value"), [("functions", TOOLS), ("chat_template_kwargs", {"enable_thinking": False})])
 def test_other_columns_that_templates_read(tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"`{name}` .*, and prefpipe carries texts alone"):
         load_prompts(lines(tmp_path / "a.jsonl", {"prompt": TEXT, name: value}))

@@ -1,0 +1,222 @@
+"""Tools and tool calls of a prompt: checked, held in its turns, and stored beside them.
+
+A turn maps names to texts: ``role`` and ``content``, and in some conversations more. ``tool_calls`` of an assistant's turn is
+the JSON of its calls; ``tool_call_id`` and ``name`` of a tool's turn say what it answers; ``tools`` of the prompt's last turn is
+the JSON of what the model may call. So whatever hands turns on hands these on as well, and conversations that differ in them are
+different. `prefpipe.text.tool_turns` turns them into what chat templates and servers take.
+
+In an artifact the column ``messages`` holds role and content alone, for every reader. The whole stands beside it, in the column
+`TEMPLATE_INPUT`, which an artifact has only where one of its prompts needs it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefpipe.artifacts.tables.strict_json import parse_json
+from prefpipe.errors import CorruptPartError, InputError
+
+if TYPE_CHECKING:  # the command line reads conversations' names from here, and must not load Arrow
+    import pyarrow as pa
+
+TEMPLATE_INPUT = "template_input"
+"""Column of candidates and groups: JSON of the prompt's turns with their tool calls, and of its tools; null without any."""
+CALLS, TOOLS = "tool_calls", "tools"
+KEYS_OF_TOOL_TURNS = ("tool_call_id", "name")
+PLAIN_KEYS = {"role", "content"}
+
+
+def checked_calls(value: Any) -> tuple[str | None, str | None]:
+    """Return the calls of a turn as JSON text, and what is wrong with them.
+
+    Arguments that are JSON text, as OpenAI writes them, become the object that chat templates expect.
+
+    Args:
+        value: a list of calls as OpenAI or transformers write them, or its JSON.
+    """
+    calls, problem = _parsed(value, CALLS)
+    if problem is not None:
+        return None, problem
+    if not isinstance(calls, list) or not calls:
+        return None, f"has `{CALLS}` that are no list of calls: {calls!r:.60}"
+
+    found = []
+    for number, call in enumerate(calls):
+        read, problem = _call(call)
+        if problem is not None:
+            return None, f"has a call that cannot be used (`{CALLS}[{number}]`): {problem}"
+        found.append(read)
+    return _json_text(found, CALLS)
+
+
+def _call(call: Any) -> tuple[dict[str, Any], str | None]:
+    """Return a call with its name and arguments under ``function``, and what is wrong with it."""
+    if not isinstance(call, Mapping):
+        return {}, f"it is {call!r:.60}, which is no object"
+    outer = {key: held for key, held in call.items() if held is not None}
+    if outer.get("type", "function") != "function":
+        return {}, f"it is of type {outer['type']!r}, and calls of functions are carried alone"
+
+    if "function" in outer:
+        function = outer["function"]
+    else:
+        function = {key: outer.pop(key) for key in ("name", "arguments") if key in outer}
+        outer = {"type": "function", **outer}
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or not name:
+        return {}, "it names no function"
+
+    arguments = function.get("arguments")
+    if isinstance(arguments, str) and arguments.strip():
+        try:
+            arguments = parse_json(arguments)
+        except ValueError as error:
+            return {}, f"the arguments of {name!r} are no JSON ({error})"
+    elif arguments is None or isinstance(arguments, str):
+        arguments = {}
+    if not isinstance(arguments, Mapping):
+        return {}, f"the arguments of {name!r} are {arguments!r:.60}, which is no object"
+
+    rest = {key: held for key, held in function.items() if held is not None}
+    return {**outer, "function": {**rest, "arguments": dict(arguments)}}, None
+
+
+def checked_tools(value: Any) -> tuple[str | None, str | None]:
+    """Return the tools of a row as JSON text, and what is wrong with them.
+
+    Args:
+        value: a list of JSON schemas, each bare or under ``function``, or its JSON.
+    """
+    tools, problem = _parsed(value, TOOLS)
+    if problem is not None:
+        return None, f"the row {problem}"
+    if not isinstance(tools, list):
+        return None, f"`{TOOLS}` is {tools!r:.60}, which is no list of tools"
+
+    for number, tool in enumerate(tools):
+        if name_of_tool(tool) is None:
+            return None, f"`{TOOLS}[{number}]` is {tool!r:.60}, which names no function"
+    return _json_text(tools, TOOLS)
+
+
+def name_of_tool(tool: Any) -> str | None:
+    """Return the name of a tool, None where it has none."""
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return name if isinstance(name, str) and name else None
+
+
+def _parsed(value: Any, name: str) -> tuple[Any, str | None]:
+    if not isinstance(value, str):
+        return value, None
+    try:
+        return parse_json(value), None
+    except ValueError as error:
+        return None, f"has `{name}` that are no JSON ({error})"
+
+
+def _json_text(value: Any, name: str) -> tuple[str | None, str | None]:
+    try:
+        return _dumped(value), None
+    except (TypeError, ValueError) as error:
+        return None, f"has `{name}` that JSON cannot hold ({error})"
+
+
+def _dumped(value: Any) -> str:
+    """Return JSON whose keys keep their order, which templates write."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def holds_tools(turns: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether a conversation is more than roles and contents."""
+    return any(turn.keys() - PLAIN_KEYS for turn in turns)
+
+
+def template_input_of(turns: Sequence[Mapping[str, str]]) -> str | None:
+    """Return what stands in the column `TEMPLATE_INPUT`, None for a conversation that is roles and contents alone."""
+    if not holds_tools(turns):
+        return None
+    messages, tools = told_apart(turns)
+    return _dumped({"messages": messages, TOOLS: tools})
+
+
+def told_apart(turns: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, Any]], list[Any] | None]:
+    """Return turns with their calls as objects, and the tools."""
+    messages: list[dict[str, Any]] = []
+    tools = None
+    for turn in turns:
+        told: dict[str, Any] = dict(turn)
+        if TOOLS in told:
+            tools = json.loads(told.pop(TOOLS))
+        if CALLS in told:
+            told[CALLS] = json.loads(told[CALLS])
+        messages.append(told)
+    return messages, tools
+
+
+def refuse_tools(turns: Sequence[Mapping[str, str]], prompt_id: str, written: str, *, hint: str) -> None:
+    """Refuse to write a conversation where its tools and tool calls have no place.
+
+    Args:
+        turns: the conversation.
+        prompt_id: for messages.
+        written: what is written, such as a format's name.
+        hint: the way through.
+
+    Raises:
+        InputError: it has tools or tool calls.
+    """
+    if holds_tools(turns):
+        names = sorted({key for turn in turns for key in turn.keys() - PLAIN_KEYS})
+        shown = ", ".join(f"`{name}`" for name in names)
+        raise InputError(f"prompt {prompt_id} has {shown}, which {written} is written without", hint=hint)
+
+
+def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[dict[str, str]]:
+    """Return the turns of a row with what its `TEMPLATE_INPUT` adds to them.
+
+    Raises:
+        CorruptPartError: it is not what prefpipe writes, or is of other turns.
+    """
+    try:
+        read = parse_json(text)
+        whole = [_turn(turn) for turn in read["messages"]]
+        if read[TOOLS]:
+            whole[-1][TOOLS] = _dumped(read[TOOLS])
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise _corrupt(f"is not what prefpipe writes ({type(error).__name__}: {error})") from error
+    if [(turn["role"], turn["content"]) for turn in whole] != [(turn["role"], turn["content"]) for turn in turns]:
+        raise _corrupt("is of other turns than `messages`")
+    return whole
+
+
+def _turn(turn: Mapping[str, Any]) -> dict[str, str]:
+    found = {key: _dumped(held) if key == CALLS else held for key, held in turn.items()}
+    if not PLAIN_KEYS <= found.keys() <= {*PLAIN_KEYS, CALLS, *KEYS_OF_TOOL_TURNS}:
+        raise ValueError(f"a turn with {', '.join(found)}")
+    if not all(isinstance(held, str) for held in found.values()):
+        raise ValueError("a turn that holds something else than text")
+    return found
+
+
+def _corrupt(what: str) -> CorruptPartError:
+    return CorruptPartError(
+        f"the column `{TEMPLATE_INPUT}` of a part {what}",
+        hint="make the artifact again; a column of that name in a user's file needs another name",
+    )
+
+
+def rows_of(table: "pa.Table") -> list[dict[str, Any]]:
+    """Return a table's rows as Python values, their ``messages`` with tools and tool calls.
+
+    Raises:
+        CorruptPartError: as `with_template_input`.
+    """
+    rows: list[dict[str, Any]] = table.to_pylist()
+    if TEMPLATE_INPUT not in table.column_names or "messages" not in table.column_names:
+        return rows
+    for row in rows:
+        text = row.pop(TEMPLATE_INPUT)
+        if text is not None:
+            row["messages"] = with_template_input(row["messages"], text)
+    return rows
