@@ -54,9 +54,10 @@ def _report(flags: ReportFlags) -> None:
     if not 0 <= flags.prompts <= 200:
         raise UsageError(f"--prompts must be within 0 and 200, not {flags.prompts}", hint="run `prefpipe report --help`")
     refuse_other_file(flags.output, overwrite=flags.overwrite)  # before the work, not after it
-    found = _found(flags.workdir)
-    _say_what_is_not_done(found, strict=flags.strict)
+    found, unreadable = _found(flags.workdir)
+    _say_what_is_not_done(found, unreadable, strict=flags.strict)
     story = tell(flags.workdir.resolve().name, found, _model(flags.model, found), n_maps=flags.prompts)
+    story["not_done"] = [*unreadable, *story["not_done"]]
     for line in _errors(story):
         console.log(line)
     story = _with_names(story, found)
@@ -70,23 +71,28 @@ def _report(flags: ReportFlags) -> None:
 report = command_from(ReportFlags, _report)
 
 
-def _found(workdir: Path) -> list[Any]:
-    """Return the artifacts of the folder by their names in it, each with its state and its parents."""
+def _found(workdir: Path) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Return the artifacts of the folder by their names in it, each with its state and its parents.
+
+    Returns:
+        The artifacts, and those whose ``run.json`` cannot be read, which nothing can be told of: as entries of ``not_done``.
+    """
     from prefpipe.artifacts.run_record import read_run_record
     from prefpipe.artifacts.store import Artifact
-    from prefpipe.cli import console
     from prefpipe.errors import PrefpipeError
-    from prefpipe.plan import Inspector, find_artifacts, locate_parent
+    from prefpipe.plan import Inspector, find_artifacts, locate_parent, standing_of
     from prefpipe.stages.report_sources import Found
 
-    opened = {}
-    for path in find_artifacts(workdir):
+    opened, unreadable = {}, []
+    all_paths = find_artifacts(workdir)
+    names = {path: str(path.relative_to(workdir)) if path != workdir else workdir.resolve().name for path in all_paths}
+    for path in all_paths:
         try:
             opened[path] = Artifact(path, read_run_record(path))
-        except PrefpipeError as error:
-            console.log(f"left out of the report: {error.message}")
-    names = {path: str(path.relative_to(workdir)) if path != workdir else workdir.resolve().name for path in opened}
-    places = {path.resolve(): name for path, name in names.items()}
+        except PrefpipeError:
+            standing = standing_of(path)
+            unreadable.append({"name": names[path], "state": standing.state, "reasons": list(standing.reasons)})
+    places = {path.resolve(): names[path] for path in opened}
     by_name = {names[path]: artifact for path, artifact in opened.items()}
     inspector, found = Inspector(), []
     for path, artifact in opened.items():
@@ -97,10 +103,10 @@ def _found(workdir: Path) -> list[Any]:
             inside = places.get(place.resolve()) if place is not None else None
             parents[kind] = inside or _twin(artifact, names[path], kind, by_name) or _outside(artifact, kind, by_name)
         found.append(Found(names[path], artifact, parents, state.state, tuple(state.reasons), state.command))
-    return found
+    return found, unreadable
 
 
-def _say_what_is_not_done(found: list[Any], *, strict: bool) -> None:
+def _say_what_is_not_done(found: list[Any], unreadable: list[dict[str, Any]], *, strict: bool) -> None:
     """Say in the first lines whose figures will be marked.
 
     Raises:
@@ -108,6 +114,12 @@ def _say_what_is_not_done(found: list[Any], *, strict: bool) -> None:
     """
     from prefpipe.cli import console
     from prefpipe.errors import InputError
+
+    for entry in unreadable:
+        line = f"{entry['name']} is {entry['state']}: {entry['reasons'][0]}"
+        if strict:
+            raise InputError(f"--strict: {line}", hint="repair it, or move it out of the folder")
+        console.log(f"warning: {line}; it is left out of the report")
 
     for item in found:
         if item.state == "done":

@@ -238,12 +238,20 @@ def _converted(value: Any, kind: Any) -> Any:
     if target is int and isinstance(value, float):
         raise TypeError
     if target is Path and isinstance(value, (str, Path)):
-        return Path(value)
+        return _at_home(Path(value))
     if target is str and isinstance(value, (str, int, float)):
         return str(value)
     if target is int and isinstance(value, (int, str)):
         return int(value)
     raise TypeError
+
+
+def _at_home(path: Path) -> Path:
+    """Return a path with its ``~`` written out, which no shell has done in a YAML file; nobody wants a folder called ``~``."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # of nobody who is known here
+        return path
 
 
 def _words(kind: Any) -> str:

@@ -172,9 +172,16 @@ class RecordedCommand:
             flag = "" if item.metadata["positional"] else flag_of(item)
             yield from (Word(item.name, flag, str(each)) for each in (value if isinstance(value, list) else [value]))
 
+    def _names_served_model(self, folder: Path) -> bool:
+        """Return whether ``--model`` is a name that a server or the fake engine knows, even where a folder is called so, too."""
+        backend = self.value("backend") or self._of_config_file(folder).get("backend")
+        return backend in ("openai", "fake")
+
     def _placed(self, word: Word, surroundings: Surroundings) -> Word:
         """Return a word whose path, if it has one, is that of now."""
         if word.value is None or word.field is None or not _names_place(word.field, self.config_class):
+            return word
+        if word.field == "model" and self._names_served_model(surroundings.folder):
             return word
         then = self.output(surroundings.folder)
         moves = (

@@ -11,6 +11,7 @@ same arithmetic in the same order whatever the number of threads.
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -40,6 +41,35 @@ def is_cached(function: Callable[..., Any]) -> bool:
     return folder is not None and any(Path(folder).glob(f"*.{function.__name__}-*.nbi"))
 
 
+class ForgivingCache:
+    """Numba's cache of one function, whose failures cost a compilation and nothing else.
+
+    A file of it may have been cut off by a full disk or a crash of the machine, and nothing in an error of numba's says what to
+    delete; and where the disk of the cache is full, or a quota is, that of the output may not be.
+    """
+
+    def __init__(self, of_numba: Any) -> None:
+        self._cache = of_numba
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what numba's cache has: its path and its counters."""
+        return getattr(self._cache, name)
+
+    def load_overload(self, signature: Any, target: Any) -> Any:
+        """Return what was compiled before, None where there is nothing that can be read: then it is compiled again."""
+        try:
+            return self._cache.load_overload(signature, target)
+        except Exception:  # noqa: BLE001 - what a damaged pickle raises may be anything
+            with suppress(Exception):
+                self._cache.flush()  # an empty index in place of one that may be the damaged file
+            return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Keep what was compiled, where that is possible."""
+        with suppress(Exception):
+            self._cache.save_overload(signature, result)
+
+
 def _compile(function: Function, more: dict[str, Any]) -> Function:
     try:
         dispatcher = numba.njit(cache=True, **_SETTINGS, **more)(function)
@@ -50,6 +80,7 @@ def _compile(function: Function, more: dict[str, Any]) -> Function:
         return cast("Function", dispatcher)
     # Private to Numba, which has no other way to say what else a function depends on; a test sees that it works.
     dispatcher._cache._cache_file._source_stamp = _stamp_of_sources()  # noqa: SLF001
+    dispatcher._cache = ForgivingCache(dispatcher._cache)  # noqa: SLF001
     return cast("Function", dispatcher)
 
 

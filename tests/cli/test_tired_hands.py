@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from finished_run import command
-from pipelines import open_artifact, write_json_lines
+from pipelines import open_artifact, write_json_lines, write_prompts
 from tiny_models import make_tiny_adapter, make_tiny_causal_lm
 from two_rounds import copy_to
 
@@ -197,3 +197,21 @@ def test_a_command_in_a_hint_can_be_pasted_whatever_the_folder_is_called(tmp_pat
         locate_model(str(adapter))
     words = pasted(str(caught.value.hint))
     assert words == ["prefpipe", "merge", str(adapter), "--model", "BASE", "-o", f"{adapter}-merged"]
+
+
+def test_a_tilde_in_a_configuration_file_is_the_home_folder(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    write_prompts(tmp_path / "p.jsonl", 2)
+    (tmp_path / "g.yaml").write_text("prompts: p.jsonl\noutput: ~/run/c\nmodel: m\nbackend: fake\nn: 2\n")
+    command(["generate", "--config", "g.yaml"])
+    (tmp_path / "s.yaml").write_text("candidates: ~/run/c\noutput: ~nobody-of-that-name/s\nscorer: fake\n")
+    command(["score", "--config", "s.yaml"])
+
+    assert open_artifact(tmp_path / "home" / "run" / "c").read_all().num_rows == 4
+    assert not (tmp_path / "~").exists()
+    assert open_artifact(tmp_path / "~nobody-of-that-name" / "s").read_all().num_rows == 4
+    next((tmp_path / "home" / "run" / "c").glob("part-*")).unlink()
+    capsys.readouterr()
+    assert prefpipe(["status", str(tmp_path / "home" / "run" / "c"), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)[0]["again"] == [["prefpipe", "generate", "--config", "g.yaml"]]

@@ -102,6 +102,19 @@ def test_in_another_folder_paths_are_those_of_there_and_other_words_stay(tmp_pat
     assert go_on(recorded, then, now=tmp_path)[2:5] == ["then/c", "-o", "then/s"]
 
 
+@pytest.mark.parametrize("backend", ["openai", "fake"])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_the_name_of_a_served_model_is_no_path_where_a_folder_is_called_so(backend: str, in_file: bool, tmp_path: Path) -> None:
+    """The name is part of the identity: another one would be refused, or sampled from another model."""
+    (tmp_path / "there" / "qwen").mkdir(parents=True)
+    (tmp_path / "there" / "g.yaml").write_text(f"backend: {backend}\nmodel: qwen\n" if in_file else "n: 2\n")
+    flags = "" if in_file else f" --model qwen --backend {backend}"
+    words = go_on(f"prefpipe generate p -o c --config g.yaml{flags}", tmp_path / "there", now=tmp_path)
+    assert words[-4:] == ["--model", "qwen", "--backend", backend] if not in_file else "--model" not in words
+    assert "there/qwen" not in words
+    assert "there/c" in words
+
+
 def test_a_moved_run_is_finished_where_it_is_now(tmp_path: Path) -> None:
     """The candidates moved along and the prompts did not; the original is still there and is not what was asked for."""
     for name in ("a/run/candidates", "a/run/scores", "b/run/candidates", "b/run/scores"):

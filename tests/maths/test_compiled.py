@@ -1,9 +1,15 @@
-"""Machine code on disk is that of the sources as they are now, of every file that a compiled function calls."""
+"""Machine code on disk is that of the sources as they are now, of every file that a compiled function calls.
 
+A cache that is damaged or cannot be written to costs a compilation and changes no result.
+"""
+
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import prefpipe.maths.compiled
 
@@ -43,3 +49,56 @@ def test_a_changed_file_is_compiled_again_in_the_functions_of_others_that_call_i
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "__pycache__").glob("*.nb?")}
     assert answer(tmp_path) == "30.0"
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "nothing is compiled twice"
+
+
+SUM_OF_SQUARES = """
+import numpy as np
+from prefpipe.maths.compiled import compiled
+
+@compiled
+def total(values):
+    found = 0.0
+    for value in values:
+        found += value * value
+    return found
+
+print(total(np.array([1.0, 2.0, 3.0])), sum(total.stats.cache_hits.values()))
+"""
+
+
+def total_of(folder: Path, cache: Path) -> list[str]:
+    """Return the sum of 1, 4 and 9, and how often it came from the cache, from a process of its own."""
+    script = folder / "total.py"
+    if not script.exists():
+        script.write_text(SUM_OF_SQUARES, encoding="utf-8")
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(root)}
+    outcome = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout.split()
+
+
+@pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
+@pytest.mark.parametrize("kept", [0, 40])
+def test_a_file_of_the_cache_that_was_cut_off_is_made_again(tmp_path: Path, suffix: str, kept: int) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    assert total_of(tmp_path, cache) == ["14.0", "0"]
+    assert total_of(tmp_path, cache) == ["14.0", "1"]
+
+    (file,) = cache.rglob(f"*{suffix}")
+    file.write_bytes(file.read_bytes()[:kept])
+    assert total_of(tmp_path, cache) == ["14.0", "0"]
+    assert total_of(tmp_path, cache) == ["14.0", "1"]
+
+
+def test_a_cache_that_cannot_be_written_to_any_more_costs_a_compilation(tmp_path: Path) -> None:
+    """The folder of the index is a file by the time the function is compiled: what numba writes fails as on a full disk."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    script = SUM_OF_SQUARES.replace(
+        "print(",
+        "import shutil, pathlib\nplace = pathlib.Path(total.stats.cache_path)\nshutil.rmtree(place)\nplace.touch()\nprint(",
+    )
+    (tmp_path / "total.py").write_text(script, encoding="utf-8")
+    assert total_of(tmp_path, cache) == ["14.0", "0"]

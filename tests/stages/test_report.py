@@ -31,7 +31,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> dict:
     from prefpipe.cli.report import _found, _model
     from prefpipe.stages.report import tell
 
-    found = _found(reported_run())
+    found, _ = _found(reported_run())
     return json.loads(json.dumps(tell("run", found, _model("1B", found), n_maps=5)))
 
 
@@ -253,12 +253,33 @@ def test_any_part_of_a_run_has_a_report(kinds: tuple[str, ...], tmp_path: Path, 
     assert told["maps"] == []
 
 
-def test_an_unreadable_run_json_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("damage", ["lost", "cut off", "newer"])
+def test_an_unreadable_run_json_is_left_out_said_on_the_page_and_refused_when_strict(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path)
-    (folder / "embeddings" / "run.json").write_text("{")
+    record = folder / "embeddings" / "run.json"
+    text = record.read_text(encoding="utf-8")
+    if damage == "lost":
+        record.unlink()
+    else:
+        newer = json.dumps(json.loads(text) | {"of_2031": 1})
+        record.write_text(newer if damage == "newer" else text[:-30], encoding="utf-8")
+
     told, err = told_of(folder, capsys)
-    assert "left out of the report" in err
+    first = err.splitlines()[0]
+    assert first.startswith("warning: embeddings is corrupt: ")
+    assert first.endswith("; it is left out of the report")
     assert "embeddings" not in {entry["name"] for entry in told["lineage"]}
+    assert [(entry["name"], entry["state"]) for entry in told["not_done"]] == [("embeddings", "corrupt")]
+
+    page = tmp_path / "page.html"
+    assert run(["report", str(folder), "-o", str(page)]) == 0
+    assert 'id="not-done"' in page.read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert run(["report", str(folder), "-o", str(tmp_path / "strict.html"), "--strict"]) == 1
+    assert "--strict: embeddings is corrupt: " in capsys.readouterr().err
+    assert not (tmp_path / "strict.html").exists()
 
 
 def test_numbers_without_a_value_are_null(story: dict) -> None:
