@@ -231,15 +231,16 @@ class Standing(NamedTuple):
         return {"path": str(self.path), "state": self.state, "reasons": list(self.reasons)}
 
 
-def standing_of(path: Path, inspector: "Inspector | None" = None) -> Standing:
+def standing_of(path: Path, inspector: "Inspector | None" = None, *, quick: bool = True) -> Standing:
     """Return what status says of an artifact; one whose record cannot be read is ``corrupt`` and raises nothing.
 
     Args:
         path: the artifact's folder.
         inspector: one that has looked at others of the run, so that none is looked at twice.
+        quick: look at the footers of parts alone, and not at every byte.
     """
     try:
-        report = (inspector or Inspector()).report(path, quick=True)
+        report = (inspector or Inspector()).report(path, quick=quick)
     except PrefpipeError as error:
         return Standing(path, "corrupt", (error.message,))
     return Standing(path, report.state, tuple(line.strip() for line in report.reasons))

@@ -54,7 +54,7 @@ def _report(flags: ReportFlags) -> None:
     if not 0 <= flags.prompts <= 200:
         raise UsageError(f"--prompts must be within 0 and 200, not {flags.prompts}", hint="run `prefpipe report --help`")
     refuse_other_file(flags.output, overwrite=flags.overwrite)  # before the work, not after it
-    found, unreadable = _found(flags.workdir)
+    found, unreadable = _found(flags.workdir, strict=flags.strict)
     _say_what_is_not_done(found, unreadable, strict=flags.strict)
     story = tell(flags.workdir.resolve().name, found, _model(flags.model, found), n_maps=flags.prompts)
     story["not_done"] = [*unreadable, *story["not_done"]]
@@ -71,8 +71,12 @@ def _report(flags: ReportFlags) -> None:
 report = command_from(ReportFlags, _report)
 
 
-def _found(workdir: Path) -> tuple[list[Any], list[dict[str, Any]]]:
+def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, Any]]]:
     """Return the artifacts of the folder by their names in it, each with its state and its parents.
+
+    Args:
+        workdir: the folder.
+        strict: verify every byte of every part, and not the footers alone.
 
     Returns:
         The artifacts, and those whose ``run.json`` cannot be read, which nothing can be told of: as entries of ``not_done``.
@@ -96,7 +100,7 @@ def _found(workdir: Path) -> tuple[list[Any], list[dict[str, Any]]]:
     by_name = {names[path]: artifact for path, artifact in opened.items()}
     inspector, found = Inspector(), []
     for path, artifact in opened.items():
-        state = inspector.report(path, quick=True)
+        state = inspector.report(path, quick=not strict)
         parents = {}
         for kind in artifact.record.parents:
             place = locate_parent(artifact, kind)

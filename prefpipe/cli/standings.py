@@ -12,7 +12,7 @@ def not_done(paths: Iterable[Path | None], *, strict: bool = False) -> list[dict
 
     Args:
         paths: folders of artifacts; what is None or no artifact is left out, for it has an error of its own.
-        strict: refuse them.
+        strict: refuse them; every byte of every part is then verified, and not the footers alone.
 
     Raises:
         InputError: with ``strict``, naming the first that is partial, stale or corrupt.
@@ -24,7 +24,8 @@ def not_done(paths: Iterable[Path | None], *, strict: bool = False) -> list[dict
 
     inspector = Inspector()
     artifacts = dict.fromkeys(path for path in paths if path is not None and (path / FILE_NAME).exists())
-    found = [standing for path in artifacts if not (standing := standing_of(path, inspector)).is_done]
+    standings = [standing_of(path, inspector, quick=not strict) for path in artifacts]
+    found = [standing for standing in standings if not standing.is_done]
     if found and strict:
         raise InputError(f"--strict: {found[0].line}", hint=f"see why and what to run: {found[0].command}")
     for standing in found:

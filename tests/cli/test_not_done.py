@@ -9,7 +9,7 @@ import pytest
 from finished_run import N_PARTS, command, copy_to
 from tiny_models import make_tiny_causal_lm
 
-from prefpipe.artifacts.parts import part_name
+from prefpipe.artifacts.parts import part_name, read_footer
 from prefpipe.cli.main import run
 
 COMMANDS = {
@@ -92,3 +92,28 @@ def test_what_is_not_done_is_said_first_marked_and_refused_with_strict(
     else:
         assert "error: " in outcome.err
         assert not outcome.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["inspect", "{groups}"], ["savings", "{groups}", "--model", "8B", "--gpu", "h100"], ["report", "{run}", "-o", "{page}"]],
+)
+def test_strict_sees_a_byte_that_changed_inside_a_part(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its footer is whole: only reading every byte shows it."""
+    run_folder = copy_to(tmp_path)
+    groups = run_folder / "groups"
+    part = groups / part_name(1, N_PARTS)
+    data = bytearray(part.read_bytes())
+    data[read_footer(part).data_bytes // 2] ^= 1
+    part.write_bytes(data)
+    page = tmp_path / "report.html"
+    capsys.readouterr()
+
+    line = [word.format(groups=groups, run=run_folder, page=page) for word in words]
+    assert run([*line, "--strict"]) == 1
+    outcome = capsys.readouterr()
+    assert "groups is corrupt: " in outcome.err
+    assert not outcome.out
+    assert not page.exists()
