@@ -237,11 +237,12 @@ def test_sigterm_in_logprobs_stops_after_a_part_and_shards_share_the_rest(
     heavy: StageServer, inputs: Inputs, folder: Path
 ) -> None:
     elapsed_s = finish(heavy, *logprobs(inputs, folder / "straight")).elapsed_s
-    for attempt in range(12):
+    for attempt in range(24):
         output = folder / f"stopped{attempt}"
-        stopped = heavy.run(*logprobs(inputs, output), signal_after_s=elapsed_s * (0.3 + 0.05 * attempt), signal=signal.SIGTERM)
-        if stopped.code == 75:
+        stopped = heavy.run(*logprobs(inputs, output), signal_after_s=elapsed_s * (0.3 + 0.03 * attempt), signal=signal.SIGTERM)
+        if "logprobs stopped as asked" in stopped.stderr:  # earlier, while the model is loaded, there is nothing to finish
             break
+        assert stopped.code in (0, 75)
     assert_refused(stopped, 75, "logprobs stopped as asked", "left hint: run the same command again to go on")
     made = identities_of(output)
     for index in (0, 1):
