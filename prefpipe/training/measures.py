@@ -144,8 +144,9 @@ UNDECIDED_MARGIN = 5e-4
 
 
 def describe_accuracy(figures: Mapping[str, float], *, digits: int = 0) -> str:
-    """Return the accuracy in words; ``undecided`` where the margins are rounding noise."""
-    if abs(figures["rewards/margins"]) < UNDECIDED_MARGIN:
+    """Return the accuracy in words; ``undecided`` where the margins are known, and rounding noise."""
+    margin = figures.get("rewards/margins")
+    if margin is not None and abs(margin) < UNDECIDED_MARGIN:
         return "undecided (ties)"
     return f"{figures['rewards/accuracy']:.{digits}%}"
 
