@@ -21,15 +21,15 @@ from prefpipe.artifacts.file_hashes import hash_file
 from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
-from prefpipe.artifacts.merge_record import MergedPart, MergeRecord, read_merge_record
-from prefpipe.artifacts.model_files import content_hash_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import PART_PATTERN, Artifact, Shard, parts_without_record
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
-from prefpipe.backends.model_location import locate_model
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, moved_folders
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
+from prefpipe.models.merge_record import MergedPart, MergeRecord, read_merge_record
+from prefpipe.models.model_files import content_hash_of
+from prefpipe.models.model_location import locate_model
 
 State = Literal["done", "partial", "stale", "corrupt"]
 PAIR_STAGES = ("eval rewardbench", "eval calibration")

@@ -19,7 +19,7 @@ from tiny_models import make_tiny_causal_lm
 from torch.distributed import TCPStore
 from written_groups import row_of, write_groups
 
-from prefpipe.artifacts.model_files import inspect_model
+from prefpipe.models.model_files import inspect_model
 
 LIMIT_S = 60.0
 N_PROMPTS = 11

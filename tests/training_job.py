@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from tiny_groups import make_groups
 from transformers import TrainerCallback
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.maths.objectives import resolve_knobs
+from prefpipe.models.model_files import inspect_model
 from prefpipe.training.callbacks import MetricsFile
 from prefpipe.training.checkpoints import find_last_checkpoint
 from prefpipe.training.early_stopping import EarlyStopping

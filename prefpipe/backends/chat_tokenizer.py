@@ -10,10 +10,10 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from prefpipe.artifacts.model_files import ModelFiles
-from prefpipe.artifacts.model_json import read_json
 from prefpipe.backends.protocol import Message
 from prefpipe.errors import ModelError
+from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.model_json import read_json
 from prefpipe.text.chat_template import ChatTemplate
 
 

@@ -10,12 +10,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from prefpipe.artifacts.model_files import ModelFiles, merge_command, require_chat_template
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.decoding import Decoder, Row, Sampled
 from prefpipe.backends.kv_cache import is_supported
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
 from prefpipe.errors import ModelError
+from prefpipe.models.model_files import ModelFiles, merge_command, require_chat_template
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -12,11 +12,11 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.backends.device import find_device
 from prefpipe.backends.padding_self_test import CONVERSATIONS, judge_padding
 from prefpipe.backends.protocol import Message, Score, ScoreRequest
 from prefpipe.errors import ModelError, PrefpipeWarning
+from prefpipe.models.model_files import ModelFiles
 from prefpipe.text.chat_template import ChatTemplate, TemplateError
 
 _WORST_LENGTH: Final = 1_000_000

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.backends.device import find_device
 from prefpipe.backends.protocol import Embeddings
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
+from prefpipe.models.model_files import ModelFiles
 from prefpipe.surrogates import replace_lone_surrogates
 
 _NO_LIMIT = 10**9

@@ -14,11 +14,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
 from prefpipe.backends.vllm_support import check_adapter, find_version, hidden_torchrun
 from prefpipe.errors import ModelError
+from prefpipe.models.model_files import ModelFiles
 
 find_version()
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")

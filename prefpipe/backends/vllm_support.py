@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from prefpipe.artifacts.model_json import read_json
 from prefpipe.errors import ModelError
+from prefpipe.models.model_json import read_json
 
 OLDEST, TOO_NEW = (0, 26), (0, 34)
 SUPPORTED = ">=0.26,<0.34"

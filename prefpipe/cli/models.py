@@ -26,15 +26,15 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Turn a GGUF file or a bundled model into an ordinary Hugging Face folder, once."""
-    from prefpipe.backends.bundled import PREFIX, find_bundled
-    from prefpipe.backends.model_location import locate_model
     from prefpipe.cli import pages
+    from prefpipe.models.bundled import PREFIX, find_bundled
+    from prefpipe.models.model_location import locate_model
 
     source = find_bundled(reference) if reference.startswith(PREFIX) else Path(reference).expanduser()
     if output is None:
         folder = locate_model(reference).path
     elif source.suffix == ".gguf":
-        from prefpipe.backends.gguf_conversion import convert_gguf
+        from prefpipe.models.gguf_conversion import convert_gguf
 
         folder = convert_gguf(source, output)
     else:
@@ -67,8 +67,8 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 def _bundled() -> Iterator[dict[str, Any]]:
-    from prefpipe.backends.bundled import BUNDLED_MODELS, PREFIX, find_bundled
     from prefpipe.errors import ModelError
+    from prefpipe.models.bundled import BUNDLED_MODELS, PREFIX, find_bundled
 
     for name, model in BUNDLED_MODELS.items():
         entry: dict[str, Any] = {"reference": PREFIX + name, "installed": True, "install": model.install, "folder": None}
@@ -99,8 +99,8 @@ def _told(entry: dict[str, Any]) -> str:
 @models.command()
 def show(reference: Reference, trust_remote_code: TrustRemoteCode = False, as_json: AsJson = False) -> None:
     """Show where a model is, what kind it is, its hashes and its chat template."""
-    from prefpipe.artifacts.tokenizer_files import read_chat_template
-    from prefpipe.backends.model_location import locate_model
+    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.tokenizer_files import read_chat_template
 
     model = locate_model(reference, trust_remote_code=trust_remote_code)
     facts = {"reference": reference, "path": str(model.path), "kind": model.kind, "revision": model.revision, **model.identity()}

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefpipe.artifacts.model_files import find_adapter_base
-from prefpipe.artifacts.tokenizer_files import find_tokenizer_files, read_chat_template
 from prefpipe.errors import UsageError
+from prefpipe.models.model_files import find_adapter_base
+from prefpipe.models.tokenizer_files import find_tokenizer_files, read_chat_template
 
 MEANT_FOR_ARGUMENTS = tuple(",='\"{}")
 """``--model_args`` is a list of ``name=value`` parted by commas outside of quotes, or a JSON object; it cannot quote these."""

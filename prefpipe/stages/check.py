@@ -14,13 +14,13 @@ import numpy as np
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_dates import date_for_run
-from prefpipe.artifacts.tokenizer_files import hash_tokenizer, read_chat_template
 from prefpipe.artifacts.tool_calls import rows_of
-from prefpipe.backends.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
 from prefpipe.errors import IncompleteInputError, ModelError
 from prefpipe.maths.objectives import find_objective, resolve_knobs
 from prefpipe.maths.training_compute import SECONDS_AN_HOUR, Recipe, forward_work, gpu_hours, training_work
 from prefpipe.maths.training_memory import StepRecipe, step_footprint
+from prefpipe.models.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
+from prefpipe.models.tokenizer_files import hash_tokenizer, read_chat_template
 from prefpipe.reports.check import judge
 from prefpipe.reports.distribution import Distribution
 from prefpipe.stages.candidate_rows import Row

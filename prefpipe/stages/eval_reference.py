@@ -2,11 +2,11 @@
 
 from transformers import AutoConfig
 
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import open_input
 from prefpipe.backends.device import find_device
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.eval_kl import Reference
 from prefpipe.stages.eval_recipe import Side

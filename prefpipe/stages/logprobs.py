@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
@@ -21,6 +20,7 @@ from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device
 from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.models.model_files import ModelFiles, require_chat_template
 from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.stages.train_groups import (

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import torch
 
 from prefpipe.artifacts.atomic import atomic_folder, atomic_write
-from prefpipe.artifacts.merge_record import merge_record_of
-from prefpipe.artifacts.model_files import ModelFiles, inspect_model
-from prefpipe.artifacts.model_json import read_json
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord, read_run_record
 from prefpipe.artifacts.store import refuse_nesting
 from prefpipe.errors import ModelError, PrefpipeError, StoppedEarly, UsageError
+from prefpipe.models.merge_record import merge_record_of
+from prefpipe.models.model_files import ModelFiles, inspect_model
+from prefpipe.models.model_json import read_json
 from prefpipe.stages.runtime import Runtime
 from prefpipe.training.merge import DTYPES, KINDS, Change, kind_of, load_adapted, merge_weights, stored_dtype
 from prefpipe.training.merge_check import TOLERANCES, Agreement, compare, contents, encode_texts, lost, measure

@@ -9,10 +9,10 @@ from math import isfinite
 from typing import Any
 
 from prefpipe.artifacts.interchange.pair_rows import ScoredTexts
-from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.backends.device import find_device
 from prefpipe.configs.pairs import BASE, PairsConfig
 from prefpipe.errors import InputError, UsageError
+from prefpipe.models.model_files import ModelFiles, require_chat_template
 from prefpipe.stages.pair_rating import SAME_TOKENS, SIDES, PairRater, Rated
 from prefpipe.stages.train_groups import encoder_of
 from prefpipe.training.forward import measure_responses, share_prompts

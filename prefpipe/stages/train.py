@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import fingerprint_of
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives import KNOB_NAMES, find_objective, objective_of, resolve_knobs
+from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary
 from prefpipe.stages.train_evaluation import EvaluationGroups, evaluation_groups

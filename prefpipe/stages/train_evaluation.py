@@ -4,10 +4,10 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import describe_difference
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, UsageError
+from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.candidate_rows import parent_identity
 from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_groups import read_rows

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.chat_tokenizer import find_eos_ids
 from prefpipe.errors import InputError
+from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response

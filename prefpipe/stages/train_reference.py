@@ -12,7 +12,6 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import describe_difference
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
@@ -21,6 +20,7 @@ from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
 from prefpipe.maths.objectives import find_objective
+from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.candidate_rows import parent_identity
 from prefpipe.stages.logprob_rows import read_logprobs

@@ -6,11 +6,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, StoppedEarly
 from prefpipe.maths.objectives import find_objective
+from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, Protocol
 
-from prefpipe.artifacts.model_files import ModelFiles, require_chat_template
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
+from prefpipe.models.model_files import ModelFiles, require_chat_template
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime
 from prefpipe.stages.train_conversations import conversations_of

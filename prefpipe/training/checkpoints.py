@@ -10,8 +10,8 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from prefpipe.artifacts.safetensors_header import check_safetensors
 from prefpipe.errors import ModelError, UsageError
+from prefpipe.models.safetensors_header import check_safetensors
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")

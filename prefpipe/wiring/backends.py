@@ -35,7 +35,7 @@ def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[
             surroundings=_surroundings(runtime),
         )
     model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
-    load("prefpipe.artifacts.model_files:require_chat_template")(model)
+    load("prefpipe.models.model_files:require_chat_template")(model)
     if config.backend == "vllm":
         return model.identity(), lambda: load("prefpipe.backends.vllm_engine:VllmGenerator")(
             model, dtype=config.dtype, max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code,
@@ -152,7 +152,7 @@ def language_judge(
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
         judged = [config.a, config.b] if isinstance(config, JudgeConfig) else [config.candidates]  # type: ignore[attr-defined]
         model = model.dated(template_date(config, judged))
-        load("prefpipe.artifacts.model_files:require_chat_template")(model)
+        load("prefpipe.models.model_files:require_chat_template")(model)
         model_identity = {**model.identity(), **{key: getattr(config, key) for key in ("dtype", "max_length")}}
         digest = load("prefpipe.artifacts.fingerprint:fingerprint_of")(model_identity)
         name = f"{spec.kind}:{digest}"  # the model's name in the key of an answer

@@ -148,7 +148,7 @@ def _check_side(config: EvalConfig, side: str) -> None:
         raise UsageError(f"--scorer or --{side}-scores is needed to rate the responses of the {side}")
     if is_model and config.backend not in ("fake", "openai"):  # whose models are not on this disk
         model = locate(reference, trust_remote_code=config.trust_remote_code)
-        load("prefpipe.artifacts.model_files:require_chat_template")(model)
+        load("prefpipe.models.model_files:require_chat_template")(model)
 
 
 def _pairs(config: PairsConfig, runtime: Runtime) -> Summary:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from prefpipe.artifacts.safetensors_header import check_safetensors
 from prefpipe.errors import ModelError
+from prefpipe.models.safetensors_header import check_safetensors
 
 
 @pytest.fixture

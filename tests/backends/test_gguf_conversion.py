@@ -13,9 +13,9 @@ import torch
 from tiny_models import make_tiny_causal_lm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefpipe.artifacts.model_files import inspect_model, require_chat_template
-from prefpipe.backends.gguf_conversion import convert_cached, convert_gguf
 from prefpipe.errors import ModelError, PrefpipeError
+from prefpipe.models.gguf_conversion import convert_cached, convert_gguf
+from prefpipe.models.model_files import inspect_model, require_chat_template
 
 N_HEADS, N_KV_HEADS, HIDDEN = 4, 2, 32
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"abcdefghijklmnopqrstuvwxyz0123456789", "Ġ", "Ċ", "ab", "12", "Ġa"]
@@ -232,7 +232,7 @@ def test_the_cache_is_filled_once_and_others_may_read_it(gguf_path, tmp_path, mo
 
 def test_two_processes_converting_at_once_both_end_well(gguf_path, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from prefpipe.backends.gguf_conversion import convert_cached;"
+        "import sys; from pathlib import Path; from prefpipe.models.gguf_conversion import convert_cached;"
         "print(convert_cached(Path(sys.argv[1])))"
     )
     environment = os.environ | {"PREFPIPE_CACHE": str(tmp_path / "cache")}

@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from tiny_models import END_ID, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, tiny_config
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.backends import decoding
 from prefpipe.backends.decoding import draw_uniforms
 from prefpipe.backends.hf_generator import HfGenerator, load_causal_lm
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.errors import InputError, ModelError
+from prefpipe.models.model_files import inspect_model
 
 TEXTS = ["a", "hello there", "zzz 5", "שלום 🙂", "one two three four five six seven", "?"]
 PARAMS = SamplingParams(max_tokens=24)
@@ -284,7 +284,7 @@ def test_a_template_that_refuses_or_doubles_bos_is_an_error(policy, tmp_path, te
 
 @pytest.mark.models
 def test_smollm2_gives_the_same_answers_in_batches_of_any_size():
-    from prefpipe.backends.model_location import locate_model
+    from prefpipe.models.model_location import locate_model
 
     generator = HfGenerator(locate_model("bundled:smollm2-135m"))
     requests = ask(generator, texts=["Name a colour.", "What is two plus two?"], n=3, temperature=0.8)

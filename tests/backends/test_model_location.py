@@ -9,8 +9,8 @@ import huggingface_hub.constants
 import pytest
 from tiny_models import make_tiny_adapter, make_tiny_causal_lm
 
-from prefpipe.backends.model_location import locate_model
 from prefpipe.errors import ModelError
+from prefpipe.models.model_location import locate_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

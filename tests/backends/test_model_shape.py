@@ -17,9 +17,9 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from prefpipe.backends.model_shape import named_shape, shape_of
 from prefpipe.errors import ModelError
 from prefpipe.maths.training_compute import ModelShape
+from prefpipe.models.model_shape import named_shape, shape_of
 
 LAYER = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64
 """Of the tiny Llama: queries, keys and values of two heads, output, and the three matrices of the MLP."""

@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.reward_model import RewardModelScorer
 from prefpipe.errors import ModelError, PrefpipeWarning
+from prefpipe.models.model_files import ModelFiles
 
 
 def model_files(path):

@@ -15,9 +15,9 @@ from sentence_transformers import SentenceTransformer
 from tiny_models import VOCAB_SIZE, make_tiny_tokenizer
 from transformers import BertConfig, BertModel
 
-from prefpipe.artifacts.model_files import ModelFiles
 from prefpipe.backends.sentence_embedder import SentenceEmbedder
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
+from prefpipe.models.model_files import ModelFiles
 
 try:  # the module names moved in sentence-transformers 5.4
     from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer

@@ -15,10 +15,10 @@ from tiny_models import (
 )
 from written_groups import PROMPT, TOKENIZER, row_of, write_groups
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError
+from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import train
 from prefpipe.stages.runtime import Runtime
 

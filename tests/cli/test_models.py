@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_models import make_tiny_causal_lm
 
-from prefpipe.backends import bundled
-from prefpipe.backends.bundled import BUNDLED_MODELS, BundledModel
 from prefpipe.cli.main import run as prefpipe
+from prefpipe.models import bundled
+from prefpipe.models.bundled import BUNDLED_MODELS, BundledModel
 
 
 @pytest.fixture(scope="module")

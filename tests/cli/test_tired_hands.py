@@ -11,10 +11,10 @@ from pipelines import open_artifact, write_json_lines, write_prompts
 from tiny_models import make_tiny_adapter, make_tiny_causal_lm
 from two_rounds import copy_to
 
-from prefpipe.artifacts.model_files import inspect_model
-from prefpipe.backends.model_location import locate_model
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.errors import ModelError, UsageError
+from prefpipe.models.model_files import inspect_model
+from prefpipe.models.model_location import locate_model
 from prefpipe.training.settings import require_trackers
 
 

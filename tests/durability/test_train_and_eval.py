@@ -52,7 +52,7 @@ def heavy(fast_root: Path) -> Iterator[StageServer]:
     scratch = fast_root / "heavy-streams"
     scratch.mkdir()
     modules = ("prefpipe.stages.train", "prefpipe.stages.logprobs", "prefpipe.stages.eval", "prefpipe.backends.hf_generator",
-               "prefpipe.backends.model_location")  # fmt: skip
+               "prefpipe.models.model_location")  # fmt: skip
     server = StageServer(scratch, modules)
     yield server
     server.stop()

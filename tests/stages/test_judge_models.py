@@ -9,8 +9,8 @@ from judged_sides import judge_command, two_sides, verdicts_of, write_side
 from pipelines import rows_of
 from tiny_models import make_tiny_causal_lm, make_tiny_reward_model
 
-from prefpipe.backends.model_location import locate_model
 from prefpipe.cli.main import run
+from prefpipe.models.model_location import locate_model
 
 
 @pytest.fixture

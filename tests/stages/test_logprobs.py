@@ -12,13 +12,13 @@ from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokeni
 from transformers import AutoModelForCausalLM
 from written_groups import PROMPT, TURNS, row_of, write_groups
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import ErrorRateError, FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
+from prefpipe.models.model_files import inspect_model
 from prefpipe.plan import Inspector
 from prefpipe.reports.overview import overview
 from prefpipe.stages import logprobs, train

@@ -20,10 +20,10 @@ from transformers import (
 )
 from written_groups import row_of, write_groups
 
-from prefpipe.artifacts.model_files import inspect_model
-from prefpipe.backends.model_location import locate_model
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.errors import ModelError, StoppedEarly
+from prefpipe.models.model_files import inspect_model
+from prefpipe.models.model_location import locate_model
 from prefpipe.stages import merge as stage
 from prefpipe.stages.merge import MergeRequest, merge
 from prefpipe.stages.runtime import Runtime

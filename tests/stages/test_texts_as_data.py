@@ -10,7 +10,6 @@ from tiny_models import CHAT_TEMPLATE, make_tiny_causal_lm, make_tiny_reward_mod
 from written_groups import TURNS, row_of, write_groups
 
 from prefpipe.artifacts import template_dates
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import CANDIDATES
@@ -19,6 +18,7 @@ from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import ErrorRateError, InputError, UsageError
+from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import logprobs, train
 from prefpipe.stages.runtime import Runtime
 

@@ -14,7 +14,6 @@ from transformers import AutoTokenizer
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.openai_batch import read_batch
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.tool_calls import rows_of as rows_with_tools
@@ -22,6 +21,7 @@ from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.reward_model import RewardModelScorer
 from prefpipe.cli.main import run
 from prefpipe.errors import CorruptPartError, InputError
+from prefpipe.models.model_files import inspect_model
 from prefpipe.stages.train_groups import encoder_of, groups_of, read_rows
 from prefpipe.text.chat_template import TemplateError
 from prefpipe.text.judge_prompt import conversation_text

@@ -11,13 +11,13 @@ from safetensors.torch import load_file
 from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
 from prefpipe.maths.objectives import OBJECTIVES
+from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import train
 from prefpipe.stages.runtime import Runtime
 

@@ -15,11 +15,11 @@ from tiny_models import make_tiny_causal_lm
 from transformers import AutoModelForCausalLM
 from written_groups import row_of, write_groups
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import StoppedEarly, UsageError
+from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import logprobs, train
 from prefpipe.stages.merge import MergeRequest, merge
 from prefpipe.stages.runtime import Runtime

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from tiny_models import make_tiny_causal_lm
 from written_groups import row_of, write_groups
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, StoppedEarly, UsageError
+from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import train
 from prefpipe.stages.runtime import Runtime
 

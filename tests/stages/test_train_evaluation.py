@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 from tiny_models import make_tiny_causal_lm
 from written_groups import PROMPT, row_of, write_groups
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
+from prefpipe.models.model_files import inspect_model
 from prefpipe.plan import Inspector
 from prefpipe.stages import logprobs, train
 from prefpipe.stages.runtime import Runtime

@@ -11,11 +11,11 @@ from pipelines import rows_of, write_json_lines
 from tiny_models import CHAT_TEMPLATE, make_tiny_adapter, make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, ModelError, StoppedEarly, UsageError
 from prefpipe.maths.losses import Targets, mmpo_reward_loss
+from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import train
 from prefpipe.stages.runtime import Runtime
 from prefpipe.text.chat_template import ChatTemplate

@@ -13,11 +13,11 @@ from transformers import (
     TrainerCallback,
 )
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.errors import ModelError
 from prefpipe.maths.losses import Targets
 from prefpipe.maths.objectives import REWARD_OBJECTIVES, resolve_knobs
 from prefpipe.maths.scores import group_losses
+from prefpipe.models.model_files import inspect_model
 from prefpipe.training.batches import GroupCollator
 from prefpipe.training.forward import by_group, shares_prompts
 from prefpipe.training.groups import pairs_in

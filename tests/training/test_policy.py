@@ -9,8 +9,8 @@ from peft import AutoPeftModelForCausalLM
 from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from prefpipe.artifacts.model_files import inspect_model
 from prefpipe.errors import ModelError, UsageError
+from prefpipe.models.model_files import inspect_model
 from prefpipe.training.policy import LoraSettings, Policy, end_token_ids, load_policy, model_card, save_policy, turn_dropout_off
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

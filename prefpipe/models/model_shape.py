@@ -14,14 +14,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from prefpipe.artifacts.model_files import find_adapter_base
-from prefpipe.artifacts.tokenizer_files import find_tokenizer_files
-from prefpipe.backends.bundled import PREFIX, find_bundled
-from prefpipe.backends.gguf_conversion import convert_cached
-from prefpipe.backends.model_location import HUB_NAME
 from prefpipe.errors import ModelError
 from prefpipe.maths.training_compute import ModelShape
 from prefpipe.maths.training_memory import MemoryShape
+from prefpipe.models.bundled import PREFIX, find_bundled
+from prefpipe.models.gguf_conversion import convert_cached
+from prefpipe.models.model_files import find_adapter_base
+from prefpipe.models.model_location import HUB_NAME
+from prefpipe.models.tokenizer_files import find_tokenizer_files
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 SIZE_HINT = "or give its size, for example --model 8B"

@@ -11,16 +11,16 @@ from shlex import quote
 from typing import Literal
 
 from prefpipe.artifacts.file_hashes import hash_files
-from prefpipe.artifacts.model_json import load_json, read_json
-from prefpipe.artifacts.safetensors_header import check_safetensors
 from prefpipe.artifacts.template_dates import CLOCK, FIELD
-from prefpipe.artifacts.tokenizer_files import (
+from prefpipe.errors import ModelError
+from prefpipe.models.model_json import load_json, read_json
+from prefpipe.models.safetensors_header import check_safetensors
+from prefpipe.models.tokenizer_files import (
     TOKENIZER_FILES,
     find_tokenizer_files,
     hash_tokenizer,
     read_chat_template,
 )
-from prefpipe.errors import ModelError
 
 ModelKind = Literal["causal-lm", "sequence-classification", "adapter", "sentence-transformers"]
 
