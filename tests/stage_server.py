@@ -90,9 +90,9 @@ def serve() -> None:
     import pyarrow as pa
     import sklearn.cluster  # noqa: F401 - what the stages need, once
 
-    import prefpipe.backends.checks_scorer
     import prefpipe.backends.fake
-    import prefpipe.backends.ratings
+    import prefpipe.backends.scorers.checks_scorer
+    import prefpipe.backends.scorers.ratings
     import prefpipe.cli.console
     import prefpipe.cli.main
     import prefpipe.stages.embed

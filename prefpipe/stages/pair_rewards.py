@@ -1,6 +1,6 @@
 """Pairs rated by a reward model: each response in the model's own chat template, as ``score`` rates it."""
 
-from prefpipe.backends.reward_model import RewardModelScorer
+from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.models.model_files import ModelFiles, require_chat_template
 from prefpipe.stages.pair_rating import PairRater, scorer_rater

@@ -19,8 +19,8 @@ from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
 from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
-from prefpipe.backends.checks_scorer import IFEVAL_COLUMNS
 from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
+from prefpipe.backends.scorers.checks_scorer import IFEVAL_COLUMNS
 from prefpipe.configs.judging import parse_judge
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError

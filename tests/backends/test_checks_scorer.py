@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from prefpipe.backends.checks_scorer import ChecksScorer
 from prefpipe.backends.protocol import ScoreRequest
+from prefpipe.backends.scorers.checks_scorer import ChecksScorer
 from prefpipe.errors import InputError
 from prefpipe.text.checks import CHECKS_VERSION
 

@@ -36,7 +36,7 @@ def fake_case():
 
 @pytest.fixture(scope="session")
 def openai_stub_case(fake_case):
-    from prefpipe.backends.openai_server import OpenAIGenerator
+    from prefpipe.backends.generators.openai_server import OpenAIGenerator
 
     with running_chat_server() as server:
         generator = OpenAIGenerator("stub", base_url=server.url, concurrency=4)
@@ -71,7 +71,7 @@ def vllm_case(vllm_tiny, tiny_folder):
 
 @pytest.fixture(scope="session")
 def openai_vllm_case(vllm_server_url, tiny_folder):
-    from prefpipe.backends.openai_server import OpenAIGenerator
+    from prefpipe.backends.generators.openai_server import OpenAIGenerator
 
     generator = OpenAIGenerator("tiny", base_url=vllm_server_url, concurrency=8)
     yield Case(generator, {END_ID}, decode_tiny, tiny_folder, reads_long_ids=False, drops_cut_character=True)
@@ -93,7 +93,7 @@ def case(request):
 
 
 def open_transformers(reference, max_model_len):
-    from prefpipe.backends.hf_generator import HfGenerator
+    from prefpipe.backends.generators.hf_generator import HfGenerator
     from prefpipe.models.model_location import locate_model
 
     return HfGenerator(locate_model(reference), dtype="float32", device="cpu", batch_size=8, max_model_len=max_model_len)

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from tiny_models import END_ID, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, tiny_config
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
-from prefpipe.backends import decoding
-from prefpipe.backends.decoding import draw_uniforms
-from prefpipe.backends.hf_generator import HfGenerator, load_causal_lm
+from prefpipe.backends.generators import decoding
+from prefpipe.backends.generators.decoding import draw_uniforms
+from prefpipe.backends.generators.hf_generator import HfGenerator, load_causal_lm
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.errors import InputError, ModelError
 from prefpipe.models.model_files import inspect_model

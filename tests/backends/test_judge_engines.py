@@ -5,7 +5,7 @@ from math import exp
 import pytest
 
 from prefpipe.backends.chat_client import ChatClient, ServerSettings
-from prefpipe.backends.engine_source import EngineSource
+from prefpipe.backends.judges.engine_source import EngineSource
 from prefpipe.text.verdicts import read_probabilities
 
 
@@ -17,7 +17,7 @@ def body(text, **more):
 def source(request, tiny_folder):
     if request.param == "vllm":
         return EngineSource(request.getfixturevalue("vllm_tiny"))
-    from prefpipe.backends.hf_generator import HfGenerator
+    from prefpipe.backends.generators.hf_generator import HfGenerator
     from prefpipe.models.model_location import locate_model
 
     return EngineSource(HfGenerator(locate_model(str(tiny_folder)), device="cpu", batch_size=4))

@@ -6,7 +6,7 @@ import pytest
 from chat_server import REFUSAL, running_chat_server
 
 from prefpipe.backends.chat_client import Surroundings
-from prefpipe.backends.openai_server import OpenAIGenerator
+from prefpipe.backends.generators.openai_server import OpenAIGenerator
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.errors import ModelError
 

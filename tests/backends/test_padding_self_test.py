@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from prefpipe.backends.padding_self_test import EXACT, ROUNDED, judge_padding
+from prefpipe.backends.scorers.padding_self_test import EXACT, ROUNDED, judge_padding
 
 ALONE = [0.0, 1.0, 2.0, 4.0]
 SPREAD = 4.0

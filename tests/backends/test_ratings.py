@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefpipe.backends.protocol import ScoreRequest
-from prefpipe.backends.ratings import RatingsScorer
+from prefpipe.backends.scorers.ratings import RatingsScorer
 from prefpipe.errors import InputError
 
 RATED = [{"prompt_id": "a", "sample_idx": 0, "rating": 7.5}, {"prompt_id": "b", "sample_idx": 2, "rating": -1}]

@@ -9,7 +9,7 @@ from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from prefpipe.backends.protocol import ScoreRequest
-from prefpipe.backends.reward_model import RewardModelScorer
+from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.errors import ModelError, PrefpipeWarning
 from prefpipe.models.model_files import ModelFiles
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from prefpipe.backends.sampling import BLOCK, sample_tokens
+from prefpipe.backends.generators.sampling import BLOCK, sample_tokens
 
 
 def draw(logits, uniforms, temperature=1.0, top_k=0, top_p=1.0):

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from tiny_models import VOCAB_SIZE, make_tiny_tokenizer
 from transformers import BertConfig, BertModel
 
-from prefpipe.backends.sentence_embedder import SentenceEmbedder
+from prefpipe.backends.embedders.sentence_embedder import SentenceEmbedder
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
 from prefpipe.models.model_files import ModelFiles
 

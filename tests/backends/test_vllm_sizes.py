@@ -19,7 +19,7 @@ LIMITS = SamplingParams(24)
 
 
 def open_engine(folder, *, max_model_len=512):
-    from prefpipe.backends.vllm_engine import VllmGenerator
+    from prefpipe.backends.generators.vllm_engine import VllmGenerator
     from prefpipe.models.model_location import locate_model
 
     return VllmGenerator(
@@ -95,7 +95,7 @@ def test_vllm_long_seeded_prompts_that_share_a_step_are_sampled_as_when_alone(vl
 
 
 def test_vllm_rows_thrown_out_of_a_full_cache_are_sampled_as_in_a_large_one(vllm_settings, tiny_folder, monkeypatch):
-    from prefpipe.backends import vllm_engine
+    from prefpipe.backends.generators import vllm_engine
 
     texts = [f"Tell me of number {number}: " + "and so on " * 12 for number in range(10)]
     limits = SamplingParams(160)

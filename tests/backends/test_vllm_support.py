@@ -9,8 +9,8 @@ from importlib import metadata
 
 import pytest
 
-from prefpipe.backends import vllm_support
-from prefpipe.backends.vllm_support import check_adapter, find_version, hidden_torchrun
+from prefpipe.backends.generators import vllm_support
+from prefpipe.backends.generators.vllm_support import check_adapter, find_version, hidden_torchrun
 from prefpipe.errors import ModelError
 
 PLAIN = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": ["q_proj"], "bias": "none", "init_lora_weights": True}
@@ -56,7 +56,7 @@ def test_without_vllm_the_error_names_the_pip_line(monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed here")
 def test_the_engines_module_fails_in_the_same_way_where_vllm_is_absent():
     with pytest.raises(ModelError, match="vllm"):
-        importlib.import_module("prefpipe.backends.vllm_engine")
+        importlib.import_module("prefpipe.backends.generators.vllm_engine")
 
 
 @pytest.mark.parametrize(("rank", "reserved"), [(1, 8), (8, 8), (9, 16), (64, 64), (300, 320)])
@@ -105,5 +105,5 @@ def test_torchruns_variables_are_hidden_for_a_while(monkeypatch):
 
 
 def test_these_checks_import_no_engine():
-    code = "import sys, prefpipe.backends.vllm_support; sys.exit(int(bool({'torch', 'vllm', 'transformers'} & set(sys.modules))))"
+    code = "import sys, prefpipe.backends.generators.vllm_support; sys.exit(int(bool({'torch', 'vllm', 'transformers'} & set(sys.modules))))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,7 +15,7 @@ from statistics import median
 
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import load_prompts
-from prefpipe.backends.hf_generator import HfGenerator
+from prefpipe.backends.generators.hf_generator import HfGenerator
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.models.model_location import locate_model

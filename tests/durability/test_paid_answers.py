@@ -26,7 +26,12 @@ def servers_of_stages(fast_root: Path) -> Iterator[StageServer]:
     """Runs prefpipe commands that ask servers in forked processes."""
     scratch = fast_root / "served-streams"
     scratch.mkdir()
-    modules = ["openai", "prefpipe.backends.openai_server", "prefpipe.backends.llm_judge", "prefpipe.stages.judge"]
+    modules = [
+        "openai",
+        "prefpipe.backends.generators.openai_server",
+        "prefpipe.backends.judges.llm_judge",
+        "prefpipe.stages.judge",
+    ]
     server = StageServer(scratch, modules)
     yield server
     server.stop()

@@ -18,7 +18,7 @@ from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.tool_calls import rows_of as rows_with_tools
 from prefpipe.backends.protocol import ScoreRequest
-from prefpipe.backends.reward_model import RewardModelScorer
+from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.cli.main import run
 from prefpipe.errors import CorruptPartError, InputError
 from prefpipe.models.model_files import inspect_model

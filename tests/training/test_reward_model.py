@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import END_ID, PAD_ID, VOCAB_SIZE, make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model, tiny_config
 from transformers import AutoTokenizer, LlamaForSequenceClassification
 
-from prefpipe.backends.reward_model import RewardModelScorer
+from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.errors import InputError, ModelError, UsageError
 from prefpipe.models.model_files import inspect_model
 from prefpipe.training.policy import LoraSettings, save_policy

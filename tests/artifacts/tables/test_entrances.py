@@ -16,7 +16,7 @@ from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pair_rows import read_pairs
 from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.backends.protocol import ScoreRequest
-from prefpipe.backends.ratings import RatingsScorer
+from prefpipe.backends.scorers.ratings import RatingsScorer
 from prefpipe.errors import InputError, PrefpipeError
 
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from prefpipe.artifacts.answer_cache import request_key
 from prefpipe.backends.chat_answers import REFUSED, ChatAnswer
-from prefpipe.backends.judge_desk import JudgeDesk
+from prefpipe.backends.judges.judge_desk import JudgeDesk
 from prefpipe.backends.protocol import PairRequest, PairVerdict, Score, ScoreRequest
 from prefpipe.text.judge_prompt import JudgePrompt, Question
 from prefpipe.text.verdicts import Reading, read_probabilities, read_text

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from prefpipe.backends.kv_cache import count_positions, join_caches, new_cache
+from prefpipe.backends.generators.kv_cache import count_positions, join_caches, new_cache
+from prefpipe.backends.generators.sampling import sample_tokens
 from prefpipe.backends.protocol import SamplingParams
-from prefpipe.backends.sampling import sample_tokens
 
 MAX_PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill, to bound its memory; a longer prompt goes alone."""

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
+from prefpipe.backends.generators.vllm_support import check_adapter, find_version, hidden_torchrun
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
-from prefpipe.backends.vllm_support import check_adapter, find_version, hidden_torchrun
 from prefpipe.errors import ModelError
 from prefpipe.models.model_files import ModelFiles
 

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
-from prefpipe.backends.decoding import Decoder, Row, Sampled
-from prefpipe.backends.kv_cache import is_supported
+from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
+from prefpipe.backends.generators.kv_cache import is_supported
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
 from prefpipe.errors import ModelError
 from prefpipe.models.model_files import ModelFiles, merge_command, require_chat_template

@@ -1,0 +1,1 @@
+"""Engines that sample: transformers, vLLM, a served model."""

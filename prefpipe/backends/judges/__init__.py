@@ -1,0 +1,1 @@
+"""Judges of pairs and of single responses: a language model that is asked, or a reward model."""

@@ -1,0 +1,1 @@
+"""Raters of single responses: reward models, ratings on file, verifiable checks."""
