@@ -12,20 +12,20 @@ TYPE_CHECKING = False  # as `typing` has it, whose import would take longer than
 
 if TYPE_CHECKING:
     from prefpipe.frames import read
-    from prefpipe.maths.calibration_figures import calibration_figures
-    from prefpipe.maths.calibration_measures import measure_calibration
-    from prefpipe.maths.intervals import Bootstrap
-    from prefpipe.maths.length_control import (
+    from prefpipe.maths.selection.pairs import Pair, build_pairs
+    from prefpipe.maths.selection.selection import Selection, select_responses
+    from prefpipe.maths.statistics.calibration_figures import calibration_figures
+    from prefpipe.maths.statistics.calibration_measures import measure_calibration
+    from prefpipe.maths.statistics.intervals import Bootstrap
+    from prefpipe.maths.statistics.length_control import (
         LengthControlled,
         PartlyJudged,
         RegularisingRows,
         length_controlled_difference,
         length_controlled_win_rate,
     )
-    from prefpipe.maths.pairs import Pair, build_pairs
-    from prefpipe.maths.rewardbench import RewardBench, rewardbench_accuracy
-    from prefpipe.maths.selection import Selection, select_responses
-    from prefpipe.maths.winrate import WinRate, win_rate, win_rate_difference
+    from prefpipe.maths.statistics.rewardbench import RewardBench, rewardbench_accuracy
+    from prefpipe.maths.statistics.winrate import WinRate, win_rate, win_rate_difference
 
 __all__ = [
     "Bootstrap",
@@ -51,16 +51,16 @@ __all__ = [
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Bootstrap": "prefpipe.maths.intervals", "LengthControlled": "prefpipe.maths.length_control", "Pair": "prefpipe.maths.pairs",
-    "PartlyJudged": "prefpipe.maths.length_control",
-    "RegularisingRows": "prefpipe.maths.length_control", "RewardBench": "prefpipe.maths.rewardbench",
-    "Selection": "prefpipe.maths.selection",
-    "WinRate": "prefpipe.maths.winrate", "build_pairs": "prefpipe.maths.pairs",
-    "calibration_figures": "prefpipe.maths.calibration_figures", "measure_calibration": "prefpipe.maths.calibration_measures",
-    "read": "prefpipe.frames", "rewardbench_accuracy": "prefpipe.maths.rewardbench",
-    "length_controlled_difference": "prefpipe.maths.length_control",
-    "length_controlled_win_rate": "prefpipe.maths.length_control", "select_responses": "prefpipe.maths.selection",
-    "win_rate": "prefpipe.maths.winrate", "win_rate_difference": "prefpipe.maths.winrate",
+    "Bootstrap": "prefpipe.maths.statistics.intervals", "LengthControlled": "prefpipe.maths.statistics.length_control", "Pair": "prefpipe.maths.selection.pairs",
+    "PartlyJudged": "prefpipe.maths.statistics.length_control",
+    "RegularisingRows": "prefpipe.maths.statistics.length_control", "RewardBench": "prefpipe.maths.statistics.rewardbench",
+    "Selection": "prefpipe.maths.selection.selection",
+    "WinRate": "prefpipe.maths.statistics.winrate", "build_pairs": "prefpipe.maths.selection.pairs",
+    "calibration_figures": "prefpipe.maths.statistics.calibration_figures", "measure_calibration": "prefpipe.maths.statistics.calibration_measures",
+    "read": "prefpipe.frames", "rewardbench_accuracy": "prefpipe.maths.statistics.rewardbench",
+    "length_controlled_difference": "prefpipe.maths.statistics.length_control",
+    "length_controlled_win_rate": "prefpipe.maths.statistics.length_control", "select_responses": "prefpipe.maths.selection.selection",
+    "win_rate": "prefpipe.maths.statistics.winrate", "win_rate_difference": "prefpipe.maths.statistics.winrate",
 }  # fmt: skip
 
 

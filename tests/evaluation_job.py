@@ -26,7 +26,7 @@ def evaluate(folder, rank, world, port, n_groups, shape):
     from tiny_models import make_tiny_tokenizer, tiny_config
     from transformers import LlamaForCausalLM
 
-    from prefpipe.maths.objectives import resolve_knobs
+    from prefpipe.maths.objectives.registry import resolve_knobs
     from prefpipe.training.early_stopping import EarlyStopping
     from prefpipe.training.forward import share_prompts
     from prefpipe.training.settings import TrainSettings, training_arguments

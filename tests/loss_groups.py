@@ -5,10 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import Targets
-from prefpipe.maths.objectives import ALL_OBJECTIVES, resolve_knobs
-from prefpipe.maths.scores import group_losses
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.losses import Targets
+from prefpipe.maths.objectives.registry import ALL_OBJECTIVES, resolve_knobs
+from prefpipe.maths.objectives.scores import group_losses
 
 VARIANTS = {
     "ampo": ("ampo", {}),

@@ -10,8 +10,8 @@ import typer
 from prefpipe.cli.commands import command_from
 from prefpipe.cli.standings import STRICT_HELP, not_done
 from prefpipe.configs.train import TrainConfig
-from prefpipe.maths.accelerators import ACCELERATORS
-from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES
+from prefpipe.maths.compute.accelerators import ACCELERATORS
+from prefpipe.maths.objectives.registry import DEFAULTS, OBJECTIVES
 
 DATA_PANEL = "The training that is looked ahead to, as given to `prefpipe train`"
 MACHINE_PANEL = "On what, for the time of a step"

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from prefpipe.maths.objectives import Objective
+    from prefpipe.maths.objectives.registry import Objective
 
 WIDE = 120
 """Columns of a terminal from which a table can be read; below, each objective is a block of lines."""
@@ -26,7 +26,7 @@ def objectives(
     The last ones, with score reward_head, are those of train --target reward, where mmpo-reward is called mmpo.
     """
     from prefpipe.cli import pages
-    from prefpipe.maths.objectives import ALL_OBJECTIVES, find_objective
+    from prefpipe.maths.objectives.registry import ALL_OBJECTIVES, find_objective
 
     if name is None:
         rows = [_facts(each) for each in ALL_OBJECTIVES.values()]

@@ -177,7 +177,7 @@ def _with_names(story: Mapping[str, Any], found: list[Any]) -> dict[str, Any]:
 def _model(named: str | None, found: list[Any]) -> Any:
     """Return the model of the calculator: the one named, else the first policy of the folder, else a size."""
     from prefpipe.errors import PrefpipeError
-    from prefpipe.maths.training_compute import ModelShape, parse_size
+    from prefpipe.maths.compute.training_compute import ModelShape, parse_size
     from prefpipe.stages.report import TrainedShape
 
     size = parse_size(named) if named is not None and not Path(named).is_dir() else None

@@ -12,7 +12,7 @@ from prefpipe.cli.commands import command_from
 from prefpipe.cli.standings import STRICT_HELP, not_done
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
-from prefpipe.maths.accelerators import ACCELERATORS
+from prefpipe.maths.compute.accelerators import ACCELERATORS
 
 MODEL_PANEL = "What is trained, and how"
 MACHINE_PANEL = "On what"
@@ -79,7 +79,7 @@ def _savings(flags: SavingsFlags) -> None:
     if problems:
         raise UsageError("; ".join(problems), hint=HINT)
     from prefpipe.cli import pages
-    from prefpipe.maths.training_compute import Recipe
+    from prefpipe.maths.compute.training_compute import Recipe
     from prefpipe.reports.savings import savings as savings_of
     from prefpipe.reports.savings_page import savings_page
 
@@ -98,7 +98,7 @@ savings = command_from(SavingsFlags, _savings)
 
 def _basis(flags: SavingsFlags) -> Any:
     from prefpipe.artifacts.store import open_input
-    from prefpipe.maths.training_compute import Plan
+    from prefpipe.maths.compute.training_compute import Plan
     from prefpipe.reports.savings import basis_of_groups, basis_of_plan
 
     if flags.groups is not None:
@@ -118,7 +118,7 @@ def _plan(flags: SavingsFlags) -> dict[str, Any]:
 
 
 def _model(reference: str) -> Any:
-    from prefpipe.maths.training_compute import ModelShape, parse_size
+    from prefpipe.maths.compute.training_compute import ModelShape, parse_size
     from prefpipe.reports.savings import TrainedModel
 
     size = None if Path(reference).is_dir() else parse_size(reference)

@@ -76,7 +76,7 @@ def _win_rate(flags: WinRateFlags) -> None:
     if problems:
         raise UsageError("; ".join(problems), hint=HINT)
     from prefpipe.cli import pages
-    from prefpipe.maths.intervals import Bootstrap
+    from prefpipe.maths.statistics.intervals import Bootstrap
     from prefpipe.reports.win_rates import Drawing, Sources, win_rates
     from prefpipe.reports.win_rates_page import win_rates_page
 

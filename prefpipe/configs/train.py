@@ -1,7 +1,7 @@
 """The knobs of ``prefpipe train``.
 
 A knob or learning setting that is not given takes the objective's own start value; ``docs/objectives.md`` lists them.
-The knobs of objectives, and what is said of them, come from the table in ``prefpipe.maths.objectives``.
+The knobs of objectives, and what is said of them, come from the table in ``prefpipe.maths.objectives.registry``.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from prefpipe.configs.options import TemplatedConfig, option
 from prefpipe.errors import UsageError
-from prefpipe.maths.objectives import DEFAULTS, OBJECTIVES, OFFERED, TARGETS, find_objective, objective_of, owners_of
+from prefpipe.maths.objectives.registry import DEFAULTS, OBJECTIVES, OFFERED, TARGETS, find_objective, objective_of, owners_of
 
 YOUNGER = ("load_in_4bit", "eval_fraction", "early_stopping_patience")
 """Identity fields that came after runs were on disk."""

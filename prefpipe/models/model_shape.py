@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.errors import ModelError
-from prefpipe.maths.training_compute import ModelShape
-from prefpipe.maths.training_memory import MemoryShape
+from prefpipe.maths.compute.training_compute import ModelShape
+from prefpipe.maths.compute.training_memory import MemoryShape
 from prefpipe.models.bundled import PREFIX, find_bundled
 from prefpipe.models.gguf_conversion import convert_cached
 from prefpipe.models.model_files import find_adapter_base

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
-from prefpipe.maths.projection import project
+from prefpipe.maths.statistics.projection import project
 from prefpipe.reports.one_prompt import Sources
 
 LETTERS = {"positive": "P", "negative": "n", None: "."}

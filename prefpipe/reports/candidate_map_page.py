@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from prefpipe.maths.statistics.distribution import figure
 from prefpipe.reports.candidate_map import Grid, lay_out, points_of
-from prefpipe.reports.distribution import figure
 from prefpipe.reports.one_prompt_page import ROLE_STYLES, body, heading, listed, worth_knowing
 from prefpipe.reports.untrusted import visible_line
 

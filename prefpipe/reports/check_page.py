@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from prefpipe.reports.distribution import Distribution, figure
+from prefpipe.maths.statistics.distribution import Distribution, figure
 from prefpipe.reports.savings_page import flop_unit
 from prefpipe.reports.untrusted import visible, visible_line
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
-from prefpipe.reports.distribution import figure
+from prefpipe.maths.statistics.distribution import figure
 from prefpipe.reports.untrusted import visible_line
 
 METRICS_FILE = "metrics.parquet"

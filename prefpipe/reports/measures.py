@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefpipe.reports.distribution import Distribution, concatenate
+from prefpipe.maths.statistics.distribution import Distribution, concatenate
 
 Facts = dict[str, Any]
 NOT_KNOWN = "not known"

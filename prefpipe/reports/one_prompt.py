@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.rewards import parse_reward
+from prefpipe.maths.selection.rewards import parse_reward
 
 SHOWN_IDS = 5
 CANDIDATE_COLUMNS = [

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from prefpipe.reports.distribution import figure
+from prefpipe.maths.statistics.distribution import figure
 from prefpipe.reports.untrusted import visible, visible_line
 from prefpipe.text.tool_turns import readable_turns
 

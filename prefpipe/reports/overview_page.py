@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from prefpipe.artifacts.schemas import PAIR_SCORES
+from prefpipe.maths.statistics.distribution import figure
 from prefpipe.reports.comparison import comparison_table
 from prefpipe.reports.curves import curves_table
-from prefpipe.reports.distribution import figure
 from prefpipe.reports.overview import distributions_of
 from prefpipe.reports.pairs_page import pairs_page
 from prefpipe.reports.untrusted import visible, visible_line

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
-from prefpipe.maths.training_compute import (
+from prefpipe.maths.compute.training_compute import (
     TALLIED,
     ModelShape,
     Plan,

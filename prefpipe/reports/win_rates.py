@@ -9,16 +9,16 @@ import numpy as np
 from prefpipe.artifacts.interchange.annotations import Annotations, read_annotations
 from prefpipe.artifacts.interchange.prompt_values import read_baseline_lengths, read_difficulty, read_regularising_rows
 from prefpipe.errors import FingerprintError, InputError
-from prefpipe.maths.intervals import Bootstrap
-from prefpipe.maths.length_control import (
+from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.length_control import (
     LengthControlled,
     PartlyJudged,
     RegularisingRows,
     length_controlled_difference,
     length_controlled_win_rate,
 )
-from prefpipe.maths.prompt_rows import rows_of_prompts
-from prefpipe.maths.winrate import weighted_win_rate, win_rate, win_rate_difference
+from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
+from prefpipe.maths.statistics.winrate import weighted_win_rate, win_rate, win_rate_difference
 from prefpipe.reports.comparison import length_notes
 from prefpipe.reports.win_rate_recipes import Beside, differences_of_recipes, notes_of_folder, recipe_of
 

@@ -16,13 +16,13 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import IncompleteInputError, ModelError
-from prefpipe.maths.objectives import find_objective, resolve_knobs
-from prefpipe.maths.training_compute import SECONDS_AN_HOUR, Recipe, forward_work, gpu_hours, training_work
-from prefpipe.maths.training_memory import StepRecipe, step_footprint
+from prefpipe.maths.compute.training_compute import SECONDS_AN_HOUR, Recipe, forward_work, gpu_hours, training_work
+from prefpipe.maths.compute.training_memory import StepRecipe, step_footprint
+from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
+from prefpipe.maths.statistics.distribution import Distribution
 from prefpipe.models.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
 from prefpipe.models.tokenizer_files import hash_tokenizer, read_chat_template
 from prefpipe.reports.check import judge
-from prefpipe.reports.distribution import Distribution
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.check_pairs import PairCheck, targets_of
 from prefpipe.stages.check_tokens import TokenCheck

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from prefpipe.errors import InputError
-from prefpipe.maths.calibration import preference_probabilities
-from prefpipe.maths.rank_correlation import spearman, spearman_within
-from prefpipe.maths.training_compute import TokenSums
+from prefpipe.maths.compute.training_compute import TokenSums
+from prefpipe.maths.statistics.calibration import preference_probabilities
+from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
 from prefpipe.training.groups import Fate, Group, Key, Response, check_group, pairs_in, prepare_groups
 from prefpipe.training.shared_prompt import n_packed_tokens
 

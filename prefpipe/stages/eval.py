@@ -20,8 +20,8 @@ from prefpipe.artifacts.schemas import EVALUATION
 from prefpipe.artifacts.store import Artifact, Output, open_output, refuse_nesting
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.intervals import Bootstrap
-from prefpipe.maths.rewards import parse_reward
+from prefpipe.maths.selection.rewards import parse_reward
+from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.reports.comparison import comparison_table
 from prefpipe.reports.health import health_notes
 from prefpipe.stages.candidate_rows import count_by_status, parent_identity

@@ -11,9 +11,9 @@ import numpy as np
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
-from prefpipe.maths.embedding_diversity import mean_pairwise_distance
-from prefpipe.maths.rewards import parse_reward
-from prefpipe.maths.winrate import preference
+from prefpipe.maths.selection.rewards import parse_reward
+from prefpipe.maths.statistics.embedding_diversity import mean_pairwise_distance
+from prefpipe.maths.statistics.winrate import preference
 from prefpipe.stages.candidate_rows import Row, key_of
 from prefpipe.stages.eval_embeddings import vectors_by_prompt
 from prefpipe.stages.eval_kl import log_ratios

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.schemas import BEATS, GROUPS
 from prefpipe.configs.select import SelectConfig
-from prefpipe.maths.pairs import build_pairs
-from prefpipe.maths.screening import is_none
-from prefpipe.maths.selection import Selection
+from prefpipe.maths.selection.pairs import build_pairs
+from prefpipe.maths.selection.screening import is_none
+from prefpipe.maths.selection.selection import Selection
 from prefpipe.stages.candidate_rows import further_columns
 from prefpipe.stages.pool_index import Screened
 

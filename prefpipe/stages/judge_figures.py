@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefpipe.configs.judge import JudgeConfig
-from prefpipe.maths.intervals import bootstrap_interval, estimate_mean
+from prefpipe.maths.statistics.intervals import bootstrap_interval, estimate_mean
 from prefpipe.stages.judge_rows import IDENTICAL, ORDERS
 
 

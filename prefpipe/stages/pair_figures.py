@@ -17,12 +17,12 @@ from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.calibration import preference_probabilities
-from prefpipe.maths.calibration_figures import Binning, calibration_figures
-from prefpipe.maths.intervals import Bootstrap
-from prefpipe.maths.objectives import OBJECTIVES
-from prefpipe.maths.rewardbench import rewardbench_accuracy
-from prefpipe.maths.rewardbench_two import Completions, rewardbench_two
+from prefpipe.maths.objectives.registry import OBJECTIVES
+from prefpipe.maths.statistics.calibration import preference_probabilities
+from prefpipe.maths.statistics.calibration_figures import Binning, calibration_figures
+from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.rewardbench import rewardbench_accuracy
+from prefpipe.maths.statistics.rewardbench_two import Completions, rewardbench_two
 from prefpipe.stages.pair_rating import SCORED
 
 COLUMNS = ("prompt_id", "subset", "score_kind", "chosen_score", "rejected_score", "margin", "outcome", "rater_gap",
@@ -103,7 +103,7 @@ def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, st
 
 
 def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return the figures of `prefpipe.maths.rewardbench`, each subset with its rows in the file, scored or not."""
+    """Return the figures of `prefpipe.maths.statistics.rewardbench`, each subset with its rows in the file, scored or not."""
     found = rewardbench_accuracy(
         scored["chosen_score"].to_numpy(), scored["rejected_score"].to_numpy(), scored["subset"].to_pylist(),
         scored["prompt_id"].to_pylist(), bootstrap=bootstrap,

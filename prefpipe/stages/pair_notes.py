@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from prefpipe.maths.calibration import TEMPERATURES
-from prefpipe.maths.rewardbench import ROWS
+from prefpipe.maths.statistics.calibration import TEMPERATURES
+from prefpipe.maths.statistics.rewardbench import ROWS
 
 
 def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[str]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.errors import InputError
-from prefpipe.maths.rewards import RewardExpression
+from prefpipe.maths.selection.rewards import RewardExpression
 
 
 class PoolIndex(NamedTuple):

@@ -13,8 +13,8 @@ from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError
-from prefpipe.maths.accelerators import ACCELERATORS
-from prefpipe.maths.training_compute import ModelShape
+from prefpipe.maths.compute.accelerators import ACCELERATORS
+from prefpipe.maths.compute.training_compute import ModelShape
 from prefpipe.stages.report_coverage import coverage_of
 from prefpipe.stages.report_funnel import funnel_of
 from prefpipe.stages.report_lineage import lineage_of
@@ -94,7 +94,7 @@ def savings_of(pools: Sequence[Pool], policies: Sequence[Found], model: TrainedS
 
     That is the first one that something was trained on, else the first that leaves candidates out, else the first.
 
-    Keys: ``sources``, one a selection that counted its tokens: ``name``, ``plan`` (as `prefpipe.maths.training_compute.Plan`) and
+    Keys: ``sources``, one a selection that counted its tokens: ``name``, ``plan`` (as `prefpipe.maths.compute.training_compute.Plan`) and
     ``n_estimated``, responses whose tokens nobody counted; ``start``, the place of the first one shown, None where there is
     none; ``plan``, its plan or an example; ``model``, ``accelerators``, ``mfu`` and ``shared_prompt``.
     """

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefpipe.maths.rewards import parse_reward
-from prefpipe.maths.selection import select_responses
+from prefpipe.maths.selection.rewards import parse_reward
+from prefpipe.maths.selection.selection import select_responses
 from prefpipe.stages.report_sources import Pool, parts_on_disk, require_same_version
 from prefpipe.stages.select_part import Screening, screen_part
 

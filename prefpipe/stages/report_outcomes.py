@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.maths.intervals import Bootstrap
+from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.reports.curves import read_points
 from prefpipe.reports.health import health_notes
 from prefpipe.reports.overview import read_summary

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefpipe.maths.rank_correlation import spearman, spearman_within
-from prefpipe.reports.distribution import Distribution
+from prefpipe.maths.statistics.distribution import Distribution
+from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
 from prefpipe.stages.pool_index import find_rows, flat
 from prefpipe.stages.report_sources import Found, Pool, parts_on_disk, read_pool_part, require_same_version
 

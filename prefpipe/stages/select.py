@@ -14,8 +14,8 @@ from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, open_output, refuse_nesting
 from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.pool_strategies import is_ready
-from prefpipe.maths.rewards import RewardExpression, parse_reward
+from prefpipe.maths.selection.pool_strategies import is_ready
+from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
 from prefpipe.stages.candidate_rows import parent_identity
 from prefpipe.stages.pool_index import flat, index_pools, pool_rewards
 from prefpipe.stages.runtime import Runtime, Summary, loop_over_parts

@@ -11,10 +11,10 @@ from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.store import Artifact, Output
 from prefpipe.configs.select import AMONG_ALL, SelectConfig
 from prefpipe.errors import InputError
-from prefpipe.maths.distances import pairwise_distances
-from prefpipe.maths.rewards import RewardExpression
-from prefpipe.maths.screening import is_none, mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
-from prefpipe.maths.selection import Selection, SelectOptions, select_pools
+from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.rewards import RewardExpression
+from prefpipe.maths.selection.screening import is_none, mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
+from prefpipe.maths.selection.selection import Selection, SelectOptions, select_pools
 from prefpipe.stages.group_table import group_table
 from prefpipe.stages.pool_index import PoolIndex, Screened, find_rows, flat, index_pools, pool_rewards
 from prefpipe.stages.selection_tally import tally_of

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefpipe.maths.screening import is_none
-from prefpipe.maths.selection import Selection
-from prefpipe.maths.training_compute import share_of_tokens_kept, tallied_tokens
+from prefpipe.maths.compute.training_compute import share_of_tokens_kept, tallied_tokens
+from prefpipe.maths.selection.screening import is_none
+from prefpipe.maths.selection.selection import Selection
 from prefpipe.stages.pool_index import Screened, flat
 
 LEFT_OUT, REJECTED = "left_out.", "rejected."

@@ -22,7 +22,7 @@ from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
-from prefpipe.maths.objectives import KNOB_NAMES, find_objective, objective_of, resolve_knobs
+from prefpipe.maths.objectives.registry import KNOB_NAMES, find_objective, objective_of, resolve_knobs
 from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.runtime import Runtime, Summary

@@ -19,7 +19,7 @@ from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
-from prefpipe.maths.objectives import find_objective
+from prefpipe.maths.objectives.registry import find_objective
 from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.candidate_rows import parent_identity

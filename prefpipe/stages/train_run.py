@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, StoppedEarly
-from prefpipe.maths.objectives import find_objective
+from prefpipe.maths.objectives.registry import find_objective
 from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.runtime import Runtime

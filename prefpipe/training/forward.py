@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from prefpipe.maths.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
+from prefpipe.maths.objectives.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
 from prefpipe.training.batches import Batch, pad_sequences
 from prefpipe.training.groups import Group, Key, require_known_tokens
 from prefpipe.training.projection import changes_logits, scoring_head

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import Targets
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.losses import Targets
 
 MEASURES = (
     "loss",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from prefpipe.maths.logps import token_entropies, token_logps
+from prefpipe.maths.objectives.logps import token_entropies, token_logps
 
 KEPT_LOGITS = 2**27
 """Logits that are kept for the backward pass rather than computed again: 512 MiB in float32."""

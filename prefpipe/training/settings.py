@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from prefpipe.errors import UsageError
-from prefpipe.maths.knobs import KnobValue
+from prefpipe.maths.objectives.knobs import KnobValue
 
 
 class StartValues(NamedTuple):

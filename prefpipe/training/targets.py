@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prefpipe.maths.calibration_measures import calibration_by_gap, measure_calibration, preference_curve
-from prefpipe.maths.knobs import KnobValue
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import Targets
-from prefpipe.maths.scores import group_losses, score_responses
+from prefpipe.maths.objectives.knobs import KnobValue
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.losses import Targets
+from prefpipe.maths.objectives.scores import group_losses, score_responses
+from prefpipe.maths.statistics.calibration_measures import calibration_by_gap, measure_calibration, preference_curve
 from prefpipe.training.batches import Batch
 from prefpipe.training.forward import batch_logps
 from prefpipe.training.head_scores import HeadScores, head_scores

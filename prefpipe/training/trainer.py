@@ -43,7 +43,7 @@ from prefpipe.training.throughput import Throughput, throughput_figures
 
 
 class GroupTrainer(Trainer):  # type: ignore[misc]
-    """Train a policy on groups with any objective of ``prefpipe.maths.objectives``, or what else ``target`` says."""
+    """Train a policy on groups with any objective of ``prefpipe.maths.objectives.registry``, or what else ``target`` says."""
 
     # compute_loss normalises over the accumulated batch itself, so the trainer must not divide again.
     loss_is_scaled_for_ga = True

@@ -132,7 +132,7 @@ def _check_reward(config: EvalConfig) -> None:
             raise UsageError(f"--reward is needed: --scorer gives {', '.join(given)}",
                              hint=f"name one of them, or combine them: --reward '{given[0]} + {given[1]}'")  # fmt: skip
         return
-    unknown = [name for name in load("prefpipe.maths.rewards:parse_reward")(config.reward).names if name not in given]
+    unknown = [name for name in load("prefpipe.maths.selection.rewards:parse_reward")(config.reward).names if name not in given]
     if unknown:
         raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; --scorer gives: {', '.join(given) or 'none'}")
 

@@ -23,12 +23,12 @@ from sklearn.cluster import KMeans
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.store import Artifact
-from prefpipe.maths.clusters import cluster_k_means
-from prefpipe.maths.coverage import cost_matrix
-from prefpipe.maths.distances import pairwise_distances
-from prefpipe.maths.facility import coverage_cost, solve_k_medoids
-from prefpipe.maths.rewards import parse_reward
-from prefpipe.maths.selection import resolve_temperature, response_weights, select_responses
+from prefpipe.maths.selection.clusters import cluster_k_means
+from prefpipe.maths.selection.coverage import cost_matrix
+from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.facility import coverage_cost, solve_k_medoids
+from prefpipe.maths.selection.rewards import parse_reward
+from prefpipe.maths.selection.selection import resolve_temperature, response_weights, select_responses
 from prefpipe.stages.pool_index import find_rows, flat, index_pools, pool_rewards
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))

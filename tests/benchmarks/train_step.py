@@ -68,7 +68,7 @@ def own_step(mode: str, n_prompt: int, n_response: int, options: argparse.Namesp
     """Return a step's gradient as ``train`` computes it, `packed`, in rows of a budget, or `padded`; and the model."""
     from transformers import AutoTokenizer
 
-    from prefpipe.maths.objectives import resolve_knobs
+    from prefpipe.maths.objectives.registry import resolve_knobs
     from prefpipe.training.forward import share_prompts
     from prefpipe.training.settings import TrainSettings, training_arguments
     from prefpipe.training.trainer import GroupTrainer
@@ -93,10 +93,10 @@ def own_step(mode: str, n_prompt: int, n_response: int, options: argparse.Namesp
 
 def plain_step(n_prompt: int, n_response: int, options: argparse.Namespace) -> tuple[Callable[[], None], Any]:
     """Return a step's gradient with every prompt computed once a response and every logit in memory; and the model."""
-    from prefpipe.maths.logps import ResponseLogps, sum_response_logps, token_logps
-    from prefpipe.maths.losses import Targets
-    from prefpipe.maths.objectives import resolve_knobs
-    from prefpipe.maths.scores import group_losses, score_responses
+    from prefpipe.maths.objectives.logps import ResponseLogps, sum_response_logps, token_logps
+    from prefpipe.maths.objectives.losses import Targets
+    from prefpipe.maths.objectives.registry import resolve_knobs
+    from prefpipe.maths.objectives.scores import group_losses, score_responses
     from prefpipe.training.batches import GroupCollator
     from prefpipe.training.forward import to_device
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from prefpipe.cli.main import run as prefpipe
-from prefpipe.maths.objectives import ALL_OBJECTIVES
-from prefpipe.maths.scores import loss_function
+from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
+from prefpipe.maths.objectives.scores import loss_function
 
 
 def squeezed(text: str) -> str:

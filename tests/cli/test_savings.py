@@ -10,7 +10,7 @@ from tiny_models import make_tiny_causal_lm
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig
-from prefpipe.maths.accelerators import ACCELERATORS
+from prefpipe.maths.compute.accelerators import ACCELERATORS
 
 PLAN = ["--prompts", "100", "--n", "16", "--k", "3", "--mean-prompt-tokens", "50", "--mean-response-tokens", "150"]
 

@@ -10,8 +10,8 @@ from arena_files import POINTS, judgment, judgment_v01, judgments, points_of
 
 from prefpipe.cli.main import run
 from prefpipe.errors import InputError
-from prefpipe.maths.intervals import Bootstrap
-from prefpipe.maths.winrate import weighted_win_rate
+from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.winrate import weighted_win_rate
 
 QUICK = ("--bootstrap-draws", "200")
 

@@ -9,7 +9,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.calibration import (
+from prefpipe.maths.statistics.calibration import (
     TEMPERATURES,
     both_orders,
     brier_score,
@@ -21,7 +21,7 @@ from prefpipe.maths.calibration import (
     reliability_curve,
     roc_auc,
 )
-from prefpipe.maths.calibration_measures import (
+from prefpipe.maths.statistics.calibration_measures import (
     calibration_by_gap,
     measure_calibration,
     preference_curve,

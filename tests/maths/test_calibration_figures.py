@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from prefpipe.maths.calibration import preference_probabilities
-from prefpipe.maths.calibration_figures import FIGURES, Binning, calibration_figures
-from prefpipe.maths.calibration_measures import calibration_by_gap, measure_calibration, preference_curve, scale_temperature
-from prefpipe.maths.intervals import Bootstrap
+from prefpipe.maths.statistics.calibration import preference_probabilities
+from prefpipe.maths.statistics.calibration_figures import FIGURES, Binning, calibration_figures
+from prefpipe.maths.statistics.calibration_measures import (
+    calibration_by_gap,
+    measure_calibration,
+    preference_curve,
+    scale_temperature,
+)
+from prefpipe.maths.statistics.intervals import Bootstrap
 
 QUICK = Bootstrap(n_draws=200)
 

@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 
-from prefpipe.maths.clusters import choose_lowest_members, cluster_k_means
-from prefpipe.maths.distances import pairwise_distances
+from prefpipe.maths.selection.clusters import choose_lowest_members, cluster_k_means
+from prefpipe.maths.selection.distances import pairwise_distances
 
 
 def inertia_of(points, labels):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import prefpipe.maths.compiled
+import prefpipe.maths.compute.compiled
 
 INNER = """
 from compiled import compiled
@@ -37,7 +37,7 @@ def answer(folder: Path) -> str:
 
 
 def test_a_changed_file_is_compiled_again_in_the_functions_of_others_that_call_it(tmp_path: Path) -> None:
-    shutil.copy(prefpipe.maths.compiled.__file__, tmp_path / "compiled.py")
+    shutil.copy(prefpipe.maths.compute.compiled.__file__, tmp_path / "compiled.py")
     (tmp_path / "outer.py").write_text(OUTER)
     (tmp_path / "inner.py").write_text(INNER.format(term="1.0"))
     assert answer(tmp_path) == "20.0"
@@ -53,7 +53,7 @@ def test_a_changed_file_is_compiled_again_in_the_functions_of_others_that_call_i
 
 SUM_OF_SQUARES = """
 import numpy as np
-from prefpipe.maths.compiled import compiled
+from prefpipe.maths.compute.compiled import compiled
 
 @compiled
 def total(values):

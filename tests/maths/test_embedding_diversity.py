@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefpipe.maths.embedding_diversity import mean_pairwise_distance
+from prefpipe.maths.statistics.embedding_diversity import mean_pairwise_distance
 
 
 def test_by_hand():

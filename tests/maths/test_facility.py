@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from prefpipe.maths.facility import (
+from prefpipe.maths.selection.facility import (
     ROOT_STEPS,
     branch_and_bound,
     choose_greedily,
@@ -19,7 +19,7 @@ from prefpipe.maths.facility import (
     improve_by_swaps,
     solve_k_medoids,
 )
-from prefpipe.maths.relaxation import EQUAL, climb, new_workspace
+from prefpipe.maths.selection.relaxation import EQUAL, climb, new_workspace
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

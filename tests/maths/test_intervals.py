@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.intervals import bootstrap_interval, estimate_mean, paired_difference
+from prefpipe.maths.statistics.intervals import bootstrap_interval, estimate_mean, paired_difference
 
 METHODS = ["percentile", "bca"]
 
@@ -74,7 +74,7 @@ def test_fewer_than_two_prompts_have_no_interval(values):
 def test_the_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
     values = rng(1).normal(size=30)
     whole = bootstrap_interval(values, rng(2), n_draws=500)
-    monkeypatch.setattr("prefpipe.maths.intervals._N_DRAWN_AT_ONCE", 64)
+    monkeypatch.setattr("prefpipe.maths.statistics.intervals._N_DRAWN_AT_ONCE", 64)
     assert bootstrap_interval(values, rng(2), n_draws=500) == whole
 
 

@@ -9,16 +9,16 @@ import pytest
 
 import prefpipe
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.intervals import Bootstrap
-from prefpipe.maths.length_control import (
+from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.length_control import (
     PENALTY_GRID,
     PartlyJudged,
     RegularisingRows,
     length_controlled_difference,
     length_controlled_win_rate,
 )
-from prefpipe.maths.penalised_logistic import sigmoid
-from prefpipe.maths.winrate import win_rate
+from prefpipe.maths.statistics.penalised_logistic import sigmoid
+from prefpipe.maths.statistics.winrate import win_rate
 
 QUICK = Bootstrap(n_draws=1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prefpipe.errors import InputError
-from prefpipe.maths.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
+from prefpipe.maths.objectives.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
 
 
 def test_token_logps_are_the_log_of_the_softmax_at_the_label():

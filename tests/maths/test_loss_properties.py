@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from loss_groups import VARIANTS, Groups, comparison_of, gradient_of, losses_of, make_groups, reads_roles, row_of
 
-from prefpipe.maths.objectives import ALL_OBJECTIVES
+from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
 
 ALL = pytest.mark.parametrize("variant", VARIANTS)
 PAIRWISE = [variant for variant in VARIANTS if comparison_of(variant) == "pair"]

@@ -8,8 +8,8 @@ import torch
 from loss_groups import gradient_of, losses_of, make_groups
 
 from prefpipe.errors import UsageError
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import (
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.losses import (
     Targets,
     ampo_loss,
     bt_loss,

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import Targets
-from prefpipe.maths.objectives import find_objective, resolve_knobs
-from prefpipe.maths.scores import group_losses, score_responses
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.losses import Targets
+from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
+from prefpipe.maths.objectives.scores import group_losses, score_responses
 
 pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's experimental modules announce themselves

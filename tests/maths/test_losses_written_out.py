@@ -6,7 +6,7 @@ import pytest
 import torch
 from loss_groups import VARIANTS, gradient_of, losses_of, make_groups
 
-from prefpipe.maths.objectives import resolve_knobs
+from prefpipe.maths.objectives.registry import resolve_knobs
 
 
 def log_sigma(x):

@@ -11,7 +11,7 @@ import pytest
 
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
-from prefpipe.maths.objectives import (
+from prefpipe.maths.objectives.registry import (
     ALL_OBJECTIVES,
     KNOB_NAMES,
     OBJECTIVES,
@@ -22,7 +22,7 @@ from prefpipe.maths.objectives import (
     objective_of,
     resolve_knobs,
 )
-from prefpipe.maths.scores import loss_function
+from prefpipe.maths.objectives.scores import loss_function
 
 DOCS = Path(__file__).parents[2] / "docs" / "objectives.md"
 
@@ -161,7 +161,7 @@ def test_every_knob_is_a_flag_of_train_and_no_flag_is_a_knob_that_nobody_has():
 
 
 def test_the_table_is_read_without_pytorch():
-    code = "import sys, prefpipe.maths.objectives; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, prefpipe.maths.objectives.registry; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

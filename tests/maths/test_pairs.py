@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.pairs import PAIR_RULES, build_pairs
+from prefpipe.maths.selection.pairs import PAIR_RULES, build_pairs
 
 REWARDS = [4.0, 1.0, 3.0, 1.0]
 POSITIVE = [True, False, False, False]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from prefpipe.maths.penalised_logistic import cross_entropy, fit_penalised_logistic, sigmoid
+from prefpipe.maths.statistics.penalised_logistic import cross_entropy, fit_penalised_logistic, sigmoid
 
 
 def objective(theta, x, y, w, strength):

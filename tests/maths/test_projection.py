@@ -5,7 +5,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from prefpipe.errors import InputError
-from prefpipe.maths.projection import project
+from prefpipe.maths.statistics.projection import project
 
 
 def vectors(n: int, n_dimensions: int, seed: int = 0) -> np.ndarray:

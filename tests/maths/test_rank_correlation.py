@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
 
-from prefpipe.maths.rank_correlation import average_ranks, spearman, spearman_within
+from prefpipe.maths.statistics.rank_correlation import average_ranks, spearman, spearman_within
 
 
 @pytest.mark.parametrize("seed", range(4))

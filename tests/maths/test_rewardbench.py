@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 import prefpipe
 from prefpipe.errors import InputError
-from prefpipe.maths.clustered_means import clustered_means
-from prefpipe.maths.intervals import Bootstrap
-from prefpipe.maths.rewardbench import CORE, PRIOR, ROWS, WEIGHTS, rewardbench_accuracy
+from prefpipe.maths.statistics.clustered_means import clustered_means
+from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.rewardbench import CORE, PRIOR, ROWS, WEIGHTS, rewardbench_accuracy
 
 QUICK = Bootstrap(n_draws=300)
 

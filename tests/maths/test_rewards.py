@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.rewards import FUNCTIONS, logit, parse_reward, standardise
+from prefpipe.maths.selection.rewards import FUNCTIONS, logit, parse_reward, standardise
 
 CHECKS = np.array([0.0, 0.5, 1.0, 0.5])
 MODEL = np.array([-3.0, 2.0, 8.0, 1.0])

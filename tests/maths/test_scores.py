@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from prefpipe.errors import UsageError
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import Targets, refa_loss
-from prefpipe.maths.objectives import OBJECTIVES, REWARD_OBJECTIVES, resolve_knobs
-from prefpipe.maths.scores import group_losses, score_responses
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.losses import Targets, refa_loss
+from prefpipe.maths.objectives.registry import OBJECTIVES, REWARD_OBJECTIVES, resolve_knobs
+from prefpipe.maths.objectives.scores import group_losses, score_responses
 
 MASK = torch.tensor([[True, True, False]])
 POLICY = ResponseLogps(torch.tensor([[-6.0, -20.0, 0.0]]), torch.tensor([[3, 10, 0]]), torch.tensor([[0.5, 0.9, 0.0]]))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.distances import pairwise_distances
-from prefpipe.maths.screening import mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
+from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.screening import mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
 
 
 def screen(texts, rewards, marks, statuses, prompts=None, **settings):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from prefpipe.configs.select import SelectConfig
-from prefpipe.maths.selection import STRATEGIES, select_responses
+from prefpipe.maths.selection.selection import STRATEGIES, select_responses
 
 GOLDEN = Path(__file__).parents[1] / "golden" / f"select-v{SelectConfig.VERSION}.json"
 

@@ -7,8 +7,8 @@ from tiny_models import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaForCausalLM
 
-from prefpipe.maths.accelerators import ACCELERATORS
-from prefpipe.maths.training_compute import (
+from prefpipe.maths.compute.accelerators import ACCELERATORS
+from prefpipe.maths.compute.training_compute import (
     ModelShape,
     Plan,
     Recipe,

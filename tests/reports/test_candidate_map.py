@@ -17,7 +17,7 @@ from rich.console import Console
 from prefpipe.artifacts.schemas import embeddings_schema
 from prefpipe.artifacts.store import Output, Shard, open_output
 from prefpipe.errors import InputError
-from prefpipe.maths.projection import project
+from prefpipe.maths.statistics.projection import project
 from prefpipe.reports.candidate_map import LETTERS, NARROWEST, WIDEST, Grid, Point, lay_out, points_of, with_coordinates
 from prefpipe.reports.candidate_map_page import candidate_map_page
 from prefpipe.reports.one_prompt import Sources, one_prompt

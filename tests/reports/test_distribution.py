@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from prefpipe.reports.distribution import BAR_WIDTH, N_BINS, Distribution, bar, concatenate, figure
+from prefpipe.maths.statistics.distribution import BAR_WIDTH, N_BINS, Distribution, bar, concatenate, figure
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 

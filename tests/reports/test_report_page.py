@@ -11,7 +11,7 @@ import pytest
 from browsing import Visit, needs_chromium
 from reported_run import MARKUP, N_PROMPTS, PROMPT, N
 
-from prefpipe.maths.training_compute import ModelShape, Plan, Recipe
+from prefpipe.maths.compute.training_compute import ModelShape, Plan, Recipe
 from prefpipe.reports.savings import Machine, TrainedModel, basis_of_plan, savings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'")
@@ -237,7 +237,7 @@ def test_the_calculator_is_prefpipe_savings(case: int, visit: Visit) -> None:
         plan = Plan(
             told["prompts"], told["n"], told["k"], told["positives"], told["mean_prompt_tokens"], told["mean_response_tokens"]
         )
-    from prefpipe.maths.accelerators import ACCELERATORS
+    from prefpipe.maths.compute.accelerators import ACCELERATORS
 
     machine = Machine("", ACCELERATORS[gpu].tflops, None, 0.4, price)
     shared = inputs.get("shared_prompt", True)

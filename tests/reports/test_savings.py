@@ -11,7 +11,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, Shard, open_output
 from prefpipe.errors import InputError
-from prefpipe.maths.training_compute import ModelShape, Plan, Recipe
+from prefpipe.maths.compute.training_compute import ModelShape, Plan, Recipe
 from prefpipe.reports.savings import Machine, TrainedModel, basis_of_groups, basis_of_plan, savings
 from prefpipe.reports.savings_page import flop_unit, savings_page
 

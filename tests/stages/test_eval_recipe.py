@@ -9,8 +9,8 @@ import pytest
 from interchange_files import lines
 
 from prefpipe.cli.main import run
-from prefpipe.maths.intervals import Bootstrap
-from prefpipe.maths.length_control import length_controlled_win_rate
+from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 
 N_PROMPTS = 30
 

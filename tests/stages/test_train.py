@@ -16,7 +16,7 @@ from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
-from prefpipe.maths.objectives import OBJECTIVES
+from prefpipe.maths.objectives.registry import OBJECTIVES
 from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import train
 from prefpipe.stages.runtime import Runtime

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, ModelError, StoppedEarly, UsageError
-from prefpipe.maths.losses import Targets, mmpo_reward_loss
+from prefpipe.maths.objectives.losses import Targets, mmpo_reward_loss
 from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import train
 from prefpipe.stages.runtime import Runtime

@@ -9,7 +9,7 @@ from tiny_groups import make_group, make_groups
 from tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from prefpipe.maths import logps as logps_module
+from prefpipe.maths.objectives.registry import logps as logps_module
 from prefpipe.training import projection
 from prefpipe.training.batches import GroupCollator, pad_sequences
 from prefpipe.training.forward import group_logps, measure_responses, reference_logps, sequence_logps, share_prompts

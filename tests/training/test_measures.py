@@ -5,8 +5,8 @@ from math import isnan
 import pytest
 import torch
 
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses import Targets
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.losses import Targets
 from prefpipe.training.measures import (
     FALLS,
     MEASURE_MEANINGS,

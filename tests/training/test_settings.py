@@ -3,7 +3,7 @@
 import pytest
 
 from prefpipe.errors import UsageError
-from prefpipe.maths.objectives import ALL_OBJECTIVES
+from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
 from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation, training_arguments
 
 

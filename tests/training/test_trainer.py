@@ -10,7 +10,7 @@ from tiny_models import VOCAB_SIZE, make_tiny_tokenizer, tiny_config
 from transformers import LlamaForCausalLM, TrainerCallback
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.maths.objectives import OBJECTIVES, resolve_knobs
+from prefpipe.maths.objectives.registry import OBJECTIVES, resolve_knobs
 from prefpipe.training.batches import GroupCollator
 from prefpipe.training.callbacks import MetricsFile
 from prefpipe.training.forward import group_logps, reference_logps, share_prompts

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from prefpipe.backends.protocol import PairRequest, PairVerdict, Score, Scorer, ScoreRequest
-from prefpipe.maths.winrate import preference
+from prefpipe.maths.statistics.winrate import preference
 
 
 class RewardJudge:

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
-from prefpipe.reports.distribution import figure
+from prefpipe.maths.statistics.distribution import figure
 from prefpipe.reports.html.words import (
     GAP_COLUMNS,
     NONE,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prefpipe.maths.compiled import compiled
-from prefpipe.maths.random_numbers import draw_below, draw_share, seed_state
+from prefpipe.maths.compute.compiled import compiled
+from prefpipe.maths.selection.random_numbers import draw_below, draw_share, seed_state
 
 MAX_PASSES = 100
 """Passes over the points in one start; each ends sooner when no move lowers the inertia."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prefpipe.maths.losses.masked import Targets, clean, cross_entropy, differences_of, mean_over_pairs, shares_of
+from prefpipe.maths.objectives.masked import Targets, clean, cross_entropy, differences_of, mean_over_pairs, shares_of
 
 
 def mmpo_loss(scores: Tensor, targets: Targets, *, gamma: float, comparison: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from prefpipe.maths.compiled import compiled_sum
+from prefpipe.maths.compute.compiled import compiled_sum
 
 
 def pairwise_distances(embeddings_PRD: np.ndarray) -> np.ndarray:

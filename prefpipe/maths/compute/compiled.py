@@ -88,6 +88,6 @@ def _compile(function: Function, more: dict[str, Any]) -> Function:
 def _stamp_of_sources() -> str:
     """Return one digest of all sources that compiled functions can be made of."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.calibration import (
+from prefpipe.maths.statistics.calibration import (
     ReliabilityCurve,
     Values,
     both_orders,
@@ -32,7 +32,7 @@ def measure_calibration(
         temperature: scores are divided by it.
 
     Errors:
-        InputError, UsageError: as in `prefpipe.maths.calibration`.
+        InputError, UsageError: as in `prefpipe.maths.statistics.calibration`.
     """
     pairs = both_orders(differences, outcomes)
     p = preference_probabilities(pairs.differences, temperature=temperature)

@@ -2,7 +2,7 @@ r"""Losses over groups of responses, one function an objective.
 
 Every loss takes ``scores`` (P, R), P prompts with up to R responses each, and ``targets``, what the scores are
 compared with; it returns one loss per prompt, (P,). Nothing here knows models, reference policies or beta:
-``prefpipe.maths.scores`` makes the scores, ``prefpipe.maths.objectives`` holds the table.
+``prefpipe.maths.objectives.scores`` makes the scores, ``prefpipe.maths.objectives.registry`` holds the table.
 
 group: a softmax over the whole group. pairwise: a loss of the score difference of a positive and a negative. graded: the
 same with the reward difference as the target. reward_head: for the scores of a reward model. masked: what they share.
@@ -24,11 +24,11 @@ The losses that let rewards order the responses say so: ``swepo``, ``infonca``, 
 of ``mmpo`` read no roles; ``mmpo``, ``rpo`` and ``mmpo-reward`` take pairs from the roles and their order from the rewards.
 """
 
-from prefpipe.maths.losses.graded import mmpo_loss, odpo_loss, rpo_loss
-from prefpipe.maths.losses.group import ampo_loss, infonca_loss, nca_loss, plackett_luce_loss, refa_loss, swepo_loss
-from prefpipe.maths.losses.masked import Targets
-from prefpipe.maths.losses.pairwise import cdpo_loss, dpo_loss, hinge_loss, ipo_loss, orpo_loss, rdpo_loss, simpo_loss
-from prefpipe.maths.losses.reward_head import bt_loss, bt_margin_loss, mmpo_reward_loss
+from prefpipe.maths.objectives.graded import mmpo_loss, odpo_loss, rpo_loss
+from prefpipe.maths.objectives.group import ampo_loss, infonca_loss, nca_loss, plackett_luce_loss, refa_loss, swepo_loss
+from prefpipe.maths.objectives.masked import Targets
+from prefpipe.maths.objectives.pairwise import cdpo_loss, dpo_loss, hinge_loss, ipo_loss, orpo_loss, rdpo_loss, simpo_loss
+from prefpipe.maths.objectives.reward_head import bt_loss, bt_margin_loss, mmpo_reward_loss
 
 __all__ = [
     "Targets", "ampo_loss", "bt_loss", "bt_margin_loss", "cdpo_loss", "dpo_loss", "hinge_loss", "infonca_loss", "ipo_loss",

@@ -1,6 +1,6 @@
 """Weighted means of subsets of pairs, with errors over prompts: pairs of one prompt are not independent.
 
-Unlike `prefpipe.maths.prompt_rows`, where every prompt counts once, every pair counts once here: benchmarks define
+Unlike `prefpipe.maths.statistics.prompt_rows`, where every prompt counts once, every pair counts once here: benchmarks define
 their figures so. The error is still that of drawing prompts. Axes: N pairs, P prompts, S subsets, F figures, B resamples.
 """
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prefpipe.maths.intervals import Bootstrap
+from prefpipe.maths.statistics.intervals import Bootstrap
 
 _N_DRAWN_AT_ONCE = 2_000_000
 """Counts held in memory at a time (16 MB); the draws do not depend on it but for their order."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prefpipe.maths.compiled import compiled
+from prefpipe.maths.compute.compiled import compiled
 
 EQUAL = 1e-9
 """Costs closer than this, relative, are the same cost: far above rounding, far below any use."""

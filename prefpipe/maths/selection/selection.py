@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple, Unpack
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.distances import pairwise_distances
-from prefpipe.maths.facility import work_limit
-from prefpipe.maths.pool_strategies import STRATEGIES, Pools, Strategy, choose, explain
-from prefpipe.maths.screening import count_positives, mask_low_margins, mask_near_duplicates
-from prefpipe.maths.selection_inputs import (
+from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.facility import work_limit
+from prefpipe.maths.selection.pool_strategies import STRATEGIES, Pools, Strategy, choose, explain
+from prefpipe.maths.selection.screening import count_positives, mask_low_margins, mask_near_duplicates
+from prefpipe.maths.selection.selection_inputs import (
     SelectOptions,
     check_geometry,
     check_options,

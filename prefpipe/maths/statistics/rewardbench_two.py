@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError
-from prefpipe.maths.clustered_means import ClusteredMean, clustered_means
-from prefpipe.maths.intervals import BOOTSTRAP, Bootstrap
+from prefpipe.maths.statistics.clustered_means import ClusteredMean, clustered_means
+from prefpipe.maths.statistics.intervals import BOOTSTRAP, Bootstrap
 
 EXPECTED: Final[Mapping[str, int]] = MappingProxyType(
     {"Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, "Ties": 102}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError
-from prefpipe.maths.intervals import BOOTSTRAP, Bootstrap
+from prefpipe.maths.statistics.intervals import BOOTSTRAP, Bootstrap
 
 _N_DRAWN_AT_ONCE = 2_000_000
 

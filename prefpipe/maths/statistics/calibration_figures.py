@@ -5,15 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefpipe.maths.calibration_measures import (
+from prefpipe.maths.statistics.calibration_measures import (
     calibration_by_gap,
     curve_rows,
     measure_calibration,
     preference_curve,
     scale_temperature,
 )
-from prefpipe.maths.intervals import BOOTSTRAP, Bootstrap
-from prefpipe.maths.prompt_rows import rows_of_prompts
+from prefpipe.maths.statistics.intervals import BOOTSTRAP, Bootstrap
+from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 
 FIGURES = ("accuracy", "auc", "ece", "ece_mass", "brier", "log_loss")
 BIASED = ("ece", "ece_mass")
@@ -59,7 +59,7 @@ def calibration_figures(
         where one prompt is too few.
 
     Errors:
-        InputError, UsageError: as in `prefpipe.maths.calibration`.
+        InputError, UsageError: as in `prefpipe.maths.statistics.calibration`.
     """
     d = np.asarray(differences, dtype=np.float64)
     y = np.broadcast_to(np.asarray(outcomes, dtype=np.float64), d.shape)

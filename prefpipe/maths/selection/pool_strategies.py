@@ -10,12 +10,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from prefpipe.maths.clusters import choose_lowest_members, k_means
-from prefpipe.maths.compiled import compiled, is_cached
-from prefpipe.maths.coverage import cost_matrix, expected_random_cost, marginal_gains, nearest_chosen
-from prefpipe.maths.facility import coverage_cost
-from prefpipe.maths.random_numbers import draw_below, seed_state
-from prefpipe.maths.wide_spans import LARGEST, TINY, costs_in_unit_of, solve_weighted, unit_reward_of
+from prefpipe.maths.compute.compiled import compiled, is_cached
+from prefpipe.maths.selection.clusters import choose_lowest_members, k_means
+from prefpipe.maths.selection.coverage import cost_matrix, expected_random_cost, marginal_gains, nearest_chosen
+from prefpipe.maths.selection.facility import coverage_cost
+from prefpipe.maths.selection.random_numbers import draw_below, seed_state
+from prefpipe.maths.selection.wide_spans import LARGEST, TINY, costs_in_unit_of, solve_weighted, unit_reward_of
 
 
 class Pools(NamedTuple):
@@ -23,7 +23,7 @@ class Pools(NamedTuple):
 
     ``negatives`` (P, R): the candidate negatives in order, -1 behind the last; ``n_negatives`` (P,). ``positives`` (P, p)
     best first, -1 behind the last; ``n_positives`` (P,). ``distances`` (P, R, R), or None without embeddings.
-    ``rewards`` (P, R), 0 where there is no candidate. ``weights`` (P, R): see `prefpipe.maths.selection.response_weights`;
+    ``rewards`` (P, R), 0 where there is no candidate. ``weights`` (P, R): see `prefpipe.maths.selection.selection.response_weights`;
     ``temperatures`` (P,) their T. ``seeds`` (P,) uint64.
     """
 

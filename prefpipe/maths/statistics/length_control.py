@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.intervals import Bootstrap, PairedDifference
-from prefpipe.maths.penalised_logistic import cross_entropy, fit_penalised_logistic, sigmoid
-from prefpipe.maths.prompt_rows import PromptRows, rows_of_prompts
-from prefpipe.maths.winrate import as_numbers, checked_preferences
+from prefpipe.maths.statistics.intervals import Bootstrap, PairedDifference
+from prefpipe.maths.statistics.penalised_logistic import cross_entropy, fit_penalised_logistic, sigmoid
+from prefpipe.maths.statistics.prompt_rows import PromptRows, rows_of_prompts
+from prefpipe.maths.statistics.winrate import as_numbers, checked_preferences
 
 PENALTY_GRID = np.logspace(-4, 4, 10)
 """Values of C between which cross-validation chooses."""

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from prefpipe.errors import UsageError
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses.masked import Targets, clean, cross_entropy, deviations_of, log_sum_exp, shares_of
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.masked import Targets, clean, cross_entropy, deviations_of, log_sum_exp, shares_of
 
 
 def ampo_loss(scores: Tensor, targets: Targets, *, alpha: float, gamma: float, deviation: str) -> Tensor:
@@ -69,7 +69,7 @@ def refa_loss(
     """
     if responses.end_probs is None:
         raise UsageError("refa reads the probability with which responses end, and the log-probabilities came without it",
-                         hint="pass ended_S to prefpipe.maths.logps.sum_response_logps")  # fmt: skip
+                         hint="pass ended_S to prefpipe.maths.objectives.logps.sum_response_logps")  # fmt: skip
     contrast = ampo_loss(scores, targets, alpha=alpha, gamma=gamma, deviation=deviation)
     n_tokens = clean(responses.n_tokens, targets.mask)
     n_missing = clean(n_tokens.amax(-1, keepdim=True) - n_tokens, targets.mask)

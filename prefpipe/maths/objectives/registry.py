@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prefpipe.errors import UsageError
-from prefpipe.maths.knobs import (
+from prefpipe.maths.objectives.knobs import (
     DEVIATION,
     DEVIATION_WEIGHT,
     EVIDENCE,
@@ -95,7 +95,7 @@ class Objective:
 _GROUP = (
     Objective(
         name="ampo", score="mean_logp", comparison="group", target=_POSITIVES,
-        loss="prefpipe.maths.losses.group:ampo_loss",
+        loss="prefpipe.maths.objectives.group:ampo_loss",
         knobs=(
             beta_knob(10.0), NEGATIVES_WEIGHT, DEVIATION_WEIGHT, DEVIATION,
             Knob("length_normalise", default=True, help="mean log-probability a token; false: the sum"),
@@ -107,7 +107,7 @@ _GROUP = (
     ),
     Objective(
         name="refa", score="mean_logp", comparison="group", target=_POSITIVES,
-        loss="prefpipe.maths.losses.group:refa_loss",
+        loss="prefpipe.maths.objectives.group:refa_loss",
         knobs=(
             beta_knob(10.0), NEGATIVES_WEIGHT, DEVIATION_WEIGHT, DEVIATION,
             Knob("eos_weight", 1e-5, "price of each token by which a response ends before the group's longest", at_least=0.0),
@@ -119,7 +119,7 @@ _GROUP = (
     ),
     Objective(
         name="swepo", score="log_ratio", comparison="group", target="those above the mean reward over the others",
-        loss="prefpipe.maths.losses.group:swepo_loss",
+        loss="prefpipe.maths.objectives.group:swepo_loss",
         knobs=(
             beta_knob(0.1), Knob("alpha", 1.0, "weight of a response's deviation from the mean reward", at_least=0.0), DEVIATION,
         ),
@@ -130,7 +130,7 @@ _GROUP = (
     ),
     Objective(
         name="infonca", score="log_ratio", comparison="group", target="softmax of the rewards",
-        loss="prefpipe.maths.losses.group:infonca_loss",
+        loss="prefpipe.maths.objectives.group:infonca_loss",
         knobs=(beta_knob(0.1), TARGET_TEMPERATURE),
         formula="-sum_i softmax(r / alpha)_i * log softmax(s)_i",
         source="arXiv 2402.05369",
@@ -139,7 +139,7 @@ _GROUP = (
     ),
     Objective(
         name="nca", score="log_ratio", comparison="group", target="softmax of the rewards, each response by itself",
-        loss="prefpipe.maths.losses.group:nca_loss",
+        loss="prefpipe.maths.objectives.group:nca_loss",
         knobs=(beta_knob(0.01), TARGET_TEMPERATURE),
         formula="-sum_i [ softmax(r / alpha)_i * log sigma(s_i) + (1 / K) * log sigma(-s_i) ]",
         source="arXiv 2402.05369",
@@ -148,7 +148,7 @@ _GROUP = (
     ),
     Objective(
         name="plackett-luce", score="log_ratio", comparison="group", target="order of the rewards",
-        loss="prefpipe.maths.losses.group:plackett_luce_loss",
+        loss="prefpipe.maths.objectives.group:plackett_luce_loss",
         knobs=(beta_knob(0.1),),
         formula="-sum_k log( e^{s_(k)} / sum_{j >= k} e^{s_(j)} ), (1) the best rewarded",
         source="arXiv 2305.18290",
@@ -160,7 +160,7 @@ _GROUP = (
 _GRADED = (
     Objective(
         name="mmpo", score="log_ratio", comparison="pair", target="reward margins",
-        loss="prefpipe.maths.losses.graded:mmpo_loss",
+        loss="prefpipe.maths.objectives.graded:mmpo_loss",
         knobs=(
             beta_knob(0.01), EVIDENCE,
             Knob("comparison", "pair", "pair: each positive against each negative; group: the whole group",
@@ -174,7 +174,7 @@ _GRADED = (
     ),
     Objective(
         name="odpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, by a margin that grows with the reward gap",
-        loss="prefpipe.maths.losses.graded:odpo_loss",
+        loss="prefpipe.maths.objectives.graded:odpo_loss",
         knobs=(beta_knob(0.1), Knob("alpha", 1.0, "weight of the offset log(r_w - r_l)", at_least=0.0)),
         formula="-log sigma(d - alpha * log(r_w - r_l)), d = s_w - s_l",
         source="arXiv 2402.10571",
@@ -183,7 +183,7 @@ _GRADED = (
     ),
     Objective(
         name="rpo", score="log_ratio", comparison="pair", target="reward margins",
-        loss="prefpipe.maths.losses.graded:rpo_loss",
+        loss="prefpipe.maths.objectives.graded:rpo_loss",
         knobs=(
             beta_knob(0.1),
             Knob("eta", 1.0, "nats of margin a unit of reward", at_least=0.0),
@@ -201,7 +201,7 @@ _GRADED = (
 _PAIRWISE = (
     Objective(
         name="dpo", score="log_ratio", comparison="pair", target=_POSITIVES,
-        loss="prefpipe.maths.losses.pairwise:dpo_loss",
+        loss="prefpipe.maths.objectives.pairwise:dpo_loss",
         knobs=(beta_knob(0.1),),
         formula="-log sigma(s_w - s_l)",
         source="arXiv 2305.18290",
@@ -210,7 +210,7 @@ _PAIRWISE = (
     ),
     Objective(
         name="cdpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, wrong with probability eps",
-        loss="prefpipe.maths.losses.pairwise:cdpo_loss",
+        loss="prefpipe.maths.objectives.pairwise:cdpo_loss",
         knobs=(beta_knob(0.1), FLIPPED),
         formula="-(1 - eps) log sigma(d) - eps log sigma(-d), d = s_w - s_l",
         source="Mitchell 2023 (the cDPO note)",
@@ -218,7 +218,7 @@ _PAIRWISE = (
     ),
     Objective(
         name="rdpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, wrong with probability eps",
-        loss="prefpipe.maths.losses.pairwise:rdpo_loss",
+        loss="prefpipe.maths.objectives.pairwise:rdpo_loss",
         knobs=(beta_knob(0.1), FLIPPED),
         formula="[ -(1 - eps) log sigma(d) + eps log sigma(-d) ] / (1 - 2 eps), d = s_w - s_l",
         source="arXiv 2403.00409",
@@ -227,7 +227,7 @@ _PAIRWISE = (
     ),
     Objective(
         name="ipo", score="log_ratio", comparison="pair", target=f"{_POSITIVES} by 1 / (2 tau)",
-        loss="prefpipe.maths.losses.pairwise:ipo_loss",
+        loss="prefpipe.maths.objectives.pairwise:ipo_loss",
         knobs=(
             Knob("tau", 0.1, "pull to the reference: the margin asked for is 1 / (2 tau)", above=0.0),
             Knob("length_normalise", default=False, help="true: mean log-ratio a token, as TRL; false: the sum, as the paper"),
@@ -238,7 +238,7 @@ _PAIRWISE = (
     ),
     Objective(
         name="hinge", score="log_ratio", comparison="pair", target=f"{_POSITIVES} by 1",
-        loss="prefpipe.maths.losses.pairwise:hinge_loss",
+        loss="prefpipe.maths.objectives.pairwise:hinge_loss",
         knobs=(beta_knob(0.1),),
         formula="max(0, 1 - (s_w - s_l))",
         source="arXiv 2309.06657",
@@ -247,7 +247,7 @@ _PAIRWISE = (
     ),
     Objective(
         name="simpo", score="mean_logp", comparison="pair", target=f"{_POSITIVES} by gamma",
-        loss="prefpipe.maths.losses.pairwise:simpo_loss",
+        loss="prefpipe.maths.objectives.pairwise:simpo_loss",
         knobs=(
             beta_knob(2.5),
             Knob("gamma", 1.375, "margin in units of the scores; papers quote gamma / beta (0.55)", at_least=0.0),
@@ -259,7 +259,7 @@ _PAIRWISE = (
     ),
     Objective(
         name="orpo", score="mean_logp", comparison="pair", target=f"{_POSITIVES} in odds, and the positives themselves",
-        loss="prefpipe.maths.losses.pairwise:orpo_loss",
+        loss="prefpipe.maths.objectives.pairwise:orpo_loss",
         knobs=(Knob("weight", 0.1, "weight of the odds ratio beside fine-tuning on the positives (lambda)", at_least=0.0),),
         formula="-s_w - weight * log sigma(log odds_w - log odds_l), odds = P / (1 - P), P = e^s, beta = 1",
         source="arXiv 2403.07691",
@@ -271,7 +271,7 @@ _PAIRWISE = (
 _REWARD_HEAD = (
     Objective(
         name="bt", score="reward_head", comparison="pair", target=_POSITIVES,
-        loss="prefpipe.maths.losses.reward_head:bt_loss",
+        loss="prefpipe.maths.objectives.reward_head:bt_loss",
         formula="-log sigma(s_w - s_l)",
         source="arXiv 2203.02155",
         summary="a reward model's baseline (Bradley-Terry)",
@@ -279,7 +279,7 @@ _REWARD_HEAD = (
     ),
     Objective(
         name="bt-margin", score="reward_head", comparison="pair", target=f"{_POSITIVES} by a margin that ratings ask for",
-        loss="prefpipe.maths.losses.reward_head:bt_margin_loss",
+        loss="prefpipe.maths.objectives.reward_head:bt_margin_loss",
         knobs=(Knob("gamma", 1.0, "margin a unit of rating", at_least=0.0),),
         formula="-log sigma(s_w - s_l - m), m = gamma * (r_w - r_l)",
         source="arXiv 2307.09288",
@@ -288,7 +288,7 @@ _REWARD_HEAD = (
     ),
     Objective(
         name="mmpo-reward", score="reward_head", comparison="pair", target="reward margins",
-        loss="prefpipe.maths.losses.reward_head:mmpo_reward_loss",
+        loss="prefpipe.maths.objectives.reward_head:mmpo_reward_loss",
         knobs=(EVIDENCE,),
         formula="-p log sigma(d) - (1-p) log sigma(-d), d = s_w - s_l, p = sigma(gamma * (r_w - r_l))",
         source="arXiv 2410.03145",

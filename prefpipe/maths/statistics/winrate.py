@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.intervals import (
+from prefpipe.maths.statistics.intervals import (
     BOOTSTRAP,
     Bootstrap,
     PairedDifference,
@@ -15,7 +15,7 @@ from prefpipe.maths.intervals import (
     paired_difference,
     ratio_interval,
 )
-from prefpipe.maths.prompt_rows import rows_of_prompts
+from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 
 HINT_FOR_MISSING = "judge these rows again, or leave them out and have them counted with allow_missing=True"
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from prefpipe.errors import UsageError
-from prefpipe.maths.knobs import KnobValue
-from prefpipe.maths.logps import ResponseLogps
-from prefpipe.maths.losses.masked import Targets
-from prefpipe.maths.objectives import SCORE_KNOBS, find_objective
+from prefpipe.maths.objectives.knobs import KnobValue
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.masked import Targets
+from prefpipe.maths.objectives.registry import SCORE_KNOBS, find_objective
 
 
 @cache

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prefpipe.maths.losses.masked import Targets, clean, differences_of, mean_over_pairs
+from prefpipe.maths.objectives.masked import Targets, clean, differences_of, mean_over_pairs
 
 
 def dpo_loss(scores: Tensor, targets: Targets) -> Tensor:

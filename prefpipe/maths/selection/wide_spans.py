@@ -1,4 +1,4 @@
-"""Opt-Select's optimum for rewards of any span: `prefpipe.maths.facility` with weights that do not fit into one float.
+"""Opt-Select's optimum for rewards of any span: `prefpipe.maths.selection.facility` with weights that do not fit into one float.
 
 The cost of a subset is ``sum_i exp(-r_i / T) min_{j in S} A_ij``. A float64 holds weights down to ``e^-745`` and a sum shows
 differences of ``1e-16``; rewards in characters or summed log-probabilities span thousands of T. Two things keep the choice
@@ -14,9 +14,9 @@ that of exact arithmetic:
 
 import numpy as np
 
-from prefpipe.maths.compiled import compiled
-from prefpipe.maths.coverage import cost_matrix
-from prefpipe.maths.facility import (
+from prefpipe.maths.compute.compiled import compiled
+from prefpipe.maths.selection.coverage import cost_matrix
+from prefpipe.maths.selection.facility import (
     ROOT_STEPS,
     certify,
     choose_greedily,
@@ -26,7 +26,7 @@ from prefpipe.maths.facility import (
     shut_copies,
     start_multipliers,
 )
-from prefpipe.maths.relaxation import EQUAL, climb, new_workspace
+from prefpipe.maths.selection.relaxation import EQUAL, climb, new_workspace
 
 TINY = 1e-250
 """A cost below this, in units of the largest weight, is close to where floats end: another unit is taken."""
@@ -235,7 +235,7 @@ def settle_ties(
     """Return the best subset by `compare` of all that cost what ``chosen_K`` costs, 1, and whether all were looked at.
 
     False also where a subset costs less than 1: then ``chosen_K`` is not the optimum, and the search for that comes first.
-    Depth first, as in `prefpipe.maths.facility.branch_and_bound`, but a node is left only where its bound is above the
+    Depth first, as in `prefpipe.maths.selection.facility.branch_and_bound`, but a node is left only where its bound is above the
     optimum, so that every subset within `EQUAL` of it is looked at. In nearly all prompts that is one.
     """
     n_clients, n_facilities = unit_CJ.shape

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError
-from prefpipe.maths.clustered_means import ClusteredMean, clustered_means
-from prefpipe.maths.intervals import BOOTSTRAP, Bootstrap
-from prefpipe.maths.prompt_rows import rows_of_prompts
+from prefpipe.maths.statistics.clustered_means import ClusteredMean, clustered_means
+from prefpipe.maths.statistics.intervals import BOOTSTRAP, Bootstrap
+from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 
 CORE = ("Chat", "Chat Hard", "Safety", "Reasoning")
 PRIOR = "Prior Sets"

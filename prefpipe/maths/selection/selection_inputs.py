@@ -1,4 +1,4 @@
-"""What `prefpipe.maths.selection` is given: options, and arrays that are checked before anything is computed with them."""
+"""What `prefpipe.maths.selection.selection` is given: options, and arrays that are checked before anything is computed with them."""
 
 import difflib
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.pool_strategies import STRATEGIES, Strategy
-from prefpipe.maths.screening import LARGEST_REWARD
+from prefpipe.maths.selection.pool_strategies import STRATEGIES, Strategy
+from prefpipe.maths.selection.screening import LARGEST_REWARD
 
 LARGEST_COORDINATE, SMALLEST_COORDINATE = 1e100, 1e-100
 """Embeddings and distances are squared: beyond these the squares are infinite, or nothing."""

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from prefpipe.maths.compiled import compiled
-from prefpipe.maths.relaxation import EQUAL, climb, new_workspace
+from prefpipe.maths.compute.compiled import compiled
+from prefpipe.maths.selection.relaxation import EQUAL, climb, new_workspace
 
 WORK_PER_SECOND = 1_000_000_000
 """Matrix entries visited in what is called a second: about one second of one core of 2023."""

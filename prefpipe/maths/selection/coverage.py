@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from prefpipe.maths.compiled import compiled
+from prefpipe.maths.compute.compiled import compiled
 
 
 @compiled

@@ -6,9 +6,9 @@ r"""Losses for the scores of a reward model, ``r_phi(x, y)``: one number a respo
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prefpipe.maths.losses.graded import mmpo_loss
-from prefpipe.maths.losses.masked import Targets, differences_of, mean_over_pairs
-from prefpipe.maths.losses.pairwise import dpo_loss
+from prefpipe.maths.objectives.graded import mmpo_loss
+from prefpipe.maths.objectives.masked import Targets, differences_of, mean_over_pairs
+from prefpipe.maths.objectives.pairwise import dpo_loss
 
 
 def bt_loss(scores: Tensor, targets: Targets) -> Tensor:

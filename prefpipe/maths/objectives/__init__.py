@@ -1,0 +1,1 @@
+"""Objectives: from log-probabilities and rewards to a loss."""

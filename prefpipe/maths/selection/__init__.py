@@ -1,0 +1,1 @@
+"""Which candidates of a prompt become its positives and its negatives."""

@@ -1,0 +1,1 @@
+"""Evaluation: means with intervals, win rates, calibration, benchmarks' figures."""
