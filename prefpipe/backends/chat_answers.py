@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts.chat_messages import Message, NoCompletionError, read_choice
 from prefpipe.backends.protocol import Generation
 from prefpipe.surrogates import replace_lone_surrogates
-from prefpipe.text.verdicts import TokenChoice
+from prefpipe.text.judging.verdicts import TokenChoice
 
 REFUSED, ERROR, TOO_LONG, NOT_ANSWERED = "refused", "error", "prompt_too_long", "not_answered"
 

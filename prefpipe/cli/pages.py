@@ -10,7 +10,7 @@ from rich.text import Text
 
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.cli.console import pipe
-from prefpipe.reports.untrusted import visible
+from prefpipe.text.untrusted import visible
 
 __all__ = ["pipe", "pipe_json", "show", "show_facts", "width"]
 

@@ -63,7 +63,7 @@ def _page(reports: "Sequence[Report]", num_shards: int | None) -> "Iterator[Text
 def _block(report: "Report", longest: int, num_shards: int | None, width: int) -> "Text":
     from rich.text import Text
 
-    from prefpipe.reports.untrusted import visible, visible_line
+    from prefpipe.text.untrusted import visible, visible_line
 
     text = Text()
     text.append(f"{report.state:<7}  ", style=STYLES[report.state])

@@ -10,7 +10,7 @@ from rich.text import Text
 from prefpipe.maths.statistics.distribution import figure
 from prefpipe.reports.candidate_map import Grid, lay_out, points_of
 from prefpipe.reports.one_prompt_page import ROLE_STYLES, body, heading, listed, worth_knowing
-from prefpipe.reports.untrusted import visible_line
+from prefpipe.text.untrusted import visible_line
 
 NARROW = 40
 PILES_SHOWN = 8

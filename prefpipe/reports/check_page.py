@@ -11,7 +11,7 @@ from rich.text import Text
 
 from prefpipe.maths.statistics.distribution import Distribution, figure
 from prefpipe.reports.savings_page import flop_unit
-from prefpipe.reports.untrusted import visible, visible_line
+from prefpipe.text.untrusted import visible, visible_line
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 INDENT = " " * 9

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefpipe.reports.health import health_rows
-from prefpipe.reports.numbers import interval, number
+from prefpipe.text.numbers import interval, number
 
 ROWS = (
     ("mean reward", "reward", "{:.3f}"),

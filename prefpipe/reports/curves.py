@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefpipe.maths.statistics.distribution import figure
-from prefpipe.reports.untrusted import visible_line
+from prefpipe.text.untrusted import visible_line
 
 METRICS_FILE = "metrics.parquet"
 NOT_MEASURES = ("step", "epoch", "split")

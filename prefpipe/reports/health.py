@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from prefpipe.reports.numbers import interval, number
+from prefpipe.text.numbers import interval, number
 
 LEAST_PROMPTS = 10
 """Below so many prompts a percentile interval is too narrow to warn by."""

@@ -8,8 +8,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from prefpipe.maths.statistics.distribution import figure
-from prefpipe.reports.untrusted import visible, visible_line
 from prefpipe.text.tool_turns import readable_turns
+from prefpipe.text.untrusted import visible, visible_line
 
 LINES_SHOWN = 6
 LONGEST_LINE = 100

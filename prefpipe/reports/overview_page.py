@@ -15,7 +15,7 @@ from prefpipe.reports.comparison import comparison_table
 from prefpipe.reports.curves import curves_table
 from prefpipe.reports.overview import distributions_of
 from prefpipe.reports.pairs_page import pairs_page
-from prefpipe.reports.untrusted import visible, visible_line
+from prefpipe.text.untrusted import visible, visible_line
 
 WIDE = 110
 """From this width on, the columns' meanings stand beside them."""

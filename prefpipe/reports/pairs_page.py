@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from prefpipe.reports.comparison import short
-from prefpipe.reports.numbers import interval, number
-from prefpipe.reports.untrusted import visible_line
+from prefpipe.text.numbers import interval, number
+from prefpipe.text.untrusted import visible_line
 
 PERCENT, THREE = "{:.1%}", "{:.3f}"
 CURVE_WIDTH = 40

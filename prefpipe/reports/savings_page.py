@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefpipe.maths.statistics.distribution import figure
-from prefpipe.reports.untrusted import visible_line
+from prefpipe.text.untrusted import visible_line
 
 SIDES = {"pool": "full pool", "kept": "kept groups", "saved": "saved"}
 FLOP_UNITS = (("ZFLOP", 1e21), ("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))

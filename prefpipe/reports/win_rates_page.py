@@ -7,8 +7,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefpipe.reports.numbers import interval, number
-from prefpipe.reports.untrusted import visible_line
+from prefpipe.text.numbers import interval, number
+from prefpipe.text.untrusted import visible_line
 
 PERCENT = "{:.2%}"
 

@@ -20,9 +20,9 @@ from prefpipe.stages.eval_kl import log_ratios
 from prefpipe.stages.eval_recipe import SIDES, Side
 from prefpipe.stages.logprob_rows import read_logprobs
 from prefpipe.stages.pool_index import rewards_by_key
+from prefpipe.text.checks.repetition import repeated_ngram_share
 from prefpipe.text.diversity import copied_share, distinct_share, expected_distinct_share, pooled_ngrams
 from prefpipe.text.refusals import is_refusal
-from prefpipe.text.repetition import repeated_ngram_share
 from prefpipe.text.self_bleu import self_bleu
 from prefpipe.text.words import words_and_signs
 

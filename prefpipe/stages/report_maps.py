@@ -9,8 +9,8 @@ import numpy as np
 from prefpipe.errors import PrefpipeError
 from prefpipe.reports.candidate_map import with_coordinates
 from prefpipe.reports.one_prompt import prompt_of_part
-from prefpipe.reports.untrusted import visible
 from prefpipe.stages.report_sources import Pool, parts_on_disk
+from prefpipe.text.untrusted import visible
 
 N_PARTS = 3
 TEXT_LIMIT = 1_500

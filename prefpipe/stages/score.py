@@ -36,7 +36,7 @@ from prefpipe.stages.candidate_rows import (
 from prefpipe.stages.judge_spending import facts_of_spending, write_open_questions
 from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 from prefpipe.stages.skipped_rows import context_of_skipped_rows, report_skipped_rows
-from prefpipe.text.ifeval import IFEVAL_VERSION
+from prefpipe.text.checks.ifeval import IFEVAL_VERSION
 
 NOT_FAILED = ("ok", "no_response")
 """Statuses that are not the scorer's failure; every scorer has words of its own for the others."""

@@ -85,7 +85,7 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
     if spec.kind == "fake":
         return {"kind": "fake", "target": spec.target}, load("prefpipe.backends.fake:FakeScorer")
     if spec.kind == "checks":
-        version = load("prefpipe.text.checks:CHECKS_VERSION")
+        version = load("prefpipe.text.checks.constraints:CHECKS_VERSION")
         return {"kind": "checks", "checks_version": version}, lambda: load(
             "prefpipe.backends.scorers.checks_scorer:ChecksScorer"
         )(trust_python_checks=config.trust_python_checks)

@@ -6,7 +6,7 @@ import pytest
 
 from prefpipe.backends.chat_client import ChatClient, ServerSettings
 from prefpipe.backends.judges.engine_source import EngineSource
-from prefpipe.text.verdicts import read_probabilities
+from prefpipe.text.judging.verdicts import read_probabilities
 
 
 def body(text, **more):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefpipe.reports.numbers import interval, number
+from prefpipe.text.numbers import interval, number
 
 
 @pytest.mark.parametrize(

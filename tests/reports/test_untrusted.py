@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefpipe.reports.untrusted import visible, visible_line
+from prefpipe.text.untrusted import visible, visible_line
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from prefpipe.errors import CorruptPartError, InputError
 from prefpipe.models.model_files import inspect_model
 from prefpipe.stages.train_groups import encoder_of, groups_of, read_rows
 from prefpipe.text.chat_template import TemplateError
-from prefpipe.text.judge_prompt import conversation_text
+from prefpipe.text.judging.judge_prompt import conversation_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 WEATHER = {

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from prefpipe.text.answers import ExactAnswer, NumericAnswer, final_number, marked_answers, normalise_answer, read_numbers
-from prefpipe.text.grading import Candidate
+from prefpipe.text.checks.answers import ExactAnswer, NumericAnswer, final_number, marked_answers, normalise_answer, read_numbers
+from prefpipe.text.checks.grading import Candidate
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefpipe.errors import InputError
-from prefpipe.text.checks import CHECKS, CheckResult, parse_checks, rate
+from prefpipe.text.checks.constraints import CHECKS, CheckResult, parse_checks, rate
 
 EVERY_CHECK = [
     {"type": "words", "min": 1, "max": 50},

@@ -2,8 +2,17 @@
 
 import pytest
 
-from prefpipe.text.counts import Bullets, Characters, Paragraphs, Sentences, Words, count_paragraphs, count_sentences, split_words
-from prefpipe.text.grading import Candidate
+from prefpipe.text.checks.counts import (
+    Bullets,
+    Characters,
+    Paragraphs,
+    Sentences,
+    Words,
+    count_paragraphs,
+    count_sentences,
+    split_words,
+)
+from prefpipe.text.checks.grading import Candidate
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from prefpipe.text.formats import (
+from prefpipe.text.checks.formats import (
     REGEX_TIMEOUT_S,
     EndsWith,
     Json,
@@ -16,7 +16,7 @@ from prefpipe.text.formats import (
     TitleCase,
     Uppercase,
 )
-from prefpipe.text.grading import Candidate
+from prefpipe.text.checks.grading import Candidate
 
 
 def score(check, text):

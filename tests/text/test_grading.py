@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefpipe.text.counts import Words
-from prefpipe.text.grading import Candidate, grade_count, passed
+from prefpipe.text.checks.counts import Words
+from prefpipe.text.checks.grading import Candidate, grade_count, passed
 
 
 @given(st.integers(1, 500), st.integers(0, 2000))

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefpipe.text.checks import parse_checks, rate
-from prefpipe.text.ifeval import INSTRUCTIONS, NEAR, checks_of_instructions
+from prefpipe.text.checks.constraints import parse_checks, rate
+from prefpipe.text.checks.ifeval import INSTRUCTIONS, NEAR, checks_of_instructions
 
 Rule = Callable[[str], bool]
 

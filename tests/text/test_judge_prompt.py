@@ -6,7 +6,7 @@ import pytest
 
 from prefpipe.backends.judges.judge_prompt_files import read_judge_prompt
 from prefpipe.errors import UsageError
-from prefpipe.text.judge_prompt import SHIPPED, fence, nonce_for, template_problems
+from prefpipe.text.judging.judge_prompt import SHIPPED, fence, nonce_for, template_problems
 
 USER = [{"role": "user", "content": "What is 2 + 2?"}]
 SHA256 = {

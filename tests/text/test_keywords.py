@@ -2,8 +2,8 @@
 
 import pytest
 
-from prefpipe.text.grading import Candidate
-from prefpipe.text.keywords import KeywordFrequency, Keywords, count_keyword
+from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.keywords import KeywordFrequency, Keywords, count_keyword
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from prefpipe.text.grading import Candidate
-from prefpipe.text.languages import Language, known_languages, language_probabilities
+from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.languages import Language, known_languages, language_probabilities
 
 SENTENCES = {
     "en": "The weather is lovely today, so we should go for a walk in the park.",

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from prefpipe.text.parameters import nearest, read_parameters
+from prefpipe.text.checks.parameters import nearest, read_parameters
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefpipe.text.repetition import repeated_ngram_share
+from prefpipe.text.checks.repetition import repeated_ngram_share
 
 texts = st.lists(st.sampled_from(["a", "b", "c", "é", "🙂"]), max_size=30).map(" ".join)
 

@@ -5,8 +5,8 @@ import textwrap
 import pytest
 
 from prefpipe.errors import InputError
-from prefpipe.text.grading import Candidate
-from prefpipe.text.user_checks import PythonCheck, load_function
+from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.user_checks import PythonCheck, load_function
 
 MODULE = """
     import numpy as np

@@ -4,7 +4,7 @@ from math import exp, log
 
 import pytest
 
-from prefpipe.text.verdicts import TokenChoice, read_probabilities, read_text
+from prefpipe.text.judging.verdicts import TokenChoice, read_probabilities, read_text
 
 NONCE = "3fa9c210"
 

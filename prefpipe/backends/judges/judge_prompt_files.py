@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from prefpipe.errors import UsageError
-from prefpipe.text.judge_prompt import SHIPPED, JudgePrompt, Kind, template_problems
+from prefpipe.text.judging.judge_prompt import SHIPPED, JudgePrompt, Kind, template_problems
 
 FOLDER = "judge_prompts"
 
@@ -21,7 +21,7 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
             raise UsageError(
                 f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt", hint=f"use {names}, or a file of yours"
             )
-        text = resources.files("prefpipe.text").joinpath(FOLDER, f"{reference}.txt").read_text(encoding="utf-8")
+        text = resources.files("prefpipe.text.judging").joinpath(FOLDER, f"{reference}.txt").read_text(encoding="utf-8")
         return JudgePrompt(reference, text, kind)
     try:
         text = Path(reference).read_text(encoding="utf-8-sig")

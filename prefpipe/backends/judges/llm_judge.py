@@ -8,8 +8,8 @@ from prefpipe.artifacts.answer_cache import request_key
 from prefpipe.backends.chat_answers import REFUSED, ChatAnswer
 from prefpipe.backends.judges.judge_desk import JudgeDesk
 from prefpipe.backends.protocol import PairRequest, PairVerdict, Score, ScoreRequest
-from prefpipe.text.judge_prompt import JudgePrompt, Question
-from prefpipe.text.verdicts import Reading, read_probabilities, read_text
+from prefpipe.text.judging.judge_prompt import JudgePrompt, Question
+from prefpipe.text.judging.verdicts import Reading, read_probabilities, read_text
 
 VerdictBy = Literal["text", "logprobs", "either"]
 """``either``: by probabilities where the answer has them, else by text."""

@@ -8,8 +8,8 @@ from typing import Any, Final
 from prefpipe.backends.protocol import Score, ScoreRequest
 from prefpipe.errors import InputError
 from prefpipe.surrogates import replace_lone_surrogates
-from prefpipe.text.checks import CHECKS_VERSION, Rating, WeightedCheck, parse_checks, rate
-from prefpipe.text.ifeval import IDS_COLUMN, KWARGS_COLUMN, NEAR, checks_of_instructions
+from prefpipe.text.checks.constraints import CHECKS_VERSION, Rating, WeightedCheck, parse_checks, rate
+from prefpipe.text.checks.ifeval import IDS_COLUMN, KWARGS_COLUMN, NEAR, checks_of_instructions
 
 COLUMN: Final = "checks"
 IFEVAL_COLUMNS: Final = (IDS_COLUMN, KWARGS_COLUMN)

@@ -31,7 +31,7 @@ from prefpipe.reports.html.words import (
     tiles,
     words,
 )
-from prefpipe.reports.untrusted import visible
+from prefpipe.text.untrusted import visible
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("charts.js", "map.js", "savings.js", "page.js")

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefpipe.maths.statistics.distribution import figure
-from prefpipe.reports import numbers
 from prefpipe.reports.comparison import ROWS
 from prefpipe.reports.health import HEALTH, KL, SHARED
+from prefpipe.text import numbers
 
 NONE = "\N{EN DASH}"
 PANELS = (

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import regex  # type: ignore[import-untyped]
 
-from prefpipe.text.grading import Candidate, Grade, passed
+from prefpipe.text.checks.grading import Candidate, Grade, passed
 
 _ANSWER_IS: Final = regex.compile(r"\banswer(?:\s++is\b\s*+:?|\s*+[:=])", regex.IGNORECASE)
 _SENTENCE_END: Final = regex.compile(r"[.!?](?=\s)")

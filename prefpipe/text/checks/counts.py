@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import regex  # type: ignore[import-untyped]
 
-from prefpipe.text.grading import CountCheck
+from prefpipe.text.checks.grading import CountCheck
 
 _WORD: Final = regex.compile(
     r"""(?V1)

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 
 import regex  # type: ignore[import-untyped]
 
-from prefpipe.text.counts import split_words
-from prefpipe.text.grading import Candidate, Grade, passed
+from prefpipe.text.checks.counts import split_words
+from prefpipe.text.checks.grading import Candidate, Grade, passed
 
 REGEX_TIMEOUT_S: Final = 1.0
 """A search that takes longer scores 0: a pattern that backtracks without end must not stop the run."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefpipe.text.grading import Candidate, Grade
-from prefpipe.text.parameters import nearest
+from prefpipe.text.checks.grading import Candidate, Grade
+from prefpipe.text.checks.parameters import nearest
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import regex  # type: ignore[import-untyped]
 
-from prefpipe.text.grading import Candidate, CountCheck, Grade
+from prefpipe.text.checks.grading import Candidate, CountCheck, Grade
 
 _WITHOUT_SPACES: Final = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
 

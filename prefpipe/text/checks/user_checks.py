@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from prefpipe.errors import InputError
-from prefpipe.text.grading import Candidate, Grade
-from prefpipe.text.parameters import nearest
+from prefpipe.text.checks.grading import Candidate, Grade
+from prefpipe.text.checks.parameters import nearest
 from prefpipe.text.tool_turns import TOOLS, for_template
 
 ENTRY_POINT_GROUP: Final = "prefpipe.checks"

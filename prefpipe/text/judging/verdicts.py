@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from math import exp
 from typing import NamedTuple
 
-from prefpipe.text.judge_prompt import VERDICT_LINE, Form, Kind
+from prefpipe.text.judging.judge_prompt import VERDICT_LINE, Form, Kind
 
 VERDICT_VALUES: Mapping[str, float] = {"A": 1.0, "B": 0.0, "C": 0.5}
 """Preference for the response shown first."""

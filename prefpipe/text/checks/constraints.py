@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from prefpipe.errors import InputError
-from prefpipe.text.answers import ExactAnswer, NumericAnswer
-from prefpipe.text.counts import Bullets, Characters, Paragraphs, Sentences, Words
-from prefpipe.text.formats import (
+from prefpipe.text.checks.answers import ExactAnswer, NumericAnswer
+from prefpipe.text.checks.counts import Bullets, Characters, Paragraphs, Sentences, Words
+from prefpipe.text.checks.formats import (
     EndsWith,
     Json,
     Lowercase,
@@ -27,11 +27,11 @@ from prefpipe.text.formats import (
     TitleCase,
     Uppercase,
 )
-from prefpipe.text.grading import Candidate, Check
-from prefpipe.text.keywords import KeywordFrequency, Keywords
-from prefpipe.text.languages import Language
-from prefpipe.text.parameters import nearest, read_number, read_parameters, read_switch
-from prefpipe.text.user_checks import PythonCheck
+from prefpipe.text.checks.grading import Candidate, Check
+from prefpipe.text.checks.keywords import KeywordFrequency, Keywords
+from prefpipe.text.checks.languages import Language
+from prefpipe.text.checks.parameters import nearest, read_number, read_parameters, read_switch
+from prefpipe.text.checks.user_checks import PythonCheck
 
 CHECKS_VERSION: Final = 1
 """Rises when a check gives the same text another score; part of the fingerprint."""

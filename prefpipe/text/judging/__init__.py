@@ -1,0 +1,1 @@
+"""Questions to judges, and what their answers say."""
