@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.stages.runtime import Advance, Summary
+from prefpipe.stages.shared.runtime import Advance, Summary
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 if not stderr.is_terminal:

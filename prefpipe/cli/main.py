@@ -42,7 +42,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import ErrorRateError, PrefpipeError
 
 if TYPE_CHECKING:
-    from prefpipe.stages.runtime import Summary
+    from prefpipe.stages.shared.runtime import Summary
 
 STAGES: tuple[type[StageConfig], ...] = (
     GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, JudgeConfig, LogprobsConfig, ImportConfig,

@@ -42,7 +42,7 @@ def merge(
     from prefpipe.artifacts.atomic import require_free
     from prefpipe.cli import console, pages
     from prefpipe.cli.signals import stop_request
-    from prefpipe.stages.runtime import Runtime
+    from prefpipe.stages.shared.runtime import Runtime
 
     if not overwrite:
         require_free(

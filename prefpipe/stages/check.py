@@ -23,10 +23,10 @@ from prefpipe.maths.statistics.distribution import Distribution
 from prefpipe.models.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
 from prefpipe.models.tokenizer_files import hash_tokenizer, read_chat_template
 from prefpipe.reports.check import judge
-from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.check_pairs import PairCheck, targets_of
 from prefpipe.stages.check_tokens import TokenCheck
-from prefpipe.stages.train_groups import COLUMNS, encoder_in, ids_fit
+from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.training_groups import COLUMNS, encoder_in, ids_fit
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.groups import Group, Response
 from prefpipe.training.settings import START_VALUES

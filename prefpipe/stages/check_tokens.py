@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prefpipe.stages.candidate_rows import Row
+from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.text.chat_template import TemplateError
 from prefpipe.training.encoding import Encoder, EncodingError, begins_with_two_bos
 

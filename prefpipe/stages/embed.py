@@ -18,8 +18,8 @@ from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, 
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import Embedder
 from prefpipe.configs.embed import EmbedConfig
-from prefpipe.stages.candidate_rows import UNUSABLE, Row, count_by_status, parent_digests, parent_identity
-from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.candidate_rows import UNUSABLE, Row, count_by_status, parent_digests, parent_identity
+from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.text.tool_turns import readable_turns
 
 FAILING = ("error",)

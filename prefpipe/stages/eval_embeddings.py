@@ -6,8 +6,8 @@ import numpy as np
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
-from prefpipe.stages.candidate_rows import Row, key_of
-from prefpipe.stages.eval_recipe import SIDES, Side
+from prefpipe.stages.shared.candidate_rows import Row, key_of
+from prefpipe.stages.shared.recipe import SIDES, Side
 
 
 def check_embeddings(policy: Side, baseline: Side) -> None:

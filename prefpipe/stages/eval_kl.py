@@ -12,8 +12,8 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.maths.statistics.ratios import ratio_of_means
-from prefpipe.stages.candidate_rows import Row, key_of
-from prefpipe.stages.eval_recipe import IMPORT, Side
+from prefpipe.stages.shared.candidate_rows import Row, key_of
+from prefpipe.stages.shared.recipe import IMPORT, Side
 
 ESTIMATOR = "k1: mean of log p(policy) - log p(reference) over the policy's own samples"
 SERVED = ("openai", "fake")

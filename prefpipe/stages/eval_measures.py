@@ -14,12 +14,12 @@ from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.maths.statistics.embedding_diversity import mean_pairwise_distance
 from prefpipe.maths.statistics.winrate import preference
-from prefpipe.stages.candidate_rows import Row, key_of
 from prefpipe.stages.eval_embeddings import vectors_by_prompt
 from prefpipe.stages.eval_kl import log_ratios
-from prefpipe.stages.eval_recipe import SIDES, Side
-from prefpipe.stages.logprob_rows import read_logprobs
-from prefpipe.stages.pool_index import rewards_by_key
+from prefpipe.stages.shared.candidate_rows import Row, key_of
+from prefpipe.stages.shared.logprob_rows import read_logprobs
+from prefpipe.stages.shared.pool_index import rewards_by_key
+from prefpipe.stages.shared.recipe import SIDES, Side
 from prefpipe.text.checks.repetition import repeated_ngram_share
 from prefpipe.text.diversity import copied_share, distinct_share, expected_distinct_share, pooled_ngrams
 from prefpipe.text.refusals import is_refusal

@@ -9,9 +9,9 @@ from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.eval_kl import Reference
-from prefpipe.stages.eval_recipe import Side
-from prefpipe.stages.runtime import Runtime
-from prefpipe.stages.train_groups import ids_fit
+from prefpipe.stages.shared.recipe import Side
+from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.shared.training_groups import ids_fit
 
 FOLDER = "reference-logprobs"
 NO_LIMIT = 1_000_000

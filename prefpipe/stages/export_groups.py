@@ -27,8 +27,8 @@ from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
 from prefpipe.configs.export_groups import ExportConfig
 from prefpipe.errors import InputError, StoppedEarly, UsageError
-from prefpipe.stages.candidate_rows import Row
-from prefpipe.stages.runtime import Runtime, Summary
+from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.runtime import Runtime, Summary
 
 TOOLS_HINT = "--format jsonl writes tools and tool calls; or take these prompts out, or sample them with --leave-out tools"
 

@@ -24,9 +24,9 @@ from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams, ServedGenerator
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, FingerprintError, InputError, PrefpipeError, UsageError
-from prefpipe.stages.candidate_rows import REASONING, count_by_status, mark_duplicates, table_of_rows
-from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
-from prefpipe.stages.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
+from prefpipe.stages.shared.candidate_rows import REASONING, count_by_status, mark_duplicates, table_of_rows
+from prefpipe.stages.shared.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
 from prefpipe.text.control_text import note_on_server, spells_control_token
 
 FAILING = ("error", "prompt_too_long")

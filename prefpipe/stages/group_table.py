@@ -13,8 +13,8 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.pairs import build_pairs
 from prefpipe.maths.selection.screening import is_none
 from prefpipe.maths.selection.selection import Selection
-from prefpipe.stages.candidate_rows import further_columns
-from prefpipe.stages.pool_index import Screened
+from prefpipe.stages.shared.candidate_rows import further_columns
+from prefpipe.stages.shared.pool_index import Screened
 
 TEXT_COLUMNS = (
     "messages", "response", "model", "prompt_token_ids", "response_token_ids", "n_prompt_tokens", "n_response_tokens",

@@ -28,9 +28,16 @@ from prefpipe.artifacts.schemas import CANDIDATES, SCORES, Schema
 from prefpipe.artifacts.store import Output, Shard, open_output, refuse_nesting
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.configs.import_files import ImportConfig
-from prefpipe.stages.candidate_rows import Row, count_by_status, mark_duplicates, parent_digests, parent_identity, table_of_rows
-from prefpipe.stages.runtime import Runtime, Summary, loop_over_parts
-from prefpipe.stages.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
+from prefpipe.stages.shared.candidate_rows import (
+    Row,
+    count_by_status,
+    mark_duplicates,
+    parent_digests,
+    parent_identity,
+    table_of_rows,
+)
+from prefpipe.stages.shared.runtime import Runtime, Summary, loop_over_parts
+from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
 
 
 def run(config: ImportConfig, runtime: Runtime) -> Summary:

@@ -25,8 +25,6 @@ from prefpipe.backends.protocol import PairwiseJudge
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import parse_judge
 from prefpipe.errors import CorruptPartError, InputError
-from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
-from prefpipe.stages.eval_recipe import check_sampling, notes_on_force, recipe_of_pairs
 from prefpipe.stages.judge_figures import notes_of, tally_of
 from prefpipe.stages.judge_pairs import COLUMNS, OtherSide, Pair, by_prompt, pairs_of
 from prefpipe.stages.judge_rows import (
@@ -40,8 +38,10 @@ from prefpipe.stages.judge_rows import (
     orders_of,
     request_of,
 )
-from prefpipe.stages.judge_spending import facts_of_spending, write_open_questions
-from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.candidate_rows import Row, count_by_status, parent_digests, parent_identity
+from prefpipe.stages.shared.judge_spending import facts_of_spending, write_open_questions
+from prefpipe.stages.shared.recipe import check_sampling, notes_on_force, recipe_of_pairs
+from prefpipe.stages.shared.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
 
 NOT_FAILED = ("ok", "no_partner", "no_response")
 NOT_RETRIED = (*NOT_FAILED, "refused", "prompt_too_long", "too_long", "template_error", "not_finite")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError
-from prefpipe.stages.candidate_rows import UNUSABLE, Row
+from prefpipe.stages.shared.candidate_rows import UNUSABLE, Row
 
 COLUMNS = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
 NO_PARTNER, NO_RESPONSE = "no_partner", "no_response"

@@ -5,8 +5,8 @@ from typing import Any
 
 from prefpipe.artifacts.schemas import VERDICTS
 from prefpipe.backends.protocol import PairRequest, PairVerdict
-from prefpipe.stages.candidate_rows import Row
 from prefpipe.stages.judge_pairs import Pair
+from prefpipe.stages.shared.candidate_rows import Row
 
 ORDERS = ("a_first", "b_first")
 FIELDS = ("preference", "verdict", "mass", "raw", "status", "reason", "request", "prompt_tokens", "completion_tokens")

@@ -21,9 +21,9 @@ from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.models.model_files import ModelFiles, require_chat_template
-from prefpipe.stages.candidate_rows import Row, count_by_status, parent_digests, parent_identity
-from prefpipe.stages.runtime import Runtime, Summary, check_error_rate, loop_over_parts
-from prefpipe.stages.train_groups import (
+from prefpipe.stages.shared.candidate_rows import Row, count_by_status, parent_digests, parent_identity
+from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.training_groups import (
     AGAIN,
     CANDIDATE_COLUMNS,
     COLUMNS,

@@ -22,7 +22,7 @@ from prefpipe.errors import ModelError, PrefpipeError, StoppedEarly, UsageError
 from prefpipe.models.merge_record import merge_record_of
 from prefpipe.models.model_files import ModelFiles, inspect_model
 from prefpipe.models.model_json import read_json
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.training.merge import DTYPES, KINDS, Change, kind_of, load_adapted, merge_weights, stored_dtype
 from prefpipe.training.merge_check import TOLERANCES, Agreement, compare, contents, encode_texts, lost, measure
 

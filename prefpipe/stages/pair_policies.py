@@ -14,7 +14,7 @@ from prefpipe.configs.pairs import BASE, PairsConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.models.model_files import ModelFiles, require_chat_template
 from prefpipe.stages.pair_rating import SAME_TOKENS, SIDES, PairRater, Rated
-from prefpipe.stages.train_groups import encoder_of
+from prefpipe.stages.shared.training_groups import encoder_of
 from prefpipe.training.forward import measure_responses, share_prompts
 from prefpipe.training.groups import Group, Response, fit_length
 from prefpipe.training.policy import computes_in_bfloat16, load_reference

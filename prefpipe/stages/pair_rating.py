@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.interchange.pair_rows import ScoredTexts
 from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
-from prefpipe.stages.candidate_rows import Row
+from prefpipe.stages.shared.candidate_rows import Row
 
 SCORED = ("ok", "identical")
 """Statuses of pairs that count; identical ones tie whatever the model."""

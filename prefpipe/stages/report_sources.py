@@ -11,7 +11,7 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.reports.one_prompt import Sources
-from prefpipe.stages.pool_index import PoolIndex, flat, index_pools, pool_rewards
+from prefpipe.stages.shared.pool_index import PoolIndex, flat, index_pools, pool_rewards
 
 KINDS = ("scores", "embeddings")
 SIDES_OF_EVAL = ("policy_candidates", "baseline_candidates")

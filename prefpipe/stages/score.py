@@ -24,7 +24,7 @@ from prefpipe.backends.scorers.checks_scorer import IFEVAL_COLUMNS
 from prefpipe.configs.judging import parse_judge
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError
-from prefpipe.stages.candidate_rows import (
+from prefpipe.stages.shared.candidate_rows import (
     UNUSABLE,
     Row,
     count_by_status,
@@ -33,9 +33,9 @@ from prefpipe.stages.candidate_rows import (
     parent_identity,
     user_columns,
 )
-from prefpipe.stages.judge_spending import facts_of_spending, write_open_questions
-from prefpipe.stages.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
-from prefpipe.stages.skipped_rows import context_of_skipped_rows, report_skipped_rows
+from prefpipe.stages.shared.judge_spending import facts_of_spending, write_open_questions
+from prefpipe.stages.shared.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, report_skipped_rows
 from prefpipe.text.checks.ifeval import IFEVAL_VERSION
 
 NOT_FAILED = ("ok", "no_response")

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from prefpipe.maths.compute.training_compute import share_of_tokens_kept, tallied_tokens
 from prefpipe.maths.selection.screening import is_none
 from prefpipe.maths.selection.selection import Selection
-from prefpipe.stages.pool_index import Screened, flat
+from prefpipe.stages.shared.pool_index import Screened, flat
 
 LEFT_OUT, REJECTED = "left_out.", "rejected."
 OWNED = 0.99

@@ -24,10 +24,10 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import KNOB_NAMES, find_objective, objective_of, resolve_knobs
 from prefpipe.models.model_files import ModelFiles
-from prefpipe.stages.candidate_rows import count_by_status, parent_identity
-from prefpipe.stages.runtime import Runtime, Summary
+from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
+from prefpipe.stages.shared.runtime import Runtime, Summary
+from prefpipe.stages.shared.training_groups import read_rows
 from prefpipe.stages.train_evaluation import EvaluationGroups, evaluation_groups
-from prefpipe.stages.train_groups import read_rows
 from prefpipe.stages.train_reference import BASE, Reference, reference_of
 from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun, lora_of
 from prefpipe.stages.train_sides import require_start, template_identity

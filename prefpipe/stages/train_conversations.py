@@ -8,7 +8,7 @@ once; the rest, the end of the turn included, is the response.
 from collections.abc import Sequence
 
 from prefpipe.errors import InputError
-from prefpipe.stages.candidate_rows import Row
+from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.text.chat_template import ChatTemplate, TemplateError
 from prefpipe.training.groups import Group, Response
 from prefpipe.training.reward_model import check_ends

@@ -8,9 +8,9 @@ from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.models.model_files import ModelFiles
-from prefpipe.stages.candidate_rows import parent_identity
-from prefpipe.stages.runtime import Runtime
-from prefpipe.stages.train_groups import read_rows
+from prefpipe.stages.shared.candidate_rows import parent_identity
+from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.shared.training_groups import read_rows
 from prefpipe.stages.train_reference import EVAL_FOLDER, Reference, reference_of
 from prefpipe.stages.train_sides import Side
 from prefpipe.training.evaluation_split import refuse_shared_prompts

@@ -22,10 +22,10 @@ from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
 from prefpipe.maths.objectives.registry import find_objective
 from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages import logprobs
-from prefpipe.stages.candidate_rows import parent_identity
-from prefpipe.stages.logprob_rows import read_logprobs
-from prefpipe.stages.runtime import Runtime
-from prefpipe.stages.train_groups import stored_ids_fit
+from prefpipe.stages.shared.candidate_rows import parent_identity
+from prefpipe.stages.shared.logprob_rows import read_logprobs
+from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.shared.training_groups import stored_ids_fit
 from prefpipe.training.groups import Key
 from prefpipe.training.ranks import processes
 

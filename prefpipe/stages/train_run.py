@@ -11,8 +11,8 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, StoppedEarly
 from prefpipe.maths.objectives.registry import find_objective
 from prefpipe.models.model_files import ModelFiles
-from prefpipe.stages.candidate_rows import Row
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
 from prefpipe.stages.train_reference import Reference
 from prefpipe.stages.train_sides import side_of

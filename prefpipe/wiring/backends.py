@@ -13,7 +13,7 @@ from prefpipe.configs.options import TemplatedConfig
 from prefpipe.configs.pairs import BASE, FAKE, PairsConfig
 from prefpipe.configs.score import ScoreConfig, ScorerSpec
 from prefpipe.errors import UsageError
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.wiring.objects import load, locate
 
 SERVED_VERSION = 2

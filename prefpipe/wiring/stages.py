@@ -22,7 +22,7 @@ from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.stages.runtime import Runtime, Summary
+from prefpipe.stages.shared.runtime import Runtime, Summary
 from prefpipe.wiring.backends import generator_for, judge_for, pair_rater, scorer_for, template_date
 from prefpipe.wiring.objects import load, locate
 
@@ -98,8 +98,8 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 
 
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
-    side = load("prefpipe.stages.eval_recipe:Side")
-    names = load("prefpipe.stages.eval_recipe:SIDES")
+    side = load("prefpipe.stages.shared.recipe:Side")
+    names = load("prefpipe.stages.shared.recipe:SIDES")
     # both sides are told the same day: that of a side that has been sampled, where there is one
     sampled = [Path(getattr(config, name)) for name in names]
     if not config.overwrite.replaces_this_run:

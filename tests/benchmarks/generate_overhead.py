@@ -20,7 +20,7 @@ from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.models.model_location import locate_model
 from prefpipe.stages.generate import Sampler, run
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 
 PROMPTS = Path(__file__).parents[2] / "sample_data" / "prompts.jsonl"
 N, MAX_TOKENS, ROUNDS = 4, 32, 2

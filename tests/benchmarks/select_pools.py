@@ -29,7 +29,7 @@ from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.facility import coverage_cost, solve_k_medoids
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.maths.selection.selection import resolve_temperature, response_weights, select_responses
-from prefpipe.stages.pool_index import find_rows, flat, index_pools, pool_rewards
+from prefpipe.stages.shared.pool_index import find_rows, flat, index_pools, pool_rewards
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FOLDER = Path("runs/pools")

@@ -24,7 +24,7 @@ from prefpipe.configs.score import ScoreConfig
 from prefpipe.errors import ErrorRateError
 from prefpipe.stages import generate as generate_stage
 from prefpipe.stages import score as score_stage
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 
 
 def generate(prompts: Path, output: Path, *more: object) -> list[str]:

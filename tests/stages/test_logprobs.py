@@ -22,7 +22,7 @@ from prefpipe.models.model_files import inspect_model
 from prefpipe.plan import Inspector
 from prefpipe.reports.overview import overview
 from prefpipe.stages import logprobs, train
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.training import forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -26,7 +26,7 @@ from prefpipe.models.model_files import inspect_model
 from prefpipe.models.model_location import locate_model
 from prefpipe.stages import merge as stage
 from prefpipe.stages.merge import MergeRequest, merge
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.training import merge as weights
 from prefpipe.training.merge_check import compare
 

@@ -13,7 +13,7 @@ from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, Shard, open_output
 from prefpipe.cli.signals import StopNow
 from prefpipe.errors import StoppedEarly
-from prefpipe.stages.runtime import Runtime, Summary, loop_over_parts
+from prefpipe.stages.shared.runtime import Runtime, Summary, loop_over_parts
 
 N_PARTS = 6
 

@@ -20,7 +20,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import ErrorRateError, InputError, UsageError
 from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import logprobs, train
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOKENIZER = make_tiny_tokenizer()

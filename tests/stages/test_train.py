@@ -19,7 +19,7 @@ from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, 
 from prefpipe.maths.objectives.registry import OBJECTIVES
 from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import train
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOKENIZER = make_tiny_tokenizer()

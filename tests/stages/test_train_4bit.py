@@ -22,7 +22,7 @@ from prefpipe.errors import StoppedEarly, UsageError
 from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import logprobs, train
 from prefpipe.stages.merge import MergeRequest, merge
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.training.policy import LoraSettings, load_policy, load_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

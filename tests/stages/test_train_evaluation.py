@@ -12,7 +12,7 @@ from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, 
 from prefpipe.models.model_files import inspect_model
 from prefpipe.plan import Inspector
 from prefpipe.stages import logprobs, train
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ANSWERS = ["one", "a second, longer one", "third", "the fourth"]

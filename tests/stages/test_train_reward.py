@@ -17,7 +17,7 @@ from prefpipe.errors import FingerprintError, ModelError, StoppedEarly, UsageErr
 from prefpipe.maths.objectives.losses import Targets, mmpo_reward_loss
 from prefpipe.models.model_files import inspect_model
 from prefpipe.stages import train
-from prefpipe.stages.runtime import Runtime
+from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.trainer import GroupTrainer
 

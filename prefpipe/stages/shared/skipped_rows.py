@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from prefpipe.artifacts.atomic import atomic_write, make_folder
 from prefpipe.artifacts.tables.bad_rows import BadRow, BadRowsError, count_by_reason, read_without_bad_rows
 from prefpipe.configs.tables import TablesConfig
-from prefpipe.stages.runtime import Summary
+from prefpipe.stages.shared.runtime import Summary
 
 FLAG = "--skip-bad-rows"
 CONTEXT_KEY = "skipped_rows"

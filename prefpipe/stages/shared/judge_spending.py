@@ -7,7 +7,7 @@ from typing import Any
 from prefpipe.artifacts.interchange.judge_batch import write_batch
 from prefpipe.backends.judges.judge_desk import JudgeDesk
 from prefpipe.configs.judging import JudgingConfig
-from prefpipe.stages.runtime import Summary
+from prefpipe.stages.shared.runtime import Summary
 from prefpipe.text.control_text import note_on_server
 
 

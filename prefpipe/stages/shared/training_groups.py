@@ -15,7 +15,7 @@ from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.chat_tokenizer import find_eos_ids
 from prefpipe.errors import InputError
 from prefpipe.models.model_files import ModelFiles
-from prefpipe.stages.candidate_rows import Row
+from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response
 

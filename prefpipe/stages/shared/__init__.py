@@ -1,0 +1,1 @@
+"""What several stages need: the runtime, rows of candidates and groups, recipes."""
