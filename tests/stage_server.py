@@ -98,7 +98,7 @@ def serve() -> None:
     import prefpipe.stages.embed
     import prefpipe.stages.generate
     import prefpipe.stages.score
-    import prefpipe.stages.select
+    import prefpipe.stages.select.run
     import prefpipe.wiring.stages
 
     for module in sys.argv[1:]:

@@ -22,7 +22,7 @@ from prefpipe.stages.report_maps import maps_of
 from prefpipe.stages.report_outcomes import calibrations_of, health_of, trainings_of, win_rates_of
 from prefpipe.stages.report_pools import rewards_of
 from prefpipe.stages.report_sources import Found, Pool, pools_of
-from prefpipe.stages.select_part import Screening
+from prefpipe.stages.select.part import Screening
 
 PLAN = {"prompts": 60_000, "n": 32, "k": SelectConfig.k, "positives": SelectConfig.positives, "mean_prompt_tokens": 200.0,
         "mean_response_tokens": 400.0}  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefpipe.errors import PrefpipeError
 from prefpipe.stages.report_sources import Found, Pool
-from prefpipe.stages.selection_tally import LEFT_OUT, REJECTED
+from prefpipe.stages.select.tally import LEFT_OUT, REJECTED
 
 GOES_ON = {"candidates": ("truncated",), "policy": ("truncated", "held_out")}
 """Statuses beside ``ok`` with which a row goes on, by kind of artifact."""

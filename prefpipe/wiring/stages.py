@@ -73,7 +73,7 @@ def _embed(config: EmbedConfig, runtime: Runtime) -> Summary:
 
 
 def _select(config: SelectConfig, runtime: Runtime) -> Summary:
-    result: Summary = load("prefpipe.stages.select:run")(config, runtime)
+    result: Summary = load("prefpipe.stages.select.run:run")(config, runtime)
     return result
 
 

@@ -14,7 +14,7 @@ from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run
 from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.selection import select_responses
-from prefpipe.stages.selection_tally import _lengths
+from prefpipe.stages.select.tally import _lengths
 
 CORNERS = {"a": (1.0, 0.0), "b": (0.0, 1.0), "c": (-1.0, 0.0), "d": (0.0, -1.0), "e": (0.6, 0.8), "f": (0.61, 0.79)}
 Pool = list[tuple]

@@ -16,8 +16,8 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.pool_strategies import is_ready
 from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
-from prefpipe.stages.select_part import PartSelector
-from prefpipe.stages.selection_tally import describe_tally, facts_of_tally
+from prefpipe.stages.select.part import PartSelector
+from prefpipe.stages.select.tally import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards
 from prefpipe.stages.shared.runtime import Runtime, Summary, loop_over_parts

@@ -15,8 +15,8 @@ from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.rewards import RewardExpression
 from prefpipe.maths.selection.screening import is_none, mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
 from prefpipe.maths.selection.selection import Selection, SelectOptions, select_pools
-from prefpipe.stages.group_table import group_table
-from prefpipe.stages.selection_tally import tally_of
+from prefpipe.stages.select.group_table import group_table
+from prefpipe.stages.select.tally import tally_of
 from prefpipe.stages.shared.pool_index import PoolIndex, Screened, find_rows, flat, index_pools, pool_rewards
 
 NOT_WHITE_SPACE = r"[^\x09-\x0d\x1c-\x20\x{85}\p{Z}]"

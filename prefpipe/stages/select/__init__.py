@@ -1,0 +1,1 @@
+"""``prefpipe select``: a small informative group of each prompt's candidates."""
