@@ -123,7 +123,7 @@ def open_launcher(variables: Mapping[str, str] | None = None) -> Iterator[Launch
     memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="prefpipe-tests-", dir=memory if os.access(memory, os.W_OK) else None))
     (root / "streams").mkdir()
-    server = StageServer(root / "streams", ("prefpipe.stages.train", "on_gloo"), variables or {})
+    server = StageServer(root / "streams", ("prefpipe.stages.train.run", "on_gloo"), variables or {})
     model, tied = make_tiny_causal_lm(root / "model"), make_tiny_causal_lm(root / "tied", 1, tie_word_embeddings=True)
     rounded = make_tiny_causal_lm(root / "rounded")
     weights = {name: weight.bfloat16().float() for name, weight in load_file(rounded / "model.safetensors").items()}

@@ -86,7 +86,7 @@ def _train(config: TrainConfig, runtime: Runtime) -> Summary:
     name = config.reference_model
     named = name not in (None, "base")
     reference = locate(name or "", trust_remote_code=config.trust_remote_code).dated(day) if named else None
-    result: Summary = load("prefpipe.stages.train:run")(config, model, runtime, reference_model=reference)
+    result: Summary = load("prefpipe.stages.train.run:run")(config, model, runtime, reference_model=reference)
     return result
 
 

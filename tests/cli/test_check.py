@@ -19,8 +19,8 @@ from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.model_files import inspect_model
-from prefpipe.stages import train
 from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.train.run import run as train
 
 DOUBLE_BOS = "<|bos|><|bos|>" + CHAT_TEMPLATE
 REWRITES = (

@@ -21,8 +21,9 @@ from prefpipe.errors import ErrorRateError, FingerprintError, IncompleteInputErr
 from prefpipe.models.model_files import inspect_model
 from prefpipe.plan import Inspector
 from prefpipe.reports.overview import overview
-from prefpipe.stages import logprobs, train
+from prefpipe.stages import logprobs
 from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.train.run import run as train
 from prefpipe.training import forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

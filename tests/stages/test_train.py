@@ -18,8 +18,8 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
 from prefpipe.maths.objectives.registry import OBJECTIVES
 from prefpipe.models.model_files import inspect_model
-from prefpipe.stages import train
 from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.train.run import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOKENIZER = make_tiny_tokenizer()

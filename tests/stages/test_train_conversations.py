@@ -4,7 +4,7 @@ import pytest
 from tiny_models import make_tiny_tokenizer
 
 from prefpipe.errors import InputError
-from prefpipe.stages.train_conversations import conversations_of, shared_length
+from prefpipe.stages.train.conversations import conversations_of, shared_length
 from prefpipe.text.chat_template import ChatTemplate
 
 TURNS = [{"role": "user", "content": "Say something."}]

@@ -12,8 +12,8 @@ from written_groups import row_of, write_groups
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, StoppedEarly, UsageError
 from prefpipe.models.model_files import inspect_model
-from prefpipe.stages import train
 from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.train.run import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ANSWERS = ["one", "a second, longer one", "third", "the fourth"]

@@ -16,8 +16,8 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, ModelError, StoppedEarly, UsageError
 from prefpipe.maths.objectives.losses import Targets, mmpo_reward_loss
 from prefpipe.models.model_files import inspect_model
-from prefpipe.stages import train
 from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.train.run import run as train
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.trainer import GroupTrainer
 

@@ -13,9 +13,9 @@ from prefpipe.maths.objectives.registry import find_objective
 from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train_evaluation import EvaluationGroups, check_apart
-from prefpipe.stages.train_reference import Reference
-from prefpipe.stages.train_sides import side_of
+from prefpipe.stages.train.evaluation import EvaluationGroups, check_apart
+from prefpipe.stages.train.reference import Reference
+from prefpipe.stages.train.sides import side_of
 from prefpipe.training.callbacks import (
     CollapseWarning,
     FirstStep,

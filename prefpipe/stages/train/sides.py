@@ -14,7 +14,7 @@ from prefpipe.models.model_files import ModelFiles, require_chat_template
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import groups_for
-from prefpipe.stages.train_conversations import conversations_of
+from prefpipe.stages.train.conversations import conversations_of
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.forward import share_prompts
 from prefpipe.training.groups import Group, lacks_pair, lacks_role

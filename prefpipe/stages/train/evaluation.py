@@ -11,8 +11,8 @@ from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import read_rows
-from prefpipe.stages.train_reference import EVAL_FOLDER, Reference, reference_of
-from prefpipe.stages.train_sides import Side
+from prefpipe.stages.train.reference import EVAL_FOLDER, Reference, reference_of
+from prefpipe.stages.train.sides import Side
 from prefpipe.training.evaluation_split import refuse_shared_prompts
 from prefpipe.training.groups import Group, PreparedGroups, prepare_groups, with_reference
 

@@ -27,10 +27,10 @@ from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.shared.runtime import Runtime, Summary
 from prefpipe.stages.shared.training_groups import read_rows
-from prefpipe.stages.train_evaluation import EvaluationGroups, evaluation_groups
-from prefpipe.stages.train_reference import BASE, Reference, reference_of
-from prefpipe.stages.train_run import TENSORBOARD_FOLDER, TrainRun, lora_of
-from prefpipe.stages.train_sides import require_start, template_identity
+from prefpipe.stages.train.evaluation import EvaluationGroups, evaluation_groups
+from prefpipe.stages.train.reference import BASE, Reference, reference_of
+from prefpipe.stages.train.sides import require_start, template_identity
+from prefpipe.stages.train.training_run import TENSORBOARD_FOLDER, TrainRun, lora_of
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
 from prefpipe.training.early_stopping import describe_evaluation
 from prefpipe.training.measures import describe_calibration, describe_progress

@@ -1,0 +1,1 @@
+"""``prefpipe train``: a policy or a reward model, trained on groups."""
