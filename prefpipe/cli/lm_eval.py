@@ -34,7 +34,7 @@ def lm_eval(
     """
     from prefpipe.cli.console import pipe
     from prefpipe.errors import UsageError
-    from prefpipe.reports.lm_eval_command import lm_eval_command
+    from prefpipe.stages.evaluate.lm_eval_command import lm_eval_command
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if not names:

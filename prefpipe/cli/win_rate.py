@@ -77,8 +77,8 @@ def _win_rate(flags: WinRateFlags) -> None:
         raise UsageError("; ".join(problems), hint=HINT)
     from prefpipe.cli import pages
     from prefpipe.maths.statistics.intervals import Bootstrap
-    from prefpipe.reports.win_rates import Drawing, Sources, win_rates
     from prefpipe.reports.win_rates_page import win_rates_page
+    from prefpipe.stages.evaluate.win_rates import Drawing, Sources, win_rates
 
     beside = (flags.baseline_outputs, flags.difficulty, flags.regularising_rows)
     outputs, difficulty, rows = (None if path is None else str(path) for path in beside)

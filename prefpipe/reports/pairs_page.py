@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from prefpipe.reports.comparison import short
+from prefpipe.stages.evaluate.comparison import short
 from prefpipe.text.numbers import interval, number
 from prefpipe.text.untrusted import visible_line
 

@@ -17,7 +17,7 @@ def win_rates_page(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield a block for every file and for every difference.
 
     Args:
-        found: what ``prefpipe.reports.win_rates.win_rates`` returned.
+        found: what ``prefpipe.stages.evaluate.win_rates.win_rates`` returned.
     """
     for result in found["results"]:
         yield from _result(result, found["confidence"])

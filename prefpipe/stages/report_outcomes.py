@@ -6,9 +6,9 @@ from typing import Any
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.reports.curves import read_points
-from prefpipe.reports.health import health_notes
 from prefpipe.reports.overview import read_summary
-from prefpipe.reports.win_rates import Drawing, Sources, win_rates
+from prefpipe.stages.evaluate.health import health_notes
+from prefpipe.stages.evaluate.win_rates import Drawing, Sources, win_rates
 from prefpipe.stages.report_sources import Found
 
 MAX_CURVE_POINTS = 400

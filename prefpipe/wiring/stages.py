@@ -112,13 +112,13 @@ def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     named = config.kl_reference  # looked for before an hour of sampling, not after
     model = locate(named, trust_remote_code=config.trust_remote_code).dated(day) if named is not None else None
     sides = [side(getattr(config, name), *_artifacts_of(config, name, runtime)) for name in names]
-    no_kl = load("prefpipe.stages.eval_kl:why_no_kl")(config, *sides)
+    no_kl = load("prefpipe.stages.evaluate.kl:why_no_kl")(config, *sides)
     if no_kl is None:
         model = model or locate(config.baseline, trust_remote_code=config.trust_remote_code).dated(day)
-        reference = load("prefpipe.stages.eval_reference:measure_reference")(config, sides[0], model, runtime)
+        reference = load("prefpipe.stages.evaluate.reference:measure_reference")(config, sides[0], model, runtime)
     else:
-        reference = load("prefpipe.stages.eval_kl:Reference")(reason=no_kl)
-    result: Summary = load("prefpipe.stages.eval:run")(config, *sides, runtime, reference)
+        reference = load("prefpipe.stages.evaluate.kl:Reference")(reason=no_kl)
+    result: Summary = load("prefpipe.stages.evaluate.run:run")(config, *sides, runtime, reference)
     return result
 
 

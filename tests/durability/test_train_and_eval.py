@@ -51,7 +51,7 @@ def heavy(fast_root: Path) -> Iterator[StageServer]:
     """Forks commands from a process that has torch and transformers imported, so that a run takes a second."""
     scratch = fast_root / "heavy-streams"
     scratch.mkdir()
-    modules = ("prefpipe.stages.train.run", "prefpipe.stages.logprobs", "prefpipe.stages.eval", "prefpipe.backends.generators.hf_generator",
+    modules = ("prefpipe.stages.train.run", "prefpipe.stages.logprobs", "prefpipe.stages.evaluate.run", "prefpipe.backends.generators.hf_generator",
                "prefpipe.models.model_location")  # fmt: skip
     server = StageServer(scratch, modules)
     yield server

@@ -20,7 +20,7 @@ from prefpipe.artifacts.schemas import EVALUATION
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run
 from prefpipe.errors import InputError
-from prefpipe.stages.eval_kl import log_ratios
+from prefpipe.stages.evaluate.kl import log_ratios
 
 N_PROMPTS, N = 6, 40
 

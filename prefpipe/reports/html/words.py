@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefpipe.maths.statistics.distribution import figure
-from prefpipe.reports.comparison import ROWS
-from prefpipe.reports.health import HEALTH, KL, SHARED
+from prefpipe.stages.evaluate.comparison import ROWS
+from prefpipe.stages.evaluate.health import HEALTH, KL, SHARED
 from prefpipe.text import numbers
 
 NONE = "\N{EN DASH}"

@@ -22,12 +22,12 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.maths.statistics.intervals import Bootstrap
-from prefpipe.reports.comparison import comparison_table
-from prefpipe.reports.health import health_notes
-from prefpipe.stages.eval_embeddings import check_embeddings
-from prefpipe.stages.eval_figures import figures_of, health_figures, notes_on_length
-from prefpipe.stages.eval_kl import Reference, kl_figures, notes_on_kl
-from prefpipe.stages.eval_measures import compare, pools_of
+from prefpipe.stages.evaluate.comparison import comparison_table
+from prefpipe.stages.evaluate.embeddings import check_embeddings
+from prefpipe.stages.evaluate.figures import figures_of, health_figures, notes_on_length
+from prefpipe.stages.evaluate.health import health_notes
+from prefpipe.stages.evaluate.kl import Reference, kl_figures, notes_on_kl
+from prefpipe.stages.evaluate.measures import compare, pools_of
 from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.shared.recipe import SIDES, Side, check_recipes, notes_on_force, notes_on_recipe, recipe_of
 from prefpipe.stages.shared.runtime import Runtime, Summary

@@ -11,7 +11,7 @@ from prefpipe.errors import InputError
 from prefpipe.maths.statistics.intervals import Bootstrap, bootstrap_interval, estimate_mean, paired_difference
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 from prefpipe.maths.statistics.winrate import win_rate
-from prefpipe.reports.comparison import length_notes
+from prefpipe.stages.evaluate.comparison import length_notes
 from prefpipe.text.refusals import RULE
 
 MAX_FITS = 1_000

@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from prefpipe.reports.health import health_rows
+from prefpipe.stages.evaluate.health import health_rows
 from prefpipe.text.numbers import interval, number
 
 ROWS = (

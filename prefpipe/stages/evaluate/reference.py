@@ -8,7 +8,7 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages import logprobs
-from prefpipe.stages.eval_kl import Reference
+from prefpipe.stages.evaluate.kl import Reference
 from prefpipe.stages.shared.recipe import Side
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import ids_fit

@@ -14,8 +14,8 @@ from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.maths.statistics.embedding_diversity import mean_pairwise_distance
 from prefpipe.maths.statistics.winrate import preference
-from prefpipe.stages.eval_embeddings import vectors_by_prompt
-from prefpipe.stages.eval_kl import log_ratios
+from prefpipe.stages.evaluate.embeddings import vectors_by_prompt
+from prefpipe.stages.evaluate.kl import log_ratios
 from prefpipe.stages.shared.candidate_rows import Row, key_of
 from prefpipe.stages.shared.logprob_rows import read_logprobs
 from prefpipe.stages.shared.pool_index import rewards_by_key

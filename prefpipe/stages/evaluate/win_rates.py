@@ -19,8 +19,8 @@ from prefpipe.maths.statistics.length_control import (
 )
 from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 from prefpipe.maths.statistics.winrate import weighted_win_rate, win_rate, win_rate_difference
-from prefpipe.reports.comparison import length_notes
-from prefpipe.reports.win_rate_recipes import Beside, differences_of_recipes, notes_of_folder, recipe_of
+from prefpipe.stages.evaluate.comparison import length_notes
+from prefpipe.stages.evaluate.win_rate_recipes import Beside, differences_of_recipes, notes_of_folder, recipe_of
 
 
 class Sources(NamedTuple):

@@ -1,0 +1,1 @@
+"""``prefpipe eval``: a policy against a baseline."""
