@@ -52,7 +52,7 @@ def _score(config: ScoreConfig, runtime: Runtime) -> Summary:
 
 
 def _judge(config: JudgeConfig, runtime: Runtime) -> Summary:
-    run, judge = load("prefpipe.stages.judge:run"), load("prefpipe.stages.judge:Judge")
+    run, judge = load("prefpipe.stages.judge.run:run"), load("prefpipe.stages.judge.run:Judge")
     result: Summary = run(config, judge(*judge_for(config, runtime)), runtime)
     return result
 

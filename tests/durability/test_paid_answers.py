@@ -30,7 +30,7 @@ def servers_of_stages(fast_root: Path) -> Iterator[StageServer]:
         "openai",
         "prefpipe.backends.generators.openai_server",
         "prefpipe.backends.judges.llm_judge",
-        "prefpipe.stages.judge",
+        "prefpipe.stages.judge.run",
     ]
     server = StageServer(scratch, modules)
     yield server

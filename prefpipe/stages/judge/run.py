@@ -25,9 +25,9 @@ from prefpipe.backends.protocol import PairwiseJudge
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import parse_judge
 from prefpipe.errors import CorruptPartError, InputError
-from prefpipe.stages.judge_figures import notes_of, tally_of
-from prefpipe.stages.judge_pairs import COLUMNS, OtherSide, Pair, by_prompt, pairs_of
-from prefpipe.stages.judge_rows import (
+from prefpipe.stages.judge.figures import notes_of, tally_of
+from prefpipe.stages.judge.pairs import COLUMNS, OtherSide, Pair, by_prompt, pairs_of
+from prefpipe.stages.judge.rows import (
     are_identical,
     blank_row,
     finish_row,

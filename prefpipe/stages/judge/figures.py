@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.maths.statistics.intervals import bootstrap_interval, estimate_mean
-from prefpipe.stages.judge_rows import IDENTICAL, ORDERS
+from prefpipe.stages.judge.rows import IDENTICAL, ORDERS
 
 
 class Tally:

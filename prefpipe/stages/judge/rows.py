@@ -5,7 +5,7 @@ from typing import Any
 
 from prefpipe.artifacts.schemas import VERDICTS
 from prefpipe.backends.protocol import PairRequest, PairVerdict
-from prefpipe.stages.judge_pairs import Pair
+from prefpipe.stages.judge.pairs import Pair
 from prefpipe.stages.shared.candidate_rows import Row
 
 ORDERS = ("a_first", "b_first")

@@ -1,0 +1,1 @@
+"""``prefpipe judge``: pairs of responses, compared by a judge."""
