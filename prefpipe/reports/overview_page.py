@@ -13,8 +13,8 @@ from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.maths.statistics.distribution import figure
 from prefpipe.reports.curves import curves_table
 from prefpipe.reports.overview import distributions_of
-from prefpipe.reports.pairs_page import pairs_page
 from prefpipe.stages.evaluate.comparison import comparison_table
+from prefpipe.stages.pairs.tables import pairs_page
 from prefpipe.text.untrusted import visible, visible_line
 
 WIDE = 110

@@ -208,11 +208,11 @@ def pair_rater(config: PairsConfig, runtime: Runtime) -> Any:
     if config.model is None:
         return None
     if config.model == FAKE:
-        return load("prefpipe.stages.pair_rating:scorer_rater")({FAKE: FAKE}, FAKE, load("prefpipe.backends.fake:FakeScorer"))
+        return load("prefpipe.stages.pairs.rating:scorer_rater")({FAKE: FAKE}, FAKE, load("prefpipe.backends.fake:FakeScorer"))
     day = template_date(config)
     model = locate(config.model, trust_remote_code=config.trust_remote_code).dated(day)
     if config.reward_model:
-        return load("prefpipe.stages.pair_rewards:reward_rater")(config, model)
+        return load("prefpipe.stages.pairs.rewards:reward_rater")(config, model)
     named = config.reference not in (None, BASE)
     reference = locate(config.reference or "", trust_remote_code=config.trust_remote_code).dated(day) if named else None
-    return load("prefpipe.stages.pair_policies:policy_rater")(config, model, reference, runtime.log)
+    return load("prefpipe.stages.pairs.policies:policy_rater")(config, model, reference, runtime.log)

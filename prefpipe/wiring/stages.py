@@ -152,7 +152,7 @@ def _check_side(config: EvalConfig, side: str) -> None:
 
 
 def _pairs(config: PairsConfig, runtime: Runtime) -> Summary:
-    result: Summary = load("prefpipe.stages.pair_scores:run")(config, pair_rater(config, runtime), runtime)
+    result: Summary = load("prefpipe.stages.pairs.run:run")(config, pair_rater(config, runtime), runtime)
     return result
 
 

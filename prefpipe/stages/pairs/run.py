@@ -25,10 +25,10 @@ from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, 
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
-from prefpipe.reports.pairs_page import pairs_page
-from prefpipe.stages.pair_figures import figures_of
-from prefpipe.stages.pair_notes import notes_of
-from prefpipe.stages.pair_rating import OpenRater, PairRater, given_scores, pair_row
+from prefpipe.stages.pairs.figures import figures_of
+from prefpipe.stages.pairs.notes import notes_of
+from prefpipe.stages.pairs.rating import OpenRater, PairRater, given_scores, pair_row
+from prefpipe.stages.pairs.tables import pairs_page
 from prefpipe.stages.shared.candidate_rows import Row, count_by_status, parent_digests, parent_identity
 from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows

@@ -1,4 +1,4 @@
-"""What rates pairs: a reward model here, a policy in `prefpipe.stages.pair_policies`; and the two scores of a pair as a row.
+"""What rates pairs: a reward model here, a policy in `prefpipe.stages.pairs.policies`; and the two scores of a pair as a row.
 
 A pair is scored whole or not at all: a response that is too long, or that the template refuses, costs the other its score too,
 for half a pair compares nothing.

@@ -23,7 +23,7 @@ from prefpipe.maths.statistics.calibration_figures import Binning, calibration_f
 from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.maths.statistics.rewardbench import rewardbench_accuracy
 from prefpipe.maths.statistics.rewardbench_two import Completions, rewardbench_two
-from prefpipe.stages.pair_rating import SCORED
+from prefpipe.stages.pairs.rating import SCORED
 
 COLUMNS = ("prompt_id", "subset", "score_kind", "chosen_score", "rejected_score", "margin", "outcome", "rater_gap",
            "duplicate_of", "chosen_n_tokens", "rejected_n_tokens", "status", "reason")  # fmt: skip

@@ -1,0 +1,1 @@
+"""``prefpipe eval rewardbench`` and ``eval calibration``: scored pairs."""
