@@ -73,7 +73,7 @@ def _check(flags: CheckFlags) -> None:
     groups = open_input(flags.groups, schema="groups", name="GROUPS")  # before libraries that take seconds to load
     unfinished = not_done([flags.groups], strict=flags.strict)
     from prefpipe.reports.check_page import check_page
-    from prefpipe.stages.check import Training, check
+    from prefpipe.stages.check.run import Training, check
 
     training = Training(**{name: getattr(flags, name) for name in Training._fields})
     found = check(groups, training, _machine(flags))
@@ -88,7 +88,7 @@ check = command_from(CheckFlags, _check)
 
 
 def _machine(flags: CheckFlags) -> Any:
-    from prefpipe.stages.check import Machine
+    from prefpipe.stages.check.run import Machine
 
     if flags.tflops is not None:
         return Machine("GPU", flags.tflops, flags.mfu)

@@ -23,7 +23,7 @@ def check_page(found: Mapping[str, Any], *, width: int) -> Iterator[RenderableTy
     """Yield the page of a check: what was looked at, the findings, lengths against the limit, and the step.
 
     Args:
-        found: what ``prefpipe.stages.check.check`` returned.
+        found: what ``prefpipe.stages.check.run.check`` returned.
         width: columns of the terminal.
     """
     training = found["training"]

@@ -22,9 +22,9 @@ from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
 from prefpipe.maths.statistics.distribution import Distribution
 from prefpipe.models.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
 from prefpipe.models.tokenizer_files import hash_tokenizer, read_chat_template
-from prefpipe.reports.check import judge
-from prefpipe.stages.check_pairs import PairCheck, targets_of
-from prefpipe.stages.check_tokens import TokenCheck
+from prefpipe.stages.check.findings import judge
+from prefpipe.stages.check.pairs import PairCheck, targets_of
+from prefpipe.stages.check.tokens import TokenCheck
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.training_groups import COLUMNS, encoder_in, ids_fit
 from prefpipe.training.encoding import Encoder

@@ -1,0 +1,1 @@
+"""``prefpipe check``: groups as training data, looked at before a GPU is asked for."""
