@@ -42,8 +42,8 @@ def _inspect(flags: InspectFlags) -> None:
 
     _refuse_stray(flags)
     if flags.prompt_id is None:
-        from prefpipe.reports.overview import overview
         from prefpipe.reports.overview_page import overview_page
+        from prefpipe.stages.inspect.overview import overview
 
         artifact = _open(flags.path)
         unfinished = not_done([artifact.path], strict=flags.strict)
@@ -58,8 +58,8 @@ def _inspect(flags: InspectFlags) -> None:
             found = _mapped(flags, related, flags.prompt_id)
             page = candidate_map_page(found, width=pages.width())
         else:
-            from prefpipe.reports.one_prompt import one_prompt
             from prefpipe.reports.one_prompt_page import one_prompt_page
+            from prefpipe.stages.inspect.one_prompt import one_prompt
 
             found = one_prompt(_sources(related), flags.prompt_id, flags.reward)
             page = one_prompt_page(found, width=pages.width(), full=flags.full)
@@ -91,8 +91,8 @@ def _refuse_stray(flags: InspectFlags) -> None:
 def _mapped(flags: InspectFlags, related: dict[str, Any], prompt_id: str) -> dict[str, Any]:
     """Return the prompt with the coordinates of its candidates."""
     from prefpipe.errors import UsageError
-    from prefpipe.reports.candidate_map import with_coordinates
-    from prefpipe.reports.one_prompt import one_prompt
+    from prefpipe.stages.inspect.candidate_map import with_coordinates
+    from prefpipe.stages.inspect.one_prompt import one_prompt
 
     if "embeddings" not in related:
         raise UsageError(f"--map needs embeddings, and none are to be found through {flags.path}",
@@ -142,6 +142,6 @@ def _related(flags: InspectFlags) -> dict[str, Any]:
 
 
 def _sources(related: dict[str, Any]) -> Any:
-    from prefpipe.reports.one_prompt import Sources
+    from prefpipe.stages.inspect.one_prompt import Sources
 
     return Sources(related.get("candidates"), related.get("groups"), related.get("scores"))

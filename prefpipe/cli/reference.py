@@ -205,7 +205,7 @@ def _schemas_page() -> Iterator[str]:
 
 
 def _column_type(kind: Any) -> str:
-    from prefpipe.reports.overview import type_words
+    from prefpipe.stages.inspect.overview import type_words
 
     return type_words(kind).replace("[384]", "[D]")
 

@@ -80,8 +80,8 @@ def _savings(flags: SavingsFlags) -> None:
         raise UsageError("; ".join(problems), hint=HINT)
     from prefpipe.cli import pages
     from prefpipe.maths.compute.training_compute import Recipe
-    from prefpipe.reports.savings import savings as savings_of
     from prefpipe.reports.savings_page import savings_page
+    from prefpipe.stages.savings import savings as savings_of
 
     unfinished = not_done([flags.groups], strict=flags.strict)
     basis = _basis(flags)  # before the model, whose libraries take seconds to load
@@ -99,7 +99,7 @@ savings = command_from(SavingsFlags, _savings)
 def _basis(flags: SavingsFlags) -> Any:
     from prefpipe.artifacts.store import open_input
     from prefpipe.maths.compute.training_compute import Plan
-    from prefpipe.reports.savings import basis_of_groups, basis_of_plan
+    from prefpipe.stages.savings import basis_of_groups, basis_of_plan
 
     if flags.groups is not None:
         return basis_of_groups(open_input(flags.groups, schema="groups", name="GROUPS"), shared_prompt=flags.shared_prompt)
@@ -119,7 +119,7 @@ def _plan(flags: SavingsFlags) -> dict[str, Any]:
 
 def _model(reference: str) -> Any:
     from prefpipe.maths.compute.training_compute import ModelShape, parse_size
-    from prefpipe.reports.savings import TrainedModel
+    from prefpipe.stages.savings import TrainedModel
 
     size = None if Path(reference).is_dir() else parse_size(reference)
     if size is not None:
@@ -131,7 +131,7 @@ def _model(reference: str) -> Any:
 
 
 def _machine(flags: SavingsFlags) -> Any:
-    from prefpipe.reports.savings import Machine
+    from prefpipe.stages.savings import Machine
 
     if flags.tflops is not None:
         return Machine("another GPU", flags.tflops, None, flags.mfu, flags.price_per_hour)

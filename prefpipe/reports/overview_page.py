@@ -11,9 +11,9 @@ from rich.text import Text
 
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.maths.statistics.distribution import figure
-from prefpipe.reports.curves import curves_table
-from prefpipe.reports.overview import distributions_of
 from prefpipe.stages.evaluate.comparison import comparison_table
+from prefpipe.stages.inspect.curves import curves_table
+from prefpipe.stages.inspect.overview import distributions_of
 from prefpipe.stages.pairs.tables import pairs_page
 from prefpipe.text.untrusted import visible, visible_line
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.reports.candidate_map import with_coordinates
-from prefpipe.reports.one_prompt import prompt_of_part
+from prefpipe.stages.inspect.candidate_map import with_coordinates
+from prefpipe.stages.inspect.one_prompt import prompt_of_part
 from prefpipe.stages.report_sources import Pool, parts_on_disk
 from prefpipe.text.untrusted import visible
 

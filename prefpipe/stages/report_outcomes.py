@@ -5,10 +5,10 @@ from typing import Any
 
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.statistics.intervals import Bootstrap
-from prefpipe.reports.curves import read_points
-from prefpipe.reports.overview import read_summary
 from prefpipe.stages.evaluate.health import health_notes
 from prefpipe.stages.evaluate.win_rates import Drawing, Sources, win_rates
+from prefpipe.stages.inspect.curves import read_points
+from prefpipe.stages.inspect.overview import read_summary
 from prefpipe.stages.report_sources import Found
 
 MAX_CURVE_POINTS = 400
@@ -22,7 +22,7 @@ SETTINGS = ("objective", "target", "beta", "gamma", "alpha", "learning_rate", "n
 
 
 def trainings_of(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """Return every training: ``name``, ``settings``, ``curves`` (`prefpipe.reports.curves.read_points`), ``summary`` or None."""
+    """Return every training: ``name``, ``settings``, ``curves`` (`prefpipe.stages.inspect.curves.read_points`), ``summary`` or None."""
     trained = []
     for item in (item for item in found if item.kind == "policy"):
         identity = item.artifact.record.identity | (item.artifact.record.identity.get("knobs") or {})

@@ -10,7 +10,7 @@ import pyarrow as pa
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.reports.one_prompt import Sources
+from prefpipe.stages.inspect.one_prompt import Sources
 from prefpipe.stages.shared.pool_index import PoolIndex, flat, index_pools, pool_rewards
 
 KINDS = ("scores", "embeddings")

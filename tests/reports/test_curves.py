@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefpipe.reports.curves import CURVE_WIDTH, curves_table, read_curves, sparkline
+from prefpipe.stages.inspect.curves import CURVE_WIDTH, curves_table, read_curves, sparkline
 
 
 def write(folder: Path, **columns) -> Path:

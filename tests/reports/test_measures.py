@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from prefpipe.artifacts.schemas import CANDIDATES, GROUPS, SCORES, embeddings_schema
-from prefpipe.reports.measures import (
+from prefpipe.stages.inspect.measures import (
     MEASURES,
     CandidateMeasure,
     EmbeddingMeasure,
@@ -14,7 +14,7 @@ from prefpipe.reports.measures import (
     ScoreMeasure,
     mean_pairwise_cosine,
 )
-from prefpipe.reports.overview import SCHEMAS
+from prefpipe.stages.inspect.overview import SCHEMAS
 
 
 def table(schema, rows):

@@ -9,8 +9,8 @@ from pipelines import open_artifact, rows_of
 from rich.console import Console
 
 from prefpipe.errors import UsageError
-from prefpipe.reports.one_prompt import Sources, find_prompt, one_prompt
 from prefpipe.reports.one_prompt_page import one_prompt_page
+from prefpipe.stages.inspect.one_prompt import Sources, find_prompt, one_prompt
 
 
 def artifact(kind: str):

@@ -12,7 +12,7 @@ from browsing import Visit, needs_chromium
 from reported_run import MARKUP, N_PROMPTS, PROMPT, N
 
 from prefpipe.maths.compute.training_compute import ModelShape, Plan, Recipe
-from prefpipe.reports.savings import Machine, TrainedModel, basis_of_plan, savings
+from prefpipe.stages.savings import Machine, TrainedModel, basis_of_plan, savings
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'")
 pytestmark = needs_chromium

@@ -12,8 +12,8 @@ from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, Shard, open_output
 from prefpipe.errors import InputError
 from prefpipe.maths.compute.training_compute import ModelShape, Plan, Recipe
-from prefpipe.reports.savings import Machine, TrainedModel, basis_of_groups, basis_of_plan, savings
 from prefpipe.reports.savings_page import flop_unit, savings_page
+from prefpipe.stages.savings import Machine, TrainedModel, basis_of_groups, basis_of_plan, savings
 
 TALLY = {
     "n_prompts": 3, "n_groups": 2, "n_candidates": 12, "n_usable": 6, "n_kept": 4,

@@ -17,7 +17,7 @@ from reported_run import reported_run
 from prefpipe.artifacts.parts import read_part, write_part
 from prefpipe.cli.main import run
 from prefpipe.maths.selection.selection import select_responses
-from prefpipe.reports.curves import metrics_problem, read_points
+from prefpipe.stages.inspect.curves import metrics_problem, read_points
 
 
 def told_of(folder: Path, capsys: pytest.CaptureFixture, *flags: str) -> tuple[dict, str]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.projection import project
-from prefpipe.reports.one_prompt import Sources
+from prefpipe.stages.inspect.one_prompt import Sources
 
 LETTERS = {"positive": "P", "negative": "n", None: "."}
 """What stands for a role on the grid; a row that was not kept has none."""

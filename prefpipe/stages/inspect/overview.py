@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, Schema, embeddings_schema
 from prefpipe.artifacts.store import Artifact
 from prefpipe.maths.statistics.distribution import Distribution
-from prefpipe.reports.curves import read_curves
-from prefpipe.reports.measures import MEASURES
+from prefpipe.stages.inspect.curves import read_curves
+from prefpipe.stages.inspect.measures import MEASURES
 
 SCHEMAS: dict[str, Schema] = {schema.name: schema for schema in (*ALIKE_EVERYWHERE, embeddings_schema(1, half=False))}
 MAX_REASONS = 20

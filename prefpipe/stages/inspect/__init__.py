@@ -1,0 +1,1 @@
+"""What ``prefpipe inspect`` gathers of an artifact or of one prompt."""
