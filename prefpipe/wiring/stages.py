@@ -186,7 +186,7 @@ def _import(config: ImportConfig, runtime: Runtime) -> Summary:
 
 def _export(config: ExportConfig, runtime: Runtime) -> Summary:
     of_candidates = config.format in ANSWER_FORMATS
-    result: Summary = load("prefpipe.stages.export_candidates:run" if of_candidates else "prefpipe.stages.export_groups:run")(
+    result: Summary = load("prefpipe.stages.export.candidates:run" if of_candidates else "prefpipe.stages.export.groups:run")(
         config, runtime
     )
     return result

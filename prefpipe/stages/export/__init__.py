@@ -1,0 +1,1 @@
+"""``prefpipe export``: files that other tools read."""
