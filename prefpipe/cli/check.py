@@ -72,7 +72,7 @@ def _check(flags: CheckFlags) -> None:
 
     groups = open_input(flags.groups, schema="groups", name="GROUPS")  # before libraries that take seconds to load
     unfinished = not_done([flags.groups], strict=flags.strict)
-    from prefpipe.reports.check_page import check_page
+    from prefpipe.pages.check import check_page
     from prefpipe.stages.check.run import Training, check
 
     training = Training(**{name: getattr(flags, name) for name in Training._fields})

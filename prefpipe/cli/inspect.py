@@ -42,7 +42,7 @@ def _inspect(flags: InspectFlags) -> None:
 
     _refuse_stray(flags)
     if flags.prompt_id is None:
-        from prefpipe.reports.overview_page import overview_page
+        from prefpipe.pages.overview import overview_page
         from prefpipe.stages.inspect.overview import overview
 
         artifact = _open(flags.path)
@@ -53,12 +53,12 @@ def _inspect(flags: InspectFlags) -> None:
         related = _related(flags)
         unfinished = not_done([artifact.path for artifact in related.values()], strict=flags.strict)
         if flags.draw_map:
-            from prefpipe.reports.candidate_map_page import candidate_map_page
+            from prefpipe.pages.candidate_map import candidate_map_page
 
             found = _mapped(flags, related, flags.prompt_id)
             page = candidate_map_page(found, width=pages.width())
         else:
-            from prefpipe.reports.one_prompt_page import one_prompt_page
+            from prefpipe.pages.one_prompt import one_prompt_page
             from prefpipe.stages.inspect.one_prompt import one_prompt
 
             found = one_prompt(_sources(related), flags.prompt_id, flags.reward)

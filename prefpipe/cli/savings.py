@@ -80,7 +80,7 @@ def _savings(flags: SavingsFlags) -> None:
         raise UsageError("; ".join(problems), hint=HINT)
     from prefpipe.cli import pages
     from prefpipe.maths.compute.training_compute import Recipe
-    from prefpipe.reports.savings_page import savings_page
+    from prefpipe.pages.savings import savings_page
     from prefpipe.stages.savings import savings as savings_of
 
     unfinished = not_done([flags.groups], strict=flags.strict)

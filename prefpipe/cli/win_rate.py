@@ -77,7 +77,7 @@ def _win_rate(flags: WinRateFlags) -> None:
         raise UsageError("; ".join(problems), hint=HINT)
     from prefpipe.cli import pages
     from prefpipe.maths.statistics.intervals import Bootstrap
-    from prefpipe.reports.win_rates_page import win_rates_page
+    from prefpipe.pages.win_rates import win_rates_page
     from prefpipe.stages.evaluate.win_rates import Drawing, Sources, win_rates
 
     beside = (flags.baseline_outputs, flags.difficulty, flags.regularising_rows)

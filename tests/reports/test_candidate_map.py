@@ -18,7 +18,7 @@ from prefpipe.artifacts.schemas import embeddings_schema
 from prefpipe.artifacts.store import Output, Shard, open_output
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.projection import project
-from prefpipe.reports.candidate_map_page import candidate_map_page
+from prefpipe.pages.candidate_map import candidate_map_page
 from prefpipe.stages.inspect.candidate_map import LETTERS, NARROWEST, WIDEST, Grid, Point, lay_out, points_of, with_coordinates
 from prefpipe.stages.inspect.one_prompt import Sources, one_prompt
 

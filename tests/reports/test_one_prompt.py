@@ -9,7 +9,7 @@ from pipelines import open_artifact, rows_of
 from rich.console import Console
 
 from prefpipe.errors import UsageError
-from prefpipe.reports.one_prompt_page import one_prompt_page
+from prefpipe.pages.one_prompt import one_prompt_page
 from prefpipe.stages.inspect.one_prompt import Sources, find_prompt, one_prompt
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.errors import CorruptPartError
-from prefpipe.reports.overview_page import overview_page
+from prefpipe.pages.overview import overview_page
 from prefpipe.stages.inspect.overview import overview, type_words
 
 KINDS = ("candidates", "scores", "embeddings", "groups")

@@ -12,7 +12,7 @@ from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, Shard, open_output
 from prefpipe.errors import InputError
 from prefpipe.maths.compute.training_compute import ModelShape, Plan, Recipe
-from prefpipe.reports.savings_page import flop_unit, savings_page
+from prefpipe.pages.savings import flop_unit, savings_page
 from prefpipe.stages.savings import Machine, TrainedModel, basis_of_groups, basis_of_plan, savings
 
 TALLY = {

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from prefpipe.maths.statistics.distribution import figure
-from prefpipe.reports.one_prompt_page import ROLE_STYLES, body, heading, listed, worth_knowing
+from prefpipe.pages.one_prompt import ROLE_STYLES, body, heading, listed, worth_knowing
 from prefpipe.stages.inspect.candidate_map import Grid, lay_out, points_of
 from prefpipe.text.untrusted import visible_line
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefpipe.maths.statistics.distribution import Distribution, figure
-from prefpipe.reports.savings_page import flop_unit
+from prefpipe.pages.savings import flop_unit
 from prefpipe.text.untrusted import visible, visible_line
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
