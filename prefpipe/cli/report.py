@@ -48,8 +48,8 @@ def _report(flags: ReportFlags) -> None:
     """
     from prefpipe.cli import console, pages
     from prefpipe.errors import UsageError
-    from prefpipe.reports.html.page import refuse_other_file, render, write_report
-    from prefpipe.stages.report import tell
+    from prefpipe.report.page import refuse_other_file, render, write_report
+    from prefpipe.report.story import tell
 
     if not 0 <= flags.prompts <= 200:
         raise UsageError(f"--prompts must be within 0 and 200, not {flags.prompts}", hint="run `prefpipe report --help`")
@@ -85,7 +85,7 @@ def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, An
     from prefpipe.artifacts.store import Artifact
     from prefpipe.errors import PrefpipeError
     from prefpipe.plan import Inspector, find_artifacts, locate_parent, standing_of
-    from prefpipe.stages.report_sources import Found
+    from prefpipe.report.sources import Found
 
     opened, unreadable = {}, []
     all_paths = find_artifacts(workdir)
@@ -178,7 +178,7 @@ def _model(named: str | None, found: list[Any]) -> Any:
     """Return the model of the calculator: the one named, else the first policy of the folder, else a size."""
     from prefpipe.errors import PrefpipeError
     from prefpipe.maths.compute.training_compute import ModelShape, parse_size
-    from prefpipe.stages.report import TrainedShape
+    from prefpipe.report.story import TrainedShape
 
     size = parse_size(named) if named is not None and not Path(named).is_dir() else None
     if size is not None:

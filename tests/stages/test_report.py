@@ -29,7 +29,7 @@ def told_of(folder: Path, capsys: pytest.CaptureFixture, *flags: str) -> tuple[d
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> dict:
     from prefpipe.cli.report import _found, _model
-    from prefpipe.stages.report import tell
+    from prefpipe.report.story import tell
 
     found, _ = _found(reported_run(), strict=False)
     return json.loads(json.dumps(tell("run", found, _model("1B", found), n_maps=5)))

@@ -159,7 +159,7 @@ def test_what_a_kill_left_behind_is_swept_and_an_earlier_report_survives_a_full_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     from prefpipe.artifacts.atomic import MACHINE
-    from prefpipe.reports.html import page
+    from prefpipe.report import page
 
     folder, target = copy_to(tmp_path), tmp_path / "report.html"
     left = tmp_path / f".report.html.{MACHINE}.999999999.tmp"

@@ -5,11 +5,11 @@ from typing import Any
 
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.report.sources import Found
 from prefpipe.stages.evaluate.health import health_notes
 from prefpipe.stages.evaluate.win_rates import Drawing, Sources, win_rates
 from prefpipe.stages.inspect.curves import read_points
 from prefpipe.stages.inspect.overview import read_summary
-from prefpipe.stages.report_sources import Found
 
 MAX_CURVE_POINTS = 400
 FITS = 500

@@ -6,9 +6,9 @@ from typing import Any
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import PrefpipeError
+from prefpipe.report.sources import Found
 from prefpipe.stages.inspect.curves import metrics_problem
 from prefpipe.stages.inspect.overview import read_summary
-from prefpipe.stages.report_sources import Found
 
 PARENTS_IN_IDENTITY = ("stage", "version")
 

@@ -1,4 +1,4 @@
-"""A story (`prefpipe.stages.report.tell`) as one HTML file that asks the network for nothing.
+"""A story (`prefpipe.report.story.tell`) as one HTML file that asks the network for nothing.
 
 The charts are plotly.js's, inlined. Every text of the run is escaped: in the page by Jinja, in the data as JSON in which ``<`` is
 written as an escape. Should a text get through all the same, the page's content security policy runs the scripts whose
@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
 from prefpipe.maths.statistics.distribution import figure
-from prefpipe.reports.html.words import (
+from prefpipe.report.words import (
     GAP_COLUMNS,
     NONE,
     curve_panels,
@@ -33,7 +33,7 @@ from prefpipe.reports.html.words import (
 )
 from prefpipe.text.untrusted import visible
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "html"
 SCRIPTS = ("charts.js", "map.js", "savings.js", "page.js")
 MARK = '<meta name="generator" content="prefpipe'
 ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}

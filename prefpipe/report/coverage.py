@@ -7,7 +7,7 @@ import numpy as np
 
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.maths.selection.selection import select_responses
-from prefpipe.stages.report_sources import Pool, parts_on_disk, require_same_version
+from prefpipe.report.sources import Pool, parts_on_disk, require_same_version
 from prefpipe.stages.select.part import Screening, screen_part
 
 N_PROMPTS, N_PARTS, MAX_K = 48, 8, 16

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.stages.report_sources import Found, Pool
+from prefpipe.report.sources import Found, Pool
 from prefpipe.stages.select.tally import LEFT_OUT, REJECTED
 
 GOES_ON = {"candidates": ("truncated",), "policy": ("truncated", "held_out")}

@@ -15,13 +15,13 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.maths.compute.accelerators import ACCELERATORS
 from prefpipe.maths.compute.training_compute import ModelShape
-from prefpipe.stages.report_coverage import coverage_of
-from prefpipe.stages.report_funnel import funnel_of
-from prefpipe.stages.report_lineage import lineage_of
-from prefpipe.stages.report_maps import maps_of
-from prefpipe.stages.report_outcomes import calibrations_of, health_of, trainings_of, win_rates_of
-from prefpipe.stages.report_pools import rewards_of
-from prefpipe.stages.report_sources import Found, Pool, pools_of
+from prefpipe.report.coverage import coverage_of
+from prefpipe.report.funnel import funnel_of
+from prefpipe.report.lineage import lineage_of
+from prefpipe.report.maps import maps_of
+from prefpipe.report.outcomes import calibrations_of, health_of, trainings_of, win_rates_of
+from prefpipe.report.pools import rewards_of
+from prefpipe.report.sources import Found, Pool, pools_of
 from prefpipe.stages.select.part import Screening
 
 PLAN = {"prompts": 60_000, "n": 32, "k": SelectConfig.k, "positives": SelectConfig.positives, "mean_prompt_tokens": 200.0,

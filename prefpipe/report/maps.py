@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from prefpipe.errors import PrefpipeError
+from prefpipe.report.sources import Pool, parts_on_disk
 from prefpipe.stages.inspect.candidate_map import with_coordinates
 from prefpipe.stages.inspect.one_prompt import prompt_of_part
-from prefpipe.stages.report_sources import Pool, parts_on_disk
 from prefpipe.text.untrusted import visible
 
 N_PARTS = 3

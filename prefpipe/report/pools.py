@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from prefpipe.maths.statistics.distribution import Distribution
 from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
-from prefpipe.stages.report_sources import Found, Pool, parts_on_disk, read_pool_part, require_same_version
+from prefpipe.report.sources import Found, Pool, parts_on_disk, read_pool_part, require_same_version
 from prefpipe.stages.shared.pool_index import find_rows, flat
 
 MAX_POINTS = 1_500

@@ -1,1 +1,0 @@
-"""Terminal plots and tables."""
