@@ -10,7 +10,7 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import IncompleteInputError, InputError, PrefpipeWarning
-from prefpipe.plan import find_artifacts, standing_of
+from prefpipe.status import find_artifacts, standing_of
 
 
 def read(path: str | Path, *, columns: Sequence[str] | None = None, strict: bool = False) -> pl.DataFrame:

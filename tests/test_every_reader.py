@@ -16,7 +16,7 @@ import prefpipe
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run
 from prefpipe.errors import PrefpipeError
-from prefpipe.plan import find_artifacts
+from prefpipe.status import find_artifacts
 
 CONDITIONS = ("fake", "tiny", "served", "import", "no-rows", "no-parts", "errors", "partial", "single", "nulls")
 NAMES = (

@@ -11,7 +11,7 @@ from pipelines import open_artifact
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
-from prefpipe.plan import Inspector, Report, find_artifacts, locate_parent, ranges
+from prefpipe.status import Inspector, Report, find_artifacts, locate_parent, ranges
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_encode
 from two_rounds import SAMPLING, copy_to
 
 from prefpipe.cli.main import run as prefpipe
-from prefpipe.plan import Inspector, Standing, find_artifacts, standing_of
+from prefpipe.status import Inspector, Standing, find_artifacts, standing_of
 
 ALL = {
     "candidates", "scores", "embeddings", "groups", "policy", "rm", "logprobs", "dpo", "round2/candidates", "round2/scores", "eval",

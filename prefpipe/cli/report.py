@@ -84,8 +84,8 @@ def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, An
     from prefpipe.artifacts.run_record import read_run_record
     from prefpipe.artifacts.store import Artifact
     from prefpipe.errors import PrefpipeError
-    from prefpipe.plan import Inspector, find_artifacts, locate_parent, standing_of
     from prefpipe.report.sources import Found
+    from prefpipe.status import Inspector, find_artifacts, locate_parent, standing_of
 
     opened, unreadable = {}, []
     all_paths = find_artifacts(workdir)
@@ -146,7 +146,7 @@ def _twin(artifact: Any, name: str, kind: str, by_name: Mapping[str, Any]) -> st
 
 def _outside(artifact: Any, kind: str, by_name: Mapping[str, Any]) -> str:
     """Return where a parent outside the folder was when this was made: where it is now depends on where one stands."""
-    from prefpipe.plan import FILES
+    from prefpipe.status import FILES
 
     recorded, folder = artifact.record.parents[kind], artifact.record.context.get("folder")
     told = recorded if kind in FILES or not isinstance(folder, str) else str(Path(folder, recorded))

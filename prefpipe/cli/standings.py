@@ -20,7 +20,7 @@ def not_done(paths: Iterable[Path | None], *, strict: bool = False) -> list[dict
     from prefpipe.artifacts.run_record import FILE_NAME
     from prefpipe.cli import console
     from prefpipe.errors import InputError
-    from prefpipe.plan import Inspector, standing_of
+    from prefpipe.status import Inspector, standing_of
 
     inspector = Inspector()
     artifacts = dict.fromkeys(path for path in paths if path is not None and (path / FILE_NAME).exists())

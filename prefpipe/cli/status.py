@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from prefpipe.plan import Report
+    from prefpipe.status import Report
 
 STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "corrupt": "bold red"}
 INDENT = " " * 9
@@ -44,7 +44,7 @@ def status(
 
 
 def _reports(paths: Sequence[Path], *, quick: bool) -> "list[Report]":
-    from prefpipe.plan import Inspector, find_artifacts
+    from prefpipe.status import Inspector, find_artifacts
 
     inspector = Inspector()
     # a folder without artifacts is handed on, so that the error says what it lacks
@@ -88,7 +88,7 @@ def _block(report: "Report", longest: int, num_shards: int | None, width: int) -
 def _next_steps(report: "Report", num_shards: int | None) -> Iterator[str]:
     """Yield the lines to paste: what to delete, the command, and the shards of an array."""
     from prefpipe.artifacts.parts import part_name
-    from prefpipe.plan import ranges
+    from prefpipe.status import ranges
 
     if report.state == "done" or not report.command:
         return

@@ -18,7 +18,7 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run
 from prefpipe.cli.signals import stop_request
 from prefpipe.configs.import_files import FORMATS
-from prefpipe.plan import Inspector
+from prefpipe.status import Inspector
 
 N_PROMPTS, N = 6, 4
 

@@ -19,11 +19,11 @@ from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import ErrorRateError, FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
 from prefpipe.models.model_files import inspect_model
-from prefpipe.plan import Inspector
 from prefpipe.stages import logprobs
 from prefpipe.stages.inspect.overview import overview
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train.run import run as train
+from prefpipe.status import Inspector
 from prefpipe.training import forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -10,10 +10,10 @@ from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
 from prefpipe.models.model_files import inspect_model
-from prefpipe.plan import Inspector
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train.run import run as train
+from prefpipe.status import Inspector
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ANSWERS = ["one", "a second, longer one", "third", "the fourth"]
