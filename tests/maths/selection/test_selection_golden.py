@@ -1,6 +1,6 @@
 """What select chooses for fixed pools, tied to the stage's VERSION: a choice that moves needs a new VERSION and a line in the changelog.
 
-``PREFPIPE_UPDATE_GOLDEN=1 pytest tests/maths/test_selection_golden.py`` writes the file; read its diff.
+``PREFPIPE_UPDATE_GOLDEN=1 pytest tests/maths/selection/test_selection_golden.py`` writes the file; read its diff.
 """
 
 import json
