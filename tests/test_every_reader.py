@@ -9,8 +9,8 @@ import warnings
 from pathlib import Path
 
 import pytest
-from artifact_kinds import all_kinds
-from tiny_models import make_tiny_causal_lm
+from support.artifact_kinds import all_kinds
+from support.tiny_models import make_tiny_causal_lm
 
 import prefpipe
 from prefpipe.artifacts.run_record import read_run_record

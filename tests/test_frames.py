@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 import pytest
-from finished_run import N_PROMPTS, K, N, command, copy_to
-from pipelines import open_artifact, rows_of
+from support.finished_run import N_PROMPTS, K, N, command, copy_to
+from support.pipelines import open_artifact, rows_of
 
 import prefpipe
 from prefpipe.errors import CorruptPartError, IncompleteInputError, InputError, PrefpipeWarning

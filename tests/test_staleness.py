@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_run import command
-from pipelines import open_artifact, write_json_lines, write_prompts
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model
-from two_rounds import SAMPLING, copy_to
+from support.finished_run import command
+from support.pipelines import open_artifact, write_json_lines, write_prompts
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model
+from support.two_rounds import SAMPLING, copy_to
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.status import Inspector, Standing, find_artifacts, standing_of

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_run import N_PARTS, N_PROMPTS, PART_SIZE, N, command, copy_to, write_run_prompts
-from pipelines import open_artifact
+from support.finished_run import N_PARTS, N_PROMPTS, PART_SIZE, N, command, copy_to, write_run_prompts
+from support.pipelines import open_artifact
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError

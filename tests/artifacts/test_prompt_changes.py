@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from finished_run import command
-from pipelines import open_artifact, write_json_lines
+from support.finished_run import command
+from support.pipelines import open_artifact, write_json_lines
 
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 

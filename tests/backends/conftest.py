@@ -38,7 +38,7 @@ def tiny_folder(tmp_path_factory):
 
     Its ``generation_config.json`` has sampling settings of its own, as Qwen's has, which a server fills in where nobody says no.
     """
-    from tiny_models import _save, tiny_config
+    from support.tiny_models import _save, tiny_config
     from transformers import LlamaForCausalLM
 
     config = tiny_config(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_models import BOS_ID, END_ID, START_ID, make_tiny_tokenizer
+from support.tiny_models import BOS_ID, END_ID, START_ID, make_tiny_tokenizer
 
 from prefpipe.backends.chat_tokenizer import ChatTokenizer, find_eos_ids
 from prefpipe.errors import InputError, ModelError

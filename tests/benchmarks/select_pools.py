@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import kmedoids
 import numpy as np
 import pyarrow.compute as pc
-from highs import p_median_by_highs
 from sklearn.cluster import KMeans
+from support.highs import p_median_by_highs
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.store import Artifact

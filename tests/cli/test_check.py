@@ -5,15 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
-from finished_run import original
-from tiny_models import (
+from support.finished_run import original
+from support.tiny_models import (
     CHAT_TEMPLATE,
     make_tiny_adapter,
     make_tiny_causal_lm,
     make_tiny_tokenizer,
     tiny_config,
 )
-from written_groups import PROMPT, TOKENIZER, row_of, write_groups
+from support.written_groups import PROMPT, TOKENIZER, row_of, write_groups
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from pair_files import QUICK, evaluate, pairs_file, some_pairs
-from pipelines import identities_of, rows_of
-from tiny_models import make_tiny_causal_lm
+from support.pair_files import QUICK, evaluate, pairs_file, some_pairs
+from support.pipelines import identities_of, rows_of
+from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run as prefpipe

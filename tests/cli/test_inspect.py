@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from finished_run import K, N, copy_to, original
-from pipelines import open_artifact
+from support.finished_run import K, N, copy_to, original
+from support.pipelines import open_artifact
 
 from prefpipe.cli.main import run as prefpipe
 

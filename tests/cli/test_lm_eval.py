@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm
 
 from prefpipe.cli.main import run
 

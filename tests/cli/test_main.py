@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pipelines import open_artifact, rows_of, write_prompts
+from support.pipelines import open_artifact, rows_of, write_prompts
 
 from prefpipe import __version__
 from prefpipe.cli.main import run

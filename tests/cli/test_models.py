@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from tiny_models import make_tiny_causal_lm
+from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.models import bundled

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from finished_run import N_PARTS, command, copy_to
-from tiny_models import make_tiny_causal_lm
+from support.finished_run import N_PARTS, command, copy_to
+from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.artifacts.parts import part_name, read_footer
 from prefpipe.cli.main import run

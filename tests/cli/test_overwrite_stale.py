@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from finished_run import command
-from pipelines import identities_of, open_artifact, write_json_lines
+from support.finished_run import command
+from support.pipelines import identities_of, open_artifact, write_json_lines
 
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.cli.flags import spelled_out, without_stale
@@ -18,7 +18,7 @@ TINY = ("--max-steps", "2", "--global-batch-size", "2", "--report-to", "none", "
 
 def script(folder: Path, *, temperature: str = "0.8", k: str = "2", flag: str = "--overwrite=stale", beta: str = "5") -> None:
     """Run the quickstart's six commands with fakes; training and evaluation are of a tiny model."""
-    from tiny_models import make_tiny_causal_lm
+    from support.tiny_models import make_tiny_causal_lm
 
     model = folder / "model"
     if not model.exists():

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pipelines import write_prompts
-from tiny_models import make_tiny_causal_lm
+from support.pipelines import write_prompts
+from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.cli.main import run
 

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_run import command
-from pipelines import open_artifact
-from tiny_models import make_tiny_causal_lm
-from two_rounds import copy_to
+from support.finished_run import command
+from support.pipelines import open_artifact
+from support.tiny_models import make_tiny_causal_lm
+from support.two_rounds import copy_to
 
 from prefpipe.cli.main import run as prefpipe
 

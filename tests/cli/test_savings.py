@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from finished_run import N_PROMPTS, K, N, original
-from pipelines import rows_of
-from tiny_models import make_tiny_causal_lm
+from support.finished_run import N_PROMPTS, K, N, original
+from support.pipelines import rows_of
+from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from finished_run import N_PROMPTS, N, command, copy_to
-from pipelines import identities_of, open_artifact
+from support.finished_run import N_PROMPTS, N, command, copy_to
+from support.pipelines import identities_of, open_artifact
 
 from prefpipe.cli.main import run as prefpipe
 

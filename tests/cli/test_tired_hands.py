@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_run import command
-from pipelines import open_artifact, write_json_lines, write_prompts
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm
-from two_rounds import copy_to
+from support.finished_run import command
+from support.pipelines import open_artifact, write_json_lines, write_prompts
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm
+from support.two_rounds import copy_to
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.errors import ModelError, UsageError

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from alpaca_files import annotation, annotations, difficulty_table, gamed_table
-from interchange_files import lines
+from support.alpaca_files import annotation, annotations, difficulty_table, gamed_table
+from support.interchange_files import lines
 
 from prefpipe.cli.main import run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from arena_files import POINTS, judgment, judgment_v01, judgments, points_of
+from support.arena_files import POINTS, judgment, judgment_v01, judgments, points_of
 
 from prefpipe.cli.main import run
 from prefpipe.errors import InputError

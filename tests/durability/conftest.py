@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage_server import StageServer
+from support.stage_server import StageServer
 
 MEMORY = Path("/dev/shm")
 

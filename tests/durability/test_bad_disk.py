@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipelines import (
+from support.pipelines import (
     assert_only_parts,
     assert_same_artifact,
     identities_of,
     write_json_lines,
     write_prompts,
 )
-from stage_server import StageServer
+from support.stage_server import StageServer
 
 FAKE = ("--backend", "fake", "--model", "fake")
 

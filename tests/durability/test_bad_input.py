@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipelines import (
+from support.pipelines import (
     assert_only_parts,
     rows_of,
     write_json_lines,
     write_prompts,
 )
-from stage_server import StageServer
+from support.stage_server import StageServer
 
 FAKE = ("--backend", "fake", "--model", "fake")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from pipelines import assert_same_artifact, identities_of, open_artifact, rows_of, write_prompts
-from stage_server import StageServer
+from support.pipelines import assert_same_artifact, identities_of, open_artifact, rows_of, write_prompts
+from support.stage_server import StageServer
 
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.run_record import read_run_record

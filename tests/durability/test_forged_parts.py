@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finished_run import copy_to
-from stage_server import StageServer
+from support.finished_run import copy_to
+from support.stage_server import StageServer
 
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of

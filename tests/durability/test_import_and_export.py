@@ -5,9 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from interchange_files import lines
-from pipelines import assert_same_artifact, identities_of
-from stage_server import StageServer
+from support.interchange_files import lines
+from support.pipelines import assert_same_artifact, identities_of
+from support.stage_server import StageServer
 
 N_PROMPTS, KILLS = 60, 12
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from pipelines import assert_same_artifact, identities_of, rows_of, write_prompts
-from stage_server import StageServer
+from support.pipelines import assert_same_artifact, identities_of, rows_of, write_prompts
+from support.stage_server import StageServer
 
 from prefpipe.artifacts.run_record import read_run_record
 

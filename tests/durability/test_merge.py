@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage_server import StageServer
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
+from support.stage_server import StageServer
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 
 from prefpipe.models.model_files import inspect_model
 

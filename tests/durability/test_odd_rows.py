@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pipelines import (
+from support.pipelines import (
     open_artifact,
     rows_of,
     write_json_lines,
     write_prompts,
 )
-from stage_server import StageServer
+from support.stage_server import StageServer
 
 from prefpipe.artifacts import parts
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from judged_sides import write_side
-from paid_server import PaidServer, running_paid_server
-from pipelines import rows_of, write_prompts
-from stage_server import StageServer
+from support.judged_sides import write_side
+from support.paid_server import PaidServer, running_paid_server
+from support.pipelines import rows_of, write_prompts
+from support.stage_server import StageServer
 
 N_KILLS = 20
 N_PROMPTS = 32

@@ -6,9 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from pair_files import pairs_file, some_pairs
-from pipelines import assert_same_artifact, identities_of
-from stage_server import StageServer
+from support.pair_files import pairs_file, some_pairs
+from support.pipelines import assert_same_artifact, identities_of
+from support.stage_server import StageServer
 
 N_KILLS = 8
 

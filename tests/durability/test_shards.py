@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from pipelines import assert_same_artifact, identities_of, rows_of, write_prompts
-from stage_server import Command, StageServer
+from support.pipelines import assert_same_artifact, identities_of, rows_of, write_prompts
+from support.stage_server import Command, StageServer
 
 N_PROMPTS, PART_SIZE = 14, 2  # seven parts
 

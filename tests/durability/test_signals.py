@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from judge_server import running_judge
-from judged_sides import judge_command, two_sides, verdicts_of
-from pipelines import digests_of
-from signalled import (
+from support.judge_server import running_judge
+from support.judged_sides import judge_command, two_sides, verdicts_of
+from support.pipelines import digests_of
+from support.signalled import (
     SIGNALS,
     Case,
     assert_well_ended,
@@ -74,7 +74,7 @@ def test_a_signal_at_any_moment_loses_nothing(inputs: Path, undisturbed: Callabl
 def test_a_signal_at_any_moment_loses_nothing_of_what_takes_long(
     inputs: Path, undisturbed: Callable[[str], Case], name: str
 ) -> None:
-    """Two signals each: what takes seconds a try is tried more often by ``python tests/signalled.py``."""
+    """Two signals each: what takes seconds a try is tried more often by ``PYTHONPATH=tests python -m support.signalled``."""
     case, moments = undisturbed(name), random.Random(name)
     for number in moments.sample(SIGNALS, 2):
         moment_s = moments.uniform(0, case.elapsed_s)

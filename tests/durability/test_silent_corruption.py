@@ -11,8 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipelines import assert_same_artifact, identities_of, open_artifact, rows_of, table_of, write_json_lines, write_prompts
-from stage_server import StageServer
+from support.pipelines import (
+    assert_same_artifact,
+    identities_of,
+    open_artifact,
+    rows_of,
+    table_of,
+    write_json_lines,
+    write_prompts,
+)
+from support.stage_server import StageServer
 
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.run_record import read_run_record

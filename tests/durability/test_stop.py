@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from pipelines import (
+from support.pipelines import (
     assert_same_artifact,
     identities_of,
     write_prompts,
 )
-from stage_server import StageServer
+from support.stage_server import StageServer
 
 FAKE = ("--backend", "fake", "--model", "fake")
 

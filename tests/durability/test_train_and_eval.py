@@ -12,10 +12,10 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pipelines import assert_same_artifact, digests_of, identities_of, rows_of, write_prompts
 from safetensors.torch import load_file
-from stage_server import Outcome, StageServer
-from tiny_models import make_tiny_causal_lm
+from support.pipelines import assert_same_artifact, digests_of, identities_of, rows_of, write_prompts
+from support.stage_server import Outcome, StageServer
+from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.training.checkpoints import checkpoint_problem, find_last_checkpoint
 

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from finished_run import command
-from interchange_files import lines
-from pipelines import rows_of
-from tiny_models import make_tiny_causal_lm
+from support.finished_run import command
+from support.interchange_files import lines
+from support.pipelines import rows_of
+from support.tiny_models import make_tiny_causal_lm
 
 
 def test_a_policy_is_trained_on_imported_candidates(tmp_path: Path) -> None:

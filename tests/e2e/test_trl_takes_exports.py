@@ -6,8 +6,8 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from interchange_files import kept, rejected, write_groups
-from tiny_models import make_tiny_causal_lm
+from support.interchange_files import kept, rejected, write_groups
+from support.tiny_models import make_tiny_causal_lm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 

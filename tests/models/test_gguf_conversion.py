@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_tiny_causal_lm
+from support.tiny_models import make_tiny_causal_lm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefpipe.errors import ModelError, PrefpipeError
@@ -93,7 +93,7 @@ def gguf_tensors(model, dtype=np.float32):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A tiny model with the vocabulary of TOKENS."""
-    from tiny_models import tiny_config
+    from support.tiny_models import tiny_config
     from transformers import LlamaForCausalLM
 
     with torch.random.fork_rng(devices=[]):

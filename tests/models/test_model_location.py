@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub.constants
 import pytest
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm
 
 from prefpipe.errors import ModelError
 from prefpipe.models.model_location import locate_model

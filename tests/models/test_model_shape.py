@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import VOCAB_SIZE, make_tiny_adapter, make_tiny_causal_lm, tiny_config
+from support.tiny_models import VOCAB_SIZE, make_tiny_adapter, make_tiny_causal_lm, tiny_config
 from transformers import (
     DeepseekV3Config,
     Gemma3TextConfig,

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_models import CHAT_TEMPLATE, make_tiny_tokenizer
+from support.tiny_models import CHAT_TEMPLATE, make_tiny_tokenizer
 from transformers import AutoTokenizer
 
 from prefpipe.models.tokenizer_files import hash_tokenizer, read_chat_template

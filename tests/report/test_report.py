@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from finished_run import HOSTILE, copy_to, original
-from pipelines import rows_of, table_of
-from reported_run import MARKUP, N_PROMPTS, PROMPT, N, reported_run
+from support.finished_run import HOSTILE, copy_to, original
+from support.pipelines import rows_of, table_of
+from support.reported_run import MARKUP, N_PROMPTS, PROMPT, N, reported_run
 
 from prefpipe.cli.main import run
 from prefpipe.maths.selection.selection import select_responses

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Visit, needs_chromium
-from reported_run import MARKUP, N_PROMPTS, PROMPT, N
+from support.browsing import Visit, needs_chromium
+from support.reported_run import MARKUP, N_PROMPTS, PROMPT, N
 
 from prefpipe.maths.compute.training_compute import ModelShape, Plan, Recipe
 from prefpipe.stages.savings import Machine, TrainedModel, basis_of_plan, savings

@@ -9,10 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from finished_run import command, copy_to, original
-from interchange_files import lines
-from pipelines import rows_of, table_of
-from reported_run import reported_run
+from support.finished_run import command, copy_to, original
+from support.interchange_files import lines
+from support.pipelines import rows_of, table_of
+from support.reported_run import reported_run
 
 from prefpipe.artifacts.parts import read_part, write_part
 from prefpipe.cli.main import run

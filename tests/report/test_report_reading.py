@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from browsing import MODEL, Visit, needs_chromium
-from reported_run import N_PROMPTS, N, reported_run
+from support.browsing import MODEL, Visit, needs_chromium
+from support.reported_run import N_PROMPTS, N, reported_run
 
 from prefpipe.cli.main import run
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from launched import Launcher, open_launcher
+from support.launched import Launcher, open_launcher
 
 
 @pytest.fixture(scope="package")

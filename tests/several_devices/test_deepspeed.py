@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from launched import Launcher, Trained, open_launcher, variables_of
+from support.launched import Launcher, Trained, open_launcher, variables_of
 
 from prefpipe.cli.launch_config import FOLDER
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
-from launched import LIMIT_S, Launcher, Trained, variables_of
-from stage_server import Outcome
+from support.launched import LIMIT_S, Launcher, Trained, variables_of
+from support.stage_server import Outcome
 
 from prefpipe.cli.launch_config import FOLDER
 from prefpipe.training.checkpoints import find_last_checkpoint

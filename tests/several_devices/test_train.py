@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launched import Launcher, Trained, variables_of
-from pipelines import rows_of, write_prompts
+from support.launched import Launcher, Trained, variables_of
+from support.pipelines import rows_of, write_prompts
 from transformers import AutoModelForCausalLM
 
 from prefpipe.cli.launch_config import FOLDER

@@ -4,8 +4,8 @@ import json
 import time
 
 import pytest
-from chat_server import running_chat_server
-from pipelines import rows_of, write_json_lines
+from support.chat_server import running_chat_server
+from support.pipelines import rows_of, write_json_lines
 
 from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.backends.chat_client import NEUTRAL

@@ -9,9 +9,9 @@ from typing import Any
 import datasets
 import polars as pl
 import pytest
-from finished_run import command
-from interchange_files import SKY, lines
-from pipelines import assert_only_parts, identities_of, open_artifact, rows_of, table_of
+from support.finished_run import command
+from support.interchange_files import SKY, lines
+from support.pipelines import assert_only_parts, identities_of, open_artifact, rows_of, table_of
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.run_record import read_run_record

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interchange_files import SKY, lines
+from support.interchange_files import SKY, lines
 
 from prefpipe.cli.main import run
 

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pipelines import digests_of, identities_of, open_artifact, rows_of
 from safetensors.torch import load_file
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
+from support.pipelines import digests_of, identities_of, open_artifact, rows_of
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
+from support.written_groups import PROMPT, TURNS, row_of, write_groups
 from transformers import AutoModelForCausalLM
-from written_groups import PROMPT, TURNS, row_of, write_groups
 
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES

@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from pipelines import rows_of, write_prompts
 from safetensors.torch import load_file, save_file
-from tiny_models import VOCAB_SIZE, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, make_tiny_tokenizer
+from support.pipelines import rows_of, write_prompts
+from support.tiny_models import VOCAB_SIZE, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, make_tiny_tokenizer
+from support.written_groups import row_of, write_groups
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -18,7 +19,6 @@ from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
 )
-from written_groups import row_of, write_groups
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.errors import ModelError, StoppedEarly

@@ -4,9 +4,9 @@ import json
 import re
 
 import pytest
-from judge_server import logprobs_of, running_judge
-from judged_sides import write_side
-from pipelines import rows_of
+from support.judge_server import logprobs_of, running_judge
+from support.judged_sides import write_side
+from support.pipelines import rows_of
 
 from prefpipe.cli.main import run
 

@@ -5,9 +5,9 @@ import json
 
 import pyarrow as pa
 import pytest
-from pipelines import open_artifact, rows_of
-from tiny_models import CHAT_TEMPLATE, make_tiny_causal_lm, make_tiny_reward_model, make_tiny_tokenizer
-from written_groups import TURNS, row_of, write_groups
+from support.pipelines import open_artifact, rows_of
+from support.tiny_models import CHAT_TEMPLATE, make_tiny_causal_lm, make_tiny_reward_model, make_tiny_tokenizer
+from support.written_groups import TURNS, row_of, write_groups
 
 from prefpipe.artifacts import template_dates
 from prefpipe.artifacts.overwriting import Overwrite

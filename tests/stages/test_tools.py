@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from chat_server import running_chat_server
-from pipelines import open_artifact, rows_of, table_of, write_json_lines
-from tiny_models import CHAT_TEMPLATE, TOOLS_TEMPLATE, make_tiny_causal_lm, make_tiny_reward_model
+from support.chat_server import running_chat_server
+from support.pipelines import open_artifact, rows_of, table_of, write_json_lines
+from support.tiny_models import CHAT_TEMPLATE, TOOLS_TEMPLATE, make_tiny_causal_lm, make_tiny_reward_model
 from transformers import AutoTokenizer
 
 from prefpipe.artifacts.ids import prompt_id_of

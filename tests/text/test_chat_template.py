@@ -1,7 +1,7 @@
 """Contents are data: the same ids as ever for ordinary texts, and no control token but the template's own for the others."""
 
 import pytest
-from tiny_models import FAMILIES, make_tiny_tokenizer, make_tokenizer_like
+from support.tiny_models import FAMILIES, make_tiny_tokenizer, make_tokenizer_like
 
 from prefpipe.errors import ModelError
 from prefpipe.text.chat_template import ChatTemplate, TemplateError

@@ -1,8 +1,8 @@
 """Tensors hold the tokens of the groups and nothing more; the order of visits depends on seed and epoch alone."""
 
 import torch
-from tiny_groups import make_group, make_groups
-from tiny_models import END_ID
+from support.tiny_groups import make_group, make_groups
+from support.tiny_models import END_ID
 
 from prefpipe.training.batches import BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
 from prefpipe.training.groups import NO_GROUP

@@ -7,8 +7,8 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_tiny_causal_lm
-from training_job import metrics_of, run
+from support.tiny_models import make_tiny_causal_lm
+from support.training_job import metrics_of, run
 
 from prefpipe.errors import UsageError
 from prefpipe.training.checkpoints import checkpoint_problem, find_last_checkpoint, require_checkpoint

@@ -1,7 +1,7 @@
 """Tokenising again gives what sampling would have stored, or stops."""
 
 import pytest
-from tiny_models import END_ID, make_tiny_tokenizer, make_tokenizer_like
+from support.tiny_models import END_ID, make_tiny_tokenizer, make_tokenizer_like
 
 from prefpipe.errors import InputError
 from prefpipe.training.encoding import Encoder, EncodingError

@@ -1,7 +1,7 @@
 """Evaluations are means over prompts, however many processes share them."""
 
 import pytest
-from evaluation_job import evaluate_in
+from support.evaluation_job import evaluate_in
 
 NAMES = ("eval_loss", "eval_rewards/accuracy", "eval_rewards/margins", "eval_logps/chosen", "eval_logps/rejected")
 

@@ -4,7 +4,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
-from tiny_groups import make_group, make_groups
+from support.tiny_groups import make_group, make_groups
 
 from prefpipe.errors import InputError
 from prefpipe.training.evaluation_split import hold_out, place_of, refuse_shared_prompts, split_groups

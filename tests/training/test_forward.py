@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_groups import make_group, make_groups
-from tiny_models import END_ID, VOCAB_SIZE, tiny_config
+from support.tiny_groups import make_group, make_groups
+from support.tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from prefpipe.maths.objectives.registry import logps as logps_module

@@ -1,7 +1,7 @@
 """Groups are trained on whole or left out with a reason; no response is lost and none is empty."""
 
 import pytest
-from tiny_groups import make_group, make_groups
+from support.tiny_groups import make_group, make_groups
 
 from prefpipe.errors import InputError, UsageError
 from prefpipe.training.groups import (

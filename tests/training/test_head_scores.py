@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiny_groups import make_groups
-from tiny_models import PAD_ID, make_tiny_encoder, make_tiny_tokenizer, tiny_config
+from support.tiny_groups import make_groups
+from support.tiny_models import PAD_ID, make_tiny_encoder, make_tiny_tokenizer, tiny_config
 from transformers import (
     BertConfig,
     BertForSequenceClassification,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from prefpipe.errors import ModelError, UsageError

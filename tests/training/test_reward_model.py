@@ -5,7 +5,15 @@ from math import sqrt
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import END_ID, PAD_ID, VOCAB_SIZE, make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model, tiny_config
+from support.tiny_models import (
+    END_ID,
+    PAD_ID,
+    VOCAB_SIZE,
+    make_tiny_causal_lm,
+    make_tiny_encoder,
+    make_tiny_reward_model,
+    tiny_config,
+)
 from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from prefpipe.backends.scorers.reward_model import RewardModelScorer

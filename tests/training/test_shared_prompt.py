@@ -3,8 +3,8 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_groups import make_group, make_groups
-from tiny_models import END_ID, VOCAB_SIZE, tiny_config
+from support.tiny_groups import make_group, make_groups
+from support.tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,

@@ -1,7 +1,7 @@
 """Tokens are counted as they are computed, seconds without evaluation and saving."""
 
 import pytest
-from tiny_groups import make_group
+from support.tiny_groups import make_group
 
 from prefpipe.training.batches import BudgetCollator, GroupCollator
 from prefpipe.training.throughput import Throughput, Work, throughput_figures

@@ -5,8 +5,8 @@ import math
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_groups import make_groups
-from tiny_models import VOCAB_SIZE, make_tiny_tokenizer, tiny_config
+from support.tiny_groups import make_groups
+from support.tiny_models import VOCAB_SIZE, make_tiny_tokenizer, tiny_config
 from transformers import LlamaForCausalLM, TrainerCallback
 
 from prefpipe.errors import PrefpipeError

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from alpaca_files import annotation, annotations, difficulty_table, gamed_table
-from interchange_files import lines
+from support.alpaca_files import annotation, annotations, difficulty_table, gamed_table
+from support.interchange_files import lines
 
 from prefpipe.artifacts.interchange.annotations import read_annotations
 from prefpipe.artifacts.interchange.prompt_values import read_baseline_lengths, read_difficulty, read_regularising_rows

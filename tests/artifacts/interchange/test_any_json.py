@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from interchange_files import assistant, read, user
+from support.interchange_files import assistant, read, user
 
 from prefpipe.errors import PrefpipeError
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from interchange_files import SKY, assistant, held, lines, read, user
+from support.interchange_files import SKY, assistant, held, lines, read, user
 
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.artifacts.interchange.pair_rows import read_pairs

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from interchange_files import assistant, kept, rejected, user
+from support.interchange_files import assistant, kept, rejected, user
 
 from prefpipe.artifacts.interchange.group_exports import (
     ROWS,

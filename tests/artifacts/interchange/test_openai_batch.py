@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interchange_files import SKY, failures, held, lines, read, user
+from support.interchange_files import SKY, failures, held, lines, read, user
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.errors import InputError

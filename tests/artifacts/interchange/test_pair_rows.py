@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from pair_files import pairs_file, some_pairs
+from support.pair_files import pairs_file, some_pairs
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.pair_rows import read_pairs

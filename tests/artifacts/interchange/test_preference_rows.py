@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from interchange_files import SKY, assistant, held, lines, read, user
+from support.interchange_files import SKY, assistant, held, lines, read, user
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.errors import InputError

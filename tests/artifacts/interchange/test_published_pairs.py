@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finished_run import command
-from interchange_files import held, kept, lines, read, user, write_groups
-from pipelines import rows_of
+from support.finished_run import command
+from support.interchange_files import held, kept, lines, read, user, write_groups
+from support.pipelines import rows_of
 
 from prefpipe.artifacts.interchange.formats import SIGNS
 from prefpipe.cli.main import run

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from interchange_files import SKY, held, lines, read, user
+from support.interchange_files import SKY, held, lines, read, user
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.errors import InputError, UsageError

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interchange_files import held, lines, read
+from support.interchange_files import held, lines, read
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.pair_rows import read_pairs

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interchange_files import held, lines, read
+from support.interchange_files import held, lines, read
 
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.errors import InputError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import Environment
-from tiny_models import CHAT_TEMPLATE
+from support.tiny_models import CHAT_TEMPLATE
 
 from prefpipe.artifacts.interchange.templated_prompts import begins_templated, is_templated, serialised_turns, untemplated
 

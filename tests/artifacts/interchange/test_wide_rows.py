@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from finished_run import command
-from interchange_files import lines
-from pipelines import rows_of
+from support.finished_run import command
+from support.interchange_files import lines
+from support.pipelines import rows_of
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run

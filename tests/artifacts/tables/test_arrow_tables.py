@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipelines import rows_of
+from support.pipelines import rows_of
 
 from prefpipe.artifacts.tables.arrow_tables import plain_table
 from prefpipe.artifacts.tables.bad_rows import BadRowsError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny_models import VOCAB_SIZE, make_tiny_tokenizer
+from support.tiny_models import VOCAB_SIZE, make_tiny_tokenizer
 from transformers import BertConfig, BertModel
 
 from prefpipe.backends.embedders.sentence_embedder import SentenceEmbedder

@@ -6,8 +6,8 @@ Where vLLM is installed (`make test-vllm`), its engine and its server are tested
 from typing import Any, NamedTuple
 
 import pytest
-from chat_server import running_chat_server
-from tiny_models import END_ID, FIRST_BYTE_ID
+from support.chat_server import running_chat_server
+from support.tiny_models import END_ID, FIRST_BYTE_ID
 
 from prefpipe.backends import fake
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import END_ID, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, tiny_config
+from support.tiny_models import END_ID, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, tiny_config
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from prefpipe.backends.generators import decoding

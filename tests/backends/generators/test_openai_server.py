@@ -3,7 +3,7 @@
 import socket
 
 import pytest
-from chat_server import REFUSAL, running_chat_server
+from support.chat_server import REFUSAL, running_chat_server
 
 from prefpipe.backends.chat_client import Surroundings
 from prefpipe.backends.generators.openai_server import OpenAIGenerator

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tiny_models import make_tiny_adapter
+from support.tiny_models import make_tiny_adapter
 
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.cli.main import run

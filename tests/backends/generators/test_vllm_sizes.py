@@ -7,14 +7,14 @@ is longer than a step, or when rows are thrown out of the cache and computed aga
 from pathlib import Path
 
 import pytest
-from tiny_models import make_tiny_adapter
+from support.tiny_models import make_tiny_adapter
 
 from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 
 pytestmark = pytest.mark.vllm
 
-SAMPLE_PROMPTS = Path(__file__).resolve().parents[2] / "sample_data" / "prompts.jsonl"
+SAMPLE_PROMPTS = Path(__file__).resolve().parents[3] / "sample_data" / "prompts.jsonl"
 LIMITS = SamplingParams(24)
 
 
@@ -37,7 +37,7 @@ def open_engine(folder, *, max_model_len=512):
 @pytest.fixture(scope="session")
 def long_folder(tmp_path_factory):
     """The tiny model with room for 2,048 positions."""
-    from tiny_models import _save, tiny_config
+    from support.tiny_models import _save, tiny_config
     from transformers import LlamaForCausalLM
 
     config = tiny_config(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from prefpipe.backends.protocol import ScoreRequest

@@ -71,7 +71,7 @@ def total_of(folder: Path, cache: Path) -> list[str]:
     script = folder / "total.py"
     if not script.exists():
         script.write_text(SUM_OF_SQUARES, encoding="utf-8")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(root)}
     outcome = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr

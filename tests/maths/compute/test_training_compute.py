@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import tiny_config
+from support.tiny_models import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaForCausalLM
 

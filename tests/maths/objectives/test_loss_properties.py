@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from loss_groups import VARIANTS, Groups, comparison_of, gradient_of, losses_of, make_groups, reads_roles, row_of
+from support.loss_groups import VARIANTS, Groups, comparison_of, gradient_of, losses_of, make_groups, reads_roles, row_of
 
 from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
 

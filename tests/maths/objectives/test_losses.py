@@ -5,7 +5,7 @@ from decimal import Decimal, getcontext
 
 import pytest
 import torch
-from loss_groups import gradient_of, losses_of, make_groups
+from support.loss_groups import gradient_of, losses_of, make_groups
 
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.logps import ResponseLogps

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from loss_groups import VARIANTS, gradient_of, losses_of, make_groups
+from support.loss_groups import VARIANTS, gradient_of, losses_of, make_groups
 
 from prefpipe.maths.objectives.registry import resolve_knobs
 

@@ -24,7 +24,7 @@ from prefpipe.maths.objectives.registry import (
 )
 from prefpipe.maths.objectives.scores import loss_function
 
-DOCS = Path(__file__).parents[2] / "docs" / "objectives.md"
+DOCS = Path(__file__).parents[3] / "docs" / "objectives.md"
 
 
 def test_the_objectives_are_there():

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from highs import p_median_by_highs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from support.highs import p_median_by_highs
 
 from prefpipe.maths.selection.facility import (
     ROOT_STEPS,
@@ -21,7 +21,7 @@ from prefpipe.maths.selection.facility import (
 )
 from prefpipe.maths.selection.relaxation import EQUAL, climb, new_workspace
 
-DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
 
 def brute_force(cost_CJ, k):

@@ -14,7 +14,7 @@ import pytest
 from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.selection import STRATEGIES, select_responses
 
-GOLDEN = Path(__file__).parents[1] / "golden" / f"select-v{SelectConfig.VERSION}.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / f"select-v{SelectConfig.VERSION}.json"
 
 
 def pools() -> list[tuple[np.ndarray, np.ndarray]]:

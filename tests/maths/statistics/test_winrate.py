@@ -12,7 +12,7 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.statistics.intervals import Bootstrap, bootstrap_interval
 from prefpipe.maths.statistics.winrate import preference, win_rate, win_rate_difference
 
-DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
 rewards = st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.1, 0.2, 1.0, np.inf]) | st.floats(-5, 5), min_size=1, max_size=5)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from tiny_models import make_tiny_causal_lm, make_tiny_encoder
+from support.tiny_models import make_tiny_causal_lm, make_tiny_encoder
 
 from prefpipe.cli.main import run
 

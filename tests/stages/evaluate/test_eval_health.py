@@ -10,9 +10,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
-from interchange_files import lines
-from pipelines import identities_of, open_artifact, rows_of
-from tiny_models import make_tiny_causal_lm
+from support.interchange_files import lines
+from support.pipelines import identities_of, open_artifact, rows_of
+from support.tiny_models import make_tiny_causal_lm
 from transformers import AutoModelForCausalLM
 
 from prefpipe.artifacts.run_record import read_run_record

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interchange_files import lines
+from support.interchange_files import lines
 
 from prefpipe.cli.main import run
 from prefpipe.maths.statistics.intervals import Bootstrap

@@ -6,9 +6,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from finished_run import command
-from interchange_files import lines, user
-from pipelines import rows_of
+from support.finished_run import command
+from support.interchange_files import lines, user
+from support.pipelines import rows_of
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.cli.main import run

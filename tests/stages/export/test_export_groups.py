@@ -11,9 +11,9 @@ import jinja2
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from finished_run import command, copy_to
-from interchange_files import SKY, assistant, kept, lines, rejected, user, write_groups
-from pipelines import rows_of
+from support.finished_run import command, copy_to
+from support.interchange_files import SKY, assistant, kept, lines, rejected, user, write_groups
+from support.pipelines import rows_of
 
 from prefpipe.artifacts.interchange.data_descriptions import is_lost_in_template
 from prefpipe.cli.main import run

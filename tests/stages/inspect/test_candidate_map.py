@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from finished_run import HOSTILE, K, N, copy_to, original
-from pipelines import open_artifact, rows_of
 from rich.console import Console
+from support.finished_run import HOSTILE, K, N, copy_to, original
+from support.pipelines import open_artifact, rows_of
 
 from prefpipe.artifacts.schemas import embeddings_schema
 from prefpipe.artifacts.store import Output, Shard, open_output

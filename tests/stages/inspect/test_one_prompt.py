@@ -4,9 +4,9 @@ import io
 from pathlib import Path
 
 import pytest
-from finished_run import HOSTILE, K, N, command, original
-from pipelines import open_artifact, rows_of
 from rich.console import Console
+from support.finished_run import HOSTILE, K, N, command, original
+from support.pipelines import open_artifact, rows_of
 
 from prefpipe.errors import UsageError
 from prefpipe.pages.one_prompt import one_prompt_page

@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from finished_run import N_PARTS, N_PROMPTS, K, N, copy_to, original
-from pipelines import open_artifact, table_of
 from rich.console import Console
+from support.finished_run import N_PARTS, N_PROMPTS, K, N, copy_to, original
+from support.pipelines import open_artifact, table_of
 
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.errors import CorruptPartError

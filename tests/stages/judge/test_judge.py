@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judge_server import first_wins, logprobs_of, longer_wins, running_judge, shown
-from judged_sides import judge_command, two_sides, verdicts_of, write_side
-from pipelines import identities_of, rows_of
+from support.judge_server import first_wins, logprobs_of, longer_wins, running_judge, shown
+from support.judged_sides import judge_command, two_sides, verdicts_of, write_side
+from support.pipelines import identities_of, rows_of
 
 from prefpipe.cli.main import run
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from judge_server import longer_wins, running_judge
-from judged_sides import judge_command, two_sides, verdicts_of, write_side
-from pipelines import rows_of
+from support.judge_server import longer_wins, running_judge
+from support.judged_sides import judge_command, two_sides, verdicts_of, write_side
+from support.pipelines import rows_of
 
 from prefpipe.artifacts.interchange import judge_batch
 from prefpipe.backends.chat_client import NEUTRAL

@@ -11,9 +11,9 @@ import time
 from collections import Counter
 
 import pytest
-from judge_server import logprobs_of, longer_wins, running_judge, shown, verdict
-from judged_sides import judge_command, two_sides, verdicts_of, write_side
-from pipelines import rows_of
+from support.judge_server import logprobs_of, longer_wins, running_judge, shown, verdict
+from support.judged_sides import judge_command, two_sides, verdicts_of, write_side
+from support.pipelines import rows_of
 
 from prefpipe.cli.main import run
 

@@ -4,10 +4,10 @@ import json
 from math import exp
 
 import pytest
-from judge_server import running_judge
-from judged_sides import judge_command, two_sides, verdicts_of, write_side
-from pipelines import rows_of
-from tiny_models import make_tiny_causal_lm, make_tiny_reward_model
+from support.judge_server import running_judge
+from support.judged_sides import judge_command, two_sides, verdicts_of, write_side
+from support.pipelines import rows_of
+from support.tiny_models import make_tiny_causal_lm, make_tiny_reward_model
 
 from prefpipe.cli.main import run
 from prefpipe.models.model_location import locate_model
@@ -87,7 +87,7 @@ def test_verdicts_that_a_judge_cannot_give_are_refused(tmp_path, judge, verdict)
 @pytest.mark.usefixtures("no_key")
 def test_a_real_model_behind_a_server_gives_graded_preferences(tmp_path):
     """SmolLM2-135M: weak, but its probabilities are real. One order turned round is the same question to the judge."""
-    from served_model import ServedModel
+    from support.served_model import ServedModel
 
     a = write_side(tmp_path, "a", {"p0": "Paris is the capital of France.", "p1": "4"})
     b = write_side(tmp_path, "b", {"p0": "I do not know.", "p1": "The answer is 5, I think."})

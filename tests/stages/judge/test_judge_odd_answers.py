@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from judge_server import FENCED, logprobs_of, running_judge
-from judged_sides import judge_command, two_sides, verdicts_of, write_side
-from pipelines import rows_of
+from support.judge_server import FENCED, logprobs_of, running_judge
+from support.judged_sides import judge_command, two_sides, verdicts_of, write_side
+from support.pipelines import rows_of
 
 from prefpipe.cli.main import run
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from judge_server import running_judge
-from judged_sides import judge_command, two_sides, write_side
-from pipelines import write_json_lines
+from support.judge_server import running_judge
+from support.judged_sides import judge_command, two_sides, write_side
+from support.pipelines import write_json_lines
 
 from prefpipe.artifacts.interchange.judge_batch import URL
 from prefpipe.cli.main import run

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pair_files import evaluate, pairs_file, some_pairs
-from pipelines import rows_of, write_json_lines
-from tiny_models import make_tiny_causal_lm, make_tiny_reward_model
+from support.pair_files import evaluate, pairs_file, some_pairs
+from support.pipelines import rows_of, write_json_lines
+from support.tiny_models import make_tiny_causal_lm, make_tiny_reward_model
 
 from prefpipe.cli.main import run as prefpipe
 

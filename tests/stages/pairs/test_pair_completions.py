@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pair_files import evaluate, pairs_file
-from pipelines import rows_of
+from support.pair_files import evaluate, pairs_file
+from support.pipelines import rows_of
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run

@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from pair_files import evaluate, pairs_file, some_pairs
-from pipelines import identities_of, rows_of
-from tiny_models import END_ID, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
+from support.pair_files import evaluate, pairs_file, some_pairs
+from support.pipelines import identities_of, rows_of
+from support.tiny_models import END_ID, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefpipe.artifacts.run_record import read_run_record

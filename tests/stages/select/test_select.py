@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipelines import digests_of, open_artifact, rows_of
+from support.pipelines import digests_of, open_artifact, rows_of
 
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES, embeddings_schema

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pipelines import rows_of
+from support.pipelines import rows_of
 
 from prefpipe.cli.main import run
 from prefpipe.configs.generate import GenerateConfig

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from prefpipe.artifacts.run_record import RunRecord

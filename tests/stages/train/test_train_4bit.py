@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
-from pipelines import open_artifact, rows_of
 from safetensors.torch import load_file
-from tiny_models import make_tiny_causal_lm
+from support.pipelines import open_artifact, rows_of
+from support.tiny_models import make_tiny_causal_lm
+from support.written_groups import row_of, write_groups
 from transformers import AutoModelForCausalLM
-from written_groups import row_of, write_groups
 
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.logprobs import LogprobsConfig

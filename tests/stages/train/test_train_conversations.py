@@ -1,7 +1,7 @@
 """Conversations of a prompt: what they share is the prompt, the rest is the response, and together they are what score reads."""
 
 import pytest
-from tiny_models import make_tiny_tokenizer
+from support.tiny_models import make_tiny_tokenizer
 
 from prefpipe.errors import InputError
 from prefpipe.stages.train.conversations import conversations_of, shared_length

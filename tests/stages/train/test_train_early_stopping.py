@@ -6,8 +6,8 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
-from tiny_models import make_tiny_causal_lm
-from written_groups import row_of, write_groups
+from support.tiny_models import make_tiny_causal_lm
+from support.written_groups import row_of, write_groups
 
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, StoppedEarly, UsageError

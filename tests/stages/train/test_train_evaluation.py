@@ -3,8 +3,8 @@
 import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
-from tiny_models import make_tiny_causal_lm
-from written_groups import PROMPT, row_of, write_groups
+from support.tiny_models import make_tiny_causal_lm
+from support.written_groups import PROMPT, row_of, write_groups
 
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig

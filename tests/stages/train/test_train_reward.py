@@ -7,8 +7,8 @@ from dataclasses import fields
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pipelines import rows_of, write_json_lines
-from tiny_models import CHAT_TEMPLATE, make_tiny_adapter, make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model
+from support.pipelines import rows_of, write_json_lines
+from support.tiny_models import CHAT_TEMPLATE, make_tiny_adapter, make_tiny_causal_lm, make_tiny_encoder, make_tiny_reward_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from prefpipe.cli.main import run as prefpipe

@@ -192,7 +192,7 @@ def test_what_cannot_be_read_is_refused_with_the_prompt_named(value, message):
 
 
 def test_the_reference_page_has_every_check_and_parameter():
-    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
     for name, check in CHECKS.items():
         row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
         assert row, f"docs/checks.md has no row for {name!r}"
@@ -201,7 +201,7 @@ def test_the_reference_page_has_every_check_and_parameter():
 
 
 def test_every_example_on_the_reference_page_can_be_read():
-    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `") and '{"type"' in line]
     examples = [row[row.index('{"type"') : row.index("`", row.index('{"type"'))] for row in rows]
     assert len(examples) >= len(CHECKS)

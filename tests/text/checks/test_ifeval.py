@@ -249,14 +249,14 @@ BY_HAND = {
 
 
 def rows_of_the_page() -> dict[str, str]:
-    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
     found = re.findall(r"^\| `(\w+:\w+)` \| .* \| (.*) \|$", page, re.MULTILINE)
     return {name: cell.replace("\\|", "|") for name, cell in found}
 
 
 def test_the_page_has_a_row_for_every_instruction() -> None:
     assert sorted(rows_of_the_page()) == sorted(INSTRUCTIONS)
-    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
     near = re.findall(r"^\| `(\w+:\w+)` \| [^|]*\(\*near\*\)", page, re.MULTILINE)
     assert sorted(near) == sorted(NEAR)
 

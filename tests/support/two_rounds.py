@@ -10,11 +10,10 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from finished_run import command
-from pipelines import write_json_lines
-from tiny_models import make_tiny_causal_lm, make_tiny_encoder
-
 from prefpipe.errors import PrefpipeWarning
+from support.finished_run import command
+from support.pipelines import write_json_lines
+from support.tiny_models import make_tiny_causal_lm, make_tiny_encoder
 
 SAMPLING = ("--temperature", "1", "--max-tokens", "8", "--device", "cpu", "--dtype", "float32")
 TRAINING = ("--max-steps", "1", "--global-batch-size", "2", "--report-to", "none", "--learning-rate", "1e-3")

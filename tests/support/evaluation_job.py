@@ -5,7 +5,7 @@ import os
 import socket
 from pathlib import Path
 
-from training_job import FORK
+from support.training_job import FORK
 
 
 def free_port():
@@ -22,8 +22,6 @@ def evaluate(folder, rank, world, port, n_groups, shape):
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     import torch
     from safetensors.torch import load_file
-    from tiny_groups import make_groups
-    from tiny_models import make_tiny_tokenizer, tiny_config
     from transformers import LlamaForCausalLM
 
     from prefpipe.maths.objectives.registry import resolve_knobs
@@ -31,6 +29,8 @@ def evaluate(folder, rank, world, port, n_groups, shape):
     from prefpipe.training.forward import share_prompts
     from prefpipe.training.settings import TrainSettings, training_arguments
     from prefpipe.training.trainer import GroupTrainer
+    from support.tiny_groups import make_groups
+    from support.tiny_models import make_tiny_tokenizer, tiny_config
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(tiny_config())

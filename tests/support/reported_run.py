@@ -5,10 +5,10 @@ from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
 
-from finished_run import command
-from interchange_files import lines
-from pipelines import write_json_lines
-from tiny_models import make_tiny_causal_lm
+from support.finished_run import command
+from support.interchange_files import lines
+from support.pipelines import write_json_lines
+from support.tiny_models import make_tiny_causal_lm
 
 N_PROMPTS, N, K = 12, 8, 3
 MARKUP = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 2'></script><b>bold?</b> &amp; {{ 7 * 7 }}"

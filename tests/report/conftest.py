@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import CHROMIUM, MODEL, Visit
+from support.browsing import CHROMIUM, MODEL, Visit
 
 from prefpipe.cli.main import run
 
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from reported_run import reported_run
+    from support.reported_run import reported_run
 
     target = tmp_path_factory.mktemp("report") / "report.html"
     assert run(["report", str(reported_run()), "-o", str(target), "--model", MODEL]) == 0

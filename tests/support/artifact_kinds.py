@@ -12,15 +12,14 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from chat_server import running_chat_server
-from pipelines import open_artifact, write_json_lines
-from two_rounds import TRAINING, original
-
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, embeddings_schema
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run
 from prefpipe.errors import PrefpipeWarning
+from support.chat_server import running_chat_server
+from support.pipelines import open_artifact, write_json_lines
+from support.two_rounds import TRAINING, original
 
 SMALL = ("--backend", "fake", "--max-tokens", "16")
 OF_TINY_MODELS = {

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines import write_json_lines
-
 from prefpipe.cli.main import run as prefpipe
+from support.pipelines import write_json_lines
 
 QUICK = ("--bootstrap-draws", "200")
 

@@ -1,6 +1,6 @@
 """Every command, sent a signal at a random moment of its life: what it exits with, and what it leaves behind.
 
-``python tests/signalled.py 300`` tries so often and prints the counts; `tests/durability/test_signals.py` tries a few.
+``PYTHONPATH=tests python -m support.signalled 300`` tries so often and prints the counts; `tests/durability/test_signals.py` tries a few.
 """
 
 import os
@@ -17,10 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import digests_of, write_prompts
-from tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
-
 from prefpipe.artifacts.parts import verify_part
+from support.pipelines import digests_of, write_prompts
+from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 ENTRY = "import sys; from prefpipe.__main__ import main; sys.argv[0] = 'prefpipe'; sys.exit(main())"

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+TESTS = Path(__file__).resolve().parent.parent
+
 
 @dataclass
 class Command:
@@ -57,10 +59,19 @@ class StageServer:
 
     def __init__(self, scratch: Path, modules: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
         self.scratch = scratch
+        settings = {
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
         self.process = subprocess.Popen(
-            [sys.executable, __file__, *modules], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0", **(variables or {})},
-        )  # fmt: skip
+            [sys.executable, "-m", "support.stage_server", *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings | dict(variables or {}),
+        )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n"
 

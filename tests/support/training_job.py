@@ -6,7 +6,6 @@ import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from tiny_groups import make_groups
 from transformers import TrainerCallback
 
 from prefpipe.maths.objectives.registry import resolve_knobs
@@ -19,11 +18,12 @@ from prefpipe.training.groups import with_reference
 from prefpipe.training.policy import LoraSettings, load_policy, save_policy
 from prefpipe.training.settings import TrainSettings, training_arguments
 from prefpipe.training.trainer import GroupTrainer
+from support.tiny_groups import make_groups
 
 # The fork server imports this module once, for all runs, and knows of the tests' folder by the environment only.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["training_job"])
+FORK.set_forkserver_preload(["support.training_job"])
 
 
 def metrics_of(folder):

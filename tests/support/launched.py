@@ -14,12 +14,12 @@ import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from safetensors.torch import load_file, save_file
-from stage_server import Command, Outcome, StageServer
-from tiny_models import make_tiny_causal_lm
 from torch.distributed import TCPStore
-from written_groups import row_of, write_groups
 
 from prefpipe.models.model_files import inspect_model
+from support.stage_server import Command, Outcome, StageServer
+from support.tiny_models import make_tiny_causal_lm
+from support.written_groups import row_of, write_groups
 
 LIMIT_S = 60.0
 N_PROMPTS = 11
@@ -123,7 +123,7 @@ def open_launcher(variables: Mapping[str, str] | None = None) -> Iterator[Launch
     memory = Path("/dev/shm")
     root = Path(tempfile.mkdtemp(prefix="prefpipe-tests-", dir=memory if os.access(memory, os.W_OK) else None))
     (root / "streams").mkdir()
-    server = StageServer(root / "streams", ("prefpipe.stages.train.run", "on_gloo"), variables or {})
+    server = StageServer(root / "streams", ("prefpipe.stages.train.run", "support.on_gloo"), variables or {})
     model, tied = make_tiny_causal_lm(root / "model"), make_tiny_causal_lm(root / "tied", 1, tie_word_embeddings=True)
     rounded = make_tiny_causal_lm(root / "rounded")
     weights = {name: weight.bfloat16().float() for name, weight in load_file(rounded / "model.safetensors").items()}

@@ -1,7 +1,7 @@
 """Several processes on a CPU: FSDP and DeepSpeed over gloo, and faults on one process, asked for by the environment.
 
 accelerate turns both on for GPUs only. The patches here let it go on over gloo; everything else is its own: plug-ins from the
-launcher's variables, wrappers, clipping, checkpoints. As a module it is `prefpipe` itself: ``accelerate launch -m on_gloo train ...``.
+launcher's variables, wrappers, clipping, checkpoints. As a module it is `prefpipe` itself: ``accelerate launch -m support.on_gloo train ...``.
 
 ``SIGTERM_AT=rank:step``: that process gets the signal at the end of that step. ``FAIL_AT=rank:step``: it fails there.
 ``CHUNKED``: the output projection runs in chunks, as it does for large vocabularies.

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pyarrow as pa
-from tiny_models import END_ID, make_tiny_tokenizer
 
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Shard, open_output
+from support.tiny_models import END_ID, make_tiny_tokenizer
 
 TOKENIZER = make_tiny_tokenizer()
 TURNS = [{"role": "user", "content": "Say something."}]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from judge_server import longer_wins
+from support.judge_server import longer_wins
 
 
 @dataclass

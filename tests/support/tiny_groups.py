@@ -2,9 +2,8 @@
 
 import random
 
-from tiny_models import END_ID, FIRST_BYTE_ID, VOCAB_SIZE
-
 from prefpipe.training.groups import Group, Response
+from support.tiny_models import END_ID, FIRST_BYTE_ID, VOCAB_SIZE
 
 
 def make_group(prompt_id, n_prompt=5, lengths=(4, 6, 3), seed=0, n_positive=1):

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from pipelines import rows_of, write_json_lines
-
 from prefpipe.cli.main import run
+from support.pipelines import rows_of, write_json_lines
 
 
 def write_side(folder: Path, name: str, responses: dict[str, str | list[str]], *, part_size: int = 2) -> Path:

@@ -1,0 +1,1 @@
+"""What tests share: small models, servers, files of other tools, and pipelines that have run."""
