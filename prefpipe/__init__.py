@@ -8,7 +8,9 @@ package imports nothing else, so that ``prefpipe --help`` stays instant; a publi
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as `typing` has it, whose import would take longer than until the first signal can come
+TYPE_CHECKING = (
+    False  # as `typing` has it, whose import would take longer than until the first signal can come
+)
 
 if TYPE_CHECKING:
     from prefpipe.frames import read
@@ -51,17 +53,25 @@ __all__ = [
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Bootstrap": "prefpipe.maths.statistics.intervals", "LengthControlled": "prefpipe.maths.statistics.length_control", "Pair": "prefpipe.maths.selection.pairs",
+    "Bootstrap": "prefpipe.maths.statistics.intervals",
+    "LengthControlled": "prefpipe.maths.statistics.length_control",
+    "Pair": "prefpipe.maths.selection.pairs",
     "PartlyJudged": "prefpipe.maths.statistics.length_control",
-    "RegularisingRows": "prefpipe.maths.statistics.length_control", "RewardBench": "prefpipe.maths.statistics.rewardbench",
+    "RegularisingRows": "prefpipe.maths.statistics.length_control",
+    "RewardBench": "prefpipe.maths.statistics.rewardbench",
     "Selection": "prefpipe.maths.selection.selection",
-    "WinRate": "prefpipe.maths.statistics.winrate", "build_pairs": "prefpipe.maths.selection.pairs",
-    "calibration_figures": "prefpipe.maths.statistics.calibration_figures", "measure_calibration": "prefpipe.maths.statistics.calibration_measures",
-    "read": "prefpipe.frames", "rewardbench_accuracy": "prefpipe.maths.statistics.rewardbench",
+    "WinRate": "prefpipe.maths.statistics.winrate",
+    "build_pairs": "prefpipe.maths.selection.pairs",
+    "calibration_figures": "prefpipe.maths.statistics.calibration_figures",
+    "measure_calibration": "prefpipe.maths.statistics.calibration_measures",
+    "read": "prefpipe.frames",
+    "rewardbench_accuracy": "prefpipe.maths.statistics.rewardbench",
     "length_controlled_difference": "prefpipe.maths.statistics.length_control",
-    "length_controlled_win_rate": "prefpipe.maths.statistics.length_control", "select_responses": "prefpipe.maths.selection.selection",
-    "win_rate": "prefpipe.maths.statistics.winrate", "win_rate_difference": "prefpipe.maths.statistics.winrate",
-}  # fmt: skip
+    "length_controlled_win_rate": "prefpipe.maths.statistics.length_control",
+    "select_responses": "prefpipe.maths.selection.selection",
+    "win_rate": "prefpipe.maths.statistics.winrate",
+    "win_rate_difference": "prefpipe.maths.statistics.winrate",
+}
 
 
 def __getattr__(name: str) -> object:

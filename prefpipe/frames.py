@@ -13,7 +13,9 @@ from prefpipe.errors import IncompleteInputError, InputError, PrefpipeWarning
 from prefpipe.status import find_artifacts, standing_of
 
 
-def read(path: str | Path, *, columns: Sequence[str] | None = None, strict: bool = False) -> pl.DataFrame:
+def read(
+    path: str | Path, *, columns: Sequence[str] | None = None, strict: bool = False
+) -> pl.DataFrame:
     """Return the rows of an artifact, those of all its parts in their order.
 
     Every byte is compared with its checksum. Parts that are missing are left out, and a warning says so, as it does of an
@@ -59,8 +61,10 @@ def _open(path: Path) -> Artifact:
     """
     inside = find_artifacts(path)
     if inside and path not in inside:
-        raise InputError(f"{path} is not an artifact, it holds {len(inside)}",
-                         hint=f"read one of them: {', '.join(map(str, inside[:6]))}")  # fmt: skip
+        raise InputError(
+            f"{path} is not an artifact, it holds {len(inside)}",
+            hint=f"read one of them: {', '.join(map(str, inside[:6]))}",
+        )
     return Artifact(path, read_run_record(path))
 
 
@@ -74,5 +78,7 @@ def _without_rows(artifact: Artifact, columns: Sequence[str] | None) -> pl.DataF
     assert isinstance(found, pl.DataFrame)
     unknown = [name for name in columns or () if name not in found.columns]
     if unknown:
-        raise InputError(f"{artifact.path} has no column `{unknown[0]}`; it has: {', '.join(found.columns)}")
+        raise InputError(
+            f"{artifact.path} has no column `{unknown[0]}`; it has: {', '.join(found.columns)}"
+        )
     return found if columns is None else found.select(list(columns))

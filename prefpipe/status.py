@@ -33,7 +33,18 @@ from prefpipe.models.model_location import locate_model
 
 State = Literal["done", "partial", "stale", "corrupt"]
 PAIR_STAGES = ("eval rewardbench", "eval calibration")
-STAGE_ORDER = ("import", "generate", "score", "embed", "select", "logprobs", "train", "judge", "eval", *PAIR_STAGES)
+STAGE_ORDER = (
+    "import",
+    "generate",
+    "score",
+    "embed",
+    "select",
+    "logprobs",
+    "train",
+    "judge",
+    "eval",
+    *PAIR_STAGES,
+)
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write ``summary.json`` when everything else is on disk."""
 WHOLE_PARENTS = {"train": None, "eval": None, "judge": ("b",)}
@@ -91,7 +102,11 @@ class Report:
     def shards(self, num_shards: int | None) -> list[int]:
         """Return the shards (of ``num_shards``, default one a part) that have something to make."""
         count = num_shards or max(1, self.n_parts)
-        return [index for index in range(count) if not {*self.to_make}.isdisjoint(Shard(index, count).parts(self.n_parts))]
+        return [
+            index
+            for index in range(count)
+            if not {*self.to_make}.isdisjoint(Shard(index, count).parts(self.n_parts))
+        ]
 
     def again(self, num_shards: int | None) -> list[list[str]]:
         """Return the commands that finish what is there, each as its words: one, or one a shard that has something to make.
@@ -133,19 +148,31 @@ class Report:
     def to_json(self, num_shards: int | None) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
-            "path": str(self.path), "stage": self.stage, "state": self.state, "fingerprint": self.fingerprint,
-            "n_parts": self.n_parts, "n_rows": self.n_rows, "missing": self.missing, "outdated": self.outdated,
-            "corrupt": self.corrupt_parts, "reasons": self.reasons, "notes": self.notes, "command": self.command,
-            "num_shards": num_shards or max(1, self.n_parts), "shards_to_run": self.shards(num_shards),
+            "path": str(self.path),
+            "stage": self.stage,
+            "state": self.state,
+            "fingerprint": self.fingerprint,
+            "n_parts": self.n_parts,
+            "n_rows": self.n_rows,
+            "missing": self.missing,
+            "outdated": self.outdated,
+            "corrupt": self.corrupt_parts,
+            "reasons": self.reasons,
+            "notes": self.notes,
+            "command": self.command,
+            "num_shards": num_shards or max(1, self.n_parts),
+            "shards_to_run": self.shards(num_shards),
             "again": self.again(num_shards),
-        }  # fmt: skip
+        }
 
 
 def _output_of(command_stage: str, stage: str, path: Path) -> Path:
     """Return the output of the command that made an artifact: some write several, in folders of their output."""
     if command_stage == stage:
         return path.parent if stage == "import" else path
-    return path.parent.parent if command_stage == "eval" else path.parent  # eval's sides; a training's own reference
+    return (
+        path.parent.parent if command_stage == "eval" else path.parent
+    )  # eval's sides; a training's own reference
 
 
 def find_artifacts(path: Path) -> list[Path]:
@@ -155,7 +182,9 @@ def find_artifacts(path: Path) -> list[Path]:
         InputError: the path does not exist, or is a file.
     """
     if not path.exists():
-        raise InputError(f"{path} does not exist", hint="look at the path, or run the stage that makes it")
+        raise InputError(
+            f"{path} does not exist", hint="look at the path, or run the stage that makes it"
+        )
     if not path.is_dir():
         holds_run = (path.parent / run_record.FILE_NAME).exists()
         folder = str(path.parent) if holds_run else "the folder that a prefpipe stage wrote with -o"
@@ -166,12 +195,16 @@ def find_artifacts(path: Path) -> list[Path]:
         has_parts = any(PART_PATTERN.fullmatch(name) for name in files)
         if run_record.FILE_NAME in files or (has_parts and parts_without_record(Path(folder))):
             found.append(Path(folder))
-    return sorted(found, key=lambda item: (item != path, item.parent, _stage_number(item), item.name))
+    return sorted(
+        found, key=lambda item: (item != path, item.parent, _stage_number(item), item.name)
+    )
 
 
 def _is_looked_into(folder: Path, seen: set[Path]) -> bool:
     """Whether artifacts are looked for in a folder: in each once, and behind a link only in an artifact."""
-    if folder.name.startswith((".", "checkpoint-")) or (folder.is_symlink() and not (folder / run_record.FILE_NAME).exists()):
+    if folder.name.startswith((".", "checkpoint-")) or (
+        folder.is_symlink() and not (folder / run_record.FILE_NAME).exists()
+    ):
         return False
     place = folder.resolve()
     is_new = place not in seen
@@ -196,10 +229,17 @@ def locate_parent(artifact: Artifact, name: str) -> Path | None:
     if recorded is None:
         return None
     places = [*_places_moved_along(artifact, recorded), *_places_of_then(artifact, recorded)]
-    places += [*_places_in_moved_run(artifact, recorded), artifact.path.parent / Path(recorded).name]
+    places += [
+        *_places_in_moved_run(artifact, recorded),
+        artifact.path.parent / Path(recorded).name,
+    ]
     own = artifact.path.resolve()
     found = next((place for place in places if place.exists() and place.resolve() != own), None)
-    return found.relative_to(Path.cwd()) if found is not None and found.is_relative_to(Path.cwd()) else found
+    return (
+        found.relative_to(Path.cwd())
+        if found is not None and found.is_relative_to(Path.cwd())
+        else found
+    )
 
 
 class Standing(NamedTuple):
@@ -231,7 +271,9 @@ class Standing(NamedTuple):
         return {"path": str(self.path), "state": self.state, "reasons": list(self.reasons)}
 
 
-def standing_of(path: Path, inspector: "Inspector | None" = None, *, quick: bool = True) -> Standing:
+def standing_of(
+    path: Path, inspector: "Inspector | None" = None, *, quick: bool = True
+) -> Standing:
     """Return what status says of an artifact; one whose record cannot be read is ``corrupt`` and raises nothing.
 
     Args:
@@ -262,7 +304,9 @@ def ingredients_of(record: RunRecord) -> list[Ingredient]:
 
     if record.stage in ("generate", *PAIR_STAGES):
         then = zip(names, identity.get("models", []), strict=False)
-        listed += [Ingredient("model", name, hashes) for name, hashes in then if "content_hash" in hashes]
+        listed += [
+            Ingredient("model", name, hashes) for name, hashes in then if "content_hash" in hashes
+        ]
 
     measured = identity.get("model")
     if record.stage == "logprobs" and isinstance(measured, dict):
@@ -275,7 +319,9 @@ def ingredients_of(record: RunRecord) -> list[Ingredient]:
             same = words in names
             hashes = {name: value for name, value in measured.items() if name in of_words}
             listed = (
-                [item._replace(hashes=measured) for item in listed] if same else [*listed, Ingredient("model", words, hashes)]
+                [item._replace(hashes=measured) for item in listed]
+                if same
+                else [*listed, Ingredient("model", words, hashes)]
             )
     return listed
 
@@ -286,14 +332,27 @@ def _locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
     The last is for runs that were moved: of ``run/eval/policy/candidates`` the model ``run/policy`` is three folders up.
     """
     recorded = Path(reference).expanduser()
-    places = [*_places_moved_along(artifact, str(recorded)), *_places_of_then(artifact, str(recorded))]
+    places = [
+        *_places_moved_along(artifact, str(recorded)),
+        *_places_of_then(artifact, str(recorded)),
+    ]
     found = next((place for place in places if place.exists()), None)
     if found is not None or "/" not in reference:
         return found
 
-    places = [*_places_in_moved_run(artifact, reference), *(folder / recorded.name for folder in _folders_above(artifact))]
+    places = [
+        *_places_in_moved_run(artifact, reference),
+        *(folder / recorded.name for folder in _folders_above(artifact)),
+    ]
     marks = (run_record.FILE_NAME, "config.json", "adapter_config.json")
-    return next((place for place in places if place.is_file() or any((place / mark).exists() for mark in marks)), None)
+    return next(
+        (
+            place
+            for place in places
+            if place.is_file() or any((place / mark).exists() for mark in marks)
+        ),
+        None,
+    )
 
 
 def _folders_above(artifact: Artifact) -> list[Path]:
@@ -385,7 +444,9 @@ class Inspector:
         if key not in self._seen:
             if not (path / run_record.FILE_NAME).exists() and not parts_without_record(path):
                 run_record.read_run_record(path)  # raises the error that names what is wrong
-            self._seen[key] = Report(path)  # what is asked for while it is being looked at: no endless circle
+            self._seen[key] = Report(
+                path
+            )  # what is asked for while it is being looked at: no endless circle
             self._look(self._seen[key], quick=quick)
         return self._seen[key]
 
@@ -410,8 +471,15 @@ class Inspector:
         for ingredient in ingredients_of(artifact.record):
             self._check_ingredient(report, artifact, ingredient)
         _check_sources(report, artifact)
-        parents = {name: self._parent(report, artifact, name) for name in artifact.record.parents if name not in FILES}
-        digests = _ParentDigests(artifact.record.stage, {name: found for name, found in parents.items() if found is not None})
+        parents = {
+            name: self._parent(report, artifact, name)
+            for name in artifact.record.parents
+            if name not in FILES
+        }
+        digests = _ParentDigests(
+            artifact.record.stage,
+            {name: found for name, found in parents.items() if found is not None},
+        )
         _check_parts(report, artifact, digests, quick=quick)
         if artifact.record.stage in SUMMARY_STAGES and not (report.path / "summary.json").exists():
             report.is_unfinished = True
@@ -424,7 +492,9 @@ class Inspector:
             report.notes.append(f"its {name}, {place}, have lost their {run_record.FILE_NAME}")
             return None
         if place is None or not (place / run_record.FILE_NAME).exists():
-            report.notes.append(f"its {name}, {artifact.record.parents[name]}, {_absence(artifact.record, are=True)}")
+            report.notes.append(
+                f"its {name}, {artifact.record.parents[name]}, {_absence(artifact.record, are=True)}"
+            )
             return None
         above = self.report(place, quick=True)
         try:
@@ -438,7 +508,9 @@ class Inspector:
             report.is_other_run = True
             report.reasons.append(f"its {name}, {place}, are of another configuration now:")
             report.reasons += [f"  {_then_and_now(line)}" for line in lines[:MAX_LINES]]
-            report.reasons += [f"  and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+            report.reasons += (
+                [f"  and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+            )
             return None
         if above.state == "stale":
             report.is_behind = True
@@ -472,7 +544,9 @@ class Inspector:
         then = {name: value for name, value in ingredient.hashes.items() if name != TEMPLATE_DATE}
         if any(now.get(name) != value for name, value in then.items()):
             report.is_other_run = True
-            report.reasons.append(f"{shown} has changed since: it has other weights, tokenizer or template")
+            report.reasons.append(
+                f"{shown} has changed since: it has other weights, tokenizer or template"
+            )
 
         # a policy or reward model of ours, which may be out of date although its weights are those of then
         if self._is_stale_model(place):
@@ -483,7 +557,9 @@ class Inspector:
     def _is_stale_model(self, place: Path) -> bool:
         """Return whether a model, or the training that a checkpoint belongs to, is an artifact that is stale."""
         folder = place.parent if place.name.startswith("checkpoint-") else place
-        return (folder / run_record.FILE_NAME).exists() and self.report(folder, quick=True).state == "stale"
+        return (folder / run_record.FILE_NAME).exists() and self.report(
+            folder, quick=True
+        ).state == "stale"
 
     def _check_merge(self, report: Report, shown: str, place: Path) -> None:
         """Pass on that a merged model is out of date: its adapter or its base is another now, or stale itself."""
@@ -493,19 +569,29 @@ class Inspector:
         for part in record.made_of:
             folder = _locate_merged_part(record, part, place)
             if folder is None:
-                gone = "no longer exists" if record.host == socket.gethostname() else "is not on this disk and was not looked at"
-                report.notes.append(f"{shown} was merged: its {part.role}, {part.reference}, {gone}")
+                gone = (
+                    "no longer exists"
+                    if record.host == socket.gethostname()
+                    else "is not on this disk and was not looked at"
+                )
+                report.notes.append(
+                    f"{shown} was merged: its {part.role}, {part.reference}, {gone}"
+                )
                 continue
 
             try:
                 has_changed = content_hash_of(folder) != part.content_hash
             except PrefpipeError as error:
-                report.notes.append(f"{shown} was merged: its {part.role} cannot be looked at: {error.message}")
+                report.notes.append(
+                    f"{shown} was merged: its {part.role} cannot be looked at: {error.message}"
+                )
                 continue
             if has_changed or self._is_stale_model(folder):
                 why = "has changed since" if has_changed else "is stale itself"
                 report.is_behind = True
-                report.reasons.append(f"{shown} is to be merged again first: its {part.role}, {part.reference}, {why}")
+                report.reasons.append(
+                    f"{shown} is to be merged again first: its {part.role}, {part.reference}, {why}"
+                )
 
     def _check_reference(self, report: Report, place: Path, ingredient: Ingredient) -> None:
         """Compare the log-probabilities that a training was given: they may be of another model by now, or out of date."""
@@ -526,7 +612,9 @@ class Inspector:
             report.reasons.append(f"{shown} is stale itself")
 
 
-def _check_parts(report: Report, artifact: Artifact, digests: "_ParentDigests", *, quick: bool) -> None:
+def _check_parts(
+    report: Report, artifact: Artifact, digests: "_ParentDigests", *, quick: bool
+) -> None:
     grown: list[int] = []
     for index in range(artifact.n_parts):
         part = artifact.part_path(index)
@@ -535,7 +623,10 @@ def _check_parts(report: Report, artifact: Artifact, digests: "_ParentDigests", 
             continue
         try:
             footer = parts.read_footer(part) if quick else parts.verify_part(part)
-        except (CorruptPartError, InputError) as error:  # damaged, not to be read, or of a newer release
+        except (
+            CorruptPartError,
+            InputError,
+        ) as error:  # damaged, not to be read, or of a newer release
             report.corrupt_parts.append(index)
             report.reasons.append(error.message)
             continue
@@ -543,10 +634,16 @@ def _check_parts(report: Report, artifact: Artifact, digests: "_ParentDigests", 
         if footer.fingerprint != artifact.record.fingerprint:
             grown.append(index)
             continue
-        changed = [name for name, digest in footer.parents.items() if digests.of(name, index) not in (None, digest)]
+        changed = [
+            name
+            for name, digest in footer.parents.items()
+            if digests.of(name, index) not in (None, digest)
+        ]
         if changed:
             report.outdated.append(index)
-            report.reasons.append(f"part {index} was made from another version of its {' and '.join(changed)}")
+            report.reasons.append(
+                f"part {index} was made from another version of its {' and '.join(changed)}"
+            )
     if grown:
         report.outdated = sorted([*report.outdated, *grown])
         report.reasons.append(_of_other_run(artifact.record, grown))
@@ -584,12 +681,18 @@ class _ParentDigests:
         lines = []
         for name, count in self.unknown.items():
             parts_of, them = ("part", "it") if count == 1 else ("parts", "them")
-            lines.append(f"{count} {parts_of} could not be compared with its {name}, which lack {them}")
+            lines.append(
+                f"{count} {parts_of} could not be compared with its {name}, which lack {them}"
+            )
         return lines
 
 
 def _describe_run(report: Report, record: RunRecord) -> None:
-    report.stage, report.fingerprint, report.n_parts = record.stage, record.fingerprint, record.n_parts
+    report.stage, report.fingerprint, report.n_parts = (
+        record.stage,
+        record.fingerprint,
+        record.n_parts,
+    )
     command, folder = record.context.get("command"), record.context.get("folder")
     if isinstance(command, list):
         report.words = [str(word) for word in command]
@@ -621,7 +724,9 @@ def _check_sources(report: Report, artifact: Artifact) -> None:
             continue
         place = locate_parent(artifact, name) if file_of(recorded) is not None else None
         if place is None:
-            what = _absence(artifact.record) if file_of(recorded) is not None else "was not looked at"
+            what = (
+                _absence(artifact.record) if file_of(recorded) is not None else "was not looked at"
+            )
             report.notes.append(f"its {name}, {recorded}, {what}")
         elif content_hash(str(place)) != artifact.record.identity.get(name):
             report.is_other_run = True
@@ -644,7 +749,9 @@ def _parts(indices: list[int]) -> str:
 
 def ranges(indices: list[int]) -> str:
     """Return sorted numbers as Slurm's ``--array`` takes them: ``0,3-7,12``."""
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in _runs(indices))
+    return ",".join(
+        str(first) if first == last else f"{first}-{last}" for first, last in _runs(indices)
+    )
 
 
 def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
@@ -661,7 +768,9 @@ def _runs(indices: list[int]) -> Iterator[tuple[int, int]]:
 
 
 def _unfinished(path: Path) -> str:
-    checkpoints = [item.name for item in path.glob("checkpoint-*") if item.name[len("checkpoint-") :].isdigit()]
+    checkpoints = [
+        item.name for item in path.glob("checkpoint-*") if item.name[len("checkpoint-") :].isdigit()
+    ]
     if not checkpoints:
         return "it has no summary.json, which is written last"
     latest = max(checkpoints, key=lambda name: int(name.rpartition("-")[2]))

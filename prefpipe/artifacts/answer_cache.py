@@ -16,7 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files, write_and_settle
+from prefpipe.artifacts.atomic import (
+    atomic_write,
+    make_folder,
+    sweep_temporary_files,
+    write_and_settle,
+)
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.errors import PrefpipeError, UsageError
 
@@ -42,7 +47,9 @@ class AnswerCache:
         try:
             entry = json.loads(path.read_bytes())
             answer: dict[str, Any] = entry["answer"]
-            whole = entry["sha256"] == request_key(answer) and entry["request"] == json.loads(canonical_json(request))
+            whole = entry["sha256"] == request_key(answer) and entry["request"] == json.loads(
+                canonical_json(request)
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return answer if whole else None
@@ -76,7 +83,8 @@ class AnswerCache:
             (self.folder / "writable").unlink(missing_ok=True)
         except PrefpipeError as error:
             raise UsageError(
-                f"answers cannot be kept in {self.folder}: {error.message}", hint="choose another folder with --cache"
+                f"answers cannot be kept in {self.folder}: {error.message}",
+                hint="choose another folder with --cache",
             ) from error
 
     def sweep(self) -> None:

@@ -109,7 +109,10 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         require_free(path)
     make_folder(path.parent)
     sweep_temporary_files(path.parent, path.name)
-    temporary, before = _temporary_path(path), _temporary_path(path.with_name(f"{path.name}.before"))
+    temporary, before = (
+        _temporary_path(path),
+        _temporary_path(path.with_name(f"{path.name}.before")),
+    )
     try:
         temporary.mkdir()
         yield temporary
@@ -202,7 +205,10 @@ def sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        if error.errno in {errno.EIO, errno.ENOSPC}:  # a disk that fails, and not one that has no such thing
+        if error.errno in {
+            errno.EIO,
+            errno.ENOSPC,
+        }:  # a disk that fails, and not one that has no such thing
             raise
         return
     try:
@@ -277,11 +283,20 @@ def disk_failure(error: BaseException) -> OSError | None:
 def disk_error(path: Path, error: OSError) -> PrefpipeError:
     """Return the error for people of a file that could not be written: what was wrong, and what to do."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        what, hint = "no space left on the disk", "free some space and run the same command again; finished parts are kept"
+        what, hint = (
+            "no space left on the disk",
+            "free some space and run the same command again; finished parts are kept",
+        )
     elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-        what, hint = "the folder cannot be written to", "choose another folder with -o, or change its permissions"
+        what, hint = (
+            "the folder cannot be written to",
+            "choose another folder with -o, or change its permissions",
+        )
     elif error.errno in {errno.ENOTDIR, errno.EEXIST}:
         what, hint = "a file is where a folder should be", "choose another folder with -o"
     else:
-        what, hint = error.strerror or str(error), "look at the disk, then run the same command again"
+        what, hint = (
+            error.strerror or str(error),
+            "look at the disk, then run the same command again",
+        )
     return PrefpipeError(f"cannot write {path}: {what}", hint=hint)

@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 
 from prefpipe.surrogates import replace_lone_surrogates
 
-THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details")
+THOUGHT_FIELDS = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "thinking_blocks",
+    "reasoning_details",
+)
 """Where servers put thoughts that they return apart; several of them hold the same text, so the first that is there counts."""
 THOUGHT_PARTS = ("thinking", "reasoning", "redacted_thinking", "reasoning_content")
 TEXT_PARTS = ("text", "output_text")
@@ -56,7 +62,9 @@ def read_choice(choice: Any) -> Message:
     """
     values = choice if isinstance(choice, Mapping) else {}
     message = values.get("message")
-    if message is None and isinstance(values.get("text"), str):  # as the older completions endpoint answers
+    if message is None and isinstance(
+        values.get("text"), str
+    ):  # as the older completions endpoint answers
         message = {"content": values["text"]}
     if not isinstance(message, Mapping):
         raise NoCompletionError(f"the answer holds no message: {shown(choice)}")
@@ -67,7 +75,9 @@ def read_choice(choice: Any) -> Message:
     tools = _tools(message)
     finish_reason = values.get("finish_reason")
 
-    says_nothing = text is None and problem is None and thoughts is None and not refusal and not tools
+    says_nothing = (
+        text is None and problem is None and thoughts is None and not refusal and not tools
+    )
     if says_nothing and finish_reason is None:
         raise NoCompletionError("the answer holds no text, and no reason why")
 
@@ -77,7 +87,9 @@ def read_choice(choice: Any) -> Message:
         thoughts=thoughts,
         refusal=refusal,
         tools=tools,
-        finish_reason=None if finish_reason is None else replace_lone_surrogates(str(finish_reason)),
+        finish_reason=None
+        if finish_reason is None
+        else replace_lone_surrogates(str(finish_reason)),
     )
 
 
@@ -89,7 +101,9 @@ def places_of_thoughts(choice: Any) -> set[str]:
     content = message.get("content")
     parts = content if isinstance(content, list) else [content]
     kinds = [part.get("type") for part in parts if isinstance(part, Mapping)]
-    return {name for name in THOUGHT_FIELDS if message.get(name)} | {f"content.{kind}" for kind in kinds if kind in THOUGHT_PARTS}
+    return {name for name in THOUGHT_FIELDS if message.get(name)} | {
+        f"content.{kind}" for kind in kinds if kind in THOUGHT_PARTS
+    }
 
 
 def _content(content: Any) -> tuple[str | None, str | None, str | None, str | None]:
@@ -117,7 +131,11 @@ def _content(content: Any) -> tuple[str | None, str | None, str | None, str | No
             thoughts.append(_words(part) or "")
         elif kind == "refusal":
             refusals.append(_words(part.get("refusal")) or "without a reason")
-        elif isinstance(part, Mapping) and kind in (*TEXT_PARTS, None) and isinstance(part.get("text"), str):
+        elif (
+            isinstance(part, Mapping)
+            and kind in (*TEXT_PARTS, None)
+            and isinstance(part.get("text"), str)
+        ):
             texts.append(part["text"])
         else:
             return None, None, None, f"the answer's content holds {shown(part)}, which is no text"

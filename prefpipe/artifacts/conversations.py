@@ -65,7 +65,9 @@ def turns_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns, str
         leave_out: keys of turns that are left out although chat templates read them.
     """
     if isinstance(value, str):
-        return [{"role": "user", "content": value}], None if value.strip() else "the prompt is empty"
+        return [
+            {"role": "user", "content": value}
+        ], None if value.strip() else "the prompt is empty"
 
     turns, problem = transcript_of(value, leave_out=leave_out)
     return turns, problem or _problem(turns)
@@ -102,7 +104,11 @@ def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[dict[str, str], str
 
     names = [key for key in carried if key not in leave_out]
     if "role" not in turn or not ("content" in turn or leave_out or CALLS in names):
-        named_otherwise = " (it has `from` and `value`, ShareGPT's names)" if {"from", "value"} <= turn.keys() else ""
+        named_otherwise = (
+            " (it has `from` and `value`, ShareGPT's names)"
+            if {"from", "value"} <= turn.keys()
+            else ""
+        )
         return {}, f"needs `role` and `content`{named_otherwise}"
 
     role = turn["role"]
@@ -130,7 +136,11 @@ def carried_keys(turn: Mapping[str, Any]) -> list[str]:
 
 
 def _name(value: Any, name: str) -> tuple[str | None, str | None]:
-    return (value, None) if isinstance(value, str) else (None, f"has a `{name}` that is no text: {value!r:.60}")
+    return (
+        (value, None)
+        if isinstance(value, str)
+        else (None, f"has a `{name}` that is no text: {value!r:.60}")
+    )
 
 
 def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) -> str | None:
@@ -164,7 +174,11 @@ def content_text(content: Any) -> tuple[str | None, str | None]:
             texts.append(part)
             continue
         kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-        if kind not in TEXT_PARTS or not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+        if (
+            kind not in TEXT_PARTS
+            or not isinstance(part, Mapping)
+            or not isinstance(part.get("text"), str)
+        ):
             return None, f"has content that is no text (a part of type {kind!r})"
         texts.append(part["text"])
     return "".join(texts), None
@@ -182,7 +196,9 @@ def _problem(turns: Turns) -> str | None:
         return "a system turn stands after the first place"
     for number, turn in enumerate(turns):
         if turn["role"] == TOOL and not any(CALLS in before for before in turns[:number]):
-            return f"turn {number} has role {TOOL!r}, and no turn before it calls a tool (`{CALLS}`)"
+            return (
+                f"turn {number} has role {TOOL!r}, and no turn before it calls a tool (`{CALLS}`)"
+            )
     return None
 
 
@@ -225,13 +241,19 @@ def keys_left_out(value: Any, leave_out: Collection[str] = ()) -> set[str]:
         parts = turn.get("content")
         for part in parts if isinstance(parts, list) else []:
             if isinstance(part, Mapping):
-                found |= {f"content.{key}" for key, held in part.items() if key not in ("type", "text") and not is_blank(held)}
+                found |= {
+                    f"content.{key}"
+                    for key, held in part.items()
+                    if key not in ("type", "text") and not is_blank(held)
+                }
     return found
 
 
 def hint_for(sentences: Sequence[str], otherwise: str) -> str:
     """Return the hint for problems of conversations: the flag that reads the file all the same, where there is one."""
-    names = list(dict.fromkeys(name for sentence in sentences for name in NOT_CARRIED_NAME.findall(sentence)))
+    names = list(
+        dict.fromkeys(name for sentence in sentences for name in NOT_CARRIED_NAME.findall(sentence))
+    )
     if names:
         flags = " ".join(f"{LEAVE_OUT} {name}" for name in names)
         return f"take these rows out, or read the texts alone, knowingly, with {flags}"

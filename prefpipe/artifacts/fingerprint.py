@@ -13,7 +13,9 @@ from typing import Any
 
 def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys, no spaces, ASCII only; NaN and infinity are refused (ValueError)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
 
 
 def fingerprint_of(identity: Mapping[str, Any]) -> str:
@@ -38,10 +40,21 @@ def describe_difference(on_disk: Mapping[str, Any], wanted: Mapping[str, Any]) -
     old, new = flatten(on_disk), flatten(wanted)
     lines = []
     for key in sorted(old.keys() | new.keys()):
-        before, after = (canonical_json(side[key]) if key in side else "absent" for side in (old, new))
+        before, after = (
+            canonical_json(side[key]) if key in side else "absent" for side in (old, new)
+        )
         if before != after:
-            place = next((i for i, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), 0)
-            shown = [shorten(side[key], around=place) if key in side else "absent" for side in (old, new)]
+            place = next(
+                (
+                    i
+                    for i, pair in enumerate(zip(before, after, strict=False))
+                    if pair[0] != pair[1]
+                ),
+                0,
+            )
+            shown = [
+                shorten(side[key], around=place) if key in side else "absent" for side in (old, new)
+            ]
             lines.append(f"{key}: {shown[0]} on disk, {shown[1]} asked for")
     return lines
 
@@ -52,4 +65,8 @@ def shorten(value: Any, limit: int = 60, around: int = 0) -> str:
     if len(text) <= limit:
         return text
     start = max(0, min(around - limit // 2, len(text) - limit))
-    return ("..." if start else "") + text[start : start + limit] + ("..." if start + limit < len(text) else "")
+    return (
+        ("..." if start else "")
+        + text[start : start + limit]
+        + ("..." if start + limit < len(text) else "")
+    )

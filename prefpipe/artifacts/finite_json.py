@@ -13,7 +13,9 @@ def parse_finite_json(text: str | bytes | bytearray) -> Any:
     Errors:
         ValueError: it is no JSON. RecursionError: it is nested too deeply.
     """
-    return json.loads(text, parse_constant=lambda _name: None, parse_float=_finite, parse_int=_readable)
+    return json.loads(
+        text, parse_constant=lambda _name: None, parse_float=_finite, parse_int=_readable
+    )
 
 
 def _finite(text: str) -> float | None:

@@ -17,7 +17,11 @@ def prompt_id_of(messages: Sequence[Mapping[str, str]]) -> str:
     """Return the content hash of a conversation, its tools and tool calls included: 16 hexadecimal digits of a sha256."""
     turns: list[list[Any]] = []
     for turn in messages:
-        carried = ("tool_calls", "tools", *(("name", "tool_call_id") if turn["role"] == "tool" else ()))
+        carried = (
+            "tool_calls",
+            "tools",
+            *(("name", "tool_call_id") if turn["role"] == "tool" else ()),
+        )
         more = {key: turn[key] for key in carried if key in turn}
         turns.append([turn["role"], turn["content"], *([more] if more else [])])
     text = json.dumps(turns, ensure_ascii=True, separators=(",", ":"))

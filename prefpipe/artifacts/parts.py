@@ -27,7 +27,9 @@ from prefpipe.errors import CorruptPartError, InputError
 FOOTER_KEY = "prefpipe"
 CHECKSUM_KEY = "prefpipe.checksum"
 BLANK = b"0" * 64
-CHECKSUM_PATTERN = re.compile(CHECKSUM_KEY.encode().replace(b".", rb"\.") + rb"\x18\x40([0-9a-f]{64})")
+CHECKSUM_PATTERN = re.compile(
+    CHECKSUM_KEY.encode().replace(b".", rb"\.") + rb"\x18\x40([0-9a-f]{64})"
+)
 """The checksum's entry in the footer, which is in Thrift's compact encoding: field header 0x18, length 0x40 = 64."""
 TAIL_BYTES = 8  # the footer's length in four bytes, then MAGIC
 MAGIC = b"PAR1"
@@ -92,20 +94,35 @@ def write_part(
     """Write a part under its final name, whole or not at all, and return its footer."""
     with atomic_write(path) as file:
         sink = _HashingSink(file)
-        writer = pq.ParquetWriter(pa.PythonFile(sink, mode="w"), table.schema, compression="zstd", write_page_checksum=True)
+        writer = pq.ParquetWriter(
+            pa.PythonFile(sink, mode="w"),
+            table.schema,
+            compression="zstd",
+            write_page_checksum=True,
+        )
         try:
-            writer.write_table(table, row_group_size=max(1, table.num_rows))  # one row group: NumPy reads it whole
+            writer.write_table(
+                table, row_group_size=max(1, table.num_rows)
+            )  # one row group: NumPy reads it whole
         except BaseException:
             sink.footer = bytearray()
             with suppress(Exception):  # the first error is the one to report
                 writer.close()
             raise
         footer = PartFooter(
-            name=path.name, fingerprint=fingerprint, schema=schema, n_rows=table.num_rows, counts=dict(sorted(counts.items())),
-            parents=dict(sorted(parents.items())), data_bytes=sink.n_bytes, data_sha256=sink.sha256.hexdigest(),
+            name=path.name,
+            fingerprint=fingerprint,
+            schema=schema,
+            n_rows=table.num_rows,
+            counts=dict(sorted(counts.items())),
+            parents=dict(sorted(parents.items())),
+            data_bytes=sink.n_bytes,
+            data_sha256=sink.sha256.hexdigest(),
             tally=dict(sorted((tally or {}).items())),
-        )  # fmt: skip
-        writer.add_key_value_metadata({FOOTER_KEY: canonical_json(asdict(footer)), CHECKSUM_KEY: BLANK.decode()})
+        )
+        writer.add_key_value_metadata(
+            {FOOTER_KEY: canonical_json(asdict(footer)), CHECKSUM_KEY: BLANK.decode()}
+        )
         sink.footer = bytearray()
         writer.close()
         place = _checksum_place(sink.footer)
@@ -149,7 +166,9 @@ def verify_part(path: Path) -> PartFooter:
     return _read_verified(path)[1]
 
 
-def read_part(path: Path, columns: Sequence[str] | None = None, *, if_there: Sequence[str] = ()) -> tuple[pa.Table, PartFooter]:
+def read_part(
+    path: Path, columns: Sequence[str] | None = None, *, if_there: Sequence[str] = ()
+) -> tuple[pa.Table, PartFooter]:
     """Return a part's table and footer, every byte verified.
 
     Args:
@@ -172,11 +191,14 @@ def read_part(path: Path, columns: Sequence[str] | None = None, *, if_there: Seq
         table = file.read(columns=[*columns, *also] if columns is not None else None)
     except (pa.ArrowException, OSError) as error:
         # Its digests agree: whoever wrote it wrote no Parquet.
-        raise CorruptPartError(f"{path} is corrupt: it cannot be read as Parquet ({_first_line(error)})", hint=HINT) from error
+        raise CorruptPartError(
+            f"{path} is corrupt: it cannot be read as Parquet ({_first_line(error)})", hint=HINT
+        ) from error
 
     if file.metadata.num_rows != footer.n_rows:
         raise CorruptPartError(
-            f"{path} is corrupt: it has {file.metadata.num_rows:,} rows, its footer says {footer.n_rows:,}", hint=HINT
+            f"{path} is corrupt: it has {file.metadata.num_rows:,} rows, its footer says {footer.n_rows:,}",
+            hint=HINT,
         )
     return table.replace_schema_metadata(None), footer
 
@@ -189,7 +211,9 @@ def _read_verified(path: Path) -> tuple[bytes, PartFooter]:
     footer_bytes = _footer_length(data[-TAIL_BYTES:], path) + TAIL_BYTES
     footer = _parse_footer(data[-footer_bytes:], len(data), path)
     if hashlib.sha256(memoryview(data)[: footer.data_bytes]).hexdigest() != footer.data_sha256:
-        raise CorruptPartError(f"{path} is corrupt: its bytes changed after it was written", hint=HINT)
+        raise CorruptPartError(
+            f"{path} is corrupt: its bytes changed after it was written", hint=HINT
+        )
     return data, footer
 
 
@@ -203,17 +227,27 @@ def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
     """Compare the footer with its checksum and read it. ``tail`` is footer, length and magic bytes."""
     place = _checksum_place(tail)
     if place is None:
-        raise CorruptPartError(f"{path} is corrupt, or not a part that prefpipe wrote: its footer has no checksum", hint=HINT)
+        raise CorruptPartError(
+            f"{path} is corrupt, or not a part that prefpipe wrote: its footer has no checksum",
+            hint=HINT,
+        )
     blanked = tail[:place] + BLANK + tail[place + len(BLANK) :]
     if hashlib.sha256(blanked).hexdigest().encode() != tail[place : place + len(BLANK)]:
-        raise CorruptPartError(f"{path} is corrupt: the footer does not match its checksum", hint=HINT)
+        raise CorruptPartError(
+            f"{path} is corrupt: the footer does not match its checksum", hint=HINT
+        )
     try:
         entries = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
     except (pa.ArrowException, OSError) as error:
-        raise CorruptPartError(f"{path} is corrupt: its footer is no Parquet footer", hint=HINT) from error
+        raise CorruptPartError(
+            f"{path} is corrupt: its footer is no Parquet footer", hint=HINT
+        ) from error
     footer = _footer_from_json(entries.get(FOOTER_KEY.encode()), path)
     if footer.data_bytes + len(tail) != file_size:
-        raise CorruptPartError(f"{path} is corrupt: it has {file_size} bytes, not {footer.data_bytes + len(tail)}", hint=HINT)
+        raise CorruptPartError(
+            f"{path} is corrupt: it has {file_size} bytes, not {footer.data_bytes + len(tail)}",
+            hint=HINT,
+        )
     return footer
 
 
@@ -226,11 +260,15 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
             and the part must not be made again by a release that cannot read it.
     """
     if text is None:
-        raise CorruptPartError(f"{path} is not a part that prefpipe wrote: its footer has no `{FOOTER_KEY}`", hint=HINT)
+        raise CorruptPartError(
+            f"{path} is not a part that prefpipe wrote: its footer has no `{FOOTER_KEY}`", hint=HINT
+        )
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CorruptPartError(f"{path} is corrupt: `{FOOTER_KEY}` in its footer is no JSON", hint=HINT) from error
+        raise CorruptPartError(
+            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is no JSON", hint=HINT
+        ) from error
     if not isinstance(values, dict):
         raise CorruptPartError(
             f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is no object",
@@ -299,4 +337,7 @@ OPTIONAL_FOOTER_FIELDS = ("tally",)
 def _unreadable(path: Path, error: OSError) -> CorruptPartError | InputError:
     if isinstance(error, FileNotFoundError):
         return CorruptPartError(f"{path} is missing", hint="run the command that made it again")
-    return InputError(f"{path} cannot be read: {error.strerror or error}", hint="look at the disk and the file's permissions")
+    return InputError(
+        f"{path} cannot be read: {error.strerror or error}",
+        hint="look at the disk and the file's permissions",
+    )

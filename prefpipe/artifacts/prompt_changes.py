@@ -20,7 +20,11 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
     """
     identity = candidates.record.identity
     columns = identity.get("columns")
-    keep = None if columns is None else [name.strip() for name in str(columns).split(",") if name.strip() not in ("", "none")]
+    keep = (
+        None
+        if columns is None
+        else [name.strip() for name in str(columns).split(",") if name.strip() not in ("", "none")]
+    )
     try:
         read = partial(
             load_prompts,
@@ -29,7 +33,9 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
             keep_columns=keep,
             drop_duplicates=bool(identity.get("drop_duplicate_prompts")),
             reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
-            rules=ReadingRules(bool(identity.get("prompts_are_text")), identity.get("leave_out") or ()),
+            rules=ReadingRules(
+                bool(identity.get("prompts_are_text")), identity.get("leave_out") or ()
+            ),
         )
         prompts = read_without_bad_rows(read)[0] if identity.get("skip_bad_rows") else read()
     except PrefpipeError as error:
@@ -44,7 +50,9 @@ def _differences(candidates: Artifact, prompts: Prompts) -> list[str]:
     new = {prompt.prompt_id: prompt.messages for prompt in prompts.rows}
     n_added = sum(prompt_id not in old for prompt_id in new)
     n_removed = sum(prompt_id not in new for prompt_id in old)
-    n_other_text = sum(prompt_id in new and new[prompt_id] != messages for prompt_id, messages in old.items())
+    n_other_text = sum(
+        prompt_id in new and new[prompt_id] != messages for prompt_id, messages in old.items()
+    )
     lines = []
     if n_added and not candidates.missing():  # else the missing parts may hold them
         lines.append(f"prompts that are new: {n_added:,}")
@@ -54,7 +62,9 @@ def _differences(candidates: Artifact, prompts: Prompts) -> list[str]:
         lines.append(f"prompts with another text under the same id: {n_other_text:,}")
     if not lines and [key for key in new if key in old] != list(old):
         lines.append("the prompts stand in another order")
-    return lines or ["the prompts' own columns, or prompts of parts that are missing, are different"]
+    return lines or [
+        "the prompts' own columns, or prompts of parts that are missing, are different"
+    ]
 
 
 def _messages_by_id(candidates: Artifact) -> dict[str, list[dict[str, str]]]:

@@ -16,7 +16,13 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, hint_for, with_system
+from prefpipe.artifacts.conversations import (
+    DEFAULT_RULES,
+    ReadingRules,
+    Turns,
+    hint_for,
+    with_system,
+)
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.conversation_columns import (
@@ -82,9 +88,14 @@ class Prompts:
 
 
 def load_prompts(
-    source: str, *, system_prompt: str | None = None, keep_columns: Sequence[str] | None = None,
-    drop_duplicates: bool = False, reserved: Sequence[str] = (), rules: ReadingRules = DEFAULT_RULES,
-) -> Prompts:  # fmt: skip
+    source: str,
+    *,
+    system_prompt: str | None = None,
+    keep_columns: Sequence[str] | None = None,
+    drop_duplicates: bool = False,
+    reserved: Sequence[str] = (),
+    rules: ReadingRules = DEFAULT_RULES,
+) -> Prompts:
     """Read a prompts file.
 
     Args:
@@ -104,9 +115,15 @@ def load_prompts(
 
     names = table.column_names
     if ("prompt" in names) == ("messages" in names):
-        which = "both `prompt` and `messages`" if "prompt" in names else "neither `prompt` nor `messages`"
-        raise InputError(f"{source} has {which}; its columns are: {', '.join(names)}",
-                         hint="give each row `prompt` (text) or `messages` (a list of role and content)")  # fmt: skip
+        which = (
+            "both `prompt` and `messages`"
+            if "prompt" in names
+            else "neither `prompt` nor `messages`"
+        )
+        raise InputError(
+            f"{source} has {which}; its columns are: {', '.join(names)}",
+            hint="give each row `prompt` (text) or `messages` (a list of role and content)",
+        )
 
     beside = read_beside(names, partial(column_values, table), table.num_rows, rules=rules)
     reserved_names = tuple(name for name in beside.used if name not in (keep_columns or ()))
@@ -152,20 +169,29 @@ def _check_rows(
 
 
 def _user_columns(
-    table: pa.Table, keep: Sequence[str] | None, reserved: Sequence[str], source: str, *, conversation: Sequence[str] = ()
+    table: pa.Table,
+    keep: Sequence[str] | None,
+    reserved: Sequence[str],
+    source: str,
+    *,
+    conversation: Sequence[str] = (),
 ) -> pa.Table:
     """Return the columns that pass through: not those that went into the ``conversation``."""
     theirs = [name for name in table.column_names if name not in (*OWN_COLUMNS, *conversation)]
     if keep is not None:
         unknown = [name for name in keep if name not in theirs]
         if unknown:
-            raise UsageError(f"--columns names `{unknown[0]}`, which {source} does not have; it has: {', '.join(theirs)}")
+            raise UsageError(
+                f"--columns names `{unknown[0]}`, which {source} does not have; it has: {', '.join(theirs)}"
+            )
         theirs = list(keep)
     clash = [name for name in theirs if name in reserved]
     if clash:
         rest = ",".join(name for name in theirs if name not in reserved)
-        raise InputError(f"{source} has a column `{clash[0]}`, a name that prefpipe's candidates use themselves",
-                         hint=f"rename it, or leave it out with --columns {rest or 'none'}")  # fmt: skip
+        raise InputError(
+            f"{source} has a column `{clash[0]}`, a name that prefpipe's candidates use themselves",
+            hint=f"rename it, or leave it out with --columns {rest or 'none'}",
+        )
     return table.select(theirs)
 
 
@@ -191,9 +217,13 @@ def _deduplicate(
 def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Prompt]:
     for prompt in rows:
         if prompt.messages[0]["role"] == "system":
-            raise InputError(f"{source}: prompt {prompt.prompt_id} has a system turn of its own, and --system-prompt was given",
-                             hint="drop --system-prompt, or the system turns of the file")  # fmt: skip
-    return [prompt._replace(messages=with_system(prompt.messages, system_prompt)[0]) for prompt in rows]
+            raise InputError(
+                f"{source}: prompt {prompt.prompt_id} has a system turn of its own, and --system-prompt was given",
+                hint="drop --system-prompt, or the system turns of the file",
+            )
+    return [
+        prompt._replace(messages=with_system(prompt.messages, system_prompt)[0]) for prompt in rows
+    ]
 
 
 def named_source(source: str) -> Path | None:

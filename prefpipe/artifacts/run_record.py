@@ -67,7 +67,12 @@ class RunRecord:
 
     def to_bytes(self) -> bytes:
         """Return the file's content: JSON that people read."""
-        return (json.dumps({"fingerprint": self.fingerprint, **asdict(self)}, indent=2, ensure_ascii=False) + "\n").encode()
+        return (
+            json.dumps(
+                {"fingerprint": self.fingerprint, **asdict(self)}, indent=2, ensure_ascii=False
+            )
+            + "\n"
+        ).encode()
 
     def write_if_absent(self, folder: Path) -> bool:
         """Write ``run.json`` unless it is there; return whether this call wrote it."""
@@ -88,7 +93,11 @@ def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str
         hashes: of a model those that `ModelFiles.identity` gives, of a file ``sha256``; anything else is left out.
     """
     names = ("content_hash", "tokenizer_hash", "chat_template_hash", "base_content_hash", "sha256")
-    return {"role": role, "reference": reference, "hashes": {name: hashes[name] for name in names if name in hashes}}
+    return {
+        "role": role,
+        "reference": reference,
+        "hashes": {name: hashes[name] for name in names if name in hashes},
+    }
 
 
 def read_run_record(folder: Path) -> RunRecord:
@@ -99,10 +108,14 @@ def read_run_record(folder: Path) -> RunRecord:
     """
     path = folder / FILE_NAME
     if not folder.exists():
-        raise InputError(f"{folder} does not exist", hint="look at the path, or run the stage that makes it")
+        raise InputError(
+            f"{folder} does not exist", hint="look at the path, or run the stage that makes it"
+        )
     if not path.exists():
-        raise InputError(f"{folder} is not a prefpipe artifact: it has no {FILE_NAME}",
-                         hint="pass the folder that a prefpipe stage wrote with -o")  # fmt: skip
+        raise InputError(
+            f"{folder} is not a prefpipe artifact: it has no {FILE_NAME}",
+            hint="pass the folder that a prefpipe stage wrote with -o",
+        )
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
@@ -130,7 +143,9 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
         InputError: it is no record, or one that a newer release wrote.
     """
     if not isinstance(values, dict):
-        raise InputError(f"{path} cannot be read: it holds {values!r:.40}, which is no object", hint=HINT)
+        raise InputError(
+            f"{path} cannot be read: it holds {values!r:.40}, which is no object", hint=HINT
+        )
 
     for name, (kind, words) in FIELD_TYPES.items():
         if name in OPTIONAL_FIELDS and name not in values:
@@ -152,14 +167,19 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
     for name, (kind, words) in CONTEXT_TYPES.items():
         entry = values.get("context", {}).get(name)
         if entry is not None and not isinstance(entry, kind):
-            raise InputError(f"{path} cannot be read: its context's `{name}` is {entry!r:.40}, which is not {words}", hint=HINT)
+            raise InputError(
+                f"{path} cannot be read: its context's `{name}` is {entry!r:.40}, which is not {words}",
+                hint=HINT,
+            )
     if not all(_is_ingredient(item) for item in _items(values.get("context", {}).get(MADE_WITH))):
         raise InputError(
             f"{path} cannot be read: its context's `{MADE_WITH}` does not list role, reference and hashes",
             hint=HINT,
         )
     if not all(isinstance(step, dict) for step in history):
-        raise InputError(f"{path} cannot be read: its `history` is not a list of objects", hint=HINT)
+        raise InputError(
+            f"{path} cannot be read: its `history` is not a list of objects", hint=HINT
+        )
 
     unknown = sorted(values.keys() - FIELD_TYPES.keys())
     if unknown:

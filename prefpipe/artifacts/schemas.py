@@ -40,12 +40,19 @@ class Schema(NamedTuple):
 
     def arrow(self, extra: pa.Schema | None = None) -> pa.Schema:
         """Return the Arrow schema, with the user's columns behind prefpipe's own."""
-        fields = [pa.field(column.name, column.type, nullable=column.nullable) for column in self.columns]
+        fields = [
+            pa.field(column.name, column.type, nullable=column.nullable) for column in self.columns
+        ]
         return pa.schema(fields + (list(extra) if extra is not None else []))
 
 
 _KEY = (
-    Column("prompt_id", pa.string(), False, "key of the prompt: the user's id or the content hash of its messages"),
+    Column(
+        "prompt_id",
+        pa.string(),
+        False,
+        "key of the prompt: the user's id or the content hash of its messages",
+    ),
     Column("sample_idx", pa.int32(), False, "number of the response within its prompt, from 0"),
 )
 _STATUS = (
@@ -53,13 +60,27 @@ _STATUS = (
     Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
 )
 _TEXT = (
-    Column("messages", MESSAGES, False, "the conversation that was answered, system prompt included"),
+    Column(
+        "messages", MESSAGES, False, "the conversation that was answered, system prompt included"
+    ),
     Column("response", pa.string(), True, "the response's text, without special tokens"),
     Column("model", pa.string(), False, "the model that wrote the response, as it was named"),
-    Column("prompt_token_ids", TOKEN_IDS, True, "ids of the templated prompt, as the engine received them"),
-    Column("response_token_ids", TOKEN_IDS, True, "ids as sampled; the end-of-sequence token is included when sampled"),
+    Column(
+        "prompt_token_ids",
+        TOKEN_IDS,
+        True,
+        "ids of the templated prompt, as the engine received them",
+    ),
+    Column(
+        "response_token_ids",
+        TOKEN_IDS,
+        True,
+        "ids as sampled; the end-of-sequence token is included when sampled",
+    ),
     Column("n_prompt_tokens", pa.int32(), True, "tokens in the prompt"),
-    Column("n_response_tokens", pa.int32(), True, "tokens in the response, end of sequence included"),
+    Column(
+        "n_response_tokens", pa.int32(), True, "tokens in the response, end of sequence included"
+    ),
     Column("finish_reason", pa.string(), True, "`stop`, `length` or `error`"),
     Column(
         "logp",
@@ -76,9 +97,24 @@ CANDIDATES = Schema(
     (
         *_KEY,
         *_TEXT,
-        Column("temperature", pa.float64(), True, "sampling temperature; null where it is not known (import)"),
-        Column("seed", pa.int64(), True, "seed of this sample, a hash of run seed, prompt_id and sample_idx; null (import)"),
-        Column("duplicate_of", pa.int32(), True, "lowest sample_idx of the same prompt with the identical text"),
+        Column(
+            "temperature",
+            pa.float64(),
+            True,
+            "sampling temperature; null where it is not known (import)",
+        ),
+        Column(
+            "seed",
+            pa.int64(),
+            True,
+            "seed of this sample, a hash of run seed, prompt_id and sample_idx; null (import)",
+        ),
+        Column(
+            "duplicate_of",
+            pa.int32(),
+            True,
+            "lowest sample_idx of the same prompt with the identical text",
+        ),
         *_STATUS,
     ),
 )
@@ -88,7 +124,12 @@ SCORES = Schema(
     (
         *_KEY,
         Column("scorer", pa.string(), False, "name of the scorer"),
-        Column("reward", pa.float64(), True, "higher is better, on the scorer's own scale; null unless status is `ok`"),
+        Column(
+            "reward",
+            pa.float64(),
+            True,
+            "higher is better, on the scorer's own scale; null unless status is `ok`",
+        ),
         Column("detail", pa.string(), True, "JSON text: what the reward is made of"),
         *_STATUS,
     ),
@@ -101,7 +142,12 @@ GROUPS = Schema(
     2,
     (
         Column("prompt_id", pa.string(), False, "key of the prompt"),
-        Column("sample_idx", pa.int32(), True, "number of the response; null in the one row of a rejected prompt"),
+        Column(
+            "sample_idx",
+            pa.int32(),
+            True,
+            "number of the response; null in the one row of a rejected prompt",
+        ),
         Column("role", pa.string(), True, "`positive` or `negative`; null in a rejected prompt"),
         Column("rank", pa.int32(), True, "rank of the reward within the usable pool, 0 is best"),
         Column("reward", pa.float64(), True, "value of the reward expression"),
@@ -119,9 +165,24 @@ GROUPS = Schema(
             True,
             "by how much `cost` would rise without this negative; null without embeddings, or where it is the only one",
         ),
-        Column("cost", pa.float64(), True, "coverage cost of the group's negatives (Opt-Select's objective), or null"),
-        Column("lower_bound", pa.float64(), True, "proven lower bound of the least such cost (opt-select), or null"),
-        Column("is_optimal", pa.bool_(), True, "whether the cost is proven minimal (opt-select), or null"),
+        Column(
+            "cost",
+            pa.float64(),
+            True,
+            "coverage cost of the group's negatives (Opt-Select's objective), or null",
+        ),
+        Column(
+            "lower_bound",
+            pa.float64(),
+            True,
+            "proven lower bound of the least such cost (opt-select), or null",
+        ),
+        Column(
+            "is_optimal",
+            pa.bool_(),
+            True,
+            "whether the cost is proven minimal (opt-select), or null",
+        ),
         Column(
             "beats",
             BEATS,
@@ -129,7 +190,10 @@ GROUPS = Schema(
             "pairs that `--pairs` asked for: the kept samples that this one is to beat, with reward margins; null: every "
             "positive beats every negative",
         ),
-        *(column._replace(nullable=True) if column.name != "messages" else column for column in _TEXT),
+        *(
+            column._replace(nullable=True) if column.name != "messages" else column
+            for column in _TEXT
+        ),
         *_STATUS,
     ),
 )
@@ -138,8 +202,15 @@ LOGPROBS = Schema(
     1,
     (
         *_KEY,
-        Column("logp", pa.float64(), True, "summed natural log-probability of the response's tokens; null where not measured"),
-        Column("n_tokens", pa.int32(), False, "response tokens that were summed, 0 where not measured"),
+        Column(
+            "logp",
+            pa.float64(),
+            True,
+            "summed natural log-probability of the response's tokens; null where not measured",
+        ),
+        Column(
+            "n_tokens", pa.int32(), False, "response tokens that were summed, 0 where not measured"
+        ),
         Column(
             "token_logps",
             pa.list_(pa.float32()),
@@ -157,7 +228,12 @@ EVALUATION = Schema(
         Column("prompt_id", pa.string(), False, "key of the held-out prompt"),
         Column("n_policy", pa.int32(), False, "rated responses of the policy"),
         Column("n_baseline", pa.int32(), False, "rated responses of the baseline"),
-        Column("preference", pa.float64(), True, "share of policy-baseline pairs won by the policy, ties half, in [0, 1]"),
+        Column(
+            "preference",
+            pa.float64(),
+            True,
+            "share of policy-baseline pairs won by the policy, ties half, in [0, 1]",
+        ),
         *(
             Column(f"{side}_{what}", pa.float64(), True, f"{meaning}, {side}")
             for side in ("policy", "baseline")
@@ -169,10 +245,16 @@ EVALUATION = Schema(
                 ("truncated", "share of responses cut at the token limit, in [0, 1]"),
                 ("refused", "share of responses that open like a refusal, in [0, 1]"),
                 ("empty", "share of responses of white space alone, in [0, 1]"),
-                ("copied", "share of the prompt's responses that equal an earlier one, in [0, 1]; null for one"),
+                (
+                    "copied",
+                    "share of the prompt's responses that equal an earlier one, in [0, 1]; null for one",
+                ),
                 ("distinct_1", "distinct words over words of all responses, in (0, 1]"),
                 ("distinct_2", "distinct word pairs over word pairs of all responses, in (0, 1]"),
-                ("distinct_2_equal", "the same over as many pairs as the side with fewer has, in (0, 1]"),
+                (
+                    "distinct_2_equal",
+                    "the same over as many pairs as the side with fewer has, in (0, 1]",
+                ),
                 ("self_bleu", "self-BLEU of the prompt's responses, in [0, 1]; null for one"),
                 (
                     "embedding_diversity",
@@ -195,12 +277,30 @@ VERDICTS = Schema(
     1,
     (
         Column("prompt_id", pa.string(), False, "key of the prompt"),
-        Column("a_sample_idx", pa.int32(), True, "number of A's response within its prompt; null where A has none to pair"),
-        Column("b_sample_idx", pa.int32(), True, "number of B's response within its prompt; null where B has none to pair"),
         Column(
-            "preference", pa.float64(), True, "for A over B, in [0, 1]: mean over the orders asked; null unless status is `ok`"
+            "a_sample_idx",
+            pa.int32(),
+            True,
+            "number of A's response within its prompt; null where A has none to pair",
         ),
-        Column("disagree", pa.bool_(), True, "whether the two orders name different winners; null where not both were judged"),
+        Column(
+            "b_sample_idx",
+            pa.int32(),
+            True,
+            "number of B's response within its prompt; null where B has none to pair",
+        ),
+        Column(
+            "preference",
+            pa.float64(),
+            True,
+            "for A over B, in [0, 1]: mean over the orders asked; null unless status is `ok`",
+        ),
+        Column(
+            "disagree",
+            pa.bool_(),
+            True,
+            "whether the two orders name different winners; null where not both were judged",
+        ),
         Column("a_length_chars", pa.int64(), True, "characters of A's response"),
         Column("b_length_chars", pa.int64(), True, "characters of B's response"),
         *(
@@ -213,11 +313,23 @@ VERDICTS = Schema(
                     pa.string(),
                     "the winner, `a`, `b` or `tie`; `identical` where the texts are equal and nobody was asked",
                 ),
-                ("mass", pa.float64(), "probability of the verdict's tokens before renormalising; null for a verdict by text"),
+                (
+                    "mass",
+                    pa.float64(),
+                    "probability of the verdict's tokens before renormalising; null for a verdict by text",
+                ),
                 ("raw", pa.string(), "what the judge said (a reward model: both rewards as JSON)"),
-                ("status", pa.string(), "`ok`, or why there is no verdict; null where this order was not asked for"),
+                (
+                    "status",
+                    pa.string(),
+                    "`ok`, or why there is no verdict; null where this order was not asked for",
+                ),
                 ("reason", pa.string(), "the particulars of a status other than `ok`"),
-                ("request", pa.string(), "sha256 of the request: its file in `answers/` and its `custom_id` in a batch"),
+                (
+                    "request",
+                    pa.string(),
+                    "sha256 of the request: its file in `answers/` and its `custom_id` in a batch",
+                ),
                 ("prompt_tokens", pa.int64(), "prompt tokens, as the judge counted them"),
                 ("completion_tokens", pa.int64(), "answer tokens, as the judge counted them"),
             )
@@ -229,30 +341,62 @@ PAIR_SCORES = Schema(
     "pair_scores",
     1,
     (
-        Column("prompt_id", pa.string(), False, "key of the prompt: the file's id or the content hash of its messages"),
+        Column(
+            "prompt_id",
+            pa.string(),
+            False,
+            "key of the prompt: the file's id or the content hash of its messages",
+        ),
         Column("pair_idx", pa.int64(), False, "number of the pair's row in the file, from 0"),
         Column("pair_id", pa.string(), True, "the file's own `id` of the row, if it has one"),
         Column("subset", pa.string(), True, "the file's `subset`, if it has one"),
-        Column("score_kind", pa.string(), False, "`log_ratio`, `mean_logp`, `reward`, or `given` by the file"),
+        Column(
+            "score_kind",
+            pa.string(),
+            False,
+            "`log_ratio`, `mean_logp`, `reward`, or `given` by the file",
+        ),
         *(
             Column(f"{side}_{what}", kind, True, f"{meaning}, {side} response")
             for what, kind, meaning in (
-                ("score", pa.float64(), "higher is better, in the units of `score_kind`; null where the pair was not scored"),
-                ("n_tokens", pa.int32(), "tokens of the response, of a reward model of the whole conversation"),
-                ("logp", pa.float64(), "summed natural log-probability of those tokens under the policy"),
+                (
+                    "score",
+                    pa.float64(),
+                    "higher is better, in the units of `score_kind`; null where the pair was not scored",
+                ),
+                (
+                    "n_tokens",
+                    pa.int32(),
+                    "tokens of the response, of a reward model of the whole conversation",
+                ),
+                (
+                    "logp",
+                    pa.float64(),
+                    "summed natural log-probability of those tokens under the policy",
+                ),
                 ("ref_logp", pa.float64(), "the same under the reference"),
             )
             for side in ("chosen", "rejected")
         ),
         Column("margin", pa.float64(), True, "chosen_score - rejected_score"),
-        Column("outcome", pa.float64(), True, "1, or the file's graded `preference` for the chosen response, in [0, 1]"),
+        Column(
+            "outcome",
+            pa.float64(),
+            True,
+            "1, or the file's graded `preference` for the chosen response, in [0, 1]",
+        ),
         Column(
             "rater_gap",
             pa.float64(),
             True,
             "by how much the file's scores favour the chosen response, or 2 p - 1 of its `preference` p; null without either",
         ),
-        Column("duplicate_of", pa.int64(), True, "first row with the same prompt, responses and subset; such pairs count"),
+        Column(
+            "duplicate_of",
+            pa.int64(),
+            True,
+            "first row with the same prompt, responses and subset; such pairs count",
+        ),
         Column("status", pa.string(), False, "`ok` or `identical`: scored; else why not"),
         Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
     ),
@@ -262,7 +406,9 @@ PAIR_SCORES = Schema(
 ALIKE_EVERYWHERE = (CANDIDATES, SCORES, GROUPS, LOGPROBS, EVALUATION, VERDICTS, PAIR_SCORES)
 """Every schema but that of embeddings, whose columns depend on the embedder."""
 EMBEDDINGS_VERSION = 1
-VERSIONS = {schema.name: schema.version for schema in ALIKE_EVERYWHERE} | {"embeddings": EMBEDDINGS_VERSION}
+VERSIONS = {schema.name: schema.version for schema in ALIKE_EVERYWHERE} | {
+    "embeddings": EMBEDDINGS_VERSION
+}
 """The version of each schema that this release writes."""
 READABLE = {name: (version,) for name, version in VERSIONS.items()} | {
     "candidates": (1, CANDIDATES.version),
@@ -280,7 +426,12 @@ def embeddings_schema(dim: int, *, half: bool) -> Schema:
         EMBEDDINGS_VERSION,
         (
             *_KEY,
-            Column("embedding", pa.list_(kind, dim), False, "L2-normalised vector; zeros unless status is `ok`"),
+            Column(
+                "embedding",
+                pa.list_(kind, dim),
+                False,
+                "L2-normalised vector; zeros unless status is `ok`",
+            ),
             Column("n_tokens", pa.int32(), False, "tokens of the embedded text before truncation"),
             Column("truncated", pa.bool_(), False, "whether the embedder cut the text"),
             *_STATUS,

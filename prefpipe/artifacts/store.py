@@ -22,7 +22,13 @@ from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import READABLE, column_types, same_type
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
-from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
+from prefpipe.errors import (
+    CorruptPartError,
+    FingerprintError,
+    IncompleteInputError,
+    InputError,
+    UsageError,
+)
 
 SUMMARY = "summary.json"
 PART_PATTERN = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
@@ -94,7 +100,9 @@ class Artifact:
 
     def _check(self, footer: PartFooter, index: int) -> None:
         if footer.name != self.part_path(index).name:
-            raise CorruptPartError(f"{self.part_path(index)} is {footer.name} under another name", hint=parts.HINT)
+            raise CorruptPartError(
+                f"{self.part_path(index)} is {footer.name} under another name", hint=parts.HINT
+            )
         if footer.fingerprint != self.record.fingerprint:
             raise CorruptPartError(
                 f"{self.part_path(index)} was made by another run than its {run_record.FILE_NAME} describes",
@@ -108,18 +116,29 @@ class Artifact:
 
     def missing(self, indices: Sequence[int] | None = None) -> list[int]:
         """Return the parts (of ``indices``, or of all) that are not on disk."""
-        return [i for i in (range(self.n_parts) if indices is None else indices) if not self.part_path(i).exists()]
+        return [
+            i
+            for i in (range(self.n_parts) if indices is None else indices)
+            if not self.part_path(i).exists()
+        ]
 
-    def read_all(self, columns: Sequence[str] | None = None, *, allow_partial: bool = False) -> pa.Table:
+    def read_all(
+        self, columns: Sequence[str] | None = None, *, allow_partial: bool = False
+    ) -> pa.Table:
         """Return all parts as one table (an artifact without parts gives an error)."""
         present = self.present(range(self.n_parts), allow_partial=allow_partial)
         if not present:
-            raise IncompleteInputError(f"{self.path} has no parts yet", hint=f"run `prefpipe status {quote(str(self.path))}`")
+            raise IncompleteInputError(
+                f"{self.path} has no parts yet",
+                hint=f"run `prefpipe status {quote(str(self.path))}`",
+            )
         tables = [self.read(index, columns)[0] for index in present]
         for index, table in zip(present, tables, strict=True):
             if table.schema != tables[0].schema:
-                raise InputError(f"{self.part_path(index)} has other columns or types than {self.part_path(present[0]).name}",
-                                 hint="rerun the stage that made it with --overwrite")  # fmt: skip
+                raise InputError(
+                    f"{self.part_path(index)} has other columns or types than {self.part_path(present[0]).name}",
+                    hint="rerun the stage that made it with --overwrite",
+                )
         return pa.concat_tables(tables)
 
     def present(self, indices: Sequence[int], *, allow_partial: bool) -> list[int]:
@@ -130,7 +149,9 @@ class Artifact:
         """
         missing = set(self.missing(indices))
         if missing and not allow_partial:
-            shown = ", ".join(str(i) for i in sorted(missing)[:8]) + (", ..." if len(missing) > 8 else "")
+            shown = ", ".join(str(i) for i in sorted(missing)[:8]) + (
+                ", ..." if len(missing) > 8 else ""
+            )
             raise IncompleteInputError(
                 f"{self.path} is incomplete: {len(missing)} of {self.n_parts} parts are missing (part {shown})",
                 hint=f"run `prefpipe status {quote(str(self.path))}`, finish that stage, or pass --allow-partial where the "
@@ -140,8 +161,12 @@ class Artifact:
 
     def digest(self, indices: Sequence[int] | None = None) -> str:
         """Return one digest over the digests of all parts, or of ``indices``; refuse when one is missing."""
-        wanted = self.present(range(self.n_parts) if indices is None else indices, allow_partial=False)
-        return hashlib.sha256("".join(self.footer(index).data_sha256 for index in wanted).encode()).hexdigest()
+        wanted = self.present(
+            range(self.n_parts) if indices is None else indices, allow_partial=False
+        )
+        return hashlib.sha256(
+            "".join(self.footer(index).data_sha256 for index in wanted).encode()
+        ).hexdigest()
 
     def tally(self, indices: Sequence[int] | None = None) -> dict[str, float]:
         """Return the sums that the parts on disk (of ``indices``, or all) recorded of their making."""
@@ -183,12 +208,16 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
     record = run_record.read_run_record(path)
     found = record.schema.partition("/")[0]
     if found != schema:
-        raise InputError(f"{name}: {path} holds {found} (made by `prefpipe {record.stage}`), not {schema}",
-                         hint=f"pass the folder of {schema}")  # fmt: skip
+        raise InputError(
+            f"{name}: {path} holds {found} (made by `prefpipe {record.stage}`), not {schema}",
+            hint=f"pass the folder of {schema}",
+        )
     if record.schema not in {f"{schema}/{version}" for version in READABLE[schema]}:
         readable = " and ".join(f"{schema}/{version}" for version in READABLE[schema])
-        raise InputError(f"{name}: {path} has schema {record.schema}, and this release reads {readable}",
-                         hint=f"use the release of prefpipe that made it, or run `prefpipe {record.stage}` again")  # fmt: skip
+        raise InputError(
+            f"{name}: {path} has schema {record.schema}, and this release reads {readable}",
+            hint=f"use the release of prefpipe that made it, or run `prefpipe {record.stage}` again",
+        )
     return Artifact(path, record)
 
 
@@ -214,19 +243,34 @@ class Output(Artifact):
         return replace(self, record=record)
 
     def write(
-        self, index: int, table: pa.Table, *, counts: Mapping[str, int], parents: Mapping[str, str],
+        self,
+        index: int,
+        table: pa.Table,
+        *,
+        counts: Mapping[str, int],
+        parents: Mapping[str, str],
         tally: Mapping[str, float] | None = None,
-    ) -> PartFooter:  # fmt: skip
+    ) -> PartFooter:
         """Write one part atomically."""
         return parts.write_part(
-            self.part_path(index), table, fingerprint=self.record.fingerprint, schema=self.record.schema,
-            counts=counts, parents=parents, tally=tally or {},
-        )  # fmt: skip
+            self.part_path(index),
+            table,
+            fingerprint=self.record.fingerprint,
+            schema=self.record.schema,
+            counts=counts,
+            parents=parents,
+            tally=tally or {},
+        )
 
 
 def open_output(
-    path: Path, record: RunRecord, *, shard: Shard, overwrite: Overwrite | bool, extends: bool = False
-) -> Output:  # fmt: skip
+    path: Path,
+    record: RunRecord,
+    *,
+    shard: Shard,
+    overwrite: Overwrite | bool,
+    extends: bool = False,
+) -> Output:
     """Open the output of a run: make the folder and ``run.json``, or validate against what is there.
 
     Args:
@@ -256,7 +300,9 @@ def open_output(
                 record.replace_in(path)
                 _remove_parts(path, record.n_parts, shard)
             elif on_disk is not None and shard.count == 1 and _holds_nothing(path):
-                record.replace_in(path)  # an attempt that failed before its first part must not block the corrected one
+                record.replace_in(
+                    path
+                )  # an attempt that failed before its first part must not block the corrected one
             else:
                 _refuse_difference(path, on_disk, record)
         else:
@@ -298,7 +344,10 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
         Whether there are such parts of another configuration, which ``is_replaced`` allows to be thrown away.
     """
     if path.is_file():
-        raise UsageError(f"output {path} is a file, and an artifact is a folder", hint="choose another name with -o")
+        raise UsageError(
+            f"output {path} is a file, and an artifact is a folder",
+            hint="choose another name with -o",
+        )
     if not path.exists() or (path / run_record.FILE_NAME).exists():
         return False
 
@@ -306,7 +355,9 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
     others = [file for file, footer in lost.items() if footer.fingerprint != record.fingerprint]
     known = {file.name for file in lost} | ({SUMMARY} if lost else set())
     strangers = sorted(
-        file.name for file in path.iterdir() if file.is_file() and not file.name.startswith(".") and file.name not in known
+        file.name
+        for file in path.iterdir()
+        if file.is_file() and not file.name.startswith(".") and file.name not in known
     )
     if (path / run_record.FILE_NAME).exists():  # another worker has started meanwhile
         return False
@@ -335,7 +386,9 @@ def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord)
 
 def _holds_nothing(path: Path) -> bool:
     """Return whether a run left nothing but its record: no part, no checkpoint."""
-    return not any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir()) and not any(path.glob("**/checkpoint-*"))
+    return not any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir()) and not any(
+        path.glob("**/checkpoint-*")
+    )
 
 
 def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:
@@ -358,6 +411,12 @@ def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
     target = output.resolve()
     for name, path in inputs.items():
         source = path.resolve()
-        if target == source or target.is_relative_to(source) or (source.is_relative_to(target) and source.is_dir()):
-            raise UsageError(f"output {output} and input {name} {path} lie inside one another",
-                             hint="choose a folder for -o that is beside the input")  # fmt: skip
+        if (
+            target == source
+            or target.is_relative_to(source)
+            or (source.is_relative_to(target) and source.is_dir())
+        ):
+            raise UsageError(
+                f"output {output} and input {name} {path} lie inside one another",
+                hint="choose a folder for -o that is beside the input",
+            )

@@ -154,7 +154,9 @@ def told_apart(turns: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, Any]]
     return messages, tools
 
 
-def refuse_tools(turns: Sequence[Mapping[str, str]], prompt_id: str, written: str, *, hint: str) -> None:
+def refuse_tools(
+    turns: Sequence[Mapping[str, str]], prompt_id: str, written: str, *, hint: str
+) -> None:
     """Refuse to write a conversation where its tools and tool calls have no place.
 
     Args:
@@ -169,7 +171,9 @@ def refuse_tools(turns: Sequence[Mapping[str, str]], prompt_id: str, written: st
     if holds_tools(turns):
         names = sorted({key for turn in turns for key in turn.keys() - PLAIN_KEYS})
         shown = ", ".join(f"`{name}`" for name in names)
-        raise InputError(f"prompt {prompt_id} has {shown}, which {written} is written without", hint=hint)
+        raise InputError(
+            f"prompt {prompt_id} has {shown}, which {written} is written without", hint=hint
+        )
 
 
 def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[dict[str, str]]:
@@ -185,7 +189,9 @@ def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[d
             whole[-1][TOOLS] = _dumped(read[TOOLS])
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise _corrupt(f"is not what prefpipe writes ({type(error).__name__}: {error})") from error
-    if [(turn["role"], turn["content"]) for turn in whole] != [(turn["role"], turn["content"]) for turn in turns]:
+    if [(turn["role"], turn["content"]) for turn in whole] != [
+        (turn["role"], turn["content"]) for turn in turns
+    ]:
         raise _corrupt("is of other turns than `messages`")
     return whole
 

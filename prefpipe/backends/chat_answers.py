@@ -110,7 +110,9 @@ def read_generation(body: Any) -> Generation:
     message = completion.message
     error = _why_no_response(message)
     if error is not None:
-        return Generation("", [], "error", None, error, message.thoughts, None, completion.n_prompt_tokens)
+        return Generation(
+            "", [], "error", None, error, message.thoughts, None, completion.n_prompt_tokens
+        )
 
     text = message.text or ""
     ending = message.ending
@@ -121,7 +123,16 @@ def read_generation(body: Any) -> Generation:
 
     if completion.has_thoughts or start > 0:
         n_tokens = _response_tokens(completion, positions, start, text)
-        return Generation(text, [], ending, None, None, message.thoughts or "", n_tokens, completion.n_prompt_tokens)
+        return Generation(
+            text,
+            [],
+            ending,
+            None,
+            None,
+            message.thoughts or "",
+            n_tokens,
+            completion.n_prompt_tokens,
+        )
 
     logp = _sum_of(positions)
     if ids and len(ids) != len(positions):
@@ -166,7 +177,11 @@ def _first_choice(body: Any) -> Mapping[str, Any]:
         NoCompletionError: there is none.
     """
     choices = body.get("choices") if isinstance(body, Mapping) else None
-    found = [choice for choice in choices if isinstance(choice, Mapping)] if isinstance(choices, list) else []
+    found = (
+        [choice for choice in choices if isinstance(choice, Mapping)]
+        if isinstance(choices, list)
+        else []
+    )
     if not found:
         raise NoCompletionError(f"the answer is no chat completion: {str(body)[:200]!r}")
 
@@ -179,7 +194,11 @@ def _first_choice(body: Any) -> Mapping[str, Any]:
 
 def _count(usage: Any, name: str) -> int | None:
     value = usage.get(name) if isinstance(usage, Mapping) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+        else None
+    )
 
 
 def _token_ids(values: Any) -> list[int]:
@@ -227,7 +246,9 @@ def _possible_logprob(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    is_one = isfinite(number) and IMPOSSIBLE_LOGPROB < number <= 1e-3  # rounding may leave a little above 0
+    is_one = (
+        isfinite(number) and IMPOSSIBLE_LOGPROB < number <= 1e-3
+    )  # rounding may leave a little above 0
     return number if is_one else None
 
 
@@ -283,7 +304,13 @@ def _tokens(choice: Mapping[str, Any]) -> tuple[TokenChoice, ...] | None:
     try:
         for position in positions:
             token = replace_lone_surrogates(str(position["token"]))
-            tokens.append(TokenChoice(token, _logprob(position["logprob"]), _summed(position.get("top_logprobs") or ())))
+            tokens.append(
+                TokenChoice(
+                    token,
+                    _logprob(position["logprob"]),
+                    _summed(position.get("top_logprobs") or ()),
+                )
+            )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     return tuple(tokens)
@@ -306,9 +333,13 @@ def _summed(alternatives: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Return log-probabilities by text: different tokens may read the same (parts of a character, two ids for one letter)."""
     found: dict[str, float] = {}
     for item in alternatives:
-        if item["logprob"] is None:  # how JSON writes the minus infinity of a token that cannot come
+        if (
+            item["logprob"] is None
+        ):  # how JSON writes the minus infinity of a token that cannot come
             continue
         token, logprob = replace_lone_surrogates(str(item["token"])), _logprob(item["logprob"])
         is_twice = token in found and exp(logprob) > 0
-        found[token] = log(exp(found[token]) + exp(logprob)) if is_twice else found.get(token, logprob)
+        found[token] = (
+            log(exp(found[token]) + exp(logprob)) if is_twice else found.get(token, logprob)
+        )
     return found

@@ -54,11 +54,23 @@ HOPELESS_AT_START = (403, 404, 405)
 """Statuses that may be meant for one request, unless none has been answered yet."""
 NO_MONEY_SIGNS = ("insufficient_quota", "billing_hard_limit", "exceeded your current quota")
 FILTER_SIGNS = ("content_filter", "content_policy", "content management policy")
-TOO_LONG_SIGNS = ("context_length_exceeded", "context length", "maximum context", "context size", "context window")
+TOO_LONG_SIGNS = (
+    "context_length_exceeded",
+    "context length",
+    "maximum context",
+    "context size",
+    "context window",
+)
 MOST_REFUSED_AT_START = 3
 """First requests that may be refused with a 400 before it is plain that the fault is in what all have in common."""
 
-NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+NEUTRAL = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 """Sampling settings that mean "off". They are sent because a server fills in what is not: vLLM's and SGLang's from the model's
 ``generation_config.json``, llama.cpp's from defaults of its own. -1 is every server's word for no ``top_k``."""
 RECORDS = ("return_token_ids", "logprobs", "top_logprobs")
@@ -107,7 +119,9 @@ class TransientError(Exception):
     ``wait_s`` is how long the server wants to be left alone, None where it does not say; ``is_answered`` whether it answered.
     """
 
-    def __init__(self, reason: str, wait_s: float | None = None, *, is_answered: bool = False) -> None:
+    def __init__(
+        self, reason: str, wait_s: float | None = None, *, is_answered: bool = False
+    ) -> None:
         super().__init__(reason)
         self.wait_s, self.is_answered = wait_s, is_answered
 
@@ -151,9 +165,15 @@ class ChatClient:
         self._key = os.environ.get("OPENAI_API_KEY") or ""
         if not self._key and self.url == OPENAI_URL:
             raise ModelError(
-                f"no OPENAI_API_KEY, and {OPENAI_URL} asks for one", hint="set it, or name your own server with --base-url"
+                f"no OPENAI_API_KEY, and {OPENAI_URL} asks for one",
+                hint="set it, or name your own server with --base-url",
             )
-        self._client = openai.OpenAI(api_key=self._key or NO_KEY, base_url=self.url, timeout=settings.timeout_s, max_retries=0)
+        self._client = openai.OpenAI(
+            api_key=self._key or NO_KEY,
+            base_url=self.url,
+            timeout=settings.timeout_s,
+            max_retries=0,
+        )
         self._pace = RequestPace(settings.requests_per_minute)
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -183,7 +203,8 @@ class ChatClient:
             StoppedEarly: a stop was asked for; the same.
         """
         return [
-            answer if isinstance(answer, ChatAnswer) else read_completion(answer) for answer in self.completions(bodies, keep)
+            answer if isinstance(answer, ChatAnswer) else read_completion(answer)
+            for answer in self.completions(bodies, keep)
         ]
 
     def completions(self, bodies: Sequence[Body], keep: Keep) -> list[Body | ChatAnswer]:
@@ -194,7 +215,9 @@ class ChatClient:
         """
         answers: dict[int, Body | ChatAnswer] = {}
         places = list(range(len(bodies)))
-        while places and not self._reached:  # one alone shows whether there is a server, and what it refuses
+        while (
+            places and not self._reached
+        ):  # one alone shows whether there is a server, and what it refuses
             answers |= self._ask_many(bodies, [places.pop(0)], keep)
         answers |= self._ask_many(bodies, places, keep)
         return [answers[place] for place in range(len(bodies))]
@@ -204,7 +227,9 @@ class ChatClient:
         self._stop.set()
         self._client.close()
 
-    def _ask_many(self, bodies: Sequence[Body], places: Sequence[int], keep: Keep) -> dict[int, Body | ChatAnswer]:
+    def _ask_many(
+        self, bodies: Sequence[Body], places: Sequence[int], keep: Keep
+    ) -> dict[int, Body | ChatAnswer]:
         """Ask the questions at these places, from as many threads as there may be requests at a time.
 
         The threads are daemons: one whose answer never comes must not keep a process that was interrupted from ending. The
@@ -236,7 +261,9 @@ class ChatClient:
             self._wait_for_what_is_paid()
             raise
 
-    def _gather(self, arrived: "queue.SimpleQueue[Arrival]", n: int) -> dict[int, Body | ChatAnswer]:
+    def _gather(
+        self, arrived: "queue.SimpleQueue[Arrival]", n: int
+    ) -> dict[int, Body | ChatAnswer]:
         """Return ``n`` answers by place.
 
         Raises:
@@ -288,7 +315,9 @@ class ChatClient:
                 self._n_refused += 1
                 if self._n_refused == MOST_REFUSED_AT_START:
                     if self.settings.ends_when_none_is_answered:
-                        self._give_up(f"the first {MOST_REFUSED_AT_START} requests were refused, the last with: {error}")
+                        self._give_up(
+                            f"the first {MOST_REFUSED_AT_START} requests were refused, the last with: {error}"
+                        )
                     self._reached = True
             self._reached = self._reached or error.answer.status in (REFUSED, TOO_LONG)
             return error.answer
@@ -387,9 +416,15 @@ class ChatClient:
             until = (datetime.now().astimezone() + timedelta(seconds=wait_s)).strftime("%H:%M:%S")
             reason = self._without_key(str(error))[:200]
             if error.wait_s is None:
-                self.surroundings.log(f"{reason}: asked again at {until} (try {n_tries + 1} of {self.settings.max_tries})")
+                self.surroundings.log(
+                    f"{reason}: asked again at {until} (try {n_tries + 1} of {self.settings.max_tries})"
+                )
             else:
-                beyond = f", of which {LONGEST_OBEYED_S:.0f} s are waited" if error.wait_s > LONGEST_OBEYED_S else ""
+                beyond = (
+                    f", of which {LONGEST_OBEYED_S:.0f} s are waited"
+                    if error.wait_s > LONGEST_OBEYED_S
+                    else ""
+                )
                 self.surroundings.log(
                     f"the server at {self.url} asks for {error.wait_s:.0f} s of patience{beyond} ({reason}): "
                     f"nothing is sent until {until}"
@@ -398,7 +433,9 @@ class ChatClient:
 
     def _back_off(self, n_waits: int) -> float:
         """Return 0.5, 1, 2, ... seconds up to a minute, each spread over half to all of it."""
-        return float(min(FIRST_WAIT_S * 2**n_waits, LONGEST_WAIT_S) * self._random.uniform(0.5, 1.0))
+        return float(
+            min(FIRST_WAIT_S * 2**n_waits, LONGEST_WAIT_S) * self._random.uniform(0.5, 1.0)
+        )
 
     def _post(self, wire: Body) -> Body:
         """Send once and return the body of the completion.
@@ -409,7 +446,9 @@ class ChatClient:
         deadline = time.monotonic() + self.settings.timeout_s
         is_late = False
         try:
-            with self._client.chat.completions.with_streaming_response.create(**_arguments(wire)) as response:
+            with self._client.chat.completions.with_streaming_response.create(
+                **_arguments(wire)
+            ) as response:
                 data, is_late = _read(response.iter_bytes(), deadline)
             completion = _parsed(data)
             read_first_choice(completion)
@@ -436,12 +475,18 @@ class ChatClient:
     def _status_failure(self, error: openai.APIStatusError) -> TransientError | PermanentError:
         """Return what a status means; raise when it means the end of the run."""
         status = error.status_code
-        reason = replace_lone_surrogates(self._without_key(f"status {status}: {_words_of_status(error)}")[:500])
-        low = f"{reason} {error.body}".lower()  # the text has the message alone, the body also the code
+        reason = replace_lone_surrogates(
+            self._without_key(f"status {status}: {_words_of_status(error)}")[:500]
+        )
+        low = (
+            f"{reason} {error.body}".lower()
+        )  # the text has the message alone, the body also the code
         if status in HOPELESS_STATUSES or any(sign in low for sign in NO_MONEY_SIGNS):
             self._give_up(reason)
         if status == 403 and any(name in low for name in self.settings.can_do_without):
-            return PermanentError(ChatAnswer(ERROR, reason), is_bad_request=True)  # OpenAI's word on log-probabilities of o1
+            return PermanentError(
+                ChatAnswer(ERROR, reason), is_bad_request=True
+            )  # OpenAI's word on log-probabilities of o1
         if status in HOPELESS_AT_START and not self._reached:
             self._give_up(reason)
         if status in TRANSIENT_STATUSES or status >= 500:
@@ -478,7 +523,9 @@ def _read(chunks: Any, deadline: float) -> tuple[bytes, bool]:
             data += chunk
             if time.monotonic() > deadline:
                 return bytes(data), True
-    except Exception as error:  # the HTTP library's own family, whose name depends on the client's version
+    except (
+        Exception
+    ) as error:  # the HTTP library's own family, whose name depends on the client's version
         raise TransientError(f"the connection broke: {type(error).__name__}: {error}") from error
     return bytes(data), False
 

@@ -28,8 +28,12 @@ class ChatTokenizer:
         self.tokenizer = AutoTokenizer.from_pretrained(
             model.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
         )
-        self.eos_ids = find_eos_ids(model.base.path if model.base else model.path, self.tokenizer.eos_token_id)
-        self.template = ChatTemplate(self.tokenizer, eos_ids=sorted(self.eos_ids), today=model.template_date)
+        self.eos_ids = find_eos_ids(
+            model.base.path if model.base else model.path, self.tokenizer.eos_token_id
+        )
+        self.template = ChatTemplate(
+            self.tokenizer, eos_ids=sorted(self.eos_ids), today=model.template_date
+        )
         self.template.self_test(model.requested, answered=False)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -51,7 +55,9 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a response's ids, without the end-of-sequence token and other special tokens."""
         body = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
-        text: str = self.tokenizer.decode(body, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(
+            body, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return text
 
 

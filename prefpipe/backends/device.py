@@ -12,7 +12,9 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"unknown device {name!r}", hint="use auto, cpu, cuda or cuda:N") from error
+        raise UsageError(
+            f"unknown device {name!r}", hint="use auto, cpu, cuda or cuda:N"
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
             f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs",

@@ -43,7 +43,9 @@ class FakeGenerator:
     middle; ``error_rate`` is the share of requests, chosen by seed, that come back as errors.
     """
 
-    def __init__(self, *, max_model_len: int = 8192, delay_s: float = 0.0, error_rate: float = 0.0) -> None:
+    def __init__(
+        self, *, max_model_len: int = 8192, delay_s: float = 0.0, error_rate: float = 0.0
+    ) -> None:
         self.max_model_len = max_model_len
         self._delay_s = delay_s
         self._error_rate = error_rate
@@ -53,7 +55,9 @@ class FakeGenerator:
         turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
         return [BOS_ID, *_encode_text(f"{turns}<assistant>")]
 
-    def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
         """Return one made-up generation for each request, in order."""
         return [self._answer(request, params.max_tokens) for request in requests]
 
@@ -135,7 +139,9 @@ def _encode_text(text: str) -> list[int]:
 
 
 def _hash(*parts: object) -> int:
-    return int.from_bytes(blake2b(repr(parts).encode("utf-8", errors="replace"), digest_size=8).digest())
+    return int.from_bytes(
+        blake2b(repr(parts).encode("utf-8", errors="replace"), digest_size=8).digest()
+    )
 
 
 def _uniform(*parts: object) -> float:

@@ -72,7 +72,9 @@ class Generator(Protocol):
         """Return the ids of the templated conversation, generation prompt included."""
         ...
 
-    def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
         """Return one generation for each request, in order."""
         ...
 

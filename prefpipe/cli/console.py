@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from prefpipe.errors import PrefpipeError
@@ -36,8 +43,14 @@ def progress(description: str, total: int) -> Iterator[Advance]:
         total: units to do.
     """
     if stderr.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-                   TimeRemainingColumn())  # fmt: skip
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=stderr, transient=True) as bar:
             task = bar.add_task(description, total=total)
             yield lambda n: bar.advance(task, n)
@@ -51,7 +64,9 @@ def progress(description: str, total: int) -> Iterator[Advance]:
         if elapsed_s - told >= SECONDS_BETWEEN_LINES or done >= total:
             told = elapsed_s
             left_s = elapsed_s / done * (total - done)
-            log(f"{description} {done} of {total} done, {elapsed_s:.0f} s so far, about {left_s:.0f} s left")
+            log(
+                f"{description} {done} of {total} done, {elapsed_s:.0f} s so far, about {left_s:.0f} s left"
+            )
 
     yield advance
 
@@ -67,7 +82,9 @@ def show_summary(summary: Summary) -> None:
     table.add_column("status")
     table.add_column("rows", justify="right")
     table.add_column("share", justify="right")
-    for status, count in sorted(summary.counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])):
+    for status, count in sorted(
+        summary.counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])
+    ):
         table.add_row(escape(status), f"{count:,}", f"{count / summary.n_rows:.1%}")
     if summary.counts:
         stderr.print(table)

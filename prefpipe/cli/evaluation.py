@@ -49,7 +49,9 @@ def evaluation_of(handler: Callable[[Any, bool], None]) -> typer.Typer:
                 hint=f"run `prefpipe eval {context.invoked_subcommand} --help` for what that command takes",
             )
 
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    first = inspect.Parameter(
+        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+    )
     theirs = inspect.signature(stage).parameters.values()
     evaluate.__signature__ = inspect.Signature([first, *theirs])  # type: ignore[attr-defined]
     evaluate.__doc__ = EvalConfig.__doc__

@@ -16,7 +16,9 @@ ROWS_PANEL = "What else the rows depend on"
 RUN_PANEL = "How it runs (the rows stay the same)"
 
 
-def command_of(config_class: type[StageConfig], handler: Callable[[Any, bool], None]) -> Callable[..., None]:
+def command_of(
+    config_class: type[StageConfig], handler: Callable[[Any, bool], None]
+) -> Callable[..., None]:
     """Return a function that typer can register: a parameter for each field, plus ``--config`` and ``--json``.
 
     Args:
@@ -33,11 +35,30 @@ def command_of(config_class: type[StageConfig], handler: Callable[[Any, bool], N
     kinds = resolved_types(config_class)
     parameters = [_parameter(item, kinds[item.name]) for item in fields(config_class)]
     parameters += [
-        _keyword("config", Annotated[Path | None, typer.Option("--config", help="YAML file with the same keys; flags beat it",
-                                                              metavar="FILE", rich_help_panel=RUN_PANEL)], None),
-        _keyword("json", Annotated[bool, typer.Option("--json", help="print the summary as JSON to stdout",
-                                                      rich_help_panel=RUN_PANEL)], False),
-    ]  # fmt: skip
+        _keyword(
+            "config",
+            Annotated[
+                Path | None,
+                typer.Option(
+                    "--config",
+                    help="YAML file with the same keys; flags beat it",
+                    metavar="FILE",
+                    rich_help_panel=RUN_PANEL,
+                ),
+            ],
+            None,
+        ),
+        _keyword(
+            "json",
+            Annotated[
+                bool,
+                typer.Option(
+                    "--json", help="print the summary as JSON to stdout", rich_help_panel=RUN_PANEL
+                ),
+            ],
+            False,
+        ),
+    ]
     # arguments stand before options in the help, whatever class declares them
     parameters.sort(key=lambda parameter: not _is_argument(parameter))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -50,20 +71,28 @@ def _parameter(item: "Field[Any]", kind: Any) -> inspect.Parameter:
     extra: dict[str, Any] = {"help": _help(item), "metavar": meta["metavar"], "show_default": False}
     if meta["choices"] and not meta["metavar"]:
         extra["metavar"] = "|".join(meta["choices"])
-    if scalar is Overwrite:  # bare or with a value: `spelled_out` gives it one before the flags are read
+    if (
+        scalar is Overwrite
+    ):  # bare or with a value: `spelled_out` gives it one before the flags are read
         scalar, extra["metavar"] = str, "[=stale]"
     annotation: Any = list[scalar] | None if is_list(kind) else scalar | None  # type: ignore[valid-type]
     if meta["positional"]:
         return _keyword(item.name, Annotated[annotation, typer.Argument(**extra)], None)
     names = [flag_of(item)]
     if scalar is bool:
-        names = [flag_of(item) + (f"/--no-{flag_of(item)[2:]}" if item.default is not False else "")]
+        names = [
+            flag_of(item) + (f"/--no-{flag_of(item)[2:]}" if item.default is not False else "")
+        ]
     if meta["short"]:
         names.append(f"-{meta['short']}")
     if is_list(kind) and scalar is float:
         annotation = list[str] | None  # `0.7,1.0` is split before it is read
-    names_something = bool(meta["metavar"]) and not meta["identity"]  # a folder, a model, a scorer: its content counts
-    extra["rich_help_panel"] = PLACES_PANEL if names_something else ROWS_PANEL if meta["identity"] else RUN_PANEL
+    names_something = (
+        bool(meta["metavar"]) and not meta["identity"]
+    )  # a folder, a model, a scorer: its content counts
+    extra["rich_help_panel"] = (
+        PLACES_PANEL if names_something else ROWS_PANEL if meta["identity"] else RUN_PANEL
+    )
     return _keyword(item.name, Annotated[annotation, typer.Option(*names, **extra)], None)
 
 
@@ -78,7 +107,9 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         if words[place] != "--overwrite":
             continue
         following = words[place + 1] if place + 1 < end else ""
-        if following in tuple(Overwrite) and not Path(following).exists():  # `--overwrite stale`, as other flags take values
+        if (
+            following in tuple(Overwrite) and not Path(following).exists()
+        ):  # `--overwrite stale`, as other flags take values
             return [*words[:place], f"--overwrite={following}", *spelled_out(words[place + 2 :])]
         words[place] = f"--overwrite={Overwrite.ALL}"
     return words
@@ -99,7 +130,9 @@ def without_stale(arguments: Sequence[str]) -> list[str]:
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
 
 
 def _is_argument(parameter: inspect.Parameter) -> bool:
@@ -114,7 +147,9 @@ def help_text(item: "Field[Any]") -> str:
     """Return a field's help sentence with its default."""
     default = item.default
     if default is MISSING:
-        return str(item.metadata["help"]) + (" [required]" if not item.metadata["positional"] else "")
+        return str(item.metadata["help"]) + (
+            " [required]" if not item.metadata["positional"] else ""
+        )
     if default is None or default == () or default is False or default is Overwrite.NO:
         return str(item.metadata["help"])
     shown = (

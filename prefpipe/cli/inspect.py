@@ -14,23 +14,45 @@ from prefpipe.cli.standings import STRICT_HELP, not_done
 class InspectFlags:
     """What can be given to ``prefpipe inspect``."""
 
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="folder of an artifact", show_default=False)]
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="folder of an artifact", show_default=False)
+    ]
     prompt_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="show this prompt with all its candidates; the beginning of the id is enough")
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="show this prompt with all its candidates; the beginning of the id is enough",
+        ),
     ] = None
-    scores: Annotated[Path | None, typer.Option(metavar="DIR", help="scores to rank by; default those of the groups")] = None
-    groups: Annotated[Path | None, typer.Option(metavar="DIR", help="groups to take the roles from")] = None
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="scores to rank by; default those of the groups"),
+    ] = None
+    groups: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="groups to take the roles from")
+    ] = None
     reward: Annotated[
         str | None,
-        typer.Option(metavar="EXPRESSION", help="rank by this expression; default what the groups were selected with"),
+        typer.Option(
+            metavar="EXPRESSION",
+            help="rank by this expression; default what the groups were selected with",
+        ),
     ] = None
-    full: Annotated[bool, typer.Option("--full", help="show whole texts instead of their first lines")] = False
+    full: Annotated[
+        bool, typer.Option("--full", help="show whole texts instead of their first lines")
+    ] = False
     draw_map: Annotated[
         bool,
-        typer.Option("--map", help="draw the prompt's candidates by their embeddings, in two dimensions, with what was chosen"),
+        typer.Option(
+            "--map",
+            help="draw the prompt's candidates by their embeddings, in two dimensions, with what was chosen",
+        ),
     ] = False
     embeddings: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="embeddings to draw with --map; default those of the groups")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="embeddings to draw with --map; default those of the groups"
+        ),
     ] = None
     strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False
     as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False
@@ -77,15 +99,28 @@ def _refuse_stray(flags: InspectFlags) -> None:
     """Refuse flags that need another one, or exclude it."""
     from prefpipe.errors import UsageError
 
-    given = {"--scores": flags.scores, "--groups": flags.groups, "--reward": flags.reward, "--full": flags.full or None,
-             "--map": flags.draw_map or None, "--embeddings": flags.embeddings}  # fmt: skip
+    given = {
+        "--scores": flags.scores,
+        "--groups": flags.groups,
+        "--reward": flags.reward,
+        "--full": flags.full or None,
+        "--map": flags.draw_map or None,
+        "--embeddings": flags.embeddings,
+    }
     stray = [name for name, value in given.items() if value is not None]
     if flags.prompt_id is None and stray:
-        raise UsageError(f"{stray[0]} goes together with --prompt-id", hint="run `prefpipe inspect --help`")
+        raise UsageError(
+            f"{stray[0]} goes together with --prompt-id", hint="run `prefpipe inspect --help`"
+        )
     if flags.embeddings is not None and not flags.draw_map:
-        raise UsageError("--embeddings goes together with --map", hint="run `prefpipe inspect --help`")
+        raise UsageError(
+            "--embeddings goes together with --map", hint="run `prefpipe inspect --help`"
+        )
     if flags.draw_map and flags.full:
-        raise UsageError("--map shows how texts begin, so --full does not go with it", hint="leave one of them out")
+        raise UsageError(
+            "--map shows how texts begin, so --full does not go with it",
+            hint="leave one of them out",
+        )
 
 
 def _mapped(flags: InspectFlags, related: dict[str, Any], prompt_id: str) -> dict[str, Any]:
@@ -95,10 +130,14 @@ def _mapped(flags: InspectFlags, related: dict[str, Any], prompt_id: str) -> dic
     from prefpipe.stages.inspect.one_prompt import one_prompt
 
     if "embeddings" not in related:
-        raise UsageError(f"--map needs embeddings, and none are to be found through {flags.path}",
-                         hint="pass the folder that embed wrote with --embeddings")  # fmt: skip
+        raise UsageError(
+            f"--map needs embeddings, and none are to be found through {flags.path}",
+            hint="pass the folder that embed wrote with --embeddings",
+        )
     sources = _sources(related)
-    return with_coordinates(one_prompt(sources, prompt_id, flags.reward), related["embeddings"], sources)
+    return with_coordinates(
+        one_prompt(sources, prompt_id, flags.reward), related["embeddings"], sources
+    )
 
 
 def _open(path: Path) -> Any:
@@ -110,8 +149,10 @@ def _open(path: Path) -> Any:
 
     inside = find_artifacts(path)
     if inside and path not in inside:
-        raise InputError(f"{path} is not an artifact, it holds {len(inside)}",
-                         hint=f"inspect one of them: {', '.join(map(str, inside[:6]))}")  # fmt: skip
+        raise InputError(
+            f"{path} is not an artifact, it holds {len(inside)}",
+            hint=f"inspect one of them: {', '.join(map(str, inside[:6]))}",
+        )
     return Artifact(path, read_run_record(path))
 
 
@@ -124,9 +165,15 @@ def _related(flags: InspectFlags) -> dict[str, Any]:
     artifact = _open(flags.path)
     kind = artifact.record.schema.split("/")[0]
     if kind not in ("candidates", "scores", "embeddings", "groups"):
-        raise UsageError(f"--prompt-id needs candidates, scores, embeddings or groups, and {flags.path} holds {kind}")
+        raise UsageError(
+            f"--prompt-id needs candidates, scores, embeddings or groups, and {flags.path} holds {kind}"
+        )
     found = {kind: open_input(flags.path, schema=kind, name="PATH")}
-    for name, path in (("groups", flags.groups), ("scores", flags.scores), ("embeddings", flags.embeddings)):
+    for name, path in (
+        ("groups", flags.groups),
+        ("scores", flags.scores),
+        ("embeddings", flags.embeddings),
+    ):
         if path is not None:
             found[name] = open_input(path, schema=name, name=f"--{name}")
     wanted = ("candidates", "scores", "embeddings") if flags.draw_map else ("candidates", "scores")
@@ -136,8 +183,10 @@ def _related(flags: InspectFlags) -> dict[str, Any]:
             if parent is not None:
                 found[name] = open_input(parent, schema=name, name=f"the {name} of {child.path}")
     if "candidates" not in found and "groups" not in found:
-        raise UsageError(f"the candidates of {artifact.path} are not at {artifact.record.parents.get('candidates')}",
-                         hint="inspect the candidates folder itself, with --scores and --groups")  # fmt: skip
+        raise UsageError(
+            f"the candidates of {artifact.path} are not at {artifact.record.parents.get('candidates')}",
+            hint="inspect the candidates folder itself, with --scores and --groups",
+        )
     return found
 
 

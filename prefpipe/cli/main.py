@@ -45,9 +45,17 @@ if TYPE_CHECKING:
     from prefpipe.stages.shared.runtime import Summary
 
 STAGES: tuple[type[StageConfig], ...] = (
-    GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, JudgeConfig, LogprobsConfig, ImportConfig,
+    GenerateConfig,
+    ScoreConfig,
+    EmbedConfig,
+    SelectConfig,
+    TrainConfig,
+    EvalConfig,
+    JudgeConfig,
+    LogprobsConfig,
+    ImportConfig,
     ExportConfig,
-)  # fmt: skip
+)
 
 
 class InPipelineOrder(typer.core.TyperGroup):
@@ -56,17 +64,24 @@ class InPipelineOrder(typer.core.TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names: stages first, the others as they were registered."""
         stages = [config_class.stage for config_class in STAGES]
-        return sorted(self.commands, key=lambda name: stages.index(name) if name in stages else len(stages))
+        return sorted(
+            self.commands, key=lambda name: stages.index(name) if name in stages else len(stages)
+        )
 
 
 app = Commands(
-    name="prefpipe", cls=InPipelineOrder, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-    rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
+    name="prefpipe",
+    cls=InPipelineOrder,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
     "judge compares two candidates folders pair by pair. "
     "logprobs keeps a reference for train, merge makes a model of an adapter. import and export exchange data with other tools.",
-)  # fmt: skip
+)
 DISK_HINT = "look at the disk and its permissions, then run the same command again; what is finished is kept"
 
 
@@ -77,7 +92,9 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
 
     speaks = is_first(config.stage)
     log = console.log if speaks else lambda _line: None
-    runtime = runtime_for(config, log=log, stop=stop_request, progress=console.progress, argv=sys.argv)
+    runtime = runtime_for(
+        config, log=log, stop=stop_request, progress=console.progress, argv=sys.argv
+    )
     try:
         summary = run_stage(config, runtime)
     except ErrorRateError as error:
@@ -135,7 +152,9 @@ app.command("reference", hidden=True)(reference)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="print the version and exit")) -> None:
+def _version(
+    version: bool = typer.Option(False, "--version", help="print the version and exit"),
+) -> None:
     if version:
         print(__version__)  # noqa: T201 - stdout is what --version is for
         raise typer.Exit
@@ -160,12 +179,18 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # what typer raises for a wrong flag
+        if hasattr(error, "format_message") and hasattr(
+            error, "exit_code"
+        ):  # what typer raises for a wrong flag
             message, help_command = error.format_message(), _help_command(arguments)
             if not message.strip():
-                return int(error.exit_code)  # a group without a command: its help is printed already
+                return int(
+                    error.exit_code
+                )  # a group without a command: its help is printed already
             if arguments and help_command.split()[1] not in (arguments[0], "--help"):
-                message = message.partition(" Did you mean")[0]  # the hint knows better: it is a command of a group
+                message = message.partition(" Did you mean")[
+                    0
+                ]  # the hint knows better: it is a command of a group
             sys.stderr.write(f"error: {message}\n\nhint: run `{help_command}`\n")
             return int(error.exit_code)
 
@@ -176,7 +201,9 @@ def run(arguments: list[str]) -> int:
         if failure is not None:  # a disk or a permission that no message was written for
             place = f"{failure.filename}: " if failure.filename else ""
             if tells_the_error(arguments):
-                console.show_error(PrefpipeError(f"{place}{failure.strerror or failure}", hint=DISK_HINT))
+                console.show_error(
+                    PrefpipeError(f"{place}{failure.strerror or failure}", hint=DISK_HINT)
+                )
             return 1
         if not tells_the_error(arguments):
             return 1
@@ -196,7 +223,9 @@ def _help_command(arguments: list[str]) -> str:
     for word in arguments:
         children = getattr(command, "commands", {})
         if word not in children:
-            groups = [name for name, child in children.items() if word in getattr(child, "commands", {})]
+            groups = [
+                name for name, child in children.items() if word in getattr(child, "commands", {})
+            ]
             words += [groups[0], word] if groups else []  # `prefpipe win-rate` is one of eval's
             break
         words, command = [*words, word], children[word]

@@ -12,33 +12,51 @@ def merge(
     adapter: Annotated[
         str,
         typer.Argument(
-            metavar="ADAPTER", help="a LoRA adapter: what `train --lora-r` wrote, another folder, or org/name\\[@revision]"
+            metavar="ADAPTER",
+            help="a LoRA adapter: what `train --lora-r` wrote, another folder, or org/name\\[@revision]",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="folder of the model to write")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="folder of the model to write")
+    ],
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="BASE", help="the base to merge into, instead of the one that the adapter names"),
+        typer.Option(
+            "--model",
+            metavar="BASE",
+            help="the base to merge into, instead of the one that the adapter names",
+        ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", metavar="|".join(CHOICES), help="number format of the weights; auto: as the base is stored")
+        str,
+        typer.Option(
+            "--dtype",
+            metavar="|".join(CHOICES),
+            help="number format of the weights; auto: as the base is stored",
+        ),
     ] = "auto",
     overwrite: Annotated[
         bool,
         typer.Option(
-            "--overwrite", help="replace a model that the output folder holds; --overwrite=stale, in a script, is the same"
+            "--overwrite",
+            help="replace a model that the output folder holds; --overwrite=stale, in a script, is the same",
         ),
     ] = False,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="run Python code that comes with the model")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON to stdout")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the figures as JSON to stdout")
+    ] = False,
 ) -> None:
     """Merge a LoRA adapter into its base, check that it changed and agrees with the adapter, and write a whole model."""
     from prefpipe.errors import UsageError
 
     if dtype not in CHOICES:
-        raise UsageError(f"--dtype must be one of {', '.join(CHOICES)}, not {dtype!r}", hint="run `prefpipe merge --help`")
+        raise UsageError(
+            f"--dtype must be one of {', '.join(CHOICES)}, not {dtype!r}",
+            hint="run `prefpipe merge --help`",
+        )
     from prefpipe.artifacts.atomic import require_free
     from prefpipe.cli import console, pages
     from prefpipe.cli.signals import stop_request
@@ -53,8 +71,14 @@ def merge(
     from prefpipe.stages.merge import merge as run_merge
 
     files = locate_model(adapter, trust_remote_code=trust_remote_code, base=model)
-    request = MergeRequest(output, dtype, overwrite, base_given=model is not None, trust_remote_code=trust_remote_code)
-    figures = run_merge(files, request, Runtime(log=console.log, should_stop=stop_request, finishing=stop_request.finishing))
+    request = MergeRequest(
+        output, dtype, overwrite, base_given=model is not None, trust_remote_code=trust_remote_code
+    )
+    figures = run_merge(
+        files,
+        request,
+        Runtime(log=console.log, should_stop=stop_request, finishing=stop_request.finishing),
+    )
     with stop_request.finishing():  # the model has its name: the command is done
         if as_json:
             pages.pipe_json(figures)

@@ -9,19 +9,29 @@ import typer
 
 from prefpipe.cli.local_paths import Commands
 
-models = Commands(no_args_is_help=True, help="Convert, list and show the models that can stand after --model.")
+models = Commands(
+    no_args_is_help=True, help="Convert, list and show the models that can stand after --model."
+)
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON to stdout")]
 Reference = Annotated[
-    str, typer.Argument(metavar="REFERENCE", help="folder, org/name[@revision], .gguf file or bundled:NAME", show_default=False)
+    str,
+    typer.Argument(
+        metavar="REFERENCE",
+        help="folder, org/name[@revision], .gguf file or bundled:NAME",
+        show_default=False,
+    ),
 ]
-TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="fetch Python code that comes with the model")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="fetch Python code that comes with the model")
+]
 
 
 @models.command()
 def convert(
     reference: Reference,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="folder to write; default the cache")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="folder to write; default the cache"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -30,7 +40,9 @@ def convert(
     from prefpipe.models.bundled import PREFIX, find_bundled
     from prefpipe.models.model_location import locate_model
 
-    source = find_bundled(reference) if reference.startswith(PREFIX) else Path(reference).expanduser()
+    source = (
+        find_bundled(reference) if reference.startswith(PREFIX) else Path(reference).expanduser()
+    )
     if output is None:
         folder = locate_model(reference).path
     elif source.suffix == ".gguf":
@@ -71,7 +83,12 @@ def _bundled() -> Iterator[dict[str, Any]]:
     from prefpipe.models.bundled import BUNDLED_MODELS, PREFIX, find_bundled
 
     for name, model in BUNDLED_MODELS.items():
-        entry: dict[str, Any] = {"reference": PREFIX + name, "installed": True, "install": model.install, "folder": None}
+        entry: dict[str, Any] = {
+            "reference": PREFIX + name,
+            "installed": True,
+            "install": model.install,
+            "folder": None,
+        }
         try:
             source = find_bundled(PREFIX + name)
         except ModelError:
@@ -97,13 +114,21 @@ def _told(entry: dict[str, Any]) -> str:
 
 
 @models.command()
-def show(reference: Reference, trust_remote_code: TrustRemoteCode = False, as_json: AsJson = False) -> None:
+def show(
+    reference: Reference, trust_remote_code: TrustRemoteCode = False, as_json: AsJson = False
+) -> None:
     """Show where a model is, what kind it is, its hashes and its chat template."""
     from prefpipe.models.model_location import locate_model
     from prefpipe.models.tokenizer_files import read_chat_template
 
     model = locate_model(reference, trust_remote_code=trust_remote_code)
-    facts = {"reference": reference, "path": str(model.path), "kind": model.kind, "revision": model.revision, **model.identity()}
+    facts = {
+        "reference": reference,
+        "path": str(model.path),
+        "kind": model.kind,
+        "revision": model.revision,
+        **model.identity(),
+    }
     if model.base is not None:
         facts["base_path"] = str(model.base.path)
     template = read_chat_template(model.tokenizer_path)
@@ -116,5 +141,14 @@ def _show_facts(facts: dict[str, Any], template: str | None, *, as_json: bool) -
     if as_json:
         pages.pipe_json({**facts, "chat_template": template})
         return
-    shown = {name.replace("_", " "): str(value) for name, value in facts.items() if value is not None}
-    pages.show_facts({**shown, "chat template": "none" if template is None else f"{len(template):,} characters:\n{template}"})
+    shown = {
+        name.replace("_", " "): str(value) for name, value in facts.items() if value is not None
+    }
+    pages.show_facts(
+        {
+            **shown,
+            "chat template": "none"
+            if template is None
+            else f"{len(template):,} characters:\n{template}",
+        }
+    )

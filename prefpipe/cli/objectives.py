@@ -18,7 +18,10 @@ INDENT = " " * 4
 
 
 def objectives(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="one of them, with all that is known of it")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="one of them, with all that is known of it"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False,
 ) -> None:
     """List the objectives with score, comparison, knobs, formula and paper, or explain one.
@@ -44,10 +47,27 @@ def objectives(
 
 
 def _facts(objective: "Objective") -> dict[str, Any]:
-    knobs = [{"name": knob.name, "default": knob.default, "range": knob.range, "meaning": knob.help} for knob in objective.knobs]
-    names = ("name", "trains", "score", "comparison", "target", "needs_reference", "reads_roles", "reads_rewards")
+    knobs = [
+        {"name": knob.name, "default": knob.default, "range": knob.range, "meaning": knob.help}
+        for knob in objective.knobs
+    ]
+    names = (
+        "name",
+        "trains",
+        "score",
+        "comparison",
+        "target",
+        "needs_reference",
+        "reads_roles",
+        "reads_rewards",
+    )
     facts = {name: getattr(objective, name) for name in names}
-    return facts | {"knobs": knobs, "formula": objective.formula, "source": objective.source, "summary": objective.summary}
+    return facts | {
+        "knobs": knobs,
+        "formula": objective.formula,
+        "source": objective.source,
+        "summary": objective.summary,
+    }
 
 
 def _documentation(objective: "Objective") -> str:
@@ -58,7 +78,10 @@ def _documentation(objective: "Objective") -> str:
 
 def _defaults(facts: dict[str, Any]) -> str:
     shown = {knob["name"]: knob["default"] for knob in facts["knobs"]}
-    return ", ".join(f"{name} {str(value).lower() if isinstance(value, bool) else value}" for name, value in shown.items())
+    return ", ".join(
+        f"{name} {str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in shown.items()
+    )
 
 
 def _reference(facts: dict[str, Any]) -> str:
@@ -75,7 +98,14 @@ def _table(rows: list[dict[str, Any]]) -> "Iterator[RenderableType]":
     for heading, ratio in (("knobs and defaults", 3), ("formula", 5), ("paper", 2)):
         table.add_column(heading, ratio=ratio)
     for facts in rows:
-        cells = (facts["score"], facts["comparison"], _reference(facts), _defaults(facts), facts["formula"], facts["source"])
+        cells = (
+            facts["score"],
+            facts["comparison"],
+            _reference(facts),
+            _defaults(facts),
+            facts["formula"],
+            facts["source"],
+        )
         table.add_row(Text(facts["name"], style="bold"), *map(Text, cells))
     yield table
 
@@ -84,13 +114,19 @@ def _blocks(rows: list[dict[str, Any]], width: int) -> "Iterator[RenderableType]
     from rich.text import Text
 
     for facts in rows:
-        title = Text(textwrap.fill(f"{facts['name']}: {facts['summary']}", width, subsequent_indent=INDENT))
+        title = Text(
+            textwrap.fill(f"{facts['name']}: {facts['summary']}", width, subsequent_indent=INDENT)
+        )
         title.stylize("bold", 0, len(facts["name"]))
         yield title
-        words = f"score {facts['score']}, compares {facts['comparison']}, reference {_reference(facts)}"
+        words = (
+            f"score {facts['score']}, compares {facts['comparison']}, reference {_reference(facts)}"
+        )
         for line in (words, _defaults(facts), facts["formula"], facts["source"]):
             if line:
-                yield Text(textwrap.fill(line, width, initial_indent=INDENT, subsequent_indent=INDENT))
+                yield Text(
+                    textwrap.fill(line, width, initial_indent=INDENT, subsequent_indent=INDENT)
+                )
 
 
 def _page(facts: dict[str, Any]) -> "Iterator[RenderableType]":
@@ -110,6 +146,10 @@ def _page(facts: dict[str, Any]) -> "Iterator[RenderableType]":
     for heading, value in lines.items():
         yield Text.assemble((f"{heading:<11}", "bold"), value)
     for knob in facts["knobs"]:
-        default = str(knob["default"]).lower() if isinstance(knob["default"], bool) else knob["default"]
-        yield Text.assemble((f"{knob['name']:<11}", "bold"), f"{default}; {knob['range']}; {knob['meaning']}")
+        default = (
+            str(knob["default"]).lower() if isinstance(knob["default"], bool) else knob["default"]
+        )
+        yield Text.assemble(
+            (f"{knob['name']:<11}", "bold"), f"{default}; {knob['range']}; {knob['meaning']}"
+        )
     yield Text("\n" + facts["documentation"])

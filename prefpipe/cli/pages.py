@@ -31,7 +31,9 @@ def show(page: Iterable[RenderableType], *, not_done: Sequence[Mapping[str, Any]
             that a figure which is copied out of the page is not taken for one of the whole.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal gets escapes, not a traceback
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # an ASCII terminal gets escapes, not a traceback
     console = Console(highlight=False, emoji=False)
     mark = ", ".join(f"{item['path']}, which is {item['state']}" for item in not_done)
     if mark:
@@ -45,7 +47,10 @@ def show(page: Iterable[RenderableType], *, not_done: Sequence[Mapping[str, Any]
 def show_facts(facts: Mapping[str, str]) -> None:
     """Print a line for each fact, names in one column; values are never broken, so that paths can be copied."""
     longest = max(map(len, facts))
-    show(Text.assemble((f"{name:<{longest}}  ", "bold"), visible(value)) for name, value in facts.items())
+    show(
+        Text.assemble((f"{name:<{longest}}  ", "bold"), visible(value))
+        for name, value in facts.items()
+    )
 
 
 def pipe_json(value: Any) -> None:

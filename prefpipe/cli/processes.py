@@ -23,13 +23,22 @@ def tells_the_error(arguments: Sequence[str]) -> bool:
     launcher keeps a small store for its processes, and who writes there first has the word. Without one each prints its own.
     """
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if n_processes == 1 or arguments[:1] != ["train"] or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if (
+        n_processes == 1
+        or arguments[:1] != ["train"]
+        or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    ):
         return True
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch does not say that it exports it
 
     own = os.environ.get("RANK", "0")
     try:
-        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=PATIENCE)
+        store = TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=PATIENCE,
+        )
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         found: bytes = store.compare_set(f"{TOLD}/{attempt}", "", own)
     except (KeyError, ValueError, RuntimeError):

@@ -14,8 +14,12 @@ DEFAULT_FOLDER = Path("docs/reference")
 
 
 def reference(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="where the pages are")] = DEFAULT_FOLDER,
-    check: Annotated[bool, typer.Option("--check", help="write nothing; fail when a page differs from the code")] = False,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="where the pages are")
+    ] = DEFAULT_FOLDER,
+    check: Annotated[
+        bool, typer.Option("--check", help="write nothing; fail when a page differs from the code")
+    ] = False,
 ) -> None:
     """Write the reference pages, or compare them with the code."""
     from prefpipe.artifacts.atomic import atomic_write, make_folder
@@ -25,7 +29,10 @@ def reference(
     wanted = pages()
     outdated = [name for name, text in wanted.items() if _read(folder / name) != text]
     if check and outdated:
-        raise PrefpipeError(f"{folder} differs from the code: {', '.join(outdated)}", hint="run `prefpipe reference`")
+        raise PrefpipeError(
+            f"{folder} differs from the code: {', '.join(outdated)}",
+            hint="run `prefpipe reference`",
+        )
     if not check:
         make_folder(folder)
         for name in outdated:
@@ -60,9 +67,20 @@ def _cli_page() -> Iterator[str]:
     )
     for code, meaning in EXIT_CODES.items():
         yield f"| {code} | {meaning} |"
-    kinds = {f"prefpipe {config_class.stage}": resolved_types(config_class) for config_class in (*STAGES, *EVALUATIONS)}
+    kinds = {
+        f"prefpipe {config_class.stage}": resolved_types(config_class)
+        for config_class in (*STAGES, *EVALUATIONS)
+    }
     for path, command in commands():
-        yield from ("", f"## {path}", "", f"`{usage(path, command)}`", "", _one_line(command.help or ""), "")
+        yield from (
+            "",
+            f"## {path}",
+            "",
+            f"`{usage(path, command)}`",
+            "",
+            _one_line(command.help or ""),
+            "",
+        )
         yield from ("| argument or flag | value | what it does |", "|---|---|---|")
         for parameter in command.params:
             yield f"| {_names(parameter)} | {_value(parameter, kinds.get(path, {}))} | {_cell(parameter.help or '')} |"
@@ -105,7 +123,10 @@ def usage(path: str, command: Any) -> str:
         if parameter.param_type_name == "argument":
             words.append(_metavar(parameter))
         elif parameter.required or "[required]" in (parameter.help or ""):
-            words += [parameter.opts[-1] if len(parameter.opts[-1]) == 2 else parameter.opts[0], _metavar(parameter)]
+            words += [
+                parameter.opts[-1] if len(parameter.opts[-1]) == 2 else parameter.opts[0],
+                _metavar(parameter),
+            ]
     return " ".join([*words, "[OPTIONS]"])
 
 
@@ -198,7 +219,13 @@ def _schemas_page() -> Iterator[str]:
         f"`{CHECKSUM_KEY}` has the sha256 of the footer itself.",
     )
     for schema in (*ALIKE_EVERYWHERE, embeddings_schema(384, half=False), POLICY, METRICS):
-        yield from ("", f"## {schema.tag}", "", "| column | type | null | what it holds |", "|---|---|---|---|")
+        yield from (
+            "",
+            f"## {schema.tag}",
+            "",
+            "| column | type | null | what it holds |",
+            "|---|---|---|---|",
+        )
         for column in schema.columns:
             null = "yes" if column.nullable else "no"
             yield f"| `{column.name}` | `{_column_type(column.type)}` | {null} | {_cell(column.meaning)} |"
@@ -212,7 +239,9 @@ def _column_type(kind: Any) -> str:
 
 def _cell(text: str) -> str:
     """Return a text that can stand in a Markdown table: no pipes that end the cell, no rich escapes."""
-    return _one_line(text.replace("\\[", "[").replace(" [required]", " **required**")).replace("|", "\\|")
+    return _one_line(text.replace("\\[", "[").replace(" [required]", " **required**")).replace(
+        "|", "\\|"
+    )
 
 
 def _one_line(text: str) -> str:

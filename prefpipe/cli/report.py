@@ -22,23 +22,40 @@ class ReportFlags:
     """What can be given to ``prefpipe report``."""
 
     workdir: Annotated[
-        Path, typer.Argument(metavar="WORKDIR", show_default=False, help="folder that holds the artifacts of a run")
+        Path,
+        typer.Argument(
+            metavar="WORKDIR", show_default=False, help="folder that holds the artifacts of a run"
+        ),
     ]
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="the HTML file to write")
-    ]  # fmt: skip
-    prompts: Annotated[int, typer.Option(metavar="N", help="prompts whose candidates are drawn as a map, with their texts")] = 12
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", show_default=False, help="the HTML file to write"
+        ),
+    ]
+    prompts: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="prompts whose candidates are drawn as a map, with their texts"
+        ),
+    ] = 12
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", show_default=False,
+            metavar="MODEL",
+            show_default=False,
             help="the model of the savings calculator: a folder, org/name, bundled:NAME, or its size, 8B \\[default: the policy "
             f"in WORKDIR, else {DEFAULT_SIZE}]",
         ),
-    ] = None  # fmt: skip
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace FILE also where it is no report of prefpipe")] = False
+    ] = None
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="replace FILE also where it is no report of prefpipe"),
+    ] = False
     strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False
-    as_json: Annotated[bool, typer.Option("--json", help="print what the report is made of as JSON to stdout")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print what the report is made of as JSON to stdout")
+    ] = False
 
 
 def _report(flags: ReportFlags) -> None:
@@ -52,11 +69,16 @@ def _report(flags: ReportFlags) -> None:
     from prefpipe.report.story import tell
 
     if not 0 <= flags.prompts <= 200:
-        raise UsageError(f"--prompts must be within 0 and 200, not {flags.prompts}", hint="run `prefpipe report --help`")
+        raise UsageError(
+            f"--prompts must be within 0 and 200, not {flags.prompts}",
+            hint="run `prefpipe report --help`",
+        )
     refuse_other_file(flags.output, overwrite=flags.overwrite)  # before the work, not after it
     found, unreadable = _found(flags.workdir, strict=flags.strict)
     _say_what_is_not_done(found, unreadable, strict=flags.strict)
-    story = tell(flags.workdir.resolve().name, found, _model(flags.model, found), n_maps=flags.prompts)
+    story = tell(
+        flags.workdir.resolve().name, found, _model(flags.model, found), n_maps=flags.prompts
+    )
     story["not_done"] = [*unreadable, *story["not_done"]]
     for line in _errors(story):
         console.log(line)
@@ -89,13 +111,18 @@ def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, An
 
     opened, unreadable = {}, []
     all_paths = find_artifacts(workdir)
-    names = {path: str(path.relative_to(workdir)) if path != workdir else workdir.resolve().name for path in all_paths}
+    names = {
+        path: str(path.relative_to(workdir)) if path != workdir else workdir.resolve().name
+        for path in all_paths
+    }
     for path in all_paths:
         try:
             opened[path] = Artifact(path, read_run_record(path))
         except PrefpipeError:
             standing = standing_of(path)
-            unreadable.append({"name": names[path], "state": standing.state, "reasons": list(standing.reasons)})
+            unreadable.append(
+                {"name": names[path], "state": standing.state, "reasons": list(standing.reasons)}
+            )
     places = {path.resolve(): names[path] for path in opened}
     by_name = {names[path]: artifact for path, artifact in opened.items()}
     inspector, found = Inspector(), []
@@ -105,12 +132,20 @@ def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, An
         for kind in artifact.record.parents:
             place = locate_parent(artifact, kind)
             inside = places.get(place.resolve()) if place is not None else None
-            parents[kind] = inside or _twin(artifact, names[path], kind, by_name) or _outside(artifact, kind, by_name)
-        found.append(Found(names[path], artifact, parents, state.state, tuple(state.reasons), state.command))
+            parents[kind] = (
+                inside
+                or _twin(artifact, names[path], kind, by_name)
+                or _outside(artifact, kind, by_name)
+            )
+        found.append(
+            Found(names[path], artifact, parents, state.state, tuple(state.reasons), state.command)
+        )
     return found, unreadable
 
 
-def _say_what_is_not_done(found: list[Any], unreadable: list[dict[str, Any]], *, strict: bool) -> None:
+def _say_what_is_not_done(
+    found: list[Any], unreadable: list[dict[str, Any]], *, strict: bool
+) -> None:
     """Say in the first lines whose figures will be marked.
 
     Raises:
@@ -131,7 +166,8 @@ def _say_what_is_not_done(found: list[Any], unreadable: list[dict[str, Any]], *,
         reason = f": {item.reasons[0].rstrip(':')}" if item.reasons else ""
         if strict:
             raise InputError(
-                f"--strict: {item.name} is {item.state}{reason}", hint=f"prefpipe status {quote(str(item.artifact.path))}"
+                f"--strict: {item.name} is {item.state}{reason}",
+                hint=f"prefpipe status {quote(str(item.artifact.path))}",
             )
         console.log(f"warning: {item.name} is {item.state}{reason}; its figures are marked")
 
@@ -139,7 +175,11 @@ def _say_what_is_not_done(found: list[Any], unreadable: list[dict[str, Any]], *,
 def _twin(artifact: Any, name: str, kind: str, by_name: Mapping[str, Any]) -> str | None:
     """Return the artifact of the folder that is what this one was made from: of a copied run the original may still be there."""
     identity = artifact.record.identity.get(kind)
-    alike = [each for each, other in by_name.items() if other.record.identity == identity and each != name]
+    alike = [
+        each
+        for each, other in by_name.items()
+        if other.record.identity == identity and each != name
+    ]
     beside = str(Path(name).parent / Path(artifact.record.parents[kind]).name)
     return min(alike, key=lambda each: each != beside, default=None)
 
@@ -161,14 +201,22 @@ def _with_names(story: Mapping[str, Any], found: list[Any]) -> dict[str, Any]:
         place = path.resolve()
         near = [str(place.relative_to(Path.cwd()))] if place.is_relative_to(Path.cwd()) else []
         spelled |= {each: item.name for each in (str(path), str(place), *near) if each != "."}
-    told = re.compile(r"(?<![\w/.-])(?:" + "|".join(map(re.escape, sorted(spelled, key=len, reverse=True))) + r")(?=[/\s,:;)]|$)")
+    told = re.compile(
+        r"(?<![\w/.-])(?:"
+        + "|".join(map(re.escape, sorted(spelled, key=len, reverse=True)))
+        + r")(?=[/\s,:;)]|$)"
+    )
 
     def named(value: Any, *, is_message: bool = False) -> Any:
         if isinstance(value, str):
             return told.sub(lambda match: spelled[match[0]], value) if is_message else value
         if isinstance(value, Mapping):
             return {key: named(item, is_message=key in MESSAGES) for key, item in value.items()}
-        return [named(item, is_message=is_message) for item in value] if isinstance(value, list) else value
+        return (
+            [named(item, is_message=is_message) for item in value]
+            if isinstance(value, list)
+            else value
+        )
 
     renamed: dict[str, Any] = named(story)
     return renamed
@@ -211,7 +259,12 @@ def _errors(story: Mapping[str, Any]) -> list[str]:
                 look(item, f"{where} {name}".strip())
         elif isinstance(value, list):
             for item in value:
-                look(item, f"{where} {item['name']}" if isinstance(item, Mapping) and "name" in item else where)
+                look(
+                    item,
+                    f"{where} {item['name']}"
+                    if isinstance(item, Mapping) and "name" in item
+                    else where,
+                )
 
     for section in ("pools", "maps", "win_rates"):
         look(story[section], section)

@@ -24,7 +24,9 @@ PLAN = (*REQUIRED_OF_A_PLAN, "k", "positives")
 
 
 def _flag(text: str, metavar: str | None, panel: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, show_default=False)
+    return typer.Option(
+        *names, help=text, metavar=metavar, rich_help_panel=panel, show_default=False
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +35,28 @@ class SavingsFlags:
 
     groups: Annotated[
         Path | None,
-        typer.Argument(metavar="GROUPS", show_default=False, help="folder written by select; without it see below"),
+        typer.Argument(
+            metavar="GROUPS",
+            show_default=False,
+            help="folder written by select; without it see below",
+        ),
     ] = None
     model: Annotated[str, _flag(MODEL_HELP, "MODEL", MODEL_PANEL)]
     epochs: Annotated[float, _flag("passes over the groups \\[default: 1]", "X", MODEL_PANEL)] = 1.0
-    lora: Annotated[bool, _flag("train adapters: frozen weights need no gradient", None, MODEL_PANEL, "--lora")] = False
+    lora: Annotated[
+        bool, _flag("train adapters: frozen weights need no gradient", None, MODEL_PANEL, "--lora")
+    ] = False
     gradient_checkpointing: Annotated[
         bool, _flag("activations are computed twice", None, MODEL_PANEL, "--gradient-checkpointing")
     ] = False
     reference: Annotated[
-        bool, _flag("the objective has a reference policy: one forward pass more in all", None, MODEL_PANEL, "--reference")
+        bool,
+        _flag(
+            "the objective has a reference policy: one forward pass more in all",
+            None,
+            MODEL_PANEL,
+            "--reference",
+        ),
     ] = False
     shared_prompt: Annotated[
         bool,
@@ -54,16 +68,32 @@ class SavingsFlags:
             "--shared-prompt/--no-shared-prompt",
         ),
     ] = TrainConfig.shared_prompt
-    gpu: Annotated[str | None, _flag(f"the GPU: {', '.join(ACCELERATORS)}", "NAME", MACHINE_PANEL)] = None
-    tflops: Annotated[float | None, _flag("peak dense TFLOP/s of another GPU", "X", MACHINE_PANEL)] = None
-    mfu: Annotated[float, _flag("share of the peak that training reaches \\[default: 0.4]", "X", MACHINE_PANEL)] = 0.4
-    price_per_hour: Annotated[float | None, _flag("price of a GPU-hour, any currency: adds the cost", "X", MACHINE_PANEL)] = None
+    gpu: Annotated[
+        str | None, _flag(f"the GPU: {', '.join(ACCELERATORS)}", "NAME", MACHINE_PANEL)
+    ] = None
+    tflops: Annotated[
+        float | None, _flag("peak dense TFLOP/s of another GPU", "X", MACHINE_PANEL)
+    ] = None
+    mfu: Annotated[
+        float, _flag("share of the peak that training reaches \\[default: 0.4]", "X", MACHINE_PANEL)
+    ] = 0.4
+    price_per_hour: Annotated[
+        float | None, _flag("price of a GPU-hour, any currency: adds the cost", "X", MACHINE_PANEL)
+    ] = None
     prompts: Annotated[int | None, _flag("prompts", "N", PLAN_PANEL)] = None
     n: Annotated[int | None, _flag("candidates a prompt", "N", PLAN_PANEL, "--n")] = None
-    k: Annotated[int | None, _flag(f"negatives kept \\[default: {SelectConfig.k}]", "N", PLAN_PANEL, "--k")] = None
-    positives: Annotated[int | None, _flag(f"positives kept \\[default: {SelectConfig.positives}]", "N", PLAN_PANEL)] = None
-    mean_prompt_tokens: Annotated[float | None, _flag("mean length of a prompt, in tokens", "X", PLAN_PANEL)] = None
-    mean_response_tokens: Annotated[float | None, _flag("mean length of a response, in tokens", "X", PLAN_PANEL)] = None
+    k: Annotated[
+        int | None, _flag(f"negatives kept \\[default: {SelectConfig.k}]", "N", PLAN_PANEL, "--k")
+    ] = None
+    positives: Annotated[
+        int | None, _flag(f"positives kept \\[default: {SelectConfig.positives}]", "N", PLAN_PANEL)
+    ] = None
+    mean_prompt_tokens: Annotated[
+        float | None, _flag("mean length of a prompt, in tokens", "X", PLAN_PANEL)
+    ] = None
+    mean_response_tokens: Annotated[
+        float | None, _flag("mean length of a response, in tokens", "X", PLAN_PANEL)
+    ] = None
     strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False
     as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False
 
@@ -102,12 +132,19 @@ def _basis(flags: SavingsFlags) -> Any:
     from prefpipe.stages.savings import basis_of_groups, basis_of_plan
 
     if flags.groups is not None:
-        return basis_of_groups(open_input(flags.groups, schema="groups", name="GROUPS"), shared_prompt=flags.shared_prompt)
+        return basis_of_groups(
+            open_input(flags.groups, schema="groups", name="GROUPS"),
+            shared_prompt=flags.shared_prompt,
+        )
     given = _plan(flags)
     plan = Plan(
-        int(given["prompts"]), int(given["n"]), int(given["k"]), int(given["positives"]), given["mean_prompt_tokens"],
+        int(given["prompts"]),
+        int(given["n"]),
+        int(given["k"]),
+        int(given["positives"]),
+        given["mean_prompt_tokens"],
         given["mean_response_tokens"],
-    )  # fmt: skip
+    )
     return basis_of_plan(plan, shared_prompt=flags.shared_prompt)
 
 
@@ -127,7 +164,9 @@ def _model(reference: str) -> Any:
     from prefpipe.models.model_shape import named_shape
 
     found = named_shape(reference)
-    return TrainedModel(reference, found.shape, found.n_parameters, found.n_active_parameters, found.notes)
+    return TrainedModel(
+        reference, found.shape, found.n_parameters, found.n_active_parameters, found.notes
+    )
 
 
 def _machine(flags: SavingsFlags) -> Any:
@@ -141,14 +180,26 @@ def _machine(flags: SavingsFlags) -> Any:
 
 def _problems(flags: SavingsFlags) -> list[str]:
     """Return everything wrong with the flags, in sentences."""
-    found = [f"{_words(name)} must be {rule}, not {value:g}" for name, value, holds, rule in _ranges(flags) if not holds]
+    found = [
+        f"{_words(name)} must be {rule}, not {value:g}"
+        for name, value, holds, rule in _ranges(flags)
+        if not holds
+    ]
     if (flags.gpu is None) == (flags.tflops is None):
-        found.append("one of --gpu and --tflops is needed" if flags.gpu is None else "--gpu and --tflops exclude each other")
+        found.append(
+            "one of --gpu and --tflops is needed"
+            if flags.gpu is None
+            else "--gpu and --tflops exclude each other"
+        )
     if flags.gpu is not None and flags.gpu.lower() not in ACCELERATORS:
-        found.append(f"--gpu must be one of {', '.join(ACCELERATORS)}, not {flags.gpu!r} (another GPU: --tflops)")
+        found.append(
+            f"--gpu must be one of {', '.join(ACCELERATORS)}, not {flags.gpu!r} (another GPU: --tflops)"
+        )
     given = [name for name in PLAN if getattr(flags, name) is not None]
     if flags.groups is not None and given:
-        found.append(f"{', '.join(map(_words, given))} describe a selection before it is run and do not go with GROUPS")
+        found.append(
+            f"{', '.join(map(_words, given))} describe a selection before it is run and do not go with GROUPS"
+        )
     if flags.groups is None:
         missing = [_words(name) for name in REQUIRED_OF_A_PLAN if getattr(flags, name) is None]
         if missing:
@@ -172,12 +223,17 @@ def _ranges(flags: SavingsFlags) -> list[tuple[str, float, bool, str]]:
         "mean_response_tokens": (lambda x: x > 0, "above 0"),
     }
     given = {name: getattr(flags, name) for name in rules if getattr(flags, name) is not None}
-    return [(name, value, isfinite(value) and rules[name][0](value), rules[name][1]) for name, value in given.items()]
+    return [
+        (name, value, isfinite(value) and rules[name][0](value), rules[name][1])
+        for name, value in given.items()
+    ]
 
 
 def _plan_problems(plan: Mapping[str, Any]) -> list[str]:
     if "n" in plan and plan["n"] >= 2 and plan["k"] + plan["positives"] > plan["n"]:
-        return [f"--k {plan['k']} and --positives {plan['positives']} keep more than the {plan['n']} candidates of --n"]
+        return [
+            f"--k {plan['k']} and --positives {plan['positives']} keep more than the {plan['n']} candidates of --n"
+        ]
     return []
 
 

@@ -58,7 +58,9 @@ class Section:
     Sections nest: behind the end of one, the one around it holds again.
     """
 
-    def __init__(self, request: "StopRequest", *, is_finishing: bool, however_long: bool = False) -> None:
+    def __init__(
+        self, request: "StopRequest", *, is_finishing: bool, however_long: bool = False
+    ) -> None:
         self.request = request
         self.is_finishing = is_finishing
         self.however_long = however_long

@@ -23,11 +23,15 @@ def not_done(paths: Iterable[Path | None], *, strict: bool = False) -> list[dict
     from prefpipe.status import Inspector, standing_of
 
     inspector = Inspector()
-    artifacts = dict.fromkeys(path for path in paths if path is not None and (path / FILE_NAME).exists())
+    artifacts = dict.fromkeys(
+        path for path in paths if path is not None and (path / FILE_NAME).exists()
+    )
     standings = [standing_of(path, inspector, quick=not strict) for path in artifacts]
     found = [standing for standing in standings if not standing.is_done]
     if found and strict:
-        raise InputError(f"--strict: {found[0].line}", hint=f"see why and what to run: {found[0].command}")
+        raise InputError(
+            f"--strict: {found[0].line}", hint=f"see why and what to run: {found[0].command}"
+        )
     for standing in found:
         console.log(f"warning: {standing.line}; see {standing.command}")
     return [standing.to_json() for standing in found]

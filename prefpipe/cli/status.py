@@ -20,12 +20,19 @@ SHARDS_SHOWN = 8
 
 
 def status(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="artifacts, or folders that hold several")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="artifacts, or folders that hold several"),
+    ],
     num_shards: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="workers that the missing shards are for; default one a part"),
+        typer.Option(
+            min=1, metavar="N", help="workers that the missing shards are for; default one a part"
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="read the parts' footers only, not every byte")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="read the parts' footers only, not every byte")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False,
 ) -> None:
     """Say for each artifact whether it is done, partial, stale or corrupt, and why.
@@ -48,7 +55,9 @@ def _reports(paths: Sequence[Path], *, quick: bool) -> "list[Report]":
 
     inspector = Inspector()
     # a folder without artifacts is handed on, so that the error says what it lacks
-    found = dict.fromkeys(artifact for path in paths for artifact in (find_artifacts(path) or [path]))
+    found = dict.fromkeys(
+        artifact for path in paths for artifact in (find_artifacts(path) or [path])
+    )
     return [inspector.report(path, quick=quick) for path in found]
 
 
@@ -78,7 +87,12 @@ def _block(report: "Report", longest: int, num_shards: int | None, width: int) -
     shown += [(f"note: {note}", "dim") for note in report.notes]
     for line, style in shown:
         indent = INDENT + " " * (len(line) - len(line.lstrip()))
-        wrapped = textwrap.fill(visible_line(line, 400), max(width, 60), initial_indent=indent, subsequent_indent=f"{indent}  ")
+        wrapped = textwrap.fill(
+            visible_line(line, 400),
+            max(width, 60),
+            initial_indent=indent,
+            subsequent_indent=f"{indent}  ",
+        )
         text.append(f"\n{wrapped}", style=style)
     for line in _next_steps(report, num_shards):
         text.append(f"\n{INDENT}{visible(line)}")
@@ -93,7 +107,9 @@ def _next_steps(report: "Report", num_shards: int | None) -> Iterator[str]:
     if report.state == "done" or not report.command:
         return
     if report.corrupt_parts:
-        names = [str(report.path / part_name(index, report.n_parts)) for index in report.corrupt_parts]
+        names = [
+            str(report.path / part_name(index, report.n_parts)) for index in report.corrupt_parts
+        ]
         yield f"delete:  rm {shlex.join(names)}"
     lines = report.again(num_shards)
     for words in lines[:SHARDS_SHOWN]:

@@ -20,10 +20,11 @@ class ConversationsConfig(TablesConfig):
         help="a prompt that looks like a templated conversation, or like a list of turns, is what the user says all the same",
     )
     leave_out: tuple[str, ...] = option(
-        (), metavar="NAME",
+        (),
+        metavar="NAME",
         help="key of the turns (tool_calls, reasoning_content) or column beside them (system, tools) that is no part of the "
         "conversation; repeat for several",
-    )  # fmt: skip
+    )
 
     @property
     def reading_rules(self) -> ReadingRules:
@@ -33,4 +34,8 @@ class ConversationsConfig(TablesConfig):
     def identity(self) -> dict[str, Any]:
         """Leave out what was not given: files that need none of it have the fingerprints that they always had."""
         found = super().identity()
-        return {name: value for name, value in found.items() if name not in ("prompts_are_text", "leave_out") or value}
+        return {
+            name: value
+            for name, value in found.items()
+            if name not in ("prompts_are_text", "leave_out") or value
+        }

@@ -14,13 +14,28 @@ class EmbedConfig(PartwiseConfig, ErrorRateConfig):
     stage: ClassVar[str] = "embed"
     VERSION: ClassVar[int] = 1
 
-    candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate or import")
-    model: str = option(identity=False, metavar="MODEL",
-                        help="sentence-transformers model: folder, org/name[@revision], bundled:minilm, or fake")  # fmt: skip
-    text: str = option("response", choices=("response", "prompt+response"),
-                       help="what is embedded: the response alone, or the conversation and the response")  # fmt: skip
-    dtype: str = option("float32", choices=("float32", "float16"), help="number format of the vectors on disk")
-    max_length: int | None = option(None, help="tokens after which the embedder cuts; default the model's own limit")
+    candidates: Path = option(
+        positional=True,
+        identity=False,
+        metavar="CANDIDATES",
+        help="folder written by generate or import",
+    )
+    model: str = option(
+        identity=False,
+        metavar="MODEL",
+        help="sentence-transformers model: folder, org/name[@revision], bundled:minilm, or fake",
+    )
+    text: str = option(
+        "response",
+        choices=("response", "prompt+response"),
+        help="what is embedded: the response alone, or the conversation and the response",
+    )
+    dtype: str = option(
+        "float32", choices=("float32", "float16"), help="number format of the vectors on disk"
+    )
+    max_length: int | None = option(
+        None, help="tokens after which the embedder cuts; default the model's own limit"
+    )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
     batch_size: int = option(64, identity=False, help="texts in one forward pass")
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")

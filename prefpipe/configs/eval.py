@@ -14,36 +14,66 @@ class EvalConfig(SamplingConfig):
     """Compare a policy with a baseline on held-out prompts."""
 
     stage: ClassVar[str] = "eval"
-    VERSION: ClassVar[int] = 2  # 2: policy health; repetition counts signs and words of scripts without spaces; no null counts 0
+    VERSION: ClassVar[int] = (
+        2  # 2: policy health; repetition counts signs and words of scripts without spaces; no null counts 0
+    )
 
     policy: str = option(
-        identity=False, metavar="MODEL|DIR", help="the model to judge, or a candidates folder that it has written"
+        identity=False,
+        metavar="MODEL|DIR",
+        help="the model to judge, or a candidates folder that it has written",
     )
-    baseline: str = option(identity=False, metavar="MODEL|DIR", help="the model to compare with, or a candidates folder")
-    prompts: str | None = option(None, identity=False, metavar="PROMPTS", help="held-out prompts, needed when a side is a model")
+    baseline: str = option(
+        identity=False,
+        metavar="MODEL|DIR",
+        help="the model to compare with, or a candidates folder",
+    )
+    prompts: str | None = option(
+        None,
+        identity=False,
+        metavar="PROMPTS",
+        help="held-out prompts, needed when a side is a model",
+    )
     scorer: tuple[str, ...] = option(
-        (), identity=False, metavar="[NAME=]KIND[:TARGET]",
+        (),
+        identity=False,
+        metavar="[NAME=]KIND[:TARGET]",
         help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL; NAME= names it; repeat for several scorers",
-    )  # fmt: skip
+    )
     judge_base_url: str | None = option(
-        None, identity=False,
+        None,
+        identity=False,
         help="address of the server of --scorer judge:openai:MODEL; default --base-url where --backend is not openai, then "
         "OPENAI_BASE_URL",
-    )  # fmt: skip
+    )
     policy_scores: Path | None = option(
-        None, identity=False, metavar="DIR", help="scores of the policy's candidates folder, if made"
+        None,
+        identity=False,
+        metavar="DIR",
+        help="scores of the policy's candidates folder, if made",
     )
     baseline_scores: Path | None = option(
-        None, identity=False, metavar="DIR", help="scores of the baseline's candidates folder, if made"
+        None,
+        identity=False,
+        metavar="DIR",
+        help="scores of the baseline's candidates folder, if made",
     )
     policy_embeddings: Path | None = option(
-        None, identity=False, metavar="DIR", help="embeddings of the policy's candidates, for their diversity"
+        None,
+        identity=False,
+        metavar="DIR",
+        help="embeddings of the policy's candidates, for their diversity",
     )
     baseline_embeddings: Path | None = option(
-        None, identity=False, metavar="DIR", help="embeddings of the baseline's candidates, by the same embedder"
+        None,
+        identity=False,
+        metavar="DIR",
+        help="embeddings of the baseline's candidates, by the same embedder",
     )
     kl: bool = option(
-        True, identity=False, help="measure the policy's KL divergence to the reference, by one forward pass over its responses"
+        True,
+        identity=False,
+        help="measure the policy's KL divergence to the reference, by one forward pass over its responses",
     )
     kl_reference: str | None = option(
         None,
@@ -51,14 +81,24 @@ class EvalConfig(SamplingConfig):
         metavar="MODEL",
         help="model that the KL divergence is measured to; default the baseline, if a model",
     )
-    reward: str | None = option(None, metavar="EXPRESSION", help="reward as an expression over scorers; default the only scorer")
+    reward: str | None = option(
+        None,
+        metavar="EXPRESSION",
+        help="reward as an expression over scorers; default the only scorer",
+    )
     n: int = option(1, help="responses a prompt and side")
     tie_tolerance: float = option(0.0, help="reward difference up to which two responses tie")
     confidence: float = option(0.95, help="level of the bootstrap intervals")
     bootstrap_draws: int = option(10_000, help="resamples of the bootstrap")
     bootstrap_seed: int = option(0, help="seed of the bootstrap")
-    force: bool = option(False, identity=False, help="compare two candidates folders that were sampled or scored differently")
-    trust_python_checks: bool = option(False, identity=False, help="run Python functions that the prompts file names")
+    force: bool = option(
+        False,
+        identity=False,
+        help="compare two candidates folders that were sampled or scored differently",
+    )
+    trust_python_checks: bool = option(
+        False, identity=False, help="run Python functions that the prompts file names"
+    )
 
     @property
     def judge_url(self) -> str | None:
@@ -68,17 +108,26 @@ class EvalConfig(SamplingConfig):
     def problems(self) -> list[str]:
         found = super().problems() + scorer_problems(self.scorer)
         checks = (
-            (0 < self.confidence < 1, f"--confidence must be within 0 and 1, not {self.confidence}"),
+            (
+                0 < self.confidence < 1,
+                f"--confidence must be within 0 and 1, not {self.confidence}",
+            ),
             (
                 1 <= self.bootstrap_draws <= 10_000_000,
                 f"--bootstrap-draws must be within 1 and 10000000, not {self.bootstrap_draws}",
             ),
-            (self.bootstrap_seed >= 0, f"--bootstrap-seed must be 0 or more, not {self.bootstrap_seed}"),
+            (
+                self.bootstrap_seed >= 0,
+                f"--bootstrap-seed must be 0 or more, not {self.bootstrap_seed}",
+            ),
             (
                 (self.policy_embeddings is None) == (self.baseline_embeddings is None),
                 "--policy-embeddings and --baseline-embeddings go together",
             ),
             (self.kl or self.kl_reference is None, "--kl-reference and --no-kl exclude each other"),
-            (self.tie_tolerance >= 0, f"--tie-tolerance must be 0 or more, not {self.tie_tolerance}"),
+            (
+                self.tie_tolerance >= 0,
+                f"--tie-tolerance must be 0 or more, not {self.tie_tolerance}",
+            ),
         )
         return found + [sentence for holds, sentence in checks if not holds]

@@ -21,7 +21,15 @@ SUFFIXES = {
 FOLDER_FORMATS = ("llama-factory", "axolotl")
 ANSWER_FORMATS = ("alpaca-eval", "arena-hard")
 """Formats of benchmarks, which are made of candidates and not of groups."""
-FORMATS = ("trl", "trl-implicit", "trl-unpaired", "nemo-rl", *FOLDER_FORMATS, "jsonl", *ANSWER_FORMATS)
+FORMATS = (
+    "trl",
+    "trl-implicit",
+    "trl-unpaired",
+    "nemo-rl",
+    *FOLDER_FORMATS,
+    "jsonl",
+    *ANSWER_FORMATS,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +46,34 @@ class ExportConfig(StageConfig):
         metavar="OUT",
     )
     overwrite: Overwrite = option(
-        Overwrite.NO, identity=False, choices=tuple(Overwrite),
+        Overwrite.NO,
+        identity=False,
+        choices=tuple(Overwrite),
         help="replace what OUT holds; =stale does the same: a file does not say what it was made of",
-    )  # fmt: skip
-    groups: Path = option(positional=True, identity=False, metavar="GROUPS",
-                          help="folder written by select; for alpaca-eval and arena-hard one of candidates")  # fmt: skip
-    format: str = option(choices=FORMATS, help="which tool is to read it; docs/interchange.md has a row of each")
+    )
+    groups: Path = option(
+        positional=True,
+        identity=False,
+        metavar="GROUPS",
+        help="folder written by select; for alpaca-eval and arena-hard one of candidates",
+    )
+    format: str = option(
+        choices=FORMATS, help="which tool is to read it; docs/interchange.md has a row of each"
+    )
     whole_groups: bool = option(
-        False, help="nemo-rl: one row a prompt with every kept response ranked, which its released loaders do not take"
+        False,
+        help="nemo-rl: one row a prompt with every kept response ranked, which its released loaders do not take",
     )
-    sample_idx: int = option(0, help="alpaca-eval, arena-hard: which response of each prompt, by its number")
+    sample_idx: int = option(
+        0, help="alpaca-eval, arena-hard: which response of each prompt, by its number"
+    )
     model_name: str | None = option(
-        None, help="alpaca-eval: name of the model; default as the candidates say. Arena-Hard's is the name of OUT"
+        None,
+        help="alpaca-eval: name of the model; default as the candidates say. Arena-Hard's is the name of OUT",
     )
-    allow_partial: bool = option(False, identity=False, help="write the parts that are there instead of refusing")
+    allow_partial: bool = option(
+        False, identity=False, help="write the parts that are there instead of refusing"
+    )
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -60,12 +82,23 @@ class ExportConfig(StageConfig):
         if self.sample_idx < 0:
             found.append(f"--sample-idx must be 0 or more, not {self.sample_idx}")
         if self.sample_idx and self.format not in ANSWER_FORMATS:
-            found.append(f"--sample-idx goes with --format {' and '.join(ANSWER_FORMATS)}, not {self.format}")
+            found.append(
+                f"--sample-idx goes with --format {' and '.join(ANSWER_FORMATS)}, not {self.format}"
+            )
         if self.model_name is not None and self.format != "alpaca-eval":
             found.append(f"--model-name goes with --format alpaca-eval, not {self.format}")
         allowed = SUFFIXES.get(self.format)
         if allowed is not None and self.output.suffix.lower() not in allowed:
-            found.append(f"--output {self.output}: the name of a file of format {self.format} ends in {' or '.join(allowed)}")
-        if allowed is None and self.output.suffix.lower() in (".jsonl", ".json", ".parquet", ".csv"):
-            found.append(f"--output {self.output}: {self.format} gets a folder, with the data and its description in it")
+            found.append(
+                f"--output {self.output}: the name of a file of format {self.format} ends in {' or '.join(allowed)}"
+            )
+        if allowed is None and self.output.suffix.lower() in (
+            ".jsonl",
+            ".json",
+            ".parquet",
+            ".csv",
+        ):
+            found.append(
+                f"--output {self.output}: {self.format} gets a folder, with the data and its description in it"
+            )
         return found

@@ -25,9 +25,16 @@ class GenerateConfig(SamplingConfig, ShardedConfig):
         metavar="MODEL",
         help="folder, org/name[@revision], .gguf file or bundled:NAME; repeat to let several models feed one pool",
     )
-    columns: str | None = option(None, help="the user's columns to pass through, comma-separated, `none` for none; default all")
-    extend: bool = option(False, identity=False, help="grow a finished run to a larger --n, sampling only what is new")
-    retry_errors: bool = option(False, identity=False, help="sample again the rows whose status is `error`")
+    columns: str | None = option(
+        None,
+        help="the user's columns to pass through, comma-separated, `none` for none; default all",
+    )
+    extend: bool = option(
+        False, identity=False, help="grow a finished run to a larger --n, sampling only what is new"
+    )
+    retry_errors: bool = option(
+        False, identity=False, help="sample again the rows whose status is `error`"
+    )
 
     def problems(self) -> list[str]:
         found = super().problems()
@@ -35,8 +42,14 @@ class GenerateConfig(SamplingConfig, ShardedConfig):
         checks = (
             (bool(self.model), "--model is needed"),
             (len(set(self.model)) == len(self.model), "--model names the same model twice"),
-            (self.n >= n_pairs or self.n < 1, f"--n {self.n} is fewer than the {n_pairs} pairs of model and temperature"),
-            (not (self.extend and self.overwrite), "--extend and --overwrite contradict each other"),
+            (
+                self.n >= n_pairs or self.n < 1,
+                f"--n {self.n} is fewer than the {n_pairs} pairs of model and temperature",
+            ),
+            (
+                not (self.extend and self.overwrite),
+                "--extend and --overwrite contradict each other",
+            ),
             (
                 not (self.retry_errors and self.overwrite),
                 "--retry-errors and --overwrite contradict each other",
@@ -49,4 +62,8 @@ class GenerateConfig(SamplingConfig, ShardedConfig):
         """The user's columns to keep; None for all."""
         if self.columns is None:
             return None
-        return [] if self.columns == "none" else [name.strip() for name in self.columns.split(",") if name.strip()]
+        return (
+            []
+            if self.columns == "none"
+            else [name.strip() for name in self.columns.split(",") if name.strip()]
+        )

@@ -45,43 +45,66 @@ class ImportConfig(ConversationsConfig):
     """Make candidates, and scores where there are any, of a file of another tool."""
 
     stage: ClassVar[str] = "import"
-    VERSION: ClassVar[int] = 2  # 2: arrow.json as what it holds; system columns, templated prompts, ratings joined
+    VERSION: ClassVar[int] = (
+        2  # 2: arrow.json as what it holds; system columns, templated prompts, ratings joined
+    )
 
-    output: Path = option(help="folder that gets `candidates` and `scores`", identity=False, short="o", metavar="DIR")
+    output: Path = option(
+        help="folder that gets `candidates` and `scores`", identity=False, short="o", metavar="DIR"
+    )
     source: str = option(
-        positional=True, identity=False, metavar="SOURCE",
+        positional=True,
+        identity=False,
+        metavar="SOURCE",
         help="JSONL, JSON, CSV or Parquet file, a datasets folder, or hf:org/name[@revision][:split]",
-    )  # fmt: skip
-    format: str = option(choices=FORMATS, help="what the file holds; docs/interchange.md has two lines of each")
+    )
+    format: str = option(
+        choices=FORMATS, help="what the file holds; docs/interchange.md has two lines of each"
+    )
     requests: str | None = option(
-        None, identity=False, metavar="FILE",
+        None,
+        identity=False,
+        metavar="FILE",
         help="openai-batch: the file of requests that was sent; arena-hard: the question.jsonl of v0.1",
-    )  # fmt: skip
+    )
     reward_column: tuple[str, ...] = option(
-        (), metavar="[NAME=]COLUMN", help="rows: column of scores, higher is better; NAME= names the scorer; repeat for several"
+        (),
+        metavar="[NAME=]COLUMN",
+        help="rows: column of scores, higher is better; NAME= names the scorer; repeat for several",
     )
     score_column: tuple[str, ...] = option(
-        (), metavar="[NAME=]COLUMN",
+        (),
+        metavar="[NAME=]COLUMN",
         help="wide: column of the scores of a --response-column, in their order; NAME= names the scorer, default score; repeat",
-    )  # fmt: skip
+    )
     prompt_id_column: str | None = option(
-        None, metavar="COLUMN", help="rows, wide: column of the prompt's id; default prompt_id, else the hash of the prompt"
+        None,
+        metavar="COLUMN",
+        help="rows, wide: column of the prompt's id; default prompt_id, else the hash of the prompt",
     )
     prompt_column: str | None = option(
-        None, metavar="COLUMN", help="rows, wide: column of the prompt, text or turns; default prompt or messages"
+        None,
+        metavar="COLUMN",
+        help="rows, wide: column of the prompt, text or turns; default prompt or messages",
     )
     response_column: tuple[str, ...] = option(
-        (), metavar="COLUMN",
+        (),
+        metavar="COLUMN",
         help="rows: column of the response, default response; wide: repeat for each column of responses, or name one of lists",
-    )  # fmt: skip
+    )
     model_column: str | None = option(
-        None, metavar="COLUMN", help="rows, wide: column of the model that wrote the response; default model, where there is one"
+        None,
+        metavar="COLUMN",
+        help="rows, wide: column of the model that wrote the response; default model, where there is one",
     )
     on_duplicate: str | None = option(
-        None, choices=ON_DUPLICATE,
+        None,
+        choices=ON_DUPLICATE,
         help="several scores of one response: their mean (default of rows), the first, or refuse the file (default of trl)",
-    )  # fmt: skip
-    model_name: str = option("imported", help="model of the responses for which the file names none")
+    )
+    model_name: str = option(
+        "imported", help="model of the responses for which the file names none"
+    )
     columns: str | None = option(
         None,
         help="the user's columns to pass through, comma-separated, `none` for none; default for rows and wide all that hold one "
@@ -97,12 +120,19 @@ class ImportConfig(ConversationsConfig):
             found.append("--model-name must not be empty")
         if self.format not in NAMED_BY_USER:
             given = [name for name in NAMING_FIELDS if getattr(self, name)]
-            found += [f"--{name.replace('_', '-')} goes with --format {NAMING_FIELDS[name]}, not {self.format}" for name in given]
+            found += [
+                f"--{name.replace('_', '-')} goes with --format {NAMING_FIELDS[name]}, not {self.format}"
+                for name in given
+            ]
         found += self._wide_problems()
         if self.format == "openai-batch" and self.requests is None:
-            found.append("--format openai-batch needs --requests: the answers do not hold the messages")
+            found.append(
+                "--format openai-batch needs --requests: the answers do not hold the messages"
+            )
         if self.format not in ("openai-batch", "arena-hard") and self.requests is not None:
-            found.append(f"--requests goes with --format openai-batch and arena-hard, not {self.format}")
+            found.append(
+                f"--requests goes with --format openai-batch and arena-hard, not {self.format}"
+            )
         if self.format == "openai-batch" and self.kept_columns:
             found.append("--columns: a batch holds no columns of the user's")
         return found + self._reward_problems()
@@ -110,7 +140,9 @@ class ImportConfig(ConversationsConfig):
     @property
     def is_wide(self) -> bool:
         """Whether a row holds several responses: the format says so, or the columns that are named."""
-        return self.format == "wide" or (self.format == "rows" and (len(self.response_column) > 1 or bool(self.score_column)))
+        return self.format == "wide" or (
+            self.format == "rows" and (len(self.response_column) > 1 or bool(self.score_column))
+        )
 
     def _wide_problems(self) -> list[str]:
         found = []
@@ -124,7 +156,9 @@ class ImportConfig(ConversationsConfig):
                 "--reward-column is the score of one response a row; the scores of several are --score-column, once for each "
                 "--response-column in their order"
             )
-        twice = sorted({name for name in self.response_column if self.response_column.count(name) > 1})
+        twice = sorted(
+            {name for name in self.response_column if self.response_column.count(name) > 1}
+        )
         found += [f"--response-column names `{name}` twice" for name in twice]
         found += [
             f"--score-column: `{name}` is no name for a scorer: letters, digits and _ make one, functions of --reward and "
@@ -149,7 +183,10 @@ class ImportConfig(ConversationsConfig):
     def rewards(self) -> list[tuple[str, str]]:
         """Scorer and column of each ``--reward-column``."""
         pairs = [text.partition("=") for text in self.reward_column]
-        return [(name.strip(), column.strip() if equals else name.strip()) for name, equals, column in pairs]
+        return [
+            (name.strip(), column.strip() if equals else name.strip())
+            for name, equals, column in pairs
+        ]
 
     @property
     def scores(self) -> dict[str, tuple[str, ...]]:
@@ -166,7 +203,11 @@ class ImportConfig(ConversationsConfig):
         """The user's columns to keep; None for all that belong to the prompts."""
         if self.columns is None:
             return None if self.format in NAMED_BY_USER else []
-        return [] if self.columns == "none" else [name.strip() for name in self.columns.split(",") if name.strip()]
+        return (
+            []
+            if self.columns == "none"
+            else [name.strip() for name in self.columns.split(",") if name.strip()]
+        )
 
     @property
     def reading_rules(self) -> ReadingRules:
@@ -183,5 +224,7 @@ class ImportConfig(ConversationsConfig):
 
 def is_scorer_name(name: str) -> bool:
     """Return whether a reward expression can name a scorer so."""
-    is_plain = name.isidentifier() and unicodedata.normalize("NFKC", name) == name  # which is how Python reads it
+    is_plain = (
+        name.isidentifier() and unicodedata.normalize("NFKC", name) == name
+    )  # which is how Python reads it
     return is_plain and not keyword.iskeyword(name) and name not in REWARD_FUNCTIONS

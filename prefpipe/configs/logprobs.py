@@ -17,29 +17,41 @@ class LogprobsConfig(TemplatedConfig, PartwiseConfig, ErrorRateConfig):
     VERSION: ClassVar[int] = 1
 
     groups: Path = option(
-        positional=True, identity=False, metavar="GROUPS", help="folder written by select, or candidates: every response of them"
+        positional=True,
+        identity=False,
+        metavar="GROUPS",
+        help="folder written by select, or candidates: every response of them",
     )
-    model: str = option(identity=False, metavar="MODEL",
-                        help="the reference: a folder, bundled:NAME, org/name[@revision], or an adapter")  # fmt: skip
+    model: str = option(
+        identity=False,
+        metavar="MODEL",
+        help="the reference: a folder, bundled:NAME, org/name[@revision], or an adapter",
+    )
     dtype: str = option(
-        "float32", choices=DTYPES,
+        "float32",
+        choices=DTYPES,
         help="float32; mixed: bfloat16 computation on float32 weights, as `train --bf16`; bfloat16: weights too, as with LoRA; "
         "nf4-float32, nf4-bfloat16: 4-bit weights, as `train --load-in-4bit`",
-    )  # fmt: skip
+    )
     merge_adapter: bool = option(
-        False, identity=False,
+        False,
+        identity=False,
         help="add an adapter to its base first, as `train` without --lora-r does, instead of computing it beside; "
         "part of what the artifact is where the model is an adapter",
-    )  # fmt: skip
+    )
     max_length: int = option(2048, help="longest prompt plus response, in tokens")
     on_too_long: str = option(
-        "drop", identity=False, choices=("drop", "truncate", "error"),
+        "drop",
+        identity=False,
+        choices=("drop", "truncate", "error"),
         help="what to do with a longer response; whether it is measured in part belongs to what the artifact is",
-    )  # fmt: skip
+    )
     per_token: bool = option(False, help="keep the log-probability of each token as well")
     max_batch_tokens: int = option(16_384, identity=False, help="tokens that are computed at once")
     shared_prompt: bool = option(
-        True, identity=False, help="compute each prompt once for all its responses, where the model allows"
+        True,
+        identity=False,
+        help="compute each prompt once for all its responses, where the model allows",
     )
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
@@ -49,7 +61,9 @@ class LogprobsConfig(TemplatedConfig, PartwiseConfig, ErrorRateConfig):
         if self.max_batch_tokens < 1:
             found.append(f"--max-batch-tokens must be 1 or more, not {self.max_batch_tokens}")
         if self.merge_adapter and self.dtype.startswith("nf4"):
-            found.append(f"--merge-adapter and --dtype {self.dtype} exclude each other: 4-bit weights take no adapter in")
+            found.append(
+                f"--merge-adapter and --dtype {self.dtype} exclude each other: 4-bit weights take no adapter in"
+            )
         if self.max_length < 2:
             found.append(f"--max-length must be 2 or more, not {self.max_length}")
         return found

@@ -22,9 +22,15 @@ from prefpipe.errors import UsageError
 
 
 def option(
-    default: Any = MISSING, *, help: str, identity: bool = True, choices: Sequence[str] = (),  # noqa: A002 - the field's word
-    positional: bool = False, short: str | None = None, metavar: str | None = None,
-) -> Any:  # fmt: skip
+    default: Any = MISSING,
+    *,
+    help: str,
+    identity: bool = True,
+    choices: Sequence[str] = (),
+    positional: bool = False,
+    short: str | None = None,
+    metavar: str | None = None,
+) -> Any:
     """Declare a config field.
 
     Args:
@@ -36,8 +42,14 @@ def option(
         short: a one-letter flag, ``o``.
         metavar: what stands for the value in ``--help``.
     """
-    metadata = {"help": help, "identity": identity, "choices": tuple(choices), "positional": positional,
-                "short": short, "metavar": metavar}  # fmt: skip
+    metadata = {
+        "help": help,
+        "identity": identity,
+        "choices": tuple(choices),
+        "positional": positional,
+        "short": short,
+        "metavar": metavar,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -48,15 +60,23 @@ class StageConfig:
     stage: ClassVar[str]
     VERSION: ClassVar[int]
 
-    output: Path = option(help="folder of the artifact to write", identity=False, short="o", metavar="DIR")
+    output: Path = option(
+        help="folder of the artifact to write", identity=False, short="o", metavar="DIR"
+    )
     overwrite: Overwrite = option(
-        Overwrite.NO, identity=False, choices=tuple(Overwrite),
+        Overwrite.NO,
+        identity=False,
+        choices=tuple(Overwrite),
         help="throw away what the output folder holds and start again; --overwrite=stale: only where it is of another "
         "configuration, and keep what is finished of this one",
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
-        problems = _type_problems(self) or [*_place_problems(self), *_choice_problems(self), *self.problems()]
+        problems = _type_problems(self) or [
+            *_place_problems(self),
+            *_choice_problems(self),
+            *self.problems(),
+        ]
         if problems:
             raise UsageError("; ".join(problems), hint=f"run `prefpipe {self.stage} --help`")
 
@@ -66,7 +86,11 @@ class StageConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that can change the answer, as JSON values."""
-        return {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.metadata["identity"]}
+        return {
+            item.name: _plain(getattr(self, item.name))
+            for item in fields(self)
+            if item.metadata["identity"]
+        }
 
     @classmethod
     def from_sources(cls, flags: Mapping[str, Any], yaml_path: Path | None) -> Self:
@@ -76,10 +100,17 @@ class StageConfig:
             UsageError: unknown YAML keys (with the nearest spelling), missing required values, bad values; all at once.
         """
         given = {**_read_yaml(yaml_path, cls), **flags}
-        missing = [item for item in fields(cls) if item.default is MISSING and item.name not in given]
+        missing = [
+            item for item in fields(cls) if item.default is MISSING and item.name not in given
+        ]
         if missing:
-            words = ", ".join(item.name.upper() if item.metadata["positional"] else flag_of(item) for item in missing)
-            raise UsageError(f"`prefpipe {cls.stage}` needs {words}", hint=f"run `prefpipe {cls.stage} --help`")
+            words = ", ".join(
+                item.name.upper() if item.metadata["positional"] else flag_of(item)
+                for item in missing
+            )
+            raise UsageError(
+                f"`prefpipe {cls.stage}` needs {words}", hint=f"run `prefpipe {cls.stage} --help`"
+            )
         return cls(**given)
 
 
@@ -88,13 +119,18 @@ class ErrorRateConfig(StageConfig):
     """What the stages share whose rows can fail one by one."""
 
     max_error_rate: float = option(
-        0.05, identity=False,
+        0.05,
+        identity=False,
         help="share of failed rows above which the command exits with 3, after everything good is on disk",
-    )  # fmt: skip
+    )
 
     def problems(self) -> list[str]:
         found = super().problems()
-        return found if 0 <= self.max_error_rate <= 1 else [*found, "--max-error-rate must be within 0 and 1"]
+        return (
+            found
+            if 0 <= self.max_error_rate <= 1
+            else [*found, "--max-error-rate must be within 0 and 1"]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +138,17 @@ class ShardedConfig(StageConfig):
     """What the stages share whose parts can be divided among workers."""
 
     shard_index: int | None = option(
-        None, identity=False, help="this worker's number, from 0; default this task's place in a Slurm array"
+        None,
+        identity=False,
+        help="this worker's number, from 0; default this task's place in a Slurm array",
     )
-    num_shards: int | None = option(None, identity=False, help="number of workers; default the tasks of a Slurm array")
+    num_shards: int | None = option(
+        None, identity=False, help="number of workers; default the tasks of a Slurm array"
+    )
     shards: bool = option(
-        True, identity=False, help="take the shard from the variables of a Slurm array; --no-shards makes all parts in each task"
+        True,
+        identity=False,
+        help="take the shard from the variables of a Slurm array; --no-shards makes all parts in each task",
     )
 
     def problems(self) -> list[str]:
@@ -119,7 +161,9 @@ class ShardedConfig(StageConfig):
             if self.num_shards < 1:
                 found.append(f"--num-shards must be 1 or more, not {self.num_shards}")
             elif not 0 <= self.shard_index < self.num_shards:
-                found.append(f"--shard-index must be within 0 and {self.num_shards - 1}, not {self.shard_index}")
+                found.append(
+                    f"--shard-index must be within 0 and {self.num_shards - 1}, not {self.shard_index}"
+                )
         return found
 
 
@@ -127,7 +171,9 @@ class ShardedConfig(StageConfig):
 class PartwiseConfig(ShardedConfig):
     """What the stages share that make each part from one part of an earlier artifact."""
 
-    allow_partial: bool = option(False, identity=False, help="work on the input parts that are there instead of refusing")
+    allow_partial: bool = option(
+        False, identity=False, help="work on the input parts that are there instead of refusing"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +194,16 @@ class TemplatedConfig(StageConfig):
             except ValueError:
                 is_day = False
             if not is_day:
-                found.append(f"--template-date must be a day, YYYY-MM-DD, not {self.template_date!r}")
+                found.append(
+                    f"--template-date must be a day, YYYY-MM-DD, not {self.template_date!r}"
+                )
         return found
 
     def identity(self) -> dict[str, Any]:
         """Return what can change the rows; the day stands with each model whose template reads the clock, and nowhere else."""
-        return {name: value for name, value in super().identity().items() if name != "template_date"}
+        return {
+            name: value for name, value in super().identity().items() if name != "template_date"
+        }
 
 
 def flag_of(item: "Field[Any]") -> str:
@@ -192,7 +242,9 @@ def _type_problems(config: StageConfig) -> list[str]:
         except (TypeError, ValueError):
             found.append(f"{flag_of(item)} takes {_words(kind)}, not {value!r}")
             continue
-        object.__setattr__(config, item.name, clean)  # YAML gives lists and texts where the field says tuple and Path
+        object.__setattr__(
+            config, item.name, clean
+        )  # YAML gives lists and texts where the field says tuple and Path
     return found
 
 
@@ -216,7 +268,9 @@ def _choice_problems(config: StageConfig) -> list[str]:
         values = value if isinstance(value, tuple) else () if value is None else (value,)
         bad = [each for each in values if choices and each not in choices]
         if bad:
-            found.append(f"{flag_of(item)} must be one of {', '.join(choices)}, not {bad[0]!r}{_nearest(bad[0], choices)}")
+            found.append(
+                f"{flag_of(item)} must be one of {', '.join(choices)}, not {bad[0]!r}{_nearest(bad[0], choices)}"
+            )
     return found
 
 
@@ -282,13 +336,17 @@ def _read_yaml(path: Path | None, cls: type[StageConfig]) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"--config {path} must hold `key: value` lines, not a {type(values).__name__}")
+        raise UsageError(
+            f"--config {path} must hold `key: value` lines, not a {type(values).__name__}"
+        )
     known = [item.name for item in fields(cls)]
     given = {str(key).replace("-", "_"): value for key, value in values.items()}
     unknown = [key for key in given if key not in known]
     if unknown:
         words = "; ".join(f"unknown key `{key}`{_nearest(key, known)}" for key in unknown)
-        raise UsageError(f"--config {path}: {words}", hint=f"run `prefpipe {cls.stage} --help` for the keys")
+        raise UsageError(
+            f"--config {path}: {words}", hint=f"run `prefpipe {cls.stage} --help` for the keys"
+        )
     return given
 
 

@@ -19,7 +19,14 @@ from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.configs.options import ShardedConfig, StageConfig, flag_of, is_list, resolved_types, scalar_type
+from prefpipe.configs.options import (
+    ShardedConfig,
+    StageConfig,
+    flag_of,
+    is_list,
+    resolved_types,
+    scalar_type,
+)
 from prefpipe.configs.pairs import CalibrationConfig, RewardBenchConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
@@ -28,10 +35,20 @@ from prefpipe.configs.train import TrainConfig
 CONFIGS: dict[str, type[StageConfig]] = {
     config_class.stage: config_class
     for config_class in (
-        GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, TrainConfig, EvalConfig, JudgeConfig, LogprobsConfig,
-        ImportConfig, ExportConfig, RewardBenchConfig, CalibrationConfig,
+        GenerateConfig,
+        ScoreConfig,
+        EmbedConfig,
+        SelectConfig,
+        TrainConfig,
+        EvalConfig,
+        JudgeConfig,
+        LogprobsConfig,
+        ImportConfig,
+        ExportConfig,
+        RewardBenchConfig,
+        CalibrationConfig,
     )
-}  # fmt: skip
+}
 OF_ONE_WORKER = ("shard_index", "num_shards", "shards", "no_shards")
 """Flags that say which share of the parts is made: a line that goes on says it anew."""
 NAMED_TARGETS = ("scorer", "judge")
@@ -80,7 +97,10 @@ class RecordedCommand:
         Raises:
             ValueError: it is not a command of a stage.
         """
-        name = next((" ".join(command[1:end]) for end in (3, 2) if " ".join(command[1:end]) in CONFIGS), None)
+        name = next(
+            (" ".join(command[1:end]) for end in (3, 2) if " ".join(command[1:end]) in CONFIGS),
+            None,
+        )
         if name is None:
             raise ValueError(f"no stage's command: {' '.join(command)}")
         self.config_class = CONFIGS[name]
@@ -113,7 +133,12 @@ class RecordedCommand:
         return None if text is None else folder / Path(str(text)).expanduser()
 
     def to_go_on(
-        self, surroundings: Surroundings, *, replaces_other_runs: bool, shard: tuple[int, int] | None, has_checkpoints: bool
+        self,
+        surroundings: Surroundings,
+        *,
+        replaces_other_runs: bool,
+        shard: tuple[int, int] | None,
+        has_checkpoints: bool,
     ) -> list[str]:
         """Return the command that finishes what is there.
 
@@ -127,7 +152,9 @@ class RecordedCommand:
         if has_checkpoints:
             left_out.add("resume_from")
         if replaces_other_runs:
-            left_out |= {"extend", "retry_errors"} & {item.name for item in fields(self.config_class)}
+            left_out |= {"extend", "retry_errors"} & {
+                item.name for item in fields(self.config_class)
+            }
 
         words = list(self.head)
         for word in self.words:
@@ -137,7 +164,9 @@ class RecordedCommand:
         of_file = self._of_config_file(surroundings.folder)
         for word in self._places_of_config_file(of_file):
             placed = self._placed(word, surroundings)
-            if placed != word:  # a relative path of the file would be looked for in the folder of now
+            if (
+                placed != word
+            ):  # a relative path of the file would be looked for in the folder of now
                 words += placed.words()
 
         overwrite = Overwrite.STALE if replaces_other_runs else None
@@ -160,17 +189,28 @@ class RecordedCommand:
             values = yaml.safe_load((folder / path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             return {}
-        return {str(key).replace("-", "_"): value for key, value in values.items()} if isinstance(values, dict) else {}
+        return (
+            {str(key).replace("-", "_"): value for key, value in values.items()}
+            if isinstance(values, dict)
+            else {}
+        )
 
     def _places_of_config_file(self, of_file: Mapping[str, Any]) -> Iterator[Word]:
         """Yield the inputs and outputs that the file names and the command did not, as the words that would give them."""
         given = {word.field for word in self.words}
         for item in fields(self.config_class):
             value = of_file.get(item.name)
-            if value is None or item.name in given or not _names_place(item.name, self.config_class):
+            if (
+                value is None
+                or item.name in given
+                or not _names_place(item.name, self.config_class)
+            ):
                 continue
             flag = "" if item.metadata["positional"] else flag_of(item)
-            yield from (Word(item.name, flag, str(each)) for each in (value if isinstance(value, list) else [value]))
+            yield from (
+                Word(item.name, flag, str(each))
+                for each in (value if isinstance(value, list) else [value])
+            )
 
     def _names_served_model(self, folder: Path) -> bool:
         """Return whether ``--model`` is a name that a server or the fake engine knows, even where a folder is called so, too."""
@@ -179,7 +219,11 @@ class RecordedCommand:
 
     def _placed(self, word: Word, surroundings: Surroundings) -> Word:
         """Return a word whose path, if it has one, is that of now."""
-        if word.value is None or word.field is None or not _names_place(word.field, self.config_class):
+        if (
+            word.value is None
+            or word.field is None
+            or not _names_place(word.field, self.config_class)
+        ):
             return word
         if word.field == "model" and self._names_served_model(surroundings.folder):
             return word
@@ -198,7 +242,10 @@ class RecordedCommand:
 
 def _read(words: Sequence[str], config_class: type[StageConfig]) -> Iterator[Word]:
     kinds = resolved_types(config_class)
-    by_flag: dict[str, tuple[str | None, bool]] = {"--config": (CONFIG_FLAG, True), "--json": (None, False)}
+    by_flag: dict[str, tuple[str | None, bool]] = {
+        "--config": (CONFIG_FLAG, True),
+        "--json": (None, False),
+    }
     arguments = []
     for item in fields(config_class):
         is_switch = scalar_type(kinds[item.name]) in (bool, Overwrite)
@@ -222,7 +269,12 @@ def _read(words: Sequence[str], config_class: type[StageConfig]) -> Iterator[Wor
         elif not is_past_flags and text in by_flag:
             field, takes_value = by_flag[text]
             yield Word(field, text, next(rest, "") if takes_value else None)
-        elif not is_past_flags and text[:2] in by_flag and not text.startswith("--") and len(text) > 2:
+        elif (
+            not is_past_flags
+            and text[:2] in by_flag
+            and not text.startswith("--")
+            and len(text) > 2
+        ):
             yield Word(by_flag[text[:2]][0], text[:2], text[2:])
         elif not is_past_flags and text.startswith("-") and len(text) > 1:
             yield Word(text.lstrip("-").replace("-", "_"), text, None)  # of another release
@@ -231,7 +283,9 @@ def _read(words: Sequence[str], config_class: type[StageConfig]) -> Iterator[Wor
             n_arguments += 1
 
 
-def _argument(arguments: Sequence["Field[Any]"], number: int, kinds: Mapping[str, Any]) -> str | None:
+def _argument(
+    arguments: Sequence["Field[Any]"], number: int, kinds: Mapping[str, Any]
+) -> str | None:
     """Return the field of an argument by its number; the last one may take several."""
     if number < len(arguments):
         return arguments[number].name
@@ -268,12 +322,17 @@ def moved_folders(then: Path, now: Path) -> Iterator[tuple[Path, Path]]:
             break
         n_alike += 1
     if n_alike:
-        yield Path(*then.parts[: len(then.parts) - n_alike]), Path(*now.parts[: len(now.parts) - n_alike])
+        yield (
+            Path(*then.parts[: len(then.parts) - n_alike]),
+            Path(*now.parts[: len(now.parts) - n_alike]),
+        )
     yield then.parent, now.parent
     yield then, now
 
 
-def _place_of_now(text: str, surroundings: Surroundings, moves: Sequence[tuple[Path, Path]], *, is_output: bool) -> str:
+def _place_of_now(
+    text: str, surroundings: Surroundings, moves: Sequence[tuple[Path, Path]], *, is_output: bool
+) -> str:
     """Return a path so that it is right in the folder of now; what names nothing on this disk stays as it is."""
     then = (surroundings.folder / Path(text).expanduser()).absolute()
     if is_output and moves:
@@ -281,8 +340,14 @@ def _place_of_now(text: str, surroundings: Surroundings, moves: Sequence[tuple[P
     else:
         moved = [to / then.relative_to(from_) for from_, to in moves if then.is_relative_to(from_)]
         place = next((path for path in moved if path.exists()), then)
-    if place == then and (Path(text).is_absolute() or surroundings.folder.absolute() == surroundings.now.absolute()):
+    if place == then and (
+        Path(text).is_absolute() or surroundings.folder.absolute() == surroundings.now.absolute()
+    ):
         return text
     if not is_output and not place.exists():
         return text
-    return str(place.relative_to(surroundings.now)) if place.is_relative_to(surroundings.now) else str(place)
+    return (
+        str(place.relative_to(surroundings.now))
+        if place.is_relative_to(surroundings.now)
+        else str(place)
+    )

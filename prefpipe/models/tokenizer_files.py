@@ -23,7 +23,14 @@ TOKENIZER_FILES = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
-SETTINGS = ("bos_token", "eos_token", "unk_token", "add_bos_token", "add_eos_token", "add_prefix_space")
+SETTINGS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "add_bos_token",
+    "add_eos_token",
+    "add_prefix_space",
+)
 
 
 def find_tokenizer_files(folder: Path) -> list[Path]:
@@ -58,7 +65,9 @@ def read_chat_template(folder: Path) -> str | None:
     if jinja.is_file():
         return jinja.read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
-        template = read_json(folder / name).get("chat_template") if (folder / name).is_file() else None
+        template = (
+            read_json(folder / name).get("chat_template") if (folder / name).is_file() else None
+        )
         if isinstance(template, str):
             return template
         if isinstance(template, list):  # several named templates
@@ -69,13 +78,22 @@ def read_chat_template(folder: Path) -> str | None:
 
 def _normalise(content: dict[str, Any]) -> dict[str, Any]:
     """Drop what changes when a tokenizer is loaded and saved: padding, truncation, defaults, no-op steps."""
-    model = {key: value for key, value in content.get("model", {}).items() if value not in (None, False, "")}
+    model = {
+        key: value
+        for key, value in content.get("model", {}).items()
+        if value not in (None, False, "")
+    }
     merges = model.get("merges", [])
     model["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     post_processor = content.get("post_processor") or {}
     if post_processor.get("type") == "ByteLevel" or post_processor.get("special_tokens") == {}:
         post_processor = {}  # moves offsets at most; adds no token
-    return content | {"padding": None, "truncation": None, "model": model, "post_processor": post_processor}
+    return content | {
+        "padding": None,
+        "truncation": None,
+        "model": model,
+        "post_processor": post_processor,
+    }
 
 
 def _token_text(value: Any) -> Any:

@@ -60,8 +60,10 @@ def _variance(facts: Mapping[str, Any]) -> str:
         return "one candidate has an embedding: there is nothing to tell it apart from"
     if across == 0:
         return f"all {facts['n_points']} embeddings are the same: there is nothing to tell apart"
-    return (f"2 of {facts['n_dimensions']:,} dimensions: they show {across + up:.0%} of the variance of the embeddings "
-            f"({across:.0%} across, {up:.0%} upwards), the rest is not to be seen; one scale in both directions")  # fmt: skip
+    return (
+        f"2 of {facts['n_dimensions']:,} dimensions: they show {across + up:.0%} of the variance of the embeddings "
+        f"({across:.0%} across, {up:.0%} upwards), the rest is not to be seen; one scale in both directions"
+    )
 
 
 def _key(grid: Grid, found: Mapping[str, Any]) -> Iterator[str]:
@@ -89,13 +91,20 @@ def _chosen(entry: Mapping[str, Any], width: int) -> Text:
     """Return a chosen candidate's letter and sample, its reward and what it stands for, and how its text begins."""
     letter = "P" if entry["role"] == "positive" else "n"
     reward = "no reward" if entry["reward"] is None else f"reward {figure(entry['reward'])}"
-    told = textwrap.fill("   ".join([entry["role"], reward, *worth_knowing(entry)]), width - len(INDENT),
-                         break_on_hyphens=False).replace("\n", f"\n{INDENT}")  # fmt: skip
+    told = textwrap.fill(
+        "   ".join([entry["role"], reward, *worth_knowing(entry)]),
+        width - len(INDENT),
+        break_on_hyphens=False,
+    ).replace("\n", f"\n{INDENT}")
     text = Text()
-    text.append(f"{letter + str(entry['sample_idx']):<{len(INDENT)}}", style=ROLE_STYLES[entry["role"]])
+    text.append(
+        f"{letter + str(entry['sample_idx']):<{len(INDENT)}}", style=ROLE_STYLES[entry["role"]]
+    )
     text.append(told)
     if entry["x"] is None:
         text.append(f"\n{INDENT}not on the map: it has no embedding", style="yellow")
     if entry["response"]:
-        text.append(f"\n{INDENT}{visible_line(entry['response'], width - len(INDENT))}", style="dim")
+        text.append(
+            f"\n{INDENT}{visible_line(entry['response'], width - len(INDENT))}", style="dim"
+        )
     return text

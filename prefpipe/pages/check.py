@@ -29,8 +29,10 @@ def check_page(found: Mapping[str, Any], *, width: int) -> Iterator[RenderableTy
     training = found["training"]
     yield Text(visible(f"{found['groups']} for {training['model']}"), style="bold")
     ids = "stored token ids" if found["stored_ids_fit"] else "tokens made again"
-    yield Text(f"{found['n_groups']:,} groups, {found['n_responses']:,} responses, {found['pairs']['n']:,} pairs, {ids}; "
-               f"{found['n_groups_left']:,} groups can be trained on at --max-length {training['max_length']:,}")  # fmt: skip
+    yield Text(
+        f"{found['n_groups']:,} groups, {found['n_responses']:,} responses, {found['pairs']['n']:,} pairs, {ids}; "
+        f"{found['n_groups_left']:,} groups can be trained on at --max-length {training['max_length']:,}"
+    )
     for finding in found["findings"]:
         yield _finding(finding, max(width, 60))
     if not found["findings"]:
@@ -41,17 +43,25 @@ def check_page(found: Mapping[str, Any], *, width: int) -> Iterator[RenderableTy
     yield Padding(_figures(found), (1, 0, 0, 0), expand=False)
     if found["step"] is not None:
         yield Padding(_step(found["step"]), (1, 0, 0, 0), expand=False)
-        yield Text("memory is a rough count of weights, gradients, optimizer and activations: leave a third on top", style="dim")
+        yield Text(
+            "memory is a rough count of weights, gradients, optimizer and activations: leave a third on top",
+            style="dim",
+        )
 
 
 def _finding(finding: Mapping[str, Any], width: int) -> Text:
     text = Text()
     text.append(f"{finding['severity']:<9}", style=STYLES[finding["severity"]])
     message = visible_line(finding["message"], MESSAGE_LIMIT)
-    text.append(textwrap.fill(message, width, initial_indent=INDENT, subsequent_indent=INDENT).lstrip())
+    text.append(
+        textwrap.fill(message, width, initial_indent=INDENT, subsequent_indent=INDENT).lstrip()
+    )
     if finding["hint"]:
         hint = visible_line(f"hint: {finding['hint']}", MESSAGE_LIMIT)
-        text.append("\n" + textwrap.fill(hint, width, initial_indent=INDENT, subsequent_indent=INDENT), style="dim")
+        text.append(
+            "\n" + textwrap.fill(hint, width, initial_indent=INDENT, subsequent_indent=INDENT),
+            style="dim",
+        )
     return text
 
 
@@ -60,11 +70,22 @@ def _figures(found: Mapping[str, Any]) -> Table:
     pairs, rho = found["pairs"], found["reward_and_length"]
     n_apart = pairs["chosen_longer"] + pairs["chosen_shorter"]
     table = _table()
-    table.add_row("reward and length", f"Spearman {_rho(rho['within_prompts'])} within prompts, {_rho(rho['over_all'])} over all")
+    table.add_row(
+        "reward and length",
+        f"Spearman {_rho(rho['within_prompts'])} within prompts, {_rho(rho['over_all'])} over all",
+    )
     if n_apart:
-        table.add_row("chosen is longer", f"in {pairs['chosen_longer'] / n_apart:.0%} of {n_apart:,} pairs of different length")
-    table.add_row("ties", f"{pairs['tied']:,} of {pairs['n']:,} pairs; {pairs['inverted']:,} inverted")
-    ends = ", ".join(f"{count:,} {visible_line(name, 20)}" for name, count in sorted(found["finish_reasons"].items()))
+        table.add_row(
+            "chosen is longer",
+            f"in {pairs['chosen_longer'] / n_apart:.0%} of {n_apart:,} pairs of different length",
+        )
+    table.add_row(
+        "ties", f"{pairs['tied']:,} of {pairs['n']:,} pairs; {pairs['inverted']:,} inverted"
+    )
+    ends = ", ".join(
+        f"{count:,} {visible_line(name, 20)}"
+        for name, count in sorted(found["finish_reasons"].items())
+    )
     table.add_row("finish reasons", ends or "none")
     return table
 
@@ -72,16 +93,32 @@ def _figures(found: Mapping[str, Any]) -> Table:
 def _step(step: Mapping[str, Any]) -> Table:
     table = _table()
     memory, machine = step["memory_bytes"], step["machine"]
-    parts = ", ".join(f"{name} {_gib(memory[name])}" for name in ("weights", "gradients", "optimizer", "activations", "output"))
-    table.add_row("a step", f"{step['global_batch_size']:,} prompts, about {step['n_tokens_a_step']:,} tokens, "
-                  f"{step['n_tokens_at_once']:,} at once on a device; steps a pass: {step['n_steps_a_pass']:,}")  # fmt: skip
+    parts = ", ".join(
+        f"{name} {_gib(memory[name])}"
+        for name in ("weights", "gradients", "optimizer", "activations", "output")
+    )
+    table.add_row(
+        "a step",
+        f"{step['global_batch_size']:,} prompts, about {step['n_tokens_a_step']:,} tokens, "
+        f"{step['n_tokens_at_once']:,} at once on a device; steps a pass: {step['n_steps_a_pass']:,}",
+    )
     table.add_row("memory, about", f"{_gib(memory['total'])} ({parts})")
-    table.add_row("work", f"{_flop(step['flop_a_step'])} a step, {_flop(step['flop_a_pass'])} a pass"
-                  + (f", {_flop(step['flop_reference'])} for the reference, once" if step["flop_reference"] else ""))  # fmt: skip
+    table.add_row(
+        "work",
+        f"{_flop(step['flop_a_step'])} a step, {_flop(step['flop_a_pass'])} a pass"
+        + (
+            f", {_flop(step['flop_reference'])} for the reference, once"
+            if step["flop_reference"]
+            else ""
+        ),
+    )
     if machine is not None:
-        table.add_row("time, about", f"{_time(machine['step_s'])} a step, {_time(machine['pass_hours'] * 3600)} a pass on "
-        f"one {machine['name']} at "
-                      f"{machine['mfu']:.0%} of {machine['tflops']:,g} TFLOP/s")  # fmt: skip
+        table.add_row(
+            "time, about",
+            f"{_time(machine['step_s'])} a step, {_time(machine['pass_hours'] * 3600)} a pass on "
+            f"one {machine['name']} at "
+            f"{machine['mfu']:.0%} of {machine['tflops']:,g} TFLOP/s",
+        )
     for note in step["notes"]:
         table.add_row("", visible_line(note, 200))
     return table

@@ -33,7 +33,9 @@ def overview_page(found: Mapping[str, Any], *, width: int) -> Iterator[Renderabl
     yield _heading(found)
     yield _section("run", _run(found))
     if found["columns"]:
-        yield _section("columns", _columns(found["columns"], found["n_rows"], with_meaning=width >= WIDE))
+        yield _section(
+            "columns", _columns(found["columns"], found["n_rows"], with_meaning=width >= WIDE)
+        )
     if found["statuses"]:
         yield _section("rows by status", _statuses(found, width))
     if found["facts"]:
@@ -85,25 +87,46 @@ def _run(found: Mapping[str, Any]) -> Table:
     for name, path in found["parents"].items():
         table.add_row(Text(f"from {visible_line(name)}"), Text(visible_line(str(path), 200)))
     settings = run["settings"]
-    shown = "  ".join(f"{key}={_value(value)}" for key, value in settings.items() if value not in (None, [], False))
+    shown = "  ".join(
+        f"{key}={_value(value)}"
+        for key, value in settings.items()
+        if value not in (None, [], False)
+    )
     table.add_row("settings", Text(shown))
     context = run["context"]
     versions = context.get("versions", {})
     if versions:
-        table.add_row("versions", Text(visible_line("  ".join(f"{name} {value}" for name, value in versions.items()), 400)))
+        table.add_row(
+            "versions",
+            Text(
+                visible_line("  ".join(f"{name} {value}" for name, value in versions.items()), 400)
+            ),
+        )
     if context.get("host"):
-        table.add_row("made on", Text(visible_line(f"{context['host']}, in {context.get('folder', '?')}", 200)))
+        table.add_row(
+            "made on",
+            Text(visible_line(f"{context['host']}, in {context.get('folder', '?')}", 200)),
+        )
     if context.get("command"):
         table.add_row("command", Text(visible_line(shlex.join(map(str, context["command"])), 600)))
     for step in run["history"]:
-        table.add_row("then", Text(visible_line(", ".join(f"{key} {_value(value)}" for key, value in step.items()), 200)))
+        table.add_row(
+            "then",
+            Text(
+                visible_line(
+                    ", ".join(f"{key} {_value(value)}" for key, value in step.items()), 200
+                )
+            ),
+        )
     return table
 
 
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_value, value))
-    if isinstance(value, dict):  # a model or a scorer: its name, or the first hash that identifies it
+    if isinstance(
+        value, dict
+    ):  # a model or a scorer: its name, or the first hash that identifies it
         return _value(value.get("name") or next(iter(value.values()), ""))
     text = str(value)
     is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
@@ -132,9 +155,13 @@ def _statuses(found: Mapping[str, Any], width: int) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
     limit = max(24, width - 40)
-    ranked = sorted(found["statuses"].items(), key=lambda item: (item[0] != "ok", -item[1], item[0]))
+    ranked = sorted(
+        found["statuses"].items(), key=lambda item: (item[0] != "ok", -item[1], item[0])
+    )
     for status, count in ranked:
-        table.add_row(Text(visible_line(status)), f"{count:,}", f"{count / found['n_rows']:.1%}", "")
+        table.add_row(
+            Text(visible_line(status)), f"{count:,}", f"{count / found['n_rows']:.1%}", ""
+        )
         entry = found["reasons"].get(status)
         if entry is None:
             continue
@@ -154,10 +181,14 @@ def _facts(facts: Mapping[str, Any]) -> Table:
             for scorer, entry in value.items():
                 table.add_row(Text(visible_line(scorer)), Text(_scorer(entry)))
         elif isinstance(value, dict):
-            told = "   ".join(f"{visible_line(str(key))}: {count:,}" for key, count in value.items())
+            told = "   ".join(
+                f"{visible_line(str(key))}: {count:,}" for key, count in value.items()
+            )
             table.add_row(_words(name), Text(told))
         else:
-            table.add_row(_words(name), f"{value:.1%}" if name.endswith("_share") else figure(value))
+            table.add_row(
+                _words(name), f"{value:.1%}" if name.endswith("_share") else figure(value)
+            )
     return table
 
 
@@ -165,7 +196,9 @@ def _scorer(entry: Mapping[str, Any]) -> str:
     told = [f"{visible_line(status)}: {count:,}" for status, count in entry["statuses"].items()]
     if entry["mean_std_within_prompt"] is not None:
         told.append(f"std within a prompt {figure(entry['mean_std_within_prompt'])} on average")
-        told.append(f"all equal in {entry['n_prompts_all_equal']:,} of {entry['n_prompts']:,} prompts")
+        told.append(
+            f"all equal in {entry['n_prompts_all_equal']:,} of {entry['n_prompts']:,} prompts"
+        )
     return "   ".join(told)
 
 
@@ -181,7 +214,9 @@ def _summary(found: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Padding(comparison_table(summary), (1, 0, 0, 0))
         return
     if summary.get("kind") == PAIR_SCORES.name:
-        yield Padding(pairs_page(summary, shows=str(summary["command"]).removeprefix("eval ")), (1, 0, 0, 0))
+        yield Padding(
+            pairs_page(summary, shows=str(summary["command"]).removeprefix("eval ")), (1, 0, 0, 0)
+        )
         return
     table = _grid()
     for name, value in summary.items():

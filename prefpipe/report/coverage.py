@@ -42,10 +42,17 @@ def coverage_of(pool: Pool) -> dict[str, Any] | None:
     if not indices or pool.expression is None:
         return None
     identity = pool.groups.artifact.record.identity if pool.groups is not None else {}
-    screening = Screening(**{name: identity[name] for name in Screening._fields if name in identity})
+    screening = Screening(
+        **{name: identity[name] for name in Screening._fields if name in identity}
+    )
     spread = [indices[place] for place in _spread(len(indices), N_PARTS)]
     shares = [len(share) for share in np.array_split(np.arange(N_PROMPTS), len(spread))]
-    sample = _joined([_sample(pool, index, screening, share) for index, share in zip(spread, shares, strict=True)])
+    sample = _joined(
+        [
+            _sample(pool, index, screening, share)
+            for index, share in zip(spread, shares, strict=True)
+        ]
+    )
     if not len(sample.mask):
         return None
     sizes = sample.mask.sum(axis=1) - screening.positives
@@ -54,17 +61,38 @@ def coverage_of(pool: Pool) -> dict[str, Any] | None:
         return None
     is_enough = sizes > largest
     ks = list(range(1, largest + 1))
-    costs = _costs(Sample(*(values[is_enough] for values in sample)), ks, screening.positives, identity)
-    return {"n_prompts": int(is_enough.sum()), "n_too_few": int((~is_enough).sum()), "k": ks, "strategies": costs}
+    costs = _costs(
+        Sample(*(values[is_enough] for values in sample)), ks, screening.positives, identity
+    )
+    return {
+        "n_prompts": int(is_enough.sum()),
+        "n_too_few": int((~is_enough).sum()),
+        "k": ks,
+        "strategies": costs,
+    }
 
 
-def _costs(sample: Sample, ks: Sequence[int], positives: int, identity: dict[str, Any]) -> dict[str, list[float]]:
-    options: Any = {"positives": positives, "time_limit_s": PROOF_S, "cover": identity.get("cover", "negatives"),
-                    "weight_temperature": _temperature(identity.get("weight_temperature", "paper"))}  # fmt: skip
+def _costs(
+    sample: Sample, ks: Sequence[int], positives: int, identity: dict[str, Any]
+) -> dict[str, list[float]]:
+    options: Any = {
+        "positives": positives,
+        "time_limit_s": PROOF_S,
+        "cover": identity.get("cover", "negatives"),
+        "weight_temperature": _temperature(identity.get("weight_temperature", "paper")),
+    }
     costs: dict[str, list[np.ndarray]] = {name: [] for name in ("random", *COMPARED)}
     for k in ks:
         for name in COMPARED:
-            found = select_responses(sample.rewards, None, k, name, distances=sample.distances, mask=sample.mask, **options)
+            found = select_responses(
+                sample.rewards,
+                None,
+                k,
+                name,
+                distances=sample.distances,
+                mask=sample.mask,
+                **options,
+            )
             # every strategy and every k in one unit, the largest weight: what is beyond floats there is 0 beside random
             unit = np.exp(found.log_unit)
             costs[name].append(found.cost * unit)
@@ -73,7 +101,10 @@ def _costs(sample: Sample, ks: Sequence[int], positives: int, identity: dict[str
     usable = np.isfinite(scale) & (scale > 0)  # equal responses cost nothing, whatever is chosen
     if not usable.any():
         return {}
-    return {name: [float((cost[usable] / scale[usable]).mean()) for cost in column] for name, column in costs.items()}
+    return {
+        name: [float((cost[usable] / scale[usable]).mean()) for cost in column]
+        for name, column in costs.items()
+    }
 
 
 def _temperature(value: Any) -> Any:
@@ -94,7 +125,11 @@ def _sample(pool: Pool, index: int, screening: Screening, n_wanted: int) -> Samp
     for child in (scores, embeddings):
         parents = child.artifact.footer(index).parents
         require_same_version(child, index, parents, candidates.artifact.footer(index).data_sha256)
-    inputs = {"candidates": candidates.artifact, "scores": scores.artifact, "embeddings": embeddings.artifact}
+    inputs = {
+        "candidates": candidates.artifact,
+        "scores": scores.artifact,
+        "embeddings": embeddings.artifact,
+    }
     screened = screen_part(inputs, parse_reward(str(pool.expression)), screening, index)
     enough = np.flatnonzero(screened.kept.sum(axis=1) >= LEAST_CANDIDATES)
     chosen = enough[_spread(len(enough), n_wanted)] if len(enough) else enough
@@ -111,4 +146,9 @@ def _joined(samples: Sequence[Sample]) -> Sample:
     def widen(values: np.ndarray) -> np.ndarray:
         return np.pad(values, [(0, 0), *[(0, width - values.shape[1])] * (values.ndim - 1)])
 
-    return Sample(*(np.concatenate([widen(values) for values in column]) for column in zip(*samples, strict=True)))
+    return Sample(
+        *(
+            np.concatenate([widen(values) for values in column])
+            for column in zip(*samples, strict=True)
+        )
+    )

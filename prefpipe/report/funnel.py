@@ -18,7 +18,11 @@ def funnel_of(pool: Pool, policies: Sequence[Found]) -> dict[str, Any]:
     a mapping from why rows went no further to how many they are; ``n_in = n_out + sum(reasons)``. A step of which a part is
     damaged has ``error`` in place of numbers.
     """
-    responses = [_or_error(item, _counted) for item in (pool.candidates, pool.scores, pool.embeddings) if item is not None]
+    responses = [
+        _or_error(item, _counted)
+        for item in (pool.candidates, pool.scores, pool.embeddings)
+        if item is not None
+    ]
     prompts = []
     if pool.groups is not None:
         responses.append(_or_error(pool.groups, _selected))
@@ -38,14 +42,20 @@ def _or_error(found: Found, count: Callable[[Found], dict[str, Any]]) -> dict[st
 def _selected(groups: Found) -> dict[str, Any]:
     """Return the candidates that were kept; usable ones of prompts without a group are lost by that name."""
     tally = groups.artifact.tally()
-    n_in, n_out, lost = tally.get("n_candidates", 0), tally.get("n_kept", 0), _under(tally, LEFT_OUT)
+    n_in, n_out, lost = (
+        tally.get("n_candidates", 0),
+        tally.get("n_kept", 0),
+        _under(tally, LEFT_OUT),
+    )
     rest = n_in - n_out - sum(lost.values())
     return _step(groups, n_in, n_out, lost | ({"prompt_without_group": rest} if rest > 0 else {}))
 
 
 def _selected_prompts(groups: Found) -> dict[str, Any]:
     tally = groups.artifact.tally()
-    return _step(groups, tally.get("n_prompts", 0), tally.get("n_groups", 0), _under(tally, REJECTED))
+    return _step(
+        groups, tally.get("n_prompts", 0), tally.get("n_groups", 0), _under(tally, REJECTED)
+    )
 
 
 def _trained(policy: Found, groups: Found | None) -> dict[str, Any]:
@@ -67,14 +77,28 @@ def _counted(found: Found) -> dict[str, Any]:
 
 
 def _step(found: Found, n_in: float, n_out: float, reasons: Mapping[str, float]) -> dict[str, Any]:
-    ordered = dict(sorted(((name, round(count)) for name, count in reasons.items() if count), key=lambda item: -item[1]))
+    ordered = dict(
+        sorted(
+            ((name, round(count)) for name, count in reasons.items() if count),
+            key=lambda item: -item[1],
+        )
+    )
     scorers = found.artifact.record.identity.get("scorers", ()) if found.kind == "scores" else ()
-    several = f", {len(scorers)} scorers" if len(scorers) > 1 else ""  # a response has a row for each
+    several = (
+        f", {len(scorers)} scorers" if len(scorers) > 1 else ""
+    )  # a response has a row for each
     return {
-        "step": found.artifact.record.stage + several, "artifact": found.name, "n_in": round(n_in), "n_out": round(n_out),
-        "reasons": ordered, "n_parts_missing": len(found.artifact.missing()), "kept_as": {},
-    }  # fmt: skip
+        "step": found.artifact.record.stage + several,
+        "artifact": found.name,
+        "n_in": round(n_in),
+        "n_out": round(n_out),
+        "reasons": ordered,
+        "n_parts_missing": len(found.artifact.missing()),
+        "kept_as": {},
+    }
 
 
 def _under(tally: Mapping[str, float], prefix: str) -> dict[str, float]:
-    return {name.removeprefix(prefix): value for name, value in tally.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value for name, value in tally.items() if name.startswith(prefix)
+    }

@@ -27,13 +27,22 @@ def _entry(item: Found) -> dict[str, Any]:
     record = item.artifact.record
     versions = record.context.get("versions")
     return {
-        "name": item.name, "stage": record.stage, "schema": record.schema, "fingerprint": record.fingerprint,
-        "state": item.state, "reasons": list(item.reasons), "n_parts": record.n_parts,
-        "n_parts_missing": len(item.artifact.missing()), "n_rows": _n_rows(item.artifact),
-        "parents": dict(item.parents), "settings": settings_of(record.identity, record.parents), "command": item.command,
-        "versions": dict(versions) if isinstance(versions, Mapping) else {}, "history": list(record.history),
+        "name": item.name,
+        "stage": record.stage,
+        "schema": record.schema,
+        "fingerprint": record.fingerprint,
+        "state": item.state,
+        "reasons": list(item.reasons),
+        "n_parts": record.n_parts,
+        "n_parts_missing": len(item.artifact.missing()),
+        "n_rows": _n_rows(item.artifact),
+        "parents": dict(item.parents),
+        "settings": settings_of(record.identity, record.parents),
+        "command": item.command,
+        "versions": dict(versions) if isinstance(versions, Mapping) else {},
+        "history": list(record.history),
         "trouble": _trouble(item.artifact),
-    }  # fmt: skip
+    }
 
 
 def _trouble(artifact: Artifact) -> list[str]:

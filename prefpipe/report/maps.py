@@ -17,7 +17,9 @@ TEXT_LIMIT = 1_500
 """Characters of a response that a report keeps; the Parquet has the rest."""
 
 
-def maps_of(pools: Sequence[Pool], n_prompts: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def maps_of(
+    pools: Sequence[Pool], n_prompts: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return maps, and an error for each part or prompt that has none: one damaged part must not hide the others.
 
     The maps are up to ``n_prompts`` prompts, spread over the run, with the candidates' coordinates and every selection of them.
@@ -29,12 +31,22 @@ def maps_of(pools: Sequence[Pool], n_prompts: int) -> tuple[list[dict[str, Any]]
     ``selections``: ``name``, ``strategy``, ``status`` and ``kept``, a list of ``sample_idx``, ``role``, ``cluster``,
     ``represents``.
     """
-    first = next((pool for pool in pools if all((pool.groups, pool.embeddings, pool.candidates))), None)
+    first = next(
+        (pool for pool in pools if all((pool.groups, pool.embeddings, pool.candidates))), None
+    )
     if first is None or n_prompts < 1:
         return [], []
-    alike = [pool for pool in pools if pool.groups and (pool.candidates, pool.embeddings) == (first.candidates, first.embeddings)]
+    alike = [
+        pool
+        for pool in pools
+        if pool.groups
+        and (pool.candidates, pool.embeddings) == (first.candidates, first.embeddings)
+    ]
     errors: list[dict[str, Any]] = []
-    maps = (_or_none(errors, _map, first, alike, *chosen) for chosen in _choose(first, n_prompts, errors))
+    maps = (
+        _or_none(errors, _map, first, alike, *chosen)
+        for chosen in _choose(first, n_prompts, errors)
+    )
     return [each for each in maps if each is not None], errors
 
 
@@ -53,7 +65,10 @@ def _choose(pool: Pool, n_prompts: int, errors: list[dict[str, Any]]) -> list[tu
     indices = _or_none(errors, partial(parts_on_disk, needs=["embeddings", "groups"]), pool)
     if not indices:
         return []
-    parts = [indices[place] for place in sorted({int(place) for place in np.linspace(0, len(indices) - 1, N_PARTS)})]
+    parts = [
+        indices[place]
+        for place in sorted({int(place) for place in np.linspace(0, len(indices) - 1, N_PARTS)})
+    ]
     assert pool.groups is not None
     having: list[tuple[str, int]] = []
     for part in parts:
@@ -67,26 +82,41 @@ def _choose(pool: Pool, n_prompts: int, errors: list[dict[str, Any]]) -> list[tu
 
 def _map(first: Pool, alike: Sequence[Pool], prompt_id: str, part: int) -> dict[str, Any]:
     assert first.embeddings is not None
-    found = with_coordinates(prompt_of_part(first.sources, prompt_id, part), first.embeddings.artifact, first.sources)
+    found = with_coordinates(
+        prompt_of_part(first.sources, prompt_id, part), first.embeddings.artifact, first.sources
+    )
     messages = found["messages"] or []
     candidates = [_candidate(entry) for entry in found["candidates"] if entry["x"] is not None]
     return {
-        "prompt_id": prompt_id, "prompt": _text(messages[-1]["content"] if messages else ""), "n_messages": len(messages),
-        "expression": found["ranked_by"], "shares": found["map"]["shares"],
-        "n_candidates": found["n_candidates"], "candidates": candidates,
-        "selections": [_selection(pool, prompt_of_part(pool.sources, prompt_id, part)) for pool in alike],
-    }  # fmt: skip
+        "prompt_id": prompt_id,
+        "prompt": _text(messages[-1]["content"] if messages else ""),
+        "n_messages": len(messages),
+        "expression": found["ranked_by"],
+        "shares": found["map"]["shares"],
+        "n_candidates": found["n_candidates"],
+        "candidates": candidates,
+        "selections": [
+            _selection(pool, prompt_of_part(pool.sources, prompt_id, part)) for pool in alike
+        ],
+    }
 
 
 def _candidate(entry: Mapping[str, Any]) -> dict[str, Any]:
     names = ("sample_idx", "x", "y", "reward", "finish_reason", "model")
-    return {name: entry[name] for name in names} | {"n_tokens": entry["n_response_tokens"], "response": _text(entry["response"])}
+    return {name: entry[name] for name in names} | {
+        "n_tokens": entry["n_response_tokens"],
+        "response": _text(entry["response"]),
+    }
 
 
 def _selection(pool: Pool, found: Mapping[str, Any]) -> dict[str, Any]:
     group = found["group"] or {"strategy": None, "status": "no group", "reason": None}
     names = ("sample_idx", "role", "cluster", "represents")
-    kept = [{name: entry[name] for name in names} for entry in found["candidates"] if entry["role"] is not None]
+    kept = [
+        {name: entry[name] for name in names}
+        for entry in found["candidates"]
+        if entry["role"] is not None
+    ]
     return {
         "name": pool.name,
         "strategy": group["strategy"],

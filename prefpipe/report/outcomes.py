@@ -18,18 +18,34 @@ PREFERENCES = ("evaluation", "verdicts")
 FIGURES = ("n_pairs", "accuracy", "auc", "ece", "ece_mass", "brier", "log_loss")
 CURVE = ("lower", "upper", "n", "predicted", "observed")
 SIDES = ("policy", "baseline", "difference")
-SETTINGS = ("objective", "target", "beta", "gamma", "alpha", "learning_rate", "num_train_epochs", "global_batch_size", "lora_r")
+SETTINGS = (
+    "objective",
+    "target",
+    "beta",
+    "gamma",
+    "alpha",
+    "learning_rate",
+    "num_train_epochs",
+    "global_batch_size",
+    "lora_r",
+)
 
 
 def trainings_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     """Return every training: ``name``, ``settings``, ``curves`` (`prefpipe.stages.inspect.curves.read_points`), ``summary`` or None."""
     trained = []
     for item in (item for item in found if item.kind == "policy"):
-        identity = item.artifact.record.identity | (item.artifact.record.identity.get("knobs") or {})
-        trained.append({
-            "name": item.name, "settings": {name: identity[name] for name in SETTINGS if identity.get(name)},
-            "curves": read_points(item.artifact.path, MAX_CURVE_POINTS), "summary": read_summary(item.artifact),
-        })  # fmt: skip
+        identity = item.artifact.record.identity | (
+            item.artifact.record.identity.get("knobs") or {}
+        )
+        trained.append(
+            {
+                "name": item.name,
+                "settings": {name: identity[name] for name in SETTINGS if identity.get(name)},
+                "curves": read_points(item.artifact.path, MAX_CURVE_POINTS),
+                "summary": read_summary(item.artifact),
+            }
+        )
     return trained
 
 
@@ -48,7 +64,9 @@ def win_rates_of(found: Sequence[Found]) -> list[dict[str, Any]]:
             results.append({"name": item.name, "error": error.message})
             continue
         result = dict(told["results"][0])
-        results.append(result | {"name": item.name, "policy": result["name"], "confidence": told["confidence"]})
+        results.append(
+            result | {"name": item.name, "policy": result["name"], "confidence": told["confidence"]}
+        )
     return results
 
 
@@ -61,21 +79,35 @@ def health_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     told = []
     for item in (item for item in found if item.kind == "evaluation"):
         summary = read_summary(item.artifact) or {}
-        every = {name: value for name, value in {**summary, **(summary.get("health") or {})}.items() if is_measure(value)}
+        every = {
+            name: value
+            for name, value in {**summary, **(summary.get("health") or {})}.items()
+            if is_measure(value)
+        }
         if every:
             sides = {side: summary.get(f"{side}_name") for side in ("policy", "baseline")}
-            told.append({
-                "name": item.name, **sides, "confidence": summary.get("confidence"),
-                "measures": {name: value for name, value in every.items() if "reason" not in value},
-                "absent": {name: value["reason"] for name, value in every.items() if "reason" in value},
-                "notes": health_notes(summary) if "health" in summary else [],
-            })  # fmt: skip
+            told.append(
+                {
+                    "name": item.name,
+                    **sides,
+                    "confidence": summary.get("confidence"),
+                    "measures": {
+                        name: value for name, value in every.items() if "reason" not in value
+                    },
+                    "absent": {
+                        name: value["reason"] for name, value in every.items() if "reason" in value
+                    },
+                    "notes": health_notes(summary) if "health" in summary else [],
+                }
+            )
     return told
 
 
 def is_measure(value: Any) -> bool:
     """Whether a value of a summary is a figure of both sides and of their difference."""
-    return isinstance(value, Mapping) and all(isinstance(value.get(side), Mapping) for side in SIDES)
+    return isinstance(value, Mapping) and all(
+        isinstance(value.get(side), Mapping) for side in SIDES
+    )
 
 
 def calibrations_of(found: Sequence[Found]) -> list[dict[str, Any]]:
@@ -90,12 +122,18 @@ def calibrations_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     for item in found:
         figures = (read_summary(item.artifact) or {}).get("calibration")
         if isinstance(figures, Mapping) and figures.get("reliability"):
-            told.append({
-                "name": item.name, **{name: figures.get(name) for name in FIGURES},
-                "reliability": _curves(figures), "temperature": figures.get("temperature"),
-                "by_gap": figures.get("by_gap") or figures.get("by_score_gap") or [],
-                "by_rater_gap": figures.get("by_rater_gap") or figures.get("by_reward_gap") or [],
-            })  # fmt: skip
+            told.append(
+                {
+                    "name": item.name,
+                    **{name: figures.get(name) for name in FIGURES},
+                    "reliability": _curves(figures),
+                    "temperature": figures.get("temperature"),
+                    "by_gap": figures.get("by_gap") or figures.get("by_score_gap") or [],
+                    "by_rater_gap": figures.get("by_rater_gap")
+                    or figures.get("by_reward_gap")
+                    or [],
+                }
+            )
     return told
 
 
@@ -104,4 +142,8 @@ def _curves(figures: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
     if isinstance(figures["reliability"], Mapping):
         return dict(figures["reliability"])
     rows = {"width": figures["reliability"], "mass": figures.get("reliability_mass") or []}
-    return {kind: {name: [row[name] for row in curve] for name in CURVE} for kind, curve in rows.items() if curve}
+    return {
+        kind: {name: [row[name] for row in curve] for name in CURVE}
+        for kind, curve in rows.items()
+        if curve
+    }

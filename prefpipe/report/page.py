@@ -49,19 +49,37 @@ def render(story: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "percent": percent, "interval": interval, "words": words, "gap_rows": gap_rows}
+    environment.filters |= {
+        "figure": _figure,
+        "percent": percent,
+        "interval": interval,
+        "words": words,
+        "gap_rows": gap_rows,
+    }
     scripts = [_plotly(), "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"]
-    policy = "; ".join([
-        "default-src 'none'", "script-src " + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
-        "style-src 'unsafe-inline'", "img-src data: blob:", "base-uri 'none'", "form-action 'none'",
-    ])  # fmt: skip
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "script-src " + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+            "style-src 'unsafe-inline'",
+            "img-src data: blob:",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
     return environment.get_template("report.html.jinja").render(
-        story=told, policy=policy, style=_asset("report.css"), scripts=scripts, data=json.dumps(told).translate(ESCAPES),
+        story=told,
+        policy=policy,
+        style=_asset("report.css"),
+        scripts=scripts,
+        data=json.dumps(told).translate(ESCAPES),
         panels=[curve_panels(training["curves"]) for training in told["trainings"]],
         health=[health_rows(entry) for entry in told["health"]],
-        reliability=[reliability_tables(entry) for entry in told["calibrations"]], tiles=tiles, gap_columns=GAP_COLUMNS,
+        reliability=[reliability_tables(entry) for entry in told["calibrations"]],
+        tiles=tiles,
+        gap_columns=GAP_COLUMNS,
         places={entry["name"]: place for place, entry in enumerate(told["lineage"])},
-    )  # fmt: skip
+    )
 
 
 def refuse_other_file(path: Path, *, overwrite: bool) -> None:
@@ -73,10 +91,14 @@ def refuse_other_file(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise UsageError(f"-o {path} is a folder", hint=f"name the file: -o {path / 'report.html'}")
     if not path.parent.is_dir():
-        raise UsageError(f"-o {path}: there is no folder {path.parent}", hint=f"make it first: mkdir -p {path.parent}")
+        raise UsageError(
+            f"-o {path}: there is no folder {path.parent}",
+            hint=f"make it first: mkdir -p {path.parent}",
+        )
     if path.exists() and not overwrite and not _is_report(path):
         raise UsageError(
-            f"-o {path} exists and is no report of prefpipe", hint="choose another name, or replace it with --overwrite"
+            f"-o {path} exists and is no report of prefpipe",
+            hint="choose another name, or replace it with --overwrite",
         )
 
 

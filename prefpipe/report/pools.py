@@ -45,16 +45,25 @@ def rewards_of(pool: Pool) -> dict[str, Any] | None:
     columns, n_without = _read(pool, indices, unit)
     if not len(columns.rewards):
         return None
-    shown = {name: Distribution.of("reward", columns.rewards[rows]) for name, rows in _of_role(columns.roles).items()}
+    shown = {
+        name: Distribution.of("reward", columns.rewards[rows])
+        for name, rows in _of_role(columns.roles).items()
+    }
     edges = _finer(np.array(shown["pool"].edges))
     return {
-        "expression": pool.expression, "n": len(columns.rewards), "n_without_reward": n_without,
-        "n_parts": len(indices), "n_parts_in_all": pool.candidates.artifact.n_parts,
+        "expression": pool.expression,
+        "n": len(columns.rewards),
+        "n_without_reward": n_without,
+        "n_parts": len(indices),
+        "n_parts_in_all": pool.candidates.artifact.n_parts,
         "histogram": {"edges": edges.tolist()}
-        | {name: np.histogram(columns.rewards[rows], edges)[0].tolist() for name, rows in _of_role(columns.roles).items()},
+        | {
+            name: np.histogram(columns.rewards[rows], edges)[0].tolist()
+            for name, rows in _of_role(columns.roles).items()
+        },
         "means": {name: each.mean for name, each in shown.items()},
         "lengths": _lengths(columns, unit),
-    }  # fmt: skip
+    }
 
 
 def _of_role(roles: np.ndarray) -> dict[str, np.ndarray]:
@@ -64,9 +73,16 @@ def _of_role(roles: np.ndarray) -> dict[str, np.ndarray]:
 
 def _finer(edges: np.ndarray) -> np.ndarray:
     """Return a terminal's few bins cut in four each; bins that stand for one whole number stay."""
-    if len(edges) < 2 or np.abs(edges).max() > LARGEST_CUT or (edges[1] - edges[0] == 1.0 and edges[0] % 1.0 == 0.5):
+    if (
+        len(edges) < 2
+        or np.abs(edges).max() > LARGEST_CUT
+        or (edges[1] - edges[0] == 1.0 and edges[0] % 1.0 == 0.5)
+    ):
         return edges
-    return np.append((edges[:-1, None] + np.diff(edges)[:, None] * np.arange(SUBDIVISION) / SUBDIVISION).ravel(), edges[-1])
+    return np.append(
+        (edges[:-1, None] + np.diff(edges)[:, None] * np.arange(SUBDIVISION) / SUBDIVISION).ravel(),
+        edges[-1],
+    )
 
 
 def _unit(candidates: Found, index: int) -> str:
@@ -79,10 +95,16 @@ def _read(pool: Pool, indices: Sequence[int], unit: str) -> tuple[_Columns, int]
     pieces: list[_Columns] = []
     n_without, n_prompts = 0, 0
     for index in indices:
-        part = read_pool_part(pool, index, ["n_response_tokens", *(["response"] if unit == CHARACTERS else [])])
+        part = read_pool_part(
+            pool, index, ["n_response_tokens", *(["response"] if unit == CHARACTERS else [])]
+        )
         pools = part.pools
         rewards = part.rewards[pools.prompts, pools.places]
-        counted = pc.utf8_length(part.table["response"]) if unit == CHARACTERS else part.table["n_response_tokens"]
+        counted = (
+            pc.utf8_length(part.table["response"])
+            if unit == CHARACTERS
+            else part.table["n_response_tokens"]
+        )
         lengths = counted.cast(pa.float64()).to_numpy(zero_copy_only=False)[pools.order]
         known = np.isfinite(rewards)
         n_without += int((~known).sum())
@@ -98,10 +120,16 @@ def _roles(pool: Pool, index: int, part: Any) -> np.ndarray:
     if pool.groups is None or pool.candidates is None or pool.groups.artifact.missing([index]):
         return roles
     groups, footer = pool.groups.artifact.read(index, ["prompt_id", "sample_idx", "role"])
-    require_same_version(pool.groups, index, footer.parents, pool.candidates.artifact.footer(index).data_sha256)
+    require_same_version(
+        pool.groups, index, footer.parents, pool.candidates.artifact.footer(index).data_sha256
+    )
     kept = groups.filter(flat(groups, "role").is_valid())
-    rows = find_rows(part.pools, flat(kept, "prompt_id"), flat(kept, "sample_idx"), "two rows of groups")
-    numbers = np.array([ROLES.index(role) for role in kept["role"].to_pylist()] + [0], dtype=np.int64)
+    rows = find_rows(
+        part.pools, flat(kept, "prompt_id"), flat(kept, "sample_idx"), "two rows of groups"
+    )
+    numbers = np.array(
+        [ROLES.index(role) for role in kept["role"].to_pylist()] + [0], dtype=np.int64
+    )
     return np.asarray(numbers[rows])  # -1 is the 0 at the end
 
 
@@ -110,17 +138,32 @@ def _lengths(columns: _Columns, unit: str) -> dict[str, Any] | None:
     if not known.any():
         return None
     rewards, lengths, roles, prompts = (column[known] for column in columns)
-    edges = np.unique(np.quantile(lengths, np.linspace(0.0, 1.0, N_LENGTH_BINS + 1), method="lower"))
+    edges = np.unique(
+        np.quantile(lengths, np.linspace(0.0, 1.0, N_LENGTH_BINS + 1), method="lower")
+    )
     places = np.clip(np.searchsorted(edges, lengths, side="right") - 1, 0, max(0, len(edges) - 2))
     trend = [
-        {"length": float(lengths[places == place].mean()), "reward": Distribution.of("reward", rewards[places == place]).mean,
-         "n": int((places == place).sum())}
+        {
+            "length": float(lengths[places == place].mean()),
+            "reward": Distribution.of("reward", rewards[places == place]).mean,
+            "n": int((places == place).sum()),
+        }
         for place in np.unique(places)
-    ]  # fmt: skip
+    ]
     points = {}
     for number, name in enumerate(ROLES):
         own = np.flatnonzero(roles == number)
         own = own[:: -(-len(own) // MAX_POINTS)] if len(own) else own
-        points[name] = {"length": lengths[own].tolist(), "reward": rewards[own].tolist(), "n": int((roles == number).sum())}
-    return {"unit": unit, "points": points, "trend": trend, "n": int(known.sum()), "spearman": spearman(lengths, rewards),
-            "spearman_within": spearman_within(lengths, rewards, prompts)}  # fmt: skip
+        points[name] = {
+            "length": lengths[own].tolist(),
+            "reward": rewards[own].tolist(),
+            "n": int((roles == number).sum()),
+        }
+    return {
+        "unit": unit,
+        "points": points,
+        "trend": trend,
+        "n": int(known.sum()),
+        "spearman": spearman(lengths, rewards),
+        "spearman_within": spearman_within(lengths, rewards, prompts),
+    }

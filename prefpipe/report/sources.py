@@ -53,16 +53,23 @@ class Pool(NamedTuple):
     @property
     def sources(self) -> Sources:
         """The same for the pages about one prompt."""
-        return Sources(*(item and item.artifact for item in (self.candidates, self.groups, self.scores)))
+        return Sources(
+            *(item and item.artifact for item in (self.candidates, self.groups, self.scores))
+        )
 
     @property
     def expression(self) -> str | None:
         """The reward that was selected by, or the only scorer's; None where that is not known."""
-        if self.groups is not None and isinstance(self.groups.artifact.record.identity.get("reward"), str):
+        if self.groups is not None and isinstance(
+            self.groups.artifact.record.identity.get("reward"), str
+        ):
             return str(self.groups.artifact.record.identity["reward"])
         if self.scores is None:
             return None
-        names = [str(scorer["name"]) for scorer in self.scores.artifact.record.identity.get("scorers", [])]
+        names = [
+            str(scorer["name"])
+            for scorer in self.scores.artifact.record.identity.get("scorers", [])
+        ]
         return names[0] if names else None
 
 
@@ -80,18 +87,35 @@ def pools_of(found: Sequence[Found]) -> list[Pool]:
     The two sides that an evaluation sampled are no pools: they are told under the evaluation.
     """
     named = {item.name: item for item in found}
-    evaluated = {item.parents.get(side) for item in found if item.kind == "evaluation" for side in SIDES_OF_EVAL}
+    evaluated = {
+        item.parents.get(side)
+        for item in found
+        if item.kind == "evaluation"
+        for side in SIDES_OF_EVAL
+    }
     pools: list[Pool] = []
     selected: set[str | None] = set()
     for groups in (item for item in found if item.kind == "groups"):
-        candidates, scores, embeddings = (named.get(groups.parents.get(kind, "")) for kind in ("candidates", *KINDS))
+        candidates, scores, embeddings = (
+            named.get(groups.parents.get(kind, "")) for kind in ("candidates", *KINDS)
+        )
         if candidates is not None:
             selected.add(candidates.name)
-            if "embeddings" not in groups.parents:  # bottom-k needs none; scores of another kind are not what it selected by
+            if (
+                "embeddings" not in groups.parents
+            ):  # bottom-k needs none; scores of another kind are not what it selected by
                 embeddings = _child(found, candidates, "embeddings")
-        elsewhere = tuple(kind for kind in ("candidates", *KINDS) if kind in groups.parents and groups.parents[kind] not in named)
+        elsewhere = tuple(
+            kind
+            for kind in ("candidates", *KINDS)
+            if kind in groups.parents and groups.parents[kind] not in named
+        )
         pools.append(Pool(groups.name, candidates, scores, embeddings, groups, elsewhere))
-    alone = (item for item in found if item.kind == "candidates" and item.name not in selected | evaluated)
+    alone = (
+        item
+        for item in found
+        if item.kind == "candidates" and item.name not in selected | evaluated
+    )
     return pools + [_pool(found, item) for item in alone]
 
 
@@ -102,7 +126,14 @@ def _pool(found: Sequence[Found], candidates: Found) -> Pool:
 
 
 def _child(found: Sequence[Found], candidates: Found, kind: str) -> Found | None:
-    return next((item for item in found if item.kind == kind and item.parents.get("candidates") == candidates.name), None)
+    return next(
+        (
+            item
+            for item in found
+            if item.kind == kind and item.parents.get("candidates") == candidates.name
+        ),
+        None,
+    )
 
 
 def parts_on_disk(pool: Pool, *, needs: Sequence[str]) -> list[int]:
@@ -115,9 +146,13 @@ def parts_on_disk(pool: Pool, *, needs: Sequence[str]) -> list[int]:
     present = range(pool.candidates.artifact.n_parts)
     for item in wanted:
         if item.artifact.n_parts != len(present):
-            raise InputError(f"{item.artifact.path} has {item.artifact.n_parts} parts and its candidates {len(present)}",
-                             hint=f"run `prefpipe status {quote(str(item.artifact.path))}`")  # fmt: skip
-    return [index for index in present if not any(item.artifact.missing([index]) for item in wanted)]
+            raise InputError(
+                f"{item.artifact.path} has {item.artifact.n_parts} parts and its candidates {len(present)}",
+                hint=f"run `prefpipe status {quote(str(item.artifact.path))}`",
+            )
+    return [
+        index for index in present if not any(item.artifact.missing([index]) for item in wanted)
+    ]
 
 
 def read_pool_part(pool: Pool, index: int, columns: Sequence[str] = ()) -> PartOfPool:
@@ -135,10 +170,14 @@ def read_pool_part(pool: Pool, index: int, columns: Sequence[str] = ()) -> PartO
     assert pool.candidates is not None
     candidates = pool.candidates.artifact
     table, footer = candidates.read(index, ["prompt_id", "sample_idx", *columns])
-    pools = index_pools(flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index)))
+    pools = index_pools(
+        flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index))
+    )
     if pool.scores is None or pool.expression is None:
         return PartOfPool(table, pools, np.full(pools.shape, np.nan))
-    scores, scores_footer = pool.scores.artifact.read(index, ["prompt_id", "sample_idx", "scorer", "reward"])
+    scores, scores_footer = pool.scores.artifact.read(
+        index, ["prompt_id", "sample_idx", "scorer", "reward"]
+    )
     require_same_version(pool.scores, index, scores_footer.parents, footer.data_sha256)
     return PartOfPool(table, pools, pool_rewards(scores, parse_reward(pool.expression), pools))
 
@@ -150,5 +189,7 @@ def require_same_version(child: Found, index: int, parents: Mapping[str, Any], d
         InputError: naming the part and the command that makes it anew.
     """
     if parents.get("candidates") != digest:
-        raise InputError(f"{child.artifact.part_path(index)} was made from another version of its candidates",
-                         hint=f"run the `prefpipe {child.artifact.record.stage}` command again")  # fmt: skip
+        raise InputError(
+            f"{child.artifact.part_path(index)} was made from another version of its candidates",
+            hint=f"run the `prefpipe {child.artifact.record.stage}` command again",
+        )

@@ -24,8 +24,14 @@ from prefpipe.report.pools import rewards_of
 from prefpipe.report.sources import Found, Pool, pools_of
 from prefpipe.stages.select.part import Screening
 
-PLAN = {"prompts": 60_000, "n": 32, "k": SelectConfig.k, "positives": SelectConfig.positives, "mean_prompt_tokens": 200.0,
-        "mean_response_tokens": 400.0}  # fmt: skip
+PLAN = {
+    "prompts": 60_000,
+    "n": 32,
+    "k": SelectConfig.k,
+    "positives": SelectConfig.positives,
+    "mean_prompt_tokens": 200.0,
+    "mean_response_tokens": 400.0,
+}
 """What the calculator starts from where nothing was selected yet: UltraFeedback's prompts and AMPO's 32 responses."""
 
 
@@ -36,7 +42,9 @@ class TrainedShape(NamedTuple):
     shape: ModelShape
 
 
-def tell(folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: int) -> dict[str, Any]:
+def tell(
+    folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: int
+) -> dict[str, Any]:
     """Return the story as JSON values.
 
     Keys: ``folder``, ``version``, ``not_done`` (what status does not call done), ``pools`` (each ``name``, ``made_of``,
@@ -48,25 +56,41 @@ def tell(folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: in
         InputError: there is no artifact.
     """
     if not found:
-        raise InputError(f"{folder} holds no artifact", hint="pass the folder in which prefpipe's stages wrote theirs")
+        raise InputError(
+            f"{folder} holds no artifact",
+            hint="pass the folder in which prefpipe's stages wrote theirs",
+        )
     pools = pools_of(found)
     policies = [item for item in found if item.kind == "policy"]
     seen: dict[Any, Any] = {}
     maps, left_out = maps_of(pools, n_maps)
-    told: dict[str, Any] = finite_values({
-        "folder": folder, "version": __version__, "not_done": not_done(found),
-        "pools": [_pool(pool, policies, seen) for pool in pools],
-        "maps": maps, "maps_left_out": left_out,
-        "trainings": trainings_of(found), "win_rates": win_rates_of(found), "health": health_of(found),
-        "calibrations": calibrations_of(found), "savings": savings_of(pools, policies, model), "lineage": lineage_of(found),
-    })  # fmt: skip
+    told: dict[str, Any] = finite_values(
+        {
+            "folder": folder,
+            "version": __version__,
+            "not_done": not_done(found),
+            "pools": [_pool(pool, policies, seen) for pool in pools],
+            "maps": maps,
+            "maps_left_out": left_out,
+            "trainings": trainings_of(found),
+            "win_rates": win_rates_of(found),
+            "health": health_of(found),
+            "calibrations": calibrations_of(found),
+            "savings": savings_of(pools, policies, model),
+            "lineage": lineage_of(found),
+        }
+    )
     return told
 
 
 def not_done(found: Sequence[Found]) -> list[dict[str, Any]]:
     """Return ``name``, ``state`` and ``reasons`` of every artifact that is partial, stale or corrupt: its figures are marked."""
     return [
-        {"name": item.name, "state": item.state, "reasons": [reason.strip() for reason in item.reasons]}
+        {
+            "name": item.name,
+            "state": item.state,
+            "reasons": [reason.strip() for reason in item.reasons],
+        }
         for item in found
         if item.state != "done"
     ]
@@ -75,21 +99,39 @@ def not_done(found: Sequence[Found]) -> list[dict[str, Any]]:
 def _pool(pool: Pool, policies: Sequence[Found], seen: dict[Any, Any]) -> dict[str, Any]:
     """Return a pool's part of the story; selections of the same responses by the same reward share their coverage."""
     identity = pool.groups.artifact.record.identity if pool.groups is not None else {}
-    names = tuple(item.name if item is not None else None for item in (pool.candidates, pool.scores, pool.embeddings))
-    key = (*names, pool.expression, *(identity.get(name) for name in (*Screening._fields, "cover", "weight_temperature")))
+    names = tuple(
+        item.name if item is not None else None
+        for item in (pool.candidates, pool.scores, pool.embeddings)
+    )
+    key = (
+        *names,
+        pool.expression,
+        *(identity.get(name) for name in (*Screening._fields, "cover", "weight_temperature")),
+    )
     if key not in seen:
         seen[key] = _or_error(coverage_of, pool)
-    chosen = {name: identity.get(name) for name in ("strategy", "k", "positives")} if identity else None
+    chosen = (
+        {name: identity.get(name) for name in ("strategy", "k", "positives")} if identity else None
+    )
     return {
-        "name": pool.name, "candidates": pool.candidates and pool.candidates.name,
-        "made_of": [item.name for item in (pool.candidates, pool.scores, pool.embeddings, pool.groups) if item is not None],
+        "name": pool.name,
+        "candidates": pool.candidates and pool.candidates.name,
+        "made_of": [
+            item.name
+            for item in (pool.candidates, pool.scores, pool.embeddings, pool.groups)
+            if item is not None
+        ],
         "elsewhere": list(pool.elsewhere),
-        "chosen": chosen, "funnel": funnel_of(pool, policies),
-        "rewards": _or_error(rewards_of, pool), "coverage": seen[key],
-    }  # fmt: skip
+        "chosen": chosen,
+        "funnel": funnel_of(pool, policies),
+        "rewards": _or_error(rewards_of, pool),
+        "coverage": seen[key],
+    }
 
 
-def savings_of(pools: Sequence[Pool], policies: Sequence[Found], model: TrainedShape) -> dict[str, Any]:
+def savings_of(
+    pools: Sequence[Pool], policies: Sequence[Found], model: TrainedShape
+) -> dict[str, Any]:
     """Return what the calculator starts from: numbers and mean lengths of a selection.
 
     That is the first one that something was trained on, else the first that leaves candidates out, else the first.
@@ -101,20 +143,40 @@ def savings_of(pools: Sequence[Pool], policies: Sequence[Found], model: TrainedS
     sources, tallies = [], []
     for pool in pools:
         tally = _or_error(pool.groups.artifact.tally) if pool.groups is not None else {}
-        if pool.groups is not None and tally.get("n_groups") and tally.get("n_usable") and tally.get("usable_response_tokens"):
+        if (
+            pool.groups is not None
+            and tally.get("n_groups")
+            and tally.get("n_usable")
+            and tally.get("usable_response_tokens")
+        ):
             plan = _plan_of(tally, pool.groups.artifact.record.identity)
-            sources.append({"name": pool.name, "plan": plan, "n_estimated": round(tally.get("usable_estimated", 0))})
+            sources.append(
+                {
+                    "name": pool.name,
+                    "plan": plan,
+                    "n_estimated": round(tally.get("usable_estimated", 0)),
+                }
+            )
             tallies.append(tally)
     trained = {policy.parents.get("groups") for policy in policies}
     wishes = [source["name"] not in trained for source in sources]
-    order = [(wish, tally["n_kept"] >= tally["n_usable"]) for wish, tally in zip(wishes, tallies, strict=True)]
+    order = [
+        (wish, tally["n_kept"] >= tally["n_usable"])
+        for wish, tally in zip(wishes, tallies, strict=True)
+    ]
     start = order.index(min(order)) if order else None
-    gpus = [{"key": key, "name": item.name, "tflops": item.tflops} for key, item in ACCELERATORS.items()]
+    gpus = [
+        {"key": key, "name": item.name, "tflops": item.tflops} for key, item in ACCELERATORS.items()
+    ]
     return {
-        "plan": sources[start]["plan"] if start is not None else dict(PLAN), "sources": sources, "start": start,
-        "model": {"name": model.name, **model.shape._asdict()}, "accelerators": gpus, "mfu": 0.4,
+        "plan": sources[start]["plan"] if start is not None else dict(PLAN),
+        "sources": sources,
+        "start": start,
+        "model": {"name": model.name, **model.shape._asdict()},
+        "accelerators": gpus,
+        "mfu": 0.4,
         "shared_prompt": TrainConfig.shared_prompt,
-    }  # fmt: skip
+    }
 
 
 def _plan_of(tally: Mapping[str, float], identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,10 +185,13 @@ def _plan_of(tally: Mapping[str, float], identity: Mapping[str, Any]) -> dict[st
     positives = int(identity.get("positives", 1))
     kept = round(tally["n_kept"] / tally["n_groups"])
     return {
-        "prompts": round(tally["n_groups"]), "n": max(n, 2), "k": max(kept - positives, 1), "positives": positives,
+        "prompts": round(tally["n_groups"]),
+        "n": max(n, 2),
+        "k": max(kept - positives, 1),
+        "positives": positives,
         "mean_prompt_tokens": round(tally["usable_prompt_tokens"] / tally["n_usable"], 1),
         "mean_response_tokens": round(tally["usable_response_tokens"] / tally["n_usable"], 1),
-    }  # fmt: skip
+    }
 
 
 def _or_error(make: Callable[..., Any], *arguments: Any) -> Any:

@@ -21,7 +21,7 @@ PANELS = (
     ("Norm of the gradient", ("grad_norm",)),
     ("Learning rate", ("learning_rate",)),
     ("Tokens a second", ("tokens_per_s",)),
-)  # fmt: skip
+)
 """Measures that belong into one chart, in the order in which they are looked at."""
 IN_TABLE_ONLY = ("n_tokens", "n_prompts", "prompt_tokens_saved")
 HEALTH_LABELS: dict[str, tuple[str, str]] = {
@@ -62,8 +62,13 @@ def curve_panels(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     by_name: dict[str, list[int]] = {}
     for place, curve in enumerate(curves):
         by_name.setdefault(curve["name"], []).append(place)
-    panels = [(title, [place for name in names for place in by_name.pop(name, [])]) for title, names in PANELS]
-    panels += [(words(name), places) for name, places in by_name.items() if name not in IN_TABLE_ONLY]
+    panels = [
+        (title, [place for name in names for place in by_name.pop(name, [])])
+        for title, names in PANELS
+    ]
+    panels += [
+        (words(name), places) for name, places in by_name.items() if name not in IN_TABLE_ONLY
+    ]
     return [{"title": title, "places": places} for title, places in panels if places]
 
 
@@ -71,7 +76,10 @@ def health_rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row a measure: both sides, the paired difference, and whether its interval leaves out zero."""
     known = entry["measures"]
     rows = []
-    for name in [*(name for name in HEALTH_LABELS if name in known), *(name for name in known if name not in HEALTH_LABELS)]:
+    for name in [
+        *(name for name in HEALTH_LABELS if name in known),
+        *(name for name in known if name not in HEALTH_LABELS),
+    ]:
         label, form = HEALTH_LABELS.get(name, (words(name), "{:.4g}"))
         low, high = (known[name]["difference"].get(end) for end in ("low", "high"))
         is_clear = low is not None and high is not None and (low > 0 or high < 0)
@@ -88,17 +96,28 @@ def _with_interval(figures: Mapping[str, Any], form: str, *, signed: bool = Fals
 def gap_rows(bins: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the figures of a calibration by gap: a row a bin, its gaps first, then `GAP_COLUMNS`."""
     return [
-        [f"{figure(row['gap_lower'])} to {figure(row['gap_upper'])}",
-         *(NONE if row.get(name) is None else figure(float(f"{row[name]:.4g}")) for name in GAP_COLUMNS)]
+        [
+            f"{figure(row['gap_lower'])} to {figure(row['gap_upper'])}",
+            *(
+                NONE if row.get(name) is None else figure(float(f"{row[name]:.4g}"))
+                for name in GAP_COLUMNS
+            ),
+        ]
         for row in bins
-    ]  # fmt: skip
+    ]
 
 
 def reliability_tables(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the reliability curves of a calibration, each ``kind`` and rows of lower, upper, n, predicted, observed."""
     names = ("lower", "upper", "n", "predicted", "observed")
     return [
-        {"kind": kind, "rows": [dict(zip(names, row, strict=True)) for row in zip(*(curve[name] for name in names), strict=True)]}
+        {
+            "kind": kind,
+            "rows": [
+                dict(zip(names, row, strict=True))
+                for row in zip(*(curve[name] for name in names), strict=True)
+            ],
+        }
         for kind, curve in entry["reliability"].items()
     ]
 
@@ -114,14 +133,19 @@ def tiles(story: Mapping[str, Any]) -> list[dict[str, str]]:
         found.append({"value": value, "label": f"{label} ({', '.join(marks)})" if marks else label})
 
     for pool in story["pools"][:1]:
-        known = {kind: [step for step in steps if "error" not in step] for kind, steps in pool["funnel"].items()}
+        known = {
+            kind: [step for step in steps if "error" not in step]
+            for kind, steps in pool["funnel"].items()
+        }
         for step in known["responses"]:
             if step["artifact"] == pool["candidates"]:
                 add(figure(step["n_in"]), f"responses in {pool['candidates']}", pool["candidates"])
             if step["step"] == "select":
                 add(figure(step["n_out"]), f"kept by {pool['name']}", *pool["made_of"])
         for step in known["prompts"]:
-            add(figure(step["n_out"]), f"groups of {figure(step['n_in'])} prompts", *pool["made_of"])
+            add(
+                figure(step["n_out"]), f"groups of {figure(step['n_in'])} prompts", *pool["made_of"]
+            )
     for entry in [entry for entry in story["win_rates"] if "error" not in entry][:1]:
         add(percent(entry["win_rate"]["mean"]), f"win rate, {entry['name']}", entry["name"])
         if entry["length_controlled"]:
@@ -129,5 +153,9 @@ def tiles(story: Mapping[str, Any]) -> list[dict[str, str]]:
     for entry in story["health"][:1]:
         reward = entry["measures"].get("reward")
         if reward is not None and reward["difference"].get("mean") is not None:
-            add(f"{reward['difference']['mean']:+.3g}", "held-out reward, policy - baseline", entry["name"])
+            add(
+                f"{reward['difference']['mean']:+.3g}",
+                "held-out reward, policy - baseline",
+                entry["name"],
+            )
     return found

@@ -18,24 +18,45 @@ from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, 
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import Embedder
 from prefpipe.configs.embed import EmbedConfig
-from prefpipe.stages.shared.candidate_rows import UNUSABLE, Row, count_by_status, parent_digests, parent_identity
+from prefpipe.stages.shared.candidate_rows import (
+    UNUSABLE,
+    Row,
+    count_by_status,
+    parent_digests,
+    parent_identity,
+)
 from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.text.tool_turns import readable_turns
 
 FAILING = ("error",)
 
 
-def run(config: EmbedConfig, identity: Mapping[str, Any], open_embedder: Callable[[], Embedder], runtime: Runtime) -> Summary:
+def run(
+    config: EmbedConfig,
+    identity: Mapping[str, Any],
+    open_embedder: Callable[[], Embedder],
+    runtime: Runtime,
+) -> Summary:
     """Embed the parts of this shard that are missing."""
     refuse_nesting(config.output, {"CANDIDATES": config.candidates})
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
     record = RunRecord(
-        stage=config.stage, schema=embeddings_schema(1, half=False).tag, n_parts=candidates.n_parts,
-        context={**runtime.context, MADE_WITH: _made_with(config, identity)}, parents={"candidates": str(config.candidates)},
-        identity={"stage": config.stage, "version": config.VERSION, **config.identity(), "model": dict(identity),
-                  "candidates": parent_identity(candidates)},
-    )  # fmt: skip
-    indices = candidates.present(runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial)
+        stage=config.stage,
+        schema=embeddings_schema(1, half=False).tag,
+        n_parts=candidates.n_parts,
+        context={**runtime.context, MADE_WITH: _made_with(config, identity)},
+        parents={"candidates": str(config.candidates)},
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            **config.identity(),
+            "model": dict(identity),
+            "candidates": parent_identity(candidates),
+        },
+    )
+    indices = candidates.present(
+        runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
+    )
     parents = parent_digests(indices, candidates=candidates)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
@@ -43,13 +64,22 @@ def run(config: EmbedConfig, identity: Mapping[str, Any], open_embedder: Callabl
     with ExitStack() as stack:
         work = _Work(config, candidates, output, open_embedder, stack, runtime)
         loop_over_parts(
-            output, parents.__getitem__, lambda index: work.make(index, parents[index]), runtime, summary, indices=indices
+            output,
+            parents.__getitem__,
+            lambda index: work.make(index, parents[index]),
+            runtime,
+            summary,
+            indices=indices,
         )
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        summary.notes.append(f"{work.n_texts:,} texts in {elapsed_s:.1f} s ({work.n_texts / elapsed_s:.0f} texts/s)")
+        summary.notes.append(
+            f"{work.n_texts:,} texts in {elapsed_s:.1f} s ({work.n_texts / elapsed_s:.0f} texts/s)"
+        )
         share = work.n_truncated / max(1, work.n_texts)
-        summary.notes.append(f"{work.n_truncated:,} texts ({share:.1%}) were longer than the embedder reads and were cut")
+        summary.notes.append(
+            f"{work.n_truncated:,} texts ({share:.1%}) were longer than the embedder reads and were cut"
+        )
         summary.facts |= {"n_truncated": work.n_truncated, "elapsed_s": elapsed_s}
     check_error_rate(summary, FAILING, config.max_error_rate)
     return summary
@@ -63,9 +93,14 @@ class _Work:
     """One run's state: the embedder, opened when first needed, and counts for the summary."""
 
     def __init__(
-        self, config: EmbedConfig, candidates: Artifact, output: Output, open_embedder: Callable[[], Embedder], stack: ExitStack,
+        self,
+        config: EmbedConfig,
+        candidates: Artifact,
+        output: Output,
+        open_embedder: Callable[[], Embedder],
+        stack: ExitStack,
         runtime: Runtime,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.candidates, self.output = config, candidates, output
         self.open_embedder, self.stack, self.runtime = open_embedder, stack, runtime
         self.embedder: Embedder | None = None
@@ -86,7 +121,11 @@ class _Work:
         found = self.embedder.embed([text_of(rows[i], self.config.text) for i in usable])
         vectors = np.zeros((len(rows), self.embedder.dim), np.float32)
         n_tokens, truncated = np.zeros(len(rows), np.int32), np.zeros(len(rows), bool)
-        vectors[usable], n_tokens[usable], truncated[usable] = found.vectors, found.n_tokens, found.truncated
+        vectors[usable], n_tokens[usable], truncated[usable] = (
+            found.vectors,
+            found.n_tokens,
+            found.truncated,
+        )
         finite = np.asarray(np.isfinite(vectors).all(axis=1))
         vectors[~finite] = 0
         statuses = [
@@ -98,14 +137,16 @@ class _Work:
         schema = embeddings_schema(self.embedder.dim, half=half).arrow()
         written = pa.Table.from_arrays(
             [
-                table["prompt_id"], table["sample_idx"],
+                table["prompt_id"],
+                table["sample_idx"],
                 pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), self.embedder.dim),
-                pa.array(n_tokens), pa.array(truncated),
+                pa.array(n_tokens),
+                pa.array(truncated),
                 pa.array([status for status, _ in statuses], pa.string()),
                 pa.array([reason for _, reason in statuses], pa.string()),
             ],
             schema=schema,
-        )  # fmt: skip
+        )
         counts = count_by_status({"status": status} for status, _ in statuses)
         self.output.write(index, written, counts=counts, parents=parents)
         self.n_texts += len(usable)

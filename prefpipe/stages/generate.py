@@ -21,19 +21,49 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, open_output, refuse_nesting
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
-from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams, ServedGenerator
+from prefpipe.backends.protocol import (
+    Generation,
+    GenerationRequest,
+    Generator,
+    SamplingParams,
+    ServedGenerator,
+)
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.errors import CorruptPartError, ErrorRateError, FingerprintError, InputError, PrefpipeError, UsageError
-from prefpipe.stages.shared.candidate_rows import REASONING, count_by_status, mark_duplicates, table_of_rows
-from prefpipe.stages.shared.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
-from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
+from prefpipe.errors import (
+    CorruptPartError,
+    ErrorRateError,
+    FingerprintError,
+    InputError,
+    PrefpipeError,
+    UsageError,
+)
+from prefpipe.stages.shared.candidate_rows import (
+    REASONING,
+    count_by_status,
+    mark_duplicates,
+    table_of_rows,
+)
+from prefpipe.stages.shared.runtime import (
+    Runtime,
+    Summary,
+    begin_retry,
+    check_error_rate,
+    loop_over_parts,
+)
+from prefpipe.stages.shared.skipped_rows import (
+    context_of_skipped_rows,
+    read_users_rows,
+    report_skipped_rows,
+)
 from prefpipe.text.control_text import note_on_server, spells_control_token
 
 FAILING = ("error", "prompt_too_long")
 SERVED = "openai"
 """The back-end whose rows carry `REASONING`, and whose answers are kept one by one until their part is written."""
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
-TOO_LONG = "prompt_too_long: "  # how an engine that keeps its tokenizer to itself begins such an error
+TOO_LONG = (
+    "prompt_too_long: "  # how an engine that keeps its tokenizer to itself begins such an error
+)
 Row = dict[str, Any]
 
 
@@ -64,25 +94,54 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     for note in prompts.notes:
         runtime.log(note)
     record = RunRecord(
-        stage=config.stage, schema=CANDIDATES.tag, n_parts=prompts.n_parts(config.part_size),
-        context={**runtime.context, "models": [sampler.name for sampler in samplers], **context_of_skipped_rows(skipped)},
-        identity={"stage": config.stage, "version": config.VERSION, "prompts": prompts.sha256(), **config.identity(),
-                  "models": [dict(sampler.identity) for sampler in samplers]},
+        stage=config.stage,
+        schema=CANDIDATES.tag,
+        n_parts=prompts.n_parts(config.part_size),
+        context={
+            **runtime.context,
+            "models": [sampler.name for sampler in samplers],
+            **context_of_skipped_rows(skipped),
+        },
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            "prompts": prompts.sha256(),
+            **config.identity(),
+            "models": [dict(sampler.identity) for sampler in samplers],
+        },
         parents={"prompts": config.prompts},
-    )  # fmt: skip
+    )
     record = _extended(config, record) if config.extend else record
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=config.extend)
+    output = open_output(
+        config.output,
+        record,
+        shard=runtime.shard,
+        overwrite=config.overwrite,
+        extends=config.extend,
+    )
     indices = runtime.shard.parts(output.n_parts)
-    output, failed = begin_retry(output, indices, keep=NOT_RETRIED) if config.retry_errors else (output, set())
+    output, failed = (
+        begin_retry(output, indices, keep=NOT_RETRIED) if config.retry_errors else (output, set())
+    )
     if config.overwrite.replaces_this_run:
         for index in indices:
             _kept_answers(output, index).remove()
     summary = Summary(config.stage, config.output)
-    runtime.log(f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of {config.part_size} prompts")
+    runtime.log(
+        f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of {config.part_size} prompts"
+    )
     started = time.perf_counter()
     with ExitStack() as stack:
         work = _Work(config, prompts, output, samplers, stack, runtime)
-        loop_over_parts(output, lambda _index: {}, work.make, runtime, summary, indices=indices, redo=failed.__contains__)
+        loop_over_parts(
+            output,
+            lambda _index: {},
+            work.make,
+            runtime,
+            summary,
+            indices=indices,
+            redo=failed.__contains__,
+        )
     for index in indices:  # what a kill between a part and the removal of its answers left behind
         _kept_answers(output, index).remove()
     with suppress(OSError):  # another worker's answers are in it
@@ -104,7 +163,9 @@ def _kept_answers(output: Output, index: int) -> AnswerCache:
     return AnswerCache(output.path / FOLDER_NAME / output.part_path(index).stem)
 
 
-def _refuse_no_text_at_all(output: Output, indices: Sequence[int], summary: Summary, limit: float) -> None:
+def _refuse_no_text_at_all(
+    output: Output, indices: Sequence[int], summary: Summary, limit: float
+) -> None:
     """Refuse a finished stage that has no response with a text: nothing can be made of it.
 
     Raises:
@@ -130,19 +191,33 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
     try:
         on_disk = run_record.read_run_record(config.output)
     except PrefpipeError as error:
-        raise UsageError(f"--extend: there is no run to grow in {config.output}", hint="drop --extend") from error
+        raise UsageError(
+            f"--extend: there is no run to grow in {config.output}", hint="drop --extend"
+        ) from error
     if on_disk.fingerprint == record.fingerprint:
         return on_disk
     same_but_n = {**on_disk.identity, "n": config.n}
     if canonical_json(same_but_n) != canonical_json(record.identity):
-        lines = [line for line in describe_difference(on_disk.identity, record.identity) if not line.startswith("n:")]
+        lines = [
+            line
+            for line in describe_difference(on_disk.identity, record.identity)
+            if not line.startswith("n:")
+        ]
         raise FingerprintError(
-            f"--extend grows --n only, and {config.output} differs in more:\n  " + "\n  ".join(lines),
+            f"--extend grows --n only, and {config.output} differs in more:\n  "
+            + "\n  ".join(lines),
             hint="give back the old values, or choose another folder with -o",
         )
     if on_disk.identity["n"] >= config.n:
-        raise UsageError(f"--extend: {config.output} has n = {on_disk.identity['n']} already, {config.n} was asked for")
-    step = {"operation": "extend", "from": on_disk.fingerprint, "n_before": on_disk.identity["n"], "n": config.n}
+        raise UsageError(
+            f"--extend: {config.output} has n = {on_disk.identity['n']} already, {config.n} was asked for"
+        )
+    step = {
+        "operation": "extend",
+        "from": on_disk.fingerprint,
+        "n_before": on_disk.identity["n"],
+        "n": config.n,
+    }
     return dataclasses.replace(record, history=[*on_disk.history, step])
 
 
@@ -150,9 +225,14 @@ class _Work:
     """One run's state: engines opened when first needed, and figures for the summary."""
 
     def __init__(
-        self, config: GenerateConfig, prompts: Prompts, output: Output, samplers: Sequence[Sampler], stack: ExitStack,
+        self,
+        config: GenerateConfig,
+        prompts: Prompts,
+        output: Output,
+        samplers: Sequence[Sampler],
+        stack: ExitStack,
         runtime: Runtime,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.prompts, self.output, self.samplers = config, prompts, output, samplers
         self.stack, self.runtime = stack, runtime
         self.engines: dict[int, Generator] = {}
@@ -175,13 +255,20 @@ class _Work:
         self.output.write(index, table, counts=count_by_status(rows), parents={})
         _kept_answers(self.output, index).remove()
 
-    def _sample(self, sampler_idx: int, index: int, prompts: Sequence[Prompt], kept: Mapping[tuple[str, int], Row]) -> list[Row]:
+    def _sample(
+        self,
+        sampler_idx: int,
+        index: int,
+        prompts: Sequence[Prompt],
+        kept: Mapping[tuple[str, int], Row],
+    ) -> list[Row]:
         config = self.config
         wanted = [
             (prompt, sample_idx)
             for prompt in prompts
             for sample_idx in range(config.n)
-            if sample_idx % len(self.samplers) == sampler_idx and (prompt.prompt_id, sample_idx) not in kept
+            if sample_idx % len(self.samplers) == sampler_idx
+            and (prompt.prompt_id, sample_idx) not in kept
         ]
         if not wanted:
             return []
@@ -195,9 +282,13 @@ class _Work:
         requests, rows = [], []
         for prompt, sample_idx in wanted:
             ids, refusal = encoded[prompt.prompt_id]
-            temperature = config.temperature[(sample_idx // len(self.samplers)) % len(config.temperature)]
+            temperature = config.temperature[
+                (sample_idx // len(self.samplers)) % len(config.temperature)
+            ]
             seed = seed_for(config.seed, prompt.prompt_id, sample_idx)
-            request = GenerationRequest(prompt.prompt_id, sample_idx, prompt.messages, ids, seed, temperature)
+            request = GenerationRequest(
+                prompt.prompt_id, sample_idx, prompt.messages, ids, seed, temperature
+            )
             room = engine.max_model_len - config.max_tokens
             if refusal is not None:
                 rows.append(self._row(sampler_idx, request, None, "error", refusal))
@@ -207,39 +298,65 @@ class _Work:
             else:
                 requests.append(request)
         if isinstance(engine, ServedGenerator):
-            engine.keep_answers_in(_kept_answers(self.output, index).folder, ask_again=config.retry_errors)
+            engine.keep_answers_in(
+                _kept_answers(self.output, index).folder, ask_again=config.retry_errors
+            )
         started = time.perf_counter()
-        answers = engine.generate(requests, SamplingParams(config.max_tokens, config.top_p, config.top_k)) if requests else []
+        answers = (
+            engine.generate(requests, SamplingParams(config.max_tokens, config.top_p, config.top_k))
+            if requests
+            else []
+        )
         self.engine_s += time.perf_counter() - started
         if isinstance(engine, ServedGenerator) and engine.left_out:
             self._record_what_is_not_sent(sampler_idx, engine.left_out)
         for request, answer in zip(requests, answers, strict=True):
-            rows.append(self._row(sampler_idx, request, answer, *status_of(answer, config.max_tokens)))
+            rows.append(
+                self._row(sampler_idx, request, answer, *status_of(answer, config.max_tokens))
+            )
             self.n_tokens += len(answer.token_ids) or answer.n_tokens or 0
         return rows
 
     def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
         """Record in ``run.json``, once, that a server's own defaults hold for some sampling settings."""
-        step = {"operation": "sampled_without", "model": self.samplers[sampler_idx].name, "settings": list(left_out)}
+        step = {
+            "operation": "sampled_without",
+            "model": self.samplers[sampler_idx].name,
+            "settings": list(left_out),
+        }
         if step not in self.output.record.history:
             self.output = self.output.with_step(step)
 
     def _row(
-        self, sampler_idx: int, request: GenerationRequest, answer: Generation | None, status: str, reason: str | None
+        self,
+        sampler_idx: int,
+        request: GenerationRequest,
+        answer: Generation | None,
+        status: str,
+        reason: str | None,
     ) -> Row:
         usable = answer is not None and status not in FAILING
         row = {
-            "prompt_id": request.prompt_id, "sample_idx": request.sample_idx, "messages": list(request.messages),
+            "prompt_id": request.prompt_id,
+            "sample_idx": request.sample_idx,
+            "messages": list(request.messages),
             "response": answer.text if answer is not None and usable else None,
-            "model": self.samplers[sampler_idx].name, "prompt_token_ids": list(request.prompt_token_ids) or None,
-            "response_token_ids": (answer.token_ids or None) if answer is not None and usable else None,
-            "n_prompt_tokens": len(request.prompt_token_ids) or (answer.n_prompt_tokens if answer is not None else None),
+            "model": self.samplers[sampler_idx].name,
+            "prompt_token_ids": list(request.prompt_token_ids) or None,
+            "response_token_ids": (answer.token_ids or None)
+            if answer is not None and usable
+            else None,
+            "n_prompt_tokens": len(request.prompt_token_ids)
+            or (answer.n_prompt_tokens if answer is not None else None),
             "n_response_tokens": _n_tokens(answer) if answer is not None and usable else None,
             "finish_reason": answer.finish_reason if answer is not None else None,
             "logp": answer.logp if answer is not None and usable else None,
-            "temperature": request.temperature, "seed": request.seed, "duplicate_of": None,
-            "status": status, "reason": reason,
-        }  # fmt: skip
+            "temperature": request.temperature,
+            "seed": request.seed,
+            "duplicate_of": None,
+            "status": status,
+            "reason": reason,
+        }
         if self.config.backend == SERVED:
             row[REASONING] = answer.reasoning if answer is not None else None
         return row
@@ -259,10 +376,14 @@ class _Work:
             return {}
         try:
             part = self.output.part_path(index)
-            table, footer = parts.read_part(part, _column_names(self.config), if_there=[TEMPLATE_INPUT])
+            table, footer = parts.read_part(
+                part, _column_names(self.config), if_there=[TEMPLATE_INPUT]
+            )
         except CorruptPartError:
             return {}
-        known = {self.output.record.fingerprint} | {step.get("from") for step in self.output.record.history}
+        known = {self.output.record.fingerprint} | {
+            step.get("from") for step in self.output.record.history
+        }
         if footer.fingerprint not in known:
             return {}
         rows = rows_of(table)
@@ -292,11 +413,24 @@ def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
     """Return the status and reason of one generation."""
     if answer.finish_reason == "error":
         reason = answer.error or "the engine gave no reason"
-        return ("prompt_too_long", reason.removeprefix(TOO_LONG)) if reason.startswith(TOO_LONG) else ("error", reason)
-    if not answer.text.strip() and answer.finish_reason == "length" and answer.reasoning is not None:
-        return "truncated", f"reached the limit of {max_tokens} tokens while thinking; the response has no text"
+        return (
+            ("prompt_too_long", reason.removeprefix(TOO_LONG))
+            if reason.startswith(TOO_LONG)
+            else ("error", reason)
+        )
+    if (
+        not answer.text.strip()
+        and answer.finish_reason == "length"
+        and answer.reasoning is not None
+    ):
+        return (
+            "truncated",
+            f"reached the limit of {max_tokens} tokens while thinking; the response has no text",
+        )
     if not answer.text.strip():
-        only_thoughts = ", and the model's reasoning is all there is" if answer.reasoning is not None else ""
+        only_thoughts = (
+            ", and the model's reasoning is all there is" if answer.reasoning is not None else ""
+        )
         return "empty", f"the response has no text{only_thoughts}"
     if answer.finish_reason == "length":
         return "truncated", f"reached the limit of {max_tokens} tokens"
@@ -307,10 +441,18 @@ def _describe(summary: Summary, work: _Work, elapsed_s: float) -> None:
     if summary.n_parts_made:
         speed = work.n_tokens / work.engine_s if work.engine_s else 0.0
         if work.n_tokens or work.config.backend != SERVED:
-            summary.notes.append(f"{work.n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s in the engine)")
+            summary.notes.append(
+                f"{work.n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s in the engine)"
+            )
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
-        summary.notes.append(f"{work.n_duplicates:,} responses repeat another response of their prompt")
+        summary.notes.append(
+            f"{work.n_duplicates:,} responses repeat another response of their prompt"
+        )
         summary.notes += note_on_server(len(work.spelling_control_tokens), "prompts")
-        summary.facts |= {"n_tokens": work.n_tokens, "elapsed_s": elapsed_s, "engine_s": work.engine_s,
-                          "n_duplicates": work.n_duplicates}  # fmt: skip
+        summary.facts |= {
+            "n_tokens": work.n_tokens,
+            "elapsed_s": elapsed_s,
+            "engine_s": work.engine_s,
+            "n_duplicates": work.n_duplicates,
+        }

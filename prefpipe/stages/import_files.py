@@ -37,13 +37,22 @@ from prefpipe.stages.shared.candidate_rows import (
     table_of_rows,
 )
 from prefpipe.stages.shared.runtime import Runtime, Summary, loop_over_parts
-from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, read_users_rows, report_skipped_rows
+from prefpipe.stages.shared.skipped_rows import (
+    context_of_skipped_rows,
+    read_users_rows,
+    report_skipped_rows,
+)
 
 
 def run(config: ImportConfig, runtime: Runtime) -> Summary:
     """Import the parts that are missing."""
-    sources = {"SOURCE": config.source} | ({"--requests": config.requests} if config.requests is not None else {})
-    refuse_nesting(config.output, {name: path for name, text in sources.items() if (path := file_of(text)) is not None})
+    sources = {"SOURCE": config.source} | (
+        {"--requests": config.requests} if config.requests is not None else {}
+    )
+    refuse_nesting(
+        config.output,
+        {name: path for name, text in sources.items() if (path := file_of(text)) is not None},
+    )
     pool, skipped = read_users_rows(
         config,
         lambda: read_pool(
@@ -60,27 +69,42 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
     runtime = replace(runtime, context={**runtime.context, **context_of_skipped_rows(skipped)})
     for note in pool.notes:
         runtime.log(note)
-    runtime.log(f"{len(pool.prompts):,} prompts, {pool.n_responses:,} responses, scorers: {', '.join(pool.scorers) or 'none'}")
+    runtime.log(
+        f"{len(pool.prompts):,} prompts, {pool.n_responses:,} responses, scorers: {', '.join(pool.scorers) or 'none'}"
+    )
     candidates = open_output(
-        config.output / CANDIDATES.name, _record(config, CANDIDATES, pool, runtime), shard=Shard(), overwrite=config.overwrite
+        config.output / CANDIDATES.name,
+        _record(config, CANDIDATES, pool, runtime),
+        shard=Shard(),
+        overwrite=config.overwrite,
     )
     outputs = [candidates]
     if pool.scorers:
         record = _record(config, SCORES, pool, runtime, candidates)
-        outputs.append(open_output(config.output / SCORES.name, record, shard=Shard(), overwrite=config.overwrite))
+        outputs.append(
+            open_output(
+                config.output / SCORES.name, record, shard=Shard(), overwrite=config.overwrite
+            )
+        )
     elif config.overwrite:  # scores of what was imported before: now there are none
         _remove_imported(config.output / SCORES.name)
     work = _Work(config, pool, outputs)
     summary = Summary(config.stage, config.output)
     indices = range(candidates.n_parts)
-    loop_over_parts(candidates, lambda _index: {}, work.make_candidates, runtime, summary, indices=indices)
+    loop_over_parts(
+        candidates, lambda _index: {}, work.make_candidates, runtime, summary, indices=indices
+    )
     if pool.scorers:
         of_scores = Summary(config.stage, config.output)
         parents = parent_digests(indices, candidates=candidates)
         loop_over_parts(
-            outputs[1], parents.__getitem__, lambda index: work.make_scores(index, parents[index]), runtime, of_scores,
+            outputs[1],
+            parents.__getitem__,
+            lambda index: work.make_scores(index, parents[index]),
+            runtime,
+            of_scores,
             indices=indices,
-        )  # fmt: skip
+        )
         summary.facts["scores"] = dict(sorted(of_scores.counts.items()))
         summary.n_parts_made += of_scores.n_parts_made
         summary.n_parts_kept += of_scores.n_parts_kept
@@ -91,18 +115,38 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
 
 def _names(config: ImportConfig) -> ColumnNames:
     response = config.response_column[0] if config.response_column else None
-    return ColumnNames(config.prompt_id_column, config.prompt_column, response, config.model_column, dict(config.rewards))
+    return ColumnNames(
+        config.prompt_id_column,
+        config.prompt_column,
+        response,
+        config.model_column,
+        dict(config.rewards),
+    )
 
 
 def _wide(config: ImportConfig) -> WideColumns:
-    return WideColumns(config.response_column, config.scores, config.prompt_column, config.prompt_id_column, config.model_column)
+    return WideColumns(
+        config.response_column,
+        config.scores,
+        config.prompt_column,
+        config.prompt_id_column,
+        config.model_column,
+    )
 
 
-def _record(config: ImportConfig, schema: Schema, pool: Pool, runtime: Runtime, candidates: Output | None = None) -> RunRecord:
+def _record(
+    config: ImportConfig,
+    schema: Schema,
+    pool: Pool,
+    runtime: Runtime,
+    candidates: Output | None = None,
+) -> RunRecord:
     """Return what is written into ``run.json``: the scores are what the candidates are, and which scorers."""
     if candidates is not None:
-        identity: dict[str, Any] = {"scorers": [{"name": name, "kind": "import"} for name in pool.scorers],
-                                    "candidates": parent_identity(candidates)}  # fmt: skip
+        identity: dict[str, Any] = {
+            "scorers": [{"name": name, "kind": "import"} for name in pool.scorers],
+            "candidates": parent_identity(candidates),
+        }
         parents = {"candidates": str(candidates.path)}
     else:
         identity = {**config.identity(), "source": content_hash(config.source)}
@@ -111,14 +155,20 @@ def _record(config: ImportConfig, schema: Schema, pool: Pool, runtime: Runtime, 
             identity["requests"] = content_hash(config.requests)
             parents["requests"] = config.requests
     return RunRecord(
-        stage=config.stage, schema=schema.tag, n_parts=pool.prompts.n_parts(config.part_size), context=dict(runtime.context),
-        identity={"stage": config.stage, "version": config.VERSION, **identity}, parents=parents,
-    )  # fmt: skip
+        stage=config.stage,
+        schema=schema.tag,
+        n_parts=pool.prompts.n_parts(config.part_size),
+        context=dict(runtime.context),
+        identity={"stage": config.stage, "version": config.VERSION, **identity},
+        parents=parents,
+    )
 
 
 def _remove_imported(folder: Path) -> None:
     """Remove the scores of an earlier import, which are of other candidates; what another command wrote stays."""
-    if (folder / run_record.FILE_NAME).exists() and run_record.read_run_record(folder).stage == ImportConfig.stage:
+    if (folder / run_record.FILE_NAME).exists() and run_record.read_run_record(
+        folder
+    ).stage == ImportConfig.stage:
         shutil.rmtree(folder)
 
 
@@ -133,12 +183,19 @@ class _Work:
         prompts, responses = self._part(index)
         rows = [_candidate(self.config, response) for members in responses for response in members]
         mark_duplicates(rows)
-        self.outputs[0].write(index, table_of_rows(rows, prompts), counts=count_by_status(rows), parents={})
+        self.outputs[0].write(
+            index, table_of_rows(rows, prompts), counts=count_by_status(rows), parents={}
+        )
 
     def make_scores(self, index: int, parents: dict[str, str]) -> None:
         """Write one part of the scores."""
         _, responses = self._part(index)
-        rows = [_score(response, scorer) for members in responses for response in members for scorer in self.pool.scorers]
+        rows = [
+            _score(response, scorer)
+            for members in responses
+            for response in members
+            for scorer in self.pool.scorers
+        ]
         table = pa.Table.from_pylist(rows, schema=SCORES.arrow())
         self.outputs[1].write(index, table, counts=count_by_status(rows), parents=parents)
 
@@ -150,10 +207,15 @@ class _Work:
 def _candidate(config: ImportConfig, response: Response) -> Row:
     status, reason = _status_of(response)
     return {
-        "prompt_id": response.prompt_id, "sample_idx": response.sample_idx, "messages": response.messages,
-        "response": response.text, "model": response.model or config.model_name, "finish_reason": response.finish_reason,
-        "status": status, "reason": reason,
-    }  # fmt: skip
+        "prompt_id": response.prompt_id,
+        "sample_idx": response.sample_idx,
+        "messages": response.messages,
+        "response": response.text,
+        "model": response.model or config.model_name,
+        "finish_reason": response.finish_reason,
+        "status": status,
+        "reason": reason,
+    }
 
 
 def _status_of(response: Response) -> tuple[str, str | None]:
@@ -162,15 +224,28 @@ def _status_of(response: Response) -> tuple[str, str | None]:
     if not response.text.strip():
         return "empty", "the response has no text"
     if response.finish_reason == "length":
-        return "truncated", "the file says that it was cut at the token limit (finish_reason length)"
+        return (
+            "truncated",
+            "the file says that it was cut at the token limit (finish_reason length)",
+        )
     return "ok", None
 
 
 def _score(response: Response, scorer: str) -> Row:
     value = response.scores.get(scorer)
-    row = {"prompt_id": response.prompt_id, "sample_idx": response.sample_idx, "scorer": scorer, "reward": None, "detail": None}
+    row = {
+        "prompt_id": response.prompt_id,
+        "sample_idx": response.sample_idx,
+        "scorer": scorer,
+        "reward": None,
+        "detail": None,
+    }
     if response.text is None:
-        return {**row, "status": "no_response", "reason": f"there is no response: {response.failure}"}
+        return {
+            **row,
+            "status": "no_response",
+            "reason": f"there is no response: {response.failure}",
+        }
     if value is None:
         return {**row, "status": "unrated", "reason": f"the file holds no score of {scorer} for it"}
     if not isfinite(value):
@@ -191,7 +266,9 @@ def _describe(summary: Summary, pool: Pool) -> None:
         told = "".join(f", {count:,} {status}" for status, count in sorted(others.items()))
         spread = f"{values[0]:g} to {values[-1]:g}, median {median(values):g}" if values else "none"
         summary.notes.append(f"scores of {scorer}: {len(values):,}, {spread}{told}")
-        rewards[scorer] = {"n": len(values), "lowest": values[0], "highest": values[-1]} if values else {"n": 0}
+        rewards[scorer] = (
+            {"n": len(values), "lowest": values[0], "highest": values[-1]} if values else {"n": 0}
+        )
     summary.facts["rewards"] = rewards
     if not pool.scorers:
         summary.notes.append("the file holds no scores: rate the candidates with `prefpipe score`")

@@ -21,7 +21,12 @@ from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.models.model_files import ModelFiles, require_chat_template
-from prefpipe.stages.shared.candidate_rows import Row, count_by_status, parent_digests, parent_identity
+from prefpipe.stages.shared.candidate_rows import (
+    Row,
+    count_by_status,
+    parent_digests,
+    parent_identity,
+)
 from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.stages.shared.training_groups import (
     AGAIN,
@@ -62,7 +67,9 @@ def run(
     groups = open_responses(config.groups)
     require_chat_template(words)
     record = record_of(config, model, groups, runtime, encode_as=words)
-    indices = groups.present(runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial)
+    indices = groups.present(
+        runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial
+    )
     parents = parent_digests(indices, **{kind_of(groups): groups})
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
@@ -70,15 +77,25 @@ def run(
     work = _Work(config, groups, output, runtime)
     work.model_files, work.words = model, words
     loop_over_parts(
-        output, parents.__getitem__, lambda index: work.make(index, parents[index]), runtime, summary, indices=indices
+        output,
+        parents.__getitem__,
+        lambda index: work.make(index, parents[index]),
+        runtime,
+        summary,
+        indices=indices,
     )
     if work.encoder is not None:
         summary.notes += work.encoder.notes()
-        summary.facts |= {"n_tokenised": work.encoder.n_encoded, "n_tokenised_apart": work.encoder.n_apart}
+        summary.facts |= {
+            "n_tokenised": work.encoder.n_encoded,
+            "n_tokenised_apart": work.encoder.n_apart,
+        }
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
         rate = work.n_tokens / elapsed_s
-        summary.notes.append(f"{work.n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)")
+        summary.notes.append(
+            f"{work.n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
+        )
         summary.facts |= {"n_tokens": work.n_tokens, "elapsed_s": elapsed_s}
     check_error_rate(summary, failing, config.max_error_rate)
     return summary
@@ -100,17 +117,34 @@ def kind_of(responses: Artifact) -> str:
 
 
 def record_of(
-    config: LogprobsConfig, model: ModelFiles, groups: Artifact, runtime: Runtime, *, encode_as: ModelFiles
+    config: LogprobsConfig,
+    model: ModelFiles,
+    groups: Artifact,
+    runtime: Runtime,
+    *,
+    encode_as: ModelFiles,
 ) -> RunRecord:
     """Return what a run of these groups under this model is."""
     merged = {"merge_adapter": True} if config.merge_adapter and model.base is not None else {}
     return RunRecord(
-        stage=config.stage, schema=LOGPROBS.tag, n_parts=groups.n_parts,
-        context={**runtime.context, "models": [model.requested], "tokenizer_of": encode_as.requested},
+        stage=config.stage,
+        schema=LOGPROBS.tag,
+        n_parts=groups.n_parts,
+        context={
+            **runtime.context,
+            "models": [model.requested],
+            "tokenizer_of": encode_as.requested,
+        },
         parents={kind_of(groups): str(config.groups)},
-        identity={"stage": config.stage, "version": config.VERSION, **config.identity(), **merged,
-                  "model": reference_identity(model, encode_as), kind_of(groups): parent_identity(groups)},
-    )  # fmt: skip
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            **config.identity(),
+            **merged,
+            "model": reference_identity(model, encode_as),
+            kind_of(groups): parent_identity(groups),
+        },
+    )
 
 
 def reference_identity(model: ModelFiles, encode_as: ModelFiles) -> dict[str, str | None]:
@@ -126,7 +160,9 @@ class _Work:
     model_files: ModelFiles
     words: ModelFiles
 
-    def __init__(self, config: LogprobsConfig, groups: Artifact, output: Output, runtime: Runtime) -> None:
+    def __init__(
+        self, config: LogprobsConfig, groups: Artifact, output: Output, runtime: Runtime
+    ) -> None:
         self.config, self.groups, self.output, self.runtime = config, groups, output, runtime
         self.model: Any = None
         self.encoder: Encoder | None = None
@@ -145,20 +181,30 @@ class _Work:
         keys: list[Key] = []
         for group in read(rows_of(table), self.encoder):
             check_group(group, fates)
-            responses, own = fit_length(group, max_length=self.config.max_length, on_too_long=self.config.on_too_long)
+            responses, own = fit_length(
+                group, max_length=self.config.max_length, on_too_long=self.config.on_too_long
+            )
             fates |= own
             keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
             if responses:
                 fitting.append(group._replace(responses=responses))
         measured = measure_responses(
-            self.model, fitting, pad_token_id=0, bf16=computes_in_bfloat16(self.config.dtype),
+            self.model,
+            fitting,
+            pad_token_id=0,
+            bf16=computes_in_bfloat16(self.config.dtype),
             max_batch_tokens=self.config.max_batch_tokens,
-        )  # fmt: skip
+        )
         found = {each.key: each for each in measured}
-        rows = [_row(key, fates[key], found.get(key), per_token=self.config.per_token) for key in keys]
+        rows = [
+            _row(key, fates[key], found.get(key), per_token=self.config.per_token) for key in keys
+        ]
         self.n_tokens += sum(row["n_tokens"] for row in rows)
         self.output.write(
-            index, pa.Table.from_pylist(rows, schema=LOGPROBS.arrow()), counts=count_by_status(rows), parents=parents
+            index,
+            pa.Table.from_pylist(rows, schema=LOGPROBS.arrow()),
+            counts=count_by_status(rows),
+            parents=parents,
         )
 
     def _open(self) -> None:
@@ -168,18 +214,33 @@ class _Work:
             self.encoder = encoder_of(self.words, trust_remote_code=config.trust_remote_code)
         runtime.log(f"loading {self.model_files.requested}")
         self.model = load_reference(
-            self.model_files, dtype=config.dtype, merge_adapter=config.merge_adapter, trust_remote_code=config.trust_remote_code
+            self.model_files,
+            dtype=config.dtype,
+            merge_adapter=config.merge_adapter,
+            trust_remote_code=config.trust_remote_code,
         )
         self.model.to(find_device(config.device))
         problem = share_prompts(self.model) if config.shared_prompt else "--no-shared-prompt"
-        runtime.log(f"each prompt is computed once{'' if problem is None else f' a response: {problem}'}")
+        runtime.log(
+            f"each prompt is computed once{'' if problem is None else f' a response: {problem}'}"
+        )
 
 
 def _row(key: Key, fate: Fate, found: Measured | None, *, per_token: bool) -> Row:
-    row: Row = {"prompt_id": key[0], "sample_idx": key[1], "logp": None, "n_tokens": 0, "token_logps": None, **fate._asdict()}
+    row: Row = {
+        "prompt_id": key[0],
+        "sample_idx": key[1],
+        "logp": None,
+        "n_tokens": 0,
+        "token_logps": None,
+        **fate._asdict(),
+    }
     if found is None:
         return row
     if not math.isfinite(found.logp):
-        return row | {"status": "not_finite", "reason": f"the model gives it a log-probability of {found.logp}"}
+        return row | {
+            "status": "not_finite",
+            "reason": f"the model gives it a log-probability of {found.logp}",
+        }
     tokens = found.token_logps.tolist() if per_token else None
     return row | {"logp": found.logp, "n_tokens": found.n_tokens, "token_logps": tokens}

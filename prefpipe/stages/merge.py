@@ -23,8 +23,24 @@ from prefpipe.models.merge_record import merge_record_of
 from prefpipe.models.model_files import ModelFiles, inspect_model
 from prefpipe.models.model_json import read_json
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.training.merge import DTYPES, KINDS, Change, kind_of, load_adapted, merge_weights, stored_dtype
-from prefpipe.training.merge_check import TOLERANCES, Agreement, compare, contents, encode_texts, lost, measure
+from prefpipe.training.merge import (
+    DTYPES,
+    KINDS,
+    Change,
+    kind_of,
+    load_adapted,
+    merge_weights,
+    stored_dtype,
+)
+from prefpipe.training.merge_check import (
+    TOLERANCES,
+    Agreement,
+    compare,
+    contents,
+    encode_texts,
+    lost,
+    measure,
+)
 
 MODEL_CONFIG = "config.json"
 FEW = 0.5
@@ -57,7 +73,10 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
         _require_replaceable(request.output)
     warnings = _check_base(adapter, runtime, base_given=request.base_given)
     dtype = stored_dtype(adapter.base) if request.dtype == "auto" else request.dtype
-    with ExitStack() as finishing, atomic_folder(request.output, overwrite=request.overwrite) as folder:
+    with (
+        ExitStack() as finishing,
+        atomic_folder(request.output, overwrite=request.overwrite) as folder,
+    ):
         figures = _make(adapter, folder, dtype, request, runtime, warnings)
         finishing.enter_context(runtime.finishing())  # so that 75 means that there is no model
     for line in warnings:
@@ -66,7 +85,12 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
 
 
 def _make(
-    adapter: ModelFiles, folder: Path, dtype: str, request: MergeRequest, runtime: Runtime, warnings: list[str]
+    adapter: ModelFiles,
+    folder: Path,
+    dtype: str,
+    request: MergeRequest,
+    runtime: Runtime,
+    warnings: list[str],
 ) -> dict[str, Any]:
     base = adapter.base
     assert base is not None
@@ -80,8 +104,14 @@ def _make(
         alone = measure(adapted.model, texts)
     _stop_if_asked(runtime)
     model, changes = merge_weights(adapted, DTYPES[dtype])
-    figures = {"adapter": adapter.requested, "base": base.requested, "base_revision": base.revision, "dtype": dtype,
-               "kind": adapted.kind, **_figures(changes)}  # fmt: skip
+    figures = {
+        "adapter": adapter.requested,
+        "base": base.requested,
+        "base_revision": base.revision,
+        "dtype": dtype,
+        "kind": adapted.kind,
+        **_figures(changes),
+    }
     _require_change(adapter, figures, moved=bool((beside != alone).any()))
     runtime.log(_told_changes(figures))
     warnings += _warn_of_rounding(figures)
@@ -108,16 +138,25 @@ def _make(
 
 def _stop_if_asked(runtime: Runtime) -> None:
     if runtime.should_stop():
-        raise StoppedEarly("merge stopped as asked: nothing was written", hint="run the same command again")
+        raise StoppedEarly(
+            "merge stopped as asked: nothing was written", hint="run the same command again"
+        )
 
 
 def _require_replaceable(path: Path) -> None:
     """Refuse to throw away a folder that holds anything else than a model's files."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    is_model = path.is_dir() and (path / MODEL_CONFIG).is_file() and not any(item.is_dir() for item in path.iterdir())
+    is_model = (
+        path.is_dir()
+        and (path / MODEL_CONFIG).is_file()
+        and not any(item.is_dir() for item in path.iterdir())
+    )
     if not is_model or (path / FILE_NAME).exists():
-        raise UsageError(f"{path} is not overwritten: it holds more than a model's files", hint="choose a new folder with -o")
+        raise UsageError(
+            f"{path} is not overwritten: it holds more than a model's files",
+            hint="choose a new folder with -o",
+        )
 
 
 def _check_base(adapter: ModelFiles, runtime: Runtime, *, base_given: bool) -> list[str]:
@@ -128,7 +167,10 @@ def _check_base(adapter: ModelFiles, runtime: Runtime, *, base_given: bool) -> l
     """
     assert adapter.base is not None
     named = read_json(adapter.path / "adapter_config.json")
-    if None not in (named.get("revision"), adapter.base.revision) and named["revision"] != adapter.base.revision:
+    if (
+        None not in (named.get("revision"), adapter.base.revision)
+        and named["revision"] != adapter.base.revision
+    ):
         return [
             f"the adapter names revision {named['revision']} of its base, and {adapter.base.revision} is what it is merged into"
         ]
@@ -137,24 +179,35 @@ def _check_base(adapter: ModelFiles, runtime: Runtime, *, base_given: bool) -> l
     except PrefpipeError:
         record = None
     if record is None:
-        runtime.log(f"{adapter.path} has no record of the base's content: that it is the one trained on is not checked")
+        runtime.log(
+            f"{adapter.path} has no record of the base's content: that it is the one trained on is not checked"
+        )
         return []
     if record.identity.get("load_in_4bit"):
-        runtime.log("the adapter was trained over a 4-bit base; it is merged into the base as it is stored")
+        runtime.log(
+            "the adapter was trained over a 4-bit base; it is merged into the base as it is stored"
+        )
     then = record.identity.get("model", {})
     known = then.get("base_content_hash") or then.get("content_hash")
     if known in (None, adapter.base.content_hash):
         return []
-    what = (f"{adapter.base.requested} is not the base that the adapter was trained on: its weights or configuration are others "
-            f"(content {known[:12]} then, {adapter.base.content_hash[:12]} now)")  # fmt: skip
+    what = (
+        f"{adapter.base.requested} is not the base that the adapter was trained on: its weights or configuration are others "
+        f"(content {known[:12]} then, {adapter.base.content_hash[:12]} now)"
+    )
     if base_given:
         return [what]
-    raise ModelError(what, hint="bring the base back as it was, or say that this one is meant: --model BASE")
+    raise ModelError(
+        what, hint="bring the base back as it was, or say that this one is meant: --model BASE"
+    )
 
 
 def _figures(changes: Sequence[Change]) -> dict[str, Any]:
     """Return the sums over all matrices; ``relative_update`` is the norm of the update over that of the matrices."""
-    n_weights, update2 = sum(each.n_weights for each in changes), sum(each.update2 for each in changes)
+    n_weights, update2 = (
+        sum(each.n_weights for each in changes),
+        sum(each.update2 for each in changes),
+    )
     norm2 = sum(each.norm2 for each in changes)
     return {
         "n_matrices": len(changes),
@@ -162,7 +215,8 @@ def _figures(changes: Sequence[Change]) -> dict[str, Any]:
         "unchanged": [each.name for each in changes if each.n_changed_rounded == 0],
         "relative_update": sqrt(update2 / norm2) if norm2 else 0.0,
         "changed_share": sum(each.n_changed for each in changes) / max(1, n_weights),
-        "changed_share_rounded": sum(each.n_changed_rounded for each in changes) / max(1, n_weights),
+        "changed_share_rounded": sum(each.n_changed_rounded for each in changes)
+        / max(1, n_weights),
         "kept_share": sum(each.kept for each in changes) / update2 if update2 else 0.0,
     }
 
@@ -186,9 +240,13 @@ def _require_change(adapter: ModelFiles, figures: dict[str, Any], *, moved: bool
 def _warn_of_rounding(figures: dict[str, Any]) -> list[str]:
     found = []
     if figures["n_changed"] < figures["n_matrices"]:
-        names = ", ".join(figures["unchanged"][:3]) + (" ..." if len(figures["unchanged"]) > 3 else "")
+        names = ", ".join(figures["unchanged"][:3]) + (
+            " ..." if len(figures["unchanged"]) > 3 else ""
+        )
         n_same = len(figures["unchanged"])
-        found.append(f"{n_same} of {figures['n_matrices']} adapted matrices stay as they are: {names}")
+        found.append(
+            f"{n_same} of {figures['n_matrices']} adapted matrices stay as they are: {names}"
+        )
     if figures["changed_share_rounded"] < FEW * figures["changed_share"]:
         found.append(
             f"rounding to {figures['dtype']} swallows small updates: {figures['changed_share_rounded']:.1%} of the adapted "
@@ -219,15 +277,25 @@ def _unit(kind: str) -> str:
 
 
 def _read_back(
-    folder: Path, kind: str, saved: dict[str, Any], measured: tuple[torch.Tensor, torch.Tensor], texts: list[list[int]],
+    folder: Path,
+    kind: str,
+    saved: dict[str, Any],
+    measured: tuple[torch.Tensor, torch.Tensor],
+    texts: list[list[int]],
     request: MergeRequest,
-) -> Agreement:  # fmt: skip
+) -> Agreement:
     """Load the merged model from disk, in float32, and compare it with what was saved and with base and adapter."""
-    model = KINDS[kind].from_pretrained(folder, dtype=torch.float32, trust_remote_code=request.trust_remote_code).eval()
+    model = (
+        KINDS[kind]
+        .from_pretrained(folder, dtype=torch.float32, trust_remote_code=request.trust_remote_code)
+        .eval()
+    )
     names = lost(saved, contents(model))
     if names:
-        raise ModelError(f"{len(names)} weights do not come back from disk as they were merged, {names[0]} first",
-                         hint="this is a fault of saving this architecture: please report it")  # fmt: skip
+        raise ModelError(
+            f"{len(names)} weights do not come back from disk as they were merged, {names[0]} first",
+            hint="this is a fault of saving this architecture: please report it",
+        )
     alone, beside = measured
     return compare(alone, beside, measure(model, texts), len(texts))
 
@@ -238,16 +306,23 @@ def _require_agreement(agreement: Agreement, dtype: str) -> None:
     raise ModelError(
         f"the merged model is not what base and adapter are: they differ by {agreement.mean_difference:.2e} on average, "
         f"{agreement.max_difference:.2e} at most, and rounding to {dtype} explains {TOLERANCES[dtype]:g}; nothing was written",
-        hint="pass --dtype float32" if dtype != "float32" else "use base and adapter as they are, and report this adapter",
+        hint="pass --dtype float32"
+        if dtype != "float32"
+        else "use base and adapter as they are, and report this adapter",
     )
 
 
 def _compare_words(adapter: ModelFiles, folder: Path) -> list[str]:
     """Return a warning where the saved tokenizer or template is not the adapter's: stored token ids would not be taken."""
     written = inspect_model(folder, "merged")
-    if (written.tokenizer_hash, written.chat_template_hash) == (adapter.tokenizer_hash, adapter.chat_template_hash):
+    if (written.tokenizer_hash, written.chat_template_hash) == (
+        adapter.tokenizer_hash,
+        adapter.chat_template_hash,
+    ):
         return []
-    return ["saving changed the tokenizer or the chat template: compare `prefpipe models show` of both"]
+    return [
+        "saving changed the tokenizer or the chat template: compare `prefpipe models show` of both"
+    ]
 
 
 def _card(adapter: ModelFiles, figures: dict[str, Any], n_texts: int) -> str:
@@ -258,12 +333,24 @@ def _card(adapter: ModelFiles, figures: dict[str, Any], n_texts: int) -> str:
         front.append(f"base_model: {base.requested.partition('@')[0]}")
     unit = _unit(figures["kind"])
     rows = {
-        "base": f"`{base.requested}`", "base revision": base.revision or "not known", "base content": base.content_hash,
-        "adapter": f"`{adapter.requested}`", "adapter content": adapter.content_hash, "dtype": figures["dtype"],
+        "base": f"`{base.requested}`",
+        "base revision": base.revision or "not known",
+        "base content": base.content_hash,
+        "adapter": f"`{adapter.requested}`",
+        "adapter content": adapter.content_hash,
+        "dtype": figures["dtype"],
         "adapted matrices changed": f"{figures['n_changed']} of {figures['n_matrices']}",
         "norm of the update over that of the matrices": f"{figures['relative_update']:.2e}",
         f"mean difference to base and adapter, {n_texts} texts": f"{figures['mean_difference']:.1e} {unit}",
-    }  # fmt: skip
-    lines = [*front, "---", "", f"`{base.requested}` with the LoRA adapter `{adapter.requested}` merged in by prefpipe.", "",
-             "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]  # fmt: skip
+    }
+    lines = [
+        *front,
+        "---",
+        "",
+        f"`{base.requested}` with the LoRA adapter `{adapter.requested}` merged in by prefpipe.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items()),
+    ]
     return "\n".join(lines) + "\n"

@@ -62,14 +62,24 @@ def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
     if any(name not in tally for name in TALLIED):
         what = "has no parts yet" if not present else "has no sums of tokens in its parts"
         raise InputError(
-            f"{artifact.path} {what}", hint=AGAIN_HINT if present else f"run `prefpipe status {quote(str(artifact.path))}`"
+            f"{artifact.path} {what}",
+            hint=AGAIN_HINT if present else f"run `prefpipe status {quote(str(artifact.path))}`",
         )
     if not tally["n_groups"]:
-        raise InputError(f"no prompt of {artifact.path} has a group: there is nothing to train on",
-                         hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for what select rejected")  # fmt: skip
+        raise InputError(
+            f"no prompt of {artifact.path} has a group: there is nothing to train on",
+            hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for what select rejected",
+        )
     sums = tallied_tokens(tally, shared_prompt=shared_prompt)
-    source = {"groups": str(artifact.path), "n_parts": artifact.n_parts, "n_parts_present": len(present), "tally": tally}
-    return Basis(sums, source, shared_prompt, tuple(_notes_of_tally(tally, artifact.n_parts, len(present))))
+    source = {
+        "groups": str(artifact.path),
+        "n_parts": artifact.n_parts,
+        "n_parts_present": len(present),
+        "tally": tally,
+    }
+    return Basis(
+        sums, source, shared_prompt, tuple(_notes_of_tally(tally, artifact.n_parts, len(present)))
+    )
 
 
 def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) -> list[str]:
@@ -90,7 +100,12 @@ def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) ->
 def basis_of_plan(plan: Plan, *, shared_prompt: bool) -> Basis:
     """Return what a selection that has not been run would be made from and keep."""
     note = "an estimate before any run: every prompt gets a group, every candidate is usable and of mean length"
-    return Basis(planned_tokens(plan, shared_prompt=shared_prompt), {"plan": plan._asdict()}, shared_prompt, (note,))
+    return Basis(
+        planned_tokens(plan, shared_prompt=shared_prompt),
+        {"plan": plan._asdict()},
+        shared_prompt,
+        (note,),
+    )
 
 
 def savings(basis: Basis, model: TrainedModel, recipe: Recipe, machine: Machine) -> dict[str, Any]:
@@ -103,22 +118,39 @@ def savings(basis: Basis, model: TrainedModel, recipe: Recipe, machine: Machine)
     pool, kept = (_side(sums, model.shape, recipe, machine) for sums in basis.sums)
     saved = {name: None if pool[name] is None else pool[name] - kept[name] for name in pool}
     return {
-        "source": dict(basis.source), "pool": pool, "kept": kept, "saved": saved,
+        "source": dict(basis.source),
+        "pool": pool,
+        "kept": kept,
+        "saved": saved,
         "saved_share": saved["flop"] / pool["flop"] if pool["flop"] else None,
-        "model": {"name": model.name, "n_parameters": model.n_parameters, "n_active_parameters": model.n_active_parameters,
-                  **model.shape._asdict()},
+        "model": {
+            "name": model.name,
+            "n_parameters": model.n_parameters,
+            "n_active_parameters": model.n_active_parameters,
+            **model.shape._asdict(),
+        },
         "recipe": {**recipe._asdict(), "shared_prompt": basis.shared_prompt},
-        "machine": {"name": machine.name, "peak_tflops": machine.tflops, "dtype": machine.dtype, "mfu": machine.mfu,
-                    "price_per_hour": machine.price_per_hour},
+        "machine": {
+            "name": machine.name,
+            "peak_tflops": machine.tflops,
+            "dtype": machine.dtype,
+            "mfu": machine.mfu,
+            "price_per_hour": machine.price_per_hour,
+        },
         "notes": [*basis.notes, *model.notes],
-    }  # fmt: skip
+    }
 
 
 def _side(sums: TokenSums, shape: ModelShape, recipe: Recipe, machine: Machine) -> dict[str, Any]:
     flop = training_work(shape, sums, recipe).total
     hours = gpu_hours(flop, tflops=machine.tflops, mfu=machine.mfu)
     return {
-        "n_prompts": sums.n_prompts, "n_responses": sums.n_responses, "n_prompt_tokens": sums.prompt_tokens,
-        "n_response_tokens": sums.response_tokens, "n_tokens": sums.tokens, "flop": flop, "gpu_hours": hours,
+        "n_prompts": sums.n_prompts,
+        "n_responses": sums.n_responses,
+        "n_prompt_tokens": sums.prompt_tokens,
+        "n_response_tokens": sums.response_tokens,
+        "n_tokens": sums.tokens,
+        "flop": flop,
+        "gpu_hours": hours,
         "cost": None if machine.price_per_hour is None else hours * machine.price_per_hour,
-    }  # fmt: skip
+    }

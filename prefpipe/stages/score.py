@@ -34,13 +34,26 @@ from prefpipe.stages.shared.candidate_rows import (
     user_columns,
 )
 from prefpipe.stages.shared.judge_spending import facts_of_spending, write_open_questions
-from prefpipe.stages.shared.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.runtime import (
+    Runtime,
+    Summary,
+    begin_retry,
+    check_error_rate,
+    loop_over_parts,
+)
 from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, report_skipped_rows
 from prefpipe.text.checks.ifeval import IFEVAL_VERSION
 
 NOT_FAILED = ("ok", "no_response")
 """Statuses that are not the scorer's failure; every scorer has words of its own for the others."""
-OF_ONE_KIND = ("dtype", "max_length", "rating_column", "on_duplicate", "judge_max_tokens", "judge_temperature")
+OF_ONE_KIND = (
+    "dtype",
+    "max_length",
+    "rating_column",
+    "on_duplicate",
+    "judge_max_tokens",
+    "judge_temperature",
+)
 """Fields that say something of one kind of scorer, whose own identity carries them."""
 TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
 """Statuses of judges alone, which the next run tries to mend without being told."""
@@ -58,49 +71,78 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     """Score the parts of this shard that are missing."""
     refuse_nesting(config.output, {"CANDIDATES": config.candidates})
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
-    ratings: list[Any] = [rater.open() for rater in raters if rater.identity.get("kind") == "ratings"]
+    ratings: list[Any] = [
+        rater.open() for rater in raters if rater.identity.get("kind") == "ratings"
+    ]
     skipped = [row for scorer in ratings for row in scorer.skipped]
     columns = _user_columns_of(candidates)
     record = RunRecord(
-        stage=config.stage, schema=SCORES.tag, n_parts=candidates.n_parts,
-        context={**runtime.context, MADE_WITH: _made_with(config, raters), **context_of_skipped_rows(skipped)},
-        identity={"stage": config.stage, "version": config.VERSION, **_relevant(config),
-                  "scorers": [{"name": rater.name, **_identity(rater, columns)} for rater in raters],
-                  "candidates": parent_identity(candidates)},
+        stage=config.stage,
+        schema=SCORES.tag,
+        n_parts=candidates.n_parts,
+        context={
+            **runtime.context,
+            MADE_WITH: _made_with(config, raters),
+            **context_of_skipped_rows(skipped),
+        },
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            **_relevant(config),
+            "scorers": [{"name": rater.name, **_identity(rater, columns)} for rater in raters],
+            "candidates": parent_identity(candidates),
+        },
         parents={"candidates": str(config.candidates)},
-    )  # fmt: skip
-    indices = candidates.present(runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial)
+    )
+    indices = candidates.present(
+        runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
+    )
     parents = parent_digests(indices, candidates=candidates)
     for rater in raters:
-        if rater.identity.get("kind") == "ratings":  # before run.json records a file that has to be corrected
+        if (
+            rater.identity.get("kind") == "ratings"
+        ):  # before run.json records a file that has to be corrected
             refuse_strangers(rater, candidates)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
     if config.emit_batch is not None:
         _emit(config.emit_batch, raters, (candidates, output, indices, parents), runtime, summary)
         return summary
-    output, failed = begin_retry(output, indices, **({"keep": NOT_FAILED} if config.retry_errors else {"only": TRIED_AGAIN}))
+    output, failed = begin_retry(
+        output, indices, **({"keep": NOT_FAILED} if config.retry_errors else {"only": TRIED_AGAIN})
+    )
     started = time.perf_counter()
     with ExitStack() as stack:
         work = _Work(candidates, output, raters, stack, runtime)
         work.kept_parts = set() if config.retry_errors else failed
         loop_over_parts(
-            output, parents.__getitem__, lambda index: work.make(index, parents[index]), runtime, summary, indices=indices,
+            output,
+            parents.__getitem__,
+            lambda index: work.make(index, parents[index]),
+            runtime,
+            summary,
+            indices=indices,
             redo=failed.__contains__,
-        )  # fmt: skip
+        )
         for scorer in work.scorers.values():
             facts_of_spending(summary, scorer, config)
     if summary.n_parts_made:
         summary.notes.append(f"{work.n_rated:,} ratings in {time.perf_counter() - started:.1f} s")
     summary.notes += work.describe()
     report_skipped_rows(config, skipped, summary)
-    check_error_rate(summary, [status for status in summary.counts if status not in NOT_FAILED], config.max_error_rate)
+    check_error_rate(
+        summary,
+        [status for status in summary.counts if status not in NOT_FAILED],
+        config.max_error_rate,
+    )
     return summary
 
 
 def _user_columns_of(candidates: Artifact) -> list[str]:
     """Return the names of the user's columns; none where no part is there yet."""
-    present = next((index for index in range(candidates.n_parts) if candidates.part_path(index).exists()), None)
+    present = next(
+        (index for index in range(candidates.n_parts) if candidates.part_path(index).exists()), None
+    )
     return user_columns(candidates.read(present)[0]).column_names if present is not None else []
 
 
@@ -122,9 +164,15 @@ def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, A
             continue
         if "content_hash" in rater.identity:
             model = parse_judge(spec.target).model if spec.kind == "judge" else spec.target
-            found.append(ingredient("judge" if spec.kind == "judge" else "reward model", model, rater.identity))
+            found.append(
+                ingredient(
+                    "judge" if spec.kind == "judge" else "reward model", model, rater.identity
+                )
+            )
         elif "ratings_sha256" in rater.identity:
-            found.append(ingredient("ratings", spec.target, {"sha256": rater.identity["ratings_sha256"]}))
+            found.append(
+                ingredient("ratings", spec.target, {"sha256": rater.identity["ratings_sha256"]})
+            )
     return found
 
 
@@ -133,13 +181,17 @@ def _relevant(config: ScoreConfig) -> dict[str, Any]:
     return {name: value for name, value in config.identity().items() if name not in OF_ONE_KIND}
 
 
-def _emit(path: Path, raters: Sequence[Rater], parts: tuple[Any, ...], runtime: Runtime, summary: Summary) -> None:
+def _emit(
+    path: Path, raters: Sequence[Rater], parts: tuple[Any, ...], runtime: Runtime, summary: Summary
+) -> None:
     """Write the questions to judges that nobody has answered yet; no part is touched."""
     candidates, output, indices, parents = parts
     with ExitStack() as stack:
         work = _Work(candidates, output, raters, stack, runtime)
         for index in indices:
-            if output.is_done(index, parents[index]) and not set(TRIED_AGAIN) & set(output.footer(index).counts):
+            if output.is_done(index, parents[index]) and not set(TRIED_AGAIN) & set(
+                output.footer(index).counts
+            ):
                 continue
             for rater in raters:
                 if rater.identity.get("kind") == "judge":
@@ -172,7 +224,14 @@ def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
 class _Work:
     """One run's state: scorers opened when first needed, reward sums for the summary."""
 
-    def __init__(self, candidates: Artifact, output: Output, raters: Sequence[Rater], stack: ExitStack, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        candidates: Artifact,
+        output: Output,
+        raters: Sequence[Rater],
+        stack: ExitStack,
+        runtime: Runtime,
+    ) -> None:
         self.candidates, self.output, self.raters = candidates, output, raters
         self.stack, self.runtime = stack, runtime
         self.scorers: dict[str, Scorer] = {}
@@ -192,38 +251,65 @@ class _Work:
             for rater in self.raters
         }
         out = [
-            {"prompt_id": row["prompt_id"], "sample_idx": row["sample_idx"], "scorer": rater.name,
-             "reward": score.reward, "detail": score.detail, "status": score.status, "reason": score.reason}
+            {
+                "prompt_id": row["prompt_id"],
+                "sample_idx": row["sample_idx"],
+                "scorer": rater.name,
+                "reward": score.reward,
+                "detail": score.detail,
+                "status": score.status,
+                "reason": score.reason,
+            }
             for position, row in enumerate(rows)
             for rater in self.raters
             for score in (scored[rater.name][position],)
-        ]  # fmt: skip
+        ]
         written = pa.Table.from_pylist(out, schema=SCORES.arrow())
         self.output.write(index, written, counts=count_by_status(out), parents=parents)
 
     def rows(self, index: int) -> tuple[list[Row], list[Row]]:
         """Return a part's candidates and the user's own columns."""
         table, _ = self.candidates.read(index)
-        names = ["prompt_id", "sample_idx", "messages", "response", "status", "reason", TEMPLATE_INPUT]
+        names = [
+            "prompt_id",
+            "sample_idx",
+            "messages",
+            "response",
+            "status",
+            "reason",
+            TEMPLATE_INPUT,
+        ]
         rows = rows_of(table.select([name for name in names if name in table.column_names]))
         return rows, python_rows(user_columns(table))
 
-    def _kept(self, index: int, parents: Mapping[str, str]) -> dict[tuple[str, tuple[str, int]], Score]:
+    def _kept(
+        self, index: int, parents: Mapping[str, str]
+    ) -> dict[tuple[str, tuple[str, int]], Score]:
         """Return what the part on disk holds, by scorer and candidate; {} where it was made from other candidates."""
         table, footer = self.output.read(index)
         if dict(footer.parents) != dict(parents):
             return {}
         return {
-            (row["scorer"], key_of(row)): Score(row["reward"], row["status"], row["reason"], row["detail"])
+            (row["scorer"], key_of(row)): Score(
+                row["reward"], row["status"], row["reason"], row["detail"]
+            )
             for row in table.to_pylist()
         }
 
     def rate(self, rater: Rater, rows: Sequence[Row], theirs: Sequence[Row]) -> list[Score]:
         """Return one score for each candidate; those without a response are not shown to the scorer."""
         usable = [position for position, row in enumerate(rows) if row["status"] not in UNUSABLE]
-        requests = [ScoreRequest(*key_of(rows[i]), rows[i]["messages"], rows[i]["response"] or "", theirs[i]) for i in usable]
+        requests = [
+            ScoreRequest(
+                *key_of(rows[i]), rows[i]["messages"], rows[i]["response"] or "", theirs[i]
+            )
+            for i in usable
+        ]
         answers = self._scorer(rater).score(requests) if requests else []
-        result = [Score(None, "no_response", f"generation ended with {row['status']}: {row['reason']}") for row in rows]
+        result = [
+            Score(None, "no_response", f"generation ended with {row['status']}: {row['reason']}")
+            for row in rows
+        ]
         for position, answer in zip(usable, answers, strict=True):
             result[position] = checked(answer)
         rewards = [score.reward for score in result if score.reward is not None]

@@ -77,7 +77,9 @@ class ChatTemplate:
         today: what a template that reads the clock is told, ``YYYY-MM-DD``; default the day on which this object is made.
     """
 
-    def __init__(self, tokenizer: Any, *, eos_ids: Sequence[int] = (), today: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, *, eos_ids: Sequence[int] = (), today: str | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.today = today or datetime.now().astimezone().date().isoformat()
         # digits, which no template changes, between two characters that are none
@@ -109,7 +111,9 @@ class ChatTemplate:
             told, tools = self._marked(told), self._marked(tools)
         text = self._rendered(told, tools, add_generation_prompt=add_generation_prompt)
         if holds_tools(turns):
-            self._refuse_what_is_not_told(told, tools, text, add_generation_prompt=add_generation_prompt)
+            self._refuse_what_is_not_told(
+                told, tools, text, add_generation_prompt=add_generation_prompt
+            )
             text = text.replace(self._escaped_mark, self._mark)  # as Python and ASCII JSON write it
         return text
 
@@ -165,7 +169,9 @@ class ChatTemplate:
         n_written = sum(found.group() != unknown for found in self._control.finditer(text))
         n_made = sum(self.control_tokens.get(token, unknown) != unknown for token in made)
         if n_made != n_written:
-            raise TemplateError("a content holds the text of a control token, and the tokenizer makes one of it")
+            raise TemplateError(
+                "a content holds the text of a control token, and the tokenizer makes one of it"
+            )
         return made
 
     def without_marks(self, text: str) -> str:
@@ -191,7 +197,9 @@ class ChatTemplate:
     def holds_turn_words(self, response: str) -> bool:
         """Return whether a response holds the `turn_words`, or begins with them: a turn begins in front of it as well."""
         words = self._turn_words
-        return words is not None and (words in response or response.lstrip().startswith(words.lstrip()))
+        return words is not None and (
+            words in response or response.lstrip().startswith(words.lstrip())
+        )
 
     def self_test(self, name: str, *, answered: bool) -> None:
         """Refuse a template that is no use before a large model is loaded for it.
@@ -209,16 +217,22 @@ class ChatTemplate:
             if probe.casefold() not in text.casefold():
                 raise ModelError(
                     f"the chat template of {name} leaves the text of a turn out: of {probe!r} it makes {text!r}",
-                    hint="a template that loops over a content's parts writes nothing of a plain text; " + hint,
+                    hint="a template that loops over a content's parts writes nothing of a plain text; "
+                    + hint,
                 )
         ids = {tuple(self.tokenise(text)) for text in texts.values()}
         if len(ids) < len(texts):
-            raise ModelError(f"the chat template of {name} makes the same tokens of different turns", hint=hint)
+            raise ModelError(
+                f"the chat template of {name} makes the same tokens of different turns", hint=hint
+            )
 
     @property
     def _example(self) -> str:
         """A control token for messages: the end of a turn, where it is known."""
-        return str(getattr(self.tokenizer, "eos_token", None) or next(iter(self.control_tokens.values()), "none"))
+        return str(
+            getattr(self.tokenizer, "eos_token", None)
+            or next(iter(self.control_tokens.values()), "none")
+        )
 
     @cached_property
     def _turn_words(self) -> str | None:
@@ -245,7 +259,8 @@ class ChatTemplate:
             questions = [[*before, {"role": "user", "content": probe}] for probe in PROBES]
             try:
                 texts = {
-                    probe: self.text(turns, add_generation_prompt=True) for probe, turns in zip(PROBES, questions, strict=True)
+                    probe: self.text(turns, add_generation_prompt=True)
+                    for probe, turns in zip(PROBES, questions, strict=True)
                 }
                 if answered:
                     for probe in PROBE_ANSWERS:
@@ -261,13 +276,18 @@ class ChatTemplate:
             hint=f"correct chat_template.jinja in a copy of the model's folder; {TRIED}",
         ) from problem
 
-    def _rendered(self, turns: Sequence[Turn], tools: Sequence[Any] | None, *, add_generation_prompt: bool) -> str:
+    def _rendered(
+        self, turns: Sequence[Turn], tools: Sequence[Any] | None, *, add_generation_prompt: bool
+    ) -> str:
         settings: dict[str, Any] = {}
         if tools:
             settings["tools"] = list(tools)
         if self._reads_clock:
             source = CLOCK_MACRO + self.tokenizer.get_chat_template(**settings)
-            settings |= {"chat_template": source, CLOCK_VARIABLE: _told_by(datetime.fromisoformat(self.today))}
+            settings |= {
+                "chat_template": source,
+                CLOCK_VARIABLE: _told_by(datetime.fromisoformat(self.today)),
+            }
         try:
             text: str = self.tokenizer.apply_chat_template(
                 list(turns), add_generation_prompt=add_generation_prompt, tokenize=False, **settings
@@ -281,7 +301,12 @@ class ChatTemplate:
         return text
 
     def _refuse_what_is_not_told(
-        self, turns: Sequence[dict[str, Any]], tools: Sequence[Any] | None, text: str, *, add_generation_prompt: bool
+        self,
+        turns: Sequence[dict[str, Any]],
+        tools: Sequence[Any] | None,
+        text: str,
+        *,
+        add_generation_prompt: bool,
     ) -> None:
         """Refuse a conversation of which the template leaves out a tool, a call of one, or what one returned.
 
@@ -289,14 +314,20 @@ class ChatTemplate:
             TemplateError: naming what, and the flag that leaves it out knowingly.
         """
         # the answers of one prompt are looked at once: what is told of the prompt does not depend on them
-        is_answer = not add_generation_prompt and turns[-1]["role"] == "assistant" and CALLS not in turns[-1]
+        is_answer = (
+            not add_generation_prompt
+            and turns[-1]["role"] == "assistant"
+            and CALLS not in turns[-1]
+        )
         seen = json.dumps([turns[:-1] if is_answer else turns, tools])
         prompt = hashlib.sha256(seen.encode()).hexdigest()
         if prompt in self._told:
             return
         for what, flag, other_turns, other_tools in without_each(turns, tools):
             try:
-                other = self._rendered(other_turns, other_tools, add_generation_prompt=add_generation_prompt)
+                other = self._rendered(
+                    other_turns, other_tools, add_generation_prompt=add_generation_prompt
+                )
             except TemplateError:
                 continue  # it reads what is missing now
             if other == text:
@@ -329,8 +360,12 @@ class ChatTemplate:
     def _marked(self, value: Any) -> Any:
         """Return a turn with a mark behind the first letter of each control token in it."""
         if isinstance(value, str):
-            while self._control.search(value):  # tokens may overlap: what is left of one may spell another
-                value = self._control.sub(lambda found: found.group()[0] + self._mark + found.group()[1:], value)
+            while self._control.search(
+                value
+            ):  # tokens may overlap: what is left of one may spell another
+                value = self._control.sub(
+                    lambda found: found.group()[0] + self._mark + found.group()[1:], value
+                )
             return value
         if isinstance(value, Mapping):
             return {self._marked(key): self._marked(each) for key, each in value.items()}
@@ -347,7 +382,11 @@ class ChatTemplate:
         if normalizer is None:
             return None
         tokens = self.tokenizer.added_tokens_decoder
-        late = [self.control_tokens[token_id] for token_id in self.control_tokens if tokens[token_id].normalized]
+        late = [
+            self.control_tokens[token_id]
+            for token_id in self.control_tokens
+            if tokens[token_id].normalized
+        ]
         if not late:
             return None
         late = sorted((text for text in spellings if text in late), key=len, reverse=True)
@@ -364,7 +403,10 @@ class ChatTemplate:
     def _private_spellings(self) -> dict[str, str]:
         """Return how each control token is spelled for the copy of the tokenizer: by nobody else, for it is drawn at random."""
         secret = secrets.token_hex(8)
-        return {spelling: f"\ufdd2{secret}:{token_id}\ufdd3" for token_id, spelling in self.control_tokens.items()}
+        return {
+            spelling: f"\ufdd2{secret}:{token_id}\ufdd3"
+            for token_id, spelling in self.control_tokens.items()
+        }
 
     @cached_property
     def _private_tokenizer(self) -> Tokenizer:
@@ -375,11 +417,17 @@ class ChatTemplate:
         """
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise TemplateError("a content holds the text of a control token, which this kind of tokenizer cannot keep apart")
-        copy = Tokenizer.from_str(json.dumps(_renamed(json.loads(backend.to_str()), self._private_spellings)))
+            raise TemplateError(
+                "a content holds the text of a control token, which this kind of tokenizer cannot keep apart"
+            )
+        copy = Tokenizer.from_str(
+            json.dumps(_renamed(json.loads(backend.to_str()), self._private_spellings))
+        )
         for token_id, spelling in self.control_tokens.items():
             if copy.token_to_id(self._private_spellings[spelling]) != token_id:
-                raise TemplateError(f"a content holds the text of a control token, and {spelling} cannot be spelled anew")
+                raise TemplateError(
+                    f"a content holds the text of a control token, and {spelling} cannot be spelled anew"
+                )
         return copy
 
 
@@ -425,13 +473,17 @@ def _renamed(content: dict[str, Any], spellings: Mapping[str, str]) -> dict[str,
     model = content["model"]
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):
-        model["vocab"] = {spellings.get(piece, piece): token_id for piece, token_id in vocabulary.items()}
+        model["vocab"] = {
+            spellings.get(piece, piece): token_id for piece, token_id in vocabulary.items()
+        }
     else:
         model["vocab"] = [[spellings.get(piece, piece), score] for piece, score in vocabulary]
     if model.get("unk_token") in spellings:
         model["unk_token"] = spellings[model["unk_token"]]
     if "merges" in model:
-        pairs = [merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"]]
+        pairs = [
+            merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"]
+        ]
         model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & spellings.keys()]
 
     # nothing of these is used: what the template writes is tokenised as it is

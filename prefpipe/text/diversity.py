@@ -54,7 +54,12 @@ def _probability_of_none(n_all: int, count: int, n_drawn: int) -> float:
     n_others = n_all - count
     if n_others < n_drawn:
         return 0.0
-    return exp(lgamma(n_others + 1) + lgamma(n_all - n_drawn + 1) - lgamma(n_others - n_drawn + 1) - lgamma(n_all + 1))
+    return exp(
+        lgamma(n_others + 1)
+        + lgamma(n_all - n_drawn + 1)
+        - lgamma(n_others - n_drawn + 1)
+        - lgamma(n_all + 1)
+    )
 
 
 def copied_share(texts: Sequence[Hashable]) -> float:

@@ -11,16 +11,16 @@ OPENING_CHARS: Final = 200
 """How far a response is read: what it says later may quote, advise or qualify."""
 
 _DECORATION: Final = " \t\n_#>\"'-([\u200b"
-_APOSTROPHES: Final = str.maketrans({"\u2019": "'", "\u02bc": "'", "\u2018": "'", "\u00b4": "'", "`": "'", "*": None})
+_APOSTROPHES: Final = str.maketrans(
+    {"\u2019": "'", "\u02bc": "'", "\u2018": "'", "\u00b4": "'", "`": "'", "*": None}
+)
 _AM: Final = r"(?:i\ am|i'm|im)"
 _ADVERB: Final = r"(?:\ (?:just|simply|really|definitely|absolutely|personally|also|currently|therefore|afraid|sorry)){0,2}"
 _ACTS: Final = """accommodate act advise advocate agree answer assist attend carry comment complete comply condone continue craft
     create describe develop disclose discuss draft encourage endorse engage entertain execute explain express facilitate fulfil
     fulfill generate give grant guide honor honour indulge instruct make meet offer participate perform proceed produce promote
     provide reply respond satisfy say share show speculate suggest supply support teach tell write"""
-_ACT: Final = (
-    rf"(?:{'|'.join(_ACTS.split())}|be\ (?:able|used|(?:a\ )?part)|do\ (?:that|this|so|it)|go\ along|take\ part|help(?!\ but\b))"
-)
+_ACT: Final = rf"(?:{'|'.join(_ACTS.split())}|be\ (?:able|used|(?:a\ )?part)|do\ (?:that|this|so|it)|go\ along|take\ part|help(?!\ but\b))"
 _REFUSALS: Final = regex.compile(
     rf"""
     \bi{_ADVERB}\ (?:can't|cant|cannot|can\ not|could\ not|couldn't|won't|wont|will\ not|would\ not|wouldn't|should\ not|

@@ -28,7 +28,10 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
     texts = [words for words in texts if words]
     if len(texts) < 2:
         return nan
-    matches = [_clipped_matches([count_ngrams(words, n) for words in texts]) for n in range(1, MAX_ORDER + 1)]
+    matches = [
+        _clipped_matches([count_ngrams(words, n) for words in texts])
+        for n in range(1, MAX_ORDER + 1)
+    ]
     lengths = [len(words) for words in texts]
     of_length = Counter(lengths)
     total = 0.0
@@ -36,23 +39,37 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
         orders = range(1, min(MAX_ORDER, length) + 1)
         found = [matches[n - 1][place] for n in orders]
         if any(found):
-            logs = [log(max(n_matches, FLOOR) / (length - n + 1)) for n, n_matches in zip(orders, found, strict=True)]
-            nearest = _nearest_length(length, (other for other in of_length if other != length or of_length[length] > 1))
+            logs = [
+                log(max(n_matches, FLOOR) / (length - n + 1))
+                for n, n_matches in zip(orders, found, strict=True)
+            ]
+            nearest = _nearest_length(
+                length, (other for other in of_length if other != length or of_length[length] > 1)
+            )
             total += exp(min(0.0, 1.0 - nearest / length) + sum(logs) / len(logs))
     return total / len(texts)
 
 
 def _clipped_matches(counts: Sequence[Counter[Ngram]]) -> list[int]:
     """Return for each text how many of its n-grams are in others, clipped: in time linear in all, not pair by pair."""
-    most: dict[Ngram, tuple[int, int, int]] = {}  # the highest count, in which text, and the second highest
+    most: dict[
+        Ngram, tuple[int, int, int]
+    ] = {}  # the highest count, in which text, and the second highest
     for place, own in enumerate(counts):
         for ngram, count in own.items():
             first, where, second = most.get(ngram, (0, -1, 0))
-            most[ngram] = (count, place, first) if count > first else (first, where, max(second, count))
+            most[ngram] = (
+                (count, place, first) if count > first else (first, where, max(second, count))
+            )
     found = []
     for place, own in enumerate(counts):
         elsewhere = ((count, most[ngram]) for ngram, count in own.items())
-        found.append(sum(min(count, second if where == place else first) for count, (first, where, second) in elsewhere))
+        found.append(
+            sum(
+                min(count, second if where == place else first)
+                for count, (first, where, second) in elsewhere
+            )
+        )
     return found
 
 

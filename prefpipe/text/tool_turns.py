@@ -36,7 +36,9 @@ def for_server(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any] |
         if CALLS in message:
             message[CALLS] = [_server_call(call) for call in message[CALLS]]
     if tools is not None:
-        tools = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+        tools = [
+            tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
+        ]
     return messages, tools
 
 
@@ -68,7 +70,9 @@ def without_each(turns: Sequence[dict[str, Any]], tools: Sequence[Any] | None) -
     whole, tools = list(turns), list(tools or ())
     for place, tool in enumerate(tools):
         function = tool.get("function", tool)
-        yield Change(f"the tool {function['name']!r}", NO_TOOLS, whole, tools[:place] + tools[place + 1 :])
+        yield Change(
+            f"the tool {function['name']!r}", NO_TOOLS, whole, tools[:place] + tools[place + 1 :]
+        )
         if function.get("parameters"):
             bare = function | {"parameters": {}}
             changed = tool | {"function": bare} if "function" in tool else bare
@@ -81,17 +85,31 @@ def without_each(turns: Sequence[dict[str, Any]], tools: Sequence[Any] | None) -
         calls = turn.get(CALLS, [])
         for place, call in enumerate(calls):
             what = f"the call of {call['function']['name']!r} in turn {number}"
-            yield Change(what, no_calls, _with(whole, number, CALLS, calls[:place] + calls[place + 1 :]), tools)
+            yield Change(
+                what,
+                no_calls,
+                _with(whole, number, CALLS, calls[:place] + calls[place + 1 :]),
+                tools,
+            )
             if call["function"]["arguments"]:
                 bare = call | {"function": call["function"] | {"arguments": {}}}
                 changed = [*calls[:place], bare, *calls[place + 1 :]]
-                yield Change(f"the arguments of {what}", no_calls, _with(whole, number, CALLS, changed), tools)
+                yield Change(
+                    f"the arguments of {what}",
+                    no_calls,
+                    _with(whole, number, CALLS, changed),
+                    tools,
+                )
         if turn["role"] == "tool":
             what = f"the result of a tool in turn {number}"
-            yield Change(what, NO_ROWS, _with(whole, number, "content", f"{turn['content']}."), tools)
+            yield Change(
+                what, NO_ROWS, _with(whole, number, "content", f"{turn['content']}."), tools
+            )
 
 
-def _with(turns: Sequence[dict[str, Any]], number: int, key: str, value: Any) -> list[dict[str, Any]]:
+def _with(
+    turns: Sequence[dict[str, Any]], number: int, key: str, value: Any
+) -> list[dict[str, Any]]:
     """Return turns of which one has another value; a turn without calls has no such key."""
     changed = {name: held for name, held in turns[number].items() if name != key}
     if value or key != CALLS:

@@ -27,7 +27,9 @@ def words_and_signs(text: str) -> list[str]:
     (``don't``, ``3.14``). Of scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese, Tibetan) every sign with its
     marks is one. Unicode forms (NFC), case and curly apostrophes make no difference.
     """
-    words: list[str] = _WORD.findall(unicodedata.normalize("NFC", text).casefold().translate(_APOSTROPHES))
+    words: list[str] = _WORD.findall(
+        unicodedata.normalize("NFC", text).casefold().translate(_APOSTROPHES)
+    )
     return words
 
 

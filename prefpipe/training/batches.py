@@ -33,13 +33,19 @@ class GroupCollator:
     ``end_token_ids``: the tokens that end a response; a response that does not end with one was cut off.
     """
 
-    def __init__(self, pad_token_id: int, end_token_ids: Collection[int] = (), *, packed: bool = False) -> None:
+    def __init__(
+        self, pad_token_id: int, end_token_ids: Collection[int] = (), *, packed: bool = False
+    ) -> None:
         self.pad_token_id, self.packed = pad_token_id, packed
         self.end_token_ids = frozenset(end_token_ids)
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         """Return the batch; see ``Batch`` for its tensors."""
-        batch = pack_groups(groups) if self.packed else pad_sequences(_sequences(groups), self.pad_token_id)
+        batch = (
+            pack_groups(groups)
+            if self.packed
+            else pad_sequences(_sequences(groups), self.pad_token_id)
+        )
         batch["ended"] = self.ended(groups)
         width = max(len(group.responses) for group in groups)
         slots = torch.full((len(groups), width), -1)
@@ -52,10 +58,14 @@ class GroupCollator:
                 slots[p, r] = row
                 rewards[p, r] = response.reward
                 positives[p, r] = response.role == "positive"
-                ref_logps[p, r] = response.ref_logp if response.ref_logp is not None else float("nan")
+                ref_logps[p, r] = (
+                    response.ref_logp if response.ref_logp is not None else float("nan")
+                )
                 row += 1
         batch |= {"slots": slots, "rewards": rewards, "positives": positives}
-        batch["n_prompt_tokens"] = sum(len(group.prompt_token_ids) * len(group.responses) for group in groups)
+        batch["n_prompt_tokens"] = sum(
+            len(group.prompt_token_ids) * len(group.responses) for group in groups
+        )
         if any(response.beats is not None for group in groups for response in group.responses):
             batch["pairs"] = pairs_of(groups, width)
         has_reference = not bool(ref_logps.isnan().any())
@@ -104,9 +114,15 @@ class BudgetCollator:
 
     def _batch(self, groups: Sequence[Group]) -> Batch:
         batch = self.collator(groups)
-        if self.collator.packed and self._n_tokens(groups) > self.max_tokens and len(groups[0].responses) > 1:
+        if (
+            self.collator.packed
+            and self._n_tokens(groups) > self.max_tokens
+            and len(groups[0].responses) > 1
+        ):
             pieces = [[piece] for piece in pieces_of(groups, self.max_tokens)]
-            batch["rows"] = [pack_groups(piece) | {"ended": self.collator.ended(piece)} for piece in pieces]
+            batch["rows"] = [
+                pack_groups(piece) | {"ended": self.collator.ended(piece)} for piece in pieces
+            ]
         return batch
 
 
@@ -124,10 +140,16 @@ def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
 
 
 def _sequences(groups: Sequence[Group]) -> list[tuple[Sequence[int], Sequence[int]]]:
-    return [(group.prompt_token_ids, response.token_ids) for group in groups for response in group.responses]
+    return [
+        (group.prompt_token_ids, response.token_ids)
+        for group in groups
+        for response in group.responses
+    ]
 
 
-def pad_sequences(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int) -> Batch:
+def pad_sequences(
+    sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int
+) -> Batch:
     """Return ``input_ids``, ``attention_mask`` and ``response_mask`` (S, T) of (prompt, response) pairs."""
     length = max(len(prompt) + len(response) for prompt, response in sequences)
     input_ids = torch.full((len(sequences), length), pad_token_id)
@@ -138,12 +160,18 @@ def pad_sequences(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_
         input_ids[row, :end] = torch.tensor([*prompt, *response])
         attention_mask[row, :end] = 1
         response_mask[row, len(prompt) : end] = True
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "response_mask": response_mask}
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "response_mask": response_mask,
+    }
 
 
 def longest_sequence(group: Group) -> int:
     """Return the tokens of the group's longest prompt plus response: the width it pads to."""
-    return len(group.prompt_token_ids) + max(len(response.token_ids) for response in group.responses)
+    return len(group.prompt_token_ids) + max(
+        len(response.token_ids) for response in group.responses
+    )
 
 
 class GlobalBatchSampler(Sampler[int]):
@@ -156,7 +184,9 @@ class GlobalBatchSampler(Sampler[int]):
     would fill up with prompts of the epoch's beginning otherwise, which would count twice.
     """
 
-    def __init__(self, lengths: Sequence[int], *, global_batch_size: int, seed: int, at_once: int = 1) -> None:
+    def __init__(
+        self, lengths: Sequence[int], *, global_batch_size: int, seed: int, at_once: int = 1
+    ) -> None:
         self.lengths = list(lengths)
         self.global_batch_size = global_batch_size
         self.seed = seed

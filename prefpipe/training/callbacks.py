@@ -35,16 +35,34 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         self.path = folder / METRICS_FILE
         self._flushed_at = 0.0
 
-    def on_train_begin(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Drop the rows that the resumed checkpoint does not know."""
         self._flush(state)
 
-    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_log(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Write the rows if the last time was long enough ago."""
         if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
             self._flush(state)
 
-    def on_train_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_train_end(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Write all rows."""
         self._flush(state)
 
@@ -60,9 +78,13 @@ def metric_rows(log_history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for entry in log_history:
         if "loss" in entry:
-            rows.append({name: entry.get(name) for name in METRICS.column_names} | {"split": "train"})
+            rows.append(
+                {name: entry.get(name) for name in METRICS.column_names} | {"split": "train"}
+            )
         elif "eval_loss" in entry:
-            row = {name: entry.get(name, entry.get(f"eval_{name}")) for name in METRICS.column_names}
+            row = {
+                name: entry.get(name, entry.get(f"eval_{name}")) for name in METRICS.column_names
+            }
             rows.append(row | {"split": "eval"})
     return rows
 
@@ -73,7 +95,13 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         self._warned = False
 
-    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_log(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Compare the last train rows with the first."""
         values = [entry["logps/chosen"] for entry in state.log_history if "logps/chosen" in entry]
         if self._warned or len(values) < 2 * N_FIRST_ROWS or not state.is_world_process_zero:
@@ -97,7 +125,9 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
         self.should_stop = should_stop
         self.stopped = False
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any
+    ) -> None:
         """Ask, and if so save and stop; the last step of all ends by itself."""
         if state.global_step < state.max_steps and self.should_stop():
             self.stopped = True
@@ -112,7 +142,13 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
     def __init__(self, begin: Callable[[], None]) -> None:
         self._begin: Callable[[], None] | None = begin
 
-    def on_step_begin(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_begin(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Call it, unless it was called."""
         if self._begin is not None:
             self._begin()
@@ -126,7 +162,13 @@ class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
     next row. Stands behind whatever asks for a checkpoint.
     """
 
-    def on_step_end(self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Ask for a row."""
         if control.should_save or control.should_evaluate:
             control.should_log = True
@@ -139,17 +181,37 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self.progress = progress
         self._stack = ExitStack()
 
-    def on_train_begin(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Open the bar with the steps that are left."""
         if state.is_world_process_zero:
-            self._advance = self._stack.enter_context(self.progress("train: step", state.max_steps - state.global_step))
+            self._advance = self._stack.enter_context(
+                self.progress("train: step", state.max_steps - state.global_step)
+            )
 
-    def on_step_end(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Advance by one step."""
         if state.is_world_process_zero:
             self._advance(1)
 
-    def on_train_end(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_train_end(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Close the bar."""
         self._stack.close()
 
@@ -161,19 +223,37 @@ class TensorBoard(TrainerCallback):  # type: ignore[misc]
         self.folder = folder
         self._writer: SummaryWriter | None = None
 
-    def on_train_begin(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_train_begin(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Open the event file; on resume, TensorBoard forgets the steps that are taken again."""
         if state.is_world_process_zero:
             self._writer = SummaryWriter(str(self.folder), purge_step=state.global_step + 1)
 
-    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_log(
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Write the newest row."""
         for row in metric_rows(state.log_history[-1:]):
             for name, value in row.items():
                 if self._writer is not None and isinstance(value, (int, float)) and name != "step":
                     self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
-    def on_train_end(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_train_end(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()

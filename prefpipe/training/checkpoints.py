@@ -20,11 +20,17 @@ SHARDED_STATES = ("optimizer_*", "global_step*", "pytorch_model_fsdp*")
 """Where FSDP and DeepSpeed keep optimizer and weights: folders, which their own loaders check, or files that hold all of it."""
 
 
-def find_last_checkpoint(folder: Path, log: Callable[[str], None] = lambda _line: None) -> Path | None:
+def find_last_checkpoint(
+    folder: Path, log: Callable[[str], None] = lambda _line: None
+) -> Path | None:
     """Return the complete checkpoint with the highest step in ``folder``, or None; log each one skipped."""
     if not folder.is_dir():
         return None
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := CHECKPOINT_NAME.fullmatch(path.name))]
+    found = [
+        (int(match[1]), path)
+        for path in folder.iterdir()
+        if (match := CHECKPOINT_NAME.fullmatch(path.name))
+    ]
     for _, path in sorted(found, reverse=True):
         problem = checkpoint_problem(path)
         if problem is None:
@@ -64,7 +70,13 @@ def require_wrapper(path: Path, wrapper: str) -> None:
     Errors:
         UsageError: it was written under another.
     """
-    found = "FSDP" if any(path.glob("pytorch_model_fsdp*")) else "DeepSpeed" if any(path.glob("global_step*")) else "DDP"
+    found = (
+        "FSDP"
+        if any(path.glob("pytorch_model_fsdp*"))
+        else "DeepSpeed"
+        if any(path.glob("global_step*"))
+        else "DDP"
+    )
     if found != wrapper:
         names = {"DDP": "DDP or on one device"}
         raise UsageError(

@@ -42,7 +42,12 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         return self.n_waited >= self.patience
 
     def on_evaluate(
-        self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Mapping[str, float], **_kwargs: Any
+        self,
+        _args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, float],
+        **_kwargs: Any,
     ) -> None:
         """Compare with the best; save a new best, and stop at the end of patience, with a checkpoint that says so."""
         if state.global_step == 0:
@@ -50,7 +55,9 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         found = evaluation_of({**metrics, "step": state.global_step})
         if self.best is None or is_better(found, self.best):
             self.best, self.n_waited = found, 0
-            state.best_global_step = state.global_step  # the trainer protects the checkpoint of this step
+            state.best_global_step = (
+                state.global_step
+            )  # the trainer protects the checkpoint of this step
             state.best_metric = found["rewards/accuracy"]
             control.should_save = True
         else:
@@ -60,7 +67,10 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def state(self) -> dict[str, Any]:
         """Return what goes into a checkpoint."""
-        return {"args": {"patience": self.patience}, "attributes": {"n_waited": self.n_waited, "best": self.best}}
+        return {
+            "args": {"patience": self.patience},
+            "attributes": {"n_waited": self.n_waited, "best": self.best},
+        }
 
     def restore(self, state: TrainerState, output: Path, checkpoint: Path) -> None:
         """Take back what a checkpoint knows, and find the best model's checkpoint: in the output, or beside the one gone on from.
@@ -73,9 +83,18 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.n_waited, best = attributes["n_waited"], attributes["best"]
         if best is None:
             return
-        self.best = {key: best[key] for key in ("step", *MEASURES) if key in best}  # JSON sorted the keys
+        self.best = {
+            key: best[key] for key in ("step", *MEASURES) if key in best
+        }  # JSON sorted the keys
         name = f"checkpoint-{int(self.best['step'])}"
-        found = next((place for place in (output / name, checkpoint.parent / name) if checkpoint_problem(place) is None), None)
+        found = next(
+            (
+                place
+                for place in (output / name, checkpoint.parent / name)
+                if checkpoint_problem(place) is None
+            ),
+            None,
+        )
         if found is None:
             raise UsageError(
                 f"{checkpoint} goes on from a run whose best evaluation was at step {int(self.best['step'])}, and its model, "
@@ -96,7 +115,9 @@ def evaluation_of(entry: Mapping[str, float]) -> Evaluation:
     return {"step": int(entry["step"]), **measures}
 
 
-def evaluation_figures(log_history: Sequence[Mapping[str, float]], early: EarlyStopping | None) -> dict[str, Any]:
+def evaluation_figures(
+    log_history: Sequence[Mapping[str, float]], early: EarlyStopping | None
+) -> dict[str, Any]:
     """Return the evaluations worth keeping of a run.
 
     ``baseline``: before the first step; ``last``; with early stopping ``best``, whose model is saved, and
@@ -105,7 +126,10 @@ def evaluation_figures(log_history: Sequence[Mapping[str, float]], early: EarlyS
     found = [evaluation_of(entry) for entry in log_history if "eval_loss" in entry]
     if not found:
         return {}
-    figures: dict[str, Any] = {"baseline": found[0] if found[0]["step"] == 0 else None, "last": found[-1]}
+    figures: dict[str, Any] = {
+        "baseline": found[0] if found[0]["step"] == 0 else None,
+        "last": found[-1],
+    }
     if early is not None:
         figures |= {"best": early.best, "stopped_early": early.is_over}
     return figures
@@ -125,7 +149,9 @@ def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
             f"the saved model is that of step {best['step']}, the best evaluation: {_words(best)}; {end} at step {last['step']}"
         )
         if baseline is not None and not is_better(best, baseline):
-            lines.append("no evaluation is better than the one before the first step: training did not help on held-out prompts")
+            lines.append(
+                "no evaluation is better than the one before the first step: training did not help on held-out prompts"
+            )
     return lines
 
 

@@ -55,7 +55,9 @@ class Encoder:
         today: what a template that reads the clock is told.
     """
 
-    def __init__(self, tokenizer: Any, eos_token_ids: Sequence[int], *, today: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, eos_token_ids: Sequence[int], *, today: str | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.eos_token_ids = {tokenizer.eos_token_id, *eos_token_ids} - {None}
         self.template = ChatTemplate(tokenizer, eos_ids=sorted(self.eos_token_ids), today=today)
@@ -63,7 +65,9 @@ class Encoder:
         self._last_prompt: tuple[list[Message], str, list[int]] | None = None
         self._anchors: list[str] | None = None
 
-    def encode(self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool) -> Encoded:
+    def encode(
+        self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool
+    ) -> Encoded:
         """Return prompt ids, generation prompt included, and response ids; they are counted for `notes`.
 
         Args:
@@ -88,7 +92,9 @@ class Encoder:
         self.n_with_control_text += encoded.holds_control_text
         return encoded
 
-    def encode_as_it_is(self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool) -> Encoded:
+    def encode_as_it_is(
+        self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool
+    ) -> Encoded:
         """Return what `encode` returns, whatever the prompt begins with, and count nothing.
 
         Raises:
@@ -120,7 +126,9 @@ class Encoder:
             )
 
         holds_control_text = any(self.holds_control_text(turn) for turn in answered)
-        return Encoded(prompt, self._until_end(rest, finished=finished), is_apart, holds_control_text)
+        return Encoded(
+            prompt, self._until_end(rest, finished=finished), is_apart, holds_control_text
+        )
 
     def notes(self) -> list[str]:
         """Return what a reader should know of the responses that were encoded, in sentences."""
@@ -166,7 +174,11 @@ class Encoder:
             return [""]
 
         text, expected = whole_text[len(prompt_text) :], whole[len(prompt) :]
-        written = [spelling for spelling in self.template.control_tokens.values() if spelling in prompt_text]
+        written = [
+            spelling
+            for spelling in self.template.control_tokens.values()
+            if spelling in prompt_text
+        ]
         serving = []
         for anchor in ("", *written, "\n", ":"):
             before = self.template.tokenise(anchor) if anchor else []

@@ -41,7 +41,9 @@ def place_of(prompt_id: str, seed: int) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
 
 
-def split_groups(items: Sequence[Item], fraction: float, seed: int) -> tuple[list[Item], list[Item]]:
+def split_groups(
+    items: Sequence[Item], fraction: float, seed: int
+) -> tuple[list[Item], list[Item]]:
     """Return (train, evaluation), both in the order they came in; all items of a prompt are on one side.
 
     Args:
@@ -78,11 +80,15 @@ def hold_out(prepared: PreparedGroups, fraction: float, seed: int) -> Split:
         for response in group.responses:
             key = group.prompt_id, response.sample_idx
             reason = fates[key].reason
-            fates[key] = Fate(HELD_OUT, "evaluated on" if reason is None else f"evaluated on, truncated: {reason}")
+            fates[key] = Fate(
+                HELD_OUT, "evaluated on" if reason is None else f"evaluated on, truncated: {reason}"
+            )
     return Split(PreparedGroups(train, fates), evaluation)
 
 
-def refuse_shared_prompts(train: Sequence[HasPrompt], evaluation: Sequence[HasPrompt], name: str) -> None:
+def refuse_shared_prompts(
+    train: Sequence[HasPrompt], evaluation: Sequence[HasPrompt], name: str
+) -> None:
     """Refuse an evaluation set that has a prompt of the training set.
 
     Errors:

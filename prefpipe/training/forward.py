@@ -11,7 +11,13 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from prefpipe.maths.objectives.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
+from prefpipe.maths.objectives.logps import (
+    ResponseLogps,
+    mean_logps,
+    sum_response_logps,
+    token_entropies,
+    token_logps,
+)
 from prefpipe.training.batches import Batch, pad_sequences
 from prefpipe.training.groups import Group, Key, require_known_tokens
 from prefpipe.training.projection import changes_logits, scoring_head
@@ -57,18 +63,31 @@ def sequence_logps(
 
 
 def _sequence_token_logps(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, *, entropy: bool
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    response_mask: Tensor,
+    *,
+    entropy: bool,
 ) -> Tensor:
     predicting = torch.zeros_like(response_mask)
     predicting[:, :-1] = response_mask[:, 1:]
     with _project_only(model, predicting):
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits  # (N, V)
+        logits = model(
+            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+        ).logits  # (N, V)
     labels = input_ids[response_mask]
     logps = token_logps(logits, labels)
-    return torch.stack([logps, token_entropies(logits, labels, logps)], -1) if entropy else logps[:, None]
+    return (
+        torch.stack([logps, token_entropies(logits, labels, logps)], -1)
+        if entropy
+        else logps[:, None]
+    )
 
 
-def packed_logps(model: nn.Module, packed: Mapping[str, Any], *, entropy: bool = False) -> ResponseLogps:
+def packed_logps(
+    model: nn.Module, packed: Mapping[str, Any], *, entropy: bool = False
+) -> ResponseLogps:
     """Return the summed log-probability and token count of each response of a packed row, each prompt computed once.
 
     Args:
@@ -86,7 +105,10 @@ def packed_logps(model: nn.Module, packed: Mapping[str, Any], *, entropy: bool =
 def _packed_token_logps(model: nn.Module, packed: Mapping[str, Any], *, entropy: bool) -> Tensor:
     with scoring_head(unwrap(model), packed["predictors"], packed["labels"], entropy=entropy):
         tokens: Tensor = model(
-            input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False, packed_layout=packed["layout"]
+            input_ids=packed["input_ids"],
+            position_ids=packed["position_ids"],
+            use_cache=False,
+            packed_layout=packed["layout"],
         ).logits
     return tokens
 
@@ -100,12 +122,16 @@ def _summed(tokens: Tensor, response_mask: Tensor, ended: Tensor | None) -> Resp
     return found._replace(entropies=mean_logps(entropies))
 
 
-def group_logps(model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False) -> ResponseLogps:
+def group_logps(
+    model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False
+) -> ResponseLogps:
     """Return the log-probabilities of a batch's responses by group, each (P, R), 0 where there is no response."""
     return by_group([batch_logps(model, batch, entropy=entropy)], batch["slots"])
 
 
-def batch_logps(model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False) -> ResponseLogps:
+def batch_logps(
+    model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False
+) -> ResponseLogps:
     """Return what a model says of a batch's responses one after the other, each (S,), packed or padded as they come."""
     if "layout" in batch:
         return packed_logps(model, batch, entropy=entropy)
@@ -154,7 +180,11 @@ def share_prompts(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def prepare_packing(
-    model: nn.Module, *, padded: Callable[[Batch], Tensor], packed: Callable[[Batch], Tensor], pad_token_id: int | None = None
+    model: nn.Module,
+    *,
+    padded: Callable[[Batch], Tensor],
+    packed: Callable[[Batch], Tensor],
+    pad_token_id: int | None = None,
 ) -> str | None:
     """Give a model the attention of packed rows if it computes the same with it, or say what differs.
 
@@ -172,17 +202,29 @@ def prepare_packing(
     problem = changes_attention(inside.config)
     if problem is not None:
         return problem
-    n_vocabulary, device = int(inside.get_input_embeddings().weight.shape[0]), next(model.parameters()).device
+    n_vocabulary, device = (
+        int(inside.get_input_embeddings().weight.shape[0]),
+        next(model.parameters()).device,
+    )
     groups = trial_groups(n_vocabulary, without=pad_token_id)
     was_training, before = model.training, inside.config._attn_implementation  # noqa: SLF001 - its only name
     model.eval()
     try:
-        sequences = [(group.prompt_token_ids, each.token_ids) for group in groups for each in group.responses]
+        sequences = [
+            (group.prompt_token_ids, each.token_ids) for group in groups for each in group.responses
+        ]
         expected = padded(to_device(pad_sequences(sequences, pad_token_id or 0), device))
         inside.set_attn_implementation(ATTENTION)
         found = packed(to_device(pack_groups(groups), device))
         problem = _difference(found, expected, next(model.parameters()).dtype)
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, NotImplementedError) as error:
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        IndexError,
+        NotImplementedError,
+    ) as error:
         problem = f"its code does not take packed rows ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
     finally:
         model.train(was_training)
@@ -205,10 +247,14 @@ def share_as_first(model: nn.Module, share: Callable[[nn.Module], str | None]) -
 def _difference(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str | None:
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     # NaN on both sides is a broken model, which is not this check's to report
-    sizes = expected.abs().maximum(expected.nan_to_num(0.0).abs().mean())  # a score may be near 0 by itself
+    sizes = expected.abs().maximum(
+        expected.nan_to_num(0.0).abs().mean()
+    )  # a score may be near 0 by itself
     error = float(((found - expected).abs() / sizes).nan_to_num(0.0).max())
     is_same = error < tolerance and bool((found.isnan() == expected.isnan()).all())
-    return None if is_same else f"what it says of packed rows differs by {error:.1e} from plain ones"
+    return (
+        None if is_same else f"what it says of packed rows differs by {error:.1e} from plain ones"
+    )
 
 
 def shares_prompts(model: nn.Module) -> bool:
@@ -224,7 +270,10 @@ def _causal_of(model: nn.Module) -> Any:
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a batch with its tensors on a device."""
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    return {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 class Measured(NamedTuple):
@@ -237,7 +286,12 @@ class Measured(NamedTuple):
 
 
 def measure_responses(
-    model: nn.Module, groups: Sequence[Group], *, pad_token_id: int, bf16: bool = False, max_batch_tokens: int = 8192
+    model: nn.Module,
+    groups: Sequence[Group],
+    *,
+    pad_token_id: int,
+    bf16: bool = False,
+    max_batch_tokens: int = 8192,
 ) -> Iterator[Measured]:
     """Yield the log-probabilities of every response under a frozen policy, the longest groups first.
 
@@ -266,23 +320,40 @@ def measure_responses(
                 if "layout" in there:
                     tokens = _packed_token_logps(model, there, entropy=False)[:, 0]
                 else:
-                    tokens = _sequence_token_logps(model, *(there[name] for name in PADDED), entropy=False)[:, 0]
+                    tokens = _sequence_token_logps(
+                        model, *(there[name] for name in PADDED), entropy=False
+                    )[:, 0]
                 summed = sum_response_logps(tokens, there["response_mask"])
             n_tokens = summed.n_tokens.tolist()
-            yield from map(Measured, keys, summed.logps.tolist(), n_tokens, torch.split(tokens.float().cpu(), n_tokens))
+            yield from map(
+                Measured,
+                keys,
+                summed.logps.tolist(),
+                n_tokens,
+                torch.split(tokens.float().cpu(), n_tokens),
+            )
     finally:
         model.train(was_training)
 
 
 def reference_logps(
-    model: nn.Module, groups: Sequence[Group], *, pad_token_id: int, bf16: bool = False, max_batch_tokens: int = 8192
+    model: nn.Module,
+    groups: Sequence[Group],
+    *,
+    pad_token_id: int,
+    bf16: bool = False,
+    max_batch_tokens: int = 8192,
 ) -> dict[Key, tuple[float, int]]:
     """Return the sums and token counts of `measure_responses` by key, as `with_reference` takes them."""
-    found = measure_responses(model, groups, pad_token_id=pad_token_id, bf16=bf16, max_batch_tokens=max_batch_tokens)
+    found = measure_responses(
+        model, groups, pad_token_id=pad_token_id, bf16=bf16, max_batch_tokens=max_batch_tokens
+    )
     return {each.key: (each.logp, each.n_tokens) for each in found}
 
 
-def _packed_batches(groups: Sequence[Group], _pad: int, max_tokens: int) -> Iterator[tuple[list[Key], Batch]]:
+def _packed_batches(
+    groups: Sequence[Group], _pad: int, max_tokens: int
+) -> Iterator[tuple[list[Key], Batch]]:
     """Yield groups, the longest first; one that is too long for a batch comes in several, each with the prompt."""
     pending: list[Group] = []
     n_pending = 0
@@ -297,10 +368,14 @@ def _packed_batches(groups: Sequence[Group], _pad: int, max_tokens: int) -> Iter
 
 
 def _keys(groups: Sequence[Group]) -> list[Key]:
-    return [(group.prompt_id, response.sample_idx) for group in groups for response in group.responses]
+    return [
+        (group.prompt_id, response.sample_idx) for group in groups for response in group.responses
+    ]
 
 
-def _padded_batches(groups: Sequence[Group], pad_token_id: int, max_tokens: int) -> Iterator[tuple[list[Key], Batch]]:
+def _padded_batches(
+    groups: Sequence[Group], pad_token_id: int, max_tokens: int
+) -> Iterator[tuple[list[Key], Batch]]:
     pending = [
         ((group.prompt_id, response.sample_idx), (group.prompt_token_ids, response.token_ids))
         for group in groups
@@ -311,7 +386,10 @@ def _padded_batches(groups: Sequence[Group], pad_token_id: int, max_tokens: int)
         longest = len(pending[0][1][0]) + len(pending[0][1][1])
         size = max(1, max_tokens // longest)
         chunk, pending = pending[:size], pending[size:]
-        yield [key for key, _ in chunk], pad_sequences([sequence for _, sequence in chunk], pad_token_id)
+        yield (
+            [key for key, _ in chunk],
+            pad_sequences([sequence for _, sequence in chunk], pad_token_id),
+        )
 
 
 @contextmanager
@@ -322,7 +400,9 @@ def _project_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
     its logits afterwards (soft caps, scales) stay in force.
     """
     head = unwrap(model).get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda _head, inputs: (inputs[0][positions], *inputs[1:]))
+    handle = head.register_forward_pre_hook(
+        lambda _head, inputs: (inputs[0][positions], *inputs[1:])
+    )
     try:
         yield
     finally:

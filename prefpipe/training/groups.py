@@ -103,7 +103,11 @@ def lacks_pair(group: Group) -> str | None:
 
 
 def prepare_groups(
-    groups: Sequence[Group], *, max_length: int, on_too_long: str, lacks: Callable[[Group], str | None] = lacks_role
+    groups: Sequence[Group],
+    *,
+    max_length: int,
+    on_too_long: str,
+    lacks: Callable[[Group], str | None] = lacks_role,
 ) -> PreparedGroups:
     """Check groups against the length limit and leave out what cannot be compared.
 
@@ -135,11 +139,15 @@ def prepare_groups(
             kept.append(left)
             continue
         for response in responses:
-            fates[group.prompt_id, response.sample_idx] = Fate("no_contrast", f"no {lost} is left in the group")
+            fates[group.prompt_id, response.sample_idx] = Fate(
+                "no_contrast", f"no {lost} is left in the group"
+            )
     return PreparedGroups(kept, fates)
 
 
-def with_reference(groups: Sequence[Group], reference: Mapping[Key, tuple[float, int]]) -> list[Group]:
+def with_reference(
+    groups: Sequence[Group], reference: Mapping[Key, tuple[float, int]]
+) -> list[Group]:
     """Return groups whose responses carry the reference's summed log-probability.
 
     Args:
@@ -150,7 +158,12 @@ def with_reference(groups: Sequence[Group], reference: Mapping[Key, tuple[float,
         InputError: a response is missing from ``reference``, or was measured over another number of tokens.
     """
     return [
-        group._replace(responses=[_with_reference(group.prompt_id, response, reference) for response in group.responses])
+        group._replace(
+            responses=[
+                _with_reference(group.prompt_id, response, reference)
+                for response in group.responses
+            ]
+        )
         for group in groups
     ]
 
@@ -159,7 +172,12 @@ def pairs_in(group: Group) -> list[tuple[Response, Response]]:
     """Return (winner, loser): the pairs that selection named, of responses that are still there, else positives x negatives."""
     if any(response.beats is not None for response in group.responses):
         places = {response.sample_idx: response for response in group.responses}
-        return [(winner, places[idx]) for winner in group.responses for idx in winner.beats or () if idx in places]
+        return [
+            (winner, places[idx])
+            for winner in group.responses
+            for idx in winner.beats or ()
+            if idx in places
+        ]
     positives = [response for response in group.responses if response.role == "positive"]
     negatives = [response for response in group.responses if response.role == "negative"]
     return [(winner, loser) for winner in positives for loser in negatives]
@@ -172,7 +190,9 @@ def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
         UsageError: there is such a pair; it names the first and counts all.
     """
     pairs = [(group, winner, loser) for group in groups for winner, loser in pairs_in(group)]
-    without = [(group, winner, loser) for group, winner, loser in pairs if not winner.reward > loser.reward]
+    without = [
+        (group, winner, loser) for group, winner, loser in pairs if not winner.reward > loser.reward
+    ]
     if without:
         group, winner, loser = without[0]
         raise UsageError(
@@ -183,11 +203,16 @@ def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
         )
 
 
-def _with_reference(prompt_id: str, response: Response, reference: Mapping[Key, tuple[float, int]]) -> Response:
+def _with_reference(
+    prompt_id: str, response: Response, reference: Mapping[Key, tuple[float, int]]
+) -> Response:
     logp, n_tokens = reference.get((prompt_id, response.sample_idx), (None, 0))
     place = f"response {response.sample_idx} of prompt {prompt_id}"
     if logp is None:
-        raise InputError(f"no reference log-probability for {place}", hint="make the reference again, of these groups")
+        raise InputError(
+            f"no reference log-probability for {place}",
+            hint="make the reference again, of these groups",
+        )
     if n_tokens != len(response.token_ids):
         raise InputError(
             f"the reference log-probability of {place} is a sum over {n_tokens} tokens, and the response has "
@@ -205,16 +230,23 @@ def check_group(group: Group, seen: Mapping[Key, Fate]) -> None:
     """
     has_tokens = any(response.problem is None for response in group.responses)
     if not group.prompt_token_ids and has_tokens:
-        raise InputError(f"prompt {group.prompt_id} has no token", hint="nothing would predict a response's first token")
+        raise InputError(
+            f"prompt {group.prompt_id} has no token",
+            hint="nothing would predict a response's first token",
+        )
     for position, response in enumerate(group.responses):
         place = f"response {response.sample_idx} of prompt {group.prompt_id}"
         twice = any(other.sample_idx == response.sample_idx for other in group.responses[:position])
         if twice or (group.prompt_id, response.sample_idx) in seen:
-            raise InputError(f"{place} comes twice", hint="groups are keyed by prompt_id and sample_idx")
+            raise InputError(
+                f"{place} comes twice", hint="groups are keyed by prompt_id and sample_idx"
+            )
         if response.reward is None or not isfinite(response.reward):
             raise InputError(f"{place} has reward {response.reward}", hint="score and select again")
         if response.role not in {"positive", "negative"}:
-            raise InputError(f"{place} has role {response.role!r}, not positive or negative", hint="select again")
+            raise InputError(
+                f"{place} has role {response.role!r}, not positive or negative", hint="select again"
+            )
 
 
 def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
@@ -224,9 +256,13 @@ def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
         InputError: naming the first.
     """
     for group in groups:
-        for place, ids in ((f"prompt {group.prompt_id}", group.prompt_token_ids),
-                           *((f"response {each.sample_idx} of prompt {group.prompt_id}", each.token_ids)
-                             for each in group.responses)):  # fmt: skip
+        for place, ids in (
+            (f"prompt {group.prompt_id}", group.prompt_token_ids),
+            *(
+                (f"response {each.sample_idx} of prompt {group.prompt_id}", each.token_ids)
+                for each in group.responses
+            ),
+        ):
             if ids and not 0 <= min(ids) <= max(ids) < n_vocabulary:
                 wrong = next(token for token in ids if not 0 <= token < n_vocabulary)
                 raise InputError(
@@ -235,7 +271,9 @@ def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
                 )
 
 
-def fit_length(group: Group, *, max_length: int, on_too_long: str) -> tuple[list[Response], dict[Key, Fate]]:
+def fit_length(
+    group: Group, *, max_length: int, on_too_long: str
+) -> tuple[list[Response], dict[Key, Fate]]:
     """Return the responses that fit the length limit, cut where that is asked for, in their order, and the fate of all.
 
     Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long``, ``empty`` and ``template_error``, as in `prepare_groups`.
@@ -272,12 +310,18 @@ def fit_length(group: Group, *, max_length: int, on_too_long: str) -> tuple[list
     return fitting, fates
 
 
-def _without_copies(prompt_id: str, responses: Sequence[Response]) -> tuple[list[Response], dict[Key, Fate]]:
+def _without_copies(
+    prompt_id: str, responses: Sequence[Response]
+) -> tuple[list[Response], dict[Key, Fate]]:
     """Return the responses whose tokens differ, in their order, and the fate of the others."""
     fates: dict[Key, Fate] = {}
     first: dict[tuple[int, ...], Response] = {}
     for response in sorted(responses, key=lambda each: (each.role != "positive", each.sample_idx)):
         original = first.setdefault(tuple(response.token_ids), response)
         if original is not response:
-            fates[prompt_id, response.sample_idx] = Fate("identical", f"the same tokens as response {original.sample_idx}")
-    return [response for response in responses if first[tuple(response.token_ids)] is response], fates
+            fates[prompt_id, response.sample_idx] = Fate(
+                "identical", f"the same tokens as response {original.sample_idx}"
+            )
+    return [
+        response for response in responses if first[tuple(response.token_ids)] is response
+    ], fates

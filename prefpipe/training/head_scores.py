@@ -26,7 +26,11 @@ class HeadScores(NamedTuple):
 def head_scores(model: nn.Module, batch: Mapping[str, Any]) -> HeadScores:
     """Return the scores of a batch's responses one after the other, each (S,), float32, packed or padded as they come."""
     packed = "layout" in batch
-    scores = _packed_scores(model, batch) if packed else _padded_scores(model, batch["input_ids"], batch["attention_mask"])
+    scores = (
+        _packed_scores(model, batch)
+        if packed
+        else _padded_scores(model, batch["input_ids"], batch["attention_mask"])
+    )
     return HeadScores(scores, batch["response_mask"].sum(-1))
 
 
@@ -52,8 +56,10 @@ def score_head(model: nn.Module) -> Any:
     for name in ("score", "classifier"):
         if isinstance(getattr(inside, name, None), nn.Module):
             return getattr(inside, name)
-    raise ModelError(f"{type(inside).__name__} has no score head: neither `score` nor `classifier`",
-                     hint="start from a causal language model, or from an encoder of the BERT family")  # fmt: skip
+    raise ModelError(
+        f"{type(inside).__name__} has no score head: neither `score` nor `classifier`",
+        hint="start from a causal language model, or from an encoder of the BERT family",
+    )
 
 
 def _inside(model: nn.Module) -> Any:
@@ -70,7 +76,10 @@ def _padded_scores(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) 
 def _packed_scores(model: nn.Module, packed: Mapping[str, Any]) -> Tensor:
     with _read_ends(model, packed["layout"]):
         found: Tensor = model(
-            input_ids=packed["input_ids"], position_ids=packed["position_ids"], use_cache=False, packed_layout=packed["layout"]
+            input_ids=packed["input_ids"],
+            position_ids=packed["position_ids"],
+            use_cache=False,
+            packed_layout=packed["layout"],
         ).logits  # (1, S)
     return found[0].float()
 
@@ -87,7 +96,9 @@ def _read_ends(model: nn.Module, layout: Layout) -> Iterator[None]:
     places = [span.start + span.length - 1 for group in layout.groups for span in group.responses]
 
     def score(hidden: Tensor) -> Tensor:
-        scores: Tensor = project(hidden[0][torch.tensor(places, device=hidden.device)])[:, 0]  # (S,)
+        scores: Tensor = project(hidden[0][torch.tensor(places, device=hidden.device)])[
+            :, 0
+        ]  # (S,)
         return scores[None, None].expand(1, hidden.shape[1], len(places))
 
     head.forward = score

@@ -59,7 +59,11 @@ PAIR_MEANINGS = {
 
 
 def measure_groups(
-    losses: Tensor, scores: Tensor, policy: ResponseLogps, targets: Targets, ref_logps: Tensor | None = None
+    losses: Tensor,
+    scores: Tensor,
+    policy: ResponseLogps,
+    targets: Targets,
+    ref_logps: Tensor | None = None,
 ) -> Tensor:
     """Return one row a prompt, (P, M), with the columns of ``MEASURES``.
 
@@ -74,12 +78,18 @@ def measure_groups(
     rejected = targets.mask & ~targets.positives
     n_tokens = policy.n_tokens.clamp(min=1)
     means = policy.logps / n_tokens
-    falls = (ref_logps - policy.logps) / n_tokens if ref_logps is not None else torch.full_like(means, torch.nan)
+    falls = (
+        (ref_logps - policy.logps) / n_tokens
+        if ref_logps is not None
+        else torch.full_like(means, torch.nan)
+    )
     columns = [
         *measure_pairs(losses, scores, named_pairs(targets)).unbind(-1),
         _mean(means, chosen),
         _mean(means, rejected),
-        _mean(policy.entropies, targets.mask) if policy.entropies is not None else torch.full_like(losses, torch.nan),
+        _mean(policy.entropies, targets.mask)
+        if policy.entropies is not None
+        else torch.full_like(losses, torch.nan),
         _mean(falls, targets.mask),
         _mean(falls, chosen),
         _mean(falls, rejected),
@@ -105,7 +115,10 @@ def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
     """
     n_pairs = pairs.sum((-2, -1)).clamp(min=1)
     won = ((scores[:, :, None] > scores[:, None, :]) & pairs).sum((-2, -1))
-    winners, losers = (torch.where(pairs.sum(axis) > 0, scores * pairs.sum(axis), torch.zeros_like(scores)) for axis in (-1, -2))
+    winners, losers = (
+        torch.where(pairs.sum(axis) > 0, scores * pairs.sum(axis), torch.zeros_like(scores))
+        for axis in (-1, -2)
+    )
     chosen, rejected = winners.sum(-1) / n_pairs, losers.sum(-1) / n_pairs
     columns = [losses, chosen, rejected, chosen - rejected, won / n_pairs, won == n_pairs]
     return torch.stack([column.detach().float() for column in columns], -1)
@@ -131,12 +144,18 @@ def complete_entry(entry: dict[str, float], log_history: Sequence[Mapping[str, f
     for fall, name in FALLS.items():
         if prefix + fall not in entry and prefix + name in entry:
             values = [row[prefix + name] for row in (*log_history, entry) if prefix + name in row]
-            entry[prefix + fall] = fmean(values[: 1 if prefix else N_FIRST_ROWS]) - entry[prefix + name]
+            entry[prefix + fall] = (
+                fmean(values[: 1 if prefix else N_FIRST_ROWS]) - entry[prefix + name]
+            )
 
 
 def mean_measures(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
     """Return the mean of each measure over log rows."""
-    return {name: fmean(row[name] for row in rows) for name in names if rows and all(name in row for row in rows)}
+    return {
+        name: fmean(row[name] for row in rows)
+        for name in names
+        if rows and all(name in row for row in rows)
+    }
 
 
 UNDECIDED_MARGIN = 5e-4

@@ -19,7 +19,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.errors import ModelError
@@ -28,7 +33,10 @@ from prefpipe.models.model_json import read_json
 from prefpipe.training.policy import old_names_of_peft, require_generation_config, turn_dropout_off
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KINDS = {"causal-lm": AutoModelForCausalLM, "sequence-classification": AutoModelForSequenceClassification}
+KINDS = {
+    "causal-lm": AutoModelForCausalLM,
+    "sequence-classification": AutoModelForSequenceClassification,
+}
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
@@ -63,22 +71,30 @@ def kind_of(files: ModelFiles) -> str:
         ModelError: no adapter, no LoRA, a quantised base, or an adapter for something else.
     """
     if files.base is None:
-        raise ModelError(f"{files.path} is no adapter: there is no adapter_config.json, and nothing to merge",
-                         hint="pass the folder that `prefpipe train --lora-r N` wrote, or another LoRA adapter")  # fmt: skip
+        raise ModelError(
+            f"{files.path} is no adapter: there is no adapter_config.json, and nothing to merge",
+            hint="pass the folder that `prefpipe train --lora-r N` wrote, or another LoRA adapter",
+        )
     config = read_json(files.path / "adapter_config.json")
     if config.get("peft_type") != "LORA":
-        raise ModelError(f"the adapter in {files.path} is of the type {config.get('peft_type')}, and LORA is what is merged here",
-                         hint="merge it with the tool that made it")  # fmt: skip
+        raise ModelError(
+            f"the adapter in {files.path} is of the type {config.get('peft_type')}, and LORA is what is merged here",
+            hint="merge it with the tool that made it",
+        )
     if "quantization_config" in read_json(files.base.path / "config.json"):
         raise ModelError(
             f"the base {files.base.requested} is stored quantised: adding an adapter to rounded weights loses most of it",
             hint="pass the base as it was before with --model BASE",
         )
     task = str(config.get("task_type"))
-    kind = {"SEQ_CLS": "sequence-classification", "CAUSAL_LM": "causal-lm"}.get(task, files.base.kind)
+    kind = {"SEQ_CLS": "sequence-classification", "CAUSAL_LM": "causal-lm"}.get(
+        task, files.base.kind
+    )
     if kind not in KINDS or (files.base.kind, kind) == ("sequence-classification", "causal-lm"):
-        raise ModelError(f"the adapter in {files.path} is for {task}, its base is a {files.base.kind} model",
-                         hint="adapters of causal language models and of one-label sequence classifiers are merged")  # fmt: skip
+        raise ModelError(
+            f"the adapter in {files.path} is for {task}, its base is a {files.base.kind} model",
+            hint="adapters of causal language models and of one-label sequence classifiers are merged",
+        )
     return kind
 
 
@@ -102,9 +118,17 @@ def load_adapted(files: ModelFiles, *, trust_remote_code: bool = False) -> Adapt
     shapes = _shapes_of(files.path)
     how: dict[str, Any] = {"num_labels": 1} if kind == "sequence-classification" else {}
     if how:
-        _require_one_label(files, shapes, AutoConfig.from_pretrained(files.base.path, trust_remote_code=trust_remote_code))
-    tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
-    model = KINDS[kind].from_pretrained(files.base.path, dtype=torch.float32, trust_remote_code=trust_remote_code, **how)
+        _require_one_label(
+            files,
+            shapes,
+            AutoConfig.from_pretrained(files.base.path, trust_remote_code=trust_remote_code),
+        )
+    tokenizer = AutoTokenizer.from_pretrained(
+        files.tokenizer_path, trust_remote_code=trust_remote_code
+    )
+    model = KINDS[kind].from_pretrained(
+        files.base.path, dtype=torch.float32, trust_remote_code=trust_remote_code, **how
+    )
     require_generation_config(model, files.base.path)
     if how:
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -130,31 +154,48 @@ def _shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _require_one_label(files: ModelFiles, shapes: dict[str, tuple[int, ...]], config: Any) -> None:
     assert files.base is not None
-    heads = [shape[0] for name, shape in shapes.items() if name.split(".")[-2] in ("score", "classifier") and len(shape) == 2]
+    heads = [
+        shape[0]
+        for name, shape in shapes.items()
+        if name.split(".")[-2] in ("score", "classifier") and len(shape) == 2
+    ]
     if not heads and files.base.kind != "sequence-classification":
-        raise ModelError(f"the adapter in {files.path} is of a sequence classifier and brings no head, nor does its base",
-                         hint="pass the classifier that it was trained on with --model BASE")  # fmt: skip
+        raise ModelError(
+            f"the adapter in {files.path} is of a sequence classifier and brings no head, nor does its base",
+            hint="pass the classifier that it was trained on with --model BASE",
+        )
     n_labels = heads[0] if heads else config.num_labels
     if n_labels != 1:
-        raise ModelError(f"the adapter in {files.path} is of a classifier with {n_labels} labels, and a reward model has one",
-                         hint="merge it with peft itself")  # fmt: skip
+        raise ModelError(
+            f"the adapter in {files.path} is of a classifier with {n_labels} labels, and a reward model has one",
+            hint="merge it with peft itself",
+        )
 
 
-def _fit_vocabulary(model: Any, tokenizer: Any, shapes: dict[str, tuple[int, ...]], files: ModelFiles) -> Iterator[str]:
+def _fit_vocabulary(
+    model: Any, tokenizer: Any, shapes: dict[str, tuple[int, ...]], files: ModelFiles
+) -> Iterator[str]:
     """Grow or shrink the base's embeddings to the rows that the adapter brings; refuse tokens without a row."""
     n_rows = len(model.get_input_embeddings().weight)
     ends = [
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if module is model.get_input_embeddings() or (hasattr(model, "lm_head") and module is model.get_output_embeddings())
+        if module is model.get_input_embeddings()
+        or (hasattr(model, "lm_head") and module is model.get_output_embeddings())
     ]
-    brought = {shape[0] for name, shape in shapes.items() if name.endswith(tuple(f".{end}.weight" for end in ends))}
+    brought = {
+        shape[0]
+        for name, shape in shapes.items()
+        if name.endswith(tuple(f".{end}.weight" for end in ends))
+    }
     if len(brought) == 1 and brought != {n_rows}:
         [n_new] = brought
         model.resize_token_embeddings(n_new, mean_resizing=False)
         yield f"the base's vocabulary goes from {n_rows:,} to the adapter's {n_new:,} rows"
         n_rows = n_new
-    if len(tokenizer) > n_rows and (files.base is None or files.tokenizer_hash != files.base.tokenizer_hash):
+    if len(tokenizer) > n_rows and (
+        files.base is None or files.tokenizer_hash != files.base.tokenizer_hash
+    ):
         raise ModelError(
             f"the tokenizer in {files.tokenizer_path} has {len(tokenizer):,} tokens and the model {n_rows:,} rows: "
             "added tokens were never given embeddings",
@@ -173,7 +214,9 @@ def merge_weights(adapted: Adapted, dtype: torch.dtype) -> tuple[Any, list[Chang
     _untie_changed_embeddings(adapted.model)
     found: list[Change] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft says of each layer, at the end, that it is merged already
+        warnings.simplefilter(
+            "ignore"
+        )  # peft says of each layer, at the end, that it is merged already
         for name, module in list(adapted.model.named_modules()):
             if isinstance(module, BaseTunerLayer) and hasattr(module, "merge"):
                 before = _matrix_of(module).clone()
@@ -183,18 +226,29 @@ def merge_weights(adapted: Adapted, dtype: torch.dtype) -> tuple[Any, list[Chang
                 found += _compare_modules(_plain(name), module, dtype)
         was_tied = bool(adapted.model.config.get_text_config().tie_word_embeddings)
         model = adapted.model.merge_and_unload()
-    model.config.get_text_config().tie_word_embeddings = was_tied  # peft changes it by its own rules
+    model.config.get_text_config().tie_word_embeddings = (
+        was_tied  # peft changes it by its own rules
+    )
     _say_whether_tied(model)
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value.to(dtype)).all()):
-            what = "holds numbers that are not finite" if not bool(torch.isfinite(value).all()) else f"does not fit into {dtype}"
-            raise ModelError(f"the merged {name} {what}", hint="look at the adapter, or pass --dtype float32 or bfloat16")
+            what = (
+                "holds numbers that are not finite"
+                if not bool(torch.isfinite(value).all())
+                else f"does not fit into {dtype}"
+            )
+            raise ModelError(
+                f"the merged {name} {what}",
+                hint="look at the adapter, or pass --dtype float32 or bfloat16",
+            )
     return model.to(dtype), found
 
 
 def _matrix_of(layer: Any) -> Tensor:
     """Return the frozen matrix that a layer of peft adapts."""
-    matrix: Tensor = layer.get_param() if hasattr(layer, "parameter_name") else layer.get_base_layer().weight
+    matrix: Tensor = (
+        layer.get_param() if hasattr(layer, "parameter_name") else layer.get_base_layer().weight
+    )
     return matrix.detach()
 
 

@@ -14,13 +14,23 @@ TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}
 """Mean absolute difference, in nats a token or in units of reward, that rounding explains **(ours)**."""
 MAX_TOKENS = 256
 CONVERSATIONS = (
-    ("What is photosynthesis?",
-     "Plants, algae and some bacteria turn light into chemical energy: chlorophyll takes it in, and water is split."),
-    ("Write a function that returns the n-th Fibonacci number.",
-     "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a"),
-    ("A train covers 180 km in 2.5 hours. How fast is it?", "Speed is distance over time: 180 km / 2.5 h = 72 km/h."),
-    ("Wie spät ist es, wenn der große Zeiger auf der Sechs steht?", "Dann ist es halb, zum Beispiel halb drei, also 2:30 Uhr."),
-)  # fmt: skip
+    (
+        "What is photosynthesis?",
+        "Plants, algae and some bacteria turn light into chemical energy: chlorophyll takes it in, and water is split.",
+    ),
+    (
+        "Write a function that returns the n-th Fibonacci number.",
+        "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a",
+    ),
+    (
+        "A train covers 180 km in 2.5 hours. How fast is it?",
+        "Speed is distance over time: 180 km / 2.5 h = 72 km/h.",
+    ),
+    (
+        "Wie spät ist es, wenn der große Zeiger auf der Sechs steht?",
+        "Dann ist es halb, zum Beispiel halb drei, also 2:30 Uhr.",
+    ),
+)
 
 
 class Agreement(NamedTuple):
@@ -67,22 +77,32 @@ def measure(model: Any, texts: Sequence[Sequence[int]]) -> Tensor:
 def compare(base: Tensor, adapted: Tensor, merged: Tensor, n_texts: int) -> Agreement:
     """Compare what `measure` said of three models; a number that is not finite on one side alone is an endless difference."""
     difference = (merged - adapted).abs()
-    difference = torch.where(torch.isfinite(difference) | (merged.isnan() & adapted.isnan()), difference, torch.inf).nan_to_num(
-        0.0, torch.inf
-    )
+    difference = torch.where(
+        torch.isfinite(difference) | (merged.isnan() & adapted.isnan()), difference, torch.inf
+    ).nan_to_num(0.0, torch.inf)
     return Agreement(
-        n_texts, len(merged), float(difference.mean()), float(difference.max()), float((adapted - base).abs().mean())
+        n_texts,
+        len(merged),
+        float(difference.mean()),
+        float(difference.max()),
+        float((adapted - base).abs().mean()),
     )
 
 
 def contents(model: Any) -> dict[str, tuple[tuple[int, ...], float, float]]:
     """Return shape, sum and sum of squares of every weight: the same before a model is saved and after it is loaded."""
     return {
-        name: (tuple(value.shape), float(value.double().sum()), float(value.double().square().sum()))
+        name: (
+            tuple(value.shape),
+            float(value.double().sum()),
+            float(value.double().square().sum()),
+        )
         for name, value in model.state_dict().items()
     }
 
 
 def lost(saved: Mapping[str, Any], loaded: Mapping[str, Any]) -> list[str]:
     """Return the names of weights that did not come back from disk as they were."""
-    return sorted(name for name in saved.keys() | loaded.keys() if saved.get(name) != loaded.get(name))
+    return sorted(
+        name for name in saved.keys() | loaded.keys() if saved.get(name) != loaded.get(name)
+    )

@@ -60,9 +60,14 @@ class Policy(NamedTuple):
 
 
 def load_policy(
-    files: ModelFiles, *, lora: LoraSettings | None, bf16: bool, seed: int, load_in_4bit: bool = False,
+    files: ModelFiles,
+    *,
+    lora: LoraSettings | None,
+    bf16: bool,
+    seed: int,
+    load_in_4bit: bool = False,
     trust_remote_code: bool = False,
-) -> Policy:  # fmt: skip
+) -> Policy:
     """Load a model for training.
 
     Args:
@@ -84,14 +89,20 @@ def load_policy(
     # Numpy and python randomness too: adapters start from random numbers.
     set_seed(seed)
     with loading_whole(fsdp_sends=True):
-        model = _load_weights(whole, dtype, load_in_4bit=load_in_4bit, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(files.tokenizer_path, trust_remote_code=trust_remote_code)
+        model = _load_weights(
+            whole, dtype, load_in_4bit=load_in_4bit, trust_remote_code=trust_remote_code
+        )
+    tokenizer = AutoTokenizer.from_pretrained(
+        files.tokenizer_path, trust_remote_code=trust_remote_code
+    )
     turn_dropout_off(model)
     if files.base is not None:
         with old_names_of_peft():
             model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
         if lora is None:
-            return Policy(model.merge_and_unload().requires_grad_(requires_grad=True), tokenizer, None)
+            return Policy(
+                model.merge_and_unload().requires_grad_(requires_grad=True), tokenizer, None
+            )
         _check_same_lora(model.peft_config["default"], lora, files.path)
         return Policy(model, tokenizer, files.base)
     if lora is None:
@@ -105,7 +116,13 @@ def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
     return {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
 
 
-def check_lora(files: ModelFiles, lora: LoraSettings, *, load_in_4bit: bool = False, trust_remote_code: bool = False) -> None:
+def check_lora(
+    files: ModelFiles,
+    lora: LoraSettings,
+    *,
+    load_in_4bit: bool = False,
+    trust_remote_code: bool = False,
+) -> None:
     """Check adapters that are to be trained against the model's configuration alone; no weights are loaded.
 
     Errors:
@@ -127,7 +144,9 @@ def check_lora(files: ModelFiles, lora: LoraSettings, *, load_in_4bit: bool = Fa
     _add_lora(model, lora, low_cpu_mem_usage=True)
 
 
-def load_reference(files: ModelFiles, *, dtype: str, merge_adapter: bool = False, trust_remote_code: bool = False) -> Any:
+def load_reference(
+    files: ModelFiles, *, dtype: str, merge_adapter: bool = False, trust_remote_code: bool = False
+) -> Any:
     """Load a model whose log-probabilities are a reference: frozen, without dropout.
 
     Args:
@@ -146,7 +165,9 @@ def load_reference(files: ModelFiles, *, dtype: str, merge_adapter: bool = False
     transformers_logging.disable_progress_bar()
     kind = NF4.get(dtype, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     with loading_whole():
-        model = _load_weights(whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code)
+        model = _load_weights(
+            whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code
+        )
     turn_dropout_off(model)
     if files.base is not None:
         with old_names_of_peft():
@@ -160,9 +181,13 @@ def computes_in_bfloat16(dtype: str) -> bool:
     return dtype in ("mixed", "bfloat16", "nf4-bfloat16")
 
 
-def _load_weights(whole: ModelFiles, dtype: torch.dtype, *, load_in_4bit: bool, trust_remote_code: bool) -> Any:
+def _load_weights(
+    whole: ModelFiles, dtype: torch.dtype, *, load_in_4bit: bool, trust_remote_code: bool
+) -> Any:
     how = {"quantization_config": nf4_config(dtype)} if load_in_4bit else {}
-    model = AutoModelForCausalLM.from_pretrained(whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **how)
+    model = AutoModelForCausalLM.from_pretrained(
+        whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **how
+    )
     require_generation_config(model, whole.path)
     if load_in_4bit:
         keep_one_kernel(model)
@@ -192,7 +217,9 @@ def turn_dropout_off(model: nn.Module) -> None:
             setattr(module, name, 0.0)
 
 
-def save_policy(policy: Policy, folder: Path, card: str, *, weights: Mapping[str, Tensor] | None = None) -> None:
+def save_policy(
+    policy: Policy, folder: Path, card: str, *, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """Write the trained policy: safetensors, configuration, tokenizer, chat template and a model card.
 
     A whole model, or an adapter that names its base and the base's revision. Everything is written to a hidden folder
@@ -219,7 +246,9 @@ def save_policy(policy: Policy, folder: Path, card: str, *, weights: Mapping[str
     # The trainer switches the cache off; a saved model that generates without one is many times slower.
     model.config.use_cache = True
     # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
-    options: dict[str, Any] = {} if policy.adapter_base is None else {"save_embedding_layers": False}
+    options: dict[str, Any] = (
+        {} if policy.adapter_base is None else {"save_embedding_layers": False}
+    )
     if weights is not None:
         options["state_dict"] = dict(weights)
     model.save_pretrained(staging, **options)
@@ -234,14 +263,32 @@ def save_policy(policy: Policy, folder: Path, card: str, *, weights: Mapping[str
     sync_folder(folder)
 
 
-def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kind: str = "A model") -> str:
+def model_card(
+    policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kind: str = "A model"
+) -> str:
     """Return a short model card: what was trained from what, and how; ``kind`` is what a whole model is called."""
     kind = "A LoRA adapter" if policy.adapter_base is not None else kind
-    base = source.requested if source.base is None else f"{source.requested} (an adapter of {source.base.requested})"
-    front = ["---", "library_name: " + ("peft" if policy.adapter_base is not None else "transformers"), "tags: [prefpipe]"]
+    base = (
+        source.requested
+        if source.base is None
+        else f"{source.requested} (an adapter of {source.base.requested})"
+    )
+    front = [
+        "---",
+        "library_name: " + ("peft" if policy.adapter_base is not None else "transformers"),
+        "tags: [prefpipe]",
+    ]
     if not Path(base).exists() and ":" not in base:
         front.append(f"base_model: {base}")
-    lines = [*front, "---", "", f"{kind} trained by prefpipe from `{base}`.", "", "| setting | value |", "|---|---|"]
+    lines = [
+        *front,
+        "---",
+        "",
+        f"{kind} trained by prefpipe from `{base}`.",
+        "",
+        "| setting | value |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join(lines) + "\n"
 
@@ -250,7 +297,9 @@ def model_card(policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kin
 def old_names_of_peft() -> Iterator[None]:
     """Keep a warning from users that is about peft's code: it asks for gradient checkpointing by transformers' old name."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning)
+        warnings.filterwarnings(
+            "ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning
+        )
         yield
 
 
@@ -258,8 +307,10 @@ def _require_causal(files: ModelFiles) -> ModelFiles:
     """Return the model itself, or the base of an adapter, if it is a causal language model."""
     whole = files.base if files.base is not None else files
     if whole.kind != "causal-lm":
-        raise ModelError(f"{whole.path} is a {whole.kind} model, and only causal language models are trained",
-                         hint="pass the folder of an instruct model with --model")  # fmt: skip
+        raise ModelError(
+            f"{whole.path} is a {whole.kind} model, and only causal language models are trained",
+            hint="pass the folder of an instruct model with --model",
+        )
     return whole
 
 
@@ -275,8 +326,10 @@ def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
         with old_names_of_peft():
             return get_peft_model(model, config, **how)
     except ValueError as error:
-        raise UsageError(f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
-                         hint="leave it out to adapt every linear layer") from error  # fmt: skip
+        raise UsageError(
+            f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
+            hint="leave it out to adapt every linear layer",
+        ) from error
 
 
 def _check_same_lora(found: Any, asked: LoraSettings, path: Path) -> None:

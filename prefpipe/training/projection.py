@@ -23,7 +23,12 @@ CHUNK_LOGITS = 2**25
 
 
 def chunked_token_logps(
-    project: Callable[[Tensor], Tensor], hidden: Tensor, labels: Tensor, *, n_vocabulary: int, entropy: bool = False
+    project: Callable[[Tensor], Tensor],
+    hidden: Tensor,
+    labels: Tensor,
+    *,
+    n_vocabulary: int,
+    entropy: bool = False,
 ) -> Tensor:
     """Return the log-probability of each label, (M, 1) float32, and with ``entropy`` that of its distribution beside it, (M, 2).
 
@@ -38,14 +43,20 @@ def chunked_token_logps(
     def score(some_hidden: Tensor, some_labels: Tensor) -> Tensor:
         logits = project(some_hidden)
         logps = token_logps(logits, some_labels)
-        return torch.stack([logps, token_entropies(logits, some_labels, logps)], -1) if entropy else logps[:, None].clone()
+        return (
+            torch.stack([logps, token_entropies(logits, some_labels, logps)], -1)
+            if entropy
+            else logps[:, None].clone()
+        )
 
     if len(labels) * n_vocabulary <= KEPT_LOGITS:
         return score(hidden, labels)
     size = max(1, CHUNK_LOGITS // n_vocabulary)
 
     pieces = [
-        checkpoint(score, hidden[start : start + size], labels[start : start + size], use_reentrant=False)
+        checkpoint(
+            score, hidden[start : start + size], labels[start : start + size], use_reentrant=False
+        )
         for start in range(0, len(labels), size)
     ]
     return torch.cat(pieces)
@@ -54,8 +65,12 @@ def chunked_token_logps(
 def changes_logits(config: Any) -> str | None:
     """Name what a model does to its logits after the projection, None for nothing: then they must be made whole."""
     text = getattr(config, "text_config", config)
-    for name, neutral in (("final_logit_softcapping", None), ("logit_scale", 1.0), ("logits_scaling", 1.0),
-                          ("lm_head_multiplier", 1.0)):  # fmt: skip
+    for name, neutral in (
+        ("final_logit_softcapping", None),
+        ("logit_scale", 1.0),
+        ("logits_scaling", 1.0),
+        ("lm_head_multiplier", 1.0),
+    ):
         value = getattr(text, name, neutral)
         if value is not None and value != neutral:
             return f"{name} = {value}"
@@ -63,7 +78,9 @@ def changes_logits(config: Any) -> str | None:
 
 
 @contextmanager
-def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor, *, entropy: bool = False) -> Iterator[None]:
+def scoring_head(
+    model: nn.Module, predictors: Tensor, labels: Tensor, *, entropy: bool = False
+) -> Iterator[None]:
     """Let the model's output projection return what `chunked_token_logps` does in the place of logits.
 
     The model is still called as a whole, so wrappers (DDP, FSDP, autocast, adapters) stay in force.
@@ -79,7 +96,9 @@ def scoring_head(model: nn.Module, predictors: Tensor, labels: Tensor, *, entrop
 
     def score(hidden: Tensor) -> Tensor:
         n_vocabulary = head.weight.shape[0]
-        return chunked_token_logps(project, hidden[0][predictors], labels, n_vocabulary=n_vocabulary, entropy=entropy).clone()
+        return chunked_token_logps(
+            project, hidden[0][predictors], labels, n_vocabulary=n_vocabulary, entropy=entropy
+        ).clone()
 
     head.forward = score
     try:

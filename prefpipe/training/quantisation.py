@@ -25,15 +25,20 @@ def require_bitsandbytes() -> None:
         UsageError: it is not; the hint names the extra.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError("a base in 4 bits needs the package bitsandbytes, which is not installed",
-                         hint="pip install 'prefpipe[qlora]', or leave --load-in-4bit out")  # fmt: skip
+        raise UsageError(
+            "a base in 4 bits needs the package bitsandbytes, which is not installed",
+            hint="pip install 'prefpipe[qlora]', or leave --load-in-4bit out",
+        )
 
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     """Return how transformers is to load a base in 4 bits that computes in ``dtype``."""
     require_bitsandbytes()
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

@@ -52,8 +52,10 @@ def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
         UsageError: the template's file cannot be read.
     """
     if files.kind not in KINDS:
-        raise ModelError(f"{files.requested} is an adapter, and a reward model starts from a whole model",
-                         hint="merge the adapter into its base first")  # fmt: skip
+        raise ModelError(
+            f"{files.requested} is an adapter, and a reward model starts from a whole model",
+            hint="merge the adapter into its base first",
+        )
     if chat_template is not None:
         read_template(chat_template)
     elif files.chat_template_hash is None:
@@ -72,9 +74,13 @@ def read_template(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--chat-template {path} cannot be read: {error}", hint="give a Jinja file") from error
+        raise UsageError(
+            f"--chat-template {path} cannot be read: {error}", hint="give a Jinja file"
+        ) from error
     if not text.strip():
-        raise UsageError(f"--chat-template {path} is empty", hint="give a Jinja file, chat_template.jinja")
+        raise UsageError(
+            f"--chat-template {path} is empty", hint="give a Jinja file, chat_template.jinja"
+        )
     return text
 
 
@@ -106,10 +112,21 @@ def load_reward_tokenizer(
     example = template.conversation_ids(*_EXAMPLE)
     bos = tokenizer.bos_token_id
     if not example or (bos is not None and example[:2] == [bos, bos]):
-        what = f"writes {tokenizer.bos_token} twice at the start" if example else "makes no token of a question and its answer"
-        raise ModelError(f"the chat template {what}", hint="correct the template, or pass another with --chat-template")
+        what = (
+            f"writes {tokenizer.bos_token} twice at the start"
+            if example
+            else "makes no token of a question and its answer"
+        )
+        raise ModelError(
+            f"the chat template {what}",
+            hint="correct the template, or pass another with --chat-template",
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == example[-1]:
-        spare = [token for token in _spare_tokens(tokenizer) if tokenizer.convert_tokens_to_ids(token) != example[-1]]
+        spare = [
+            token
+            for token in _spare_tokens(tokenizer)
+            if tokenizer.convert_tokens_to_ids(token) != example[-1]
+        ]
         tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PAD_TOKEN})
     tokenizer.padding_side = "right"
     return tokenizer
@@ -121,11 +138,20 @@ def _spare_tokens(tokenizer: Any) -> list[str]:
     return sorted(tokenizer.all_special_tokens, key=lambda token: token in needed)
 
 
-def longest_conversation(files: ModelFiles, tokenizer: Any, *, trust_remote_code: bool = False) -> int:
+def longest_conversation(
+    files: ModelFiles, tokenizer: Any, *, trust_remote_code: bool = False
+) -> int:
     """Return how many tokens the model can read, by its configuration and tokenizer, as `score` has it."""
-    config = AutoConfig.from_pretrained(files.path, trust_remote_code=trust_remote_code, local_files_only=True)
-    limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
-    return min((limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH)
+    config = AutoConfig.from_pretrained(
+        files.path, trust_remote_code=trust_remote_code, local_files_only=True
+    )
+    limits = [
+        getattr(config.get_text_config(), "max_position_embeddings", None),
+        tokenizer.model_max_length,
+    ]
+    return min(
+        (limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH
+    )
 
 
 def load_reward_model(
@@ -162,7 +188,9 @@ def load_reward_model(
 def finished_reward_model(reward_model: Policy) -> Policy:
     """Return the trained model as it is saved: adapters merged; the trained object must not be used any more."""
     model = reward_model.model
-    return reward_model._replace(model=model.merge_and_unload() if hasattr(model, "merge_and_unload") else model)
+    return reward_model._replace(
+        model=model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    )
 
 
 def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
@@ -174,17 +202,26 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
     try:
         with loading_whole(fsdp_sends=True):
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                files.path, dtype=torch.float32, output_loading_info=True, use_safetensors=True, local_files_only=True,
-                trust_remote_code=trust_remote_code, **labels,
-            )  # fmt: skip
+                files.path,
+                dtype=torch.float32,
+                output_loading_info=True,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=trust_remote_code,
+                **labels,
+            )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{files.requested} cannot be loaded as a sequence classifier: {error}",
-                         hint="start from a causal language model, or from an encoder of the BERT family") from error  # fmt: skip
+        raise ModelError(
+            f"{files.requested} cannot be loaded as a sequence classifier: {error}",
+            hint="start from a causal language model, or from an encoder of the BERT family",
+        ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
     if model.config.num_labels != 1:
-        raise ModelError(f"{files.requested} has {model.config.num_labels} labels; a reward model has one",
-                         hint="start from the language model or encoder under it")  # fmt: skip
+        raise ModelError(
+            f"{files.requested} has {model.config.num_labels} labels; a reward model has one",
+            hint="start from the language model or encoder under it",
+        )
     _start_head(model, files, info)
     return model
 
@@ -192,13 +229,17 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
 def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
     """Draw a head that the files lack; refuse other missing weights, and a classifier without its own head."""
     head = score_head(model)
-    missing = {key for key in info["missing_keys"] if ".pooler." not in key}  # an encoder without one gets a fresh one
+    missing = {
+        key for key in info["missing_keys"] if ".pooler." not in key
+    }  # an encoder without one gets a fresh one
     own = {name for name, module in model.named_modules() if module is head}
     of_head = {key for key in missing if any(key.startswith(f"{name}.") for name in own)}
     lost = missing if files.kind == "sequence-classification" else missing - of_head
     if lost:
-        raise ModelError(f"the files of {files.requested} lack {', '.join(sorted(lost)[:5])}: these weights would be random",
-                         hint="download or copy the model again")  # fmt: skip
+        raise ModelError(
+            f"the files of {files.requested} lack {', '.join(sorted(lost)[:5])}: these weights would be random",
+            hint="download or copy the model again",
+        )
     if of_head:
         linear = next(module for module in head.modules() if isinstance(module, torch.nn.Linear))
         torch.nn.init.normal_(linear.weight, std=1.0 / sqrt(linear.in_features + 1))
@@ -209,22 +250,32 @@ def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
 def _add_lora(model: Any, lora: LoraSettings) -> Any:
     names = [name for name, module in model.named_children() if module is score_head(model)]
     config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, modules_to_save=names, task_type="SEQ_CLS",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        modules_to_save=names,
+        task_type="SEQ_CLS",
         target_modules=list(lora.target_modules) or _linear_layers(model),
-    )  # fmt: skip
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return get_peft_model(model, config)
     except ValueError as error:
-        raise UsageError(f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
-                         hint="leave it out to adapt every linear layer") from error  # fmt: skip
+        raise UsageError(
+            f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
+            hint="leave it out to adapt every linear layer",
+        ) from error
 
 
 def _linear_layers(model: Any) -> list[str]:
     """Return the linear layers of the backbone by name; the head is trained whole."""
     of_head = {id(module) for module in score_head(model).modules()}
-    linear = ((name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    linear = (
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    )
     return [name for name, module in linear if id(module) not in of_head]
 
 
@@ -235,5 +286,7 @@ def check_ends(prompt_id: str, ids: Sequence[int], pad_token_id: int) -> None:
         InputError: it does.
     """
     if ids[-1] == pad_token_id:
-        raise InputError(f"a conversation of prompt {prompt_id} ends with the pad token",
-                         hint="correct the chat template, so that a response's turn ends with a token of its own")  # fmt: skip
+        raise InputError(
+            f"a conversation of prompt {prompt_id} ends with the pad token",
+            hint="correct the chat template, so that a response's turn ends with a token of its own",
+        )

@@ -129,7 +129,9 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
     try:
         arguments = TrainingArguments(**_translate(settings, folder))
     except (ValueError, ImportError) as error:
-        raise UsageError(f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`") from error
+        raise UsageError(
+            f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`"
+        ) from error
     if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
         raise UsageError(
             f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is in float32",
@@ -138,7 +140,9 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
     # Without a launcher and with several GPUs in sight, the trainer would split batches over them (DataParallel),
     # which cannot split groups. One process trains on one device; `accelerate launch` starts more.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - the trainer itself sets it so for model parallelism
-    accumulation = derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, arguments.world_size)
+    accumulation = derive_accumulation(
+        settings.global_batch_size, settings.per_device_train_batch_size, arguments.world_size
+    )
     arguments.gradient_accumulation_steps = accumulation
     return arguments
 
@@ -146,7 +150,11 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
 def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
     known = {field.name for field in fields(TrainingArguments)}
     # Newer transformers renamed gradient checkpointing: the old name warns there, and is the only one before.
-    checkpointing = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    checkpointing = (
+        "activation_checkpointing"
+        if "activation_checkpointing" in known
+        else "gradient_checkpointing"
+    )
     return {
         "output_dir": str(folder),
         "learning_rate": settings.learning_rate,
@@ -161,7 +169,9 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "seed": settings.seed,
         "bf16": settings.bf16,
         checkpointing: settings.gradient_checkpointing,
-        f"{checkpointing}_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
+        f"{checkpointing}_kwargs": {"use_reentrant": False}
+        if settings.gradient_checkpointing
+        else None,
         "eval_strategy": "steps" if settings.evaluates else "no",
         "eval_steps": EVAL_SHARE if settings.eval_steps is None else settings.eval_steps,
         "save_strategy": "steps",

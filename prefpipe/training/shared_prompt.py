@@ -66,13 +66,18 @@ class Layout:
     @property
     def sizes(self) -> list[int]:
         """Tokens of each prompt and of all the responses behind it, in turn."""
-        both = ((group.prompt.length, sum(span.length for span in group.responses)) for group in self.groups)
+        both = (
+            (group.prompt.length, sum(span.length for span in group.responses))
+            for group in self.groups
+        )
         return [size for sizes in both for size in sizes if size]
 
     def places(self, device: torch.device) -> list[Places]:
         """Return the places of each group, made once: every layer asks for them, and copying them to a GPU would stop it."""
         if device not in self._places:
-            self._places[device] = [_places_of(group, device) for group in self.groups if group.responses]
+            self._places[device] = [
+                _places_of(group, device) for group in self.groups if group.responses
+            ]
         return self._places[device]
 
 
@@ -98,21 +103,29 @@ def pack_groups(groups: Sequence[Group]) -> dict[str, Any]:
             span = Span(len(ids), len(response.token_ids))
             ids += response.token_ids
             positions += range(prompt.length, prompt.length + span.length)
-            predictors += [prompt.start + prompt.length - 1, *range(span.start, span.start + span.length - 1)]
+            predictors += [
+                prompt.start + prompt.length - 1,
+                *range(span.start, span.start + span.length - 1),
+            ]
             labels += response.token_ids
             spans.append(span)
         layout.append(PackedGroup(prompt, tuple(spans)))
     lengths = torch.tensor([span.length for group in layout for span in group.responses])
     return {
-        "input_ids": torch.tensor([ids]), "position_ids": torch.tensor([positions]), "predictors": torch.tensor(predictors),
-        "labels": torch.tensor(labels), "response_mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
+        "input_ids": torch.tensor([ids]),
+        "position_ids": torch.tensor([positions]),
+        "predictors": torch.tensor(predictors),
+        "labels": torch.tensor(labels),
+        "response_mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
         "layout": Layout(layout),
-    }  # fmt: skip
+    }
 
 
 def n_packed_tokens(group: Group) -> int:
     """Return the tokens of a packed group: the prompt once, and every response."""
-    return len(group.prompt_token_ids) + sum(len(response.token_ids) for response in group.responses)
+    return len(group.prompt_token_ids) + sum(
+        len(response.token_ids) for response in group.responses
+    )
 
 
 def pieces_of(groups: Sequence[Group], max_tokens: int) -> list[Group]:
@@ -143,7 +156,10 @@ def trial_groups(n_vocabulary: int, *, without: int | None = None) -> list[Group
         Group(
             str(p),
             tokens(p + 1, n_prompt),
-            [Response(r, tokens(10 * p + r + 3, n), 0.0, "positive") for r, n in enumerate(lengths)],
+            [
+                Response(r, tokens(10 * p + r + 3, n), 0.0, "positive")
+                for r, n in enumerate(lengths)
+            ],
         )
         for p, (n_prompt, lengths) in enumerate(shapes)
     ]
@@ -156,16 +172,26 @@ def changes_attention(config: Any) -> str | None:
         return f"its attention caps scores (attn_logit_softcapping = {text.attn_logit_softcapping})"
     layers = getattr(text, "layer_types", None)
     window = getattr(text, "sliding_window", None)
-    is_sliding = any("sliding" in kind or "chunked" in kind for kind in layers) if layers else bool(window)
+    is_sliding = (
+        any("sliding" in kind or "chunked" in kind for kind in layers) if layers else bool(window)
+    )
     if is_sliding and getattr(text, "use_sliding_window", True):
         return f"its attention looks back over a window of {window} tokens only"
     return None
 
 
 def shared_prompt_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _attention_mask: Any, *,
-    packed_layout: Layout, scaling: float | None = None, dropout: float = 0.0, **_other: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _attention_mask: Any,
+    *,
+    packed_layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_other: Any,
+) -> tuple[Tensor, None]:
     """Return the attention of a packed row, (1, N, heads, head size), and no weights.
 
     Args:
@@ -199,7 +225,15 @@ def shared_prompt_attention(
     return torch.cat(pieces)[None], None
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, sees: Tensor | None, *, scaling: float | None, dropout: float) -> Tensor:
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sees: Tensor | None,
+    *,
+    scaling: float | None,
+    dropout: float,
+) -> Tensor:
     """Return (B, T, heads, head size) of (B, heads, T, head size); without ``sees`` each token sees those before it."""
     n_shared = query.shape[1] // key.shape[1]
     # On a GPU the kernels that take a mask take no shared heads, and torch would fall back to one that holds every weight.
@@ -207,9 +241,15 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, sees: Tensor | None, *, s
     if not has_own_heads:
         key, value = (states.repeat_interleave(n_shared, dim=1) for states in (key, value))
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=sees, is_causal=sees is None, scale=scaling, dropout_p=dropout,
+        query,
+        key,
+        value,
+        attn_mask=sees,
+        is_causal=sees is None,
+        scale=scaling,
+        dropout_p=dropout,
         enable_gqa=has_own_heads and n_shared > 1,
-    ).transpose(1, 2)  # fmt: skip
+    ).transpose(1, 2)
 
 
 def _by_response(states: Tensor, n: int, places: Places) -> Tensor:
@@ -223,7 +263,9 @@ def _places_of(group: PackedGroup, device: torch.device) -> Places:
     starts = torch.tensor([span.start - group.responses[0].start for span in group.responses])
     lengths = torch.tensor([span.length for span in group.responses])
     longest = int(lengths.max())
-    sees = torch.ones(longest, group.prompt.length + longest, dtype=torch.bool, device=device).tril(group.prompt.length)
+    sees = torch.ones(longest, group.prompt.length + longest, dtype=torch.bool, device=device).tril(
+        group.prompt.length
+    )
     if bool((lengths == longest).all()):
         return Places(None, None, sees)
     steps = torch.arange(longest)

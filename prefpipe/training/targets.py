@@ -15,11 +15,22 @@ from prefpipe.maths.objectives.knobs import KnobValue
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
 from prefpipe.maths.objectives.scores import group_losses, score_responses
-from prefpipe.maths.statistics.calibration_measures import calibration_by_gap, measure_calibration, preference_curve
+from prefpipe.maths.statistics.calibration_measures import (
+    calibration_by_gap,
+    measure_calibration,
+    preference_curve,
+)
 from prefpipe.training.batches import Batch
 from prefpipe.training.forward import batch_logps
 from prefpipe.training.head_scores import HeadScores, head_scores
-from prefpipe.training.measures import MEASURES, PAIR_FIGURES, SCORE_MEASURES, measure_groups, measure_pairs, named_pairs
+from prefpipe.training.measures import (
+    MEASURES,
+    PAIR_FIGURES,
+    SCORE_MEASURES,
+    measure_groups,
+    measure_pairs,
+    named_pairs,
+)
 
 LOGGED_ONLY = ("entropies",)
 
@@ -63,7 +74,9 @@ class PolicyTarget:
     def measure(self, batch: Batch, found: ResponseLogps) -> tuple[Tensor, Tensor]:
         """Return the columns of ``MEASURES``, and the losses."""
         targets = targets_of(batch)
-        scores = score_responses(self.objective, found, batch.get("ref_logps"), targets.mask, self.knobs)
+        scores = score_responses(
+            self.objective, found, batch.get("ref_logps"), targets.mask, self.knobs
+        )
         losses = group_losses(self.objective, scores, targets, self.knobs, found)
         return measure_groups(losses, scores, found, targets, batch.get("ref_logps")), losses
 
@@ -116,17 +129,27 @@ class RewardTarget:
 
     def summarise(self, rows: np.ndarray) -> dict[str, float]:
         """Return the means of the measures, and how right and how sure the scores are about the winners of the pairs."""
-        means = dict(zip(self.measures, rows[:, : len(self.measures)].mean(0).tolist(), strict=True))
+        means = dict(
+            zip(self.measures, rows[:, : len(self.measures)].mean(0).tolist(), strict=True)
+        )
         differences, gaps = np.split(rows[:, len(self.measures) :].astype(np.float64), 2, axis=1)
         exists = ~np.isnan(differences)
         figures = measure_calibration(differences[exists])
-        curves = {kind: preference_curve(differences[exists], binning=kind)._asdict() for kind in ("width", "mass")}
+        curves = {
+            kind: preference_curve(differences[exists], binning=kind)._asdict()
+            for kind in ("width", "mass")
+        }
         self.calibration = {
             **figures,
-            "reliability": {kind: {name: column.tolist() for name, column in curve.items()} for kind, curve in curves.items()},
+            "reliability": {
+                kind: {name: column.tolist() for name, column in curve.items()}
+                for kind, curve in curves.items()
+            },
             "by_score_gap": calibration_by_gap(differences[exists]),
             # rounded, so that 2/3 is one gap whichever two float32 ratings it is the difference of
-            "by_reward_gap": calibration_by_gap(differences[exists], 1.0, np.abs(gaps[exists]).round(5)),
+            "by_reward_gap": calibration_by_gap(
+                differences[exists], 1.0, np.abs(gaps[exists]).round(5)
+            ),
         }
         return means | {f"pairs/{name}": figures[name] for name in PAIR_FIGURES}
 
@@ -138,5 +161,9 @@ def targets_of(batch: Batch) -> Targets:
 
 def figures_of(found: Any) -> dict[str, Tensor]:
     """Return what has a derivative of what a model says: not the token counts, nor what is logged only or nobody asked for."""
-    figures = ((name, value) for name, value in found._asdict().items() if value is not None and name not in LOGGED_ONLY)
+    figures = (
+        (name, value)
+        for name, value in found._asdict().items()
+        if value is not None and name not in LOGGED_ONLY
+    )
     return {name: value for name, value in figures if value.is_floating_point()}

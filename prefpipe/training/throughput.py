@@ -55,7 +55,9 @@ class Throughput:
         return work
 
 
-def throughput_figures(n_computed: int, n_prompt_each: int, n_response: int, elapsed_s: float) -> dict[str, float]:
+def throughput_figures(
+    n_computed: int, n_prompt_each: int, n_response: int, elapsed_s: float
+) -> dict[str, float]:
     """Return ``tokens_per_s`` and ``prompt_tokens_saved``, 1 - (prompt tokens computed) / (once a response).
 
     Args:
@@ -71,4 +73,8 @@ def throughput_figures(n_computed: int, n_prompt_each: int, n_response: int, ela
 
 
 def _n_tokens(row: Mapping[str, Any]) -> int:
-    return int(row["attention_mask"].sum()) if "attention_mask" in row else int(row["input_ids"].numel())
+    return (
+        int(row["attention_mask"].sum())
+        if "attention_mask" in row
+        else int(row["input_ids"].numel())
+    )

@@ -29,7 +29,9 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
         clock: seconds.
     """
 
-    def __init__(self, hours: float, started: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, hours: float, started: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.deadline = started + hours * SECONDS_AN_HOUR
         self.clock = clock
         self.step_s = self.evaluation_s = self.save_s = 0.0
@@ -59,7 +61,12 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
         return would_not_fit
 
     def on_train_begin(
-        self, args: TrainingArguments, _state: TrainerState, _control: TrainerControl, model: nn.Module, **_kwargs: Any
+        self,
+        args: TrainingArguments,
+        _state: TrainerState,
+        _control: TrainerControl,
+        model: nn.Module,
+        **_kwargs: Any,
     ) -> None:
         """Reckon how long the first checkpoint takes: the weights, and two moments of those that are trained, in float32."""
         n_bytes = sum(each.numel() * each.element_size() for each in model.parameters())
@@ -67,28 +74,61 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
         self.save_s = n_bytes / SAVE_BYTES_PER_S
         self._at, self._evaluation_is_due = self.clock(), bool(args.eval_on_start)
 
-    def on_step_begin(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_begin(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Start the clock of a step."""
         self._at = self.clock()
 
-    def on_step_end(self, _args: TrainingArguments, _state: TrainerState, control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_end(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Keep the longest step."""
         self.step_s = max(self.step_s, self._lap())
         self._was_step, self._evaluation_is_due = True, control.should_evaluate
 
-    def on_log(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_log(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Keep what is written with a row of the log out of the evaluation after it."""
         if not self._evaluation_is_due:
             self._lap()
 
-    def on_evaluate(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_evaluate(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Keep the longest evaluation."""
         self.evaluation_s = max(self.evaluation_s, self._lap())
 
-    def on_save(self, _args: TrainingArguments, _state: TrainerState, _control: TrainerControl, **_kwargs: Any) -> None:
+    def on_save(
+        self,
+        _args: TrainingArguments,
+        _state: TrainerState,
+        _control: TrainerControl,
+        **_kwargs: Any,
+    ) -> None:
         """Keep the longest saving; the first one replaces what was reckoned."""
         saved_s = self._lap()
-        self.save_s, self._was_saved = max(self.save_s, saved_s) if self._was_saved else saved_s, True
+        self.save_s, self._was_saved = (
+            max(self.save_s, saved_s) if self._was_saved else saved_s,
+            True,
+        )
 
     def _lap(self) -> float:
         now = self.clock()

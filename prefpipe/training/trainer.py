@@ -31,7 +31,13 @@ from transformers import (
 )
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.training.batches import Batch, BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
+from prefpipe.training.batches import (
+    Batch,
+    BudgetCollator,
+    GlobalBatchSampler,
+    GroupCollator,
+    longest_sequence,
+)
 from prefpipe.training.early_stopping import EarlyStopping
 from prefpipe.training.forward import by_group, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
@@ -61,19 +67,25 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         target: Target | None = None,
     ) -> None:
         self.settings = settings
-        self.target: Target = target if target is not None else PolicyTarget(settings.objective, settings.knobs)
+        self.target: Target = (
+            target if target is not None else PolicyTarget(settings.objective, settings.knobs)
+        )
         self.tokenizer = tokenizer
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         super().__init__(
             model=model,
             args=arguments,
             data_collator=BudgetCollator(
-                GroupCollator(pad_token_id, end_token_ids(model, tokenizer), packed=shares_prompts(model)),
+                GroupCollator(
+                    pad_token_id, end_token_ids(model, tokenizer), packed=shares_prompts(model)
+                ),
                 settings.max_batch_tokens,
             ),
             train_dataset=GroupDataset(train_groups),
             eval_dataset=GroupDataset(eval_groups) if eval_groups else None,
-            compute_metrics=lambda prediction: self.target.summarise(np.asarray(prediction.predictions)),
+            compute_metrics=lambda prediction: self.target.summarise(
+                np.asarray(prediction.predictions)
+            ),
             callbacks=list(callbacks),
         )
         # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss arguments from us.
@@ -82,7 +94,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self._measured: list[Tensor] = []
         self._n_tokens: list[Tensor] = []
         self._throughput = Throughput()
-        for callback in (PrinterCallback, ProgressCallback):  # stdout belongs to the command's result
+        for callback in (
+            PrinterCallback,
+            ProgressCallback,
+        ):  # stdout belongs to the command's result
             self.remove_callback(callback)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -97,9 +112,11 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             # embeddings that are float32 on one device give float32 hidden states; a frozen bfloat16 base does not
             is_float32 = self.model.get_input_embeddings().weight.dtype == torch.float32
             plugin.mixed_precision_policy = MixedPrecisionPolicy(
-                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False,
+                param_dtype=torch.bfloat16,
+                reduce_dtype=torch.float32,
+                cast_forward_inputs=False,
                 output_dtype=torch.float32 if is_float32 else None,
-            )  # fmt: skip
+            )
 
     def compute_loss_context_manager(self) -> ExitStack:
         """Enter autocast where FSDP2 has the model: accelerate puts it around the models of the other wrappers only."""
@@ -126,7 +143,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         n_prompts = torch.tensor(sum(batch["n_prompts"] for batch in batches), device=device)
         return batches, self.accelerator.reduce(n_prompts, "sum")
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         """Add a device's prompts to the gradients, micro-batch by micro-batch; return their share of the step's mean loss.
 
         A group in several rows takes two passes (Gao et al. 2021, arXiv 2101.06983): the log-probabilities of all its responses
@@ -144,13 +163,20 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         whole = [batch for batch in batches if "rows" not in batch]
         looks = iter(self._look(model, rows, spare=idle_row))
         shares: list[Tensor] = []
-        passes: list[Callable[[], Tensor]] = [partial(self._share, model, batch, num_items_in_batch, shares) for batch in whole]
+        passes: list[Callable[[], Tensor]] = [
+            partial(self._share, model, batch, num_items_in_batch, shares) for batch in whole
+        ]
         for batch in batches:
             if "rows" in batch:
                 looked = list(islice(looks, len(batch["rows"])))
                 weights = self._weights(batch, looked, num_items_in_batch, shares)
-                passes += [partial(self._weighted, model, row, own) for row, own in zip(batch["rows"], weights, strict=True)]
-        passes += [partial(self._weighted, model, idle_row, None)] * (self._most(len(passes)) - len(passes))
+                passes += [
+                    partial(self._weighted, model, row, own)
+                    for row, own in zip(batch["rows"], weights, strict=True)
+                ]
+        passes += [partial(self._weighted, model, idle_row, None)] * (
+            self._most(len(passes)) - len(passes)
+        )
         ends_step = self.accelerator.sync_gradients
         for number, compute in enumerate(passes, start=1):
             last = number == len(passes)
@@ -166,7 +192,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         """Return what the model says of rows without gradients; ``spare`` is computed where other processes have more."""
         n_looks = self._most(len(rows))
         with torch.no_grad(), self.compute_loss_context_manager():
-            return [self.target.read(model, row) for row in [*rows, *[spare] * (n_looks - len(rows))]][: len(rows)]
+            return [
+                self.target.read(model, row) for row in [*rows, *[spare] * (n_looks - len(rows))]
+            ][: len(rows)]
 
     def _most(self, count: int) -> int:
         """Return the largest count over all processes."""
@@ -179,18 +207,28 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         is_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         self.accelerator.backward(loss, **({"scale_wrt_gas": False} if is_deepspeed else {}))
 
-    def _share(self, model: nn.Module, batch: Batch, n_prompts: Any, shares: list[Tensor]) -> Tensor:
+    def _share(
+        self, model: nn.Module, batch: Batch, n_prompts: Any, shares: list[Tensor]
+    ) -> Tensor:
         """Return a micro-batch's share of the step's mean loss."""
-        return self._count(batch, by_group([self.target.read(model, batch)], batch["slots"]), n_prompts, shares)
+        return self._count(
+            batch, by_group([self.target.read(model, batch)], batch["slots"]), n_prompts, shares
+        )
 
-    def _weights(self, batch: Batch, looked: Sequence[Any], n_prompts: Any, shares: list[Tensor]) -> list[tuple[Tensor, ...]]:
+    def _weights(
+        self, batch: Batch, looked: Sequence[Any], n_prompts: Any, shares: list[Tensor]
+    ) -> list[tuple[Tensor, ...]]:
         """Return for each row the loss's derivatives to what the model says of its responses, figure by figure."""
         found = by_group(looked, batch["slots"])
-        leaves: dict[str, Any] = {name: figure.detach().requires_grad_() for name, figure in figures_of(found).items()}
+        leaves: dict[str, Any] = {
+            name: figure.detach().requires_grad_() for name, figure in figures_of(found).items()
+        }
         loss: Any = self._count(batch, found._replace(**leaves), n_prompts, shares)
         loss.backward()
         exists, sizes = batch["slots"] >= 0, [len(row.n_tokens) for row in looked]
-        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()]
+        grads = [
+            torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()
+        ]
         return list(zip(*(grad[exists].split(sizes) for grad in grads), strict=True))
 
     def _weighted(self, model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) -> Tensor:
@@ -198,7 +236,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         figures = list(figures_of(self.target.read(model, row, measured=False)).values())
         if weights is None:
             return figures[0].sum() * 0.0
-        return torch.stack([(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]).sum()
+        return torch.stack(
+            [(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]
+        ).sum()
 
     def _count(self, batch: Batch, found: Any, n_prompts: Any, shares: list[Tensor]) -> Tensor:
         """Return the share of the step's mean loss, and keep it and the measures for the log."""
@@ -213,22 +253,39 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self._n_tokens.append(found.n_tokens.sum())
         self._throughput.count(batch)
         # Gradients are averaged over processes, and the divisor counts the prompts of all of them.
-        share: Tensor = loss_sum * self.accelerator.num_processes / (len(losses) if n_prompts is None else n_prompts)
+        share: Tensor = (
+            loss_sum
+            * self.accelerator.num_processes
+            / (len(losses) if n_prompts is None else n_prompts)
+        )
         shares.append(share.detach())
         return share
 
     def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
     ) -> tuple[None, Tensor, Tensor]:
         """Return the measures of each prompt; their means, the loss among them, are the evaluation."""
         del prediction_loss_only, ignore_keys
         batches = self._prepare_inputs(inputs)["batches"]
         rows = [batch.get("rows", [batch]) for batch in batches]
         looks = iter(self._look(model, [row for own in rows for row in own], spare=rows[0][0]))
-        found = [by_group(list(islice(looks, len(own))), batch["slots"]) for own, batch in zip(rows, batches, strict=True)]
+        found = [
+            by_group(list(islice(looks, len(own))), batch["slots"])
+            for own, batch in zip(rows, batches, strict=True)
+        ]
         with torch.no_grad():
-            measured = torch.cat([self.target.examine(batch, own) for batch, own in zip(batches, found, strict=True)])
-        return None, measured, measured[:, 0]  # the loop computes metrics only where there are labels; nobody reads them
+            measured = torch.cat(
+                [self.target.examine(batch, own) for batch, own in zip(batches, found, strict=True)]
+            )
+        return (
+            None,
+            measured,
+            measured[:, 0],
+        )  # the loop computes metrics only where there are labels; nobody reads them
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """Return the means over the evaluation groups; training goes on as if there had been no evaluation.
@@ -236,19 +293,31 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         A data loader takes a random number when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
         """
         device = self.args.device
-        own_randomness = torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda")
+        own_randomness = torch.random.fork_rng(
+            [device] if device.type == "cuda" else [], device_type="cuda"
+        )
         with own_randomness, self._throughput.apart():
             metrics: dict[str, float] = super().evaluate(*arguments, **named)
         return metrics
 
     def _early_stopping(self) -> EarlyStopping | None:
-        return next((each for each in self.callback_handler.callbacks if isinstance(each, EarlyStopping)), None)
+        return next(
+            (each for each in self.callback_handler.callbacks if isinstance(each, EarlyStopping)),
+            None,
+        )
 
     def _init_training_state(
-        self, max_steps: int, n_steps_per_epoch: int, n_epochs: int, checkpoint: str | None, trial: Any
+        self,
+        max_steps: int,
+        n_steps_per_epoch: int,
+        n_epochs: int,
+        checkpoint: str | None,
+        trial: Any,
     ) -> tuple[int, int]:
         """Return where to go on; a run that early stopping has ended goes on at its end."""
-        where: tuple[int, int] = super()._init_training_state(max_steps, n_steps_per_epoch, n_epochs, checkpoint, trial)
+        where: tuple[int, int] = super()._init_training_state(
+            max_steps, n_steps_per_epoch, n_epochs, checkpoint, trial
+        )
         # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now count.
         self.state.compute_steps(self.args, max_steps)
         early = self._early_stopping()
@@ -259,11 +328,21 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
         if "loss" in logs:  # on all processes, also on those that had no prompt
-            rows = torch.cat([torch.zeros(0, len(self.target.measures), device=self.args.device), *self._measured])
+            rows = torch.cat(
+                [
+                    torch.zeros(0, len(self.target.measures), device=self.args.device),
+                    *self._measured,
+                ]
+            )
             sums = torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
-            n_tokens = self.accelerator.reduce(torch.stack([rows.new_zeros(()).long(), *self._n_tokens]).sum(), "sum")
+            n_tokens = self.accelerator.reduce(
+                torch.stack([rows.new_zeros(()).long(), *self._n_tokens]).sum(), "sum"
+            )
             *totals, n_prompts = self.accelerator.reduce(sums, "sum").tolist()
-            means = {name: total / n_prompts for name, total in zip(self.target.measures, totals, strict=True)}
+            means = {
+                name: total / n_prompts
+                for name, total in zip(self.target.measures, totals, strict=True)
+            }
             # The trainer's own loss is a mean over steps; in a short last step prompts would count more than elsewhere.
             logs |= means | {"n_tokens": int(n_tokens), "n_prompts": int(n_prompts)}
             logs |= self._throughput_figures(int(n_tokens))
@@ -284,7 +363,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     @property
     def wrapper(self) -> str:
         """What holds the model: ``FSDP``, ``DeepSpeed``, or ``DDP``, which leaves it as it is on one device."""
-        return "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
+        return (
+            "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
+        )
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         """Return the model's weights gathered from all processes, on the first of them; None where each has them whole.
@@ -300,14 +381,22 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def _untied(self, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
         """Return gathered weights without those that the model takes from others: gathered, both are whole."""
         tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
-        return None if weights is None else {name: weight for name, weight in weights.items() if name not in tied}
+        return (
+            None
+            if weights is None
+            else {name: weight for name, weight in weights.items() if name not in tied}
+        )
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         # The trainer's state, which says that a checkpoint is whole, is written next, by the first process.
         self.accelerator.wait_for_everyone()
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
         super()._save(output_dir, self._untied(state_dict))
-        if self.args.should_save:  # a checkpoint is a whole model: tokenizer and chat template with it
+        if (
+            self.args.should_save
+        ):  # a checkpoint is a whole model: tokenizer and chat template with it
             self.tokenizer.save_pretrained(output_dir or self.args.output_dir)

@@ -20,7 +20,9 @@ SERVED_VERSION = 2
 """Grows when the same answers of a server would become other rows, or other settings are sent to it."""
 
 
-def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[dict[str, Any], Callable[[], Any]]:
+def generator_for(
+    config: GenerateConfig, name: str, runtime: Runtime
+) -> tuple[dict[str, Any], Callable[[], Any]]:
     """Return what a sampler is in the fingerprint, and how to open it."""
     if config.backend == "fake":
         name, knobs = fake_knobs(name)
@@ -37,15 +39,26 @@ def generator_for(config: GenerateConfig, name: str, runtime: Runtime) -> tuple[
     model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
     load("prefpipe.models.model_files:require_chat_template")(model)
     if config.backend == "vllm":
-        return model.identity(), lambda: load("prefpipe.backends.generators.vllm_engine:VllmGenerator")(
-            model, dtype=config.dtype, max_model_len=config.max_model_len, trust_remote_code=config.trust_remote_code,
-            tensor_parallel_size=config.tensor_parallel_size, gpu_memory_utilization=config.gpu_memory_utilization,
-            enable_prefix_caching=config.enable_prefix_caching, enforce_eager=config.enforce_eager,
-        )  # fmt: skip
+        return model.identity(), lambda: load(
+            "prefpipe.backends.generators.vllm_engine:VllmGenerator"
+        )(
+            model,
+            dtype=config.dtype,
+            max_model_len=config.max_model_len,
+            trust_remote_code=config.trust_remote_code,
+            tensor_parallel_size=config.tensor_parallel_size,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            enable_prefix_caching=config.enable_prefix_caching,
+            enforce_eager=config.enforce_eager,
+        )
     return model.identity(), lambda: load("prefpipe.backends.generators.hf_generator:HfGenerator")(
-        model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_model_len=config.max_model_len,
+        model,
+        dtype=config.dtype,
+        device=config.device,
+        batch_size=config.batch_size,
+        max_model_len=config.max_model_len,
         trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
+    )
 
 
 def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
@@ -63,15 +76,24 @@ def fake_knobs(reference: str) -> tuple[str, dict[str, float]]:
     """Return name and knobs of ``fake:delay_s=0.01,error_rate=0.1``; the delay is no part of the name, the rows stay the same."""
     name, _, rest = reference.partition(":")
     try:
-        knobs = {key: float(value) for key, _, value in (pair.partition("=") for pair in rest.split(",") if pair)}
+        knobs = {
+            key: float(value)
+            for key, _, value in (pair.partition("=") for pair in rest.split(",") if pair)
+        }
     except ValueError as error:
-        raise UsageError(f"--model {reference}: a fake takes numbers, fake:delay_s=0.01,error_rate=0.1") from error
+        raise UsageError(
+            f"--model {reference}: a fake takes numbers, fake:delay_s=0.01,error_rate=0.1"
+        ) from error
     unknown = sorted(knobs.keys() - {"delay_s", "error_rate", "max_model_len"})
     if unknown:
-        raise UsageError(f"--model {reference}: a fake has no `{unknown[0]}`; it has delay_s, error_rate, max_model_len")
+        raise UsageError(
+            f"--model {reference}: a fake has no `{unknown[0]}`; it has delay_s, error_rate, max_model_len"
+        )
     if "max_model_len" in knobs:
         knobs["max_model_len"] = int(knobs["max_model_len"])
-    return ":".join([name, *(f"{key}={value:g}" for key, value in sorted(knobs.items()) if key != "delay_s")]), knobs
+    return ":".join(
+        [name, *(f"{key}={value:g}" for key, value in sorted(knobs.items()) if key != "delay_s")]
+    ), knobs
 
 
 def _surroundings(runtime: Runtime) -> Any:
@@ -80,7 +102,9 @@ def _surroundings(runtime: Runtime) -> Any:
     return kind(runtime.log, runtime.should_stop, runtime.how_to_go_on)
 
 
-def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple[dict[str, Any], Callable[[], Any]]:
+def scorer_for(
+    config: ScoreConfig, spec: ScorerSpec, runtime: Runtime
+) -> tuple[dict[str, Any], Callable[[], Any]]:
     """Return what a scorer is in the fingerprint, and how to open it."""
     if spec.kind == "fake":
         return {"kind": "fake", "target": spec.target}, load("prefpipe.backends.fake:FakeScorer")
@@ -101,37 +125,73 @@ def scorer_for(config: ScoreConfig, spec: ScorerSpec, runtime: Runtime) -> tuple
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
     if spec.kind == "judge":
         found, settings, desk = language_judge(
-            config, parse_judge(spec.target), runtime, kind="pointwise", verdict="either", default_prompt="pointwise-v1"
+            config,
+            parse_judge(spec.target),
+            runtime,
+            kind="pointwise",
+            verdict="either",
+            default_prompt="pointwise-v1",
         )
         return {**found, "kind": "judge", "engine": found["kind"]}, lambda: load(
             "prefpipe.backends.judges.llm_judge:JudgeScorer"
         )(settings, desk)
     model = locate(spec.target, trust_remote_code=config.trust_remote_code)
     model = model.dated(template_date(config, [config.candidates]))
-    identity = {"kind": spec.kind, **model.identity(), "max_length": config.max_length, "dtype": config.dtype}
+    identity = {
+        "kind": spec.kind,
+        **model.identity(),
+        "max_length": config.max_length,
+        "dtype": config.dtype,
+    }
     return identity, lambda: load("prefpipe.backends.scorers.reward_model:RewardModelScorer")(
-        model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
+        model,
+        dtype=config.dtype,
+        device=config.device,
+        batch_size=config.batch_size,
+        max_length=config.max_length,
         trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
+    )
 
 
-def judge_for(config: JudgeConfig, runtime: Runtime) -> tuple[dict[str, Any], bool, Callable[[], Any]]:
+def judge_for(
+    config: JudgeConfig, runtime: Runtime
+) -> tuple[dict[str, Any], bool, Callable[[], Any]]:
     """Return what a judge of pairs is in the fingerprint, whether it sees an order, and how to open it."""
     spec, rule = parse_judge(config.judge), config.verdict_rule
     if spec.kind in ENGINES:
         default = "pairwise-letter-v1" if rule == "logprobs" else "pairwise-v1"
-        identity, settings, desk = language_judge(config, spec, runtime, kind="pairwise", verdict=rule, default_prompt=default)
-        return identity, True, lambda: load("prefpipe.backends.judges.llm_judge:LlmJudge")(settings, desk)
-    identity = {"kind": spec.kind, "target": spec.model, "verdict": rule, "tie_tolerance": config.tie_tolerance}
+        identity, settings, desk = language_judge(
+            config, spec, runtime, kind="pairwise", verdict=rule, default_prompt=default
+        )
+        return (
+            identity,
+            True,
+            lambda: load("prefpipe.backends.judges.llm_judge:LlmJudge")(settings, desk),
+        )
+    identity = {
+        "kind": spec.kind,
+        "target": spec.model,
+        "verdict": rule,
+        "tie_tolerance": config.tie_tolerance,
+    }
     open_scorer = load("prefpipe.backends.fake:FakeScorer")
     if spec.kind == "reward-model":
         model = locate(spec.model, trust_remote_code=config.trust_remote_code)
         model = model.dated(template_date(config, [config.a, config.b]))
-        identity |= {**model.identity(), "target": "", "max_length": config.max_length, "dtype": config.dtype}
+        identity |= {
+            **model.identity(),
+            "target": "",
+            "max_length": config.max_length,
+            "dtype": config.dtype,
+        }
         open_scorer = lambda: load("prefpipe.backends.scorers.reward_model:RewardModelScorer")(  # noqa: E731 - beside its identity
-            model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_length=config.max_length,
+            model,
+            dtype=config.dtype,
+            device=config.device,
+            batch_size=config.batch_size,
+            max_length=config.max_length,
             trust_remote_code=config.trust_remote_code,
-        )  # fmt: skip
+        )
     return (
         identity,
         False,
@@ -142,11 +202,21 @@ def judge_for(config: JudgeConfig, runtime: Runtime) -> tuple[dict[str, Any], bo
 
 
 def language_judge(
-    config: JudgingConfig, spec: JudgeSpec, runtime: Runtime, *, kind: str, verdict: str, default_prompt: str
+    config: JudgingConfig,
+    spec: JudgeSpec,
+    runtime: Runtime,
+    *,
+    kind: str,
+    verdict: str,
+    default_prompt: str,
 ) -> tuple[dict[str, Any], Any, Any]:
     """Return a language model's identity as a judge, its settings, and the desk that answers its questions."""
-    prompt = load("prefpipe.backends.judges.judge_prompt_files:read_judge_prompt")(config.judge_prompt or default_prompt, kind)
-    max_tokens = config.judge_max_tokens or load("prefpipe.backends.judges.llm_judge:default_max_tokens")(prompt)
+    prompt = load("prefpipe.backends.judges.judge_prompt_files:read_judge_prompt")(
+        config.judge_prompt or default_prompt, kind
+    )
+    max_tokens = config.judge_max_tokens or load(
+        "prefpipe.backends.judges.llm_judge:default_max_tokens"
+    )(prompt)
     if spec.kind == "openai":
         name, model_identity = spec.model, {"served": spec.model}
         open_source = lambda: _open_server(config, verdict, runtime)  # noqa: E731 - beside its identity
@@ -155,16 +225,23 @@ def language_judge(
         judged = [config.a, config.b] if isinstance(config, JudgeConfig) else [config.candidates]  # type: ignore[attr-defined]
         model = model.dated(template_date(config, judged))
         load("prefpipe.models.model_files:require_chat_template")(model)
-        model_identity = {**model.identity(), **{key: getattr(config, key) for key in ("dtype", "max_length")}}
+        model_identity = {
+            **model.identity(),
+            **{key: getattr(config, key) for key in ("dtype", "max_length")},
+        }
         digest = load("prefpipe.artifacts.fingerprint:fingerprint_of")(model_identity)
         name = f"{spec.kind}:{digest}"  # the model's name in the key of an answer
-        open_source = lambda: load("prefpipe.backends.judges.engine_source:EngineSource")(_open_engine(config, spec, model))  # noqa: E731
+        open_source = lambda: load("prefpipe.backends.judges.engine_source:EngineSource")(
+            _open_engine(config, spec, model)
+        )
     settings = load("prefpipe.backends.judges.llm_judge:JudgeSettings")(
         name, prompt, verdict, max_tokens, config.judge_temperature
     )
     mode = "collect" if config.emit_batch else "ingest" if config.ingest_batch else "ask"
     read_answers = load("prefpipe.artifacts.interchange.judge_batch:read_batch_answers")
-    cache = load("prefpipe.artifacts.answer_cache:AnswerCache")(config.cache or config.output / "answers")
+    cache = load("prefpipe.artifacts.answer_cache:AnswerCache")(
+        config.cache or config.output / "answers"
+    )
     desk = load("prefpipe.backends.judges.judge_desk:JudgeDesk")(
         open_source,
         cache,
@@ -192,15 +269,25 @@ def _open_server(config: JudgingConfig, verdict: str, runtime: Runtime) -> Any:
 def _open_engine(config: Any, spec: JudgeSpec, model: Any) -> Any:
     if spec.kind == "vllm":
         return load("prefpipe.backends.generators.vllm_engine:VllmGenerator")(
-            model, dtype=config.dtype, max_model_len=config.max_length, trust_remote_code=config.trust_remote_code,
-            tensor_parallel_size=getattr(config, "tensor_parallel_size", 1),  # score has none of these flags
+            model,
+            dtype=config.dtype,
+            max_model_len=config.max_length,
+            trust_remote_code=config.trust_remote_code,
+            tensor_parallel_size=getattr(
+                config, "tensor_parallel_size", 1
+            ),  # score has none of these flags
             gpu_memory_utilization=getattr(config, "gpu_memory_utilization", 0.9),
-            enable_prefix_caching=True, enforce_eager=getattr(config, "enforce_eager", False),
-        )  # fmt: skip
+            enable_prefix_caching=True,
+            enforce_eager=getattr(config, "enforce_eager", False),
+        )
     return load("prefpipe.backends.generators.hf_generator:HfGenerator")(
-        model, dtype=config.dtype, device=config.device, batch_size=config.batch_size, max_model_len=config.max_length,
+        model,
+        dtype=config.dtype,
+        device=config.device,
+        batch_size=config.batch_size,
+        max_model_len=config.max_length,
         trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
+    )
 
 
 def pair_rater(config: PairsConfig, runtime: Runtime) -> Any:
@@ -208,11 +295,19 @@ def pair_rater(config: PairsConfig, runtime: Runtime) -> Any:
     if config.model is None:
         return None
     if config.model == FAKE:
-        return load("prefpipe.stages.pairs.rating:scorer_rater")({FAKE: FAKE}, FAKE, load("prefpipe.backends.fake:FakeScorer"))
+        return load("prefpipe.stages.pairs.rating:scorer_rater")(
+            {FAKE: FAKE}, FAKE, load("prefpipe.backends.fake:FakeScorer")
+        )
     day = template_date(config)
     model = locate(config.model, trust_remote_code=config.trust_remote_code).dated(day)
     if config.reward_model:
         return load("prefpipe.stages.pairs.rewards:reward_rater")(config, model)
     named = config.reference not in (None, BASE)
-    reference = locate(config.reference or "", trust_remote_code=config.trust_remote_code).dated(day) if named else None
-    return load("prefpipe.stages.pairs.policies:policy_rater")(config, model, reference, runtime.log)
+    reference = (
+        locate(config.reference or "", trust_remote_code=config.trust_remote_code).dated(day)
+        if named
+        else None
+    )
+    return load("prefpipe.stages.pairs.policies:policy_rater")(
+        config, model, reference, runtime.log
+    )

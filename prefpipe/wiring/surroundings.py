@@ -15,7 +15,16 @@ from prefpipe.configs.options import ShardedConfig, StageConfig
 from prefpipe.stages.shared.runtime import Advance, Runtime
 from prefpipe.wiring.batch_job import end_of_job, worker_of
 
-VERSIONED = ("torch", "transformers", "vllm", "pyarrow", "numpy", "scikit-learn", "peft", "accelerate")
+VERSIONED = (
+    "torch",
+    "transformers",
+    "vllm",
+    "pyarrow",
+    "numpy",
+    "scikit-learn",
+    "peft",
+    "accelerate",
+)
 
 
 class StopSource(Protocol):
@@ -39,11 +48,17 @@ class StopSource(Protocol):
 
 
 def runtime_for(
-    config: StageConfig, *, log: Callable[[str], None], stop: StopSource,
-    progress: Callable[[str, int], AbstractContextManager[Advance]], argv: Sequence[str],
-) -> Runtime:  # fmt: skip
+    config: StageConfig,
+    *,
+    log: Callable[[str], None],
+    stop: StopSource,
+    progress: Callable[[str, int], AbstractContextManager[Advance]],
+    argv: Sequence[str],
+) -> Runtime:
     """Return the stage's surroundings; the shard comes from the flags, or from the environment."""
-    without = ", without --overwrite," if config.overwrite.replaces_this_run else ""  # which would throw away what is finished
+    without = (
+        ", without --overwrite," if config.overwrite.replaces_this_run else ""
+    )  # which would throw away what is finished
     how_to_go_on = f"run the same command again{without} to go on"
 
     shard = Shard()
@@ -54,9 +69,17 @@ def runtime_for(
             log(line)
 
     return Runtime(
-        log=log, should_stop=stop, finishing=stop.finishing, interruptible=stop.interruptible, when_asked=stop.when_asked,
-        ends_at=end_of_job(os.environ), progress=progress, context=context_of(argv), shard=shard, how_to_go_on=how_to_go_on,
-    )  # fmt: skip
+        log=log,
+        should_stop=stop,
+        finishing=stop.finishing,
+        interruptible=stop.interruptible,
+        when_asked=stop.when_asked,
+        ends_at=end_of_job(os.environ),
+        progress=progress,
+        context=context_of(argv),
+        shard=shard,
+        how_to_go_on=how_to_go_on,
+    )
 
 
 def context_of(argv: Sequence[str]) -> dict[str, Any]:
@@ -67,4 +90,9 @@ def context_of(argv: Sequence[str]) -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {"command": ["prefpipe", *argv[1:]], "host": socket.gethostname(), "folder": str(Path.cwd()), "versions": versions}
+    return {
+        "command": ["prefpipe", *argv[1:]],
+        "host": socket.gethostname(),
+        "folder": str(Path.cwd()),
+        "versions": versions,
+    }

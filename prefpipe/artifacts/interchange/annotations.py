@@ -13,7 +13,13 @@ from typing import Any
 
 from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
 from prefpipe.artifacts.interchange.arena_judgments import is_judgment_file, of_category, read_games
-from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_number, read_user_table, told
+from prefpipe.artifacts.interchange.user_table import (
+    Problems,
+    UserTable,
+    checked_number,
+    read_user_table,
+    told,
+)
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import EVALUATION, VERDICTS
 from prefpipe.artifacts.store import open_input
@@ -27,7 +33,10 @@ TEXT_KEYS = ("instruction", "prompt", "messages")
 LENGTHS = ("length_chars", "policy_length_chars", "a_length_chars")
 BASELINE_LENGTHS = ("baseline_length_chars", "b_length_chars")
 RESPONSES = {"alpaca-eval": ("output_2", "output_1"), "rows": ("response", "baseline_response")}
-POLICY_NAMES, BASELINE_NAMES = ("generator_2", "policy", "model"), ("generator_1", "baseline", "baseline_model")
+POLICY_NAMES, BASELINE_NAMES = (
+    ("generator_2", "policy", "model"),
+    ("generator_1", "baseline", "baseline_model"),
+)
 JUDGE_NAMES = ("annotator", "judge", "rater")
 DIFFICULTIES = ("instruction_difficulty", "difficulty")
 HINT = (
@@ -79,7 +88,11 @@ class Annotations:
 
     def text_of(self) -> dict[str, str]:
         """Return each prompt's text by its id; empty where the file does not have both."""
-        return dict(zip(self.ids, self.texts, strict=True)) if self.ids is not None and self.texts is not None else {}
+        return (
+            dict(zip(self.ids, self.texts, strict=True))
+            if self.ids is not None and self.texts is not None
+            else {}
+        )
 
     def known(self) -> "Annotations":
         """Return the rows that have a preference."""
@@ -88,9 +101,20 @@ class Annotations:
 
     def at(self, rows: Sequence[int]) -> "Annotations":
         """Return the rows of these numbers, in this order."""
-        columns = ("ids", "texts", "preferences", "lengths", "baseline_lengths", "difficulty", "weights")
+        columns = (
+            "ids",
+            "texts",
+            "preferences",
+            "lengths",
+            "baseline_lengths",
+            "difficulty",
+            "weights",
+        )
         picked: dict[str, Any] = {
-            name: None if getattr(self, name) is None else [getattr(self, name)[row] for row in rows] for name in columns
+            name: None
+            if getattr(self, name) is None
+            else [getattr(self, name)[row] for row in rows]
+            for name in columns
         }
         return replace(self, **picked)
 
@@ -100,7 +124,9 @@ def digest_of(keys: Sequence[str]) -> str:
     return hashlib.sha256(canonical_json(list(keys)).encode()).hexdigest()
 
 
-def read_annotations(source: str, *, scale: str | None = None, category: str | None = None) -> Annotations:
+def read_annotations(
+    source: str, *, scale: str | None = None, category: str | None = None
+) -> Annotations:
     """Read preferences.
 
     Args:
@@ -116,7 +142,10 @@ def read_annotations(source: str, *, scale: str | None = None, category: str | N
     if is_judgment_file(table):
         return _arena_annotations(of_category(table, category), sha256, scale)
     if category is not None:
-        raise UsageError(f"--category is for Arena-Hard's judgments, and {source} holds none", hint="leave it out")
+        raise UsageError(
+            f"--category is for Arena-Hard's judgments, and {source} holds none",
+            hint="leave it out",
+        )
     kind = "alpaca-eval" if all(name in table.names for name in ALPACA_EVAL) else "rows"
     table.require(["preference"], hint=HINT)
     problems = Problems(source)
@@ -124,37 +153,70 @@ def read_annotations(source: str, *, scale: str | None = None, category: str | N
     text = next((name for name in TEXT_KEYS if name in table.names), None)
     texts = _keys(table, text, problems) if text is not None else None
     if ids is None and texts is None:
-        raise InputError(f"{source} does not say of which prompt a row is; its columns are: {', '.join(table.names)}", hint=HINT)
+        raise InputError(
+            f"{source} does not say of which prompt a row is; its columns are: {', '.join(table.names)}",
+            hint=HINT,
+        )
     if ids is not None and texts is not None:
         _one_text_an_id(table, ids, texts, problems)
     ours, theirs = RESPONSES[kind]
     preferences = _preferences(
-        table, scale or ("1-2" if kind == "alpaca-eval" else "0-1"), problems, draw_at_0=kind == "alpaca-eval"
+        table,
+        scale or ("1-2" if kind == "alpaca-eval" else "0-1"),
+        problems,
+        draw_at_0=kind == "alpaca-eval",
     )
     lengths = _lengths(table, LENGTHS, ours, preferences, problems)
     baseline_lengths = _lengths(table, BASELINE_LENGTHS, theirs, preferences, problems)
     difficulty = next((name for name in DIFFICULTIES if name in table.names), None)
     difficulties = _numbers(table, difficulty, problems) if difficulty is not None else None
-    scales = f"say how preferences are written with --scale {'|'.join(SCALES)}, or correct these rows"
+    scales = (
+        f"say how preferences are written with --scale {'|'.join(SCALES)}, or correct these rows"
+    )
     is_of_scale = all("`preference` is" in sentence for sentence in problems.found)
     problems.raise_if_any(hint=scales if is_of_scale else f"correct these rows; {HINT}")
     return Annotations(
-        source, kind, ids, texts, preferences, lengths, baseline_lengths, difficulties, _one_name(table, POLICY_NAMES),
-        _one_name(table, BASELINE_NAMES), _names(table, JUDGE_NAMES) or _judges_of(record), sha256, record,
-    )  # fmt: skip
+        source,
+        kind,
+        ids,
+        texts,
+        preferences,
+        lengths,
+        baseline_lengths,
+        difficulties,
+        _one_name(table, POLICY_NAMES),
+        _one_name(table, BASELINE_NAMES),
+        _names(table, JUDGE_NAMES) or _judges_of(record),
+        sha256,
+        record,
+    )
 
 
 def _arena_annotations(table: UserTable, sha256: str, scale: str | None) -> Annotations:
     """Return Arena-Hard's games as rows; they hold no responses."""
     if scale is not None:
-        raise UsageError(f"--scale is for numbers, and {table.source} holds Arena-Hard's labels", hint="leave it out")
+        raise UsageError(
+            f"--scale is for numbers, and {table.source} holds Arena-Hard's labels",
+            hint="leave it out",
+        )
     problems = Problems(table.source)
     games = read_games(table, problems)
     problems.raise_if_any()
     return Annotations(
-        table.source, "arena-hard", games.ids, None, games.preferences, None, None, None, _one_name(table, POLICY_NAMES),
-        _one_name(table, BASELINE_NAMES), _names(table, JUDGE_NAMES), sha256, weights=games.weights,
-    )  # fmt: skip
+        table.source,
+        "arena-hard",
+        games.ids,
+        None,
+        games.preferences,
+        None,
+        None,
+        None,
+        _one_name(table, POLICY_NAMES),
+        _one_name(table, BASELINE_NAMES),
+        _names(table, JUDGE_NAMES),
+        sha256,
+        weights=games.weights,
+    )
 
 
 def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
@@ -164,14 +226,17 @@ def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
         record = read_run_record(path)
         kind = record.schema.partition("/")[0]
         if kind not in OF_PREFERENCES:
-            raise InputError(f"ANNOTATIONS: {path} holds {kind} (made by `prefpipe {record.stage}`), and no preferences",
-                             hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote")  # fmt: skip
+            raise InputError(
+                f"ANNOTATIONS: {path} holds {kind} (made by `prefpipe {record.stage}`), and no preferences",
+                hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote",
+            )
         table = open_input(path, schema=kind, name="ANNOTATIONS").read_all()
         places = [f"row {number}" for number in range(1, table.num_rows + 1)]
         return UserTable(source, table, places), record, record.fingerprint
     if path.is_dir():
         raise InputError(
-            f"{source} is a folder that no stage wrote", hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder"
+            f"{source} is a folder that no stage wrote",
+            hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder",
         )
     table = read_user_table(source, text_columns=(*TEXT_KEYS, "uid", "question_id"), hint=HINT)
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
@@ -188,7 +253,9 @@ def _keys(table: UserTable, name: str, problems: Problems) -> list[str]:
     return found
 
 
-def _one_text_an_id(table: UserTable, ids: Sequence[str], texts: Sequence[str], problems: Problems) -> None:
+def _one_text_an_id(
+    table: UserTable, ids: Sequence[str], texts: Sequence[str], problems: Problems
+) -> None:
     """Note prompts that bear another's id: they would be averaged as one."""
     first: dict[str, str] = {}
     for place, name, text in zip(table.places, ids, texts, strict=True):
@@ -196,7 +263,9 @@ def _one_text_an_id(table: UserTable, ids: Sequence[str], texts: Sequence[str], 
             problems.add(place, f"prompt_id {told(name)} stood for another prompt further up")
 
 
-def _preferences(table: UserTable, scale: str, problems: Problems, *, draw_at_0: bool) -> list[float]:
+def _preferences(
+    table: UserTable, scale: str, problems: Problems, *, draw_at_0: bool
+) -> list[float]:
     """Return preferences in [0, 1], NaN for null. Old files of AlpacaEval, and no others, write a draw as 0."""
     found = []
     for place, value in zip(table.places, table.values("preference"), strict=True):
@@ -205,7 +274,9 @@ def _preferences(table: UserTable, scale: str, problems: Problems, *, draw_at_0:
             if scale == "1-2":
                 number = 0.5 if number == 0.0 and draw_at_0 else number - 1.0
             if not 0.0 <= number <= 1.0:
-                problem = f"`preference` is {value:g}, and this file's are {scale.replace('-', ' to ')}"
+                problem = (
+                    f"`preference` is {value:g}, and this file's are {scale.replace('-', ' to ')}"
+                )
         if problem is not None:
             problems.add(place, problem)
         found.append(nan if number is None else number)
@@ -213,7 +284,11 @@ def _preferences(table: UserTable, scale: str, problems: Problems, *, draw_at_0:
 
 
 def _lengths(
-    table: UserTable, columns: Sequence[str], response: str, preferences: Sequence[float], problems: Problems
+    table: UserTable,
+    columns: Sequence[str],
+    response: str,
+    preferences: Sequence[float],
+    problems: Problems,
 ) -> list[float] | None:
     """Return lengths in characters, from a column of them or of responses; of a row without a preference they may be missing."""
     name = next((column for column in columns if column in table.names), None)
@@ -222,14 +297,18 @@ def _lengths(
     if response not in table.names:
         return None
     found = []
-    for place, value, preference in zip(table.places, table.values(response), preferences, strict=True):
+    for place, value, preference in zip(
+        table.places, table.values(response), preferences, strict=True
+    ):
         if not isinstance(value, str) and not isnan(preference):
             problems.add(place, f"`{response}` is {told(value)}, which is no text")
         found.append(float(len(value)) if isinstance(value, str) else nan)
     return found
 
 
-def _numbers(table: UserTable, name: str, problems: Problems, preferences: Sequence[float] | None = None) -> list[float]:
+def _numbers(
+    table: UserTable, name: str, problems: Problems, preferences: Sequence[float] | None = None
+) -> list[float]:
     found = []
     for row, (place, value) in enumerate(zip(table.places, table.values(name), strict=True)):
         number, problem = checked_number(value, name)

@@ -28,7 +28,12 @@ FAILED = "$ERROR$"
 
 
 def read_first_version(
-    source: str, questions: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    questions: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read an answer file; a question without an answer is a response that failed.
 
@@ -42,7 +47,10 @@ def read_first_version(
     Errors:
         InputError: missing columns, a question or an answer that stands twice, an answer to no question.
     """
-    asked, answered = read_user_table(questions, hint=QUESTION_HINT), read_user_table(source, hint=ANSWER_HINT)
+    asked, answered = (
+        read_user_table(questions, hint=QUESTION_HINT),
+        read_user_table(source, hint=ANSWER_HINT),
+    )
     asked.require(["question_id", "turns"], hint=QUESTION_HINT)
     answered.require(["question_id", "choices"], hint=ANSWER_HINT)
     problems = Problems(questions)
@@ -52,17 +60,23 @@ def read_first_version(
     answers = _answers(answered, prompts, questions, problems)
     responses = _responses(prompts, answers, asked.places)
     used = {"question_id", "turns", *reserved}
-    return gather(responses, problems, scorers=(), table=asked, columns=columns, reserved=sorted(used))
+    return gather(
+        responses, problems, scorers=(), table=asked, columns=columns, reserved=sorted(used)
+    )
 
 
-def _questions(table: UserTable, problems: Problems, rules: ReadingRules) -> dict[str, tuple[int, Turns]]:
+def _questions(
+    table: UserTable, problems: Problems, rules: ReadingRules
+) -> dict[str, tuple[int, Turns]]:
     """Return each question's row and prompt by its id."""
     found: dict[str, tuple[int, Turns]] = {}
     rows = zip(table.places, table.values("question_id"), table.values("turns"), strict=True)
     for row, (place, value, turns) in enumerate(rows):
         question_id, problem = checked_id(value, "question_id")
         text, second = _only_turn(turns, "turns")
-        prompt, third = checked_prompt(text, "turns[0].content", rules=rules) if second is None else ([], None)
+        prompt, third = (
+            checked_prompt(text, "turns[0].content", rules=rules) if second is None else ([], None)
+        )
         sentences = [sentence for sentence in (problem, second, third) if sentence is not None]
         if question_id in found:
             sentences.append(f"question {question_id!r} stands twice")
@@ -79,7 +93,9 @@ def _answers(
     """Return each question's answers: place, text (None where the tool got none) and model."""
     found: dict[str, list[tuple[str, str | None, str | None]]] = {}
     models = table.values_or_none("model_id")
-    rows = zip(table.places, table.values("question_id"), table.values("choices"), models, strict=True)
+    rows = zip(
+        table.places, table.values("question_id"), table.values("choices"), models, strict=True
+    )
     for place, value, choices, model in rows:
         question_id, problem = checked_id(value, "question_id")
         if problem is None and question_id not in known:
@@ -92,7 +108,9 @@ def _answers(
         texts = []
         for number, choice in enumerate([] if sentences else several):
             where = f"choices[{number}].turns"
-            text, wrong = _only_turn(choice.get("turns") if isinstance(choice, Mapping) else None, where)
+            text, wrong = _only_turn(
+                choice.get("turns") if isinstance(choice, Mapping) else None, where
+            )
             sentences += [wrong] if wrong is not None else []
             texts.append((place, None if text == FAILED else text, name))
         for sentence in sentences:
@@ -110,7 +128,9 @@ def _responses(
     for question_id, (row, prompt) in prompts.items():
         for place, text, model in answers.get(question_id) or [(places[row], None, None)]:
             failure = "the file holds no answer" if text is None else None
-            yield Response(row, place, prompt, text, prompt_id=question_id, model=model, failure=failure)
+            yield Response(
+                row, place, prompt, text, prompt_id=question_id, model=model, failure=failure
+            )
 
 
 def _only_turn(turns: Any, name: str) -> tuple[str, str | None]:

@@ -13,9 +13,17 @@ from prefpipe.artifacts.interchange.user_table import Problems, UserTable, check
 from prefpipe.errors import InputError, UsageError
 
 CLEAR_WEIGHT = 3.0
-_FOR_A = {"A>>B": (1.0, CLEAR_WEIGHT), "A>B": (1.0, 1.0), "A=B": (0.5, 1.0), "B>A": (0.0, 1.0), "B>>A": (0.0, CLEAR_WEIGHT)}
+_FOR_A = {
+    "A>>B": (1.0, CLEAR_WEIGHT),
+    "A>B": (1.0, 1.0),
+    "A=B": (0.5, 1.0),
+    "B>A": (0.0, 1.0),
+    "B>>A": (0.0, CLEAR_WEIGHT),
+}
 _TURNED = {"B<<A": "A>>B", "B<A": "A>B", "B=A": "A=B", "A<B": "B>A", "A<<B": "B>>A"}
-LABELS: Mapping[str, tuple[float, float]] = _FOR_A | {label: _FOR_A[same] for label, same in _TURNED.items()}
+LABELS: Mapping[str, tuple[float, float]] = _FOR_A | {
+    label: _FOR_A[same] for label, same in _TURNED.items()
+}
 """Label to the preference for A and the weight."""
 MOST_GAMES = 2
 
@@ -60,7 +68,9 @@ def read_games(table: UserTable, problems: Problems) -> Judgments:
     name = _id_column(table)
     assert name is not None
     found = Judgments([], [], [])
-    for place, value, games in zip(table.places, table.values(name), table.values("games"), strict=True):
+    for place, value, games in zip(
+        table.places, table.values(name), table.values("games"), strict=True
+    ):
         prompt_id, problem = checked_id(value, name)
         if problem is None and (not isinstance(games, list) or not 1 <= len(games) <= MOST_GAMES):
             problem = f"`games` is {told(games)}; one or two games are expected"
@@ -73,7 +83,9 @@ def read_games(table: UserTable, problems: Problems) -> Judgments:
         for number, verdict in enumerate(read):
             for_a, weight = verdict or (nan, 1.0)
             found.ids.append(prompt_id)
-            found.preferences.append(for_a if number else 1.0 - for_a)  # in the first game the model is B
+            found.preferences.append(
+                for_a if number else 1.0 - for_a
+            )  # in the first game the model is B
             found.weights.append(weight)
     return found
 

@@ -11,7 +11,10 @@ from typing import Any
 
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, problem_of_keys
 from prefpipe.artifacts.fingerprint import canonical_json
-from prefpipe.artifacts.interchange.conversation_columns import checked_prompt, notes_of_keys_left_out
+from prefpipe.artifacts.interchange.conversation_columns import (
+    checked_prompt,
+    notes_of_keys_left_out,
+)
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
@@ -29,12 +32,19 @@ ALPACA_HINT = "each row needs `instruction` and `output`, and `generator` for th
 ARENA_HINT = 'each line needs `uid`, `model` and `messages`, the last of which is the assistant\'s {"answer": ...}'
 CODE_BLOCK = re.compile(r"```[^`]*```")
 HEADINGS = [re.compile(rf"^#{{{level}}}\s", re.MULTILINE) for level in range(1, 7)]
-ORDERED, UNORDERED = re.compile(r"^\s*\d+\.\s", re.MULTILINE), re.compile(r"^\s*[-*+]\s", re.MULTILINE)
+ORDERED, UNORDERED = (
+    re.compile(r"^\s*\d+\.\s", re.MULTILINE),
+    re.compile(r"^\s*[-*+]\s", re.MULTILINE),
+)
 BOLD = {"**": re.compile(r"\*\*[^*\n]+\*\*"), "__": re.compile(r"__[^_\n]+__")}
 
 
 def read_alpaca_outputs(
-    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read AlpacaEval's ``model_outputs.json``; the instruction is the prompt, one user turn.
 
@@ -47,23 +57,35 @@ def read_alpaca_outputs(
     Errors:
         InputError: missing columns, and every row that cannot be used.
     """
-    table = read_user_table(source, text_columns=("instruction", "output", "generator"), hint=ALPACA_HINT)
+    table = read_user_table(
+        source, text_columns=("instruction", "output", "generator"), hint=ALPACA_HINT
+    )
     table.require(["instruction", "output"], hint=ALPACA_HINT)
     problems = Problems(source)
     used = {"instruction", "output", "generator", "input", *reserved}
     responses = _alpaca_responses(table, problems, rules)
-    return gather(responses, problems, scorers=(), table=table, columns=columns, reserved=sorted(used))
+    return gather(
+        responses, problems, scorers=(), table=table, columns=columns, reserved=sorted(used)
+    )
 
 
-def _alpaca_responses(table: UserTable, problems: Problems, rules: ReadingRules) -> Iterator[Response]:
+def _alpaca_responses(
+    table: UserTable, problems: Problems, rules: ReadingRules
+) -> Iterator[Response]:
     generators, inputs = table.values_or_none("generator"), table.values_or_none("input")
     rows = zip(table.places, table.values("instruction"), table.values("output"), strict=True)
     for row, (place, instruction, output) in enumerate(rows):
         turns, problem = checked_prompt(instruction, "instruction", rules=rules)
         text, second = checked_text(output, "output")
         model, third = checked_optional_text(generators[row], "generator")
-        fourth = f"`input` is {told(inputs[row])}; join it with the instruction first" if inputs[row] not in (None, "") else None
-        sentences = [sentence for sentence in (problem, second, third, fourth) if sentence is not None]
+        fourth = (
+            f"`input` is {told(inputs[row])}; join it with the instruction first"
+            if inputs[row] not in (None, "")
+            else None
+        )
+        sentences = [
+            sentence for sentence in (problem, second, third, fourth) if sentence is not None
+        ]
         for sentence in sentences:
             problems.add(place, sentence)
         if not sentences:
@@ -71,7 +93,11 @@ def _alpaca_responses(table: UserTable, problems: Problems, rules: ReadingRules)
 
 
 def read_arena_answers(
-    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read Arena-Hard's ``model_answer/<model>.jsonl``; ``uid`` is the prompt's id.
 
@@ -94,14 +120,20 @@ def read_arena_answers(
     problems = Problems(source)
     used = {"uid", "messages", "model", "ans_id", "tstamp", "metadata", *reserved}
     responses = _arena_responses(table, problems, rules)
-    pool = gather(responses, problems, scorers=(), table=table, columns=columns, reserved=sorted(used))
+    pool = gather(
+        responses, problems, scorers=(), table=table, columns=columns, reserved=sorted(used)
+    )
     pool.notes.extend(notes_of_keys_left_out({"messages": table.values("messages")}, rules))
     return pool
 
 
-def _arena_responses(table: UserTable, problems: Problems, rules: ReadingRules) -> Iterator[Response]:
+def _arena_responses(
+    table: UserTable, problems: Problems, rules: ReadingRules
+) -> Iterator[Response]:
     models = table.values_or_none("model")
-    for row, (place, uid, messages) in enumerate(zip(table.places, table.values("uid"), table.values("messages"), strict=True)):
+    for row, (place, uid, messages) in enumerate(
+        zip(table.places, table.values("uid"), table.values("messages"), strict=True)
+    ):
         prompt_id, problem = checked_id(uid, "uid")
         turns, answer, second = _split(messages, rules)
         model, third = checked_optional_text(models[row], "model")
@@ -136,7 +168,11 @@ def alpaca_row(candidate: Mapping[str, Any], model: str) -> Row | str:
     if len(spoken) != 1:
         return "several_turns"  # AlpacaEval's instruction is one text
     row = {"instruction": spoken[0]["content"], "output": candidate["response"], "generator": model}
-    return row | {name: candidate[name] for name in ("dataset", "datasplit") if candidate.get(name) is not None}
+    return row | {
+        name: candidate[name]
+        for name in ("dataset", "datasplit")
+        if candidate.get(name) is not None
+    }
 
 
 def arena_row(candidate: Mapping[str, Any], model: str) -> Row | str:
@@ -146,24 +182,40 @@ def arena_row(candidate: Mapping[str, Any], model: str) -> Row | str:
     ``metadata`` are what Arena-Hard's style control reads, ``token_len`` first; it is counted in the model's own tokens.
     """
     uid = str(candidate.get("uid") or candidate["prompt_id"])
-    digest = hashlib.sha256(canonical_json([uid, model, candidate["response"]]).encode()).hexdigest()
+    digest = hashlib.sha256(
+        canonical_json([uid, model, candidate["response"]]).encode()
+    ).hexdigest()
     turns = [dict(turn) for turn in candidate["messages"]]
     return {
-        "uid": uid, "ans_id": digest[:22], "model": model,
-        "messages": [*turns, {"role": "assistant", "content": {"answer": candidate["response"]}}], "tstamp": 0.0,
-        "metadata": {"token_len": candidate["n_response_tokens"], **_markdown(candidate["response"])},
-    }  # fmt: skip
+        "uid": uid,
+        "ans_id": digest[:22],
+        "model": model,
+        "messages": [*turns, {"role": "assistant", "content": {"answer": candidate["response"]}}],
+        "tstamp": 0.0,
+        "metadata": {
+            "token_len": candidate["n_response_tokens"],
+            **_markdown(candidate["response"]),
+        },
+    }
 
 
 def _markdown(text: str) -> Row:
     """Return how many headings, list items and bold spans stand outside blocks of code."""
     prose = CODE_BLOCK.sub("", text)
     return {
-        "header_count": {f"h{level}": len(pattern.findall(prose)) for level, pattern in enumerate(HEADINGS, 1)},
-        "list_count": {"ordered": len(ORDERED.findall(prose)), "unordered": len(UNORDERED.findall(prose))},
+        "header_count": {
+            f"h{level}": len(pattern.findall(prose)) for level, pattern in enumerate(HEADINGS, 1)
+        },
+        "list_count": {
+            "ordered": len(ORDERED.findall(prose)),
+            "unordered": len(UNORDERED.findall(prose)),
+        },
         "bold_count": {name: len(pattern.findall(prose)) for name, pattern in BOLD.items()},
     }
 
 
-ANSWER_ROWS: Mapping[str, Callable[[Mapping[str, Any], str], Row | str]] = {"alpaca-eval": alpaca_row, "arena-hard": arena_row}
+ANSWER_ROWS: Mapping[str, Callable[[Mapping[str, Any], str], Row | str]] = {
+    "alpaca-eval": alpaca_row,
+    "arena-hard": arena_row,
+}
 """Format to the function that makes its rows of candidates."""

@@ -12,7 +12,11 @@ import pyarrow as pa
 
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.conversation_columns import BesidePrompts, checked_prompt, read_beside
+from prefpipe.artifacts.interchange.conversation_columns import (
+    BesidePrompts,
+    checked_prompt,
+    read_beside,
+)
 from prefpipe.artifacts.interchange.pair_rows import PairFile, PairOfItem, ScoredTexts
 from prefpipe.artifacts.interchange.user_table import (
     UserTable,
@@ -65,10 +69,14 @@ def holds_completions(table: UserTable) -> bool:
     if not all(name in table.names for name in SIDES):
         return False
     values = [value for name in SIDES for value in table.values(name) if value is not None]
-    return bool(values) and all(isinstance(value, list) and value and isinstance(value[0], str) for value in values)
+    return bool(values) and all(
+        isinstance(value, list) and value and isinstance(value[0], str) for value in values
+    )
 
 
-def read_completions(table: UserTable, *, needs_texts: bool, rules: ReadingRules = DEFAULT_RULES) -> PairFile:
+def read_completions(
+    table: UserTable, *, needs_texts: bool, rules: ReadingRules = DEFAULT_RULES
+) -> PairFile:
     """Read a file of RewardBench 2 as pairs.
 
     Args:
@@ -81,10 +89,14 @@ def read_completions(table: UserTable, *, needs_texts: bool, rules: ReadingRules
     """
     if needs_texts:
         table.require(
-            ["prompt", *SIDES], hint="each row of RewardBench 2 has `prompt`, and lists of texts in `chosen` and `rejected`"
+            ["prompt", *SIDES],
+            hint="each row of RewardBench 2 has `prompt`, and lists of texts in `chosen` and `rejected`",
         )
     elif SCORES not in table.names:
-        raise InputError(f"{table.source} has no column `{SCORES}`; its columns are: {', '.join(table.names)}", hint=SCORES_HINT)
+        raise InputError(
+            f"{table.source} has no column `{SCORES}`; its columns are: {', '.join(table.names)}",
+            hint=SCORES_HINT,
+        )
 
     rows: list[ScoredTexts] = []
     names = ("prompt", *SIDES, "id", "subset", "prompt_id", SCORES, *OWN_COLUMNS)
@@ -98,13 +110,21 @@ def read_completions(table: UserTable, *, needs_texts: bool, rules: ReadingRules
 
 
 def _item(
-    row: int, place: str, values: dict[str, Any], *, needs_texts: bool, beside: BesidePrompts, rules: ReadingRules
+    row: int,
+    place: str,
+    values: dict[str, Any],
+    *,
+    needs_texts: bool,
+    beside: BesidePrompts,
+    rules: ReadingRules,
 ) -> _Item:
     """Return a row, checked."""
     problems: list[str | None] = [beside.problems[row]]
     messages: Turns = []
     if needs_texts or values["prompt"] is not None:
-        messages, problem = checked_prompt(values["prompt"], "prompt", rules=rules, beside=beside.rows[row])
+        messages, problem = checked_prompt(
+            values["prompt"], "prompt", rules=rules, beside=beside.rows[row]
+        )
         problems.append(problem)
     texts: dict[str, list[str]] = {}
     for name in SIDES:
@@ -127,23 +147,40 @@ def _item(
     if scores is not None:
         n_rejected = len(scores) - (n_chosen or 0)
         if not n_chosen or n_rejected < 1:
-            problems.append(f"`{SCORES}` holds {len(scores)} numbers, of which {n_chosen or 0} are of correct completions")
+            problems.append(
+                f"`{SCORES}` holds {len(scores)} numbers, of which {n_chosen or 0} are of correct completions"
+            )
         n_texts = sum(map(len, texts.values()))
         if all(texts.values()) and n_texts != len(scores):
-            problems.append(f"`{SCORES}` holds {len(scores)} numbers, and `chosen` and `rejected` {n_texts} texts")
+            problems.append(
+                f"`{SCORES}` holds {len(scores)} numbers, and `chosen` and `rejected` {n_texts} texts"
+            )
 
     found = next((sentence for sentence in problems if sentence is not None), None)
     prompt_id = prompt_id_of(messages) if messages else f"row-{row}"
-    if scores is not None and not all(texts.values()):  # their numbers alone: nothing can be said of the texts
+    if scores is not None and not all(
+        texts.values()
+    ):  # their numbers alone: nothing can be said of the texts
         messages = []
-        texts = {"chosen": [""] * (n_chosen or 0), "rejected": [""] * max(n_all - (n_chosen or 0), 0)}
+        texts = {
+            "chosen": [""] * (n_chosen or 0),
+            "rejected": [""] * max(n_all - (n_chosen or 0), 0),
+        }
     if values["prompt_id"] is not None:
         given, problem = checked_id(values["prompt_id"], "prompt_id")
         prompt_id, found = given or prompt_id, found or problem
     return _Item(
-        row, place, prompt_id, _word(values["id"]), _word(values["subset"]), messages, texts["chosen"], texts["rejected"], scores,
+        row,
+        place,
+        prompt_id,
+        _word(values["id"]),
+        _word(values["subset"]),
+        messages,
+        texts["chosen"],
+        texts["rejected"],
+        scores,
         found,
-    )  # fmt: skip
+    )
 
 
 def _texts(value: Any, name: str) -> tuple[list[str], str | None]:
@@ -170,7 +207,9 @@ def _scores(value: Any) -> tuple[list[float | None], str | None]:
     members, problem = checked_list(value, SCORES)
     found: list[float | None] = []
     for number, member in enumerate(members):
-        only = member[0] if isinstance(member, list) and len(member) == 1 else member  # as some of its models write them
+        only = (
+            member[0] if isinstance(member, list) and len(member) == 1 else member
+        )  # as some of its models write them
         score, its_problem = checked_number(only, f"{SCORES}[{number}]")
         found.append(score)
         problem = problem or its_problem
@@ -183,7 +222,11 @@ def _pairs(item: _Item, first: int) -> list[ScoredTexts]:
         return [_pair(item, first, PairOfItem(item.row, 0, 0, 1, 1))]
     n_chosen, n_rejected = len(item.chosen), len(item.rejected)
     return [
-        _pair(item, first + number, PairOfItem(item.row, number % n_chosen, number % n_rejected, n_chosen, n_rejected))
+        _pair(
+            item,
+            first + number,
+            PairOfItem(item.row, number % n_chosen, number % n_rejected, n_chosen, n_rejected),
+        )
         for number in range(max(n_chosen, n_rejected))
     ]
 
@@ -195,11 +238,24 @@ def _pair(item: _Item, pair_idx: int, of_item: PairOfItem) -> ScoredTexts:
         texts = (item.chosen[of_item.chosen_idx], item.rejected[of_item.rejected_idx])
         scores = None
         if item.scores is not None:
-            scores = (item.scores[of_item.chosen_idx], item.scores[of_item.n_chosen + of_item.rejected_idx])
+            scores = (
+                item.scores[of_item.chosen_idx],
+                item.scores[of_item.n_chosen + of_item.rejected_idx],
+            )
     return ScoredTexts(
-        pair_idx, item.place, item.prompt_id, item.item_id, item.subset, item.messages if item.problem is None else [], texts[0],
-        texts[1], scores, None, problem=item.problem, of_item=of_item,
-    )  # fmt: skip
+        pair_idx,
+        item.place,
+        item.prompt_id,
+        item.item_id,
+        item.subset,
+        item.messages if item.problem is None else [],
+        texts[0],
+        texts[1],
+        scores,
+        None,
+        problem=item.problem,
+        of_item=of_item,
+    )
 
 
 def _word(value: Any) -> str | None:

@@ -36,13 +36,27 @@ from prefpipe.artifacts.interchange.user_table import checked_text, surrogate_pr
 from prefpipe.artifacts.tool_calls import TOOLS, checked_tools
 
 SYSTEM_COLUMNS = (
-    ("system",), ("system", "prompt"), ("system", "message"), ("system", "instruction"), ("system", "instructions"),
-)  # fmt: skip
+    ("system",),
+    ("system", "prompt"),
+    ("system", "message"),
+    ("system", "instruction"),
+    ("system", "instructions"),
+)
 """Names of a column that holds the system prompt of the row, by their words: ``systemPrompt`` is one."""
 OFTEN_READ = (
-    "image", "images", "video", "videos", "audio", "audios", "reasoning_content", "reasoning", "thinking", "thoughts", "history",
+    "image",
+    "images",
+    "video",
+    "videos",
+    "audio",
+    "audios",
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "thoughts",
+    "history",
     "documents",
-)  # fmt: skip
+)
 """Columns, also with *chosen*, *rejected*, *prompt* or *response* before or after, that elsewhere belong to a conversation."""
 SIDE_WORDS = ("chosen", "rejected", "prompt", "response")
 ALPACA_INPUT = ("instruction", "input")
@@ -81,9 +95,13 @@ class BesidePrompts(NamedTuple):
 
 
 def read_beside(
-    names: Sequence[str], values_of: Callable[[str], list[Any]], n_rows: int, *, rules: ReadingRules = DEFAULT_RULES,
+    names: Sequence[str],
+    values_of: Callable[[str], list[Any]],
+    n_rows: int,
+    *,
+    rules: ReadingRules = DEFAULT_RULES,
     taken: Collection[str | None] = (),
-) -> BesidePrompts:  # fmt: skip
+) -> BesidePrompts:
     """Read what belongs to the conversations of a table and stands beside them: system prompts and tools.
 
     Args:
@@ -97,10 +115,20 @@ def read_beside(
     problems: list[str | None] = [None] * n_rows
     notes: list[str] = []
     by_words = {name: words_of(name) for name in names}
-    named = sorted((words for words in by_words.values() if words in SYSTEM_COLUMNS), key=SYSTEM_COLUMNS.index)
-    system_names = [name for words in dict.fromkeys(named) for name in names if by_words[name] == words]
-    candidates = [name for name in system_names if name not in taken and name not in rules.leave_out]
-    held = {name: values for name in candidates if (values := _system_texts(values_of(name), name, notes)) is not None}
+    named = sorted(
+        (words for words in by_words.values() if words in SYSTEM_COLUMNS), key=SYSTEM_COLUMNS.index
+    )
+    system_names = [
+        name for words in dict.fromkeys(named) for name in names if by_words[name] == words
+    ]
+    candidates = [
+        name for name in system_names if name not in taken and name not in rules.leave_out
+    ]
+    held = {
+        name: values
+        for name in candidates
+        if (values := _system_texts(values_of(name), name, notes)) is not None
+    }
 
     for name, texts in held.items():
         for row, text in enumerate(texts):
@@ -120,7 +148,9 @@ def read_beside(
         values = values_of(name)
         rows = [row for row, value in enumerate(values) if _is_structure(value)]
         if rows and name in rules.leave_out:
-            notes.append(f"`{name}` {what} in {len(rows):,} rows and is left out of the conversations ({LEAVE_OUT})")
+            notes.append(
+                f"`{name}` {what} in {len(rows):,} rows and is left out of the conversations ({LEAVE_OUT})"
+            )
             continue
         for row in rows:
             problems[row] = problems[row] or f"`{name}` {what}, {NOT_CARRIED}: {told(values[row])}"
@@ -129,12 +159,16 @@ def read_beside(
     if TOOLS in names and TOOLS not in taken:
         tools = _tools(values_of(TOOLS), rules, problems, notes)
     used = [*(held if n_systems else ()), *([TOOLS] if any(tools) else [])]
-    notes.extend(_notes_of_columns_not_read(names, values_of, {*taken, *held, *rules.leave_out}, taken))
+    notes.extend(
+        _notes_of_columns_not_read(names, values_of, {*taken, *held, *rules.leave_out}, taken)
+    )
     rows_beside = [Beside(system, text) for system, text in zip(systems, tools, strict=True)]
     return BesidePrompts(rows_beside, problems, tuple(used), notes)
 
 
-def _tools(values: Sequence[Any], rules: ReadingRules, problems: list[str | None], notes: list[str]) -> list[str | None]:
+def _tools(
+    values: Sequence[Any], rules: ReadingRules, problems: list[str | None], notes: list[str]
+) -> list[str | None]:
     """Return the tools of each row as JSON; a column that defines none anywhere is the user's own.
 
     Args:
@@ -144,15 +178,21 @@ def _tools(values: Sequence[Any], rules: ReadingRules, problems: list[str | None
         notes: what a user should know.
     """
     texts: list[str | None] = [None] * len(values)
-    defining = [row for row, value in enumerate(values) if _is_structure(value) or _begins_like_tools(value)]
+    defining = [
+        row for row, value in enumerate(values) if _is_structure(value) or _begins_like_tools(value)
+    ]
     if defining and TOOLS in rules.leave_out:
-        notes.append(f"`{TOOLS}` defines tools in {len(defining):,} rows and is left out of the conversations ({LEAVE_OUT})")
+        notes.append(
+            f"`{TOOLS}` defines tools in {len(defining):,} rows and is left out of the conversations ({LEAVE_OUT})"
+        )
         return texts
     if not defining:
         return texts
 
     for row, value in enumerate(values):
-        is_empty = is_blank(value) or (isinstance(value, str) and value.strip() in ("", "[]", "null"))
+        is_empty = is_blank(value) or (
+            isinstance(value, str) and value.strip() in ("", "[]", "null")
+        )
         if not is_empty:
             texts[row], problem = checked_tools(value)
             problems[row] = problems[row] or problem
@@ -166,7 +206,10 @@ def _tools(values: Sequence[Any], rules: ReadingRules, problems: list[str | None
 
 
 def _notes_of_columns_not_read(
-    names: Sequence[str], values_of: Callable[[str], list[Any]], known: Collection[str | None], taken: Collection[str | None]
+    names: Sequence[str],
+    values_of: Callable[[str], list[Any]],
+    known: Collection[str | None],
+    taken: Collection[str | None],
 ) -> list[str]:
     """Return a note on columns that elsewhere belong to a conversation, with the number of rows in which each says something."""
     shown = []
@@ -189,7 +232,9 @@ def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[st
     if not said or not all(isinstance(value, str) for value in said):
         return None
     if all(A_NAME.fullmatch(value.strip()) for value in said):
-        notes.append(f"`{name}` holds names such as {told(said[0])}, and is taken for no system prompt")
+        notes.append(
+            f"`{name}` holds names such as {told(said[0])}, and is taken for no system prompt"
+        )
         return None
     return [value if isinstance(value, str) and value.strip() else None for value in values]
 
@@ -203,13 +248,19 @@ def _is_structure(value: Any) -> bool:
     """Return whether a value is a list or an object that holds something, also written as text."""
     found = parsed_text(value) if isinstance(value, str) else value
     members = found if isinstance(found, list) else [found]
-    return any(isinstance(member, dict) and not all(map(is_blank, member.values())) for member in members)
+    return any(
+        isinstance(member, dict) and not all(map(is_blank, member.values())) for member in members
+    )
 
 
 def checked_prompt(
-    value: Any, name: str, *, is_strict: bool = False, rules: ReadingRules = DEFAULT_RULES,
+    value: Any,
+    name: str,
+    *,
+    is_strict: bool = False,
+    rules: ReadingRules = DEFAULT_RULES,
     beside: Beside = NOTHING_BESIDE,
-) -> tuple[Turns, str | None]:  # fmt: skip
+) -> tuple[Turns, str | None]:
     """Return the turns of a text or a list of turns and, when they cannot be used, why not.
 
     Args:
@@ -267,9 +318,17 @@ def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | 
     if problem is not None:
         return [], f"`{name}`: {problem}"
     if turns[-1]["role"] != "assistant":
-        return [], f"`{name}`: its last turn is from the {turns[-1]['role']}, and a response is the assistant's"
-    if is_blank(value[-1].get("content")) and any(not is_blank(value[-1].get(key)) for key in rules.leave_out):
-        return [], f"`{name}`: the response has no text beside what is left out, and a candidate is a text"
+        return (
+            [],
+            f"`{name}`: its last turn is from the {turns[-1]['role']}, and a response is the assistant's",
+        )
+    if is_blank(value[-1].get("content")) and any(
+        not is_blank(value[-1].get(key)) for key in rules.leave_out
+    ):
+        return (
+            [],
+            f"`{name}`: the response has no text beside what is left out, and a candidate is a text",
+        )
     return turns, checked_text(turns[-1]["content"], name)[1]
 
 
@@ -283,7 +342,10 @@ def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[s
         return "", problem
     assert isinstance(found, list)
     if len(found) > 1:
-        return "", f"`{name}` is a conversation of {len(found)} turns, where the assistant's answer alone is needed"
+        return (
+            "",
+            f"`{name}` is a conversation of {len(found)} turns, where the assistant's answer alone is needed",
+        )
     return found[0]["content"], None
 
 
@@ -300,7 +362,9 @@ def unwrapped_responses(values: Sequence[Any], rules: ReadingRules) -> list[Any]
     return [serialised_turns(value)[0] if isinstance(value, str) else value for value in values]
 
 
-def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]], rules: ReadingRules = DEFAULT_RULES) -> list[str]:
+def notes_of_keys_left_out(
+    columns: Mapping[str, Sequence[Any]], rules: ReadingRules = DEFAULT_RULES
+) -> list[str]:
     """Return sentences on keys of turns that are left out, and on turns whose text is a conversation, with numbers of rows.
 
     Args:
@@ -318,22 +382,33 @@ def notes_of_keys_left_out(columns: Mapping[str, Sequence[Any]], rules: ReadingR
     notes = []
     if n_templated:
         rows = f"{n_templated:,} row{'s' if n_templated > 1 else ''}"
-        notes.append(f"turns of the user that look like templated conversations, and are read as they stand: {rows}")
+        notes.append(
+            f"turns of the user that look like templated conversations, and are read as they stand: {rows}"
+        )
     if not counts:
         return notes
-    shown = ", ".join(f"`{key}` ({count:,} row{'s' if count > 1 else ''})" for key, count in sorted(counts.items()))
+    shown = ", ".join(
+        f"`{key}` ({count:,} row{'s' if count > 1 else ''})"
+        for key, count in sorted(counts.items())
+    )
     return [*notes, f"keys of turns that are left out of the conversations: {shown}"]
 
 
 def _holds_templated_turn(value: Any) -> bool:
     """Return whether a list of turns has one of the user's whose text went through a chat template already."""
     turns = (
-        [turn for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"] if isinstance(value, list) else []
+        [turn for turn in value if isinstance(turn, Mapping) and turn.get("role") == "user"]
+        if isinstance(value, list)
+        else []
     )
-    return any(isinstance(turn.get("content"), str) and is_templated(turn["content"]) for turn in turns)
+    return any(
+        isinstance(turn.get("content"), str) and is_templated(turn["content"]) for turn in turns
+    )
 
 
-def notes_of_texts_read_back(prompts: Sequence[Any], rules: ReadingRules, responses: Sequence[Sequence[Any]] = ()) -> list[str]:
+def notes_of_texts_read_back(
+    prompts: Sequence[Any], rules: ReadingRules, responses: Sequence[Sequence[Any]] = ()
+) -> list[str]:
     """Return how many texts were conversations, written by a template or as a list, and were read as turns.
 
     Args:
@@ -344,12 +419,22 @@ def notes_of_texts_read_back(prompts: Sequence[Any], rules: ReadingRules, respon
     if rules.prompts_are_text:
         return []
     texts = Counter(value for value in prompts if isinstance(value, str))
-    n_prompts = sum(count for text, count in texts.items() if is_templated(text) or serialised_turns(text)[0] is not None)
+    n_prompts = sum(
+        count
+        for text, count in texts.items()
+        if is_templated(text) or serialised_turns(text)[0] is not None
+    )
     counts = [f"the prompts of {n_prompts:,} rows"] if n_prompts else []
     if all_serialised(responses):
         counts.append("the responses of all rows")
     which = " and ".join(counts)
-    notes = [f"{which} are conversations in a text, and are read as turns ({TEXTS_FLAG}: as they stand)"] if counts else []
+    notes = (
+        [
+            f"{which} are conversations in a text, and are read as turns ({TEXTS_FLAG}: as they stand)"
+        ]
+        if counts
+        else []
+    )
     return [*notes, *_notes_of_serialised_responses(responses)]
 
 

@@ -53,16 +53,27 @@ def other_names(content: bytes) -> list[str]:
         found = json.loads(content)
     except ValueError:
         return ["something that is no JSON"]
-    return [name for name in found if name != DATASET_NAME] if isinstance(found, dict) else ["something that is no object"]
+    return (
+        [name for name in found if name != DATASET_NAME]
+        if isinstance(found, dict)
+        else ["something that is no object"]
+    )
 
 
 def _dataset_info() -> bytes:
     entry = {
-        "file_name": DATA_FILE, "ranking": True, "formatting": "sharegpt",
+        "file_name": DATA_FILE,
+        "ranking": True,
+        "formatting": "sharegpt",
         "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
-        "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant",
-                 "system_tag": "system"},
-    }  # fmt: skip
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    }
     return (json.dumps({DATASET_NAME: entry}, indent=2) + "\n").encode()
 
 

@@ -13,8 +13,19 @@ from prefpipe.artifacts.interchange.long_rows import ColumnNames, read_long_rows
 from prefpipe.artifacts.interchange.openai_batch import read_batch
 from prefpipe.artifacts.interchange.pool import Pool
 from prefpipe.artifacts.interchange.preference_rows import read_preferences
-from prefpipe.artifacts.interchange.published_pairs import read_helpsteer, read_helpsteer_preferences, read_pku, read_ranked
-from prefpipe.artifacts.interchange.response_lists import ONLINE_RLHF, SIMPO, read_group_lines, read_lists, read_ultrafeedback
+from prefpipe.artifacts.interchange.published_pairs import (
+    read_helpsteer,
+    read_helpsteer_preferences,
+    read_pku,
+    read_ranked,
+)
+from prefpipe.artifacts.interchange.response_lists import (
+    ONLINE_RLHF,
+    SIMPO,
+    read_group_lines,
+    read_lists,
+    read_ultrafeedback,
+)
 from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.interchange.wide_rows import WideColumns, read_wide
 from prefpipe.artifacts.tables.bad_rows import BadRowsError
@@ -71,9 +82,16 @@ ELSEWHERE: Sequence[tuple[str, tuple[str, ...]]] = (
 
 
 def read_pool(
-    source: str, kind: str, *, requests: str | None, names: ColumnNames, columns: Sequence[str] | None, reserved: Sequence[str],
-    rules: ReadingRules = DEFAULT_RULES, wide: WideColumns | None = None,
-) -> Pool:  # fmt: skip
+    source: str,
+    kind: str,
+    *,
+    requests: str | None,
+    names: ColumnNames,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
+    wide: WideColumns | None = None,
+) -> Pool:
     """Read a file of the format ``kind``.
 
     Args:
@@ -99,7 +117,9 @@ def read_pool(
             assert requests is not None  # the config sees to it
             return read_batch(source, requests, rules=rules)
         if kind == "arena-hard" and requests is not None:
-            return read_first_version(source, requests, columns=columns, reserved=reserved, rules=rules)
+            return read_first_version(
+                source, requests, columns=columns, reserved=reserved, rules=rules
+            )
         return READERS[kind](source, columns=columns, reserved=reserved, rules=rules)
     except BadRowsError as error:
         if kind == "rows" and _holds_lists(source, names.response or "response"):
@@ -117,8 +137,17 @@ def read_pool(
 def _holds_lists(source: str, name: str) -> bool:
     """Return whether a column holds nothing but lists, and not of turns."""
     columns = read_table(source).columns
-    values = [value for value in column_values(columns, name) if value is not None] if name in columns.column_names else []
-    is_of_turns = any(isinstance(member, Mapping) for value in values if isinstance(value, list) for member in value)
+    values = (
+        [value for value in column_values(columns, name) if value is not None]
+        if name in columns.column_names
+        else []
+    )
+    is_of_turns = any(
+        isinstance(member, Mapping)
+        for value in values
+        if isinstance(value, list)
+        for member in value
+    )
     return bool(values) and all(isinstance(value, list) for value in values) and not is_of_turns
 
 
@@ -142,6 +171,12 @@ def content_hash(source: str) -> str:
     if path is None:
         digest = hashlib.sha256()
         for row in python_rows(read_table(source).columns):
-            digest.update(canonical_json({name: repr(value) for name, value in row.items()}).encode())
+            digest.update(
+                canonical_json({name: repr(value) for name, value in row.items()}).encode()
+            )
         return digest.hexdigest()
-    return hash_files(path, (item for item in path.rglob("*") if item.is_file())) if path.is_dir() else hash_file(path)
+    return (
+        hash_files(path, (item for item in path.rglob("*") if item.is_file()))
+        if path.is_dir()
+        else hash_file(path)
+    )

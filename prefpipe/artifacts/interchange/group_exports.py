@@ -12,14 +12,28 @@ from prefpipe.artifacts.tool_calls import told_apart
 Row = dict[str, Any]
 TURN = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
 SCORED_PAIR = (
-    pa.field("prompt_id", pa.string()), pa.field("chosen_sample_idx", pa.int32()), pa.field("rejected_sample_idx", pa.int32()),
-    pa.field("score_chosen", pa.float64()), pa.field("score_rejected", pa.float64()), pa.field("margin", pa.float64()),
-    pa.field("chosen_model", pa.string()), pa.field("rejected_model", pa.string()),
-)  # fmt: skip
+    pa.field("prompt_id", pa.string()),
+    pa.field("chosen_sample_idx", pa.int32()),
+    pa.field("rejected_sample_idx", pa.int32()),
+    pa.field("score_chosen", pa.float64()),
+    pa.field("score_rejected", pa.float64()),
+    pa.field("margin", pa.float64()),
+    pa.field("chosen_model", pa.string()),
+    pa.field("rejected_model", pa.string()),
+)
 RESPONSE_KEYS = (
-    "sample_idx", "role", "rank", "reward", "response", "model", "n_response_tokens", "finish_reason", "cluster", "represents",
+    "sample_idx",
+    "role",
+    "rank",
+    "reward",
+    "response",
+    "model",
+    "n_response_tokens",
+    "finish_reason",
+    "cluster",
+    "represents",
     "marginal_gain",
-)  # fmt: skip
+)
 
 
 class Pair(NamedTuple):
@@ -50,7 +64,8 @@ def groups_of(rows: Sequence[Row], strategy: str | None) -> tuple[list[Group], l
         else:
             kept.setdefault(row["prompt_id"], []).append(row)
     groups = [
-        Group(prompt_id, members[0]["messages"], members, pairs_of(members), strategy) for prompt_id, members in kept.items()
+        Group(prompt_id, members[0]["messages"], members, pairs_of(members), strategy)
+        for prompt_id, members in kept.items()
     ]
     return groups, rejected
 
@@ -63,12 +78,14 @@ def pairs_of(responses: Sequence[Row]) -> list[Pair]:
             Pair(row, by_index[pair["sample_idx"]], pair["margin"])
             for row in responses
             for pair in row["beats"] or []
-        ]  # fmt: skip
+        ]
     return [
         Pair(chosen, rejected, chosen["reward"] - rejected["reward"])
-        for chosen in responses if chosen["role"] == "positive"
-        for rejected in responses if rejected["role"] == "negative"
-    ]  # fmt: skip
+        for chosen in responses
+        if chosen["role"] == "positive"
+        for rejected in responses
+        if rejected["role"] == "negative"
+    ]
 
 
 def answer(row: Row) -> dict[str, str]:
@@ -79,23 +96,35 @@ def answer(row: Row) -> dict[str, str]:
 def _scored(pair: Pair, prompt_id: str) -> Row:
     chosen, rejected = pair.chosen, pair.rejected
     return {
-        "prompt_id": prompt_id, "chosen_sample_idx": chosen["sample_idx"], "rejected_sample_idx": rejected["sample_idx"],
-        "score_chosen": chosen["reward"], "score_rejected": rejected["reward"], "margin": pair.margin,
-        "chosen_model": chosen["model"], "rejected_model": rejected["model"],
-    }  # fmt: skip
+        "prompt_id": prompt_id,
+        "chosen_sample_idx": chosen["sample_idx"],
+        "rejected_sample_idx": rejected["sample_idx"],
+        "score_chosen": chosen["reward"],
+        "score_rejected": rejected["reward"],
+        "margin": pair.margin,
+        "chosen_model": chosen["model"],
+        "rejected_model": rejected["model"],
+    }
 
 
 def trl_rows(group: Group) -> Iterator[Row]:
     """Yield TRL's preference rows with an explicit prompt, in turns."""
     for pair in group.pairs:
-        turns = {"prompt": group.messages, "chosen": [answer(pair.chosen)], "rejected": [answer(pair.rejected)]}
+        turns = {
+            "prompt": group.messages,
+            "chosen": [answer(pair.chosen)],
+            "rejected": [answer(pair.rejected)],
+        }
         yield turns | _scored(pair, group.prompt_id)
 
 
 def implicit_rows(group: Group) -> Iterator[Row]:
     """Yield preference rows without a prompt: each side is the whole conversation, as open-instruct and OpenRLHF take it."""
     for pair in group.pairs:
-        turns = {"chosen": [*group.messages, answer(pair.chosen)], "rejected": [*group.messages, answer(pair.rejected)]}
+        turns = {
+            "chosen": [*group.messages, answer(pair.chosen)],
+            "rejected": [*group.messages, answer(pair.rejected)],
+        }
         yield turns | _scored(pair, group.prompt_id)
 
 
@@ -103,9 +132,14 @@ def unpaired_rows(group: Group) -> Iterator[Row]:
     """Yield TRL's unpaired rows, one a response: positives are labelled true."""
     for row in group.responses:
         yield {
-            "prompt": group.messages, "completion": [answer(row)], "label": row["role"] == "positive",
-            "prompt_id": group.prompt_id, "sample_idx": row["sample_idx"], "score": row["reward"], "model": row["model"],
-        }  # fmt: skip
+            "prompt": group.messages,
+            "completion": [answer(row)],
+            "label": row["role"] == "positive",
+            "prompt_id": group.prompt_id,
+            "sample_idx": row["sample_idx"],
+            "score": row["reward"],
+            "model": row["model"],
+        }
 
 
 def nemo_pair_rows(group: Group) -> Iterator[Row]:
@@ -118,7 +152,9 @@ def nemo_group_rows(group: Group) -> Iterator[Row]:
     """Yield one of NeMo-RL's ranked rows with every kept response; equal rewards have equal ranks."""
     ordered = sorted(group.responses, key=lambda row: -row["reward"])
     rewards = [row["reward"] for row in ordered]
-    yield _ranked(group, [(rewards.index(row["reward"]), row) for row in ordered], rewards[0] - rewards[-1])
+    yield _ranked(
+        group, [(rewards.index(row["reward"]), row) for row in ordered], rewards[0] - rewards[-1]
+    )
 
 
 def _ranked(group: Group, ranked: Sequence[tuple[int, Row]], margin: float) -> Row:
@@ -146,7 +182,11 @@ def _ranked(group: Group, ranked: Sequence[tuple[int, Row]], margin: float) -> R
 def message_rows(group: Group) -> Iterator[Row]:
     """Yield what LLaMA-Factory and axolotl read: the conversation, and each side as one turn."""
     for pair in group.pairs:
-        turns = {"messages": group.messages, "chosen": answer(pair.chosen), "rejected": answer(pair.rejected)}
+        turns = {
+            "messages": group.messages,
+            "chosen": answer(pair.chosen),
+            "rejected": answer(pair.rejected),
+        }
         yield turns | _scored(pair, group.prompt_id)
 
 
@@ -154,34 +194,64 @@ def group_lines(group: Group) -> Iterator[Row]:
     """Yield the whole group in one row, its pairs by sample index; with the tools where the prompt has any."""
     messages, tools = told_apart(group.messages)
     yield {
-        "prompt_id": group.prompt_id, "messages": messages, **({"tools": tools} if tools else {}), "strategy": group.strategy,
+        "prompt_id": group.prompt_id,
+        "messages": messages,
+        **({"tools": tools} if tools else {}),
+        "strategy": group.strategy,
         "responses": [{key: row[key] for key in RESPONSE_KEYS} for row in group.responses],
         "pairs": [
-            {"chosen": pair.chosen["sample_idx"], "rejected": pair.rejected["sample_idx"], "margin": pair.margin}
+            {
+                "chosen": pair.chosen["sample_idx"],
+                "rejected": pair.rejected["sample_idx"],
+                "margin": pair.margin,
+            }
             for pair in group.pairs
         ],
-    }  # fmt: skip
+    }
 
 
-COMPLETION = pa.struct([
-    pa.field("rank", pa.int32()), pa.field("completion", MESSAGES), pa.field("sample_idx", pa.int32()),
-    pa.field("score", pa.float64()), pa.field("model", pa.string()),
-])  # fmt: skip
-SCHEMAS: Mapping[str, pa.Schema] = {
-    "trl": pa.schema([
-        pa.field("prompt", MESSAGES), pa.field("chosen", MESSAGES), pa.field("rejected", MESSAGES), *SCORED_PAIR,
-    ]),
-    "trl-implicit": pa.schema([pa.field("chosen", MESSAGES), pa.field("rejected", MESSAGES), *SCORED_PAIR]),
-    "trl-unpaired": pa.schema([
-        pa.field("prompt", MESSAGES), pa.field("completion", MESSAGES), pa.field("label", pa.bool_()),
-        pa.field("prompt_id", pa.string()), pa.field("sample_idx", pa.int32()), pa.field("score", pa.float64()),
+COMPLETION = pa.struct(
+    [
+        pa.field("rank", pa.int32()),
+        pa.field("completion", MESSAGES),
+        pa.field("sample_idx", pa.int32()),
+        pa.field("score", pa.float64()),
         pa.field("model", pa.string()),
-    ]),
-    "nemo-rl": pa.schema([
-        pa.field("context", MESSAGES), pa.field("completions", pa.list_(COMPLETION)), pa.field("prompt_id", pa.string()),
-        pa.field("scores", pa.list_(pa.float64())), pa.field("margin", pa.float64()),
-    ]),
-}  # fmt: skip
+    ]
+)
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "trl": pa.schema(
+        [
+            pa.field("prompt", MESSAGES),
+            pa.field("chosen", MESSAGES),
+            pa.field("rejected", MESSAGES),
+            *SCORED_PAIR,
+        ]
+    ),
+    "trl-implicit": pa.schema(
+        [pa.field("chosen", MESSAGES), pa.field("rejected", MESSAGES), *SCORED_PAIR]
+    ),
+    "trl-unpaired": pa.schema(
+        [
+            pa.field("prompt", MESSAGES),
+            pa.field("completion", MESSAGES),
+            pa.field("label", pa.bool_()),
+            pa.field("prompt_id", pa.string()),
+            pa.field("sample_idx", pa.int32()),
+            pa.field("score", pa.float64()),
+            pa.field("model", pa.string()),
+        ]
+    ),
+    "nemo-rl": pa.schema(
+        [
+            pa.field("context", MESSAGES),
+            pa.field("completions", pa.list_(COMPLETION)),
+            pa.field("prompt_id", pa.string()),
+            pa.field("scores", pa.list_(pa.float64())),
+            pa.field("margin", pa.float64()),
+        ]
+    ),
+}
 """The schemas of the formats that can be Parquet."""
 ROWS: Mapping[str, Callable[[Group], Iterator[Row]]] = {
     "trl": trl_rows,
@@ -198,4 +268,6 @@ def alternates(messages: Turns) -> bool:
     """Return whether user and assistant speak in turn, the user first and last, a system turn before them at most."""
     roles = [turn["role"] for turn in messages]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
-    return len(spoken) % 2 == 1 and all(role == ("user", "assistant")[place % 2] for place, role in enumerate(spoken))
+    return len(spoken) % 2 == 1 and all(
+        role == ("user", "assistant")[place % 2] for place, role in enumerate(spoken)
+    )

@@ -70,17 +70,23 @@ def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
                 answers[name] = answer
             else:
                 failures[name] = failure
-    return BatchAnswers(answers, {name: failure for name, failure in failures.items() if name not in answers})
+    return BatchAnswers(
+        answers, {name: failure for name, failure in failures.items() if name not in answers}
+    )
 
 
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})", hint="pass the output file of the batch") from error
+        raise InputError(
+            f"{path} is not UTF-8 text (byte {error.start})",
+            hint="pass the output file of the batch",
+        ) from error
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read: {error.strerror or error}", hint="look at the path of --ingest-batch"
+            f"{path} cannot be read: {error.strerror or error}",
+            hint="look at the path of --ingest-batch",
         ) from error
 
 
@@ -88,12 +94,19 @@ def _read_line(line: str, place: str) -> tuple[str, Mapping[str, Any] | None, st
     try:
         values = parse_finite_json(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: broken JSON ({error})", hint="download the file again, or remove the line") from error
+        raise InputError(
+            f"{place}: broken JSON ({error})", hint="download the file again, or remove the line"
+        ) from error
     if not isinstance(values, dict) or not isinstance(values.get("custom_id"), str):
-        raise InputError(f"{place}: no `custom_id`", hint="pass the output or error file of the batch, not the requests")
+        raise InputError(
+            f"{place}: no `custom_id`",
+            hint="pass the output or error file of the batch, not the requests",
+        )
     response, fault = values.get("response"), values.get("error")
     if "body" in values and response is None and fault is None:
-        raise InputError(f"{place} is a request, not an answer", hint="pass the output file of the batch")
+        raise InputError(
+            f"{place} is a request, not an answer", hint="pass the output file of the batch"
+        )
     if fault is not None:
         return values["custom_id"], None, f"the batch says: {_words(fault)}"
     body = response.get("body") if isinstance(response, dict) else None
@@ -105,5 +118,7 @@ def _read_line(line: str, place: str) -> tuple[str, Mapping[str, Any] | None, st
 
 
 def _words(error: Any) -> str:
-    found = (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
+    found = (
+        (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
+    )
     return str(found).encode("utf-8", "replace").decode()[:500]

@@ -37,7 +37,15 @@ from prefpipe.artifacts.tables.values import number_of
 from prefpipe.errors import InputError
 
 HINT = "each row needs `prompt` or `messages`, and `response`; other names are given with --prompt-column and --response-column"
-OWN_COLUMNS = ("prompt_id", "prompt", "messages", "response", "sample_idx", "model", "finish_reason")
+OWN_COLUMNS = (
+    "prompt_id",
+    "prompt",
+    "messages",
+    "response",
+    "sample_idx",
+    "model",
+    "finish_reason",
+)
 
 
 class ColumnNames(NamedTuple):
@@ -51,9 +59,13 @@ class ColumnNames(NamedTuple):
 
 
 def read_long_rows(
-    source: str, names: ColumnNames, *, columns: Sequence[str] | None, reserved: Sequence[str] = (),
+    source: str,
+    names: ColumnNames,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str] = (),
     rules: ReadingRules = DEFAULT_RULES,
-) -> Pool:  # fmt: skip
+) -> Pool:
     """Read a file with one row a response; the rows of one prompt need not be adjacent.
 
     Args:
@@ -67,7 +79,9 @@ def read_long_rows(
         InputError: missing columns, and every row that cannot be used.
     """
     own = [name for name in names[:4] if isinstance(name, str)]
-    table = read_user_table(source, text_columns=[*OWN_COLUMNS[:4], "model", "finish_reason", *own], hint=HINT)
+    table = read_user_table(
+        source, text_columns=[*OWN_COLUMNS[:4], "model", "finish_reason", *own], hint=HINT
+    )
     names = _resolved(table, names)
     problems = Problems(source)
     is_text_known = names.prompt != names.prompt_id
@@ -77,24 +91,35 @@ def read_long_rows(
 
     responses = _responses(table, names, problems, beside, rules)
     pool = gather(
-        responses, problems, scorers=tuple(names.rewards), table=table, columns=columns, reserved=sorted(used),
+        responses,
+        problems,
+        scorers=tuple(names.rewards),
+        table=table,
+        columns=columns,
+        reserved=sorted(used),
         on_duplicate=rules.on_duplicate or "mean",
-    )  # fmt: skip
+    )
 
     assert names.prompt is not None
     assert names.response is not None
     turns = {name: table.values(name) for name in (names.prompt, names.response)}
     pool.notes.extend([*beside.notes, *notes_of_keys_left_out(turns, rules)])
-    prompts = turns[names.prompt] if names.prompt != "messages" else []  # there, turns as JSON text are no surprise
+    prompts = (
+        turns[names.prompt] if names.prompt != "messages" else []
+    )  # there, turns as JSON text are no surprise
     pool.notes.extend(notes_of_texts_read_back(prompts, rules, [turns[names.response]]))
     pool.notes.extend(_notes_of_scores(table, pool, used, names))
     for column in names.rewards.values():
         if any(numbers_of(value) is not None for value in table.values(column)):
             what = "first" if rules.on_duplicate == "first" else "mean"
-            pool.notes.append(f"`{column}` holds several scores of each response: their {what} is taken (--on-duplicate {what})")
+            pool.notes.append(
+                f"`{column}` holds several scores of each response: their {what} is taken (--on-duplicate {what})"
+            )
     if not is_text_known:
-        pool.notes.append("the prompts' texts are their ids: responses can be selected by their rewards, and a policy must not "
-                          "be trained on them")  # fmt: skip
+        pool.notes.append(
+            "the prompts' texts are their ids: responses can be selected by their rewards, and a policy must not "
+            "be trained on them"
+        )
     return pool
 
 
@@ -106,7 +131,9 @@ def _resolved(table: UserTable, names: ColumnNames) -> ColumnNames:
         if len(found) != 1:
             which = "both `prompt` and `messages`" if found else "neither `prompt` nor `messages`"
             hint = "name one with --prompt-column" if found else HINT
-            raise InputError(f"{table.source} has {which}; its columns are: {', '.join(table.names)}", hint=hint)
+            raise InputError(
+                f"{table.source} has {which}; its columns are: {', '.join(table.names)}", hint=hint
+            )
         prompt = found[0]
     response = names.response or "response"
     given = [name for name in (names.prompt_id, prompt, response, names.model) if name is not None]
@@ -116,7 +143,9 @@ def _resolved(table: UserTable, names: ColumnNames) -> ColumnNames:
     return ColumnNames(prompt_id, prompt, response, names.model or "model", names.rewards)
 
 
-def _notes_of_scores(table: UserTable, pool: Pool, used: Collection[str], names: ColumnNames) -> list[str]:
+def _notes_of_scores(
+    table: UserTable, pool: Pool, used: Collection[str], names: ColumnNames
+) -> list[str]:
     """Return a note on columns of numbers that could be scores and that no ``--reward-column`` names."""
     groups = [[response.row for response in members] for members in pool.responses]
     flags = []
@@ -130,15 +159,25 @@ def _notes_of_scores(table: UserTable, pool: Pool, used: Collection[str], names:
         varies = any(texts[row] != texts[rows[0]] for rows in groups for row in rows)
         if varies or speaks_of_scores(words_of(name)):
             is_name = name.isidentifier()
-            flags.append(f"--reward-column {name}" if is_name else f"--reward-column 'score={name}'")
+            flags.append(
+                f"--reward-column {name}" if is_name else f"--reward-column 'score={name}'"
+            )
     if not flags:
         return []
-    which = "more columns hold numbers of the responses" if names.rewards else "no scores are taken, and columns could be scores"
+    which = (
+        "more columns hold numbers of the responses"
+        if names.rewards
+        else "no scores are taken, and columns could be scores"
+    )
     return [f"{which}; to take them: {', '.join(flags)}"]
 
 
 def _responses(
-    table: UserTable, names: ColumnNames, problems: Problems, beside: BesidePrompts, rules: ReadingRules
+    table: UserTable,
+    names: ColumnNames,
+    problems: Problems,
+    beside: BesidePrompts,
+    rules: ReadingRules,
 ) -> Iterator[Response]:
     assert names.prompt is not None
     assert names.response is not None
@@ -151,9 +190,13 @@ def _responses(
         failed = text is None and reasons[row] == "error"
         turns, problem = checked_prompt(prompt, names.prompt, rules=rules, beside=beside.rows[row])
         found = [beside.problems[row] or problem]
-        prompt_id, problem = checked_id(ids[row], names.prompt_id) if names.prompt_id is not None else (None, None)
+        prompt_id, problem = (
+            checked_id(ids[row], names.prompt_id) if names.prompt_id is not None else (None, None)
+        )
         found.append(problem)
-        response, problem = checked_response_text(text, names.response, rules) if not failed else (None, None)
+        response, problem = (
+            checked_response_text(text, names.response, rules) if not failed else (None, None)
+        )
         found.append(problem)
         sample_idx, problem = checked_index(indices[row], "sample_idx")
         found.append(problem)
@@ -170,7 +213,9 @@ def _responses(
             problems.add(place, sentence)
         if not sentences:
             failure = "the file says that it failed (finish_reason error)" if failed else None
-            yield Response(row, place, turns, response, prompt_id, sample_idx, model, reason, failure, scores)
+            yield Response(
+                row, place, turns, response, prompt_id, sample_idx, model, reason, failure, scores
+            )
 
 
 def _checked_score(value: Any, column: str, rules: ReadingRules) -> tuple[float | None, str | None]:

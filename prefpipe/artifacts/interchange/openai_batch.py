@@ -9,10 +9,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.chat_messages import Message, NoCompletionError, places_of_thoughts, read_choice, shown
+from prefpipe.artifacts.chat_messages import (
+    Message,
+    NoCompletionError,
+    places_of_thoughts,
+    read_choice,
+    shown,
+)
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, is_blank
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.conversation_columns import Beside, checked_prompt, notes_of_keys_left_out
+from prefpipe.artifacts.interchange.conversation_columns import (
+    Beside,
+    checked_prompt,
+    notes_of_keys_left_out,
+)
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.user_table import (
     LONGEST_INDEX,
@@ -27,7 +37,9 @@ from prefpipe.artifacts.tool_calls import TOOLS, checked_tools
 from prefpipe.surrogates import replace_lone_surrogates
 
 REQUEST_HINT = 'each request needs `custom_id` and `body` with `messages`: {"custom_id": "...", "body": {"messages": [...]}}'
-ANSWER_HINT = "each answer needs `custom_id`, and `response` or `error`: pass the output file of the batch"
+ANSWER_HINT = (
+    "each answer needs `custom_id`, and `response` or `error`: pass the output file of the batch"
+)
 KEY = re.compile(r"(.+)_(0|[1-9]\d*)", re.DOTALL | re.ASCII)
 """``<prompt_id>_<sample_idx>``."""
 
@@ -54,7 +66,10 @@ def read_batch(source: str, requests: str, *, rules: ReadingRules = DEFAULT_RULE
     Errors:
         InputError: an id that stands twice, an answer to no request, and every row that cannot be used.
     """
-    asked, answered = read_user_table(requests, hint=REQUEST_HINT), read_user_table(source, hint=ANSWER_HINT)
+    asked, answered = (
+        read_user_table(requests, hint=REQUEST_HINT),
+        read_user_table(source, hint=ANSWER_HINT),
+    )
     asked.require(["custom_id", "body"], hint=REQUEST_HINT)
     answered.require(["custom_id"], hint=ANSWER_HINT)
     problems = Problems(requests)
@@ -64,13 +79,21 @@ def read_batch(source: str, requests: str, *, rules: ReadingRules = DEFAULT_RULE
     answers = _answers(answered, {request.custom_id for request in wanted}, requests, problems)
     keys = _keys(wanted)
     found = [
-        response._replace(prompt_id=keys[request.custom_id][0], sample_idx=keys[request.custom_id][1]) if keys else response
+        response._replace(
+            prompt_id=keys[request.custom_id][0], sample_idx=keys[request.custom_id][1]
+        )
+        if keys
+        else response
         for request in wanted
         for response in _responses(request, answers.get(request.custom_id))
     ]
     pool = gather(found, problems, scorers=())
-    bodies = [body.get("messages") if isinstance(body, dict) else None for body in asked.values("body")]
-    pool.notes.extend([*notes_of_keys_left_out({"messages": bodies}, rules), *_notes_of_thoughts(answers)])
+    bodies = [
+        body.get("messages") if isinstance(body, dict) else None for body in asked.values("body")
+    ]
+    pool.notes.extend(
+        [*notes_of_keys_left_out({"messages": bodies}, rules), *_notes_of_thoughts(answers)]
+    )
     return pool
 
 
@@ -80,7 +103,9 @@ def _notes_of_thoughts(answers: Mapping[str, tuple[str, Mapping[str, Any]]]) -> 
     for _, values in answers.values():
         body = values["response"].get("body") if isinstance(values["response"], dict) else None
         choices = body.get("choices") if isinstance(body, dict) else None
-        places = [places_of_thoughts(choice) for choice in choices] if isinstance(choices, list) else []
+        places = (
+            [places_of_thoughts(choice) for choice in choices] if isinstance(choices, list) else []
+        )
         counts.update(set().union(*places))
     shown = ", ".join(f"`{place}` ({count:,} answers)" for place, count in sorted(counts.items()))
     return [f"thoughts beside the answers are left out of the responses: {shown}"] if counts else []
@@ -90,7 +115,9 @@ def _requests(table: UserTable, problems: Problems, rules: ReadingRules) -> list
     found: list[Request] = []
     places: dict[str, str] = {}
     bodies = table.values("body")
-    for row, (place, custom_id) in enumerate(zip(table.places, table.values("custom_id"), strict=True)):
+    for row, (place, custom_id) in enumerate(
+        zip(table.places, table.values("custom_id"), strict=True)
+    ):
         name, problem = _checked_id(custom_id, place, places)
         body: dict[str, Any] = bodies[row] if isinstance(bodies[row], dict) else {}
         if not isinstance(bodies[row], dict):
@@ -99,7 +126,9 @@ def _requests(table: UserTable, problems: Problems, rules: ReadingRules) -> list
         if not is_blank(body.get(TOOLS)) and TOOLS not in rules.leave_out:
             tools, tools_problem = checked_tools(body[TOOLS])
             problem = problem or tools_problem
-        turns, turns_problem = checked_prompt(body.get("messages"), "body.messages", rules=rules, beside=Beside(tools=tools))
+        turns, turns_problem = checked_prompt(
+            body.get("messages"), "body.messages", rules=rules, beside=Beside(tools=tools)
+        )
         model, model_problem = checked_optional_text(body.get("model"), "body.model")
         n, n_problem = _checked_n(body.get("n"))
         problem = problem or turns_problem or model_problem or n_problem
@@ -129,12 +158,18 @@ def _checked_id(custom_id: Any, place: str, places: dict[str, str]) -> tuple[str
     return text, problem
 
 
-def _answers(table: UserTable, known: set[str], requests: str, problems: Problems) -> dict[str, tuple[str, Mapping[str, Any]]]:
+def _answers(
+    table: UserTable, known: set[str], requests: str, problems: Problems
+) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Return place and content of each answer by its request's id."""
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
     places: dict[str, str] = {}
     columns = zip(
-        table.places, table.values("custom_id"), table.values_or_none("response"), table.values_or_none("error"), strict=True
+        table.places,
+        table.values("custom_id"),
+        table.values_or_none("response"),
+        table.values_or_none("error"),
+        strict=True,
     )
     for place, custom_id, response, error in columns:
         name, problem = _checked_id(custom_id, place, places)
@@ -160,13 +195,18 @@ def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
         if match is None or request.n != 1 or int(match[2]) > LONGEST_INDEX:
             return {}
         content = prompt_id_of(request.messages)
-        if ids_of_messages.setdefault(content, match[1]) != match[1] or messages_of_ids.setdefault(match[1], content) != content:
+        if (
+            ids_of_messages.setdefault(content, match[1]) != match[1]
+            or messages_of_ids.setdefault(match[1], content) != content
+        ):
             return {}
         keys[request.custom_id] = (match[1], int(match[2]))
     return keys
 
 
-def _responses(request: Request, answer: tuple[str, Mapping[str, Any]] | None) -> Iterator[Response]:
+def _responses(
+    request: Request, answer: tuple[str, Mapping[str, Any]] | None
+) -> Iterator[Response]:
     """Yield a request's responses in the order of the choices' own index; those that did not come carry the reason."""
     blank = Response(request.row, request.place, request.messages, None, model=request.model)
     choices: dict[int, Any] = {}
@@ -184,7 +224,10 @@ def _responses(request: Request, answer: tuple[str, Mapping[str, Any]] | None) -
         if index in choices:
             yield _response(choices[index], blank)
         else:
-            yield blank._replace(failure=failure or f"the answer holds {len(choices)} of {request.n} choices, and not this one")
+            yield blank._replace(
+                failure=failure
+                or f"the answer holds {len(choices)} of {request.n} choices, and not this one"
+            )
 
 
 def _failure(values: Mapping[str, Any]) -> str | None:
@@ -206,7 +249,9 @@ def _failure(values: Mapping[str, Any]) -> str | None:
 
 def _message(error: Any) -> str:
     """Return a server's words, as UTF-8 can hold them."""
-    found = (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
+    found = (
+        (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
+    )
     return replace_lone_surrogates(str(found)) if found is not None else "no reason given"
 
 
@@ -215,10 +260,17 @@ def _choices(choices: Sequence[Any], n: int) -> dict[int, Any]:
 
     They are samples of one prompt, so that none is worth another's.
     """
-    places = [choice.get("index", position) if isinstance(choice, dict) else position for position, choice in enumerate(choices)]
+    places = [
+        choice.get("index", position) if isinstance(choice, dict) else position
+        for position, choice in enumerate(choices)
+    ]
     are_indices = all(isinstance(place, int) and not isinstance(place, bool) for place in places)
     limit = max(n, len(choices))
-    if not are_indices or len(set(places)) < len(places) or not all(0 <= place < limit for place in places):
+    if (
+        not are_indices
+        or len(set(places)) < len(places)
+        or not all(0 <= place < limit for place in places)
+    ):
         places = list(range(len(choices)))
     return dict(zip(places, choices, strict=True))
 
@@ -241,7 +293,9 @@ def _why_no_response(message: Message) -> str | None:
     """Return why a choice is no response, None if it is one."""
     ended = f"(finish_reason {message.finish_reason})"
     if message.tools:
-        return f"the answer calls tools, which a text cannot hold: {', '.join(message.tools)} {ended}"
+        return (
+            f"the answer calls tools, which a text cannot hold: {', '.join(message.tools)} {ended}"
+        )
     if message.problem is not None:
         return message.problem
     if message.text is None or (message.refusal and not message.text):

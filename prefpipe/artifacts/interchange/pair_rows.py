@@ -16,7 +16,11 @@ from prefpipe.artifacts.interchange.conversation_columns import (
     notes_of_texts_read_back,
     read_beside,
 )
-from prefpipe.artifacts.interchange.preference_rows import response_columns, split_row, unpacked_column
+from prefpipe.artifacts.interchange.preference_rows import (
+    response_columns,
+    split_row,
+    unpacked_column,
+)
 from prefpipe.artifacts.interchange.score_columns import PLAIN_WORDS, pairs_of_columns
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
@@ -28,7 +32,9 @@ from prefpipe.artifacts.interchange.user_table import (
 )
 from prefpipe.errors import InputError
 
-HINT = "each row needs `chosen` and `rejected`, with `prompt` or with the whole conversation in both"
+HINT = (
+    "each row needs `chosen` and `rejected`, with `prompt` or with the whole conversation in both"
+)
 SCORES_HINT = "pass --model, or add `score_chosen` and `score_rejected`"
 TEXTS = ("chosen", "rejected")
 PREFERENCE = "preference"
@@ -108,21 +114,34 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
         table.require(TEXTS, hint=HINT)
     elif columns is None:
         raise InputError(
-            f"{source} has no two columns of scores; its columns are: {', '.join(table.names) or 'none'}", hint=SCORES_HINT
+            f"{source} has no two columns of scores; its columns are: {', '.join(table.names) or 'none'}",
+            hint=SCORES_HINT,
         )
     problems = Problems(source)
-    texts = response_columns(table, TEXTS, rules) if has_texts else {name: table.values_or_none(name) for name in TEXTS}
+    texts = (
+        response_columns(table, TEXTS, rules)
+        if has_texts
+        else {name: table.values_or_none(name) for name in TEXTS}
+    )
     texts["prompt"] = unpacked_column(table, "prompt")
     beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules)
     rows = _rows(table, texts, columns, beside=beside, rules=rules, problems=problems)
-    problems.raise_if_any(hint="correct the columns; a score is a number, a preference lies in [0, 1]")
+    problems.raise_if_any(
+        hint="correct the columns; a score is a number, a preference lies in [0, 1]"
+    )
     reasons = [row.problem for row in rows if row.problem is not None]
     raw = [unpacked_column(table, name) for name in TEXTS] if has_texts else []
     read_back = notes_of_texts_read_back(texts["prompt"], rules, raw)
     hint = hint_for(reasons, "")
     if hint:
-        notes.append(f"{len(reasons):,} of {len(rows):,} pairs cannot be used as they are, first {reasons[0]}; {hint}")
-    return PairFile(_compared(rows), columns, (*notes, *beside.notes, *notes_of_keys_left_out(texts, rules), *read_back))
+        notes.append(
+            f"{len(reasons):,} of {len(rows):,} pairs cannot be used as they are, first {reasons[0]}; {hint}"
+        )
+    return PairFile(
+        _compared(rows),
+        columns,
+        (*notes, *beside.notes, *notes_of_keys_left_out(texts, rules), *read_back),
+    )
 
 
 def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] | None, list[str]]:
@@ -131,23 +150,34 @@ def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] 
     plain = [pair for pair in found if pair.scorer in PLAIN_WORDS]
     if is_sure and len(plain or found) > 1:
         shown = "; ".join(" and ".join(pair.columns) for pair in plain or found)
-        raise InputError(f"{table.source} has several pairs of scores: {shown}", hint="keep the two columns that are meant")
+        raise InputError(
+            f"{table.source} has several pairs of scores: {shown}",
+            hint="keep the two columns that are meant",
+        )
 
     pairs = plain or found
     return (pairs[0].columns if pairs else None), notes
 
 
 def _rows(
-    table: UserTable, texts: Mapping[str, Sequence[Any]], columns: tuple[str, str] | None, *, beside: BesidePrompts,
-    rules: ReadingRules, problems: Problems,
-) -> list[ScoredTexts]:  # fmt: skip
+    table: UserTable,
+    texts: Mapping[str, Sequence[Any]],
+    columns: tuple[str, str] | None,
+    *,
+    beside: BesidePrompts,
+    rules: ReadingRules,
+    problems: Problems,
+) -> list[ScoredTexts]:
     has_texts = all(name in table.names for name in TEXTS)
     named = {name: table.values_or_none(name) for name in ("prompt_id", "id", "subset", PREFERENCE)}
     numbers = [table.values(name) for name in columns] if columns is not None else []
     rows = []
     for row, place in enumerate(table.places):
         values = {name: column[row] for name, column in {**named, **texts}.items()}
-        scores = tuple(_number(column[row], name, place, problems) for column, name in zip(numbers, columns or (), strict=True))
+        scores = tuple(
+            _number(column[row], name, place, problems)
+            for column, name in zip(numbers, columns or (), strict=True)
+        )
         messages: Turns = []
         responses, problem, is_null = ["", ""], None, False
         if has_texts:
@@ -157,21 +187,37 @@ def _rows(
         prompt_id, id_problem = _prompt_id(values, messages, row)
         if id_problem is not None and problem is None:
             problem = id_problem
-        rows.append(ScoredTexts(
-            row, place, prompt_id, _word(values["id"]), _word(values["subset"]), messages, responses[0], responses[1],
-            (scores[0], scores[1]) if scores else None, _preference(values[PREFERENCE], place, problems),
-            PREFERENCE in table.names, problem=problem, is_null=is_null,
-        ))  # fmt: skip
+        rows.append(
+            ScoredTexts(
+                row,
+                place,
+                prompt_id,
+                _word(values["id"]),
+                _word(values["subset"]),
+                messages,
+                responses[0],
+                responses[1],
+                (scores[0], scores[1]) if scores else None,
+                _preference(values[PREFERENCE], place, problems),
+                PREFERENCE in table.names,
+                problem=problem,
+                is_null=is_null,
+            )
+        )
     return rows
 
 
-def _texts(values: dict[str, Any], rules: ReadingRules, beside: Beside) -> tuple[Turns, list[str], str | None, bool]:
+def _texts(
+    values: dict[str, Any], rules: ReadingRules, beside: Beside
+) -> tuple[Turns, list[str], str | None, bool]:
     """Return a row's prompt, its two texts, what is wrong with them, and whether it is that one is null."""
     null = [name for name in TEXTS if values[name] is None]
     if null:
         return [], ["", ""], f"`{null[0]}` is null", True
     responses = [values[name] for name in TEXTS]
-    turns, texts, problem = split_row(values["prompt"], responses, TEXTS, rules=rules, beside=beside)
+    turns, texts, problem = split_row(
+        values["prompt"], responses, TEXTS, rules=rules, beside=beside
+    )
     return (turns, texts, None, False) if problem is None else ([], ["", ""], problem, False)
 
 
@@ -201,7 +247,10 @@ def _number(value: Any, name: str, place: str, problems: Problems) -> float | No
 def _preference(value: Any, place: str, problems: Problems) -> float | None:
     found = _number(value, PREFERENCE, place, problems)
     if found is not None and not 0.0 <= found <= 1.0:
-        problems.add(place, f"`{PREFERENCE}` is {told(value)}; a preference for the chosen response lies in [0, 1]")
+        problems.add(
+            place,
+            f"`{PREFERENCE}` is {told(value)}; a preference for the chosen response lies in [0, 1]",
+        )
         return None
     return found
 

@@ -21,7 +21,17 @@ from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.artifacts.tool_calls import holds_tools
 from prefpipe.errors import InputError, UsageError
 
-RATER_WORDS = ("annotator", "rater", "judge", "evaluator", "worker", "reviewer", "labeler", "labeller", "assessor")
+RATER_WORDS = (
+    "annotator",
+    "rater",
+    "judge",
+    "evaluator",
+    "worker",
+    "reviewer",
+    "labeler",
+    "labeller",
+    "assessor",
+)
 """Words of columns that say who rated a response."""
 
 
@@ -61,9 +71,15 @@ class Pool:
 
 
 def gather(
-    responses: Iterable[Response], problems: Problems, *, scorers: Sequence[str], table: UserTable | None = None,
-    columns: Sequence[str] | None = (), reserved: Sequence[str] = (), on_duplicate: str | None = None,
-) -> Pool:  # fmt: skip
+    responses: Iterable[Response],
+    problems: Problems,
+    *,
+    scorers: Sequence[str],
+    table: UserTable | None = None,
+    columns: Sequence[str] | None = (),
+    reserved: Sequence[str] = (),
+    on_duplicate: str | None = None,
+) -> Pool:
     """Join responses by prompt and number them.
 
     Args:
@@ -81,7 +97,11 @@ def gather(
     """
     by_prompt: dict[str, list[Response]] = {}
     for response in responses:
-        prompt_id = response.prompt_id if response.prompt_id is not None else prompt_id_of(response.messages)
+        prompt_id = (
+            response.prompt_id
+            if response.prompt_id is not None
+            else prompt_id_of(response.messages)
+        )
         members = by_prompt.setdefault(prompt_id, [])
         if members and members[0].messages != response.messages:
             problems.add(response.place, _difference_of_prompts(prompt_id, members[0], response))
@@ -98,12 +118,20 @@ def gather(
     prompts = [Prompt(prompt_id, members[0].messages) for prompt_id, members in by_prompt.items()]
     theirs, column_notes = _user_columns(table, list(by_prompt.values()), columns, reserved)
     carries_tools = any(holds_tools(prompt.messages) for prompt in prompts)
-    return Pool(Prompts(prompts, theirs, carries_tools=carries_tools), numbered, tuple(scorers), [*notes, *column_notes])
+    return Pool(
+        Prompts(prompts, theirs, carries_tools=carries_tools),
+        numbered,
+        tuple(scorers),
+        [*notes, *column_notes],
+    )
 
 
 def _difference_of_prompts(prompt_id: str, first: Response, other: Response) -> str:
     """Return what two rows of one prompt say differently: all of it, or the system turn alone."""
-    texts = [[turn for turn in response.messages if turn["role"] != "system"] for response in (first, other)]
+    texts = [
+        [turn for turn in response.messages if turn["role"] != "system"]
+        for response in (first, other)
+    ]
     if texts[0] == texts[1]:
         return f"prompt {prompt_id} {OTHER_SYSTEM} {first.place}"
     return f"prompt {prompt_id} has another text here than at {first.place}"
@@ -120,7 +148,10 @@ def _values_of_raters(table: UserTable | None, reserved: Sequence[str]) -> list[
 
 
 def one_response_each(
-    members: Sequence[list[Response]], on_duplicate: str, problems: Problems, raters: Sequence[str] = ()
+    members: Sequence[list[Response]],
+    on_duplicate: str,
+    problems: Problems,
+    raters: Sequence[str] = (),
 ) -> tuple[list[list[Response]], list[str]]:
     """Return each prompt's responses, several rows with scores of one response made one, and what was done.
 
@@ -135,7 +166,9 @@ def one_response_each(
         raters: who rated each row of the file; () where it does not say.
     """
     several = [bundle for responses in members for bundle in _bundles(responses) if len(bundle) > 1]
-    keyed = [bundle for bundle in several if bundle[0].sample_idx is not None and _differ(bundle, raters)]
+    keyed = [
+        bundle for bundle in several if bundle[0].sample_idx is not None and _differ(bundle, raters)
+    ]
     unkeyed = [bundle for bundle in several if bundle[0].sample_idx is None]
     are_ratings = any(_differ(bundle, raters) for bundle in unkeyed)
     ratings = [*keyed, *(unkeyed if are_ratings else [])]
@@ -143,7 +176,9 @@ def one_response_each(
     notes = _notes_of_shared_texts(members)
     if unkeyed and not are_ratings:
         n_rows = sum(len(bundle) - 1 for bundle in unkeyed)
-        notes.append(f"responses that repeat text and scores of another of their prompt: {n_rows:,}, samples of their own")
+        notes.append(
+            f"responses that repeat text and scores of another of their prompt: {n_rows:,}, samples of their own"
+        )
     if not ratings:
         return list(members), notes
     if on_duplicate == "refuse":
@@ -155,7 +190,10 @@ def one_response_each(
     # by the object itself: one row of a file may hold the same text twice
     joined = {id(bundle[0]): _joined(bundle, on_duplicate) for bundle in ratings}
     gone = {id(response) for bundle in ratings for response in bundle[1:]}
-    kept = [[joined.get(id(response), response) for response in responses if id(response) not in gone] for responses in members]
+    kept = [
+        [joined.get(id(response), response) for response in responses if id(response) not in gone]
+        for responses in members
+    ]
     return kept, [*notes, _note_of_duplicates(ratings, on_duplicate)]
 
 
@@ -171,15 +209,25 @@ def _notes_of_shared_texts(members: Sequence[Sequence[Response]]) -> list[str]:
                 models.setdefault(response.text, set()).add(response.model)
         n_texts += sum(len(models[text]) > 1 and len(found) > 1 for text, found in scores.items())
     what = "texts that several models wrote, with different scores"
-    return [f"{what}: {n_texts:,}, a candidate each; `select` keeps the first of them"] if n_texts else []
+    return (
+        [f"{what}: {n_texts:,}, a candidate each; `select` keeps the first of them"]
+        if n_texts
+        else []
+    )
 
 
 def _bundles(responses: Sequence[Response]) -> list[list[Response]]:
     """Return the rows of each response of a prompt, in the order in which responses first stand in the file."""
     bundles: dict[Any, list[Response]] = {}
     for number, response in enumerate(responses):
-        key: Any = (response.sample_idx, response.text) if response.sample_idx is not None else (response.text, response.model)
-        bundles.setdefault(("failed", number) if response.text is None else key, []).append(response)
+        key: Any = (
+            (response.sample_idx, response.text)
+            if response.sample_idx is not None
+            else (response.text, response.model)
+        )
+        bundles.setdefault(("failed", number) if response.text is None else key, []).append(
+            response
+        )
     return list(bundles.values())
 
 
@@ -198,14 +246,19 @@ def _joined(bundle: Sequence[Response], on_duplicate: str) -> Response:
     scores: dict[str, float | None] = {}
     for scorer in first.scores:
         given = [value for response in bundle if (value := response.scores[scorer]) is not None]
-        finite = [value for value in given if isfinite(value)]  # NaN is how tables write a rater who gave none
+        finite = [
+            value for value in given if isfinite(value)
+        ]  # NaN is how tables write a rater who gave none
         scores[scorer] = fsum(finite) / len(finite) if finite else next(iter(given), None)
     return first._replace(scores=scores)
 
 
 def _sentence_of_duplicate(bundle: Sequence[Response]) -> str:
     first, second = bundle[:2]
-    scorer = next((name for name in first.scores if first.scores[name] != second.scores[name]), next(iter(first.scores), ""))
+    scorer = next(
+        (name for name in first.scores if first.scores[name] != second.scores[name]),
+        next(iter(first.scores), ""),
+    )
     return (
         f"prompt {first.prompt_id}: one response has {scorer} {second.scores.get(scorer)} here and {first.scores.get(scorer)} at "
         f"{first.place}: {told(first.text)} (--on-duplicate mean takes the mean)"
@@ -232,7 +285,8 @@ def _numbered(members: list[Response], problems: Problems) -> list[Response]:
     if len(given) < len(members):
         stray = next(response for response in members if response.sample_idx is None)
         problems.add(
-            stray.place, f"it has no sample_idx, and others of prompt {stray.prompt_id} have one, such as {given[0].place}"
+            stray.place,
+            f"it has no sample_idx, and others of prompt {stray.prompt_id} have one, such as {given[0].place}",
         )
         return members
     places: dict[Any, str] = {}
@@ -255,15 +309,24 @@ def _contradicted(response: Response, members: Sequence[Response]) -> list[str]:
 
 
 def _user_columns(
-    table: UserTable | None, members: Sequence[Sequence[Response]], wanted: Sequence[str] | None, reserved: Sequence[str]
+    table: UserTable | None,
+    members: Sequence[Sequence[Response]],
+    wanted: Sequence[str] | None,
+    reserved: Sequence[str],
 ) -> tuple[pa.Table, list[str]]:
     """Return the user's columns with a row for each prompt, and a line for each that does not pass through."""
     rows = pa.array([responses[0].row for responses in members], pa.int64())
     if table is None or wanted == ():
         return pa.table({}), []
-    theirs = [name for name in table.names if name not in reserved] if wanted is None else list(wanted)
+    theirs = (
+        [name for name in table.names if name not in reserved] if wanted is None else list(wanted)
+    )
     _refuse_names(table, theirs, reserved)
-    varying = {name: place for name in theirs if (place := _place_of_difference(table, name, members)) is not None}
+    varying = {
+        name: place
+        for name in theirs
+        if (place := _place_of_difference(table, name, members)) is not None
+    }
     if wanted is not None and varying:
         name, place = next(iter(varying.items()))
         raise InputError(
@@ -271,26 +334,38 @@ def _user_columns(
             hint=f"a column that belongs to the responses cannot pass through; leave `{name}` out of --columns",
         )
     kept = [name for name in theirs if name not in varying]
-    notes = [f"columns that differ within a prompt and are left out: {', '.join(varying)}"] if varying else []
+    notes = (
+        [f"columns that differ within a prompt and are left out: {', '.join(varying)}"]
+        if varying
+        else []
+    )
     return table.table.select(kept).take(rows), notes
 
 
 def _refuse_names(table: UserTable, theirs: Sequence[str], reserved: Sequence[str]) -> None:
     unknown = [name for name in theirs if name not in table.names]
     if unknown:
-        raise UsageError(f"--columns names `{unknown[0]}`, which {table.source} does not have; it has: {', '.join(table.names)}")
+        raise UsageError(
+            f"--columns names `{unknown[0]}`, which {table.source} does not have; it has: {', '.join(table.names)}"
+        )
     clash = [name for name in theirs if name in reserved]
     if clash:
-        raise UsageError(f"--columns names `{clash[0]}`, which the candidates hold in a column of their own already",
-                         hint="leave it out of --columns, or rename it in the file")  # fmt: skip
+        raise UsageError(
+            f"--columns names `{clash[0]}`, which the candidates hold in a column of their own already",
+            hint="leave it out of --columns, or rename it in the file",
+        )
     twice = [name for name, count in Counter(theirs).items() if count > 1]
     if twice:
         raise UsageError(f"--columns names `{twice[0]}` twice")
 
 
-def _place_of_difference(table: UserTable, name: str, members: Sequence[Sequence[Response]]) -> str | None:
+def _place_of_difference(
+    table: UserTable, name: str, members: Sequence[Sequence[Response]]
+) -> str | None:
     """Return the place of the first row whose value is not that of its prompt's first row."""
-    values = [repr(row[name]) for row in python_rows(table.table.select([name]))]  # the text of NaN equals itself
+    values = [
+        repr(row[name]) for row in python_rows(table.table.select([name]))
+    ]  # the text of NaN equals itself
     for responses in members:
         for response in responses[1:]:
             if values[response.row] != values[responses[0].row]:

@@ -25,7 +25,11 @@ from prefpipe.artifacts.interchange.conversation_columns import (
 )
 from prefpipe.artifacts.interchange.pool import Pool, Response, gather
 from prefpipe.artifacts.interchange.score_columns import pairs_of_columns, single_columns, words_of
-from prefpipe.artifacts.interchange.templated_prompts import all_serialised, read_transcript, serialised_turns
+from prefpipe.artifacts.interchange.templated_prompts import (
+    all_serialised,
+    read_transcript,
+    serialised_turns,
+)
 from prefpipe.artifacts.interchange.user_table import (
     Problems,
     UserTable,
@@ -45,9 +49,20 @@ HINT = (
 )
 PREFERENCE = "preference"
 OWN_COLUMNS = (
-    "prompt_id", "prompt", "chosen", "rejected", "completion", "label", "chosen_sample_idx", "rejected_sample_idx", "sample_idx",
-    "chosen_model", "rejected_model", "model", "margin",
-)  # fmt: skip
+    "prompt_id",
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "label",
+    "chosen_sample_idx",
+    "rejected_sample_idx",
+    "sample_idx",
+    "chosen_model",
+    "rejected_model",
+    "model",
+    "margin",
+)
 
 
 class Side(NamedTuple):
@@ -70,7 +85,11 @@ class Candidate:
 
 
 def read_preferences(
-    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read preference data as TRL takes it: explicit or implicit prompts, pairs or single completions, text or turns.
 
@@ -88,8 +107,15 @@ def read_preferences(
     table.require(["chosen", "rejected"] if is_paired else ["prompt", "completion"], hint=HINT)
 
     texts = response_columns(table, ["chosen", "rejected"] if is_paired else ["completion"], rules)
-    if is_paired and "prompt" not in table.names and all(isinstance(value, str) for value in texts["chosen"]):
-        table.require(["prompt"], hint="where `chosen` and `rejected` are plain texts, the prompt stands in a column of its own")
+    if (
+        is_paired
+        and "prompt" not in table.names
+        and all(isinstance(value, str) for value in texts["chosen"])
+    ):
+        table.require(
+            ["prompt"],
+            hint="where `chosen` and `rejected` are plain texts, the prompt stands in a column of its own",
+        )
 
     sides, notes = _paired_sides(table) if is_paired else (_single_side(table), [])
     scorers = tuple(sides[0].scores) or (PREFERENCE,)
@@ -108,10 +134,19 @@ def read_preferences(
     for side in sides:
         used |= {side.model, side.sample_idx, *side.scores.values()}
     responses = [_finished(candidate, scorers, rules) for candidate in candidates]
-    pool = gather(responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *reserved}))
+    pool = gather(
+        responses,
+        problems,
+        scorers=scorers,
+        table=table,
+        columns=columns,
+        reserved=sorted({*used, *reserved}),
+    )
     prompts = unpacked_column(table, "prompt")
     raw = [unpacked_column(table, name) for name in texts]
-    pool.notes.extend([*beside.notes, *notes, *notes_of_keys_left_out({"prompt": prompts, **texts}, rules)])
+    pool.notes.extend(
+        [*beside.notes, *notes, *notes_of_keys_left_out({"prompt": prompts, **texts}, rules)]
+    )
     pool.notes.extend(notes_of_texts_read_back(prompts, rules, raw))
     return pool
 
@@ -120,7 +155,14 @@ def _paired_sides(table: UserTable) -> tuple[list[Side], list[str]]:
     pairs, notes = pairs_of_columns(table)
     sides = []
     for number, name in enumerate(("chosen", "rejected")):
-        model = next((column for column in table.names if sorted(words_of(column)) == sorted((name, "model"))), f"{name}_model")
+        model = next(
+            (
+                column
+                for column in table.names
+                if sorted(words_of(column)) == sorted((name, "model"))
+            ),
+            f"{name}_model",
+        )
         scores = {pair.scorer: pair.columns[number] for pair in pairs}
         sides.append(Side(name, f"{name}_sample_idx", model, scores, number == 0))
     return sides, notes
@@ -133,7 +175,9 @@ def _notes_of_reversed_scores(table: UserTable, sides: Sequence[Side]) -> list[s
     for scorer in chosen:
         columns = [list(map(number_of, table.values(side[scorer]))) for side in (chosen, rejected)]
         rated = [
-            (first, second) for (first, _), (second, _) in zip(*columns, strict=True) if first is not None and second is not None
+            (first, second)
+            for (first, _), (second, _) in zip(*columns, strict=True)
+            if first is not None and second is not None
         ]
         n_reversed = sum(first < second for first, second in rated)
         if n_reversed:
@@ -149,19 +193,27 @@ def _single_side(table: UserTable) -> list[Side]:
 
 
 def _gathered(
-    table: UserTable, sides: Sequence[Side], texts: Mapping[str, Sequence[Any]], problems: Problems, beside: BesidePrompts,
+    table: UserTable,
+    sides: Sequence[Side],
+    texts: Mapping[str, Sequence[Any]],
+    problems: Problems,
+    beside: BesidePrompts,
     rules: ReadingRules,
-) -> list[Candidate]:  # fmt: skip
+) -> list[Candidate]:
     """Join what the rows say of each response."""
     ids, labels = table.values_or_none("prompt_id"), table.values_or_none("label")
     prompts = unpacked_column(table, "prompt")
-    columns = {name: table.values_or_none(name) for side in sides for name in (side.sample_idx, side.model)}
+    columns = {
+        name: table.values_or_none(name) for side in sides for name in (side.sample_idx, side.model)
+    }
     scores = {name: table.values(name) for side in sides for name in side.scores.values()}
     known: dict[tuple[str, Any], Candidate] = {}
 
     for row, place in enumerate(table.places):
         values = [column[row] for column in texts.values()]
-        prompt, responses, problem = split_row(prompts[row], values, list(texts), rules=rules, beside=beside.rows[row])
+        prompt, responses, problem = split_row(
+            prompts[row], values, list(texts), rules=rules, beside=beside.rows[row]
+        )
         problem = beside.problems[row] or problem
         prompt_id = None
         if problem is None and "prompt_id" in table.names:
@@ -171,9 +223,13 @@ def _gathered(
             continue
 
         for side, text in zip(sides, responses, strict=True):
-            sample_idx, index_problem = checked_index(columns[side.sample_idx][row], side.sample_idx)
+            sample_idx, index_problem = checked_index(
+                columns[side.sample_idx][row], side.sample_idx
+            )
             model, model_problem = checked_optional_text(columns[side.model][row], side.model)
-            response = Response(row, place, prompt, text, prompt_id or prompt_id_of(prompt), sample_idx, model)
+            response = Response(
+                row, place, prompt, text, prompt_id or prompt_id_of(prompt), sample_idx, model
+            )
             wins, label_problem = _won(side, labels[row])
             found = [index_problem, model_problem, label_problem]
             candidate = _candidate(known, response, problems)
@@ -194,10 +250,16 @@ def _gathered(
 def unpacked_column(table: UserTable, name: str) -> list[Any]:
     """Return a column of texts and turns; turns that stand in a CSV field as JSON text are turns."""
     values = table.values_or_none(name)
-    return [_turns_of_csv(value) for value in values] if table.source.lower().endswith((".csv", ".tsv")) else values
+    return (
+        [_turns_of_csv(value) for value in values]
+        if table.source.lower().endswith((".csv", ".tsv"))
+        else values
+    )
 
 
-def response_columns(table: UserTable, names: Sequence[str], rules: ReadingRules) -> dict[str, list[Any]]:
+def response_columns(
+    table: UserTable, names: Sequence[str], rules: ReadingRules
+) -> dict[str, list[Any]]:
     """Return the columns of responses, texts and turns.
 
     A response may be a list of turns in a text, and that is a text like any other. Where every response of the file is one,
@@ -211,9 +273,12 @@ def response_columns(table: UserTable, names: Sequence[str], rules: ReadingRules
     if all_serialised(list(columns.values())):
         return {name: [_unwrapped(value) for value in values] for name, values in columns.items()}
     texts = [value for values in columns.values() for value in values if value is not None]
-    if "prompt" not in table.names and all(isinstance(text, str) and text.startswith("\n\nHuman:") for text in texts):
+    if "prompt" not in table.names and all(
+        isinstance(text, str) and text.startswith("\n\nHuman:") for text in texts
+    ):
         return {
-            name: [read_transcript(value) or value if value else value for value in values] for name, values in columns.items()
+            name: [read_transcript(value) or value if value else value for value in values]
+            for name, values in columns.items()
         }
     return columns
 
@@ -222,7 +287,9 @@ def _unwrapped(value: Any) -> Any:
     return serialised_turns(value)[0] if isinstance(value, str) else value
 
 
-def _candidate(known: dict[tuple[str, Any], Candidate], response: Response, problems: Problems) -> Candidate:
+def _candidate(
+    known: dict[tuple[str, Any], Candidate], response: Response, problems: Problems
+) -> Candidate:
     """Return the candidate that a response of a row is, a new one where it is new."""
     assert response.prompt_id is not None
     which: Any = response.sample_idx if response.sample_idx is not None else response.text
@@ -235,8 +302,13 @@ def _candidate(known: dict[tuple[str, Any], Candidate], response: Response, prob
             contradicted=[before.place],
         )
     if before.messages != response.messages:
-        problems.add(response.place, f"prompt {response.prompt_id} has another text here than at {before.place}")
-    if before.model is None and response.model is not None:  # of a text that several models wrote, the first that is named
+        problems.add(
+            response.place,
+            f"prompt {response.prompt_id} has another text here than at {before.place}",
+        )
+    if (
+        before.model is None and response.model is not None
+    ):  # of a text that several models wrote, the first that is named
         candidate.response = before._replace(model=response.model)
     return candidate
 
@@ -260,7 +332,10 @@ def _refuse_contradictions(candidates: Sequence[Candidate], problems: Problems) 
 def _notes_of_duplicates(candidates: Sequence[Candidate], on_duplicate: str) -> list[str]:
     """Return how many responses have several scores, and what was made of them."""
     several = [
-        given for candidate in candidates for given in candidate.scores.values() if len({repr(value) for value, _ in given}) > 1
+        given
+        for candidate in candidates
+        for given in candidate.scores.values()
+        if len({repr(value) for value, _ in given}) > 1
     ]
     if not several:
         return []
@@ -297,9 +372,13 @@ def _finished(candidate: Candidate, scorers: Sequence[str], rules: ReadingRules)
 
 
 def split_row(
-    prompt: Any, responses: Sequence[Any], names: Sequence[str], *, rules: ReadingRules = DEFAULT_RULES,
+    prompt: Any,
+    responses: Sequence[Any],
+    names: Sequence[str],
+    *,
+    rules: ReadingRules = DEFAULT_RULES,
     beside: Beside = NOTHING_BESIDE,
-) -> tuple[Turns, list[str], str | None]:  # fmt: skip
+) -> tuple[Turns, list[str], str | None]:
     """Return a row's prompt, its responses' texts, and what is wrong with it.
 
     Args:
@@ -311,23 +390,37 @@ def split_row(
     """
     values: list[str | Turns] = []
     for value, name in zip(responses, names, strict=True):
-        found, problem = checked_response([value] if isinstance(value, dict) else value, name, rules)
+        found, problem = checked_response(
+            [value] if isinstance(value, dict) else value, name, rules
+        )
         if problem is not None:
             return [], [], problem
         values.append(found)
 
     whole = [value for value in values if isinstance(value, list) and len(value) > 1]
     if prompt is None and len(whole) < len(values):
-        return [], [], f"there is no `prompt`, and `{names[0]}` is not the whole conversation, a list of turns"
+        return (
+            [],
+            [],
+            f"there is no `prompt`, and `{names[0]}` is not the whole conversation, a list of turns",
+        )
     if not whole:
         turns, problem = checked_prompt(prompt, "prompt", rules=rules, beside=beside)
-        return turns, [value if isinstance(value, str) else value[0]["content"] for value in values], problem
+        return (
+            turns,
+            [value if isinstance(value, str) else value[0]["content"] for value in values],
+            problem,
+        )
     if len(whole) < len(values):
         return [], [], f"one of {' and '.join(names)} is a whole conversation, and the other is not"
 
     beginning = whole[0][:-1]
     if any(value[:-1] != beginning for value in whole):
-        return [], [], f"`{names[0]}` and `{names[-1]}` differ before their last turn: there is no one prompt to both"
+        return (
+            [],
+            [],
+            f"`{names[0]}` and `{names[-1]}` differ before their last turn: there is no one prompt to both",
+        )
     turns, problem = checked_prompt(beginning, names[0])
     if problem is None and prompt is not None and not _is_told_by(prompt, turns, rules):
         problem = f"`prompt` is not what `{names[0]}` begins with: {told(prompt)}"
@@ -339,13 +432,19 @@ def split_row(
 def _turns_of_csv(value: Any) -> Any:
     """Return turns that stand in a CSV field, as JSON text, as turns; any other text stays one."""
     found = parsed_json(value) if isinstance(value, str) else None
-    is_turns = isinstance(found, list) and found and all(isinstance(turn, dict) and "role" in turn for turn in found)
+    is_turns = (
+        isinstance(found, list)
+        and found
+        and all(isinstance(turn, dict) and "role" in turn for turn in found)
+    )
     return found if is_turns else value
 
 
 def _is_told_by(prompt: Any, turns: Turns, rules: ReadingRules) -> bool:
     """Return whether a row's own prompt is its conversation's beginning: the same turns, or the text of a user turn of it."""
-    if isinstance(prompt, str) and any(turn["content"] == prompt for turn in turns if turn["role"] == "user"):
+    if isinstance(prompt, str) and any(
+        turn["content"] == prompt for turn in turns if turn["role"] == "user"
+    ):
         return True
     found, problem = checked_prompt(prompt, "prompt", rules=rules)
     return problem is None and found == turns

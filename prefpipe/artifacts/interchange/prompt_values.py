@@ -9,8 +9,18 @@ from math import isnan
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import canonical_json
-from prefpipe.artifacts.interchange.annotations import DIFFICULTIES, TEXT_KEYS, Annotations, digest_of
-from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_number, read_user_table
+from prefpipe.artifacts.interchange.annotations import (
+    DIFFICULTIES,
+    TEXT_KEYS,
+    Annotations,
+    digest_of,
+)
+from prefpipe.artifacts.interchange.user_table import (
+    Problems,
+    UserTable,
+    checked_number,
+    read_user_table,
+)
 from prefpipe.errors import InputError
 
 ROW_NUMBERS = ("index", "", "Unnamed: 0")
@@ -48,7 +58,9 @@ def read_difficulty(source: str, annotations: Annotations) -> Matched:
     Errors:
         InputError: no such column, a prompt without one or with two, or row numbers that do not fit the annotations.
     """
-    table = read_user_table(source, text_columns=TEXT_KEYS, hint="each row needs a prompt and `instruction_difficulty`")
+    table = read_user_table(
+        source, text_columns=TEXT_KEYS, hint="each row needs a prompt and `instruction_difficulty`"
+    )
     name = _column(table, DIFFICULTIES, "difficulties")
     return _matched(table, annotations, _checked_numbers(table, name), "difficulty")
 
@@ -59,7 +71,9 @@ def read_baseline_lengths(source: str, annotations: Annotations) -> Matched:
     Errors:
         InputError: no such column, a prompt without a response or with two of different length.
     """
-    table = read_user_table(source, text_columns=TEXT_KEYS, hint="each row needs `instruction` and `output`")
+    table = read_user_table(
+        source, text_columns=TEXT_KEYS, hint="each row needs `instruction` and `output`"
+    )
     name = _column(table, ("output", "response"), "responses")
     problems = Problems(source)
     lengths = []
@@ -82,15 +96,18 @@ def read_regularising_rows(source: str) -> Regularising:
     table.require(["preference", "std_delta_len"], hint=hint)
     name = next((column for column in DIFFICULTIES if column in table.names), None)
     return Regularising(
-        _checked_numbers(table, "preference"), _checked_numbers(table, "std_delta_len"),
+        _checked_numbers(table, "preference"),
+        _checked_numbers(table, "std_delta_len"),
         _checked_numbers(table, name) if name is not None else None,
-    )  # fmt: skip
+    )
 
 
 def _column(table: UserTable, names: Sequence[str], what: str) -> str:
     name = next((column for column in names if column in table.names), None)
     if name is None:
-        raise InputError(f"{table.source} holds no {what} (`{'` or `'.join(names)}`); its columns are: {', '.join(table.names)}")
+        raise InputError(
+            f"{table.source} holds no {what} (`{'` or `'.join(names)}`); its columns are: {', '.join(table.names)}"
+        )
     return name
 
 
@@ -105,7 +122,9 @@ def _checked_numbers(table: UserTable, name: str) -> list[float]:
     return found
 
 
-def _matched(table: UserTable, annotations: Annotations, values: Sequence[float], what: str) -> Matched:
+def _matched(
+    table: UserTable, annotations: Annotations, values: Sequence[float], what: str
+) -> Matched:
     """Join by prompt id, by text, or by row number where nothing else is there."""
     text = next((name for name in TEXT_KEYS if name in table.names), None)
     if annotations.ids is not None and "prompt_id" in table.names:
@@ -123,23 +142,34 @@ def _matched(table: UserTable, annotations: Annotations, values: Sequence[float]
     return _by_row(table, numbers, annotations, values)
 
 
-def _by_key(table: UserTable, name: str, keys: Sequence[str], values: Sequence[float], what: str) -> Matched:
-    as_key: Callable[[Any], str] = lambda value: value if isinstance(value, str) else canonical_json(value)  # noqa: E731
+def _by_key(
+    table: UserTable, name: str, keys: Sequence[str], values: Sequence[float], what: str
+) -> Matched:
+    as_key: Callable[[Any], str] = lambda value: (
+        value if isinstance(value, str) else canonical_json(value)
+    )
     found: dict[str, float] = {}
-    for place, key, value in zip(table.places, map(as_key, table.values(name)), values, strict=True):
+    for place, key, value in zip(
+        table.places, map(as_key, table.values(name)), values, strict=True
+    ):
         if found.setdefault(key, value) != value:
-            raise InputError(f"{table.source}, {place}: prompt {key[:60]!r} has another {what} than further up")
+            raise InputError(
+                f"{table.source}, {place}: prompt {key[:60]!r} has another {what} than further up"
+            )
     lacking = sorted({key for key in keys if key not in found})
     if lacking:
         raise InputError(
             f"{table.source} has no {what} for {len(lacking):,} of {len(set(keys)):,} prompts, the first is {lacking[0][:60]!r}",
-            hint="prompts are matched by " + ("prompt_id" if name == "prompt_id" else "their text, every character"),
+            hint="prompts are matched by "
+            + ("prompt_id" if name == "prompt_id" else "their text, every character"),
         )
     order = {key: number for number, key in enumerate(found)}
     return Matched([found[key] for key in keys], f"`{name}`", len(found.keys() - set(keys)), order)
 
 
-def _by_row(table: UserTable, numbers: str, annotations: Annotations, values: Sequence[float]) -> Matched:
+def _by_row(
+    table: UserTable, numbers: str, annotations: Annotations, values: Sequence[float]
+) -> Matched:
     n_rows = len(annotations.preferences)
     if table.values(numbers) != list(range(n_rows)):
         raise InputError(
@@ -147,11 +177,18 @@ def _by_row(table: UserTable, numbers: str, annotations: Annotations, values: Se
             f"{n_rows:,}: which belong together is not known",
             hint="give it the prompts' text in a column `instruction`, or annotate all prompts",
         )
-    if annotations.prompts_sha256() == ALPACA_EVAL_PROMPTS and digest_of(annotations.keys) != ALPACA_EVAL_ORDER:
+    if (
+        annotations.prompts_sha256() == ALPACA_EVAL_PROMPTS
+        and digest_of(annotations.keys) != ALPACA_EVAL_ORDER
+    ):
         raise InputError(
             f"{table.source} names prompts by row number alone, and {annotations.source} has AlpacaEval's prompts in another "
             "order than AlpacaEval's tables",
             hint="put the rows in the order of AlpacaEval's own outputs, or give the table the prompts' text in a column "
             "`instruction`",
         )
-    return Matched(list(values), "row number (both files have all rows; right where their order is the same)", 0)
+    return Matched(
+        list(values),
+        "row number (both files have all rows; right where their order is the same)",
+        0,
+    )

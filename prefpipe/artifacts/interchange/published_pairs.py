@@ -7,7 +7,13 @@ from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
 from prefpipe.artifacts.interchange.long_rows import ColumnNames, read_long_rows
 from prefpipe.artifacts.interchange.pool import Pool
 from prefpipe.artifacts.interchange.response_lists import Item, Items, Layout, gather_items
-from prefpipe.artifacts.interchange.user_table import UserTable, checked_list, checked_number, read_user_table, told
+from prefpipe.artifacts.interchange.user_table import (
+    UserTable,
+    checked_list,
+    checked_number,
+    read_user_table,
+    told,
+)
 from prefpipe.errors import InputError
 
 HELPSTEER_SCORES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
@@ -24,7 +30,11 @@ NEMO_HINT = "each row has `context`, turns, and `completions`, each with `rank` 
 
 
 def read_helpsteer(
-    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read HelpSteer2: a row a response with its scores; the rows of one prompt stand together there, and need not.
 
@@ -36,11 +46,17 @@ def read_helpsteer(
         return _preferences(table, PREFERENCE_LAYOUTS[1], columns, reserved, rules)
     table.require(["prompt", "response", HELPSTEER_SCORES[0]], hint=HELPSTEER_HINT)
     rewards = {name: name for name in HELPSTEER_SCORES if name in table.names}
-    return read_long_rows(source, ColumnNames(rewards=rewards), columns=columns, reserved=reserved, rules=rules)
+    return read_long_rows(
+        source, ColumnNames(rewards=rewards), columns=columns, reserved=reserved, rules=rules
+    )
 
 
 def read_helpsteer_preferences(
-    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read HelpSteer3: two responses and a preference from -3, for the first, to 3, for the second.
 
@@ -58,11 +74,21 @@ def read_helpsteer_preferences(
 
 
 def _preferences(
-    table: UserTable, layout: tuple[str, str, str, str], columns: Sequence[str] | None, reserved: Sequence[str],
+    table: UserTable,
+    layout: tuple[str, str, str, str],
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
     rules: ReadingRules,
-) -> Pool:  # fmt: skip
+) -> Pool:
     prompt, *responses, preference = layout
-    individual = next((name for name in ("individual_preference", "individual_preferences") if name in table.names), None)
+    individual = next(
+        (
+            name
+            for name in ("individual_preference", "individual_preferences")
+            if name in table.names
+        ),
+        None,
+    )
     values = {name: table.values(name) for name in (*responses, preference)}
     of_raters = table.values_or_none(individual)
     scorers = (preference, "mean_preference") if individual is not None else (preference,)
@@ -78,7 +104,10 @@ def _preferences(
         for side, name in zip((-1.0, 1.0), responses, strict=True):
             scores: dict[str, tuple[Any, str]] = {}
             for scorer, strength in strengths.items():
-                scores[scorer] = (None if strength is None else max(side * strength, 0.0) + 0.0, scorer)
+                scores[scorer] = (
+                    None if strength is None else max(side * strength, 0.0) + 0.0,
+                    scorer,
+                )
             items.append(Item(name, values[name][row], scores))
         return items, None
 
@@ -127,10 +156,18 @@ def _notes_on_comparisons(pool: Pool) -> list[str]:
     n_several = sum(len({response.row for response in members}) > 1 for members in pool.responses)
     if not n_several:
         return []
-    return [f"prompts with several rows: {n_several:,}; the scores say how a response fared in its own comparison"]
+    return [
+        f"prompts with several rows: {n_several:,}; the scores say how a response fared in its own comparison"
+    ]
 
 
-def read_pku(source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES) -> Pool:
+def read_pku(
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
+) -> Pool:
     """Read PKU-SafeRLHF: two responses, which is better, which is safer, and whether each is safe.
 
     Rewards, as far as the file has them: ``better`` and ``safer`` (1 for the response that is named, else 0), ``safe`` (1 or 0)
@@ -143,7 +180,11 @@ def read_pku(source: str, *, columns: Sequence[str] | None, reserved: Sequence[s
     text_columns = [*responses, *(f"{name}_source" for name in responses)]
     table = read_user_table(source, text_columns=text_columns, hint=PKU_HINT)
     table.require(["prompt", *responses], hint=PKU_HINT)
-    which = {scorer: f"{scorer}_response_id" for scorer in ("better", "safer") if f"{scorer}_response_id" in table.names}
+    which = {
+        scorer: f"{scorer}_response_id"
+        for scorer in ("better", "safer")
+        if f"{scorer}_response_id" in table.names
+    }
     has_safety = all(f"is_{name}_safe" in table.names for name in responses)
     has_severity = all(f"{name}_severity_level" in table.names for name in responses)
     if not which and not has_safety:
@@ -151,7 +192,11 @@ def read_pku(source: str, *, columns: Sequence[str] | None, reserved: Sequence[s
             f"{source} has neither `better_response_id` nor `safer_response_id`; its columns are: {', '.join(table.names)}",
             hint=PKU_HINT,
         )
-    scorers = (*which, *(["safe"] if has_safety else []), *(["minus_severity"] if has_severity else []))
+    scorers = (
+        *which,
+        *(["safe"] if has_safety else []),
+        *(["minus_severity"] if has_severity else []),
+    )
     values = {name: table.values(name) for name in table.names}
     none = [None] * table.table.num_rows
 
@@ -176,7 +221,9 @@ def read_pku(source: str, *, columns: Sequence[str] | None, reserved: Sequence[s
                 if problem is not None:
                     return [], problem
                 scores["minus_severity"] = (None if level is None else 0.0 - level, column)
-            items.append(Item(name, values[name][row], scores, values.get(f"{name}_source", none)[row]))
+            items.append(
+                Item(name, values[name][row], scores, values.get(f"{name}_source", none)[row])
+            )
         return items, None
 
     used = {name for name in table.names if name.startswith(("response_", "is_response_"))} | {
@@ -185,9 +232,15 @@ def read_pku(source: str, *, columns: Sequence[str] | None, reserved: Sequence[s
         *reserved,
     }
     pool = gather_items(
-        table, Layout("prompt", responses[0], {}), items_of, scorers, columns, used, rules,
+        table,
+        Layout("prompt", responses[0], {}),
+        items_of,
+        scorers,
+        columns,
+        used,
+        rules,
         on_duplicate=rules.on_duplicate or "mean",
-    )  # fmt: skip
+    )
     pool.notes.extend(_notes_on_comparisons(pool))
     return pool
 
@@ -201,7 +254,11 @@ def _is_named(value: Any, column: str, number: int) -> tuple[float | None, str |
 
 
 def read_ranked(
-    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read NeMo-RL's ranked completions, those of ``prefpipe export --format nemo-rl`` under their own keys and scores.
 
@@ -213,8 +270,13 @@ def read_ranked(
     table = read_user_table(source, hint=NEMO_HINT)
     table.require(["context", "completions"], hint=NEMO_HINT)
     values = table.values("completions")
-    objects = [item for value in values for item in checked_list(value, "")[0] if isinstance(item, Mapping)]
-    scorer = next((key for key in ("score", "reward") if any(item.get(key) is not None for item in objects)), "minus_rank")
+    objects = [
+        item for value in values for item in checked_list(value, "")[0] if isinstance(item, Mapping)
+    ]
+    scorer = next(
+        (key for key in ("score", "reward") if any(item.get(key) is not None for item in objects)),
+        "minus_rank",
+    )
     ids = table.values_or_none("prompt_id")
     contexts = table.values("context")
     known: dict[Any, Any] = {}  # a response of several pairs stands in several rows
@@ -240,23 +302,46 @@ def read_ranked(
     used = {"context", "completions", "prompt_id", "scores", "margin", *reserved}
     has_keys = any(item.get("sample_idx") is not None for item in objects)
     pool = gather_items(
-        table, Layout("context", "completions", {}), items_of, (scorer,), columns, used, rules,
+        table,
+        Layout("context", "completions", {}),
+        items_of,
+        (scorer,),
+        columns,
+        used,
+        rules,
         on_duplicate=None if has_keys else rules.on_duplicate or "mean",
-    )  # fmt: skip
+    )
     if scorer == "minus_rank":
-        pool.notes.append("the file holds ranks and no scores: the reward of a response is minus its rank")
+        pool.notes.append(
+            "the file holds ranks and no scores: the reward of a response is minus its rank"
+        )
     return pool
 
 
 def _ranked_item(value: Any, name: str, scorer: str) -> tuple[Item | None, str | None]:
     """Return one completion, and what is wrong with it."""
     if not isinstance(value, Mapping):
-        return None, f"`{name}` is {told(value)}, where an object with `rank` and `completion` is needed"
+        return (
+            None,
+            f"`{name}` is {told(value)}, where an object with `rank` and `completion` is needed",
+        )
     turns = value.get("completion")
     turns = [{"role": "assistant", "content": turns}] if isinstance(turns, str) else turns
-    if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], Mapping) or turns[0].get("role") != "assistant":
-        return None, f"`{name}.completion` is {told(value.get('completion'))}; one turn of the assistant's is needed"
-    strangers = sorted(key for key, held in turns[0].items() if key not in ("role", "content") and held not in (None, [], ""))
+    if (
+        not isinstance(turns, list)
+        or len(turns) != 1
+        or not isinstance(turns[0], Mapping)
+        or turns[0].get("role") != "assistant"
+    ):
+        return (
+            None,
+            f"`{name}.completion` is {told(value.get('completion'))}; one turn of the assistant's is needed",
+        )
+    strangers = sorted(
+        key
+        for key, held in turns[0].items()
+        if key not in ("role", "content") and held not in (None, [], "")
+    )
     if strangers:
         return None, f"`{name}.completion` has `{strangers[0]}`, and prefpipe carries texts alone"
 
@@ -268,4 +353,10 @@ def _ranked_item(value: Any, name: str, scorer: str) -> tuple[Item | None, str |
             return None, problem or f"`{where}` is null"
         score = 0.0 - rank
     scores = {scorer: (score, where)}
-    return Item(f"{name}.completion", turns[0].get("content"), scores, value.get("model"), value.get("sample_idx")), None
+    return Item(
+        f"{name}.completion",
+        turns[0].get("content"),
+        scores,
+        value.get("model"),
+        value.get("sample_idx"),
+    ), None

@@ -69,13 +69,20 @@ COMPLETION_SCORES = {"overall_score": "overall_score", "fine_grained_score": "fi
 TENS = (10, "10", "10.0")
 MOST_OF_THE_POOR = 2.0
 """A mean of UltraFeedback's four aspects, from 1 to 5, with which 10 of 10 overall cannot be."""
-CRITIQUE_OF_ONE = re.compile(r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,]\d)", re.IGNORECASE)
+CRITIQUE_OF_ONE = re.compile(
+    r"\boverall(?: score| rating| quality)?\W{0,4}(?:is |of )?\W{0,2}1\b(?![.,]\d)", re.IGNORECASE
+)
 MAX_PLACES_SHOWN = 5
 GROUP_COLUMNS = ("prompt_id", "messages", "responses", "strategy", "pairs")
 
 
 def read_lists(
-    source: str, layout: Layout, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    layout: Layout,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read a file whose rows hold a prompt, a list of responses, and lists of scores beside it.
 
@@ -89,16 +96,27 @@ def read_lists(
     Errors:
         InputError: missing columns, lists of different lengths, and every row that cannot be used.
     """
-    return _pool_of_lists(read_user_table(source, hint=layout.hint), layout, columns, reserved, rules)
+    return _pool_of_lists(
+        read_user_table(source, hint=layout.hint), layout, columns, reserved, rules
+    )
 
 
 def _pool_of_lists(
-    table: UserTable, layout: Layout, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules
+    table: UserTable,
+    layout: Layout,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules,
 ) -> Pool:
     table.require([layout.prompt, layout.responses], hint=layout.hint)
     scores = {scorer: column for scorer, column in layout.scores.items() if column in table.names}
     values = {
-        name: table.values(name) for name in [layout.responses, *scores.values(), *([layout.models] if layout.models else [])]
+        name: table.values(name)
+        for name in [
+            layout.responses,
+            *scores.values(),
+            *([layout.models] if layout.models else []),
+        ]
     }
 
     def items_of(row: int) -> Items:
@@ -118,20 +136,29 @@ def _pool_of_lists(
             )
         return [
             Item(
-                f"{layout.responses}[{i}]", text, {scorer: (lists[name][i], f"{name}[{i}]") for scorer, name in scores.items()},
+                f"{layout.responses}[{i}]",
+                text,
+                {scorer: (lists[name][i], f"{name}[{i}]") for scorer, name in scores.items()},
                 lists[layout.models][i] if layout.models in lists else None,
             )
             for i, text in enumerate(lists[layout.responses])
-        ], None  # fmt: skip
+        ], None
 
     used = {layout.prompt, *values, "prompt_id", *reserved}
     return gather_items(table, layout, items_of, tuple(scores), columns, used, rules)
 
 
 def gather_items(
-    table: UserTable, layout: Layout, items_of: Callable[[int], Items], scorers: Sequence[str],
-    columns: Sequence[str] | None, used: set[str], rules: ReadingRules, *, on_duplicate: str | None = None,
-) -> Pool:  # fmt: skip
+    table: UserTable,
+    layout: Layout,
+    items_of: Callable[[int], Items],
+    scorers: Sequence[str],
+    columns: Sequence[str] | None,
+    used: set[str],
+    rules: ReadingRules,
+    *,
+    on_duplicate: str | None = None,
+) -> Pool:
     """Return the pool of a file whose rows hold a prompt and several responses.
 
     Args:
@@ -151,9 +178,14 @@ def gather_items(
     beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules, taken=used)
     responses = _responses(table, layout, items_of, problems, beside, rules)
     pool = gather(
-        responses, problems, scorers=scorers, table=table, columns=columns, reserved=sorted({*used, *beside.used}),
+        responses,
+        problems,
+        scorers=scorers,
+        table=table,
+        columns=columns,
+        reserved=sorted({*used, *beside.used}),
         on_duplicate=on_duplicate,
-    )  # fmt: skip
+    )
     prompts = table.values(layout.prompt)
     pool.notes.extend([*beside.notes, *notes_of_keys_left_out({layout.prompt: prompts}, rules)])
     if layout.prompt != "messages":
@@ -162,15 +194,23 @@ def gather_items(
 
 
 def _responses(
-    table: UserTable, layout: Layout, items_of: Callable[[int], Items], problems: Problems, beside: BesidePrompts,
+    table: UserTable,
+    layout: Layout,
+    items_of: Callable[[int], Items],
+    problems: Problems,
+    beside: BesidePrompts,
     rules: ReadingRules,
-) -> Iterator[Response]:  # fmt: skip
+) -> Iterator[Response]:
     """Yield the responses of every row that is fine; what is wrong with the others is noted."""
     ids = table.values_or_none("prompt_id")
     rows = [items_of(row) for row in range(table.table.num_rows)]
     texts = iter(unwrapped_responses([item.text for items, _ in rows for item in items], rules))
-    for row, (place, prompt) in enumerate(zip(table.places, table.values(layout.prompt), strict=True)):
-        turns, problem = checked_prompt(prompt, layout.prompt, is_strict=layout.is_strict, rules=rules, beside=beside.rows[row])
+    for row, (place, prompt) in enumerate(
+        zip(table.places, table.values(layout.prompt), strict=True)
+    ):
+        turns, problem = checked_prompt(
+            prompt, layout.prompt, is_strict=layout.is_strict, rules=rules, beside=beside.rows[row]
+        )
         problem = beside.problems[row] or problem
         prompt_id = None
         if problem is None and "prompt_id" in table.names:
@@ -203,7 +243,11 @@ def _checked(item: Item, place: str, problems: Problems, rules: ReadingRules) ->
 
 
 def read_ultrafeedback(
-    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read UltraFeedback: ``completions`` with a score each, or distilabel's ``generations`` and ``ratings``.
 
@@ -213,12 +257,21 @@ def read_ultrafeedback(
     hint = "each row needs `instruction` and `completions` (model, response, overall_score), or `generations` and `ratings`"
     table = read_user_table(source, hint=hint)
     if "completions" not in table.names and "generations" in table.names:
-        models = next((name for name in ("generation_models", "model_names") if name in table.names), None)
-        prompt = next((name for name in ("instruction", "input", "prompt") if name in table.names), "instruction")
-        return _pool_of_lists(table, DISTILABEL._replace(prompt=prompt, models=models), columns, reserved, rules)
+        models = next(
+            (name for name in ("generation_models", "model_names") if name in table.names), None
+        )
+        prompt = next(
+            (name for name in ("instruction", "input", "prompt") if name in table.names),
+            "instruction",
+        )
+        return _pool_of_lists(
+            table, DISTILABEL._replace(prompt=prompt, models=models), columns, reserved, rules
+        )
     table.require(["instruction", "completions"], hint=hint)
     layout = Layout("instruction", "completions", COMPLETION_SCORES)
-    pool = _pool_of_objects(table, layout, columns, {"instruction", "completions", "prompt_id", *reserved}, rules)
+    pool = _pool_of_objects(
+        table, layout, columns, {"instruction", "completions", "prompt_id", *reserved}, rules
+    )
     pool.notes.extend([*_notes_of_system_prompts(table), *_notes_of_tens(table)])
     return pool
 
@@ -229,7 +282,13 @@ def _notes_of_system_prompts(table: UserTable) -> list[str]:
     for value in table.values("completions"):
         items = [item for item in checked_list(value, "")[0] if isinstance(item, dict)]
         n_steered += sum(bool(item.get("custom_system_prompt")) for item in items)
-    return [f"`custom_system_prompt` of {n_steered:,} responses is left out: it steered one model alone"] if n_steered else []
+    return (
+        [
+            f"`custom_system_prompt` of {n_steered:,} responses is left out: it steered one model alone"
+        ]
+        if n_steered
+        else []
+    )
 
 
 def _notes_of_tens(table: UserTable) -> list[str]:
@@ -241,11 +300,17 @@ def _notes_of_tens(table: UserTable) -> list[str]:
     places = []
     for place, value in zip(table.places, table.values("completions"), strict=True):
         for number, item in enumerate(checked_list(value, "")[0]):
-            if isinstance(item, dict) and item.get("overall_score") in TENS and _says_it_is_poor(item):
+            if (
+                isinstance(item, dict)
+                and item.get("overall_score") in TENS
+                and _says_it_is_poor(item)
+            ):
                 places.append(f"{place} completions[{number}]")
     if not places:
         return []
-    shown = ", ".join(places[:MAX_PLACES_SHOWN]) + (", ..." if len(places) > MAX_PLACES_SHOWN else "")
+    shown = ", ".join(places[:MAX_PLACES_SHOWN]) + (
+        ", ..." if len(places) > MAX_PLACES_SHOWN else ""
+    )
     contradiction = "overall scores of 10 that the aspects or the critique contradict, a known error of this data"
     what_to_do = "correct them to 1, or select with --reward fine_grained_score"
     return [f"{contradiction}: {len(places):,} ({shown}); {what_to_do}"]
@@ -261,7 +326,11 @@ def _says_it_is_poor(item: Mapping[str, Any]) -> bool:
 
 
 def read_group_lines(
-    source: str, *, columns: Sequence[str] | None, reserved: Sequence[str], rules: ReadingRules = DEFAULT_RULES
+    source: str,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
+    rules: ReadingRules = DEFAULT_RULES,
 ) -> Pool:
     """Read what ``prefpipe export --format jsonl`` writes: one group a line, its responses with their rewards.
 
@@ -276,19 +345,33 @@ def read_group_lines(
 
 
 def _pool_of_objects(
-    table: UserTable, layout: Layout, columns: Sequence[str] | None, used: set[str], rules: ReadingRules
+    table: UserTable,
+    layout: Layout,
+    columns: Sequence[str] | None,
+    used: set[str],
+    rules: ReadingRules,
 ) -> Pool:
     """Read rows whose list holds an object for each response; ``layout.scores`` is scorer to key."""
     values = table.values(layout.responses)
-    objects = [item for value in values for item in checked_list(value, "")[0] if isinstance(item, dict)]
-    scores = {scorer: key for scorer, key in layout.scores.items() if any(key in item for item in objects)}
+    objects = [
+        item for value in values for item in checked_list(value, "")[0] if isinstance(item, dict)
+    ]
+    scores = {
+        scorer: key for scorer, key in layout.scores.items() if any(key in item for item in objects)
+    }
 
     def items_of(row: int) -> Items:
         found, problem = checked_list(values[row], layout.responses)
         strays = [item for item in found if not isinstance(item, dict)]
         if problem is not None or strays:
-            return [], problem or f"`{layout.responses}` holds {told(strays[0])}, where an object with `response` is needed"
-        return [_item(item, f"{layout.responses}[{i}]", scores) for i, item in enumerate(found)], None
+            return (
+                [],
+                problem
+                or f"`{layout.responses}` holds {told(strays[0])}, where an object with `response` is needed",
+            )
+        return [
+            _item(item, f"{layout.responses}[{i}]", scores) for i, item in enumerate(found)
+        ], None
 
     return gather_items(table, layout, items_of, tuple(scores), columns, used, rules)
 

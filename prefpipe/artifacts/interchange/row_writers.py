@@ -34,8 +34,10 @@ class JsonLinesWriter:
             try:
                 text = json.dumps(row, ensure_ascii=False, allow_nan=False)
             except ValueError as error:
-                raise InputError(f"prompt {row.get('prompt_id')} holds a number that is not finite, for which JSON has no word",
-                                 hint="look at it with `prefpipe inspect`, and select again") from error  # fmt: skip
+                raise InputError(
+                    f"prompt {row.get('prompt_id')} holds a number that is not finite, for which JSON has no word",
+                    hint="look at it with `prefpipe inspect`, and select again",
+                ) from error
             self.file.write(f"{text}\n".encode())
 
 

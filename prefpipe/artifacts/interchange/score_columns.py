@@ -15,10 +15,31 @@ SCORE_WORDS = ("score", "rating", "reward", "grade", "quality")
 PLAIN_WORDS = ("score", "rating", "reward")
 """Words that name the scores of a file whatever its columns hold: no numbers in one is a mistake."""
 COUNTING_WORDS = (
-    "id", "idx", "index", "row", "rank", "position", "turn", "seed", "length", "len", "char", "word", "token", "n", "num",
+    "id",
+    "idx",
+    "index",
+    "row",
+    "rank",
+    "position",
+    "turn",
+    "seed",
+    "length",
+    "len",
+    "char",
+    "word",
+    "token",
+    "n",
+    "num",
     "count",
-    "total", "time", "timestamp", "date", "year", "cost", "version", "std",
-)  # fmt: skip
+    "total",
+    "time",
+    "timestamp",
+    "date",
+    "year",
+    "cost",
+    "version",
+    "std",
+)
 """Words of columns that number, count or measure something else than how good a response is."""
 SIDES = ("chosen", "rejected")
 
@@ -66,13 +87,15 @@ def pairs_of_columns(table: UserTable) -> tuple[list[PairOfColumns], list[str]]:
             columns[sides[0]] = name
 
     found = [
-        PairOfColumns(scorer, *map(columns.__getitem__, SIDES)) for scorer, columns in by_scorer.items() if len(columns) == 2
+        PairOfColumns(scorer, *map(columns.__getitem__, SIDES))
+        for scorer, columns in by_scorer.items()
+        if len(columns) == 2
     ]
     used = {name for pair in found for name in pair.columns}
-    left_out += [name for columns in by_scorer.values() for name in columns.values() if name not in used]
-    note = (
-        "columns that look like scores and are not taken (a pair is two columns of numbers, as score_chosen and score_rejected)"
-    )
+    left_out += [
+        name for columns in by_scorer.values() for name in columns.values() if name not in used
+    ]
+    note = "columns that look like scores and are not taken (a pair is two columns of numbers, as score_chosen and score_rejected)"
     return found, [f"{note}: {', '.join(sorted(set(left_out)))}"] if left_out else []
 
 
@@ -89,7 +112,9 @@ def single_columns(table: UserTable) -> dict[str, str]:
 
 def speaks_of_scores(words: Sequence[str]) -> bool:
     """Return whether a name's words speak of a score, and not of the number of something."""
-    return any(word in SCORE_WORDS for word in words) and not any(word in COUNTING_WORDS for word in words)
+    return any(word in SCORE_WORDS for word in words) and not any(
+        word in COUNTING_WORDS for word in words
+    )
 
 
 def counts_something(name: str) -> bool:
@@ -122,7 +147,9 @@ def holds_lists_of_numbers(values: Sequence[Any]) -> bool:
 def numbers_of(value: Any) -> list[Any] | None:
     """Return a list of numbers, nulls among them, also one that stands in a text; None where a value is none."""
     found = parsed_json(value) if isinstance(value, str) and value.startswith("[") else value
-    is_list = isinstance(found, list) and all(member is None or is_number(member) for member in found)
+    is_list = isinstance(found, list) and all(
+        member is None or is_number(member) for member in found
+    )
     return found if is_list else None
 
 

@@ -16,11 +16,32 @@ from prefpipe.artifacts.conversations import TOOL_ROLES, Turns
 from prefpipe.artifacts.tables.strict_json import RepeatedKeyError, parse_json
 
 MARKERS = (
-    "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|eot_id|>", "<|begin_of_text|>", "<start_of_turn>", "<end_of_turn>",
-    "[INST]", "[/INST]", "<<SYS>>", "<|user|>", "<|assistant|>", "<|system|>", "<|end_of_turn|>", "<|end|>", "<|eot|>",
-    "<|header_start|>", "<|START_OF_TURN_TOKEN|>", "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "GPT4 Correct User:",
-    "<extra_id_0>System", "<extra_id_1>User", "<extra_id_1>Assistant", "<|prompter|>",
-)  # fmt: skip
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start_header_id|>",
+    "<|eot_id|>",
+    "<|begin_of_text|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end_of_turn|>",
+    "<|end|>",
+    "<|eot|>",
+    "<|header_start|>",
+    "<|START_OF_TURN_TOKEN|>",
+    "<\uff5cUser\uff5c>",
+    "<\uff5cAssistant\uff5c>",
+    "GPT4 Correct User:",
+    "<extra_id_0>System",
+    "<extra_id_1>User",
+    "<extra_id_1>Assistant",
+    "<|prompter|>",
+)
 """What chat templates write around turns and people do not."""
 BEGINNINGS = (*MARKERS, "\n\nHuman:")
 """What a templated prompt can begin with; the last, Anthropic's of hh-rlhf, may stand inside a prompt of one's own."""
@@ -68,21 +89,37 @@ class Template(NamedTuple):
 
 ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
 TEMPLATES = (
-    Template("ChatML", "", re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n?", re.DOTALL), "<|im_start|>assistant\n", ROLES),
     Template(
-        "Llama 3", "<|begin_of_text|>",
-        re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\n\n(.*?)<\|eot_id\|>", re.DOTALL),
-        "<|start_header_id|>assistant<|end_header_id|>\n\n", ROLES,
+        "ChatML",
+        "",
+        re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n?", re.DOTALL),
+        "<|im_start|>assistant\n",
+        ROLES,
     ),
     Template(
-        "Gemma", "<bos>", re.compile(r"<start_of_turn>(\w+)\n(.*?)<end_of_turn>\n?", re.DOTALL), "<start_of_turn>model\n",
+        "Llama 3",
+        "<|begin_of_text|>",
+        re.compile(
+            r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\n\n(.*?)<\|eot_id\|>", re.DOTALL
+        ),
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ROLES,
+    ),
+    Template(
+        "Gemma",
+        "<bos>",
+        re.compile(r"<start_of_turn>(\w+)\n(.*?)<end_of_turn>\n?", re.DOTALL),
+        "<start_of_turn>model\n",
         {"user": "user", "model": "assistant"},
     ),
     Template(
-        "Human and Assistant", "", re.compile(r"\n\n(Human|Assistant): ?(.*?)(?=\n\n(?:Human|Assistant):|\Z)", re.DOTALL),
-        "\n\nAssistant:", {"Human": "user", "Assistant": "assistant"},
+        "Human and Assistant",
+        "",
+        re.compile(r"\n\n(Human|Assistant): ?(.*?)(?=\n\n(?:Human|Assistant):|\Z)", re.DOTALL),
+        "\n\nAssistant:",
+        {"Human": "user", "Assistant": "assistant"},
     ),
-)  # fmt: skip
+)
 HH_RLHF = TEMPLATES[3]
 
 
@@ -106,7 +143,9 @@ VICUNA_PREFACE = re.compile(r"\A(A chat between a [^\n]*?[.!])\s+(?=USER:)")
 ALPACA_PREFACE = re.compile(r"\ABelow is an instruction that describes a task\b[^\n]*\n+")
 ALPACA = re.compile(r"\A### Instruction:\n(.*?)\n+### Response:\s*\Z", re.DOTALL)
 HELPSTEER_TURN = re.compile(r"\n?<extra_id_1>(User|Assistant)\n")
-LIST_OF_TURNS = re.compile(r"""\A\s*(?:\[|array\(\[)\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
+LIST_OF_TURNS = re.compile(
+    r"""\A\s*(?:\[|array\(\[)\s*\{\s*['"](?:role|content|from|value)['"]\s*:"""
+)
 """How a list of turns begins that was written into a text, as JSON or as Python or numpy print it."""
 KNOWN_ROLES = (*OUR_ROLES, *TOOL_ROLES, "developer")
 SHAREGPT_NAMES = ("human", "gpt", "system", "user", "assistant", "tool")
@@ -126,7 +165,12 @@ def _first_marker(text: str) -> str:
 
 def is_templated(text: str) -> bool:
     """Return whether a text holds a conversation's turns: it begins with a marker, has a turn's header in it, or is a script."""
-    return begins_templated(text) or _holds_header(text) or script_of(text) is not None or _is_alpaca(text)
+    return (
+        begins_templated(text)
+        or _holds_header(text)
+        or script_of(text) is not None
+        or _is_alpaca(text)
+    )
 
 
 def _holds_header(text: str) -> bool:
@@ -183,7 +227,10 @@ def untemplated(text: str) -> tuple[Turns, str | None]:
             f"it is a conversation written as text (`{script.user}` and `{script.assistant}`) whose turns cannot be read "
             "back exactly"
         )
-    return [], f"it went through a chat template ({_first_marker(text)}) whose turns cannot be read back exactly"
+    return (
+        [],
+        f"it went through a chat template ({_first_marker(text)}) whose turns cannot be read back exactly",
+    )
 
 
 def _read(text: str, template: Template) -> Turns | None:
@@ -202,7 +249,9 @@ def _read_turns(text: str, template: Template) -> Turns | None:
         if role is None or marker_of(content) is not None:
             return None
         content = LLAMA_DATES.sub("", content) if role == "system" else content
-        if content or role != "system":  # a system turn that held the template's dates alone is none
+        if (
+            content or role != "system"
+        ):  # a system turn that held the template's dates alone is none
             turns.append({"role": role, "content": content})
         place = match.end()
     return turns if turns and place == len(text) else None
@@ -214,19 +263,26 @@ def _read_script(text: str) -> Turns | None:
     rest = _without_preface(text).rstrip()
     for script in SCRIPTS:
         names = {script.user: "user", script.assistant: "assistant"}
-        boundary = f"(?:\\A|{script.between})({re.escape(script.user)}|{re.escape(script.assistant)}) ?"
+        boundary = (
+            f"(?:\\A|{script.between})({re.escape(script.user)}|{re.escape(script.assistant)}) ?"
+        )
         pieces = re.split(boundary, rest)
         speakers = [names[name] for name in pieces[1::2]]
         contents = pieces[2::2]
 
-        takes_turns = speakers == [("user", "assistant")[number % 2] for number in range(len(speakers))]
+        takes_turns = speakers == [
+            ("user", "assistant")[number % 2] for number in range(len(speakers))
+        ]
         is_open = bool(speakers) and len(speakers) % 2 == 0 and not contents[-1]
         if pieces[0] or not takes_turns or not is_open or not all(map(str.strip, contents[:-1])):
             continue
         if any(marker_of(content) is not None for content in contents):
             continue
 
-        turns = [{"role": role, "content": content} for role, content in zip(speakers[:-1], contents[:-1], strict=True)]
+        turns = [
+            {"role": role, "content": content}
+            for role, content in zip(speakers[:-1], contents[:-1], strict=True)
+        ]
         return [{"role": "system", "content": preface[1]}, *turns] if preface is not None else turns
     return None
 
@@ -234,7 +290,12 @@ def _read_script(text: str) -> Turns | None:
 def _read_alpaca(text: str) -> Turns | None:
     """Return Alpaca's instruction; where it has an input, how the two belong together is not known."""
     match = ALPACA.match(ALPACA_PREFACE.sub("", text.strip()))
-    if match is None or "### " in match[1] or not match[1].strip() or marker_of(match[1]) is not None:
+    if (
+        match is None
+        or "### " in match[1]
+        or not match[1].strip()
+        or marker_of(match[1]) is not None
+    ):
         return None
     return [{"role": "user", "content": match[1]}]
 
@@ -244,20 +305,31 @@ def _read_helpsteer(text: str) -> Turns | None:
     first, *rest = HELPSTEER_TURN.split(text)
     speakers = ["User", *rest[::2]]
     contents = [first, *rest[1::2]]
-    if not rest or speakers != [("User", "Assistant")[number % 2] for number in range(len(speakers))]:
+    if not rest or speakers != [
+        ("User", "Assistant")[number % 2] for number in range(len(speakers))
+    ]:
         return None
 
     if speakers[-1] == "Assistant" and not contents[-1].strip():  # the beginning of the answer
         speakers, contents = speakers[:-1], contents[:-1]
-    if speakers[-1] != "User" or not all(map(str.strip, contents)) or any("<extra_id_" in content for content in contents):
+    if (
+        speakers[-1] != "User"
+        or not all(map(str.strip, contents))
+        or any("<extra_id_" in content for content in contents)
+    ):
         return None
-    return [{"role": speaker.lower(), "content": content} for speaker, content in zip(speakers, contents, strict=True)]
+    return [
+        {"role": speaker.lower(), "content": content}
+        for speaker, content in zip(speakers, contents, strict=True)
+    ]
 
 
 def read_transcript(text: str) -> Turns | None:
     """Return the turns of a whole conversation in hh-rlhf's layout, answer included; None where it is none."""
     turns = _read_turns(text, HH_RLHF)
-    return turns if turns is not None and turns[-1]["role"] == "assistant" and len(turns) > 1 else None
+    return (
+        turns if turns is not None and turns[-1]["role"] == "assistant" and len(turns) > 1 else None
+    )
 
 
 def serialised_turns(text: str) -> tuple[list[Any] | None, str | None]:
@@ -269,7 +341,12 @@ def serialised_turns(text: str) -> tuple[list[Any] | None, str | None]:
     found = parsed_text(text)
     if found is None:
         is_like_one = LIST_OF_TURNS.match(text) is not None and text.rstrip().endswith(("]", ")"))
-        return None, "it is a list of turns written as text that cannot be read back" if is_like_one else None
+        return (
+            None,
+            "it is a list of turns written as text that cannot be read back"
+            if is_like_one
+            else None,
+        )
 
     turns = [found] if isinstance(found, dict) else found
     if not turns or not all(isinstance(turn, dict) for turn in turns):
@@ -277,7 +354,10 @@ def serialised_turns(text: str) -> tuple[list[Any] | None, str | None]:
     if all(_is_turn(turn) for turn in turns):
         return turns, None
     if all(turn.get("from") in SHAREGPT_NAMES and "value" in turn for turn in turns):
-        return None, "it is a list of turns written as text, with `from` and `value` in place of `role` and `content`"
+        return (
+            None,
+            "it is a list of turns written as text, with `from` and `value` in place of `role` and `content`",
+        )
     return None, None
 
 

@@ -38,7 +38,11 @@ class UserTable:
 
     def values_or_none(self, name: str | None) -> list[Any]:
         """Return a column's values, or a list of None where the file has no such column."""
-        return self.values(name) if name is not None and name in self.names else [None] * self.table.num_rows
+        return (
+            self.values(name)
+            if name is not None and name in self.names
+            else [None] * self.table.num_rows
+        )
 
     def require(self, names: Sequence[str], *, hint: str) -> None:
         """Refuse a file that lacks a column.
@@ -49,7 +53,8 @@ class UserTable:
         missing = [name for name in names if name not in self.names]
         if missing:
             raise InputError(
-                f"{self.source} has no column `{missing[0]}`; its columns are: {', '.join(self.names) or 'none'}", hint=hint
+                f"{self.source} has no column `{missing[0]}`; its columns are: {', '.join(self.names) or 'none'}",
+                hint=hint,
             )
 
 
@@ -162,7 +167,12 @@ def checked_index(value: Any, name: str) -> tuple[int | None, str | None]:
     number, problem = checked_number(value, name)
     if problem is None and number is None:
         return None, None
-    if problem is not None or number is None or not 0 <= number <= LONGEST_INDEX or number != int(number):
+    if (
+        problem is not None
+        or number is None
+        or not 0 <= number <= LONGEST_INDEX
+        or number != int(number)
+    ):
         return None, f"`{name}` is {told(value)}, which is no whole number from 0"
     return int(number), None
 

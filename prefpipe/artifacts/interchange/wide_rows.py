@@ -27,9 +27,13 @@ class WideColumns(NamedTuple):
 
 
 def read_wide(
-    source: str, names: WideColumns, *, columns: Sequence[str] | None, reserved: Sequence[str],
+    source: str,
+    names: WideColumns,
+    *,
+    columns: Sequence[str] | None,
+    reserved: Sequence[str],
     rules: ReadingRules = DEFAULT_RULES,
-) -> Pool:  # fmt: skip
+) -> Pool:
     """Read a file with one row a prompt.
 
     Args:
@@ -50,7 +54,10 @@ def read_wide(
                 f"{len(names.responses)} of responses ({', '.join(names.responses)}): one of each belongs together",
                 hint="name a scorer with --score-column NAME=COLUMN, once for each --response-column, in their order",
             )
-    text_columns = [*names.responses, *(name for name in (names.prompt, names.prompt_id, names.model) if name is not None)]
+    text_columns = [
+        *names.responses,
+        *(name for name in (names.prompt, names.prompt_id, names.model) if name is not None),
+    ]
     table = read_user_table(source, text_columns=text_columns, hint=HINT)
     prompt = _prompt_column(table, names.prompt)
     flat = [column for score_columns in names.scores.values() for column in score_columns]
@@ -67,7 +74,14 @@ def read_wide(
     used = {prompt, *names.responses, *flat, *given, "prompt_id", *reserved}
     layout = Layout(prompt, names.responses[0], {})
     pool = gather_items(
-        table, layout, items_of, tuple(names.scores), columns, used, rules, on_duplicate=rules.on_duplicate or "mean"
+        table,
+        layout,
+        items_of,
+        tuple(names.scores),
+        columns,
+        used,
+        rules,
+        on_duplicate=rules.on_duplicate or "mean",
     )
     if nulls:
         shown = ", ".join(f"`{name}` {count:,}" for name, count in nulls.items())
@@ -82,15 +96,22 @@ def _prompt_column(table: UserTable, given: str | None) -> str:
     if len(found) != 1:
         which = "both `prompt` and `messages`" if found else "neither `prompt` nor `messages`"
         raise InputError(
-            f"{table.source} has {which}; its columns are: {', '.join(table.names)}", hint="name one with --prompt-column"
+            f"{table.source} has {which}; its columns are: {', '.join(table.names)}",
+            hint="name one with --prompt-column",
         )
     return found[0]
 
 
 def _with_ids(table: UserTable, name: str) -> UserTable:
     """Return the table with the column of ids under the name that every reader looks for."""
-    kept = table.table.drop_columns(["prompt_id"]) if name != "prompt_id" and "prompt_id" in table.names else table.table
-    renamed = kept.rename_columns(["prompt_id" if each == name else each for each in kept.column_names])
+    kept = (
+        table.table.drop_columns(["prompt_id"])
+        if name != "prompt_id" and "prompt_id" in table.names
+        else table.table
+    )
+    renamed = kept.rename_columns(
+        ["prompt_id" if each == name else each for each in kept.column_names]
+    )
     return UserTable(table.source, renamed, table.places)
 
 
@@ -107,7 +128,10 @@ def _refuse_printed_lists(table: UserTable, name: str) -> None:
         InputError: every text of the column begins and ends as a list.
     """
     said = [value for value in table.values(name) if value is not None]
-    if said and all(isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]" for value in said):
+    if said and all(
+        isinstance(value, str) and value.strip()[:1] == "[" and value.strip()[-1:] == "]"
+        for value in said
+    ):
         raise InputError(
             f"{table.source}: `{name}` holds lists written as text that are no JSON, such as {told(said[0])}",
             hint="write the lists as JSON, or save the file as Parquet or JSON lines",
@@ -117,7 +141,9 @@ def _refuse_printed_lists(table: UserTable, name: str) -> None:
 def _column_items(table: UserTable, names: WideColumns, nulls: Counter[str]) -> Any:
     """Return what makes a row's responses of its columns."""
     texts = [table.values(name) for name in names.responses]
-    scores = {scorer: [table.values(name) for name in each] for scorer, each in names.scores.items()}
+    scores = {
+        scorer: [table.values(name) for name in each] for scorer, each in names.scores.items()
+    }
     models = table.values_or_none(names.model)
 
     def items_of(row: int) -> Items:
@@ -126,7 +152,10 @@ def _column_items(table: UserTable, names: WideColumns, nulls: Counter[str]) -> 
             if texts[number][row] is None:
                 nulls[name] += 1
                 continue
-            found = {scorer: (values[number][row], names.scores[scorer][number]) for scorer, values in scores.items()}
+            found = {
+                scorer: (values[number][row], names.scores[scorer][number])
+                for scorer, values in scores.items()
+            }
             items.append(Item(name, texts[number][row], found, models[row]))
         return items, None if items else f"all of {', '.join(names.responses)} are null"
 
@@ -154,10 +183,16 @@ def _list_items(table: UserTable, names: WideColumns) -> Any:
 
         of_each = models[row] if isinstance(models[row], list) else [models[row]] * len(responses)
         if len(of_each) != len(responses):
-            return [], f"`{name}` holds {len(responses)} and `{names.model}` {len(of_each)}: one of each belongs together"
+            return (
+                [],
+                f"`{name}` holds {len(responses)} and `{names.model}` {len(of_each)}: one of each belongs together",
+            )
         items = []
         for number, text in enumerate(responses):
-            found = {scorer: (lists[scorer][number], f"{column}[{number}]") for scorer, (column, _) in scores.items()}
+            found = {
+                scorer: (lists[scorer][number], f"{column}[{number}]")
+                for scorer, (column, _) in scores.items()
+            }
             items.append(Item(f"{name}[{number}]", text, found, of_each[number]))
         return items, None
 

@@ -35,7 +35,9 @@ def read_parquet(path: Path) -> pa.Table:
     return table
 
 
-def plain_table(table: pa.Table, source: str, places: Sequence[str]) -> tuple[pa.Table, list[BadRow]]:
+def plain_table(
+    table: pa.Table, source: str, places: Sequence[str]
+) -> tuple[pa.Table, list[BadRow]]:
     """Return a table without JSON, UUIDs, views and runs as types, and the rows that hold what cannot be decoded.
 
     ``arrow.json`` becomes the values that it holds: a column of JSON texts is a column of texts, a column of JSON objects is
@@ -52,13 +54,17 @@ def plain_table(table: pa.Table, source: str, places: Sequence[str]) -> tuple[pa
     """
     twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"{source}: two columns are called `{twice}`", hint="name every column differently")
+        raise InputError(
+            f"{source}: two columns are called `{twice}`", hint="name every column differently"
+        )
 
     bad = []
     for number, field in enumerate(table.schema):
         column = table.column(number)
         if pa.types.is_run_end_encoded(field.type):
-            column = pa.chunked_array([pc.run_end_decode(chunk) for chunk in column.chunks], field.type.value_type)
+            column = pa.chunked_array(
+                [pc.run_end_decode(chunk) for chunk in column.chunks], field.type.value_type
+            )
             table = table.set_column(number, field.with_type(column.type), column)
         bad += _undecodable_texts(column, field.name, source, places)
     if bad:
@@ -84,14 +90,22 @@ def _decoded(
         try:
             values.append(None if value is None else decode(value))
         except ValueError as error:
-            bad.append(BadRow(source, place, f"`{name}` is declared JSON, and is no JSON: {explained(error)}"))
+            bad.append(
+                BadRow(
+                    source, place, f"`{name}` is declared JSON, and is no JSON: {explained(error)}"
+                )
+            )
     return values, bad
 
 
 def _decoder(field: pa.Field) -> Decode | None:
     """Return what makes values of a field's Python objects, None where these are the values already."""
     kind = field.type
-    name = kind.extension_name.encode() if isinstance(kind, pa.BaseExtensionType) else (field.metadata or {}).get(EXTENSION_NAME)
+    name = (
+        kind.extension_name.encode()
+        if isinstance(kind, pa.BaseExtensionType)
+        else (field.metadata or {}).get(EXTENSION_NAME)
+    )
     if name == b"arrow.json":
         return parse_json
     if name == b"arrow.uuid":
@@ -148,7 +162,9 @@ def _of_map(decode_key: Decode | None, decode_item: Decode | None) -> Decode | N
     return decode_map
 
 
-def _undecodable_texts(column: pa.ChunkedArray, name: str, source: str, places: Sequence[str]) -> list[BadRow]:
+def _undecodable_texts(
+    column: pa.ChunkedArray, name: str, source: str, places: Sequence[str]
+) -> list[BadRow]:
     """Return the rows whose texts are no UTF-8, which old writers leave in columns of texts."""
     try:
         column.validate(full=True)
@@ -162,7 +178,9 @@ def _undecodable_texts(column: pa.ChunkedArray, name: str, source: str, places: 
         try:
             value.as_py()
         except UnicodeDecodeError as error:
-            reason = f"`{name}` holds the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+            reason = (
+                f"`{name}` holds the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+            )
             bad.append(BadRow(source, place, reason))
     return bad
 

@@ -35,7 +35,14 @@ class BadRow:
 class BadRowsError(InputError):
     """Rows of one file that cannot be used; the first eight are shown with their places."""
 
-    def __init__(self, source: str, rows: Sequence[BadRow], *, hint: str = DEFAULT_HINT, what: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        rows: Sequence[BadRow],
+        *,
+        hint: str = DEFAULT_HINT,
+        what: str | None = None,
+    ) -> None:
         self.rows = list(rows)
         if what is None and len(rows) == 1:
             super().__init__(f"{source}, {rows[0].place}: {rows[0].reason}", hint=hint)
@@ -48,7 +55,9 @@ class BadRowsError(InputError):
         super().__init__(f"{source} {what}:\n  {shown}{more}", hint=hint)
 
 
-_left_out: ContextVar[dict[str, dict[str, BadRow]] | None] = ContextVar("rows that are left out, by file and place", default=None)
+_left_out: ContextVar[dict[str, dict[str, BadRow]] | None] = ContextVar(
+    "rows that are left out, by file and place", default=None
+)
 
 
 def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]:
@@ -97,17 +106,23 @@ def _add(rows: dict[str, dict[str, BadRow]], new: Iterable[BadRow]) -> None:
         known = merged.get((row.source, row.place))
         if known is not None:
             row = replace(  # noqa: PLW2901 - one row, two reasons
-                known, reason=f"{known.reason}; {row.reason}", contradicted=(*known.contradicted, *row.contradicted)
+                known,
+                reason=f"{known.reason}; {row.reason}",
+                contradicted=(*known.contradicted, *row.contradicted),
             )
         merged[row.source, row.place] = row
     for row in list(merged.values()):
         for place in row.contradicted:
-            merged.setdefault((row.source, place), BadRow(row.source, place, f"{row.place} contradicts it"))
+            merged.setdefault(
+                (row.source, place), BadRow(row.source, place, f"{row.place} contradicts it")
+            )
     for row in merged.values():
         rows.setdefault(row.source, {})[row.place] = row
 
 
-def rows_to_keep(source: str, places: Sequence[str], bad: Sequence[BadRow], content: Callable[[int], Any]) -> list[int] | None:
+def rows_to_keep(
+    source: str, places: Sequence[str], bad: Sequence[BadRow], content: Callable[[int], Any]
+) -> list[int] | None:
     """Return the numbers of the rows that stay, None for all of them.
 
     Args:
@@ -153,4 +168,6 @@ def count_by_reason(rows: Iterable[BadRow]) -> Mapping[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-_VALUES: Final = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[{\[].*[}\]]|[-+]?\b\d[\w.]*\b|\bline \d+|\brow \d+""")
+_VALUES: Final = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[{\[].*[}\]]|[-+]?\b\d[\w.]*\b|\bline \d+|\brow \d+"""
+)

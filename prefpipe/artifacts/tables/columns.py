@@ -17,7 +17,9 @@ from prefpipe.errors import InputError
 JSON_TEXT: Final = {b"prefpipe.encoding": b"json"}
 
 
-def table_of(rows: Sequence[dict[str, Any]], *, source: str = "", places: Sequence[str] = ()) -> pa.Table:
+def table_of(
+    rows: Sequence[dict[str, Any]], *, source: str = "", places: Sequence[str] = ()
+) -> pa.Table:
     """Return JSON objects as a table; every key of any row is a column.
 
     Args:
@@ -47,7 +49,9 @@ def table_of(rows: Sequence[dict[str, Any]], *, source: str = "", places: Sequen
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def column_of(name: str, values: Sequence[Any], *, source: str, places: Sequence[str]) -> tuple[pa.Field, pa.Array]:
+def column_of(
+    name: str, values: Sequence[Any], *, source: str, places: Sequence[str]
+) -> tuple[pa.Field, pa.Array]:
     """Return values as a column: of their type where they agree, else as JSON text.
 
     Raises:
@@ -63,9 +67,13 @@ def column_of(name: str, values: Sequence[Any], *, source: str, places: Sequence
     texts = []
     for value, place in zip(values, places, strict=True):
         try:
-            texts.append(None if value is None else json.dumps(value, ensure_ascii=True, default=_as_json))
+            texts.append(
+                None if value is None else json.dumps(value, ensure_ascii=True, default=_as_json)
+            )
         except TypeError as error:
-            raise InputError(f"{source}, {place}: `{name}` {error}", hint="leave the column out of the file") from error
+            raise InputError(
+                f"{source}, {place}: `{name}` {error}", hint="leave the column out of the file"
+            ) from error
     return pa.field(name, pa.string(), metadata=JSON_TEXT), pa.array(texts, pa.string())
 
 
@@ -78,16 +86,26 @@ def _as_json(value: Any) -> Any:
     raise TypeError(f"holds {type(value).__name__} beside JSON, which JSON cannot hold")
 
 
-def _refuse_half_characters(what: str, values: Sequence[str | None], places: Sequence[str], source: str) -> None:
+def _refuse_half_characters(
+    what: str, values: Sequence[str | None], places: Sequence[str], source: str
+) -> None:
     bad = []
     for value, place in zip(values, places, strict=False):
         try:
             (value or "").encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start].encode("unicode_escape").decode()
-            bad.append(BadRow(source, place, f"{what} holds half of a surrogate pair ({half}), which is no character"))
+            bad.append(
+                BadRow(
+                    source,
+                    place,
+                    f"{what} holds half of a surrogate pair ({half}), which is no character",
+                )
+            )
     if bad:
-        raise BadRowsError(source, bad, hint="correct the row; the text was cut inside an emoji, probably")
+        raise BadRowsError(
+            source, bad, hint="correct the row; the text was cut inside an emoji, probably"
+        )
 
 
 def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
@@ -96,7 +114,11 @@ def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
         return pa.bool_()
     if kinds == {int} and all(-(2**63) <= v < 2**63 for v in values if v is not None):
         return pa.int64()
-    if kinds and kinds <= {int, float} and all(-(2**53) <= v <= 2**53 for v in values if type(v) is int):
+    if (
+        kinds
+        and kinds <= {int, float}
+        and all(-(2**53) <= v <= 2**53 for v in values if type(v) is int)
+    ):
         return pa.float64()
     if kinds <= {str}:
         return pa.string()
@@ -108,7 +130,9 @@ def column_values(table: pa.Table, name: str) -> list[Any]:
     field = table.schema.field(name)
     if (field.metadata or {}).items() >= JSON_TEXT.items():
         return [None if text is None else json.loads(text) for text in table[name].to_pylist()]
-    values: list[Any] = table[name].to_pylist(maps_as_pydicts="strict" if _holds_map(field.type) else None)
+    values: list[Any] = table[name].to_pylist(
+        maps_as_pydicts="strict" if _holds_map(field.type) else None
+    )
     if field.name == "tools" or _holds_field(field.type, "tool_calls"):
         return [_without_fillers(value) for value in values]
     return values
@@ -129,7 +153,9 @@ def _holds_field(kind: pa.DataType, name: str) -> bool:
 
 
 def _holds_map(kind: pa.DataType) -> bool:
-    return pa.types.is_map(kind) or any(_holds_map(kind.field(number).type) for number in range(kind.num_fields))
+    return pa.types.is_map(kind) or any(
+        _holds_map(kind.field(number).type) for number in range(kind.num_fields)
+    )
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
@@ -145,7 +171,11 @@ def python_rows(table: pa.Table) -> list[dict[str, Any]]:
 def cast(table: pa.Table, change: Callable[[pa.DataType], pa.DataType]) -> pa.Table:
     """Change the types of columns, also inside lists and structs."""
     fields = [field.with_type(_mapped(field.type, change)) for field in table.schema]
-    return table if pa.schema(fields) == table.schema else table.cast(pa.schema(fields, metadata=table.schema.metadata))
+    return (
+        table
+        if pa.schema(fields) == table.schema
+        else table.cast(pa.schema(fields, metadata=table.schema.metadata))
+    )
 
 
 def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
@@ -154,7 +184,9 @@ def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> 
     if pa.types.is_map(kind):
         return pa.map_(_mapped(kind.key_type, change), _mapped(kind.item_type, change))
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(_mapped(kind.value_type, change)), kind.list_size)
+        return pa.list_(
+            kind.value_field.with_type(_mapped(kind.value_type, change)), kind.list_size
+        )
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         make = pa.list_ if pa.types.is_list(kind) else pa.large_list
         return make(kind.value_field.with_type(_mapped(kind.value_type, change)))

@@ -19,8 +19,14 @@ ALWAYS_TEXT: Final = ("prompt_id", "prompt", "messages")
 _QUOTED: Final = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 """A whole number; ``007`` is none, for its zeros would be lost."""
-_DECIMAL: Final = re.compile(r"[-+]?(?:(?:0|[1-9][0-9]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?|inf|NaN|[0-9]+[eE][-+]?[0-9]+|[0-9]+\.)")
-NAMES_OF_DELIMITERS: Final = {",": ("a comma", "commas"), "\t": ("a tab", "tabs"), ";": ("a semicolon", "semicolons")}
+_DECIMAL: Final = re.compile(
+    r"[-+]?(?:(?:0|[1-9][0-9]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?|inf|NaN|[0-9]+[eE][-+]?[0-9]+|[0-9]+\.)"
+)
+NAMES_OF_DELIMITERS: Final = {
+    ",": ("a comma", "commas"),
+    "\t": ("a tab", "tabs"),
+    ";": ("a semicolon", "semicolons"),
+}
 OTHER_DELIMITERS: Final = (";", "\t", "|", ",")
 _BOOLEAN: Final = re.compile(r"true|false", re.IGNORECASE)
 Fields = list[str | None]
@@ -40,7 +46,10 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
         begin = position
         fields, position, reason = _record(text, position, delimiter)
         if fields is None:
-            raise InputError(f"{path}, line {line}: {reason}", hint='close the quote; a quote inside a text is written ""')
+            raise InputError(
+                f"{path}, line {line}: {reason}",
+                hint='close the quote; a quote inside a text is written ""',
+            )
         place, raw = f"line {line}", text[begin:position].rstrip("\r\n")
         line += text.count("\n", begin, position)
         if not raw:
@@ -48,7 +57,10 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
         reason = damage_of(raw) or reason
         if header is None:
             if reason is not None:
-                raise InputError(f"{path}, {place}: {reason}", hint="the first line names the columns; save the file as UTF-8")
+                raise InputError(
+                    f"{path}, {place}: {reason}",
+                    hint="the first line names the columns; save the file as UTF-8",
+                )
             header = [name or "" for name in fields]
             _refuse_other_dialects(raw, header, delimiter, path)
             _refuse_repeated_names(header, path, place)
@@ -85,9 +97,18 @@ def _record(text: str, position: int, delimiter: str) -> tuple[Fields | None, in
             fields.append(match[1].replace('""', '"'))
             position = match.end()
         else:
-            stops = [stop for stop in (text.find(delimiter, position), text.find("\n", position)) if stop >= 0]
+            stops = [
+                stop
+                for stop in (text.find(delimiter, position), text.find("\n", position))
+                if stop >= 0
+            ]
             stop = min(stops, default=len(text))
-            fields.append(text[position:stop].removesuffix("\r" if not text.startswith(delimiter, stop) else "") or None)
+            fields.append(
+                text[position:stop].removesuffix(
+                    "\r" if not text.startswith(delimiter, stop) else ""
+                )
+                or None
+            )
             position = stop
         if text.startswith(delimiter, position):
             position += 1
@@ -97,7 +118,11 @@ def _record(text: str, position: int, delimiter: str) -> tuple[Fields | None, in
         if position >= len(text) or text[position] == "\n":
             return fields, position + 1, None
         end = text.find("\n", position)
-        return fields, len(text) if end < 0 else end + 1, f"text follows the quote that closes field {len(fields)}"
+        return (
+            fields,
+            len(text) if end < 0 else end + 1,
+            f"text follows the quote that closes field {len(fields)}",
+        )
 
 
 def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path: Path) -> None:
@@ -105,20 +130,31 @@ def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path
     name, meant = NAMES_OF_DELIMITERS[delimiter]
     if re.fullmatch(r"sep=.", raw.strip(' "')):
         raise InputError(
-            f"{path}, line 1: `{raw}` is a line of Excel's, and no header", hint="remove the line, and save with commas"
+            f"{path}, line 1: `{raw}` is a line of Excel's, and no header",
+            hint="remove the line, and save with commas",
         )
     if "\r" in raw:
         raise InputError(
-            f"{path}, line 1: lines end with a carriage return alone", hint=f"tr '\\r' '\\n' < {path} > converted{path.suffix}"
+            f"{path}, line 1: lines end with a carriage return alone",
+            hint=f"tr '\\r' '\\n' < {path} > converted{path.suffix}",
         )
     if len(header) > 1:
         return
-    other = next((sign for sign in OTHER_DELIMITERS if sign != delimiter and raw.count(sign) > 0), None)
+    other = next(
+        (sign for sign in OTHER_DELIMITERS if sign != delimiter and raw.count(sign) > 0), None
+    )
     if other is not None:
         spelled = NAMES_OF_DELIMITERS.get(other, (repr(other), ""))[0]
-        way = "name the file .tsv" if other == "\t" else "name the file .csv" if other == "," else f"save the file with {meant}"
+        way = (
+            "name the file .tsv"
+            if other == "\t"
+            else "name the file .csv"
+            if other == ","
+            else f"save the file with {meant}"
+        )
         raise InputError(
-            f"{path}, line 1: one column, `{raw[:60]}`: fields are separated by {spelled} and not by {name}", hint=way
+            f"{path}, line 1: one column, `{raw[:60]}`: fields are separated by {spelled} and not by {name}",
+            hint=way,
         )
 
 
@@ -130,7 +166,10 @@ def _refuse_repeated_names(header: Sequence[str], path: Path, place: str) -> Non
         )
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
-        raise InputError(f"{path}, {place}: two columns are called `{twice}`", hint="name every column differently")
+        raise InputError(
+            f"{path}, {place}: two columns are called `{twice}`",
+            hint="name every column differently",
+        )
 
 
 def csv_table(found: TextRows, text_columns: Collection[str]) -> pa.Table:
@@ -147,7 +186,9 @@ def csv_table(found: TextRows, text_columns: Collection[str]) -> pa.Table:
 def _typed(values: Sequence[str | None]) -> pa.Array:
     given = [value for value in values if value is not None]
     if given and all(map(_BOOLEAN.fullmatch, given)):
-        return pa.array([None if value is None else value.lower() == "true" for value in values], pa.bool_())
+        return pa.array(
+            [None if value is None else value.lower() == "true" for value in values], pa.bool_()
+        )
     if given and all(map(_WHOLE.fullmatch, given)):
         whole = [None if value is None else int(value) for value in values]
         if all(number is None or -(2**63) <= number < 2**63 for number in whole):

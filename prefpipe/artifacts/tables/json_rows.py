@@ -59,7 +59,11 @@ def read_json(path: Path) -> TextRows:
     except RepeatedKeyError as error:
         return _named(text, path, error)
     except ValueError as error:
-        is_lines = isinstance(error, json.JSONDecodeError) and error.msg == "Extra data" and text.lstrip().startswith("{")
+        is_lines = (
+            isinstance(error, json.JSONDecodeError)
+            and error.msg == "Extra data"
+            and text.lstrip().startswith("{")
+        )
         if is_lines:
             return _lines(text, path)
         refuse_damaged_text(text, path)
@@ -70,14 +74,19 @@ def read_json(path: Path) -> TextRows:
     if isinstance(rows, dict):
         rows = next((rows[name] for name in LISTS if isinstance(rows.get(name), list)), rows)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: a JSON list of objects is needed", hint="for one object a line name the file .jsonl")
+        raise InputError(
+            f"{path}: a JSON list of objects is needed",
+            hint="for one object a line name the file .jsonl",
+        )
     return TextRows(rows, [f"row {number}" for number in range(1, len(rows) + 1)])
 
 
 def _named(text: str, path: Path, error: RepeatedKeyError) -> TextRows:
     """Read a list item by item, so that the rows with a key twice are known."""
     beginning = text.lstrip()
-    if beginning.startswith("{") and "\n" in beginning.rstrip():  # one object a line, or an object around the list
+    if (
+        beginning.startswith("{") and "\n" in beginning.rstrip()
+    ):  # one object a line, or an object around the list
         first = _lines(text, path)
         if first.rows:
             return first
@@ -94,7 +103,9 @@ def _named(text: str, path: Path, error: RepeatedKeyError) -> TextRows:
         if position >= len(text) or text[position] == "]":
             return found
         number += 1
-        row, end = loose.raw_decode(text, position)  # its syntax is that of the whole, which was read up to the key
+        row, end = loose.raw_decode(
+            text, position
+        )  # its syntax is that of the whole, which was read up to the key
         piece = text[position:end]
         position = end
         try:
@@ -103,5 +114,8 @@ def _named(text: str, path: Path, error: RepeatedKeyError) -> TextRows:
             found.bad.append(BadRow(str(path), f"row {number}", explained(again), row))
             continue
         if not isinstance(strict, dict):
-            raise InputError(f"{path}: a JSON list of objects is needed", hint="for one object a line name the file .jsonl")
+            raise InputError(
+                f"{path}: a JSON list of objects is needed",
+                hint="for one object a line name the file .jsonl",
+            )
         found.add(f"row {number}", strict)

@@ -19,7 +19,13 @@ from prefpipe.artifacts.tables.text_files import TextRows
 from prefpipe.errors import InputError, UsageError
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-COMPRESSED: Final = {".gz": "gunzip --keep", ".bz2": "bunzip2 --keep", ".xz": "unxz --keep", ".zst": "unzstd", ".zip": "unzip"}
+COMPRESSED: Final = {
+    ".gz": "gunzip --keep",
+    ".bz2": "bunzip2 --keep",
+    ".xz": "unxz --keep",
+    ".zst": "unzstd",
+    ".zip": "unzip",
+}
 DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 
 
@@ -57,22 +63,32 @@ def read_table(source: str, *, text_columns: Sequence[str] = ()) -> Table:
     if suffix == ".json":
         return _from_text(read_json(path), source, _json_table)
     if suffix in DELIMITERS:
-        return _from_text(read_csv(path, DELIMITERS[suffix]), source, lambda rows, _: csv_table(rows, text_columns))
+        return _from_text(
+            read_csv(path, DELIMITERS[suffix]),
+            source,
+            lambda rows, _: csv_table(rows, text_columns),
+        )
     if suffix == ".parquet":
         return _from_arrow(read_parquet(path), source)
     if suffix in COMPRESSED:
-        raise UsageError(f"{path}: compressed files are not read", hint=f"{COMPRESSED[suffix]} {path}")
+        raise UsageError(
+            f"{path}: compressed files are not read", hint=f"{COMPRESSED[suffix]} {path}"
+        )
     raise UsageError(
         f"{path}: files that end in `{suffix}` are not read",
         hint=f"use one of {', '.join(SUFFIXES)}, a datasets folder, or hf:org/name",
     )
 
 
-def _from_text(rows: TextRows, source: str, make_table: Callable[[TextRows, str], pa.Table]) -> Table:
+def _from_text(
+    rows: TextRows, source: str, make_table: Callable[[TextRows, str], pa.Table]
+) -> Table:
     """Make a table of the rows that stay: columns get their types from these alone."""
     kept = rows_to_keep(source, rows.places, rows.bad, rows.rows.__getitem__)
     if kept is not None:
-        rows = TextRows([rows.rows[row] for row in kept], [rows.places[row] for row in kept], names=rows.names)
+        rows = TextRows(
+            [rows.rows[row] for row in kept], [rows.places[row] for row in kept], names=rows.names
+        )
     return Table(make_table(rows, source), rows.places)
 
 
@@ -117,14 +133,27 @@ def _from_saved_dataset(path: Path) -> pa.Table:
         splits = sorted(item.name for item in path.iterdir() if item.is_dir())
         if len(splits) == 1:
             return _from_saved_dataset(path / splits[0])
-        hint = f"pass one of them, {path / splits[0]}" if splits else "was the folder copied to its end?"
+        hint = (
+            f"pass one of them, {path / splits[0]}"
+            if splits
+            else "was the folder copied to its end?"
+        )
         raise InputError(f"{path} holds several splits: {', '.join(splits) or 'none'}", hint=hint)
     if not (path / "dataset_info.json").exists():
-        raise InputError(f"{path} is a folder, and not one written by datasets.save_to_disk", hint="pass the prompts file itself")
+        raise InputError(
+            f"{path} is a folder, and not one written by datasets.save_to_disk",
+            hint="pass the prompts file itself",
+        )
     library = _datasets()
     try:
         return library.load_from_disk(str(path)).with_format("arrow")[:]
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:  # a damaged file of the folder
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # a damaged file of the folder
         raise InputError(
             f"{path} cannot be read as a folder of datasets.save_to_disk: {_first_line(error)}",
             hint="was the folder written, or copied, to its end?",
@@ -154,6 +183,7 @@ def _datasets() -> Any:
         import datasets
     except ModuleNotFoundError as error:
         raise UsageError(
-            "reading Hugging Face datasets needs the package `datasets`", hint="pip install 'prefpipe[hub-datasets]'"
+            "reading Hugging Face datasets needs the package `datasets`",
+            hint="pip install 'prefpipe[hub-datasets]'",
         ) from error
     return datasets

@@ -37,7 +37,9 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", hint="look at the path of the input file") from error
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}", hint="look at the path of the input file"
+        ) from error
     if data.startswith(_UTF_16):
         raise InputError(
             f"{path}, line 1: not UTF-8, but UTF-16 (byte order mark {data[:2].hex(' ')})",
@@ -71,5 +73,6 @@ def refuse_damaged_text(text: str, path: Path) -> None:
         damage = damage_of(line)
         if damage is not None:
             raise InputError(
-                f"{path}, line {number}: {damage}", hint=f"save the file as UTF-8: iconv -f LATIN1 -t UTF-8 {path} > converted"
+                f"{path}, line {number}: {damage}",
+                hint=f"save the file as UTF-8: iconv -f LATIN1 -t UTF-8 {path} > converted",
             )

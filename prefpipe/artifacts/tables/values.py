@@ -14,7 +14,8 @@ from typing import Any, Final
 from uuid import UUID
 
 _NUMBER: Final = re.compile(
-    r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?|[-+]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE
+    r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[-+]?[0-9]+)?|[-+]?(?:nan|inf|infinity)",
+    re.ASCII | re.IGNORECASE,
 )
 LARGEST_EXACT: Final = 2**53
 """Beyond it a float does not hold every whole number: two ids may have become one."""
@@ -26,7 +27,11 @@ def number_of(value: Any) -> tuple[float | None, str | None]:
         return None, None
     if isinstance(value, str):
         text = value.strip()
-        return (float(text), None) if _NUMBER.fullmatch(text) else (None, f"is {_shown(value)}, which is no number")
+        return (
+            (float(text), None)
+            if _NUMBER.fullmatch(text)
+            else (None, f"is {_shown(value)}, which is no number")
+        )
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None, f"is {_shown(value)}, which is no number"
     try:
@@ -51,7 +56,10 @@ def id_of(value: Any) -> tuple[str | None, str | None]:
         if not isfinite(value) or value != int(value):
             return None, f"is {_shown(value)}; an id is a text or a whole number"
         if isinstance(value, float) and abs(value) > LARGEST_EXACT:
-            return None, f"is {_shown(value)}, a number with a point that is too large to hold an id exactly; write ids as texts"
+            return (
+                None,
+                f"is {_shown(value)}, a number with a point that is too large to hold an id exactly; write ids as texts",
+            )
         return str(int(value)), None
     return None, f"is {_shown(value)}; an id is a text or a whole number"
 

@@ -64,7 +64,9 @@ class SentenceEmbedder:
         order = np.array([places[text] for text in cleaned], dtype=np.int64)
         n_tokens = self._count_tokens(unique)
         vectors = np.full((len(unique), self.dim), np.nan, dtype=np.float32)
-        vectors[n_tokens > 0] = self._encode([text for text, count in zip(unique, n_tokens, strict=True) if count])
+        vectors[n_tokens > 0] = self._encode(
+            [text for text, count in zip(unique, n_tokens, strict=True) if count]
+        )
         return Embeddings(vectors[order], n_tokens[order], n_tokens[order] > self.max_length)
 
     def close(self) -> None:
@@ -78,7 +80,11 @@ class SentenceEmbedder:
             return np.empty((0, self.dim), dtype=np.float32)
         # encode sorts by length itself, so that a batch is padded little.
         vectors = self._model.encode(
-            texts, batch_size=self._batch_size, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+            texts,
+            batch_size=self._batch_size,
+            normalize_embeddings=True,
+            convert_to_numpy=True,
+            show_progress_bar=False,
         )
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
@@ -86,7 +92,10 @@ class SentenceEmbedder:
         """Count what the model itself makes of each text: it may add a prompt, or a turn of a chat template."""
         self._model.max_seq_length = _NO_LIMIT
         try:
-            counts = [self._model.preprocess([text], prompt=self._prompt)["input_ids"].shape[-1] for text in texts]
+            counts = [
+                self._model.preprocess([text], prompt=self._prompt)["input_ids"].shape[-1]
+                for text in texts
+            ]
         finally:
             self._model.max_seq_length = self.max_length
         return np.array(counts, dtype=np.int64)

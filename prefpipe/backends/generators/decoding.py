@@ -70,7 +70,9 @@ class Prefilled(NamedTuple):
 class Decoder:
     """The loop over one list of rows. Not reusable: make one for each call."""
 
-    def __init__(self, model: Any, eos_ids: Iterable[int], params: SamplingParams, batch_size: int) -> None:
+    def __init__(
+        self, model: Any, eos_ids: Iterable[int], params: SamplingParams, batch_size: int
+    ) -> None:
         self._model = model
         self._params = params
         self._batch_size = batch_size
@@ -100,7 +102,9 @@ class Decoder:
         n_cached = batch.n_prompt + batch.n_tokens - 1
         width = count_positions(cache) + 1
         mask = torch.arange(width, device=self._eos.device) >= width - 1 - n_cached[:, None]
-        return self._forward(batch.tokens.gather(1, batch.n_tokens[:, None] - 1), mask, n_cached[:, None], cache)
+        return self._forward(
+            batch.tokens.gather(1, batch.n_tokens[:, None] - 1), mask, n_cached[:, None], cache
+        )
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         output = self._model(
@@ -119,10 +123,14 @@ class Decoder:
         normaliser = logits.logsumexp(dim=-1)
         is_sound = normaliser.isfinite()
         if not bool(is_sound.all()):
-            logits = logits.masked_fill(~is_sound[:, None], 0.0)  # these rows end here, with a logp that is not finite
+            logits = logits.masked_fill(
+                ~is_sound[:, None], 0.0
+            )  # these rows end here, with a logp that is not finite
         place = batch.n_tokens.clamp(max=self._params.max_tokens - 1)[:, None]
         uniforms = batch.uniforms.gather(1, place).squeeze(1)
-        chosen = sample_tokens(logits, uniforms, batch.temperature, top_k=self._params.top_k, top_p=self._params.top_p)
+        chosen = sample_tokens(
+            logits, uniforms, batch.temperature, top_k=self._params.top_k, top_p=self._params.top_p
+        )
         logp = logits.gather(1, chosen[:, None]).squeeze(1) - normaliser
         was_alive = batch.is_alive.clone()
         kept = torch.where(was_alive[:, None], chosen[:, None], batch.tokens.gather(1, place))
@@ -130,7 +138,9 @@ class Decoder:
         batch.logp.add_(torch.where(was_alive, logp, 0.0))
         batch.n_tokens.add_(was_alive)
         batch.is_stopped.logical_or_(was_alive & torch.isin(chosen, self._eos))
-        batch.is_alive.logical_and_(~batch.is_stopped & is_sound & (batch.n_tokens < self._params.max_tokens))
+        batch.is_alive.logical_and_(
+            ~batch.is_stopped & is_sound & (batch.n_tokens < self._params.max_tokens)
+        )
 
     def _admit(self, batch: Batch | None, cache: Cache | None) -> tuple[Batch | None, Cache | None]:
         """Write down the ended rows and fill their places; return None for both when nothing is left."""
@@ -149,7 +159,11 @@ class Decoder:
             self._append(started, prefilled.logits[chosen])
             batches.append(started)
             caches.append((prefilled.cache, chosen))
-        joined = Batch(*(torch.cat(columns) for columns in zip(*batches, strict=True))) if batches else None
+        joined = (
+            Batch(*(torch.cat(columns) for columns in zip(*batches, strict=True)))
+            if batches
+            else None
+        )
         if joined is None or not len(joined.request):
             return None, None
         width = int((joined.n_prompt + joined.n_tokens - 1).max())
@@ -158,7 +172,9 @@ class Decoder:
     def _collect(self, batch: Batch) -> None:
         for row in (~batch.is_alive).nonzero().squeeze(1).tolist():
             ids = batch.tokens[row, : int(batch.n_tokens[row])].tolist()
-            sampled = Sampled(int(batch.request[row]), ids, float(batch.logp[row]), bool(batch.is_stopped[row]))
+            sampled = Sampled(
+                int(batch.request[row]), ids, float(batch.logp[row]), bool(batch.is_stopped[row])
+            )
             self._finished.append(sampled)
 
     def _start(self, n_free: int) -> list[tuple[Prefilled, list[int], list[Row]]]:
@@ -190,7 +206,9 @@ class Decoder:
             n_taken += len(taken[-1][1])
         width = len(taken[-1][0])
         device = self._eos.device
-        ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt, _ in taken], device=device)
+        ids = torch.tensor(
+            [[0] * (width - len(prompt)) + list(prompt) for prompt, _ in taken], device=device
+        )
         n_padding = torch.tensor([width - len(prompt) for prompt, _ in taken], device=device)
         places = torch.arange(width, device=device) - n_padding[:, None]
         cache = new_cache()

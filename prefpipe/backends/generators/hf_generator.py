@@ -42,11 +42,15 @@ class HfGenerator:
         trust_remote_code: bool = False,
     ) -> None:
         require_chat_template(model)
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        place = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
         if dtype == "auto":
             dtype = "float32" if place.type == "cpu" else "bfloat16"
         self._tokenizer = ChatTokenizer(model, trust_remote_code=trust_remote_code)
-        self._model = load_causal_lm(model, getattr(torch, dtype), trust_remote_code=trust_remote_code).to(place)
+        self._model = load_causal_lm(
+            model, getattr(torch, dtype), trust_remote_code=trust_remote_code
+        ).to(place)
         if place.type == "cpu":
             _take_into_memory(self._model)
         self._batch_size = batch_size
@@ -67,7 +71,9 @@ class HfGenerator:
         """
         return self._tokenizer.encode(messages)
 
-    def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
         """Return one generation for each request, in order; a request that does not fit comes back as an error."""
         answers: list[Generation | None] = [None] * len(requests)
         rows = []
@@ -78,7 +84,9 @@ class HfGenerator:
                 answers[index] = Generation("", [], "error", None, reason)
             else:
                 rows.append(Row(index, prompt, request.seed, request.temperature))
-        for sampled in Decoder(self._model, self._tokenizer.eos_ids, params, self._batch_size).run(rows):
+        for sampled in Decoder(self._model, self._tokenizer.eos_ids, params, self._batch_size).run(
+            rows
+        ):
             answers[sampled.request] = self._describe(sampled)
         return [answer for answer in answers if answer is not None]
 
@@ -93,7 +101,9 @@ class HfGenerator:
             reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
             return Generation("", [], "error", None, reason)
         text = self._tokenizer.decode(sampled.token_ids)
-        return Generation(text, sampled.token_ids, "stop" if sampled.is_stopped else "length", sampled.logp)
+        return Generation(
+            text, sampled.token_ids, "stop" if sampled.is_stopped else "length", sampled.logp
+        )
 
 
 def _take_into_memory(model: Any) -> None:
@@ -102,7 +112,9 @@ def _take_into_memory(model: Any) -> None:
         tensor.data = tensor.data.clone()
 
 
-def load_causal_lm(model: ModelFiles, dtype: torch.dtype, *, trust_remote_code: bool = False) -> Any:
+def load_causal_lm(
+    model: ModelFiles, dtype: torch.dtype, *, trust_remote_code: bool = False
+) -> Any:
     """Return the model, its adapter included, on CPU, in evaluation mode.
 
     In float32 the adapter is merged into the weights, which is faster; in 16 bits it stays apart, because rounding

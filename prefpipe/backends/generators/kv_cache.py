@@ -31,7 +31,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
         self.is_initialized = True
         self._show(n_positions)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Append new positions and return all keys and values."""
         start, end = self.n_positions, self.n_positions + key_states.shape[2]
         if not self.is_initialized:
@@ -80,7 +82,9 @@ def _join(parts: list[tuple[Tensor, Tensor]], width: int) -> Tensor:
     start = 0
     for states, rows in parts:
         used = min(width, states.shape[2])
-        joined[start : start + len(rows), :, width - used : width] = states[rows, :, states.shape[2] - used :]
+        joined[start : start + len(rows), :, width - used : width] = states[
+            rows, :, states.shape[2] - used :
+        ]
         start += len(rows)
     return joined
 

@@ -93,7 +93,9 @@ class OpenAIGenerator:
         self._cache, self._asks_again = AnswerCache(folder), ask_again
         self._cache.sweep()
 
-    def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
         """Return one generation for each request, in order; requests that fail are rows with an error.
 
         Raises:
@@ -107,13 +109,21 @@ class OpenAIGenerator:
             if kept is not None:
                 made[place] = kept
         if made:
-            self._surroundings.log(f"{len(made):,} of {len(bodies):,} answers arrived in an earlier run and are kept")
+            self._surroundings.log(
+                f"{len(made):,} of {len(bodies):,} answers arrived in an earlier run and are kept"
+            )
 
         open_places = [place for place in range(len(bodies)) if place not in made]
         open_bodies = [bodies[place] for place in open_places]
-        arrived = self._client.completions(open_bodies, lambda number, completion: self._keep(open_bodies[number], completion))
+        arrived = self._client.completions(
+            open_bodies, lambda number, completion: self._keep(open_bodies[number], completion)
+        )
         for place, completion in zip(open_places, arrived, strict=True):
-            made[place] = _failed(completion) if isinstance(completion, ChatAnswer) else read_generation(completion)
+            made[place] = (
+                _failed(completion)
+                if isinstance(completion, ChatAnswer)
+                else read_generation(completion)
+            )
 
         generations = [made[place] for place in range(len(bodies))]
         self._say_what_is_lost(generations)
@@ -155,9 +165,14 @@ class OpenAIGenerator:
 
     def _say_what_is_lost(self, generations: Sequence[Generation]) -> None:
         """Say once what the answers lack, and why."""
-        whole = [made for made in generations if made.finish_reason != "error" and made.reasoning is None]
+        whole = [
+            made for made in generations if made.finish_reason != "error" and made.reasoning is None
+        ]
         if any(not made.token_ids for made in whole):
-            self._say("return_token_ids", f"gives no return_token_ids: {OPTIONAL_FIELDS['return_token_ids']}")
+            self._say(
+                "return_token_ids",
+                f"gives no return_token_ids: {OPTIONAL_FIELDS['return_token_ids']}",
+            )
         if any(made.logp is None for made in whole):
             self._say("logprobs", f"gives no logprobs: {OPTIONAL_FIELDS['logprobs']}")
         if any(made.reasoning is not None for made in generations):

@@ -11,7 +11,9 @@ FIRST_NUCLEUS = 256
 """How many of the largest entries are sorted at first to find the nucleus; most distributions need no more."""
 
 
-def sample_tokens(logits: Tensor, uniforms: Tensor, temperatures: Tensor, *, top_k: int, top_p: float) -> Tensor:
+def sample_tokens(
+    logits: Tensor, uniforms: Tensor, temperatures: Tensor, *, top_k: int, top_p: float
+) -> Tensor:
     """Return one token id for each row, (S,) int64.
 
     With w = exp(logits / T), truncated to the ``top_k`` largest and then to the smallest set that holds a share

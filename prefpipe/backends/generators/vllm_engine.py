@@ -53,14 +53,26 @@ class VllmGenerator:
     """
 
     def __init__(
-        self, model: ModelFiles, *, dtype: str, max_model_len: int | None, trust_remote_code: bool, tensor_parallel_size: int,
-        gpu_memory_utilization: float, enable_prefix_caching: bool, enforce_eager: bool,
-    ) -> None:  # fmt: skip
+        self,
+        model: ModelFiles,
+        *,
+        dtype: str,
+        max_model_len: int | None,
+        trust_remote_code: bool,
+        tensor_parallel_size: int,
+        gpu_memory_utilization: float,
+        enable_prefix_caching: bool,
+        enforce_eager: bool,
+    ) -> None:
         base = model.base or model
         settings: dict[str, Any] = {}
         self._lora = None
         if model.kind == "adapter":
-            settings = {"enable_lora": True, "max_loras": 1, "max_lora_rank": check_adapter(model.path)}
+            settings = {
+                "enable_lora": True,
+                "max_loras": 1,
+                "max_lora_rank": check_adapter(model.path),
+            }
             self._lora = LoRARequest("adapter", 1, str(model.path))
         if current_platform.is_cpu():
             settings["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
@@ -72,11 +84,18 @@ class VllmGenerator:
         try:
             with hidden_torchrun():
                 self._engine: Any = vllm.LLM(
-                    str(base.path), tokenizer=str(model.tokenizer_path), dtype=dtype,
-                    max_model_len=max_model_len, trust_remote_code=trust_remote_code, tensor_parallel_size=tensor_parallel_size,
-                    gpu_memory_utilization=gpu_memory_utilization, enable_prefix_caching=enable_prefix_caching,
-                    enforce_eager=enforce_eager, logprobs_mode="raw_logprobs", **settings,
-                )  # fmt: skip
+                    str(base.path),
+                    tokenizer=str(model.tokenizer_path),
+                    dtype=dtype,
+                    max_model_len=max_model_len,
+                    trust_remote_code=trust_remote_code,
+                    tensor_parallel_size=tensor_parallel_size,
+                    gpu_memory_utilization=gpu_memory_utilization,
+                    enable_prefix_caching=enable_prefix_caching,
+                    enforce_eager=enforce_eager,
+                    logprobs_mode="raw_logprobs",
+                    **settings,
+                )
         except (RuntimeError, MemoryError, OSError, *REFUSED) as error:
             raise ModelError(
                 f"vLLM cannot load {model.requested}: {error}",
@@ -88,7 +107,9 @@ class VllmGenerator:
         """Return the ids of the templated conversation, generation prompt included."""
         return self._chat.encode(messages)
 
-    def generate(self, requests: Sequence[GenerationRequest], params: SamplingParams) -> list[Generation]:
+    def generate(
+        self, requests: Sequence[GenerationRequest], params: SamplingParams
+    ) -> list[Generation]:
         """Return one generation for each request, in order; a request that vLLM refuses is a row with an error."""
         accepted: dict[int, tuple[Any, Any]] = {}
         answers: dict[int, Generation] = {}
@@ -116,7 +137,9 @@ class VllmGenerator:
             gc.collect()
             cleanup_dist_env_and_memory()
 
-    def _problem(self, n_tokens: int, request: GenerationRequest, params: SamplingParams) -> str | None:
+    def _problem(
+        self, n_tokens: int, request: GenerationRequest, params: SamplingParams
+    ) -> str | None:
         """Return why the request must not reach vLLM, which would cut it short or change it without a word."""
         if n_tokens + params.max_tokens > self.max_model_len:
             return f"prompt_too_long: {n_tokens} + {params.max_tokens} tokens, the limit is {self.max_model_len}"
@@ -127,9 +150,15 @@ class VllmGenerator:
     def _params(self, request: GenerationRequest, params: SamplingParams) -> Any:
         # text is made from the ids afterwards, the same way for every engine
         return vllm.SamplingParams(
-            seed=request.seed, temperature=request.temperature, top_p=params.top_p, top_k=params.top_k,
-            max_tokens=params.max_tokens, logprobs=0, detokenize=False, stop_token_ids=sorted(self._chat.eos_ids),
-        )  # fmt: skip
+            seed=request.seed,
+            temperature=request.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            max_tokens=params.max_tokens,
+            logprobs=0,
+            detokenize=False,
+            stop_token_ids=sorted(self._chat.eos_ids),
+        )
 
     def _run(self, batch: Sequence[tuple[Any, Any]]) -> list[Generation]:
         """Run a batch; when vLLM refuses it, which costs nothing yet, halve it until the refused rows are alone."""
@@ -137,7 +166,10 @@ class VllmGenerator:
             return []
         try:
             outputs = self._engine.generate(
-                [prompt for prompt, _ in batch], [own_params for _, own_params in batch], use_tqdm=False, lora_request=self._lora
+                [prompt for prompt, _ in batch],
+                [own_params for _, own_params in batch],
+                use_tqdm=False,
+                lora_request=self._lora,
             )
         except REFUSED as error:
             if len(batch) == 1:
@@ -150,11 +182,22 @@ class VllmGenerator:
                 hint="read vLLM's log above; run the same command again to go on from the last finished part",
             ) from error
         if len(outputs) != len(batch):
-            raise ModelError(f"vLLM returned {len(outputs)} outputs for {len(batch)} requests", hint="run the same command again")
+            raise ModelError(
+                f"vLLM returned {len(outputs)} outputs for {len(batch)} requests",
+                hint="run the same command again",
+            )
         return [self._read(output.outputs[0]) for output in outputs]
 
     def _read(self, output: Any) -> Generation:
         ids = list(output.token_ids)
         if output.finish_reason not in {"stop", "length"}:
-            return Generation("", [], "error", None, f"vLLM ended the response with finish_reason {output.finish_reason!r}")
-        return Generation(self._chat.decode(ids), ids, output.finish_reason, float(output.cumulative_logprob))
+            return Generation(
+                "",
+                [],
+                "error",
+                None,
+                f"vLLM ended the response with finish_reason {output.finish_reason!r}",
+            )
+        return Generation(
+            self._chat.decode(ids), ids, output.finish_reason, float(output.cumulative_logprob)
+        )

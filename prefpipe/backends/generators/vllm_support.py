@@ -22,15 +22,32 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 PLAIN_LORA_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 """Initialisations that leave the base model's weights as they are (vllm/lora/peft_helper.py)."""
 UNSUPPORTED_FEATURES = (
-    "modules_to_save", "use_dora", "lora_bias", "alora_invocation_tokens", "layer_replication", "use_bdlora",
-    "use_qalora", "trainable_token_indices", "target_parameters",
-)  # fmt: skip
+    "modules_to_save",
+    "use_dora",
+    "lora_bias",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "use_bdlora",
+    "use_qalora",
+    "trainable_token_indices",
+    "target_parameters",
+)
 """Fields of adapter_config.json that vLLM refuses, or reads over, when they are set."""
 TORCHRUN_VARIABLES = (
-    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "ROLE_WORLD_SIZE",
-    "MASTER_ADDR", "MASTER_PORT",
-    "TORCHELASTIC_USE_AGENT_STORE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS",
-)  # fmt: skip
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "ROLE_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_USE_AGENT_STORE",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "TORCHELASTIC_MAX_RESTARTS",
+)
 
 
 def find_version() -> str:
@@ -47,10 +64,13 @@ def find_version() -> str:
         release = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
         if not OLDEST <= release < TOO_NEW:
             raise ModelError(
-                f"{name} {version} is installed, and prefpipe needs {name}{SUPPORTED}", hint=f"pip install '{name}{SUPPORTED}'"
+                f"{name} {version} is installed, and prefpipe needs {name}{SUPPORTED}",
+                hint=f"pip install '{name}{SUPPORTED}'",
             )
         return version
-    raise ModelError("the package vllm is not installed, and --backend vllm needs it", hint=INSTALL_HINT)
+    raise ModelError(
+        "the package vllm is not installed, and --backend vllm needs it", hint=INSTALL_HINT
+    )
 
 
 def check_adapter(folder: Path) -> int:

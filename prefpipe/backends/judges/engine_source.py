@@ -17,7 +17,9 @@ class EngineSource:
     def __init__(self, engine: Generator) -> None:
         self._engine = engine
 
-    def complete(self, bodies: Sequence[Body], keep: Callable[[int, Body], None]) -> list[ChatAnswer]:
+    def complete(
+        self, bodies: Sequence[Body], keep: Callable[[int, Body], None]
+    ) -> list[ChatAnswer]:
         """Return one answer for each body, in order; all share the first one's ``max_tokens``."""
         answers: dict[int, ChatAnswer] = {}
         requests: dict[int, GenerationRequest] = {}
@@ -29,10 +31,18 @@ class EngineSource:
                 answers[place] = ChatAnswer(ERROR, error.message)
                 continue
             if len(ids) > room:
-                answers[place] = ChatAnswer(TOO_LONG, f"{len(ids)} prompt tokens, and there is room for {room}")
+                answers[place] = ChatAnswer(
+                    TOO_LONG, f"{len(ids)} prompt tokens, and there is room for {room}"
+                )
             else:
-                requests[place] = GenerationRequest("", 0, body["messages"], ids, 0, body["temperature"])
-        made = self._engine.generate(list(requests.values()), SamplingParams(bodies[0]["max_tokens"])) if requests else []
+                requests[place] = GenerationRequest(
+                    "", 0, body["messages"], ids, 0, body["temperature"]
+                )
+        made = (
+            self._engine.generate(list(requests.values()), SamplingParams(bodies[0]["max_tokens"]))
+            if requests
+            else []
+        )
         for (place, request), generation in zip(requests.items(), made, strict=True):
             if generation.finish_reason == "error":
                 answers[place] = _failure(generation)
@@ -55,5 +65,11 @@ def _failure(generation: Generation) -> ChatAnswer:
 
 def _completion(request: GenerationRequest, generation: Generation) -> dict[str, Any]:
     message = {"role": "assistant", "content": generation.text}
-    usage = {"prompt_tokens": len(request.prompt_token_ids), "completion_tokens": len(generation.token_ids)}
-    return {"choices": [{"index": 0, "message": message, "finish_reason": generation.finish_reason}], "usage": usage}
+    usage = {
+        "prompt_tokens": len(request.prompt_token_ids),
+        "completion_tokens": len(generation.token_ids),
+    }
+    return {
+        "choices": [{"index": 0, "message": message, "finish_reason": generation.finish_reason}],
+        "usage": usage,
+    }

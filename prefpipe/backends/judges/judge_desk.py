@@ -20,7 +20,9 @@ Mode = Literal["ask", "collect", "ingest"]
 class CompletionSource(Protocol):
     """What can answer questions: a server, or an engine in this process."""
 
-    def complete(self, bodies: Sequence[Body], keep: Callable[[int, Body], None]) -> list[ChatAnswer]:
+    def complete(
+        self, bodies: Sequence[Body], keep: Callable[[int, Body], None]
+    ) -> list[ChatAnswer]:
         """Return one answer for each body, in order; ``keep`` is called with place and completion as each arrives."""
         ...
 
@@ -78,7 +80,9 @@ class JudgeDesk:
         """Clear away what a killed run left half written."""
         self.cache.sweep()
 
-    def answers(self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]) -> list[ChatAnswer]:
+    def answers(
+        self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]
+    ) -> list[ChatAnswer]:
         """Return one answer for each body, in order.
 
         Args:
@@ -109,7 +113,9 @@ class JudgeDesk:
             asked = self._ask([bodies[place] for place in open_places])
             found |= {keys[place]: answer for place, answer in zip(open_places, asked, strict=True)}
             self._failed |= {
-                keys[place]: answer for place, answer in zip(open_places, asked, strict=True) if not is_usable[place](answer)
+                keys[place]: answer
+                for place, answer in zip(open_places, asked, strict=True)
+                if not is_usable[place](answer)
             }
         return [found[key] for key in keys]
 
@@ -123,7 +129,9 @@ class JudgeDesk:
         if self._source is not None:
             self._source.close()
 
-    def _known(self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]) -> ChatAnswer | None:
+    def _known(
+        self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
+    ) -> ChatAnswer | None:
         arrived = self.batch.answers.get(key) if self.mode == "ingest" else None
         if arrived is not None and key not in self.used_of_batch:
             answer = _read_or_none(arrived)
@@ -154,7 +162,9 @@ class JudgeDesk:
         if self._source is None:
             self.cache.require_writable()
             self._source = self.open_source()
-        answers = self._source.complete(bodies, lambda place, completion: self.cache.put(bodies[place], completion))
+        answers = self._source.complete(
+            bodies, lambda place, completion: self.cache.put(bodies[place], completion)
+        )
         for answer in answers:
             self._count(answer)
         return answers

@@ -19,18 +19,27 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
         if SHIPPED[reference] != kind:
             names = ", ".join(name for name, its_kind in SHIPPED.items() if its_kind == kind)
             raise UsageError(
-                f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt", hint=f"use {names}, or a file of yours"
+                f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt",
+                hint=f"use {names}, or a file of yours",
             )
-        text = resources.files("prefpipe.text.judging").joinpath(FOLDER, f"{reference}.txt").read_text(encoding="utf-8")
+        text = (
+            resources.files("prefpipe.text.judging")
+            .joinpath(FOLDER, f"{reference}.txt")
+            .read_text(encoding="utf-8")
+        )
         return JudgePrompt(reference, text, kind)
     try:
         text = Path(reference).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         names = ", ".join(name for name, its_kind in SHIPPED.items() if its_kind == kind)
         raise UsageError(
-            f"--judge-prompt {reference} cannot be read: {error}", hint=f"pass a text file, or one of {names}"
+            f"--judge-prompt {reference} cannot be read: {error}",
+            hint=f"pass a text file, or one of {names}",
         ) from error
     problems = template_problems(text, kind)
     if problems:
-        raise UsageError(f"--judge-prompt {reference}: {'; '.join(problems)}", hint="docs/judging.md tells the placeholders")
+        raise UsageError(
+            f"--judge-prompt {reference}: {'; '.join(problems)}",
+            hint="docs/judging.md tells the placeholders",
+        )
     return JudgePrompt(reference, text, kind)

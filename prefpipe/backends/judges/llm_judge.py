@@ -40,10 +40,16 @@ class JudgeSettings(NamedTuple):
     def body(self, question: Question) -> dict[str, Any]:
         """Return the chat-completion request of a question."""
         body: dict[str, Any] = {
-            "model": self.model, "messages": [{"role": "user", "content": question.text}], "temperature": self.temperature,
+            "model": self.model,
+            "messages": [{"role": "user", "content": question.text}],
+            "temperature": self.temperature,
             "max_tokens": self.max_tokens,
-        }  # fmt: skip
-        return body if self.verdict == "text" else body | {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        }
+        return (
+            body
+            if self.verdict == "text"
+            else body | {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        )
 
     def read(self, answer: ChatAnswer, question: Question) -> Reading:
         """Return the verdict of an answer whose status is ``ok``.
@@ -52,11 +58,22 @@ class JudgeSettings(NamedTuple):
         says nothing about it.
         """
         stated = read_text(answer.text, self.prompt.kind, self.prompt.form, question.nonce)
-        if answer.is_cut and self.prompt.kind == "pointwise" and answer.text.rstrip().endswith("1") and not _knows_ten(answer):
+        if (
+            answer.is_cut
+            and self.prompt.kind == "pointwise"
+            and answer.text.rstrip().endswith("1")
+            and not _knows_ten(answer)
+        ):
             return Reading(None, problem="the answer ends in 1, which may be the beginning of 10")
-        if stated.value is None or self.verdict == "text" or (self.verdict == "either" and answer.tokens is None):
+        if (
+            stated.value is None
+            or self.verdict == "text"
+            or (self.verdict == "either" and answer.tokens is None)
+        ):
             return stated
-        return read_probabilities(answer.tokens or (), self.prompt.kind, self.prompt.form, question.nonce)
+        return read_probabilities(
+            answer.tokens or (), self.prompt.kind, self.prompt.form, question.nonce
+        )
 
 
 def _knows_ten(answer: ChatAnswer) -> bool:
@@ -91,7 +108,8 @@ class _Judge:
 
     def _usable(self, question: Question) -> Callable[[ChatAnswer], bool]:
         return lambda answer: (
-            answer.status == REFUSED or (answer.status == "ok" and self.settings.read(answer, question).value is not None)
+            answer.status == REFUSED
+            or (answer.status == "ok" and self.settings.read(answer, question).value is not None)
         )
 
     def _asked(self, body: dict[str, Any], question: Question, answer: ChatAnswer) -> Asked:
@@ -99,7 +117,9 @@ class _Judge:
         if answer.status != "ok":
             return Asked(answer, Reading(None), answer.status, answer.reason, key)
         if self.settings.verdict == "logprobs" and answer.tokens is None:
-            return Asked(answer, Reading(None), NO_LOGPROBS, "the answer came without log-probabilities", key)
+            return Asked(
+                answer, Reading(None), NO_LOGPROBS, "the answer came without log-probabilities", key
+            )
         reading = self.settings.read(answer, question)
         if reading.value is not None:
             return Asked(answer, reading, "ok", None, key)
@@ -116,7 +136,12 @@ class LlmJudge(_Judge):
         Statuses: ``ok``, ``parse_error``: the answer holds no clear verdict, ``no_logprobs``, and those of ``ChatAnswer``.
         """
         prompt = self.settings.prompt
-        asked = self._ask([prompt.ask_about_pair(request.messages, request.first, request.second) for request in requests])
+        asked = self._ask(
+            [
+                prompt.ask_about_pair(request.messages, request.first, request.second)
+                for request in requests
+            ]
+        )
         return [_pair_verdict(item) for item in asked]
 
 
@@ -126,27 +151,46 @@ class JudgeScorer(_Judge):
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request, in order; ``detail`` has the answer, and the expected rating's ``mass``."""
         prompt = self.settings.prompt
-        asked = self._ask([prompt.ask_about_response(request.messages, request.response) for request in requests])
+        asked = self._ask(
+            [prompt.ask_about_response(request.messages, request.response) for request in requests]
+        )
         return [_score(item) for item in asked]
 
 
 def _pair_verdict(asked: Asked) -> PairVerdict:
     value = asked.reading.value
-    choice = {"A": "first", "B": "second", "C": "tie"}.get(asked.reading.choice or "") if value is not None else None
+    choice = (
+        {"A": "first", "B": "second", "C": "tie"}.get(asked.reading.choice or "")
+        if value is not None
+        else None
+    )
     return PairVerdict(
-        value, choice, asked.reading.mass, asked.answer.text or None, asked.status, asked.reason, asked.key,
-        asked.answer.n_prompt_tokens, asked.answer.n_completion_tokens,
-    )  # fmt: skip
+        value,
+        choice,
+        asked.reading.mass,
+        asked.answer.text or None,
+        asked.status,
+        asked.reason,
+        asked.key,
+        asked.answer.n_prompt_tokens,
+        asked.answer.n_completion_tokens,
+    )
 
 
 def _score(asked: Asked) -> Score:
     reading = asked.reading
     detail: dict[str, Any] = {
-        "answer": asked.answer.text or None, "rating": int(reading.choice) if reading.choice else None, "mass": reading.mass,
-        "unsplit_one": reading.unsplit_one, "request": asked.key, "prompt_tokens": asked.answer.n_prompt_tokens,
+        "answer": asked.answer.text or None,
+        "rating": int(reading.choice) if reading.choice else None,
+        "mass": reading.mass,
+        "unsplit_one": reading.unsplit_one,
+        "request": asked.key,
+        "prompt_tokens": asked.answer.n_prompt_tokens,
         "completion_tokens": asked.answer.n_completion_tokens,
-    }  # fmt: skip
-    text = json.dumps({name: value for name, value in detail.items() if value is not None}, ensure_ascii=False)
+    }
+    text = json.dumps(
+        {name: value for name, value in detail.items() if value is not None}, ensure_ascii=False
+    )
     return Score(reading.value, asked.status, asked.reason, text)
 
 

@@ -17,7 +17,9 @@ class RewardJudge:
     says for rewards that were trained as such. ``hard``: 1, 0, or 1/2 where the rewards differ by ``tie_tolerance`` or less.
     """
 
-    def __init__(self, scorer: Scorer, *, rule: Literal["sigmoid", "hard"], tie_tolerance: float) -> None:
+    def __init__(
+        self, scorer: Scorer, *, rule: Literal["sigmoid", "hard"], tie_tolerance: float
+    ) -> None:
         self._scorer, self._rule, self._tie_tolerance = scorer, rule, tie_tolerance
 
     def judge(self, requests: Sequence[PairRequest]) -> list[PairVerdict]:
@@ -38,11 +40,19 @@ class RewardJudge:
         for name, score in (("first", first), ("second", second)):
             if score.reward is None or not np.isfinite(score.reward):
                 status = score.status if score.status != "ok" else "not_finite"
-                return PairVerdict(None, status=status, reason=f"the {name} response: {score.reason}")
+                return PairVerdict(
+                    None, status=status, reason=f"the {name} response: {score.reason}"
+                )
         assert first.reward is not None
         assert second.reward is not None
-        hard = preference(np.array([first.reward]), np.array([second.reward]), tie_tolerance=self._tie_tolerance)
+        hard = preference(
+            np.array([first.reward]), np.array([second.reward]), tie_tolerance=self._tie_tolerance
+        )
         choice = {1.0: "first", 0.0: "second"}.get(hard, "tie")
-        graded = float(0.5 * (1.0 + np.tanh(0.5 * (first.reward - second.reward))))  # the sigmoid, without overflow
+        graded = float(
+            0.5 * (1.0 + np.tanh(0.5 * (first.reward - second.reward)))
+        )  # the sigmoid, without overflow
         value = graded if self._rule == "sigmoid" else hard
-        return PairVerdict(value, choice, raw=json.dumps({"first": first.reward, "second": second.reward}))
+        return PairVerdict(
+            value, choice, raw=json.dumps({"first": first.reward, "second": second.reward})
+        )

@@ -8,7 +8,13 @@ from typing import Any, Final
 from prefpipe.backends.protocol import Score, ScoreRequest
 from prefpipe.errors import InputError
 from prefpipe.surrogates import replace_lone_surrogates
-from prefpipe.text.checks.constraints import CHECKS_VERSION, Rating, WeightedCheck, parse_checks, rate
+from prefpipe.text.checks.constraints import (
+    CHECKS_VERSION,
+    Rating,
+    WeightedCheck,
+    parse_checks,
+    rate,
+)
 from prefpipe.text.checks.ifeval import IDS_COLUMN, KWARGS_COLUMN, NEAR, checks_of_instructions
 
 COLUMN: Final = "checks"
@@ -73,11 +79,17 @@ class ChecksScorer:
 
     def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[WeightedCheck, ...]:
         where = f"prompt {prompt_id!r}"
-        if columns.get(COLUMN) is None and all(columns.get(name) is not None for name in IFEVAL_COLUMNS):
+        if columns.get(COLUMN) is None and all(
+            columns.get(name) is not None for name in IFEVAL_COLUMNS
+        ):
             return self._parse_instructions(where, columns)
-        return parse_checks(columns.get(COLUMN), where, trust_python_checks=self._trust_python_checks)
+        return parse_checks(
+            columns.get(COLUMN), where, trust_python_checks=self._trust_python_checks
+        )
 
-    def _parse_instructions(self, where: str, columns: Mapping[str, Any]) -> tuple[WeightedCheck, ...]:
+    def _parse_instructions(
+        self, where: str, columns: Mapping[str, Any]
+    ) -> tuple[WeightedCheck, ...]:
         try:
             value = checks_of_instructions(columns[IDS_COLUMN], columns[KWARGS_COLUMN])
         except ValueError as error:
@@ -111,7 +123,12 @@ def _score(request: ScoreRequest, checks: tuple[WeightedCheck, ...] | InputError
 
 def _detail(rating: Rating) -> str:
     results = [
-        {"type": result.type, "score": round(result.score, 6), "weight": result.weight, "reason": result.reason}
+        {
+            "type": result.type,
+            "score": round(result.score, 6),
+            "weight": result.weight,
+            "reason": result.reason,
+        }
         for result in rating.results
     ]
     return replace_lone_surrogates(json.dumps(results, ensure_ascii=False))

@@ -50,14 +50,19 @@ def judge_padding(alone: Sequence[float], padded: Sequence[float], *, exact: boo
         return Verdict(f"scores that are not finite ({_show(scores)})", fatal=True)
     spread = max(alone) - min(alone)
     if spread <= 1e-6 * max(map(abs, alone)):
-        return Verdict(f"four different conversations all score {alone[0]:.6g}: the response is not read", fatal=True)
+        return Verdict(
+            f"four different conversations all score {alone[0]:.6g}: the response is not read",
+            fatal=True,
+        )
     tolerance = EXACT if exact else ROUNDED
     worst = max(abs(one - other) for one, other in zip(alone, padded, strict=True)) / spread
     told = f"padding moves scores by up to {worst:.2g} of their spread (alone {_show(alone)}, padded {_show(padded)})"
     for first, second in combinations(range(len(alone)), 2):
         gap, padded_gap = alone[first] - alone[second], padded[first] - padded[second]
         if gap * padded_gap < 0 and abs(gap) > tolerance.warn * spread:
-            return Verdict(f"padding changes which of two conversations is better; {told}", fatal=True)
+            return Verdict(
+                f"padding changes which of two conversations is better; {told}", fatal=True
+            )
     if worst > tolerance.refuse:
         return Verdict(told, fatal=True)
     return Verdict(told) if worst > tolerance.warn else Verdict()

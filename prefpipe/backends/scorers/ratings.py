@@ -69,7 +69,12 @@ class RatingsScorer:
     """
 
     def __init__(
-        self, path: Path | str, *, rating_column: str = "rating", on_duplicate: str | None = None, skip_bad_rows: bool = False
+        self,
+        path: Path | str,
+        *,
+        rating_column: str = "rating",
+        on_duplicate: str | None = None,
+        skip_bad_rows: bool = False,
     ) -> None:
         self.path = Path(path)
         self.rating_column = rating_column
@@ -93,8 +98,14 @@ class RatingsScorer:
         ``candidates`` are the ``(prompt_id, sample_idx, response)`` of the whole artifact, not of one part or shard.
         """
         by_index = self.joined_by == "sample_idx"
-        known: set[Key] = {(prompt_id, index if by_index else text) for prompt_id, index, text in candidates}
-        return [f"{_describe(key)} ({rating.place})" for key, rating in self._ratings.items() if key not in known]
+        known: set[Key] = {
+            (prompt_id, index if by_index else text) for prompt_id, index, text in candidates
+        }
+        return [
+            f"{_describe(key)} ({rating.place})"
+            for key, rating in self._ratings.items()
+            if key not in known
+        ]
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request: ``ok``, or ``unrated`` for a candidate that the file does not have."""
@@ -102,7 +113,9 @@ class RatingsScorer:
         unrated = f"{self.path.name} has no rating for this prompt_id and {self.joined_by}"
         scores = []
         for request in requests:
-            found = self._ratings.get((request.prompt_id, request.sample_idx if by_index else request.response))
+            found = self._ratings.get(
+                (request.prompt_id, request.sample_idx if by_index else request.response)
+            )
             scores.append(Score(found.value) if found else Score(None, "unrated", unrated))
         return scores
 
@@ -147,7 +160,9 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
 
     if on_duplicate == "mean":
         for key, ratings in repeated.items():
-            by_key[key] = ratings[0]._replace(value=fsum(rating.value for rating in ratings) / len(ratings))
+            by_key[key] = ratings[0]._replace(
+                value=fsum(rating.value for rating in ratings) / len(ratings)
+            )
     first, second = next(iter(repeated.values()))[:2]
     note = (
         f"{Path(source).name}: {len(repeated):,} candidates have several ratings, first at {first.place} and {second.place}: "

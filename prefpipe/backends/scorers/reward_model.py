@@ -77,13 +77,19 @@ class RewardModelScorer:
             self._n_read += 1
             self._n_with_control_text += self._template.holds_control_text(request.response)
             if len(token_ids) > self.max_length:
-                scores[place] = Score(None, "too_long", f"{len(token_ids)} tokens, the limit is {self.max_length}")
+                scores[place] = Score(
+                    None, "too_long", f"{len(token_ids)} tokens, the limit is {self.max_length}"
+                )
             else:
                 readable.append((place, token_ids))
         readable.sort(key=lambda item: len(item[1]), reverse=True)
         rewards = self._rewards([token_ids for _, token_ids in readable], self._batch_size)
         for (place, _), reward in zip(readable, rewards, strict=True):
-            scores[place] = Score(reward) if math.isfinite(reward) else Score(None, "not_finite", f"the model gave {reward}")
+            scores[place] = (
+                Score(reward)
+                if math.isfinite(reward)
+                else Score(None, "not_finite", f"the model gave {reward}")
+            )
         return [score for score in scores if score is not None]
 
     def close(self) -> None:
@@ -116,7 +122,9 @@ class RewardModelScorer:
         for place, row in enumerate(rows):
             input_ids[place, : len(row)] = torch.tensor(row)
             attention_mask[place, : len(row)] = 1
-        output = self._model(input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device))
+        output = self._model(
+            input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device)
+        )
         rewards: list[float] = output.logits[:, 0].float().cpu().tolist()
         return rewards
 
@@ -125,7 +133,9 @@ class RewardModelScorer:
             getattr(self._model.config.get_text_config(), "max_position_embeddings", None),
             self._tokenizer.model_max_length,
         ]
-        return min((limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH)
+        return min(
+            (limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH
+        )
 
     def _render_example(self) -> str:
         token_ids = self.encode(*CONVERSATIONS[0])
@@ -177,9 +187,13 @@ def _refuse_other_kinds(model: ModelFiles, trust_remote_code: bool) -> None:
             hint="convert it once with save_pretrained, in a place where you trust it",
         )
     try:
-        config = AutoConfig.from_pretrained(model.path, local_files_only=True, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(
+            model.path, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
-        raise ModelError(f"the config of {model.requested} cannot be read: {error}", hint=_REMOTE_CODE_HINT) from error
+        raise ModelError(
+            f"the config of {model.requested} cannot be read: {error}", hint=_REMOTE_CODE_HINT
+        ) from error
     if config.num_labels != 1:
         raise ModelError(
             f"{model.requested} has {config.num_labels} labels ({', '.join(config.architectures or ['no architecture'])}); "
@@ -193,9 +207,13 @@ _REMOTE_CODE_HINT: Final = "a model with code of its own needs --trust-remote-co
 
 def _load_tokenizer(model: ModelFiles, trust_remote_code: bool) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.path, local_files_only=True, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, local_files_only=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
-        raise ModelError(f"the tokenizer of {model.requested} cannot be loaded: {error}", hint=_REMOTE_CODE_HINT) from error
+        raise ModelError(
+            f"the tokenizer of {model.requested} cannot be loaded: {error}", hint=_REMOTE_CODE_HINT
+        ) from error
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"the tokenizer of {model.requested} has no pad token, so rows of different lengths cannot share a batch",
@@ -221,7 +239,8 @@ def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) 
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"{model.requested} cannot be loaded as a sequence classifier: {error}", hint=_REMOTE_CODE_HINT
+            f"{model.requested} cannot be loaded as a sequence classifier: {error}",
+            hint=_REMOTE_CODE_HINT,
         ) from error
     untrained = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
     if untrained:
@@ -248,7 +267,9 @@ def _keep_head_exact(model: Any) -> None:
         if name != model.base_model_prefix:
             module.float()
             module.register_forward_pre_hook(
-                lambda _, inputs: tuple(value.float() if value.is_floating_point() else value for value in inputs)
+                lambda _, inputs: tuple(
+                    value.float() if value.is_floating_point() else value for value in inputs
+                )
             )
 
 

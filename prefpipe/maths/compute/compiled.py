@@ -73,7 +73,9 @@ class ForgivingCache:
 def _compile(function: Function, more: dict[str, Any]) -> Function:
     try:
         dispatcher = numba.njit(cache=True, **_SETTINGS, **more)(function)
-    except RuntimeError:  # no folder can be written to, in a locked-down container: compile in every process
+    except (
+        RuntimeError
+    ):  # no folder can be written to, in a locked-down container: compile in every process
         return cast("Function", numba.njit(**_SETTINGS, **more)(function))
 
     if numba.config.DISABLE_JIT:

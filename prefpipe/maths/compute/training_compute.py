@@ -20,10 +20,17 @@ from typing import NamedTuple
 FLOP_A_PARAMETER = 2.0
 SECONDS_AN_HOUR = 3600.0
 TALLIED = (
-    "n_prompts", "n_groups", "n_usable", "n_kept", "group_prompt_tokens",
-    *(f"{side}_{what}" for side in ("usable", "kept")
-      for what in ("prompt_tokens", "response_tokens", "squared_tokens", "estimated")),
-)  # fmt: skip
+    "n_prompts",
+    "n_groups",
+    "n_usable",
+    "n_kept",
+    "group_prompt_tokens",
+    *(
+        f"{side}_{what}"
+        for side in ("usable", "kept")
+        for what in ("prompt_tokens", "response_tokens", "squared_tokens", "estimated")
+    ),
+)
 """The sums that ``select`` leaves in its parts and that are needed here."""
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMBT])", re.IGNORECASE)
 UNITS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
@@ -162,8 +169,18 @@ def planned_tokens(plan: Plan, *, shared_prompt: bool = False) -> PoolAndKept:
     both = []
     for n_each in (plan.n, kept):
         n = plan.n_prompts * n_each
-        sums = TokenSums(plan.n_prompts, n, n * plan.mean_prompt_tokens, n * plan.mean_response_tokens, n * length**2)
-        both.append(_with_prompts_once(sums, plan.n_prompts * plan.mean_prompt_tokens) if shared_prompt else sums)
+        sums = TokenSums(
+            plan.n_prompts,
+            n,
+            n * plan.mean_prompt_tokens,
+            n * plan.mean_response_tokens,
+            n * length**2,
+        )
+        both.append(
+            _with_prompts_once(sums, plan.n_prompts * plan.mean_prompt_tokens)
+            if shared_prompt
+            else sums
+        )
     return PoolAndKept(*both)
 
 
@@ -178,7 +195,9 @@ def tallied_tokens(tally: Mapping[str, float], *, shared_prompt: bool = False) -
     for n_name, name in (("n_usable", "usable"), ("n_kept", "kept")):
         lengths = (tally[f"{name}_{what}_tokens"] for what in ("prompt", "response", "squared"))
         sums = TokenSums(tally["n_groups"], tally[n_name], *lengths)
-        both.append(_with_prompts_once(sums, tally["group_prompt_tokens"]) if shared_prompt else sums)
+        both.append(
+            _with_prompts_once(sums, tally["group_prompt_tokens"]) if shared_prompt else sums
+        )
     return PoolAndKept(*both)
 
 
@@ -203,4 +222,6 @@ def _with_prompts_once(sums: TokenSums, prompt_tokens: float) -> TokenSums:
     if not sums.n_responses or not sums.n_prompts:
         return sums
     once, each = prompt_tokens**2 / sums.n_prompts, sums.prompt_tokens**2 / sums.n_responses
-    return sums._replace(prompt_tokens=prompt_tokens, squared_tokens=sums.squared_tokens - each + once)
+    return sums._replace(
+        prompt_tokens=prompt_tokens, squared_tokens=sums.squared_tokens - each + once
+    )

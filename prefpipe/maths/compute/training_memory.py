@@ -56,7 +56,10 @@ class Footprint(NamedTuple):
 
 def step_footprint(shape: MemoryShape, recipe: StepRecipe) -> Footprint:
     """Return the bytes of a step by the formulas above."""
-    n, trained = shape.n_parameters, recipe.lora_r * shape.rank_width if recipe.lora_r else shape.n_parameters
+    n, trained = (
+        shape.n_parameters,
+        recipe.lora_r * shape.rank_width if recipe.lora_r else shape.n_parameters,
+    )
     weight_bytes = 2.0 if recipe.bf16 and recipe.lora_r else 6.0 if recipe.bf16 else 4.0
     number = 2.0 if recipe.bf16 else 4.0
     whole_layer = number * recipe.n_tokens * (8 * shape.hidden + 4 * shape.inner)

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from prefpipe.maths.objectives.masked import Targets, clean, cross_entropy, differences_of, mean_over_pairs, shares_of
+from prefpipe.maths.objectives.masked import (
+    Targets,
+    clean,
+    cross_entropy,
+    differences_of,
+    mean_over_pairs,
+    shares_of,
+)
 
 
 def mmpo_loss(scores: Tensor, targets: Targets, *, gamma: float, comparison: str) -> Tensor:
@@ -39,7 +46,9 @@ def mmpo_loss(scores: Tensor, targets: Targets, *, gamma: float, comparison: str
         return cross_entropy(scores, target, targets.mask)
     margins = differences_of(scores, targets.mask)
     evidence = gamma * differences_of(targets.rewards, targets.mask)
-    losses = torch.sigmoid(evidence) * softplus(-margins) + torch.sigmoid(-evidence) * softplus(margins)
+    losses = torch.sigmoid(evidence) * softplus(-margins) + torch.sigmoid(-evidence) * softplus(
+        margins
+    )
     return mean_over_pairs(losses, targets)
 
 

@@ -7,10 +7,19 @@ from torch.nn.functional import softplus
 
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.logps import ResponseLogps
-from prefpipe.maths.objectives.masked import Targets, clean, cross_entropy, deviations_of, log_sum_exp, shares_of
+from prefpipe.maths.objectives.masked import (
+    Targets,
+    clean,
+    cross_entropy,
+    deviations_of,
+    log_sum_exp,
+    shares_of,
+)
 
 
-def ampo_loss(scores: Tensor, targets: Targets, *, alpha: float, gamma: float, deviation: str) -> Tensor:
+def ampo_loss(
+    scores: Tensor, targets: Targets, *, alpha: float, gamma: float, deviation: str
+) -> Tensor:
     r"""Contrast the positives with all negatives at once (AMPO, REFA-1-vs-k).
 
     With ``s_i = score_i + alpha * (r_i - mean r)`` over the group::
@@ -36,9 +45,15 @@ def ampo_loss(scores: Tensor, targets: Targets, *, alpha: float, gamma: float, d
 
 
 def refa_loss(
-    scores: Tensor, targets: Targets, responses: ResponseLogps,
-    *, alpha: float, gamma: float, deviation: str, eos_weight: float,
-) -> Tensor:  # fmt: skip
+    scores: Tensor,
+    targets: Targets,
+    responses: ResponseLogps,
+    *,
+    alpha: float,
+    gamma: float,
+    deviation: str,
+    eos_weight: float,
+) -> Tensor:
     r"""Contrast as AMPO does, and charge for ending early (REFA).
 
     ::
@@ -68,8 +83,10 @@ def refa_loss(
     Source: arXiv 2412.16378.
     """
     if responses.end_probs is None:
-        raise UsageError("refa reads the probability with which responses end, and the log-probabilities came without it",
-                         hint="pass ended_S to prefpipe.maths.objectives.logps.sum_response_logps")  # fmt: skip
+        raise UsageError(
+            "refa reads the probability with which responses end, and the log-probabilities came without it",
+            hint="pass ended_S to prefpipe.maths.objectives.logps.sum_response_logps",
+        )
     contrast = ampo_loss(scores, targets, alpha=alpha, gamma=gamma, deviation=deviation)
     n_tokens = clean(responses.n_tokens, targets.mask)
     n_missing = clean(n_tokens.amax(-1, keepdim=True) - n_tokens, targets.mask)
@@ -165,7 +182,9 @@ def plackett_luce_loss(scores: Tensor, targets: Targets) -> Tensor:
     """
     scores, rewards = clean(scores, targets.mask), clean(targets.rewards, targets.mask)
     both = targets.mask[:, :, None] & targets.mask[:, None, :]
-    not_above = both & (rewards[:, None, :] <= rewards[:, :, None])  # [p, i, j]: j is not rated above i
+    not_above = both & (
+        rewards[:, None, :] <= rewards[:, :, None]
+    )  # [p, i, j]: j is not rated above i
     log_sums = log_sum_exp(scores[:, None, :].expand(not_above.shape), not_above)
     return clean(log_sums - scores, targets.mask).sum(-1)
 

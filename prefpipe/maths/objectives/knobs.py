@@ -36,10 +36,20 @@ class Knob:
     def problem(self, value: object) -> str | None:
         """Say what is wrong with a value, or None."""
         if isinstance(self.default, bool):
-            return None if isinstance(value, bool) else f"{self.name} is {value!r}, not true or false"
+            return (
+                None if isinstance(value, bool) else f"{self.name} is {value!r}, not true or false"
+            )
         if self.choices:
-            return None if value in self.choices else f"{self.name} is {value!r}, not one of {', '.join(self.choices)}"
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return (
+                None
+                if value in self.choices
+                else f"{self.name} is {value!r}, not one of {', '.join(self.choices)}"
+            )
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             return f"{self.name} is {value!r}, not a finite number"
         if self.above is not None and value <= self.above:
             return f"{self.name} is {value}, not above {self.above:g}"
@@ -55,14 +65,25 @@ def beta_knob(default: float) -> Knob:
     return Knob("beta", default, "scale of the scores: larger means sharper comparisons", above=0.0)
 
 
-DEVIATION_WEIGHT = Knob("alpha", 0.0, "weight of a response's deviation from the mean reward", at_least=0.0)
+DEVIATION_WEIGHT = Knob(
+    "alpha", 0.0, "weight of a response's deviation from the mean reward", at_least=0.0
+)
 DEVIATION = Knob(
     "deviation",
     "signed",
     "signed: very bad negatives weigh less; absolute: they weigh more",
     choices=("signed", "absolute"),
 )
-NEGATIVES_WEIGHT = Knob("gamma", 3.0, "weight of the negatives: log(gamma) is the margin asked for", above=0.0)
-EVIDENCE = Knob("gamma", 1.1, "nats of margin a unit of reward: 1.1 = log 3 reads one point wins 75 %", at_least=0.0)
+NEGATIVES_WEIGHT = Knob(
+    "gamma", 3.0, "weight of the negatives: log(gamma) is the margin asked for", above=0.0
+)
+EVIDENCE = Knob(
+    "gamma",
+    1.1,
+    "nats of margin a unit of reward: 1.1 = log 3 reads one point wins 75 %",
+    at_least=0.0,
+)
 TARGET_TEMPERATURE = Knob("alpha", 1.0, "temperature of the target softmax(r / alpha)", above=0.0)
-FLIPPED = Knob("eps", 0.1, "share of preferences that are the wrong way round", at_least=0.0, below=0.5)
+FLIPPED = Knob(
+    "eps", 0.1, "share of preferences that are the wrong way round", at_least=0.0, below=0.5
+)

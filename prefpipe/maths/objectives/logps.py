@@ -42,7 +42,9 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
     """
     if logits.dtype != torch.float64:
         logits = logits.float()
-    flat = torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    flat = torch.nn.functional.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), reduction="none"
+    )
     return -flat.view(labels.shape)
 
 
@@ -63,11 +65,15 @@ def token_entropies(logits: Tensor, labels: Tensor, logps: Tensor) -> Tensor:
     for some, own in zip(torch.split(logits, size), torch.split(normalisers, size), strict=True):
         log_probs = some.float() - own[:, None]
         # a banned token has log-probability -inf and probability 0, and adds nothing
-        pieces.append(-(log_probs.exp() * log_probs.clamp(min=torch.finfo(torch.float32).min)).sum(-1))
+        pieces.append(
+            -(log_probs.exp() * log_probs.clamp(min=torch.finfo(torch.float32).min)).sum(-1)
+        )
     return torch.cat(pieces)
 
 
-def sum_response_logps(logps_N: Tensor, response_mask: Tensor, ended_S: Tensor | None = None) -> ResponseLogps:
+def sum_response_logps(
+    logps_N: Tensor, response_mask: Tensor, ended_S: Tensor | None = None
+) -> ResponseLogps:
     """Sum the log-probabilities of each response's tokens.
 
     Args:
@@ -91,8 +97,12 @@ def sum_response_logps(logps_N: Tensor, response_mask: Tensor, ended_S: Tensor |
         return ResponseLogps(logps_ST.sum(-1), n_tokens)
     places_ST = torch.arange(response_mask.shape[-1], device=response_mask.device) * response_mask
     is_last_ST = response_mask & (places_ST == places_ST.amax(-1, keepdim=True))
-    end_probs = torch.where(is_last_ST, logps_ST, torch.zeros_like(logps_ST)).sum(-1).exp()  # again a sum, not a gather
-    return ResponseLogps(logps_ST.sum(-1), n_tokens, torch.where(ended_S, end_probs, torch.zeros_like(end_probs)))
+    end_probs = (
+        torch.where(is_last_ST, logps_ST, torch.zeros_like(logps_ST)).sum(-1).exp()
+    )  # again a sum, not a gather
+    return ResponseLogps(
+        logps_ST.sum(-1), n_tokens, torch.where(ended_S, end_probs, torch.zeros_like(end_probs))
+    )
 
 
 def mean_logps(responses: ResponseLogps) -> Tensor:

@@ -25,13 +25,45 @@ of ``mmpo`` read no roles; ``mmpo``, ``rpo`` and ``mmpo-reward`` take pairs from
 """
 
 from prefpipe.maths.objectives.graded import mmpo_loss, odpo_loss, rpo_loss
-from prefpipe.maths.objectives.group import ampo_loss, infonca_loss, nca_loss, plackett_luce_loss, refa_loss, swepo_loss
+from prefpipe.maths.objectives.group import (
+    ampo_loss,
+    infonca_loss,
+    nca_loss,
+    plackett_luce_loss,
+    refa_loss,
+    swepo_loss,
+)
 from prefpipe.maths.objectives.masked import Targets
-from prefpipe.maths.objectives.pairwise import cdpo_loss, dpo_loss, hinge_loss, ipo_loss, orpo_loss, rdpo_loss, simpo_loss
+from prefpipe.maths.objectives.pairwise import (
+    cdpo_loss,
+    dpo_loss,
+    hinge_loss,
+    ipo_loss,
+    orpo_loss,
+    rdpo_loss,
+    simpo_loss,
+)
 from prefpipe.maths.objectives.reward_head import bt_loss, bt_margin_loss, mmpo_reward_loss
 
 __all__ = [
-    "Targets", "ampo_loss", "bt_loss", "bt_margin_loss", "cdpo_loss", "dpo_loss", "hinge_loss", "infonca_loss", "ipo_loss",
-    "mmpo_loss", "mmpo_reward_loss", "nca_loss", "odpo_loss", "orpo_loss", "plackett_luce_loss", "rdpo_loss", "refa_loss",
-    "rpo_loss", "simpo_loss", "swepo_loss",
-]  # fmt: skip
+    "Targets",
+    "ampo_loss",
+    "bt_loss",
+    "bt_margin_loss",
+    "cdpo_loss",
+    "dpo_loss",
+    "hinge_loss",
+    "infonca_loss",
+    "ipo_loss",
+    "mmpo_loss",
+    "mmpo_reward_loss",
+    "nca_loss",
+    "odpo_loss",
+    "orpo_loss",
+    "plackett_luce_loss",
+    "rdpo_loss",
+    "refa_loss",
+    "rpo_loss",
+    "simpo_loss",
+    "swepo_loss",
+]

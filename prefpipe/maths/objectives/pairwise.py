@@ -63,7 +63,9 @@ def rdpo_loss(scores: Tensor, targets: Targets, *, eps: float) -> Tensor:
     Source: arXiv 2403.00409.
     """
     margins = differences_of(scores, targets.mask)
-    return mean_over_pairs(((1 - eps) * softplus(-margins) - eps * softplus(margins)) / (1 - 2 * eps), targets)
+    return mean_over_pairs(
+        ((1 - eps) * softplus(-margins) - eps * softplus(margins)) / (1 - 2 * eps), targets
+    )
 
 
 def ipo_loss(scores: Tensor, targets: Targets, *, tau: float) -> Tensor:

@@ -36,9 +36,19 @@ from prefpipe.maths.objectives.knobs import (
 )
 
 __all__ = [
-    "ALL_OBJECTIVES", "KNOB_NAMES", "OBJECTIVES", "REWARD_OBJECTIVES", "SCORE_KNOBS", "TARGETS", "Knob", "KnobValue",
-    "Objective", "find_objective", "objective_of", "resolve_knobs",
-]  # fmt: skip
+    "ALL_OBJECTIVES",
+    "KNOB_NAMES",
+    "OBJECTIVES",
+    "REWARD_OBJECTIVES",
+    "SCORE_KNOBS",
+    "TARGETS",
+    "Knob",
+    "KnobValue",
+    "Objective",
+    "find_objective",
+    "objective_of",
+    "resolve_knobs",
+]
 SCORE_KNOBS = ("beta", "length_normalise")
 """Knobs that belong to the score; the loss gets the others."""
 _POSITIVES = "positives over negatives"
@@ -94,77 +104,130 @@ class Objective:
 
 _GROUP = (
     Objective(
-        name="ampo", score="mean_logp", comparison="group", target=_POSITIVES,
+        name="ampo",
+        score="mean_logp",
+        comparison="group",
+        target=_POSITIVES,
         loss="prefpipe.maths.objectives.group:ampo_loss",
         knobs=(
-            beta_knob(10.0), NEGATIVES_WEIGHT, DEVIATION_WEIGHT, DEVIATION,
-            Knob("length_normalise", default=True, help="mean log-probability a token; false: the sum"),
+            beta_knob(10.0),
+            NEGATIVES_WEIGHT,
+            DEVIATION_WEIGHT,
+            DEVIATION,
+            Knob(
+                "length_normalise",
+                default=True,
+                help="mean log-probability a token; false: the sum",
+            ),
         ),
         formula="-log( sum_{S+} e^s / (sum_{S+} e^s + gamma * sum_{S-} e^s) ), s = score + alpha * (r - mean r)",
         source="arXiv 2502.18293, 2412.16378",
         summary="one positive against all negatives at once, no reference model",
-        reads_rewards=True, monotone=True,
+        reads_rewards=True,
+        monotone=True,
     ),
     Objective(
-        name="refa", score="mean_logp", comparison="group", target=_POSITIVES,
+        name="refa",
+        score="mean_logp",
+        comparison="group",
+        target=_POSITIVES,
         loss="prefpipe.maths.objectives.group:refa_loss",
         knobs=(
-            beta_knob(10.0), NEGATIVES_WEIGHT, DEVIATION_WEIGHT, DEVIATION,
-            Knob("eos_weight", 1e-5, "price of each token by which a response ends before the group's longest", at_least=0.0),
+            beta_knob(10.0),
+            NEGATIVES_WEIGHT,
+            DEVIATION_WEIGHT,
+            DEVIATION,
+            Knob(
+                "eos_weight",
+                1e-5,
+                "price of each token by which a response ends before the group's longest",
+                at_least=0.0,
+            ),
         ),
         formula="as ampo, + eos_weight * sum_i P(EOS at n_i) * max(0, L_max - n_i)",
         source="arXiv 2412.16378",
         summary="ampo, and ending early is charged for",
-        reads_rewards=True, monotone=True, reads_ends=True,
+        reads_rewards=True,
+        monotone=True,
+        reads_ends=True,
     ),
     Objective(
-        name="swepo", score="log_ratio", comparison="group", target="those above the mean reward over the others",
+        name="swepo",
+        score="log_ratio",
+        comparison="group",
+        target="those above the mean reward over the others",
         loss="prefpipe.maths.objectives.group:swepo_loss",
         knobs=(
-            beta_knob(0.1), Knob("alpha", 1.0, "weight of a response's deviation from the mean reward", at_least=0.0), DEVIATION,
+            beta_knob(0.1),
+            Knob(
+                "alpha", 1.0, "weight of a response's deviation from the mean reward", at_least=0.0
+            ),
+            DEVIATION,
         ),
         formula="-log( sum_{S+} e^s / sum e^s ), s = score + alpha * (r - mean r), S+ = {r > mean r}",
         source="arXiv 2412.04628",
         summary="all above the mean reward against all others",
-        reads_roles=False, reads_rewards=True,
+        reads_roles=False,
+        reads_rewards=True,
     ),
     Objective(
-        name="infonca", score="log_ratio", comparison="group", target="softmax of the rewards",
+        name="infonca",
+        score="log_ratio",
+        comparison="group",
+        target="softmax of the rewards",
         loss="prefpipe.maths.objectives.group:infonca_loss",
         knobs=(beta_knob(0.1), TARGET_TEMPERATURE),
         formula="-sum_i softmax(r / alpha)_i * log softmax(s)_i",
         source="arXiv 2402.05369",
         summary="the distribution over the group follows the rewards",
-        reads_roles=False, reads_rewards=True,
+        reads_roles=False,
+        reads_rewards=True,
     ),
     Objective(
-        name="nca", score="log_ratio", comparison="group", target="softmax of the rewards, each response by itself",
+        name="nca",
+        score="log_ratio",
+        comparison="group",
+        target="softmax of the rewards, each response by itself",
         loss="prefpipe.maths.objectives.group:nca_loss",
         knobs=(beta_knob(0.01), TARGET_TEMPERATURE),
         formula="-sum_i [ softmax(r / alpha)_i * log sigma(s_i) + (1 / K) * log sigma(-s_i) ]",
         source="arXiv 2402.05369",
         summary="as infonca, but absolute: good responses do not lose likelihood together with bad ones",
-        reads_roles=False, reads_rewards=True, shift_invariant=False,
+        reads_roles=False,
+        reads_rewards=True,
+        shift_invariant=False,
     ),
     Objective(
-        name="plackett-luce", score="log_ratio", comparison="group", target="order of the rewards",
+        name="plackett-luce",
+        score="log_ratio",
+        comparison="group",
+        target="order of the rewards",
         loss="prefpipe.maths.objectives.group:plackett_luce_loss",
         knobs=(beta_knob(0.1),),
         formula="-sum_k log( e^{s_(k)} / sum_{j >= k} e^{s_(j)} ), (1) the best rewarded",
         source="arXiv 2305.18290",
         summary="the whole ranking, of which only the order is trusted",
-        reads_roles=False, reads_rewards=True,
+        reads_roles=False,
+        reads_rewards=True,
     ),
-)  # fmt: skip
+)
 
 _GRADED = (
     Objective(
-        name="mmpo", score="log_ratio", comparison="pair", target="reward margins",
+        name="mmpo",
+        score="log_ratio",
+        comparison="pair",
+        target="reward margins",
         loss="prefpipe.maths.objectives.graded:mmpo_loss",
         knobs=(
-            beta_knob(0.01), EVIDENCE,
-            Knob("comparison", "pair", "pair: each positive against each negative; group: the whole group",
-                 choices=("pair", "group")),
+            beta_knob(0.01),
+            EVIDENCE,
+            Knob(
+                "comparison",
+                "pair",
+                "pair: each positive against each negative; group: the whole group",
+                choices=("pair", "group"),
+            ),
         ),
         formula="-p log sigma(d) - (1-p) log sigma(-d), d = s_w - s_l, p = sigma(gamma * (r_w - r_l)); "
         "group: -sum_i softmax(gamma * r)_i * log softmax(s)_i",
@@ -173,22 +236,37 @@ _GRADED = (
         reads_rewards=True,
     ),
     Objective(
-        name="odpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, by a margin that grows with the reward gap",
+        name="odpo",
+        score="log_ratio",
+        comparison="pair",
+        target=f"{_POSITIVES}, by a margin that grows with the reward gap",
         loss="prefpipe.maths.objectives.graded:odpo_loss",
-        knobs=(beta_knob(0.1), Knob("alpha", 1.0, "weight of the offset log(r_w - r_l)", at_least=0.0)),
+        knobs=(
+            beta_knob(0.1),
+            Knob("alpha", 1.0, "weight of the offset log(r_w - r_l)", at_least=0.0),
+        ),
         formula="-log sigma(d - alpha * log(r_w - r_l)), d = s_w - s_l",
         source="arXiv 2402.10571",
         summary="dpo that asks for more where the reward gap is larger",
-        reads_rewards=True, monotone=True, needs_reward_gaps=True,
+        reads_rewards=True,
+        monotone=True,
+        needs_reward_gaps=True,
     ),
     Objective(
-        name="rpo", score="log_ratio", comparison="pair", target="reward margins",
+        name="rpo",
+        score="log_ratio",
+        comparison="pair",
+        target="reward margins",
         loss="prefpipe.maths.objectives.graded:rpo_loss",
         knobs=(
             beta_knob(0.1),
             Knob("eta", 1.0, "nats of margin a unit of reward", at_least=0.0),
-            Knob("form", "squared", "squared: squared distance; forward-kl: the divergence KL(policy, target)",
-                 choices=("squared", "forward-kl")),
+            Knob(
+                "form",
+                "squared",
+                "squared: squared distance; forward-kl: the divergence KL(policy, target)",
+                choices=("squared", "forward-kl"),
+            ),
         ),
         formula="squared: (d - g)^2, d = s_w - s_l, g = eta * (r_w - r_l); "
         "forward-kl: KL( Bernoulli(sigma(d)) || Bernoulli(sigma(g)) )",
@@ -196,11 +274,14 @@ _GRADED = (
         summary="score margins regress on reward margins",
         reads_rewards=True,
     ),
-)  # fmt: skip
+)
 
 _PAIRWISE = (
     Objective(
-        name="dpo", score="log_ratio", comparison="pair", target=_POSITIVES,
+        name="dpo",
+        score="log_ratio",
+        comparison="pair",
+        target=_POSITIVES,
         loss="prefpipe.maths.objectives.pairwise:dpo_loss",
         knobs=(beta_knob(0.1),),
         formula="-log sigma(s_w - s_l)",
@@ -209,7 +290,10 @@ _PAIRWISE = (
         monotone=True,
     ),
     Objective(
-        name="cdpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, wrong with probability eps",
+        name="cdpo",
+        score="log_ratio",
+        comparison="pair",
+        target=f"{_POSITIVES}, wrong with probability eps",
         loss="prefpipe.maths.objectives.pairwise:cdpo_loss",
         knobs=(beta_knob(0.1), FLIPPED),
         formula="-(1 - eps) log sigma(d) - eps log sigma(-d), d = s_w - s_l",
@@ -217,7 +301,10 @@ _PAIRWISE = (
         summary="dpo with smoothed labels: margins stop at log((1 - eps) / eps)",
     ),
     Objective(
-        name="rdpo", score="log_ratio", comparison="pair", target=f"{_POSITIVES}, wrong with probability eps",
+        name="rdpo",
+        score="log_ratio",
+        comparison="pair",
+        target=f"{_POSITIVES}, wrong with probability eps",
         loss="prefpipe.maths.objectives.pairwise:rdpo_loss",
         knobs=(beta_knob(0.1), FLIPPED),
         formula="[ -(1 - eps) log sigma(d) + eps log sigma(-d) ] / (1 - 2 eps), d = s_w - s_l",
@@ -226,18 +313,30 @@ _PAIRWISE = (
         monotone=True,
     ),
     Objective(
-        name="ipo", score="log_ratio", comparison="pair", target=f"{_POSITIVES} by 1 / (2 tau)",
+        name="ipo",
+        score="log_ratio",
+        comparison="pair",
+        target=f"{_POSITIVES} by 1 / (2 tau)",
         loss="prefpipe.maths.objectives.pairwise:ipo_loss",
         knobs=(
-            Knob("tau", 0.1, "pull to the reference: the margin asked for is 1 / (2 tau)", above=0.0),
-            Knob("length_normalise", default=False, help="true: mean log-ratio a token, as TRL; false: the sum, as the paper"),
+            Knob(
+                "tau", 0.1, "pull to the reference: the margin asked for is 1 / (2 tau)", above=0.0
+            ),
+            Knob(
+                "length_normalise",
+                default=False,
+                help="true: mean log-ratio a token, as TRL; false: the sum, as the paper",
+            ),
         ),
         formula="(d - 1 / (2 tau))^2, d = s_w - s_l, beta = 1",
         source="arXiv 2310.12036",
         summary="a margin of fixed size, no more: does not overfit pairs that always agree",
     ),
     Objective(
-        name="hinge", score="log_ratio", comparison="pair", target=f"{_POSITIVES} by 1",
+        name="hinge",
+        score="log_ratio",
+        comparison="pair",
+        target=f"{_POSITIVES} by 1",
         loss="prefpipe.maths.objectives.pairwise:hinge_loss",
         knobs=(beta_knob(0.1),),
         formula="max(0, 1 - (s_w - s_l))",
@@ -246,11 +345,19 @@ _PAIRWISE = (
         monotone=True,
     ),
     Objective(
-        name="simpo", score="mean_logp", comparison="pair", target=f"{_POSITIVES} by gamma",
+        name="simpo",
+        score="mean_logp",
+        comparison="pair",
+        target=f"{_POSITIVES} by gamma",
         loss="prefpipe.maths.objectives.pairwise:simpo_loss",
         knobs=(
             beta_knob(2.5),
-            Knob("gamma", 1.375, "margin in units of the scores; papers quote gamma / beta (0.55)", at_least=0.0),
+            Knob(
+                "gamma",
+                1.375,
+                "margin in units of the scores; papers quote gamma / beta (0.55)",
+                at_least=0.0,
+            ),
         ),
         formula="-log sigma(s_w - s_l - gamma)",
         source="arXiv 2405.14734",
@@ -258,19 +365,33 @@ _PAIRWISE = (
         monotone=True,
     ),
     Objective(
-        name="orpo", score="mean_logp", comparison="pair", target=f"{_POSITIVES} in odds, and the positives themselves",
+        name="orpo",
+        score="mean_logp",
+        comparison="pair",
+        target=f"{_POSITIVES} in odds, and the positives themselves",
         loss="prefpipe.maths.objectives.pairwise:orpo_loss",
-        knobs=(Knob("weight", 0.1, "weight of the odds ratio beside fine-tuning on the positives (lambda)", at_least=0.0),),
+        knobs=(
+            Knob(
+                "weight",
+                0.1,
+                "weight of the odds ratio beside fine-tuning on the positives (lambda)",
+                at_least=0.0,
+            ),
+        ),
         formula="-s_w - weight * log sigma(log odds_w - log odds_l), odds = P / (1 - P), P = e^s, beta = 1",
         source="arXiv 2403.07691",
         summary="fine-tuning and preferences at once, from a model that was not tuned before",
-        shift_invariant=False, monotone=True,
+        shift_invariant=False,
+        monotone=True,
     ),
-)  # fmt: skip
+)
 
 _REWARD_HEAD = (
     Objective(
-        name="bt", score="reward_head", comparison="pair", target=_POSITIVES,
+        name="bt",
+        score="reward_head",
+        comparison="pair",
+        target=_POSITIVES,
         loss="prefpipe.maths.objectives.reward_head:bt_loss",
         formula="-log sigma(s_w - s_l)",
         source="arXiv 2203.02155",
@@ -278,16 +399,23 @@ _REWARD_HEAD = (
         monotone=True,
     ),
     Objective(
-        name="bt-margin", score="reward_head", comparison="pair", target=f"{_POSITIVES} by a margin that ratings ask for",
+        name="bt-margin",
+        score="reward_head",
+        comparison="pair",
+        target=f"{_POSITIVES} by a margin that ratings ask for",
         loss="prefpipe.maths.objectives.reward_head:bt_margin_loss",
         knobs=(Knob("gamma", 1.0, "margin a unit of rating", at_least=0.0),),
         formula="-log sigma(s_w - s_l - m), m = gamma * (r_w - r_l)",
         source="arXiv 2307.09288",
         summary="bt that asks for more where the ratings are farther apart",
-        reads_rewards=True, monotone=True,
+        reads_rewards=True,
+        monotone=True,
     ),
     Objective(
-        name="mmpo-reward", score="reward_head", comparison="pair", target="reward margins",
+        name="mmpo-reward",
+        score="reward_head",
+        comparison="pair",
+        target="reward margins",
         loss="prefpipe.maths.objectives.reward_head:mmpo_reward_loss",
         knobs=(EVIDENCE,),
         formula="-p log sigma(d) - (1-p) log sigma(-d), d = s_w - s_l, p = sigma(gamma * (r_w - r_l))",
@@ -295,12 +423,20 @@ _REWARD_HEAD = (
         summary="graded ratings as soft labels for a reward model",
         reads_rewards=True,
     ),
-)  # fmt: skip
+)
 
-ALL_OBJECTIVES: dict[str, Objective] = {each.name: each for each in (*_GROUP, *_GRADED, *_PAIRWISE, *_REWARD_HEAD)}
-OBJECTIVES: dict[str, Objective] = {name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "policy"}
-REWARD_OBJECTIVES: dict[str, Objective] = {name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "reward head"}
-KNOB_NAMES: tuple[str, ...] = tuple(dict.fromkeys(knob.name for each in ALL_OBJECTIVES.values() for knob in each.knobs))
+ALL_OBJECTIVES: dict[str, Objective] = {
+    each.name: each for each in (*_GROUP, *_GRADED, *_PAIRWISE, *_REWARD_HEAD)
+}
+OBJECTIVES: dict[str, Objective] = {
+    name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "policy"
+}
+REWARD_OBJECTIVES: dict[str, Objective] = {
+    name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "reward head"
+}
+KNOB_NAMES: tuple[str, ...] = tuple(
+    dict.fromkeys(knob.name for each in ALL_OBJECTIVES.values() for knob in each.knobs)
+)
 """The knobs that at least one objective has; each is a flag of ``prefpipe train``."""
 TARGETS: dict[str, dict[str, str]] = {
     "policy": {each.flag_name: name for name, each in OBJECTIVES.items()},
@@ -308,7 +444,9 @@ TARGETS: dict[str, dict[str, str]] = {
 }
 """What can be trained, and the objectives it takes: the name that is given, and that of the table."""
 DEFAULTS = {"policy": "ampo", "reward": "bt"}
-OFFERED: tuple[str, ...] = tuple(dict.fromkeys(name for names in TARGETS.values() for name in names))
+OFFERED: tuple[str, ...] = tuple(
+    dict.fromkeys(name for names in TARGETS.values() for name in names)
+)
 """All names that ``--objective`` takes for some target."""
 
 
@@ -329,7 +467,10 @@ def objective_of(target: str, given: str | None) -> str:
         return TARGETS[target][name]
     others = [f"--target {other}" for other, names in TARGETS.items() if name in names]
     where = f" (it belongs to {others[0]})" if others else ""
-    raise UsageError(f"--target {target} has no objective {name}{where}", hint=f"choose one of {', '.join(TARGETS[target])}")
+    raise UsageError(
+        f"--target {target} has no objective {name}{where}",
+        hint=f"choose one of {', '.join(TARGETS[target])}",
+    )
 
 
 def find_objective(name: str) -> Objective:
@@ -339,13 +480,19 @@ def find_objective(name: str) -> Objective:
         UsageError: there is none.
     """
     if name not in ALL_OBJECTIVES:
-        raise UsageError(f"unknown objective {name!r}", hint=f"choose one of {', '.join(ALL_OBJECTIVES)}")
+        raise UsageError(
+            f"unknown objective {name!r}", hint=f"choose one of {', '.join(ALL_OBJECTIVES)}"
+        )
     return ALL_OBJECTIVES[name]
 
 
 def owners_of(knob_name: str, trains: str | None = None) -> list[tuple[str, Knob]]:
     """Return the objectives that have a knob, with their own form of it: all, or those that train a policy or a reward head."""
-    found = ((each, each.knob(knob_name)) for each in ALL_OBJECTIVES.values() if trains in (None, each.trains))
+    found = (
+        (each, each.knob(knob_name))
+        for each in ALL_OBJECTIVES.values()
+        if trains in (None, each.trains)
+    )
     return [(each.name, knob) for each, knob in found if knob is not None]
 
 
@@ -362,14 +509,24 @@ def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str,
     for key, value in chosen.items():
         knob = objective.knob(key)
         if knob is None:
-            owners = ", ".join(find_objective(owner).flag_name for owner, _ in owners_of(key, objective.trains))
-            nobody = f"no objective of a {objective.trains} has it" if owners_of(key) else "no objective has it"
+            owners = ", ".join(
+                find_objective(owner).flag_name for owner, _ in owners_of(key, objective.trains)
+            )
+            nobody = (
+                f"no objective of a {objective.trains} has it"
+                if owners_of(key)
+                else "no objective has it"
+            )
             owned = f"it belongs to {owners}" if owners else nobody
             problems.append(f"{objective.flag_name} has no knob {key}: {owned}")
         elif (problem := knob.problem(value)) is not None:
             problems.append(problem)
     if problems:
         names = ", ".join(knob.name for knob in objective.knobs)
-        hint = f"the knobs of {objective.flag_name} are {names}" if names else f"{objective.flag_name} has no knobs"
+        hint = (
+            f"the knobs of {objective.flag_name} are {names}"
+            if names
+            else f"{objective.flag_name} has no knobs"
+        )
         raise UsageError("; ".join(problems), hint=hint)
     return {knob.name: chosen.get(knob.name, knob.default) for knob in objective.knobs}

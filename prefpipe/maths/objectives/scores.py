@@ -47,7 +47,9 @@ def score_responses(
     """
     objective = find_objective(name)
     if objective.trains != "policy":
-        raise UsageError(f"objective {name} compares the scores of a reward head, not log-probabilities")
+        raise UsageError(
+            f"objective {name} compares the scores of a reward head, not log-probabilities"
+        )
     values = policy.logps
     if objective.needs_reference:
         if reference_logps is None:
@@ -62,7 +64,11 @@ def score_responses(
 
 
 def group_losses(
-    name: str, scores: Tensor, targets: Targets, knobs: Mapping[str, KnobValue], policy: ResponseLogps | None = None
+    name: str,
+    scores: Tensor,
+    targets: Targets,
+    knobs: Mapping[str, KnobValue],
+    policy: ResponseLogps | None = None,
 ) -> Tensor:
     """Return the loss of each prompt, (P,).
 
@@ -81,5 +87,7 @@ def group_losses(
     if not objective.reads_ends:
         return loss_function(name)(scores, targets, **of_loss)
     if policy is None:
-        raise UsageError(f"objective {name} reads how responses end, and no log-probabilities were given")
+        raise UsageError(
+            f"objective {name} reads how responses end, and no log-probabilities were given"
+        )
     return loss_function(name)(scores, targets, policy, **of_loss)

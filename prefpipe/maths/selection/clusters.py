@@ -43,7 +43,9 @@ def cluster_k_means(distances_NN: np.ndarray, k: int, *, seed: int, n_init: int 
 
 
 @compiled
-def k_means(squared_NN: np.ndarray, k: int, seed: np.uint64, n_init: int) -> tuple[np.ndarray, float]:
+def k_means(
+    squared_NN: np.ndarray, k: int, seed: np.uint64, n_init: int
+) -> tuple[np.ndarray, float]:
     """Return ``(labels (N,), inertia)`` for squared distances: see `cluster_k_means`."""
     n_points = squared_NN.shape[0]
     labels = np.zeros(n_points, dtype=np.int64)
@@ -150,7 +152,12 @@ def _start(
 
 @compiled
 def _move_points(
-    squared_NN: np.ndarray, k: int, labels: np.ndarray, sums_KN: np.ndarray, within_K: np.ndarray, sizes_K: np.ndarray
+    squared_NN: np.ndarray,
+    k: int,
+    labels: np.ndarray,
+    sums_KN: np.ndarray,
+    within_K: np.ndarray,
+    sizes_K: np.ndarray,
 ) -> float:
     """Move points between clusters while that lowers the inertia; return it. No cluster is emptied."""
     n_points = len(labels)
@@ -188,7 +195,12 @@ def _move_points(
 
 @compiled
 def _sum_up(
-    squared_NN: np.ndarray, k: int, labels: np.ndarray, sums_KN: np.ndarray, within_K: np.ndarray, sizes_K: np.ndarray
+    squared_NN: np.ndarray,
+    k: int,
+    labels: np.ndarray,
+    sums_KN: np.ndarray,
+    within_K: np.ndarray,
+    sizes_K: np.ndarray,
 ) -> float:
     """Fill the sums of the module's formulas from the labels; return the inertia."""
     sums_KN[:] = 0.0

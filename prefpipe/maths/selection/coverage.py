@@ -6,7 +6,9 @@ from prefpipe.maths.compute.compiled import compiled
 
 
 @compiled
-def cost_matrix(distances_RR: np.ndarray, weights_R: np.ndarray, clients_C: np.ndarray, facilities_J: np.ndarray) -> np.ndarray:
+def cost_matrix(
+    distances_RR: np.ndarray, weights_R: np.ndarray, clients_C: np.ndarray, facilities_J: np.ndarray
+) -> np.ndarray:
     """Return ``w_i A_ij`` (C, J) for the clients and facilities of one prompt, given as indices."""
     cost_CJ = np.empty((len(clients_C), len(facilities_J)))
     for row in range(len(clients_C)):
@@ -17,7 +19,9 @@ def cost_matrix(distances_RR: np.ndarray, weights_R: np.ndarray, clients_C: np.n
 
 
 @compiled
-def nearest_chosen(distances_RR: np.ndarray, clients_C: np.ndarray, chosen_K: np.ndarray, represents_R: np.ndarray) -> None:
+def nearest_chosen(
+    distances_RR: np.ndarray, clients_C: np.ndarray, chosen_K: np.ndarray, represents_R: np.ndarray
+) -> None:
     """Write for each client the chosen index nearest to it, the earlier of equals; a chosen one stands for itself."""
     for i in clients_C:
         nearest = chosen_K[0]

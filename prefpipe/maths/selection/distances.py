@@ -14,7 +14,9 @@ def pairwise_distances(embeddings_PRD: np.ndarray) -> np.ndarray:
     n_prompts, n_candidates, _ = embeddings_PRD.shape
     distances_PRR = np.empty((n_prompts, n_candidates, n_candidates))
     if embeddings_PRD.dtype not in (np.float32, np.float64):
-        embeddings_PRD = embeddings_PRD.astype(np.float32 if embeddings_PRD.dtype == np.float16 else np.float64)
+        embeddings_PRD = embeddings_PRD.astype(
+            np.float32 if embeddings_PRD.dtype == np.float16 else np.float64
+        )
     whole_PRD = np.ascontiguousarray(embeddings_PRD).view()
     whole_PRD.flags.writeable = False  # as Arrow's arrays are: one kind of array is compiled once
     _fill(whole_PRD, distances_PRR)

@@ -61,7 +61,9 @@ def solve(cost_CJ: np.ndarray, k: int, limit: int) -> tuple[np.ndarray, float, f
 
 
 @compiled
-def certify(cost_CJ: np.ndarray, chosen: np.ndarray, cost: float, limit: int) -> tuple[np.ndarray, float, float, bool]:
+def certify(
+    cost_CJ: np.ndarray, chosen: np.ndarray, cost: float, limit: int
+) -> tuple[np.ndarray, float, float, bool]:
     """Prove that a local optimum is the optimum, or find a better one.
 
     Returns what `solve` returns. ``chosen`` (k,) is the local optimum and ``cost`` what it costs.
@@ -189,7 +191,9 @@ def improve_by_swaps(cost_CJ: np.ndarray, chosen_K: np.ndarray) -> float:
 
 
 @compiled
-def branch_and_bound(unit_CJ: np.ndarray, chosen_K: np.ndarray, limit: int) -> tuple[np.ndarray, float, int]:
+def branch_and_bound(
+    unit_CJ: np.ndarray, chosen_K: np.ndarray, limit: int
+) -> tuple[np.ndarray, float, int]:
     """Search the subsets that may cost less than ``chosen_K``, which costs 1; ``2 <= K <= J - 2``.
 
     Return ``(best (K,), lower bound, work done)``. Depth first; a node fixes some columns open and some shut, climbs its

@@ -50,11 +50,17 @@ def build_pairs(
         InputError: arrays of different lengths.
     """
     if rule not in PAIR_RULES:
-        raise UsageError(f"unknown pair rule {rule!r}", hint=f"choose one of {', '.join(PAIR_RULES)}")
+        raise UsageError(
+            f"unknown pair rule {rule!r}", hint=f"choose one of {', '.join(PAIR_RULES)}"
+        )
     if (max_pairs is not None and max_pairs < 1) or not min_margin >= 0.0:
-        raise UsageError(f"max_pairs is {max_pairs} and min_margin {min_margin}; they are at least 1 and 0")
+        raise UsageError(
+            f"max_pairs is {max_pairs} and min_margin {min_margin}; they are at least 1 and 0"
+        )
     if len(rewards) != len(is_positive):
-        raise InputError(f"{len(rewards)} rewards and {len(is_positive)} roles: one of each a response is expected")
+        raise InputError(
+            f"{len(rewards)} rewards and {len(is_positive)} roles: one of each a response is expected"
+        )
     values = [float(reward) for reward in rewards]
     found = [
         Pair(i, j, values[i] - values[j])
@@ -69,7 +75,9 @@ def build_pairs(
     return [found[round(place * (len(found) - 1) / (max_pairs - 1))] for place in range(max_pairs)]
 
 
-def _ordered(rewards: list[float], is_positive: list[bool], rule: str, min_margin: float, seed: int) -> list[tuple[int, int]]:
+def _ordered(
+    rewards: list[float], is_positive: list[bool], rule: str, min_margin: float, seed: int
+) -> list[tuple[int, int]]:
     everyone = range(len(rewards))
     if rule == "positive-negative":
         return [(i, j) for i in everyone for j in everyone if is_positive[i] and not is_positive[j]]
@@ -82,11 +90,21 @@ def _ordered(rewards: list[float], is_positive: list[bool], rule: str, min_margi
     if rule == "best-worst":
         return [(best, best_first[-1])]
     if rule == "best-random":
-        below = [i for i in best_first if rewards[best] > rewards[i] and rewards[best] - rewards[i] >= min_margin]
-        return [(best, below[int(np.random.default_rng(seed).integers(len(below)))])] if below else []
+        below = [
+            i
+            for i in best_first
+            if rewards[best] > rewards[i] and rewards[best] - rewards[i] >= min_margin
+        ]
+        return (
+            [(best, below[int(np.random.default_rng(seed).integers(len(below)))])] if below else []
+        )
     pairs = []
     for place, i in enumerate(best_first):
-        lower = (j for j in best_first[place + 1 :] if rewards[i] > rewards[j] and rewards[i] - rewards[j] >= min_margin)
+        lower = (
+            j
+            for j in best_first[place + 1 :]
+            if rewards[i] > rewards[j] and rewards[i] - rewards[j] >= min_margin
+        )
         j = next(lower, None)
         if j is not None:
             pairs.append((i, j))

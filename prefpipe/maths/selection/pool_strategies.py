@@ -12,10 +12,21 @@ import numpy as np
 
 from prefpipe.maths.compute.compiled import compiled, is_cached
 from prefpipe.maths.selection.clusters import choose_lowest_members, k_means
-from prefpipe.maths.selection.coverage import cost_matrix, expected_random_cost, marginal_gains, nearest_chosen
+from prefpipe.maths.selection.coverage import (
+    cost_matrix,
+    expected_random_cost,
+    marginal_gains,
+    nearest_chosen,
+)
 from prefpipe.maths.selection.facility import coverage_cost
 from prefpipe.maths.selection.random_numbers import draw_below, seed_state
-from prefpipe.maths.selection.wide_spans import LARGEST, TINY, costs_in_unit_of, solve_weighted, unit_reward_of
+from prefpipe.maths.selection.wide_spans import (
+    LARGEST,
+    TINY,
+    costs_in_unit_of,
+    solve_weighted,
+    unit_reward_of,
+)
 
 
 class Pools(NamedTuple):
@@ -184,7 +195,15 @@ def explain(pools: Pools, choice: Choice) -> Explanation:
     if pools.distances is not None:
         clients = _clients(pools)
         weighting = _Weighting(pools.rewards, pools.weights, pools.temperatures)
-        _explain(pools.distances, weighting, clients, pools.negatives, pools.n_negatives, choice.negatives, told)
+        _explain(
+            pools.distances,
+            weighting,
+            clients,
+            pools.negatives,
+            pools.n_negatives,
+            choice.negatives,
+            told,
+        )
     return told
 
 
@@ -198,7 +217,9 @@ def _count(indices: np.ndarray) -> int:
 
 
 @compiled
-def _draw(negatives_PR: np.ndarray, n_negatives_P: np.ndarray, seeds_P: np.ndarray, chosen_PK: np.ndarray) -> None:
+def _draw(
+    negatives_PR: np.ndarray, n_negatives_P: np.ndarray, seeds_P: np.ndarray, chosen_PK: np.ndarray
+) -> None:
     """Draw without replacement (Fisher and Yates)."""
     for p in range(len(n_negatives_P)):
         n = n_negatives_P[p]
@@ -228,7 +249,9 @@ def _cluster(
         squared_NN = np.empty((n, n))
         for row in range(n):
             for column in range(n):
-                squared_NN[row, column] = distances_PRR[p, negatives_N[row], negatives_N[column]] ** 2
+                squared_NN[row, column] = (
+                    distances_PRR[p, negatives_N[row], negatives_N[column]] ** 2
+                )
         labels, _ = k_means(squared_NN, k, seeds_P[p], n_init)
         for row in range(n):
             choice.clusters[p, negatives_N[row]] = labels[row]
@@ -290,10 +313,14 @@ def _explain(
         cost = coverage_cost(cost_CN, columns_K)
         if cost < TINY:
             rewards_R, temperature = weighting.rewards[p], weighting.temperatures[p]
-            unit_reward = unit_reward_of(distances_PRR[p], rewards_R, temperature, clients_C, negatives_N, columns_K)
+            unit_reward = unit_reward_of(
+                distances_PRR[p], rewards_R, temperature, clients_C, negatives_N, columns_K
+            )
             if not np.isnan(unit_reward):
                 told.log_unit[p] = (rewards_R[clients_C].min() - unit_reward) / temperature
-                cost_CN = costs_in_unit_of(distances_PRR[p], rewards_R, temperature, clients_C, negatives_N, unit_reward)
+                cost_CN = costs_in_unit_of(
+                    distances_PRR[p], rewards_R, temperature, clients_C, negatives_N, unit_reward
+                )
                 cost = coverage_cost(cost_CN, columns_K)
 
         told.cost[p] = cost

@@ -56,7 +56,13 @@ def new_workspace(n_clients: int, n_facilities: int) -> Workspace:
 
 @compiled
 def climb(
-    unit_CJ: np.ndarray, k: int, upper: float, fixed_J: np.ndarray, u_C: np.ndarray, room: Workspace, n_steps: int
+    unit_CJ: np.ndarray,
+    k: int,
+    upper: float,
+    fixed_J: np.ndarray,
+    u_C: np.ndarray,
+    room: Workspace,
+    n_steps: int,
 ) -> tuple[float, int, int]:
     """Raise the bound of a node by at most ``n_steps`` steps.
 
@@ -97,7 +103,9 @@ def climb(
 
 
 @compiled
-def _price(unit_CJ: np.ndarray, k: int, fixed_J: np.ndarray, u_C: np.ndarray, room: Workspace) -> tuple[int, int]:
+def _price(
+    unit_CJ: np.ndarray, k: int, fixed_J: np.ndarray, u_C: np.ndarray, room: Workspace
+) -> tuple[int, int]:
     """Fill ``rho`` and sort the free columns by it; return how many there are and how many of them are to be opened."""
     n_clients, n_facilities = unit_CJ.shape
     rho, free = room.rho, room.free
@@ -189,7 +197,11 @@ def _choose_split(fixed_J: np.ndarray, room: Workspace) -> int:
     """Return the free column of the best bound whose closing would raise it most."""
     split = -1
     for j in range(len(fixed_J)):
-        if fixed_J[j] == 0 and room.best_taken[j] and (split < 0 or room.best_rho[j] < room.best_rho[split]):
+        if (
+            fixed_J[j] == 0
+            and room.best_taken[j]
+            and (split < 0 or room.best_rho[j] < room.best_rho[split])
+        ):
             split = j
     if split < 0:
         for j in range(len(fixed_J)):

@@ -52,7 +52,10 @@ class RewardExpression(NamedTuple):
         missing = [name for name in self.names if name not in columns]
         if missing:
             known = ", ".join(sorted(columns)) or "none"
-            raise UsageError(f"the reward {self.text!r} names a scorer without scores: {missing[0]}", hint=f"scorers: {known}")
+            raise UsageError(
+                f"the reward {self.text!r} names a scorer without scores: {missing[0]}",
+                hint=f"scorers: {known}",
+            )
         values = {name: np.array(columns[name], dtype=np.float64) for name in self.names}
         shapes = {column.shape for column in values.values()}
         if len(shapes) > 1 or len(next(iter(shapes))) not in (1, 2):
@@ -136,7 +139,9 @@ _OPERATORS: dict[type[ast.operator], Callable[..., np.ndarray]] = {
 }
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+def _evaluate(
+    node: ast.expr, values: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray:
     """Evaluate a tree that `_check` has passed; every part is an array of the columns' shape."""
     if isinstance(node, ast.Name):
         return values[node.id]

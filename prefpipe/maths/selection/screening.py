@@ -70,7 +70,9 @@ def screen_candidates(
     reasons_N[statuses_N == "error"] = "generation_error"
     if not keep_duplicates:
         usable = np.flatnonzero(is_none(reasons_N))
-        keys = prompts_N[usable].astype(np.int64) * (int(texts_N.max(initial=0)) + 1) + texts_N[usable]
+        keys = (
+            prompts_N[usable].astype(np.int64) * (int(texts_N.max(initial=0)) + 1) + texts_N[usable]
+        )
         _, firsts = np.unique(keys, return_index=True)
         is_copy = np.ones(len(usable), dtype=bool)
         is_copy[firsts] = False
@@ -79,7 +81,11 @@ def screen_candidates(
 
 
 def mask_near_duplicates(
-    embeddings_PRD: np.ndarray, distances_PRR: np.ndarray, rewards_PR: np.ndarray, mask_PR: np.ndarray, threshold: float
+    embeddings_PRD: np.ndarray,
+    distances_PRR: np.ndarray,
+    rewards_PR: np.ndarray,
+    mask_PR: np.ndarray,
+    threshold: float,
 ) -> np.ndarray:
     """Return (P, R) which candidates are near-copies of a better one.
 
@@ -90,7 +96,9 @@ def mask_near_duplicates(
     squared_norms_PR = np.einsum("prd,prd->pr", embeddings_PRD, embeddings_PRD, dtype=np.float64)
     order_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
     is_copy_PR = np.zeros(mask_PR.shape, dtype=np.bool_)
-    _mark_copies(squared_norms_PR, distances_PRR, order_PR, mask_PR.sum(axis=1), threshold, is_copy_PR)
+    _mark_copies(
+        squared_norms_PR, distances_PRR, order_PR, mask_PR.sum(axis=1), threshold, is_copy_PR
+    )
     return is_copy_PR
 
 
@@ -111,7 +119,9 @@ def _mark_copies(
                 if is_copy_PR[p, j]:
                     continue
                 # the cosine from the distance: 2 a.b = |a|^2 + |b|^2 - |a - b|^2
-                twice_dot = squared_norms_PR[p, i] + squared_norms_PR[p, j] - distances_PRR[p, i, j] ** 2
+                twice_dot = (
+                    squared_norms_PR[p, i] + squared_norms_PR[p, j] - distances_PRR[p, i, j] ** 2
+                )
                 length = 2.0 * np.sqrt(squared_norms_PR[p, i] * squared_norms_PR[p, j])
                 # 1e-12: equal vectors must reach a threshold of 1 whatever the rounding
                 if length > 0.0 and twice_dot >= length * (threshold - 1e-12):
@@ -124,7 +134,9 @@ def count_positives(usable_PR: np.ndarray, positives: int) -> np.ndarray:
     return np.asarray(np.maximum(np.minimum(positives, usable_PR.sum(axis=1) - 1), 0))
 
 
-def mask_low_margins(rewards_PR: np.ndarray, mask_PR: np.ndarray, *, min_margin: float, positives: int = 1) -> np.ndarray:
+def mask_low_margins(
+    rewards_PR: np.ndarray, mask_PR: np.ndarray, *, min_margin: float, positives: int = 1
+) -> np.ndarray:
     """Return (P, R) which usable candidates are too close to the positives to be negatives.
 
     The positives are the `count_positives` highest rewards of ``mask_PR``, ties to the lower index, as in
@@ -141,14 +153,21 @@ def mask_low_margins(rewards_PR: np.ndarray, mask_PR: np.ndarray, *, min_margin:
     last_positive_P1 = np.take_along_axis(best_first_PR, np.maximum(n_positives_P1 - 1, 0), axis=1)
     floor_P1 = np.take_along_axis(rewards_PR, last_positive_P1, axis=1)
     is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
-    np.put_along_axis(is_positive_PR, best_first_PR, np.arange(mask_PR.shape[1])[None] < n_positives_P1, axis=1)
+    np.put_along_axis(
+        is_positive_PR, best_first_PR, np.arange(mask_PR.shape[1])[None] < n_positives_P1, axis=1
+    )
     with np.errstate(over="ignore"):
         is_close_PR = floor_P1 - rewards_PR < min_margin
     return np.asarray(mask_PR & ~is_positive_PR & is_close_PR & (n_positives_P1 > 0))
 
 
 def pool_verdicts(
-    rewards_PR: np.ndarray, is_there_PR: np.ndarray, usable_PR: np.ndarray, kept_PR: np.ndarray, *, positives: int = 1
+    rewards_PR: np.ndarray,
+    is_there_PR: np.ndarray,
+    usable_PR: np.ndarray,
+    kept_PR: np.ndarray,
+    *,
+    positives: int = 1,
 ) -> np.ndarray:
     """Return for each prompt None if it can be selected from, else why not, as objects (P,).
 
@@ -170,6 +189,8 @@ def pool_verdicts(
     lowest_P = np.where(usable_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
     verdicts_P[highest_P == lowest_P] = "tie"
     verdicts_P[usable_PR.sum(axis=1) < 2] = "too_few_candidates"
-    has_reward_P = (is_there_PR & np.isfinite(np.where(is_there_PR, rewards_PR, np.nan))).any(axis=1)
+    has_reward_P = (is_there_PR & np.isfinite(np.where(is_there_PR, rewards_PR, np.nan))).any(
+        axis=1
+    )
     verdicts_P[is_there_PR.any(axis=1) & ~has_reward_P] = "no_rewards"
     return verdicts_P

@@ -12,7 +12,11 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.facility import work_limit
 from prefpipe.maths.selection.pool_strategies import STRATEGIES, Pools, Strategy, choose, explain
-from prefpipe.maths.selection.screening import count_positives, mask_low_margins, mask_near_duplicates
+from prefpipe.maths.selection.screening import (
+    count_positives,
+    mask_low_margins,
+    mask_near_duplicates,
+)
 from prefpipe.maths.selection.selection_inputs import (
     SelectOptions,
     check_geometry,
@@ -110,28 +114,45 @@ def select_responses(
     find_strategy(strategy)
     check_options(strategy, k, seed, options)
     rewards_PR, mask_PR, is_single = check_rewards(rewards, mask)
-    geometry, is_distance = check_geometry(strategy, rewards_PR.shape, is_single, embeddings, distances)
+    geometry, is_distance = check_geometry(
+        strategy, rewards_PR.shape, is_single, embeddings, distances
+    )
     if options.get("near_duplicates") is not None and (geometry is None or is_distance):
         raise UsageError(
-            "near_duplicates is a cosine similarity, which needs embeddings", hint="pass embeddings, or leave it out"
+            "near_duplicates is a cosine similarity, which needs embeddings",
+            hint="pass embeddings, or leave it out",
         )
     slices = []
     for start in range(0, max(1, len(rewards_PR)), PROMPTS_AT_ONCE):
         rows = slice(start, start + PROMPTS_AT_ONCE)
         part = None if geometry is None else geometry[rows]
         if part is not None:
-            part = checked_geometry(part, mask_PR[rows], is_distance=is_distance, first_prompt=None if is_single else start)
-        slices.append(_select_slice(rewards_PR[rows], part, mask_PR[rows], is_distance, (k, strategy, seed, options)))
+            part = checked_geometry(
+                part,
+                mask_PR[rows],
+                is_distance=is_distance,
+                first_prompt=None if is_single else start,
+            )
+        slices.append(
+            _select_slice(
+                rewards_PR[rows], part, mask_PR[rows], is_distance, (k, strategy, seed, options)
+            )
+        )
     found = Selection(*(np.concatenate(columns) for columns in zip(*slices, strict=True)))
     if is_single and not (found.negatives >= 0).any():
         raise InputError(
-            "near_duplicates and min_margin leave no candidate to be a negative", hint="lower them, or drop the prompt"
+            "near_duplicates and min_margin leave no candidate to be a negative",
+            hint="lower them, or drop the prompt",
         )
     return _only_prompt(found) if is_single else found
 
 
 def _select_slice(
-    rewards_PR: np.ndarray, geometry: np.ndarray | None, mask_PR: np.ndarray, is_distance: bool, what: tuple[Any, ...]
+    rewards_PR: np.ndarray,
+    geometry: np.ndarray | None,
+    mask_PR: np.ndarray,
+    is_distance: bool,
+    what: tuple[Any, ...],
 ) -> Selection:
     k, strategy, seed, options = what
     distances_PRR = geometry
@@ -139,21 +160,35 @@ def _select_slice(
         distances_PRR = pairwise_distances(geometry)
         threshold = options.get("near_duplicates")
         if threshold is not None:
-            mask_PR = mask_PR & ~mask_near_duplicates(geometry, distances_PRR, rewards_PR, mask_PR, threshold)
+            mask_PR = mask_PR & ~mask_near_duplicates(
+                geometry, distances_PRR, rewards_PR, mask_PR, threshold
+            )
     margin = options.get("min_margin", 0.0)
     if margin > 0.0:
         positives = options.get("positives", 1)
         n_positives_P = count_positives(mask_PR, positives)
-        mask_PR = mask_PR & ~mask_low_margins(rewards_PR, mask_PR, min_margin=margin, positives=positives)
-        mask_PR = mask_PR & (mask_PR.sum(axis=1) > n_positives_P)[:, None]  # positives alone are no selection
+        mask_PR = mask_PR & ~mask_low_margins(
+            rewards_PR, mask_PR, min_margin=margin, positives=positives
+        )
+        mask_PR = (
+            mask_PR & (mask_PR.sum(axis=1) > n_positives_P)[:, None]
+        )  # positives alone are no selection
     seeds_P = np.full(len(rewards_PR), seed, dtype=np.uint64)
-    return select_pools(rewards_PR, distances_PRR, mask_PR, k=k, strategy=strategy, seeds_P=seeds_P, options=options)
+    return select_pools(
+        rewards_PR, distances_PRR, mask_PR, k=k, strategy=strategy, seeds_P=seeds_P, options=options
+    )
 
 
 def select_pools(
-    rewards_PR: np.ndarray, distances_PRR: np.ndarray | None, mask_PR: np.ndarray, *, k: int, strategy: str, seeds_P: np.ndarray,
+    rewards_PR: np.ndarray,
+    distances_PRR: np.ndarray | None,
+    mask_PR: np.ndarray,
+    *,
+    k: int,
+    strategy: str,
+    seeds_P: np.ndarray,
     options: SelectOptions,
-) -> Selection:  # fmt: skip
+) -> Selection:
     """Choose for prompts whose arrays are checked and screened: see `select_responses` for what each means.
 
     ``min_margin`` and ``near_duplicates`` are the caller's to apply, to ``mask_PR``.
@@ -167,19 +202,25 @@ def select_pools(
     best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
     places_R = np.arange(n_candidates)
     is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
-    np.put_along_axis(is_positive_PR, best_first_PR, places_R[None] < n_positives_P[:, None], axis=1)
+    np.put_along_axis(
+        is_positive_PR, best_first_PR, places_R[None] < n_positives_P[:, None], axis=1
+    )
     is_negative_PR = mask_PR & ~is_positive_PR & (n_usable_P >= 2)[:, None]
     ascending_PR = np.argsort(np.where(is_negative_PR, rewards_PR, np.inf), axis=1, kind="stable")
     n_negatives_P = is_negative_PR.sum(axis=1)
     width = int(n_positives_P.max(initial=1))
     covers_all = options.get("cover", "negatives") == "all"
     clients_PR = (mask_PR if covers_all else is_negative_PR) & (n_negatives_P > 0)[:, None]
-    temperatures_P = _temperatures(rewards_PR, mask_PR, clients_PR, options.get("weight_temperature", "paper"))
+    temperatures_P = _temperatures(
+        rewards_PR, mask_PR, clients_PR, options.get("weight_temperature", "paper")
+    )
     weights_PR = _weights(rewards_PR, clients_PR, temperatures_P)
     pools = Pools(
         negatives=np.where(places_R[None] < n_negatives_P[:, None], ascending_PR, -1),
         n_negatives=n_negatives_P,
-        positives=np.where(places_R[None, :width] < n_positives_P[:, None], best_first_PR[:, :width], -1),
+        positives=np.where(
+            places_R[None, :width] < n_positives_P[:, None], best_first_PR[:, :width], -1
+        ),
         n_positives=n_positives_P,
         distances=distances_PRR,
         rewards=rewards_PR,
@@ -256,12 +297,16 @@ def _temperatures(
     return temperatures_P
 
 
-def _weights(rewards_PR: np.ndarray, clients_PR: np.ndarray, temperatures_P: np.ndarray) -> np.ndarray:
+def _weights(
+    rewards_PR: np.ndarray, clients_PR: np.ndarray, temperatures_P: np.ndarray
+) -> np.ndarray:
     """Return the weights (P, R) of the clients, the largest 1; 0 elsewhere and where they underflow."""
     weights_PR = np.zeros(rewards_PR.shape)
     lowest_P1 = np.where(clients_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)[:, None]
     with np.errstate(over="ignore", invalid="ignore"):
-        weights_PR[clients_PR] = np.exp((lowest_P1 - rewards_PR) / temperatures_P[:, None])[clients_PR]
+        weights_PR[clients_PR] = np.exp((lowest_P1 - rewards_PR) / temperatures_P[:, None])[
+            clients_PR
+        ]
     return weights_PR
 
 
@@ -270,8 +315,14 @@ def _only_prompt(found: Selection) -> Selection:
     one = Selection(*(column[0] for column in found))
     kept = one.negatives >= 0
     return one._replace(
-        positives=one.positives[one.positives >= 0], negatives=one.negatives[kept], gains=one.gains[kept],
-        cost=float(one.cost), lower_bound=float(one.lower_bound), is_optimal=bool(one.is_optimal),
-        cost_bottom_k=float(one.cost_bottom_k), cost_random=float(one.cost_random), log_unit=float(one.log_unit),
+        positives=one.positives[one.positives >= 0],
+        negatives=one.negatives[kept],
+        gains=one.gains[kept],
+        cost=float(one.cost),
+        lower_bound=float(one.lower_bound),
+        is_optimal=bool(one.is_optimal),
+        cost_bottom_k=float(one.cost_bottom_k),
+        cost_random=float(one.cost_random),
+        log_unit=float(one.log_unit),
         largest_share=float(one.largest_share),
-    )  # fmt: skip
+    )

@@ -72,7 +72,10 @@ def solve_weighted(
 
     if cost < TINY:
         # Of what underflowed the local search knew nothing: the heaviest k distinct responses may be better by far.
-        distance_CJ, rewards_C = _distances(distances_RR, clients_C, facilities_J), rewards_R[clients_C]
+        distance_CJ, rewards_C = (
+            _distances(distances_RR, clients_C, facilities_J),
+            rewards_R[clients_C],
+        )
         order_C = np.argsort(rewards_C, kind="mergesort")
         heaviest = _heaviest_distinct(distances_RR, facilities_J, k)
         if compare(distance_CJ, rewards_C, order_C, temperature, heaviest, chosen) < 0:
@@ -80,7 +83,11 @@ def solve_weighted(
         while cost < TINY:
             reference = heaviest_term(distance_CJ, rewards_C, temperature, chosen)
             if reference < 0:
-                return chosen, 1.0, True  # everyone is chosen, or equal to a chosen one: no subset is better
+                return (
+                    chosen,
+                    1.0,
+                    True,
+                )  # everyone is chosen, or equal to a chosen one: no subset is better
             cost_CJ = _costs_relative_to(distance_CJ, rewards_C, temperature, chosen, reference)
             cost = improve_by_swaps(cost_CJ, chosen)
 
@@ -88,20 +95,32 @@ def solve_weighted(
         return chosen, 1.0, True
     if _has_light_client(cost_CJ, cost):
         # In nearly all prompts the local optimum is the optimum, and the search for ties is its proof as well.
-        distance_CJ, rewards_C = _distances(distances_RR, clients_C, facilities_J), rewards_R[clients_C]
-        best, is_settled = settle_ties(in_units_of(cost_CJ, cost), distance_CJ, rewards_C, temperature, chosen, limit)
+        distance_CJ, rewards_C = (
+            _distances(distances_RR, clients_C, facilities_J),
+            rewards_R[clients_C],
+        )
+        best, is_settled = settle_ties(
+            in_units_of(cost_CJ, cost), distance_CJ, rewards_C, temperature, chosen, limit
+        )
         if is_settled:
             return best, 1.0, True
 
     chosen, cost, bound, is_optimal = certify(cost_CJ, chosen, cost, limit)
     if is_optimal and _has_light_client(cost_CJ, cost):
-        distance_CJ, rewards_C = _distances(distances_RR, clients_C, facilities_J), rewards_R[clients_C]
-        chosen, _ = settle_ties(in_units_of(cost_CJ, cost), distance_CJ, rewards_C, temperature, chosen, limit)
+        distance_CJ, rewards_C = (
+            _distances(distances_RR, clients_C, facilities_J),
+            rewards_R[clients_C],
+        )
+        chosen, _ = settle_ties(
+            in_units_of(cost_CJ, cost), distance_CJ, rewards_C, temperature, chosen, limit
+        )
     return chosen, bound / cost, is_optimal
 
 
 @compiled
-def _distances(distances_RR: np.ndarray, clients_C: np.ndarray, facilities_J: np.ndarray) -> np.ndarray:
+def _distances(
+    distances_RR: np.ndarray, clients_C: np.ndarray, facilities_J: np.ndarray
+) -> np.ndarray:
     """Return the distances (C, J) of the clients to the facilities."""
     distance_CJ = np.empty((len(clients_C), len(facilities_J)))
     for row in range(len(clients_C)):
@@ -121,7 +140,10 @@ def _heaviest_distinct(distances_RR: np.ndarray, facilities_J: np.ndarray, k: in
             break
         is_copy = False
         for earlier in range(column):
-            if is_chosen[earlier] and distances_RR[facilities_J[column], facilities_J[earlier]] == 0.0:
+            if (
+                is_chosen[earlier]
+                and distances_RR[facilities_J[column], facilities_J[earlier]] == 0.0
+            ):
                 is_copy = True
                 break
         if not is_copy:
@@ -144,7 +166,9 @@ def _nearest(distance_J: np.ndarray, chosen_K: np.ndarray) -> float:
 
 
 @compiled
-def heaviest_term(distance_CJ: np.ndarray, rewards_C: np.ndarray, temperature: float, chosen_K: np.ndarray) -> int:
+def heaviest_term(
+    distance_CJ: np.ndarray, rewards_C: np.ndarray, temperature: float, chosen_K: np.ndarray
+) -> int:
     """Return the client whose ``w_i d_i`` is the largest of the sum, compared in logarithms; -1 where every term is 0."""
     best, best_distance = -1, 0.0
     for i in range(len(rewards_C)):
@@ -161,7 +185,11 @@ def heaviest_term(distance_CJ: np.ndarray, rewards_C: np.ndarray, temperature: f
 
 @compiled
 def _costs_relative_to(
-    distance_CJ: np.ndarray, rewards_C: np.ndarray, temperature: float, chosen_K: np.ndarray, reference: int
+    distance_CJ: np.ndarray,
+    rewards_C: np.ndarray,
+    temperature: float,
+    chosen_K: np.ndarray,
+    reference: int,
 ) -> np.ndarray:
     """Return the costs (C, J) in units of the reference client's term in the cost of ``chosen_K``."""
     cost_CJ = np.zeros_like(distance_CJ)
@@ -170,7 +198,9 @@ def _costs_relative_to(
         exponent = (rewards_C[reference] - rewards_C[i]) / temperature
         for j in range(distance_CJ.shape[1]):
             if distance_CJ[i, j] > 0.0:
-                cost_CJ[i, j] = np.exp(min(LARGEST_EXPONENT, exponent + np.log(distance_CJ[i, j]) - log_unit))
+                cost_CJ[i, j] = np.exp(
+                    min(LARGEST_EXPONENT, exponent + np.log(distance_CJ[i, j]) - log_unit)
+                )
     return cost_CJ
 
 
@@ -281,7 +311,9 @@ def settle_ties(
 
 
 @compiled
-def _best_single_swap(distance_CJ: np.ndarray, rewards_C: np.ndarray, temperature: float, chosen_K: np.ndarray) -> np.ndarray:
+def _best_single_swap(
+    distance_CJ: np.ndarray, rewards_C: np.ndarray, temperature: float, chosen_K: np.ndarray
+) -> np.ndarray:
     """Return the best subset by `compare` of those that one swap reaches."""
     order_C = np.argsort(rewards_C, kind="mergesort")
     best = chosen_K

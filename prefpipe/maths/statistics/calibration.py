@@ -101,7 +101,9 @@ def brier_score(probabilities: Values, outcomes: Values | float = 1.0) -> float:
     return float(np.mean(np.square(p - y)))
 
 
-def preference_log_loss(differences: Values, outcomes: Values | float = 1.0, *, temperature: float = 1.0) -> float:
+def preference_log_loss(
+    differences: Values, outcomes: Values | float = 1.0, *, temperature: float = 1.0
+) -> float:
     """Return ``mean( -y log sigma(d/T) - (1 - y) log sigma(-d/T) )`` in nats; log 2 is what d = 0 gives.
 
     Of differences, not probabilities: at d = 40 ``sigma(d)`` is 1 in float64 and the logarithm of the rest would be gone.
@@ -148,25 +150,35 @@ def reliability_curve(
     """
     p, y = _probabilities(probabilities, outcomes)
     if n_bins < 2 or n_bins % 2:
-        raise UsageError(f"n_bins is {n_bins}: it must be even and at least 2", hint="with an odd number, errors near 1/2 vanish")
+        raise UsageError(
+            f"n_bins is {n_bins}: it must be even and at least 2",
+            hint="with an odd number, errors near 1/2 vanish",
+        )
     if binning not in BINNINGS:
-        raise UsageError(f"unknown binning {binning!r}", hint=f"choose one of {', '.join(BINNINGS)}")
+        raise UsageError(
+            f"unknown binning {binning!r}", hint=f"choose one of {', '.join(BINNINGS)}"
+        )
     confidence = np.maximum(p, 1.0 - p)
     edges = np.linspace(0.5, 1.0, n_bins // 2 + 1)
     if binning == "mass":
-        inner = np.quantile(confidence, np.linspace(0.0, 1.0, n_bins // 2 + 1)[1:-1], method="lower")
+        inner = np.quantile(
+            confidence, np.linspace(0.0, 1.0, n_bins // 2 + 1)[1:-1], method="lower"
+        )
         edges = np.unique(np.concatenate([[0.5], inner, [1.0]]))
     half = len(edges) - 1
     steps = np.clip(np.searchsorted(edges + EDGE_WIDTH, confidence, side="left") - 1, 0, half - 1)
     places = np.concatenate([half + steps, half - 1 - steps])
     weights = np.concatenate([0.5 * (1.0 + np.sign(p - 0.5)), 0.5 * (1.0 - np.sign(p - 0.5))])
     n, sums_p, sums_y = (
-        np.bincount(places, weights=weights * np.tile(values, 2), minlength=2 * half) for values in (np.ones_like(p), p, y)
+        np.bincount(places, weights=weights * np.tile(values, 2), minlength=2 * half)
+        for values in (np.ones_like(p), p, y)
     )
     kept = n > 0
     lower = np.concatenate([1.0 - edges[:0:-1], edges[:-1]])
     upper = np.concatenate([1.0 - edges[-2::-1], edges[1:]])
-    return ReliabilityCurve(lower[kept], upper[kept], n[kept], sums_p[kept] / n[kept], sums_y[kept] / n[kept])
+    return ReliabilityCurve(
+        lower[kept], upper[kept], n[kept], sums_p[kept] / n[kept], sums_y[kept] / n[kept]
+    )
 
 
 def expected_calibration_error(curve: ReliabilityCurve) -> float:
@@ -211,11 +223,15 @@ def _checked(differences: Values, outcomes: Values | float) -> Pairs:
     y = np.asarray(outcomes, dtype=np.float64)
     y = np.full(d.shape, float(y)) if y.ndim == 0 else y
     if d.ndim != 1 or d.shape != y.shape:
-        raise InputError(f"differences {d.shape} and outcomes {y.shape}: one of each a pair is expected")
+        raise InputError(
+            f"differences {d.shape} and outcomes {y.shape}: one of each a pair is expected"
+        )
     if not len(d):
         raise InputError("there is no pair to look at", hint="hold out more prompts")
     if not np.isfinite(d).all():
-        raise InputError(f"difference {int(np.argmin(np.isfinite(d)))} is {d[np.argmin(np.isfinite(d))]}, not a finite number")
+        raise InputError(
+            f"difference {int(np.argmin(np.isfinite(d)))} is {d[np.argmin(np.isfinite(d))]}, not a finite number"
+        )
     _require_unit(y, "outcome")
     return Pairs(d, y)
 
@@ -229,4 +245,6 @@ def _probabilities(probabilities: Values, outcomes: Values | float) -> Pairs:
 def _require_unit(values: np.ndarray, what: str) -> None:
     is_bad = ~((values >= 0.0) & (values <= 1.0))
     if is_bad.any():
-        raise InputError(f"{what} {int(np.argmax(is_bad))} is {values[np.argmax(is_bad)]}, outside 0 to 1")
+        raise InputError(
+            f"{what} {int(np.argmax(is_bad))} is {values[np.argmax(is_bad)]}, outside 0 to 1"
+        )

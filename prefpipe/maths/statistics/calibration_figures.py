@@ -64,7 +64,11 @@ def calibration_figures(
     d = np.asarray(differences, dtype=np.float64)
     y = np.broadcast_to(np.asarray(outcomes, dtype=np.float64), d.shape)
     rows = rows_of_prompts(prompt_ids, len(d))
-    how: dict[str, Any] = {"n_gap_bins": binning.n_gap_bins, "n_bins": binning.n_bins, "with_curves": True}
+    how: dict[str, Any] = {
+        "n_gap_bins": binning.n_gap_bins,
+        "n_bins": binning.n_bins,
+        "with_curves": True,
+    }
     found: dict[str, Any] = measure_calibration(d, y, n_bins=binning.n_bins)
     found["n_prompts"] = rows.n_prompts
     found |= _intervals(d, y, rows.prompt_of_row, found, binning, bootstrap)
@@ -73,7 +77,9 @@ def calibration_figures(
     found["by_gap"] = calibration_by_gap(d, y, **how)
     found["by_rater_gap"] = None
     if rater_gaps is not None:
-        sizes = np.abs(np.asarray(rater_gaps, dtype=np.float64)).round(5)  # 2/3 is one gap, however its ends were rounded
+        sizes = np.abs(np.asarray(rater_gaps, dtype=np.float64)).round(
+            5
+        )  # 2/3 is one gap, however its ends were rounded
         known = np.isfinite(sizes)
         if known.any():
             found["by_rater_gap"] = calibration_by_gap(d[known], y[known], sizes[known], **how)
@@ -81,23 +87,38 @@ def calibration_figures(
     return found
 
 
-def _temperature(d: np.ndarray, y: np.ndarray, prompt_N: np.ndarray, binning: Binning, seed: int) -> dict[str, Any]:
+def _temperature(
+    d: np.ndarray, y: np.ndarray, prompt_N: np.ndarray, binning: Binning, seed: int
+) -> dict[str, Any]:
     n_prompts = int(prompt_N.max()) + 1
     n_fitted = round(binning.fit_share * n_prompts)
     if not 0 < n_fitted < n_prompts:
-        return {"temperature": None, "reason": f"a share of {binning.fit_share:g} of {n_prompts} prompts leaves one side empty"}
-    return scale_temperature(d, y, prompt_N, fit_share=binning.fit_share, seed=seed, n_bins=binning.n_bins)
+        return {
+            "temperature": None,
+            "reason": f"a share of {binning.fit_share:g} of {n_prompts} prompts leaves one side empty",
+        }
+    return scale_temperature(
+        d, y, prompt_N, fit_share=binning.fit_share, seed=seed, n_bins=binning.n_bins
+    )
 
 
 def _intervals(
-    d: np.ndarray, y: np.ndarray, prompt_N: np.ndarray, found: dict[str, float], binning: Binning, bootstrap: Bootstrap
+    d: np.ndarray,
+    y: np.ndarray,
+    prompt_N: np.ndarray,
+    found: dict[str, float],
+    binning: Binning,
+    bootstrap: Bootstrap,
 ) -> dict[str, Any]:
     """Return ``intervals`` and ``n_draws``; the ends of ECEs are turned round the figure, which takes their bias out."""
     n_draws = min(bootstrap.n_draws, MAX_DRAWS, max(MIN_DRAWS, MAX_DRAWN_PAIRS // len(d)))
     order = np.argsort(prompt_N, kind="stable")
     sizes = np.bincount(prompt_N)
     if len(sizes) < 2:
-        return {"intervals": {name: {"se": np.nan, "low": np.nan, "high": np.nan} for name in FIGURES}, "n_draws": 0}
+        return {
+            "intervals": {name: {"se": np.nan, "low": np.nan, "high": np.nan} for name in FIGURES},
+            "n_draws": 0,
+        }
     starts = np.cumsum(sizes) - sizes
     rng = np.random.default_rng(bootstrap.seed)
     drawn_BF = np.empty((n_draws, len(FIGURES)))
@@ -114,5 +135,9 @@ def _intervals(
         low, high = map(float, np.quantile(values, [tail, 1.0 - tail]))
         if name in BIASED:
             low, high = max(0.0, 2.0 * found[name] - high), max(0.0, 2.0 * found[name] - low)
-        intervals[name] = {"se": float(values.std(ddof=1)) if n_draws > 1 else np.nan, "low": low, "high": high}
+        intervals[name] = {
+            "se": float(values.std(ddof=1)) if n_draws > 1 else np.nan,
+            "low": low,
+            "high": high,
+        }
     return {"intervals": intervals, "n_draws": n_draws}

@@ -21,7 +21,11 @@ from prefpipe.maths.statistics.calibration import (
 
 
 def measure_calibration(
-    differences: Values, outcomes: Values | float = 1.0, *, n_bins: int = 10, temperature: float = 1.0
+    differences: Values,
+    outcomes: Values | float = 1.0,
+    *,
+    n_bins: int = 10,
+    temperature: float = 1.0,
 ) -> dict[str, float]:
     """Return ``n_pairs``, ``accuracy``, ``auc``, ``ece`` (equal widths), ``ece_mass`` (equal masses), ``brier``, ``log_loss``.
 
@@ -36,7 +40,10 @@ def measure_calibration(
     """
     pairs = both_orders(differences, outcomes)
     p = preference_probabilities(pairs.differences, temperature=temperature)
-    curves = {kind: reliability_curve(p, pairs.outcomes, n_bins=n_bins, binning=kind) for kind in ("width", "mass")}
+    curves = {
+        kind: reliability_curve(p, pairs.outcomes, n_bins=n_bins, binning=kind)
+        for kind in ("width", "mass")
+    }
     return {
         "n_pairs": len(p) // 2,
         "accuracy": pair_accuracy(*pairs),
@@ -53,18 +60,27 @@ def preference_curve(
 ) -> ReliabilityCurve:
     """Return the reliability curve of pairs, both orders taken; arguments as in `measure_calibration`, `reliability_curve`."""
     pairs = both_orders(differences, outcomes)
-    return reliability_curve(preference_probabilities(pairs.differences), pairs.outcomes, n_bins=n_bins, binning=binning)
+    return reliability_curve(
+        preference_probabilities(pairs.differences), pairs.outcomes, n_bins=n_bins, binning=binning
+    )
 
 
 def curve_rows(curve: ReliabilityCurve) -> list[dict[str, float]]:
     """Return a curve bin by bin: ``lower``, ``upper``, ``n``, ``predicted`` and ``observed`` of each."""
-    return [dict(zip(curve._fields, map(float, row), strict=True)) for row in zip(*curve, strict=True)]
+    return [
+        dict(zip(curve._fields, map(float, row), strict=True)) for row in zip(*curve, strict=True)
+    ]
 
 
 def calibration_by_gap(
-    differences: Values, outcomes: Values | float = 1.0, gaps: Values | None = None, *, n_gap_bins: int = 4, n_bins: int = 10,
+    differences: Values,
+    outcomes: Values | float = 1.0,
+    gaps: Values | None = None,
+    *,
+    n_gap_bins: int = 4,
+    n_bins: int = 10,
     with_curves: bool = False,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Return the figures of `measure_calibration` for pairs of like gaps, from the closest pairs to the farthest apart.
 
     Each has ``gap_lower`` and ``gap_upper``, the smallest and the largest gap in the bin, and ``confidence``, the mean of
@@ -86,24 +102,41 @@ def calibration_by_gap(
     y = np.broadcast_to(np.asarray(outcomes, dtype=np.float64), d.shape)
     sizes = np.abs(d) if gaps is None else np.asarray(gaps, dtype=np.float64)
     if sizes.shape != d.shape or not np.isfinite(sizes).all():
-        raise InputError(f"gaps {sizes.shape} and differences {d.shape}: one finite number of each a pair is expected")
+        raise InputError(
+            f"gaps {sizes.shape} and differences {d.shape}: one finite number of each a pair is expected"
+        )
     edges = np.unique(sizes)
     if len(edges) > n_gap_bins:
-        edges = np.unique(np.quantile(sizes, np.linspace(0.0, 1.0, n_gap_bins + 1)[1:-1], method="lower"))
+        edges = np.unique(
+            np.quantile(sizes, np.linspace(0.0, 1.0, n_gap_bins + 1)[1:-1], method="lower")
+        )
     places = np.searchsorted(edges, sizes, side="left")
     rows = []
     for place in np.unique(places):
         here = places == place
         p = preference_probabilities(d[here])
-        row = {"gap_lower": float(sizes[here].min()), "gap_upper": float(sizes[here].max()),
-               "confidence": float(np.maximum(p, 1.0 - p).mean())}  # fmt: skip
-        curve = {"reliability": curve_rows(preference_curve(d[here], y[here], n_bins=n_bins))} if with_curves else {}
+        row = {
+            "gap_lower": float(sizes[here].min()),
+            "gap_upper": float(sizes[here].max()),
+            "confidence": float(np.maximum(p, 1.0 - p).mean()),
+        }
+        curve = (
+            {"reliability": curve_rows(preference_curve(d[here], y[here], n_bins=n_bins))}
+            if with_curves
+            else {}
+        )
         rows.append(row | measure_calibration(d[here], y[here], n_bins=n_bins) | curve)
     return rows
 
 
 def scale_temperature(
-    differences: Values, outcomes: Values | float, prompts: np.ndarray, *, fit_share: float = 0.5, seed: int = 0, n_bins: int = 10
+    differences: Values,
+    outcomes: Values | float,
+    prompts: np.ndarray,
+    *,
+    fit_share: float = 0.5,
+    seed: int = 0,
+    n_bins: int = 10,
 ) -> dict[str, Any]:
     """Fit a temperature on some prompts, and measure the others before and after.
 
@@ -128,10 +161,20 @@ def scale_temperature(
     names = np.unique(prompts)
     n_fitted = round(fit_share * len(names))
     if not 0 < n_fitted < len(names):
-        raise UsageError(f"fit_share {fit_share} of {len(names)} prompts leaves one side of the split empty",
-                         hint="a temperature needs at least 2 prompts")  # fmt: skip
+        raise UsageError(
+            f"fit_share {fit_share} of {len(names)} prompts leaves one side of the split empty",
+            hint="a temperature needs at least 2 prompts",
+        )
     chosen = np.random.default_rng(seed).permutation(names)[:n_fitted]
     fits = np.isin(prompts, chosen)
     temperature = fit_temperature(d[fits], y[fits])
-    before, after = (measure_calibration(d[~fits], y[~fits], n_bins=n_bins, temperature=each) for each in (1.0, temperature))
-    return {"temperature": temperature, "n_fitted": int(fits.sum()), "before": before, "after": after}
+    before, after = (
+        measure_calibration(d[~fits], y[~fits], n_bins=n_bins, temperature=each)
+        for each in (1.0, temperature)
+    )
+    return {
+        "temperature": temperature,
+        "n_fitted": int(fits.sum()),
+        "before": before,
+        "after": after,
+    }

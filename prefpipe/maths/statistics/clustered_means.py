@@ -24,7 +24,12 @@ class ClusteredMean(NamedTuple):
 
 
 def clustered_means(
-    values_N: np.ndarray, subset_N: np.ndarray, prompt_N: np.ndarray, weights_FS: np.ndarray, *, bootstrap: Bootstrap | None
+    values_N: np.ndarray,
+    subset_N: np.ndarray,
+    prompt_N: np.ndarray,
+    weights_FS: np.ndarray,
+    *,
+    bootstrap: Bootstrap | None,
 ) -> list[ClusteredMean]:
     r"""Return F figures ``sum_s w_fs mean_s``, ``mean_s`` the mean of the values of subset s, with errors clustered by prompt.
 
@@ -46,7 +51,9 @@ def clustered_means(
     n_subsets, n_prompts = weights_FS.shape[1], int(prompt_N.max()) + 1
     cells = prompt_N * n_subsets + subset_N
     sums_PS, counts_PS = (
-        np.bincount(cells, weights=each, minlength=n_prompts * n_subsets).reshape(n_prompts, n_subsets)
+        np.bincount(cells, weights=each, minlength=n_prompts * n_subsets).reshape(
+            n_prompts, n_subsets
+        )
         for each in (values_N, np.ones(len(values_N)))
     )
     means_S = sums_PS.sum(0) / counts_PS.sum(0)
@@ -69,7 +76,11 @@ def clustered_means(
 
 
 def _interval(
-    sums_PS: np.ndarray, counts_PS: np.ndarray, groups: list[np.ndarray], weights_FS: np.ndarray, bootstrap: Bootstrap
+    sums_PS: np.ndarray,
+    counts_PS: np.ndarray,
+    groups: list[np.ndarray],
+    weights_FS: np.ndarray,
+    bootstrap: Bootstrap,
 ) -> np.ndarray:
     """Return the ends (2, F): quantiles of the figures of resamples in which every subset that counts has a pair."""
     rng = np.random.default_rng(bootstrap.seed)
@@ -80,7 +91,9 @@ def _interval(
         step = max(1, _N_DRAWN_AT_ONCE // n_members)
         for start in range(0, bootstrap.n_draws, step):
             stop = min(start + step, bootstrap.n_draws)
-            drawn = rng.multinomial(n_members, np.full(n_members, 1.0 / n_members), size=stop - start)
+            drawn = rng.multinomial(
+                n_members, np.full(n_members, 1.0 / n_members), size=stop - start
+            )
             totals[start:stop] += drawn @ both[members]
     sums_BS, counts_BS = np.split(totals, 2, axis=1)
     is_empty = counts_BS == 0

@@ -55,9 +55,18 @@ class Distribution:
             median = 2.0 * float(np.median(finite / 2.0))
         counts = np.histogram(finite, edges)[0]
         return cls(
-            name, unit, len(finite), n_missing, n_infinite, min=float(finite.min()), median=median,
-            mean=mean, max=float(finite.max()), edges=tuple(edges.tolist()), counts=tuple(counts.tolist()),
-        )  # fmt: skip
+            name,
+            unit,
+            len(finite),
+            n_missing,
+            n_infinite,
+            min=float(finite.min()),
+            median=median,
+            mean=mean,
+            max=float(finite.max()),
+            edges=tuple(edges.tolist()),
+            counts=tuple(counts.tolist()),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -70,7 +79,9 @@ class Distribution:
         text.append(f"{self.name}{unit}\n", style="bold")
         text.append(f"  {self._figures()}")
         labels = [figure(edge + (0.5 if self._is_whole() else 0.0)) for edge in self.edges[:-1]]
-        if len(labels) < 2 or len(set(labels)) < len(labels):  # one value, or a spread that is not worth a picture
+        if len(labels) < 2 or len(set(labels)) < len(
+            labels
+        ):  # one value, or a spread that is not worth a picture
             return text
         n_digits = len(f"{max(self.counts):,}")
         for label, count in zip(labels, self.counts, strict=True):
@@ -82,7 +93,11 @@ class Distribution:
     def _figures(self) -> str:
         if self.min is None or self.median is None or self.mean is None or self.max is None:
             return f"no numbers ({self.n_missing:,} missing)"
-        parts = [f"min {figure(self.min)}", f"median {figure(self.median)}", f"mean {figure(self.mean)}"]
+        parts = [
+            f"min {figure(self.min)}",
+            f"median {figure(self.median)}",
+            f"mean {figure(self.mean)}",
+        ]
         parts += [f"max {figure(self.max)}", f"n {self.n:,}"]
         parts += [f"missing {self.n_missing:,}"] if self.n_missing else []
         parts += [f"infinite {self.n_infinite:,}"] if self.n_infinite else []
@@ -90,7 +105,9 @@ class Distribution:
 
     def _is_whole(self) -> bool:
         """Return whether each bin stands for one whole number, its edges halfway between."""
-        return len(self.edges) > 1 and self.edges[1] - self.edges[0] == 1 and self.edges[0] % 1 == 0.5
+        return (
+            len(self.edges) > 1 and self.edges[1] - self.edges[0] == 1 and self.edges[0] % 1 == 0.5
+        )
 
 
 def _edges(finite: np.ndarray) -> np.ndarray:
@@ -99,10 +116,19 @@ def _edges(finite: np.ndarray) -> np.ndarray:
         return np.arange(low - 0.5, high + 1.0)
     rough = (high - low) / N_BINS
     power = 10.0 ** np.floor(np.log10(rough))
-    step = next(power * nice for nice in (1.0, 2.0, 2.5, 5.0, 10.0, 20.0) if power * nice >= rough or nice == 20.0)
+    step = next(
+        power * nice
+        for nice in (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)
+        if power * nice >= rough or nice == 20.0
+    )
     first, last = np.floor(low / step), np.ceil(high / step)
-    if not np.isfinite([step, first, last, step * last, step * first]).all() or max(abs(first), abs(last)) > LARGEST_WHOLE:
-        return np.array([low, max(high, np.nextafter(low, np.inf))])  # a spread below what floats can tell apart, or no spread
+    if (
+        not np.isfinite([step, first, last, step * last, step * first]).all()
+        or max(abs(first), abs(last)) > LARGEST_WHOLE
+    ):
+        return np.array(
+            [low, max(high, np.nextafter(low, np.inf))]
+        )  # a spread below what floats can tell apart, or no spread
     edges: np.ndarray = step * np.arange(first, max(last, first + 1) + 1)
     edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)  # rounding must lose no number
     return edges
@@ -128,4 +154,8 @@ def figure(value: float) -> str:
 
 def concatenate(pieces: Sequence[np.ndarray]) -> np.ndarray:
     """Return the pieces of a column as one float64 array, empty when there are none."""
-    return np.concatenate([np.asarray(piece, np.float64) for piece in pieces]) if pieces else np.empty(0)
+    return (
+        np.concatenate([np.asarray(piece, np.float64) for piece in pieces])
+        if pieces
+        else np.empty(0)
+    )

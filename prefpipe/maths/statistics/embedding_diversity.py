@@ -20,4 +20,6 @@ def mean_pairwise_distance(vectors_ND: np.ndarray) -> float:
     n = len(units_ND)
     if n < 2:
         return nan
-    return max(0.0, float(n / (n - 1) * (1.0 - (units_ND.mean(axis=0) ** 2).sum())))  # rounding of equal ones
+    return max(
+        0.0, float(n / (n - 1) * (1.0 - (units_ND.mean(axis=0) ** 2).sum()))
+    )  # rounding of equal ones

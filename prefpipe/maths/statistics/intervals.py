@@ -118,13 +118,24 @@ def paired_difference(
     """
     a_P, b_P = np.asarray(a_P, dtype=np.float64), np.asarray(b_P, dtype=np.float64)
     if a_P.shape != b_P.shape or a_P.ndim != 1:
-        raise InputError(f"a paired difference of {a_P.shape} and {b_P.shape} values; one of each per prompt is expected")
+        raise InputError(
+            f"a paired difference of {a_P.shape} and {b_P.shape} values; one of each per prompt is expected"
+        )
     difference = estimate_mean(a_P - b_P)
     interval = bootstrap_interval(a_P - b_P, rng, level=level, n_draws=n_draws, method=method)
-    return PairedDifference(difference.mean, difference.se, interval.low, interval.high, difference.n, difference.n_missing)
+    return PairedDifference(
+        difference.mean,
+        difference.se,
+        interval.low,
+        interval.high,
+        difference.n,
+        difference.n_missing,
+    )
 
 
-def ratio_interval(above_P: np.ndarray, below_P: np.ndarray, bootstrap: Bootstrap) -> tuple[float, float]:
+def ratio_interval(
+    above_P: np.ndarray, below_P: np.ndarray, bootstrap: Bootstrap
+) -> tuple[float, float]:
     """Return the percentile interval of ``sum above / sum below``, (P,) each, resampling prompts; ``below_P`` is above 0."""
     rng, n_prompts = np.random.default_rng(bootstrap.seed), len(above_P)
     step = max(1, _N_DRAWN_AT_ONCE // n_prompts)
@@ -133,7 +144,9 @@ def ratio_interval(above_P: np.ndarray, below_P: np.ndarray, bootstrap: Bootstra
         stop = min(start + step, bootstrap.n_draws)
         drawn = rng.integers(n_prompts, size=(stop - start, n_prompts))
         ratios_B[start:stop] = above_P[drawn].sum(axis=1) / below_P[drawn].sum(axis=1)
-    low, high = np.quantile(ratios_B, [(1.0 - bootstrap.level) / 2.0, (1.0 + bootstrap.level) / 2.0])
+    low, high = np.quantile(
+        ratios_B, [(1.0 - bootstrap.level) / 2.0, (1.0 + bootstrap.level) / 2.0]
+    )
     return float(low), float(high)
 
 
@@ -144,7 +157,9 @@ def _resample_means(known_P: np.ndarray, rng: np.random.Generator, n_draws: int)
     means_B = np.empty(n_draws)
     for start in range(0, n_draws, step):
         stop = min(start + step, n_draws)
-        means_B[start:stop] = known_P[rng.integers(n_prompts, size=(stop - start, n_prompts))].mean(axis=1)
+        means_B[start:stop] = known_P[rng.integers(n_prompts, size=(stop - start, n_prompts))].mean(
+            axis=1
+        )
     return means_B
 
 

@@ -21,7 +21,11 @@ import numpy as np
 
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.statistics.intervals import Bootstrap, PairedDifference
-from prefpipe.maths.statistics.penalised_logistic import cross_entropy, fit_penalised_logistic, sigmoid
+from prefpipe.maths.statistics.penalised_logistic import (
+    cross_entropy,
+    fit_penalised_logistic,
+    sigmoid,
+)
 from prefpipe.maths.statistics.prompt_rows import PromptRows, rows_of_prompts
 from prefpipe.maths.statistics.winrate import as_numbers, checked_preferences
 
@@ -98,11 +102,15 @@ class LengthControlled(NamedTuple):
         """What the figure is called: a fit without the difficulty term is not AlpacaEval's."""
         without = [] if self.difficulty_coefficient is not None else ["difficulty term"]
         without += [] if self.n_regularising else ["regularising rows"]
-        return "length-controlled win rate" + (f" without {' and '.join(without)}" if without else "")
+        return "length-controlled win rate" + (
+            f" without {' and '.join(without)}" if without else ""
+        )
 
     def figures(self) -> dict[str, Any]:
         """Return the name and all numbers, for a file."""
-        return {"name": self.name} | {key: value for key, value in self._asdict().items() if not isinstance(value, np.ndarray)}
+        return {"name": self.name} | {
+            key: value for key, value in self._asdict().items() if not isinstance(value, np.ndarray)
+        }
 
 
 class _Design(NamedTuple):
@@ -116,9 +124,16 @@ class _Design(NamedTuple):
 
 
 def length_controlled_win_rate(
-    preferences: Any, lengths: Any, baseline_lengths: Any, difficulty: Any = None, *, prompt_ids: Sequence[Any] | None = None,
-    regularising_rows: RegularisingRows | None = None, penalty_c: float | None = None, bootstrap: Bootstrap = LC_BOOTSTRAP,
-) -> LengthControlled:  # fmt: skip
+    preferences: Any,
+    lengths: Any,
+    baseline_lengths: Any,
+    difficulty: Any = None,
+    *,
+    prompt_ids: Sequence[Any] | None = None,
+    regularising_rows: RegularisingRows | None = None,
+    penalty_c: float | None = None,
+    bootstrap: Bootstrap = LC_BOOTSTRAP,
+) -> LengthControlled:
     """Return the win rate at equal lengths; formula and source stand at the top of the module.
 
     Rows of one prompt weigh 1 together, resample together and are one cluster of the standard error. The interval is a percentile
@@ -150,27 +165,59 @@ def length_controlled_win_rate(
         allow_missing=is_partly,
         hint="judge these rows again, or pass PartlyJudged(preferences) to have them predicted as AlpacaEval does",
     )
-    design, (lengths_N, baseline_N) = _design(labels_N, (lengths, baseline_lengths), difficulty, prompt_ids, regularising_rows)
+    design, (lengths_N, baseline_N) = _design(
+        labels_N, (lengths, baseline_lengths), difficulty, prompt_ids, regularising_rows
+    )
     if penalty_c is not None and not (np.isfinite(penalty_c) and penalty_c > 0):
         raise UsageError(f"penalty_c is {penalty_c}; it is a finite number above 0")
-    penalty_from = "given" if penalty_c is not None else "default" if difficulty is None else "cross-validation"
+    penalty_from = (
+        "given"
+        if penalty_c is not None
+        else "default"
+        if difficulty is None
+        else "cross-validation"
+    )
     if penalty_c is None:
         penalty_c = WEAK_PENALTY_C if difficulty is None else _cross_validated(design)
-    theta_D = fit_penalised_logistic(design.features, design.labels, design.weights[None], 1.0 / penalty_c)[0]
+    theta_D = fit_penalised_logistic(
+        design.features, design.labels, design.weights[None], 1.0 / penalty_c
+    )[0]
     mean, influence_P, predicted_P = _prediction(design, theta_D)
     n_prompts = design.rows.n_prompts
-    se = float(np.sqrt((influence_P**2).sum() / (n_prompts * (n_prompts - 1)))) if theta_D.any() else np.nan
+    se = (
+        float(np.sqrt((influence_P**2).sum() / (n_prompts * (n_prompts - 1))))
+        if theta_D.any()
+        else np.nan
+    )
     draws_B = _bootstrapped(design, theta_D, penalty_c, bootstrap)
     low, high = np.quantile(draws_B, [(1.0 - bootstrap.level) / 2.0, (1.0 + bootstrap.level) / 2.0])
     return LengthControlled(
-        mean, se, float(predicted_P.std(ddof=1) / np.sqrt(n_prompts)), float(low), float(high), bootstrap.level, n_prompts,
-        len(design.labels) - len(lengths_N), int(np.isnan(labels_N).sum()), float(penalty_c), penalty_from, float(theta_D[0]),
-        None if difficulty is None else float(theta_D[1]), float(theta_D[-1]), float(lengths_N.mean()), float(baseline_N.mean()),
-        float((lengths_N > baseline_N).mean()), float((lengths_N < baseline_N).mean()), influence_P, draws_B,
-    )  # fmt: skip
+        mean,
+        se,
+        float(predicted_P.std(ddof=1) / np.sqrt(n_prompts)),
+        float(low),
+        float(high),
+        bootstrap.level,
+        n_prompts,
+        len(design.labels) - len(lengths_N),
+        int(np.isnan(labels_N).sum()),
+        float(penalty_c),
+        penalty_from,
+        float(theta_D[0]),
+        None if difficulty is None else float(theta_D[1]),
+        float(theta_D[-1]),
+        float(lengths_N.mean()),
+        float(baseline_N.mean()),
+        float((lengths_N > baseline_N).mean()),
+        float((lengths_N < baseline_N).mean()),
+        influence_P,
+        draws_B,
+    )
 
 
-def length_controlled_difference(first: LengthControlled, second: LengthControlled) -> PairedDifference:
+def length_controlled_difference(
+    first: LengthControlled, second: LengthControlled
+) -> PairedDifference:
     """Return by how much the second figure is higher, paired by prompt.
 
     Both are of the same prompts in the same order, with the same bootstrap: resample b holds the same prompts in both.
@@ -179,11 +226,14 @@ def length_controlled_difference(first: LengthControlled, second: LengthControll
         InputError: other numbers of prompts, resamples, or levels.
     """
     for what, ours, theirs in (
-        ("prompts", first.n, second.n), ("resamples", len(first.draws), len(second.draws)),
+        ("prompts", first.n, second.n),
+        ("resamples", len(first.draws), len(second.draws)),
         ("level", first.level, second.level),
-    ):  # fmt: skip
+    ):
         if ours != theirs:
-            raise InputError(f"{what}: {ours} and {theirs}; a paired difference needs the same of both")
+            raise InputError(
+                f"{what}: {ours} and {theirs}; a paired difference needs the same of both"
+            )
     influence_P = second.influences - first.influences
     se = float(np.sqrt((influence_P**2).sum() / (first.n * (first.n - 1))))
     ends = [(1.0 - first.level) / 2.0, (1.0 + first.level) / 2.0]
@@ -192,16 +242,21 @@ def length_controlled_difference(first: LengthControlled, second: LengthControll
 
 
 def _design(
-    labels_N: np.ndarray, lengths: tuple[Any, Any], difficulty: Any, prompt_ids: Sequence[Any] | None,
+    labels_N: np.ndarray,
+    lengths: tuple[Any, Any],
+    difficulty: Any,
+    prompt_ids: Sequence[Any] | None,
     regularising: RegularisingRows | None,
-) -> tuple[_Design, tuple[np.ndarray, np.ndarray]]:  # fmt: skip
+) -> tuple[_Design, tuple[np.ndarray, np.ndarray]]:
     """Return the fit's rows, and the two sides' lengths (N,)."""
     rows = rows_of_prompts(prompt_ids, len(labels_N))
     is_known_N = ~np.isnan(labels_N)
     n_known_P = np.bincount(rows.prompt_of_row[is_known_N], minlength=rows.n_prompts)
     if (n_known_P > 0).sum() < 2:
         n_prompts = int((n_known_P > 0).sum())
-        raise InputError(f"{n_prompts} prompts have a preference; a length-controlled win rate needs at least 2")
+        raise InputError(
+            f"{n_prompts} prompts have a preference; a length-controlled win rate needs at least 2"
+        )
     lengths_N = _column(lengths[0], "lengths", labels_N)
     baseline_N = _column(lengths[1], "baseline lengths", labels_N)
     columns = [np.tanh(_standardised(baseline_N - lengths_N)), np.ones(len(labels_N))]
@@ -217,11 +272,16 @@ def _design(
         return _Design(features_ND, labels_N, weights, at_equal_ND, rows), (lengths_N, baseline_N)
     extra, labels_M = _regularising(regularising, has_difficulty=difficulty is not None)
     features = np.concatenate([features_ND, extra])
-    labels, weights = np.concatenate([labels_N, labels_M]), np.append(weights, np.full(len(labels_M), regularising.weight))
+    labels, weights = (
+        np.concatenate([labels_N, labels_M]),
+        np.append(weights, np.full(len(labels_M), regularising.weight)),
+    )
     return _Design(features, labels, weights, at_equal_ND, rows), (lengths_N, baseline_N)
 
 
-def _regularising(given: RegularisingRows, *, has_difficulty: bool) -> tuple[np.ndarray, np.ndarray]:
+def _regularising(
+    given: RegularisingRows, *, has_difficulty: bool
+) -> tuple[np.ndarray, np.ndarray]:
     """Return their x, (M, D), and y, (M,): the column of the model is zero."""
     labels_M = checked_preferences(given.preferences, hint="leave these regularising rows out")
     columns = [
@@ -230,7 +290,10 @@ def _regularising(given: RegularisingRows, *, has_difficulty: bool) -> tuple[np.
     ]
     if has_difficulty:
         if given.difficulty is None:
-            raise InputError("the regularising rows have no difficulty, and the prompts have", hint="give both or neither")
+            raise InputError(
+                "the regularising rows have no difficulty, and the prompts have",
+                hint="give both or neither",
+            )
         columns.insert(1, _column(given.difficulty, "regularising difficulties", labels_M))
     return np.stack(columns, axis=1), labels_M
 
@@ -239,7 +302,9 @@ def _column(values: Any, what: str, like: np.ndarray) -> np.ndarray:
     """Return values (N,) as float64, one a row and all finite."""
     column = as_numbers(values, what)
     if column.shape != like.shape:
-        raise InputError(f"{what} of shape {column.shape} for {len(like)} preferences; each row has one of each")
+        raise InputError(
+            f"{what} of shape {column.shape} for {len(like)} preferences; each row has one of each"
+        )
     if not np.isfinite(column).all():
         row = int(np.flatnonzero(~np.isfinite(column))[0])
         raise InputError(f"{what}: row {row} holds {column[row]}, which is no finite number")
@@ -266,15 +331,30 @@ def _cross_validated(design: _Design) -> float:
     has_preference_P = design.rows.sums(design.weights[:n_rows]) > 0.0
     n_prompts = int(has_preference_P.sum())
     if n_prompts < N_FOLDS:
-        raise InputError(f"{n_prompts} prompts are too few for {N_FOLDS} folds", hint="give the penalty, penalty_c=1e4")
+        raise InputError(
+            f"{n_prompts} prompts are too few for {N_FOLDS} folds",
+            hint="give the penalty, penalty_c=1e4",
+        )
     number_P = np.maximum(np.cumsum(has_preference_P) - 1, 0)
-    fold = np.append(number_P[design.rows.prompt_of_row], np.arange(len(design.labels) - n_rows)) % N_FOLDS
+    fold = (
+        np.append(number_P[design.rows.prompt_of_row], np.arange(len(design.labels) - n_rows))
+        % N_FOLDS
+    )
     is_out_FN = fold == np.arange(N_FOLDS)[:, None]
     losses = []
     for penalty_c in PENALTY_GRID:
-        theta_FD = fit_penalised_logistic(design.features, design.labels, design.weights * ~is_out_FN, 1.0 / penalty_c)
+        theta_FD = fit_penalised_logistic(
+            design.features, design.labels, design.weights * ~is_out_FN, 1.0 / penalty_c
+        )
         loss_FN = design.weights * cross_entropy(theta_FD @ design.features.T, design.labels)
-        losses.append(float(((loss_FN * is_out_FN).sum(axis=1) / (is_out_FN & (design.weights > 0.0)).sum(axis=1)).mean()))
+        losses.append(
+            float(
+                (
+                    (loss_FN * is_out_FN).sum(axis=1)
+                    / (is_out_FN & (design.weights > 0.0)).sum(axis=1)
+                ).mean()
+            )
+        )
     return float(PENALTY_GRID[int(np.argmin(losses))])
 
 
@@ -302,10 +382,14 @@ def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray
     return figure, mean_P - figure - rows.n_prompts * moved_P, mean_P
 
 
-def _bootstrapped(design: _Design, theta_D: np.ndarray, penalty_c: float, bootstrap: Bootstrap) -> np.ndarray:
+def _bootstrapped(
+    design: _Design, theta_D: np.ndarray, penalty_c: float, bootstrap: Bootstrap
+) -> np.ndarray:
     """Return the figure of each resample of prompts, (B,)."""
     if not 0.0 < bootstrap.level < 1.0 or bootstrap.n_draws < 1:
-        raise UsageError(f"{bootstrap}: the level is between 0 and 1, and there is at least 1 resample")
+        raise UsageError(
+            f"{bootstrap}: the level is between 0 and 1, and there is at least 1 resample"
+        )
     rng = np.random.default_rng(bootstrap.seed)
     rows, n_rows, n_prompts = design.rows, len(design.rows.prompt_of_row), design.rows.n_prompts
     step = max(1, _N_WEIGHTS_AT_ONCE // len(design.labels))
@@ -316,7 +400,9 @@ def _bootstrapped(design: _Design, theta_D: np.ndarray, penalty_c: float, bootst
         count_BP = np.stack([np.bincount(drawn, minlength=n_prompts) for drawn in drawn_BP])
         weights = np.repeat(design.weights[None], n_here, axis=0)
         weights[:, :n_rows] *= count_BP[:, rows.prompt_of_row]
-        theta_BD = fit_penalised_logistic(design.features, design.labels, weights, 1.0 / penalty_c, theta_D)
+        theta_BD = fit_penalised_logistic(
+            design.features, design.labels, weights, 1.0 / penalty_c, theta_D
+        )
         predicted_BN = sigmoid(theta_BD @ design.at_equal_lengths.T)
         share_BN = count_BP[:, rows.prompt_of_row] * rows.weights / n_prompts
         draws.append((share_BN * predicted_BN).sum(axis=1))

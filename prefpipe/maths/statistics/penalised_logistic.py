@@ -29,7 +29,11 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def fit_penalised_logistic(
-    features_ND: np.ndarray, labels_N: np.ndarray, weights_BN: np.ndarray, strength: float, start_D: np.ndarray | None = None
+    features_ND: np.ndarray,
+    labels_N: np.ndarray,
+    weights_BN: np.ndarray,
+    strength: float,
+    start_D: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the coefficients (B, D) of the penalised fit for each of B sets of weights.
 
@@ -83,7 +87,9 @@ def _violation(theta_BD: np.ndarray, gradient_BD: np.ndarray, strength: float) -
     return np.asarray(np.where(theta_BD == 0.0, at_zero, elsewhere).max(axis=1))
 
 
-def _minimum_of_model(theta_BD: np.ndarray, gradient_BD: np.ndarray, hessian_BDD: np.ndarray, strength: float) -> np.ndarray:
+def _minimum_of_model(
+    theta_BD: np.ndarray, gradient_BD: np.ndarray, hessian_BDD: np.ndarray, strength: float
+) -> np.ndarray:
     """Return the minimum (B, D) of the quadratic model plus penalty, by trying which coefficients are not zero, and their signs.
 
     Few coefficients have few patterns (26 for three), and each is a linear system. Coordinate descent would creep where
@@ -99,9 +105,17 @@ def _minimum_of_model(theta_BD: np.ndarray, gradient_BD: np.ndarray, hessian_BDD
             block = hessian_BDD[:, kept][:, :, kept] + ridge_B[:, None, None] * np.eye(size)
             inverse = np.linalg.inv(block)
             for signs in product((-1.0, 1.0), repeat=size):
-                found_BK = np.einsum("bij,bj->bi", inverse, pull_BD[:, kept] - strength * np.array(signs))
-                quadratic_B = 0.5 * np.einsum("bi,bij,bj->b", found_BK, hessian_BDD[:, kept][:, :, kept], found_BK)
-                value_B = quadratic_B - (pull_BD[:, kept] * found_BK).sum(axis=1) + strength * np.abs(found_BK).sum(axis=1)
+                found_BK = np.einsum(
+                    "bij,bj->bi", inverse, pull_BD[:, kept] - strength * np.array(signs)
+                )
+                quadratic_B = 0.5 * np.einsum(
+                    "bi,bij,bj->b", found_BK, hessian_BDD[:, kept][:, :, kept], found_BK
+                )
+                value_B = (
+                    quadratic_B
+                    - (pull_BD[:, kept] * found_BK).sum(axis=1)
+                    + strength * np.abs(found_BK).sum(axis=1)
+                )
                 is_better_B = (np.sign(found_BK) == signs).all(axis=1) & (value_B < lowest_B)
                 lowest_B = np.where(is_better_B, value_B, lowest_B)
                 for place, j in enumerate(kept):
@@ -122,7 +136,9 @@ def _line_search(
 
     def objective(at_BD: np.ndarray, rows: np.ndarray) -> np.ndarray:
         losses = cross_entropy(at_BD @ features_ND.T, labels_N)
-        return np.asarray((weights_BN[rows] * losses).sum(axis=1) + strength * np.abs(at_BD).sum(axis=1))
+        return np.asarray(
+            (weights_BN[rows] * losses).sum(axis=1) + strength * np.abs(at_BD).sum(axis=1)
+        )
 
     everyone = np.arange(len(theta_BD))
     before_B = objective(theta_BD, everyone)

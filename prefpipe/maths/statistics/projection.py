@@ -36,9 +36,13 @@ def project(vectors_RD: np.ndarray) -> Projection:
     """
     vectors = np.asarray(vectors_RD, dtype=np.float64)
     if vectors.ndim != 2 or 0 in vectors.shape:
-        raise InputError(f"embeddings have shape {vectors.shape}, expected (R, D): a vector for each candidate")
+        raise InputError(
+            f"embeddings have shape {vectors.shape}, expected (R, D): a vector for each candidate"
+        )
     if not np.isfinite(vectors).all():
-        raise InputError(f"the embedding of candidate {int(np.argmin(np.isfinite(vectors).all(axis=1)))} is not finite")
+        raise InputError(
+            f"the embedding of candidate {int(np.argmin(np.isfinite(vectors).all(axis=1)))} is not finite"
+        )
     centred = vectors - vectors.mean(axis=0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     singular[singular <= ROUNDING * np.linalg.norm(vectors, axis=1).max()] = 0.0
@@ -48,7 +52,9 @@ def project(vectors_RD: np.ndarray) -> Projection:
     total = float((singular**2).sum())
     if total > 0.0:
         shares[:n_axes] = singular[:n_axes] ** 2 / total
-    return Projection(coordinates * _signs(coordinates) + 0.0, shares, vectors.shape[1])  # + 0.0: no -0.0
+    return Projection(
+        coordinates * _signs(coordinates) + 0.0, shares, vectors.shape[1]
+    )  # + 0.0: no -0.0
 
 
 def _signs(coordinates: np.ndarray) -> np.ndarray:

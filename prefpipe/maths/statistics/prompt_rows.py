@@ -21,18 +21,26 @@ class PromptRows(NamedTuple):
     @property
     def weights(self) -> np.ndarray:
         """Return ``1 / rows of its prompt`` for each row (N,): every prompt weighs 1 in all."""
-        return np.asarray(1.0 / np.bincount(self.prompt_of_row, minlength=self.n_prompts)[self.prompt_of_row])
+        return np.asarray(
+            1.0 / np.bincount(self.prompt_of_row, minlength=self.n_prompts)[self.prompt_of_row]
+        )
 
     def sums(self, values_N: np.ndarray) -> np.ndarray:
         """Return the sum of each prompt's values, (P,) for (N,)."""
-        return np.asarray(np.bincount(self.prompt_of_row, weights=values_N, minlength=self.n_prompts))
+        return np.asarray(
+            np.bincount(self.prompt_of_row, weights=values_N, minlength=self.n_prompts)
+        )
 
     def means(self, values_N: np.ndarray) -> np.ndarray:
         """Return the mean of each prompt's known values, (P,) for (N,); NaN where a prompt has none."""
         is_known = ~np.isnan(values_N)
         n_known = np.bincount(self.prompt_of_row[is_known], minlength=self.n_prompts)
-        total = np.bincount(self.prompt_of_row[is_known], weights=values_N[is_known], minlength=self.n_prompts)
-        return np.asarray(np.divide(total, n_known, out=np.full(self.n_prompts, np.nan), where=n_known > 0))
+        total = np.bincount(
+            self.prompt_of_row[is_known], weights=values_N[is_known], minlength=self.n_prompts
+        )
+        return np.asarray(
+            np.divide(total, n_known, out=np.full(self.n_prompts, np.nan), where=n_known > 0)
+        )
 
 
 def rows_of_prompts(prompt_ids: Sequence[Any] | None, n_rows: int) -> PromptRows:
@@ -48,7 +56,11 @@ def rows_of_prompts(prompt_ids: Sequence[Any] | None, n_rows: int) -> PromptRows
     if prompt_ids is None:
         return PromptRows(np.arange(n_rows), n_rows)
     if len(prompt_ids) != n_rows:
-        raise InputError(f"{len(prompt_ids)} prompt ids for {n_rows} preferences; each row has one of each")
+        raise InputError(
+            f"{len(prompt_ids)} prompt ids for {n_rows} preferences; each row has one of each"
+        )
     numbers: dict[Any, int] = {}
-    prompt_N = np.fromiter((numbers.setdefault(key, len(numbers)) for key in prompt_ids), dtype=np.int64, count=n_rows)
+    prompt_N = np.fromiter(
+        (numbers.setdefault(key, len(numbers)) for key in prompt_ids), dtype=np.int64, count=n_rows
+    )
     return PromptRows(prompt_N, len(numbers))

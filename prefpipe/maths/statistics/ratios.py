@@ -25,7 +25,9 @@ class Ratio(NamedTuple):
     n_missing: int
 
 
-def ratio_of_means(above_P: np.ndarray, below_P: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> Ratio:
+def ratio_of_means(
+    above_P: np.ndarray, below_P: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP
+) -> Ratio:
     """Return ``mean(above) / mean(below)`` over prompts, (P,) each.
 
     ::
@@ -40,7 +42,9 @@ def ratio_of_means(above_P: np.ndarray, below_P: np.ndarray, bootstrap: Bootstra
     """
     above_P, below_P = np.asarray(above_P, dtype=np.float64), np.asarray(below_P, dtype=np.float64)
     if above_P.shape != below_P.shape or above_P.ndim != 1:
-        raise InputError(f"a ratio of {above_P.shape} and {below_P.shape} values; one of each per prompt is expected")
+        raise InputError(
+            f"a ratio of {above_P.shape} and {below_P.shape} values; one of each per prompt is expected"
+        )
     known = ~(np.isnan(above_P) | np.isnan(below_P))
     a, b = above_P[known], below_P[known]
     n_missing = len(above_P) - len(a)
@@ -63,7 +67,9 @@ def _interval(a: np.ndarray, b: np.ndarray, bootstrap: Bootstrap) -> tuple[float
     for start in range(0, bootstrap.n_draws, step):
         stop = min(start + step, bootstrap.n_draws)
         drawn = rng.integers(len(a), size=(stop - start, len(a)))
-        with np.errstate(invalid="ignore", divide="ignore"):  # a resample of prompts without a token has no ratio
+        with np.errstate(
+            invalid="ignore", divide="ignore"
+        ):  # a resample of prompts without a token has no ratio
             ratios_B[start:stop] = a[drawn].sum(axis=1) / b[drawn].sum(axis=1)
     sound = ratios_B[np.isfinite(ratios_B)]
     low, high = np.quantile(sound, [(1.0 - bootstrap.level) / 2.0, (1.0 + bootstrap.level) / 2.0])

@@ -96,18 +96,26 @@ class RewardBenchTwo(NamedTuple):
         """Whether every subset is there with all of its prompts."""
         found = {each.name: each for each in self.subsets if each.figure is not None}
         return all(
-            name in found and (figure := found[name].figure) is not None and figure.n_prompts == count
+            name in found
+            and (figure := found[name].figure) is not None
+            and figure.n_prompts == count
             for name, count in EXPECTED.items()
         )
 
     def figures(self) -> dict[str, Any]:
         """Return the figures as values for JSON; NaN stays NaN."""
         subsets = [
-            each._asdict() | {"figure": None if each.figure is None else each.figure._asdict(), "ties": each.ties}
+            each._asdict()
+            | {"figure": None if each.figure is None else each.figure._asdict(), "ties": each.ties}
             for each in self.subsets
         ]
         final = None if self.final is None else self.final._asdict()
-        return {"subsets": subsets, "missing": list(self.missing), "is_complete": self.is_complete, "final": final}
+        return {
+            "subsets": subsets,
+            "missing": list(self.missing),
+            "is_complete": self.is_complete,
+            "final": final,
+        }
 
 
 class _Term(NamedTuple):
@@ -126,7 +134,9 @@ def ties_statistics(item: Completions) -> TiesStatistics:
     return TiesStatistics(margin > 0, spread, margin)
 
 
-def rewardbench_two(items: Sequence[Completions], *, bootstrap: Bootstrap = BOOTSTRAP) -> RewardBenchTwo:
+def rewardbench_two(
+    items: Sequence[Completions], *, bootstrap: Bootstrap = BOOTSTRAP
+) -> RewardBenchTwo:
     r"""Return RewardBench 2's figures of prompts whose completions are scored.
 
     ::
@@ -161,20 +171,34 @@ def rewardbench_two(items: Sequence[Completions], *, bootstrap: Bootstrap = BOOT
             details[name] = (reason, ties)
             terms += made
         else:
-            terms.append(_Term(name, 1.0, [item.top_share for item in members], [(item.prompt_id,) for item in members]))
+            terms.append(
+                _Term(
+                    name,
+                    1.0,
+                    [item.top_share for item in members],
+                    [(item.prompt_id,) for item in members],
+                )
+            )
             details[name] = (None, None)
 
     with_figure = list(dict.fromkeys(term.subset for term in terms))
     counted = [name for name in with_figure if _expected(name) is not None]
-    weights = [_weights(terms, [name]) for name in with_figure] + ([_weights(terms, counted)] if counted else [])
+    weights = [_weights(terms, [name]) for name in with_figure] + (
+        [_weights(terms, counted)] if counted else []
+    )
     found = iter(_measured(terms, weights, bootstrap))
 
     figures: dict[str, Figure] = {}
     for name in with_figure:
         figures[name] = _figure(next(found), by_subset[name], bootstrap)
-    final = _figure(next(found), [item for name in counted for item in by_subset[name]], bootstrap) if counted else None
+    final = (
+        _figure(next(found), [item for name in counted for item in by_subset[name]], bootstrap)
+        if counted
+        else None
+    )
     subsets = tuple(
-        SubsetFigure(_expected(name) or name, _n_expected(name), figures.get(name), *details[name]) for name in by_subset
+        SubsetFigure(_expected(name) or name, _n_expected(name), figures.get(name), *details[name])
+        for name in by_subset
     )
     there = {each.name for each in subsets if each.figure is not None}
     return RewardBenchTwo(subsets, tuple(name for name in EXPECTED if name not in there), final)
@@ -190,36 +214,53 @@ def _n_expected(name: str) -> int | None:
     return EXPECTED[expected] if expected is not None else None
 
 
-def _terms_of_ties(name: str, items: Sequence[Completions]) -> tuple[list[_Term], str | None, Mapping[str, float | int] | None]:
+def _terms_of_ties(
+    name: str, items: Sequence[Completions]
+) -> tuple[list[_Term], str | None, Mapping[str, float | int] | None]:
     """Return the parts of Ties' score, or why there is none, and its parts as figures."""
     by_kind: dict[str, dict[int, TiesStatistics]] = {"ref": {}, "tied": {}}
     for item in items:
         match = TIES_ID.fullmatch(item.item_id or "")
         if match is None:
-            return [], f"the ids of Ties are not `ref:N` and `tied:N`, such as {item.item_id!r}: no score of its own", None
+            return (
+                [],
+                f"the ids of Ties are not `ref:N` and `tied:N`, such as {item.item_id!r}: no score of its own",
+                None,
+            )
         by_kind[match[1]][int(match[2])] = ties_statistics(item)
 
     margins, preferred, hard, tanh = [], [], [], []
     both = sorted(
-        number for number in by_kind["ref"].keys() & by_kind["tied"].keys() if by_kind["tied"][number].spread is not None
+        number
+        for number in by_kind["ref"].keys() & by_kind["tied"].keys()
+        if by_kind["tied"][number].spread is not None
     )
     for number in both:
         spread = by_kind["tied"][number].spread
         assert spread is not None
-        tied, lowest = by_kind["tied"][number].margin, min(by_kind["tied"][number].margin, by_kind["ref"][number].margin)
+        tied, lowest = (
+            by_kind["tied"][number].margin,
+            min(by_kind["tied"][number].margin, by_kind["ref"][number].margin),
+        )
         preferred.append(float(tied > spread))
         hard.append(float(lowest > spread))
         tanh.append(_tanh(lowest, spread))
         margins.append(MARGIN_WEIGHT * (preferred[-1] + hard[-1]) + TANH_WEIGHT * tanh[-1])
     if not both:
-        return [], "no number of Ties has both its prompts, `ref:N` and `tied:N`: no score of its own", None
+        return (
+            [],
+            "no number of Ties has both its prompts, `ref:N` and `tied:N`: no score of its own",
+            None,
+        )
 
     terms = [_Term(name, 1.0, margins, [(TIES, str(number)) for number in both])]
     accuracies = {}
     for kind, found in by_kind.items():
         values = [float(each.is_accurate) for each in found.values()]
         accuracies[f"{kind}_accuracy"] = float(np.mean(values))
-        terms.append(_Term(name, ACCURACY_WEIGHT, values, [(TIES, str(number)) for number in found]))
+        terms.append(
+            _Term(name, ACCURACY_WEIGHT, values, [(TIES, str(number)) for number in found])
+        )
     ties: dict[str, float | int] = {
         **accuracies,
         "correctness_preferred": float(np.mean(preferred)),
@@ -242,10 +283,15 @@ def _weights(terms: Sequence[_Term], names: Sequence[str]) -> np.ndarray:
     return np.array([term.weight / len(names) if term.subset in names else 0.0 for term in terms])
 
 
-def _measured(terms: Sequence[_Term], weights: Sequence[np.ndarray], bootstrap: Bootstrap) -> list[ClusteredMean]:
+def _measured(
+    terms: Sequence[_Term], weights: Sequence[np.ndarray], bootstrap: Bootstrap
+) -> list[ClusteredMean]:
     if not terms:
         return []
-    units = {unit: number for number, unit in enumerate(dict.fromkeys(unit for term in terms for unit in term.units))}
+    units = {
+        unit: number
+        for number, unit in enumerate(dict.fromkeys(unit for term in terms for unit in term.units))
+    }
     values_N = np.array([value for term in terms for value in term.values])
     term_N = np.repeat(np.arange(len(terms)), [len(term.values) for term in terms])
     unit_N = np.array([units[unit] for term in terms for unit in term.units])
@@ -253,5 +299,9 @@ def _measured(terms: Sequence[_Term], weights: Sequence[np.ndarray], bootstrap: 
 
 
 def _figure(found: ClusteredMean, items: Sequence[Completions], bootstrap: Bootstrap) -> Figure:
-    n_shared = sum([*item.correct, *item.wrong].count(max(*item.correct, *item.wrong)) > 1 for item in items)
-    return Figure(found.mean, found.se, found.low, found.high, bootstrap.level, len(items), n_shared)
+    n_shared = sum(
+        [*item.correct, *item.wrong].count(max(*item.correct, *item.wrong)) > 1 for item in items
+    )
+    return Figure(
+        found.mean, found.se, found.low, found.high, bootstrap.level, len(items), n_shared
+    )

@@ -17,7 +17,9 @@ from prefpipe.maths.statistics.intervals import (
 )
 from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 
-HINT_FOR_MISSING = "judge these rows again, or leave them out and have them counted with allow_missing=True"
+HINT_FOR_MISSING = (
+    "judge these rows again, or leave them out and have them counted with allow_missing=True"
+)
 
 
 class WinRate(NamedTuple):
@@ -40,7 +42,9 @@ class WinRate(NamedTuple):
     discrete: float
 
 
-def preference(policy_rewards: np.ndarray, baseline_rewards: np.ndarray, *, tie_tolerance: float = 0.0) -> float:
+def preference(
+    policy_rewards: np.ndarray, baseline_rewards: np.ndarray, *, tie_tolerance: float = 0.0
+) -> float:
     """Return the preference of one prompt, in [0, 1].
 
     The mean over all pairs (policy sample i, baseline sample j) of::
@@ -54,16 +58,29 @@ def preference(policy_rewards: np.ndarray, baseline_rewards: np.ndarray, *, tie_
         raise UsageError(f"tie_tolerance is {tie_tolerance}; it is >= 0")
     policy_M = np.asarray(policy_rewards, dtype=np.float64)
     baseline_N = np.asarray(baseline_rewards, dtype=np.float64)
-    if not policy_M.size or not baseline_N.size or np.isnan(policy_M).any() or np.isnan(baseline_N).any():
+    if (
+        not policy_M.size
+        or not baseline_N.size
+        or np.isnan(policy_M).any()
+        or np.isnan(baseline_N).any()
+    ):
         return np.nan
     ours_MN, theirs_MN = np.broadcast_arrays(policy_M[:, None], baseline_N[None, :])
     # Equal infinities are a tie, not a NaN.
-    lead_MN = np.subtract(ours_MN, theirs_MN, out=np.zeros(ours_MN.shape), where=ours_MN != theirs_MN)
-    return float(np.where(lead_MN > tie_tolerance, 1.0, np.where(lead_MN < -tie_tolerance, 0.0, 0.5)).mean())
+    lead_MN = np.subtract(
+        ours_MN, theirs_MN, out=np.zeros(ours_MN.shape), where=ours_MN != theirs_MN
+    )
+    return float(
+        np.where(lead_MN > tie_tolerance, 1.0, np.where(lead_MN < -tie_tolerance, 0.0, 0.5)).mean()
+    )
 
 
 def win_rate(
-    preferences: Any, prompt_ids: Sequence[Any] | None = None, *, allow_missing: bool = False, bootstrap: Bootstrap = BOOTSTRAP
+    preferences: Any,
+    prompt_ids: Sequence[Any] | None = None,
+    *,
+    allow_missing: bool = False,
+    bootstrap: Bootstrap = BOOTSTRAP,
 ) -> WinRate:
     """Return the win rate of preferences in [0, 1], where 1 says that the policy's response is better.
 
@@ -84,15 +101,29 @@ def win_rate(
     values_P = rows_of_prompts(prompt_ids, len(preferences_N)).means(preferences_N)
     estimate = estimate_mean(values_P)
     interval = bootstrap_interval(
-        values_P, np.random.default_rng(bootstrap.seed), level=bootstrap.level, n_draws=bootstrap.n_draws
+        values_P,
+        np.random.default_rng(bootstrap.seed),
+        level=bootstrap.level,
+        n_draws=bootstrap.n_draws,
     )
-    n_wins, n_draws, n_losses = (int(hits.sum()) for hits in (preferences_N > 0.5, preferences_N == 0.5, preferences_N < 0.5))
+    n_wins, n_draws, n_losses = (
+        int(hits.sum()) for hits in (preferences_N > 0.5, preferences_N == 0.5, preferences_N < 0.5)
+    )
     n_known = n_wins + n_draws + n_losses
     discrete = (n_wins + n_draws / 2) / n_known if n_known else np.nan
     return WinRate(
-        estimate.mean, estimate.se, interval.low, interval.high, interval.level, estimate.n, estimate.n_missing,
-        n_wins, n_draws, n_losses, discrete,
-    )  # fmt: skip
+        estimate.mean,
+        estimate.se,
+        interval.low,
+        interval.high,
+        interval.level,
+        estimate.n,
+        estimate.n_missing,
+        n_wins,
+        n_draws,
+        n_losses,
+        discrete,
+    )
 
 
 class WeightedRate(NamedTuple):
@@ -107,7 +138,11 @@ class WeightedRate(NamedTuple):
 
 
 def weighted_win_rate(
-    preferences: Any, weights: Any, prompt_ids: Sequence[Any] | None = None, *, bootstrap: Bootstrap = BOOTSTRAP
+    preferences: Any,
+    weights: Any,
+    prompt_ids: Sequence[Any] | None = None,
+    *,
+    bootstrap: Bootstrap = BOOTSTRAP,
 ) -> WeightedRate:
     """Return the mean of rows that weigh as given, as Arena-Hard scores: a prompt with clear verdicts weighs more.
 
@@ -125,8 +160,14 @@ def weighted_win_rate(
         InputError: a preference outside [0, 1] or NaN, a weight that is not above 0, different numbers of rows, no rows.
     """
     preferences_N, weights_N = checked_preferences(preferences), as_numbers(weights, "weights")
-    if weights_N.shape != preferences_N.shape or not len(weights_N) or not ((weights_N > 0) & np.isfinite(weights_N)).all():
-        raise InputError(f"weights of shape {weights_N.shape} for {len(preferences_N)} preferences; each row has one above 0")
+    if (
+        weights_N.shape != preferences_N.shape
+        or not len(weights_N)
+        or not ((weights_N > 0) & np.isfinite(weights_N)).all()
+    ):
+        raise InputError(
+            f"weights of shape {weights_N.shape} for {len(preferences_N)} preferences; each row has one above 0"
+        )
     rows = rows_of_prompts(prompt_ids, len(preferences_N))
     won_P, weight_P = rows.sums(weights_N * preferences_N), rows.sums(weights_N)
     mean, n = float(won_P.sum() / weight_P.sum()), rows.n_prompts
@@ -139,9 +180,13 @@ def weighted_win_rate(
 
 
 def win_rate_difference(
-    first: Any, second: Any, prompt_ids: Sequence[Any] | None = None, *, allow_missing: bool = False,
+    first: Any,
+    second: Any,
+    prompt_ids: Sequence[Any] | None = None,
+    *,
+    allow_missing: bool = False,
     bootstrap: Bootstrap = BOOTSTRAP,
-) -> PairedDifference:  # fmt: skip
+) -> PairedDifference:
     """Return by how much the second policy's win rate is higher than the first's, on the same rows, paired by prompt.
 
     Args:
@@ -154,15 +199,27 @@ def win_rate_difference(
     Errors:
         InputError: as in `win_rate`, and different numbers of rows.
     """
-    first_N, second_N = (checked_preferences(values, allow_missing=allow_missing) for values in (first, second))
+    first_N, second_N = (
+        checked_preferences(values, allow_missing=allow_missing) for values in (first, second)
+    )
     if len(first_N) != len(second_N):
-        raise InputError(f"{len(first_N)} and {len(second_N)} preferences; a paired difference takes one of each a row")
+        raise InputError(
+            f"{len(first_N)} and {len(second_N)} preferences; a paired difference takes one of each a row"
+        )
     rows = rows_of_prompts(prompt_ids, len(first_N))
     rng = np.random.default_rng(bootstrap.seed)
-    return paired_difference(rows.means(second_N), rows.means(first_N), rng, level=bootstrap.level, n_draws=bootstrap.n_draws)
+    return paired_difference(
+        rows.means(second_N),
+        rows.means(first_N),
+        rng,
+        level=bootstrap.level,
+        n_draws=bootstrap.n_draws,
+    )
 
 
-def checked_preferences(preferences: Any, *, allow_missing: bool = False, hint: str = HINT_FOR_MISSING) -> np.ndarray:
+def checked_preferences(
+    preferences: Any, *, allow_missing: bool = False, hint: str = HINT_FOR_MISSING
+) -> np.ndarray:
     """Return preferences (N,) as float64; ``hint`` says how to have a NaN allowed.
 
     Errors:

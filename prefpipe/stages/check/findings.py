@@ -33,7 +33,17 @@ class Finding(NamedTuple):
 
 def judge(found: Facts) -> list[Finding]:
     """Return the findings of a check's facts, the gravest first."""
-    rooms = (_of_model, _of_ids, _of_templates, _of_lengths, _of_targets, _of_rewards, _of_copies, _of_length_bias, _of_ends)
+    rooms = (
+        _of_model,
+        _of_ids,
+        _of_templates,
+        _of_lengths,
+        _of_targets,
+        _of_rewards,
+        _of_copies,
+        _of_length_bias,
+        _of_ends,
+    )
     findings = [finding for room in rooms for finding in room(found)]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
@@ -42,30 +52,51 @@ def _of_model(found: Facts) -> Iterator[Finding]:
     tokenizer, limit = found["tokenizer"], found["training"]["max_length"]
     if tokenizer["hash"] is None:
         yield Finding(
-            "error", "no_tokenizer", "the model has no tokenizer", "copy tokenizer.json from the model it was made from"
+            "error",
+            "no_tokenizer",
+            "the model has no tokenizer",
+            "copy tokenizer.json from the model it was made from",
         )
     elif tokenizer["chat_template_hash"] is None:
-        yield Finding("error", "no_chat_template", "the model has no chat template",
-                      "use the instruct version, or put a chat_template.jinja into the folder")  # fmt: skip
+        yield Finding(
+            "error",
+            "no_chat_template",
+            "the model has no chat template",
+            "use the instruct version, or put a chat_template.jinja into the folder",
+        )
     if found["model_problem"] is not None:
         yield Finding("error", "no_causal_lm", found["model_problem"])
     if tokenizer["hash"] is not None and tokenizer["pad_token"] is None:
         yield Finding(
-            "note", "no_pad_token", "the tokenizer has no pad token; prefpipe masks padding and needs none, other tools do"
+            "note",
+            "no_pad_token",
+            "the tokenizer has no pad token; prefpipe masks padding and needs none, other tools do",
         )
     elif tokenizer["pad_token"] is not None and tokenizer["pad_token"] == tokenizer["eos_token"]:
-        yield Finding("note", "pad_is_eos", f"pad and end of sequence are the same token, {tokenizer['pad_token']}; "
-                      "prefpipe masks by "
-                      "position, other tools may leave the end of every response out of their loss")  # fmt: skip
+        yield Finding(
+            "note",
+            "pad_is_eos",
+            f"pad and end of sequence are the same token, {tokenizer['pad_token']}; "
+            "prefpipe masks by "
+            "position, other tools may leave the end of every response out of their loss",
+        )
     positions = found["max_positions"]
     if positions is not None and limit > positions:
-        yield Finding("warning", "beyond_positions", f"--max-length {limit:,} is beyond the {positions:,} positions of the model",
-                      f"pass --max-length {positions}")  # fmt: skip
+        yield Finding(
+            "warning",
+            "beyond_positions",
+            f"--max-length {limit:,} is beyond the {positions:,} positions of the model",
+            f"pass --max-length {positions}",
+        )
     n_missing = found["n_parts"] - found["n_parts_present"]
     if n_missing:
-        yield Finding("warning", "incomplete", f"{n_missing} of {found['n_parts']} parts of the groups are missing: the "
-                      "rest was looked at",
-                      f"run `prefpipe status {quote(str(found['groups']))}`")  # fmt: skip
+        yield Finding(
+            "warning",
+            "incomplete",
+            f"{n_missing} of {found['n_parts']} parts of the groups are missing: the "
+            "rest was looked at",
+            f"run `prefpipe status {quote(str(found['groups']))}`",
+        )
 
 
 def _of_ids(found: Facts) -> Iterator[Finding]:
@@ -73,24 +104,64 @@ def _of_ids(found: Facts) -> Iterator[Finding]:
     if not found["stored_ids_fit"]:
         why = "the stored token ids are of another tokenizer or chat template"
         why = why if found["samplers"] else "the responses are of no model whose tokenizer is known"
-        yield Finding("warning", "other_tokenizer", f"{why}: train tokenises the conversations, and takes what the "
-                      "template makes for what was sampled")  # fmt: skip
+        yield Finding(
+            "warning",
+            "other_tokenizer",
+            f"{why}: train tokenises the conversations, and takes what the "
+            "template makes for what was sampled",
+        )
     told = (
-        ("double_bos", "error", "begin with two beginning-of-sequence tokens: the model never saw that",
-         "remove bos_token from the chat template; ids that are stored so: generate again"),
-        ("no_ids", "error", "have no token ids, and none can be made", "generate again, or give the model a chat template"),
-        ("other_prompt", "error", "have other prompt tokens than the first of their prompt", "select again"),
-        ("beyond_vocabulary", "error", "hold a token id beyond the model's vocabulary", "train the model that sampled them"),
-        ("bos_in_response", "warning", "hold a beginning-of-sequence token", "a template or an import put it there; look at one"),
-        ("text_differs", "warning", "of those looked at have stored ids that are another text than the stored one",
-         "ids are what train takes; look at one with `prefpipe inspect --prompt-id`"),
-    )  # fmt: skip
+        (
+            "double_bos",
+            "error",
+            "begin with two beginning-of-sequence tokens: the model never saw that",
+            "remove bos_token from the chat template; ids that are stored so: generate again",
+        ),
+        (
+            "no_ids",
+            "error",
+            "have no token ids, and none can be made",
+            "generate again, or give the model a chat template",
+        ),
+        (
+            "other_prompt",
+            "error",
+            "have other prompt tokens than the first of their prompt",
+            "select again",
+        ),
+        (
+            "beyond_vocabulary",
+            "error",
+            "hold a token id beyond the model's vocabulary",
+            "train the model that sampled them",
+        ),
+        (
+            "bos_in_response",
+            "warning",
+            "hold a beginning-of-sequence token",
+            "a template or an import put it there; look at one",
+        ),
+        (
+            "text_differs",
+            "warning",
+            "of those looked at have stored ids that are another text than the stored one",
+            "ids are what train takes; look at one with `prefpipe inspect --prompt-id`",
+        ),
+    )
     for name, severity, words, hint in told:
         if problems.get(name):
-            yield Finding(severity, name, f"{_count(problems[name], 'response')} {words}{_example(found, name)}", hint)
+            yield Finding(
+                severity,
+                name,
+                f"{_count(problems[name], 'response')} {words}{_example(found, name)}",
+                hint,
+            )
     if found["n_broken"]:
         yield Finding(
-            "error", "broken_groups", f"{_count(found['n_broken'], 'group')} cannot be read: {found['broken'][0]}", "select again"
+            "error",
+            "broken_groups",
+            f"{_count(found['n_broken'], 'group')} cannot be read: {found['broken'][0]}",
+            "select again",
         )
 
 
@@ -104,7 +175,10 @@ def _of_templates(found: Facts) -> Iterator[Finding]:
     if problems.get("template_error"):
         what = f"{_count(problems['template_error'], 'response')} cannot go through the template and are left out"
         yield Finding(
-            severity, "template_error", f"{what}{_example(found, 'template_error')}", "choose a model whose template takes them"
+            severity,
+            "template_error",
+            f"{what}{_example(found, 'template_error')}",
+            "choose a model whose template takes them",
         )
     n_rewritten = problems.get("not_prefix", 0)
     if n_rewritten and not fits:
@@ -116,9 +190,13 @@ def _of_templates(found: Facts) -> Iterator[Finding]:
             "train the model that generated the responses, whose ids are stored",
         )
     elif n_rewritten:
-        yield Finding("note", "not_prefix", "the template writes a finished turn differently (it strips or rewrites); "
-                      "train takes the stored "
-                      "ids and is not touched, tools that tokenise again are")  # fmt: skip
+        yield Finding(
+            "note",
+            "not_prefix",
+            "the template writes a finished turn differently (it strips or rewrites); "
+            "train takes the stored "
+            "ids and is not touched, tools that tokenise again are",
+        )
     if problems.get("control_text"):
         yield Finding(
             "note",
@@ -142,29 +220,46 @@ def _of_templates(found: Facts) -> Iterator[Finding]:
             "look at one: a response that goes on with the user's next turn should not be trained on",
         )
     if problems.get("template_drift"):
-        yield Finding("warning", "template_drift", f"the template makes other prompts now than the stored ones, in "
-                      f"{problems['template_drift']} of {found['n_template_looks']} looked at{_example(found, 'template_drift')}",
-                      "a template that writes the date does that; train takes the stored ids")  # fmt: skip
+        yield Finding(
+            "warning",
+            "template_drift",
+            f"the template makes other prompts now than the stored ones, in "
+            f"{problems['template_drift']} of {found['n_template_looks']} looked at{_example(found, 'template_drift')}",
+            "a template that writes the date does that; train takes the stored ids",
+        )
 
 
 def _of_lengths(found: Facts) -> Iterator[Finding]:
     training, fates, n = found["training"], found["fates"], found["n_responses"]
     limit, n_over = training["max_length"], found["n_over_limit"]
     if not found["n_groups_left"]:
-        yield Finding("error", "nothing_left", f"no group can be trained on: {_words(fates) or 'there is none'}",
-                      "raise --max-length, or look at what select rejected: `prefpipe inspect`")  # fmt: skip
+        yield Finding(
+            "error",
+            "nothing_left",
+            f"no group can be trained on: {_words(fates) or 'there is none'}",
+            "raise --max-length, or look at what select rejected: `prefpipe inspect`",
+        )
     if n_over and training["on_too_long"] == "error":
-        yield Finding("error", "too_long", f"{_of(n_over, n)} responses are longer than --max-length {limit:,} with their "
-                      "prompt, and "
-                      "--on-too-long error stops at the first", "raise --max-length")  # fmt: skip
+        yield Finding(
+            "error",
+            "too_long",
+            f"{_of(n_over, n)} responses are longer than --max-length {limit:,} with their "
+            "prompt, and "
+            "--on-too-long error stops at the first",
+            "raise --max-length",
+        )
         return
     if n_over:
         n_cut = fates.get("truncated", 0)
         what = f"{n_cut:,} are cut, {n_over - n_cut:,} left out" if n_cut else "they are left out"
         severity = "warning" if n_over >= MANY_LOST * n else "note"
-        yield Finding(severity, "too_long", f"{_of(n_over, n)} responses are longer than --max-length {limit:,} with "
-                      f"their prompt: {what}",
-                      "raise --max-length if memory allows")  # fmt: skip
+        yield Finding(
+            severity,
+            "too_long",
+            f"{_of(n_over, n)} responses are longer than --max-length {limit:,} with "
+            f"their prompt: {what}",
+            "raise --max-length if memory allows",
+        )
     if fates.get("prompt_too_long"):
         yield Finding(
             "warning",
@@ -174,11 +269,19 @@ def _of_lengths(found: Facts) -> Iterator[Finding]:
     n_lost = found["n_groups"] - found["n_groups_left"]
     if n_lost and found["n_groups_left"]:
         severity = "warning" if n_lost >= MANY_LOST * found["n_groups"] else "note"
-        yield Finding(severity, "groups_lost", f"{_of(n_lost, found['n_groups'])} groups are left out whole: no positive "
-                      "or no negative "
-                      f"stays ({_words(fates)})")  # fmt: skip
+        yield Finding(
+            severity,
+            "groups_lost",
+            f"{_of(n_lost, found['n_groups'])} groups are left out whole: no positive "
+            "or no negative "
+            f"stays ({_words(fates)})",
+        )
     if fates.get("empty"):
-        yield Finding("warning", "empty", f"{_count(fates['empty'], 'response')} have no token and are left out")
+        yield Finding(
+            "warning",
+            "empty",
+            f"{_count(fates['empty'], 'response')} have no token and are left out",
+        )
 
 
 def _of_targets(found: Facts) -> Iterator[Finding]:
@@ -192,7 +295,9 @@ def _of_targets(found: Facts) -> Iterator[Finding]:
     hint = None
     if is_lopsided:
         hint = (
-            "a larger --gamma reads the same margins as more" if near_half > near_one else "a smaller --gamma reads them as less"
+            "a larger --gamma reads the same margins as more"
+            if near_half > near_one
+            else "a smaller --gamma reads them as less"
         )
     yield Finding(
         "warning" if is_lopsided else "note",
@@ -213,15 +318,26 @@ def _of_targets(found: Facts) -> Iterator[Finding]:
 def _of_hard_labels(found: Facts) -> Iterator[Finding]:
     """Yield pairs whose order the objective takes for certain."""
     pairs = found["pairs"]
-    for name, words in (("tied", "have equal rewards: the choice between them is arbitrary"),
-                        ("inverted", "have the rejected response rated above the chosen one")):  # fmt: skip
+    for name, words in (
+        ("tied", "have equal rewards: the choice between them is arbitrary"),
+        ("inverted", "have the rejected response rated above the chosen one"),
+    ):
         if pairs[name]:
             severity = "warning" if pairs[name] >= MANY_TIED * pairs["n"] else "note"
-            yield Finding(severity, name, f"{_of(pairs[name], pairs['n'])} pairs {words}", "select with --min-margin")
+            yield Finding(
+                severity,
+                name,
+                f"{_of(pairs[name], pairs['n'])} pairs {words}",
+                "select with --min-margin",
+            )
     if found["n_groups_of_equal_rewards"]:
-        yield Finding("warning", "equal_rewards", "all rewards are equal in "
-                      f"{_of(found['n_groups_of_equal_rewards'], found['n_groups'])} groups",
-                      "select with --min-margin")  # fmt: skip
+        yield Finding(
+            "warning",
+            "equal_rewards",
+            "all rewards are equal in "
+            f"{_of(found['n_groups_of_equal_rewards'], found['n_groups'])} groups",
+            "select with --min-margin",
+        )
 
 
 def _of_rewards(found: Facts) -> Iterator[Finding]:
@@ -229,25 +345,37 @@ def _of_rewards(found: Facts) -> Iterator[Finding]:
         yield from _of_hard_labels(found)
     outliers = found["outliers"]
     if outliers["n"]:
-        yield Finding("warning", "reward_outliers", f"{_of(outliers['n'], found['n_responses'])} rewards lie more than 10 "
-                      "robust standard "
-                      f"deviations from the median {outliers['median']:.4g}: from {outliers['min']:.4g} to "
-                      f"{outliers['max']:.4g}; "
-                      "objectives that read rewards follow them")  # fmt: skip
+        yield Finding(
+            "warning",
+            "reward_outliers",
+            f"{_of(outliers['n'], found['n_responses'])} rewards lie more than 10 "
+            "robust standard "
+            f"deviations from the median {outliers['median']:.4g}: from {outliers['min']:.4g} to "
+            f"{outliers['max']:.4g}; "
+            "objectives that read rewards follow them",
+        )
 
 
 def _of_copies(found: Facts) -> Iterator[Finding]:
     pairs, n = found["pairs"], found["n_responses"]
     if pairs["same_text"]:
-        yield Finding("warning", "identical_pairs", f"{_of(pairs['same_text'], pairs['n'])} pairs are the same text, "
-                      "chosen and rejected; train leaves "
-                      "out those with the same tokens", "select with --near-duplicates")  # fmt: skip
+        yield Finding(
+            "warning",
+            "identical_pairs",
+            f"{_of(pairs['same_text'], pairs['n'])} pairs are the same text, "
+            "chosen and rejected; train leaves "
+            "out those with the same tokens",
+            "select with --near-duplicates",
+        )
     if pairs["same_when_cut"]:
         cuts = found["training"]["on_too_long"] == "truncate"
         words = "differ only beyond --max-length: cut, they are identical, and train leaves one of them out"
-        yield Finding("warning" if cuts else "note", "identical_when_cut", f"{_of(pairs['same_when_cut'], pairs['n'])} "
-                      f"pairs {words}",
-                      "raise --max-length" if cuts else None)  # fmt: skip
+        yield Finding(
+            "warning" if cuts else "note",
+            "identical_when_cut",
+            f"{_of(pairs['same_when_cut'], pairs['n'])} pairs {words}",
+            "raise --max-length" if cuts else None,
+        )
     if found["n_same_text"]:
         yield Finding(
             "note",
@@ -259,35 +387,54 @@ def _of_copies(found: Facts) -> Iterator[Finding]:
 def _of_length_bias(found: Facts) -> Iterator[Finding]:
     pairs, rho = found["pairs"], found["reward_and_length"]
     if found["n_responses"] >= ENOUGH:
-        for name, where in (("within_prompts", "within prompts"), ("over_all", "over all responses")):
+        for name, where in (
+            ("within_prompts", "within prompts"),
+            ("over_all", "over all responses"),
+        ):
             value = rho[name]
             if value is not None and abs(value) >= STRONG_CORRELATION:
                 which = "longer" if value > 0 else "shorter"
                 message = f"rewards rise with {which} responses {where} (Spearman {value:+.2f}): training may teach length first"
-                yield Finding("warning", f"length_bias_{name}", message,
-                              "look at length-controlled scores, or train with a length-normalised objective, simpo")  # fmt: skip
+                yield Finding(
+                    "warning",
+                    f"length_bias_{name}",
+                    message,
+                    "look at length-controlled scores, or train with a length-normalised objective, simpo",
+                )
     n_apart = pairs["chosen_longer"] + pairs["chosen_shorter"]
     share = pairs["chosen_longer"] / n_apart if n_apart else 0.5
     if n_apart >= ENOUGH and not 1 - ONE_SIDED < share < ONE_SIDED:
-        yield Finding("warning", "length_tells_pairs", f"the chosen response is the longer one in {share:.0%} of "
-                      f"{n_apart:,} pairs of different "
-                      "length")  # fmt: skip
+        yield Finding(
+            "warning",
+            "length_tells_pairs",
+            f"the chosen response is the longer one in {share:.0%} of "
+            f"{n_apart:,} pairs of different "
+            "length",
+        )
 
 
 def _of_ends(found: Facts) -> Iterator[Finding]:
     n, finish = found["n_responses"], found["finish_reasons"]
     n_cut = finish.get("length", 0)
     if n_cut:
-        yield Finding("warning" if n_cut >= MANY_CUT * n else "note", "cut_off", f"{_of(n_cut, n)} responses were cut at "
-                      "the token limit of "
-                      "generation: they end in the middle, without an end of sequence", "generate with more "
-                      "--max-tokens")  # fmt: skip
+        yield Finding(
+            "warning" if n_cut >= MANY_CUT * n else "note",
+            "cut_off",
+            f"{_of(n_cut, n)} responses were cut at "
+            "the token limit of "
+            "generation: they end in the middle, without an end of sequence",
+            "generate with more --max-tokens",
+        )
     n_open = found["problems"].get("stop_without_eos", 0)
     if n_open:
-        yield Finding("warning", "stop_without_eos", f"{_of(n_open, n)} responses ended by themselves, and their ids do "
-                      "not end with an end of "
-                      f"sequence: the policy is not taught to stop{_example(found, 'stop_without_eos')}",
-                      "a stop string ends them so; generate with the model's own end of sequence")  # fmt: skip
+        yield Finding(
+            "warning",
+            "stop_without_eos",
+            f"{_of(n_open, n)} responses ended by themselves, and their ids do "
+            "not end with an end of "
+            f"sequence: the policy is not taught to stop{_example(found, 'stop_without_eos')}",
+            "a stop string ends them so; generate with the model's own end of sequence",
+        )
 
 
 def _example(found: Facts, name: str) -> str:
@@ -304,4 +451,8 @@ def _of(n: int, total: int) -> str:
 
 
 def _words(fates: Mapping[str, int]) -> str:
-    return ", ".join(f"{count:,} {name}" for name, count in sorted(fates.items()) if name not in ("ok", "truncated"))
+    return ", ".join(
+        f"{count:,} {name}"
+        for name, count in sorted(fates.items())
+        if name not in ("ok", "truncated")
+    )

@@ -10,7 +10,15 @@ from prefpipe.errors import InputError
 from prefpipe.maths.compute.training_compute import TokenSums
 from prefpipe.maths.statistics.calibration import preference_probabilities
 from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
-from prefpipe.training.groups import Fate, Group, Key, Response, check_group, pairs_in, prepare_groups
+from prefpipe.training.groups import (
+    Fate,
+    Group,
+    Key,
+    Response,
+    check_group,
+    pairs_in,
+    prepare_groups,
+)
 from prefpipe.training.shared_prompt import n_packed_tokens
 
 OUTLYING = 10.0
@@ -43,7 +51,9 @@ class PairCheck:
         """Take in a group, its responses' texts beside it."""
         try:
             check_group(group, self.fates_by_key)  # keys of other parts too, as for train
-            prepared = prepare_groups([group], max_length=self.max_length, on_too_long=self.on_too_long)
+            prepared = prepare_groups(
+                [group], max_length=self.max_length, on_too_long=self.on_too_long
+            )
         except InputError as error:
             self.broken.append(error.message)
             return
@@ -54,25 +64,37 @@ class PairCheck:
         self.n_equal_rewards += len(rewards) > 1 and min(rewards) == max(rewards)
         self.rewards += rewards
         self.lengths += [len(response.token_ids) for response in group.responses]
-        self.totals += [len(group.prompt_token_ids) + len(response.token_ids) for response in group.responses]
+        self.totals += [
+            len(group.prompt_token_ids) + len(response.token_ids) for response in group.responses
+        ]
         self.prompts += [self.n_groups] * len(rewards)
         self.n_same_text += len(texts) - len(set(texts))
-        self.n_same_ids += len(texts) - len({tuple(response.token_ids) for response in group.responses})
-        text_of = dict(zip((response.sample_idx for response in group.responses), texts, strict=True))
+        self.n_same_ids += len(texts) - len(
+            {tuple(response.token_ids) for response in group.responses}
+        )
+        text_of = dict(
+            zip((response.sample_idx for response in group.responses), texts, strict=True)
+        )
         room = self.max_length - len(group.prompt_token_ids)
         for chosen, rejected in pairs_in(group):
             self._add_pair(chosen, rejected, text_of, room)
         for kept in prepared.groups:
             self._add_kept(kept)
 
-    def _add_pair(self, chosen: Response, rejected: Response, text_of: dict[int, str], room: int) -> None:
+    def _add_pair(
+        self, chosen: Response, rejected: Response, text_of: dict[int, str], room: int
+    ) -> None:
         self.margins.append(chosen.reward - rejected.reward)
         longer = len(chosen.token_ids) - len(rejected.token_ids)
         self.pairs.update(
-            n=1, tied=chosen.reward == rejected.reward, inverted=chosen.reward < rejected.reward,
-            same_text=text_of[chosen.sample_idx] == text_of[rejected.sample_idx], chosen_longer=longer > 0,
-            chosen_shorter=longer < 0, same_when_cut=_are_cut_alike(chosen, rejected, room),
-        )  # fmt: skip
+            n=1,
+            tied=chosen.reward == rejected.reward,
+            inverted=chosen.reward < rejected.reward,
+            same_text=text_of[chosen.sample_idx] == text_of[rejected.sample_idx],
+            chosen_longer=longer > 0,
+            chosen_shorter=longer < 0,
+            same_when_cut=_are_cut_alike(chosen, rejected, room),
+        )
 
     def _add_kept(self, group: Group) -> None:
         prompt = len(group.prompt_token_ids)
@@ -89,17 +111,37 @@ class PairCheck:
 
     def facts(self) -> dict[str, Any]:
         """Return counts and figures as JSON values."""
-        rewards, lengths, prompts = (np.array(values, np.float64) for values in (self.rewards, self.lengths, self.prompts))
+        rewards, lengths, prompts = (
+            np.array(values, np.float64) for values in (self.rewards, self.lengths, self.prompts)
+        )
         return {
-            "n_groups": self.n_groups, "n_groups_left": self.n_left, "n_responses": len(self.rewards),
-            "n_groups_of_equal_rewards": self.n_equal_rewards, "n_same_text": self.n_same_text, "n_same_ids": self.n_same_ids,
-            "broken": self.broken[:3], "n_broken": len(self.broken), "fates": dict(self.fates),
-            "pairs": {name: self.pairs[name] for name in
-                      ("n", "tied", "inverted", "same_text", "same_when_cut", "chosen_longer", "chosen_shorter")},
-            "reward_and_length": {"within_prompts": _or_none(spearman_within(rewards, lengths, prompts)),
-                                  "over_all": _or_none(spearman(rewards, lengths))},
+            "n_groups": self.n_groups,
+            "n_groups_left": self.n_left,
+            "n_responses": len(self.rewards),
+            "n_groups_of_equal_rewards": self.n_equal_rewards,
+            "n_same_text": self.n_same_text,
+            "n_same_ids": self.n_same_ids,
+            "broken": self.broken[:3],
+            "n_broken": len(self.broken),
+            "fates": dict(self.fates),
+            "pairs": {
+                name: self.pairs[name]
+                for name in (
+                    "n",
+                    "tied",
+                    "inverted",
+                    "same_text",
+                    "same_when_cut",
+                    "chosen_longer",
+                    "chosen_shorter",
+                )
+            },
+            "reward_and_length": {
+                "within_prompts": _or_none(spearman_within(rewards, lengths, prompts)),
+                "over_all": _or_none(spearman(rewards, lengths)),
+            },
             "outliers": outliers_of(rewards),
-        }  # fmt: skip
+        }
 
 
 NEAR = 0.05
@@ -113,7 +155,13 @@ def targets_of(margins_N: np.ndarray, gamma: float) -> dict[str, Any]:
     """
     finite = margins_N[np.isfinite(margins_N)]
     if not len(finite):
-        return {"gamma": gamma, "n": 0, "quantiles": None, "share_near_half": None, "share_near_one": None}
+        return {
+            "gamma": gamma,
+            "n": 0,
+            "quantiles": None,
+            "share_near_half": None,
+            "share_near_one": None,
+        }
     p = preference_probabilities(gamma * finite)
     levels = (0.05, 0.25, 0.5, 0.75, 0.95)
     return {
@@ -133,7 +181,13 @@ def outliers_of(rewards_N: np.ndarray) -> dict[str, Any]:
     median = float(np.median(finite))
     scale = MAD_TO_STD * float(np.median(np.abs(finite - median)))
     n = int((np.abs(finite - median) > OUTLYING * scale).sum()) if scale > 0 else 0
-    return {"n": n, "median": median, "scale": scale, "min": float(finite.min()), "max": float(finite.max())}
+    return {
+        "n": n,
+        "median": median,
+        "scale": scale,
+        "min": float(finite.min()),
+        "max": float(finite.max()),
+    }
 
 
 def _are_cut_alike(chosen: Response, rejected: Response, room: int) -> bool:

@@ -16,11 +16,22 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import IncompleteInputError, ModelError
-from prefpipe.maths.compute.training_compute import SECONDS_AN_HOUR, Recipe, forward_work, gpu_hours, training_work
+from prefpipe.maths.compute.training_compute import (
+    SECONDS_AN_HOUR,
+    Recipe,
+    forward_work,
+    gpu_hours,
+    training_work,
+)
 from prefpipe.maths.compute.training_memory import StepRecipe, step_footprint
 from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
 from prefpipe.maths.statistics.distribution import Distribution
-from prefpipe.models.model_shape import build_without_weights, folders_on_disk, memory_shape, shape_of
+from prefpipe.models.model_shape import (
+    build_without_weights,
+    folders_on_disk,
+    memory_shape,
+    shape_of,
+)
 from prefpipe.models.tokenizer_files import hash_tokenizer, read_chat_template
 from prefpipe.stages.check.findings import judge
 from prefpipe.stages.check.pairs import PairCheck, targets_of
@@ -75,11 +86,16 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
     """
     present = groups.present(range(groups.n_parts), allow_partial=True)
     if not present:
-        raise IncompleteInputError(f"{groups.path} has no parts yet", hint=f"run `prefpipe status {quote(str(groups.path))}`")
+        raise IncompleteInputError(
+            f"{groups.path} has no parts yet",
+            hint=f"run `prefpipe status {quote(str(groups.path))}`",
+        )
     model = _open_model(training.model, date_for_run(None, None, [groups.path]))
     # the template is told the day that the candidates have on record, so days cannot differ
     fits = ids_fit(groups, model.tokenizer["hash"], model.tokenizer["chat_template_hash"])
-    n_vocabulary = None if model.built is None else int(model.built.get_input_embeddings().weight.shape[0])
+    n_vocabulary = (
+        None if model.built is None else int(model.built.get_input_embeddings().weight.shape[0])
+    )
     tokens = TokenCheck(model.encoder, takes_stored=fits, n_vocabulary=n_vocabulary)
     pairs = PairCheck(max_length=training.max_length, on_too_long=training.on_too_long)
     finish: Counter[str] = Counter()
@@ -93,17 +109,30 @@ def check(groups: Artifact, training: Training, machine: Machine | None) -> dict
             _add_group(own, tokens, pairs)
     lengths = Distribution.of("prompt plus response", np.array(pairs.totals, np.float64), "tokens")
     found = {
-        "groups": str(groups.path), "training": training._asdict(), "n_parts": groups.n_parts, "n_parts_present": len(present),
-        "n_prompts_rejected": n_rejected, "tokenizer": model.tokenizer, "model_problem": model.problem,
-        "stored_ids_fit": fits, "samplers": len(groups.record.identity.get("candidates", {}).get("models", [])),
-        "problems": dict(tokens.problems), "examples": tokens.examples, "n_template_looks": tokens.n_looks,
-        "n_tokenised": tokens.n_encoded, "template_problem": model.template_problem,
-        "finish_reasons": dict(finish), **pairs.facts(), "lengths": lengths.to_json(),
+        "groups": str(groups.path),
+        "training": training._asdict(),
+        "n_parts": groups.n_parts,
+        "n_parts_present": len(present),
+        "n_prompts_rejected": n_rejected,
+        "tokenizer": model.tokenizer,
+        "model_problem": model.problem,
+        "stored_ids_fit": fits,
+        "samplers": len(groups.record.identity.get("candidates", {}).get("models", [])),
+        "problems": dict(tokens.problems),
+        "examples": tokens.examples,
+        "n_template_looks": tokens.n_looks,
+        "n_tokenised": tokens.n_encoded,
+        "template_problem": model.template_problem,
+        "finish_reasons": dict(finish),
+        **pairs.facts(),
+        "lengths": lengths.to_json(),
         "targets": _targets(training, pairs),
         "n_over_limit": sum(total > training.max_length for total in pairs.totals),
         "max_positions": getattr(model.config, "max_position_embeddings", None),
-        "step": None if model.built is None or not pairs.n_left else _step(model, pairs, training, machine),
-    }  # fmt: skip
+        "step": None
+        if model.built is None or not pairs.n_left
+        else _step(model, pairs, training, machine),
+    }
     return {"findings": [finding._asdict() for finding in judge(found)], **found}
 
 
@@ -119,12 +148,20 @@ def _open_model(reference: str, template_date: str) -> _Model:
     folders = folders_on_disk(reference)
     digest, template = hash_tokenizer(folders.tokenizer), read_chat_template(folders.tokenizer)
     template_hash = None if template is None else sha256(template.encode()).hexdigest()
-    tokenizer: dict[str, Any] = {"hash": digest, "chat_template_hash": template_hash, "pad_token": None, "eos_token": None,
-                                 "bos_token": None}  # fmt: skip
+    tokenizer: dict[str, Any] = {
+        "hash": digest,
+        "chat_template_hash": template_hash,
+        "pad_token": None,
+        "eos_token": None,
+        "bos_token": None,
+    }
     encoder = None
     if digest is not None:
         encoder = encoder_in(folders.tokenizer, folders.config, template_date=template_date)
-        tokenizer |= {name: getattr(encoder.tokenizer, name) for name in ("pad_token", "eos_token", "bos_token")}
+        tokenizer |= {
+            name: getattr(encoder.tokenizer, name)
+            for name in ("pad_token", "eos_token", "bos_token")
+        }
     if template is None:
         encoder = None
     template_problem = None
@@ -156,21 +193,29 @@ def _add_group(rows: list[Row], tokens: TokenCheck, pairs: PairCheck) -> None:
         if ids is None:
             continue
         if prompt is not None and list(prompt) != list(ids.prompt):
-            tokens.count("other_prompt", f"response {row['sample_idx']} of prompt {row['prompt_id']}")
+            tokens.count(
+                "other_prompt", f"response {row['sample_idx']} of prompt {row['prompt_id']}"
+            )
             continue
         prompt = ids.prompt
         beats = None if row["beats"] is None else [pair["sample_idx"] for pair in row["beats"]]
-        responses.append(Response(row["sample_idx"], ids.response, row["reward"], row["role"], beats=beats))
+        responses.append(
+            Response(row["sample_idx"], ids.response, row["reward"], row["role"], beats=beats)
+        )
         texts.append(row["response"] or "")
     if prompt is not None:
         pairs.add(Group(rows[0]["prompt_id"], prompt, responses), texts)
 
 
-def _step(model: _Model, pairs: PairCheck, training: Training, machine: Machine | None) -> dict[str, Any]:
+def _step(
+    model: _Model, pairs: PairCheck, training: Training, machine: Machine | None
+) -> dict[str, Any]:
     """Return an estimate of one optimizer step and of one pass over the groups: memory, FLOP, and time on a machine."""
     shape, sums = shape_of(model.built, model.config), pairs.token_sums()
     batch = training.global_batch_size or START_VALUES[training.objective].global_batch_size
-    recipe = Recipe(gradient_checkpointing=training.gradient_checkpointing, lora=training.lora_r > 0)
+    recipe = Recipe(
+        gradient_checkpointing=training.gradient_checkpointing, lora=training.lora_r > 0
+    )
     n_tokens = min(pairs.largest, training.max_batch_tokens)
     footprint = step_footprint(
         memory_shape(model.built, model.config),
@@ -182,16 +227,26 @@ def _step(model: _Model, pairs: PairCheck, training: Training, machine: Machine 
     needs_reference = find_objective(training.objective).needs_reference
     reference_flop = forward_work(shape.shape, sums).total if needs_reference else 0.0
     return {
-        "n_parameters": shape.n_parameters, "global_batch_size": batch, "n_steps_a_pass": n_steps, "n_tokens_at_once": n_tokens,
-        "largest_group_tokens": pairs.largest, "n_tokens_a_step": round(sums.tokens * share),
+        "n_parameters": shape.n_parameters,
+        "global_batch_size": batch,
+        "n_steps_a_pass": n_steps,
+        "n_tokens_at_once": n_tokens,
+        "largest_group_tokens": pairs.largest,
+        "n_tokens_a_step": round(sums.tokens * share),
         "memory_bytes": {**footprint._asdict(), "total": footprint.total},
-        "flop_a_step": pass_flop * share, "flop_a_pass": pass_flop, "flop_reference": reference_flop, "notes": list(shape.notes),
-        "machine": None if machine is None else {
-            **machine._asdict(), "step_s": _seconds(pass_flop * share, machine),
+        "flop_a_step": pass_flop * share,
+        "flop_a_pass": pass_flop,
+        "flop_reference": reference_flop,
+        "notes": list(shape.notes),
+        "machine": None
+        if machine is None
+        else {
+            **machine._asdict(),
+            "step_s": _seconds(pass_flop * share, machine),
             "pass_hours": _seconds(pass_flop, machine) / SECONDS_AN_HOUR,
             "reference_hours": _seconds(reference_flop, machine) / SECONDS_AN_HOUR,
         },
-    }  # fmt: skip
+    }
 
 
 def _seconds(flop: float, machine: Machine) -> float:

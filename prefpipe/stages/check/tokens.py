@@ -30,7 +30,9 @@ class TokenCheck:
     each.
     """
 
-    def __init__(self, encoder: Encoder | None, *, takes_stored: bool, n_vocabulary: int | None) -> None:
+    def __init__(
+        self, encoder: Encoder | None, *, takes_stored: bool, n_vocabulary: int | None
+    ) -> None:
         self.encoder, self.takes_stored, self.n_vocabulary = encoder, takes_stored, n_vocabulary
         self.problems: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -69,7 +71,9 @@ class TokenCheck:
         """Return the ids that the template makes; a response that ``train`` would leave out has none."""
         is_finished = row["finish_reason"] != "length"
         try:
-            encoded = encoder.encode_as_it_is(row["prompt_id"], row["messages"], row["response"], finished=is_finished)
+            encoded = encoder.encode_as_it_is(
+                row["prompt_id"], row["messages"], row["response"], finished=is_finished
+            )
         except EncodingError as error:
             self.count(error.problem, place if error.problem == "not_prefix" else error.message)
             return None
@@ -84,23 +88,37 @@ class TokenCheck:
         """Compare stored ids with what the template makes now, and with their text."""
         try:
             prompt = encoder.template.ids(row["messages"], add_generation_prompt=True)
-            encoder.encode_as_it_is(row["prompt_id"], row["messages"], row["response"], finished=True)
+            encoder.encode_as_it_is(
+                row["prompt_id"], row["messages"], row["response"], finished=True
+            )
         except TemplateError as error:
             self.count("template_drift", error.message)
             return
         except EncodingError as error:
-            self.count("template_drift" if error.problem == "template_error" else error.problem, error.message)
+            self.count(
+                "template_drift" if error.problem == "template_error" else error.problem,
+                error.message,
+            )
         if stored is None:
             return
         if list(stored.prompt) != prompt:
             self.count("template_drift", place)
-        body = stored.response[:-1] if stored.response and stored.response[-1] in encoder.eos_token_ids else stored.response
-        text = encoder.tokenizer.decode(body, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        body = (
+            stored.response[:-1]
+            if stored.response and stored.response[-1] in encoder.eos_token_ids
+            else stored.response
+        )
+        text = encoder.tokenizer.decode(
+            body, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         if text != row["response"]:
             self.count("text_differs", place)
 
     def _look_at_ids(self, row: Row, ids: Ids, place: str) -> None:
-        if self.n_vocabulary is not None and max([*ids.prompt, *ids.response], default=0) >= self.n_vocabulary:
+        if (
+            self.n_vocabulary is not None
+            and max([*ids.prompt, *ids.response], default=0) >= self.n_vocabulary
+        ):
             self.count("beyond_vocabulary", place)
         if self.encoder is None:
             return
@@ -109,7 +127,11 @@ class TokenCheck:
             self.count("double_bos", place)
         if bos is not None and bos not in self.encoder.eos_token_ids and bos in ids.response:
             self.count("bos_in_response", place)
-        if row["finish_reason"] == "stop" and ids.response and ids.response[-1] not in self.encoder.eos_token_ids:
+        if (
+            row["finish_reason"] == "stop"
+            and ids.response
+            and ids.response[-1] not in self.encoder.eos_token_ids
+        ):
             self.count("stop_without_eos", place)
 
     def count(self, problem: str, example: str) -> None:

@@ -37,8 +37,12 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
     level = f"{figures['confidence']:.0%}"
     table = Table(
         title=f"{figures['n_compared']} prompts, means with {level} bootstrap intervals over prompts",
-        title_justify="left", title_style="", box=None, pad_edge=False, padding=(0, 2, 0, 0),
-    )  # fmt: skip
+        title_justify="left",
+        title_style="",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for name in (
         "",
         f"baseline {short(figures['baseline_name'])}",
@@ -51,14 +55,29 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
         values = figures[measure]
         difference = values["difference"]
         table.add_row(
-            label, interval(values["baseline"], form), interval(values["policy"], form),
-            interval(difference, form, signed=True), number(difference["se"], form),
-        )  # fmt: skip
+            label,
+            interval(values["baseline"], form),
+            interval(values["policy"], form),
+            interval(difference, form, signed=True),
+            number(difference["se"], form),
+        )
     won = figures["win_rate"]
-    table.add_row("win rate, ties half", "", interval(won, "{:.1%}"), "", number(won["se"], "{:.1%}"))
+    table.add_row(
+        "win rate, ties half", "", interval(won, "{:.1%}"), "", number(won["se"], "{:.1%}")
+    )
     fitted = figures["length_controlled"]
-    without = ", no difficulty" if "reason" not in fitted and fitted["difficulty_coefficient"] is None else ""
-    table.add_row(f"  length-controlled{without}", "", interval(fitted, "{:.1%}"), "", number(fitted["se"], "{:.1%}"))
+    without = (
+        ", no difficulty"
+        if "reason" not in fitted and fitted["difficulty_coefficient"] is None
+        else ""
+    )
+    table.add_row(
+        f"  length-controlled{without}",
+        "",
+        interval(fitted, "{:.1%}"),
+        "",
+        number(fitted["se"], "{:.1%}"),
+    )
     table.add_row("")
     table.add_row("policy health")
     for row in health_rows(figures):
@@ -75,8 +94,14 @@ def length_notes(figures: Mapping[str, Any]) -> list[str]:
     notes = []
     without = figures["name"].partition(" without ")[2]
     if without:
-        notes.append(f"without {without}: not AlpacaEval's length-controlled figure, and not to be compared with it")
-    side, other = ("longer", "shorter") if figures["share_longer"] < figures["share_shorter"] else ("shorter", "longer")
+        notes.append(
+            f"without {without}: not AlpacaEval's length-controlled figure, and not to be compared with it"
+        )
+    side, other = (
+        ("longer", "shorter")
+        if figures["share_longer"] < figures["share_shorter"]
+        else ("shorter", "longer")
+    )
     if figures[f"share_{side}"] < LEAST_SHARE and figures[f"share_{other}"] > LEAST_SHARE:
         notes.append(
             f"the policy's response is the {side} one in {figures[f'share_{side}']:.1%} of rows only: the length-controlled "
@@ -88,7 +113,9 @@ def length_notes(figures: Mapping[str, Any]) -> list[str]:
             "lengths that part wins from losses"
         )
     if not figures["model_coefficient"]:
-        notes.append(f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says nothing here")
+        notes.append(
+            f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says nothing here"
+        )
     return notes
 
 

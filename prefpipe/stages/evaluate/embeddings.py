@@ -24,19 +24,27 @@ def check_embeddings(policy: Side, baseline: Side) -> None:
         again = f"make them: prefpipe embed {side.candidates.path} -o {side.embeddings.path} ..."
         identity = dict(side.embeddings.record.identity)
         if identity.pop("candidates", None) != side.candidates.record.identity:
-            raise InputError(f"{flag} was made for other candidates than {side.candidates.path}", hint=again)
+            raise InputError(
+                f"{flag} was made for other candidates than {side.candidates.path}", hint=again
+            )
         for index in side.candidates.present(range(side.candidates.n_parts), allow_partial=False):
             parents = side.embeddings.footer(index).parents
             if parents.get("candidates") != side.candidates.footer(index).data_sha256:
-                raise InputError(f"{flag}: part {index} is of another version of {side.candidates.path}", hint=again)
+                raise InputError(
+                    f"{flag}: part {index} is of another version of {side.candidates.path}",
+                    hint=again,
+                )
         made_by.append(identity)
     if len(made_by) == len(SIDES) and made_by[0] != made_by[1]:
         raise InputError(
-            "--policy-embeddings and --baseline-embeddings are not of the same embedder", hint="embed both with the same --model"
+            "--policy-embeddings and --baseline-embeddings are not of the same embedder",
+            hint="embed both with the same --model",
         )
 
 
-def vectors_by_prompt(embeddings: Artifact, index: int, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+def vectors_by_prompt(
+    embeddings: Artifact, index: int, rows: Sequence[Row]
+) -> dict[str, np.ndarray]:
     """Return each prompt's embeddings (N, D) in the order of ``rows``, without those that have none.
 
     Args:
@@ -49,7 +57,9 @@ def vectors_by_prompt(embeddings: Artifact, index: int, rows: Sequence[Row]) -> 
     vectors_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
     keys = zip(table["prompt_id"].to_pylist(), table["sample_idx"].to_pylist(), strict=True)
     places = {
-        key: place for place, (key, status) in enumerate(zip(keys, table["status"].to_pylist(), strict=True)) if status == "ok"
+        key: place
+        for place, (key, status) in enumerate(zip(keys, table["status"].to_pylist(), strict=True))
+        if status == "ok"
     }
     found: dict[str, list[int]] = {}
     for row in rows:

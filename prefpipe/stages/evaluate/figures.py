@@ -8,7 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.intervals import Bootstrap, bootstrap_interval, estimate_mean, paired_difference
+from prefpipe.maths.statistics.intervals import (
+    Bootstrap,
+    bootstrap_interval,
+    estimate_mean,
+    paired_difference,
+)
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 from prefpipe.maths.statistics.winrate import win_rate
 from prefpipe.stages.evaluate.comparison import length_notes
@@ -40,12 +45,15 @@ def figures_of(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
     preferences = _column(both, "preference")
     ours, theirs = _column(both, "policy_length_chars"), _column(both, "baseline_length_chars")
     figures: dict[str, Any] = {
-        "n_prompts": table.num_rows, "n_compared": both.num_rows,
+        "n_prompts": table.num_rows,
+        "n_compared": both.num_rows,
         "win_rate": win_rate(preferences, bootstrap=bootstrap)._asdict(),
         "length_controlled": length_controlled(preferences, ours, theirs, bootstrap),
-    }  # fmt: skip
+    }
     for measure in MEASURES:
-        figures[measure] = paired_figures(_column(both, f"policy_{measure}"), _column(both, f"baseline_{measure}"), bootstrap)
+        figures[measure] = paired_figures(
+            _column(both, f"policy_{measure}"), _column(both, f"baseline_{measure}"), bootstrap
+        )
     return figures
 
 
@@ -58,21 +66,27 @@ def health_figures(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
     for measure, reason in HEALTH.items():
         ours, theirs = _column(table, f"policy_{measure}"), _column(table, f"baseline_{measure}")
         is_known = ~(np.isnan(ours) | np.isnan(theirs))
-        figures[measure] = paired_figures(ours[is_known], theirs[is_known], bootstrap) | {"n_prompts": int(is_known.sum())}
+        figures[measure] = paired_figures(ours[is_known], theirs[is_known], bootstrap) | {
+            "n_prompts": int(is_known.sum())
+        }
         if not is_known.any():
             figures[measure]["reason"] = reason
     figures["refused"]["rule"] = RULE
     return figures
 
 
-def paired_figures(ours_P: np.ndarray, theirs_P: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
+def paired_figures(
+    ours_P: np.ndarray, theirs_P: np.ndarray, bootstrap: Bootstrap
+) -> dict[str, Any]:
     """Return ``difference``, ``policy`` and ``baseline`` of a measure's values by prompt (P,), each with error and interval."""
     how: Any = {"level": bootstrap.level, "n_draws": bootstrap.n_draws}
 
     def rng() -> np.random.Generator:
         return np.random.default_rng(bootstrap.seed)
 
-    figures: dict[str, Any] = {"difference": paired_difference(ours_P, theirs_P, rng(), **how)._asdict()}
+    figures: dict[str, Any] = {
+        "difference": paired_difference(ours_P, theirs_P, rng(), **how)._asdict()
+    }
     for name, values in (("policy", ours_P), ("baseline", theirs_P)):
         low, high, _ = bootstrap_interval(values, rng(), **how)
         figures[name] = estimate_mean(values)._asdict() | {"low": low, "high": high}
@@ -88,7 +102,9 @@ def length_controlled(
     """
     fits = bootstrap._replace(n_draws=min(bootstrap.n_draws, MAX_FITS))
     try:
-        return length_controlled_win_rate(preferences, lengths, baseline_lengths, bootstrap=fits).figures()
+        return length_controlled_win_rate(
+            preferences, lengths, baseline_lengths, bootstrap=fits
+        ).figures()
     except InputError as error:
         return {"mean": None, "se": None, "low": None, "high": None, "reason": error.message}
 

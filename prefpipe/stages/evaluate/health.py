@@ -33,9 +33,14 @@ HEALTH = {
     "distinct_2": Watched("distinct-2", "distinct-2", "{:.3f}", 0),
     "distinct_2_equal": Watched("  at equal length", "distinct-2 at equal length", "{:.3f}", -1),
     "self_bleu": Watched("self-BLEU", "self-BLEU", "{:.3f}", 1),
-    "embedding_diversity": Watched("embedding distance", "embedding distance among a prompt's responses", "{:.3f}", -1),
+    "embedding_diversity": Watched(
+        "embedding distance", "embedding distance among a prompt's responses", "{:.3f}", -1
+    ),
 }
-KL = {"kl_per_token": ("KL to the reference", "nats a token"), "kl_per_response": ("", "nats a response")}
+KL = {
+    "kl_per_token": ("KL to the reference", "nats a token"),
+    "kl_per_response": ("", "nats a response"),
+}
 
 
 def health_rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -48,13 +53,22 @@ def health_rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for key, (label, unit) in KL.items():
         if key in health and "reason" not in health[key]:
             found = health[key]["policy"]
-            yield f"{label or '  the same'}, {unit}", "", interval(found, "{:.3f}"), "", number(found["se"], "{:.3f}")
+            yield (
+                f"{label or '  the same'}, {unit}",
+                "",
+                interval(found, "{:.3f}"),
+                "",
+                number(found["se"], "{:.3f}"),
+            )
     for watched, values in _measures(figures):
         if values["difference"]["mean"] is not None:
             yield (
-                watched.label, interval(values["baseline"], watched.form), interval(values["policy"], watched.form),
-                interval(values["difference"], watched.form, signed=True), number(values["difference"]["se"], watched.form),
-            )  # fmt: skip
+                watched.label,
+                interval(values["baseline"], watched.form),
+                interval(values["policy"], watched.form),
+                interval(values["difference"], watched.form, signed=True),
+                number(values["difference"]["se"], watched.form),
+            )
 
 
 def health_notes(figures: Mapping[str, Any]) -> list[str]:
@@ -65,7 +79,9 @@ def health_notes(figures: Mapping[str, Any]) -> list[str]:
     """
     notes = []
     has_tokens = figures["n_tokens"]["difference"]["mean"] is not None  # imports have none
-    measure, form, unit = ("n_tokens", "{:.1f}", "tokens") if has_tokens else ("length_chars", "{:.0f}", "characters")
+    measure, form, unit = (
+        ("n_tokens", "{:.1f}", "tokens") if has_tokens else ("length_chars", "{:.0f}", "characters")
+    )
     lengths = figures[measure]
     if _moved(lengths) and lengths["baseline"]["mean"]:
         change = lengths["difference"]["mean"] / lengths["baseline"]["mean"]
@@ -81,7 +97,11 @@ def health_notes(figures: Mapping[str, Any]) -> list[str]:
 
 def _measures(figures: Mapping[str, Any]) -> Iterator[tuple[Watched, Mapping[str, Any]]]:
     yield from ((watched, figures[key]) for key, watched in SHARED.items())
-    yield from ((watched, figures["health"][key]) for key, watched in HEALTH.items() if key in figures.get("health", {}))
+    yield from (
+        (watched, figures["health"][key])
+        for key, watched in HEALTH.items()
+        if key in figures.get("health", {})
+    )
 
 
 def _moved(values: Mapping[str, Any]) -> int:

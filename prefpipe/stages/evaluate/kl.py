@@ -34,7 +34,9 @@ def why_no_kl(config: EvalConfig, policy: Side, baseline: Side) -> str | None:
         return "--no-kl"
     if policy.candidates.record.stage == IMPORT:
         return "the policy's responses were imported, without log-probabilities"
-    if not all(model.get("tokenizer_hash") for model in policy.candidates.record.identity.get("models", [])):
+    if not all(
+        model.get("tokenizer_hash") for model in policy.candidates.record.identity.get("models", [])
+    ):
         return "the policy's responses are not of a model on this disk, so that their token ids are not known"
     if config.kl_reference is None:
         if not baseline.candidates.path.is_relative_to(config.output):
@@ -44,7 +46,9 @@ def why_no_kl(config: EvalConfig, policy: Side, baseline: Side) -> str | None:
     return None
 
 
-def log_ratios(rows: Sequence[Row], reference: Mapping[tuple[str, int], tuple[float, int]]) -> tuple[float, float]:
+def log_ratios(
+    rows: Sequence[Row], reference: Mapping[tuple[str, int], tuple[float, int]]
+) -> tuple[float, float]:
     """Return a prompt's mean log ratio in nats a response, and the mean tokens of the responses that it is of; NaN for none.
 
     Args:
@@ -70,13 +74,20 @@ def log_ratios(rows: Sequence[Row], reference: Mapping[tuple[str, int], tuple[fl
     return (float(np.mean(ratios)), float(np.mean(tokens))) if ratios else (nan, nan)
 
 
-def kl_figures(table: pa.Table, reference: Reference, policy: Side, bootstrap: Bootstrap) -> dict[str, Any]:
+def kl_figures(
+    table: pa.Table, reference: Reference, policy: Side, bootstrap: Bootstrap
+) -> dict[str, Any]:
     """Return KL(policy || reference) a token and a response, in nats, in the form of every measure of `health_figures`."""
     ratios, tokens = (
-        np.array(table[name].to_pylist(), dtype=np.float64) for name in ("policy_log_ratio", "policy_log_ratio_tokens")
+        np.array(table[name].to_pylist(), dtype=np.float64)
+        for name in ("policy_log_ratio", "policy_log_ratio_tokens")
     )
     none = dict.fromkeys(("mean", "se", "low", "high"))
-    more: dict[str, Any] = {"reference": reference.name, "estimator": ESTIMATOR, "sampled_otherwise": sampled_otherwise(policy)}
+    more: dict[str, Any] = {
+        "reference": reference.name,
+        "estimator": ESTIMATOR,
+        "sampled_otherwise": sampled_otherwise(policy),
+    }
     reason = reference.reason
     if reason is None and np.isnan(ratios).all():
         reason = "no response has the log-probabilities of both models"
@@ -86,9 +97,13 @@ def kl_figures(table: pa.Table, reference: Reference, policy: Side, bootstrap: B
     for what, below in (("token", tokens), ("response", np.where(np.isnan(ratios), np.nan, 1.0))):
         found = ratio_of_means(ratios, below, bootstrap)
         figures[f"kl_per_{what}"] = {
-            "policy": found._asdict(), "baseline": none, "difference": none, "n_prompts": found.n, "unit": f"nats a {what}",
+            "policy": found._asdict(),
+            "baseline": none,
+            "difference": none,
+            "n_prompts": found.n,
+            "unit": f"nats a {what}",
             **more,
-        }  # fmt: skip
+        }
     return figures
 
 
@@ -123,5 +138,7 @@ def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
             "--temperature 1 and without --top-p and --top-k"
         )
     if figures["n_prompts"] < n_prompts:
-        notes.append(f"KL is over {figures['n_prompts']} of {n_prompts} prompts: the others have no response that both measured")
+        notes.append(
+            f"KL is over {figures['n_prompts']} of {n_prompts} prompts: the others have no response that both measured"
+        )
     return notes

@@ -17,7 +17,14 @@ BRACKETS = {"]": "[", ")": "("}
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
-def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_size: str = "auto", dtype: str = "auto") -> str:
+def lm_eval_command(
+    reference: str,
+    tasks: Sequence[str],
+    *,
+    output: str,
+    batch_size: str = "auto",
+    dtype: str = "auto",
+) -> str:
     """Return one line for a shell.
 
     Args:
@@ -53,7 +60,11 @@ def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_
             arguments |= {"tokenizer": _as_text(path)} if has_tokenizer else {}
         owner = path if has_tokenizer else Path(arguments["pretrained"])
         has_template = not owner.is_dir() or read_chat_template(owner) is not None
-    elif path.exists() or HUB_NAME.fullmatch(reference.partition("@")[0]) is None or reference.startswith("."):
+    elif (
+        path.exists()
+        or HUB_NAME.fullmatch(reference.partition("@")[0]) is None
+        or reference.startswith(".")
+    ):
         raise UsageError(
             f"{reference or 'an empty name'} is no model folder, and no org/name of the hub",
             hint="give the folder that `prefpipe train` wrote",
@@ -83,7 +94,13 @@ def lm_eval_command(reference: str, tasks: Sequence[str], *, output: str, batch_
                 if name != "revision"
                 else "name a branch, a tag or a longer commit hash",
             )
-    words = ["lm_eval", "--model", "hf", "--model_args", ",".join(f"{name}={value}" for name, value in arguments.items())]
+    words = [
+        "lm_eval",
+        "--model",
+        "hf",
+        "--model_args",
+        ",".join(f"{name}={value}" for name, value in arguments.items()),
+    ]
     words += ["--tasks", ",".join(tasks), *(["--apply_chat_template"] if has_template else [])]
     words += ["--batch_size", batch_size, "--output_path", output, "--log_samples"]
     return shlex.join(words)

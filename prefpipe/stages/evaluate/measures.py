@@ -21,14 +21,34 @@ from prefpipe.stages.shared.logprob_rows import read_logprobs
 from prefpipe.stages.shared.pool_index import rewards_by_key
 from prefpipe.stages.shared.recipe import SIDES, Side
 from prefpipe.text.checks.repetition import repeated_ngram_share
-from prefpipe.text.diversity import copied_share, distinct_share, expected_distinct_share, pooled_ngrams
+from prefpipe.text.diversity import (
+    copied_share,
+    distinct_share,
+    expected_distinct_share,
+    pooled_ngrams,
+)
 from prefpipe.text.refusals import is_refusal
 from prefpipe.text.self_bleu import self_bleu
 from prefpipe.text.words import words_and_signs
 
 COLUMNS = ("prompt_id", "sample_idx", "response", "n_response_tokens", "finish_reason", "logp")
-OF_A_RESPONSE = ("reward", "n_tokens", "length_chars", "repetition", "truncated", "refused", "empty")
-OF_A_SET = ("copied", "distinct_1", "distinct_2", "distinct_2_equal", "self_bleu", "embedding_diversity")
+OF_A_RESPONSE = (
+    "reward",
+    "n_tokens",
+    "length_chars",
+    "repetition",
+    "truncated",
+    "refused",
+    "empty",
+)
+OF_A_SET = (
+    "copied",
+    "distinct_1",
+    "distinct_2",
+    "distinct_2_equal",
+    "self_bleu",
+    "embedding_diversity",
+)
 
 
 class Pool(NamedTuple):
@@ -56,9 +76,13 @@ def pools_of(side: Side, reward: str, reference: Artifact | None = None) -> dict
     result: dict[str, Pool] = {}
     for index in side.candidates.present(range(side.candidates.n_parts), allow_partial=False):
         rows = side.candidates.read(index, list(COLUMNS))[0].to_pylist()
-        rewards = rewards_by_key(side.scores.read(index)[0], expression, [key_of(row) for row in rows])
+        rewards = rewards_by_key(
+            side.scores.read(index)[0], expression, [key_of(row) for row in rows]
+        )
         found = read_logprobs(reference, [index]) if reference is not None else {}
-        vectors = vectors_by_prompt(side.embeddings, index, rows) if side.embeddings is not None else {}
+        vectors = (
+            vectors_by_prompt(side.embeddings, index, rows) if side.embeddings is not None else {}
+        )
         by_prompt: dict[str, list[Row]] = {}
         for row in sorted(rows, key=lambda row: row["sample_idx"]):
             by_prompt.setdefault(row["prompt_id"], []).append(row)
@@ -74,8 +98,13 @@ def pools_of(side: Side, reward: str, reference: Artifact | None = None) -> dict
 
 
 def _values(rows: Sequence[Row], rewards: Sequence[float]) -> dict[str, np.ndarray]:
-    measured = [_of_a_response(row) | {"reward": reward} for row, reward in zip(rows, rewards, strict=True)]
-    return {name: np.array([each[name] for each in measured], dtype=np.float64) for name in OF_A_RESPONSE}
+    measured = [
+        _of_a_response(row) | {"reward": reward} for row, reward in zip(rows, rewards, strict=True)
+    ]
+    return {
+        name: np.array([each[name] for each in measured], dtype=np.float64)
+        for name in OF_A_RESPONSE
+    }
 
 
 def _of_a_response(row: Row) -> dict[str, float]:
@@ -85,15 +114,19 @@ def _of_a_response(row: Row) -> dict[str, float]:
         found["n_tokens"] = float(n_tokens)
     if text is not None:
         found |= {
-            "length_chars": float(len(text)), "repetition": repeated_ngram_share(words_and_signs(text)),
-            "refused": float(is_refusal(text)), "empty": float(not text.strip()),
-        }  # fmt: skip
+            "length_chars": float(len(text)),
+            "repetition": repeated_ngram_share(words_and_signs(text)),
+            "refused": float(is_refusal(text)),
+            "empty": float(not text.strip()),
+        }
     if text is not None and ended_by is not None:
         found["truncated"] = float(ended_by == "length")
     return found
 
 
-def compare(policy: Mapping[str, Pool], baseline: Mapping[str, Pool], tie_tolerance: float) -> list[Row]:
+def compare(
+    policy: Mapping[str, Pool], baseline: Mapping[str, Pool], tie_tolerance: float
+) -> list[Row]:
     """Return one row for each prompt of either side, in the order of the policy's prompts."""
     rows = []
     for prompt_id in [*policy, *(key for key in baseline if key not in policy)]:
@@ -115,10 +148,15 @@ def compare(policy: Mapping[str, Pool], baseline: Mapping[str, Pool], tie_tolera
             row["status"] = f"no_{missing[0]}_reward"
             row["reason"] = f"no rated response of the {' and the '.join(missing)}"
         else:
-            row["preference"] = preference(rated["policy"], rated["baseline"], tie_tolerance=tie_tolerance)
+            row["preference"] = preference(
+                rated["policy"], rated["baseline"], tie_tolerance=tie_tolerance
+            )
         rows.append(row)
     if not any(row["status"] == "ok" for row in rows):
-        raise InputError("no prompt has a rated response on both sides", hint="look at both sides with `prefpipe inspect`")
+        raise InputError(
+            "no prompt has a rated response on both sides",
+            hint="look at both sides with `prefpipe inspect`",
+        )
     return rows
 
 
@@ -138,11 +176,15 @@ def compare_sets(pools: Mapping[str, Pool]) -> dict[str, float | None]:
     row: dict[str, float | None] = {}
     for name in pools:
         found = {
-            "copied": copied_share(texts[name]), "distinct_1": distinct_share(pooled_ngrams(words[name], 1)),
-            "distinct_2": distinct_share(pairs[name]), "distinct_2_equal": expected_distinct_share(pairs[name], n_pairs),
+            "copied": copied_share(texts[name]),
+            "distinct_1": distinct_share(pooled_ngrams(words[name], 1)),
+            "distinct_2": distinct_share(pairs[name]),
+            "distinct_2_equal": expected_distinct_share(pairs[name], n_pairs),
             "self_bleu": self_bleu(words[name]),
-            "embedding_diversity": mean_pairwise_distance(vectors[name][:n_vectors]) if name in vectors else nan,
-        }  # fmt: skip
+            "embedding_diversity": mean_pairwise_distance(vectors[name][:n_vectors])
+            if name in vectors
+            else nan,
+        }
         row |= {f"{name}_{measure}": _known(found[measure]) for measure in OF_A_SET}
     return row
 

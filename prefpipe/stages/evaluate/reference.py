@@ -18,7 +18,9 @@ NO_LIMIT = 1_000_000
 """Positions of a model that names no limit."""
 
 
-def measure_reference(config: EvalConfig, policy: Side, model: ModelFiles, runtime: Runtime) -> Reference:
+def measure_reference(
+    config: EvalConfig, policy: Side, model: ModelFiles, runtime: Runtime
+) -> Reference:
     """Return what ``model`` says of the policy's own token ids, or why that would mean nothing; finished parts are kept.
 
     The policy's ids must be the reference's own: the same tokenizer and the same chat template. Otherwise the two models
@@ -29,19 +31,31 @@ def measure_reference(config: EvalConfig, policy: Side, model: ModelFiles, runti
         samplers = policy.candidates.record.identity["models"]
         same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
         what = "chat template" if same else "tokenizer"
-        return Reference(model.requested, None, f"{model.requested} has another {what} than the policy")
+        return Reference(
+            model.requested, None, f"{model.requested} has another {what} than the policy"
+        )
     runtime.log(f"KL: the policy's responses under {model.requested}")
     output = config.output / "policy" / FOLDER
     dtype = dtype_of(config)
     logprobs.run(
         LogprobsConfig(
-            groups=policy.candidates.path, model=model.requested, output=output, dtype=dtype, device=config.device,
-            merge_adapter=dtype == "float32" and model.base is not None, max_length=position_limit(model, config),
-            trust_remote_code=config.trust_remote_code, overwrite=config.overwrite, max_error_rate=config.max_error_rate,
+            groups=policy.candidates.path,
+            model=model.requested,
+            output=output,
+            dtype=dtype,
+            device=config.device,
+            merge_adapter=dtype == "float32" and model.base is not None,
+            max_length=position_limit(model, config),
+            trust_remote_code=config.trust_remote_code,
+            overwrite=config.overwrite,
+            max_error_rate=config.max_error_rate,
         ),
-        model, runtime,
-    )  # fmt: skip
-    return Reference(model.requested, open_input(output, schema="logprobs", name="--kl-reference"), None)
+        model,
+        runtime,
+    )
+    return Reference(
+        model.requested, open_input(output, schema="logprobs", name="--kl-reference"), None
+    )
 
 
 def dtype_of(config: EvalConfig) -> str:
@@ -54,5 +68,7 @@ def dtype_of(config: EvalConfig) -> str:
 def position_limit(model: ModelFiles, config: EvalConfig) -> int:
     """Return the reference's longest prompt plus response, in tokens."""
     whole = model.base if model.base is not None else model
-    found = AutoConfig.from_pretrained(whole.path, trust_remote_code=config.trust_remote_code).get_text_config()
+    found = AutoConfig.from_pretrained(
+        whole.path, trust_remote_code=config.trust_remote_code
+    ).get_text_config()
     return int(getattr(found, "max_position_embeddings", None) or NO_LIMIT)

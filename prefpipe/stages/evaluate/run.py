@@ -29,14 +29,27 @@ from prefpipe.stages.evaluate.health import health_notes
 from prefpipe.stages.evaluate.kl import Reference, kl_figures, notes_on_kl
 from prefpipe.stages.evaluate.measures import compare, pools_of
 from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
-from prefpipe.stages.shared.recipe import SIDES, Side, check_recipes, notes_on_force, notes_on_recipe, recipe_of
+from prefpipe.stages.shared.recipe import (
+    SIDES,
+    Side,
+    check_recipes,
+    notes_on_force,
+    notes_on_recipe,
+    recipe_of,
+)
 from prefpipe.stages.shared.runtime import Runtime, Summary
 
 MORE_MEASURES = ("reference_logprobs", *(f"{side}_embeddings" for side in SIDES))
 """Parents that add columns and change none: a finished table is made again with them, without a question."""
 
 
-def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime, reference: Reference | None = None) -> Summary:
+def run(
+    config: EvalConfig,
+    policy: Side,
+    baseline: Side,
+    runtime: Runtime,
+    reference: Reference | None = None,
+) -> Summary:
     """Compute and write the per-prompt table and the summary.
 
     Args:
@@ -48,17 +61,29 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime, refe
     """
     reference = reference if reference is not None else Reference(reason="--no-kl")
     artifacts = _inputs(policy, baseline, reference)
-    outside = {f"--{name}": item.path for name, item in artifacts.items() if not item.path.is_relative_to(config.output)}
+    outside = {
+        f"--{name}": item.path
+        for name, item in artifacts.items()
+        if not item.path.is_relative_to(config.output)
+    }
     refuse_nesting(config.output, outside)
     differences = check_recipes(policy, baseline, force=config.force)
     check_embeddings(policy, baseline)
     text = reward_text(config, policy, baseline)
     record = RunRecord(
-        stage=config.stage, schema=EVALUATION.tag, n_parts=1, context=dict(runtime.context),
-        identity={"stage": config.stage, "version": config.VERSION, **own_identity(config), "reward": text,
-                  **{name: parent_identity(item) for name, item in artifacts.items()}},
+        stage=config.stage,
+        schema=EVALUATION.tag,
+        n_parts=1,
+        context=dict(runtime.context),
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            **own_identity(config),
+            "reward": text,
+            **{name: parent_identity(item) for name, item in artifacts.items()},
+        },
         parents={name: str(item.path) for name, item in artifacts.items()},
-    )  # fmt: skip
+    )
     output = _open(config, record, runtime)
     parents = {name: item.digest() for name, item in artifacts.items()}
     summary = Summary(config.stage, config.output)
@@ -66,7 +91,11 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime, refe
         summary.n_parts_kept = 1
         runtime.log(f"{config.output}: the per-prompt table is finished and kept")
     else:
-        rows = compare(pools_of(policy, text, reference.logprobs), pools_of(baseline, text), config.tie_tolerance)
+        rows = compare(
+            pools_of(policy, text, reference.logprobs),
+            pools_of(baseline, text),
+            config.tie_tolerance,
+        )
         table = pa.Table.from_pylist(rows, schema=EVALUATION.arrow())
         output.write(0, table, counts=count_by_status(rows), parents=parents)
         summary.n_parts_made = 1
@@ -74,25 +103,40 @@ def run(config: EvalConfig, policy: Side, baseline: Side, runtime: Runtime, refe
     summary.counts.update(footer.counts)
     bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
     figures = {
-        "policy_name": policy.name, "baseline_name": baseline.name, "reward_expression": text,
-        "confidence": config.confidence, "bootstrap_draws": config.bootstrap_draws, "bootstrap_seed": config.bootstrap_seed,
+        "policy_name": policy.name,
+        "baseline_name": baseline.name,
+        "reward_expression": text,
+        "confidence": config.confidence,
+        "bootstrap_draws": config.bootstrap_draws,
+        "bootstrap_seed": config.bootstrap_seed,
         **figures_of(table, bootstrap),
-        "health": kl_figures(table, reference, policy, bootstrap) | health_figures(table, bootstrap),
+        "health": kl_figures(table, reference, policy, bootstrap)
+        | health_figures(table, bootstrap),
         "recipe": recipe_of(policy, baseline, runtime.context, differences),
-    }  # fmt: skip
+    }
     _finish(summary, finite_values(figures))
     summary.notes += (
-        notes_on_force(differences) + notes_on_recipe(policy, baseline) + notes_on_length(figures["length_controlled"])
+        notes_on_force(differences)
+        + notes_on_recipe(policy, baseline)
+        + notes_on_length(figures["length_controlled"])
     )
-    summary.notes += notes_on_kl(figures["health"]["kl_per_token"], n_prompts=table.num_rows) + health_notes(figures)
+    summary.notes += notes_on_kl(
+        figures["health"]["kl_per_token"], n_prompts=table.num_rows
+    ) + health_notes(figures)
     return summary
 
 
 def _inputs(policy: Side, baseline: Side, reference: Reference) -> dict[str, Artifact]:
     """Return everything that the table is made from, by the name it has in the record."""
     sides = {"policy": policy, "baseline": baseline}
-    found = {f"{name}_{what}": getattr(side, what) for name, side in sides.items() for what in ("candidates", "scores")}
-    more = {f"{name}_embeddings": side.embeddings for name, side in sides.items()} | {"reference_logprobs": reference.logprobs}
+    found = {
+        f"{name}_{what}": getattr(side, what)
+        for name, side in sides.items()
+        for what in ("candidates", "scores")
+    }
+    more = {f"{name}_embeddings": side.embeddings for name, side in sides.items()} | {
+        "reference_logprobs": reference.logprobs
+    }
     return found | {name: item for name, item in more.items() if item is not None}
 
 
@@ -101,16 +145,26 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
     on_disk = None
     with suppress(InputError):
         on_disk = read_run_record(config.output)
-    extends = not config.overwrite.replaces_this_run and on_disk is not None and _is_less(on_disk.identity, record.identity)
+    extends = (
+        not config.overwrite.replaces_this_run
+        and on_disk is not None
+        and _is_less(on_disk.identity, record.identity)
+    )
     if extends:
-        runtime.log(f"{config.output}: its per-prompt table lacks measures and is made again; responses and rewards are kept")
-    return open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=extends)
+        runtime.log(
+            f"{config.output}: its per-prompt table lacks measures and is made again; responses and rewards are kept"
+        )
+    return open_output(
+        config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=extends
+    )
 
 
 def _is_less(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Return whether an identity is another that differs by an earlier version and by missing inputs of measures alone."""
     added = {name for name in MORE_MEASURES if name in wanted and name not in found}
-    same = {name: value for name, value in wanted.items() if name not in added} | {"version": found.get("version")}
+    same = {name: value for name, value in wanted.items() if name not in added} | {
+        "version": found.get("version")
+    }
     is_older = isinstance(found.get("version"), int) and found["version"] <= wanted["version"]
     return is_older and dict(found) == same and dict(found) != dict(wanted)
 
@@ -130,13 +184,20 @@ def own_identity(config: EvalConfig) -> dict[str, Any]:
 
 def reward_text(config: EvalConfig, policy: Side, baseline: Side) -> str:
     """Return the reward expression, checked against the scorers of both sides."""
-    held = [{scorer["name"] for scorer in side.scores.record.identity["scorers"]} for side in (policy, baseline)]
+    held = [
+        {scorer["name"] for scorer in side.scores.record.identity["scorers"]}
+        for side in (policy, baseline)
+    ]
     both = sorted(held[0] & held[1])
     if config.reward is None:
         if len(both) != 1:
-            raise UsageError(f"--reward is needed: the sides share the scorers {', '.join(both) or 'none'}")
+            raise UsageError(
+                f"--reward is needed: the sides share the scorers {', '.join(both) or 'none'}"
+            )
         return str(both[0])
     unknown = [name for name in parse_reward(config.reward).names if name not in both]
     if unknown:
-        raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`; both sides have: {', '.join(both)}")
+        raise UsageError(
+            f"--reward {config.reward!r} names `{unknown[0]}`; both sides have: {', '.join(both)}"
+        )
     return config.reward

@@ -36,14 +36,23 @@ def recipe_of(annotations: Annotations, prompts_sha256: str, beside: Beside) -> 
     record = annotations.record
     judged_by = None
     if record is not None:
-        judged_by = {key: value for key, value in record.identity.items() if key not in OF_THE_POLICY}
+        judged_by = {
+            key: value for key, value in record.identity.items() if key not in OF_THE_POLICY
+        }
     return {
-        "file": annotations.source, "file_sha256": annotations.sha256, "format": annotations.kind,
-        "prompts_sha256": prompts_sha256, "policy": annotations.policy, "baseline": annotations.baseline,
-        "judges": list(annotations.judges), "judged_by": judged_by, "difficulty": beside.difficulty,
-        "regularising_rows": beside.regularising_rows, "category": beside.category,
+        "file": annotations.source,
+        "file_sha256": annotations.sha256,
+        "format": annotations.kind,
+        "prompts_sha256": prompts_sha256,
+        "policy": annotations.policy,
+        "baseline": annotations.baseline,
+        "judges": list(annotations.judges),
+        "judged_by": judged_by,
+        "difficulty": beside.difficulty,
+        "regularising_rows": beside.regularising_rows,
+        "category": beside.category,
         "versions": {"prefpipe": __version__, "numpy": metadata.version("numpy")},
-    }  # fmt: skip
+    }
 
 
 def notes_of_folder(annotations: Annotations) -> list[str]:
@@ -51,7 +60,9 @@ def notes_of_folder(annotations: Annotations) -> list[str]:
     if annotations.record is None:
         return []
     try:
-        recipe = json.loads((Path(annotations.source) / "summary.json").read_bytes()).get("recipe") or {}
+        recipe = (
+            json.loads((Path(annotations.source) / "summary.json").read_bytes()).get("recipe") or {}
+        )
         return [
             f"its sides were compared with --force although not made by the same recipe: {line}"
             for line in recipe.get("differences") or ()
@@ -65,8 +76,13 @@ def differences_of_recipes(
 ) -> list[str]:
     """Return in what two files differ that are to be compared, a line each: annotations, nulls included, and recipe of either."""
     (ours, recipe), (theirs, its_recipe) = first, other
-    lines = describe_difference({name: recipe[name] for name in COMPARED}, {name: its_recipe[name] for name in COMPARED})
-    lines = [line.replace("on disk", f"in {ours.source}").replace("asked for", f"in {theirs.source}") for line in lines]
+    lines = describe_difference(
+        {name: recipe[name] for name in COMPARED}, {name: its_recipe[name] for name in COMPARED}
+    )
+    lines = [
+        line.replace("on disk", f"in {ours.source}").replace("asked for", f"in {theirs.source}")
+        for line in lines
+    ]
     return _differences_of_prompts(ours, theirs) + lines
 
 
@@ -82,11 +98,15 @@ def _differences_of_prompts(ours: Annotations, theirs: Annotations) -> list[str]
             )
     n_alike = len({_plain(key) for key in alone[0]} & {_plain(key) for key in alone[1]})
     if n_alike:
-        lines.append(f"prompts: {n_alike:,} of these differ in white space or in the form of Unicode alone")
+        lines.append(
+            f"prompts: {n_alike:,} of these differ in white space or in the form of Unicode alone"
+        )
     texts, other_texts = ours.text_of(), theirs.text_of()
     other_text = [key for key, text in texts.items() if other_texts.get(key, text) != text]
     if other_text:
-        lines.append(f"prompts: {len(other_text):,} have another text under the same prompt_id, the first is {other_text[0]!r}")
+        lines.append(
+            f"prompts: {len(other_text):,} have another text under the same prompt_id, the first is {other_text[0]!r}"
+        )
     return lines
 
 

@@ -28,9 +28,15 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
     indices = candidates.present(range(candidates.n_parts), allow_partial=config.allow_partial)
     path = config.output
     if path.is_dir():
-        raise UsageError(f"output {path} is a folder, and {config.format} is a file", hint="choose another name with -o")
+        raise UsageError(
+            f"output {path} is a folder, and {config.format} is a file",
+            hint="choose another name with -o",
+        )
     if path.exists() and not config.overwrite:
-        raise UsageError(f"output {path} exists", hint="choose another name with -o, or replace it with --overwrite")
+        raise UsageError(
+            f"output {path} exists",
+            hint="choose another name with -o, or replace it with --overwrite",
+        )
     make_folder(path.parent)
     sweep_temporary_files(path.parent, path.name)
     work = _Work(config, candidates)
@@ -41,7 +47,10 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
     ):
         for index in indices:
             if runtime.should_stop():
-                raise StoppedEarly("export stopped as asked; nothing was written", hint="run the same command again")
+                raise StoppedEarly(
+                    "export stopped as asked; nothing was written",
+                    hint="run the same command again",
+                )
             writer.write(work.rows_of_part(index))
             advance(1)
         work.refuse_empty()
@@ -68,7 +77,9 @@ class _Work:
             self.n_samples = max(self.n_samples, candidate["sample_idx"] + 1)
         for chosen in prompts.values():
             if chosen is not None:
-                refuse_tools(chosen["messages"], chosen["prompt_id"], self.config.format, hint=TOOLS_HINT)
+                refuse_tools(
+                    chosen["messages"], chosen["prompt_id"], self.config.format, hint=TOOLS_HINT
+                )
             if chosen is None or chosen["response"] is None:
                 self.left_out[chosen["status"] if chosen is not None else "no_such_sample"] += 1
                 continue
@@ -92,9 +103,13 @@ class _Work:
         """Refuse to write a file without rows, or of several models under one name."""
         if not self.n_rows:
             told = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.most_common())
-            raise InputError(f"{self.config.groups} holds nothing to export: {told or 'it has no prompts'}",
-                             hint=f"run `prefpipe inspect {quote(str(self.config.groups))}`")  # fmt: skip
-        if len(self.models) > 1 and (self.config.format == "arena-hard" or self.config.model_name is not None):
+            raise InputError(
+                f"{self.config.groups} holds nothing to export: {told or 'it has no prompts'}",
+                hint=f"run `prefpipe inspect {quote(str(self.config.groups))}`",
+            )
+        if len(self.models) > 1 and (
+            self.config.format == "arena-hard" or self.config.model_name is not None
+        ):
             raise InputError(
                 f"sample {self.config.sample_idx} is of {len(self.models)} models: {', '.join(self.models)}",
                 hint="choose a sample that all prompts have from one model with --sample-idx",
@@ -102,13 +117,26 @@ class _Work:
 
     def describe(self, summary: Summary) -> Summary:
         """Add the lines and the facts."""
-        of_how_many = f", sample {self.config.sample_idx} of up to {self.n_samples}" if self.n_samples > 1 else ""
-        summary.notes.append(f"{self.n_rows:,} prompts in {summary.path}, one response each{of_how_many}")
-        summary.notes += [f"{count:,} prompts left out: {reason}" for reason, count in self.left_out.most_common()]
+        of_how_many = (
+            f", sample {self.config.sample_idx} of up to {self.n_samples}"
+            if self.n_samples > 1
+            else ""
+        )
+        summary.notes.append(
+            f"{self.n_rows:,} prompts in {summary.path}, one response each{of_how_many}"
+        )
+        summary.notes += [
+            f"{count:,} prompts left out: {reason}" for reason, count in self.left_out.most_common()
+        ]
         if self.config.format == "arena-hard" and self.n_uncounted:
-            summary.notes.append(f"{self.n_uncounted:,} responses have no token count, which Arena-Hard's style control needs")
+            summary.notes.append(
+                f"{self.n_uncounted:,} responses have no token count, which Arena-Hard's style control needs"
+            )
         summary.facts |= {
-            "format": self.config.format, "n_rows": self.n_rows, "left_out": dict(self.left_out), "models": dict(self.models),
+            "format": self.config.format,
+            "n_rows": self.n_rows,
+            "left_out": dict(self.left_out),
+            "models": dict(self.models),
             "sample_idx": self.config.sample_idx,
-        }  # fmt: skip
+        }
         return summary

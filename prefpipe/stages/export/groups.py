@@ -20,7 +20,14 @@ from prefpipe.artifacts.interchange.data_descriptions import (
     is_lost_in_template,
     other_names,
 )
-from prefpipe.artifacts.interchange.group_exports import ROWS, SCHEMAS, Group, alternates, groups_of, nemo_group_rows
+from prefpipe.artifacts.interchange.group_exports import (
+    ROWS,
+    SCHEMAS,
+    Group,
+    alternates,
+    groups_of,
+    nemo_group_rows,
+)
 from prefpipe.artifacts.interchange.row_writers import RowWriter, row_writer
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
@@ -47,7 +54,10 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
     ):
         for index in indices:
             if runtime.should_stop():
-                raise StoppedEarly("export stopped as asked; nothing was written", hint="run the same command again")
+                raise StoppedEarly(
+                    "export stopped as asked; nothing was written",
+                    hint="run the same command again",
+                )
             writer.write(work.rows_of_part(index))
             advance(1)
         work.refuse_empty()
@@ -61,25 +71,49 @@ def _refuse_existing(config: ExportConfig) -> None:
     path = config.output
     if config.format not in DESCRIPTIONS:
         if path.is_dir():
-            raise UsageError(f"output {path} is a folder, and {config.format} is a file", hint="choose another name with -o")
+            raise UsageError(
+                f"output {path} is a folder, and {config.format} is a file",
+                hint="choose another name with -o",
+            )
         if path.exists() and not config.overwrite:
-            raise UsageError(f"output {path} exists", hint="choose another name with -o, or replace it with --overwrite")
+            raise UsageError(
+                f"output {path} exists",
+                hint="choose another name with -o, or replace it with --overwrite",
+            )
         return
     if path.is_file():
-        raise UsageError(f"output {path} is a file, and {config.format} gets a folder", hint="choose another name with -o")
+        raise UsageError(
+            f"output {path} is a file, and {config.format} gets a folder",
+            hint="choose another name with -o",
+        )
     label = path / DESCRIPTIONS[config.format]
-    strangers = sorted(item.name for item in path.iterdir() if not item.name.startswith(".")) if path.is_dir() else []
+    strangers = (
+        sorted(item.name for item in path.iterdir() if not item.name.startswith("."))
+        if path.is_dir()
+        else []
+    )
     strangers = [name for name in strangers if name not in (DATA_FILE, label.name)]
     if strangers:
         raise UsageError(
-            f"output {path} holds {strangers[0]}, which no export wrote", hint="choose an empty or new folder with -o"
+            f"output {path} holds {strangers[0]}, which no export wrote",
+            hint="choose an empty or new folder with -o",
         )
-    if label.exists() and not config.overwrite:  # it is written last: without it an earlier attempt did not end
-        raise UsageError(f"output {path} holds an export", hint="choose another folder with -o, or replace it with --overwrite")
-    others = other_names(label.read_bytes()) if label.exists() and config.format == "llama-factory" else []
+    if (
+        label.exists() and not config.overwrite
+    ):  # it is written last: without it an earlier attempt did not end
+        raise UsageError(
+            f"output {path} holds an export",
+            hint="choose another folder with -o, or replace it with --overwrite",
+        )
+    others = (
+        other_names(label.read_bytes())
+        if label.exists() and config.format == "llama-factory"
+        else []
+    )
     if others:
         raise UsageError(
-            f"{label} describes {others[0]} as well, which --overwrite would lose", hint="choose another folder with -o"
+            f"{label} describes {others[0]} as well, which --overwrite would lose",
+            hint="choose another folder with -o",
         )
 
 
@@ -90,7 +124,9 @@ def _opened(config: ExportConfig) -> Iterator[RowWriter]:
     folder = config.output if is_folder else config.output.parent
     make_folder(folder)
     sweep_temporary_files(folder, None if is_folder else config.output.name)
-    with row_writer(folder / DATA_FILE if is_folder else config.output, SCHEMAS.get(config.format)) as writer:
+    with row_writer(
+        folder / DATA_FILE if is_folder else config.output, SCHEMAS.get(config.format)
+    ) as writer:
         yield writer
     if is_folder:
         with atomic_write(folder / DESCRIPTIONS[config.format]) as file:
@@ -112,7 +148,9 @@ class _Work:
 
     def rows_of_part(self, index: int) -> list[Row]:
         """Return the rows that a part of the groups becomes."""
-        groups, rejected = groups_of(rows_of(self.groups.read(index, GROUPS.column_names)[0]), self.strategy)
+        groups, rejected = groups_of(
+            rows_of(self.groups.read(index, GROUPS.column_names)[0]), self.strategy
+        )
         self.left_out.update(row["status"] for row in rejected)
         rows: list[Row] = []
         for group in groups:
@@ -129,7 +167,11 @@ class _Work:
         if self.config.format == "llama-factory" and not alternates(group.messages):
             self.left_out["turns_do_not_alternate"] += 1  # LLaMA-Factory skips such a row
             return False
-        if not group.pairs and self.config.format not in ("jsonl", "trl-unpaired") and not self.config.whole_groups:
+        if (
+            not group.pairs
+            and self.config.format not in ("jsonl", "trl-unpaired")
+            and not self.config.whole_groups
+        ):
             self.left_out["no_pairs"] += 1
             return False
         return True
@@ -142,7 +184,9 @@ class _Work:
         self.margins.extend(pair.margin for pair in group.pairs)
         self.n_edged += sum(row["response"] != row["response"].strip() for row in group.responses)
         if self.config.format == "axolotl":
-            self.n_lost_in_template += sum(is_lost_in_template(row["response"] or "") for row in group.responses)
+            self.n_lost_in_template += sum(
+                is_lost_in_template(row["response"] or "") for row in group.responses
+            )
 
     def refuse_empty(self) -> None:
         """Refuse to write a file without rows: a trainer would fail on it, and later."""
@@ -159,13 +203,21 @@ class _Work:
             f"{self.n_rows:,} rows in {summary.path}: {self.n_prompts:,} prompts, {self.n_responses:,} responses, "
             f"{self.n_pairs:,} pairs"
         )
-        summary.notes += [f"{count:,} prompts left out: {reason}" for reason, count in self.left_out.most_common()]
+        summary.notes += [
+            f"{count:,} prompts left out: {reason}" for reason, count in self.left_out.most_common()
+        ]
         facts: dict[str, Any] = {
-            "format": self.config.format, "n_rows": self.n_rows, "n_prompts": self.n_prompts, "n_responses": self.n_responses,
-            "n_pairs": self.n_pairs, "left_out": dict(self.left_out),
-        }  # fmt: skip
+            "format": self.config.format,
+            "n_rows": self.n_rows,
+            "n_prompts": self.n_prompts,
+            "n_responses": self.n_responses,
+            "n_pairs": self.n_pairs,
+            "left_out": dict(self.left_out),
+        }
         if self.margins:
-            facts["margin"] = dict(zip(("lowest", "median", "highest"), _spread(self.margins), strict=True))
+            facts["margin"] = dict(
+                zip(("lowest", "median", "highest"), _spread(self.margins), strict=True)
+            )
             words = ", ".join(f"{name} {value:g}" for name, value in facts["margin"].items())
             summary.notes.append(f"margin: {words}")
         if self.config.format == "axolotl" and self.n_edged:

@@ -92,7 +92,9 @@ class Grid(NamedTuple):
         return [label.pile for row in self.rows for label in row if len(label.pile.points) > 1]
 
 
-def with_coordinates(found: Mapping[str, Any], embeddings: Artifact, sources: Sources) -> dict[str, Any]:
+def with_coordinates(
+    found: Mapping[str, Any], embeddings: Artifact, sources: Sources
+) -> dict[str, Any]:
     """Return what ``one_prompt`` found with ``x`` and ``y`` for each candidate, and ``map``: what the two axes show.
 
     ``x`` and ``y`` are null where a candidate has no embedding. ``map`` has ``n_points``, ``n_dimensions`` and ``shares``, the
@@ -108,47 +110,95 @@ def with_coordinates(found: Mapping[str, Any], embeddings: Artifact, sources: So
     """
     vectors = _vectors(embeddings, sources, found["part"], found["prompt_id"])
     # by sample, not by rank: the picture must not depend on the reward, not even in its last digit
-    known = sorted(entry["sample_idx"] for entry in found["candidates"] if entry["sample_idx"] in vectors)
+    known = sorted(
+        entry["sample_idx"] for entry in found["candidates"] if entry["sample_idx"] in vectors
+    )
     if not known:
-        raise InputError(f"no candidate of prompt {found['prompt_id']} has an embedding in {embeddings.path}",
-                         hint=f"run `prefpipe inspect {quote(str(embeddings.path))}` for why")  # fmt: skip
+        raise InputError(
+            f"no candidate of prompt {found['prompt_id']} has an embedding in {embeddings.path}",
+            hint=f"run `prefpipe inspect {quote(str(embeddings.path))}` for why",
+        )
     shown = project(np.stack([vectors[idx] for idx in known]))
     places = dict(zip(known, shown.coordinates.tolist(), strict=True))
-    entries = [entry | dict(zip(("x", "y"), places.get(entry["sample_idx"], (None, None)), strict=True))
-               for entry in found["candidates"]]  # fmt: skip
-    facts = {"embeddings": str(embeddings.path), "n_points": len(known), "n_dimensions": shown.n_dimensions,
-             "shares": shown.shares.tolist()}  # fmt: skip
+    entries = [
+        entry | dict(zip(("x", "y"), places.get(entry["sample_idx"], (None, None)), strict=True))
+        for entry in found["candidates"]
+    ]
+    facts = {
+        "embeddings": str(embeddings.path),
+        "n_points": len(known),
+        "n_dimensions": shown.n_dimensions,
+        "shares": shown.shares.tolist(),
+    }
     return {**found, "candidates": entries, "map": facts}
 
 
-def _vectors(embeddings: Artifact, sources: Sources, part: int, prompt_id: str) -> dict[int, np.ndarray]:
+def _vectors(
+    embeddings: Artifact, sources: Sources, part: int, prompt_id: str
+) -> dict[int, np.ndarray]:
     """Return the prompt's vectors by sample, those that the embedder could make."""
-    place, again = embeddings.path, "pass the embeddings of these candidates, or make them: prefpipe embed CANDIDATES ..."
+    place, again = (
+        embeddings.path,
+        "pass the embeddings of these candidates, or make them: prefpipe embed CANDIDATES ...",
+    )
     if sources.candidates is not None:
         expected: Any = sources.candidates.record.identity
     else:
-        expected = sources.groups.record.identity.get("candidates") if sources.groups is not None else None
-    if embeddings.n_parts != sources.index.n_parts or embeddings.record.identity.get("candidates") != expected:
-        raise InputError(f"{place} was made for other candidates than {sources.index.path} speaks of", hint=again)
+        expected = (
+            sources.groups.record.identity.get("candidates") if sources.groups is not None else None
+        )
+    if (
+        embeddings.n_parts != sources.index.n_parts
+        or embeddings.record.identity.get("candidates") != expected
+    ):
+        raise InputError(
+            f"{place} was made for other candidates than {sources.index.path} speaks of", hint=again
+        )
     if embeddings.missing([part]):
-        raise InputError(f"{embeddings.part_path(part)} is not there yet", hint=f"run `prefpipe status {quote(str(place))}`")
+        raise InputError(
+            f"{embeddings.part_path(part)} is not there yet",
+            hint=f"run `prefpipe status {quote(str(place))}`",
+        )
     table, footer = embeddings.read(part, ["prompt_id", "sample_idx", "embedding", "status"])
     candidates = sources.candidates
-    if candidates is not None and footer.parents.get("candidates") != candidates.footer(part).data_sha256:
-        raise InputError(f"{embeddings.part_path(part)} was made from another version of {candidates.part_path(part)}",
-                         hint="run the `prefpipe embed` command again: it makes this part anew")  # fmt: skip
+    if (
+        candidates is not None
+        and footer.parents.get("candidates") != candidates.footer(part).data_sha256
+    ):
+        raise InputError(
+            f"{embeddings.part_path(part)} was made from another version of {candidates.part_path(part)}",
+            hint="run the `prefpipe embed` command again: it makes this part anew",
+        )
     table = table.filter(pc.equal(table["status"], "ok"))
-    column = pa.concat_arrays(table["embedding"].chunks) if len(table) else pa.nulls(0, table["embedding"].type)
+    column = (
+        pa.concat_arrays(table["embedding"].chunks)
+        if len(table)
+        else pa.nulls(0, table["embedding"].type)
+    )
     if not pa.types.is_fixed_size_list(column.type):
-        raise InputError(f"the vectors in {embeddings.part_path(part)} are not all of one length", hint=again)
-    matrix = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
-    keys = zip(*(table[name].to_pylist() for name in ("prompt_id", "sample_idx", "status")), strict=True)
-    return {idx: matrix[row] for row, (whose, idx, status) in enumerate(keys) if whose == prompt_id and status == "ok"}
+        raise InputError(
+            f"the vectors in {embeddings.part_path(part)} are not all of one length", hint=again
+        )
+    matrix = (
+        column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+    )
+    keys = zip(
+        *(table[name].to_pylist() for name in ("prompt_id", "sample_idx", "status")), strict=True
+    )
+    return {
+        idx: matrix[row]
+        for row, (whose, idx, status) in enumerate(keys)
+        if whose == prompt_id and status == "ok"
+    }
 
 
 def points_of(entries: Sequence[Mapping[str, Any]]) -> list[Point]:
     """Return the candidates that have coordinates."""
-    return [Point(entry["x"], entry["y"], entry["sample_idx"], entry["role"]) for entry in entries if entry["x"] is not None]
+    return [
+        Point(entry["x"], entry["y"], entry["sample_idx"], entry["role"])
+        for entry in entries
+        if entry["x"] is not None
+    ]
 
 
 def lay_out(points: Sequence[Point], width: int) -> Grid:
@@ -161,12 +211,19 @@ def lay_out(points: Sequence[Point], width: int) -> Grid:
         points: at least one.
         width: columns of the grid, at least ``NARROWEST``.
     """
-    longest = max(len(text) for text in (Pile(0, tuple(points)).long, *(point.name for point in points)))
-    n_across = max(min(width, WIDEST), NARROWEST) - longest  # so that a label at the right end has room
+    longest = max(
+        len(text) for text in (Pile(0, tuple(points)).long, *(point.name for point in points))
+    )
+    n_across = (
+        max(min(width, WIDEST), NARROWEST) - longest
+    )  # so that a label at the right end has room
     xs, ys = np.array([point.x for point in points]), np.array([point.y for point in points])
     x_span, y_span = float(np.ptp(xs)), float(np.ptp(ys))
     n_up = min(TALLEST, ROWS_AND_POINTS + len(points))
-    scales = [(n_across - 1) / x_span if x_span > 0 else np.inf, ROW_HEIGHT * (n_up - 1) / y_span if y_span > 0 else np.inf]
+    scales = [
+        (n_across - 1) / x_span if x_span > 0 else np.inf,
+        ROW_HEIGHT * (n_up - 1) / y_span if y_span > 0 else np.inf,
+    ]
     scale = min(scales) if np.isfinite(min(scales)) else 0.0
     columns = np.floor((xs - xs.min()) * scale + 0.5).astype(int)
     rows = np.floor((ys.max() - ys) * scale / ROW_HEIGHT + 0.5).astype(int)
@@ -176,7 +233,11 @@ def lay_out(points: Sequence[Point], width: int) -> Grid:
     n_columns = max(NARROWEST, int(columns.max()) + 1 + longest)
     laid = []
     for row in range(n_rows):
-        here = [(int(column), point) for column, point, own in zip(columns, points, rows, strict=True) if own == row]
+        here = [
+            (int(column), point)
+            for column, point, own in zip(columns, points, rows, strict=True)
+            if own == row
+        ]
         laid.append(_labels(_piles(here), n_columns))
     return Grid(n_columns, tuple(laid))
 

@@ -28,12 +28,21 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
     """
     return [
         {
-            "name": name, "split": split, "n": len(values), "first": float(values[0]), "last": float(values[-1]),
-            "min": float(values.min()), "max": float(values.max()), "last_step": int(steps[-1]),
-            "curve": [float(stretch.mean()) for stretch in np.array_split(values, min(CURVE_WIDTH, len(values)))],
+            "name": name,
+            "split": split,
+            "n": len(values),
+            "first": float(values[0]),
+            "last": float(values[-1]),
+            "min": float(values.min()),
+            "max": float(values.max()),
+            "last_step": int(steps[-1]),
+            "curve": [
+                float(stretch.mean())
+                for stretch in np.array_split(values, min(CURVE_WIDTH, len(values)))
+            ],
         }
         for name, split, steps, values in _finite_columns(folder)
-    ]  # fmt: skip
+    ]
 
 
 def read_points(folder: Path, max_points: int) -> list[dict[str, Any]]:
@@ -49,11 +58,19 @@ def read_points(folder: Path, max_points: int) -> list[dict[str, Any]]:
         n = min(max_points, int(known.sum()))
         means = [float(stretch.mean()) for stretch in np.array_split(values[known], n)] if n else []
         lasts = [int(stretch[-1]) for stretch in np.array_split(steps[known], n)] if n else []
-        found.append({
-            "name": name, "split": split, "n": int(known.sum()), "n_not_finite": int((~known).sum()),
-            "first": _finite(values[0]), "last": _finite(values[-1]), "last_step": int(steps[-1]),
-            "steps": lasts, "values": means,
-        })  # fmt: skip
+        found.append(
+            {
+                "name": name,
+                "split": split,
+                "n": int(known.sum()),
+                "n_not_finite": int((~known).sum()),
+                "first": _finite(values[0]),
+                "last": _finite(values[-1]),
+                "last_step": int(steps[-1]),
+                "steps": lasts,
+                "values": means,
+            }
+        )
     return found
 
 
@@ -97,7 +114,12 @@ def _read_columns(folder: Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarr
             if name not in NOT_MEASURES:
                 is_logged = rows[name].is_valid().to_numpy()
                 if is_logged.any():
-                    yield name, split, steps[is_logged], rows[name].cast(pa.float64()).to_numpy()[is_logged]
+                    yield (
+                        name,
+                        split,
+                        steps[is_logged],
+                        rows[name].cast(pa.float64()).to_numpy()[is_logged],
+                    )
 
 
 def curves_table(curves: list[dict[str, Any]]) -> Table:
@@ -108,7 +130,13 @@ def curves_table(curves: list[dict[str, Any]]) -> Table:
     table.add_row("", "", Text("first", style="dim"), Text("last", style="dim"), "")
     for item in curves:
         name, split = visible_line(item["name"], 32), visible_line(item["split"], 12)
-        table.add_row(Text(name), Text(split), figure(item["first"]), figure(item["last"]), Text(sparkline(item["curve"])))
+        table.add_row(
+            Text(name),
+            Text(split),
+            figure(item["first"]),
+            figure(item["last"]),
+            Text(sparkline(item["curve"])),
+        )
     return table
 
 
@@ -117,4 +145,6 @@ def sparkline(values: list[float]) -> str:
     low, high = min(values), max(values)
     if not high > low:
         return LEVELS[0] * len(values)
-    return "".join(LEVELS[round((value - low) / (high - low) * (len(LEVELS) - 1))] for value in values)
+    return "".join(
+        LEVELS[round((value - low) / (high - low) * (len(LEVELS) - 1))] for value in values
+    )

@@ -71,10 +71,17 @@ class CandidateMeasure:
         self.numbers.add("prompt length", _first_of_prompt(table, "n_prompt_tokens"))
         self.numbers.add("response length", table["n_response_tokens"])
         self.numbers.add("response text", pc.utf8_length(table["response"]))
-        self.numbers.add("mean log-probability", pc.divide(table["logp"], pc.cast(table["n_response_tokens"], pa.float64())))
+        self.numbers.add(
+            "mean log-probability",
+            pc.divide(table["logp"], pc.cast(table["n_response_tokens"], pa.float64())),
+        )
         self.by_model.update(table["model"].to_pylist())
-        temperatures, reasons = (table[name].to_pylist() for name in ("temperature", "finish_reason"))
-        self.by_temperature.update(NOT_KNOWN if value is None else f"{value:g}" for value in temperatures)
+        temperatures, reasons = (
+            table[name].to_pylist() for name in ("temperature", "finish_reason")
+        )
+        self.by_temperature.update(
+            NOT_KNOWN if value is None else f"{value:g}" for value in temperatures
+        )
         self.by_finish.update(NOT_KNOWN if value is None else str(value) for value in reasons)
         self.n_prompts += len(pc.unique(table["prompt_id"]))
         self.n_duplicates += table.num_rows - table["duplicate_of"].null_count
@@ -82,14 +89,21 @@ class CandidateMeasure:
     def facts(self) -> Facts:
         """Return counts of prompts, duplicates, models, temperatures and finish reasons."""
         return {
-            "n_prompts": self.n_prompts, "n_duplicates": self.n_duplicates, "models": dict(self.by_model),
-            "temperatures": dict(self.by_temperature), "finish_reasons": dict(self.by_finish),
-        }  # fmt: skip
+            "n_prompts": self.n_prompts,
+            "n_duplicates": self.n_duplicates,
+            "models": dict(self.by_model),
+            "temperatures": dict(self.by_temperature),
+            "finish_reasons": dict(self.by_finish),
+        }
 
     def distributions(self) -> list[Distribution]:
         """Return lengths and the log-probability a token."""
-        units = {"prompt length": "tokens", "response length": "tokens", "response text": "characters",
-                 "mean log-probability": "nats a token"}  # fmt: skip
+        units = {
+            "prompt length": "tokens",
+            "response length": "tokens",
+            "response text": "characters",
+            "mean log-probability": "nats a token",
+        }
         return [Distribution.of(name, self.numbers[name], unit) for name, unit in units.items()]
 
 
@@ -121,17 +135,23 @@ class ScoreMeasure:
         return {
             "scorers": {
                 scorer: {
-                    "statuses": dict(self.statuses[scorer]), "n_prompts": self.n_prompts[scorer],
+                    "statuses": dict(self.statuses[scorer]),
+                    "n_prompts": self.n_prompts[scorer],
                     "n_prompts_all_equal": self.n_flat[scorer],
-                    "mean_std_within_prompt": float(np.mean(self.spreads[scorer])) if self.spreads.get(scorer) else None,
+                    "mean_std_within_prompt": float(np.mean(self.spreads[scorer]))
+                    if self.spreads.get(scorer)
+                    else None,
                 }
                 for scorer in self.numbers.names()
             }
-        }  # fmt: skip
+        }
 
     def distributions(self) -> list[Distribution]:
         """Return the rewards of each scorer."""
-        return [Distribution.of(f"reward of {scorer}", self.numbers[scorer]) for scorer in self.numbers.names()]
+        return [
+            Distribution.of(f"reward of {scorer}", self.numbers[scorer])
+            for scorer in self.numbers.names()
+        ]
 
 
 class EmbeddingMeasure:
@@ -145,7 +165,9 @@ class EmbeddingMeasure:
         """Take in one part."""
         column = table["embedding"].combine_chunks()
         self.dim = column.type.list_size
-        vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim).astype(np.float64)
+        vectors = (
+            column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim).astype(np.float64)
+        )
         is_ok = pc.equal(table["status"], "ok").to_numpy(zero_copy_only=False).astype(bool)
         norms = np.linalg.norm(vectors, axis=1)
         self.numbers.add("norm", norms[is_ok])
@@ -154,13 +176,23 @@ class EmbeddingMeasure:
         self.n_truncated += int(pc.sum(table["truncated"]).as_py() or 0)
         unit = vectors / np.where(norms > 0, norms, 1.0)[:, None]
         prompt_ids = np.array(table["prompt_id"].to_pylist(), object)[is_ok]
-        self.numbers.add("cosine within prompts", [mean_pairwise_cosine(unit[is_ok][prompt_ids == one])
-                                                   for one in dict.fromkeys(prompt_ids)])  # fmt: skip
+        self.numbers.add(
+            "cosine within prompts",
+            [
+                mean_pairwise_cosine(unit[is_ok][prompt_ids == one])
+                for one in dict.fromkeys(prompt_ids)
+            ],
+        )
 
     def facts(self) -> Facts:
         """Return the dimensions and how many texts the embedder cut."""
         share = self.n_truncated / self.n_texts if self.n_texts else 0.0
-        return {"dim": self.dim, "n_texts": self.n_texts, "n_truncated": self.n_truncated, "truncated_share": share}
+        return {
+            "dim": self.dim,
+            "n_texts": self.n_texts,
+            "n_truncated": self.n_truncated,
+            "truncated_share": share,
+        }
 
     def distributions(self) -> list[Distribution]:
         """Return norms, text lengths and mean pairwise cosines, one a prompt."""
@@ -193,8 +225,12 @@ class GroupMeasure:
             self.sizes[f"{n_positive}+{n_negative}"] += 1
             self.numbers.add("group size", [len(place)])
             if n_positive and n_negative:
-                self.numbers.add("margin", [rewards[is_positive].min() - rewards[~is_positive].max()])
-                self.numbers.add("mean margin", [rewards[is_positive].mean() - rewards[~is_positive].mean()])
+                self.numbers.add(
+                    "margin", [rewards[is_positive].min() - rewards[~is_positive].max()]
+                )
+                self.numbers.add(
+                    "mean margin", [rewards[is_positive].mean() - rewards[~is_positive].mean()]
+                )
         for name in ("cost", "lower_bound"):
             self.numbers.add(name, _first_of_prompt(kept, name))
         for role in ("positive", "negative"):
@@ -203,8 +239,12 @@ class GroupMeasure:
     def facts(self) -> Facts:
         """Return counts of groups, rejected prompts, roles, sizes (positives + negatives), and the optimality gap."""
         has_cost = bool(np.isfinite(self.numbers["cost"]).any())
-        facts: Facts = {"n_groups": self.n_groups, "n_prompts_rejected": self.n_rejected, "roles": dict(self.roles),
-                        "sizes": dict(self.sizes.most_common())}  # fmt: skip
+        facts: Facts = {
+            "n_groups": self.n_groups,
+            "n_prompts_rejected": self.n_rejected,
+            "roles": dict(self.roles),
+            "sizes": dict(self.sizes.most_common()),
+        }
         if has_cost:
             gap = np.nanmax(self.numbers["cost"] - self.numbers["lower_bound"])
             facts |= {"n_groups_optimal": self.n_optimal, "largest_gap_to_lower_bound": float(gap)}
@@ -213,12 +253,17 @@ class GroupMeasure:
     def distributions(self) -> list[Distribution]:
         """Return rewards by role, margins, costs and lengths."""
         names = {
-            "positive": ("reward of positives", ""), "negative": ("reward of negatives", ""),
+            "positive": ("reward of positives", ""),
+            "negative": ("reward of negatives", ""),
             "margin": ("margin", "worst positive - best negative"),
             "mean margin": ("mean margin", "mean positive - mean negative"),
-            "cost": ("coverage cost", ""), "response length": ("response length", "tokens"),
-        }  # fmt: skip
-        found = [Distribution.of(title, self.numbers[name], unit) for name, (title, unit) in names.items()]
+            "cost": ("coverage cost", ""),
+            "response length": ("response length", "tokens"),
+        }
+        found = [
+            Distribution.of(title, self.numbers[name], unit)
+            for name, (title, unit) in names.items()
+        ]
         return [item for item in found if item.n]
 
 
@@ -235,7 +280,9 @@ class LogprobMeasure:
         self.n_responses += table.num_rows
         self.n_measured += measured.num_rows
         self.numbers.add("summed", measured["logp"])
-        self.numbers.add("mean", pc.divide(measured["logp"], pc.cast(measured["n_tokens"], pa.float64())))
+        self.numbers.add(
+            "mean", pc.divide(measured["logp"], pc.cast(measured["n_tokens"], pa.float64()))
+        )
         self.numbers.add("response length", measured["n_tokens"])
 
     def facts(self) -> Facts:
@@ -270,9 +317,15 @@ class EvaluationMeasure:
     def distributions(self) -> list[Distribution]:
         """Return preferences and differences."""
         return [
-            Distribution.of("preference for the policy", self.numbers["preference"], "share of pairs won a prompt"),
+            Distribution.of(
+                "preference for the policy",
+                self.numbers["preference"],
+                "share of pairs won a prompt",
+            ),
             Distribution.of("reward difference", self.numbers["reward"], "policy - baseline"),
-            Distribution.of("length difference", self.numbers["n_tokens"], "tokens, policy - baseline"),
+            Distribution.of(
+                "length difference", self.numbers["n_tokens"], "tokens, policy - baseline"
+            ),
         ]
 
 
@@ -289,7 +342,9 @@ class VerdictMeasure:
         self.numbers.add("length", pc.subtract(table["a_length_chars"], table["b_length_chars"]))
         for order in ("a_first", "b_first"):
             self.verdicts.update(
-                f"{order}: {verdict}" for verdict in table[f"{order}_verdict"].to_pylist() if verdict is not None
+                f"{order}: {verdict}"
+                for verdict in table[f"{order}_verdict"].to_pylist()
+                if verdict is not None
             )
 
     def facts(self) -> Facts:
@@ -299,7 +354,9 @@ class VerdictMeasure:
     def distributions(self) -> list[Distribution]:
         """Return preferences and differences of length."""
         return [
-            Distribution.of("preference for A", self.numbers["preference"], "mean over presentation orders"),
+            Distribution.of(
+                "preference for A", self.numbers["preference"], "mean over presentation orders"
+            ),
             Distribution.of("length difference", self.numbers["length"], "characters, A - B"),
         ]
 
@@ -314,7 +371,9 @@ class PairMeasure:
     def add(self, table: pa.Table) -> None:
         """Take in one part."""
         self.numbers.add("margin", table["margin"])
-        self.numbers.add("length", pc.subtract(table["chosen_n_tokens"], table["rejected_n_tokens"]))
+        self.numbers.add(
+            "length", pc.subtract(table["chosen_n_tokens"], table["rejected_n_tokens"])
+        )
         self.n_tied += pc.sum(pc.equal(table["margin"], 0.0)).as_py() or 0
 
     def facts(self) -> Facts:
@@ -325,15 +384,22 @@ class PairMeasure:
         """Return differences of scores and lengths."""
         return [
             Distribution.of("margin", self.numbers["margin"], "score of chosen - rejected"),
-            Distribution.of("length difference", self.numbers["length"], "tokens, chosen - rejected"),
+            Distribution.of(
+                "length difference", self.numbers["length"], "tokens, chosen - rejected"
+            ),
         ]
 
 
 MEASURES: Mapping[str, type[Measure]] = {
-    "candidates": CandidateMeasure, "scores": ScoreMeasure, "embeddings": EmbeddingMeasure, "groups": GroupMeasure,
-    "logprobs": LogprobMeasure, "evaluation": EvaluationMeasure, "verdicts": VerdictMeasure,
+    "candidates": CandidateMeasure,
+    "scores": ScoreMeasure,
+    "embeddings": EmbeddingMeasure,
+    "groups": GroupMeasure,
+    "logprobs": LogprobMeasure,
+    "evaluation": EvaluationMeasure,
+    "verdicts": VerdictMeasure,
     "pair_scores": PairMeasure,
-}  # fmt: skip
+}
 """What is measured, by the schema's name."""
 
 

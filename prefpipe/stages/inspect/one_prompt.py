@@ -15,13 +15,40 @@ from prefpipe.maths.selection.rewards import parse_reward
 
 SHOWN_IDS = 5
 CANDIDATE_COLUMNS = [
-    "prompt_id", "sample_idx", "messages", "response", "model", "n_prompt_tokens", "n_response_tokens", "finish_reason", "logp",
-    "temperature", "duplicate_of", "status", "reason",
-]  # fmt: skip
+    "prompt_id",
+    "sample_idx",
+    "messages",
+    "response",
+    "model",
+    "n_prompt_tokens",
+    "n_response_tokens",
+    "finish_reason",
+    "logp",
+    "temperature",
+    "duplicate_of",
+    "status",
+    "reason",
+]
 GROUP_COLUMNS = [
-    "prompt_id", "sample_idx", "role", "rank", "reward", "cluster", "represents", "marginal_gain", "beats", "messages",
-    "response", "model", "n_prompt_tokens", "n_response_tokens", "finish_reason", "logp", "status", "reason",
-]  # fmt: skip
+    "prompt_id",
+    "sample_idx",
+    "role",
+    "rank",
+    "reward",
+    "cluster",
+    "represents",
+    "marginal_gain",
+    "beats",
+    "messages",
+    "response",
+    "model",
+    "n_prompt_tokens",
+    "n_response_tokens",
+    "finish_reason",
+    "logp",
+    "status",
+    "reason",
+]
 Row = dict[str, Any]
 
 
@@ -76,29 +103,51 @@ def one_prompt(sources: Sources, wanted: str, reward: str | None = None) -> dict
     return prompt_of_part(sources, *find_prompt(sources.index, wanted), reward)
 
 
-def prompt_of_part(sources: Sources, prompt_id: str, part: int, reward: str | None = None) -> dict[str, Any]:
+def prompt_of_part(
+    sources: Sources, prompt_id: str, part: int, reward: str | None = None
+) -> dict[str, Any]:
     """Return what `one_prompt` does for a prompt whose id and part are known."""
     candidates = _rows_of(sources.candidates, part, prompt_id, CANDIDATE_COLUMNS)
     groups = _rows_of(sources.groups, part, prompt_id, GROUP_COLUMNS)
-    scores = _rows_of(sources.scores, part, prompt_id, ["prompt_id", "sample_idx", "scorer", "reward", "status", "reason"])
+    scores = _rows_of(
+        sources.scores,
+        part,
+        prompt_id,
+        ["prompt_id", "sample_idx", "scorer", "reward", "status", "reason"],
+    )
     kept = {row["sample_idx"]: row for row in groups if row["role"] is not None}
     rows = candidates or list(kept.values())
     expression = _expression(sources, scores, reward)
-    rewards = _rewards(expression, rows, scores) if scores else {idx: row["reward"] for idx, row in kept.items()}
-    entries = [_entry(row, kept.get(row["sample_idx"]), scores, rewards.get(row["sample_idx"])) for row in rows]
+    rewards = (
+        _rewards(expression, rows, scores)
+        if scores
+        else {idx: row["reward"] for idx, row in kept.items()}
+    )
+    entries = [
+        _entry(row, kept.get(row["sample_idx"]), scores, rewards.get(row["sample_idx"]))
+        for row in rows
+    ]
     _add_pairs(entries, kept)
-    entries.sort(key=lambda entry: (entry["reward"] is None, -(entry["reward"] or 0.0), entry["sample_idx"]))
+    entries.sort(
+        key=lambda entry: (entry["reward"] is None, -(entry["reward"] or 0.0), entry["sample_idx"])
+    )
     for rank, entry in enumerate(entries, start=1):
         entry["rank"] = rank if entry["reward"] is not None else None
     rejection = next((row for row in groups if row["role"] is None), None)
     return {
-        "prompt_id": prompt_id, "part": part, "messages": (candidates or groups)[0]["messages"],
+        "prompt_id": prompt_id,
+        "part": part,
+        "messages": (candidates or groups)[0]["messages"],
         "ranked_by": expression if scores else ("reward in the groups" if kept else None),
-        "group": _group_words(sources.groups, groups, rejection), "n_candidates": len(entries), "candidates": entries,
-    }  # fmt: skip
+        "group": _group_words(sources.groups, groups, rejection),
+        "n_candidates": len(entries),
+        "candidates": entries,
+    }
 
 
-def _rows_of(artifact: Artifact | None, part: int, prompt_id: str, columns: Sequence[str]) -> list[Row]:
+def _rows_of(
+    artifact: Artifact | None, part: int, prompt_id: str, columns: Sequence[str]
+) -> list[Row]:
     if artifact is None or artifact.missing([part]):
         return []
     table, _ = artifact.read(part, columns)
@@ -108,7 +157,9 @@ def _rows_of(artifact: Artifact | None, part: int, prompt_id: str, columns: Sequ
 def _expression(sources: Sources, scores: Sequence[Row], reward: str | None) -> str | None:
     if reward is not None:
         if not scores:
-            raise UsageError("--reward needs scores", hint="pass the folder that score wrote with --scores")
+            raise UsageError(
+                "--reward needs scores", hint="pass the folder that score wrote with --scores"
+            )
         return reward
     selected = sources.groups.record.identity.get("reward") if sources.groups is not None else None
     held = list(dict.fromkeys(row["scorer"] for row in scores))
@@ -117,35 +168,61 @@ def _expression(sources: Sources, scores: Sequence[Row], reward: str | None) -> 
     return held[0] if held else None
 
 
-def _rewards(expression: str | None, rows: Sequence[Row], scores: Sequence[Row]) -> dict[int, float | None]:
+def _rewards(
+    expression: str | None, rows: Sequence[Row], scores: Sequence[Row]
+) -> dict[int, float | None]:
     if expression is None:
         return {}
     known: dict[str, dict[int, float]] = {}
     for row in scores:
         of_scorer = known.setdefault(row["scorer"], {})
         if row["sample_idx"] in of_scorer:
-            raise InputError(f"scorer {row['scorer']} has two scores for sample {row['sample_idx']} of this prompt")
+            raise InputError(
+                f"scorer {row['scorer']} has two scores for sample {row['sample_idx']} of this prompt"
+            )
         of_scorer[row["sample_idx"]] = math.nan if row["reward"] is None else row["reward"]
     samples = [row["sample_idx"] for row in rows]
-    columns = {scorer: np.array([values.get(idx, np.nan) for idx in samples]) for scorer, values in known.items()}
+    columns = {
+        scorer: np.array([values.get(idx, np.nan) for idx in samples])
+        for scorer, values in known.items()
+    }
     values = parse_reward(expression).evaluate(columns).tolist()
-    return {idx: value if math.isfinite(value) else None for idx, value in zip(samples, values, strict=True)}
+    return {
+        idx: value if math.isfinite(value) else None
+        for idx, value in zip(samples, values, strict=True)
+    }
 
 
-def _entry(row: Row, kept: Row | None, scores: Sequence[Row], reward: float | None) -> dict[str, Any]:
+def _entry(
+    row: Row, kept: Row | None, scores: Sequence[Row], reward: float | None
+) -> dict[str, Any]:
     own = [score for score in scores if score["sample_idx"] == row["sample_idx"]]
     return {
-        "rank": None, "sample_idx": row["sample_idx"], "reward": reward,
+        "rank": None,
+        "sample_idx": row["sample_idx"],
+        "reward": reward,
         "role": kept["role"] if kept is not None else None,
         "cluster": kept["cluster"] if kept is not None else None,
         "represents": kept["represents"] if kept is not None else None,
-        "marginal_gain": kept["marginal_gain"] if kept is not None else None, "beats": None, "beaten_by": None,
+        "marginal_gain": kept["marginal_gain"] if kept is not None else None,
+        "beats": None,
+        "beaten_by": None,
         "scores": {score["scorer"]: score["reward"] for score in own},
-        "score_problems": {score["scorer"]: f"{score['status']}: {score['reason']}" for score in own if score["status"] != "ok"},
-        "status": row["status"], "reason": row["reason"], "n_response_tokens": row["n_response_tokens"],
-        "finish_reason": row["finish_reason"], "logp": row["logp"], "model": row["model"],
-        "temperature": row.get("temperature"), "duplicate_of": row.get("duplicate_of"), "response": row["response"],
-    }  # fmt: skip
+        "score_problems": {
+            score["scorer"]: f"{score['status']}: {score['reason']}"
+            for score in own
+            if score["status"] != "ok"
+        },
+        "status": row["status"],
+        "reason": row["reason"],
+        "n_response_tokens": row["n_response_tokens"],
+        "finish_reason": row["finish_reason"],
+        "logp": row["logp"],
+        "model": row["model"],
+        "temperature": row.get("temperature"),
+        "duplicate_of": row.get("duplicate_of"),
+        "response": row["response"],
+    }
 
 
 def _add_pairs(entries: Sequence[dict[str, Any]], kept: Mapping[int, Row]) -> None:
@@ -157,10 +234,14 @@ def _add_pairs(entries: Sequence[dict[str, Any]], kept: Mapping[int, Row]) -> No
         own = entry["sample_idx"]
         if own in kept:
             entry["beats"] = [dict(pair) for idx, pair in pairs if idx == own]
-            entry["beaten_by"] = [pair | {"sample_idx": idx} for idx, pair in pairs if pair["sample_idx"] == own]
+            entry["beaten_by"] = [
+                pair | {"sample_idx": idx} for idx, pair in pairs if pair["sample_idx"] == own
+            ]
 
 
-def _group_words(artifact: Artifact | None, groups: Sequence[Row], rejection: Row | None) -> Mapping[str, Any] | None:
+def _group_words(
+    artifact: Artifact | None, groups: Sequence[Row], rejection: Row | None
+) -> Mapping[str, Any] | None:
     """Return what select made of the prompt: its strategy and roles, or why it was rejected."""
     if artifact is None or not groups:
         return None
@@ -168,4 +249,9 @@ def _group_words(artifact: Artifact | None, groups: Sequence[Row], rejection: Ro
     if rejection is not None:
         return {"strategy": strategy, "status": rejection["status"], "reason": rejection["reason"]}
     roles = [row["role"] for row in groups]
-    return {"strategy": strategy, "status": "ok", "n_positives": roles.count("positive"), "n_negatives": roles.count("negative")}
+    return {
+        "strategy": strategy,
+        "status": "ok",
+        "n_positives": roles.count("positive"),
+        "n_negatives": roles.count("negative"),
+    }

@@ -12,7 +12,9 @@ from prefpipe.maths.statistics.distribution import Distribution
 from prefpipe.stages.inspect.curves import read_curves
 from prefpipe.stages.inspect.measures import MEASURES
 
-SCHEMAS: dict[str, Schema] = {schema.name: schema for schema in (*ALIKE_EVERYWHERE, embeddings_schema(1, half=False))}
+SCHEMAS: dict[str, Schema] = {
+    schema.name: schema for schema in (*ALIKE_EVERYWHERE, embeddings_schema(1, half=False))
+}
 MAX_REASONS = 20
 """Reasons listed for each status; many carry a number of their own, so that there can be one for each row."""
 
@@ -48,13 +50,23 @@ def overview(artifact: Artifact) -> dict[str, Any]:
             measure.add(table)
     found = measure.distributions() if measure is not None and n_rows else []
     return {
-        "path": str(artifact.path), "stage": record.stage, "schema": record.schema, "fingerprint": record.fingerprint,
-        "parts": {"n": artifact.n_parts, "n_present": len(present)}, "n_rows": n_rows, "n_bytes": n_bytes,
-        "run": run_facts(artifact), "parents": dict(record.parents), "columns": columns, "statuses": dict(statuses),
-        "reasons": _by_status(reasons), "facts": measure.facts() if measure is not None and n_rows else {},
-        "distributions": [item.to_json() for item in found], "summary": read_summary(artifact),
+        "path": str(artifact.path),
+        "stage": record.stage,
+        "schema": record.schema,
+        "fingerprint": record.fingerprint,
+        "parts": {"n": artifact.n_parts, "n_present": len(present)},
+        "n_rows": n_rows,
+        "n_bytes": n_bytes,
+        "run": run_facts(artifact),
+        "parents": dict(record.parents),
+        "columns": columns,
+        "statuses": dict(statuses),
+        "reasons": _by_status(reasons),
+        "facts": measure.facts() if measure is not None and n_rows else {},
+        "distributions": [item.to_json() for item in found],
+        "summary": read_summary(artifact),
         "curves": read_curves(artifact.path),
-    }  # fmt: skip
+    }
 
 
 def distributions_of(found: dict[str, Any]) -> list[Distribution]:
@@ -65,7 +77,11 @@ def distributions_of(found: dict[str, Any]) -> list[Distribution]:
 def run_facts(artifact: Artifact) -> dict[str, Any]:
     """Return the identity's plain values and what ``run.json`` recorded beside it."""
     record = artifact.record
-    plain = {key: value for key, value in record.identity.items() if not isinstance(value, dict) and key != "stage"}
+    plain = {
+        key: value
+        for key, value in record.identity.items()
+        if not isinstance(value, dict) and key != "stage"
+    }
     return {"settings": plain, "context": dict(record.context), "history": list(record.history)}
 
 
@@ -81,11 +97,17 @@ def read_summary(artifact: Artifact) -> dict[str, Any] | None:
 
 def _add_columns(columns: dict[str, dict[str, Any]], table: Any, schema_name: str) -> None:
     schema = SCHEMAS.get(schema_name)
-    meanings = {column.name: column.meaning for column in schema.columns} if schema is not None else {}
+    meanings = (
+        {column.name: column.meaning for column in schema.columns} if schema is not None else {}
+    )
     for field in table.schema:
         entry = columns.setdefault(
             field.name,
-            {"type": type_words(field.type), "n_null": 0, "meaning": meanings.get(field.name, "the user's own column")},
+            {
+                "type": type_words(field.type),
+                "n_null": 0,
+                "meaning": meanings.get(field.name, "the user's own column"),
+            },
         )
         entry["n_null"] += table[field.name].null_count
 

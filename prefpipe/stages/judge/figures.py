@@ -30,7 +30,9 @@ class Tally:
             preferences = self.by_prompt.setdefault(row["prompt_id"], [])
             if row["preference"] is not None:
                 preferences.append(row["preference"])
-                self.n_wins["a" if row["preference"] > 0.5 else "b" if row["preference"] < 0.5 else "tie"] += 1
+                self.n_wins[
+                    "a" if row["preference"] > 0.5 else "b" if row["preference"] < 0.5 else "tie"
+                ] += 1
             if row["disagree"] is not None and row["a_first_verdict"] != IDENTICAL:
                 self.n_both += 1
                 self.n_disagree += row["disagree"]
@@ -49,25 +51,47 @@ class Tally:
 
     def figures(self, config: JudgeConfig) -> dict[str, Any]:
         """Return the figures as JSON values; a prompt's pairs are averaged before anything else, for they are not independent."""
-        per_prompt = np.array([np.mean(values) if values else np.nan for values in self.by_prompt.values()])
+        per_prompt = np.array(
+            [np.mean(values) if values else np.nan for values in self.by_prompt.values()]
+        )
         estimate = estimate_mean(per_prompt)
         interval = bootstrap_interval(
-            per_prompt, np.random.default_rng(config.bootstrap_seed), level=config.confidence, n_draws=config.bootstrap_draws
+            per_prompt,
+            np.random.default_rng(config.bootstrap_seed),
+            level=config.confidence,
+            n_draws=config.bootstrap_draws,
         )
         n_asked = sum(self.statuses.values())
         figures: dict[str, Any] = {
-            "win_rate_a": estimate.mean, "win_rate_se": estimate.se, "win_rate_low": interval.low, "win_rate_high": interval.high,
-            "confidence": config.confidence, "n_prompts_judged": estimate.n, "n_prompts_without_verdict": estimate.n_missing,
-            "n_pairs_won_by_a": self.n_wins["a"], "n_pairs_tied": self.n_wins["tie"], "n_pairs_won_by_b": self.n_wins["b"],
-            "n_verdicts_asked": n_asked, "share_unparsable": _share(self.statuses["parse_error"], n_asked),
+            "win_rate_a": estimate.mean,
+            "win_rate_se": estimate.se,
+            "win_rate_low": interval.low,
+            "win_rate_high": interval.high,
+            "confidence": config.confidence,
+            "n_prompts_judged": estimate.n,
+            "n_prompts_without_verdict": estimate.n_missing,
+            "n_pairs_won_by_a": self.n_wins["a"],
+            "n_pairs_tied": self.n_wins["tie"],
+            "n_pairs_won_by_b": self.n_wins["b"],
+            "n_verdicts_asked": n_asked,
+            "share_unparsable": _share(self.statuses["parse_error"], n_asked),
             "share_without_verdict": _share(n_asked - self.statuses["ok"], n_asked),
-            "n_pairs_in_both_orders": self.n_both, "share_orders_disagree": _share(self.n_disagree, self.n_both),
-            "preference_for_first_shown": float(np.mean(self.first_shown)) if self.first_shown else None,
-            "n_prompt_tokens": self.n_prompt_tokens, "n_completion_tokens": self.n_completion_tokens,
-        }  # fmt: skip
+            "n_pairs_in_both_orders": self.n_both,
+            "share_orders_disagree": _share(self.n_disagree, self.n_both),
+            "preference_for_first_shown": float(np.mean(self.first_shown))
+            if self.first_shown
+            else None,
+            "n_prompt_tokens": self.n_prompt_tokens,
+            "n_completion_tokens": self.n_completion_tokens,
+        }
         if config.price_in is not None and config.price_out is not None:
-            figures["cost"] = (self.n_prompt_tokens * config.price_in + self.n_completion_tokens * config.price_out) / 1e6
-        return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in figures.items()}
+            figures["cost"] = (
+                self.n_prompt_tokens * config.price_in + self.n_completion_tokens * config.price_out
+            ) / 1e6
+        return {
+            name: None if isinstance(value, float) and not isfinite(value) else value
+            for name, value in figures.items()
+        }
 
 
 def tally_of(tables: Iterable[pa.Table]) -> Tally:
@@ -87,7 +111,9 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
         ]
     interval = ""
     if figures["win_rate_low"] is not None:
-        low, high, level = (figures[name] for name in ("win_rate_low", "win_rate_high", "confidence"))
+        low, high, level = (
+            figures[name] for name in ("win_rate_low", "win_rate_high", "confidence")
+        )
         interval = f", {level:.0%} interval {low:.1%} to {high:.1%} over prompts, standard error {figures['win_rate_se']:.1%}"
     lines = [
         f"A wins {figures['win_rate_a']:.1%} of {figures['n_prompts_judged']:,} prompts{interval}",

@@ -36,13 +36,19 @@ class OtherSide:
         """Return which parts hold each prompt."""
         found: dict[str, list[int]] = {}
         for index in self._present:
-            for prompt_id in dict.fromkeys(self._artifact.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()):
+            for prompt_id in dict.fromkeys(
+                self._artifact.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()
+            ):
                 found.setdefault(prompt_id, []).append(index)
         return found
 
     def rows(self, prompt_id: str) -> list[Row]:
         """Return B's rows of a prompt, [] when B does not hold it."""
-        return [row for index in self._parts.get(prompt_id, ()) for row in self._part(index).get(prompt_id, ())]
+        return [
+            row
+            for index in self._parts.get(prompt_id, ())
+            for row in self._part(index).get(prompt_id, ())
+        ]
 
     def shares_any(self, prompt_ids: Iterable[str]) -> bool:
         """Return whether B holds any of these prompts."""
@@ -70,7 +76,9 @@ def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def pairs_of(prompt_id: str, a_rows: Sequence[Row], b_rows: Sequence[Row], pairing: str) -> list[Pair]:
+def pairs_of(
+    prompt_id: str, a_rows: Sequence[Row], b_rows: Sequence[Row], pairing: str
+) -> list[Pair]:
     """Return a prompt's pairs, and a pair without a partner for each response that none has.
 
     ``same-index`` pairs equal ``sample_idx``; ``all`` pairs each of A with each of B.
@@ -81,7 +89,10 @@ def pairs_of(prompt_id: str, a_rows: Sequence[Row], b_rows: Sequence[Row], pairi
     if pairing == "all" and a_rows and b_rows:
         return [_pair(prompt_id, a, b) for a in a_rows for b in b_rows]
     ours, theirs = ({row["sample_idx"]: row for row in rows} for rows in (a_rows, b_rows))
-    return [_pair(prompt_id, ours.get(index), theirs.get(index)) for index in sorted(ours.keys() | theirs.keys())]
+    return [
+        _pair(prompt_id, ours.get(index), theirs.get(index))
+        for index in sorted(ours.keys() | theirs.keys())
+    ]
 
 
 def _pair(prompt_id: str, a: Row | None, b: Row | None) -> Pair:
@@ -93,7 +104,9 @@ def _pair(prompt_id: str, a: Row | None, b: Row | None) -> Pair:
     messages = _shared_messages(prompt_id, a, b)
     for name, row in (("A", a), ("B", b)):
         if row["status"] in UNUSABLE or row["response"] is None:
-            return Pair(prompt_id, a, b, messages, NO_RESPONSE, f"{name}: {row['status']}: {row['reason']}")
+            return Pair(
+                prompt_id, a, b, messages, NO_RESPONSE, f"{name}: {row['status']}: {row['reason']}"
+            )
     return Pair(prompt_id, a, b, messages)
 
 
@@ -101,7 +114,9 @@ def _shared_messages(prompt_id: str, a: Row, b: Row) -> list[dict[str, str]]:
     """Return the conversation that both answer; of two with different system prompts what stands behind them."""
     if a["messages"] == b["messages"]:
         return list(a["messages"])
-    ours, theirs = ([turn for turn in row["messages"] if turn["role"] != "system"] for row in (a, b))
+    ours, theirs = (
+        [turn for turn in row["messages"] if turn["role"] != "system"] for row in (a, b)
+    )
     if ours != theirs:
         raise InputError(
             f"prompt {prompt_id!r} is another conversation in B than in A, so their responses cannot be compared",

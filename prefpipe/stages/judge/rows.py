@@ -9,7 +9,17 @@ from prefpipe.stages.judge.pairs import Pair
 from prefpipe.stages.shared.candidate_rows import Row
 
 ORDERS = ("a_first", "b_first")
-FIELDS = ("preference", "verdict", "mass", "raw", "status", "reason", "request", "prompt_tokens", "completion_tokens")
+FIELDS = (
+    "preference",
+    "verdict",
+    "mass",
+    "raw",
+    "status",
+    "reason",
+    "request",
+    "prompt_tokens",
+    "completion_tokens",
+)
 IDENTICAL = "identical"
 RowKey = tuple[str, int | None, int | None]
 
@@ -31,7 +41,9 @@ def blank_row(pair: Pair) -> Row:
     for name, side in (("a", pair.a), ("b", pair.b)):
         if side is not None:
             row[f"{name}_sample_idx"] = side["sample_idx"]
-            row[f"{name}_length_chars"] = None if side["response"] is None else len(side["response"])
+            row[f"{name}_length_chars"] = (
+                None if side["response"] is None else len(side["response"])
+            )
     return row
 
 
@@ -51,12 +63,23 @@ def request_of(pair: Pair, order: str) -> PairRequest:
 def order_columns(verdict: PairVerdict, order: str) -> dict[str, Any]:
     """Return a verdict as an order's columns, turned round so that it speaks of A over B."""
     is_turned = order == "b_first"
-    winners = {"first": "b" if is_turned else "a", "second": "a" if is_turned else "b", "tie": "tie"}
+    winners = {
+        "first": "b" if is_turned else "a",
+        "second": "a" if is_turned else "b",
+        "tie": "tie",
+    }
     value = verdict.preference
     values = (
-        1.0 - value if is_turned and value is not None else value, winners.get(verdict.choice or ""), verdict.mass, verdict.raw,
-        verdict.status, verdict.reason, verdict.request, verdict.n_prompt_tokens, verdict.n_completion_tokens,
-    )  # fmt: skip
+        1.0 - value if is_turned and value is not None else value,
+        winners.get(verdict.choice or ""),
+        verdict.mass,
+        verdict.raw,
+        verdict.status,
+        verdict.reason,
+        verdict.request,
+        verdict.n_prompt_tokens,
+        verdict.n_completion_tokens,
+    )
     return {f"{order}_{name}": value for name, value in zip(FIELDS, values, strict=True)}
 
 
@@ -73,7 +96,10 @@ def finish_row(row: Row, orders: Sequence[str]) -> Row:
     """
     for order in orders:
         if row[f"{order}_status"] != "ok":
-            return row | {"status": row[f"{order}_status"], "reason": f"{order}: {row[f'{order}_reason']}"}
+            return row | {
+                "status": row[f"{order}_status"],
+                "reason": f"{order}: {row[f'{order}_reason']}",
+            }
     preferences = [row[f"{order}_preference"] for order in orders]
     row = row | {"preference": sum(preferences) / len(preferences), "status": "ok", "reason": None}
     if len(orders) == 2:
@@ -81,7 +107,9 @@ def finish_row(row: Row, orders: Sequence[str]) -> Row:
     return row
 
 
-def kept_orders(row: Row | None, orders: Sequence[str], is_kept: Callable[[str], bool]) -> dict[str, Any]:
+def kept_orders(
+    row: Row | None, orders: Sequence[str], is_kept: Callable[[str], bool]
+) -> dict[str, Any]:
     """Return the columns of an earlier row's orders that need not be asked again: those whose status is kept."""
     if row is None:
         return {}

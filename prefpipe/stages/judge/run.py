@@ -38,13 +38,31 @@ from prefpipe.stages.judge.rows import (
     orders_of,
     request_of,
 )
-from prefpipe.stages.shared.candidate_rows import Row, count_by_status, parent_digests, parent_identity
+from prefpipe.stages.shared.candidate_rows import (
+    Row,
+    count_by_status,
+    parent_digests,
+    parent_identity,
+)
 from prefpipe.stages.shared.judge_spending import facts_of_spending, write_open_questions
 from prefpipe.stages.shared.recipe import check_sampling, notes_on_force, recipe_of_pairs
-from prefpipe.stages.shared.runtime import Runtime, Summary, begin_retry, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.runtime import (
+    Runtime,
+    Summary,
+    begin_retry,
+    check_error_rate,
+    loop_over_parts,
+)
 
 NOT_FAILED = ("ok", "no_partner", "no_response")
-NOT_RETRIED = (*NOT_FAILED, "refused", "prompt_too_long", "too_long", "template_error", "not_finite")
+NOT_RETRIED = (
+    *NOT_FAILED,
+    "refused",
+    "prompt_too_long",
+    "too_long",
+    "template_error",
+    "not_finite",
+)
 """Statuses that another try would not mend."""
 SUMMARY_FILE = "summary.json"
 
@@ -60,23 +78,36 @@ class Judge(NamedTuple):
 def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     """Judge the parts of this shard that are missing or hold verdicts to ask for again."""
     refuse_nesting(config.output, {"A": config.a, "B": config.b})
-    a, b = (open_input(path, schema=CANDIDATES.name, name=name) for name, path in (("A", config.a), ("B", config.b)))
+    a, b = (
+        open_input(path, schema=CANDIDATES.name, name=name)
+        for name, path in (("A", config.a), ("B", config.b))
+    )
     differences = check_sampling(a, b, force=config.force)
     record = RunRecord(
-        stage=config.stage, schema=VERDICTS.tag, n_parts=a.n_parts,
+        stage=config.stage,
+        schema=VERDICTS.tag,
+        n_parts=a.n_parts,
         context={**runtime.context, MADE_WITH: _made_with(config, judge)},
-        identity={"stage": config.stage, "version": config.VERSION, "pairing": config.pairing,
-                  "orders": config.orders if judge.sees_order else "one", "judge": dict(judge.identity),
-                  "a": parent_identity(a), "b": parent_identity(b)},
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            "pairing": config.pairing,
+            "orders": config.orders if judge.sees_order else "one",
+            "judge": dict(judge.identity),
+            "a": parent_identity(a),
+            "b": parent_identity(b),
+        },
         parents={"a": str(config.a), "b": str(config.b)},
-    )  # fmt: skip
+    )
     indices = a.present(runtime.shard.parts(a.n_parts), allow_partial=config.allow_partial)
     theirs = b.present(range(b.n_parts), allow_partial=config.allow_partial)
     other = OtherSide(b, theirs)
     if len(theirs) == b.n_parts:
         _refuse_strangers(config, a, other)
     digest = b.digest(theirs)
-    parents = {index: found | {"b": digest} for index, found in parent_digests(indices, a=a).items()}
+    parents = {
+        index: found | {"b": digest} for index, found in parent_digests(indices, a=a).items()
+    }
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output, notes=notes_on_force(differences))
     started = time.perf_counter()
@@ -85,17 +116,30 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
         if config.emit_batch is not None:
             _emit(work, config.emit_batch, output, parents, summary)
             return summary
-        output, failed = begin_retry(output, indices, keep=NOT_RETRIED) if config.retry_errors else (output, set())
+        output, failed = (
+            begin_retry(output, indices, keep=NOT_RETRIED)
+            if config.retry_errors
+            else (output, set())
+        )
         loop_over_parts(
-            output, parents.__getitem__, lambda index: work.make(output, index, parents[index]), runtime, summary,
-            indices=indices, redo=failed.__contains__,
-        )  # fmt: skip
+            output,
+            parents.__getitem__,
+            lambda index: work.make(output, index, parents[index]),
+            runtime,
+            summary,
+            indices=indices,
+            redo=failed.__contains__,
+        )
         if work.opened is not None:
             facts_of_spending(summary, work.opened, config)
     if summary.n_parts_made:
         summary.notes.append(f"{work.n_orders:,} verdicts in {time.perf_counter() - started:.1f} s")
     _sum_up(config, output, indices, summary, recipe_of_pairs(a, b, record, differences))
-    check_error_rate(summary, [status for status in summary.counts if status not in NOT_FAILED], config.max_error_rate)
+    check_error_rate(
+        summary,
+        [status for status in summary.counts if status not in NOT_FAILED],
+        config.max_error_rate,
+    )
     return summary
 
 
@@ -108,7 +152,15 @@ def _made_with(config: JudgeConfig, judge: Judge) -> list[dict[str, Any]]:
 class _Work:
     """One run's state: the judge, opened when first needed."""
 
-    def __init__(self, config: JudgeConfig, judge: Judge, a: Artifact, b: OtherSide, stack: ExitStack, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        config: JudgeConfig,
+        judge: Judge,
+        a: Artifact,
+        b: OtherSide,
+        stack: ExitStack,
+        runtime: Runtime,
+    ) -> None:
         self.config, self.a, self.b = config, a, b
         self.judge, self.stack, self.runtime = judge, stack, runtime
         self.orders = orders_of(config.orders) if judge.sees_order else ("a_first",)
@@ -135,26 +187,40 @@ class _Work:
                 for order in self.orders:
                     rows[place] |= identical_columns(order)
                 continue
-            rows[place] |= kept_orders(earlier.get(key_of_pair(rows[place])), self.orders, self._is_kept)
-            to_ask += [(place, order) for order in self.orders if rows[place][f"{order}_status"] is None]
+            rows[place] |= kept_orders(
+                earlier.get(key_of_pair(rows[place])), self.orders, self._is_kept
+            )
+            to_ask += [
+                (place, order) for order in self.orders if rows[place][f"{order}_status"] is None
+            ]
         if to_ask:
-            verdicts = self._open().judge([request_of(pairs[place], order) for place, order in to_ask])
+            verdicts = self._open().judge(
+                [request_of(pairs[place], order) for place, order in to_ask]
+            )
             for (place, order), verdict in zip(to_ask, verdicts, strict=True):
                 rows[place] |= order_columns(verdict, order)
             self.n_orders += len(to_ask)
-        return [finish_row(row, self.orders) if pair.status == "ok" else row for row, pair in zip(rows, pairs, strict=True)]
+        return [
+            finish_row(row, self.orders) if pair.status == "ok" else row
+            for row, pair in zip(rows, pairs, strict=True)
+        ]
 
     def _pairs(self, index: int) -> list[Pair]:
         ours = by_prompt(rows_of(self.a.read(index, COLUMNS)[0]))
-        found = [pair for prompt_id, rows in ours.items()
-                 for pair in pairs_of(prompt_id, rows, self.b.rows(prompt_id), self.config.pairing)]  # fmt: skip
+        found = [
+            pair
+            for prompt_id, rows in ours.items()
+            for pair in pairs_of(prompt_id, rows, self.b.rows(prompt_id), self.config.pairing)
+        ]
         for prompt_id in self.b.only_here(self._prompts_of_a(), index, self.a.n_parts):
             found += pairs_of(prompt_id, [], self.b.rows(prompt_id), self.config.pairing)
         return found
 
     def _prompts_of_a(self) -> set[str]:
         if self._known is None:
-            self._known = _prompt_ids(self.a, self.a.present(range(self.a.n_parts), allow_partial=True))
+            self._known = _prompt_ids(
+                self.a, self.a.present(range(self.a.n_parts), allow_partial=True)
+            )
         return self._known
 
     def _is_kept(self, status: str) -> bool:
@@ -180,7 +246,11 @@ class _Work:
 
 
 def _prompt_ids(side: Artifact, parts_there: Sequence[int]) -> set[str]:
-    return {name for index in parts_there for name in side.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()}
+    return {
+        name
+        for index in parts_there
+        for name in side.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist()
+    }
 
 
 def _refuse_strangers(config: JudgeConfig, a: Artifact, b: OtherSide) -> None:
@@ -197,14 +267,26 @@ def _refuse_strangers(config: JudgeConfig, a: Artifact, b: OtherSide) -> None:
         )
 
 
-def _emit(work: _Work, path: Path, output: Output, parents: Mapping[int, Mapping[str, str]], summary: Summary) -> None:
+def _emit(
+    work: _Work,
+    path: Path,
+    output: Output,
+    parents: Mapping[int, Mapping[str, str]],
+    summary: Summary,
+) -> None:
     """Write the questions that nobody has answered yet; no part is touched."""
     for index in parents:
         work.rows(output, index, parents[index])
     write_open_questions([work.opened], path, summary)
 
 
-def _sum_up(config: JudgeConfig, output: Output, indices: Sequence[int], summary: Summary, recipe: Mapping[str, Any]) -> None:
+def _sum_up(
+    config: JudgeConfig,
+    output: Output,
+    indices: Sequence[int],
+    summary: Summary,
+    recipe: Mapping[str, Any],
+) -> None:
     """Tell the figures of this shard's parts, and write those of the whole when all parts are there."""
     figures = tally_of(output.read(index)[0] for index in indices).figures(config)
     summary.facts |= figures | {"recipe": recipe}
@@ -215,6 +297,12 @@ def _sum_up(config: JudgeConfig, output: Output, indices: Sequence[int], summary
         whole = tally_of(output.read(index)[0] for index in range(output.n_parts)).figures(config)
     except CorruptPartError:
         return  # another shard's part is of an earlier run; that shard sums up when it has made it again
-    whole = {"judge": config.judge, "a": str(config.a), "b": str(config.b), **whole, "recipe": recipe}
+    whole = {
+        "judge": config.judge,
+        "a": str(config.a),
+        "b": str(config.b),
+        **whole,
+        "recipe": recipe,
+    }
     with atomic_write(config.output / SUMMARY_FILE) as file:
         file.write((json.dumps(whole, indent=2, ensure_ascii=False) + "\n").encode())

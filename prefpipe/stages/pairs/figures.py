@@ -25,11 +25,27 @@ from prefpipe.maths.statistics.rewardbench import rewardbench_accuracy
 from prefpipe.maths.statistics.rewardbench_two import Completions, rewardbench_two
 from prefpipe.stages.pairs.rating import SCORED
 
-COLUMNS = ("prompt_id", "subset", "score_kind", "chosen_score", "rejected_score", "margin", "outcome", "rater_gap",
-           "duplicate_of", "chosen_n_tokens", "rejected_n_tokens", "status", "reason")  # fmt: skip
+COLUMNS = (
+    "prompt_id",
+    "subset",
+    "score_kind",
+    "chosen_score",
+    "rejected_score",
+    "margin",
+    "outcome",
+    "rater_gap",
+    "duplicate_of",
+    "chosen_n_tokens",
+    "rejected_n_tokens",
+    "status",
+    "reason",
+)
 COLUMNS_OF_ITEMS = ("pair_id", *ITEM_SCHEMA.names)
 """What is read beside them of a file of RewardBench 2."""
-TIE_RULES = {False: "a tie is a loss (RewardBench v1)", True: "a tie for the highest score is shared (RewardBench 2)"}
+TIE_RULES = {
+    False: "a tie is a loss (RewardBench v1)",
+    True: "a tie for the highest score is shared (RewardBench 2)",
+}
 
 
 def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
@@ -39,33 +55,52 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         InputError: no pair was scored.
         UsageError: ``--beta`` for rewards.
     """
-    is_of_completions = artifact.n_parts > 0 and ITEM_SCHEMA.names[0] in artifact.read(0)[0].column_names
+    is_of_completions = (
+        artifact.n_parts > 0 and ITEM_SCHEMA.names[0] in artifact.read(0)[0].column_names
+    )
     table = artifact.read_all((*COLUMNS, *COLUMNS_OF_ITEMS) if is_of_completions else COLUMNS)
     kind = _kind(artifact)
     beta, beta_from = _beta(config, artifact, kind)
     scored = table.filter(pc.is_in(table["status"], pa.array(SCORED)))
     if not scored.num_rows:
-        reasons = ", ".join(f"{count} {status}" for status, count in sorted(artifact.counts().items()))
-        raise InputError(f"no pair of {artifact.path} was scored: {reasons or 'there is none'}",
-                         hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for the reasons")  # fmt: skip
+        reasons = ", ".join(
+            f"{count} {status}" for status, count in sorted(artifact.counts().items())
+        )
+        raise InputError(
+            f"no pair of {artifact.path} was scored: {reasons or 'there is none'}",
+            hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for the reasons",
+        )
     bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
     bench = _accuracies(table, scored, bootstrap)
-    figures: dict[str, Any] = finite_values({
-        "kind": PAIR_SCORES.name, "command": config.stage, "score_kind": kind, "pairs": config.pairs, "beta": beta,
-        "beta_from": beta_from,
-        "n_pairs": table.num_rows, "n_scored": scored.num_rows, "counts": dict(sorted(artifact.counts().items())),
-        "n_ties": bench["overall"]["n_ties"], "n_identical": pc.sum(pc.equal(scored["status"], "identical")).as_py() or 0,
-        "n_duplicates": table.num_rows - table["duplicate_of"].null_count,
-        "n_rejected_preferred": pc.sum(pc.less(scored["outcome"], 0.5)).as_py() or 0,
-        "n_contradictions": int(artifact.tally().get("n_contradictions", 0)),
-        "share_longer_chosen": _share_longer(scored), "confidence": config.confidence,
-        "bootstrap_draws": config.bootstrap_draws, "bootstrap_seed": config.bootstrap_seed,
-        "accuracy": bench.pop("overall"),
-        "rewardbench": bench if table["subset"].null_count < table.num_rows and not is_of_completions else None,
-        **({"rewardbench_two": _completions(table, bootstrap)} if is_of_completions else {}),
-        "calibration": _calibration(config, artifact, scored, beta, bootstrap),
-        "recipe": _recipe(config, artifact, is_of_completions=is_of_completions),
-    })  # fmt: skip
+    figures: dict[str, Any] = finite_values(
+        {
+            "kind": PAIR_SCORES.name,
+            "command": config.stage,
+            "score_kind": kind,
+            "pairs": config.pairs,
+            "beta": beta,
+            "beta_from": beta_from,
+            "n_pairs": table.num_rows,
+            "n_scored": scored.num_rows,
+            "counts": dict(sorted(artifact.counts().items())),
+            "n_ties": bench["overall"]["n_ties"],
+            "n_identical": pc.sum(pc.equal(scored["status"], "identical")).as_py() or 0,
+            "n_duplicates": table.num_rows - table["duplicate_of"].null_count,
+            "n_rejected_preferred": pc.sum(pc.less(scored["outcome"], 0.5)).as_py() or 0,
+            "n_contradictions": int(artifact.tally().get("n_contradictions", 0)),
+            "share_longer_chosen": _share_longer(scored),
+            "confidence": config.confidence,
+            "bootstrap_draws": config.bootstrap_draws,
+            "bootstrap_seed": config.bootstrap_seed,
+            "accuracy": bench.pop("overall"),
+            "rewardbench": bench
+            if table["subset"].null_count < table.num_rows and not is_of_completions
+            else None,
+            **({"rewardbench_two": _completions(table, bootstrap)} if is_of_completions else {}),
+            "calibration": _calibration(config, artifact, scored, beta, bootstrap),
+            "recipe": _recipe(config, artifact, is_of_completions=is_of_completions),
+        }
+    )
     return figures
 
 
@@ -88,7 +123,9 @@ def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, st
     log-probabilities, DPO's to log-ratios, and with the other kind of score it means nothing.
     """
     if config.beta is not None and kind == "reward":
-        raise UsageError("--beta is for policies, and these scores are rewards", hint="leave it out")
+        raise UsageError(
+            "--beta is for policies, and these scores are rewards", hint="leave it out"
+        )
     if config.beta is not None:
         return config.beta, "given"
     models = artifact.record.context.get("models") or [config.model]
@@ -105,15 +142,23 @@ def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, st
 def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
     """Return the figures of `prefpipe.maths.statistics.rewardbench`, each subset with its rows in the file, scored or not."""
     found = rewardbench_accuracy(
-        scored["chosen_score"].to_numpy(), scored["rejected_score"].to_numpy(), scored["subset"].to_pylist(),
-        scored["prompt_id"].to_pylist(), bootstrap=bootstrap,
-    ).figures()  # fmt: skip
+        scored["chosen_score"].to_numpy(),
+        scored["rejected_score"].to_numpy(),
+        scored["subset"].to_pylist(),
+        scored["prompt_id"].to_pylist(),
+        bootstrap=bootstrap,
+    ).figures()
     n_rows = Counter(table["subset"].to_pylist())
-    for subset in [*found["other_subsets"], *(each for section in found["sections"] for each in section["subsets"])]:
+    for subset in [
+        *found["other_subsets"],
+        *(each for section in found["sections"] for each in section["subsets"]),
+    ]:
         subset["n_rows"] = n_rows[subset["name"] or None]
     there = {each["name"] for each in found["other_subsets"]}
     there |= {each["name"] for section in found["sections"] for each in section["subsets"]}
-    found["subsets_not_scored"] = {name or "": count for name, count in n_rows.items() if (name or "") not in there and name}
+    found["subsets_not_scored"] = {
+        name or "": count for name, count in n_rows.items() if (name or "") not in there and name
+    }
     found["is_complete"] = found["is_complete"] and table.num_rows == scored.num_rows
     return found
 
@@ -151,19 +196,26 @@ def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
         wrong.setdefault(row["rejected_idx"], score)
     first = rows[0]
     return Completions(
-        first["prompt_id"], first["pair_id"], first["subset"], tuple(correct[each] for each in sorted(correct)),
+        first["prompt_id"],
+        first["pair_id"],
+        first["subset"],
+        tuple(correct[each] for each in sorted(correct)),
         tuple(wrong[each] for each in sorted(wrong)),
-    )  # fmt: skip
+    )
 
 
-def _calibration(config: PairsConfig, artifact: Artifact, scored: pa.Table, beta: float, bootstrap: Bootstrap) -> dict[str, Any]:
+def _calibration(
+    config: PairsConfig, artifact: Artifact, scored: pa.Table, beta: float, bootstrap: Bootstrap
+) -> dict[str, Any]:
     """Return the figures of calibration against the file's outcomes, or with ``--outcome-gamma`` against graded ones.
 
     Errors:
         UsageError: ``--outcome-gamma`` of pairs without two columns of ratings.
     """
     gamma = config.outcome_gamma
-    if gamma is not None and (_kind(artifact) == "given" or not artifact.record.context.get("score_columns")):
+    if gamma is not None and (
+        _kind(artifact) == "given" or not artifact.record.context.get("score_columns")
+    ):
         raise UsageError(
             f"--outcome-gamma {gamma:g} needs the raters' scores, and {config.pairs} has no two columns of ratings beside "
             "what is evaluated",
@@ -171,10 +223,19 @@ def _calibration(config: PairsConfig, artifact: Artifact, scored: pa.Table, beta
         )
     known = scored.filter(pc.is_valid(scored["outcome" if gamma is None else "rater_gap"]))
     if not known.num_rows:
-        return {"n_pairs": 0, "reason": f"no scored pair has {'a preference' if gamma is None else 'two ratings'}"}
+        return {
+            "n_pairs": 0,
+            "reason": f"no scored pair has {'a preference' if gamma is None else 'two ratings'}",
+        }
     gaps = known["rater_gap"].cast(pa.float64()).to_numpy()
-    outcomes = known["outcome"].to_numpy() if gamma is None else preference_probabilities(gamma * gaps)
-    facts = {"beta": beta, "n_without_outcome": scored.num_rows - known.num_rows, "outcome_gamma": gamma}
+    outcomes = (
+        known["outcome"].to_numpy() if gamma is None else preference_probabilities(gamma * gaps)
+    )
+    facts = {
+        "beta": beta,
+        "n_without_outcome": scored.num_rows - known.num_rows,
+        "outcome_gamma": gamma,
+    }
     return facts | calibration_figures(
         beta * known["margin"].to_numpy(),
         outcomes,
@@ -187,7 +248,9 @@ def _calibration(config: PairsConfig, artifact: Artifact, scored: pa.Table, beta
 
 def _share_longer(scored: pa.Table) -> float | None:
     """Return how often the longer response, in tokens, is the chosen one, equal lengths half; None where nobody counted."""
-    first, second = (scored[f"{side}_n_tokens"].cast(pa.float64()).to_numpy() for side in ("chosen", "rejected"))
+    first, second = (
+        scored[f"{side}_n_tokens"].cast(pa.float64()).to_numpy() for side in ("chosen", "rejected")
+    )
     shares = 0.5 * (1.0 + np.sign(first - second))
     return float(np.mean(shares)) if np.isfinite(shares).all() else None
 
@@ -197,11 +260,15 @@ def _recipe(config: PairsConfig, artifact: Artifact, *, is_of_completions: bool)
     origin, context = _origin(artifact), artifact.record.context
     names, columns = context.get("models") or [], context.get("score_columns")
     return {
-        "pairs_sha256": origin["pairs"], "score_kind": origin["score_kind"],
-        "models": [{"name": name, **hashes} for name, hashes in zip(names, origin["models"], strict=True)],
+        "pairs_sha256": origin["pairs"],
+        "score_kind": origin["score_kind"],
+        "models": [
+            {"name": name, **hashes} for name, hashes in zip(names, origin["models"], strict=True)
+        ],
         **{name: origin.get(name) for name in ("max_length", "dtype")},
         "score_columns": columns if origin["score_kind"] == "given" else None,
         "rater_columns": None if origin["score_kind"] == "given" else columns,
         "tie_rule": TIE_RULES[is_of_completions],
-        "versions": context.get("versions"), "command": config.stage,
-    }  # fmt: skip
+        "versions": context.get("versions"),
+        "command": config.stage,
+    }

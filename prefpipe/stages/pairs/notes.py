@@ -17,7 +17,11 @@ def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[st
     """
     notes = _notes_on_rows(figures)
     if shows != "calibration":
-        notes += _notes_on_completions(figures) if "rewardbench_two" in figures else _notes_on_accuracy(figures)
+        notes += (
+            _notes_on_completions(figures)
+            if "rewardbench_two" in figures
+            else _notes_on_accuracy(figures)
+        )
     if shows != "rewardbench":
         notes += _notes_on_temperature(figures["calibration"])
     if shows != "calibration" and figures["rewardbench"] is not None:
@@ -28,22 +32,30 @@ def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[st
 def _notes_on_completions(figures: Mapping[str, Any]) -> list[str]:
     """Return what to know of RewardBench 2's figures."""
     found = figures["rewardbench_two"]
-    notes = ["the file is of RewardBench 2: a prompt is won where its correct completion scores highest, and a tie is shared"]
+    notes = [
+        "the file is of RewardBench 2: a prompt is won where its correct completion scores highest, and a tie is shared"
+    ]
     if found is None:
         return [*notes, "no prompt has all of its completions scored"]
     if found["left_out"]:
         reasons = ", ".join(f"{count:,} {status}" for status, count in found["left_out"].items())
-        notes.append(f"prompts of {found['n_items']:,} that are left out, since one of their completions has no score: {reasons}")
+        notes.append(
+            f"prompts of {found['n_items']:,} that are left out, since one of their completions has no score: {reasons}"
+        )
     for subset in found["subsets"]:
         if subset["reason"] is not None:
             notes.append(f"{subset['name']}: {subset['reason']}")
         figure = subset["figure"]
         if figure is not None and subset["n_expected"] not in (None, figure["n_prompts"]):
-            notes.append(f"{subset['name']} has {figure['n_prompts']:,} prompts, RewardBench 2 {subset['n_expected']:,}")
+            notes.append(
+                f"{subset['name']} has {figure['n_prompts']:,} prompts, RewardBench 2 {subset['n_expected']:,}"
+            )
     if found["final"] is None:
         notes.append("no subset is one of RewardBench 2's, so there is no final figure")
     elif found["missing"]:
-        notes.append(f"no figure of {', '.join(found['missing'])}: the mean is of the others, and compares with no published one")
+        notes.append(
+            f"no figure of {', '.join(found['missing'])}: the mean is of the others, and compares with no published one"
+        )
     return notes
 
 
@@ -69,21 +81,43 @@ def _notes_on_temperature(calibration: Mapping[str, Any]) -> list[str]:
         return [f"no temperature: {fitted['reason']}"]
     if fitted.get("temperature") not in TEMPERATURES:
         return []
-    what = "separate all of them" if fitted["temperature"] == TEMPERATURES[0] else "say nothing, or the contrary, of them"
-    return [f"the temperature is {fitted['temperature']:g}, its limit: on the pairs that it was fitted on the scores {what}"]
+    what = (
+        "separate all of them"
+        if fitted["temperature"] == TEMPERATURES[0]
+        else "say nothing, or the contrary, of them"
+    )
+    return [
+        f"the temperature is {fitted['temperature']:g}, its limit: on the pairs that it was fitted on the scores {what}"
+    ]
 
 
 def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
-    n_left_out, n_too_long = figures["n_pairs"] - figures["n_scored"], figures["counts"].get("too_long", 0)
+    n_left_out, n_too_long = (
+        figures["n_pairs"] - figures["n_scored"],
+        figures["counts"].get("too_long", 0),
+    )
     checks = (
-        (n_left_out, f"{n_left_out:,} of {figures['n_pairs']:,} pairs were not scored and count nowhere; `reason` says why"),
-        (n_too_long, f"{n_too_long:,} pairs are longer than the model or --max-length allows: kept, not scored, and never cut"),
-        (figures["n_identical"], f"{figures['n_identical']:,} pairs have two identical responses and tie by construction"),
-        (figures["n_duplicates"],
-         f"{figures['n_duplicates']:,} pairs are copies of earlier rows; they count, and are drawn together by the bootstrap"),
-        (figures["n_contradictions"],
-         f"{figures['n_contradictions']:,} pairs say the contrary of an earlier row: the same responses the other way round"),
-    )  # fmt: skip
+        (
+            n_left_out,
+            f"{n_left_out:,} of {figures['n_pairs']:,} pairs were not scored and count nowhere; `reason` says why",
+        ),
+        (
+            n_too_long,
+            f"{n_too_long:,} pairs are longer than the model or --max-length allows: kept, not scored, and never cut",
+        ),
+        (
+            figures["n_identical"],
+            f"{figures['n_identical']:,} pairs have two identical responses and tie by construction",
+        ),
+        (
+            figures["n_duplicates"],
+            f"{figures['n_duplicates']:,} pairs are copies of earlier rows; they count, and are drawn together by the bootstrap",
+        ),
+        (
+            figures["n_contradictions"],
+            f"{figures['n_contradictions']:,} pairs say the contrary of an earlier row: the same responses the other way round",
+        ),
+    )
     return [sentence for holds, sentence in checks if holds]
 
 
@@ -94,23 +128,35 @@ def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
         for subset in found
         if subset["n_expected"] not in (None, subset["accuracy"]["n_pairs"])
     ]
-    notes = [f"scored pairs, and RewardBench's number: {', '.join(other_size)}"] if other_size else []
+    notes = (
+        [f"scored pairs, and RewardBench's number: {', '.join(other_size)}"] if other_size else []
+    )
     notes += [
         f"{section['name']} lacks {', '.join(section['missing'])}: the other subsets' weights are renormalised"
         for section in bench["sections"]
         if section["missing"]
     ]
     if bench["subsets_not_scored"]:
-        notes.append(f"no pair of these subsets was scored: {', '.join(bench['subsets_not_scored'])}")
+        notes.append(
+            f"no pair of these subsets was scored: {', '.join(bench['subsets_not_scored'])}"
+        )
     if bench["other_subsets"] and bench["sections"]:
         names = ", ".join(subset["name"] or "(none)" for subset in bench["other_subsets"])
         notes.append(f"no subsets of RewardBench, in no section: {names}")
-    notes += [_told_near(subset["name"]) for subset in bench["other_subsets"] if near_subset(subset["name"]) is not None]
+    notes += [
+        _told_near(subset["name"])
+        for subset in bench["other_subsets"]
+        if near_subset(subset["name"]) is not None
+    ]
     if not bench["sections"]:
-        notes.append("no subset is one of RewardBench's, so there are no sections and no final figure")
+        notes.append(
+            "no subset is one of RewardBench's, so there are no sections and no final figure"
+        )
     elif bench["missing_sections"]:
-        notes.append(f"no pairs of {', '.join(bench['missing_sections'])}: the final figure is of the other sections, which no "
-                     "published one can be compared with")  # fmt: skip
+        notes.append(
+            f"no pairs of {', '.join(bench['missing_sections'])}: the final figure is of the other sections, which no "
+            "published one can be compared with"
+        )
     return notes
 
 

@@ -25,7 +25,12 @@ SAME_MODEL = "the reference is the model itself: every log-ratio is 0, so every 
 Logps = dict[tuple[str, int], tuple[float, int]]
 
 
-def policy_rater(config: PairsConfig, policy: ModelFiles, reference: ModelFiles | None, log: Callable[[str], None]) -> PairRater:
+def policy_rater(
+    config: PairsConfig,
+    policy: ModelFiles,
+    reference: ModelFiles | None,
+    log: Callable[[str], None],
+) -> PairRater:
     """Return the rater of ``--model`` and ``--reference``, checked before anything is loaded.
 
     Args:
@@ -39,12 +44,17 @@ def policy_rater(config: PairsConfig, policy: ModelFiles, reference: ModelFiles 
         UsageError: a reward model without ``--reward-model``, a reference of another tokenizer, or ``base`` of no adapter.
     """
     if policy.kind == CLASSIFIER:
-        raise UsageError(f"--model {policy.requested} is a sequence classifier, and no policy", hint="add --reward-model")
+        raise UsageError(
+            f"--model {policy.requested} is a sequence classifier, and no policy",
+            hint="add --reward-model",
+        )
     require_chat_template(policy)
     if config.reference == BASE:
         if policy.base is None:
-            raise UsageError(f"--reference base: {policy.requested} is no adapter",
-                             hint="name the model that it was trained from; a folder of that name is ./base")  # fmt: skip
+            raise UsageError(
+                f"--reference base: {policy.requested} is no adapter",
+                hint="name the model that it was trained from; a folder of that name is ./base",
+            )
         reference = policy.base
     found = [policy] if reference is None else [policy, reference]
     if reference is not None and reference.tokenizer_hash != policy.tokenizer_hash:
@@ -54,10 +64,12 @@ def policy_rater(config: PairsConfig, policy: ModelFiles, reference: ModelFiles 
             hint="pass a --reference with the policy's tokenizer, such as the model that it was trained from",
         )
     return PairRater(
-        "mean_logp" if reference is None else "log_ratio", [each.identity() for each in found],
-        [each.requested for each in found], lambda: PolicyRater(config, policy, reference, log),
+        "mean_logp" if reference is None else "log_ratio",
+        [each.identity() for each in found],
+        [each.requested for each in found],
+        lambda: PolicyRater(config, policy, reference, log),
         [SAME_MODEL] if reference is not None and is_same(policy, reference) else [],
-    )  # fmt: skip
+    )
 
 
 class PolicyRater:
@@ -66,15 +78,27 @@ class PolicyRater:
     A reference with the policy's own weights is not computed: every log-ratio is exactly 0.
     """
 
-    def __init__(self, config: PairsConfig, policy: ModelFiles, reference: ModelFiles | None, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: PairsConfig,
+        policy: ModelFiles,
+        reference: ModelFiles | None,
+        log: Callable[[str], None],
+    ) -> None:
         self.config, self.log = config, log
         self.encoder = encoder_of(policy, trust_remote_code=config.trust_remote_code)
         whole = policy.base if policy.base is not None else policy
-        own = longest_conversation(whole, self.encoder.tokenizer, trust_remote_code=config.trust_remote_code)
+        own = longest_conversation(
+            whole, self.encoder.tokenizer, trust_remote_code=config.trust_remote_code
+        )
         self.max_length = own if config.max_length is None else min(own, config.max_length)
         self.policy = self._load(policy)
         self.has_reference = reference is not None
-        self.reference = self._load(reference) if reference is not None and not is_same(policy, reference) else None
+        self.reference = (
+            self._load(reference)
+            if reference is not None and not is_same(policy, reference)
+            else None
+        )
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
         """Return the scores of each pair; both of its responses, or neither."""
@@ -110,7 +134,9 @@ class PolicyRater:
 
     def _load(self, files: ModelFiles) -> Any:
         self.log(f"loading {files.requested}")
-        model = load_reference(files, dtype=self.config.dtype, trust_remote_code=self.config.trust_remote_code)
+        model = load_reference(
+            files, dtype=self.config.dtype, trust_remote_code=self.config.trust_remote_code
+        )
         model.to(find_device(self.config.device))
         problem = share_prompts(model)
         if problem is not None:
@@ -121,37 +147,52 @@ class PolicyRater:
         key = str(pair.pair_idx)
         encoded = [self._encode(pair, text) for text in (pair.chosen, pair.rejected)]
         roles = ("positive", "negative")
-        responses = [Response(i, ids, 0.0, role) for i, ((_, ids), role) in enumerate(zip(encoded, roles, strict=True))]
+        responses = [
+            Response(i, ids, 0.0, role)
+            for i, ((_, ids), role) in enumerate(zip(encoded, roles, strict=True))
+        ]
         return Group(key, encoded[0][0], responses)
 
     def _encode(self, pair: ScoredTexts, text: str) -> tuple[list[int], list[int]]:
-        encoded = self.encoder.encode(f"of pair {pair.pair_idx}", pair.messages, text, finished=True)
+        encoded = self.encoder.encode(
+            f"of pair {pair.pair_idx}", pair.messages, text, finished=True
+        )
         return encoded.prompt, encoded.response
 
     def _measure(self, model: Any, groups: Sequence[Group]) -> Logps:
         found = measure_responses(
-            model, groups, pad_token_id=0, bf16=computes_in_bfloat16(self.config.dtype),
+            model,
+            groups,
+            pad_token_id=0,
+            bf16=computes_in_bfloat16(self.config.dtype),
             max_batch_tokens=self.config.max_batch_tokens,
-        )  # fmt: skip
+        )
         return {each.key: (each.logp, each.n_tokens) for each in found}
 
     def _rated(self, group: Group, logps: Logps, ref_logps: Logps) -> Rated:
         first, second = ((group.prompt_id, number) for number in range(len(SIDES)))
         is_identical = list(group.responses[0].token_ids) == list(group.responses[1].token_ids)
-        keys = (first, first) if is_identical else (first, second)  # the same tokens may differ in their last digits in a batch
+        keys = (
+            (first, first) if is_identical else (first, second)
+        )  # the same tokens may differ in their last digits in a batch
         own, theirs = ([found[key][0] for key in keys] for found in (logps, ref_logps))
         counts = [logps[key][1] for key in keys]
         scores = [
-            logp - ref if self.has_reference else logp / count for logp, ref, count in zip(own, theirs, counts, strict=True)
+            logp - ref if self.has_reference else logp / count
+            for logp, ref, count in zip(own, theirs, counts, strict=True)
         ]
         rated = Rated(
-            (scores[0], scores[1]), (counts[0], counts[1]), (own[0], own[1]),
+            (scores[0], scores[1]),
+            (counts[0], counts[1]),
+            (own[0], own[1]),
             (theirs[0], theirs[1]) if self.has_reference else (None, None),
-        )  # fmt: skip
+        )
         for side, logp, ref in zip(SIDES, own, theirs, strict=True):
             if not isfinite(logp) or not isfinite(ref):
                 who = "the model" if not isfinite(logp) else "the reference"
-                reason = f"{side}: {who} gives it a log-probability of {ref if isfinite(logp) else logp}"
+                reason = (
+                    f"{side}: {who} gives it a log-probability of {ref if isfinite(logp) else logp}"
+                )
                 return rated._replace(status="not_finite", reason=reason)
         return rated._replace(status="identical", reason=SAME_TOKENS) if is_identical else rated
 

@@ -71,12 +71,18 @@ class ScorerRater:
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
         """Return rewards; both of a pair, or neither."""
         requests: list[ScoreRequest] = []
-        places: dict[Any, int] = {}  # a completion that stands in several pairs of its row is scored once
+        places: dict[
+            Any, int
+        ] = {}  # a completion that stands in several pairs of its row is scored once
         sides: list[list[int]] = []
         for pair in pairs:
             numbers = []
             for number, text in enumerate((pair.chosen, pair.rejected)):
-                key = (pair.of_item.row_idx, text) if pair.of_item is not None else (pair.pair_idx, number)
+                key = (
+                    (pair.of_item.row_idx, text)
+                    if pair.of_item is not None
+                    else (pair.pair_idx, number)
+                )
                 if key not in places:
                     places[key] = len(requests)
                     requests.append(ScoreRequest(pair.prompt_id, number, pair.messages, text, {}))
@@ -84,7 +90,10 @@ class ScorerRater:
             sides.append(numbers)
 
         scores = self.scorer.score(requests)
-        return [self._rated(pair, [scores[place] for place in numbers]) for pair, numbers in zip(pairs, sides, strict=True)]
+        return [
+            self._rated(pair, [scores[place] for place in numbers])
+            for pair, numbers in zip(pairs, sides, strict=True)
+        ]
 
     def notes(self) -> list[str]:
         """Return what the scorer says of the texts."""
@@ -108,7 +117,9 @@ class ScorerRater:
         return rated._replace(status="identical", reason=SAME_TOKENS) if ids[0] == ids[1] else rated
 
 
-def scorer_rater(identity: Mapping[str, Any], name: str, open_scorer: Callable[[], Scorer]) -> PairRater:
+def scorer_rater(
+    identity: Mapping[str, Any], name: str, open_scorer: Callable[[], Scorer]
+) -> PairRater:
     """Return a rater of a scorer that sees each response alone.
 
     Args:
@@ -123,7 +134,11 @@ def given_scores(pair: ScoredTexts) -> Rated:
     """Return the scores that the file has."""
     assert pair.scores is not None
     missing = [side for side, score in zip(SIDES, pair.scores, strict=True) if score is None]
-    return Rated(pair.scores) if not missing else Rated(status="no_score", reason=f"{missing[0]}: its score is null")
+    return (
+        Rated(pair.scores)
+        if not missing
+        else Rated(status="no_score", reason=f"{missing[0]}: its score is null")
+    )
 
 
 def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
@@ -138,18 +153,33 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
         rated = Rated(status="missing_text" if pair.is_null else "unreadable", reason=pair.problem)
     for side, score in zip(SIDES, rated.scores, strict=True):
         if rated.status in SCORED and (score is None or not abs(score) <= LARGEST):  # NaN neither
-            rated = rated._replace(status="not_finite", reason=f"{side}: its score is {score}, no number within {LARGEST:g}")
+            rated = rated._replace(
+                status="not_finite",
+                reason=f"{side}: its score is {score}, no number within {LARGEST:g}",
+            )
     is_scored = rated.status in SCORED
     if is_scored and pair.has_equal_texts:
         rated = rated._replace(status="identical", reason=SAME_TEXT)
     row: Row = {
-        "prompt_id": pair.prompt_id, "pair_idx": pair.pair_idx, "pair_id": pair.pair_id, "subset": pair.subset,
-        "score_kind": kind, "outcome": _outcome(pair), "rater_gap": _rater_gap(pair, kind), "duplicate_of": pair.duplicate_of,
-        "margin": None, "status": rated.status, "reason": rated.reason,
-    }  # fmt: skip
+        "prompt_id": pair.prompt_id,
+        "pair_idx": pair.pair_idx,
+        "pair_id": pair.pair_id,
+        "subset": pair.subset,
+        "score_kind": kind,
+        "outcome": _outcome(pair),
+        "rater_gap": _rater_gap(pair, kind),
+        "duplicate_of": pair.duplicate_of,
+        "margin": None,
+        "status": rated.status,
+        "reason": rated.reason,
+    }
     for number, side in enumerate(SIDES):
-        row |= {f"{side}_score": rated.scores[number] if is_scored else None, f"{side}_n_tokens": rated.n_tokens[number],
-                f"{side}_logp": rated.logps[number], f"{side}_ref_logp": rated.ref_logps[number]}  # fmt: skip
+        row |= {
+            f"{side}_score": rated.scores[number] if is_scored else None,
+            f"{side}_n_tokens": rated.n_tokens[number],
+            f"{side}_logp": rated.logps[number],
+            f"{side}_ref_logp": rated.ref_logps[number],
+        }
     if pair.of_item is not None:
         row |= pair.of_item._asdict()
     if is_scored:

@@ -16,9 +16,12 @@ def reward_rater(config: PairsConfig, model: ModelFiles) -> PairRater:
 
     def open_scorer() -> RewardModelScorer:
         scorer = RewardModelScorer(
-            model, dtype=config.dtype, device=config.device, batch_size=config.batch_size,
+            model,
+            dtype=config.dtype,
+            device=config.device,
+            batch_size=config.batch_size,
             trust_remote_code=config.trust_remote_code,
-        )  # fmt: skip
+        )
         if config.max_length is not None:  # beyond its own limit it cannot read
             scorer.max_length = min(scorer.max_length, config.max_length)
         return scorer

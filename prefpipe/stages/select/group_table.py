@@ -17,9 +17,16 @@ from prefpipe.stages.shared.candidate_rows import further_columns
 from prefpipe.stages.shared.pool_index import Screened
 
 TEXT_COLUMNS = (
-    "messages", "response", "model", "prompt_token_ids", "response_token_ids", "n_prompt_tokens", "n_response_tokens",
-    "finish_reason", "logp",
-)  # fmt: skip
+    "messages",
+    "response",
+    "model",
+    "prompt_token_ids",
+    "response_token_ids",
+    "n_prompt_tokens",
+    "n_response_tokens",
+    "finish_reason",
+    "logp",
+)
 
 
 class _Rows:
@@ -33,7 +40,9 @@ class _Rows:
         is_rejected_P1 = ~is_none(screened.verdicts)[:, None]
         # A row a prompt: the rejection first, then positives, then negatives; flattened it is the order of the table.
         width = selection.positives.shape[1]
-        places_PL = np.concatenate([np.where(is_rejected_P1, 0, -1), selection.positives, selection.negatives], axis=1)
+        places_PL = np.concatenate(
+            [np.where(is_rejected_P1, 0, -1), selection.positives, selection.negatives], axis=1
+        )
         self.prompts, columns = np.nonzero(places_PL >= 0)
         self.places = places_PL[self.prompts, columns]
         self.is_rejection = columns == 0
@@ -64,7 +73,9 @@ def group_table(
     own["status"], own["reason"] = _statuses(rows, screened)
     origin = pa.array(rows.origin, pa.int64())
     text = table.select(["messages"]).take(origin)
-    kept = table.select(TEXT_COLUMNS[1:]).take(pa.array(rows.origin, pa.int64(), mask=rows.is_rejection))
+    kept = table.select(TEXT_COLUMNS[1:]).take(
+        pa.array(rows.origin, pa.int64(), mask=rows.is_rejection)
+    )
     columns = []
     for field in schema:
         source = text if field.name == "messages" else kept
@@ -79,14 +90,22 @@ def group_table(
     return written, dict(verdicts) | ({"ok": n_kept} if n_kept else {})
 
 
-def _selection_columns(rows: _Rows, screened: Screened, selection: Selection) -> dict[str, pa.Array]:
+def _selection_columns(
+    rows: _Rows, screened: Screened, selection: Selection
+) -> dict[str, pa.Array]:
     ranks_PR = np.empty(screened.kept.shape, dtype=np.int32)
-    best_first_PR = np.argsort(np.where(screened.kept, -np.nan_to_num(screened.rewards), np.inf), axis=1, kind="stable")
-    np.put_along_axis(ranks_PR, best_first_PR, np.arange(screened.pools.shape[1], dtype=np.int32)[None], axis=1)
+    best_first_PR = np.argsort(
+        np.where(screened.kept, -np.nan_to_num(screened.rewards), np.inf), axis=1, kind="stable"
+    )
+    np.put_along_axis(
+        ranks_PR, best_first_PR, np.arange(screened.pools.shape[1], dtype=np.int32)[None], axis=1
+    )
     no_group = rows.is_rejection
     at = (rows.prompts, rows.places)
     clusters = selection.clusters[at]
-    gains = np.where(rows.is_negative, selection.gains[rows.prompts, np.maximum(rows.slots, 0)], np.nan)
+    gains = np.where(
+        rows.is_negative, selection.gains[rows.prompts, np.maximum(rows.slots, 0)], np.nan
+    )
     cost, bound = rows.of_prompts(selection.cost), rows.of_prompts(selection.lower_bound)
     roles = pa.array(np.where(rows.is_negative, 1, 0), mask=no_group)
     return {
@@ -99,7 +118,9 @@ def _selection_columns(rows: _Rows, screened: Screened, selection: Selection) ->
         "marginal_gain": pa.array(gains, mask=np.isnan(gains)),
         "cost": pa.array(cost, mask=no_group | np.isnan(cost)),
         "lower_bound": pa.array(bound, mask=no_group | np.isnan(bound)),
-        "is_optimal": pa.array(rows.of_prompts(selection.is_optimal), mask=no_group | np.isnan(bound)),
+        "is_optimal": pa.array(
+            rows.of_prompts(selection.is_optimal), mask=no_group | np.isnan(bound)
+        ),
     }
 
 
@@ -116,7 +137,9 @@ def _represents(rows: _Rows, screened: Screened, selection: Selection) -> pa.Arr
     sizes = np.zeros(len(rows.prompts), dtype=np.int64)
     _, sizes[has_members] = np.unique(owners, return_counts=True) if len(samples) else (None, 0)
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(samples), mask=pa.array(~has_members))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(samples), mask=pa.array(~has_members)
+    )
 
 
 def _beats(rows: _Rows, screened: Screened, config: SelectConfig) -> pa.Array:
@@ -130,9 +153,13 @@ def _beats(rows: _Rows, screened: Screened, config: SelectConfig) -> pa.Array:
         for group in np.split(kept, starts[1:]) if len(kept) else []:
             prompt_id = screened.pools.prompt_ids[int(rows.prompts[group[0]])].as_py()
             pairs = build_pairs(
-                rewards[group], ~rows.is_negative[group], rule, max_pairs=config.max_pairs, min_margin=config.min_margin,
+                rewards[group],
+                ~rows.is_negative[group],
+                rule,
+                max_pairs=config.max_pairs,
+                min_margin=config.min_margin,
                 seed=seed_for(config.seed, prompt_id, 1),
-            )  # fmt: skip
+            )
             for row in group:
                 found[row] = []
             for pair in pairs:

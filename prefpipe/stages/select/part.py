@@ -13,11 +13,24 @@ from prefpipe.configs.select import AMONG_ALL, SelectConfig
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.rewards import RewardExpression
-from prefpipe.maths.selection.screening import is_none, mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
+from prefpipe.maths.selection.screening import (
+    is_none,
+    mask_low_margins,
+    mask_near_duplicates,
+    pool_verdicts,
+    screen_candidates,
+)
 from prefpipe.maths.selection.selection import Selection, SelectOptions, select_pools
 from prefpipe.stages.select.group_table import group_table
 from prefpipe.stages.select.tally import tally_of
-from prefpipe.stages.shared.pool_index import PoolIndex, Screened, find_rows, flat, index_pools, pool_rewards
+from prefpipe.stages.shared.pool_index import (
+    PoolIndex,
+    Screened,
+    find_rows,
+    flat,
+    index_pools,
+    pool_rewards,
+)
 
 NOT_WHITE_SPACE = r"[^\x09-\x0d\x1c-\x20\x{85}\p{Z}]"
 """A character that ``str.strip`` would leave."""
@@ -38,7 +51,11 @@ class PartSelector:
     """Makes parts, each from its own inputs alone, so that several threads can."""
 
     def __init__(
-        self, config: SelectConfig, expression: RewardExpression, inputs: Mapping[str, Artifact], output: Output
+        self,
+        config: SelectConfig,
+        expression: RewardExpression,
+        inputs: Mapping[str, Artifact],
+        output: Output,
     ) -> None:
         self.config, self.expression, self.inputs, self.output = config, expression, inputs, output
 
@@ -52,7 +69,9 @@ class PartSelector:
         distances_PRR = None
         if "embeddings" in self.inputs:
             distances_PRR = pairwise_distances(np.eye(4, dtype=np.float32)[None])
-        self._select_pools(rewards_PR, distances_PRR, np.full(rewards_PR.shape, True), np.zeros(1, dtype=np.uint64))
+        self._select_pools(
+            rewards_PR, distances_PRR, np.full(rewards_PR.shape, True), np.zeros(1, dtype=np.uint64)
+        )
 
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Select and write one part."""
@@ -71,7 +90,11 @@ class PartSelector:
         return self._select_pools(rewards_PR, screened.distances, mask, seeds_P)
 
     def _select_pools(
-        self, rewards_PR: np.ndarray, distances_PRR: np.ndarray | None, mask_PR: np.ndarray, seeds_P: np.ndarray
+        self,
+        rewards_PR: np.ndarray,
+        distances_PRR: np.ndarray | None,
+        mask_PR: np.ndarray,
+        seeds_P: np.ndarray,
     ) -> Selection:
         config = self.config
         temperature: Any = config.weight_temperature
@@ -79,16 +102,28 @@ class PartSelector:
             temperature = float(temperature)
         cover: Any = config.cover
         options = SelectOptions(
-            positives=config.positives, weight_temperature=temperature, cover=cover, n_init=config.n_init,
+            positives=config.positives,
+            weight_temperature=temperature,
+            cover=cover,
+            n_init=config.n_init,
             time_limit_s=config.time_limit,
-        )  # fmt: skip
+        )
         return select_pools(
-            rewards_PR, distances_PRR, mask_PR, k=config.k, strategy=config.strategy, seeds_P=seeds_P, options=options
+            rewards_PR,
+            distances_PRR,
+            mask_PR,
+            k=config.k,
+            strategy=config.strategy,
+            seeds_P=seeds_P,
+            options=options,
         )
 
 
 def screen_part(
-    inputs: Mapping[str, Artifact], expression: RewardExpression, knobs: "SelectConfig | Screening", index: int
+    inputs: Mapping[str, Artifact],
+    expression: RewardExpression,
+    knobs: "SelectConfig | Screening",
+    index: int,
 ) -> Screened:
     """Return a part's candidates, judged: which can be selected from, and why the others cannot.
 
@@ -99,7 +134,11 @@ def screen_part(
         index: of the part.
     """
     table = inputs["candidates"].read(index)[0]
-    pools = index_pools(flat(table, "prompt_id"), flat(table, "sample_idx"), str(inputs["candidates"].part_path(index)))
+    pools = index_pools(
+        flat(table, "prompt_id"),
+        flat(table, "sample_idx"),
+        str(inputs["candidates"].part_path(index)),
+    )
     if (pools.order[1:] < pools.order[:-1]).any():
         table = table.take(pools.order)
     rewards = pool_rewards(inputs["scores"].read(index)[0], expression, pools)
@@ -108,7 +147,9 @@ def screen_part(
     reasons_N = screen_candidates(
         prompts_N=pools.prompts,
         texts_N=texts.indices.fill_null(0).to_numpy(),
-        is_blank_N=~_has_text(texts.dictionary)[texts.indices.fill_null(len(texts.dictionary)).to_numpy()],
+        is_blank_N=~_has_text(texts.dictionary)[
+            texts.indices.fill_null(len(texts.dictionary)).to_numpy()
+        ],
         rewards_N=rewards[pools.prompts, pools.places],
         statuses_N=flat(table, "status").to_numpy(zero_copy_only=False),
         has_embedding_N=has_embedding_N,
@@ -118,13 +159,20 @@ def screen_part(
     usable = pools.pad(is_none(reasons_N), fill=False)
     distances = None if embeddings is None else pairwise_distances(embeddings)
     if knobs.near_duplicates is not None and embeddings is not None and distances is not None:
-        is_copy = mask_near_duplicates(embeddings, distances, rewards, usable, knobs.near_duplicates)
+        is_copy = mask_near_duplicates(
+            embeddings, distances, rewards, usable, knobs.near_duplicates
+        )
         reasons_N[is_copy[pools.prompts, pools.places]] = "near_duplicate"
         usable = usable & ~is_copy
     # Pairs between any two responses have margins of their own: a candidate close to the positive can still beat another.
     is_of_pairs = knobs.pairs in AMONG_ALL
     candidate_margin = 0.0 if is_of_pairs else knobs.min_margin
-    is_close = mask_low_margins(np.where(usable, rewards, 0.0), usable, min_margin=candidate_margin, positives=knobs.positives)
+    is_close = mask_low_margins(
+        np.where(usable, rewards, 0.0),
+        usable,
+        min_margin=candidate_margin,
+        positives=knobs.positives,
+    )
     reasons_N[is_close[pools.prompts, pools.places]] = "low_margin"
     kept = usable & ~is_close
     is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
@@ -136,7 +184,9 @@ def screen_part(
     return Screened(table, pools, rewards, distances, reasons_N, usable, kept, verdicts)
 
 
-def _embeddings(inputs: Mapping[str, Artifact], index: int, pools: PoolIndex) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _embeddings(
+    inputs: Mapping[str, Artifact], index: int, pools: PoolIndex
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
     if "embeddings" not in inputs:
         return None, None
@@ -144,14 +194,18 @@ def _embeddings(inputs: Mapping[str, Artifact], index: int, pools: PoolIndex) ->
     rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
     column = flat(table, "embedding")
     if not pa.types.is_fixed_size_list(column.type) or column.null_count:
-        raise InputError(f"the vectors in {inputs['embeddings'].part_path(index)} are null, or not all of one length",
-                         hint="run `prefpipe embed` again")  # fmt: skip
+        raise InputError(
+            f"the vectors in {inputs['embeddings'].part_path(index)} are null, or not all of one length",
+            hint="run `prefpipe embed` again",
+        )
     n_dimensions = column.type.list_size
     vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), n_dimensions)
     is_ok = np.append(pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False), False)
     has_one_N = is_ok[rows]
     if len(vectors) == pools.shape[0] * pools.shape[1] and (rows == np.arange(len(vectors))).all():
-        return vectors.reshape(*pools.shape, n_dimensions), has_one_N  # every pool is full and in order: no copy
+        return vectors.reshape(
+            *pools.shape, n_dimensions
+        ), has_one_N  # every pool is full and in order: no copy
     embeddings = np.zeros((*pools.shape, n_dimensions), vectors.dtype)
     embeddings[pools.prompts[has_one_N], pools.places[has_one_N]] = vectors[rows[has_one_N]]
     return embeddings, has_one_N

@@ -32,30 +32,51 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     candidates, scores = inputs["candidates"], inputs["scores"]
     expression = _reward_expression(config, scores)
     record = RunRecord(
-        stage=config.stage, schema=GROUPS.tag, n_parts=candidates.n_parts, context=dict(runtime.context),
-        identity={"stage": config.stage, "version": config.VERSION, **config.identity(), "reward": expression.text,
-                  **{name: parent_identity(artifact) for name, artifact in inputs.items()}},
+        stage=config.stage,
+        schema=GROUPS.tag,
+        n_parts=candidates.n_parts,
+        context=dict(runtime.context),
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            **config.identity(),
+            "reward": expression.text,
+            **{name: parent_identity(artifact) for name, artifact in inputs.items()},
+        },
         parents={name: str(artifact.path) for name, artifact in inputs.items()},
-    )  # fmt: skip
+    )
     indices = runtime.shard.parts(candidates.n_parts)
     for artifact in inputs.values():
         indices = artifact.present(indices, allow_partial=config.allow_partial)
     parents = _parent_digests(inputs, indices)
-    if indices:  # an expression that these rewards do not allow (logit of 0) must not cost an older result
+    if (
+        indices
+    ):  # an expression that these rewards do not allow (logit of 0) must not cost an older result
         first = candidates.read(indices[0], ["prompt_id", "sample_idx"])[0]
-        pools = index_pools(flat(first, "prompt_id"), flat(first, "sample_idx"), str(candidates.part_path(indices[0])))
+        pools = index_pools(
+            flat(first, "prompt_id"),
+            flat(first, "sample_idx"),
+            str(candidates.part_path(indices[0])),
+        )
         pool_rewards(scores.read(indices[0])[0], expression, pools)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
     if "embeddings" in inputs and not is_ready():
-        runtime.log("compiling the selection loops, once an installation: about a quarter of a minute")
+        runtime.log(
+            "compiling the selection loops, once an installation: about a quarter of a minute"
+        )
     selector = PartSelector(config, expression, inputs, output)
     if indices:
         selector.rehearse()
     loop_over_parts(
-        output, parents.__getitem__, lambda index: selector.make(index, parents[index]), runtime, summary, indices=indices,
+        output,
+        parents.__getitem__,
+        lambda index: selector.make(index, parents[index]),
+        runtime,
+        summary,
+        indices=indices,
         workers=config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0))),
-    )  # fmt: skip
+    )
     summary.notes += describe_tally(summary.tally, config.strategy)
     summary.facts |= facts_of_tally(summary.tally)
     return summary
@@ -65,13 +86,24 @@ def _open_inputs(config: SelectConfig) -> dict[str, Artifact]:
     paths = {"candidates": config.candidates, "scores": config.scores}
     if config.embeddings is not None:
         paths["embeddings"] = config.embeddings
-    refuse_nesting(config.output, {("CANDIDATES" if name == "candidates" else f"--{name}"): path for name, path in paths.items()})
+    refuse_nesting(
+        config.output,
+        {
+            ("CANDIDATES" if name == "candidates" else f"--{name}"): path
+            for name, path in paths.items()
+        },
+    )
     inputs = {
-        name: open_input(path, schema=name, name="CANDIDATES" if name == "candidates" else f"--{name}")
+        name: open_input(
+            path, schema=name, name="CANDIDATES" if name == "candidates" else f"--{name}"
+        )
         for name, path in paths.items()
     }
     for name, artifact in inputs.items():
-        if name != "candidates" and artifact.record.identity.get("candidates") != inputs["candidates"].record.identity:
+        if (
+            name != "candidates"
+            and artifact.record.identity.get("candidates") != inputs["candidates"].record.identity
+        ):
             raise InputError(
                 f"--{name} {artifact.path} was made for other candidates than {config.candidates}",
                 hint=f"pass the {name} of these candidates, or make them: "
@@ -80,7 +112,9 @@ def _open_inputs(config: SelectConfig) -> dict[str, Artifact]:
     return inputs
 
 
-def _parent_digests(inputs: Mapping[str, Artifact], indices: Sequence[int]) -> dict[int, dict[str, str]]:
+def _parent_digests(
+    inputs: Mapping[str, Artifact], indices: Sequence[int]
+) -> dict[int, dict[str, str]]:
     """Return the digests of the parts that each part is made from.
 
     Errors:
@@ -91,7 +125,10 @@ def _parent_digests(inputs: Mapping[str, Artifact], indices: Sequence[int]) -> d
         footers = {name: artifact.footer(index) for name, artifact in inputs.items()}
         digests[index] = {name: footer.data_sha256 for name, footer in footers.items()}
         for name, footer in footers.items():
-            if name != "candidates" and footer.parents.get("candidates") != footers["candidates"].data_sha256:
+            if (
+                name != "candidates"
+                and footer.parents.get("candidates") != footers["candidates"].data_sha256
+            ):
                 raise InputError(
                     f"{inputs[name].part_path(index)} was made from another version of {inputs['candidates'].part_path(index)}",
                     hint=f"run the `prefpipe {inputs[name].record.stage}` command again: it makes this part anew",
@@ -103,11 +140,15 @@ def _reward_expression(config: SelectConfig, scores: Artifact) -> RewardExpressi
     names = [scorer["name"] for scorer in scores.record.identity["scorers"]]
     if config.reward is None:
         if len(names) > 1:
-            raise UsageError(f"--reward is needed: {scores.path} holds several scorers: {', '.join(names)}",
-                             hint=f'for example --reward "{" + ".join(names)}"')  # fmt: skip
+            raise UsageError(
+                f"--reward is needed: {scores.path} holds several scorers: {', '.join(names)}",
+                hint=f'for example --reward "{" + ".join(names)}"',
+            )
         return parse_reward(names[0])
     expression = parse_reward(config.reward)
     unknown = [name for name in expression.names if name not in names]
     if unknown:
-        raise UsageError(f"--reward {config.reward!r} names `{unknown[0]}`, and {scores.path} holds: {', '.join(names)}")
+        raise UsageError(
+            f"--reward {config.reward!r} names `{unknown[0]}`, and {scores.path} holds: {', '.join(names)}"
+        )
     return expression

@@ -44,7 +44,9 @@ def tally_of(screened: Screened, selection: Selection, written: pa.Table) -> dic
         **_spreads(screened, selection, has_group_P),
         **_costs(selection, has_group_P),
     }
-    firsts = kept_rows & np.append(True, np.diff(flat(written, "prompt_id").dictionary_encode().indices.to_numpy()) != 0)
+    firsts = kept_rows & np.append(
+        True, np.diff(flat(written, "prompt_id").dictionary_encode().indices.to_numpy()) != 0
+    )
     tally["group_prompt_tokens"] = int(_lengths(written)[0][firsts].sum())
     for prefix, names in ((LEFT_OUT, screened.reasons), (REJECTED, screened.verdicts)):
         found, counts = np.unique(names[~is_none(names)].astype(str), return_counts=True)
@@ -67,14 +69,22 @@ def _token_sums(table: pa.Table, chosen_N: np.ndarray, name: str) -> dict[str, f
 def _lengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return tokens of each row's prompt and response, and which rows are estimates from characters."""
     known = [flat(table, name) for name in ("n_prompt_tokens", "n_response_tokens")]
-    is_estimated = ~(known[0].is_valid().to_numpy(zero_copy_only=False) & known[1].is_valid().to_numpy(zero_copy_only=False))
-    prompt, response = (np.asarray(column.fill_null(0).to_numpy(), dtype=np.int64) for column in known)
+    is_estimated = ~(
+        known[0].is_valid().to_numpy(zero_copy_only=False)
+        & known[1].is_valid().to_numpy(zero_copy_only=False)
+    )
+    prompt, response = (
+        np.asarray(column.fill_null(0).to_numpy(), dtype=np.int64) for column in known
+    )
     if is_estimated.any():
         messages = flat(table, "messages")
         turns = pc.utf8_length(messages.flatten().field("content")).fill_null(0).to_numpy()
         ends = np.append(0, np.cumsum(turns))
         offsets = messages.offsets.to_numpy() - messages.offsets[0].as_py()
-        chars = (ends[offsets[1:]] - ends[offsets[:-1]], pc.utf8_length(flat(table, "response")).fill_null(0).to_numpy())
+        chars = (
+            ends[offsets[1:]] - ends[offsets[:-1]],
+            pc.utf8_length(flat(table, "response")).fill_null(0).to_numpy(),
+        )
         prompt, response = (
             np.where(is_estimated, -(-count // CHARS_PER_TOKEN), column)
             for column, count in zip((prompt, response), chars, strict=True)
@@ -98,7 +108,9 @@ def _spreads(screened: Screened, selection: Selection, has_group_P: np.ndarray) 
 
 
 def _spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return np.asarray(np.where(chosen, values, -np.inf).max(axis=1) - np.where(chosen, values, np.inf).min(axis=1))
+    return np.asarray(
+        np.where(chosen, values, -np.inf).max(axis=1) - np.where(chosen, values, np.inf).min(axis=1)
+    )
 
 
 def _costs(selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
@@ -123,14 +135,22 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
     if not tally.get("n_prompts"):
         return []
     groups = tally["n_groups"]
-    lines = [f"{_many(tally['n_candidates'], 'candidate')} in, {tally['n_kept']:,} kept in {_many(groups, 'group')}"]
-    lines += [f"{_many(count, 'candidate')} left out: {name}" for name, count in _ranked(tally, LEFT_OUT)]
-    lines += [f"{_many(count, 'prompt')} rejected: {name}" for name, count in _ranked(tally, REJECTED)]
+    lines = [
+        f"{_many(tally['n_candidates'], 'candidate')} in, {tally['n_kept']:,} kept in {_many(groups, 'group')}"
+    ]
+    lines += [
+        f"{_many(count, 'candidate')} left out: {name}" for name, count in _ranked(tally, LEFT_OUT)
+    ]
+    lines += [
+        f"{_many(count, 'prompt')} rejected: {name}" for name, count in _ranked(tally, REJECTED)
+    ]
     if not groups:
         return [*lines, "no prompt has a group: there is nothing to train on"]
     if "pool_spread" in tally:
-        lines.append(f"mean reward spread, highest minus lowest: {tally['pool_spread'] / groups:.4g} in the pools, "
-                     f"{tally['kept_spread'] / groups:.4g} in the groups")  # fmt: skip
+        lines.append(
+            f"mean reward spread, highest minus lowest: {tally['pool_spread'] / groups:.4g} in the pools, "
+            f"{tally['kept_spread'] / groups:.4g} in the groups"
+        )
     facts = facts_of_tally(tally)
     if strategy == "opt-select":
         lines.append(f"{tally.get('n_optimal', 0):,} of {_many(groups, 'group')} proven optimal")
@@ -140,8 +160,10 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
                 "exp((mean r - r)/T): the others decide only what it leaves open; --weight-temperature auto lets them count"
             )
     if facts["coverage_cost"] is not None:
-        lines.append(f"mean coverage cost, with k random candidates 1: {facts['coverage_cost']:.3f}; "
-                     f"the k lowest rewards {facts['coverage_cost_bottom_k']:.3f}")  # fmt: skip
+        lines.append(
+            f"mean coverage cost, with k random candidates 1: {facts['coverage_cost']:.3f}; "
+            f"the k lowest rewards {facts['coverage_cost_bottom_k']:.3f}"
+        )
     return lines + _token_lines(tally)
 
 
@@ -155,8 +177,10 @@ def _token_lines(tally: Mapping[str, float]) -> list[str]:
             "computed once a group); `prefpipe savings` says what that is worth"
         )
     if tally["usable_estimated"]:
-        lines.append(f"{_many(tally['usable_estimated'], 'usable candidate')} without token counts: they are estimated at "
-                     f"{CHARS_PER_TOKEN} characters a token")  # fmt: skip
+        lines.append(
+            f"{_many(tally['usable_estimated'], 'usable candidate')} without token counts: they are estimated at "
+            f"{CHARS_PER_TOKEN} characters a token"
+        )
     return lines
 
 
@@ -165,7 +189,11 @@ def _many(count: float, word: str) -> str:
 
 
 def _ranked(tally: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:
-    found = [(name.removeprefix(prefix), count) for name, count in tally.items() if name.startswith(prefix)]
+    found = [
+        (name.removeprefix(prefix), count)
+        for name, count in tally.items()
+        if name.startswith(prefix)
+    ]
     return sorted(found, key=lambda item: (-item[1], item[0]))
 
 

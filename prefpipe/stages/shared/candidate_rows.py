@@ -24,12 +24,16 @@ def key_of(row: Row) -> tuple[str, int]:
 
 def further_columns(table: pa.Table) -> pa.Table:
     """Return the columns of candidates that their schema does not name: the user's own, `REASONING` and `TEMPLATE_INPUT`."""
-    return table.select([name for name in table.column_names if name not in CANDIDATES.column_names])
+    return table.select(
+        [name for name in table.column_names if name not in CANDIDATES.column_names]
+    )
 
 
 def user_columns(table: pa.Table) -> pa.Table:
     """Return the columns that stand beside the candidates, without what belongs to their prompts."""
-    return table.select([name for name in further_columns(table).column_names if name != TEMPLATE_INPUT])
+    return table.select(
+        [name for name in further_columns(table).column_names if name != TEMPLATE_INPUT]
+    )
 
 
 def count_by_status(rows: Iterable[Row]) -> dict[str, int]:
@@ -42,7 +46,10 @@ def count_by_status(rows: Iterable[Row]) -> dict[str, int]:
 
 def parent_digests(indices: Sequence[int], **parents: Artifact) -> dict[int, dict[str, str]]:
     """Return for each part the digests of the parent parts it is made from, by parent name."""
-    return {index: {name: artifact.footer(index).data_sha256 for name, artifact in parents.items()} for index in indices}
+    return {
+        index: {name: artifact.footer(index).data_sha256 for name, artifact in parents.items()}
+        for index in indices
+    }
 
 
 def parent_identity(artifact: Artifact) -> dict[str, Any]:
@@ -83,7 +90,9 @@ def table_of_rows(rows: Sequence[Row], prompts: Prompts, *, is_served: bool = Fa
         rows = [row | {TEMPLATE_INPUT: template_input_of(row["messages"])} for row in rows]
     own = pa.Table.from_pylist(list(rows), schema=schema)
     position = {prompt.prompt_id: number for number, prompt in enumerate(prompts.rows)}
-    theirs = prompts.columns.take(pa.array([position[row["prompt_id"]] for row in rows], pa.int64()))
+    theirs = prompts.columns.take(
+        pa.array([position[row["prompt_id"]] for row in rows], pa.int64())
+    )
     for field, column in zip(theirs.schema, theirs.columns, strict=True):
         own = own.append_column(field, column)
     return own

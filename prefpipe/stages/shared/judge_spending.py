@@ -16,7 +16,9 @@ def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) ->
     desks = [judge.desk for judge in judges if isinstance(getattr(judge, "desk", None), JudgeDesk)]
     questions = {key: body for desk in desks for key, body in desk.open_questions.items()}
     files = write_batch(path, questions.values())
-    summary.notes.append(f"{len(questions):,} requests are in {', '.join(map(str, files))}; all others are answered already")
+    summary.notes.append(
+        f"{len(questions):,} requests are in {', '.join(map(str, files))}; all others are answered already"
+    )
     summary.notes.append("run the batch, then pass its output with --ingest-batch")
     summary.facts |= {"n_requests": len(questions), "files": [str(file) for file in files]}
 
@@ -28,9 +30,11 @@ def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> No
         return
     spent = desk.spending
     facts: dict[str, Any] = {
-        "n_answered_now": spent.n_asked, "n_answered_before": spent.n_from_cache, "n_prompt_tokens_now": spent.n_prompt_tokens,
+        "n_answered_now": spent.n_asked,
+        "n_answered_before": spent.n_from_cache,
+        "n_prompt_tokens_now": spent.n_prompt_tokens,
         "n_completion_tokens_now": spent.n_completion_tokens,
-    }  # fmt: skip
+    }
     what = "answers taken from the batch" if desk.mode == "ingest" else "questions asked now"
     line = (
         f"judge: {spent.n_asked:,} {what} ({spent.n_prompt_tokens:,} prompt and {spent.n_completion_tokens:,} "
@@ -49,5 +53,11 @@ def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> No
     summary.notes += note_on_server(len(desk.spelling_control_tokens), "questions")
     strangers = len(desk.batch.answers) - len(desk.used_of_batch) if desk.mode == "ingest" else 0
     if strangers:
-        none = "; none does: was the batch emitted with this judge, prompt and verdict?" if not desk.used_of_batch else ""
-        summary.notes.append(f"{strangers:,} answers of the batch belong to no question that was open in this run{none}")
+        none = (
+            "; none does: was the batch emitted with this judge, prompt and verdict?"
+            if not desk.used_of_batch
+            else ""
+        )
+        summary.notes.append(
+            f"{strangers:,} answers of the batch belong to no question that was open in this run{none}"
+        )

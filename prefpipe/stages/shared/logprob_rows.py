@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from prefpipe.artifacts.store import Artifact
 
 
-def read_logprobs(artifact: Artifact, indices: Sequence[int]) -> dict[tuple[str, int], tuple[float, int]]:
+def read_logprobs(
+    artifact: Artifact, indices: Sequence[int]
+) -> dict[tuple[str, int], tuple[float, int]]:
     """Return sum and token count of every measured response of some parts, by ``(prompt_id, sample_idx)``."""
     found: dict[tuple[str, int], tuple[float, int]] = {}
     for index in indices:

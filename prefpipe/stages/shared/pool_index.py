@@ -69,26 +69,38 @@ def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIn
         InputError: two candidates with the same key; ``name`` is the file in the message.
     """
     encoded = prompt_ids.dictionary_encode()
-    prompts, samples = encoded.indices.to_numpy().astype(np.int64), sample_idx.to_numpy().astype(np.int64)
+    prompts, samples = (
+        encoded.indices.to_numpy().astype(np.int64),
+        sample_idx.to_numpy().astype(np.int64),
+    )
     order = np.lexsort((samples, prompts))
     prompts, samples = prompts[order], samples[order]
     is_twice = (prompts[1:] == prompts[:-1]) & (samples[1:] == samples[:-1])
     if is_twice.any():
         row = int(np.flatnonzero(is_twice)[0])
-        raise InputError(f"{name} has two candidates of prompt {encoded.dictionary[int(prompts[row])]}, sample {samples[row]}",
-                         hint="make the candidates again")  # fmt: skip
+        raise InputError(
+            f"{name} has two candidates of prompt {encoded.dictionary[int(prompts[row])]}, sample {samples[row]}",
+            hint="make the candidates again",
+        )
     sizes = np.bincount(prompts, minlength=len(encoded.dictionary))
     places = np.arange(len(prompts)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return PoolIndex(encoded.dictionary, order, prompts, samples, places, sizes)
 
 
-def find_rows(pools: PoolIndex, prompt_ids: pa.Array, sample_idx: pa.Array, what: str) -> np.ndarray:
+def find_rows(
+    pools: PoolIndex, prompt_ids: pa.Array, sample_idx: pa.Array, what: str
+) -> np.ndarray:
     """Return (N,) the row of another table that speaks of each candidate, -1 where none does.
 
     Errors:
         InputError: two rows for one candidate; ``what`` says of which kind.
     """
-    numbers = pc.index_in(prompt_ids, value_set=pools.prompt_ids).fill_null(-1).to_numpy().astype(np.int64)
+    numbers = (
+        pc.index_in(prompt_ids, value_set=pools.prompt_ids)
+        .fill_null(-1)
+        .to_numpy()
+        .astype(np.int64)
+    )
     keys = _keys(numbers, sample_idx.to_numpy().astype(np.int64))
     keys[numbers < 0] = -1
     rows = np.argsort(keys, kind="stable")
@@ -123,8 +135,12 @@ def pool_rewards(scores: pa.Table, expression: RewardExpression, pools: PoolInde
     columns: dict[str, np.ndarray] = {}
     for name in expression.names:
         own = scores.filter(pc.equal(scores["scorer"], name)).combine_chunks()
-        rows = find_rows(pools, flat(own, "prompt_id"), flat(own, "sample_idx"), f"scorer {name} has two scores")
-        values = np.append(flat(own, "reward").to_numpy(zero_copy_only=False).astype(np.float64), np.nan)
+        rows = find_rows(
+            pools, flat(own, "prompt_id"), flat(own, "sample_idx"), f"scorer {name} has two scores"
+        )
+        values = np.append(
+            flat(own, "reward").to_numpy(zero_copy_only=False).astype(np.float64), np.nan
+        )
         columns[name] = pools.pad(values[rows], np.nan)  # -1 is the NaN at the end
     return expression.evaluate(columns)
 

@@ -44,7 +44,9 @@ def check_recipes(policy: Side, baseline: Side, *, force: bool) -> list[str]:
         FingerprintError: they differ, and are not to be compared all the same.
     """
     if policy.is_imported or baseline.is_imported:
-        lines = _differences_of_prompts(prompts_of(policy.candidates), prompts_of(baseline.candidates))
+        lines = _differences_of_prompts(
+            prompts_of(policy.candidates), prompts_of(baseline.candidates)
+        )
     else:
         lines = _differences_of_identities(policy.candidates, baseline.candidates)
     lines += _differences_of_identities(policy.scores, baseline.scores)
@@ -68,21 +70,35 @@ def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
 
 def _told(lines: Sequence[str], names: tuple[str, str], *, force: bool) -> list[str]:
     """Return the lines in the words of the two sides, or refuse."""
-    told = [line.replace("on disk", f"for {names[1]}").replace("asked for", f"for {names[0]}") for line in lines]
+    told = [
+        line.replace("on disk", f"for {names[1]}").replace("asked for", f"for {names[0]}")
+        for line in lines
+    ]
     if told and not force:
         shown = "\n  ".join(told)
-        raise FingerprintError(f"the two sides were not made by the same recipe:\n  {shown}", hint=HINT)
+        raise FingerprintError(
+            f"the two sides were not made by the same recipe:\n  {shown}", hint=HINT
+        )
     return told
 
 
 def notes_on_force(differences: Sequence[str]) -> list[str]:
     """Return what a reader of a forced comparison must know."""
-    return [f"compared with --force although not made by the same recipe: {line}" for line in differences]
+    return [
+        f"compared with --force although not made by the same recipe: {line}"
+        for line in differences
+    ]
 
 
-def _differences_of_identities(policy: Artifact, baseline: Artifact, besides: Sequence[str] = ()) -> list[str]:
+def _differences_of_identities(
+    policy: Artifact, baseline: Artifact, besides: Sequence[str] = ()
+) -> list[str]:
     ours, theirs = (
-        {key: value for key, value in artifact.record.identity.items() if key not in (*NOT_COMPARED, "candidates", *besides)}
+        {
+            key: value
+            for key, value in artifact.record.identity.items()
+            if key not in (*NOT_COMPARED, "candidates", *besides)
+        }
         for artifact in (baseline, policy)
     )
     return describe_difference(ours, theirs)
@@ -102,8 +118,12 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
     for ours, theirs, where in ((policy, baseline, "policy"), (baseline, policy, "baseline")):
         alone = [key for key in ours if key not in theirs]
         if alone:
-            lines.append(f"prompts: {len(alone):,} of {len(ours):,} are the {where}'s alone, the first is {alone[0]}")
-    other_text = [key for key, messages in policy.items() if key in baseline and baseline[key] != messages]
+            lines.append(
+                f"prompts: {len(alone):,} of {len(ours):,} are the {where}'s alone, the first is {alone[0]}"
+            )
+    other_text = [
+        key for key, messages in policy.items() if key in baseline and baseline[key] != messages
+    ]
     if other_text:
         lines.append(
             f"prompts: {len(other_text):,} have another text on either side (a system prompt?), the first is {other_text[0]}"
@@ -113,16 +133,26 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
 
 def notes_on_recipe(policy: Side, baseline: Side) -> list[str]:
     """Return what of the recipe is not known, in sentences."""
-    imported = [name for name, side in (("policy", policy), ("baseline", baseline)) if side.is_imported]
-    notes = [f"imported, so that the sampling is not known: {', '.join(imported)}"] if imported else []
+    imported = [
+        name for name, side in (("policy", policy), ("baseline", baseline)) if side.is_imported
+    ]
+    notes = (
+        [f"imported, so that the sampling is not known: {', '.join(imported)}"] if imported else []
+    )
     names = {name for side in (policy, baseline) for name in _imported_scorers(side)}
     if names:
-        notes.append(f"imported, so that the name alone says that both sides have the same rater: {', '.join(sorted(names))}")
+        notes.append(
+            f"imported, so that the name alone says that both sides have the same rater: {', '.join(sorted(names))}"
+        )
     return notes
 
 
 def _imported_scorers(side: Side) -> list[str]:
-    return [scorer["name"] for scorer in side.scores.record.identity["scorers"] if scorer.get("kind") == IMPORT]
+    return [
+        scorer["name"]
+        for scorer in side.scores.record.identity["scorers"]
+        if scorer.get("kind") == IMPORT
+    ]
 
 
 def digest_of_prompts(prompts: Mapping[str, Any]) -> str:
@@ -130,7 +160,9 @@ def digest_of_prompts(prompts: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(sorted(prompts.items())).encode()).hexdigest()
 
 
-def recipe_of(policy: Side, baseline: Side, context: Mapping[str, Any], differences: Sequence[str] = ()) -> dict[str, Any]:
+def recipe_of(
+    policy: Side, baseline: Side, context: Mapping[str, Any], differences: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return what a reader needs to make the figures again, and a program to see whether two results can be compared.
 
     Args:
@@ -139,18 +171,28 @@ def recipe_of(policy: Side, baseline: Side, context: Mapping[str, Any], differen
         context: of the run, for the versions.
         differences: what `check_recipes` found and ``--force`` let pass.
     """
-    sampling = {key: value for key, value in policy.candidates.record.identity.items() if key not in ("models", "stage")}
+    sampling = {
+        key: value
+        for key, value in policy.candidates.record.identity.items()
+        if key not in ("models", "stage")
+    }
     sides = {"policy": policy, "baseline": baseline}
     return {
         "prompts_sha256": digest_of_prompts(prompts_of(policy.candidates)),
-        "sampling": sampling, "scorers": policy.scores.record.identity["scorers"],
+        "sampling": sampling,
+        "scorers": policy.scores.record.identity["scorers"],
         # the models' identities hold the hashes of weights, tokenizer and chat template
-        "models": {name: side.candidates.record.identity.get("models") for name, side in sides.items()},
-        "versions": context.get("versions"), "differences": list(differences),
-    }  # fmt: skip
+        "models": {
+            name: side.candidates.record.identity.get("models") for name, side in sides.items()
+        },
+        "versions": context.get("versions"),
+        "differences": list(differences),
+    }
 
 
-def recipe_of_pairs(a: Artifact, b: Artifact, record: RunRecord, differences: Sequence[str]) -> dict[str, Any]:
+def recipe_of_pairs(
+    a: Artifact, b: Artifact, record: RunRecord, differences: Sequence[str]
+) -> dict[str, Any]:
     """Return what a reader of verdicts needs to make the figures again.
 
     Args:
@@ -160,9 +202,15 @@ def recipe_of_pairs(a: Artifact, b: Artifact, record: RunRecord, differences: Se
         differences: what `check_sampling` found and ``--force`` let pass.
     """
     sides = {"a": a, "b": b}
-    prompts = {key: turns for side in sides.values() for key, turns in prompts_of(side, allow_partial=True).items()}
+    prompts = {
+        key: turns
+        for side in sides.values()
+        for key, turns in prompts_of(side, allow_partial=True).items()
+    }
     return {
-        "prompts_sha256": digest_of_prompts(prompts), **{key: record.identity[key] for key in ("judge", "orders", "pairing")},
+        "prompts_sha256": digest_of_prompts(prompts),
+        **{key: record.identity[key] for key in ("judge", "orders", "pairing")},
         "models": {name: side.record.identity.get("models") for name, side in sides.items()},
-        "versions": record.context.get("versions"), "differences": list(differences),
-    }  # fmt: skip
+        "versions": record.context.get("versions"),
+        "differences": list(differences),
+    }

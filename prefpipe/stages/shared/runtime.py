@@ -77,9 +77,14 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         """Return the summary for ``--json``."""
         return {
-            "stage": self.stage, "path": str(self.path), "n_rows": self.n_rows, "counts": dict(sorted(self.counts.items())),
-            "n_parts_made": self.n_parts_made, "n_parts_kept": self.n_parts_kept, **self.facts,
-        }  # fmt: skip
+            "stage": self.stage,
+            "path": str(self.path),
+            "n_rows": self.n_rows,
+            "counts": dict(sorted(self.counts.items())),
+            "n_parts_made": self.n_parts_made,
+            "n_parts_kept": self.n_parts_kept,
+            **self.facts,
+        }
 
 
 def loop_over_parts(
@@ -113,7 +118,9 @@ def loop_over_parts(
     to_do = [index for index in indices if not output.is_done(index, parents[index]) or redo(index)]
     summary.n_parts_kept = len(indices) - len(to_do)
     if summary.n_parts_kept:
-        runtime.log(f"{output.path}: {summary.n_parts_kept} of {len(indices)} parts are finished and kept")
+        runtime.log(
+            f"{output.path}: {summary.n_parts_kept} of {len(indices)} parts are finished and kept"
+        )
     if not indices and runtime.shard.count > 1:
         runtime.log(_nothing_to_do(runtime.shard, output))
     clock = PartClock(runtime)
@@ -124,7 +131,8 @@ def loop_over_parts(
     n_left = len(to_do) - summary.n_parts_made
     if n_left:
         raise StoppedEarly(
-            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, {n_left} left", hint=runtime.how_to_go_on
+            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, {n_left} left",
+            hint=runtime.how_to_go_on,
         )
     footers = [output.footer(index) for index in indices]
     summary.tally = add_tallies(footer.tally for footer in footers)
@@ -178,8 +186,10 @@ class PartClock:
         """Compare with the notice that the signal gave; it is not to be seen before it comes."""
         ends_at, asked_at = self.runtime.ends_at, self.runtime.when_asked()
         if ends_at is not None and asked_at is not None and ends_at - asked_at < self.longest_s:
-            self._warn(f"the signal came {ends_at - asked_at:.0f} s before the job ends",
-                       "one begun just before it would be lost")  # fmt: skip
+            self._warn(
+                f"the signal came {ends_at - asked_at:.0f} s before the job ends",
+                "one begun just before it would be lost",
+            )
 
     def _warn(self, what: str, loss: str) -> None:
         if self._has_warned:
@@ -192,7 +202,9 @@ class PartClock:
         )
 
 
-def _made(to_do: Sequence[int], make: Callable[[int], None], runtime: Runtime, workers: int) -> Iterator[int]:
+def _made(
+    to_do: Sequence[int], make: Callable[[int], None], runtime: Runtime, workers: int
+) -> Iterator[int]:
     """Yield the parts as they are made, until all are or a stop is asked for.
 
     Parts that are begun are finished, unless this is left by an exception.
@@ -246,7 +258,11 @@ def begin_retry(
     for index in indices:
         with suppress(CorruptPartError):  # missing or damaged: made again anyway
             counts = output.footer(index).counts
-            failed[index] = sum(n for status, n in counts.items() if (status in only if only else status not in keep))
+            failed[index] = sum(
+                n
+                for status, n in counts.items()
+                if (status in only if only else status not in keep)
+            )
     failed = {index: n_rows for index, n_rows in failed.items() if n_rows}
     if not failed:
         return output, set()
@@ -262,7 +278,11 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
     """
     n_failed = sum(summary.counts[status] for status in failing)
     if summary.n_rows and n_failed > limit * summary.n_rows:
-        reasons = ", ".join(f"{count:,} {status}" for status, count in summary.counts.most_common() if status in failing)
+        reasons = ", ".join(
+            f"{count:,} {status}"
+            for status, count in summary.counts.most_common()
+            if status in failing
+        )
         raise ErrorRateError(
             f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
             f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good is in {summary.path}",

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefpipe.artifacts.atomic import atomic_write, make_folder
-from prefpipe.artifacts.tables.bad_rows import BadRow, BadRowsError, count_by_reason, read_without_bad_rows
+from prefpipe.artifacts.tables.bad_rows import (
+    BadRow,
+    BadRowsError,
+    count_by_reason,
+    read_without_bad_rows,
+)
 from prefpipe.configs.tables import TablesConfig
 from prefpipe.stages.shared.runtime import Summary
 
@@ -55,7 +60,11 @@ def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: S
     if not config.skip_bad_rows:
         return
     path = file_of_skipped_rows(config.output)
-    summary.facts[CONTEXT_KEY] = {"n": len(rows), "file": str(path) if rows else None, "by_reason": dict(count_by_reason(rows))}
+    summary.facts[CONTEXT_KEY] = {
+        "n": len(rows),
+        "file": str(path) if rows else None,
+        "by_reason": dict(count_by_reason(rows)),
+    }
     if not rows:
         path.unlink(missing_ok=True)  # of an earlier run under this name
         return
@@ -63,9 +72,18 @@ def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: S
     make_folder(path.parent)
     with atomic_write(path) as file:
         for row in rows:
-            line = {"file": row.source, "place": row.place, "reason": row.reason, "row": row.content}
+            line = {
+                "file": row.source,
+                "place": row.place,
+                "reason": row.reason,
+                "row": row.content,
+            }
             file.write(f"{json.dumps(line, default=repr)}\n".encode())
-    number = "1 row cannot be used and is" if len(rows) == 1 else f"{len(rows):,} rows cannot be used and are"
+    number = (
+        "1 row cannot be used and is"
+        if len(rows) == 1
+        else f"{len(rows):,} rows cannot be used and are"
+    )
     summary.notes.append(f"{number} left out, see {path}:")
     summary.notes += [f"  {count:,} {reason}" for reason, count in count_by_reason(rows).items()]
 

@@ -19,8 +19,20 @@ from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response
 
-COLUMNS = ("prompt_id", "sample_idx", "role", "reward", "messages", "response", "prompt_token_ids", "response_token_ids",
-           "finish_reason", "beats", "status", "reason")  # fmt: skip
+COLUMNS = (
+    "prompt_id",
+    "sample_idx",
+    "role",
+    "reward",
+    "messages",
+    "response",
+    "prompt_token_ids",
+    "response_token_ids",
+    "finish_reason",
+    "beats",
+    "status",
+    "reason",
+)
 CANDIDATE_COLUMNS = tuple(name for name in COLUMNS if name not in ("role", "reward", "beats"))
 AGAIN = "no token ids of this tokenizer and chat template are stored (imports have none): conversations are tokenised again"
 
@@ -31,19 +43,27 @@ def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
 
 
 def ids_fit(
-    groups: Artifact, tokenizer_hash: str | None, chat_template_hash: str | None, template_date: str | None = None
+    groups: Artifact,
+    tokenizer_hash: str | None,
+    chat_template_hash: str | None,
+    template_date: str | None = None,
 ) -> bool:
     """Return whether every model that sampled the candidates, or those of the groups, had this tokenizer and chat template.
 
     A template that reads the clock must have been told the same day; of candidates that were sampled before days were recorded
     nobody knows it, and what was sampled is taken.
     """
-    candidates = groups.record.identity.get("candidates", groups.record.identity)  # its own, of candidates
+    candidates = groups.record.identity.get(
+        "candidates", groups.record.identity
+    )  # its own, of candidates
     samplers = candidates.get("models") or []
     if not samplers:
         return False
     for each in samplers:
-        if (each.get("tokenizer_hash"), each.get("chat_template_hash")) != (tokenizer_hash, chat_template_hash):
+        if (each.get("tokenizer_hash"), each.get("chat_template_hash")) != (
+            tokenizer_hash,
+            chat_template_hash,
+        ):
             return False
         days = {each.get(FIELD), template_date} - {None}
         if len(days) > 1:
@@ -58,16 +78,27 @@ def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder
         ModelError: the template fails on two plain questions and their answers, or leaves them out.
     """
     folder = model.base.path if model.base is not None else model.path
-    encoder = encoder_in(model.tokenizer_path, folder, trust_remote_code=trust_remote_code, template_date=model.template_date)
+    encoder = encoder_in(
+        model.tokenizer_path,
+        folder,
+        trust_remote_code=trust_remote_code,
+        template_date=model.template_date,
+    )
     encoder.template.self_test(model.requested, answered=True)
     return encoder
 
 
 def encoder_in(
-    tokenizer_folder: Path, config_folder: Path, *, trust_remote_code: bool = False, template_date: str | None = None
+    tokenizer_folder: Path,
+    config_folder: Path,
+    *,
+    trust_remote_code: bool = False,
+    template_date: str | None = None,
 ) -> Encoder:
     """Return the tokenizer and chat template in one folder, with the ids that end a turn by the other's configuration."""
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True
+    )
     eos_ids = sorted(find_eos_ids(config_folder, tokenizer.eos_token_id))
     return Encoder(tokenizer, eos_ids, today=template_date)
 
@@ -82,7 +113,12 @@ def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:
 
 
 def groups_for(
-    rows: Sequence[Row], source: Artifact, model: ModelFiles, log: Callable[[str], None], *, trust_remote_code: bool = False
+    rows: Sequence[Row],
+    source: Artifact,
+    model: ModelFiles,
+    log: Callable[[str], None],
+    *,
+    trust_remote_code: bool = False,
 ) -> list[Group]:
     """Return the groups as tokens of a model: the stored ids where they are its own, else tokenised again, which is logged.
 
@@ -132,10 +168,19 @@ def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[G
 
 
 def _add(
-    found: dict[str, Group], row: Row, encoder: Encoder | None, *, reward: float, role: str, beats: Sequence[int] | None
+    found: dict[str, Group],
+    row: Row,
+    encoder: Encoder | None,
+    *,
+    reward: float,
+    role: str,
+    beats: Sequence[int] | None,
 ) -> None:
     """Add a row's tokens to its prompt's group."""
-    prompt_id, place = row["prompt_id"], f"response {row['sample_idx']} of prompt {row['prompt_id']}"
+    prompt_id, place = (
+        row["prompt_id"],
+        f"response {row['sample_idx']} of prompt {row['prompt_id']}",
+    )
     prompt, tokens, problem = row["prompt_token_ids"], row["response_token_ids"], None
     if encoder is not None:
         finished = row["finish_reason"] != "length"
@@ -146,12 +191,17 @@ def _add(
         else:
             prompt, tokens = encoded.prompt, encoded.response
     if prompt is None or tokens is None:
-        raise InputError(f"{place} has no stored token ids", hint="generate again with a model whose ids are kept")
+        raise InputError(
+            f"{place} has no stored token ids",
+            hint="generate again with a model whose ids are kept",
+        )
 
     group = found.setdefault(prompt_id, Group(prompt_id, prompt, []))
     if not group.prompt_token_ids:  # those before it have no tokens
         group = group._replace(prompt_token_ids=prompt)
     if problem is None and group.prompt_token_ids != prompt:
-        raise InputError(f"{place} has other prompt tokens than the responses before it", hint="select again")
+        raise InputError(
+            f"{place} has other prompt tokens than the responses before it", hint="select again"
+        )
     response = Response(row["sample_idx"], tokens, reward, role, beats=beats, problem=problem)
     found[prompt_id] = group._replace(responses=[*group.responses, response])

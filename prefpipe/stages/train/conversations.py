@@ -44,7 +44,9 @@ def conversations_of(rows: Sequence[Row], template: ChatTemplate) -> list[Group]
 def shared_length(sequences: Sequence[Sequence[int]]) -> int:
     """Return how many first tokens all have in common, the last token of none among them."""
     longest = min(map(len, sequences)) - 1
-    return next((place for place in range(longest) if len({ids[place] for ids in sequences}) > 1), longest)
+    return next(
+        (place for place in range(longest) if len({ids[place] for ids in sequences}) > 1), longest
+    )
 
 
 def _group(prompt_id: str, members: list[tuple[Row, list[int], str | None]]) -> Group:
@@ -57,9 +59,13 @@ def _group(prompt_id: str, members: list[tuple[Row, list[int], str | None]]) -> 
         )
     responses = [
         Response(
-            row["sample_idx"], ids[n_shared:], row["reward"], row["role"],
-            beats=None if row["beats"] is None else [pair["sample_idx"] for pair in row["beats"]], problem=problem,
+            row["sample_idx"],
+            ids[n_shared:],
+            row["reward"],
+            row["role"],
+            beats=None if row["beats"] is None else [pair["sample_idx"] for pair in row["beats"]],
+            problem=problem,
         )
         for row, ids, problem in members
-    ]  # fmt: skip
+    ]
     return Group(prompt_id, readable[0][:n_shared] if readable else [], responses)

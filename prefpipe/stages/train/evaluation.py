@@ -37,11 +37,15 @@ class EvaluationGroups(NamedTuple):
             InputError: no group is left.
         """
         groups = side.groups(read_rows(self.artifact, allow_partial=False), self.artifact)
-        prepared = prepare_groups(groups, max_length=side.max_length, on_too_long=config.on_too_long, lacks=side.lacks)
+        prepared = prepare_groups(
+            groups, max_length=side.max_length, on_too_long=config.on_too_long, lacks=side.lacks
+        )
         words = prepared.describe_left_out()
         if words:
             n_left_out = sum(prepared.left_out.values())
-            runtime.log(f"{n_left_out} of {len(prepared.fates)} responses of {FLAG} are left out: {words}")
+            runtime.log(
+                f"{n_left_out} of {len(prepared.fates)} responses of {FLAG} are left out: {words}"
+            )
         if not prepared.groups:
             raise InputError(
                 f"no group of {FLAG} {self.artifact.path} can be evaluated on: {words or 'it holds no group'}",
@@ -49,7 +53,9 @@ class EvaluationGroups(NamedTuple):
             )
         return prepared
 
-    def with_reference(self, groups: list[Group], config: TrainConfig, model: ModelFiles, runtime: Runtime) -> list[Group]:
+    def with_reference(
+        self, groups: list[Group], config: TrainConfig, model: ModelFiles, runtime: Runtime
+    ) -> list[Group]:
         """Give each response its log-probability under the reference, measured now where it is not on disk yet."""
         if self.reference is None:
             return groups
@@ -57,7 +63,11 @@ class EvaluationGroups(NamedTuple):
 
 
 def evaluation_groups(
-    config: TrainConfig, objective: str, model: ModelFiles, named: ModelFiles | None, trained: Reference | None
+    config: TrainConfig,
+    objective: str,
+    model: ModelFiles,
+    named: ModelFiles | None,
+    trained: Reference | None,
 ) -> EvaluationGroups | None:
     """Open ``--eval-groups``; None where there are none.
 
@@ -77,16 +87,27 @@ def evaluation_groups(
     artifact = open_input(config.eval_groups, schema="groups", name=FLAG)
     refuse_nesting(config.output, {FLAG: config.eval_groups})
     artifact.present(range(artifact.n_parts), allow_partial=False)
-    reference = reference_of(config.for_evaluation(), objective, model, artifact, named, name="--eval-reference")
+    reference = reference_of(
+        config.for_evaluation(), objective, model, artifact, named, name="--eval-reference"
+    )
     if reference is not None and trained is not None and reference.identity != trained.identity:
-        lines = [line.replace(" on disk, ", " in training, ").replace(" asked for", " in evaluation")
-                 for line in describe_difference(trained.identity, reference.identity)]  # fmt: skip
+        lines = [
+            line.replace(" on disk, ", " in training, ").replace(" asked for", " in evaluation")
+            for line in describe_difference(trained.identity, reference.identity)
+        ]
         raise UsageError(
-            "\n  ".join([f"{FLAG} would be measured under another reference than the groups that are trained on:", *lines]),
+            "\n  ".join(
+                [
+                    f"{FLAG} would be measured under another reference than the groups that are trained on:",
+                    *lines,
+                ]
+            ),
             hint=f"prefpipe logprobs {quote(str(config.eval_groups))} --model REFERENCE ..., and pass its folder with "
             "--eval-reference",
         )
-    return EvaluationGroups(artifact, None if reference is None else reference._replace(folder=EVAL_FOLDER))
+    return EvaluationGroups(
+        artifact, None if reference is None else reference._replace(folder=EVAL_FOLDER)
+    )
 
 
 def check_apart(train: list[Group], evaluation: list[Group], runtime: Runtime) -> None:

@@ -46,11 +46,20 @@ class Reference(NamedTuple):
     model: ModelFiles | None = None
     folder: str = FOLDER
 
-    def logps(self, config: TrainConfig, policy: ModelFiles, runtime: Runtime) -> dict[Key, tuple[float, int]]:
+    def logps(
+        self, config: TrainConfig, policy: ModelFiles, runtime: Runtime
+    ) -> dict[Key, tuple[float, int]]:
         """Return sum and token count of every measured response, by key; what is missing is measured first."""
         if self.given is not None:
-            is_start = self.given.record.identity["model"]["content_hash"] == policy.identity()["content_hash"]
-            other = "" if is_start else f", of another model than the training starts from, {policy.requested}"
+            is_start = (
+                self.given.record.identity["model"]["content_hash"]
+                == policy.identity()["content_hash"]
+            )
+            other = (
+                ""
+                if is_start
+                else f", of another model than the training starts from, {policy.requested}"
+            )
             runtime.log(f"the reference is {self.given.path}{other}")
             return read_logprobs(self.given, self._indices(config, self.given))
         made = self._measure(config, policy, runtime)
@@ -58,7 +67,9 @@ class Reference(NamedTuple):
 
     def _indices(self, config: TrainConfig, found: Artifact) -> list[int]:
         """Return the parts to read: of every part of the groups that is trained on, each made from it."""
-        indices = self.groups.present(range(self.groups.n_parts), allow_partial=config.allow_partial)
+        indices = self.groups.present(
+            range(self.groups.n_parts), allow_partial=config.allow_partial
+        )
         for index in found.present(indices, allow_partial=False):
             if found.footer(index).parents != {"groups": self.groups.footer(index).data_sha256}:
                 raise InputError(
@@ -72,27 +83,51 @@ class Reference(NamedTuple):
         assert self.model is not None
         state = processes()
         wanted = LogprobsConfig(
-            groups=config.groups, output=config.output / self.folder, model=self.model.requested, dtype=dtype_of(config),
-            max_length=config.max_length, on_too_long=config.on_too_long, max_batch_tokens=config.max_batch_tokens,
-            shared_prompt=config.shared_prompt, allow_partial=config.allow_partial, device=str(state.device), max_error_rate=0.0,
-            trust_remote_code=config.trust_remote_code, merge_adapter=not config.lora_r,
-        )  # fmt: skip
+            groups=config.groups,
+            output=config.output / self.folder,
+            model=self.model.requested,
+            dtype=dtype_of(config),
+            max_length=config.max_length,
+            on_too_long=config.on_too_long,
+            max_batch_tokens=config.max_batch_tokens,
+            shared_prompt=config.shared_prompt,
+            allow_partial=config.allow_partial,
+            device=str(state.device),
+            max_error_rate=0.0,
+            trust_remote_code=config.trust_remote_code,
+            merge_adapter=not config.lora_r,
+        )
         record = logprobs.record_of(wanted, self.model, self.groups, runtime, encode_as=policy)
-        with state.main_process_first():  # whoever starts again must not throw away what others have made anew
-            if state.is_main_process and _fingerprint_on_disk(wanted.output) not in (None, record.fingerprint):
+        with (
+            state.main_process_first()
+        ):  # whoever starts again must not throw away what others have made anew
+            if state.is_main_process and _fingerprint_on_disk(wanted.output) not in (
+                None,
+                record.fingerprint,
+            ):
                 runtime.log(f"{wanted.output} holds another reference: it is measured again")
                 open_output(wanted.output, record, shard=Shard(), overwrite=Overwrite.ALL)
         shard = Shard(state.process_index, state.num_processes)
         stopped = None
         try:
             # what the policy's template refuses is left out of the training, too: it stops nothing
-            logprobs.run(wanted, self.model, replace(runtime, shard=shard), encode_as=policy, failing=("not_finite",))
+            logprobs.run(
+                wanted,
+                self.model,
+                replace(runtime, shard=shard),
+                encode_as=policy,
+                failing=("not_finite",),
+            )
         except StoppedEarly as error:
             stopped = error
         state.wait_for_everyone()  # a process that stops must not leave others waiting for its parts
         made = Artifact(wanted.output, record)
-        if stopped is not None or made.missing(self.groups.present(range(made.n_parts), allow_partial=config.allow_partial)):
-            raise stopped or StoppedEarly("train stopped as asked before its first step", hint=runtime.how_to_go_on)
+        if stopped is not None or made.missing(
+            self.groups.present(range(made.n_parts), allow_partial=config.allow_partial)
+        ):
+            raise stopped or StoppedEarly(
+                "train stopped as asked before its first step", hint=runtime.how_to_go_on
+            )
         return made
 
 
@@ -104,9 +139,14 @@ def dtype_of(config: TrainConfig) -> str:
 
 
 def reference_of(
-    config: TrainConfig, objective: str, model: ModelFiles, groups: Artifact, named: ModelFiles | None, *,
+    config: TrainConfig,
+    objective: str,
+    model: ModelFiles,
+    groups: Artifact,
+    named: ModelFiles | None,
+    *,
     name: str = "--reference",
-) -> Reference | None:  # fmt: skip
+) -> Reference | None:
     """Return what the reference of a run is; None for an objective without one, unless it is given for what is logged.
 
     Args:
@@ -127,7 +167,11 @@ def reference_of(
     if config.reference is not None:
         artifact = open_input(config.reference, schema="logprobs", name=name)
         _check_given(artifact, config, model, groups, name)
-        return Reference(_identity(artifact.record.identity["model"], artifact.record.identity["dtype"]), groups, given=artifact)
+        return Reference(
+            _identity(artifact.record.identity["model"], artifact.record.identity["dtype"]),
+            groups,
+            given=artifact,
+        )
     own = _reference_model(config, model, named)
     if own.tokenizer_hash != model.tokenizer_hash:
         raise UsageError(
@@ -141,7 +185,9 @@ def _identity(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     return {**{name: model[name] for name in ("content_hash", "base_content_hash")}, "dtype": dtype}
 
 
-def _reference_model(config: TrainConfig, model: ModelFiles, named: ModelFiles | None) -> ModelFiles:
+def _reference_model(
+    config: TrainConfig, model: ModelFiles, named: ModelFiles | None
+) -> ModelFiles:
     if config.reference_model == BASE:
         if model.base is None and not config.lora_r:
             raise UsageError(
@@ -152,15 +198,22 @@ def _reference_model(config: TrainConfig, model: ModelFiles, named: ModelFiles |
     return named if named is not None else model
 
 
-def _check_given(artifact: Artifact, config: TrainConfig, model: ModelFiles, groups: Artifact, flag: str) -> None:
+def _check_given(
+    artifact: Artifact, config: TrainConfig, model: ModelFiles, groups: Artifact, flag: str
+) -> None:
     """Refuse log-probabilities that were not made for these groups, token by token; their parts are checked when read."""
     identity = artifact.record.identity
     again = f"make it again: prefpipe logprobs {quote(str(config.groups))} --model REFERENCE ..."
     if "groups" not in identity:
-        raise InputError(f"{flag} {artifact.path} is of candidates, and training takes those of its groups", hint=again)
+        raise InputError(
+            f"{flag} {artifact.path} is of candidates, and training takes those of its groups",
+            hint=again,
+        )
     if artifact.n_parts != groups.n_parts or identity["groups"] != parent_identity(groups):
         lines = describe_difference(identity["groups"], parent_identity(groups))[:4]
-        lines = [line.replace(" on disk, ", " there, ").replace(" asked for", " here") for line in lines]
+        lines = [
+            line.replace(" on disk, ", " there, ").replace(" asked for", " here") for line in lines
+        ]
         what = f"{flag} {artifact.path} is of other groups than {groups.path}:"
         raise InputError("\n  ".join([what, *lines]), hint=again)
     if identity["max_length"] != config.max_length:
@@ -169,12 +222,16 @@ def _check_given(artifact: Artifact, config: TrainConfig, model: ModelFiles, gro
             hint=f"pass --max-length {identity['max_length']}, or {again}",
         )
     if config.on_too_long == "truncate" and not identity["truncates"]:
-        raise UsageError(f"{flag} {artifact.path} leaves longer responses out, and this run truncates them",
-                         hint=f"{again} --on-too-long truncate")  # fmt: skip
+        raise UsageError(
+            f"{flag} {artifact.path} leaves longer responses out, and this run truncates them",
+            hint=f"{again} --on-too-long truncate",
+        )
     for name, what in (("tokenizer_hash", "tokenizer"), ("chat_template_hash", "chat template")):
         if identity["model"][name] != getattr(model, name):
-            raise UsageError(f"{flag} {artifact.path} was made with another {what} than that of {model.requested}",
-                             hint=f"leave {flag} out and pass --reference-model: the policy's own is used then")  # fmt: skip
+            raise UsageError(
+                f"{flag} {artifact.path} was made with another {what} than that of {model.requested}",
+                hint=f"leave {flag} out and pass --reference-model: the policy's own is used then",
+            )
 
     _check_day(artifact, model, groups, flag)
 

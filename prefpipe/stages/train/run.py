@@ -22,7 +22,12 @@ from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
-from prefpipe.maths.objectives.registry import KNOB_NAMES, find_objective, objective_of, resolve_knobs
+from prefpipe.maths.objectives.registry import (
+    KNOB_NAMES,
+    find_objective,
+    objective_of,
+    resolve_knobs,
+)
 from prefpipe.models.model_files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.shared.runtime import Runtime, Summary
@@ -36,17 +41,35 @@ from prefpipe.training.early_stopping import describe_evaluation
 from prefpipe.training.measures import describe_calibration, describe_progress
 from prefpipe.training.policy import check_lora
 from prefpipe.training.ranks import from_first, leave, processes
-from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation, require_trackers
+from prefpipe.training.settings import (
+    START_VALUES,
+    TrainSettings,
+    derive_accumulation,
+    require_trackers,
+)
 from prefpipe.training.tables import METRICS_FILE, POLICY
 
 SUMMARY_FILE = "summary.json"
 INPUTS_FILE = "inputs.json"
-OWN_FILES = (INPUTS_FILE, METRICS_FILE, SUMMARY_FILE, "config.json", "adapter_config.json", "model.safetensors.index.json")
+OWN_FILES = (
+    INPUTS_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    "config.json",
+    "adapter_config.json",
+    "model.safetensors.index.json",
+)
 LORA_LEARNING_RATE_FACTOR = 10.0
 """Adapters want a learning rate about ten times that of full training **(ours)**."""
 
 
-def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_model: ModelFiles | None = None) -> Summary:
+def run(
+    config: TrainConfig,
+    model: ModelFiles,
+    runtime: Runtime,
+    *,
+    reference_model: ModelFiles | None = None,
+) -> Summary:
     """Train, or go on training, or say that it is done.
 
     Args:
@@ -61,12 +84,21 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
     refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
     require_start(config, model)
     if config.resume_from is not None:
-        require_checkpoint(config.resume_from)  # before a large model is loaded and the reference measured
+        require_checkpoint(
+            config.resume_from
+        )  # before a large model is loaded and the reference measured
     # whatever needs no row is checked before --overwrite throws anything away
     lora = lora_of(config)
     if lora is not None and config.target == "policy":
-        check_lora(model, lora, load_in_4bit=config.load_in_4bit, trust_remote_code=config.trust_remote_code)
-    derive_accumulation(settings.global_batch_size, settings.per_device_train_batch_size, processes().num_processes)
+        check_lora(
+            model,
+            lora,
+            load_in_4bit=config.load_in_4bit,
+            trust_remote_code=config.trust_remote_code,
+        )
+    derive_accumulation(
+        settings.global_batch_size, settings.per_device_train_batch_size, processes().num_processes
+    )
     reference = reference_of(config, settings.objective, model, groups, reference_model)
     evaluation = evaluation_groups(config, settings.objective, model, reference_model, reference)
     parents = {"groups": _digest(groups, allow_partial=config.allow_partial)}
@@ -80,9 +112,15 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
         if processes().is_main_process:
             _start_again_if_changed(config, {**parents, "run": output.record.fingerprint}, runtime)
     summary = Summary(config.stage, config.output)
-    is_done = output.is_done(0, parents) and (config.output / SUMMARY_FILE).exists() and _holds_model(config.output, runtime)
+    is_done = (
+        output.is_done(0, parents)
+        and (config.output / SUMMARY_FILE).exists()
+        and _holds_model(config.output, runtime)
+    )
     if from_first(is_done):
-        runtime.log(f"{config.output}: the {'reward model' if config.target == 'reward' else 'policy'} is trained and kept")
+        runtime.log(
+            f"{config.output}: the {'reward model' if config.target == 'reward' else 'policy'} is trained and kept"
+        )
         summary.n_parts_kept = 1
         summary.counts.update(output.footer(0).counts)
         summary.facts |= json.loads((config.output / SUMMARY_FILE).read_text(encoding="utf-8"))
@@ -91,7 +129,12 @@ def run(config: TrainConfig, model: ModelFiles, runtime: Runtime, *, reference_m
     figures = work.train(read_rows(groups, allow_partial=config.allow_partial), groups)
     if processes().is_main_process:
         rows = work.fate_rows()
-        output.write(0, pa.Table.from_pylist(rows, schema=POLICY.arrow()), counts=count_by_status(rows), parents=parents)
+        output.write(
+            0,
+            pa.Table.from_pylist(rows, schema=POLICY.arrow()),
+            counts=count_by_status(rows),
+            parents=parents,
+        )
         with atomic_write(config.output / SUMMARY_FILE) as file:
             file.write((json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
         summary.counts.update(count_by_status(rows))
@@ -117,10 +160,16 @@ def settings_of(config: TrainConfig) -> TrainSettings:
     return TrainSettings(
         objective=objective,
         knobs=knobs,
-        learning_rate=config.learning_rate if config.learning_rate is not None else start.learning_rate * factor,
-        num_train_epochs=config.num_train_epochs if config.num_train_epochs is not None else start.num_train_epochs,
+        learning_rate=config.learning_rate
+        if config.learning_rate is not None
+        else start.learning_rate * factor,
+        num_train_epochs=config.num_train_epochs
+        if config.num_train_epochs is not None
+        else start.num_train_epochs,
         max_steps=config.max_steps if config.max_steps is not None else -1,
-        global_batch_size=config.global_batch_size if config.global_batch_size is not None else start.global_batch_size,
+        global_batch_size=config.global_batch_size
+        if config.global_batch_size is not None
+        else start.global_batch_size,
         per_device_train_batch_size=config.per_device_train_batch_size,
         lr_scheduler_type=config.lr_scheduler_type,
         warmup_ratio=config.warmup_ratio if config.warmup_ratio is not None else start.warmup_ratio,
@@ -140,14 +189,27 @@ def settings_of(config: TrainConfig) -> TrainSettings:
 
 
 def _record_of(
-    config: TrainConfig, settings: TrainSettings, model: ModelFiles, groups: Artifact, reference: Reference | None,
-    runtime: Runtime, evaluation: EvaluationGroups | None,
-) -> RunRecord:  # fmt: skip
+    config: TrainConfig,
+    settings: TrainSettings,
+    model: ModelFiles,
+    groups: Artifact,
+    reference: Reference | None,
+    runtime: Runtime,
+    evaluation: EvaluationGroups | None,
+) -> RunRecord:
     names = ("objective", "learning_rate", "num_train_epochs", "global_batch_size", "warmup_ratio")
-    resolved: dict[str, Any] = {name: getattr(settings, name) for name in names} | template_identity(config)
+    resolved: dict[str, Any] = {
+        name: getattr(settings, name) for name in names
+    } | template_identity(config)
     # the target is not among them: each objective, by its name in the table, has one
-    identity = {name: value for name, value in config.identity().items() if name not in (*KNOB_NAMES, "target")}
-    if reference is not None and find_objective(settings.objective).needs_reference:  # else it is only for what is logged
+    identity = {
+        name: value
+        for name, value in config.identity().items()
+        if name not in (*KNOB_NAMES, "target")
+    }
+    if (
+        reference is not None and find_objective(settings.objective).needs_reference
+    ):  # else it is only for what is logged
         resolved["reference"] = reference.identity
     parents = {"groups": str(config.groups)}
     if evaluation is not None:
@@ -160,14 +222,26 @@ def _record_of(
     if "reference" in resolved:
         made_with += _reference_ingredients(config, resolved["reference"])
     return RunRecord(
-        stage=config.stage, schema=POLICY.tag, n_parts=1, context={**runtime.context, **given, MADE_WITH: made_with},
-        identity={"stage": config.stage, "version": config.VERSION, **identity, **resolved, "knobs": dict(settings.knobs),
-                  "model": model.identity(), "groups": parent_identity(groups)},
+        stage=config.stage,
+        schema=POLICY.tag,
+        n_parts=1,
+        context={**runtime.context, **given, MADE_WITH: made_with},
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            **identity,
+            **resolved,
+            "knobs": dict(settings.knobs),
+            "model": model.identity(),
+            "groups": parent_identity(groups),
+        },
         parents=parents,
-    )  # fmt: skip
+    )
 
 
-def _reference_ingredients(config: TrainConfig, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _reference_ingredients(
+    config: TrainConfig, identity: Mapping[str, Any]
+) -> list[dict[str, Any]]:
     """Return the reference as ``status`` looks for it: log-probabilities that were given, or a model that was named."""
     if config.reference is not None:
         hashes = dict(identity)  # its number format is part of what it is
@@ -194,7 +268,9 @@ def _holds_model(folder: Path, runtime: Runtime) -> bool:
     return problem is None
 
 
-def _refuse_checkpoint_of_another_run(config: TrainConfig, made_from: Mapping[str, str], runtime: Runtime) -> None:
+def _refuse_checkpoint_of_another_run(
+    config: TrainConfig, made_from: Mapping[str, str], runtime: Runtime
+) -> None:
     """Refuse to go on from steps that another run took: the result would be that run's under this one's name.
 
     Errors:
@@ -205,9 +281,15 @@ def _refuse_checkpoint_of_another_run(config: TrainConfig, made_from: Mapping[st
     checkpoint = require_checkpoint(config.resume_from)
     known = _inputs_of(checkpoint.resolve().parent)
     if known is None:
-        runtime.log(f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of this run")
+        runtime.log(
+            f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of this run"
+        )
     elif known != made_from:
-        what = "other groups" if known.get("groups") != made_from["groups"] else "another configuration or model"
+        what = (
+            "other groups"
+            if known.get("groups") != made_from["groups"]
+            else "another configuration or model"
+        )
         raise UsageError(
             f"--resume-from {checkpoint} was written by a run with {what}",
             hint=f"give the settings of that run, or start from its weights: --model {checkpoint}",
@@ -223,7 +305,9 @@ def _inputs_of(folder: Path) -> dict[str, str] | None:
     return known
 
 
-def _start_again_if_changed(config: TrainConfig, made_from: Mapping[str, str], runtime: Runtime) -> None:
+def _start_again_if_changed(
+    config: TrainConfig, made_from: Mapping[str, str], runtime: Runtime
+) -> None:
     """Throw checkpoints away that are of other groups or of another run, or all when asked to; note what this run is.
 
     The run is noted because a kill may come after ``run.json`` is replaced and before the old checkpoints are gone.
@@ -232,8 +316,14 @@ def _start_again_if_changed(config: TrainConfig, made_from: Mapping[str, str], r
     changed = known != made_from
     if known is not None and changed and not config.overwrite.replaces_this_run:
         folders = {"groups": config.groups, "eval_groups": config.eval_groups}
-        what = next((f"{folders[name]}" for name in made_from if name in folders and known.get(name) != made_from[name]),
-                    "the configuration")  # fmt: skip
+        what = next(
+            (
+                f"{folders[name]}"
+                for name in made_from
+                if name in folders and known.get(name) != made_from[name]
+            ),
+            "the configuration",
+        )
         what += " changed"
         runtime.log(f"{what} since {config.output} was trained: training starts again")
     if config.overwrite.replaces_this_run or changed:
@@ -248,7 +338,9 @@ def _remove_run(folder: Path) -> None:
     Not the reference: its own stage knows whether it is still the one that is wanted.
     """
     for path in folder.iterdir():
-        if path.is_dir() and (path.name.startswith("checkpoint-") or path.name == TENSORBOARD_FOLDER):
+        if path.is_dir() and (
+            path.name.startswith("checkpoint-") or path.name == TENSORBOARD_FOLDER
+        ):
             shutil.rmtree(path)
         elif path.name in OWN_FILES or path.suffix == ".safetensors":
             path.unlink()

@@ -77,15 +77,25 @@ class PolicySide:
 
     def groups(self, rows: Sequence[Row], source: Artifact) -> list[Group]:
         """Return the groups with stored ids, or tokenised again."""
-        return groups_for(rows, source, self.model, self.runtime.log, trust_remote_code=self.config.trust_remote_code)
+        return groups_for(
+            rows,
+            source,
+            self.model,
+            self.runtime.log,
+            trust_remote_code=self.config.trust_remote_code,
+        )
 
     def load(self, lora: LoraSettings | None) -> Policy:
         """Load the policy."""
         config = self.config
         return load_policy(
-            self.model, lora=lora, bf16=config.bf16, seed=config.seed, load_in_4bit=config.load_in_4bit,
+            self.model,
+            lora=lora,
+            bf16=config.bf16,
+            seed=config.seed,
+            load_in_4bit=config.load_in_4bit,
             trust_remote_code=config.trust_remote_code,
-        )  # fmt: skip
+        )
 
     def share(self, model: Any) -> str | None:
         """Prepare the model for packed rows."""
@@ -100,7 +110,9 @@ class PolicySide:
 
     def save(self, trained: Policy, facts: dict[str, Any], weights: dict[str, Any] | None) -> None:
         """Write the policy, or its adapter."""
-        save_policy(trained, self.config.output, model_card(trained, self.model, facts), weights=weights)
+        save_policy(
+            trained, self.config.output, model_card(trained, self.model, facts), weights=weights
+        )
 
 
 class RewardSide:
@@ -112,10 +124,14 @@ class RewardSide:
             model, chat_template=config.chat_template, trust_remote_code=config.trust_remote_code
         )
         self.template = ChatTemplate(self.tokenizer, today=model.template_date)
-        limit = longest_conversation(model, self.tokenizer, trust_remote_code=config.trust_remote_code)
+        limit = longest_conversation(
+            model, self.tokenizer, trust_remote_code=config.trust_remote_code
+        )
         self.max_length = min(config.max_length, limit)
         if limit < config.max_length:
-            runtime.log(f"{model.requested} reads {limit} tokens at most: --max-length {config.max_length} is {limit}")
+            runtime.log(
+                f"{model.requested} reads {limit} tokens at most: --max-length {config.max_length} is {limit}"
+            )
 
     def lacks(self, group: Group) -> str | None:
         """Say that there is no pair: whatever roles are left, pairs are all that a reward model learns from."""
@@ -137,11 +153,17 @@ class RewardSide:
             UsageError: adapters, which are merged in the end, over weights that are cut over several devices.
         """
         if lora is not None and cuts_weights():
-            raise UsageError("--lora-r of a reward model is merged when it is saved, which FSDP and ZeRO-3 do not allow",
-                             hint="use `prefpipe launch-config ddp` or zero2, or leave out --lora-r")  # fmt: skip
+            raise UsageError(
+                "--lora-r of a reward model is merged when it is saved, which FSDP and ZeRO-3 do not allow",
+                hint="use `prefpipe launch-config ddp` or zero2, or leave out --lora-r",
+            )
         config = self.config
         return load_reward_model(
-            self.model, self.tokenizer, lora=lora, seed=config.seed, trust_remote_code=config.trust_remote_code
+            self.model,
+            self.tokenizer,
+            lora=lora,
+            seed=config.seed,
+            trust_remote_code=config.trust_remote_code,
         )
 
     def share(self, model: Any) -> str | None:
@@ -161,9 +183,15 @@ class RewardSide:
             return None
         state = trainer.state
         evaluated = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
-        saved = state.best_global_step if trainer.args.load_best_model_at_end and state.best_global_step else state.global_step
+        saved = (
+            state.best_global_step
+            if trainer.args.load_best_model_at_end and state.best_global_step
+            else state.global_step
+        )
         if target.calibration is None or evaluated[-1:] != [saved]:
-            trainer.predict(trainer.eval_dataset)  # early stopping took another model, or a run went on from its last step
+            trainer.predict(
+                trainer.eval_dataset
+            )  # early stopping took another model, or a run went on from its last step
         return target.calibration
 
     def save(self, trained: Policy, facts: dict[str, Any], weights: dict[str, Any] | None) -> None:

@@ -73,13 +73,26 @@ class TrainRun:
     """One run: rows in, a saved policy and its figures out."""
 
     def __init__(
-        self, config: TrainConfig, settings: TrainSettings, model: ModelFiles, reference: Reference | None, runtime: Runtime,
+        self,
+        config: TrainConfig,
+        settings: TrainSettings,
+        model: ModelFiles,
+        reference: Reference | None,
+        runtime: Runtime,
         evaluation: EvaluationGroups | None = None,
-    ) -> None:  # fmt: skip
-        self.config, self.settings, self.model, self.reference, self.runtime = config, settings, model, reference, runtime
+    ) -> None:
+        self.config, self.settings, self.model, self.reference, self.runtime = (
+            config,
+            settings,
+            model,
+            reference,
+            runtime,
+        )
         self.evaluation = evaluation
         self.side = side_of(config, model, runtime)
-        self.budget = None if config.max_hours is None else TimeBudget(config.max_hours, runtime.started)
+        self.budget = (
+            None if config.max_hours is None else TimeBudget(config.max_hours, runtime.started)
+        )
         self.rows: list[Row] = []
         self.prepared = PreparedGroups([], {})
         self.eval_groups: list[Group] = []
@@ -131,7 +144,10 @@ class TrainRun:
             )
         figures = self._figures(trained)
         if processes().is_main_process:
-            facts = {name: figures[name] for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")}
+            facts = {
+                name: figures[name]
+                for name in ("objective", "knobs", "learning_rate", "n_groups", "n_steps")
+            }
             if trained.early is not None and trained.early.best is not None:
                 facts["saved_step"] = trained.early.best["step"]
             self.side.save(policy, facts, trained.weights)
@@ -150,20 +166,42 @@ class TrainRun:
             status, reason = self.prepared.fates.get(key, (row["status"], row["reason"]))
             own = {name: row[name] for name in ("prompt_id", "sample_idx", "role", "reward")}
             ref_logp, _ = self.ref_logps.get(key, (None, 0))
-            result.append(own | {"n_tokens": lengths.get(key, 0), "ref_logp": ref_logp, "status": status, "reason": reason})
+            result.append(
+                own
+                | {
+                    "n_tokens": lengths.get(key, 0),
+                    "ref_logp": ref_logp,
+                    "status": status,
+                    "reason": reason,
+                }
+            )
         return result
 
     def _prepare(self, rows: list[Row], source: Artifact) -> None:
         config = self.config
         self.rows = rows
         groups = self.side.groups(rows, source)
-        prepared = prepare_groups(groups, max_length=self.side.max_length, on_too_long=config.on_too_long, lacks=self.side.lacks)
+        prepared = prepare_groups(
+            groups,
+            max_length=self.side.max_length,
+            on_too_long=config.on_too_long,
+            lacks=self.side.lacks,
+        )
         words = prepared.describe_left_out()
         if words:
             n_left_out = sum(prepared.left_out.values())
-            self.runtime.log(f"{n_left_out} of {len(prepared.fates)} responses are left out: {words}")
+            self.runtime.log(
+                f"{n_left_out} of {len(prepared.fates)} responses are left out: {words}"
+            )
         if not prepared.groups:
-            refused = next((fate.reason for fate in prepared.fates.values() if fate.status == "template_error"), None)
+            refused = next(
+                (
+                    fate.reason
+                    for fate in prepared.fates.values()
+                    if fate.status == "template_error"
+                ),
+                None,
+            )
             first = "" if refused is None else f"; {refused}"
             raise InputError(
                 f"no group of {config.groups} can be trained on: {words or 'it holds no group'}{first}",
@@ -174,33 +212,54 @@ class TrainRun:
         self.prepared, self.eval_groups = hold_out(prepared, config.eval_fraction, config.seed)
         if self.evaluation is not None:
             evaluated = self.evaluation.prepare(config, self.side, self.runtime)
-            self.eval_groups, self.eval_counts = evaluated.groups, dict(sorted(evaluated.counts.items()))
+            self.eval_groups, self.eval_counts = (
+                evaluated.groups,
+                dict(sorted(evaluated.counts.items())),
+            )
             check_apart(groups, self.eval_groups, self.runtime)
         if find_objective(self.settings.objective).needs_reward_gaps:
             require_reward_gaps([*self.prepared.groups, *self.eval_groups], self.settings.objective)
 
     def _share_prompts(self, policy: Policy) -> None:
         """Compute each prompt once a group, or say why it is computed once a response."""
-        problem = share_as_first(policy.model, self.side.share) if self.config.shared_prompt else "--no-shared-prompt"
+        problem = (
+            share_as_first(policy.model, self.side.share)
+            if self.config.shared_prompt
+            else "--no-shared-prompt"
+        )
         pieces = pieces_of(self.prepared.groups, self.config.max_batch_tokens)
         once = sum(len(group.prompt_token_ids) for group in pieces)
-        each = sum(len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups)
+        each = sum(
+            len(group.prompt_token_ids) * len(group.responses) for group in self.prepared.groups
+        )
         if problem is None:
             n_cut = len(pieces) - len(self.prepared.groups)
-            rows = f", once for each of {n_cut:,} more rows that --max-batch-tokens cuts" if n_cut else ""
-            self.runtime.log(f"each prompt is computed once{rows}: {once:,} prompt tokens instead of {each:,}")
+            rows = (
+                f", once for each of {n_cut:,} more rows that --max-batch-tokens cuts"
+                if n_cut
+                else ""
+            )
+            self.runtime.log(
+                f"each prompt is computed once{rows}: {once:,} prompt tokens instead of {each:,}"
+            )
         else:
-            self.runtime.log(f"each prompt is computed once a response, {each:,} prompt tokens: {problem}")
+            self.runtime.log(
+                f"each prompt is computed once a response, {each:,} prompt tokens: {problem}"
+            )
 
     def _with_reference(self, groups: list[Group]) -> list[Group]:
         """Give each response its log-probability under the reference, measured now where it is not on disk yet."""
         runtime = self.runtime
         if self.budget is not None:
             would_not_fit = self.budget.stops_between_parts()
-            runtime = replace(runtime, should_stop=lambda: self.runtime.should_stop() or would_not_fit())
+            runtime = replace(
+                runtime, should_stop=lambda: self.runtime.should_stop() or would_not_fit()
+            )
         try:
             if self.evaluation is not None:
-                self.eval_groups = self.evaluation.with_reference(self.eval_groups, self.config, self.model, runtime)
+                self.eval_groups = self.evaluation.with_reference(
+                    self.eval_groups, self.config, self.model, runtime
+                )
             if self.reference is None:
                 return groups
             self.ref_logps = self.reference.logps(self.config, self.model, runtime)
@@ -213,15 +272,27 @@ class TrainRun:
             self.eval_groups = with_reference(self.eval_groups, self.ref_logps)
         return with_reference(groups, self.ref_logps)
 
-    def _loop(self, policy: Policy, groups: list[Group], arguments: Any, finishing: ExitStack) -> _Trained:
+    def _loop(
+        self, policy: Policy, groups: list[Group], arguments: Any, finishing: ExitStack
+    ) -> _Trained:
         config, runtime = self.config, self.runtime
         budget = self.budget
-        stop = StopWhenAsked(lambda: any_process(runtime.should_stop() or (budget is not None and budget.is_up())))
+        stop = StopWhenAsked(
+            lambda: any_process(runtime.should_stop() or (budget is not None and budget.is_up()))
+        )
         callbacks = [MetricsFile(config.output), CollapseWarning(), ProgressBar(runtime.progress)]
-        callbacks += [stop] if budget is None else [budget, stop]  # it measures a step before it is asked
+        callbacks += (
+            [stop] if budget is None else [budget, stop]
+        )  # it measures a step before it is asked
         callbacks.append(LogWithCheckpoints())
-        callbacks.append(FirstStep(lambda: finishing.enter_context(runtime.finishing(however_long=True))))
-        early = None if config.early_stopping_patience is None else EarlyStopping(config.early_stopping_patience)
+        callbacks.append(
+            FirstStep(lambda: finishing.enter_context(runtime.finishing(however_long=True)))
+        )
+        early = (
+            None
+            if config.early_stopping_patience is None
+            else EarlyStopping(config.early_stopping_patience)
+        )
         if early is not None:
             callbacks.append(early)
         if "tensorboard" in self.settings.report_to:
@@ -232,24 +303,50 @@ class TrainRun:
             checkpoint = from_first(find_last_checkpoint(config.output, runtime.log))
         if checkpoint is not None:
             runtime.log(f"going on from {checkpoint}")
-        arguments.eval_on_start = bool(self.eval_groups) and checkpoint is None  # the baseline; a checkpoint has it in its log
+        arguments.eval_on_start = (
+            bool(self.eval_groups) and checkpoint is None
+        )  # the baseline; a checkpoint has it in its log
         target = self.side.target(self.settings, self.eval_groups)
         trainer = GroupTrainer(
-            policy.model, arguments, self.settings, groups, tokenizer=policy.tokenizer, eval_groups=self.eval_groups,
-            callbacks=callbacks, target=target,
-        )  # fmt: skip
+            policy.model,
+            arguments,
+            self.settings,
+            groups,
+            tokenizer=policy.tokenizer,
+            eval_groups=self.eval_groups,
+            callbacks=callbacks,
+            target=target,
+        )
         if checkpoint is not None:
             require_wrapper(checkpoint, trainer.wrapper)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         state = trainer.state
         calibration = None if stop.stopped else self.side.calibration(trainer)
         weights = None if stop.stopped else trainer.whole_weights()
-        return _Trained(stop.stopped, state.log_history, state.global_step, state.max_steps, early, calibration, weights)
+        return _Trained(
+            stop.stopped,
+            state.log_history,
+            state.global_step,
+            state.max_steps,
+            early,
+            calibration,
+            weights,
+        )
 
     def _figures(self, trained: _Trained) -> dict[str, Any]:
         rows = [entry for entry in trained.log_history if "loss" in entry]
-        n_averaged = max(1, len(rows) // 3)  # single steps see other prompts: their losses do not compare
-        names = ("loss", "rewards/margins", "rewards/accuracy", "logps/chosen", "logps/rejected", *FALLS, "kl")
+        n_averaged = max(
+            1, len(rows) // 3
+        )  # single steps see other prompts: their losses do not compare
+        names = (
+            "loss",
+            "rewards/margins",
+            "rewards/accuracy",
+            "logps/chosen",
+            "logps/rejected",
+            *FALLS,
+            "kl",
+        )
         return {
             "objective": self.settings.objective,
             "knobs": dict(self.settings.knobs),
@@ -264,7 +361,11 @@ class TrainRun:
             "last": mean_measures(rows[-n_averaged:], names),
             "n_steps_averaged": n_averaged,
             "evaluation": evaluation_figures(trained.log_history, trained.early),
-            "kind": "reward-model" if self.config.target == "reward" else "adapter" if self.config.lora_r else "model",
+            "kind": "reward-model"
+            if self.config.target == "reward"
+            else "adapter"
+            if self.config.lora_r
+            else "model",
         } | ({} if trained.calibration is None else {"calibration": trained.calibration})
 
 

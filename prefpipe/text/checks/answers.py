@@ -69,7 +69,11 @@ def normalise_answer(text: str) -> str:
 
 def _normalise_word(word: str) -> str:
     sign = "-" if word[0] in "-\u2212" and word[1:2].isdigit() else ""
-    kept = [place for place, letter in enumerate(word) if not unicodedata.category(letter).startswith("P")]
+    kept = [
+        place
+        for place, letter in enumerate(word)
+        if not unicodedata.category(letter).startswith("P")
+    ]
     return sign + word[kept[0] : kept[-1] + 1] if kept else ""
 
 
@@ -95,7 +99,9 @@ class ExactAnswer:
         for marked in marked_answers(candidate.response):
             given += [marked, _SENTENCE_END.split(marked, maxsplit=1)[0]]
         final = given[1] if len(given) > 1 else given[0]
-        return passed(any(self._form(text) in wanted for text in given), f"answer {_shorten(final)}")
+        return passed(
+            any(self._form(text) in wanted for text in given), f"answer {_shorten(final)}"
+        )
 
     def _form(self, text: str) -> str:
         return normalise_answer(text) if self.normalise else text.strip()
@@ -164,4 +170,6 @@ class NumericAnswer:
         readings = [value, value / 100] if is_percentage else [value]
         margin = max(self.tolerance, self.relative_tolerance * abs(self.answer))
         right = any(abs(reading - self.answer) <= margin for reading in readings)
-        return passed(right, f"answer {value:g}{'%' if is_percentage else ''}, wanted {self.answer:g}")
+        return passed(
+            right, f"answer {value:g}{'%' if is_percentage else ''}, wanted {self.answer:g}"
+        )

@@ -116,7 +116,9 @@ def rate(
     return Rating(min(1.0, reward), tuple(results))
 
 
-def parse_checks(value: Any, where: str, *, trust_python_checks: bool = False) -> tuple[WeightedCheck, ...]:
+def parse_checks(
+    value: Any, where: str, *, trust_python_checks: bool = False
+) -> tuple[WeightedCheck, ...]:
     """Return the checks in ``value``: a list of objects, JSON text of such a list, or nothing (null, ``""``, ``[]``).
 
     ``where`` names the prompt in the message of the ``InputError``, which lists every problem. A prompts file is data,
@@ -126,12 +128,21 @@ def parse_checks(value: Any, where: str, *, trust_python_checks: bool = False) -
     problems: list[str] = []
     checks = _read_checks(value, trust_python_checks, problems)
     if problems:
-        text = problems[0] if len(problems) == 1 else f"{len(problems)} problems\n  " + "\n  ".join(problems)
-        raise InputError(f"{where}: column 'checks': {text}", hint="docs/checks.md lists every check with its parameters")
+        text = (
+            problems[0]
+            if len(problems) == 1
+            else f"{len(problems)} problems\n  " + "\n  ".join(problems)
+        )
+        raise InputError(
+            f"{where}: column 'checks': {text}",
+            hint="docs/checks.md lists every check with its parameters",
+        )
     return checks
 
 
-def _read_checks(value: Any, trust_python_checks: bool, problems: list[str]) -> tuple[WeightedCheck, ...]:
+def _read_checks(
+    value: Any, trust_python_checks: bool, problems: list[str]
+) -> tuple[WeightedCheck, ...]:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
@@ -144,13 +155,17 @@ def _read_checks(value: Any, trust_python_checks: bool, problems: list[str]) -> 
         problems.append(f"must be a list of objects, got {type(value).__name__}: {value!r}")
         return ()
     items = list(value)
-    checks = [_read_check(item, index, trust_python_checks, problems) for index, item in enumerate(items)]
+    checks = [
+        _read_check(item, index, trust_python_checks, problems) for index, item in enumerate(items)
+    ]
     if items and not problems and not any(check.weight for check in checks if check):
         problems.append("all weights are 0")
     return tuple(check for check in checks if check)
 
 
-def _read_check(item: Any, index: int, trust_python_checks: bool, problems: list[str]) -> WeightedCheck | None:
+def _read_check(
+    item: Any, index: int, trust_python_checks: bool, problems: list[str]
+) -> WeightedCheck | None:
     if not isinstance(item, Mapping):
         problems.append(f"[{index}]: must be an object, got {item!r}")
         return None
@@ -165,7 +180,11 @@ def _read_check(item: Any, index: int, trust_python_checks: bool, problems: list
     not_empty = _read_or(False, read_switch, item.get("not_empty"), "not_empty", found)
     if weight < 0:
         found.append(f"'weight' cannot be negative, got {weight:g}")
-    given = {name: value for name, value in item.items() if name not in {"type", "weight", "strict", "not_empty"}}
+    given = {
+        name: value
+        for name, value in item.items()
+        if name not in {"type", "weight", "strict", "not_empty"}
+    }
     check = None
     if kind == "python" and not trust_python_checks and ":" in str(given.get("function")):
         found.append(
@@ -175,7 +194,11 @@ def _read_check(item: Any, index: int, trust_python_checks: bool, problems: list
     else:
         check = read_parameters(CHECKS[kind], given, found)
     problems += [f"[{index}] {kind}: {problem}" for problem in found]
-    return WeightedCheck(kind, check, weight, strict, not_empty) if check is not None and not found else None
+    return (
+        WeightedCheck(kind, check, weight, strict, not_empty)
+        if check is not None and not found
+        else None
+    )
 
 
 def _read_or(default: Any, read: Any, value: Any, name: str, problems: list[str]) -> Any:

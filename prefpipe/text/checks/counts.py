@@ -23,7 +23,9 @@ _NUMBERED: Final = regex.compile(r"\s*+\d{1,4}[.)]\s")
 _CLOSERS: Final = "\"'\u2019\u201d\u00bb)]}*_\u300d\u300f\uff09"
 _SPACED_ENDS: Final = (".", "!", "?", "\u2026", "\u061f", "\u06d4", "\u0964", "\u0965")
 _UNSPACED_ENDS: Final = ("\u3002", "\uff01", "\uff1f")
-_ABBREVIATIONS: Final = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "i.e", "cf", "fig"})
+_ABBREVIATIONS: Final = frozenset(
+    {"mr", "mrs", "ms", "dr", "prof", "st", "vs", "e.g", "i.e", "cf", "fig"}
+)
 
 
 def split_words(text: str) -> list[str]:
@@ -122,6 +124,8 @@ class Bullets(CountCheck):
 
     def count(self, text: str) -> int:
         """Return the number of lines that begin as list items of the style do."""
-        patterns = {"any": (_BULLET, _NUMBERED), "bullet": (_BULLET,), "numbered": (_NUMBERED,)}[self.style]
+        patterns = {"any": (_BULLET, _NUMBERED), "bullet": (_BULLET,), "numbered": (_NUMBERED,)}[
+            self.style
+        ]
         lines = text.splitlines(keepends=True)
         return sum(any(pattern.match(line) for pattern in patterns) for line in lines)

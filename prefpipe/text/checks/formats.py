@@ -15,8 +15,12 @@ REGEX_TIMEOUT_S: Final = 1.0
 """A search that takes longer scores 0: a pattern that backtracks without end must not stop the run."""
 
 _COMMAS: Final = frozenset(",\u060c\u3001\uff0c")
-_QUOTES: Final = frozenset({'""', "\u201c\u201d", "\u201e\u201c", "\u201e\u201d", "\u00ab\u00bb", "\u300c\u300d"})
-_FENCE: Final = regex.compile(r"\s*+```[a-zA-Z]*+[ \t]*+\n(?P<body>.*)\n[ \t]*+```\s*+", regex.DOTALL)
+_QUOTES: Final = frozenset(
+    {'""', "\u201c\u201d", "\u201e\u201c", "\u201e\u201d", "\u00ab\u00bb", "\u300c\u300d"}
+)
+_FENCE: Final = regex.compile(
+    r"\s*+```[a-zA-Z]*+[ \t]*+\n(?P<body>.*)\n[ \t]*+```\s*+", regex.DOTALL
+)
 _FENCE_BEGINNINGS: Final = ("```json", "```Json", "```JSON", "```")
 _MINOR_WORDS: Final = frozenset(
     {
@@ -67,7 +71,9 @@ class Lowercase:
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return the share of words without a capital letter."""
-        return _grade_words(_cased_words(candidate.response), lambda word: word == word.lower(), "in lower case")
+        return _grade_words(
+            _cased_words(candidate.response), lambda word: word == word.lower(), "in lower case"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,9 @@ class Uppercase:
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return the share of words in capital letters."""
-        return _grade_words(_cased_words(candidate.response), lambda word: word == word.upper(), "in capitals")
+        return _grade_words(
+            _cased_words(candidate.response), lambda word: word == word.upper(), "in capitals"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +169,10 @@ class Json:
             return Grade(0.0, f"not JSON: {error or 'nested too deep'}")
         missing = [key for key in self.required if not (isinstance(value, dict) and key in value)]
         score = (1 + len(self.required) - len(missing)) / (1 + len(self.required))
-        return Grade(score, f"valid JSON without {', '.join(map(repr, missing))}" if missing else "valid JSON")
+        return Grade(
+            score,
+            f"valid JSON without {', '.join(map(repr, missing))}" if missing else "valid JSON",
+        )
 
     def _read(self, text: str) -> Any:
         fence = _FENCE.fullmatch(text) if self.fenced else None
@@ -203,7 +214,9 @@ class Regex:
         try:
             _compile(self.pattern, self.ignore_case)
         except regex.error as error:
-            raise ValueError(f"'pattern' {self.pattern!r} is no regular expression: {error}") from error
+            raise ValueError(
+                f"'pattern' {self.pattern!r} is no regular expression: {error}"
+            ) from error
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return 1 or 0; a search stopped after ``REGEX_TIMEOUT_S`` scores 0 and says so."""
@@ -212,4 +225,6 @@ class Regex:
             match = find(candidate.response, timeout=REGEX_TIMEOUT_S)
         except TimeoutError:
             return Grade(0.0, f"the pattern {self.pattern!r} took more than {REGEX_TIMEOUT_S} s")
-        return passed(match is not None, "the pattern matches" if match else "the pattern does not match")
+        return passed(
+            match is not None, "the pattern matches" if match else "the pattern does not match"
+        )

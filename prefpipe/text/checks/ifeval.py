@@ -59,7 +59,9 @@ def checks_of_instructions(ids: Any, kwargs: Any) -> list[dict[str, Any]]:
     checks = []
     for name, given in zip(names, arguments, strict=True):
         if not isinstance(name, str) or name not in _MAKERS:
-            raise ValueError(f"no check is known for the instruction {name!r}; known: {', '.join(_MAKERS)}")
+            raise ValueError(
+                f"no check is known for the instruction {name!r}; known: {', '.join(_MAKERS)}"
+            )
         if given is not None and not isinstance(given, Mapping):
             raise ValueError(f"{name}: its arguments are {given!r}, which is no object")
         present = {key: value for key, value in (given or {}).items() if value is not None}
@@ -85,25 +87,38 @@ def _as_list(value: Any, column: str) -> list[Any]:
 def _number(given: _Arguments, name: str, *, least: int = 0) -> int:
     """Return a whole number; IFEval draws one by chance where it is missing or negative."""
     value = given.get(name)
-    if isinstance(value, float) and value.is_integer():  # tables keep whole numbers beside nulls as floats
+    if (
+        isinstance(value, float) and value.is_integer()
+    ):  # tables keep whole numbers beside nulls as floats
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         shown = "is missing" if value is None else f"is {value!r}"
-        raise ValueError(f"`{name}` {shown}, and IFEval would draw one by chance; a whole number from {least} is needed")
+        raise ValueError(
+            f"`{name}` {shown}, and IFEval would draw one by chance; a whole number from {least} is needed"
+        )
     return value
 
 
 def _text(given: _Arguments, name: str) -> str:
     value = given.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"`{name}` is {value!r}, and IFEval would draw one by chance; a text is needed")
+        raise ValueError(
+            f"`{name}` is {value!r}, and IFEval would draw one by chance; a text is needed"
+        )
     return value
 
 
 def _texts(given: _Arguments, name: str) -> list[str]:
     value = given.get(name)
-    if not isinstance(value, Sequence) or isinstance(value, str) or not value or not all(isinstance(text, str) for text in value):
-        raise ValueError(f"`{name}` is {value!r}, and IFEval would draw some by chance; a list of texts is needed")
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, str)
+        or not value
+        or not all(isinstance(text, str) for text in value)
+    ):
+        raise ValueError(
+            f"`{name}` is {value!r}, and IFEval would draw some by chance; a list of texts is needed"
+        )
     return list(value)
 
 
@@ -142,7 +157,9 @@ def _counted(item: str, limits: Mapping[str, int], *, ignore_case: bool = False)
     if "min" in limits:
         return _pattern(r"\A" + _at_least(item, limits["min"]), ignore_case=ignore_case)
     most = limits["max"]
-    return _pattern(_NEVER if most < 0 else rf"\A(?!{_at_least(item, most + 1)})", ignore_case=ignore_case)
+    return _pattern(
+        _NEVER if most < 0 else rf"\A(?!{_at_least(item, most + 1)})", ignore_case=ignore_case
+    )
 
 
 def _literal(text: str) -> str:
@@ -152,7 +169,9 @@ def _literal(text: str) -> str:
         ValueError: the text holds such a sign.
     """
     if set(text) & set(r".^$*+?{}[]\|()"):
-        raise ValueError(f"{text!r} is a regular expression to IFEval, and how often one matches is not told exactly here")
+        raise ValueError(
+            f"{text!r} is a regular expression to IFEval, and how often one matches is not told exactly here"
+        )
     return re.escape(text)
 
 
@@ -169,20 +188,30 @@ def _frequency(given: _Arguments) -> dict[str, Any]:
 def _forbidden(given: _Arguments) -> dict[str, Any]:
     # IFEval's \b is that of Python's re, to which a combining mark is no part of a word.
     edge = rf"(?:(?<={_WORD})(?!{_WORD})|(?<!{_WORD})(?={_WORD}))"
-    words = "|".join(rf"{edge}{word}{edge}" for word in sorted(set(_texts(given, "forbidden_words"))))
+    words = "|".join(
+        rf"{edge}{word}{edge}" for word in sorted(set(_texts(given, "forbidden_words")))
+    )
     return _pattern(rf"\A(?![\s\S]*?(?:{words}))", ignore_case=True)
 
 
 def _letters(given: _Arguments) -> dict[str, Any]:
     letter = _text(given, "letter")
     if len(letter) > 1:
-        raise ValueError(f"`letter` is {letter!r}, and IFEval would draw one by chance; one sign is needed")
+        raise ValueError(
+            f"`letter` is {letter!r}, and IFEval would draw one by chance; one sign is needed"
+        )
     lower = letter.lower()
-    signs = {lower, *(capital for capital in (lower.upper(),) if capital.lower() == lower), *_EXTRA_CAPITALS.get(lower, "")}
+    signs = {
+        lower,
+        *(capital for capital in (lower.upper(),) if capital.lower() == lower),
+        *_EXTRA_CAPITALS.get(lower, ""),
+    }
     number = _number(given, "let_frequency")
     if given.get("let_relation") is None:
         raise ValueError("`let_relation` is missing, and IFEval would draw one by chance")
-    return _counted("[" + "".join(map(re.escape, sorted(signs))) + "]", _limits(given, "let_relation", number))
+    return _counted(
+        "[" + "".join(map(re.escape, sorted(signs))) + "]", _limits(given, "let_relation", number)
+    )
 
 
 def _language(given: _Arguments) -> dict[str, Any]:
@@ -201,7 +230,9 @@ def _paragraphs(given: _Arguments) -> dict[str, Any]:
     number = _number(given, "num_paragraphs", least=1)
     inside = r"(?!\*\*\*)"
     paragraph = rf"(?:{inside}{_SPACE})*+{inside}{_NO_SPACE}(?:{inside}[\s\S])*+"
-    return _pattern(rf"\A(?:{_SPACE}*+\*\*\*)?+{paragraph}(?:\*\*\*{paragraph}){{{number - 1}}}(?:\*\*\*{_SPACE}*+)?\Z")
+    return _pattern(
+        rf"\A(?:{_SPACE}*+\*\*\*)?+{paragraph}(?:\*\*\*{paragraph}){{{number - 1}}}(?:\*\*\*{_SPACE}*+)?\Z"
+    )
 
 
 def _words(given: _Arguments) -> dict[str, Any]:
@@ -215,7 +246,9 @@ def _first_word(given: _Arguments) -> dict[str, Any]:
     number = _number(given, "num_paragraphs", least=1)
     place = _number(given, "nth_paragraph", least=1)
     if place > number:
-        raise ValueError(f"`nth_paragraph` {place} is above `num_paragraphs` {number}, and IFEval would draw one by chance")
+        raise ValueError(
+            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, and IFEval would draw one by chance"
+        )
     word = _text(given, "first_word").lower()
     if set(word) & set(".,?!'\"") or any(sign.isspace() for sign in word):
         return _pattern(_NEVER)  # what IFEval compares with never holds such a sign
@@ -231,7 +264,9 @@ def _first_word(given: _Arguments) -> dict[str, Any]:
 def _placeholders(given: _Arguments) -> dict[str, Any]:
     """Count square brackets that close on their line."""
     opened = r"\[[^\n\]]*+"
-    return _pattern(r"\A" + _at_least(rf"{opened}\]", _number(given, "num_placeholders"), run=opened))
+    return _pattern(
+        r"\A" + _at_least(rf"{opened}\]", _number(given, "num_placeholders"), run=opened)
+    )
 
 
 def _postscript(given: _Arguments) -> dict[str, Any]:
@@ -322,7 +357,9 @@ def _end(given: _Arguments) -> dict[str, Any]:
     """Look for a phrase at the end, whatever its case; straight quotation marks around the response do not count."""
     phrase = _text(given, "end_phrase").strip()
     if phrase.endswith('"'):
-        return _pattern(_NEVER)  # the marks at the response's end are taken away there, and those of the phrase are not
+        return _pattern(
+            _NEVER
+        )  # the marks at the response's end are taken away there, and those of the phrase are not
     before = rf'(?<!\A{_SPACE}*"*)' if phrase.startswith('"') else ""
     return _pattern(rf'{before}{re.escape(phrase)}"*+{_SPACE}*+\Z', ignore_case=True)
 

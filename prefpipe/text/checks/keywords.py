@@ -9,16 +9,22 @@ import regex  # type: ignore[import-untyped]
 
 from prefpipe.text.checks.grading import Candidate, CountCheck, Grade
 
-_WITHOUT_SPACES: Final = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+_WITHOUT_SPACES: Final = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
+)
 
 
-def count_keyword(text: str, keyword: str, *, whole_words: bool = True, ignore_case: bool = True) -> int:
+def count_keyword(
+    text: str, keyword: str, *, whole_words: bool = True, ignore_case: bool = True
+) -> int:
     """Return how often ``keyword`` occurs in ``text``.
 
     White space inside the keyword matches any white space. A whole word has no letter or digit beside it, except
     in scripts that are written without spaces.
     """
-    return sum(1 for _ in _pattern(keyword, whole_words, ignore_case).finditer(_fold(text, ignore_case)))
+    return sum(
+        1 for _ in _pattern(keyword, whole_words, ignore_case).finditer(_fold(text, ignore_case))
+    )
 
 
 def _fold(text: str, ignore_case: bool) -> str:
@@ -63,15 +69,22 @@ class Keywords:
         """Return the share of demands met: one for each of ``all``, one for ``any``, one for each of ``exclude``."""
         missing = [keyword for keyword in self.all if not self._occurs(keyword, candidate.response)]
         found = [keyword for keyword in self.exclude if self._occurs(keyword, candidate.response)]
-        lacks_any = bool(self.any) and not [word for word in self.any if self._occurs(word, candidate.response)]
+        lacks_any = bool(self.any) and not [
+            word for word in self.any if self._occurs(word, candidate.response)
+        ]
         n_demands = len(self.all) + len(self.exclude) + bool(self.any)
         faults = [f"lacks {word!r}" for word in missing] + [f"has {word!r}" for word in found]
         if lacks_any:
             faults.append(f"has none of {', '.join(map(repr, self.any))}")
-        return Grade(1.0 - len(faults) / n_demands, "; ".join(faults) or f"all {n_demands} demands met")
+        return Grade(
+            1.0 - len(faults) / n_demands, "; ".join(faults) or f"all {n_demands} demands met"
+        )
 
     def _occurs(self, keyword: str, text: str) -> bool:
-        return count_keyword(text, keyword, whole_words=self.whole_words, ignore_case=self.ignore_case) > 0
+        return (
+            count_keyword(text, keyword, whole_words=self.whole_words, ignore_case=self.ignore_case)
+            > 0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,4 +102,6 @@ class KeywordFrequency(CountCheck):
 
     def count(self, text: str) -> int:
         """Return the number of occurrences."""
-        return count_keyword(text, self.keyword, whole_words=self.whole_words, ignore_case=self.ignore_case)
+        return count_keyword(
+            text, self.keyword, whole_words=self.whole_words, ignore_case=self.ignore_case
+        )

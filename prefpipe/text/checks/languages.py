@@ -50,7 +50,9 @@ class Language:
         known = known_languages()
         for code in self.language + self.among:
             if code not in known:
-                raise ValueError(f"unknown language {code!r}{nearest(code, known)}; known: {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"unknown language {code!r}{nearest(code, known)}; known: {', '.join(sorted(known))}"
+                )
         outside = [code for code in self.language if self.among and code not in self.among]
         if outside:
             raise ValueError(f"'among' lacks the wanted language {outside[0]!r}")
@@ -66,7 +68,14 @@ class Language:
             return Grade(0.0, "no letters")
         probabilities = language_probabilities(text, self.among)
         wanted = sum(probabilities[code] for code in set(self.language))
-        others = [(probability, code) for code, probability in probabilities.items() if code not in self.language]
+        others = [
+            (probability, code)
+            for code, probability in probabilities.items()
+            if code not in self.language
+        ]
         rival, rival_code = max(others, default=(0.0, "none"))
         score = min(1.0, wanted / (2 * rival)) if rival else float(wanted > 0)
-        return Grade(score, f"{'/'.join(self.language)} {wanted:.2f}, next likeliest {rival_code} {rival:.2f}")
+        return Grade(
+            score,
+            f"{'/'.join(self.language)} {wanted:.2f}, next likeliest {rival_code} {rival:.2f}",
+        )

@@ -69,7 +69,9 @@ def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[
         if value is None:
             continue
         if name not in known:
-            problems.append(f"unknown parameter {name!r}{nearest(name, known)}; it takes {', '.join(known)}")
+            problems.append(
+                f"unknown parameter {name!r}{nearest(name, known)}; it takes {', '.join(known)}"
+            )
             continue
         try:
             values[name] = _read(annotations[name], value)
@@ -90,7 +92,9 @@ def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[
 
 def _read(annotation: Any, value: Any) -> Any:
     if typing.get_origin(annotation) in {types.UnionType, Union}:  # an optional parameter
-        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
+        annotation = next(
+            kind for kind in typing.get_args(annotation) if kind is not types.NoneType
+        )
     if typing.get_origin(annotation) is Literal:
         choices = typing.get_args(annotation)
         if value not in choices:

@@ -39,7 +39,9 @@ def load_function(name: str) -> UserFunction:
     try:
         function = reference.load()
     except Exception as error:
-        raise ValueError(f"'function' {name!r} cannot be imported: {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"'function' {name!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     if not callable(function):
         raise ValueError(f"'function' {name!r} is a {type(function).__name__}, not a function")  # noqa: TRY004 - reported
     loaded: UserFunction = function
@@ -62,7 +64,9 @@ class PythonCheck:
         if tools is not None:
             messages[-1][TOOLS] = tools
         try:
-            returned = load_function(self.function)(candidate.response, messages, dict(candidate.columns))
+            returned = load_function(self.function)(
+                candidate.response, messages, dict(candidate.columns)
+            )
         except Exception as error:
             raise InputError(
                 f"check function {self.function!r} raised {type(error).__name__}: {error}",

@@ -25,7 +25,11 @@ PLACES: Mapping[Kind, tuple[str, ...]] = {
 }
 """The placeholders that a template must hold, each once. ``{nonce}`` may stand anywhere beside them."""
 VERDICT_LINE: Mapping[Kind, str] = {"pairwise": "VERDICT", "pointwise": "RATING"}
-SHIPPED: Mapping[str, Kind] = {"pairwise-v1": "pairwise", "pairwise-letter-v1": "pairwise", "pointwise-v1": "pointwise"}
+SHIPPED: Mapping[str, Kind] = {
+    "pairwise-v1": "pairwise",
+    "pairwise-letter-v1": "pairwise",
+    "pointwise-v1": "pointwise",
+}
 """Templates in ``judge_prompts/``. A version's text never changes: another text is another version."""
 NONCE_HEX_DIGITS = 8
 
@@ -61,9 +65,13 @@ class JudgePrompt(NamedTuple):
         """``line`` where the template asks for a line ``VERDICT {nonce}: ...``, else ``bare``."""
         return "line" if f"{VERDICT_LINE[self.kind]} {{nonce}}" in self.text else "bare"
 
-    def ask_about_pair(self, messages: Sequence[Mapping[str, str]], first: str, second: str) -> Question:
+    def ask_about_pair(
+        self, messages: Sequence[Mapping[str, str]], first: str, second: str
+    ) -> Question:
         """Return the question that shows ``first`` as response A and ``second`` as response B."""
-        return self._fill({"conversation": conversation_text(messages), "first": first, "second": second})
+        return self._fill(
+            {"conversation": conversation_text(messages), "first": first, "second": second}
+        )
 
     def ask_about_response(self, messages: Sequence[Mapping[str, str]], response: str) -> Question:
         """Return the question for one response."""
@@ -72,9 +80,18 @@ class JudgePrompt(NamedTuple):
     def _fill(self, texts: Mapping[str, str]) -> Question:
         clean = {name: replace_lone_surrogates(text) for name, text in texts.items()}
         nonce = nonce_for(self.text, clean)
-        titles = {"conversation": "CONVERSATION", "first": "RESPONSE A", "second": "RESPONSE B", "response": "RESPONSE"}
-        values = {name: fence(titles[name], text, nonce) for name, text in clean.items()} | {"nonce": nonce}
-        return Question(_PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), self.text), nonce)  # one pass
+        titles = {
+            "conversation": "CONVERSATION",
+            "first": "RESPONSE A",
+            "second": "RESPONSE B",
+            "response": "RESPONSE",
+        }
+        values = {name: fence(titles[name], text, nonce) for name, text in clean.items()} | {
+            "nonce": nonce
+        }
+        return Question(
+            _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), self.text), nonce
+        )  # one pass
 
 
 def template_problems(text: str, kind: Kind) -> list[str]:
@@ -82,9 +99,15 @@ def template_problems(text: str, kind: Kind) -> list[str]:
     found = _PLACEHOLDER.findall(text)
     wanted = PLACES[kind]
     problems = [f"it lacks {{{name}}}" for name in wanted if name not in found]
-    problems += [f"it holds {{{name}}} {found.count(name)} times; once is expected" for name in wanted if found.count(name) > 1]
+    problems += [
+        f"it holds {{{name}}} {found.count(name)} times; once is expected"
+        for name in wanted
+        if found.count(name) > 1
+    ]
     strangers = sorted(set(found) - {*wanted, "nonce"})
-    problems += [f"it holds {{{name}}}, which means nothing in a {kind} prompt" for name in strangers]
+    problems += [
+        f"it holds {{{name}}}, which means nothing in a {kind} prompt" for name in strangers
+    ]
     return problems
 
 

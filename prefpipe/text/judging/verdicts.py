@@ -14,12 +14,17 @@ from prefpipe.text.judging.judge_prompt import VERDICT_LINE, Form, Kind
 VERDICT_VALUES: Mapping[str, float] = {"A": 1.0, "B": 0.0, "C": 0.5}
 """Preference for the response shown first."""
 LOWEST_RATING, HIGHEST_RATING = 1, 10
-RATING_VALUES: Mapping[str, float] = {str(rating): float(rating) for rating in range(LOWEST_RATING, HIGHEST_RATING + 1)}
+RATING_VALUES: Mapping[str, float] = {
+    str(rating): float(rating) for rating in range(LOWEST_RATING, HIGHEST_RATING + 1)
+}
 MIN_MASS = 0.1
 """Least probability that the verdict's tokens must have together: below it, renormalising would make a verdict of noise."""
 
 _DECORATION = " \t\r\n*_`\"'[]().:"
-_VALUES: Mapping[Kind, Mapping[str, float]] = {"pairwise": VERDICT_VALUES, "pointwise": RATING_VALUES}
+_VALUES: Mapping[Kind, Mapping[str, float]] = {
+    "pairwise": VERDICT_VALUES,
+    "pointwise": RATING_VALUES,
+}
 _CHOICES: Mapping[Kind, str] = {"pairwise": "[ABC]", "pointwise": "10|[1-9]"}
 
 
@@ -55,7 +60,10 @@ def read_text(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
         if choice in _VALUES[kind]:
             return Reading(_VALUES[kind][choice], choice)
         return Reading(None, problem=f"the answer is not one of {', '.join(_VALUES[kind])} alone")
-    line = re.compile(rf"^[ \t*_`]*{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*({_CHOICES[kind]})[ \t*_`\].]*\r?$", re.MULTILINE)
+    line = re.compile(
+        rf"^[ \t*_`]*{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*({_CHOICES[kind]})[ \t*_`\].]*\r?$",
+        re.MULTILINE,
+    )
     choices = set(line.findall(own))
     if len(choices) == 1:
         (choice,) = choices
@@ -70,7 +78,9 @@ def without_thoughts(answer: str) -> str:
     return answer.rpartition("</think>")[2]
 
 
-def read_probabilities(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce: str) -> Reading:
+def read_probabilities(
+    tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce: str
+) -> Reading:
     """Return the verdict weighted by the judge's probabilities at the verdict's place.
 
     With p_l the summed probability of the tokens that read as label l (white space, quotes and brackets aside)::
@@ -91,7 +101,9 @@ def read_probabilities(tokens: Sequence[TokenChoice], kind: Kind, form: Form, no
     mass = sum(masses.values())
     if mass < MIN_MASS:
         words = ", ".join(_VALUES[kind])
-        return Reading(None, problem=f"the tokens {words} have probability {mass:.3g} together", mass=mass)
+        return Reading(
+            None, problem=f"the tokens {words} have probability {mass:.3g} together", mass=mass
+        )
     value = sum(masses[label] * _VALUES[kind][label] for label in masses) / mass
     best = max(masses, key=lambda label: masses[label])
     return Reading(value, best, mass=min(mass, 1.0), unsplit_one=unsplit)
@@ -102,7 +114,9 @@ def _verdict_place(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce:
     text = "".join(choice.token for choice in tokens)
     start = text.rfind("</think>") + len("</think>") if "</think>" in text else 0
     if form == "line":
-        matches = list(re.finditer(rf"{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*(?=\S)", text[start:]))
+        matches = list(
+            re.finditer(rf"{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*(?=\S)", text[start:])
+        )
         if len(matches) != 1:
             return None
         start += matches[0].end()
