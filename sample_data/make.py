@@ -31,13 +31,23 @@ def brief(topic: str) -> dict[str, object]:
 def lowercase(topic: str) -> dict[str, object]:
     """A short answer without capital letters."""
     prompt = f"Write one short sentence about {topic}. Use only lowercase letters, no capitals."
-    return {"prompt": prompt, "checks": [{"type": "lowercase"}, {"type": "words", "min": 3, "max": 15}]}
+    return {
+        "prompt": prompt,
+        "checks": [{"type": "lowercase"}, {"type": "words", "min": 3, "max": 15}],
+    }
 
 
 def no_commas(topic: str) -> dict[str, object]:
     """Two sentences without commas."""
     prompt = f"Describe {topic} in two sentences. Do not use any commas."
-    return {"prompt": prompt, "checks": [{"type": "no_commas"}, {"type": "sentences", "exactly": 2}, {"type": "words", "min": 6}]}
+    return {
+        "prompt": prompt,
+        "checks": [
+            {"type": "no_commas"},
+            {"type": "sentences", "exactly": 2},
+            {"type": "words", "min": 6},
+        ],
+    }
 
 
 def bullets(topic: str) -> dict[str, object]:
@@ -45,7 +55,10 @@ def bullets(topic: str) -> dict[str, object]:
     prompt = f'List three words that go with {topic}. Write three lines, each starting with "- ".'
     return {
         "prompt": prompt,
-        "checks": [{"type": "bullets", "exactly": 3, "style": "bullet"}, {"type": "words", "min": 3, "max": 12}],
+        "checks": [
+            {"type": "bullets", "exactly": 3, "style": "bullet"},
+            {"type": "words", "min": 3, "max": 12},
+        ],
     }
 
 
@@ -66,7 +79,10 @@ def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent)
     topics = list(TOPICS)
     random.Random(7).shuffle(topics)
-    for name, part in (("prompts.jsonl", topics[:N_TRAIN_TOPICS]), ("heldout.jsonl", topics[N_TRAIN_TOPICS:])):
+    for name, part in (
+        ("prompts.jsonl", topics[:N_TRAIN_TOPICS]),
+        ("heldout.jsonl", topics[N_TRAIN_TOPICS:]),
+    ):
         lines = [json.dumps(row, ensure_ascii=False) for row in rows(part)]
         (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -12,12 +12,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["COLUMNS"] = "200"
-for _name in ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "PREFPIPE_SHARD_INDEX", "PREFPIPE_NUM_SHARDS"):
+for _name in (
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_ARRAY_TASK_COUNT",
+    "PREFPIPE_SHARD_INDEX",
+    "PREFPIPE_NUM_SHARDS",
+):
     os.environ.pop(_name, None)
 
 # Under `nohup`, or behind `&` in a script, these are ignored, and so they would be in every command that tests start.
-for _signal, _usual in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
-    if signal.getsignal(_signal) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+for _signal, _usual in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if (
+        signal.getsignal(_signal) is signal.SIG_IGN
+        and threading.current_thread() is threading.main_thread()
+    ):
         signal.signal(_signal, _usual)
 
 REPOSITORY = Path(__file__).resolve().parent.parent

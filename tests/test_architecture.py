@@ -21,8 +21,30 @@ FLOORS = {
 APART_FLOORS = {1, 3, 6}
 """Floors whose rooms do not see each other."""
 MAX_ARGUMENTS = 8
-FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "base", "core", "manager", "handler"}
-HEAVY = {"torch", "transformers", "polars", "pyarrow", "sklearn", "numpy", "scipy", "vllm", "datasets", "huggingface_hub"}
+FORBIDDEN_NAMES = {
+    "utils",
+    "util",
+    "helpers",
+    "helper",
+    "common",
+    "misc",
+    "base",
+    "core",
+    "manager",
+    "handler",
+}
+HEAVY = {
+    "torch",
+    "transformers",
+    "polars",
+    "pyarrow",
+    "sklearn",
+    "numpy",
+    "scipy",
+    "vllm",
+    "datasets",
+    "huggingface_hub",
+}
 DOORSTEPS = {"__main__", "cli", "wiring", "status"}
 """Rooms that may put an import inside a function, because they are reached before one knows what is needed."""
 DEFERRED_ELSEWHERE = {"datasets", "polars", "py3langid"}
@@ -54,19 +76,29 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def functions_of(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return (
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
 
 
 def is_for_type_checkers(node: ast.stmt) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
 
 
 @each_module
 def test_imports_point_strictly_down(path: Path) -> None:
     """A module imports its own room and lower floors; rooms of one floor do not see each other."""
     room = room_of(path)
-    if room == "__init__":  # names for type checkers alone: importing the package must import nothing
-        at_run_time = ast.Module([node for node in tree_of(path).body if not is_for_type_checkers(node)], [])
+    if (
+        room == "__init__"
+    ):  # names for type checkers alone: importing the package must import nothing
+        at_run_time = ast.Module(
+            [node for node in tree_of(path).body if not is_for_type_checkers(node)], []
+        )
         assert not [name for name in imported_names(at_run_time) if name.startswith("prefpipe")]
         return
     for name in imported_names(tree_of(path)):
@@ -76,7 +108,9 @@ def test_imports_point_strictly_down(path: Path) -> None:
         target = next((piece for piece in pieces[1:] if piece in FLOORS), None)
         assert target is not None, f"{path} imports {name}, which has no floor"
         if target != room:
-            assert FLOORS[target] < FLOORS[room], f"{path} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[target]})"
+            assert FLOORS[target] < FLOORS[room], (
+                f"{path} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[target]})"
+            )
 
 
 def test_rooms_of_one_floor_are_apart() -> None:
@@ -89,7 +123,13 @@ def test_rooms_of_one_floor_are_apart() -> None:
         if name.startswith("prefpipe.")
         for piece in name.split(".")[1:2]
     }
-    assert not [(a, b) for rooms in floors.values() for a in rooms for b in rooms if a != b and (a, b) in seen]
+    assert not [
+        (a, b)
+        for rooms in floors.values()
+        for a in rooms
+        for b in rooms
+        if a != b and (a, b) in seen
+    ]
 
 
 @each_module
@@ -97,8 +137,14 @@ def test_imports_inside_functions_stay_at_the_doorstep(path: Path) -> None:
     """Lazy at the doorstep, eager inside the room: elsewhere only packages that one kind of input needs."""
     if room_of(path) in DOORSTEPS:
         return
-    deferred = {name.split(".")[0] for function in functions_of(tree_of(path)) for name in imported_names(function)}
-    assert deferred <= DEFERRED_ELSEWHERE, f"{path} imports {deferred - DEFERRED_ELSEWHERE} inside a function"
+    deferred = {
+        name.split(".")[0]
+        for function in functions_of(tree_of(path))
+        for name in imported_names(function)
+    }
+    assert deferred <= DEFERRED_ELSEWHERE, (
+        f"{path} imports {deferred - DEFERRED_ELSEWHERE} inside a function"
+    )
 
 
 def test_import_strings_of_wiring_exist() -> None:
@@ -108,14 +154,18 @@ def test_import_strings_of_wiring_exist() -> None:
         for path in MODULES
         if room_of(path) == "wiring"
         for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("prefpipe.")
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value.startswith("prefpipe.")
     }
     assert strings
     for text in sorted(strings):
         module, _, name = text.partition(":")
         path = REPOSITORY / (module.replace(".", "/") + ".py")
         assert path.is_file(), f"wiring names {text}, and there is no {path}"
-        assert name in defined_names(tree_of(path)), f"wiring names {text}, and {module} does not define {name}"
+        assert name in defined_names(tree_of(path)), (
+            f"wiring names {text}, and {module} does not define {name}"
+        )
 
 
 def defined_names(tree: ast.Module) -> set[str]:
@@ -136,14 +186,18 @@ def test_no_function_takes_a_crowd_of_arguments(path: Path) -> None:
     for function in functions_of(tree_of(path)):
         arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
         n_arguments = sum(argument.arg not in ("self", "cls") for argument in arguments)
-        assert n_arguments <= MAX_ARGUMENTS, f"{path}: {function.name} takes {n_arguments} arguments"
+        assert n_arguments <= MAX_ARGUMENTS, (
+            f"{path}: {function.name} takes {n_arguments} arguments"
+        )
 
 
 @each_module
 def test_names_say_something(path: Path) -> None:
     """No module, package or class is called after nothing in particular."""
     words = {piece.removesuffix(".py") for piece in path.relative_to(PACKAGE).parts}
-    words |= {node.name.lower() for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)}
+    words |= {
+        node.name.lower() for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)
+    }
     vague = {word for word in words for piece in word.split("_") if piece in FORBIDDEN_NAMES}
     assert not vague
     suffixes = ("manager", "handler", "helper", "utils")
@@ -161,7 +215,9 @@ def test_nothing_prints(path: Path) -> None:
     prints = [
         node
         for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
     ]
     allowed = 1 if path == PACKAGE / "cli" / "main.py" else 0
     assert len(prints) <= allowed, f"{path} prints in line {prints[0].lineno}"
@@ -169,20 +225,33 @@ def test_nothing_prints(path: Path) -> None:
 
 def is_importable(path: Path) -> bool:
     """Whether every third-party package that a module imports at its top is installed."""
-    roots = {name.split(".")[0] for node in tree_of(path).body for name in imported_names(ast.Module([node], []))}
+    roots = {
+        name.split(".")[0]
+        for node in tree_of(path).body
+        for name in imported_names(ast.Module([node], []))
+    }
     return all(importlib.util.find_spec(root) is not None for root in roots)
 
 
 def test_every_module_imports() -> None:
     """Each by itself would hide nothing more; the vLLM back-end is left out where vLLM is not installed."""
     names = [
-        str(path.relative_to(REPOSITORY)).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        str(path.relative_to(REPOSITORY))
+        .removesuffix(".py")
+        .replace("/", ".")
+        .removesuffix(".__init__")
         for path in MODULES
         if path.name != "__main__.py" and is_importable(path)
     ]
     assert len(names) >= len(MODULES) - 2
     code = "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(name)"
-    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -199,7 +268,9 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
         "import json, sys\nfrom prefpipe.cli.main import run\n"
         "code = run(sys.argv[1:])\nsys.stderr.write(json.dumps([code, sorted({n.partition('.')[0] for n in sys.modules})]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, check=True
+    )
     code_and_modules = json.loads(done.stderr)
     assert code_and_modules[0] == 0
     assert not HEAVY & set(code_and_modules[1])

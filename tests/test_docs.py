@@ -16,7 +16,9 @@ CODE_BLOCK = re.compile(r"^```(?:bash|sh|console|text)?\n(.*?)^```", re.MULTILIN
 CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 TOP_FOLDERS = ("docs/", "sample_data/", "tests/", "prefpipe/", ".ci/")
 COMMANDS = dict(reference.commands())
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+each_document = pytest.mark.parametrize(
+    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY))
+)
 each_command = pytest.mark.parametrize("name", COMMANDS)
 
 
@@ -39,14 +41,24 @@ def test_every_command_and_flag_has_help(name: str) -> None:
 def test_every_command_and_flag_is_in_the_reference(name: str) -> None:
     page = (REPOSITORY / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-    flags = [flag for parameter in COMMANDS[name].params for flag in parameter.opts if flag.startswith("-")]
+    flags = [
+        flag
+        for parameter in COMMANDS[name].params
+        for flag in parameter.opts
+        if flag.startswith("-")
+    ]
     assert not [flag for flag in flags if f"`{flag}`" not in section]
 
 
-@pytest.mark.parametrize("schema", [*ALIKE_EVERYWHERE, embeddings_schema(8, half=False)], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "schema", [*ALIKE_EVERYWHERE, embeddings_schema(8, half=False)], ids=lambda s: s.name
+)
 def test_every_column_has_a_meaning_and_is_in_the_reference(schema) -> None:
     section = (
-        (REPOSITORY / "docs" / "reference" / "schemas.md").read_text().partition(f"## {schema.tag}\n")[2].partition("\n## ")[0]
+        (REPOSITORY / "docs" / "reference" / "schemas.md")
+        .read_text()
+        .partition(f"## {schema.tag}\n")[2]
+        .partition("\n## ")[0]
     )
     for column in schema.columns:
         assert column.meaning.strip()
@@ -59,7 +71,10 @@ def slug_of(heading: str) -> str:
 
 
 def anchors_of(path: Path) -> set[str]:
-    return {slug_of(match[1]) for match in re.finditer(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)}
+    return {
+        slug_of(match[1])
+        for match in re.finditer(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
 
 
 @each_document
@@ -72,19 +87,29 @@ def test_links_resolve(path: Path) -> None:
         linked = (path.parent / name).resolve() if name else path
         assert linked.exists(), f"{path.name} links to {target}, and there is no {linked}"
         if anchor and linked.suffix == ".md":
-            assert anchor in anchors_of(linked), f"{path.name} links to {target}, and {linked.name} has no such heading"
+            assert anchor in anchors_of(linked), (
+                f"{path.name} links to {target}, and {linked.name} has no such heading"
+            )
 
 
 @each_document
 def test_files_that_are_named_exist(path: Path) -> None:
     """``docs/checks.md`` and the like, in backquotes, name files of this repository."""
-    named = [span for span in CODE_SPAN.findall(without_code_blocks(path)) if re.fullmatch(r"[\w./-]+", span)]
-    missing = [span for span in named if span.startswith(TOP_FOLDERS) and not (REPOSITORY / span).exists()]
+    named = [
+        span
+        for span in CODE_SPAN.findall(without_code_blocks(path))
+        if re.fullmatch(r"[\w./-]+", span)
+    ]
+    missing = [
+        span for span in named if span.startswith(TOP_FOLDERS) and not (REPOSITORY / span).exists()
+    ]
     assert not missing, f"{path.name} names {missing}"
 
 
 def without_code_blocks(path: Path) -> str:
-    return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.sub(
+        r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
 
 
 def example_commands(path: Path) -> list[list[str]]:
@@ -94,7 +119,9 @@ def example_commands(path: Path) -> list[list[str]]:
         for line in block.replace("\\\n", " ").splitlines():
             if line.lstrip("$ ").startswith("prefpipe "):
                 words = shlex.split(line.lstrip("$ "), comments=True)
-                stops = [i for i, word in enumerate(words) if word in ("&", "&&", "|", ";", ">", "...")]
+                stops = [
+                    i for i, word in enumerate(words) if word in ("&", "&&", "|", ";", ">", "...")
+                ]
                 found.append(words[: stops[0] if stops else None])
     return found
 
@@ -105,10 +132,19 @@ def test_example_commands_name_real_commands_and_flags(path: Path) -> None:
         name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in COMMANDS), None)
         if words[1].startswith("-"):
             continue
-        assert name is not None, f"{path.name} runs `{' '.join(words)}`, and there is no such command"
-        flags = {flag for parameter in COMMANDS[name].params for flag in [*parameter.opts, *parameter.secondary_opts]}
+        assert name is not None, (
+            f"{path.name} runs `{' '.join(words)}`, and there is no such command"
+        )
+        flags = {
+            flag
+            for parameter in COMMANDS[name].params
+            for flag in [*parameter.opts, *parameter.secondary_opts]
+        }
         unknown = [
-            word for word in words if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in {*flags, "--help", "-h"}
+            word
+            for word in words
+            if re.match(r"--?[a-z]", word)
+            and word.partition("=")[0] not in {*flags, "--help", "-h"}
         ]
         assert not unknown, f"{path.name} runs `{' '.join(words)}`, and {name} has no {unknown}"
 

@@ -18,7 +18,18 @@ from prefpipe.cli.main import run
 from prefpipe.errors import PrefpipeError
 from prefpipe.status import find_artifacts
 
-CONDITIONS = ("fake", "tiny", "served", "import", "no-rows", "no-parts", "errors", "partial", "single", "nulls")
+CONDITIONS = (
+    "fake",
+    "tiny",
+    "served",
+    "import",
+    "no-rows",
+    "no-parts",
+    "errors",
+    "partial",
+    "single",
+    "nulls",
+)
 NAMES = (
     "candidates", "scores", "embeddings", "groups", "logprobs", "verdicts", "eval", "pairs", "policy", "rm", "reward",
 )  # fmt: skip
@@ -117,7 +128,9 @@ def test_every_reader_of_every_kind_ends_with_a_documented_code(
             except Exception as error:
                 broken.append(f"{' '.join(words)}: {type(error).__name__}: {error}")
                 continue
-            is_explained = code in (0, 3, 4) or words[0] == "check" or "error: " in err or words[0] == "status"
+            is_explained = (
+                code in (0, 3, 4) or words[0] == "check" or "error: " in err or words[0] == "status"
+            )
             if code not in EXIT_CODES or "Traceback" in err or not is_explained:
                 broken.append(f"{' '.join(words)}: exit code {code}: {err[-300:]}")
             assert number < 100
@@ -133,7 +146,9 @@ def test_every_kind_is_a_frame(condition: str, kinds: Path) -> None:
             frame = prefpipe.read(kinds / condition / name)
         record = read_run_record(kinds / condition / name)
         assert record.schema.partition("/")[0] == KINDS[name]
-        n_parts = len(list((kinds / condition / name).glob("part-*")))  # none of an evaluation of nothing but errors
+        n_parts = len(
+            list((kinds / condition / name).glob("part-*"))
+        )  # none of an evaluation of nothing but errors
         assert (frame.height > 0) == (n_parts > 0 and condition != "no-rows"), f"{condition}/{name}"
         if frame.height:
             assert frame["status"].null_count() == 0
@@ -144,13 +159,20 @@ def test_a_report_of_every_run_is_written(
     condition: str, kinds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Several artifacts at once: one that cannot be told hides none of the others."""
-    code, out, err = code_of(["report", str(kinds / condition), "-o", str(tmp_path / "report.html"), "--prompts", "2"], capsys)
+    code, out, err = code_of(
+        ["report", str(kinds / condition), "-o", str(tmp_path / "report.html"), "--prompts", "2"],
+        capsys,
+    )
     assert code == 0, err
     assert out.strip() == str(tmp_path / "report.html")
 
 
-@pytest.mark.parametrize("condition", ["fake", "tiny", "served", "import", "single", "nulls", "errors"])
-def test_what_was_made_whole_is_done(condition: str, kinds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "condition", ["fake", "tiny", "served", "import", "single", "nulls", "errors"]
+)
+def test_what_was_made_whole_is_done(
+    condition: str, kinds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """An evaluation of nothing but errors has no figures, and is the only thing that is not done."""
     for path in find_artifacts(kinds / condition):
         code, out, _ = code_of(["status", str(path)], capsys)
@@ -158,12 +180,19 @@ def test_what_was_made_whole_is_done(condition: str, kinds: Path, capsys: pytest
             assert code == 0, out
 
 
-def test_a_run_is_read_with_its_record_alone(kinds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_read_with_its_record_alone(
+    kinds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Of each kind: every part deleted, so that nothing but run.json is left."""
     shutil.copytree(kinds / "fake", tmp_path / "run")
     for part in (tmp_path / "run").rglob("part-*"):
         part.unlink()
     for name in present(tmp_path, "run"):
-        for words in (["status"], ["inspect"], ["check", "--model", "x"], ["savings", "--model", "8B", "--gpu", "h100"]):
+        for words in (
+            ["status"],
+            ["inspect"],
+            ["check", "--model", "x"],
+            ["savings", "--model", "8B", "--gpu", "h100"],
+        ):
             code, _, err = code_of([words[0], str(tmp_path / "run" / name), *words[1:]], capsys)
             assert code in EXIT_CODES, err

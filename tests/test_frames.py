@@ -39,21 +39,30 @@ def test_all_rows_are_read_as_they_are(run: Path, name: str, n_rows: int) -> Non
 
 def test_vectors_are_arrays_and_texts_of_any_kind_come_back(run: Path) -> None:
     vectors = prefpipe.read(str(run / "embeddings"))["embedding"].to_numpy()
-    assert vectors.shape == (N_PROMPTS * N, open_artifact(run / "embeddings").read(0)[0]["embedding"].type.list_size)
+    assert vectors.shape == (
+        N_PROMPTS * N,
+        open_artifact(run / "embeddings").read(0)[0]["embedding"].type.list_size,
+    )
     assert abs((vectors**2).sum(axis=1) - 1).max() < 1e-5
     texts = prefpipe.read(run / "candidates", columns=["messages"])["messages"].to_list()
     assert texts == [row["messages"] for row in rows_of(run / "candidates")]
 
 
 def test_columns_are_those_asked_for_and_an_unknown_one_is_named(run: Path) -> None:
-    assert prefpipe.read(run / "scores", columns=["reward", "prompt_id"]).columns == ["reward", "prompt_id"]
+    assert prefpipe.read(run / "scores", columns=["reward", "prompt_id"]).columns == [
+        "reward",
+        "prompt_id",
+    ]
     with pytest.raises(InputError, match="no column `rewards`"):
         prefpipe.read(run / "scores", columns=["rewards"])
 
 
 def test_what_is_partial_is_said_and_strict_refuses_it(run: Path) -> None:
     open_artifact(run / "scores").part_path(1).unlink()
-    with pytest.warns(PrefpipeWarning, match=r"scores is partial: missing: part 1; these are the rows of 2 of 3 parts"):
+    with pytest.warns(
+        PrefpipeWarning,
+        match=r"scores is partial: missing: part 1; these are the rows of 2 of 3 parts",
+    ):
         frame = prefpipe.read(run / "scores")
     assert frame.height == N_PROMPTS * N * 2 * 2 // 3
     with pytest.raises(IncompleteInputError):
@@ -61,7 +70,14 @@ def test_what_is_partial_is_said_and_strict_refuses_it(run: Path) -> None:
 
 
 def test_what_is_stale_is_said_and_strict_refuses_it(run: Path) -> None:
-    command([*open_artifact(run / "candidates").record.context["command"][1:], "--seed", "3", "--overwrite"])
+    command(
+        [
+            *open_artifact(run / "candidates").record.context["command"][1:],
+            "--seed",
+            "3",
+            "--overwrite",
+        ]
+    )
     with pytest.warns(PrefpipeWarning, match="groups is stale: its candidates"):
         assert prefpipe.read(run / "groups").height == N_PROMPTS * (K + 1)
     with pytest.raises(InputError, match="is stale"):
@@ -86,7 +102,12 @@ def test_no_part_at_all_is_a_frame_with_the_columns_and_no_row(run: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("absent", "does not exist"), ("", "is not an artifact, it holds 4"), ("groups/run.json", "is a file")]
+    ("name", "told"),
+    [
+        ("absent", "does not exist"),
+        ("", "is not an artifact, it holds 4"),
+        ("groups/run.json", "is a file"),
+    ],
 )
 def test_what_is_no_artifact_is_an_error_of_ours(run: Path, name: str, told: str) -> None:
     with pytest.raises(InputError, match=told):

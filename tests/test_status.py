@@ -6,7 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.finished_run import N_PARTS, N_PROMPTS, PART_SIZE, N, command, copy_to, write_run_prompts
+from support.finished_run import (
+    N_PARTS,
+    N_PROMPTS,
+    PART_SIZE,
+    N,
+    command,
+    copy_to,
+    write_run_prompts,
+)
 from support.pipelines import open_artifact
 
 from prefpipe.artifacts.store import Artifact
@@ -82,14 +90,24 @@ def test_an_edited_run_json_is_corrupt(run: Path) -> None:
     assert "was edited: its identity does not match its fingerprint" in report.reasons[0]
 
 
-def test_a_parent_of_another_configuration_makes_it_stale_and_the_fields_are_named(run: Path, tmp_path: Path) -> None:
+def test_a_parent_of_another_configuration_makes_it_stale_and_the_fields_are_named(
+    run: Path, tmp_path: Path
+) -> None:
     again(run / "candidates", "--seed", "7", "--overwrite")
     report = Inspector().report(run / "scores")
     assert report.state == "stale"
     assert report.to_make == list(range(N_PARTS))
-    assert report.reasons[0] == f"its candidates, {run / 'candidates'}, are of another configuration now:"
+    assert (
+        report.reasons[0]
+        == f"its candidates, {run / 'candidates'}, are of another configuration now:"
+    )
     assert report.reasons[1] == "  seed: 0 then, 7 now"
-    assert states_of(run) == {"candidates": "done", "scores": "stale", "embeddings": "stale", "groups": "stale"}
+    assert states_of(run) == {
+        "candidates": "done",
+        "scores": "stale",
+        "embeddings": "stale",
+        "groups": "stale",
+    }
 
 
 def test_a_parent_part_with_other_bytes_makes_that_part_stale(run: Path) -> None:
@@ -124,9 +142,14 @@ def test_staleness_reaches_grandchildren(run: Path) -> None:
 
 
 def test_parts_of_another_run_than_run_json_describes_are_stale(run: Path) -> None:
-    again(run / "candidates", "--n", str(N + 1), "--extend", "--shard-index", "0", "--num-shards", "2")
+    again(
+        run / "candidates", "--n", str(N + 1), "--extend", "--shard-index", "0", "--num-shards", "2"
+    )
     report = Inspector().report(run / "candidates")
-    assert (report.state, report.outdated) == ("stale", [1])  # parts 0 and 2 were grown by shard 0 of 2
+    assert (report.state, report.outdated) == (
+        "stale",
+        [1],
+    )  # parts 0 and 2 were grown by shard 0 of 2
     assert report.reasons == ["from before the last extend: part 1"]
     scores = Inspector().report(run / "scores")
     assert f"  n: {N} then, {N + 1} now" in scores.reasons
@@ -137,13 +160,24 @@ def test_parts_of_another_run_than_run_json_describes_are_stale(run: Path) -> No
     [
         (lambda rows: rows[:-1], "  prompts that are gone: 1"),
         (lambda rows: [*rows, {**rows[0], "prompt_id": "p9"}], "  prompts that are new: 1"),
-        (lambda rows: [{**rows[0], "prompt": "other"}, *rows[1:]], "  prompts with another text under the same id: 1"),
+        (
+            lambda rows: [{**rows[0], "prompt": "other"}, *rows[1:]],
+            "  prompts with another text under the same id: 1",
+        ),
         (lambda rows: rows[::-1], "  the prompts stand in another order"),
-        (lambda rows: [{**rows[0], "topic": "x"}, *rows[1:]], "  the prompts' own columns, or prompts of parts that are missing"),
-        (lambda rows: [{**row, "prompt_id": "p0"} for row in rows], "  it cannot be read as it was: "),
+        (
+            lambda rows: [{**rows[0], "topic": "x"}, *rows[1:]],
+            "  the prompts' own columns, or prompts of parts that are missing",
+        ),
+        (
+            lambda rows: [{**row, "prompt_id": "p0"} for row in rows],
+            "  it cannot be read as it was: ",
+        ),
     ],
 )
-def test_changed_prompts_make_candidates_stale_and_say_what_changed(run: Path, change, reason: str) -> None:
+def test_changed_prompts_make_candidates_stale_and_say_what_changed(
+    run: Path, change, reason: str
+) -> None:
     prompts = run.parent / "prompts.jsonl"
     rows = [json.loads(line) for line in prompts.read_text().splitlines()]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
@@ -172,18 +206,40 @@ def test_a_moved_run_finds_its_parents_beside_it(run: Path, tmp_path: Path) -> N
     shutil.move(run, moved)
     groups = open_artifact(moved / "groups")
     assert locate_parent(groups, "scores") == moved / "scores"
-    assert states_of(moved) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
+    assert states_of(moved) == {
+        "candidates": "done",
+        "scores": "done",
+        "embeddings": "done",
+        "groups": "done",
+    }
 
 
 def test_a_copy_is_judged_by_its_own_parents_while_the_original_is_there(run: Path) -> None:
     """The copy's candidates are made again: the copy's scores and groups are stale, and the original's are not."""
     copy = run.parent / "copy"
     shutil.copytree(run, copy)
-    changed = [*open_artifact(run / "candidates").record.context["command"][1:], "--seed", "5", "--overwrite"]
-    command([str(copy / "candidates") if word == str(run / "candidates") else word for word in changed])
+    changed = [
+        *open_artifact(run / "candidates").record.context["command"][1:],
+        "--seed",
+        "5",
+        "--overwrite",
+    ]
+    command(
+        [str(copy / "candidates") if word == str(run / "candidates") else word for word in changed]
+    )
 
-    assert states_of(run) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
-    assert states_of(copy) == {"candidates": "done", "scores": "stale", "embeddings": "stale", "groups": "stale"}
+    assert states_of(run) == {
+        "candidates": "done",
+        "scores": "done",
+        "embeddings": "done",
+        "groups": "done",
+    }
+    assert states_of(copy) == {
+        "candidates": "done",
+        "scores": "stale",
+        "embeddings": "stale",
+        "groups": "stale",
+    }
     assert locate_parent(open_artifact(copy / "groups"), "scores") == copy / "scores"
 
 
@@ -191,21 +247,43 @@ def test_a_change_of_the_original_leaves_its_copy_done(run: Path) -> None:
     copy = run.parent / "deeper" / "copy"
     shutil.copytree(run, copy)
     again(run / "candidates", "--seed", "5", "--overwrite")
-    assert states_of(run) == {"candidates": "done", "scores": "stale", "embeddings": "stale", "groups": "stale"}
-    assert states_of(copy) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
+    assert states_of(run) == {
+        "candidates": "done",
+        "scores": "stale",
+        "embeddings": "stale",
+        "groups": "stale",
+    }
+    assert states_of(copy) == {
+        "candidates": "done",
+        "scores": "done",
+        "embeddings": "done",
+        "groups": "done",
+    }
 
 
 def test_a_lost_run_json_is_corrupt_and_the_same_command_mends_it(run: Path) -> None:
     words = open_artifact(run / "candidates").record.context["command"][1:]
     (run / "candidates" / "run.json").unlink()
-    assert states_of(run) == {"candidates": "corrupt", "scores": "done", "embeddings": "done", "groups": "done"}
+    assert states_of(run) == {
+        "candidates": "corrupt",
+        "scores": "done",
+        "embeddings": "done",
+        "groups": "done",
+    }
     report = Inspector().report(run / "candidates")
     assert report.reasons[0].startswith(f"{run / 'candidates'} has {N_PARTS} parts and no run.json")
-    assert Inspector().report(run / "scores").notes == [f"its candidates, {run / 'candidates'}, have lost their run.json"]
+    assert Inspector().report(run / "scores").notes == [
+        f"its candidates, {run / 'candidates'}, have lost their run.json"
+    ]
 
     before = {part: part.stat().st_mtime_ns for part in (run / "candidates").glob("part-*")}
     command(words)
-    assert states_of(run) == {"candidates": "done", "scores": "done", "embeddings": "done", "groups": "done"}
+    assert states_of(run) == {
+        "candidates": "done",
+        "scores": "done",
+        "embeddings": "done",
+        "groups": "done",
+    }
     assert before == {part: part.stat().st_mtime_ns for part in (run / "candidates").glob("part-*")}
 
 
@@ -216,7 +294,9 @@ def test_of_an_artifact_that_was_renamed_alone_the_parents_are_where_they_were(r
     assert Inspector().report(groups.path).state == "done"
 
 
-def test_parents_recorded_as_relative_paths_are_found_from_the_recorded_folder(run: Path, monkeypatch, tmp_path: Path) -> None:
+def test_parents_recorded_as_relative_paths_are_found_from_the_recorded_folder(
+    run: Path, monkeypatch, tmp_path: Path
+) -> None:
     """Recorded as ``candidates`` from within ``run``; looked for from another folder and from ``run`` itself."""
     scores = open_artifact(run / "scores")
     record = scores.record
@@ -253,7 +333,10 @@ def test_an_evaluation_without_its_summary_is_partial(run: Path) -> None:
     assert Inspector().report(run / "eval").state == "done"
     (run / "eval" / "summary.json").unlink()
     report = Inspector().report(run / "eval")
-    assert (report.state, report.reasons) == ("partial", ["it has no summary.json, which is written last"])
+    assert (report.state, report.reasons) == (
+        "partial",
+        ["it has no summary.json, which is written last"],
+    )
     (run / "eval" / "checkpoint-9").mkdir()
     (run / "eval" / "checkpoint-10").mkdir()
     assert Inspector().report(run / "eval").reasons[0].endswith("it goes on from checkpoint-10")
@@ -270,7 +353,12 @@ def test_an_evaluation_of_candidates_that_were_made_again_is_stale(run: Path) ->
 
 
 def test_artifacts_are_found_in_the_order_of_the_pipeline(run: Path, tmp_path: Path) -> None:
-    assert [path.name for path in find_artifacts(tmp_path)] == ["candidates", "scores", "embeddings", "groups"]
+    assert [path.name for path in find_artifacts(tmp_path)] == [
+        "candidates",
+        "scores",
+        "embeddings",
+        "groups",
+    ]
     assert find_artifacts(run / "groups") == [run / "groups"]
     (tmp_path / "empty").mkdir()
     assert find_artifacts(tmp_path / "empty") == []
@@ -290,7 +378,8 @@ def test_what_is_no_artifact_is_an_error(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "text"), [([], ""), ([3], "3"), ([3, 7], "3,7"), ([0, 1, 2], "0-2"), ([0, 2, 3, 4, 9], "0,2-4,9")]
+    ("numbers", "text"),
+    [([], ""), ([3], "3"), ([3, 7], "3,7"), ([0, 1, 2], "0-2"), ([0, 2, 3, 4, 9], "0,2-4,9")],
 )
 def test_ranges_read_as_slurm_reads_them(numbers: list[int], text: str) -> None:
     assert ranges(numbers) == text

@@ -20,16 +20,15 @@ def command_from(flags_class: type[Flags], handler: Callable[[Flags], None]) -> 
         handler(flags_class(**values))
 
     kinds = get_type_hints(flags_class, include_extras=True)
-    command.__signature__ = inspect.Signature(
-        [  # type: ignore[attr-defined]
-            inspect.Parameter(
-                item.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=kinds[item.name],
-                default=inspect.Parameter.empty if item.default is MISSING else item.default,
-            )
-            for item in fields(flags_class)  # type: ignore[arg-type]
-        ]
-    )
+    parameters = [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=kinds[item.name],
+            default=inspect.Parameter.empty if item.default is MISSING else item.default,
+        )
+        for item in fields(flags_class)  # type: ignore[arg-type]
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__doc__ = handler.__doc__
     return command

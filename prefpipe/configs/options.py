@@ -24,7 +24,7 @@ from prefpipe.errors import UsageError
 def option(
     default: Any = MISSING,
     *,
-    help: str,
+    help: str,  # noqa: A002 - typer's and argparse's word
     identity: bool = True,
     choices: Sequence[str] = (),
     positional: bool = False,

@@ -32,7 +32,10 @@ SETTINGS = (
 
 
 def trainings_of(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """Return every training: ``name``, ``settings``, ``curves`` (`prefpipe.stages.inspect.curves.read_points`), ``summary`` or None."""
+    """Return every training: ``name``, ``settings``, ``curves`` and ``summary``, which may be None.
+
+    The curves are those of `prefpipe.stages.inspect.curves.read_points`.
+    """
     trained = []
     for item in (item for item in found if item.kind == "policy"):
         identity = item.artifact.record.identity | (

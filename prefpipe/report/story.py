@@ -136,7 +136,8 @@ def savings_of(
 
     That is the first one that something was trained on, else the first that leaves candidates out, else the first.
 
-    Keys: ``sources``, one a selection that counted its tokens: ``name``, ``plan`` (as `prefpipe.maths.compute.training_compute.Plan`) and
+    Keys: ``sources``, one a selection that counted its tokens: ``name``, ``plan`` (as
+    `prefpipe.maths.compute.training_compute.Plan`) and
     ``n_estimated``, responses whose tokens nobody counted; ``start``, the place of the first one shown, None where there is
     none; ``plan``, its plan or an example; ``model``, ``accelerators``, ``mfu`` and ``shared_prompt``.
     """

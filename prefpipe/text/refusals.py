@@ -20,7 +20,10 @@ _ACTS: Final = """accommodate act advise advocate agree answer assist attend car
     create describe develop disclose discuss draft encourage endorse engage entertain execute explain express facilitate fulfil
     fulfill generate give grant guide honor honour indulge instruct make meet offer participate perform proceed produce promote
     provide reply respond satisfy say share show speculate suggest supply support teach tell write"""
-_ACT: Final = rf"(?:{'|'.join(_ACTS.split())}|be\ (?:able|used|(?:a\ )?part)|do\ (?:that|this|so|it)|go\ along|take\ part|help(?!\ but\b))"
+_ACT: Final = (
+    rf"(?:{'|'.join(_ACTS.split())}|be\ (?:able|used|(?:a\ )?part)|do\ (?:that|this|so|it)"
+    r"|go\ along|take\ part|help(?!\ but\b))"
+)
 _REFUSALS: Final = regex.compile(
     rf"""
     \bi{_ADVERB}\ (?:can't|cant|cannot|can\ not|could\ not|couldn't|won't|wont|will\ not|would\ not|wouldn't|should\ not|

@@ -231,9 +231,11 @@ def language_judge(
         }
         digest = load("prefpipe.artifacts.fingerprint:fingerprint_of")(model_identity)
         name = f"{spec.kind}:{digest}"  # the model's name in the key of an answer
-        open_source = lambda: load("prefpipe.backends.judges.engine_source:EngineSource")(
-            _open_engine(config, spec, model)
-        )
+
+        def open_source() -> Any:
+            source = load("prefpipe.backends.judges.engine_source:EngineSource")
+            return source(_open_engine(config, spec, model))
+
     settings = load("prefpipe.backends.judges.llm_judge:JudgeSettings")(
         name, prompt, verdict, max_tokens, config.judge_temperature
     )

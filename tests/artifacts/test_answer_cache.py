@@ -9,7 +9,10 @@ from prefpipe.artifacts.answer_cache import AnswerCache, request_key
 from prefpipe.errors import UsageError
 
 REQUEST = {"model": "m", "messages": [{"role": "user", "content": "Ωhé? 🙂"}], "temperature": 0.0}
-ANSWER = {"choices": [{"message": {"content": "half of a pair: \ud83d"}}], "usage": {"prompt_tokens": 3}}
+ANSWER = {
+    "choices": [{"message": {"content": "half of a pair: \ud83d"}}],
+    "usage": {"prompt_tokens": 3},
+}
 
 
 def test_an_answer_comes_back_as_it_was(tmp_path):
@@ -22,7 +25,9 @@ def test_an_answer_comes_back_as_it_was(tmp_path):
     assert cache.get(REQUEST) == {"choices": []}
 
 
-@pytest.mark.parametrize("change", [{"model": "n"}, {"temperature": 0.5}, {"messages": []}, {"top_logprobs": 20}])
+@pytest.mark.parametrize(
+    "change", [{"model": "n"}, {"temperature": 0.5}, {"messages": []}, {"top_logprobs": 20}]
+)
 def test_another_request_is_another_key(tmp_path, change):
     AnswerCache(tmp_path).put(REQUEST, ANSWER)
     assert AnswerCache(tmp_path).get(REQUEST | change) is None
@@ -59,7 +64,9 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     cache = AnswerCache(tmp_path)
     cache.put(REQUEST, ANSWER)
     (path,) = tmp_path.rglob("*.json")
-    dead, alive = (path.with_name(f".x.json.{MACHINE}.{pid}.tmp") for pid in (2**22 + 1, os.getpid()))
+    dead, alive = (
+        path.with_name(f".x.json.{MACHINE}.{pid}.tmp") for pid in (2**22 + 1, os.getpid())
+    )
     for left in (dead, alive):
         left.write_text(json.dumps({}))
     cache.sweep()

@@ -42,7 +42,9 @@ def test_a_file_appears_under_its_name_only_when_the_block_has_ended(tmp_path: P
 
 
 @pytest.mark.parametrize("error", [ValueError("bad table"), KeyboardInterrupt(), SystemExit(3)])
-def test_an_exception_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+def test_an_exception_in_the_block_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: BaseException
+) -> None:
     target = tmp_path / "run.json"
     target.write_bytes(b"old")
     with pytest.raises(type(error)), atomic_write(target) as file:  # noqa: PT012 - the block is what is tested
@@ -82,11 +84,19 @@ RUST = "Error while serializing: I/O error: No space left on device (os error 28
         (SafetensorError(RUST), "no space left on the disk"),
         (Exception("No space left on device (os error 28)"), "no space left on the disk"),
         (Exception("Input/output error (os error 5)"), "Input/output error"),
-        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 704 vs 598"), "torch could not write"),
-        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "torch could not write"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 704 vs 598"),
+            "torch could not write",
+        ),
+        (
+            RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+            "torch could not write",
+        ),
     ],
 )
-def test_a_disk_error_that_a_library_raises_in_its_own_class_is_one(tmp_path: Path, error: Exception, what: str) -> None:
+def test_a_disk_error_that_a_library_raises_in_its_own_class_is_one(
+    tmp_path: Path, error: Exception, what: str
+) -> None:
     with pytest.raises(PrefpipeError) as caught, atomic_folder(tmp_path / "model"):
         raise error
     assert caught.value.message.startswith(f"cannot write {tmp_path / 'model'}: ")
@@ -104,14 +114,24 @@ def test_an_error_that_is_not_the_disks_is_left_as_it_is(tmp_path: Path) -> None
 
 
 def test_an_error_inside_a_folder_names_the_folder_and_not_its_hidden_place(tmp_path: Path) -> None:
-    with pytest.raises(PrefpipeError) as caught, atomic_folder(tmp_path / "model") as folder, atomic_write(folder / "README.md"):
+    with (
+        pytest.raises(PrefpipeError) as caught,
+        atomic_folder(tmp_path / "model") as folder,
+        atomic_write(folder / "README.md"),
+    ):
         raise OSError(errno.ENOSPC, "full")
-    assert caught.value.message == f"cannot write {tmp_path / 'model' / 'README.md'}: no space left on the disk"
+    assert (
+        caught.value.message
+        == f"cannot write {tmp_path / 'model' / 'README.md'}: no space left on the disk"
+    )
 
 
 def test_a_folder_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
     target = tmp_path / "gone" / "part"
-    with pytest.raises(PrefpipeError, match=rf"cannot write {target}: No such file or directory"), atomic_write(target):
+    with (
+        pytest.raises(PrefpipeError, match=rf"cannot write {target}: No such file or directory"),
+        atomic_write(target),
+    ):
         pass
 
 
@@ -144,7 +164,9 @@ def test_creating_what_is_there_touches_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == {"run.json"}
 
 
-def test_a_file_system_without_hard_links_gets_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_hard_links_gets_a_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no hard links here")
 
@@ -155,7 +177,9 @@ def test_a_file_system_without_hard_links_gets_a_rename(tmp_path: Path, monkeypa
     assert names(tmp_path) == {"run.json"}
 
 
-def test_a_name_taken_at_the_last_moment_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_taken_at_the_last_moment_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another worker's file appears between the look and the link."""
     link = os.link
 
@@ -216,7 +240,10 @@ def test_what_sigkill_leaves_is_swept(tmp_path: Path) -> None:
         "with atomic_write(Path(sys.argv[1])) as file:\n"
         "    file.write(b'x' * 100_000); file.flush(); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", code, tmp_path / "part"], check=False).returncode == -9
+    assert (
+        subprocess.run([sys.executable, "-c", code, tmp_path / "part"], check=False).returncode
+        == -9
+    )
     [left] = tmp_path.iterdir()
     assert left.name.startswith(".part.")
     sweep_temporary_files(tmp_path)
@@ -228,7 +255,9 @@ def test_the_machine_is_named_by_word_characters_only() -> None:
     assert atomic.MACHINE.isidentifier() or atomic.MACHINE.replace("_", "").isalnum()
 
 
-def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_synced_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sync_folder(tmp_path / "gone")
 
     asked = []
@@ -242,7 +271,9 @@ def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path: Path, monkeypatch:
     assert len(asked) == 1
 
 
-def test_a_folder_whose_disk_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_whose_disk_fails_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -261,7 +292,9 @@ def test_threads_of_one_process_write_different_files_at_once(tmp_path: Path) ->
         thread.start()
     for thread in threads:
         thread.join()
-    assert [(tmp_path / f"part{n}").read_bytes() == bytes([n]) * 100_000 for n in range(8)] == [True] * 8
+    assert [(tmp_path / f"part{n}").read_bytes() == bytes([n]) * 100_000 for n in range(8)] == [
+        True
+    ] * 8
     assert names(tmp_path) == {f"part{n}" for n in range(8)}
 
 
@@ -276,8 +309,12 @@ def test_a_folder_appears_under_its_name_only_when_the_block_has_ended(tmp_path:
     assert names(tmp_path / "deep") == {"model"}
 
 
-@pytest.mark.parametrize("error", [ValueError("does not agree"), KeyboardInterrupt(), SystemExit(3)])
-def test_an_exception_in_the_block_leaves_the_old_folder_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(
+    "error", [ValueError("does not agree"), KeyboardInterrupt(), SystemExit(3)]
+)
+def test_an_exception_in_the_block_leaves_the_old_folder_and_nothing_else(
+    tmp_path: Path, error: BaseException
+) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()
     with pytest.raises(type(error)), atomic_folder(tmp_path / "model", overwrite=True) as folder:  # noqa: PT012 - as above
@@ -287,7 +324,9 @@ def test_an_exception_in_the_block_leaves_the_old_folder_and_nothing_else(tmp_pa
     assert names(tmp_path / "model") == {"old"}
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), SystemExit(3)])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt(), SystemExit(3)]
+)
 def test_an_exception_between_the_two_renames_brings_the_old_folder_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
@@ -333,10 +372,14 @@ def test_a_folder_is_replaced_whole_and_only_when_asked_to(tmp_path: Path) -> No
     assert names(tmp_path) == {"model"}
 
 
-def test_what_a_dead_process_left_of_a_folder_is_removed_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+def test_what_a_dead_process_left_of_a_folder_is_removed_and_that_of_a_living_one_is_not(
+    tmp_path: Path,
+) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    dead, alive = (tmp_path / f".model.{atomic.MACHINE}.{pid}.tmp" for pid in (child.pid, os.getppid()))
+    dead, alive = (
+        tmp_path / f".model.{atomic.MACHINE}.{pid}.tmp" for pid in (child.pid, os.getppid())
+    )
     for path in (dead, alive):
         path.mkdir()
         (path / "weights").touch()

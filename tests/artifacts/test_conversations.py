@@ -46,35 +46,58 @@ def test_keys_beside_role_and_content_are_left_out_and_named() -> None:
         ({"images": ["a.png"]}, "images"),
     ],
 )
-def test_what_a_chat_template_reads_is_refused_by_name_or_left_out_knowingly(more: dict[str, Any], key: str) -> None:
+def test_what_a_chat_template_reads_is_refused_by_name_or_left_out_knowingly(
+    more: dict[str, Any], key: str
+) -> None:
     turns = [turn("user"), turn("assistant") | more, turn("user")]
     problem = turns_of(turns)[1]
     assert problem is not None
     assert problem.startswith("turn 1 holds ")
     assert problem.endswith(f"(`{key}`), and prefpipe carries texts alone")
-    assert hint_for([problem], "") == f"take these rows out, or read the texts alone, knowingly, with --leave-out {key}"
-    assert turns_of(turns, leave_out=[key]) == ([turn("user"), turn("assistant"), turn("user")], None)
+    assert (
+        hint_for([problem], "")
+        == f"take these rows out, or read the texts alone, knowingly, with --leave-out {key}"
+    )
+    assert turns_of(turns, leave_out=[key]) == (
+        [turn("user"), turn("assistant"), turn("user")],
+        None,
+    )
     assert keys_left_out(turns) == {key}
 
 
 def test_calls_and_what_tools_returned_are_carried_or_left_out_knowingly() -> None:
     call = {"id": "c", "function": {"name": "f", "arguments": '{"b": 1, "a": null}'}}
-    turns = [turn("user"), turn("assistant", None) | {"tool_calls": [call]}, turn("tool") | {"tool_call_id": "c", "name": "f"}]
+    turns = [
+        turn("user"),
+        turn("assistant", None) | {"tool_calls": [call]},
+        turn("tool") | {"tool_call_id": "c", "name": "f"},
+    ]
     carried = '[{"id":"c","function":{"name":"f","arguments":{"b":1,"a":null}}}]'
-    expected = [turn("user"), turn("assistant", "") | {"tool_calls": carried}, turn("tool") | {"tool_call_id": "c", "name": "f"}]
+    expected = [
+        turn("user"),
+        turn("assistant", "") | {"tool_calls": carried},
+        turn("tool") | {"tool_call_id": "c", "name": "f"},
+    ]
     assert turns_of(turns) == (expected, None)
     assert turns_of(expected) == (expected, None), "what was read is read the same again"
     assert keys_left_out(turns) == set()
 
     known = [*turns[:2], turn("user")]
-    assert turns_of(known, leave_out=["tool_calls"]) == ([turn("user"), turn("assistant", ""), turn("user")], None)
+    assert turns_of(known, leave_out=["tool_calls"]) == (
+        [turn("user"), turn("assistant", ""), turn("user")],
+        None,
+    )
     assert keys_left_out(known, ["tool_calls"]) == {"tool_calls"}
 
 
 @pytest.mark.parametrize("blank", [None, "", [], {}, [None]])
 def test_a_key_that_says_nothing_is_none(blank: Any) -> None:
     """Tables of turns pad every turn with the keys of all others."""
-    turns = [turn("user"), turn("assistant") | {"tool_calls": blank, "reasoning_content": blank}, turn("user")]
+    turns = [
+        turn("user"),
+        turn("assistant") | {"tool_calls": blank, "reasoning_content": blank},
+        turn("user"),
+    ]
     assert turns_of(turns) == ([turn("user"), turn("assistant"), turn("user")], None)
     assert keys_left_out(turns) == set()
 
@@ -103,7 +126,10 @@ def test_text_parts_are_one_text(content: list[Any], text: str) -> None:
 )
 def test_other_parts_are_refused_by_name(part: dict[str, Any], kind: str) -> None:
     parts = [{"type": "text", "text": "a"}, part]
-    assert turns_of([turn("user", parts)])[1] == f"turn 0 has content that is no text (a part of type {kind!r})"
+    assert (
+        turns_of([turn("user", parts)])[1]
+        == f"turn 0 has content that is no text (a part of type {kind!r})"
+    )
 
 
 def test_sharegpt_names_are_named() -> None:
@@ -119,20 +145,38 @@ def test_sharegpt_names_are_named() -> None:
         (" \n\t\u3000", "the prompt is empty"),
         (None, "it needs a text in `prompt` or a list of turns in `messages`"),
         (5, "it needs a text in `prompt` or a list of turns in `messages`"),
-        ({"role": "user", "content": "q"}, "it needs a text in `prompt` or a list of turns in `messages`"),
+        (
+            {"role": "user", "content": "q"},
+            "it needs a text in `prompt` or a list of turns in `messages`",
+        ),
         ([], "it has no user turn"),
         ([turn("system")], "it has no user turn"),
         ([turn("assistant")], "it has no user turn"),
         (["q"], "turn 0 needs `role` and `content`"),
         ([turn("user"), {"role": "assistant"}], "turn 1 needs `role` and `content`"),
         ([turn("tool")], "it has no user turn"),
-        ([turn("user"), turn("tool")], "turn 1 has role 'tool', and no turn before it calls a tool (`tool_calls`)"),
-        ([turn("function")], "turn 0 has role 'function': results of tools are carried in turns of role 'tool'"),
+        (
+            [turn("user"), turn("tool")],
+            "turn 1 has role 'tool', and no turn before it calls a tool (`tool_calls`)",
+        ),
+        (
+            [turn("function")],
+            "turn 0 has role 'function': results of tools are carried in turns of role 'tool'",
+        ),
         ([turn("user", None)], "turn 0 has content that is no text"),
-        ([turn("user", [{"type": "image"}])], "turn 0 has content that is no text (a part of type 'image')"),
-        ([turn("user"), turn("assistant")], "its last turn is from the assistant, and a prompt ends with the user"),
+        (
+            [turn("user", [{"type": "image"}])],
+            "turn 0 has content that is no text (a part of type 'image')",
+        ),
+        (
+            [turn("user"), turn("assistant")],
+            "its last turn is from the assistant, and a prompt ends with the user",
+        ),
         ([turn("user"), turn("user", " ")], "its last user turn is empty"),
-        ([turn("user"), turn("system"), turn("user")], "a system turn stands after the first place"),
+        (
+            [turn("user"), turn("system"), turn("user")],
+            "a system turn stands after the first place",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_words(value: Any, problem: str) -> None:

@@ -8,12 +8,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefpipe.artifacts.fingerprint import canonical_json, describe_difference, fingerprint_of, flatten, shorten
+from prefpipe.artifacts.fingerprint import (
+    canonical_json,
+    describe_difference,
+    fingerprint_of,
+    flatten,
+    shorten,
+)
 
 plain_names = st.text("abcXYZ_", min_size=1, max_size=4)
 patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain_names, inner, max_size=3),
     max_leaves=8,
 )
@@ -29,7 +39,9 @@ def test_the_fingerprint_is_the_sha256_of_json_with_sorted_keys() -> None:
 
 @patiently
 @given(identities)
-def test_order_of_keys_and_a_round_trip_through_json_change_nothing(identity: dict[str, Any]) -> None:
+def test_order_of_keys_and_a_round_trip_through_json_change_nothing(
+    identity: dict[str, Any],
+) -> None:
     backwards = dict(reversed(identity.items()))
     assert fingerprint_of(backwards) == fingerprint_of(identity)
     assert fingerprint_of(json.loads(json.dumps(identity))) == fingerprint_of(identity)
@@ -42,7 +54,13 @@ def test_values_that_json_does_not_have_are_refused(value: float) -> None:
 
 
 def test_flatten_makes_dotted_keys_of_mappings_and_of_lists_of_mappings() -> None:
-    nested = {"a": {"b": {"c": 1}}, "models": [{"name": "x"}, {"name": "y", "n": 2}], "list": [1, 2], "none": {}, "empty": []}
+    nested = {
+        "a": {"b": {"c": 1}},
+        "models": [{"name": "x"}, {"name": "y", "n": 2}],
+        "list": [1, 2],
+        "none": {},
+        "empty": [],
+    }
     assert flatten(nested) == {"a.b.c": 1, "models.0.name": "x", "models.1.name": "y", "models.1.n": 2, "list": [1, 2],
                                "none": {}, "empty": []}  # fmt: skip
 
@@ -58,7 +76,9 @@ def test_a_difference_names_the_field_and_both_values() -> None:
     ]
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 1.0), (1, True), (0, False), ({}, None), ("absent", 1), (0.0, -0.0)])
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, 1.0), (1, True), (0, False), ({}, None), ("absent", 1), (0.0, -0.0)]
+)
 def test_values_that_python_or_people_confuse_are_told_apart(before: Any, after: Any) -> None:
     """Equal in Python and different in JSON is a different fingerprint, which must not end in an empty list of differences."""
     assert fingerprint_of({"x": before}) != fingerprint_of({"x": after})
@@ -68,7 +88,9 @@ def test_values_that_python_or_people_confuse_are_told_apart(before: Any, after:
 
 @patiently
 @given(identities, identities)
-def test_there_is_a_difference_to_name_exactly_when_fingerprints_differ(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_there_is_a_difference_to_name_exactly_when_fingerprints_differ(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
     assert bool(describe_difference(one, other)) == (fingerprint_of(one) != fingerprint_of(other))
     assert describe_difference(one, one) == []
 
@@ -76,7 +98,9 @@ def test_there_is_a_difference_to_name_exactly_when_fingerprints_differ(one: dic
 def test_long_texts_are_shown_where_they_differ() -> None:
     """Two system prompts of 400 characters with one word changed: the word is in the line."""
     text = "be kind and brief " * 20
-    [line] = describe_difference({"system_prompt": text + "please"}, {"system_prompt": text + "always"})
+    [line] = describe_difference(
+        {"system_prompt": text + "please"}, {"system_prompt": text + "always"}
+    )
     assert line.startswith("system_prompt: ...")
     assert "please" in line
     assert "always" in line

@@ -6,9 +6,9 @@ from prefpipe.artifacts.finite_json import parse_finite_json
 
 
 def test_what_is_no_number_is_null_and_all_else_stays() -> None:
-    assert parse_finite_json('{"a": [NaN, Infinity, -Infinity, 1e999, -1e999, 1.5, 3, null, "NaN"]}') == {
-        "a": [None, None, None, None, None, 1.5, 3, None, "NaN"]
-    }
+    assert parse_finite_json(
+        '{"a": [NaN, Infinity, -Infinity, 1e999, -1e999, 1.5, 3, null, "NaN"]}'
+    ) == {"a": [None, None, None, None, None, 1.5, 3, None, "NaN"]}
     assert parse_finite_json(b'"\xc3\xa9"') == "é"
 
 

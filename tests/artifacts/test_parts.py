@@ -20,7 +20,12 @@ NAME = part_name(3, 16)
 TABLE = pa.table(
     {
         "prompt_id": [f"prompt {i}" for i in range(60)],
-        "text": ["0" * 64, "prefpipe.checksum", None, *(f"text {i} \0 \U0001f600" * (i % 5) for i in range(57))],
+        "text": [
+            "0" * 64,
+            "prefpipe.checksum",
+            None,
+            *(f"text {i} \0 \U0001f600" * (i % 5) for i in range(57)),
+        ],
         "value": [i / 7 for i in range(60)],
         "ids": [list(range(i % 4)) for i in range(60)],
     }
@@ -50,8 +55,16 @@ def test_what_was_written_is_read(part: Path) -> None:
     assert same == footer
     assert table.equals(TABLE)
     assert table.schema.metadata is None
-    assert (footer.name, footer.fingerprint, footer.schema, footer.n_rows) == (NAME, "f" * 64, "candidates/1", 60)
-    assert (footer.counts, footer.parents) == ({"ok": 58, "empty": 2}, {"candidates": "c", "scores": "5"})
+    assert (footer.name, footer.fingerprint, footer.schema, footer.n_rows) == (
+        NAME,
+        "f" * 64,
+        "candidates/1",
+        60,
+    )
+    assert (footer.counts, footer.parents) == (
+        {"ok": 58, "empty": 2},
+        {"candidates": "c", "scores": "5"},
+    )
     assert list(footer.counts) == ["empty", "ok"]
 
 
@@ -71,7 +84,9 @@ def test_other_readers_of_parquet_read_a_part(part: Path) -> None:
 def test_columns_can_be_chosen_and_a_missing_one_is_named(part: Path) -> None:
     table, _ = read_part(part, ["value", "prompt_id"])
     assert table.equals(TABLE.select(["value", "prompt_id"]))
-    with pytest.raises(InputError, match=f"{NAME} has no column `reward`; it has: prompt_id, text, value, ids"):
+    with pytest.raises(
+        InputError, match=f"{NAME} has no column `reward`; it has: prompt_id, text, value, ids"
+    ):
         read_part(part, ["prompt_id", "reward"])
 
 
@@ -165,24 +180,38 @@ def test_parquet_that_somebody_else_wrote_is_told_apart(tmp_path: Path) -> None:
 def test_texts_that_look_like_the_checksum_entry_are_only_texts(tmp_path: Path) -> None:
     """They stand in the column statistics of the same footer."""
     entry = "prefpipe.checksum\x18\x40" + "0" * 64
-    table = pa.table({entry: [entry, "prefpipe.checksum\x18@" + "f" * 64], "x": [entry[:17], entry[17:]]})
+    table = pa.table(
+        {entry: [entry, "prefpipe.checksum\x18@" + "f" * 64], "x": [entry[:17], entry[17:]]}
+    )
     write(tmp_path / NAME, table)
     assert read_part(tmp_path / NAME)[0].equals(table)
 
 
-@pytest.mark.parametrize("schema", [CANDIDATES, SCORES, GROUPS, embeddings_schema(4, half=False)], ids=lambda schema: schema.name)
+@pytest.mark.parametrize(
+    "schema",
+    [CANDIDATES, SCORES, GROUPS, embeddings_schema(4, half=False)],
+    ids=lambda schema: schema.name,
+)
 def test_a_part_without_rows_keeps_its_schema(tmp_path: Path, schema: object) -> None:
-    extra = pa.schema([pa.field("mine", pa.list_(pa.struct([("a", pa.null())])), metadata={"k": "v"})])
+    extra = pa.schema(
+        [pa.field("mine", pa.list_(pa.struct([("a", pa.null())])), metadata={"k": "v"})]
+    )
     empty = schema.arrow(extra).empty_table()  # type: ignore[attr-defined]
-    footer = write_part(tmp_path / NAME, empty, fingerprint="f", schema=schema.tag, counts={}, parents={})  # type: ignore[attr-defined]
+    footer = write_part(
+        tmp_path / NAME, empty, fingerprint="f", schema=schema.tag, counts={}, parents={}
+    )  # type: ignore[attr-defined]
     table, _ = read_part(tmp_path / NAME)
     assert footer.n_rows == table.num_rows == 0
-    assert [field.remove_metadata() for field in table.schema] == [field.remove_metadata() for field in empty.schema]
+    assert [field.remove_metadata() for field in table.schema] == [
+        field.remove_metadata() for field in empty.schema
+    ]
     assert table.schema.field("mine").metadata[b"k"] == b"v"
 
 
 @pytest.mark.parametrize(("half", "kind"), [(False, np.float32), (True, np.float16)])
-def test_embeddings_are_read_by_numpy_without_a_copy(tmp_path: Path, half: bool, kind: type) -> None:
+def test_embeddings_are_read_by_numpy_without_a_copy(
+    tmp_path: Path, half: bool, kind: type
+) -> None:
     """One contiguous block: the array's memory is the column's buffer."""
     schema = embeddings_schema(8, half=half)
     vectors = np.arange(300 * 8, dtype=kind).reshape(300, 8)
@@ -222,7 +251,9 @@ COLUMNS = {
     "timestamp with zone": pa.array([MOMENT, None], pa.timestamp("us", "Europe/Berlin")),
     "duration": pa.array([1, None], pa.duration("ns")),
     "dictionary": pa.array(["b", None]).dictionary_encode(),
-    "small dictionary": pa.DictionaryArray.from_arrays(pa.array([1, None], pa.int8()), pa.array(["a", "b"])),
+    "small dictionary": pa.DictionaryArray.from_arrays(
+        pa.array([1, None], pa.int8()), pa.array(["a", "b"])
+    ),
     "list": pa.array([[1, None], None], pa.list_(pa.int16())),
     "empty lists": pa.array([[], None], pa.large_list(pa.string())),
     "fixed list": pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)),
@@ -244,7 +275,9 @@ def test_user_columns_of_any_type_pass_through(tmp_path: Path, column: pa.Array)
     assert read.schema.field(0).type == column.type
     assert read.schema.field(0).metadata[b"note"] == b"kept"
     back = read.column(0).combine_chunks()
-    assert back.equals(column) or (pa.types.is_float64(column.type) and str(back) == str(column))  # NaN is not equal to itself
+    assert back.equals(column) or (
+        pa.types.is_float64(column.type) and str(back) == str(column)
+    )  # NaN is not equal to itself
 
 
 def test_a_table_that_cannot_be_written_leaves_no_file(tmp_path: Path) -> None:

@@ -12,7 +12,21 @@ ROWS = [{"prompt": "one", "topic": "x", "note": "a"}, {"prompt": "two", "topic":
 
 def candidates_of(tmp_path: Path, *flags: str):
     prompts = write_json_lines(tmp_path / "p.jsonl", ROWS)
-    command(["generate", str(prompts), "-o", str(tmp_path / "c"), "--backend", "fake", "--model", "fake", "--n", "1", *flags])
+    command(
+        [
+            "generate",
+            str(prompts),
+            "-o",
+            str(tmp_path / "c"),
+            "--backend",
+            "fake",
+            "--model",
+            "fake",
+            "--n",
+            "1",
+            *flags,
+        ]
+    )
     return open_artifact(tmp_path / "c"), prompts
 
 
@@ -22,7 +36,12 @@ def test_the_same_file_has_not_changed(tmp_path: Path) -> None:
 
 def test_the_runs_settings_are_used_to_read_the_file(tmp_path: Path) -> None:
     """A system prompt and chosen columns are in the recorded hash, so the file is read with both."""
-    assert changes_of_prompts(*candidates_of(tmp_path, "--system-prompt", "be kind", "--columns", "topic")) == []
+    assert (
+        changes_of_prompts(
+            *candidates_of(tmp_path, "--system-prompt", "be kind", "--columns", "topic")
+        )
+        == []
+    )
 
 
 def test_a_column_that_was_left_out_may_change(tmp_path: Path) -> None:
@@ -45,7 +64,10 @@ def test_another_text_without_an_id_is_a_new_prompt_and_a_gone_one(tmp_path: Pat
     """The id is the hash of the text, so a changed text is another prompt."""
     candidates, prompts = candidates_of(tmp_path)
     write_json_lines(prompts, [ROWS[0], {**ROWS[1], "prompt": "three"}])
-    assert changes_of_prompts(candidates, prompts) == ["prompts that are new: 1", "prompts that are gone: 1"]
+    assert changes_of_prompts(candidates, prompts) == [
+        "prompts that are new: 1",
+        "prompts that are gone: 1",
+    ]
 
 
 def test_a_broken_file_says_what_is_wrong(tmp_path: Path) -> None:
@@ -57,10 +79,24 @@ def test_a_broken_file_says_what_is_wrong(tmp_path: Path) -> None:
 
 def test_what_was_said_of_the_conversations_is_used_to_read_the_file(tmp_path: Path) -> None:
     """Each of these files is refused, or other prompts, without the run's flags."""
-    rows = [{"prompt": "[INST] one [/INST]", "system": "Be kind."}, {"prompt": "two", "tools": [{"name": "look"}]}]
+    rows = [
+        {"prompt": "[INST] one [/INST]", "system": "Be kind."},
+        {"prompt": "two", "tools": [{"name": "look"}]},
+    ]
     prompts = write_json_lines(tmp_path / "p.jsonl", rows)
     flags = ["--prompts-are-text", "--leave-out", "system", "--leave-out", "tools"]
-    words = ["generate", str(prompts), "-o", str(tmp_path / "c"), "--backend", "fake", "--model", "fake", "--n", "1"]
+    words = [
+        "generate",
+        str(prompts),
+        "-o",
+        str(tmp_path / "c"),
+        "--backend",
+        "fake",
+        "--model",
+        "fake",
+        "--n",
+        "1",
+    ]
     command([*words, *flags])
     candidates = open_artifact(tmp_path / "c")
     assert changes_of_prompts(candidates, prompts) == []

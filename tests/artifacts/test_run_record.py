@@ -21,7 +21,13 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_of_the_identity_alone(tmp_path: Path) -> None:
-    other = RunRecord(stage="generate", schema="candidates/1", n_parts=3, identity=RECORD.identity, context={"host": "there"})
+    other = RunRecord(
+        stage="generate",
+        schema="candidates/1",
+        n_parts=3,
+        identity=RECORD.identity,
+        context={"host": "there"},
+    )
     assert other.fingerprint == RECORD.fingerprint == fingerprint_of(RECORD.identity)
     RECORD.write_if_absent(tmp_path)
     assert json.loads((tmp_path / FILE_NAME).read_text())["fingerprint"] == RECORD.fingerprint
@@ -53,7 +59,16 @@ def test_a_folder_that_is_no_artifact_is_told_from_one_that_is_not_there(tmp_pat
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'"x"', b"{}", b"\xff\xfe", b'{"fingerprint": "0"}', b'{"fingerprint": "0", "stage": "s", "surprise": 1}'],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'"x"',
+        b"{}",
+        b"\xff\xfe",
+        b'{"fingerprint": "0"}',
+        b'{"fingerprint": "0", "stage": "s", "surprise": 1}',
+    ],
 )
 def test_a_broken_record_is_refused_with_its_path(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
@@ -64,6 +79,11 @@ def test_a_broken_record_is_refused_with_its_path(tmp_path: Path, content: bytes
 
 def test_an_edited_identity_is_noticed(tmp_path: Path) -> None:
     text = RECORD.to_bytes().decode()
-    (tmp_path / FILE_NAME).write_text(text.replace('"n": 8,\n    "temperature"', '"n": 9,\n    "temperature"'))
-    with pytest.raises(InputError, match=f"was edited: its identity does not match its fingerprint {RECORD.fingerprint[:12]}"):
+    (tmp_path / FILE_NAME).write_text(
+        text.replace('"n": 8,\n    "temperature"', '"n": 9,\n    "temperature"')
+    )
+    with pytest.raises(
+        InputError,
+        match=f"was edited: its identity does not match its fingerprint {RECORD.fingerprint[:12]}",
+    ):
         read_run_record(tmp_path)

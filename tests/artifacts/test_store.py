@@ -13,18 +13,41 @@ import pytest
 from prefpipe.artifacts import run_record, store
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
-from prefpipe.artifacts.store import Output, Shard, open_input, open_output, parts_without_record, refuse_nesting
-from prefpipe.errors import CorruptPartError, FingerprintError, IncompleteInputError, InputError, UsageError
+from prefpipe.artifacts.store import (
+    Output,
+    Shard,
+    open_input,
+    open_output,
+    parts_without_record,
+    refuse_nesting,
+)
+from prefpipe.errors import (
+    CorruptPartError,
+    FingerprintError,
+    IncompleteInputError,
+    InputError,
+    UsageError,
+)
 
 TABLE = pa.table({"x": [1, 2]})
 
 
 def record(n: int = 8, n_parts: int = 3, **more: Any) -> RunRecord:
-    return RunRecord(stage="score", schema="scores/1", n_parts=n_parts, identity={"n": n, "parts": n_parts}, **more)
+    return RunRecord(
+        stage="score",
+        schema="scores/1",
+        n_parts=n_parts,
+        identity={"n": n, "parts": n_parts},
+        **more,
+    )
 
 
 def output(
-    path: Path, wanted: RunRecord | None = None, *, shard: Shard | None = None, overwrite: Overwrite | bool = False
+    path: Path,
+    wanted: RunRecord | None = None,
+    *,
+    shard: Shard | None = None,
+    overwrite: Overwrite | bool = False,
 ) -> Output:
     return open_output(path, wanted or record(), shard=shard or Shard(), overwrite=overwrite)
 
@@ -65,7 +88,8 @@ def test_a_part_is_done_when_it_is_whole_of_this_run_and_of_these_parents(tmp_pa
     shutil.copy(made.part_path(1), made.part_path(0))
     assert not made.is_done(0, {"candidates": "c1"})
     with pytest.raises(
-        CorruptPartError, match=r"part-00000-of-00003\.parquet is part-00001-of-00003\.parquet under another name"
+        CorruptPartError,
+        match=r"part-00000-of-00003\.parquet is part-00001-of-00003\.parquet under another name",
     ):
         made.read(0)
 
@@ -75,14 +99,18 @@ def test_the_same_run_again_keeps_parts_context_and_history(tmp_path: Path) -> N
     write(first, 0)
     again = output(tmp_path, record(context={"host": "b"}))
     assert again.is_done(0, {})
-    assert (again.record.context, again.record.history) == ({"host": "a"}, [{"operation": "extend"}])
+    assert (again.record.context, again.record.history) == (
+        {"host": "a"},
+        [{"operation": "extend"}],
+    )
 
 
 def test_another_run_in_the_same_folder_is_refused_with_the_difference(tmp_path: Path) -> None:
     write(output(tmp_path), 0)
     before = names(tmp_path)
     with pytest.raises(
-        FingerprintError, match=r"holds the result of another configuration:\n  n: 8 on disk, 9 asked for$"
+        FingerprintError,
+        match=r"holds the result of another configuration:\n  n: 8 on disk, 9 asked for$",
     ) as caught:
         output(tmp_path, record(9))
     assert caught.value.exit_code == 2
@@ -99,10 +127,16 @@ def test_overwriting_another_run_removes_its_parts_and_takes_the_folder(tmp_path
 def test_overwriting_the_same_run_removes_only_the_parts_of_this_shard(tmp_path: Path) -> None:
     write(output(tmp_path), 0, 1, 2)
     output(tmp_path, shard=Shard(1, 2), overwrite=True)
-    assert names(tmp_path) == ["part-00000-of-00003.parquet", "part-00002-of-00003.parquet", "run.json"]
+    assert names(tmp_path) == [
+        "part-00000-of-00003.parquet",
+        "part-00002-of-00003.parquet",
+        "run.json",
+    ]
 
 
-def test_a_worker_that_overwrites_late_spares_what_the_first_has_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_overwrites_late_spares_what_the_first_has_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both read the old record; the first replaces it and makes its part before the second goes on."""
     write(output(tmp_path), 0, 1, 2)
     read, first = run_record.read_run_record, []
@@ -139,10 +173,15 @@ def test_a_worker_that_starts_while_another_makes_the_folder_sees_no_strangers(
     assert made.is_done(0, {})
 
 
-def test_a_folder_with_other_files_is_refused_and_an_empty_or_hidden_one_is_not(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_an_empty_or_hidden_one_is_not(
+    tmp_path: Path,
+) -> None:
     (tmp_path / ".DS_Store").write_text("x")
     (tmp_path / "mine.txt").write_text("x")
-    with pytest.raises(UsageError, match=r"already holds files that are not of a prefpipe run \(no run\.json\): mine\.txt"):
+    with pytest.raises(
+        UsageError,
+        match=r"already holds files that are not of a prefpipe run \(no run\.json\): mine\.txt",
+    ):
         output(tmp_path)
     assert names(tmp_path) == [".DS_Store", "mine.txt"]
     (tmp_path / "mine.txt").unlink()
@@ -166,12 +205,15 @@ def test_a_lost_record_is_written_anew_and_the_parts_of_this_run_are_kept(tmp_pa
     assert names(tmp_path) == ["run.json"]
 
 
-def test_parts_of_another_configuration_without_a_record_are_refused_unless_they_are_to_be_overwritten(tmp_path: Path) -> None:
+def test_parts_of_another_configuration_without_a_record_are_refused_unless_they_are_to_be_overwritten(
+    tmp_path: Path,
+) -> None:
     other = output(tmp_path, record(4))
     write(other, 0)
     (tmp_path / "run.json").unlink()
     with pytest.raises(
-        UsageError, match=r"has lost its run\.json, and part-00000-of-0000\d\.parquet is of another configuration"
+        UsageError,
+        match=r"has lost its run\.json, and part-00000-of-0000\d\.parquet is of another configuration",
     ):
         output(tmp_path)
     assert names(tmp_path) == [other.part_path(0).name]
@@ -197,20 +239,34 @@ def test_a_damaged_record_is_refused_unless_it_is_to_be_overwritten(tmp_path: Pa
 
 
 def test_steps_are_recorded_and_change_no_fingerprint(tmp_path: Path) -> None:
-    made = output(tmp_path).with_step({"operation": "retry_errors"}).with_step({"operation": "retry_errors", "parts": [1]})
+    made = (
+        output(tmp_path)
+        .with_step({"operation": "retry_errors"})
+        .with_step({"operation": "retry_errors", "parts": [1]})
+    )
     assert read_run_record(tmp_path) == made.record
-    assert made.record.history == [{"operation": "retry_errors"}, {"operation": "retry_errors", "parts": [1]}]
+    assert made.record.history == [
+        {"operation": "retry_errors"},
+        {"operation": "retry_errors", "parts": [1]},
+    ]
     assert made.record.fingerprint == record().fingerprint
 
 
 def test_an_input_is_opened_by_kind_and_version(tmp_path: Path) -> None:
     output(tmp_path / "scores")
     assert open_input(tmp_path / "scores", schema="scores", name="--scores").n_parts == 3
-    with pytest.raises(InputError, match=r"CANDIDATES: .* holds scores \(made by `prefpipe score`\), not candidates") as caught:
+    with pytest.raises(
+        InputError,
+        match=r"CANDIDATES: .* holds scores \(made by `prefpipe score`\), not candidates",
+    ) as caught:
         open_input(tmp_path / "scores", schema="candidates", name="CANDIDATES")
     assert caught.value.hint == "pass the folder of candidates"
-    open_output(tmp_path / "new", replace(record(), schema="scores/2"), shard=Shard(), overwrite=False)
-    with pytest.raises(InputError, match=r"--scores: .* has schema scores/2, and this release reads scores/1"):
+    open_output(
+        tmp_path / "new", replace(record(), schema="scores/2"), shard=Shard(), overwrite=False
+    )
+    with pytest.raises(
+        InputError, match=r"--scores: .* has schema scores/2, and this release reads scores/1"
+    ):
         open_input(tmp_path / "new", schema="scores", name="--scores")
 
 
@@ -220,7 +276,8 @@ def test_missing_parts_are_counted_and_listed(tmp_path: Path) -> None:
         made.read_all(allow_partial=True)
     write(made, 0, 5, 11)
     with pytest.raises(
-        IncompleteInputError, match=r"17 of 20 parts are missing \(part 1, 2, 3, 4, 6, 7, 8, 9, \.\.\.\)"
+        IncompleteInputError,
+        match=r"17 of 20 parts are missing \(part 1, 2, 3, 4, 6, 7, 8, 9, \.\.\.\)",
     ) as caught:
         made.read_all()
     assert caught.value.exit_code == 4
@@ -235,14 +292,21 @@ def test_a_part_of_another_run_is_no_part_of_this_one(tmp_path: Path) -> None:
     made = output(tmp_path / "two", record(2))
     shutil.copy(tmp_path / "one" / "part-00000-of-00003.parquet", made.path)
     assert not made.is_done(0, {})
-    with pytest.raises(CorruptPartError, match=r"was made by another run than its run\.json describes"):
+    with pytest.raises(
+        CorruptPartError, match=r"was made by another run than its run\.json describes"
+    ):
         made.footer(0)
 
 
 def test_a_part_of_another_schema_is_an_error_and_not_made_again_in_silence(tmp_path: Path) -> None:
     made = output(tmp_path)
     store.parts.write_part(
-        made.part_path(0), TABLE, fingerprint=made.record.fingerprint, schema="groups/1", counts={}, parents={}
+        made.part_path(0),
+        TABLE,
+        fingerprint=made.record.fingerprint,
+        schema="groups/1",
+        counts={},
+        parents={},
     )
     for look in (made.footer, made.read, lambda index: made.is_done(index, {})):
         with pytest.raises(InputError, match="has schema groups/1, its artifact says scores/1"):
@@ -251,18 +315,32 @@ def test_a_part_of_another_schema_is_an_error_and_not_made_again_in_silence(tmp_
 
 @pytest.mark.parametrize(
     ("target", "source"),
-    [("a", "a"), ("a/b", "a"), ("a", "a/b"), ("a/b/../c", "a"), ("link", "a"), ("link/c", "a"), ("a/x/y", "a")],
+    [
+        ("a", "a"),
+        ("a/b", "a"),
+        ("a", "a/b"),
+        ("a/b/../c", "a"),
+        ("link", "a"),
+        ("link/c", "a"),
+        ("a/x/y", "a"),
+    ],
 )
-def test_outputs_and_inputs_must_lie_beside_one_another(tmp_path: Path, target: str, source: str) -> None:
+def test_outputs_and_inputs_must_lie_beside_one_another(
+    tmp_path: Path, target: str, source: str
+) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(UsageError, match="lie inside one another") as caught:
         refuse_nesting(tmp_path / target, {"--scores": tmp_path / source})
-    assert f"output {tmp_path / target} and input --scores {tmp_path / source}" in caught.value.message
+    assert (
+        f"output {tmp_path / target} and input --scores {tmp_path / source}" in caught.value.message
+    )
 
 
 @pytest.mark.parametrize(("target", "source"), [("ab", "a"), ("out", "p.jsonl"), (".", "p.jsonl")])
-def test_neighbours_and_a_file_in_the_output_s_parent_are_fine(tmp_path: Path, target: str, source: str) -> None:
+def test_neighbours_and_a_file_in_the_output_s_parent_are_fine(
+    tmp_path: Path, target: str, source: str
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "p.jsonl").write_text("x")
     assert refuse_nesting(tmp_path / target, {"x": tmp_path / source}) is None

@@ -14,7 +14,9 @@ def write_run(folder, **identity):
 
 def test_what_was_given_comes_first_then_the_run_then_its_parents_in_order(tmp_path):
     mine = write_run(tmp_path / "mine", models=[{"template_date": "2026-01-03"}])
-    first = write_run(tmp_path / "first", groups={"candidates": {"models": [{"template_date": "2026-01-02"}]}})
+    first = write_run(
+        tmp_path / "first", groups={"candidates": {"models": [{"template_date": "2026-01-02"}]}}
+    )
     second = write_run(tmp_path / "second", model={"template_date": "2026-01-01"})
     assert date_for_run("2026-05-05", mine, [first]) == "2026-05-05"
     assert date_for_run(None, mine, [first, second]) == "2026-01-03"
@@ -29,6 +31,9 @@ def test_without_any_record_it_is_today(tmp_path):
 
 
 def test_a_runs_own_models_come_before_those_of_its_parents():
-    identity = {"template_date": "2026-02-02", "groups": {"models": [{"template_date": "2026-02-01"}]}}
+    identity = {
+        "template_date": "2026-02-02",
+        "groups": {"models": [{"template_date": "2026-02-01"}]},
+    }
     assert recorded_date(identity) == "2026-02-02"
     assert recorded_date({"models": [{"template_date": None}, 3, "x"]}) is None

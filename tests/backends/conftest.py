@@ -26,7 +26,9 @@ SERVER_START_S = 200
 def vllm_settings():
     """The variables that vLLM runs under, set; skips where vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
-        pytest.skip("vllm is not installed here; `make test-vllm` runs these tests in an environment of their own")
+        pytest.skip(
+            "vllm is not installed here; `make test-vllm` runs these tests in an environment of their own"
+        )
     for name, value in VLLM_SETTINGS.items():
         os.environ.setdefault(name, value)
     return VLLM_SETTINGS
@@ -44,7 +46,9 @@ def tiny_folder(tmp_path_factory):
     config = tiny_config(hidden_size=128, num_attention_heads=4, num_key_value_heads=2)
     folder = _save(LlamaForCausalLM, config, tmp_path_factory.mktemp("models") / "tiny", seed=0)
     settings = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(settings | {"top_k": 1, "repetition_penalty": 1.5, "min_p": 0.5}))
+    (folder / "generation_config.json").write_text(
+        json.dumps(settings | {"top_k": 1, "repetition_penalty": 1.5, "min_p": 0.5})
+    )
     return folder
 
 

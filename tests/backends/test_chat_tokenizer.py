@@ -70,7 +70,9 @@ def test_two_bos_are_refused(tmp_path):
         (None, {}, 3, {3}),
     ],
 )
-def test_every_end_that_the_model_or_its_tokenizer_names_counts(tmp_path, generation, model, tokenizer_eos, expected):
+def test_every_end_that_the_model_or_its_tokenizer_names_counts(
+    tmp_path, generation, model, tokenizer_eos, expected
+):
     (tmp_path / "config.json").write_text(json.dumps(model))
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))

@@ -6,7 +6,14 @@ import time
 
 import numpy as np
 
-from prefpipe.backends.fake import BOS_ID, EOS_ID, FIRST_BYTE_ID, FakeEmbedder, FakeGenerator, FakeScorer
+from prefpipe.backends.fake import (
+    BOS_ID,
+    EOS_ID,
+    FIRST_BYTE_ID,
+    FakeEmbedder,
+    FakeGenerator,
+    FakeScorer,
+)
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams, ScoreRequest
 
 PARAMS = SamplingParams(max_tokens=120)
@@ -14,7 +21,9 @@ PARAMS = SamplingParams(max_tokens=120)
 
 def ask(text, seed=0, temperature=1.0):
     messages = [{"role": "user", "content": text}]
-    return GenerationRequest(f"p-{text}", 0, messages, FakeGenerator().encode(messages), seed, temperature)
+    return GenerationRequest(
+        f"p-{text}", 0, messages, FakeGenerator().encode(messages), seed, temperature
+    )
 
 
 def test_encoding_is_bos_and_bytes_that_read_back():
@@ -46,7 +55,9 @@ def test_an_answer_depends_on_its_own_request_only():
 
 
 def test_a_greedy_answer_ignores_the_seed():
-    first, second, other = FakeGenerator().generate([ask("x", 1, 0.0), ask("x", 2, 0.0), ask("y", 1, 0.0)], PARAMS)
+    first, second, other = FakeGenerator().generate(
+        [ask("x", 1, 0.0), ask("x", 2, 0.0), ask("y", 1, 0.0)], PARAMS
+    )
     assert first == second != other
 
 
@@ -115,6 +126,8 @@ def test_answers_are_the_same_in_another_process():
         "import sys; print(FakeScorer().score([ScoreRequest('p', 0, [{'role': 'user', 'content': 'x'}], 'y', {})])[0].reward);"
         "assert 'torch' not in sys.modules"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     request = ScoreRequest("p", 0, [{"role": "user", "content": "x"}], "y", {})
     assert float(result.stdout) == FakeScorer().score([request])[0].reward

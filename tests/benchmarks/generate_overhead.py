@@ -42,7 +42,9 @@ def main() -> None:
     engine = KeptOpen(HfGenerator(model, batch_size=64))
     prompts = load_prompts(str(PROMPTS))
     requests = [
-        GenerationRequest(p.prompt_id, i, p.messages, engine.encode(p.messages), seed_for(0, p.prompt_id, i), 1.0)
+        GenerationRequest(
+            p.prompt_id, i, p.messages, engine.encode(p.messages), seed_for(0, p.prompt_id, i), 1.0
+        )
         for p in prompts.rows
         for i in range(N)
     ]
@@ -58,7 +60,9 @@ def main() -> None:
             max_tokens=MAX_TOKENS, max_error_rate=1.0,
         )  # fmt: skip
         started = time.perf_counter()
-        summary = run(config, [Sampler("bundled:smollm2-135m", model.identity(), lambda: engine)], Runtime())
+        summary = run(
+            config, [Sampler("bundled:smollm2-135m", model.identity(), lambda: engine)], Runtime()
+        )
         stage_s.append(time.perf_counter() - started)
         outside_s.append(stage_s[-1] - summary.facts["engine_s"])
         shutil.rmtree(folder)

@@ -17,14 +17,18 @@ WIDTH, COLOURS = 1180, 128
 def main(report: Path, picture: Path) -> None:
     """Write the picture, with few enough colours to be small."""
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = started.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
         page.goto(report.resolve().as_uri())
         for chart in page.locator("[data-chart]:visible").all():
             chart.scroll_into_view_if_needed()
             chart.locator("svg.main-svg").first.wait_for()
         page.evaluate("window.scrollTo(0, 0)")
-        page.locator("nav").evaluate("each => { each.style.position = 'static'; }")  # it would be drawn where it sticks
+        page.locator("nav").evaluate(
+            "each => { each.style.position = 'static'; }"
+        )  # it would be drawn where it sticks
         whole = Image.open(io.BytesIO(page.screenshot(full_page=True)))
         browser.close()
     whole.convert("RGB").quantize(COLOURS).save(picture, optimize=True)

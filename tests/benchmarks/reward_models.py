@@ -23,19 +23,29 @@ from statistics import fmean, stdev
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", ROOT.parent / "shared" / "data")) / "prometheus_rubric_1to5.parquet"
+DATA = (
+    Path(os.environ.get("PREFPIPE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    / "prometheus_rubric_1to5.parquet"
+)
 TEMPLATE = Path(__file__).with_name("encoder_template.jinja")
 FIGURES = ("accuracy", "auc", "ece", "ece_mass", "brier", "log_loss")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--model", default="bundled:minilm")
     parser.add_argument("--objectives", nargs="+", default=["bt", "mmpo"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--train", nargs=argparse.REMAINDER, default=[], help="further flags of train, last on the line")
+    parser.add_argument(
+        "--train",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="further flags of train, last on the line",
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     groups = select_groups(options.work, options.data)
@@ -51,11 +61,18 @@ def main() -> None:
                 *options.train,
             )  # fmt: skip
             found = json.loads((output / "summary.json").read_text())["calibration"]
-            row = {name: found[name] for name in FIGURES} | {"n_pairs": found["n_pairs"], "seconds": time.monotonic() - started}
+            row = {name: found[name] for name in FIGURES} | {
+                "n_pairs": found["n_pairs"],
+                "seconds": time.monotonic() - started,
+            }
             print(json.dumps({"objective": objective, "seed": seed, **row}), flush=True)
             results[objective].append(row)
-        results["before training"].append(first_evaluation(options.work / f"{options.objectives[0]}-{seed}"))
-        results["the longer one"].append({"accuracy": longer_wins(options.work / f"{options.objectives[0]}-{seed}", groups)})
+        results["before training"].append(
+            first_evaluation(options.work / f"{options.objectives[0]}-{seed}")
+        )
+        results["the longer one"].append(
+            {"accuracy": longer_wins(options.work / f"{options.objectives[0]}-{seed}", groups)}
+        )
     print(table(results))
 
 
@@ -69,28 +86,52 @@ def select_groups(work: Path, data: Path) -> Path:
             if len({row["prompt"] for row in rows}) == 1:
                 for row in rows:
                     own = {name: row[name] for name in ("prompt", "response", "model")}
-                    file.write(json.dumps({"prompt_id": prompt_id, **own, "grade": row["score"]}) + "\n")
-    prefpipe("import", work / "graded.jsonl", "-o", work, "--format", "rows", "--reward-column", "grade")
+                    file.write(
+                        json.dumps({"prompt_id": prompt_id, **own, "grade": row["score"]}) + "\n"
+                    )
+    prefpipe(
+        "import", work / "graded.jsonl", "-o", work, "--format", "rows", "--reward-column", "grade"
+    )
     prefpipe("select", work / "candidates", "--scores", work / "scores", "-o", work / "groups", "--strategy", "all",
              "--pairs", "all-ordered")  # fmt: skip
     return work / "groups"
 
 
 def prefpipe(*arguments: object) -> None:
-    subprocess.run([sys.executable, "-m", "prefpipe", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "prefpipe", *map(str, arguments)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def first_evaluation(output: Path) -> dict[str, float]:
     """Return the figures of the held-out pairs before the first step."""
-    rows = [row for row in pq.read_table(output / "metrics.parquet").to_pylist() if row["split"] == "eval"]
-    return {name.removeprefix("pairs/"): value for name, value in rows[0].items() if name.startswith("pairs/")}
+    rows = [
+        row
+        for row in pq.read_table(output / "metrics.parquet").to_pylist()
+        if row["split"] == "eval"
+    ]
+    return {
+        name.removeprefix("pairs/"): value
+        for name, value in rows[0].items()
+        if name.startswith("pairs/")
+    }
 
 
 def longer_wins(output: Path, groups: Path) -> float:
     """Return the share of held-out pairs whose winner is the longer response, in characters: a scorer that reads nothing."""
-    fates = [row for part in sorted(output.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    fates = [
+        row
+        for part in sorted(output.glob("part-*.parquet"))
+        for row in pq.read_table(part).to_pylist()
+    ]
     held = {(row["prompt_id"], row["sample_idx"]) for row in fates if row["status"] == "held_out"}
-    rows = [row for part in sorted(groups.glob("part-*.parquet")) for row in pq.read_table(part).to_pylist()]
+    rows = [
+        row
+        for part in sorted(groups.glob("part-*.parquet"))
+        for row in pq.read_table(part).to_pylist()
+    ]
     lengths = {(row["prompt_id"], row["sample_idx"]): len(row["response"] or "") for row in rows}
     wins = []
     for row in rows:
@@ -98,7 +139,10 @@ def longer_wins(output: Path, groups: Path) -> float:
         for pair in row["beats"] or ():
             loser = row["prompt_id"], pair["sample_idx"]
             if winner in held and loser in held:
-                wins.append(0.5 * (1 + (lengths[winner] > lengths[loser]) - (lengths[winner] < lengths[loser])))
+                wins.append(
+                    0.5
+                    * (1 + (lengths[winner] > lengths[loser]) - (lengths[winner] < lengths[loser]))
+                )
     return fmean(wins)
 
 

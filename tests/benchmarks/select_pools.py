@@ -28,7 +28,11 @@ from prefpipe.maths.selection.coverage import cost_matrix
 from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.facility import coverage_cost, solve_k_medoids
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.selection.selection import resolve_temperature, response_weights, select_responses
+from prefpipe.maths.selection.selection import (
+    resolve_temperature,
+    response_weights,
+    select_responses,
+)
 from prefpipe.stages.shared.pool_index import find_rows, flat, index_pools, pool_rewards
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -62,23 +66,41 @@ class Pool(NamedTuple):
 
 def command(*words: Any) -> None:
     """Run prefpipe as a user would, on all cores."""
-    subprocess.run([sys.executable, "-m", "prefpipe", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "prefpipe", *map(str, words)], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def load(name: str) -> list[Pool]:
     """Return the pools of a data set, made by import and embed where they are not there yet."""
     source, column, flags, expression = POOLS[name]
     folder = FOLDER / name
-    command("import", DATA / f"{source}.parquet", "-o", folder, "--format", "rows", "--reward-column", column, *flags)
-    command("embed", folder / "candidates", "-o", folder / "embeddings", "--model", "bundled:minilm")
+    command(
+        "import",
+        DATA / f"{source}.parquet",
+        "-o",
+        folder,
+        "--format",
+        "rows",
+        "--reward-column",
+        column,
+        *flags,
+    )
+    command(
+        "embed", folder / "candidates", "-o", folder / "embeddings", "--model", "bundled:minilm"
+    )
     kinds = ("candidates", "scores", "embeddings")
-    candidates, scores, embeddings = (Artifact(folder / kind, read_run_record(folder / kind)) for kind in kinds)
+    candidates, scores, embeddings = (
+        Artifact(folder / kind, read_run_record(folder / kind)) for kind in kinds
+    )
     pools = []
     for index in range(candidates.n_parts):
         table, vectors = candidates.read(index)[0], embeddings.read(index)[0]
         part = index_pools(flat(table, "prompt_id"), flat(table, "sample_idx"), name)
         rewards = pool_rewards(scores.read(index)[0], parse_reward(expression), part)
-        rows = find_rows(part, flat(vectors, "prompt_id"), flat(vectors, "sample_idx"), "two embeddings")
+        rows = find_rows(
+            part, flat(vectors, "prompt_id"), flat(vectors, "sample_idx"), "two embeddings"
+        )
         column = flat(vectors, "embedding")
         matrix = column.flatten().to_numpy().reshape(len(column), -1)[rows]
         has_vector = pc.equal(flat(vectors, "status"), "ok").to_numpy(zero_copy_only=False)[rows]
@@ -88,7 +110,14 @@ def load(name: str) -> list[Pool]:
             vectors_RD = matrix[start + usable]
             negatives = np.argsort(own, kind="stable")
             best = np.argsort(-own, kind="stable")[0]
-            pools.append(Pool(own, vectors_RD, pairwise_distances(vectors_RD[None])[0], negatives[negatives != best]))
+            pools.append(
+                Pool(
+                    own,
+                    vectors_RD,
+                    pairwise_distances(vectors_RD[None])[0],
+                    negatives[negatives != best],
+                )
+            )
     return pools
 
 
@@ -129,8 +158,13 @@ def beside_highs(name: str, pools: list[Pool], k: int) -> str:
     costs = [pool.costs() for pool in pools if len(pool.negatives) > k + 1]
     ours, our_s = timed(lambda cost: solve_k_medoids(cost, k), costs)
     highs, highs_s = timed(lambda cost: p_median_by_highs(cost, k)[1], costs)
-    pam, pam_s = timed(lambda cost: kmedoids.fasterpam(np.ascontiguousarray(cost), k, random_state=0), costs)
-    n_equal = sum(abs(one.cost - other) <= 1e-6 * max(other, 1e-300) for one, other in zip(ours, highs, strict=True))
+    pam, pam_s = timed(
+        lambda cost: kmedoids.fasterpam(np.ascontiguousarray(cost), k, random_state=0), costs
+    )
+    n_equal = sum(
+        abs(one.cost - other) <= 1e-6 * max(other, 1e-300)
+        for one, other in zip(ours, highs, strict=True)
+    )
     n_pam = sum(coverage_cost(cost, np.sort(found.medoids.astype(np.int64))) <= one.cost * (1 + 1e-6)
                 for cost, found, one in zip(costs, pam, ours, strict=True))  # fmt: skip
     return (f"{name:<10} {len(costs):>5}  prefpipe {our_s * 1e6:7.1f} us, {sum(one.is_optimal for one in ours):>5} certified   "
@@ -144,7 +178,9 @@ def beside_scikit_learn(name: str, pools: list[Pool], k: int) -> str:
     vectors = [pool.embeddings[pool.negatives] for pool in pools]
     distances = [pool.distances[np.ix_(pool.negatives, pool.negatives)] for pool in pools]
     ours, our_s = timed(lambda distance: cluster_k_means(distance, k, seed=0), distances)
-    theirs, their_s = timed(lambda vector: KMeans(k, n_init=10, random_state=0).fit_predict(vector), vectors)
+    theirs, their_s = timed(
+        lambda vector: KMeans(k, n_init=10, random_state=0).fit_predict(vector), vectors
+    )
     pairs = list(zip(ours, theirs, vectors, strict=True))
     mine = np.array([inertia(vector.astype(np.float64), one.labels) for one, _, vector in pairs])
     other = np.array([inertia(vector.astype(np.float64), labels) for _, labels, vector in pairs])
@@ -165,16 +201,23 @@ def main() -> None:
     solve_k_medoids(np.random.default_rng(0).random((9, 9)), 3)
     cluster_k_means(np.ones((9, 9)) - np.eye(9), 3, seed=0)
     pools = {"synthetic": synthetic(300)} | {name: load(name) for name in POOLS}
-    print("\nOpt-Select: every prompt, every k from 1 to n - 2, weights with T = 1 and with T = std(r)")
+    print(
+        "\nOpt-Select: every prompt, every k from 1 to n - 2, weights with T = 1 and with T = std(r)"
+    )
     for name in POOLS:
         for temperature in ("paper", "auto"):
             print(f"{name:<10} {temperature:<6} {certified(pools[name], temperature)}", flush=True)
     print("\nOpt-Select at k = 7 (SummEval and WildBench: k = 4), one core")
     for name, members in pools.items():
-        print(beside_highs(name, members, 4 if name in ("summeval", "wildbench") else 7), flush=True)
+        print(
+            beside_highs(name, members, 4 if name in ("summeval", "wildbench") else 7), flush=True
+        )
     print("\nCoreset at k = 7 (SummEval and WildBench: k = 4), one core, ten starts each")
     for name, members in pools.items():
-        print(beside_scikit_learn(name, members, 4 if name in ("summeval", "wildbench") else 7), flush=True)
+        print(
+            beside_scikit_learn(name, members, 4 if name in ("summeval", "wildbench") else 7),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -53,12 +53,20 @@ def make_pools(folder: Path, n_prompts: int) -> None:
     identity = {"stage": "generate", "version": 1, "synthetic": n_prompts}
     records = {
         "candidates": RunRecord("generate", CANDIDATES.tag, n_parts, identity),
-        "scores": RunRecord("score", SCORES.tag, n_parts, {"scorers": [{"name": "rm"}], "candidates": identity}),
+        "scores": RunRecord(
+            "score", SCORES.tag, n_parts, {"scorers": [{"name": "rm"}], "candidates": identity}
+        ),
         "embeddings": RunRecord(
-            "embed", embeddings_schema(D, half=False).tag, n_parts, {"model": "random", "candidates": identity}
+            "embed",
+            embeddings_schema(D, half=False).tag,
+            n_parts,
+            {"model": "random", "candidates": identity},
         ),
     }
-    outputs = {name: open_output(folder / name, record, shard=Shard(), overwrite=False) for name, record in records.items()}
+    outputs = {
+        name: open_output(folder / name, record, shard=Shard(), overwrite=False)
+        for name, record in records.items()
+    }
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, 90)) + f" {i}" for i in range(PART_SIZE * R)]
     token_ids = [rng.integers(0, 49152, 120).astype(np.int32) for _ in range(PART_SIZE * R)]
@@ -68,7 +76,13 @@ def make_pools(folder: Path, n_prompts: int) -> None:
         _write_part(outputs, index, min(PART_SIZE, n_prompts - index * PART_SIZE), texts, token_ids)
 
 
-def _write_part(outputs: dict[str, Output], index: int, n_prompts: int, texts: list[str], token_ids: list[np.ndarray]) -> None:
+def _write_part(
+    outputs: dict[str, Output],
+    index: int,
+    n_prompts: int,
+    texts: list[str],
+    token_ids: list[np.ndarray],
+) -> None:
     rng, n = np.random.default_rng([1, index]), n_prompts * R
     ids = pa.array(np.repeat([f"prompt-{index * PART_SIZE + p:07d}" for p in range(n_prompts)], R))
     samples = pa.array(np.tile(np.arange(R, dtype=np.int32), n_prompts))
@@ -82,13 +96,17 @@ def _write_part(outputs: dict[str, Output], index: int, n_prompts: int, texts: l
         "duplicate_of": pa.nulls(n, pa.int32()), "status": ok, "reason": none,
     }  # fmt: skip
     schema = CANDIDATES.arrow()
-    table = pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+    table = pa.Table.from_arrays(
+        [pa.array(columns[field.name], field.type) for field in schema], schema=schema
+    )
     footer = outputs["candidates"].write(index, table, counts={"ok": n}, parents={})
     made_from = {"candidates": footer.data_sha256}
     schema = SCORES.arrow()
     columns = {"prompt_id": ids, "sample_idx": samples, "scorer": ["rm"] * n, "reward": rng.normal(0, 2, n), "detail": none,
                "status": ok, "reason": none}  # fmt: skip
-    table = pa.Table.from_arrays([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
+    table = pa.Table.from_arrays(
+        [pa.array(columns[field.name], field.type) for field in schema], schema=schema
+    )
     outputs["scores"].write(index, table, counts={"ok": n}, parents=made_from)
     centres = rng.standard_normal((n_prompts, 6, D), dtype=np.float32)
     vectors = np.take_along_axis(centres, rng.integers(6, size=(n_prompts, R, 1)), axis=1)
@@ -129,7 +147,10 @@ def time_select(folder: Path, output: Path, *flags: str) -> dict[str, float]:
              "-o", output, "--overwrite", *flags]  # fmt: skip
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, sys.executable, *map(str, words)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEASURE, sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found = json.loads(done.stdout)
     assert found["code"] == 0, done.stderr
@@ -148,7 +169,10 @@ def main() -> None:
         make_pools(folder, n_prompts)
         for strategy in options.strategies:
             reads = [time_reading(folder) for _ in range(options.repeats)]
-            runs = [time_select(folder, folder / "groups", "--strategy", strategy, "--k", "7") for _ in range(options.repeats)]
+            runs = [
+                time_select(folder, folder / "groups", "--strategy", strategy, "--k", "7")
+                for _ in range(options.repeats)
+            ]
             read_s, best = min(reads), min(runs, key=lambda run: run["wall_s"])
             print(f"{n_prompts:>7} prompts  {strategy:<11} read {read_s:6.2f} s  select {best['wall_s']:6.2f} s = "
                   f"{best['wall_s'] / read_s:.2f} x  {best['wall_s'] / n_prompts * 1e6:6.0f} us a prompt  "

@@ -44,7 +44,10 @@ def make_group(n_prompt: int, n_response: int) -> Any:
     def tokens(n: int) -> list[int]:
         return torch.randint(100, 40_000, (n,), generator=generator).tolist()
 
-    responses = [Response(r, tokens(n_response), float(-r), "positive" if r == 0 else "negative") for r in range(N_RESPONSES)]
+    responses = [
+        Response(r, tokens(n_response), float(-r), "positive" if r == 0 else "negative")
+        for r in range(N_RESPONSES)
+    ]
     return Group("p", tokens(n_prompt), responses)
 
 
@@ -60,11 +63,19 @@ def load_model(options: argparse.Namespace) -> Any:
     torch.manual_seed(0)
     if options.model == "1b":
         with torch.device(options.device):
-            return AutoModelForCausalLM.from_config(LlamaConfig(**LLAMA_1B), dtype=torch.float32).train()
-    return AutoModelForCausalLM.from_pretrained(bundled_folder(), dtype=torch.float32).train().to(options.device)
+            return AutoModelForCausalLM.from_config(
+                LlamaConfig(**LLAMA_1B), dtype=torch.float32
+            ).train()
+    return (
+        AutoModelForCausalLM.from_pretrained(bundled_folder(), dtype=torch.float32)
+        .train()
+        .to(options.device)
+    )
 
 
-def own_step(mode: str, n_prompt: int, n_response: int, options: argparse.Namespace) -> tuple[Callable[[], None], Any]:
+def own_step(
+    mode: str, n_prompt: int, n_response: int, options: argparse.Namespace
+) -> tuple[Callable[[], None], Any]:
     """Return a step's gradient as ``train`` computes it, `packed`, in rows of a budget, or `padded`; and the model."""
     from transformers import AutoTokenizer
 
@@ -84,14 +95,22 @@ def own_step(mode: str, n_prompt: int, n_response: int, options: argparse.Namesp
     )  # fmt: skip
     arguments = training_arguments(settings, Path(tempfile.mkdtemp()))
     group = make_group(n_prompt, n_response)
-    trainer = GroupTrainer(model, arguments, settings, [group], tokenizer=AutoTokenizer.from_pretrained(bundled_folder()))
+    trainer = GroupTrainer(
+        model,
+        arguments,
+        settings,
+        [group],
+        tokenizer=AutoTokenizer.from_pretrained(bundled_folder()),
+    )
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     inputs = trainer.data_collator([group])
     return lambda: trainer.training_step(model, inputs, 1), model
 
 
-def plain_step(n_prompt: int, n_response: int, options: argparse.Namespace) -> tuple[Callable[[], None], Any]:
+def plain_step(
+    n_prompt: int, n_response: int, options: argparse.Namespace
+) -> tuple[Callable[[], None], Any]:
     """Return a step's gradient with every prompt computed once a response and every logit in memory; and the model."""
     from prefpipe.maths.objectives.logps import ResponseLogps, sum_response_logps, token_logps
     from prefpipe.maths.objectives.losses import Targets
@@ -101,14 +120,22 @@ def plain_step(n_prompt: int, n_response: int, options: argparse.Namespace) -> t
     from prefpipe.training.forward import to_device
 
     model = load_model(options)
-    batch = to_device(GroupCollator(0)([make_group(n_prompt, n_response)]), torch.device(options.device))
+    batch = to_device(
+        GroupCollator(0)([make_group(n_prompt, n_response)]), torch.device(options.device)
+    )
     knobs = resolve_knobs(OBJECTIVE, {})
     mask = batch["response_mask"]
 
     def step() -> None:
         with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-            found = sum_response_logps(token_logps(logits[:, :-1], batch["input_ids"][:, 1:])[mask[:, 1:]], mask)
+            logits = model(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                use_cache=False,
+            ).logits
+            found = sum_response_logps(
+                token_logps(logits[:, :-1], batch["input_ids"][:, 1:])[mask[:, 1:]], mask
+            )
         policy = ResponseLogps(found.logps[None], found.n_tokens[None])
         targets = Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0)
         scores = score_responses(OBJECTIVE, policy, None, targets.mask, knobs)
@@ -117,7 +144,9 @@ def plain_step(n_prompt: int, n_response: int, options: argparse.Namespace) -> t
     return step, model
 
 
-def trl_step(n_prompt: int, n_response: int, options: argparse.Namespace) -> tuple[Callable[[], None], Any]:
+def trl_step(
+    n_prompt: int, n_response: int, options: argparse.Namespace
+) -> tuple[Callable[[], None], Any]:
     """Return the gradient of TRL's DPOTrainer on the seven pairs of the group; and the model."""
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -130,7 +159,11 @@ def trl_step(n_prompt: int, n_response: int, options: argparse.Namespace) -> tup
         "rejected_ids": [other.token_ids for other in rest],
         "ref_chosen_logps": [-100.0] * len(rest), "ref_rejected_logps": [-100.0] * len(rest),
     }  # fmt: skip
-    text = {"prompt": ["a"] * len(rest), "chosen": [" b"] * len(rest), "rejected": [" c"] * len(rest)}
+    text = {
+        "prompt": ["a"] * len(rest),
+        "chosen": [" b"] * len(rest),
+        "rejected": [" c"] * len(rest),
+    }
     arguments = DPOConfig(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=len(rest), max_length=None, report_to="none",
         use_cpu=options.device == "cpu", gradient_checkpointing=False, bf16=options.bf16, precompute_ref_log_probs=False,
@@ -141,7 +174,9 @@ def trl_step(n_prompt: int, n_response: int, options: argparse.Namespace) -> tup
         processing_class=AutoTokenizer.from_pretrained(bundled_folder()),
     )  # fmt: skip
     trainer.precompute_ref_logps = True
-    batch = trainer.data_collator([{name: values[i] for name, values in rows.items()} for i in range(len(rest))])
+    batch = trainer.data_collator(
+        [{name: values[i] for name, values in rows.items()} for i in range(len(rest))]
+    )
     batch = trainer._prepare_inputs(batch)
 
     def step() -> None:
@@ -152,10 +187,14 @@ def trl_step(n_prompt: int, n_response: int, options: argparse.Namespace) -> tup
     return step, trainer.model
 
 
-def measure(mode: str, n_prompt: int, n_response: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(
+    mode: str, n_prompt: int, n_response: int, options: argparse.Namespace
+) -> dict[str, float]:
     """Return the best time of a step and the peak memory of the process, or of the GPU."""
     if mode in ("plain", "trl"):
-        gradient, model = (plain_step if mode == "plain" else trl_step)(n_prompt, n_response, options)
+        gradient, model = (plain_step if mode == "plain" else trl_step)(
+            n_prompt, n_response, options
+        )
     else:
         gradient, model = own_step(mode, n_prompt, n_response, options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
@@ -165,25 +204,38 @@ def measure(mode: str, n_prompt: int, n_response: int, options: argparse.Namespa
         started = time.perf_counter()
         gradient()
         if number == 0 and options.gradients:
-            torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, options.gradients)
+            torch.save(
+                {name: parameter.grad for name, parameter in model.named_parameters()},
+                options.gradients,
+            )
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if is_cuda:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated() if is_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if is_cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
+    )
     return {"step_s": min(times[1:] or times), "peak_gib": peak / 2**30}
 
 
-def in_own_process(mode: str, n_prompt: int, n_response: int, options: argparse.Namespace, *more: str) -> dict[str, float]:
+def in_own_process(
+    mode: str, n_prompt: int, n_response: int, options: argparse.Namespace, *more: str
+) -> dict[str, float]:
     """Measure in a process of its own, so that one mode's memory is not another's."""
     words = [sys.executable, __file__, "--only", mode, str(n_prompt), str(n_response), "--repeats", str(options.repeats),
              "--model", options.model, "--device", options.device, *(["--bf16"] if options.bf16 else []), *more]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        killed = f"killed by signal {-done.returncode}" + (", as for want of memory" if done.returncode == -9 else "")
-        return {"error": killed if done.returncode < 0 else done.stderr.strip().splitlines()[-1][:150]}
+        killed = f"killed by signal {-done.returncode}" + (
+            ", as for want of memory" if done.returncode == -9 else ""
+        )
+        return {
+            "error": killed if done.returncode < 0 else done.stderr.strip().splitlines()[-1][:150]
+        }
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -196,13 +248,21 @@ def counted(n_prompt: int, n_response: int, options: argparse.Namespace) -> tupl
 
     from prefpipe.models.model_shape import shape_of
 
-    config = LlamaConfig(**LLAMA_1B) if options.model == "1b" else AutoConfig.from_pretrained(bundled_folder())
+    config = (
+        LlamaConfig(**LLAMA_1B)
+        if options.model == "1b"
+        else AutoConfig.from_pretrained(bundled_folder())
+    )
     with torch.device("meta"):
         shape = shape_of(AutoModelForCausalLM.from_config(config), config).shape
     output = 2.0 * shape.n_output_parameters * N_RESPONSES * n_response
 
     def operations(n_tokens: int, n_seen: float) -> float:
-        return 2.0 * shape.n_layer_parameters * n_tokens + output + 2.0 * shape.attention_width * n_seen
+        return (
+            2.0 * shape.n_layer_parameters * n_tokens
+            + output
+            + 2.0 * shape.attention_width * n_seen
+        )
 
     length = n_prompt + n_response
     seen = n_prompt**2 / 2 + N_RESPONSES * (n_prompt * n_response + n_response**2 / 2)
@@ -213,7 +273,9 @@ def counted(n_prompt: int, n_response: int, options: argparse.Namespace) -> tupl
 def largest_difference(ours: Path, plain: Path) -> float:
     """Return the largest difference of two gradients, relative to the norm of the parameter's gradient."""
     pairs = [torch.load(path, map_location="cpu") for path in (ours, plain)]
-    return max(float((pairs[0][name] - found).norm() / found.norm()) for name, found in pairs[1].items())
+    return max(
+        float((pairs[0][name] - found).norm() / found.norm()) for name, found in pairs[1].items()
+    )
 
 
 @contextmanager
@@ -223,31 +285,60 @@ def gradient_files() -> Iterator[Callable[[str], Path]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs=3, metavar=("MODE", "PROMPT", "RESPONSE"), help="one figure, in this process, as JSON")
-    parser.add_argument("--shape", nargs=2, type=int, action="append", metavar=("PROMPT", "RESPONSE"), help="rows of the table")
-    parser.add_argument("--repeats", type=int, default=1, help="steps after the first, of which the best counts")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        nargs=3,
+        metavar=("MODE", "PROMPT", "RESPONSE"),
+        help="one figure, in this process, as JSON",
+    )
+    parser.add_argument(
+        "--shape",
+        nargs=2,
+        type=int,
+        action="append",
+        metavar=("PROMPT", "RESPONSE"),
+        help="rows of the table",
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="steps after the first, of which the best counts"
+    )
     parser.add_argument("--model", choices=("smollm2-135m", "1b"), default="smollm2-135m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--tflops", type=float, default=989.5, help="peak of the GPU, for model FLOPs utilisation")
+    parser.add_argument(
+        "--tflops", type=float, default=989.5, help="peak of the GPU, for model FLOPs utilisation"
+    )
     parser.add_argument("--gradients", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         mode, *numbers = options.only
         print(json.dumps(measure(mode, *map(int, numbers), options)))
         return
-    device = torch.cuda.get_device_name() if options.device != "cpu" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{device}, torch {torch.__version__}, {options.model}, {'bfloat16 autocast' if options.bf16 else 'float32'}")
+    device = (
+        torch.cuda.get_device_name()
+        if options.device != "cpu"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{device}, torch {torch.__version__}, {options.model}, {'bfloat16 autocast' if options.bf16 else 'float32'}"
+    )
     for shape in map(tuple, options.shape or TABLE):
         print_shape(shape, TABLE.get(shape, TABLE[256, 256]), options)
 
 
-def print_shape(shape: tuple[int, int], modes: tuple[str, ...], options: argparse.Namespace) -> None:
+def print_shape(
+    shape: tuple[int, int], modes: tuple[str, ...], options: argparse.Namespace
+) -> None:
     n_prompt, n_response = shape
     each, once = counted(n_prompt, n_response, options)
     n_tokens = N_RESPONSES * n_response
-    print(f"\n{n_prompt} + {N_RESPONSES} x {n_response} tokens; counted operations allow {each / once:.2f} x", flush=True)
+    print(
+        f"\n{n_prompt} + {N_RESPONSES} x {n_response} tokens; counted operations allow {each / once:.2f} x",
+        flush=True,
+    )
     with gradient_files() as file_of:
         plain = in_own_process("plain", *shape, options, "--gradients", str(file_of("plain")))
         found: dict[str, Any] = {}

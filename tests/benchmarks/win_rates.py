@@ -15,19 +15,31 @@ QUICK = Bootstrap(n_draws=1)
 
 
 def main() -> None:
-    candidates, known = (pl.read_parquet(DATA / f"alpaca_{name}.parquet") for name in ("candidates", "leaderboard_known"))
+    candidates, known = (
+        pl.read_parquet(DATA / f"alpaca_{name}.parquet")
+        for name in ("candidates", "leaderboard_known")
+    )
     baseline = pl.read_parquet(DATA / "alpaca_baseline.parquet").sort("prompt_id")
     gamed = pl.read_parquet(DATA / "alpaca_lc_gamed_surrogate.parquet")
-    rows = RegularisingRows(gamed["preference_surrogate"], gamed["std_delta_len"], gamed["instruction_difficulty"])
+    rows = RegularisingRows(
+        gamed["preference_surrogate"], gamed["std_delta_len"], gamed["instruction_difficulty"]
+    )
     difficulty, theirs = baseline["instruction_difficulty"], baseline["response"].str.len_chars()
     worst = [0.0] * 4
     table, ablation = [], []
     for line in known.iter_rows(named=True):
         own = candidates.filter(pl.col("model") == line["model"]).sort("prompt_id")
         given = (own["preference"], own["response"].str.len_chars(), theirs)
-        raw, published = win_rate(own["preference"], bootstrap=QUICK), line["length_controlled_winrate"]
-        fixed = length_controlled_win_rate(*given, difficulty, regularising_rows=rows, penalty_c=line["glm_C"])
-        chosen = length_controlled_win_rate(*given, difficulty, regularising_rows=rows, bootstrap=QUICK)
+        raw, published = (
+            win_rate(own["preference"], bootstrap=QUICK),
+            line["length_controlled_winrate"],
+        )
+        fixed = length_controlled_win_rate(
+            *given, difficulty, regularising_rows=rows, penalty_c=line["glm_C"]
+        )
+        chosen = length_controlled_win_rate(
+            *given, difficulty, regularising_rows=rows, bootstrap=QUICK
+        )
         off = (100 * raw.mean - line["win_rate"], 100 * raw.se - line["standard_error"], 100 * fixed.mean - published,
                100 * chosen.mean - published)  # fmt: skip
         worst = [max(a, abs(b)) for a, b in zip(worst, off, strict=True)]
@@ -45,7 +57,11 @@ def main() -> None:
             f"| {line['model']} | {100 * fixed.share_longer:.0f} % | {100 * raw.mean:.1f} | {published:.1f} | {figures} |"
         )
     print("\n".join(table), "\n", "\n".join(ablation), sep="\n")
-    print("largest differences in points: win rate {:.1e}, se {:.1e}, at the published C {:.4f}, own C {:.4f}".format(*worst))
+    print(
+        "largest differences in points: win rate {:.1e}, se {:.1e}, at the published C {:.4f}, own C {:.4f}".format(
+            *worst
+        )
+    )
 
 
 if __name__ == "__main__":

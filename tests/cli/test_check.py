@@ -57,16 +57,28 @@ def told(capsys, *words, code=None, warning=None):
     captured = capsys.readouterr()
     assert captured.err == "" if warning is None else warning in captured.err
     found = json.loads(captured.out)
-    assert got == (any(finding["severity"] == "error" for finding in found["findings"]) if code is None else code)
-    return found, {finding["name"]: (finding["severity"], finding["message"]) for finding in found["findings"]}
+    assert got == (
+        any(finding["severity"] == "error" for finding in found["findings"])
+        if code is None
+        else code
+    )
+    return found, {
+        finding["name"]: (finding["severity"], finding["message"]) for finding in found["findings"]
+    }
 
 
 def rows_for(texts=("a first answer", "another", "the third one"), n=3, **changes):
-    return [row_of(f"p{p}", i, f"{p} {text}", **changes) for p in range(n) for i, text in enumerate(texts)]
+    return [
+        row_of(f"p{p}", i, f"{p} {text}", **changes)
+        for p in range(n)
+        for i, text in enumerate(texts)
+    ]
 
 
 def test_good_groups_have_no_error_and_no_warning(capsys, tmp_path, model, identity):
-    groups = write_groups(tmp_path / "groups", [rows_for(), rows_for(n=1, reward=1.0)[:0]], [identity])
+    groups = write_groups(
+        tmp_path / "groups", [rows_for(), rows_for(n=1, reward=1.0)[:0]], [identity]
+    )
     found, findings = told(capsys, groups, "--model", model, "--max-length", 512, code=0)
     assert {severity for severity, _ in findings.values()} <= {"note"}
     assert (found["n_groups"], found["n_groups_left"], found["n_responses"]) == (3, 3, 9)
@@ -82,7 +94,10 @@ def test_no_weights_are_needed(capsys, tmp_path, model, identity):
     (bare / "model.safetensors").unlink()
     found, _ = told(capsys, groups, "--model", bare, code=0)
     assert found["stored_ids_fit"]
-    assert found["step"]["n_parameters"] == 2 * 260 * 32 + 2 * (32 * (32 + 16 + 16 + 32) + 3 * 32 * 64 + 2 * 32) + 32
+    assert (
+        found["step"]["n_parameters"]
+        == 2 * 260 * 32 + 2 * (32 * (32 + 16 + 16 + 32) + 3 * 32 * 64 + 2 * 32) + 32
+    )
 
 
 def test_nothing_is_written(capsys, tmp_path, model, identity):
@@ -92,22 +107,30 @@ def test_nothing_is_written(capsys, tmp_path, model, identity):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_two_bos_made_by_the_template_are_an_error_and_training_refuses_them(capsys, tmp_path, model, identity):
+def test_two_bos_made_by_the_template_are_an_error_and_training_refuses_them(
+    capsys, tmp_path, model, identity
+):
     """vllm #9519, RLHF-Reward-Modeling #16: text with BOS, tokenised with BOS."""
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
     doubled = with_template(model, tmp_path / "doubled", DOUBLE_BOS)
     _, findings = told(capsys, groups, "--model", doubled, code=1)
     assert findings["double_bos"][0] == "error"
-    assert findings["double_bos"][1].startswith("9 responses begin with two beginning-of-sequence tokens")
+    assert findings["double_bos"][1].startswith(
+        "9 responses begin with two beginning-of-sequence tokens"
+    )
     assert findings["other_tokenizer"][0] == "warning"
-    config = TrainConfig(groups=groups, output=tmp_path / "policy", model=str(doubled), report_to=("none",))
+    config = TrainConfig(
+        groups=groups, output=tmp_path / "policy", model=str(doubled), report_to=("none",)
+    )
     with pytest.raises(InputError, match=r"begins with two <\|bos\|> tokens"):
         train.run(config, inspect_model(doubled, "doubled"), Runtime())
 
 
 def test_two_bos_in_stored_ids_are_an_error(capsys, tmp_path, model, identity):
     bos = TOKENIZER.bos_token_id
-    groups = write_groups(tmp_path / "groups", [rows_for(prompt_token_ids=[bos, bos, *PROMPT])], [identity])
+    groups = write_groups(
+        tmp_path / "groups", [rows_for(prompt_token_ids=[bos, bos, *PROMPT])], [identity]
+    )
     _, findings = told(capsys, groups, "--model", model, code=1)
     assert findings["double_bos"][0] == "error"
     assert findings["template_drift"][0] == "warning"
@@ -131,9 +154,12 @@ def test_a_template_that_rewrites_finished_turns_is_an_error_where_conversations
     assert findings["not_prefix"][0] == "error"
     assert "(response 0 of prompt p0)" in findings["not_prefix"][1]
     assert found["problems"]["not_prefix"] == 9
-    config = TrainConfig(groups=groups, output=tmp_path / "policy", model=str(rewriting), report_to=("none",))
+    config = TrainConfig(
+        groups=groups, output=tmp_path / "policy", model=str(rewriting), report_to=("none",)
+    )
     with pytest.raises(
-        InputError, match="can be trained on: 9 template_error; prompt p0: its text is not the beginning of prompt plus response"
+        InputError,
+        match="can be trained on: 9 template_error; prompt p0: its text is not the beginning of prompt plus response",
     ):
         train.run(config, inspect_model(rewriting, "rewriting"), Runtime())
 
@@ -148,7 +174,9 @@ def test_the_same_template_is_a_note_where_its_own_ids_are_stored(capsys, tmp_pa
 
 def test_a_template_that_refuses_the_turns_is_an_error(capsys, tmp_path, model, identity):
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
-    _, findings = told(capsys, groups, "--model", with_template(model, tmp_path / "refuses", REFUSES), code=1)
+    _, findings = told(
+        capsys, groups, "--model", with_template(model, tmp_path / "refuses", REFUSES), code=1
+    )
     assert "system turns only" in findings["template_error"][1]
 
 
@@ -174,13 +202,23 @@ def test_pad_tokens_are_told(capsys, tmp_path, model, identity):
         assert findings[code][0] == "note"
 
 
-def test_ids_beyond_the_vocabulary_and_bos_within_a_response_are_found(capsys, tmp_path, model, identity):
+def test_ids_beyond_the_vocabulary_and_bos_within_a_response_are_found(
+    capsys, tmp_path, model, identity
+):
     first, second, *others = rows_for()
-    rows = [first | {"response_token_ids": [5, 999, 3]}, second | {"response_token_ids": [TOKENIZER.bos_token_id, 9, 3]}, *others]
-    _, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=1)
+    rows = [
+        first | {"response_token_ids": [5, 999, 3]},
+        second | {"response_token_ids": [TOKENIZER.bos_token_id, 9, 3]},
+        *others,
+    ]
+    _, findings = told(
+        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=1
+    )
     assert findings["beyond_vocabulary"][0] == "error"
     assert findings["bos_in_response"][0] == "warning"
-    assert findings["text_differs"][1].startswith("2 responses of those looked at have stored ids that are another text")
+    assert findings["text_differs"][1].startswith(
+        "2 responses of those looked at have stored ids that are another text"
+    )
 
 
 def test_what_the_length_limit_does_is_counted_against_it(capsys, tmp_path, model, identity):
@@ -192,10 +230,17 @@ def test_what_the_length_limit_does_is_counted_against_it(capsys, tmp_path, mode
     assert found["fates"] == {"ok": 6, "too_long": 3}
     assert findings["too_long"] == ("warning", (f"3 of 9 (33.3%) responses are longer than --max-length {limit} with their prompt: "
                                     "they are left out"))  # fmt: skip
-    assert found["lengths"]["max"] == len(PROMPT) + len("0 a much longer answer than the others are") + 1
-    _, findings = told(capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "error", code=1)
+    assert (
+        found["lengths"]["max"]
+        == len(PROMPT) + len("0 a much longer answer than the others are") + 1
+    )
+    _, findings = told(
+        capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "error", code=1
+    )
     assert findings["too_long"][0] == "error"
-    _, findings = told(capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "truncate", code=0)
+    _, findings = told(
+        capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "truncate", code=0
+    )
     assert "3 are cut, 0 left out" in findings["too_long"][1]
 
 
@@ -203,7 +248,17 @@ def test_a_limit_that_leaves_no_response_a_token_is_an_error(capsys, tmp_path, m
     """trl #6548, #3382: truncation that empties a response gives NaN or no gradient."""
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
     for how in ("drop", "truncate"):
-        found, findings = told(capsys, groups, "--model", model, "--max-length", len(PROMPT), "--on-too-long", how, code=1)
+        found, findings = told(
+            capsys,
+            groups,
+            "--model",
+            model,
+            "--max-length",
+            len(PROMPT),
+            "--on-too-long",
+            how,
+            code=1,
+        )
         assert findings["nothing_left"][1] == "no group can be trained on: 9 prompt_too_long"
         assert found["step"] is None
 
@@ -211,21 +266,36 @@ def test_a_limit_that_leaves_no_response_a_token_is_an_error(capsys, tmp_path, m
 def test_pairs_that_truncation_makes_identical_are_told(capsys, tmp_path, model, identity):
     """OpenRLHF #1311: the loss stays at ln 2."""
     shared = "the very same beginning"
-    groups = write_groups(tmp_path / "groups", [rows_for((f"{shared} good", f"{shared} bad", "else"))], [identity])
+    groups = write_groups(
+        tmp_path / "groups", [rows_for((f"{shared} good", f"{shared} bad", "else"))], [identity]
+    )
     limit = len(PROMPT) + len(shared)
-    found, findings = told(capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "truncate", code=0)
+    found, findings = told(
+        capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "truncate", code=0
+    )
     assert findings["identical_when_cut"] == ("warning", ("3 of 6 (50.0%) pairs differ only beyond --max-length: cut, they are identical, "
                                               "and train leaves one of them out"))  # fmt: skip
     assert found["fates"]["identical"] == 3
-    assert "identical_when_cut" not in told(capsys, groups, "--model", model, "--max-length", 512)[1]
+    assert (
+        "identical_when_cut" not in told(capsys, groups, "--model", model, "--max-length", 512)[1]
+    )
 
 
 def test_identical_pairs_and_duplicates_are_told(capsys, tmp_path, model, identity):
     """owl #592: 144 of 220 pairs were the same text."""
-    rows = [row_of("p", i, text) for i, text in enumerate(["same", "same", "other", "other"])] + rows_for()
-    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
-    assert findings["identical_pairs"][1].startswith("1 of 9 (11.1%) pairs are the same text, chosen and rejected")
-    assert findings["duplicates"] == ("note", "2 of 13 (15.4%) responses repeat a text of their group, 2 its tokens")
+    rows = [
+        row_of("p", i, text) for i, text in enumerate(["same", "same", "other", "other"])
+    ] + rows_for()
+    found, findings = told(
+        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0
+    )
+    assert findings["identical_pairs"][1].startswith(
+        "1 of 9 (11.1%) pairs are the same text, chosen and rejected"
+    )
+    assert findings["duplicates"] == (
+        "note",
+        "2 of 13 (15.4%) responses repeat a text of their group, 2 its tokens",
+    )
     assert found["n_same_ids"] == 2
 
 
@@ -235,7 +305,9 @@ def test_ties_and_inverted_pairs_are_told(capsys, tmp_path, model, identity):
     rows[4]["reward"] = rows[3]["reward"] + 1
     for row in rows[6:]:
         row["reward"] = 2.0
-    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    found, findings = told(
+        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0
+    )
     assert (found["pairs"]["tied"], found["pairs"]["inverted"]) == (3, 1)
     assert findings["tied"][0] == findings["inverted"][0] == "warning"
     assert "all rewards are equal in 1 of 3 (33.3%) groups" in findings["equal_rewards"][1]
@@ -249,21 +321,39 @@ def test_pairs_are_those_that_selection_named(capsys, tmp_path, model, identity)
     assert found["pairs"]["n"] == 1
 
 
-def test_rewards_that_follow_length_are_told_within_prompts_and_over_all(capsys, tmp_path, model, identity):
+def test_rewards_that_follow_length_are_told_within_prompts_and_over_all(
+    capsys, tmp_path, model, identity
+):
     rows = [row_of(f"p{p}", i, "x" * (60 - 15 * i + p)) for p in range(10) for i in range(3)]
-    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    found, findings = told(
+        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0
+    )
     assert found["reward_and_length"]["within_prompts"] == pytest.approx(1)
-    assert "rewards rise with longer responses within prompts (Spearman +1.00)" in findings["length_bias_within_prompts"][1]
-    assert findings["length_tells_pairs"][1] == "the chosen response is the longer one in 100% of 20 pairs of different length"
-    rows = [row | {"reward": -row["reward"], "role": "positive" if row["sample_idx"] == 2 else "negative"} for row in rows]
-    _, findings = told(capsys, write_groups(tmp_path / "shorter", [rows], [identity]), "--model", model, code=0)
+    assert (
+        "rewards rise with longer responses within prompts (Spearman +1.00)"
+        in findings["length_bias_within_prompts"][1]
+    )
+    assert (
+        findings["length_tells_pairs"][1]
+        == "the chosen response is the longer one in 100% of 20 pairs of different length"
+    )
+    rows = [
+        row
+        | {"reward": -row["reward"], "role": "positive" if row["sample_idx"] == 2 else "negative"}
+        for row in rows
+    ]
+    _, findings = told(
+        capsys, write_groups(tmp_path / "shorter", [rows], [identity]), "--model", model, code=0
+    )
     assert "rewards rise with shorter responses" in findings["length_bias_within_prompts"][1]
 
 
 def test_outlying_rewards_are_told(capsys, tmp_path, model, identity):
     rows = [row_of(f"p{p}", i, f"{p} {i}", reward=p / 10 - i) for p in range(6) for i in range(3)]
     rows[4]["reward"] = -900.0
-    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    found, findings = told(
+        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0
+    )
     assert found["outliers"]["n"] == 1
     assert "from -900 to 0.5" in findings["reward_outliers"][1]
 
@@ -272,33 +362,56 @@ def test_how_responses_end_is_told(capsys, tmp_path, model, identity):
     first, second, *others = rows_for()
     rows = [first | {"finish_reason": "length", "response_token_ids": first["response_token_ids"][:-1]},
             second | {"response_token_ids": second["response_token_ids"][:-1]}, *others]  # fmt: skip
-    found, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0)
+    found, findings = told(
+        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0
+    )
     assert found["finish_reasons"] == {"length": 1, "stop": 8}
     assert findings["cut_off"] == ("warning", ("1 of 9 (11.1%) responses were cut at the token limit of generation: they end in the "
                                    "middle, without an end of sequence"))  # fmt: skip
-    assert "1 of 9 (11.1%) responses ended by themselves, and their ids do not end with an end" in findings["stop_without_eos"][1]
+    assert (
+        "1 of 9 (11.1%) responses ended by themselves, and their ids do not end with an end"
+        in findings["stop_without_eos"][1]
+    )
 
 
 def test_broken_groups_are_errors_and_not_tracebacks(capsys, tmp_path, model, identity):
     rows = rows_for()
     rows[0]["reward"] = float("nan")
     rows[4]["prompt_token_ids"] = [7]
-    _, findings = told(capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=1)
+    _, findings = told(
+        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=1
+    )
     assert "response 0 of prompt p0 has reward nan" in findings["broken_groups"][1]
     assert "response 1 of prompt p1" in findings["other_prompt"][1]
 
 
-def test_keys_that_come_again_in_another_part_are_found_as_in_one(capsys, tmp_path, model, identity):
+def test_keys_that_come_again_in_another_part_are_found_as_in_one(
+    capsys, tmp_path, model, identity
+):
     groups = write_groups(tmp_path / "groups", [rows_for(n=2), rows_for(n=1)], [identity])
     _, findings = told(capsys, groups, "--model", model, "--max-length", 512, code=1)
-    assert any("response 0 of prompt p0 comes twice" in message for severity, message in findings.values() if severity == "error")
+    assert any(
+        "response 0 of prompt p0 comes twice" in message
+        for severity, message in findings.values()
+        if severity == "error"
+    )
 
 
 def test_missing_parts_and_a_limit_beyond_the_model_are_warnings(capsys, tmp_path, model, identity):
     groups = write_groups(tmp_path / "groups", [rows_for(), None], [identity])
-    _, findings = told(capsys, groups, "--model", model, code=0, warning="is partial: missing: part 1; see prefpipe status")
+    _, findings = told(
+        capsys,
+        groups,
+        "--model",
+        model,
+        code=0,
+        warning="is partial: missing: part 1; see prefpipe status",
+    )
     assert findings["incomplete"][1].startswith("1 of 2 parts of the groups are missing")
-    assert findings["beyond_positions"][1] == "--max-length 2,048 is beyond the 512 positions of the model"
+    assert (
+        findings["beyond_positions"][1]
+        == "--max-length 2,048 is beyond the 512 positions of the model"
+    )
 
 
 def test_memory_and_time_of_a_step_follow_their_formulas(capsys, tmp_path, model, identity):
@@ -308,7 +421,9 @@ def test_memory_and_time_of_a_step_follow_their_formulas(capsys, tmp_path, model
     n = step["n_parameters"]
     assert step["memory_bytes"]["weights"] == step["memory_bytes"]["gradients"] == 4 * n
     assert step["memory_bytes"]["optimizer"] == 8 * n
-    tokens = len(PROMPT) + sum(len(f"0 {text}") + 1 for text in ("a first answer", "another", "the third one"))
+    tokens = len(PROMPT) + sum(
+        len(f"0 {text}") + 1 for text in ("a first answer", "another", "the third one")
+    )
     assert step["n_tokens_at_once"] == step["largest_group_tokens"] == tokens
     assert step["memory_bytes"]["activations"] == 2 * 4 * tokens * (8 * 32 + 4 * 64)
     assert step["n_steps_a_pass"] == 2
@@ -353,10 +468,18 @@ def test_groups_of_the_fake_engine_are_told_to_be_of_no_known_tokenizer(capsys, 
     [
         (["--max-length", "1"], 2, "--max-length must be 2 or more, not 1"),
         (["--objective", "grpo"], 2, "--objective must be one of ampo"),
-        (["--on-too-long", "cut"], 2, "--on-too-long must be one of drop, truncate, error, not 'cut'"),
+        (
+            ["--on-too-long", "cut"],
+            2,
+            "--on-too-long must be one of drop, truncate, error, not 'cut'",
+        ),
         (["--gpu", "h10"], 2, "--gpu must be one of h100"),
         (["--gpu", "h100", "--tflops", "3"], 2, "--gpu and --tflops exclude each other"),
-        (["--mfu", "2", "--lora-r", "-1"], 2, "--lora-r must be 0 or more, not -1; --mfu must be above 0 and at most 1, not 2"),
+        (
+            ["--mfu", "2", "--lora-r", "-1"],
+            2,
+            "--lora-r must be 0 or more, not -1; --mfu must be above 0 and at most 1, not 2",
+        ),
     ],
 )
 def test_flags_that_cannot_be_used_are_refused(capsys, model, flags, code, message):
@@ -399,12 +522,20 @@ def test_mmpo_is_told_its_targets_and_not_of_margins(capsys, tmp_path, model, id
 
 
 @pytest.mark.parametrize(
-    ("gamma", "near_half", "near_one", "hint"), [("0.01", 1.0, 0.0, "a larger --gamma"), ("9", 0.0, 1.0, "a smaller --gamma")]
+    ("gamma", "near_half", "near_one", "hint"),
+    [("0.01", 1.0, 0.0, "a larger --gamma"), ("9", 0.0, 1.0, "a smaller --gamma")],
 )
-def test_a_gamma_that_does_not_fit_the_ratings_is_told(capsys, tmp_path, model, identity, gamma, near_half, near_one, hint):
+def test_a_gamma_that_does_not_fit_the_ratings_is_told(
+    capsys, tmp_path, model, identity, gamma, near_half, near_one, hint
+):
     groups = write_groups(tmp_path / "groups", [rows_for(n=15)], [identity])
-    found, findings = told(capsys, groups, "--model", model, "--objective", "mmpo", "--gamma", gamma, code=0)
-    assert (found["targets"]["share_near_half"], found["targets"]["share_near_one"]) == (near_half, near_one)
+    found, findings = told(
+        capsys, groups, "--model", model, "--objective", "mmpo", "--gamma", gamma, code=0
+    )
+    assert (found["targets"]["share_near_half"], found["targets"]["share_near_one"]) == (
+        near_half,
+        near_one,
+    )
     assert findings["targets"][0] == "warning"
     assert hint in next(each["hint"] for each in found["findings"] if each["name"] == "targets")
 
@@ -415,7 +546,13 @@ def test_ties_are_targets_of_one_half_to_mmpo(capsys, tmp_path, model, identity)
     for row in rows:
         row["reward"] = 2.0
     found, findings = told(
-        capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, "--objective", "mmpo", code=0
+        capsys,
+        write_groups(tmp_path / "groups", [rows], [identity]),
+        "--model",
+        model,
+        "--objective",
+        "mmpo",
+        code=0,
     )
     assert not {"tied", "equal_rewards"} & findings.keys()
     assert found["targets"]["quantiles"]["0.5"] == 0.5

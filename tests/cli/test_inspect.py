@@ -40,11 +40,17 @@ def test_the_page_and_the_json_tell_the_same(finished: Path, kind: str, capsys) 
     assert "█" in page
 
 
-def test_a_group_is_shown_with_all_its_candidates_through_its_parents(finished: Path, capsys) -> None:
+def test_a_group_is_shown_with_all_its_candidates_through_its_parents(
+    finished: Path, capsys
+) -> None:
     found = one(capsys, finished / "groups", "--prompt-id", "p1")
     assert found["n_candidates"] == N
     roles = [entry["role"] for entry in found["candidates"]]
-    assert (roles.count("positive"), roles.count("negative"), roles.count(None)) == (1, K, N - K - 1)
+    assert (roles.count("positive"), roles.count("negative"), roles.count(None)) == (
+        1,
+        K,
+        N - K - 1,
+    )
 
 
 def test_scores_and_embeddings_find_their_candidates(finished: Path, capsys) -> None:
@@ -61,8 +67,12 @@ def test_candidates_take_scores_and_groups_from_flags(finished: Path, capsys) ->
     assert one(capsys, finished / "candidates", "--prompt-id", "p1", *flags) == one(
         capsys, finished / "groups", "--prompt-id", "p1"
     )
-    only_groups = one(capsys, finished / "candidates", "--prompt-id", "p1", "--groups", finished / "groups")
-    assert only_groups["ranked_by"] == "checks + 0.5 * fake"  # the groups' scores are found through them
+    only_groups = one(
+        capsys, finished / "candidates", "--prompt-id", "p1", "--groups", finished / "groups"
+    )
+    assert (
+        only_groups["ranked_by"] == "checks + 0.5 * fake"
+    )  # the groups' scores are found through them
     by_flag = one(capsys, finished / "groups", "--prompt-id", "p1", "--reward", "fake")
     assert by_flag["ranked_by"] == "fake"
 
@@ -83,7 +93,13 @@ def test_an_unknown_prompt_exits_with_2_and_names_a_few(finished: Path, capsys) 
 
 def test_nothing_hostile_reaches_stdout(finished: Path, capsys) -> None:
     """The text of p4 holds an escape sequence, NUL and a direction override; JSON escapes all three."""
-    for words in (["--prompt-id", "p4"], ["--prompt-id", "p4", "--full"], ["--prompt-id", "p4", "--json"], [], ["--json"]):
+    for words in (
+        ["--prompt-id", "p4"],
+        ["--prompt-id", "p4", "--full"],
+        ["--prompt-id", "p4", "--json"],
+        [],
+        ["--json"],
+    ):
         out = inspect(capsys, finished / "candidates", *words)
         assert not set(out) & {"\x1b", "\x00", "\u202e", "\u202c"}
 
@@ -104,11 +120,16 @@ def test_a_map_is_drawn_from_the_embeddings_of_the_groups(finished: Path, capsys
     found = one(capsys, finished / "groups", "--prompt-id", "p1", "--map")
     assert found["map"]["embeddings"].endswith("embeddings")
     assert found["map"]["n_points"] == N
-    assert all(isinstance(entry["x"], float) and isinstance(entry["y"], float) for entry in found["candidates"])
+    assert all(
+        isinstance(entry["x"], float) and isinstance(entry["y"], float)
+        for entry in found["candidates"]
+    )
     page = inspect(capsys, finished / "groups", "--prompt-id", "p1", "--map")
     frame = page.partition("+---")[2].partition("+---")[0]
     marks = [
-        f"{'P' if entry['role'] == 'positive' else 'n'}{entry['sample_idx']}" for entry in found["candidates"] if entry["role"]
+        f"{'P' if entry['role'] == 'positive' else 'n'}{entry['sample_idx']}"
+        for entry in found["candidates"]
+        if entry["role"]
     ]
     assert len(marks) == K + 1
     assert all(mark in frame for mark in marks)
@@ -118,7 +139,9 @@ def test_a_map_is_drawn_from_the_embeddings_of_the_groups(finished: Path, capsys
 def test_a_map_takes_its_embeddings_from_any_of_the_artifacts(finished: Path, capsys) -> None:
     through_groups = one(capsys, finished / "groups", "--prompt-id", "p1", "--map")
     flags = ["--embeddings", finished / "embeddings", "--groups", finished / "groups"]
-    assert one(capsys, finished / "candidates", "--prompt-id", "p1", "--map", *flags) == through_groups
+    assert (
+        one(capsys, finished / "candidates", "--prompt-id", "p1", "--map", *flags) == through_groups
+    )
     alone = one(capsys, finished / "embeddings", "--prompt-id", "p1", "--map")
     assert {entry["sample_idx"]: entry["x"] for entry in alone["candidates"]} == {
         entry["sample_idx"]: entry["x"] for entry in through_groups["candidates"]
@@ -129,7 +152,12 @@ def test_a_map_takes_its_embeddings_from_any_of_the_artifacts(finished: Path, ca
 
 def test_a_map_without_embeddings_names_the_flag(finished: Path, tmp_path: Path, capsys) -> None:
     for words in (["candidates"], ["scores"]):
-        assert prefpipe(["inspect", *(str(finished / word) for word in words), "--prompt-id", "p1", "--map"]) == 2
+        assert (
+            prefpipe(
+                ["inspect", *(str(finished / word) for word in words), "--prompt-id", "p1", "--map"]
+            )
+            == 2
+        )
         assert "--map needs embeddings" in capsys.readouterr().err
     run = copy_to(tmp_path)
     shutil.rmtree(run / "embeddings")
@@ -146,14 +174,25 @@ def test_a_map_without_embeddings_names_the_flag(finished: Path, tmp_path: Path,
         (["--prompt-id", "p1", "--map", "--full"], "--full does not go with it"),
     ],
 )
-def test_flags_of_a_map_that_do_not_go_together(finished: Path, capsys, flags: list[str], message: str) -> None:
+def test_flags_of_a_map_that_do_not_go_together(
+    finished: Path, capsys, flags: list[str], message: str
+) -> None:
     assert prefpipe(["inspect", str(finished / "groups"), *flags]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_map_on_an_ascii_stdout(finished: Path) -> None:
     """Without a terminal, an encoding or colour; p4's text holds everything that can harm one."""
-    command = [sys.executable, "-m", "prefpipe", "inspect", str(finished / "groups"), "--prompt-id", "p4", "--map"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefpipe",
+        "inspect",
+        str(finished / "groups"),
+        "--prompt-id",
+        "p4",
+        "--map",
+    ]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "NO_COLOR": "1", "COLUMNS": "60"}
     done = subprocess.run(command, capture_output=True, env=environment, check=True)
     lines = done.stdout.decode("ascii").splitlines()
@@ -172,8 +211,20 @@ def test_groups_of_an_earlier_schema_are_refused_with_a_hint(tmp_path: Path, cap
 
 
 def test_a_prompt_of_an_evaluation_is_not_to_be_had(finished: Path, tmp_path: Path, capsys) -> None:
-    sides = ["--policy", str(finished / "candidates"), "--baseline", str(finished / "candidates"), "--reward", "fake"]
-    scores = ["--policy-scores", str(finished / "scores"), "--baseline-scores", str(finished / "scores")]
+    sides = [
+        "--policy",
+        str(finished / "candidates"),
+        "--baseline",
+        str(finished / "candidates"),
+        "--reward",
+        "fake",
+    ]
+    scores = [
+        "--policy-scores",
+        str(finished / "scores"),
+        "--baseline-scores",
+        str(finished / "scores"),
+    ]
     assert prefpipe(["eval", *sides, *scores, "-o", str(tmp_path / "eval")]) == 0
     capsys.readouterr()
     assert prefpipe(["inspect", str(tmp_path / "eval"), "--prompt-id", "p1"]) == 2
@@ -181,7 +232,9 @@ def test_a_prompt_of_an_evaluation_is_not_to_be_had(finished: Path, tmp_path: Pa
     page = inspect(capsys, tmp_path / "eval")
     assert "win rate, ties half" in page
     assert "mean reward" in page
-    assert one(capsys, tmp_path / "eval")["summary"]["win_rate"]["mean"] == 0.5  # a policy against itself
+    assert (
+        one(capsys, tmp_path / "eval")["summary"]["win_rate"]["mean"] == 0.5
+    )  # a policy against itself
 
 
 def test_a_corrupt_part_exits_with_1(tmp_path: Path, capsys) -> None:

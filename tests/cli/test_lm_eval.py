@@ -24,7 +24,9 @@ def arguments(command: list[str]) -> dict[str, str]:
 
 def test_a_whole_model(tmp_path: Path, capsys) -> None:
     policy = make_tiny_causal_lm(tmp_path / "my policy")
-    command = words(capsys, str(policy), "--tasks", "gsm8k, ifeval", "-o", "results", "--dtype", "bfloat16")
+    command = words(
+        capsys, str(policy), "--tasks", "gsm8k, ifeval", "-o", "results", "--dtype", "bfloat16"
+    )
     assert command[:3] == ["lm_eval", "--model", "hf"]
     assert arguments(command) == {"pretrained": str(policy), "dtype": "bfloat16"}
     assert command[command.index("--tasks") + 1] == "gsm8k,ifeval"
@@ -36,7 +38,10 @@ def test_an_adapter_goes_on_its_base(tmp_path: Path, capsys) -> None:
     """The base is what is loaded, the adapter is put on it; without a tokenizer of its own the base's is used."""
     policy = make_tiny_causal_lm(tmp_path / "base")
     adapter = make_tiny_adapter(tmp_path / "adapter", policy)
-    assert arguments(words(capsys, str(adapter))) == {"pretrained": str(policy), "peft": str(adapter)}
+    assert arguments(words(capsys, str(adapter))) == {
+        "pretrained": str(policy),
+        "peft": str(adapter),
+    }
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (adapter / name).write_bytes((policy / name).read_bytes())
     found = arguments(words(capsys, str(adapter)))
@@ -44,7 +49,10 @@ def test_an_adapter_goes_on_its_base(tmp_path: Path, capsys) -> None:
 
 
 def test_a_name_of_the_hub(capsys) -> None:
-    assert arguments(words(capsys, "org/name@main")) == {"pretrained": "org/name", "revision": "main"}
+    assert arguments(words(capsys, "org/name@main")) == {
+        "pretrained": "org/name",
+        "revision": "main",
+    }
 
 
 def test_a_model_without_a_chat_template_gets_none(tmp_path: Path, capsys) -> None:
@@ -54,7 +62,9 @@ def test_a_model_without_a_chat_template_gets_none(tmp_path: Path, capsys) -> No
     config = policy / "tokenizer_config.json"
     config.write_text(config.read_text().replace('"chat_template"', '"no_template"'))
     assert "--apply_chat_template" not in words(capsys, str(policy))
-    assert "--apply_chat_template" not in words(capsys, str(make_tiny_adapter(tmp_path / "adapter", policy)))
+    assert "--apply_chat_template" not in words(
+        capsys, str(make_tiny_adapter(tmp_path / "adapter", policy))
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +85,9 @@ def test_what_the_harness_could_not_take_is_refused(capsys, given, message) -> N
 
 
 @pytest.mark.parametrize("sign", [",", "=", "'", '"', "{"])
-def test_a_folder_whose_name_the_list_of_arguments_cannot_hold_is_refused(tmp_path: Path, capsys, sign) -> None:
+def test_a_folder_whose_name_the_list_of_arguments_cannot_hold_is_refused(
+    tmp_path: Path, capsys, sign
+) -> None:
     folder = tmp_path / f"a{sign}b"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -125,7 +137,9 @@ def read_by_harness(value: str) -> object:
 
 
 @pytest.mark.parametrize("name", LITERALS)
-def test_a_folder_that_is_called_like_a_literal_stays_a_text(tmp_path: Path, capsys, monkeypatch, name) -> None:
+def test_a_folder_that_is_called_like_a_literal_stays_a_text(
+    tmp_path: Path, capsys, monkeypatch, name
+) -> None:
     """The harness reads `pretrained=2026` as a number, `0x10` as 16 and `[1]` as a list."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
@@ -135,8 +149,12 @@ def test_a_folder_that_is_called_like_a_literal_stays_a_text(tmp_path: Path, cap
     assert read_by_harness(value) == value
 
 
-@pytest.mark.parametrize("name", ["run (1)", "a[0]", "1.2.3", "e5", "infinite", "0x", "v1", "2026-11-29", "--1"])
-def test_a_name_that_is_no_literal_is_left_as_it_is(tmp_path: Path, capsys, monkeypatch, name) -> None:
+@pytest.mark.parametrize(
+    "name", ["run (1)", "a[0]", "1.2.3", "e5", "infinite", "0x", "v1", "2026-11-29", "--1"]
+)
+def test_a_name_that_is_no_literal_is_left_as_it_is(
+    tmp_path: Path, capsys, monkeypatch, name
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.json").write_text("{}")
@@ -145,17 +163,25 @@ def test_a_name_that_is_no_literal_is_left_as_it_is(tmp_path: Path, capsys, monk
     assert read_by_harness(value) == value
 
 
-def test_the_base_and_the_tokenizer_of_an_adapter_stay_texts_too(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_the_base_and_the_tokenizer_of_an_adapter_stay_texts_too(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     make_tiny_causal_lm(tmp_path / "0x10")
     adapter = make_tiny_adapter(tmp_path / "[1]", Path("0x10"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (adapter / name).write_bytes((tmp_path / "0x10" / name).read_bytes())
-    assert arguments(words(capsys, "[1]")) == {"pretrained": "./0x10", "peft": "./[1]", "tokenizer": "./[1]"}
+    assert arguments(words(capsys, "[1]")) == {
+        "pretrained": "./0x10",
+        "peft": "./[1]",
+        "tokenizer": "./[1]",
+    }
 
 
 @pytest.mark.parametrize("name", ["0x10", "Infinity", "1e5"])
-def test_a_hub_name_that_is_a_literal_is_refused_with_the_way_out(tmp_path: Path, capsys, monkeypatch, name) -> None:
+def test_a_hub_name_that_is_a_literal_is_refused_with_the_way_out(
+    tmp_path: Path, capsys, monkeypatch, name
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["eval", "lm-eval", name]) == 2
     printed = capsys.readouterr().err
@@ -170,7 +196,9 @@ def test_a_revision_that_is_a_number_is_refused(capsys, revision) -> None:
 
 
 @pytest.mark.parametrize("name", ["a(b", "a]b", "x[1)"])
-def test_half_a_bracket_would_swallow_the_next_argument(tmp_path: Path, capsys, monkeypatch, name) -> None:
+def test_half_a_bracket_would_swallow_the_next_argument(
+    tmp_path: Path, capsys, monkeypatch, name
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.json").write_text("{}")

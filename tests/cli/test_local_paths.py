@@ -23,9 +23,15 @@ def path_parameters(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator
         callback = info.callback
         assert callback is not None
         for name, parameter in inspect.signature(callback, eval_str=True).parameters.items():
-            kind = typing.get_args(parameter.annotation)[0] if hasattr(parameter.annotation, "__metadata__") else None
+            kind = (
+                typing.get_args(parameter.annotation)[0]
+                if hasattr(parameter.annotation, "__metadata__")
+                else None
+            )
             if "Path" in str(kind):
-                yield pytest.param(callback, name, id=" ".join([*words, str(info.name or callback.__name__), name]))
+                yield pytest.param(
+                    callback, name, id=" ".join([*words, str(info.name or callback.__name__), name])
+                )
     for child in group.registered_groups:
         assert child.typer_instance is not None
         yield from path_parameters(child.typer_instance, (*words, str(child.name)))
@@ -53,7 +59,10 @@ def test_all_commands_are_looked_at() -> None:
 
 @pytest.mark.parametrize(("callback", "name"), PARAMETERS)
 def test_every_path_of_every_command_is_of_this_machine(callback: Any, name: str) -> None:
-    with pytest.raises(UsageError, match="gs://bucket/x: prefpipe reads and writes paths of this machine, and not gs://"):
+    with pytest.raises(
+        UsageError,
+        match="gs://bucket/x: prefpipe reads and writes paths of this machine, and not gs://",
+    ):
         callback(**{name: Path("gs://bucket/x")})
     with pytest.raises(UsageError, match="s3://b"):
         callback(**{name: [Path("here"), Path("s3://b")]})
@@ -64,9 +73,18 @@ def test_nothing_is_made_and_the_message_names_the_option(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("p.jsonl").write_text('{"prompt": "a"}\n')
-    assert run(["generate", "p.jsonl", "-o", "s3://b/x", "--model", "fake", "--backend", "fake"]) == 2
-    assert capsys.readouterr().err.startswith("error: --output s3://b/x: prefpipe reads and writes paths of this machine")
-    assert run(["generate", "https://a.org/p.jsonl", "-o", "x", "--model", "fake", "--backend", "fake"]) == 2
+    assert (
+        run(["generate", "p.jsonl", "-o", "s3://b/x", "--model", "fake", "--backend", "fake"]) == 2
+    )
+    assert capsys.readouterr().err.startswith(
+        "error: --output s3://b/x: prefpipe reads and writes paths of this machine"
+    )
+    assert (
+        run(
+            ["generate", "https://a.org/p.jsonl", "-o", "x", "--model", "fake", "--backend", "fake"]
+        )
+        == 2
+    )
     assert "https://a.org/p.jsonl" in capsys.readouterr().err
     assert run(["status", "hdfs://a/b"]) == 2
     assert capsys.readouterr().err.startswith("error: PATH hdfs://a/b: ")
@@ -82,16 +100,22 @@ def test_an_address_in_yaml_is_refused_too(tmp_path: Path, config_class: Any) ->
     for name in names:
         (tmp_path / "c.yaml").write_text(json.dumps({name: "s3://b/x"}))
         others = {item: value for item, value in needed.items() if item != name}
-        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} s3://b/x: prefpipe reads and writes"):
+        with pytest.raises(
+            UsageError, match=f"--{name.replace('_', '-')} s3://b/x: prefpipe reads and writes"
+        ):
             config_class.from_sources(others, tmp_path / "c.yaml")
 
 
-@pytest.mark.parametrize("source", ["s3://b/p.jsonl", "gs://b/p.parquet", "http://a.org/p.csv", "file:///tmp/p.jsonl"])
+@pytest.mark.parametrize(
+    "source", ["s3://b/p.jsonl", "gs://b/p.parquet", "http://a.org/p.csv", "file:///tmp/p.jsonl"]
+)
 def test_the_reader_of_tables_refuses_addresses(source: str) -> None:
     with pytest.raises(UsageError, match=f"input {source}: "):
         read_table(source)
 
 
-@pytest.mark.parametrize("path", ["a/b", "C:/x", "./s3:/x", "x:y", "/tmp/s3://x", "hf:org/name", "bundled:smollm2-135m"])
+@pytest.mark.parametrize(
+    "path", ["a/b", "C:/x", "./s3:/x", "x:y", "/tmp/s3://x", "hf:org/name", "bundled:smollm2-135m"]
+)
 def test_paths_of_this_machine_have_no_scheme(path: str) -> None:
     assert scheme_of(path) is None

@@ -27,7 +27,21 @@ def prompts(tmp_path: Path) -> Path:
 
 def generate(prompts: Path, *more: str, output: str = "out") -> list[str]:
     folder = str(prompts.parent / output)
-    return ["generate", str(prompts), "-o", folder, "--backend", "fake", "--model", "fake", "--n", "2", "--part-size", "2", *more]
+    return [
+        "generate",
+        str(prompts),
+        "-o",
+        folder,
+        "--backend",
+        "fake",
+        "--model",
+        "fake",
+        "--n",
+        "2",
+        "--part-size",
+        "2",
+        *more,
+    ]
 
 
 def test_version_goes_to_stdout(capsys) -> None:
@@ -66,7 +80,9 @@ def test_unusable_data_exits_with_1_and_a_hint(tmp_path: Path, capsys) -> None:
     assert "\nhint: " in captured.err
 
 
-def test_a_folder_of_another_configuration_exits_with_2_and_names_the_field(prompts: Path, capsys) -> None:
+def test_a_folder_of_another_configuration_exits_with_2_and_names_the_field(
+    prompts: Path, capsys
+) -> None:
     run(generate(prompts))
     assert run(generate(prompts, "--temperature", "0.5")) == 2
     assert "temperature: [0.8] on disk, [0.5] asked for" in capsys.readouterr().err
@@ -98,9 +114,16 @@ def test_a_stop_that_was_asked_for_exits_with_75(prompts: Path, capsys, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("flag", "suggestion"), [("--temprature", "--temperature"), ("--max-token", "--max-tokens"), ("--numshards", "--num-shards")]
+    ("flag", "suggestion"),
+    [
+        ("--temprature", "--temperature"),
+        ("--max-token", "--max-tokens"),
+        ("--numshards", "--num-shards"),
+    ],
 )
-def test_an_unknown_flag_exits_with_2_and_the_nearest_spelling(prompts: Path, capsys, flag: str, suggestion: str) -> None:
+def test_an_unknown_flag_exits_with_2_and_the_nearest_spelling(
+    prompts: Path, capsys, flag: str, suggestion: str
+) -> None:
     assert run(generate(prompts, flag, "1")) == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: No such option: {flag}")
@@ -121,7 +144,9 @@ def test_a_missing_required_value_is_named(capsys) -> None:
 def test_a_flag_beats_yaml_and_yaml_beats_the_default(prompts: Path, tmp_path: Path) -> None:
     """Default n = 32; the file says 3 and max_tokens 40; the flag says n = 2: two rows a prompt, 40 tokens at most."""
     config = tmp_path / "generate.yaml"
-    config.write_text(f"prompts: {prompts}\nbackend: fake\nmodel: [fake]\nn: 3\nmax_tokens: 40\npart-size: 6\n")
+    config.write_text(
+        f"prompts: {prompts}\nbackend: fake\nmodel: [fake]\nn: 3\nmax_tokens: 40\npart-size: 6\n"
+    )
     assert run(["generate", "--config", str(config), "-o", str(tmp_path / "yaml")]) == 0
     assert run(["generate", "--config", str(config), "-o", str(tmp_path / "flag"), "--n", "2"]) == 0
     by_yaml, by_flag = (open_artifact(tmp_path / name).record.identity for name in ("yaml", "flag"))
@@ -131,7 +156,9 @@ def test_a_flag_beats_yaml_and_yaml_beats_the_default(prompts: Path, tmp_path: P
     assert len(rows_of(tmp_path / "flag")) == 12
 
 
-def test_all_unknown_yaml_keys_are_named_with_their_nearest_spelling(tmp_path: Path, capsys) -> None:
+def test_all_unknown_yaml_keys_are_named_with_their_nearest_spelling(
+    tmp_path: Path, capsys
+) -> None:
     config = tmp_path / "bad.yaml"
     config.write_text("tempature: 0.5\nmax-tokns: 3\nzzz: 1\n")
     assert run(["generate", "p.jsonl", "-o", "x", "--config", str(config)]) == 2
@@ -149,7 +176,9 @@ def test_all_unknown_yaml_keys_are_named_with_their_nearest_spelling(tmp_path: P
         ("n: many", "--n takes a whole number, not 'many'"),
     ],
 )
-def test_a_yaml_file_that_cannot_be_used_is_explained(tmp_path: Path, capsys, text: str, complaint: str) -> None:
+def test_a_yaml_file_that_cannot_be_used_is_explained(
+    tmp_path: Path, capsys, text: str, complaint: str
+) -> None:
     config = tmp_path / "bad.yaml"
     config.write_text(text)
     assert run(["generate", "p.jsonl", "-o", "x", "--model", "fake", "--config", str(config)]) == 2
@@ -157,12 +186,33 @@ def test_a_yaml_file_that_cannot_be_used_is_explained(tmp_path: Path, capsys, te
 
 
 def test_a_yaml_file_that_is_absent_is_named(tmp_path: Path, capsys) -> None:
-    assert run(["generate", "p.jsonl", "-o", "x", "--model", "fake", "--config", str(tmp_path / "no.yaml")]) == 2
+    assert (
+        run(
+            [
+                "generate",
+                "p.jsonl",
+                "-o",
+                "x",
+                "--model",
+                "fake",
+                "--config",
+                str(tmp_path / "no.yaml"),
+            ]
+        )
+        == 2
+    )
     assert "no.yaml cannot be read" in capsys.readouterr().err
 
 
 def test_all_problems_are_reported_at_once(prompts: Path, capsys) -> None:
-    assert run(generate(prompts, "--top-p", "2", "--seed", "-1", "--max-tokens", "0", "--backend", "vlm")) == 2
+    assert (
+        run(
+            generate(
+                prompts, "--top-p", "2", "--seed", "-1", "--max-tokens", "0", "--backend", "vlm"
+            )
+        )
+        == 2
+    )
     message = capsys.readouterr().err
     for complaint in (
         "--backend must be one of vllm, transformers, openai, fake, not 'vlm' (did you mean `vllm`?)",
@@ -175,7 +225,9 @@ def test_all_problems_are_reported_at_once(prompts: Path, capsys) -> None:
 
 def test_configs_never_repair_a_value() -> None:
     with pytest.raises(UsageError, match="--k must be 1 or more, not 0"):
-        SelectConfig(candidates=Path("c"), scores=Path("s"), output=Path("o"), strategy="bottom-k", k=0)
+        SelectConfig(
+            candidates=Path("c"), scores=Path("s"), output=Path("o"), strategy="bottom-k", k=0
+        )
     with pytest.raises(UsageError, match="--temperature must be within 0 and 10"):
         GenerateConfig(prompts="p", output=Path("o"), model=("m",), temperature=(-1.0,))
 
@@ -183,17 +235,31 @@ def test_configs_never_repair_a_value() -> None:
 @pytest.mark.parametrize(
     ("variables", "complaint"),
     [
-        ({"SLURM_ARRAY_TASK_ID": "0"}, "only one of SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT is set"),
-        ({"SLURM_ARRAY_TASK_COUNT": "2"}, "only one of SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT is set"),
+        (
+            {"SLURM_ARRAY_TASK_ID": "0"},
+            "only one of SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT is set",
+        ),
+        (
+            {"SLURM_ARRAY_TASK_COUNT": "2"},
+            "only one of SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT is set",
+        ),
         (
             {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "2"},
             "SLURM_ARRAY_TASK_ID=2 does not fit SLURM_ARRAY_TASK_COUNT=2",
         ),
-        ({"SLURM_ARRAY_TASK_ID": "a", "SLURM_ARRAY_TASK_COUNT": "2"}, "SLURM_ARRAY_TASK_ID=a is no whole number"),
-        ({"PREFPIPE_SHARD_INDEX": "0"}, "only one of PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS is set"),
+        (
+            {"SLURM_ARRAY_TASK_ID": "a", "SLURM_ARRAY_TASK_COUNT": "2"},
+            "SLURM_ARRAY_TASK_ID=a is no whole number",
+        ),
+        (
+            {"PREFPIPE_SHARD_INDEX": "0"},
+            "only one of PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS is set",
+        ),
     ],
 )
-def test_slurm_variables_that_do_not_fit_are_an_error(prompts: Path, capsys, monkeypatch, variables, complaint: str) -> None:
+def test_slurm_variables_that_do_not_fit_are_an_error(
+    prompts: Path, capsys, monkeypatch, variables, complaint: str
+) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert run(generate(prompts)) == 2
@@ -201,7 +267,9 @@ def test_slurm_variables_that_do_not_fit_are_an_error(prompts: Path, capsys, mon
     assert not (prompts.parent / "out").exists()
 
 
-def test_slurm_variables_choose_the_parts_and_flags_beat_them(prompts: Path, capsys, monkeypatch) -> None:
+def test_slurm_variables_choose_the_parts_and_flags_beat_them(
+    prompts: Path, capsys, monkeypatch
+) -> None:
     """Task 1 of 2 makes part 1 of 0, 1, 2; the flags 0 of 2 then make parts 0 and 2 in spite of the variables."""
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
@@ -217,11 +285,16 @@ def test_slurm_variables_choose_the_parts_and_flags_beat_them(prompts: Path, cap
     [
         (["--shard-index", "0"], "--shard-index and --num-shards go together"),
         (["--num-shards", "2"], "--shard-index and --num-shards go together"),
-        (["--shard-index", "2", "--num-shards", "2"], "--shard-index must be within 0 and 1, not 2"),
+        (
+            ["--shard-index", "2", "--num-shards", "2"],
+            "--shard-index must be within 0 and 1, not 2",
+        ),
         (["--shard-index", "0", "--num-shards", "0"], "--num-shards must be 1 or more, not 0"),
     ],
 )
-def test_shard_flags_that_do_not_fit_are_an_error(prompts: Path, capsys, flags: list[str], complaint: str) -> None:
+def test_shard_flags_that_do_not_fit_are_an_error(
+    prompts: Path, capsys, flags: list[str], complaint: str
+) -> None:
     assert run(generate(prompts, *flags)) == 2
     assert complaint in capsys.readouterr().err
 
@@ -229,8 +302,14 @@ def test_shard_flags_that_do_not_fit_are_an_error(prompts: Path, capsys, flags: 
 @pytest.mark.parametrize("no_color", [False, True])
 def test_no_color_is_obeyed(tmp_path: Path, no_color: bool) -> None:
     """On a terminal (``FORCE_COLOR`` stands for one) errors are red, unless ``NO_COLOR`` is set."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
-    environment |= {"FORCE_COLOR": "1", "TERM": "xterm-256color", **({"NO_COLOR": "1"} if no_color else {})}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")
+    }
+    environment |= {
+        "FORCE_COLOR": "1",
+        "TERM": "xterm-256color",
+        **({"NO_COLOR": "1"} if no_color else {}),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "prefpipe", "status", str(tmp_path / "absent")], capture_output=True, text=True, env=environment,
         check=False,

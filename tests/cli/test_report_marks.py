@@ -22,7 +22,10 @@ def told(folder: Path, capsys, *flags: str) -> tuple[dict, str, str]:
     """Return the story, the page, and what was said on stderr."""
     output = folder.parent / "report.html"
     capsys.readouterr()
-    assert prefpipe(["report", str(folder), "-o", str(output), "--prompts", "1", "--json", *flags]) == 0
+    assert (
+        prefpipe(["report", str(folder), "-o", str(output), "--prompts", "1", "--json", *flags])
+        == 0
+    )
     captured = capsys.readouterr()
     return json.loads(captured.out), output.read_text(encoding="utf-8"), captured.err
 
@@ -41,7 +44,9 @@ def test_a_report_of_what_is_done_has_no_mark(rounds: Path, capsys) -> None:
 
 def test_stale_figures_are_marked_and_the_others_are_not(rounds: Path, capsys) -> None:
     """The policy has other weights: the evaluation's figures are of what is no more; the pool's are what they were."""
-    shutil.copy(make_tiny_causal_lm(rounds / "models" / "other", 1) / "model.safetensors", rounds / "policy")
+    shutil.copy(
+        make_tiny_causal_lm(rounds / "models" / "other", 1) / "model.safetensors", rounds / "policy"
+    )
     story, page, err = told(rounds, capsys)
     assert {"eval", "round2/candidates"} <= {entry["name"] for entry in story["not_done"]}
     assert {entry["state"] for entry in story["not_done"]} == {"stale"}
@@ -58,7 +63,10 @@ def test_partial_and_corrupt_artifacts_are_marked_alike(rounds: Path, capsys) ->
     part = open_artifact(rounds / "embeddings").part_path(0)
     part.write_bytes(part.read_bytes()[:-30])
     story, page, err = told(rounds, capsys)
-    assert {entry["name"]: entry["state"] for entry in story["not_done"]} == {"scores": "partial", "embeddings": "corrupt"}
+    assert {entry["name"]: entry["state"] for entry in story["not_done"]} == {
+        "scores": "partial",
+        "embeddings": "corrupt",
+    }
     assert "kept by groups (partial, corrupt)" in labels(page)
     assert "warning: scores is partial: missing: part 1; its figures are marked" in err
 

@@ -39,7 +39,10 @@ def test_partial_exits_with_4_and_says_how_to_go_on(run: Path, capsys) -> None:
     assert lines[1].strip() == "missing: part 1"
     recorded = open_artifact(run / "scores").record.context["command"]
     assert shlex.split(lines[2].partition("prefpipe")[2]) == recorded[1:]
-    assert lines[3].strip() == "shards:  --array=1, in the job: --shard-index $SLURM_ARRAY_TASK_ID --num-shards 3"
+    assert (
+        lines[3].strip()
+        == "shards:  --array=1, in the job: --shard-index $SLURM_ARRAY_TASK_ID --num-shards 3"
+    )
 
 
 def test_the_command_that_is_shown_repairs_it(run: Path, capsys) -> None:
@@ -67,7 +70,9 @@ def paste(line: str, folder: Path) -> None:
 def generate(folder: Path, *flags: str) -> Path:
     """Make three parts of candidates in a folder with a space, by a relative path."""
     (folder / "my run").mkdir(parents=True)
-    (folder / "prompts.jsonl").write_text("".join(json.dumps({"prompt": f"q {i}"}) + "\n" for i in range(6)))
+    (folder / "prompts.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"q {i}"}) + "\n" for i in range(6))
+    )
     words = [
         "prefpipe",
         "generate",
@@ -85,7 +90,9 @@ def generate(folder: Path, *flags: str) -> Path:
     return folder / "my run" / "c"
 
 
-def test_what_goes_on_after_a_kill_with_overwrite_keeps_the_finished_parts(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_what_goes_on_after_a_kill_with_overwrite_keeps_the_finished_parts(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
     candidates = generate(tmp_path / "then", "--overwrite")
     part_of(candidates, 1).unlink()
     before = identities_of(candidates)
@@ -99,13 +106,18 @@ def test_what_goes_on_after_a_kill_with_overwrite_keeps_the_finished_parts(tmp_p
     assert prefpipe(["status", str(candidates)]) == 0
 
 
-def test_a_line_for_each_unfinished_shard_and_together_they_finish(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_line_for_each_unfinished_shard_and_together_they_finish(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
     """Of shards 0 to 2 the middle one ran: its own command would make nothing."""
     candidates = generate(tmp_path, "--shard-index", "1", "--num-shards", "3")
     monkeypatch.chdir(tmp_path)
     assert prefpipe(["status", str(candidates)]) == 4
     lines = lines_again(capsys.readouterr().out)
-    assert [line.partition("--shard-index ")[2] for line in lines] == ["0 --num-shards 3", "2 --num-shards 3"]
+    assert [line.partition("--shard-index ")[2] for line in lines] == [
+        "0 --num-shards 3",
+        "2 --num-shards 3",
+    ]
     for line in lines:
         paste(line, tmp_path)
     assert prefpipe(["status", str(candidates)]) == 0
@@ -134,7 +146,9 @@ def test_json_has_the_commands_as_words(tmp_path: Path, monkeypatch, capsys) -> 
     ]
     prefpipe(["status", "c", "--json", "--num-shards", "3"])
     [report] = json.loads(capsys.readouterr().out)
-    assert [words[-4:] for words in report["again"]] == [["--shard-index", "0", "--num-shards", "3"]]
+    assert [words[-4:] for words in report["again"]] == [
+        ["--shard-index", "0", "--num-shards", "3"]
+    ]
 
 
 def test_a_finished_artifact_has_nothing_to_paste(run: Path, capsys) -> None:
@@ -143,7 +157,14 @@ def test_a_finished_artifact_has_nothing_to_paste(run: Path, capsys) -> None:
 
 
 def test_stale_lines_pasted_from_the_top_bring_everything_up_to_date(run: Path, capsys) -> None:
-    command([*open_artifact(run / "candidates").record.context["command"][1:], "--seed", "3", "--overwrite"])
+    command(
+        [
+            *open_artifact(run / "candidates").record.context["command"][1:],
+            "--seed",
+            "3",
+            "--overwrite",
+        ]
+    )
     capsys.readouterr()
     prefpipe(["status", str(run)])
     lines = lines_again(capsys.readouterr().out)
@@ -153,7 +174,9 @@ def test_stale_lines_pasted_from_the_top_bring_everything_up_to_date(run: Path, 
     assert prefpipe(["status", str(run)]) == 0
 
 
-def test_a_copied_run_is_finished_where_it_is_and_the_original_is_left_alone(run: Path, tmp_path: Path, capsys) -> None:
+def test_a_copied_run_is_finished_where_it_is_and_the_original_is_left_alone(
+    run: Path, tmp_path: Path, capsys
+) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(run, copy / "run")
     part_of(copy / "run" / "scores", 1).unlink()
@@ -167,7 +190,19 @@ def test_a_copied_run_is_finished_where_it_is_and_the_original_is_left_alone(run
 
 def test_the_line_of_a_side_of_an_evaluation_is_the_evaluation_s(run: Path, capsys) -> None:
     prompts = str(run.parent / "prompts.jsonl")
-    words = ["eval", "--policy", "fake", "--baseline", "fake", "--prompts", prompts, "-o", str(run / "eval"), "--scorer", "fake"]
+    words = [
+        "eval",
+        "--policy",
+        "fake",
+        "--baseline",
+        "fake",
+        "--prompts",
+        prompts,
+        "-o",
+        str(run / "eval"),
+        "--scorer",
+        "fake",
+    ]
     command([*words, "--backend", "fake", "--overwrite"])
     side = run / "eval" / "policy" / "candidates"
     part_of(side, 0).unlink()
@@ -179,7 +214,9 @@ def test_the_line_of_a_side_of_an_evaluation_is_the_evaluation_s(run: Path, caps
     assert prefpipe(["status", str(run / "eval")]) == 0
 
 
-def test_many_shards_are_cut_on_the_page_and_whole_in_json(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_many_shards_are_cut_on_the_page_and_whole_in_json(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
     candidates = generate(tmp_path, "--part-size", "1", "--num-shards", "6", "--shard-index", "0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("prefpipe.cli.status.SHARDS_SHOWN", 2)
@@ -192,16 +229,28 @@ def test_many_shards_are_cut_on_the_page_and_whole_in_json(tmp_path: Path, monke
 def test_shards_are_those_of_the_number_asked_for(run: Path, capsys) -> None:
     part_of(run / "candidates", 2).unlink()
     assert prefpipe(["status", str(run / "candidates"), "--num-shards", "2"]) == 4
-    assert "--array=0, in the job: --shard-index $SLURM_ARRAY_TASK_ID --num-shards 2" in capsys.readouterr().out
+    assert (
+        "--array=0, in the job: --shard-index $SLURM_ARRAY_TASK_ID --num-shards 2"
+        in capsys.readouterr().out
+    )
 
 
 def test_stale_exits_with_4_and_proposes_to_overwrite(run: Path, capsys) -> None:
-    command([*open_artifact(run / "candidates").record.context["command"][1:], "--seed", "3", "--overwrite"])
+    command(
+        [
+            *open_artifact(run / "candidates").record.context["command"][1:],
+            "--seed",
+            "3",
+            "--overwrite",
+        ]
+    )
     capsys.readouterr()
     assert prefpipe(["status", str(run)]) == 4
     out = capsys.readouterr().out
     assert "seed: 0 then, 3 now" in out
-    scores = next(line for line in out.splitlines() if "again:" in line and "prefpipe score" in line)
+    scores = next(
+        line for line in out.splitlines() if "again:" in line and "prefpipe score" in line
+    )
     assert scores.endswith(" --overwrite=stale")
 
 
@@ -212,7 +261,12 @@ def test_corrupt_exits_with_1_and_names_the_file_to_delete(run: Path, capsys) ->
     assert prefpipe(["status", str(run)]) == 1
     out = capsys.readouterr().out
     assert f"delete:  rm {part}" in out
-    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == ["done", "partial", "corrupt", "done"]
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [
+        "done",
+        "partial",
+        "corrupt",
+        "done",
+    ]
 
 
 def test_quick_reads_footers_only(run: Path) -> None:

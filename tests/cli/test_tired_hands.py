@@ -19,9 +19,17 @@ from prefpipe.training.settings import require_trackers
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"), [([], "generate"), (["models"], "convert"), (["eval"], "win-rate"), (["--config-is-no-command"], None)]
+    ("words", "shown"),
+    [
+        ([], "generate"),
+        (["models"], "convert"),
+        (["eval"], "win-rate"),
+        (["--config-is-no-command"], None),
+    ],
 )
-def test_a_bare_command_prints_its_help_and_no_empty_error(words: list[str], shown: str | None, capsys) -> None:
+def test_a_bare_command_prints_its_help_and_no_empty_error(
+    words: list[str], shown: str | None, capsys
+) -> None:
     assert prefpipe(words) == 2
     captured = capsys.readouterr()
     if shown is None:
@@ -40,7 +48,9 @@ def test_a_bare_command_prints_its_help_and_no_empty_error(words: list[str], sho
         (["convert", "x"], "prefpipe models convert --help"),
     ],
 )  # fmt: skip
-def test_an_unknown_command_is_answered_with_the_nearest_one(words: list[str], near: str, capsys) -> None:
+def test_an_unknown_command_is_answered_with_the_nearest_one(
+    words: list[str], near: str, capsys
+) -> None:
     assert prefpipe(words) == 2
     assert near in capsys.readouterr().err
 
@@ -55,9 +65,18 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(
     tracker: str, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     """Whether the packages are installed here or not: nothing of that name is found."""
-    monkeypatch.setattr("prefpipe.training.settings.find_spec", lambda name: None if name == tracker else object())
+    monkeypatch.setattr(
+        "prefpipe.training.settings.find_spec", lambda name: None if name == tracker else object()
+    )
     folder = copy_to(tmp_path)
-    words = ["train", str(folder / "groups"), "-o", str(folder / "new"), "--model", str(folder / "models" / "start")]
+    words = [
+        "train",
+        str(folder / "groups"),
+        "-o",
+        str(folder / "new"),
+        "--model",
+        str(folder / "models" / "start"),
+    ]
     assert prefpipe([*words, "--report-to", tracker]) == 2
     err = capsys.readouterr().err
     assert f"error: --report-to {tracker}: the package {tracker} is not installed" in err
@@ -89,17 +108,34 @@ def printed_at_3(words: list[str], capsys) -> dict:
 def test_json_is_printed_at_3_by_every_stage_that_can_exit_so(tmp_path: Path, capsys) -> None:
     """Half of the fake's rows fail: 3, and the counts are those of the parts on disk."""
     candidates, at = str(tmp_path / "c"), lambda name: str(tmp_path / name)
-    words = ["generate", prompts(tmp_path), "-o", candidates, "--backend", "fake", "--model", "fake:error_rate=0.5", "--n", "8"]
+    words = [
+        "generate",
+        prompts(tmp_path),
+        "-o",
+        candidates,
+        "--backend",
+        "fake",
+        "--model",
+        "fake:error_rate=0.5",
+        "--n",
+        "8",
+    ]
     summary = printed_at_3(words, capsys)
     assert summary["counts"] == dict(sorted(open_artifact(tmp_path / "c").counts().items()))
     assert summary["n_rows"] == 32
     assert 0 < summary["counts"]["error"] < 32
 
-    ratings = write_json_lines(tmp_path / "r.jsonl", [{"prompt_id": "none", "sample_idx": 0, "rating": 1}])
+    ratings = write_json_lines(
+        tmp_path / "r.jsonl", [{"prompt_id": "none", "sample_idx": 0, "rating": 1}]
+    )
     rows = open_artifact(tmp_path / "c").read_all().to_pylist()
     first = next(row for row in rows if row["status"] == "ok")
-    write_json_lines(ratings, [{"prompt_id": first["prompt_id"], "sample_idx": first["sample_idx"], "rating": 1}])
-    summary = printed_at_3(["score", candidates, "-o", at("s"), "--scorer", f"ratings:{ratings}"], capsys)
+    write_json_lines(
+        ratings, [{"prompt_id": first["prompt_id"], "sample_idx": first["sample_idx"], "rating": 1}]
+    )
+    summary = printed_at_3(
+        ["score", candidates, "-o", at("s"), "--scorer", f"ratings:{ratings}"], capsys
+    )
     assert summary["counts"]["ok"] == 1
     assert summary["path"] == at("s")
 
@@ -107,7 +143,10 @@ def test_json_is_printed_at_3_by_every_stage_that_can_exit_so(tmp_path: Path, ca
         tmp_path / "pairs.jsonl",
         [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "score_chosen": None if i else 1.0, "score_rejected": 0.0} for i in range(4)],
     )  # fmt: skip
-    summary = printed_at_3(["eval", "rewardbench", "--pairs", str(pairs), "-o", at("p"), "--bootstrap-draws", "10"], capsys)
+    summary = printed_at_3(
+        ["eval", "rewardbench", "--pairs", str(pairs), "-o", at("p"), "--bootstrap-draws", "10"],
+        capsys,
+    )
     assert summary["n_pairs"] == 4
     assert summary["n_scored"] == 1
     assert json.loads((tmp_path / "p" / "summary.json").read_text())["n_scored"] == 1
@@ -133,7 +172,20 @@ def test_without_json_the_path_is_printed_at_3(tmp_path: Path, capsys) -> None:
 
 
 def test_nothing_is_printed_where_nothing_was_finished(tmp_path: Path, capsys) -> None:
-    assert prefpipe(["score", str(tmp_path / "absent"), "-o", str(tmp_path / "s"), "--scorer", "checks", "--json"]) == 1
+    assert (
+        prefpipe(
+            [
+                "score",
+                str(tmp_path / "absent"),
+                "-o",
+                str(tmp_path / "s"),
+                "--scorer",
+                "checks",
+                "--json",
+            ]
+        )
+        == 1
+    )
     assert capsys.readouterr().out == ""
 
 
@@ -155,7 +207,9 @@ def test_a_base_that_moved_is_named_to_merge_and_merge_does_it(tmp_path: Path, c
 def test_an_adapter_that_names_no_base_is_merged_into_the_one_given(tmp_path: Path) -> None:
     base = make_tiny_causal_lm(tmp_path / "base")
     adapter = make_tiny_adapter(tmp_path / "adapter", base)
-    config = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": None}
+    config = json.loads((adapter / "adapter_config.json").read_text()) | {
+        "base_model_name_or_path": None
+    }
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError) as caught:
         locate_model(str(adapter))
@@ -166,19 +220,42 @@ def test_an_adapter_that_names_no_base_is_merged_into_the_one_given(tmp_path: Pa
 
 def pasted(hint: str) -> list[str]:
     """Return the words of a hint's command as a shell reads them: between backticks, or from ``prefpipe`` to the next comma."""
-    line = hint.partition("`")[2].partition("`")[0] or hint[hint.index("prefpipe ") :].partition(", ")[0]
+    line = (
+        hint.partition("`")[2].partition("`")[0]
+        or hint[hint.index("prefpipe ") :].partition(", ")[0]
+    )
     return shlex.split(line)
 
 
-def test_a_command_in_a_hint_can_be_pasted_whatever_the_folder_is_called(tmp_path: Path, capsys) -> None:
+def test_a_command_in_a_hint_can_be_pasted_whatever_the_folder_is_called(
+    tmp_path: Path, capsys
+) -> None:
     name = 'it\'s $HOME "a b"'
     folder = copy_to(tmp_path / "plain").rename(tmp_path / name)
     candidates, groups, scores = folder / "candidates", folder / "groups", folder / "scores"
     capsys.readouterr()
 
     next(scores.glob("part-00001*")).unlink()
-    assert prefpipe(["select", str(candidates), "--scores", str(scores), "-o", str(folder / "g"), "--strategy", "bottom-k"]) == 4
-    assert pasted(capsys.readouterr().err.partition("hint:")[2]) == ["prefpipe", "status", str(scores)]
+    assert (
+        prefpipe(
+            [
+                "select",
+                str(candidates),
+                "--scores",
+                str(scores),
+                "-o",
+                str(folder / "g"),
+                "--strategy",
+                "bottom-k",
+            ]
+        )
+        == 4
+    )
+    assert pasted(capsys.readouterr().err.partition("hint:")[2]) == [
+        "prefpipe",
+        "status",
+        str(scores),
+    ]
 
     assert prefpipe(["report", str(folder), "-o", str(tmp_path / "r.html"), "--strict"]) == 1
     words = pasted(capsys.readouterr().err.partition("hint:")[2].strip())
@@ -187,8 +264,17 @@ def test_a_command_in_a_hint_can_be_pasted_whatever_the_folder_is_called(tmp_pat
 
     for part in groups.glob("part-*"):
         part.unlink()
-    assert prefpipe(["savings", str(groups), "--model", str(folder / "models" / "start"), "--gpu", "h100"]) != 0
-    assert pasted(capsys.readouterr().err.partition("hint:")[2]) == ["prefpipe", "status", str(groups)]
+    assert (
+        prefpipe(
+            ["savings", str(groups), "--model", str(folder / "models" / "start"), "--gpu", "h100"]
+        )
+        != 0
+    )
+    assert pasted(capsys.readouterr().err.partition("hint:")[2]) == [
+        "prefpipe",
+        "status",
+        str(groups),
+    ]
 
     base = make_tiny_causal_lm(tmp_path / "base")
     adapter = make_tiny_adapter(folder / "adapter", base)
@@ -196,16 +282,30 @@ def test_a_command_in_a_hint_can_be_pasted_whatever_the_folder_is_called(tmp_pat
     with pytest.raises(ModelError) as caught:
         locate_model(str(adapter))
     words = pasted(str(caught.value.hint))
-    assert words == ["prefpipe", "merge", str(adapter), "--model", "BASE", "-o", f"{adapter}-merged"]
+    assert words == [
+        "prefpipe",
+        "merge",
+        str(adapter),
+        "--model",
+        "BASE",
+        "-o",
+        f"{adapter}-merged",
+    ]
 
 
-def test_a_tilde_in_a_configuration_file_is_the_home_folder(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_tilde_in_a_configuration_file_is_the_home_folder(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     write_prompts(tmp_path / "p.jsonl", 2)
-    (tmp_path / "g.yaml").write_text("prompts: p.jsonl\noutput: ~/run/c\nmodel: m\nbackend: fake\nn: 2\n")
+    (tmp_path / "g.yaml").write_text(
+        "prompts: p.jsonl\noutput: ~/run/c\nmodel: m\nbackend: fake\nn: 2\n"
+    )
     command(["generate", "--config", "g.yaml"])
-    (tmp_path / "s.yaml").write_text("candidates: ~/run/c\noutput: ~nobody-of-that-name/s\nscorer: fake\n")
+    (tmp_path / "s.yaml").write_text(
+        "candidates: ~/run/c\noutput: ~nobody-of-that-name/s\nscorer: fake\n"
+    )
     command(["score", "--config", "s.yaml"])
 
     assert open_artifact(tmp_path / "home" / "run" / "c").read_all().num_rows == 4
@@ -214,4 +314,6 @@ def test_a_tilde_in_a_configuration_file_is_the_home_folder(tmp_path: Path, monk
     next((tmp_path / "home" / "run" / "c").glob("part-*")).unlink()
     capsys.readouterr()
     assert prefpipe(["status", str(tmp_path / "home" / "run" / "c"), "--json"]) == 4
-    assert json.loads(capsys.readouterr().out)[0]["again"] == [["prefpipe", "generate", "--config", "g.yaml"]]
+    assert json.loads(capsys.readouterr().out)[0]["again"] == [
+        ["prefpipe", "generate", "--config", "g.yaml"]
+    ]

@@ -38,31 +38,57 @@ def published(tmp_path: Path, data_dir: Path) -> Path:
         (tmp_path / f"{model}.json").write_text(json.dumps(values))
     table = baseline.select(pl.col("prompt_id").alias(""), "instruction_difficulty")
     table.write_csv(tmp_path / "instruction_difficulty.csv")
-    gamed = pl.read_parquet(data_dir / "alpaca_lc_gamed_surrogate.parquet").rename({"preference_surrogate": "preference"})
+    gamed = pl.read_parquet(data_dir / "alpaca_lc_gamed_surrogate.parquet").rename(
+        {"preference_surrogate": "preference"}
+    )
     gamed.write_csv(tmp_path / "df_gamed.csv")
     return tmp_path
 
 
-def test_alpaca_eval_files_give_the_published_figures(published: Path, data_dir: Path, capsys) -> None:
+def test_alpaca_eval_files_give_the_published_figures(
+    published: Path, data_dir: Path, capsys
+) -> None:
     """From annotations.json and the two tables to the leaderboard's line."""
-    known = {row["model"]: row for row in pl.read_parquet(data_dir / "alpaca_leaderboard_known.parquet").to_dicts()}
-    beside = ["--difficulty", f"{published}/instruction_difficulty.csv", "--regularising-rows", f"{published}/df_gamed.csv"]
+    known = {
+        row["model"]: row
+        for row in pl.read_parquet(data_dir / "alpaca_leaderboard_known.parquet").to_dicts()
+    }
+    beside = [
+        "--difficulty",
+        f"{published}/instruction_difficulty.csv",
+        "--regularising-rows",
+        f"{published}/df_gamed.csv",
+    ]
     found = figures(capsys, f"{published}/claude-2.json", f"{published}/alpaca-7b.json", *beside)
     for result in found["results"]:
         row = known[result["name"]]
         assert 100 * result["win_rate"]["mean"] == pytest.approx(row["win_rate"], abs=1e-8)
         assert 100 * result["win_rate"]["se"] == pytest.approx(row["standard_error"], abs=1e-8)
-        assert (result["win_rate"]["n_wins"], result["win_rate"]["n_draws"]) == (row["n_wins"], row["n_draws"])
+        assert (result["win_rate"]["n_wins"], result["win_rate"]["n_draws"]) == (
+            row["n_wins"],
+            row["n_draws"],
+        )
         assert result["length_controlled"]["name"] == "length-controlled win rate"
-        assert 100 * result["length_controlled"]["mean"] == pytest.approx(row["length_controlled_winrate"], abs=0.25)
+        assert 100 * result["length_controlled"]["mean"] == pytest.approx(
+            row["length_controlled_winrate"], abs=0.25
+        )
         assert int(result["mean_length_chars"]) == row["avg_length"]
     difference = found["differences"][0]
     assert difference["length_controlled"]["mean"] == pytest.approx(
-        found["results"][1]["length_controlled"]["mean"] - found["results"][0]["length_controlled"]["mean"]
+        found["results"][1]["length_controlled"]["mean"]
+        - found["results"][0]["length_controlled"]["mean"]
     )
-    exact = figures(capsys, f"{published}/claude-2.json", *beside, "--penalty-c", str(known["claude-2"]["glm_C"]))
+    exact = figures(
+        capsys,
+        f"{published}/claude-2.json",
+        *beside,
+        "--penalty-c",
+        str(known["claude-2"]["glm_C"]),
+    )
     controlled = exact["results"][0]["length_controlled"]
-    assert 100 * controlled["mean"] == pytest.approx(known["claude-2"]["length_controlled_winrate"], abs=0.02)
+    assert 100 * controlled["mean"] == pytest.approx(
+        known["claude-2"]["length_controlled_winrate"], abs=0.02
+    )
 
 
 def test_the_page_says_what_it_is_and_is_not(tmp_path: Path, capsys) -> None:
@@ -71,7 +97,10 @@ def test_the_page_says_what_it_is_and_is_not(tmp_path: Path, capsys) -> None:
     assert "model against gpt4_1106_preview, 40 prompts" in told
     assert "win rate, ties half" in told
     assert "length-controlled win rate without difficulty term" in told
-    assert "note: without difficulty term and regularising rows: not AlpacaEval's length-controlled figure" in told
+    assert (
+        "note: without difficulty term and regularising rows: not AlpacaEval's length-controlled figure"
+        in told
+    )
     assert "95% bootstrap over prompts, seed 0" in told
     assert "judge: weighted_alpaca_eval_gpt4_turbo" in told
 
@@ -79,7 +108,14 @@ def test_the_page_says_what_it_is_and_is_not(tmp_path: Path, capsys) -> None:
 def test_a_result_carries_its_recipe(tmp_path: Path, capsys) -> None:
     path = annotations(tmp_path / "a.json")
     table = difficulty_table(tmp_path / "d.csv")
-    found = figures(capsys, str(path), "--difficulty", str(table), "--regularising-rows", str(gamed_table(tmp_path / "g.csv")))
+    found = figures(
+        capsys,
+        str(path),
+        "--difficulty",
+        str(table),
+        "--regularising-rows",
+        str(gamed_table(tmp_path / "g.csv")),
+    )
     recipe = found["results"][0]["recipe"]
     assert recipe["judges"] == ["weighted_alpaca_eval_gpt4_turbo"]
     assert len(recipe["prompts_sha256"]) == len(recipe["file_sha256"]) == 64
@@ -109,7 +145,11 @@ def test_rows_of_one_prompt_are_one_cluster(tmp_path: Path, capsys) -> None:
     found = figures(capsys, lines(tmp_path / "r.jsonl", *rows))["results"][0]
     means = values.mean(axis=1)
     assert found["win_rate"]["se"] == pytest.approx(means.std(ddof=1) / np.sqrt(10))
-    assert (found["win_rate"]["n"], found["n_rows"], found["length_controlled"]["n"]) == (10, 20, 10)
+    assert (found["win_rate"]["n"], found["n_rows"], found["length_controlled"]["n"]) == (
+        10,
+        20,
+        10,
+    )
 
 
 def test_files_are_paired_by_prompt_whatever_their_order(tmp_path: Path, capsys) -> None:
@@ -124,10 +164,14 @@ def test_files_are_paired_by_prompt_whatever_their_order(tmp_path: Path, capsys)
     assert found["differences"][0]["length_controlled"] is not None
 
 
-def test_another_judge_or_other_prompts_are_not_compared_without_force(tmp_path: Path, capsys) -> None:
+def test_another_judge_or_other_prompts_are_not_compared_without_force(
+    tmp_path: Path, capsys
+) -> None:
     first = annotations(tmp_path / "first.json", model="first")
     rows = json.loads(annotations(tmp_path / "x.json", model="second").read_text())
-    (tmp_path / "judge.json").write_text(json.dumps([row | {"annotator": "another"} for row in rows]))
+    (tmp_path / "judge.json").write_text(
+        json.dumps([row | {"annotator": "another"} for row in rows])
+    )
     assert run(["eval", "win-rate", str(first), f"{tmp_path}/judge.json", *QUICK]) == 2
     told = capsys.readouterr().err
     assert "not of the same recipe" in told
@@ -143,8 +187,9 @@ def test_another_judge_or_other_prompts_are_not_compared_without_force(tmp_path:
         f"prompts: 10 of 40 are in {first} alone, the first is 'Explain item 30.'"
     ]
     assert run(["eval", "win-rate", str(first), f"{tmp_path}/fewer.json", "--force", *QUICK]) == 0
-    assert "note: compared with --force although not of the same recipe: prompts: 10 of 40" in " ".join(
-        capsys.readouterr().out.split()
+    assert (
+        "note: compared with --force although not of the same recipe: prompts: 10 of 40"
+        in " ".join(capsys.readouterr().out.split())
     )
 
 
@@ -153,20 +198,56 @@ def test_without_lengths_the_raw_rate_stands_alone(tmp_path: Path, capsys) -> No
     source = lines(tmp_path / "r.jsonl", *rows)
     result = figures(capsys, source)["results"][0]
     assert result["length_controlled"] is None
-    assert "no length-controlled win rate: the file does not hold the baseline's responses or their lengths" in result["notes"]
-    outputs = lines(tmp_path / "o.jsonl", *({"instruction": f"p{i}", "output": "y" * (3 + i % 4)} for i in range(11)))
+    assert (
+        "no length-controlled win rate: the file does not hold the baseline's responses or their lengths"
+        in result["notes"]
+    )
+    outputs = lines(
+        tmp_path / "o.jsonl",
+        *({"instruction": f"p{i}", "output": "y" * (3 + i % 4)} for i in range(11)),
+    )
     result = figures(capsys, source, "--baseline-outputs", outputs)["results"][0]
-    assert result["length_controlled"]["mean_baseline_length"] == np.mean([3 + i % 4 for i in range(10)])
-    assert "the baseline's responses are matched by `instruction`; 1 prompts of that file are not annotated" in result["notes"]
+    assert result["length_controlled"]["mean_baseline_length"] == np.mean(
+        [3 + i % 4 for i in range(10)]
+    )
+    assert (
+        "the baseline's responses are matched by `instruction`; 1 prompts of that file are not annotated"
+        in result["notes"]
+    )
 
 
 def test_the_folder_of_an_evaluation_can_be_read(tmp_path: Path, capsys) -> None:
     """What `prefpipe eval` wrote: the same win rate, and the same length-controlled one."""
     prompts = lines(tmp_path / "p.jsonl", *(
         {"prompt_id": f"p{i}", "prompt": f"Say {i}", "checks": [{"type": "words", "min": 1, "max": 9}]} for i in range(12)))  # fmt: skip
-    sides = ["--policy", "fake", "--baseline", "fake:max_model_len=4096", "--backend", "fake", "--prompts", prompts, "--n", "2"]
+    sides = [
+        "--policy",
+        "fake",
+        "--baseline",
+        "fake:max_model_len=4096",
+        "--backend",
+        "fake",
+        "--prompts",
+        prompts,
+        "--n",
+        "2",
+    ]
     assert (
-        run(["eval", *sides, "--scorer", "checks", "-o", f"{tmp_path}/e", "--max-tokens", "40", "--bootstrap-draws", "200"]) == 0
+        run(
+            [
+                "eval",
+                *sides,
+                "--scorer",
+                "checks",
+                "-o",
+                f"{tmp_path}/e",
+                "--max-tokens",
+                "40",
+                "--bootstrap-draws",
+                "200",
+            ]
+        )
+        == 0
     )
     summary = json.loads((tmp_path / "e" / "summary.json").read_text())
     result = figures(capsys, f"{tmp_path}/e")["results"][0]
@@ -193,7 +274,10 @@ def test_flags_out_of_range_exit_with_2(tmp_path: Path, capsys, flags, message) 
 def test_the_stage_and_the_commands_beside_it_do_not_mix(capsys) -> None:
     """A flag of the stage before a command would be ignored; it is refused."""
     assert run(["eval", "--policy", "x", "win-rate", "y"]) == 2
-    assert "--policy stands before `win-rate`, and belongs to `prefpipe eval` itself" in capsys.readouterr().err
+    assert (
+        "--policy stands before `win-rate`, and belongs to `prefpipe eval` itself"
+        in capsys.readouterr().err
+    )
     assert run(["eval", "--json"]) == 2
     assert "`prefpipe eval` needs --output, --policy, --baseline" in capsys.readouterr().err
     assert run(["eval", "win-rates"]) == 2
@@ -206,41 +290,80 @@ def test_the_order_of_a_file_changes_no_figure(tmp_path: Path, capsys) -> None:
     """Nor does it change resamples and folds; difficulties are matched by the prompt's text."""
     rows = json.loads(annotations(tmp_path / "a.json").read_text())
     table = tmp_path / "d.json"
-    table.write_text(json.dumps([{"instruction": row["instruction"], "difficulty": i % 7} for i, row in enumerate(rows)]))
-    found = [figures(capsys, f"{tmp_path}/a.json", *more)["results"][0] for more in ((), ("--difficulty", str(table)))]
+    table.write_text(
+        json.dumps(
+            [{"instruction": row["instruction"], "difficulty": i % 7} for i, row in enumerate(rows)]
+        )
+    )
+    found = [
+        figures(capsys, f"{tmp_path}/a.json", *more)["results"][0]
+        for more in ((), ("--difficulty", str(table)))
+    ]
     (tmp_path / "a.json").write_text(json.dumps(rows[::-1]))
-    again = [figures(capsys, f"{tmp_path}/a.json", *more)["results"][0] for more in ((), ("--difficulty", str(table)))]
+    again = [
+        figures(capsys, f"{tmp_path}/a.json", *more)["results"][0]
+        for more in ((), ("--difficulty", str(table)))
+    ]
     for one, other in zip(found, again, strict=True):
         assert one["win_rate"] == other["win_rate"]
         assert one["length_controlled"] == other["length_controlled"]
 
 
-def test_alpaca_evals_prompts_in_another_order_are_not_matched_by_row(published: Path, capsys) -> None:
+def test_alpaca_evals_prompts_in_another_order_are_not_matched_by_row(
+    published: Path, capsys
+) -> None:
     """Each difficulty would be a neighbour's, and claude-2 at 35.0 instead of 28.2."""
     rows = json.loads((published / "claude-2.json").read_text())
     (published / "turned.json").write_text(json.dumps(rows[::-1]))
-    words = ["eval", "win-rate", f"{published}/turned.json", "--difficulty", f"{published}/instruction_difficulty.csv"]
+    words = [
+        "eval",
+        "win-rate",
+        f"{published}/turned.json",
+        "--difficulty",
+        f"{published}/instruction_difficulty.csv",
+    ]
     assert run([*words, *QUICK]) == 1
-    assert "turned.json has AlpacaEval's prompts in another order than AlpacaEval's tables" in capsys.readouterr().err
+    assert (
+        "turned.json has AlpacaEval's prompts in another order than AlpacaEval's tables"
+        in capsys.readouterr().err
+    )
 
 
 def test_prompts_that_differ_in_form_alone_are_told(tmp_path: Path, capsys) -> None:
     for name, prompt in (("c", "caf\u00e9"), ("d", "cafe\u0301 ")):
-        lines(tmp_path / f"{name}.jsonl", *({"prompt": f"{prompt}{i}", "preference": 0.5} for i in range(3)))
+        lines(
+            tmp_path / f"{name}.jsonl",
+            *({"prompt": f"{prompt}{i}", "preference": 0.5} for i in range(3)),
+        )
     assert run(["eval", "win-rate", f"{tmp_path}/c.jsonl", f"{tmp_path}/d.jsonl", *QUICK]) == 2
-    assert "prompts: 3 of these differ in white space or in the form of Unicode alone" not in capsys.readouterr().err
-    lines(tmp_path / "d.jsonl", *({"prompt": f"cafe\u0301{i} ", "preference": 0.5} for i in range(3)))
+    assert (
+        "prompts: 3 of these differ in white space or in the form of Unicode alone"
+        not in capsys.readouterr().err
+    )
+    lines(
+        tmp_path / "d.jsonl", *({"prompt": f"cafe\u0301{i} ", "preference": 0.5} for i in range(3))
+    )
     assert run(["eval", "win-rate", f"{tmp_path}/c.jsonl", f"{tmp_path}/d.jsonl", *QUICK]) == 2
-    assert "prompts: 3 of these differ in white space or in the form of Unicode alone" in capsys.readouterr().err
+    assert (
+        "prompts: 3 of these differ in white space or in the form of Unicode alone"
+        in capsys.readouterr().err
+    )
 
 
-def test_one_id_for_two_prompts_is_refused_in_a_file_and_between_files(tmp_path: Path, capsys) -> None:
+def test_one_id_for_two_prompts_is_refused_in_a_file_and_between_files(
+    tmp_path: Path, capsys
+) -> None:
     """Two data sets that both number their prompts from 0 are not the same prompts."""
     rows = [{"prompt_id": f"p{i}", "prompt": f"text {i}", "preference": 0.5} for i in range(4)]
     first = lines(tmp_path / "a.jsonl", *rows)
-    other = lines(tmp_path / "b.jsonl", *({**row, "prompt": f"other {i}"} for i, row in enumerate(rows)))
+    other = lines(
+        tmp_path / "b.jsonl", *({**row, "prompt": f"other {i}"} for i, row in enumerate(rows))
+    )
     assert run(["eval", "win-rate", first, other, *QUICK]) == 2
-    assert "prompts: 4 have another text under the same prompt_id, the first is 'p0'" in capsys.readouterr().err
+    assert (
+        "prompts: 4 have another text under the same prompt_id, the first is 'p0'"
+        in capsys.readouterr().err
+    )
     both = lines(tmp_path / "c.jsonl", rows[0], rows[1] | {"prompt_id": "p0"})
     assert run(["eval", "win-rate", both, *QUICK]) == 1
     assert "line 2: prompt_id 'p0' stood for another prompt further up" in capsys.readouterr().err
@@ -255,29 +378,45 @@ def test_rows_that_stand_twice_are_told(tmp_path: Path, capsys) -> None:
     )
 
 
-@pytest.mark.parametrize(("is_flat", "preference"), [(True, lambda i: float(i > 4)), (False, lambda i: 0.4 + 0.05 * (i % 3))])
-def test_a_fit_that_runs_to_an_end_says_not_to_believe_its_error(tmp_path: Path, capsys, is_flat, preference) -> None:
+@pytest.mark.parametrize(
+    ("is_flat", "preference"),
+    [(True, lambda i: float(i > 4)), (False, lambda i: 0.4 + 0.05 * (i % 3))],
+)
+def test_a_fit_that_runs_to_an_end_says_not_to_believe_its_error(
+    tmp_path: Path, capsys, is_flat, preference
+) -> None:
     """0.0% ± 0.0% where length alone tells wins from losses; 44% ± 1.5% with an interval from 0% to 50%."""
     rows = [{"prompt": f"p{i}", "preference": preference(i), "length_chars": 50 + (10 if is_flat else 1) * i,
              "baseline_length_chars": 75 + i % 3 if is_flat else 100 + 7 * i} for i in range(12 if is_flat else 8)]  # fmt: skip
-    result = figures(capsys, lines(tmp_path / "r.jsonl", *rows), "--bootstrap-fits", "50")["results"][0]
+    result = figures(capsys, lines(tmp_path / "r.jsonl", *rows), "--bootstrap-fits", "50")[
+        "results"
+    ][0]
     assert (result["length_controlled"]["mean"] < 1e-3) == is_flat
     assert any("where its standard error says nothing" in note for note in result["notes"])
 
 
 def test_another_scale_is_hinted_at(tmp_path: Path, capsys) -> None:
-    source = lines(tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": 1 + i / 4} for i in range(4)))
+    source = lines(
+        tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": 1 + i / 4} for i in range(4))
+    )
     assert run(["eval", "win-rate", source]) == 1
     assert "say how preferences are written with --scale 0-1|1-2" in capsys.readouterr().err
     lines(tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": i} for i in range(3)))
-    assert run(["eval", "win-rate", source, "--scale", "1-2"]) == 1, "0 is a draw in AlpacaEval's old files alone"
+    assert run(["eval", "win-rate", source, "--scale", "1-2"]) == 1, (
+        "0 is a draw in AlpacaEval's old files alone"
+    )
     assert "line 1: `preference` is 0, and this file's are 1 to 2" in capsys.readouterr().err
 
 
 def judged(n: int, **changes: Any) -> list[dict[str, Any]]:
     """Rows of one's own format: every third prompt is lost."""
     return [
-        {"prompt_id": f"p{i}", "preference": float(i % 3 > 0), "length_chars": 100 + 7 * i, "baseline_length_chars": 120}
+        {
+            "prompt_id": f"p{i}",
+            "preference": float(i % 3 > 0),
+            "length_chars": 100 + 7 * i,
+            "baseline_length_chars": 120,
+        }
         | changes
         for i in range(n)
     ]
@@ -290,11 +429,15 @@ def judged(n: int, **changes: Any) -> list[dict[str, Any]]:
         (judged(1), "there is one prompt"),
     ],
 )
-def test_a_length_figure_that_cannot_be_had_leaves_the_win_rate(tmp_path: Path, capsys, rows, reason) -> None:
+def test_a_length_figure_that_cannot_be_had_leaves_the_win_rate(
+    tmp_path: Path, capsys, rows, reason
+) -> None:
     found = figures(capsys, lines(tmp_path / "a.jsonl", *rows))["results"][0]
     assert found["win_rate"]["mean"] == pytest.approx(np.mean([row["preference"] for row in rows]))
     assert found["length_controlled"] is None
-    assert any("no length-controlled win rate" in note and reason in note for note in found["notes"]), found["notes"]
+    assert any(
+        "no length-controlled win rate" in note and reason in note for note in found["notes"]
+    ), found["notes"]
 
 
 def test_too_few_prompts_for_cross_validation_leave_the_win_rate(tmp_path: Path, capsys) -> None:
@@ -304,9 +447,13 @@ def test_too_few_prompts_for_cross_validation_leave_the_win_rate(tmp_path: Path,
     assert any("too few for 5 folds" in note for note in found["notes"])
 
 
-def test_files_without_a_common_prompt_have_their_own_figures_with_force(tmp_path: Path, capsys) -> None:
+def test_files_without_a_common_prompt_have_their_own_figures_with_force(
+    tmp_path: Path, capsys
+) -> None:
     one = lines(tmp_path / "a.jsonl", *judged(12))
-    other = lines(tmp_path / "b.jsonl", *[row | {"prompt_id": f"q{i}"} for i, row in enumerate(judged(9))])
+    other = lines(
+        tmp_path / "b.jsonl", *[row | {"prompt_id": f"q{i}"} for i, row in enumerate(judged(9))]
+    )
     found = figures(capsys, one, other, "--force")
     assert [result["win_rate"]["n"] for result in found["results"]] == [12, 9]
     assert found["differences"][0]["win_rate"] is None
@@ -315,8 +462,13 @@ def test_files_without_a_common_prompt_have_their_own_figures_with_force(tmp_pat
     assert "no difference" in capsys.readouterr().out
 
 
-def test_the_length_figure_with_missing_rows_is_alpaca_evals_and_ours_has_its_own_name(tmp_path: Path, capsys) -> None:
-    rows = [row | {"preference": None if i in (2, 7) else row["preference"]} for i, row in enumerate(judged(14))]
+def test_the_length_figure_with_missing_rows_is_alpaca_evals_and_ours_has_its_own_name(
+    tmp_path: Path, capsys
+) -> None:
+    rows = [
+        row | {"preference": None if i in (2, 7) else row["preference"]}
+        for i, row in enumerate(judged(14))
+    ]
     rows[7]["length_chars"] = 4000
     found = figures(capsys, lines(tmp_path / "a.jsonl", *rows), "--allow-missing")["results"][0]
     known = [row for row in rows if row["preference"] is not None]

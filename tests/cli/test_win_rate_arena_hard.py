@@ -27,7 +27,9 @@ def every_verdict() -> list[dict]:
 
 
 @pytest.mark.parametrize("version", ["v2.0", "v0.1"])
-def test_every_pair_of_labels_counts_as_arena_hard_counts_it(tmp_path: Path, capsys, version) -> None:
+def test_every_pair_of_labels_counts_as_arena_hard_counts_it(
+    tmp_path: Path, capsys, version
+) -> None:
     """The score is the mean of all points; the win rate that of the prompts, each label 1, 1/2 or 0 and each prompt once."""
     rows = every_verdict()[:60]  # not all: their mean would be one half whatever the rule
     if version == "v0.1":
@@ -35,7 +37,9 @@ def test_every_pair_of_labels_counts_as_arena_hard_counts_it(tmp_path: Path, cap
     result = found_in(capsys, judgments(tmp_path / "mine.jsonl", rows))["results"][0]
     labels = [[game["score"] for game in row["games"]] for row in rows]
     points = [points_of(*pair) for pair in labels]
-    assert result["arena_hard_score"]["mean"] == pytest.approx(np.concatenate(points).mean(), abs=1e-12)
+    assert result["arena_hard_score"]["mean"] == pytest.approx(
+        np.concatenate(points).mean(), abs=1e-12
+    )
     plain = [(POINTS[second][0] + 1 - POINTS[first][0]) / 2 for first, second in labels]
     assert result["win_rate"]["mean"] == pytest.approx(np.mean(plain), abs=1e-12)
     assert result["win_rate"]["se"] == pytest.approx(np.std(plain, ddof=1) / np.sqrt(60))
@@ -47,42 +51,68 @@ def test_every_pair_of_labels_counts_as_arena_hard_counts_it(tmp_path: Path, cap
 
 def test_the_baseline_is_a_in_the_first_game(tmp_path: Path, capsys) -> None:
     """A sign turned here would give every model one minus its score."""
-    always_better = judgments(tmp_path / "a.jsonl", [judgment(f"u{i}", "B>>A", "A>B") for i in range(3)])
+    always_better = judgments(
+        tmp_path / "a.jsonl", [judgment(f"u{i}", "B>>A", "A>B") for i in range(3)]
+    )
     assert found_in(capsys, always_better)["results"][0]["arena_hard_score"]["mean"] == 1.0
-    always_first = judgments(tmp_path / "b.jsonl", [judgment(f"u{i}", "A>B", "A>B") for i in range(3)])
+    always_first = judgments(
+        tmp_path / "b.jsonl", [judgment(f"u{i}", "A>B", "A>B") for i in range(3)]
+    )
     assert found_in(capsys, always_first)["results"][0]["win_rate"]["mean"] == 0.5
 
 
 @pytest.mark.parametrize("score", [None, "null", "A", "A><B"], ids=str)
 def test_what_has_no_label_is_missing_and_never_a_draw(tmp_path: Path, capsys, score) -> None:
     """v2.0 leaves both games of such a prompt out, v0.1 the one game; both are counted, and refused without --allow-missing."""
-    rows = [judgment("u0", "B>A", "A=B"), judgment("u1", "A>>B", score), judgment("u2", "A>B", "B>>A")]
+    rows = [
+        judgment("u0", "B>A", "A=B"),
+        judgment("u1", "A>>B", score),
+        judgment("u2", "A>B", "B>>A"),
+    ]
     path = judgments(tmp_path / "v2.jsonl", rows)
     assert run(["eval", "win-rate", path]) == 1
     assert "2 of 6 rows have no preference" in capsys.readouterr().err
     result = found_in(capsys, path, "--allow-missing")["results"][0]
     assert (result["win_rate"]["n"], result["n_rows_missing"]) == (2, 2)
-    assert result["arena_hard_score"]["mean"] == pytest.approx(np.mean(points_of("B>A", "A=B") + points_of("A>B", "B>>A")))
+    assert result["arena_hard_score"]["mean"] == pytest.approx(
+        np.mean(points_of("B>A", "A=B") + points_of("A>B", "B>>A"))
+    )
     if score == "null":
         return  # only v2.0 writes null games
     old = [judgment_v01(row["uid"], *(game["score"] for game in row["games"])) for row in rows]
-    result = found_in(capsys, judgments(tmp_path / "v01.jsonl", old), "--allow-missing")["results"][0]
+    result = found_in(capsys, judgments(tmp_path / "v01.jsonl", old), "--allow-missing")["results"][
+        0
+    ]
     assert (result["win_rate"]["n"], result["n_rows_missing"]) == (3, 1)
-    points = points_of("B>A", "A=B") + points_of("A>B", "B>>A") + [1 - point for point in POINTS["A>>B"]]
+    points = (
+        points_of("B>A", "A=B") + points_of("A>B", "B>>A") + [1 - point for point in POINTS["A>>B"]]
+    )
     assert result["arena_hard_score"]["mean"] == pytest.approx(np.mean(points))
 
 
-def test_categories_have_baselines_of_their_own_and_are_scored_apart(tmp_path: Path, capsys) -> None:
+def test_categories_have_baselines_of_their_own_and_are_scored_apart(
+    tmp_path: Path, capsys
+) -> None:
     creative = {"category": "creative_writing", "baseline": "gemini-2.0-flash-001"}
-    rows = [judgment("u0", "B>A", "A>B"), judgment("u1", "A>B", "A>B"), judgment("u2", "A>>B", "B>>A", **creative)]
+    rows = [
+        judgment("u0", "B>A", "A>B"),
+        judgment("u1", "A>B", "A>B"),
+        judgment("u2", "A>>B", "B>>A", **creative),
+    ]
     path = judgments(tmp_path / "mine.jsonl", rows)
     assert run(["eval", "win-rate", path]) == 1
     told = capsys.readouterr().err
-    assert "holds 2 categories, which Arena-Hard scores apart: hard_prompt (2), creative_writing (1)" in told
+    assert (
+        "holds 2 categories, which Arena-Hard scores apart: hard_prompt (2), creative_writing (1)"
+        in told
+    )
     assert "--category hard_prompt" in told
     result = found_in(capsys, path, "--category", "hard_prompt")["results"][0]
     assert (result["win_rate"]["mean"], result["win_rate"]["n"]) == (0.75, 2)
-    assert (result["recipe"]["baseline"], result["recipe"]["category"]) == ("o3-mini-2025-01-31", "hard_prompt")
+    assert (result["recipe"]["baseline"], result["recipe"]["category"]) == (
+        "o3-mini-2025-01-31",
+        "hard_prompt",
+    )
     assert run(["eval", "win-rate", path, "--category", "maths"]) == 2
     assert "--category maths: " in capsys.readouterr().err
 
@@ -105,11 +135,23 @@ def test_the_page_and_a_second_model(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("row", "words", "told"),
     [
-        (judgment("u0", "A>B", "A>B") | {"games": []}, (), "line 1: `games` is []; one or two games are expected"),
-        (judgment("u0", "A>B", "A>B") | {"games": [{"score": 7}]}, (), "`games[].score` is 7; a label such as A>>B is expected"),
+        (
+            judgment("u0", "A>B", "A>B") | {"games": []},
+            (),
+            "line 1: `games` is []; one or two games are expected",
+        ),
+        (
+            judgment("u0", "A>B", "A>B") | {"games": [{"score": 7}]},
+            (),
+            "`games[].score` is 7; a label such as A>>B is expected",
+        ),
         (judgment("", "A>B", "A>B"), (), "line 1: `uid` is empty"),
         (judgment("u0", "A>B", "A>B"), ("--scale", "0-1"), "--scale is for numbers"),
-        ({"prompt": "p", "preference": 1}, ("--category", "x"), "--category is for Arena-Hard's judgments"),
+        (
+            {"prompt": "p", "preference": 1},
+            ("--category", "x"),
+            "--category is for Arena-Hard's judgments",
+        ),
     ],
 )
 def test_what_is_no_judgment_is_refused(tmp_path: Path, capsys, row, words, told) -> None:
@@ -134,7 +176,9 @@ def test_the_weighted_rate_against_a_bootstrap_written_out() -> None:
     assert np.isnan(weighted_win_rate([1.0, 0.0], [1.0, 1.0], [0, 0]).se)
 
 
-@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]])
+@pytest.mark.parametrize(
+    "weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]]
+)
 def test_weights_that_are_none_are_refused(weights) -> None:
     with pytest.raises(InputError, match="each row has one above 0"):
         weighted_win_rate([0.5, 0.5], weights)

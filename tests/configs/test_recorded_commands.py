@@ -33,7 +33,9 @@ def go_on(command: str, folder: Path, **changes: object) -> list[str]:
         ("prefpipe generate p -o c --model m --system-prompt --overwrite", "prefpipe generate p -o c --model m --system-prompt --overwrite"),
     ],
 )  # fmt: skip
-def test_what_would_throw_away_or_make_another_part_is_left_out(recorded: str, expected: str, tmp_path: Path) -> None:
+def test_what_would_throw_away_or_make_another_part_is_left_out(
+    recorded: str, expected: str, tmp_path: Path
+) -> None:
     assert go_on(recorded, tmp_path) == expected.split()
 
 
@@ -73,7 +75,15 @@ def test_of_another_configuration_is_made_again_by_stale_and_grows_no_more(tmp_p
 
 def test_a_training_goes_on_from_its_own_checkpoint(tmp_path: Path) -> None:
     recorded = "prefpipe train g -o p --model m --resume-from other/checkpoint-4 --overwrite"
-    assert go_on(recorded, tmp_path, has_checkpoints=True) == ["prefpipe", "train", "g", "-o", "p", "--model", "m"]
+    assert go_on(recorded, tmp_path, has_checkpoints=True) == [
+        "prefpipe",
+        "train",
+        "g",
+        "-o",
+        "p",
+        "--model",
+        "m",
+    ]
     assert go_on(recorded, tmp_path) == [
         "prefpipe",
         "train",
@@ -92,9 +102,7 @@ def test_in_another_folder_paths_are_those_of_there_and_other_words_stay(tmp_pat
     for name in ("then/c", "then/rm", "then/cpu", "then/checks", "now"):
         (tmp_path / name).mkdir(parents=True)
     then, now = tmp_path / "then", tmp_path / "now"
-    recorded = (
-        "prefpipe score c -o s --scorer checks --scorer b=reward-model:rm --scorer judge:transformers:org/name --device cpu"
-    )
+    recorded = "prefpipe score c -o s --scorer checks --scorer b=reward-model:rm --scorer judge:transformers:org/name --device cpu"
     assert go_on(recorded, then, now=now) == [
         "prefpipe", "score", f"{then}/c", "-o", f"{then}/s", "--scorer", "checks", "--scorer", f"b=reward-model:{then}/rm",
         "--scorer", "judge:transformers:org/name", "--device", "cpu",
@@ -104,13 +112,23 @@ def test_in_another_folder_paths_are_those_of_there_and_other_words_stay(tmp_pat
 
 @pytest.mark.parametrize("backend", ["openai", "fake"])
 @pytest.mark.parametrize("in_file", [False, True])
-def test_the_name_of_a_served_model_is_no_path_where_a_folder_is_called_so(backend: str, in_file: bool, tmp_path: Path) -> None:
+def test_the_name_of_a_served_model_is_no_path_where_a_folder_is_called_so(
+    backend: str, in_file: bool, tmp_path: Path
+) -> None:
     """The name is part of the identity: another one would be refused, or sampled from another model."""
     (tmp_path / "there" / "qwen").mkdir(parents=True)
-    (tmp_path / "there" / "g.yaml").write_text(f"backend: {backend}\nmodel: qwen\n" if in_file else "n: 2\n")
+    (tmp_path / "there" / "g.yaml").write_text(
+        f"backend: {backend}\nmodel: qwen\n" if in_file else "n: 2\n"
+    )
     flags = "" if in_file else f" --model qwen --backend {backend}"
-    words = go_on(f"prefpipe generate p -o c --config g.yaml{flags}", tmp_path / "there", now=tmp_path)
-    assert words[-4:] == ["--model", "qwen", "--backend", backend] if not in_file else "--model" not in words
+    words = go_on(
+        f"prefpipe generate p -o c --config g.yaml{flags}", tmp_path / "there", now=tmp_path
+    )
+    assert (
+        words[-4:] == ["--model", "qwen", "--backend", backend]
+        if not in_file
+        else "--model" not in words
+    )
     assert "there/qwen" not in words
     assert "there/c" in words
 
@@ -121,14 +139,23 @@ def test_a_moved_run_is_finished_where_it_is_now(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "a" / "ratings.jsonl").touch()
     recorded = "prefpipe score run/candidates -o run/scores --scorer ratings:ratings.jsonl"
-    words = go_on(recorded, tmp_path / "a", now=tmp_path / "b", output=tmp_path / "b" / "run" / "scores")
-    assert words == f"prefpipe score run/candidates -o run/scores --scorer ratings:{tmp_path}/a/ratings.jsonl".split()
+    words = go_on(
+        recorded, tmp_path / "a", now=tmp_path / "b", output=tmp_path / "b" / "run" / "scores"
+    )
+    assert (
+        words
+        == f"prefpipe score run/candidates -o run/scores --scorer ratings:{tmp_path}/a/ratings.jsonl".split()
+    )
 
 
 def test_a_renamed_output_is_written_under_its_new_name(tmp_path: Path) -> None:
     for name in ("run/candidates", "run/old"):
         (tmp_path / name).mkdir(parents=True)
-    words = go_on("prefpipe embed run/candidates -o run/e --model m", tmp_path, output=tmp_path / "run" / "old")
+    words = go_on(
+        "prefpipe embed run/candidates -o run/e --model m",
+        tmp_path,
+        output=tmp_path / "run" / "old",
+    )
     assert words == ["prefpipe", "embed", "run/candidates", "-o", "run/old", "--model", "m"]
 
 
@@ -160,11 +187,21 @@ def test_relative_paths_of_a_configuration_file_are_said_in_another_folder(tmp_p
     then = tmp_path / "then"
     (then / "e.yaml").write_text("candidates: run/c\noutput: run/e\nmodel: org/name\n")
     words = go_on("prefpipe embed --config e.yaml", then, now=tmp_path / "now")
-    assert words == f"prefpipe embed --config {then}/e.yaml --output {then}/run/e {then}/run/c".split()
-    assert go_on("prefpipe embed --config e.yaml", then) == ["prefpipe", "embed", "--config", "e.yaml"]
+    assert (
+        words == f"prefpipe embed --config {then}/e.yaml --output {then}/run/e {then}/run/c".split()
+    )
+    assert go_on("prefpipe embed --config e.yaml", then) == [
+        "prefpipe",
+        "embed",
+        "--config",
+        "e.yaml",
+    ]
 
 
-@pytest.mark.parametrize("command", [["prefpipe"], ["prefpipe", "report", "x"], ["prefpipe", "of-another-release", "x"], []])
+@pytest.mark.parametrize(
+    "command",
+    [["prefpipe"], ["prefpipe", "report", "x"], ["prefpipe", "of-another-release", "x"], []],
+)
 def test_what_is_no_stage_is_no_recorded_command(command: list[str]) -> None:
     with pytest.raises(ValueError, match="no stage's command"):
         RecordedCommand(command)

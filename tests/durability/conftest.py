@@ -14,7 +14,11 @@ MEMORY = Path("/dev/shm")
 
 @pytest.fixture(scope="session")
 def fast_root() -> Iterator[Path]:
-    root = Path(tempfile.mkdtemp(prefix="prefpipe-tests-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
+    root = Path(
+        tempfile.mkdtemp(
+            prefix="prefpipe-tests-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None
+        )
+    )
     yield root
     shutil.rmtree(root, ignore_errors=True)
 

@@ -19,7 +19,10 @@ FAKE = ("--backend", "fake", "--model", "fake")
 
 
 def generate(prompts: Path, output: Path, *more: object) -> list[str]:
-    return [str(word) for word in ("generate", prompts, *FAKE, "--n", 3, "--part-size", 2, "-o", output, *more)]
+    return [
+        str(word)
+        for word in ("generate", prompts, *FAKE, "--n", 3, "--part-size", 2, "-o", output, *more)
+    ]
 
 
 @pytest.fixture
@@ -35,14 +38,20 @@ def small_disk(folder: Path) -> Iterator[Path]:
     """A disk of 96 KiB, where this user may mount one."""
     path = folder / "disk"
     path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "none", path], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=96k", "none", path], capture_output=True, check=False
+    )
     if mounted.returncode:
-        pytest.skip("this user may not mount a small disk; the limit of the file size is tested instead")
+        pytest.skip(
+            "this user may not mount a small disk; the limit of the file size is tested instead"
+        )
     yield path
     subprocess.run(["umount", path], check=True)
 
 
-def test_a_full_disk_keeps_the_finished_parts_and_a_rerun_completes(stages: StageServer, folder: Path, small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_finished_parts_and_a_rerun_completes(
+    stages: StageServer, folder: Path, small_disk: Path
+) -> None:
     write_prompts(folder / "prompts.jsonl", 40)
     words = generate(folder / "prompts.jsonl", small_disk / "parts")
     full = stages.run(*words)
@@ -62,7 +71,9 @@ def test_a_full_disk_keeps_the_finished_parts_and_a_rerun_completes(stages: Stag
 def test_a_file_that_may_not_grow_fails_the_same_way(stages: StageServer, folder: Path) -> None:
     """A limit on file sizes stands for a full disk or quota where nothing can be mounted: the second part is too large."""
     long = random.Random(0).randbytes(15_000).hex()  # compresses to half
-    write_json_lines(folder / "prompts.jsonl", [{"prompt": f"{i} {long if i > 1 else ''}"} for i in range(4)])
+    write_json_lines(
+        folder / "prompts.jsonl", [{"prompt": f"{i} {long if i > 1 else ''}"} for i in range(4)]
+    )
     words = generate(folder / "prompts.jsonl", folder / "parts")
     words[words.index("--model") + 1] = "fake:max_model_len=99999"
     outcome = stages.run(*words, max_file_bytes=12_000)
@@ -88,7 +99,9 @@ def test_a_read_only_folder_is_named(stages: StageServer, folder: Path) -> None:
         assert "choose another folder with -o, or change its permissions" in outcome.stderr
 
 
-def test_a_file_that_may_not_be_read_is_named(stages: StageServer, candidates: Path, folder: Path) -> None:
+def test_a_file_that_may_not_be_read_is_named(
+    stages: StageServer, candidates: Path, folder: Path
+) -> None:
     words = ["score", candidates, "--scorer", "fake", "-o", folder / "scores"]
     (candidates / "part-00001-of-00003.parquet").chmod(0)
     outcome = stages.run(*words, powerless=True)
@@ -108,20 +121,30 @@ def test_a_file_that_may_not_be_read_is_named(stages: StageServer, candidates: P
     assert "prompts.jsonl cannot be read: Permission denied" in outcome.stderr
 
 
-def test_a_finished_artifact_on_a_read_only_disk_is_finished(stages: StageServer, folder: Path) -> None:
+def test_a_finished_artifact_on_a_read_only_disk_is_finished(
+    stages: StageServer, folder: Path
+) -> None:
     write_prompts(folder / "prompts.jsonl", 4)
     words = generate(folder / "prompts.jsonl", folder / "disk" / "parts")
     assert stages.run(*words).code == 0
-    mounted = subprocess.run(["mount", "--bind", "-o", "ro", folder / "disk", folder / "disk"], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "--bind", "-o", "ro", folder / "disk", folder / "disk"],
+        capture_output=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip("this user may not mount")
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", folder / "disk"], check=True, capture_output=True)
+        subprocess.run(
+            ["mount", "-o", "remount,bind,ro", folder / "disk"], check=True, capture_output=True
+        )
         outcome = stages.run(*words)
         assert outcome.code == 0, outcome.stderr
         assert "2 of 2 parts are finished and kept" in outcome.stderr
         new = stages.run(*words[:-1], folder / "disk" / "new")
         assert new.code == 1
-        assert f"cannot write {folder / 'disk' / 'new'}: the folder cannot be written to" in new.stderr
+        assert (
+            f"cannot write {folder / 'disk' / 'new'}: the folder cannot be written to" in new.stderr
+        )
     finally:
         subprocess.run(["umount", folder / "disk"], check=True)

@@ -20,7 +20,9 @@ FAKE = "generate prompts.jsonl -o run/candidates --backend fake --model fake:del
 
 def job_script() -> str:
     """Return the one script of the README that has an array."""
-    blocks = re.findall(r"```bash\n(#!/bin/bash\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(
+        r"```bash\n(#!/bin/bash\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
+    )
     (script,) = [block for block in blocks if "#SBATCH --array" in block]
     return script
 
@@ -43,9 +45,16 @@ class Job:
         """Start the script; its ``prefpipe`` runs these words, with a fake engine in place of vLLM."""
         entry = "import sys; from prefpipe.__main__ import main; sys.exit(main())"
         self._program("prefpipe", f'exec {sys.executable} -c "{entry}" {words}')
-        environment = os.environ | ARRAY | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"} | variables
+        environment = (
+            os.environ | ARRAY | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"} | variables
+        )
         return subprocess.Popen(
-            ["bash", "job.sh"], cwd=self.folder, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+            ["bash", "job.sh"],
+            cwd=self.folder,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
 
     @property
@@ -57,7 +66,9 @@ class Job:
     @property
     def parts(self) -> list[int]:
         """The parts on disk."""
-        return sorted(int(path.name[5:10]) for path in (self.folder / "run" / "candidates").glob("part-*"))
+        return sorted(
+            int(path.name[5:10]) for path in (self.folder / "run" / "candidates").glob("part-*")
+        )
 
 
 @pytest.fixture
@@ -108,7 +119,11 @@ def test_usr1_in_the_last_part_ends_with_0_and_queues_nothing(job: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code"), [("generate prompts.jsonl --no-such-flag", 2), ("score nowhere -o run/scores --scorer fake", 1)]
+    ("words", "code"),
+    [
+        ("generate prompts.jsonl --no-such-flag", 2),
+        ("score nowhere -o run/scores --scorer fake", 1),
+    ],
 )
 def test_an_error_is_the_jobs_and_queues_nothing(job: Job, words: str, code: int) -> None:
     assert job.start(words).wait(30) == code
@@ -127,7 +142,9 @@ def test_the_script_appends_to_its_log_and_is_signalled_alone() -> None:
 def generate(job: Job) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Run a generate of 8 parts alone, without the script."""
 
-    def run(*more: str, delay_s: float = 0.0, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        *more: str, delay_s: float = 0.0, **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
         words = [*FAKE.format(delay_s=delay_s).split(), *more]
         return subprocess.run(
             [sys.executable, "-m", "prefpipe", *words], cwd=job.folder, env=os.environ | variables, capture_output=True, text=True,
@@ -137,14 +154,18 @@ def generate(job: Job) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     return run
 
 
-def test_a_sweep_in_an_array_is_told_from_a_split(job: Job, generate: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
+def test_a_sweep_in_an_array_is_told_from_a_split(
+    job: Job, generate: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
     silent_share = generate("-o", "sweep/candidates-2", **ARRAY)
     assert silent_share.returncode == 0
     first, second, *_ = silent_share.stderr.splitlines()
     assert first == (
         "shard 1 of 2, from SLURM_ARRAY_TASK_ID=2 of the array 1-2; where each task is a run of its own, pass --no-shards"
     )
-    assert second.startswith("warning: -o sweep/candidates-2 has this task's number in `candidates-2`.")
+    assert second.startswith(
+        "warning: -o sweep/candidates-2 has this task's number in `candidates-2`."
+    )
     assert len(list((job.folder / "sweep/candidates-2").glob("part-*"))) == 4
     whole = generate("-o", "sweep/candidates-2", "--no-shards", **ARRAY)
     assert whole.returncode == 0
@@ -152,7 +173,9 @@ def test_a_sweep_in_an_array_is_told_from_a_split(job: Job, generate: Callable[.
     assert len(list((job.folder / "sweep/candidates-2").glob("part-*"))) == 8
 
 
-def test_a_worker_without_a_part_says_so(generate: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
+def test_a_worker_without_a_part_says_so(
+    generate: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
     done = generate("--shard-index", "8", "--num-shards", "9")
     assert done.returncode == 0
     assert "shard 8 of 9 has no part to make: run/candidates has 8 in all" in done.stderr
@@ -160,6 +183,8 @@ def test_a_worker_without_a_part_says_so(generate: Callable[..., "subprocess.Com
     assert "no part to make" not in generate("--shard-index", "7", "--num-shards", "9").stderr
 
 
-def test_parts_that_fit_are_not_warned_about(generate: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
+def test_parts_that_fit_are_not_warned_about(
+    generate: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
     done = generate(delay_s=0.05, SLURM_JOB_END_TIME=str(int(time.time()) + 3600))
     assert "warning" not in done.stderr

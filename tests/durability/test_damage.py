@@ -9,7 +9,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from support.pipelines import assert_same_artifact, identities_of, open_artifact, rows_of, write_prompts
+from support.pipelines import (
+    assert_same_artifact,
+    identities_of,
+    open_artifact,
+    rows_of,
+    write_prompts,
+)
 from support.stage_server import StageServer
 
 from prefpipe.artifacts import parts
@@ -75,7 +81,9 @@ def put_a_neighbour_there(path: Path) -> None:
 
 
 DAMAGES = [truncate, flip_in_data, flip_in_footer, empty, put_a_neighbour_there, Path.unlink]
-damages = pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__.replace("_", " "))
+damages = pytest.mark.parametrize(
+    "damage", DAMAGES, ids=lambda damage: damage.__name__.replace("_", " ")
+)
 
 
 @damages
@@ -105,7 +113,10 @@ def test_a_stage_refuses_a_damaged_input_and_says_how_to_mend_it(
     refused = stages.run(*commands(work)["score"])
     assert refused.code in (1, 4)
     assert "part 2" in refused.stderr or str(path) in refused.stderr
-    assert "run the command that made it again" in refused.stderr or "finish that stage" in refused.stderr
+    assert (
+        "run the command that made it again" in refused.stderr
+        or "finish that stage" in refused.stderr
+    )
     assert stages.run(*commands(work)["generate"]).code == 0
     assert stages.run(*commands(work)["score"]).code == 0
     for stage in ("embed", "select"):
@@ -119,9 +130,16 @@ def change_a_response(folder: Path) -> None:
     artifact = open_artifact(folder)
     table, footer = artifact.read(2)
     responses = pc.binary_join_element_wise(table["response"], "!", "")
-    table = table.set_column(table.column_names.index("response"), table.schema.field("response"), responses)
+    table = table.set_column(
+        table.column_names.index("response"), table.schema.field("response"), responses
+    )
     parts.write_part(
-        artifact.part_path(2), table, fingerprint=footer.fingerprint, schema=footer.schema, counts=footer.counts, parents={}
+        artifact.part_path(2),
+        table,
+        fingerprint=footer.fingerprint,
+        schema=footer.schema,
+        counts=footer.counts,
+        parents={},
     )
 
 
@@ -150,7 +168,10 @@ def test_select_refuses_a_parent_that_is_older_than_the_candidates_and_names_the
     assert stages.run(*commands(work)[fresh]).code == 0
     refused = stages.run(*commands(work)["select"])
     assert refused.code == 1
-    assert f"{work / stale / PART} was made from another version of {work / 'generate' / PART}" in refused.stderr
+    assert (
+        f"{work / stale / PART} was made from another version of {work / 'generate' / PART}"
+        in refused.stderr
+    )
     assert f"run the `prefpipe {stale}` command again: it makes this part anew" in refused.stderr
 
 
@@ -161,16 +182,28 @@ IDENTITY_CHANGES = [
     ("generate", ["--max-tokens", "64"], "max_tokens: 1024 on disk, 64 asked for"),
     ("generate", ["--part-size", "3"], "part_size: 2 on disk, 3 asked for"),
     ("generate", ["--model", "other"], 'models.1.fake: absent on disk, "other" asked for'),
-    ("generate", ["--system-prompt", "Be brief."], 'system_prompt: null on disk, "Be brief." asked for'),
+    (
+        "generate",
+        ["--system-prompt", "Be brief."],
+        'system_prompt: null on disk, "Be brief." asked for',
+    ),
     ("score", ["--scorer", "other=fake"], 'scorers.1.name: absent on disk, "other" asked for'),
-    ("embed", ["--text", "prompt+response"], 'text: "response" on disk, "prompt+response" asked for'),
+    (
+        "embed",
+        ["--text", "prompt+response"],
+        'text: "response" on disk, "prompt+response" asked for',
+    ),
     ("embed", ["--dtype", "float16"], 'dtype: "float32" on disk, "float16" asked for'),
     ("select", ["--k", "3"], "k: 2 on disk, 3 asked for"),
     ("select", ["--strategy", "random"], 'strategy: "opt-select" on disk, "random" asked for'),
 ]
 
 
-@pytest.mark.parametrize(("stage", "flags", "line"), IDENTITY_CHANGES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("stage", "flags", "line"),
+    IDENTITY_CHANGES,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_another_configuration_in_the_same_folder_is_refused_with_the_field_and_both_values(
     stages: StageServer, work: Path, stage: str, flags: list[str], line: str
 ) -> None:
@@ -179,7 +212,10 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_field_and_
     assert refused.code == 2
     assert f"{work / stage} holds the result of another configuration:" in refused.stderr
     assert line in refused.stderr
-    assert "choose another folder with -o, give back the old values, or start again with --overwrite" in refused.stderr
+    assert (
+        "choose another folder with -o, give back the old values, or start again with --overwrite"
+        in refused.stderr
+    )
     assert identities_of(work / stage) == before
 
 
@@ -204,12 +240,27 @@ def test_a_change_of_the_parent_run_is_named_in_the_child(stages: StageServer, w
     assert "candidates.seed: 0 on disk, 5 asked for" in refused.stderr
     select = stages.run(*commands(work)["select"])
     assert select.code == 1
-    assert f"--scores {work / 'score'} was made for other candidates than {work / 'generate'}" in select.stderr
+    assert (
+        f"--scores {work / 'score'} was made for other candidates than {work / 'generate'}"
+        in select.stderr
+    )
     assert f"prefpipe score {work / 'generate'} ..." in select.stderr
 
 
 OTHER_FLAGS = [
-    ("generate", ["--batch-size", "3", "--device", "cpu", "--gpu-memory-utilization", "0.5", "--max-error-rate", "0.5"]),
+    (
+        "generate",
+        [
+            "--batch-size",
+            "3",
+            "--device",
+            "cpu",
+            "--gpu-memory-utilization",
+            "0.5",
+            "--max-error-rate",
+            "0.5",
+        ],
+    ),
     ("score", ["--batch-size", "3", "--device", "cpu"]),
     ("embed", ["--batch-size", "3", "--device", "cpu"]),
     ("select", ["--workers", "1"]),
@@ -228,7 +279,9 @@ def test_a_field_that_cannot_change_the_rows_keeps_every_part(
     assert identities_of(work / stage) == before
 
 
-def test_paths_are_no_identity_and_relative_ones_work(stages: StageServer, pristine: Path, work: Path) -> None:
+def test_paths_are_no_identity_and_relative_ones_work(
+    stages: StageServer, pristine: Path, work: Path
+) -> None:
     """The same chain under another folder, and called from inside it, is the same chain."""
     words = commands(Path())
     for stage in STAGES:
@@ -238,8 +291,13 @@ def test_paths_are_no_identity_and_relative_ones_work(stages: StageServer, prist
         assert_same_artifact(work / stage, pristine / stage)
 
 
-def test_a_delay_of_the_fake_engine_is_no_identity_and_an_error_rate_is(stages: StageServer, work: Path) -> None:
-    words = [word.replace("fake", "fake:delay_s=0.5") if word == "fake" else word for word in commands(work)["generate"]]
+def test_a_delay_of_the_fake_engine_is_no_identity_and_an_error_rate_is(
+    stages: StageServer, work: Path
+) -> None:
+    words = [
+        word.replace("fake", "fake:delay_s=0.5") if word == "fake" else word
+        for word in commands(work)["generate"]
+    ]
     words[words.index("--backend") + 1] = "fake"
     assert "5 of 5 parts are finished and kept" in stages.run(*words).stderr
     failing = [word.replace("delay_s=0.5", "error_rate=0.5") for word in words]
@@ -252,7 +310,9 @@ def test_overwrite_starts_again(stages: StageServer, work: Path) -> None:
     assert read_run_record(work / "generate").identity["n"] == 2
 
 
-def test_an_extension_samples_only_what_is_new_and_is_recorded(stages: StageServer, pristine: Path, work: Path) -> None:
+def test_an_extension_samples_only_what_is_new_and_is_recorded(
+    stages: StageServer, pristine: Path, work: Path
+) -> None:
     """The tokens sampled are those of sample 4 and 5; rows 0 to 3 are kept as they were; other differences are refused."""
     grown = stages.run(*commands(work)["generate"], "--n", 6, "--extend", "--json")
     assert grown.code == 0, grown.stderr
@@ -262,7 +322,12 @@ def test_an_extension_samples_only_what_is_new_and_is_recorded(stages: StageServ
     old = [{**row, "duplicate_of": None} for row in rows if row["sample_idx"] < 4]
     assert old == [{**row, "duplicate_of": None} for row in rows_of(pristine / "generate")]
     [step] = read_run_record(work / "generate").history
-    assert step == {"operation": "extend", "from": read_run_record(pristine / "generate").fingerprint, "n_before": 4, "n": 6}
+    assert step == {
+        "operation": "extend",
+        "from": read_run_record(pristine / "generate").fingerprint,
+        "n_before": 4,
+        "n": 6,
+    }
     smaller = stages.run(*commands(work)["generate"], "--extend")
     assert smaller.code == 2
     assert "has n = 6 already, 4 was asked for" in smaller.stderr
@@ -301,7 +366,9 @@ def test_a_damaged_run_json_is_refused_and_overwrite_helps(
     assert_same_artifact(work / "generate", pristine / "generate")
 
 
-def test_a_release_that_writes_another_schema_is_told_apart(stages: StageServer, work: Path) -> None:
+def test_a_release_that_writes_another_schema_is_told_apart(
+    stages: StageServer, work: Path
+) -> None:
     path = work / "generate" / "run.json"
     path.write_text(path.read_text().replace('"candidates/2"', '"candidates/7"'))
     refused = stages.run(*commands(work)["score"])
@@ -314,15 +381,27 @@ def test_a_part_with_another_schema_is_refused(stages: StageServer, work: Path) 
     artifact = open_artifact(work / "generate")
     table = open_artifact(work / "score").read(2)[0]
     fingerprint = artifact.record.fingerprint
-    parts.write_part(artifact.part_path(2), table, fingerprint=fingerprint, schema="scores/1", counts={}, parents={})
+    parts.write_part(
+        artifact.part_path(2),
+        table,
+        fingerprint=fingerprint,
+        schema="scores/1",
+        counts={},
+        parents={},
+    )
     for stage in ("generate", "score"):
         refused = stages.run(*commands(work)[stage])
         assert refused.code == 1
-        assert f"{artifact.part_path(2)} has schema scores/1, its artifact says candidates/2" in refused.stderr
+        assert (
+            f"{artifact.part_path(2)} has schema scores/1, its artifact says candidates/2"
+            in refused.stderr
+        )
         assert "rerun the stage that made it with --overwrite" in refused.stderr
 
 
-def test_a_part_of_another_run_is_told_apart(stages: StageServer, pristine: Path, work: Path) -> None:
+def test_a_part_of_another_run_is_told_apart(
+    stages: StageServer, pristine: Path, work: Path
+) -> None:
     """A part copied in from another folder has its own fingerprint: refused as an input, made again as an output."""
     other = [*commands(work)["generate"][:-1], str(work / "other"), "--seed", "9"]
     assert stages.run(*other).code == 0
@@ -339,9 +418,15 @@ def test_read_all_refuses_parts_with_other_columns(work: Path) -> None:
     table, footer = artifact.read(2)
     more = table.append_column("mine", pa.array(range(table.num_rows)))
     parts.write_part(
-        artifact.part_path(2), more, fingerprint=footer.fingerprint, schema=footer.schema, counts=footer.counts, parents={}
+        artifact.part_path(2),
+        more,
+        fingerprint=footer.fingerprint,
+        schema=footer.schema,
+        counts=footer.counts,
+        parents={},
     )
     with pytest.raises(
-        Exception, match=r"part-00002-of-00005.parquet has other columns or types than part-00000-of-00005.parquet"
+        Exception,
+        match=r"part-00002-of-00005.parquet has other columns or types than part-00000-of-00005.parquet",
     ):
         artifact.read_all()

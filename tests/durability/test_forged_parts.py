@@ -54,7 +54,10 @@ def forge(path: Path, entry: str | None, *, table: pa.Table | None = None) -> No
 
 def footer_json(path: Path, **changes: Any) -> str:
     """Return the JSON of a part's footer with some fields changed; what is changed to ``...`` is left out."""
-    values = asdict(parts.read_footer(path)) | {"data_sha256": "DATA_SHA256".ljust(64, "_"), "data_bytes": "DATA_BYTES"}
+    values = asdict(parts.read_footer(path)) | {
+        "data_sha256": "DATA_SHA256".ljust(64, "_"),
+        "data_bytes": "DATA_BYTES",
+    }
     values |= changes
     return canonical_json({name: value for name, value in values.items() if value is not ...})
 
@@ -156,7 +159,10 @@ def spread(kinds: Sequence[str], stages: Sequence[str]) -> list[tuple[str, str]]
     return [(kind, stages[number % len(stages)]) for number, kind in enumerate(kinds)]
 
 
-@pytest.mark.parametrize(("kind", "stage"), spread([*FOOTERS, *CONTENTS], ["candidates", "scores", "embeddings", "groups"]))
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    spread([*FOOTERS, *CONTENTS], ["candidates", "scores", "embeddings", "groups"]),
+)
 def test_every_reader_says_in_one_error_what_is_wrong_with_a_forged_part(
     stages: StageServer, folder: Path, kind: str, stage: str
 ) -> None:
@@ -177,7 +183,9 @@ def test_every_reader_says_in_one_error_what_is_wrong_with_a_forged_part(
 
 
 def edited(**changes: Any) -> Callable[[dict[str, Any]], Any]:
-    return lambda values: {name: value for name, value in (values | changes).items() if value is not ...}
+    return lambda values: {
+        name: value for name, value in (values | changes).items() if value is not ...
+    }
 
 
 def of_context(**changes: Any) -> Callable[[dict[str, Any]], Any]:
@@ -221,7 +229,9 @@ RECORDS: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "stage"), spread(list(RECORDS), ["candidates", "scores", "groups"]))
+@pytest.mark.parametrize(
+    ("kind", "stage"), spread(list(RECORDS), ["candidates", "scores", "groups"])
+)
 def test_every_reader_says_in_one_error_what_is_wrong_with_an_edited_record(
     stages: StageServer, folder: Path, kind: str, stage: str
 ) -> None:
@@ -238,14 +248,27 @@ def test_every_reader_says_in_one_error_what_is_wrong_with_an_edited_record(
         (folder / "again.parquet").unlink(missing_ok=True)
 
 
-def test_a_part_of_a_newer_release_is_refused_and_not_made_again(stages: StageServer, folder: Path) -> None:
+def test_a_part_of_a_newer_release_is_refused_and_not_made_again(
+    stages: StageServer, folder: Path
+) -> None:
     """It is no damage: an older release that made it again would throw away what it cannot read."""
     copy_to(folder)
     path = folder / "run" / "candidates" / PART
     forge(path, footer_json(path, lineage={}))
     before = path.read_bytes()
 
-    words = ["generate", "prompts.jsonl", "-o", "run/candidates", "--backend", "fake", "--model", "fake", "--n", "4"]
+    words = [
+        "generate",
+        "prompts.jsonl",
+        "-o",
+        "run/candidates",
+        "--backend",
+        "fake",
+        "--model",
+        "fake",
+        "--n",
+        "4",
+    ]
     outcome = stages.run(*words, "--part-size", "2", "--max-tokens", "64", cwd=str(folder))
 
     assert outcome.code == 1

@@ -23,14 +23,18 @@ def words(source: str, out: Path) -> list[str]:
     return ["import", source, "-o", str(out), "--format", "online-rlhf", "--part-size", "4"]
 
 
-def test_an_import_killed_again_and_again_ends_as_an_undisturbed_one(stages: StageServer, source: str, folder: Path) -> None:
+def test_an_import_killed_again_and_again_ends_as_an_undisturbed_one(
+    stages: StageServer, source: str, folder: Path
+) -> None:
     undisturbed = stages.run(*words(source, folder / "expected"))
     assert undisturbed.code == 0, undisturbed.stderr
     moments, n_kills, episode = random.Random(0), 0, 0
     while n_kills < KILLS:
         out, seen, killed = folder / f"run{episode}", {}, True
         while killed:
-            outcome = stages.run(*words(source, out), signal_after_s=moments.uniform(0, undisturbed.elapsed_s))
+            outcome = stages.run(
+                *words(source, out), signal_after_s=moments.uniform(0, undisturbed.elapsed_s)
+            )
             killed = outcome.code == -signal.SIGKILL
             n_kills += killed
             parts = {name: identities_of(out / name) for name in ("candidates", "scores")}
@@ -49,7 +53,11 @@ def test_sigterm_during_an_import_exits_with_75_and_the_same_command_goes_on(
     codes = []
     for tenth in range(10):
         out = folder / f"run{tenth}"
-        stopped = stages.run(*words(source, out), signal_after_s=undisturbed.elapsed_s * tenth / 10, signal=signal.SIGTERM)
+        stopped = stages.run(
+            *words(source, out),
+            signal_after_s=undisturbed.elapsed_s * tenth / 10,
+            signal=signal.SIGTERM,
+        )
         codes.append(stopped.code)
         again = stages.run(*words(source, out))
         assert again.code == 0, again.stderr
@@ -76,12 +84,18 @@ def test_a_killed_export_leaves_a_whole_file_or_none(
 
     def content(place: Path) -> dict[str, bytes]:
         files = [path for path in place.rglob("*") if path.is_file() and path.suffix != ".tmp"]
-        return {str(path.relative_to(place)): path.read_bytes() for path in files if path.name != "axolotl.yaml"}
+        return {
+            str(path.relative_to(place)): path.read_bytes()
+            for path in files
+            if path.name != "axolotl.yaml"
+        }
 
     expected, moments, n_kills, episode = content(folder / "expected"), random.Random(1), 0, 0
     while n_kills < KILLS:
         place = folder / f"export{episode}"
-        outcome = stages.run(*export(place), signal_after_s=moments.uniform(0, undisturbed.elapsed_s))
+        outcome = stages.run(
+            *export(place), signal_after_s=moments.uniform(0, undisturbed.elapsed_s)
+        )
         if outcome.code == -signal.SIGKILL:
             n_kills += 1
             assert content(place) in ({}, expected)

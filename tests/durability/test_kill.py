@@ -36,7 +36,18 @@ def command(stage: str, inputs: Path, output: Path) -> list[str]:
         "generate": generate,
         "score": ["score", candidates, "--scorer", "fake", "-o", output],
         "embed": ["embed", candidates, "--model", "fake", "-o", output],
-        "select": ["select", candidates, "--scores", inputs / "score", "--embeddings", inputs / "embed", "--k", 2, "-o", output],
+        "select": [
+            "select",
+            candidates,
+            "--scores",
+            inputs / "score",
+            "--embeddings",
+            inputs / "embed",
+            "--k",
+            2,
+            "-o",
+            output,
+        ],
     }
     return [str(word) for word in words[stage]]
 
@@ -79,7 +90,9 @@ def test_kills_at_random_moments_change_no_row_and_repeat_no_part(
 
 
 @pytest.mark.parametrize("stage", ["generate", "select"])
-def test_kill_before_every_single_file_operation(stages: StageServer, chain: Chain, folder: Path, stage: str) -> None:
+def test_kill_before_every_single_file_operation(
+    stages: StageServer, chain: Chain, folder: Path, stage: str
+) -> None:
     """Crash points are walked one by one: temporary file, link, removal, and for each part temporary file and rename."""
     inputs = folder / "inputs"
     inputs.mkdir()
@@ -89,7 +102,9 @@ def test_kill_before_every_single_file_operation(stages: StageServer, chain: Cha
     died_at = 0
     while True:
         output = folder / f"died{died_at}"
-        outcome = stages.run(*command(stage, inputs, output), die_at_event=died_at, watched=str(output))
+        outcome = stages.run(
+            *command(stage, inputs, output), die_at_event=died_at, watched=str(output)
+        )
         if outcome.code == 0:
             break
         assert outcome.code == -signal.SIGKILL
@@ -105,7 +120,9 @@ def extended(inputs: Path, output: Path, n: int, *more: str) -> list[str]:
     return [*words, *more]
 
 
-@pytest.mark.parametrize("flag_again", [True, False], ids=["with the flag again", "without the flag"])
+@pytest.mark.parametrize(
+    "flag_again", [True, False], ids=["with the flag again", "without the flag"]
+)
 def test_an_extension_killed_in_the_middle_equals_a_straight_run(
     stages: StageServer, chain: Chain, folder: Path, flag_again: bool
 ) -> None:
@@ -119,13 +136,17 @@ def test_an_extension_killed_in_the_middle_equals_a_straight_run(
         output = folder / f"grown{episode}"
         shutil.copytree(small, output)
         moment_s = moments.uniform(0.3, 1.0) * chain.elapsed_s["generate"]
-        outcome = stages.run(*extended(chain.folder, output, 4, "--extend"), signal_after_s=moment_s)
+        outcome = stages.run(
+            *extended(chain.folder, output, 4, "--extend"), signal_after_s=moment_s
+        )
         n_kills += outcome.code == -signal.SIGKILL
         started = read_run_record(output).identity["n"] == 4
         again = ["--extend"] if flag_again or not started else []
         assert stages.run(*extended(chain.folder, output, 4, *again)).code == 0
         assert_same_artifact(output, chain.folder / "generate")
-        assert [row | {"duplicate_of": None} for row in rows_of(output) if row["sample_idx"] < 2] == before
+        assert [
+            row | {"duplicate_of": None} for row in rows_of(output) if row["sample_idx"] < 2
+        ] == before
         [step] = read_run_record(output).history
         assert (step["operation"], step["n_before"], step["n"]) == ("extend", 2, 4)
         episode += 1
@@ -144,7 +165,9 @@ def test_an_overwrite_killed_before_every_file_operation_leaves_no_mixture(
     while True:
         output = folder / f"died{died_at}"
         shutil.copytree(folder / "old", output)
-        outcome = stages.run(*extended(inputs, output, 3, "--overwrite"), die_at_event=died_at, watched=str(output))
+        outcome = stages.run(
+            *extended(inputs, output, 3, "--overwrite"), die_at_event=died_at, watched=str(output)
+        )
         if outcome.code == 0:
             break
         rerun = stages.run(*extended(inputs, output, 3))
@@ -157,14 +180,22 @@ def test_an_overwrite_killed_before_every_file_operation_leaves_no_mixture(
     assert 0 < n_refused < died_at
 
 
-def test_the_real_command_line_killed_with_sigkill_goes_on_where_it_was(folder: Path, stages: StageServer) -> None:
+def test_the_real_command_line_killed_with_sigkill_goes_on_where_it_was(
+    folder: Path, stages: StageServer
+) -> None:
     """The console script in a process of its own, killed once the first parts are there, three times."""
     write_prompts(folder / "prompts.jsonl", 8)
-    words = [word.replace("delay_s=0.001", "delay_s=0.05") for word in command("generate", folder, folder / "killed")]
+    words = [
+        word.replace("delay_s=0.001", "delay_s=0.05")
+        for word in command("generate", folder, folder / "killed")
+    ]
     n_parts_before, n_kills = 0, 0
     while n_kills < 3:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefpipe", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+            [sys.executable, "-m", "prefpipe", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ,
         )
         while process.poll() is None and len(identities_of(folder / "killed")) <= n_parts_before:
             time.sleep(0.02)
@@ -174,7 +205,9 @@ def test_the_real_command_line_killed_with_sigkill_goes_on_where_it_was(folder: 
         seen = identities_of(folder / "killed")
         assert len(seen) == n_parts_before + 1
         n_parts_before = len(seen)
-    finish = subprocess.run([sys.executable, "-m", "prefpipe", *words], capture_output=True, text=True, check=False)
+    finish = subprocess.run(
+        [sys.executable, "-m", "prefpipe", *words], capture_output=True, text=True, check=False
+    )
     assert finish.returncode == 0, finish.stderr
     assert "3 of 4 parts are finished and kept" in finish.stderr
     assert seen.items() <= identities_of(folder / "killed").items()

@@ -28,13 +28,17 @@ def server(fast_root: Path) -> Iterator[StageServer]:
 
 @pytest.fixture(scope="module")
 def adapter(fast_root: Path) -> Path:
-    path = make_tiny_adapter(fast_root / "merge-adapter", make_tiny_causal_lm(fast_root / "merge-base"))
+    path = make_tiny_adapter(
+        fast_root / "merge-adapter", make_tiny_causal_lm(fast_root / "merge-base")
+    )
     make_tiny_tokenizer().save_pretrained(path)
     return path
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_at_every_event_on_disk(server: StageServer, adapter: Path, folder: Path, overwrite: bool) -> None:
+def test_killed_at_every_event_on_disk(
+    server: StageServer, adapter: Path, folder: Path, overwrite: bool
+) -> None:
     output = folder / "place" / "merged"
     words = ["merge", adapter, "-o", output, *(["--overwrite"] if overwrite else [])]
     if overwrite:
@@ -43,7 +47,9 @@ def test_killed_at_every_event_on_disk(server: StageServer, adapter: Path, folde
     while code == -signal.SIGKILL:
         code = server.run(*words, die_at_event=event, watched=str(folder)).code
         n_kills += code == -signal.SIGKILL
-        if output.exists() and any(output.iterdir()):  # the new one, or the one before: never a part of one
+        if output.exists() and any(
+            output.iterdir()
+        ):  # the new one, or the one before: never a part of one
             assert {path.name for path in output.iterdir()} == ALL_FILES
             assert inspect_model(output, "merged").kind == "causal-lm"
             if not overwrite and code != 0:  # the kill came after the name was taken
@@ -64,7 +70,9 @@ def test_a_full_disk_is_one_error_wherever_the_merge_meets_it(
     disk = folder / "disk"
     disk.mkdir()
     size = f"size={free_kib}k"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "none", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("this user may not mount a small disk")
     try:

@@ -41,11 +41,31 @@ def words_of(command: str, folder: Path, server: PaidServer) -> list[str]:
     """A command but for its output: two parts of 16 prompts, 64 questions (score: 32)."""
     if command == "generate":
         prompts = write_prompts(folder / "prompts.jsonl", N_PROMPTS)
-        words = ["generate", prompts, "--backend", "openai", "--model", "m", "--n", 2, "--part-size", 16, "--batch-size", 8]
+        words = [
+            "generate",
+            prompts,
+            "--backend",
+            "openai",
+            "--model",
+            "m",
+            "--n",
+            2,
+            "--part-size",
+            16,
+            "--batch-size",
+            8,
+        ]
     else:
-        texts = {side: {f"p{i}": f"answer {side} {i}" + "x" * (side == "a") for i in range(N_PROMPTS)} for side in "ab"}
+        texts = {
+            side: {f"p{i}": f"answer {side} {i}" + "x" * (side == "a") for i in range(N_PROMPTS)}
+            for side in "ab"
+        }
         a, b = (write_side(folder, side, texts[side], part_size=16) for side in "ab")
-        words = ["judge", a, b, "--judge", "openai:m"] if command == "judge" else ["score", a, "--scorer", "judge:openai:m"]
+        words = (
+            ["judge", a, b, "--judge", "openai:m"]
+            if command == "judge"
+            else ["score", a, "--scorer", "judge:openai:m"]
+        )
         words += ["--concurrency", 8]
     return [str(word) for word in (*words, "--base-url", server.url)]
 
@@ -77,10 +97,16 @@ def test_kills_at_random_moments_pay_twice_for_nothing_that_had_come_back(
                 code, killed_at = outcome.code, started + outcome.elapsed_s
                 time.sleep(0.2)  # the server writes what was on its way
                 asked = {question.key: question.written for question in server.questions[first:]}
-                assert not come_back & asked.keys(), "an answer that had come back is asked for again"
+                assert not come_back & asked.keys(), (
+                    "an answer that had come back is asked for again"
+                )
                 if code == -signal.SIGKILL:
                     n_kills += 1
-                    arrived = {key for key, written in asked.items() if written and written < killed_at - IN_THE_SOCKET_S}
+                    arrived = {
+                        key
+                        for key, written in asked.items()
+                        if written and written < killed_at - IN_THE_SOCKET_S
+                    }
                     n_on_the_way += len(asked) - len(arrived)
                     come_back |= arrived
 
@@ -91,10 +117,14 @@ def test_kills_at_random_moments_pay_twice_for_nothing_that_had_come_back(
             assert len(paid) - n_questions <= n_on_the_way
             assert not list(output.rglob("*.tmp"))
     if command == "generate":
-        assert not list(folder.glob("killed*/answers")), "answers whose part is written are not kept twice"
+        assert not list(folder.glob("killed*/answers")), (
+            "answers whose part is written are not kept twice"
+        )
 
 
-def started_and_asked(words: list[str], output: Path, server: PaidServer) -> "subprocess.Popen[str]":
+def started_and_asked(
+    words: list[str], output: Path, server: PaidServer
+) -> "subprocess.Popen[str]":
     """Start a command in a process of its own and wait until eight questions are on their way."""
     argv = [sys.executable, "-m", "prefpipe", *words, "-o", str(output)]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -106,7 +136,9 @@ def started_and_asked(words: list[str], output: Path, server: PaidServer) -> "su
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["SIGINT", "SIGTERM"]
+)
 def test_a_signal_waits_for_what_is_paid_and_sends_nothing_more(
     command: str, number: signal.Signals, code: int, folder: Path, servers_of_stages: StageServer
 ) -> None:
@@ -117,7 +149,10 @@ def test_a_signal_waits_for_what_is_paid_and_sends_nothing_more(
         process.send_signal(number)
         _, stderr = process.communicate(timeout=20)
         assert process.returncode == code, stderr
-        assert "waiting up to 20 s for 8 answers that are on their way and paid for; a second signal drops them" in stderr
+        assert (
+            "waiting up to 20 s for 8 answers that are on their way and paid for; a second signal drops them"
+            in stderr
+        )
         assert number == signal.SIGINT or "hint: run the same command again to go on" in stderr
         assert "Exception ignored" not in stderr
         assert "Traceback" not in stderr
@@ -133,9 +168,13 @@ def test_a_signal_waits_for_what_is_paid_and_sends_nothing_more(
 
 @pytest.mark.parametrize("command", ["generate", "judge"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_second_signal_ends_the_wait_for_a_server_that_hangs(command: str, number: signal.Signals, folder: Path) -> None:
+def test_a_second_signal_ends_the_wait_for_a_server_that_hangs(
+    command: str, number: signal.Signals, folder: Path
+) -> None:
     with running_paid_server(60.0, shortest_s=59.0) as server:
-        server.delay_s = iter([0.0, *[60.0] * 100]).__next__  # the first question finds the server there
+        server.delay_s = iter(
+            [0.0, *[60.0] * 100]
+        ).__next__  # the first question finds the server there
         process = started_and_asked(words_of(command, folder, server), folder / "out", server)
         started = time.monotonic()
         process.send_signal(number)

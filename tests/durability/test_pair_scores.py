@@ -14,7 +14,19 @@ N_KILLS = 8
 
 
 def command(name: str, pairs: str, output: Path) -> list[str]:
-    words = ["eval", name, "--pairs", pairs, "-o", str(output), "--model", "fake", "--reward-model", "--part-size", "3"]
+    words = [
+        "eval",
+        name,
+        "--pairs",
+        pairs,
+        "-o",
+        str(output),
+        "--model",
+        "fake",
+        "--reward-model",
+        "--part-size",
+        "3",
+    ]
     return [*words, "--bootstrap-draws", "100"]
 
 
@@ -25,7 +37,9 @@ def figures_of(folder: Path) -> dict[str, object]:
     return found | {"command": None, "recipe": None}
 
 
-def test_kills_change_no_row_no_figure_and_repeat_no_part(stages: StageServer, folder: Path) -> None:
+def test_kills_change_no_row_no_figure_and_repeat_no_part(
+    stages: StageServer, folder: Path
+) -> None:
     """Either command goes on where either was killed."""
     pairs = pairs_file(folder, some_pairs(30))
     straight = stages.run(*command("rewardbench", pairs, folder / "straight"))
@@ -36,7 +50,10 @@ def test_kills_change_no_row_no_figure_and_repeat_no_part(stages: StageServer, f
         output, seen, killed = folder / f"episode{episode}", {}, True
         while killed:
             name = moments.choice(["rewardbench", "calibration"])
-            outcome = stages.run(*command(name, pairs, output), signal_after_s=moments.uniform(0.0, straight.elapsed_s))
+            outcome = stages.run(
+                *command(name, pairs, output),
+                signal_after_s=moments.uniform(0.0, straight.elapsed_s),
+            )
             killed = outcome.code == -signal.SIGKILL
             n_kills += killed
             parts = identities_of(output)
@@ -49,14 +66,18 @@ def test_kills_change_no_row_no_figure_and_repeat_no_part(stages: StageServer, f
 
 
 @pytest.mark.parametrize("name", ["rewardbench", "calibration"])
-def test_kill_before_every_single_file_operation(stages: StageServer, folder: Path, name: str) -> None:
+def test_kill_before_every_single_file_operation(
+    stages: StageServer, folder: Path, name: str
+) -> None:
     pairs = pairs_file(folder, some_pairs(5))
     assert stages.run(*command(name, pairs, folder / "straight")).code == 0
     expected = figures_of(folder / "straight")
     died_at = 0
     while True:
         output = folder / f"died{died_at}"
-        outcome = stages.run(*command(name, pairs, output), die_at_event=died_at, watched=str(output))
+        outcome = stages.run(
+            *command(name, pairs, output), die_at_event=died_at, watched=str(output)
+        )
         if outcome.code == 0:
             break
         assert outcome.code == -signal.SIGKILL
@@ -67,7 +88,9 @@ def test_kill_before_every_single_file_operation(stages: StageServer, folder: Pa
     assert died_at >= 3 + 2 * 2 + 2  # run.json, two parts, summary.json
 
 
-def test_a_damaged_part_is_made_again_and_the_others_kept(stages: StageServer, folder: Path) -> None:
+def test_a_damaged_part_is_made_again_and_the_others_kept(
+    stages: StageServer, folder: Path
+) -> None:
     pairs, output = pairs_file(folder, some_pairs(9)), folder / "out"
     assert stages.run(*command("rewardbench", pairs, output)).code == 0
     before = identities_of(output)
@@ -84,7 +107,9 @@ def test_a_damaged_part_is_made_again_and_the_others_kept(stages: StageServer, f
 
 def test_a_stop_keeps_what_is_done_and_exits_with_75(stages: StageServer, folder: Path) -> None:
     pairs = pairs_file(folder, some_pairs(400))
-    outcome = stages.run(*command("rewardbench", pairs, folder / "out"), signal_after_s=0.3, signal=signal.SIGTERM)
+    outcome = stages.run(
+        *command("rewardbench", pairs, folder / "out"), signal_after_s=0.3, signal=signal.SIGTERM
+    )
     if outcome.code != 0:  # a fast machine has finished
         assert outcome.code == 75
         assert "run the same command again" in outcome.stderr

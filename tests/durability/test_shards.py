@@ -10,7 +10,21 @@ N_PROMPTS, PART_SIZE = 14, 2  # seven parts
 
 
 def generate(prompts: Path, output: Path, *more: object, n: int = 3) -> list[str]:
-    words = ["generate", prompts, "--backend", "fake", "--model", "fake", "--n", n, "--part-size", PART_SIZE, "-o", output, *more]
+    words = [
+        "generate",
+        prompts,
+        "--backend",
+        "fake",
+        "--model",
+        "fake",
+        "--n",
+        n,
+        "--part-size",
+        PART_SIZE,
+        "-o",
+        output,
+        *more,
+    ]
     return [str(word) for word in words]
 
 
@@ -24,7 +38,10 @@ def undivided(stages: StageServer, fast_root: Path) -> Path:
     folder = fast_root / "undivided"
     folder.mkdir()
     write_prompts(folder / "prompts.jsonl", N_PROMPTS)
-    commands = [generate(folder / "prompts.jsonl", folder / "generate"), *later_stages(folder, folder)]
+    commands = [
+        generate(folder / "prompts.jsonl", folder / "generate"),
+        *later_stages(folder, folder),
+    ]
     for words in commands:
         assert stages.run(*words).code == 0
     return folder
@@ -56,7 +73,10 @@ def test_a_whole_chain_runs_shard_by_shard_without_waiting_for_other_shards(
     stages: StageServer, undivided: Path, folder: Path
 ) -> None:
     """Part i of every stage speaks of the same prompts: shard 1 of 2 scores, embeds and selects while shard 0 has not begun."""
-    commands = [generate(undivided / "prompts.jsonl", folder / "generate"), *later_stages(folder, folder)]
+    commands = [
+        generate(undivided / "prompts.jsonl", folder / "generate"),
+        *later_stages(folder, folder),
+    ]
     for index in (1, 0):
         for words in commands:
             outcome = stages.run_at_once([shard(words, index, 2)])[0]
@@ -65,13 +85,17 @@ def test_a_whole_chain_runs_shard_by_shard_without_waiting_for_other_shards(
         assert_same_artifact(folder / stage, undivided / stage)
 
 
-def test_the_number_of_shards_may_change_between_reruns(stages: StageServer, undivided: Path, folder: Path) -> None:
+def test_the_number_of_shards_may_change_between_reruns(
+    stages: StageServer, undivided: Path, folder: Path
+) -> None:
     """Shard 0 of 3 makes parts 0, 3, 6; then 1 of 2 makes 1 and 5 and keeps 3; then an undivided run makes 2 and 4."""
     words = generate(undivided / "prompts.jsonl", folder / "parts")
     assert stages.run_at_once([shard(words, 0, 3)])[0].code == 0
     first = identities_of(folder / "parts")
     assert sorted(first) == [f"part-{index:05d}-of-00007.parquet" for index in (0, 3, 6)]
-    assert "1 of 3 parts are finished and kept" in stages.run_at_once([shard(words, 1, 2)])[0].stderr
+    assert (
+        "1 of 3 parts are finished and kept" in stages.run_at_once([shard(words, 1, 2)])[0].stderr
+    )
     second = identities_of(folder / "parts")
     assert first.items() <= second.items()
     assert "5 of 7 parts are finished and kept" in stages.run(*words).stderr
@@ -88,20 +112,30 @@ def test_more_shards_than_parts_leave_some_workers_without_work_and_no_part_undo
     assert_same_artifact(folder / "parts", undivided / "generate")
 
 
-def test_slurm_array_variables_are_the_shards(stages: StageServer, undivided: Path, folder: Path) -> None:
+def test_slurm_array_variables_are_the_shards(
+    stages: StageServer, undivided: Path, folder: Path
+) -> None:
     words = generate(undivided / "prompts.jsonl", folder / "parts")
-    array = [Command(words, env={"SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": "2"}) for i in range(2)]
+    array = [
+        Command(words, env={"SLURM_ARRAY_TASK_ID": str(i), "SLURM_ARRAY_TASK_COUNT": "2"})
+        for i in range(2)
+    ]
     assert [outcome.code for outcome in stages.run_at_once(array)] == [0, 0]
     assert_same_artifact(folder / "parts", undivided / "generate")
     beyond = stages.run(*words, env={"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "2"})
     assert beyond.code == 2
-    assert "SLURM_ARRAY_TASK_ID=2 does not fit SLURM_ARRAY_TASK_COUNT=2: tasks are numbered from 0 to 1" in beyond.stderr
+    assert (
+        "SLURM_ARRAY_TASK_ID=2 does not fit SLURM_ARRAY_TASK_COUNT=2: tasks are numbered from 0 to 1"
+        in beyond.stderr
+    )
     half = stages.run(*words, env={"SLURM_ARRAY_TASK_ID": "0"})
     assert half.code == 2
     assert "only one of SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT is set" in half.stderr
 
 
-def test_flags_beat_slurm_variables_and_must_fit(stages: StageServer, undivided: Path, folder: Path) -> None:
+def test_flags_beat_slurm_variables_and_must_fit(
+    stages: StageServer, undivided: Path, folder: Path
+) -> None:
     words = generate(undivided / "prompts.jsonl", folder / "parts")
     array = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
     assert stages.run(*words, "--shard-index", 0, "--num-shards", 1, env=array).code == 0
@@ -140,7 +174,9 @@ def test_shards_that_overwrite_at_the_very_same_moment_lose_no_part_of_each_othe
         assert_same_artifact(output, undivided / "generate")
 
 
-def test_overwriting_one_shard_again_leaves_the_other_shard_alone(stages: StageServer, undivided: Path, folder: Path) -> None:
+def test_overwriting_one_shard_again_leaves_the_other_shard_alone(
+    stages: StageServer, undivided: Path, folder: Path
+) -> None:
     words = generate(undivided / "prompts.jsonl", folder / "parts")
     assert stages.run(*words).code == 0
     before = identities_of(folder / "parts")
@@ -162,7 +198,9 @@ def test_two_workers_on_the_same_shard_write_the_same_part_twice_and_harm_nothin
     assert_same_artifact(folder / "parts", undivided / "generate")
 
 
-def test_shards_extended_at_the_same_moment_equal_a_straight_run(stages: StageServer, undivided: Path, folder: Path) -> None:
+def test_shards_extended_at_the_same_moment_equal_a_straight_run(
+    stages: StageServer, undivided: Path, folder: Path
+) -> None:
     words = generate(undivided / "prompts.jsonl", folder / "parts", n=1)
     assert stages.run(*words).code == 0
     grown = generate(undivided / "prompts.jsonl", folder / "parts", "--extend")
@@ -176,11 +214,18 @@ def test_seeds_and_responses_depend_on_neither_n_nor_part_size_nor_shards(
 ) -> None:
     """A sample is a function of run seed, prompt_id and sample_idx (and temperature), so more samples only add rows."""
     words = [*generate(undivided / "prompts.jsonl", folder / "other", n=7), "--part-size", "3"]
-    assert [o.code for o in stages.run_at_once([shard(words, index, 3) for index in range(3)])] == [0, 0, 0]
+    assert [o.code for o in stages.run_at_once([shard(words, index, 3) for index in range(3)])] == [
+        0,
+        0,
+        0,
+    ]
     columns = ("prompt_id", "sample_idx", "seed", "response", "logp", "temperature")
 
     def samples(path: Path) -> dict[tuple[object, ...], tuple[object, ...]]:
-        return {(row["prompt_id"], row["sample_idx"]): tuple(row[name] for name in columns) for row in rows_of(path)}
+        return {
+            (row["prompt_id"], row["sample_idx"]): tuple(row[name] for name in columns)
+            for row in rows_of(path)
+        }
 
     few, many = samples(undivided / "generate"), samples(folder / "other")
     assert few.items() <= many.items()

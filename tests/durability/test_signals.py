@@ -62,7 +62,9 @@ def undisturbed(inputs: Path) -> Callable[[str], Case]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name not in HEAVY])
-def test_a_signal_at_any_moment_loses_nothing(inputs: Path, undisturbed: Callable[[str], Case], name: str) -> None:
+def test_a_signal_at_any_moment_loses_nothing(
+    inputs: Path, undisturbed: Callable[[str], Case], name: str
+) -> None:
     """Each signal once, from the first instant to beyond the end."""
     case, moments = undisturbed(name), random.Random(name)
     for number in SIGNALS:
@@ -84,7 +86,9 @@ def test_a_signal_at_any_moment_loses_nothing_of_what_takes_long(
     if CASES[name].identity is not nothing:
         again = start(case.words(f"struck-{name}"), inputs)
         stderr = again.communicate()[1]
-        assert again.returncode in ((0, 2) if name == "merge" else (0,)), stderr  # a merged model is not overwritten
+        assert again.returncode in ((0, 2) if name == "merge" else (0,)), (
+            stderr
+        )  # a merged model is not overwritten
         assert case.identity(inputs / f"struck-{name}") == case.expected
 
 
@@ -116,10 +120,14 @@ def slow_parts(output: str, delay_s: float = 0.5) -> list[str]:
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_an_interrupt_while_the_loops_are_compiled_ends_at_once(inputs: Path, folder: Path, number: signal.Signals) -> None:
+def test_an_interrupt_while_the_loops_are_compiled_ends_at_once(
+    inputs: Path, folder: Path, number: signal.Signals
+) -> None:
     """In the main thread, with numba's cache empty: in a worker thread such an interrupt hung the process for ever."""
     words = CASES["select"].words(str(folder / "groups"))
-    process = listening(words, inputs, "compiling the selection loops", NUMBA_CACHE_DIR=str(folder / "numba"))
+    process = listening(
+        words, inputs, "compiling the selection loops", NUMBA_CACHE_DIR=str(folder / "numba")
+    )
     time.sleep(0.4)
     process.send_signal(number)
     code, stderr, elapsed_s = ended(process, 20)
@@ -129,18 +137,28 @@ def test_an_interrupt_while_the_loops_are_compiled_ends_at_once(inputs: Path, fo
     assert not list((folder / "groups").glob("part-*"))
 
 
-def test_a_part_is_finished_after_sigterm_and_what_is_finished_stays(inputs: Path, folder: Path) -> None:
+def test_a_part_is_finished_after_sigterm_and_what_is_finished_stays(
+    inputs: Path, folder: Path
+) -> None:
     process = at_its_first_part(slow_parts(str(folder / "out")), inputs)
     process.send_signal(signal.SIGTERM)
     code, stderr, _ = ended(process, 20)
     assert code == 75
-    assert "SIGTERM: finishing what is begun, then stopping; a second signal stops at once" in stderr
+    assert (
+        "SIGTERM: finishing what is begun, then stopping; a second signal stops at once" in stderr
+    )
     assert "stopped: generate stopped as asked: 1 parts made now, 19 left" in stderr
-    assert [path.name for path in (folder / "out").glob("part-*")] == ["part-00000-of-00020.parquet"]
+    assert [path.name for path in (folder / "out").glob("part-*")] == [
+        "part-00000-of-00020.parquet"
+    ]
 
 
-@pytest.mark.parametrize("repeated", [signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name)
-def test_what_batch_systems_and_terminals_send_twice_counts_once(inputs: Path, folder: Path, repeated: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    "repeated", [signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name
+)
+def test_what_batch_systems_and_terminals_send_twice_counts_once(
+    inputs: Path, folder: Path, repeated: signal.Signals
+) -> None:
     process = at_its_first_part(slow_parts(str(folder / "out")), inputs)
     for _ in range(3):
         process.send_signal(repeated)
@@ -151,7 +169,9 @@ def test_what_batch_systems_and_terminals_send_twice_counts_once(inputs: Path, f
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_second_signal_does_not_wait_for_the_part(inputs: Path, folder: Path, second: signal.Signals) -> None:
+def test_a_second_signal_does_not_wait_for_the_part(
+    inputs: Path, folder: Path, second: signal.Signals
+) -> None:
     process = at_its_first_part(slow_parts(str(folder / "out"), delay_s=3), inputs)
     process.send_signal(signal.SIGUSR1)
     time.sleep(0.3)
@@ -193,7 +213,9 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_second_signal_ends_what_is_stuck(body: str, number: signal.Signals) -> None:
-    process = subprocess.Popen([sys.executable, "-c", STUCK.format(body=body)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK.format(body=body)], stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     time.sleep(0.1)
@@ -216,7 +238,9 @@ def test_an_interrupt_that_a_finalizer_would_swallow_is_raised_again() -> None:
     thing = Slow()
     del thing
     threading.Event().wait()"""
-    process = subprocess.Popen([sys.executable, "-c", STUCK.format(body=body)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK.format(body=body)], stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     time.sleep(0.3)
@@ -244,10 +268,17 @@ stop_request.run(command)
 """
 
 
-def run_long(seconds: float, *numbers: signal.Signals, however_long: bool = False, **variables: str) -> tuple[int, str, float]:
+def run_long(
+    seconds: float, *numbers: signal.Signals, however_long: bool = False, **variables: str
+) -> tuple[int, str, float]:
     """Send signals, a moment apart, to what finishes something for so long, with a grace of 1 s."""
     script = LONG.format(seconds=seconds, however_long=however_long)
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, env=os.environ | variables)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | variables,
+    )
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     time.sleep(0.1)
@@ -261,7 +292,10 @@ def run_long(seconds: float, *numbers: signal.Signals, however_long: bool = Fals
 def test_what_is_begun_is_left_when_the_grace_is_over(number: signal.Signals) -> None:
     code, stderr, elapsed_s = run_long(30, number)
     assert code == 75
-    assert "stopped: what was begun took longer than 1 s from the signal; finished parts are kept" in stderr
+    assert (
+        "stopped: what was begun took longer than 1 s from the signal; finished parts are kept"
+        in stderr
+    )
     assert 0.8 < elapsed_s < 5
 
 
@@ -272,10 +306,16 @@ def test_sigusr1_waits_for_as_long_as_it_takes_and_so_does_a_checkpoint() -> Non
         assert elapsed_s > 2
 
 
-@pytest.mark.parametrize("variables", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}])
-def test_under_a_launcher_every_signal_is_the_same_request_but_an_interrupt(variables: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "variables", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}]
+)
+def test_under_a_launcher_every_signal_is_the_same_request_but_an_interrupt(
+    variables: dict[str, str],
+) -> None:
     """Batch systems signal the launcher and its processes, and the launcher passes it on."""
-    code, stderr, elapsed_s = run_long(3, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, **variables)
+    code, stderr, elapsed_s = run_long(
+        3, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, **variables
+    )
     assert code == 75
     assert elapsed_s > 2
     assert "second" not in stderr
@@ -291,7 +331,9 @@ def test_a_signal_after_the_work_is_done_changes_nothing() -> None:
     atexit.register(time.sleep, 1)
     threading.Thread(target=time.sleep, args=(1,)).start()
     return 3"""
-    process = subprocess.Popen([sys.executable, "-c", STUCK.format(body=body)], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK.format(body=body)], stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     assert process.stderr.readline() == "ready\n"
     for _ in range(3):
@@ -322,7 +364,9 @@ def test_a_judge_stops_and_goes_on(folder: Path, number: signal.Signals) -> None
 
 def test_nohup_and_a_scripts_background_stay_ignored(inputs: Path, folder: Path) -> None:
     script = f"trap '' HUP INT; exec {sys.executable} -m prefpipe {' '.join(slow_parts(str(folder / 'out'), delay_s=0.05))}"
-    process = subprocess.Popen(["bash", "-c", script], cwd=inputs, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["bash", "-c", script], cwd=inputs, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     assert any("loading" in line for line in process.stderr)
     process.send_signal(signal.SIGHUP)
@@ -334,10 +378,10 @@ def test_nohup_and_a_scripts_background_stay_ignored(inputs: Path, folder: Path)
 def test_a_closed_terminal_stops_after_the_part(inputs: Path, folder: Path) -> None:
     """The terminal is gone when SIGHUP comes: to print is an error then, which must not become another exit code."""
     master, slave = pty.openpty()
-    code = (
-        f"import sys; from prefpipe.__main__ import main; sys.argv = ['prefpipe', *{slow_parts(str(folder / 'out'))!r}]; main()"
+    code = f"import sys; from prefpipe.__main__ import main; sys.argv = ['prefpipe', *{slow_parts(str(folder / 'out'))!r}]; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=inputs, stdin=slave, stdout=slave, stderr=slave
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=inputs, stdin=slave, stdout=slave, stderr=slave)
     os.close(slave)
     seen = b""
     while b"loading fake" not in seen:

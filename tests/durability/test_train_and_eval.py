@@ -13,7 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.pipelines import assert_same_artifact, digests_of, identities_of, rows_of, write_prompts
+from support.pipelines import (
+    assert_same_artifact,
+    digests_of,
+    identities_of,
+    rows_of,
+    write_prompts,
+)
 from support.stage_server import Outcome, StageServer
 from support.tiny_models import make_tiny_causal_lm
 
@@ -27,7 +33,9 @@ KILLS = 3
 WHOLE = ("--objective", "ampo", "--gamma", 2)
 ADAPTER = ("--objective", "dpo", "--lora-r", 4, "--lora-dropout", 0.1)
 WEIGHTS = {WHOLE: "model.safetensors", ADAPTER: "adapter_model.safetensors"}
-each_kind = pytest.mark.parametrize("kind", [WHOLE, ADAPTER], ids=["whole model", "adapter with dropout and a reference"])
+each_kind = pytest.mark.parametrize(
+    "kind", [WHOLE, ADAPTER], ids=["whole model", "adapter with dropout and a reference"]
+)
 
 
 class Inputs(NamedTuple):
@@ -126,7 +134,10 @@ def assert_same_policy(output: Path, expected: Path, kind: tuple[object, ...]) -
     """Weights, figures, metrics and every response's fate, and nothing hidden left behind."""
     assert (output / WEIGHTS[kind]).read_bytes() == (expected / WEIGHTS[kind]).read_bytes()
     assert (output / "summary.json").read_bytes() == (expected / "summary.json").read_bytes()
-    metrics = [pq.read_table(folder / "metrics.parquet").drop_columns("tokens_per_s") for folder in (output, expected)]
+    metrics = [
+        pq.read_table(folder / "metrics.parquet").drop_columns("tokens_per_s")
+        for folder in (output, expected)
+    ]
     assert metrics[0].equals(metrics[1])
     assert digests_of(output) == digests_of(expected)
     assert (output / "reference").exists() == ("dpo" in kind)
@@ -150,18 +161,35 @@ def assert_refused(outcome: Outcome, code: int, *sentences: str) -> None:
 
 def parts_of(evaluation: Path) -> dict[Path, tuple[int, int]]:
     """Return each part on disk below an evaluation and what tells it from one that was made again."""
-    folders = [evaluation, *(evaluation / side / what for side in ("policy", "baseline") for what in ("candidates", "scores"))]
-    return {folder / name: identity for folder in folders for name, identity in identities_of(folder).items()}
+    folders = [
+        evaluation,
+        *(
+            evaluation / side / what
+            for side in ("policy", "baseline")
+            for what in ("candidates", "scores")
+        ),
+    ]
+    return {
+        folder / name: identity
+        for folder in folders
+        for name, identity in identities_of(folder).items()
+    }
 
 
 @each_kind
 def test_sigterm_in_training_saves_a_checkpoint_and_the_same_command_goes_on_to_the_same_weights(
-    heavy: StageServer, inputs: Inputs, straight: dict[object, Undisturbed], folder: Path, kind: tuple[object, ...]
+    heavy: StageServer,
+    inputs: Inputs,
+    straight: dict[object, Undisturbed],
+    folder: Path,
+    kind: tuple[object, ...],
 ) -> None:
     for attempt in range(8):
         output = folder / f"stopped{attempt}"
         moment_s = straight[kind].elapsed_s * (0.5 + 0.05 * attempt)
-        stopped = heavy.run(*train(inputs, output, *kind), signal_after_s=moment_s, signal=signal.SIGTERM)
+        stopped = heavy.run(
+            *train(inputs, output, *kind), signal_after_s=moment_s, signal=signal.SIGTERM
+        )
         if stopped.code == 75 and last_step(output):
             break
     step = last_step(output)
@@ -176,7 +204,11 @@ def test_sigterm_in_training_saves_a_checkpoint_and_the_same_command_goes_on_to_
 
 @each_kind
 def test_training_killed_at_random_moments_ends_with_the_same_weights(
-    heavy: StageServer, inputs: Inputs, straight: dict[object, Undisturbed], folder: Path, kind: tuple[object, ...]
+    heavy: StageServer,
+    inputs: Inputs,
+    straight: dict[object, Undisturbed],
+    folder: Path,
+    kind: tuple[object, ...],
 ) -> None:
     """The last complete checkpoint never goes back, whatever the moment."""
     moments = random.Random(str(kind))
@@ -214,7 +246,9 @@ def test_a_reference_killed_before_every_file_operation_repeats_no_part_and_trai
     assert died_at > 3
     assert_same_artifact(output, folder / "straight")
     finish(heavy, *train(inputs, folder / "policy", *ADAPTER, "--reference", output))
-    assert (folder / "policy" / WEIGHTS[ADAPTER]).read_bytes() == (straight[ADAPTER].folder / WEIGHTS[ADAPTER]).read_bytes()
+    assert (folder / "policy" / WEIGHTS[ADAPTER]).read_bytes() == (
+        straight[ADAPTER].folder / WEIGHTS[ADAPTER]
+    ).read_bytes()
     assert_same_artifact(output, straight[ADAPTER].folder / "reference")
 
 
@@ -223,7 +257,11 @@ def test_training_killed_while_it_measures_its_reference_ends_with_the_same_weig
 ) -> None:
     output, died_at, seen = folder / "policy", 0, identities_of(folder / "nothing")
     while len(seen) < 3:
-        outcome = heavy.run(*train(inputs, output, *ADAPTER), die_at_event=died_at, watched=str(output / "reference"))
+        outcome = heavy.run(
+            *train(inputs, output, *ADAPTER),
+            die_at_event=died_at,
+            watched=str(output / "reference"),
+        )
         assert outcome.code == -signal.SIGKILL
         now = identities_of(output / "reference")
         assert seen.items() <= now.items()
@@ -239,11 +277,19 @@ def test_sigterm_in_logprobs_stops_after_a_part_and_shards_share_the_rest(
     elapsed_s = finish(heavy, *logprobs(inputs, folder / "straight")).elapsed_s
     for attempt in range(24):
         output = folder / f"stopped{attempt}"
-        stopped = heavy.run(*logprobs(inputs, output), signal_after_s=elapsed_s * (0.3 + 0.03 * attempt), signal=signal.SIGTERM)
-        if "logprobs stopped as asked" in stopped.stderr:  # earlier, while the model is loaded, there is nothing to finish
+        stopped = heavy.run(
+            *logprobs(inputs, output),
+            signal_after_s=elapsed_s * (0.3 + 0.03 * attempt),
+            signal=signal.SIGTERM,
+        )
+        if (
+            "logprobs stopped as asked" in stopped.stderr
+        ):  # earlier, while the model is loaded, there is nothing to finish
             break
         assert stopped.code in (0, 75)
-    assert_refused(stopped, 75, "logprobs stopped as asked", "left hint: run the same command again to go on")
+    assert_refused(
+        stopped, 75, "logprobs stopped as asked", "left hint: run the same command again to go on"
+    )
     made = identities_of(output)
     for index in (0, 1):
         slurm = {"SLURM_ARRAY_TASK_ID": str(index), "SLURM_ARRAY_TASK_COUNT": "2"}
@@ -265,7 +311,11 @@ def test_a_second_run_says_that_the_policy_is_kept_and_touches_nothing(
 
 @pytest.mark.parametrize("damage", ["removed", "cut off"])
 def test_a_finished_model_that_was_lost_is_saved_again_from_the_last_checkpoint(
-    heavy: StageServer, inputs: Inputs, straight: dict[object, Undisturbed], folder: Path, damage: str
+    heavy: StageServer,
+    inputs: Inputs,
+    straight: dict[object, Undisturbed],
+    folder: Path,
+    damage: str,
 ) -> None:
     output = folder / "policy"
     shutil.copytree(straight[WHOLE].folder, output)
@@ -341,10 +391,14 @@ def test_sigterm_in_eval_stops_after_a_part_and_the_same_command_goes_on_to_the_
     for attempt in range(12):
         output = folder / f"stopped{attempt}"
         moment_s = straight_eval.elapsed_s * (0.3 + 0.05 * attempt)
-        stopped = heavy.run(*evaluate(inputs, output), signal_after_s=moment_s, signal=signal.SIGTERM)
+        stopped = heavy.run(
+            *evaluate(inputs, output), signal_after_s=moment_s, signal=signal.SIGTERM
+        )
         if stopped.code == 75 and parts_of(output):
             break
-    assert_refused(stopped, 75, "stopped as asked", "left hint: run the same command again to go on")
+    assert_refused(
+        stopped, 75, "stopped as asked", "left hint: run the same command again to go on"
+    )
     made = parts_of(output)
     assert 0 < len(made) < 4 * N_PROMPTS + 1
     assert not (output / "summary.json").exists()
@@ -363,7 +417,10 @@ def test_eval_killed_at_random_moments_repeats_no_part_and_ends_with_the_same_fi
         seen: dict[Path, tuple[int, int]] = {}
         killed = True
         while killed:
-            outcome = heavy.run(*evaluate(inputs, output), signal_after_s=moments.uniform(0.3, 1.0) * straight_eval.elapsed_s)
+            outcome = heavy.run(
+                *evaluate(inputs, output),
+                signal_after_s=moments.uniform(0.3, 1.0) * straight_eval.elapsed_s,
+            )
             killed = outcome.code == -signal.SIGKILL
             n_kills += killed
             assert seen.items() <= parts_of(output).items()
@@ -373,16 +430,32 @@ def test_eval_killed_at_random_moments_repeats_no_part_and_ends_with_the_same_fi
         episode += 1
 
 
-def test_an_empty_groups_folder_is_no_artifact(heavy: StageServer, inputs: Inputs, folder: Path) -> None:
+def test_an_empty_groups_folder_is_no_artifact(
+    heavy: StageServer, inputs: Inputs, folder: Path
+) -> None:
     (folder / "groups").mkdir()
     assert_refused(heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")), 1,
                    f"{folder}/groups", "run.json")  # fmt: skip
     assert not (folder / "policy").exists()
 
 
-def test_groups_of_rejected_prompts_only_are_an_error_that_says_so(heavy: StageServer, inputs: Inputs, folder: Path) -> None:
+def test_groups_of_rejected_prompts_only_are_an_error_that_says_so(
+    heavy: StageServer, inputs: Inputs, folder: Path
+) -> None:
     """One response a prompt leaves nothing to compare: select rejects every prompt."""
-    finish(heavy, "generate", inputs.prompts, "--backend", "fake", "--model", "fake", "--n", 1, "-o", folder / "candidates")
+    finish(
+        heavy,
+        "generate",
+        inputs.prompts,
+        "--backend",
+        "fake",
+        "--model",
+        "fake",
+        "--n",
+        1,
+        "-o",
+        folder / "candidates",
+    )
     finish(heavy, "score", folder / "candidates", "--scorer", "fake", "-o", folder / "scores")
     selected = heavy.run("select", folder / "candidates", "--scores", folder / "scores", "--strategy", "bottom-k", "--k", 1,
                          "-o", folder / "groups")  # fmt: skip
@@ -392,7 +465,9 @@ def test_groups_of_rejected_prompts_only_are_an_error_that_says_so(heavy: StageS
                    f"no group of {folder}/groups can be trained on: it holds no group", "prefpipe inspect")  # fmt: skip
 
 
-def test_missing_parts_of_the_groups_exit_with_4(heavy: StageServer, inputs: Inputs, folder: Path) -> None:
+def test_missing_parts_of_the_groups_exit_with_4(
+    heavy: StageServer, inputs: Inputs, folder: Path
+) -> None:
     shutil.copytree(inputs.groups, folder / "groups")
     (folder / "groups" / "part-00001-of-00003.parquet").unlink()
     assert_refused(heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")), 4,
@@ -415,7 +490,11 @@ def test_missing_parts_of_the_groups_exit_with_4(heavy: StageServer, inputs: Inp
     ids=lambda value: "-".join(map(str, value)).replace("--", "") if isinstance(value, tuple) else "",
 )  # fmt: skip
 def test_flags_that_cannot_be_used_exit_with_2_and_say_what_to_change(
-    heavy: StageServer, inputs: Inputs, folder: Path, flags: tuple[object, ...], sentences: list[str]
+    heavy: StageServer,
+    inputs: Inputs,
+    folder: Path,
+    flags: tuple[object, ...],
+    sentences: list[str],
 ) -> None:
     assert_refused(heavy.run(*train(inputs, folder / "policy", *flags)), 2, *sentences)
     assert not list(folder.glob("policy/part-*"))
@@ -442,8 +521,17 @@ def broken_model(inputs: Inputs, path: Path, what: str) -> Path:
     ("what", "sentences"),
     [
         ("tokenizer", ["no tokenizer in the model folder", "copy tokenizer.json"]),
-        ("chat template", ["no chat template in the model folder", "put a chat_template.jinja into the folder"]),
-        ("pickle", ["has only pickle weights (pytorch_model.bin), which prefpipe refuses", "convert it to safetensors once"]),
+        (
+            "chat template",
+            ["no chat template in the model folder", "put a chat_template.jinja into the folder"],
+        ),
+        (
+            "pickle",
+            [
+                "has only pickle weights (pytorch_model.bin), which prefpipe refuses",
+                "convert it to safetensors once",
+            ],
+        ),
         ("cut off", ["model.safetensors"]),
     ],
 )
@@ -451,7 +539,12 @@ def test_a_model_folder_that_cannot_be_used_is_refused_before_anything_is_writte
     heavy: StageServer, inputs: Inputs, folder: Path, what: str, sentences: list[str]
 ) -> None:
     model = broken_model(inputs, folder / "model", what)
-    assert_refused(heavy.run(*train(inputs._replace(model=model), folder / "policy")), 1, str(model), *sentences)
+    assert_refused(
+        heavy.run(*train(inputs._replace(model=model), folder / "policy")),
+        1,
+        str(model),
+        *sentences,
+    )
     assert not (folder / "policy").exists()
 
 
@@ -493,7 +586,9 @@ def test_training_on_a_full_disk_is_one_error_and_goes_on_when_there_is_room(
     disk = folder / "disk"
     disk.mkdir()
     size = f"size={free_kib}k"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "none", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("this user may not mount a small disk")
     try:

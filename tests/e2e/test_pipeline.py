@@ -44,7 +44,9 @@ def test_every_sample_is_a_row_with_ids_and_log_probability(workdir: Path) -> No
     rows = read(workdir / "candidates")
     assert rows.height == 4 * 4
     assert rows.select(pl.struct("prompt_id", "sample_idx").n_unique()).item() == 16
-    assert (rows["response_token_ids"].list.len() == rows["n_response_tokens"].cast(pl.UInt32)).all()
+    assert (
+        rows["response_token_ids"].list.len() == rows["n_response_tokens"].cast(pl.UInt32)
+    ).all()
     assert (rows["logp"] < 0).all()
     assert "family" in rows.columns  # the user's column
 
@@ -52,11 +54,14 @@ def test_every_sample_is_a_row_with_ids_and_log_probability(workdir: Path) -> No
 def test_the_chain_is_joined_by_key(workdir: Path) -> None:
     """Each kept reward is the score of the same key, and the positive has the highest of its group."""
     groups = read(workdir / "groups").filter(pl.col("role").is_not_null())
-    scores = read(workdir / "scores").select("prompt_id", "sample_idx", pl.col("reward").alias("score"))
+    scores = read(workdir / "scores").select(
+        "prompt_id", "sample_idx", pl.col("reward").alias("score")
+    )
     joined = groups.join(scores, on=["prompt_id", "sample_idx"], how="left")
     assert (joined["reward"] == joined["score"]).all()
     best = joined.group_by("prompt_id").agg(
-        pl.col("reward").max().alias("best"), pl.col("reward").filter(pl.col("role") == "positive").first()
+        pl.col("reward").max().alias("best"),
+        pl.col("reward").filter(pl.col("role") == "positive").first(),
     )
     assert (best["best"] == best["reward"]).all()
 
@@ -70,7 +75,13 @@ def test_the_embeddings_are_unit_vectors(workdir: Path) -> None:
 def test_the_policy_is_an_adapter_folder(workdir: Path) -> None:
     """With --lora-r the result is a PEFT adapter with its tokenizer, which eval has loaded as it is."""
     names = {path.name for path in (workdir / "policy").iterdir()}
-    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "metrics.parquet", "run.json"} <= names
+    assert {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "tokenizer.json",
+        "metrics.parquet",
+        "run.json",
+    } <= names
     assert pl.read_parquet(workdir / "policy" / "metrics.parquet").height > 0
 
 
@@ -100,7 +111,9 @@ def test_a_second_run_makes_nothing(workdir: Path, capsys: pytest.CaptureFixture
     )
     assert code == 0
     assert json.loads(capsys.readouterr().out)["n_parts_made"] == 0
-    assert before == {path: path.stat().st_mtime_ns for path in (workdir / "candidates").glob("part-*")}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (workdir / "candidates").glob("part-*")
+    }
 
 
 def test_status_says_done(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

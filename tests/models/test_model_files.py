@@ -8,7 +8,12 @@ import pytest
 from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
 
 from prefpipe.errors import ModelError
-from prefpipe.models.model_files import find_adapter_base, inspect_model, require_chat_template, require_tokenizer
+from prefpipe.models.model_files import (
+    find_adapter_base,
+    inspect_model,
+    require_chat_template,
+    require_tokenizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +36,20 @@ def models(originals, tmp_path, monkeypatch):
 
 def edit_json(path, **changes):
     content = json.loads(path.read_text())
-    path.write_text(json.dumps({key: value for key, value in (content | changes).items() if value is not None}))
+    path.write_text(
+        json.dumps({key: value for key, value in (content | changes).items() if value is not None})
+    )
 
 
 def test_the_kind_is_read_from_the_folder(models):
-    kinds = {name: inspect_model(models / name, name).kind for name in ("policy", "reward", "adapter")}
-    assert kinds == {"policy": "causal-lm", "reward": "sequence-classification", "adapter": "adapter"}
+    kinds = {
+        name: inspect_model(models / name, name).kind for name in ("policy", "reward", "adapter")
+    }
+    assert kinds == {
+        "policy": "causal-lm",
+        "reward": "sequence-classification",
+        "adapter": "adapter",
+    }
 
 
 def test_the_same_content_under_another_path_and_name_has_the_same_identity(models):
@@ -81,11 +94,17 @@ def test_the_template_moves_only_its_own_hash(models):
 
 
 def test_an_adapter_stands_on_its_base_and_borrows_its_tokenizer(models):
-    adapter, base = inspect_model(models / "adapter", "adapter"), inspect_model(models / "policy", "policy")
+    adapter, base = (
+        inspect_model(models / "adapter", "adapter"),
+        inspect_model(models / "policy", "policy"),
+    )
     assert adapter.base is not None
     assert adapter.base.content_hash == base.content_hash != adapter.content_hash
     assert adapter.identity()["base_content_hash"] == base.content_hash
-    assert (adapter.tokenizer_hash, adapter.chat_template_hash) == (base.tokenizer_hash, base.chat_template_hash)
+    assert (adapter.tokenizer_hash, adapter.chat_template_hash) == (
+        base.tokenizer_hash,
+        base.chat_template_hash,
+    )
     require_chat_template(adapter)
 
 
@@ -102,19 +121,26 @@ def test_shards_count_through_their_index(models):
     assert inspect_model(folder, "policy").kind == "causal-lm"
     index["weight_map"]["other"] = "model-00002-of-00002.safetensors"
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ModelError, match="lacks 1 of 2 weight files, the first one model-00002-of-00002"):
+    with pytest.raises(
+        ModelError, match="lacks 1 of 2 weight files, the first one model-00002-of-00002"
+    ):
         inspect_model(folder, "policy")
 
 
 def test_a_missing_folder_is_named(models):
-    with pytest.raises(ModelError, match=r"no model folder at .*/absent .asked for as 'absent'.") as caught:
+    with pytest.raises(
+        ModelError, match=r"no model folder at .*/absent .asked for as 'absent'."
+    ) as caught:
         inspect_model(models / "absent", "absent")
     assert "org/name" in caught.value.hint
 
 
 @pytest.mark.parametrize(
     ("removed", "message"),
-    [("config.json", "no config.json in the model folder"), ("model.safetensors", "no model.safetensors in the model folder")],
+    [
+        ("config.json", "no config.json in the model folder"),
+        ("model.safetensors", "no model.safetensors in the model folder"),
+    ],
 )
 def test_a_missing_file_is_named(models, removed, message):
     (models / "policy" / removed).unlink()
@@ -122,12 +148,16 @@ def test_a_missing_file_is_named(models, removed, message):
         inspect_model(models / "policy", "policy")
 
 
-@pytest.mark.parametrize(("name", "weights"), [("policy", "model.safetensors"), ("adapter", "adapter_model.safetensors")])
+@pytest.mark.parametrize(
+    ("name", "weights"), [("policy", "model.safetensors"), ("adapter", "adapter_model.safetensors")]
+)
 @pytest.mark.parametrize("pickled", ["{}.bin", "{}.pt"])
 def test_pickle_weights_are_refused(models, name, weights, pickled):
     stem = "pytorch_model" if name == "policy" else "adapter_model"
     (models / name / weights).rename(models / name / pickled.format(stem))
-    with pytest.raises(ModelError, match=r"has only pickle weights .*, which prefpipe refuses") as caught:
+    with pytest.raises(
+        ModelError, match=r"has only pickle weights .*, which prefpipe refuses"
+    ) as caught:
         inspect_model(models / name, name)
     assert "safetensors" in caught.value.hint
 
@@ -141,7 +171,9 @@ def test_the_pickles_of_a_trainer_are_not_taken_for_weights(models):
 def test_a_truncated_model_is_refused(models):
     weights = models / "policy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r"model\.safetensors is broken: it has \d+ bytes, its header promises \d+"):
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors is broken: it has \d+ bytes, its header promises \d+"
+    ):
         inspect_model(models / "policy", "policy")
 
 
@@ -153,8 +185,12 @@ def test_a_broken_config_is_named(models):
 
 def test_an_adapter_without_its_base_is_refused(models):
     shutil.rmtree(models / "policy")
-    edit_json(models / "adapter" / "adapter_config.json", base_model_name_or_path=str(models / "policy"))
-    with pytest.raises(ModelError, match=r"needs its base model '.*/policy', which is not on this disk"):
+    edit_json(
+        models / "adapter" / "adapter_config.json", base_model_name_or_path=str(models / "policy")
+    )
+    with pytest.raises(
+        ModelError, match=r"needs its base model '.*/policy', which is not on this disk"
+    ):
         inspect_model(models / "adapter", "adapter")
 
 

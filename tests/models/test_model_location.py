@@ -85,7 +85,9 @@ def test_a_hub_name_resolves_to_its_commit_without_a_network(hub_cache):
 
 @pytest.mark.parametrize("reference", ["org/absent", "org/tiny@v2"])
 def test_offline_and_not_in_the_cache_says_what_to_fetch(hub_cache, reference):
-    with pytest.raises(ModelError, match=f"the model {reference} is not in the hub cache of this machine") as caught:
+    with pytest.raises(
+        ModelError, match=f"the model {reference} is not in the hub cache of this machine"
+    ) as caught:
         locate_model(reference)
     name, _, revision = reference.partition("@")
     assert f"hf download {name}" in caught.value.hint
@@ -107,7 +109,9 @@ def test_what_the_hub_refuses_is_said_plainly(hub_server, code, status, message)
     assert message in caught.value.message
 
 
-@pytest.mark.parametrize("reference", ["./absent", "/absent/model", "a/b/c", "~nobody/x", "gpt2", "org/name@", ""])
+@pytest.mark.parametrize(
+    "reference", ["./absent", "/absent/model", "a/b/c", "~nobody/x", "gpt2", "org/name@", ""]
+)
 def test_what_is_neither_a_folder_nor_a_hub_name_is_refused(reference, hub_cache):
     with pytest.raises(ModelError, match="it is not a folder here and not a hub name") as caught:
         locate_model(reference)
@@ -143,10 +147,16 @@ def test_another_base_can_stand_in_for_the_one_that_an_adapter_names(policy, hub
     assert locate_model(str(policy), base="org/nowhere").base is None
 
 
-def test_the_base_of_an_adapter_may_be_a_folder_a_neighbour_or_a_hub_name(policy, hub_cache, tmp_path):
+def test_the_base_of_an_adapter_may_be_a_folder_a_neighbour_or_a_hub_name(
+    policy, hub_cache, tmp_path
+):
     shutil.copytree(policy, tmp_path / "base")
-    for number, (reference, revision) in enumerate([(str(policy), None), ("../base", None), ("org/tiny", COMMIT)]):
-        adapter = locate_model(write_adapter(policy, tmp_path / f"adapter-{number}", reference, revision))
+    for number, (reference, revision) in enumerate(
+        [(str(policy), None), ("../base", None), ("org/tiny", COMMIT)]
+    ):
+        adapter = locate_model(
+            write_adapter(policy, tmp_path / f"adapter-{number}", reference, revision)
+        )
         assert adapter.kind == "adapter"
         assert adapter.base.content_hash == locate_model(str(policy)).content_hash
         assert adapter.base.revision == revision
@@ -154,5 +164,8 @@ def test_the_base_of_an_adapter_may_be_a_folder_a_neighbour_or_a_hub_name(policy
 
 def test_an_adapter_whose_base_cannot_be_found_names_both(policy, hub_cache, tmp_path):
     reference = write_adapter(policy, tmp_path / "adapter", "org/absent")
-    with pytest.raises(ModelError, match=r"the adapter in .*adapter needs its base model 'org/absent': the model org/absent is"):
+    with pytest.raises(
+        ModelError,
+        match=r"the adapter in .*adapter needs its base model 'org/absent': the model org/absent is",
+    ):
         locate_model(reference)

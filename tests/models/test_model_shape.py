@@ -23,7 +23,11 @@ from prefpipe.models.model_shape import named_shape, shape_of
 
 LAYER = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64
 """Of the tiny Llama: queries, keys and values of two heads, output, and the three matrices of the MLP."""
-TINY = ModelShape(n_layer_parameters=2 * LAYER, n_output_parameters=32 * VOCAB_SIZE, attention_width=2 * 4 * (8 + 8))
+TINY = ModelShape(
+    n_layer_parameters=2 * LAYER,
+    n_output_parameters=32 * VOCAB_SIZE,
+    attention_width=2 * 4 * (8 + 8),
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +37,18 @@ def model(tmp_path_factory) -> Path:
 
 def write(folder: Path, config, **changes) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config.to_dict() | changes, default=str), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps(config.to_dict() | changes, default=str), encoding="utf-8"
+    )
     return str(folder)
 
 
 def test_a_folder_by_hand(model: Path) -> None:
     found = named_shape(str(model))
     assert found.shape == TINY
-    assert found.n_parameters == sum(parameter.numel() for parameter in LlamaForCausalLM(tiny_config()).parameters())
+    assert found.n_parameters == sum(
+        parameter.numel() for parameter in LlamaForCausalLM(tiny_config()).parameters()
+    )
     assert found.n_active_parameters == found.n_parameters
     assert found.notes == ()
 
@@ -70,7 +78,9 @@ def test_of_experts_those_count_that_a_token_meets(tmp_path: Path) -> None:
     """Mixtral 8x7B: 46.7 billion parameters, 12.9 for one token."""
     found = named_shape(write(tmp_path, MixtralConfig()))
     attention, router, expert = 2 * 4096 * 4096 + 2 * 4096 * 1024, 8 * 4096, 3 * 4096 * 14336
-    assert found.shape == ModelShape(32 * (attention + router + 2 * expert), 4096 * 32000, 32 * 32 * 2 * 128)
+    assert found.shape == ModelShape(
+        32 * (attention + router + 2 * expert), 4096 * 32000, 32 * 32 * 2 * 128
+    )
     assert found.n_parameters == 46_702_792_704
     assert found.n_active_parameters == 12_879_925_248
     assert found.notes == ("2 of 8 experts are counted, those that a token meets",)
@@ -82,7 +92,9 @@ def test_experts_whose_number_is_not_told_all_count(tmp_path: Path) -> None:
     with torch.device("meta"):
         model = Qwen3MoeForCausalLM(config)
     all_of_them = shape_of(model, tiny_config())  # a configuration that says nothing of experts
-    assert all_of_them.notes == ("its configuration does not say how many experts a token meets: all of them are counted",)
+    assert all_of_them.notes == (
+        "its configuration does not say how many experts a token meets: all of them are counted",
+    )
     assert all_of_them.shape.n_layer_parameters > few.shape.n_layer_parameters
     assert all_of_them.n_active_parameters == all_of_them.n_parameters
 
@@ -97,10 +109,14 @@ def test_latent_attention_has_queries_and_values_of_other_widths(tmp_path: Path)
 def test_a_sliding_window_is_told(tmp_path: Path) -> None:
     found = named_shape(write(tmp_path, Gemma3TextConfig(num_hidden_layers=6)))
     assert found.shape.attention_width == 6 * 8 * 2 * 256
-    assert found.notes == ("layers with a sliding window are counted as full attention: an upper bound for long sequences",)
+    assert found.notes == (
+        "layers with a sliding window are counted as full attention: an upper bound for long sequences",
+    )
 
 
-def test_a_name_of_the_hub_is_looked_up_in_the_cache(model: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_name_of_the_hub_is_looked_up_in_the_cache(
+    model: Path, tmp_path: Path, monkeypatch
+) -> None:
     commit = "a" * 40
     snapshot = tmp_path / "models--org--name" / "snapshots" / commit
     snapshot.mkdir(parents=True)
@@ -111,9 +127,14 @@ def test_a_name_of_the_hub_is_looked_up_in_the_cache(model: Path, tmp_path: Path
     monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
     assert named_shape("org/name").shape == TINY
     assert named_shape(f"org/name@{commit}").shape == TINY
-    with pytest.raises(ModelError, match="the model org/other@v2 is not in the hub cache") as caught:
+    with pytest.raises(
+        ModelError, match="the model org/other@v2 is not in the hub cache"
+    ) as caught:
         named_shape("org/other@v2")
-    assert caught.value.hint == "run: hf download org/other config.json --revision v2; or give its size, for example --model 8B"
+    assert (
+        caught.value.hint
+        == "run: hf download org/other config.json --revision v2; or give its size, for example --model 8B"
+    )
 
 
 @pytest.mark.parametrize("reference", ["nowhere", "./nowhere", "", "bundled:nowhere", "a/b/c"])
@@ -134,7 +155,9 @@ def test_a_folder_that_is_no_language_model_is_an_error(tmp_path: Path) -> None:
         '{"model_type": "llama", "hidden_size": "wide"}',
     ):
         (tmp_path / "config.json").write_text(content)
-        with pytest.raises(ModelError, match="no causal language model can be built from") as caught:
+        with pytest.raises(
+            ModelError, match="no causal language model can be built from"
+        ) as caught:
             named_shape(str(tmp_path))
         assert "--model 8B" in (caught.value.hint or "")
 

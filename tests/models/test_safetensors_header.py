@@ -11,7 +11,9 @@ from prefpipe.models.safetensors_header import check_safetensors
 @pytest.fixture
 def whole(tmp_path):
     path = tmp_path / "model.safetensors"
-    save_file({"a": np.arange(10.0), "b": np.ones((2, 3), np.float16)}, path, metadata={"format": "pt"})
+    save_file(
+        {"a": np.arange(10.0), "b": np.ones((2, 3), np.float16)}, path, metadata={"format": "pt"}
+    )
     return path
 
 
@@ -33,7 +35,9 @@ def test_extra_bytes_are_refused(whole):
         check_safetensors(whole)
 
 
-@pytest.mark.parametrize("header", [b"not json", b"[]", b'{"a": 1}', b'{"a": {"data_offsets": []}}'])
+@pytest.mark.parametrize(
+    "header", [b"not json", b"[]", b'{"a": 1}', b'{"a": {"data_offsets": []}}']
+)
 def test_a_header_that_is_not_safetensors_is_refused(whole, header):
     whole.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(ModelError, match="its header is not safetensors JSON"):

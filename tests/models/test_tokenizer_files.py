@@ -17,7 +17,9 @@ def folder(tmp_path):
 
 def test_loading_and_saving_keeps_the_hash(folder, tmp_path):
     loaded = AutoTokenizer.from_pretrained(folder)
-    loaded(["a", "bb"], padding=True, truncation=True, max_length=8)  # switches padding and truncation on
+    loaded(
+        ["a", "bb"], padding=True, truncation=True, max_length=8
+    )  # switches padding and truncation on
     loaded.save_pretrained(tmp_path / "again")
     assert hash_tokenizer(tmp_path / "again") == hash_tokenizer(folder)
 
@@ -25,7 +27,11 @@ def test_loading_and_saving_keeps_the_hash(folder, tmp_path):
 def test_no_post_processor_equals_one_that_adds_nothing(folder):
     before = hash_tokenizer(folder)
     content = json.loads((folder / "tokenizer.json").read_text())
-    for no_op in (None, {"type": "ByteLevel"}, {"type": "TemplateProcessing", "single": [], "special_tokens": {}}):
+    for no_op in (
+        None,
+        {"type": "ByteLevel"},
+        {"type": "TemplateProcessing", "single": [], "special_tokens": {}},
+    ):
         (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": no_op}))
         assert hash_tokenizer(folder) == before
 
@@ -61,7 +67,10 @@ def test_vocabulary_files_count_without_tokenizer_json(folder):
         ("chat_template.jinja", CHAT_TEMPLATE),
         ("chat_template.json", json.dumps({"chat_template": CHAT_TEMPLATE})),
         ("tokenizer_config.json", json.dumps({"chat_template": CHAT_TEMPLATE})),
-        ("tokenizer_config.json", json.dumps({"chat_template": [{"name": "default", "template": CHAT_TEMPLATE}]})),
+        (
+            "tokenizer_config.json",
+            json.dumps({"chat_template": [{"name": "default", "template": CHAT_TEMPLATE}]}),
+        ),
     ],
 )
 def test_the_template_is_found_wherever_it_is_kept(tmp_path, file, content):

@@ -21,7 +21,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'"
+    )
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
@@ -30,7 +32,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, page_file: Path) -> Iterator[Visit]:
-    opened = Visit(browser, page_file.as_uri(), color_scheme="light", viewport={"width": 1200, "height": 900})
+    opened = Visit(
+        browser, page_file.as_uri(), color_scheme="light", viewport={"width": 1200, "height": 900}
+    )
     yield opened
     assert opened.said == []
     assert opened.asked == [page_file.as_uri()]

@@ -41,7 +41,14 @@ def pool_of(story: dict, name: str) -> dict:
 
 def test_every_row_of_the_funnel_went_on_or_has_a_reason(story: dict) -> None:
     steps = pool_of(story, "opt-select")["funnel"]["responses"]
-    assert [step["step"] for step in steps] == ["import", "import", "embed", "select", "train", "train"]
+    assert [step["step"] for step in steps] == [
+        "import",
+        "import",
+        "embed",
+        "select",
+        "train",
+        "train",
+    ]
     for step in steps:
         assert step["n_in"] == step["n_out"] + sum(step["reasons"].values())
     assert steps[0]["n_in"] == N_PROMPTS * N == table_of(reported_run() / "candidates").num_rows
@@ -51,7 +58,9 @@ def test_every_row_of_the_funnel_went_on_or_has_a_reason(story: dict) -> None:
     assert steps[5]["kept_as"]["held_out"] > 0  # the reward model's evaluation
 
 
-def test_the_prompts_that_select_rejected_are_no_responses_of_the_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_prompts_that_select_rejected_are_no_responses_of_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     told, _ = told_of(copy_to(tmp_path), capsys)
     (pool,) = [pool for pool in told["pools"] if pool["name"] == "groups"]
     for step in pool["funnel"]["prompts"]:
@@ -69,7 +78,9 @@ def test_rewards_are_those_of_the_files(story: dict) -> None:
         assert told["means"][role] == pytest.approx(own.mean())
         assert sum(told["histogram"][role]) == len(own)
         assert np.histogram(own, told["histogram"]["edges"])[0].tolist() == told["histogram"][role]
-    assert told["lengths"]["unit"] == "characters"  # nobody counted the tokens of imported responses
+    assert (
+        told["lengths"]["unit"] == "characters"
+    )  # nobody counted the tokens of imported responses
     lengths = pl.from_arrow(table_of(reported_run() / "candidates"))["response"].str.len_chars()
     trend = told["lengths"]["trend"]
     assert sum(each["n"] for each in trend) == len(lengths)
@@ -98,7 +109,10 @@ def test_coverage_at_the_chosen_k_is_what_select_wrote(story: dict) -> None:
     ).join(pl.from_arrow(table_of(reported_run() / "embeddings")), on=["prompt_id", "sample_idx"], suffix="_e")  # fmt: skip
     shares, bottoms = [], []
     for (prompt_id,), own in frame.sort("sample_idx").group_by("prompt_id"):
-        rewards, vectors = own["reward"].to_numpy(), np.stack(own["embedding"].to_list()).astype(np.float64)
+        rewards, vectors = (
+            own["reward"].to_numpy(),
+            np.stack(own["embedding"].to_list()).astype(np.float64),
+        )
         scale = select_responses(rewards, vectors, 1, "bottom-k").cost_random
         shares.append(costs[prompt_id] / scale)
         bottoms.append(select_responses(rewards, vectors, 3, "bottom-k").cost / scale)
@@ -110,7 +124,9 @@ def test_opt_select_covers_best_and_more_negatives_cover_more(story: dict) -> No
     told = pool_of(story, "opt-select")["coverage"]["strategies"]
     assert set(told) == {"random", "bottom-k", "coreset", "opt-select"}
     for name in ("random", "bottom-k", "coreset"):
-        assert all(best <= cost + 1e-9 for best, cost in zip(told["opt-select"], told[name], strict=True))
+        assert all(
+            best <= cost + 1e-9 for best, cost in zip(told["opt-select"], told[name], strict=True)
+        )
     for name in ("random", "bottom-k", "opt-select"):
         assert all(np.diff(told[name]) < 0)
     assert told["random"][0] == pytest.approx(1.0)
@@ -126,30 +142,49 @@ def test_maps_have_every_candidate_and_the_choices_of_every_selection(story: dic
         assert len(told["candidates"]) == N
         assert {item["name"] for item in told["selections"]} == {"opt-select", "coreset"}
         for chosen in told["selections"]:
-            groups = [row for row in rows_of(reported_run() / chosen["name"]) if row["prompt_id"] == told["prompt_id"]]
+            groups = [
+                row
+                for row in rows_of(reported_run() / chosen["name"])
+                if row["prompt_id"] == told["prompt_id"]
+            ]
             assert {(item["sample_idx"], item["role"]) for item in chosen["kept"]} == {
                 (r["sample_idx"], r["role"]) for r in groups
             }
         rewards = [candidate["reward"] for candidate in told["candidates"]]
         assert rewards == sorted(rewards, reverse=True)
     first = next(told for told in story["maps"] if told["prompt"] == PROMPT)
-    assert MARKUP in {candidate["response"] for candidate in first["candidates"]}  # the page escapes, the story keeps
+    assert MARKUP in {
+        candidate["response"] for candidate in first["candidates"]
+    }  # the page escapes, the story keeps
 
 
 def test_what_came_of_the_run_is_told(story: dict) -> None:
     assert [item["name"] for item in story["trainings"]] == ["policy", "reward-model"]
-    loss = next(curve for curve in story["trainings"][0]["curves"] if curve["name"] == "loss" and curve["split"] == "train")
+    loss = next(
+        curve
+        for curve in story["trainings"][0]["curves"]
+        if curve["name"] == "loss" and curve["split"] == "train"
+    )
     assert loss["steps"] == [1, 2, 3]
     judged, rates = story["win_rates"]
     assert judged["name"] == "verdicts"
-    assert judged["win_rate"]["mean"] == json.loads((reported_run() / "verdicts" / "summary.json").read_text())["win_rate_a"]
+    assert (
+        judged["win_rate"]["mean"]
+        == json.loads((reported_run() / "verdicts" / "summary.json").read_text())["win_rate_a"]
+    )
     summary = json.loads((reported_run() / "eval" / "summary.json").read_text())
     assert rates["win_rate"]["mean"] == pytest.approx(summary["win_rate"]["mean"])
     (health,) = story["health"]
-    assert health["measures"]["reward"]["difference"]["mean"] == pytest.approx(summary["reward"]["difference"]["mean"])
+    assert health["measures"]["reward"]["difference"]["mean"] == pytest.approx(
+        summary["reward"]["difference"]["mean"]
+    )
     calibrations = {item["name"]: item for item in story["calibrations"]}
-    trained = json.loads((reported_run() / "reward-model" / "summary.json").read_text())["calibration"]
-    scored = json.loads((reported_run() / "calibration" / "summary.json").read_text())["calibration"]
+    trained = json.loads((reported_run() / "reward-model" / "summary.json").read_text())[
+        "calibration"
+    ]
+    scored = json.loads((reported_run() / "calibration" / "summary.json").read_text())[
+        "calibration"
+    ]
     assert calibrations.keys() == {"reward-model", "calibration"}
     assert calibrations["reward-model"]["ece"] == pytest.approx(trained["ece"])
     assert calibrations["reward-model"]["by_gap"] == trained["by_score_gap"]
@@ -157,12 +192,18 @@ def test_what_came_of_the_run_is_told(story: dict) -> None:
     assert calibrations["calibration"]["reliability"]["mass"]["observed"] == [
         row["observed"] for row in scored["reliability_mass"]
     ]
-    for told in calibrations.values():  # both commands keep their curves in another form, and the page has one
+    for told in (
+        calibrations.values()
+    ):  # both commands keep their curves in another form, and the page has one
         assert set(told["reliability"]) == {"width", "mass"}
         assert set(told["reliability"]["width"]) == {"lower", "upper", "n", "predicted", "observed"}
     assert [entry["state"] for entry in story["lineage"]] == ["done"] * len(story["lineage"])
     by_name = {entry["name"]: entry for entry in story["lineage"]}
-    assert by_name["coreset"]["parents"] == {"candidates": "candidates", "scores": "scores", "embeddings": "embeddings"}
+    assert by_name["coreset"]["parents"] == {
+        "candidates": "candidates",
+        "scores": "scores",
+        "embeddings": "embeddings",
+    }
     assert by_name["policy"]["parents"]["groups"] == "opt-select"
 
 
@@ -175,11 +216,15 @@ def test_the_calculator_starts_from_the_selection(story: dict) -> None:
     sources = story["savings"]["sources"]
     assert [source["name"] for source in sources] == ["coreset", "opt-select"]
     assert story["savings"]["start"] == 1  # what the policy was trained on
-    assert sources[1]["n_estimated"] == N_PROMPTS * N  # nobody counted the tokens of imported responses
+    assert (
+        sources[1]["n_estimated"] == N_PROMPTS * N
+    )  # nobody counted the tokens of imported responses
     assert (plan["prompts"], plan["n"], plan["k"], plan["positives"]) == (N_PROMPTS, N, 3, 1)
 
 
-def test_the_same_artifacts_give_the_same_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_same_artifacts_give_the_same_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path / "work")
     for name in ("one.html", "two.html"):
         assert run(["report", str(folder), "-o", str(tmp_path / name), "--model", "1B"]) == 0
@@ -198,7 +243,9 @@ def test_the_file_does_not_depend_on_where_one_stands(
     capsys.readouterr()
 
 
-def test_a_damaged_part_is_told_in_its_place_and_hides_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_part_is_told_in_its_place_and_hides_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path)
     part = folder / "embeddings" / "part-00001-of-00003.parquet"
     content = bytearray(part.read_bytes())
@@ -214,17 +261,30 @@ def test_a_damaged_part_is_told_in_its_place_and_hides_nothing_else(tmp_path: Pa
     assert steps["groups"]["n_in"] == 24
 
 
-def test_missing_parts_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_missing_parts_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path)
     (folder / "scores" / "part-00002-of-00003.parquet").unlink()
     told, _ = told_of(folder, capsys)
     (pool,) = told["pools"]
-    assert (pool["rewards"]["n"], pool["rewards"]["n_parts"], pool["rewards"]["n_parts_in_all"]) == (16, 2, 3)
-    assert next(step for step in pool["funnel"]["responses"] if step["artifact"] == "scores")["n_parts_missing"] == 1
+    assert (
+        pool["rewards"]["n"],
+        pool["rewards"]["n_parts"],
+        pool["rewards"]["n_parts_in_all"],
+    ) == (16, 2, 3)
+    assert (
+        next(step for step in pool["funnel"]["responses"] if step["artifact"] == "scores")[
+            "n_parts_missing"
+        ]
+        == 1
+    )
     assert {entry["name"]: entry["state"] for entry in told["lineage"]}["scores"] == "partial"
 
 
-def test_scores_of_other_candidates_are_not_joined(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_scores_of_other_candidates_are_not_joined(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """A part of candidates that was made again since: its scores speak of other texts."""
     folder = copy_to(tmp_path)
     other = tmp_path / "other"
@@ -240,9 +300,17 @@ def test_scores_of_other_candidates_are_not_joined(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    "kinds", [("candidates",), ("candidates", "scores"), ("candidates", "embeddings"), ("candidates", "scores", "groups")]
+    "kinds",
+    [
+        ("candidates",),
+        ("candidates", "scores"),
+        ("candidates", "embeddings"),
+        ("candidates", "scores", "groups"),
+    ],
 )
-def test_any_part_of_a_run_has_a_report(kinds: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_any_part_of_a_run_has_a_report(
+    kinds: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path)
     for name in {"scores", "embeddings", "groups"} - set(kinds):
         shutil.rmtree(folder / name)
@@ -271,7 +339,9 @@ def test_an_unreadable_run_json_is_left_out_said_on_the_page_and_refused_when_st
     assert first.startswith("warning: embeddings is corrupt: ")
     assert first.endswith("; it is left out of the report")
     assert "embeddings" not in {entry["name"] for entry in told["lineage"]}
-    assert [(entry["name"], entry["state"]) for entry in told["not_done"]] == [("embeddings", "corrupt")]
+    assert [(entry["name"], entry["state"]) for entry in told["not_done"]] == [
+        ("embeddings", "corrupt")
+    ]
 
     page = tmp_path / "page.html"
     assert run(["report", str(folder), "-o", str(page)]) == 0
@@ -313,7 +383,11 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         (["report", folder, "-o", str(tmp_path)], 2, "is a folder"),
         (["report", str(tmp_path), "-o", str(tmp_path / "r.html")], 1, "holds no artifact"),
         (["report", str(tmp_path / "none"), "-o", str(tmp_path / "r.html")], 1, "does not exist"),
-        (["report", folder, "-o", str(tmp_path / "r.html"), "--prompts", "-1"], 2, "--prompts must be within"),
+        (
+            ["report", folder, "-o", str(tmp_path / "r.html"), "--prompts", "-1"],
+            2,
+            "--prompts must be within",
+        ),
         (["report", folder, "-o", str(tmp_path / "r.html"), "--model", "no/model"], 1, "no/model"),
         (["report", folder], 2, "-o"),
     ]

@@ -14,16 +14,34 @@ from support.reported_run import MARKUP, N_PROMPTS, PROMPT, N
 from prefpipe.maths.compute.training_compute import ModelShape, Plan, Recipe
 from prefpipe.stages.savings import Machine, TrainedModel, basis_of_plan, savings
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'"
+)
 pytestmark = needs_chromium
 
 
 def test_every_chart_is_drawn_and_nothing_is_asked_of_a_network(visit: Visit) -> None:
     visit.draw_all()
-    drawn = set(visit.page.evaluate("[...document.querySelectorAll('[data-drawn]')].map(each => each.dataset.chart || each.id)"))
-    assert drawn == {"funnel", "rewards", "lengths", "coverage", "curves", "winRates", "reliability", "map-plot", "savings-plot"}
+    drawn = set(
+        visit.page.evaluate(
+            "[...document.querySelectorAll('[data-drawn]')].map(each => each.dataset.chart || each.id)"
+        )
+    )
+    assert drawn == {
+        "funnel",
+        "rewards",
+        "lengths",
+        "coverage",
+        "curves",
+        "winRates",
+        "reliability",
+        "map-plot",
+        "savings-plot",
+    }
     for chart in ("funnel", "coverage", "winRates", "reliability"):
-        traces = visit.page.locator(f"[data-chart={chart}]:visible").first.evaluate("each => each.data.map(trace => trace.name)")
+        traces = visit.page.locator(f"[data-chart={chart}]:visible").first.evaluate(
+            "each => each.data.map(trace => trace.name)"
+        )
         assert traces, chart
     assert visit.page.locator(".trouble:visible").count() == 0
     assert visit.page.locator("h1").inner_text() == "run <i>& co"
@@ -41,7 +59,9 @@ def test_a_server_of_the_file_is_asked_for_nothing_else(browser: Any, page_file:
         def log_message(self, *_arguments: Any) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(page_file.parent)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Handler, directory=str(page_file.parent))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         opened = Visit(browser, f"http://127.0.0.1:{server.server_port}/report.html")
@@ -74,7 +94,11 @@ def test_a_script_that_got_through_would_not_run(browser: Any, page_file: Path) 
     broken = page_file.with_name("broken.html")
     text = page_file.read_text(encoding="utf-8")
     broken.write_text(
-        text.replace("<noscript>", "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 2'><noscript>", 1)
+        text.replace(
+            "<noscript>",
+            "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 2'><noscript>",
+            1,
+        )
     )
     opened = Visit(browser, broken.as_uri())
     assert opened.page.evaluate("window.stolen") is None
@@ -117,7 +141,9 @@ def test_texts_have_contrast_enough(scheme: str, browser: Any, page_file: Path) 
 def contrast(one: str, other: str) -> float:
     def luminance(colour: str) -> float:
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        ]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     low, high = sorted((luminance(one), luminance(other)))
@@ -125,7 +151,12 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_a_phone_needs_no_scrolling_to_the_side(browser: Any, page_file: Path) -> None:
-    phone = {"viewport": {"width": 375, "height": 700}, "is_mobile": True, "has_touch": True, "device_scale_factor": 2}
+    phone = {
+        "viewport": {"width": 375, "height": 700},
+        "is_mobile": True,
+        "has_touch": True,
+        "device_scale_factor": 2,
+    }
     opened = Visit(browser, page_file.as_uri(), **phone)
     opened.draw_all()
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 375
@@ -144,7 +175,9 @@ def test_the_keyboard_reaches_every_control(visit: Visit) -> None:
     wanted = visit.page.evaluate(
         "[...document.querySelectorAll('a[href], button, select, input, summary')].filter(each => each.checkVisibility()).length"
     )
-    visit.page.evaluate("window.reached = new Set(); document.addEventListener('focusin', e => window.reached.add(e.target))")
+    visit.page.evaluate(
+        "window.reached = new Set(); document.addEventListener('focusin', e => window.reached.add(e.target))"
+    )
     for _ in range(wanted + 30):
         visit.page.keyboard.press("Tab")
     reached = visit.page.evaluate(
@@ -180,7 +213,9 @@ def test_pointing_at_a_candidate_shows_its_text(visit: Visit) -> None:
     )
     visit.page.mouse.move(place[0] - 60, place[1] - 60)
     visit.page.mouse.move(*place, steps=8)
-    playwright.expect(visit.page.locator("#map-reading strong")).to_contain_text(f"Sample {wanted['sample_idx']}:")
+    playwright.expect(visit.page.locator("#map-reading strong")).to_contain_text(
+        f"Sample {wanted['sample_idx']}:"
+    )
     assert visit.page.locator("#map-reading p").inner_text().split() == wanted["response"].split()
 
 
@@ -194,7 +229,9 @@ def test_prompts_and_selections_can_be_chosen(visit: Visit) -> None:
         shown = visit.page.locator("#map-list .role").all_inner_texts()
         kept = {item["sample_idx"]: item["role"] for item in chosen["kept"]}
         dash = "\N{EN DASH}"
-        assert shown == [kept.get(candidate["sample_idx"], dash) for candidate in data["maps"][3]["candidates"]]
+        assert shown == [
+            kept.get(candidate["sample_idx"], dash) for candidate in data["maps"][3]["candidates"]
+        ]
 
 
 def test_another_selection_shows_its_own_charts(visit: Visit) -> None:
@@ -204,7 +241,9 @@ def test_another_selection_shows_its_own_charts(visit: Visit) -> None:
         chart = visit.page.locator("[data-chart=funnel]:visible")
         chart.scroll_into_view_if_needed()
         chart.locator("svg.main-svg").first.wait_for()
-        kept = next(step["n_out"] for step in pool["funnel"]["responses"] if step["step"] == "select")
+        kept = next(
+            step["n_out"] for step in pool["funnel"]["responses"] if step["step"] == "select"
+        )
         assert kept in chart.evaluate("each => [...each.data[0].x]")
 
 
@@ -235,20 +274,32 @@ def test_the_calculator_is_prefpipe_savings(case: int, visit: Visit) -> None:
     if not inputs:  # as it comes: the numbers of the run
         told = json.loads(visit.page.locator("#story").text_content())["savings"]["plan"]
         plan = Plan(
-            told["prompts"], told["n"], told["k"], told["positives"], told["mean_prompt_tokens"], told["mean_response_tokens"]
+            told["prompts"],
+            told["n"],
+            told["k"],
+            told["positives"],
+            told["mean_prompt_tokens"],
+            told["mean_response_tokens"],
         )
     from prefpipe.maths.compute.accelerators import ACCELERATORS
 
     machine = Machine("", ACCELERATORS[gpu].tflops, None, 0.4, price)
     shared = inputs.get("shared_prompt", True)
-    expected = savings(basis_of_plan(plan, shared_prompt=shared), TrainedModel("", ModelShape(8e9), 0, 0), recipe, machine)
+    expected = savings(
+        basis_of_plan(plan, shared_prompt=shared),
+        TrainedModel("", ModelShape(8e9), 0, 0),
+        recipe,
+        machine,
+    )
     answer = visit.page.evaluate("window.prefpipeReport.answer()")
     for side in ("pool", "kept"):
         assert answer[side]["responses"] == expected[side]["n_responses"]
         assert answer[side]["tokens"] == pytest.approx(expected[side]["n_tokens"], rel=1e-12)
         assert answer[side]["flop"] == pytest.approx(expected[side]["flop"], rel=1e-12)
         assert answer[side]["hours"] == pytest.approx(expected[side]["gpu_hours"], rel=1e-12)
-        assert answer[side]["cost"] == (None if price is None else pytest.approx(expected[side]["cost"], rel=1e-12))
+        assert answer[side]["cost"] == (
+            None if price is None else pytest.approx(expected[side]["cost"], rel=1e-12)
+        )
     assert answer["share"] == pytest.approx(expected["saved_share"], rel=1e-12)
     assert (
         f"{100 * expected['saved_share']:.1f}% of the training compute saved"
@@ -261,13 +312,17 @@ def test_the_calculator_is_prefpipe_savings(case: int, visit: Visit) -> None:
     [("n", "1", "2 or more"), ("k", "", "whole number"), ("k", "40", "keep 41 of 8"), ("mfu", "1.5", "at most 1"),
      ("price", "-1", "0 or more"), ("prompts", "2.5", "whole number"), ("tflops", "0", "above 0")],
 )  # fmt: skip
-def test_the_calculator_says_what_is_wrong_and_keeps_its_answer(name: str, value: str, message: str, visit: Visit) -> None:
+def test_the_calculator_says_what_is_wrong_and_keeps_its_answer(
+    name: str, value: str, message: str, visit: Visit
+) -> None:
     before = visit.page.locator("#savings-answer").inner_text()
     visit.page.locator(f"#savings-form [name={name}]").fill(value)
     problem = visit.page.locator("#savings-problem")
     assert message in problem.inner_text()
     assert visit.page.locator("#savings-answer").inner_text() == before
-    visit.page.locator(f"#savings-form [name={name}]").fill("7" if name in ("n", "prompts") else "1")
+    visit.page.locator(f"#savings-form [name={name}]").fill(
+        "7" if name in ("n", "prompts") else "1"
+    )
     assert not problem.is_visible() or name == "n"
 
 

@@ -22,12 +22,28 @@ from prefpipe.stages.inspect.curves import metrics_problem, read_points
 
 def told_of(folder: Path, capsys: pytest.CaptureFixture, *flags: str) -> tuple[dict, str]:
     capsys.readouterr()
-    assert run(["report", str(folder), "-o", str(folder.parent / "report.html"), "--json", "--model", "1B", *flags]) == 0
+    assert (
+        run(
+            [
+                "report",
+                str(folder),
+                "-o",
+                str(folder.parent / "report.html"),
+                "--json",
+                "--model",
+                "1B",
+                *flags,
+            ]
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     return json.loads(out), err
 
 
-def test_a_copied_run_is_told_of_itself_while_the_original_is_still_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_copied_run_is_told_of_itself_while_the_original_is_still_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """What the copies say they were made from lies in the original: it is outside, and its twin is inside."""
     copy = tmp_path / "run"
     shutil.copytree(original() / "run", copy)
@@ -37,10 +53,14 @@ def test_a_copied_run_is_told_of_itself_while_the_original_is_still_there(tmp_pa
     assert pool["name"] == "groups"
     assert pool == expected["pools"][0]
     assert told["maps"] == expected["maps"] != []
-    assert {entry["name"]: entry["parents"].get("candidates") for entry in told["lineage"]}["scores"] == "candidates"
+    assert {entry["name"]: entry["parents"].get("candidates") for entry in told["lineage"]}[
+        "scores"
+    ] == "candidates"
 
 
-def test_a_selection_without_its_candidates_is_told_as_far_as_it_goes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_selection_without_its_candidates_is_told_as_far_as_it_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     whole = copy_to(tmp_path / "made")
     folder = tmp_path / "elsewhere" / "run"
     folder.mkdir(parents=True)
@@ -50,7 +70,10 @@ def test_a_selection_without_its_candidates_is_told_as_far_as_it_goes(tmp_path: 
     assert (pool["candidates"], pool["elsewhere"]) == (None, ["candidates", "scores", "embeddings"])
     assert pool["rewards"] is pool["coverage"] is None
     (step,) = pool["funnel"]["responses"]
-    assert (step["n_in"], step["n_out"]) == (24, sum(row["role"] is not None for row in rows_of(folder / "groups")))
+    assert (step["n_in"], step["n_out"]) == (
+        24,
+        sum(row["role"] is not None for row in rows_of(folder / "groups")),
+    )
     assert told["savings"]["start"] == 0
     page = (folder.parent / "report.html").read_text(encoding="utf-8")
     assert "are not in this folder" in page
@@ -58,7 +81,9 @@ def test_a_selection_without_its_candidates_is_told_as_far_as_it_goes(tmp_path: 
     assert "Nothing is selected here" not in page
 
 
-def test_scores_that_a_selection_was_not_made_by_are_not_its_rewards(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_scores_that_a_selection_was_not_made_by_are_not_its_rewards(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """Other scores of the same candidates must not stand in for those that are elsewhere."""
     folder = copy_to(tmp_path)
     shutil.rmtree(folder / "scores")
@@ -69,7 +94,9 @@ def test_scores_that_a_selection_was_not_made_by_are_not_its_rewards(tmp_path: P
     assert pool["rewards"] is None
 
 
-def test_an_artifact_behind_a_link_is_found_once_and_circles_end(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_artifact_behind_a_link_is_found_once_and_circles_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path / "made")
     shutil.move(folder / "candidates", tmp_path / "big-disk")
     (folder / "candidates").symlink_to(tmp_path / "big-disk")
@@ -80,7 +107,9 @@ def test_an_artifact_behind_a_link_is_found_once_and_circles_end(tmp_path: Path,
     assert told["pools"][0]["rewards"]["n"] == 24
 
 
-def test_a_folder_that_is_one_artifact_has_its_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_that_is_one_artifact_has_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     told, _ = told_of(copy_to(tmp_path) / "candidates", capsys)
     assert [entry["name"] for entry in told["lineage"]] == ["candidates"]
 
@@ -99,7 +128,9 @@ def test_messages_do_not_depend_on_where_one_stands(
     assert first["pools"][0]["coverage"]["error"].startswith(f"embeddings/{part.name}")
 
 
-def test_a_damaged_part_does_not_hide_the_maps_of_the_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_part_does_not_hide_the_maps_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path)
     part = folder / "embeddings" / "part-00001-of-00003.parquet"
     part.write_bytes(part.read_bytes()[:-1])
@@ -110,13 +141,17 @@ def test_a_damaged_part_does_not_hide_the_maps_of_the_others(tmp_path: Path, cap
     assert f"maps: {part}" in err
 
 
-def test_a_prompt_without_embeddings_does_not_hide_the_maps_of_the_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_prompt_without_embeddings_does_not_hide_the_maps_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path)
     part = folder / "embeddings" / "part-00000-of-00003.parquet"
     table, footer = read_part(part)
     bad = table["prompt_id"].to_pylist()[0]
     status = pa.array(["error" if each == bad else "ok" for each in table["prompt_id"].to_pylist()])
-    table = table.set_column(table.schema.get_field_index("status"), table.schema.field("status"), status)
+    table = table.set_column(
+        table.schema.get_field_index("status"), table.schema.field("status"), status
+    )
     part.unlink()
     write_part(part, table, fingerprint=footer.fingerprint, schema=footer.schema, counts=footer.counts, parents=footer.parents,
                tally=footer.tally)  # fmt: skip
@@ -126,7 +161,10 @@ def test_a_prompt_without_embeddings_does_not_hide_the_maps_of_the_others(tmp_pa
     assert "no candidate of prompt" in told["maps_left_out"][0]["error"]
 
 
-@pytest.mark.parametrize(("name", "content"), [("summary.json", b"[1]"), ("summary.json", b"{"), ("metrics.parquet", b"PAR1")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("summary.json", b"[1]"), ("summary.json", b"{"), ("metrics.parquet", b"PAR1")],
+)
 def test_a_file_beside_the_parts_that_cannot_be_read_is_told(
     name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -139,18 +177,25 @@ def test_a_file_beside_the_parts_that_cannot_be_read_is_told(
     assert f"{name} cannot be read" in err
 
 
-def test_a_corrupt_artifact_is_said_in_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_corrupt_artifact_is_said_in_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path)
     part = folder / "groups" / "part-00001-of-00003.parquet"
     part.write_bytes(part.read_bytes()[:-1])
     assert "groups is corrupt" in told_of(folder, capsys)[1]
 
 
-def test_the_name_of_the_file_is_refused_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_name_of_the_file_is_refused_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """Nothing of the run is opened: the refusal does not wait for it."""
     target = tmp_path / "mine.html"
     target.write_text("mine")
-    for words, message in (([str(target)], "is no report"), ([str(tmp_path / "none" / "r.html")], "there is no folder")):
+    for words, message in (
+        ([str(target)], "is no report"),
+        ([str(tmp_path / "none" / "r.html")], "there is no folder"),
+    ):
         assert run(["report", str(tmp_path / "no-run"), "-o", *words]) == 2
         assert message in capsys.readouterr().err
 
@@ -190,36 +235,66 @@ def made_of(folder: Path, rows: list[dict], *select: str) -> Path:
 
 def row_of(i: int, n: int, scale: float = 1.0) -> dict:
     texts = [f"answer {i} {j} {'word ' * j}" for j in range(n)]
-    return {"prompt": f"question {i}", "responses": texts, "rewards": [scale * ((7 * j + i) % 11) for j in range(n)]}
+    return {
+        "prompt": f"question {i}",
+        "responses": texts,
+        "rewards": [scale * ((7 * j + i) % 11) for j in range(n)],
+    }
 
 
-def test_a_small_pool_does_not_end_the_curve_of_the_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_small_pool_does_not_end_the_curve_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = made_of(tmp_path, [*(row_of(i, 9) for i in range(7)), row_of(7, 3)])
     (pool,) = told_of(folder, capsys)[0]["pools"]
-    assert pool["coverage"]["k"] == list(range(1, 8))  # of 9: one positive, and a k that leaves something to cover
+    assert pool["coverage"]["k"] == list(
+        range(1, 8)
+    )  # of 9: one positive, and a k that leaves something to cover
     assert (pool["coverage"]["n_prompts"], pool["coverage"]["n_too_few"]) == (7, 1)
 
 
-def test_coverage_is_of_what_select_chose_from(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_coverage_is_of_what_select_chose_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """With a margin some candidates are no negatives: at the chosen k the curve is still what select wrote."""
     folder = made_of(tmp_path, [row_of(i, 10) for i in range(6)], "--min-margin", "3")
     (pool,) = told_of(folder, capsys)[0]["pools"]
-    frames = [pl.from_arrow(table_of(folder / name)) for name in ("candidates", "scores", "embeddings")]
-    frame = frames[0].join(frames[1], on=["prompt_id", "sample_idx"]).join(frames[2], on=["prompt_id", "sample_idx"], suffix="_e")
+    frames = [
+        pl.from_arrow(table_of(folder / name)) for name in ("candidates", "scores", "embeddings")
+    ]
+    frame = (
+        frames[0]
+        .join(frames[1], on=["prompt_id", "sample_idx"])
+        .join(frames[2], on=["prompt_id", "sample_idx"], suffix="_e")
+    )
     costs = dict(pl.from_arrow(table_of(folder / "groups")).drop_nulls("role").group_by("prompt_id").agg(
         pl.col("cost").first()).iter_rows())  # fmt: skip
     shares = []
     for (prompt_id,), own in frame.sort("sample_idx").group_by("prompt_id"):
-        own = own.filter((pl.col("reward") == pl.col("reward").max()) | (pl.col("reward") <= pl.col("reward").max() - 3))  # noqa: PLW2901
-        vectors = np.stack(own["embedding"].to_list()).astype(np.float64)
-        shares.append(costs[prompt_id] / select_responses(own["reward"].to_numpy(), vectors, 1, "bottom-k").cost_random)
-    assert pool["coverage"]["strategies"]["opt-select"][2] == pytest.approx(np.mean(shares), rel=1e-4)
+        usable = own.filter(
+            (pl.col("reward") == pl.col("reward").max())
+            | (pl.col("reward") <= pl.col("reward").max() - 3)
+        )
+        vectors = np.stack(usable["embedding"].to_list()).astype(np.float64)
+        shares.append(
+            costs[prompt_id]
+            / select_responses(usable["reward"].to_numpy(), vectors, 1, "bottom-k").cost_random
+        )
+    assert pool["coverage"]["strategies"]["opt-select"][2] == pytest.approx(
+        np.mean(shares), rel=1e-4
+    )
 
 
 @pytest.mark.filterwarnings("error")
-def test_rewards_at_the_end_of_float64_have_a_mean_and_a_histogram(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_rewards_at_the_end_of_float64_have_a_mean_and_a_histogram(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     rows = [
-        {"prompt": f"q {i}", "responses": [f"a {j}" for j in range(4)], "rewards": [1.5e308, 1.5e308, -1.5e308, 0.0]}
+        {
+            "prompt": f"q {i}",
+            "responses": [f"a {j}" for j in range(4)],
+            "rewards": [1.5e308, 1.5e308, -1.5e308, 0.0],
+        }
         for i in (0, 1)
     ]
     source = lines(tmp_path / "responses.jsonl", *rows)
@@ -229,7 +304,9 @@ def test_rewards_at_the_end_of_float64_have_a_mean_and_a_histogram(tmp_path: Pat
     assert sum(pool["rewards"]["histogram"]["pool"]) == 8
 
 
-def test_values_that_are_not_finite_are_counted_and_first_and_last_are_as_logged(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_counted_and_first_and_last_are_as_logged(
+    tmp_path: Path,
+) -> None:
     values = [*(float(i) for i in range(9)), float("nan"), None, float("inf")]
     pq.write_table(pa.table({"step": list(range(12)), "epoch": [0.0] * 12, "split": ["train"] * 12, "loss": values}),
                    tmp_path / "metrics.parquet")  # fmt: skip
@@ -240,7 +317,9 @@ def test_values_that_are_not_finite_are_counted_and_first_and_last_are_as_logged
     assert metrics_problem(tmp_path) is None
 
 
-def test_a_training_that_was_killed_says_so_beside_its_curves(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_training_that_was_killed_says_so_beside_its_curves(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(reported_run(), folder)
     (folder / "policy" / "summary.json").unlink()

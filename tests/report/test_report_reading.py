@@ -14,7 +14,9 @@ pytestmark = needs_chromium
 
 
 def test_on_paper_it_is_dark_on_light_and_as_wide_as_a_sheet(browser: Any, page_file: Path) -> None:
-    opened = Visit(browser, page_file.as_uri(), color_scheme="dark", viewport={"width": 1400, "height": 900})
+    opened = Visit(
+        browser, page_file.as_uri(), color_scheme="dark", viewport={"width": 1400, "height": 900}
+    )
     dark = opened.style("body", "backgroundColor")
     opened.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert opened.page.evaluate("document.documentElement.dataset.theme") == "light"
@@ -56,7 +58,9 @@ def test_the_numbers_of_another_selection_fill_the_calculator(visit: Visit) -> N
     visit.page.locator("#savings-form [name=n]").fill("9")
     box.select_option("0")
     assert visit.page.locator("#savings-source").inner_text() == "coreset"
-    assert visit.page.locator("#savings-form [name=n]").input_value() == str(told["sources"][0]["plan"]["n"])
+    assert visit.page.locator("#savings-form [name=n]").input_value() == str(
+        told["sources"][0]["plan"]["n"]
+    )
     assert visit.page.evaluate("window.prefpipeReport.answer().pool.responses") == N_PROMPTS * N
     assert visit.page.locator("#savings-estimated").is_visible()
 

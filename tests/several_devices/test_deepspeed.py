@@ -10,11 +10,22 @@ from support.launched import Launcher, Trained, open_launcher, variables_of
 from prefpipe.cli.launch_config import FOLDER
 
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed: make test-deepspeed"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed: make test-deepspeed"
+    ),
     pytest.mark.timeout(900),
 ]
 REFERENCE = ("--objective", "dpo", "--beta", 1)
-CUT = ("--objective", "simpo", "--max-batch-tokens", 64, "--max-grad-norm", 0.5, "--per-device-train-batch-size", 2)
+CUT = (
+    "--objective",
+    "simpo",
+    "--max-batch-tokens",
+    64,
+    "--max-grad-norm",
+    0.5,
+    "--per-device-train-batch-size",
+    2,
+)
 KINDS = {"reference": REFERENCE, "passes": CUT, "adapter": (*REFERENCE, "--lora-r", 4)}
 
 
@@ -28,8 +39,13 @@ def patient() -> Iterator[Launcher]:
 
 @pytest.mark.parametrize("name", ["zero2", "zero3"])
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_two_processes_train_to_the_weights_of_one(patient: Launcher, launcher: Launcher, kind: str, name: str) -> None:
-    one, two = launcher.one(*KINDS[kind]), patient.two(variables_of(FOLDER / f"{name}.yaml"), *KINDS[kind])
+def test_two_processes_train_to_the_weights_of_one(
+    patient: Launcher, launcher: Launcher, kind: str, name: str
+) -> None:
+    one, two = (
+        launcher.one(*KINDS[kind]),
+        patient.two(variables_of(FOLDER / f"{name}.yaml"), *KINDS[kind]),
+    )
     for found, wanted in zip(two.metrics, one.metrics, strict=True):
         for figure in ("loss", "grad_norm", "n_prompts", "logps/chosen"):
             assert found[figure] == pytest.approx(wanted[figure], abs=1e-4), figure

@@ -39,25 +39,37 @@ def test_accelerate_reads_each_shipped_configuration_and_knows_every_key(name: s
     assert {key for each in written.values() if isinstance(each, dict) for key in each} <= known
     found = variables_of(path)
     assert found["ACCELERATE_MIXED_PRECISION"] == "no"  # prefpipe's --bf16 decides
-    assert {key: found[key].lower() for key in WORDS[name]} == {key: value.lower() for key, value in WORDS[name].items()}
-    assert sum(f"ACCELERATE_USE_{word}" in found for word in ("FSDP", "DEEPSPEED")) == len(WORDS[name]) // max(
-        1, len(WORDS[name])
-    )
+    assert {key: found[key].lower() for key in WORDS[name]} == {
+        key: value.lower() for key, value in WORDS[name].items()
+    }
+    assert sum(f"ACCELERATE_USE_{word}" in found for word in ("FSDP", "DEEPSPEED")) == len(
+        WORDS[name]
+    ) // max(1, len(WORDS[name]))
 
 
 def test_launch_config_prints_the_path_that_a_command_line_takes(launcher: Launcher) -> None:
     for name in NAMES:
         assert launcher.server.run("launch-config", name).stdout == f"{FOLDER / name}.yaml\n"
-    assert [line.split()[0] for line in launcher.server.run("launch-config").stdout.splitlines()] == NAMES
+    assert [
+        line.split()[0] for line in launcher.server.run("launch-config").stdout.splitlines()
+    ] == NAMES
     wrong = launcher.server.run("launch-config", "fsdp")
     assert (wrong.code, wrong.stdout) == (2, "")
-    assert "error: there is no configuration 'fsdp'\n\nhint: take ddp, fsdp2, zero2, zero3, or a file of your own" in wrong.stderr
+    assert (
+        "error: there is no configuration 'fsdp'\n\nhint: take ddp, fsdp2, zero2, zero3, or a file of your own"
+        in wrong.stderr
+    )
 
 
-def start(launcher: Launcher, folder: Path, words: list[str], *flags: object) -> subprocess.Popen[str]:
+def start(
+    launcher: Launcher, folder: Path, words: list[str], *flags: object
+) -> subprocess.Popen[str]:
     """Start a launcher with two processes of `prefpipe train`."""
     more = [str(word) for word in ("-m", "prefpipe", *launcher.train_words(folder, flags))]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
     return subprocess.Popen([sys.executable, "-m", *words, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             env=environment)  # fmt: skip
 
@@ -97,7 +109,11 @@ def test_a_signal_to_torchrun_leaves_a_checkpoint_and_no_process(launcher: Launc
     words = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = start(launcher, folder, words, "--objective", "simpo", "--max-steps", 15_000)
     deadline = time.monotonic() + LIMIT_S
-    while not (folder / "metrics.parquet").exists() and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not (folder / "metrics.parquet").exists()
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     workers = children_of(process.pid)
     for pid in (*workers, process.pid):

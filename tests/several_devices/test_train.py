@@ -17,11 +17,29 @@ SHARDED = FSDP2 | {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 each_wrapper = pytest.mark.parametrize("wrapper", [DDP, FSDP2], ids=["DDP", "FSDP2"])
 
 REFERENCE = ("--objective", "dpo", "--beta", 1)
-CUT = ("--objective", "simpo", "--max-batch-tokens", 64, "--max-grad-norm", 0.5, "--per-device-train-batch-size", 2)
+CUT = (
+    "--objective",
+    "simpo",
+    "--max-batch-tokens",
+    64,
+    "--max-grad-norm",
+    0.5,
+    "--per-device-train-batch-size",
+    2,
+)
 """No reference; groups that span several passes, other numbers of them on each device; gradients that are clipped."""
 PLAIN = ("--objective", "ampo", "--no-shared-prompt", "--gradient-checkpointing")
 ADAPTER = (*REFERENCE, "--lora-r", 4)
-UNEVEN = ("--objective", "simpo", "--global-batch-size", 8, "--per-device-train-batch-size", 4, "--report-to", "tensorboard")
+UNEVEN = (
+    "--objective",
+    "simpo",
+    "--global-batch-size",
+    8,
+    "--per-device-train-batch-size",
+    4,
+    "--report-to",
+    "tensorboard",
+)
 """The last step of each epoch has 3 prompts: all of them on the first device, none on the second."""
 
 
@@ -29,7 +47,9 @@ def assert_same(two: Trained, one: Trained) -> None:
     """Compare every figure of every step but its speed and the epoch, whose last step has other shares, and the saved weights."""
     for found, wanted in zip(two.metrics, one.metrics, strict=True):
         names = wanted.keys() - {"epoch", "split", "tokens_per_s"}
-        assert {name: found[name] for name in names} == pytest.approx({name: wanted[name] for name in names}, abs=1e-4)
+        assert {name: found[name] for name in names} == pytest.approx(
+            {name: wanted[name] for name in names}, abs=1e-4
+        )
     assert two.weights.keys() == one.weights.keys()
     for name, weight in one.weights.items():
         torch.testing.assert_close(two.weights[name], weight, atol=1e-5, rtol=1e-5)
@@ -65,16 +85,31 @@ def test_an_objective_with_a_reference(launcher: Launcher, reference: Trained) -
     assert_same(two, reference)
     assert [row["n_prompts"] for row in two.metrics] == [4, 4, 3, 4, 4, 3]
     assert rows_of(two.folder) == [
-        row | {"ref_logp": pytest.approx(row["ref_logp"], abs=1e-4)} for row in rows_of(reference.folder)
+        row | {"ref_logp": pytest.approx(row["ref_logp"], abs=1e-4)}
+        for row in rows_of(reference.folder)
     ]
     assert [outcome.stdout for outcome in two.outcomes] == [f"{two.folder}\n", ""]
-    for line in ("train: 37 rows in", "4 prompts a step = 2 devices x 1 x 2 accumulated", "train: step 6 of 6 done"):
+    for line in (
+        "train: 37 rows in",
+        "4 prompts a step = 2 devices x 1 x 2 accumulated",
+        "train: step 6 of 6 done",
+    ):
         assert two.said.count(line) == 1, two.said
-    parts = [line for outcome in two.outcomes for line in outcome.stderr.splitlines() if line.startswith("logprobs: part")]
-    assert sorted(line[:26] for line in parts) == ["logprobs: part 1 of 1 done", "logprobs: part 2 of 2 done"]
+    parts = [
+        line
+        for outcome in two.outcomes
+        for line in outcome.stderr.splitlines()
+        if line.startswith("logprobs: part")
+    ]
+    assert sorted(line[:26] for line in parts) == [
+        "logprobs: part 1 of 1 done",
+        "logprobs: part 2 of 2 done",
+    ]
 
 
-def test_an_objective_with_a_reference_and_weights_in_pieces(cut_up: Trained, reference: Trained) -> None:
+def test_an_objective_with_a_reference_and_weights_in_pieces(
+    cut_up: Trained, reference: Trained
+) -> None:
     assert_same(cut_up, reference)
 
 
@@ -97,7 +132,9 @@ def test_groups_that_span_passes_and_gradients_that_are_clipped(
 
 
 @each_wrapper
-def test_prompts_computed_once_a_response_and_activations_twice(launcher: Launcher, wrapper: dict[str, str]) -> None:
+def test_prompts_computed_once_a_response_and_activations_twice(
+    launcher: Launcher, wrapper: dict[str, str]
+) -> None:
     assert_same(launcher.two(wrapper, *PLAIN), launcher.one(*PLAIN))
 
 
@@ -122,15 +159,27 @@ def test_in_bfloat16_the_policy_begins_at_its_reference(
 ) -> None:
     """The learning rate of the first step is 0: two losses of exactly log 2, and float32 weights that are saved."""
     two = launcher.two(
-        wrapper, *REFERENCE, *kind, "--bf16", "--max-steps", 2, "--warmup-ratio", 0.5, model=launcher.inputs.rounded
+        wrapper,
+        *REFERENCE,
+        *kind,
+        "--bf16",
+        "--max-steps",
+        2,
+        "--warmup-ratio",
+        0.5,
+        model=launcher.inputs.rounded,
     )
     assert [row["loss"] for row in two.metrics] == pytest.approx([math.log(2)] * 2, abs=1e-5)
     assert {weight.dtype for weight in two.weights.values()} == {torch.float32}
 
 
-def test_a_policy_that_was_in_pieces_is_a_model_like_any_other(launcher: Launcher, cut_up: Trained, tmp_path: Path) -> None:
+def test_a_policy_that_was_in_pieces_is_a_model_like_any_other(
+    launcher: Launcher, cut_up: Trained, tmp_path: Path
+) -> None:
     AutoModelForCausalLM.from_pretrained(cut_up.folder)
-    assert json.loads((cut_up.folder / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert json.loads((cut_up.folder / "config.json").read_text())["architectures"] == [
+        "LlamaForCausalLM"
+    ]
     prompts = write_prompts(tmp_path / "prompts.jsonl", 2)
     outcome = launcher.server.run("generate", prompts, "--backend", "transformers", "--model", cut_up.folder, "--n", 1,
                                   "--max-tokens", 4, "-o", tmp_path / "candidates")  # fmt: skip
@@ -138,12 +187,16 @@ def test_a_policy_that_was_in_pieces_is_a_model_like_any_other(launcher: Launche
     assert len(rows_of(tmp_path / "candidates")) == 2
 
 
-@pytest.mark.parametrize("wrapper", [DDP, FSDP2, SHARDED], ids=["DDP", "FSDP2", "FSDP2, checkpoints in pieces"])
+@pytest.mark.parametrize(
+    "wrapper", [DDP, FSDP2, SHARDED], ids=["DDP", "FSDP2", "FSDP2, checkpoints in pieces"]
+)
 def test_a_signal_to_one_process_stops_both_and_the_same_command_goes_on(
     launcher: Launcher, reference: Trained, wrapper: dict[str, str]
 ) -> None:
     stopped = launcher.two(wrapper | {"SIGTERM_AT": "1:2"}, *REFERENCE, codes=(75, 75))
-    assert stopped.said.count("stopped: train stopped as asked at step 2 of 6, with a checkpoint") == 1, stopped.said
+    assert (
+        stopped.said.count("stopped: train stopped as asked at step 2 of 6, with a checkpoint") == 1
+    ), stopped.said
     assert sorted(path.name for path in stopped.folder.glob("checkpoint-*")) == ["checkpoint-2"]
     assert not (stopped.folder / "config.json").exists()
     again = launcher.two(wrapper, *REFERENCE, folder=stopped.folder)
@@ -156,23 +209,36 @@ def test_a_checkpoint_of_one_device_goes_on_with_two_and_that_of_another_wrapper
 ) -> None:
     stopped = launcher.one(*REFERENCE, variables={"SIGTERM_AT": "0:2"}, code=75)
     refused = launcher.two(FSDP2, *REFERENCE, folder=stopped.folder, codes=(2, 2))
-    assert refused.said.count("checkpoint-2 was written under DDP or on one device, and this run is under FSDP") == 1, (
-        refused.said
-    )
+    assert (
+        refused.said.count(
+            "checkpoint-2 was written under DDP or on one device, and this run is under FSDP"
+        )
+        == 1
+    ), refused.said
     assert_same(launcher.two(DDP, *REFERENCE, folder=stopped.folder), reference)
 
 
 def test_an_error_on_one_process_ends_both_and_is_said_once(launcher: Launcher) -> None:
     failed = launcher.two(DDP | {"FAIL_AT": "1:2"}, *REFERENCE, codes=(1, 1))
     assert failed.said.count("error: ") == 1, failed.said
-    assert "error: the loss is not finite\n\nhint: lower --learning-rate" in failed.outcomes[1].stderr
+    assert (
+        "error: the loss is not finite\n\nhint: lower --learning-rate" in failed.outcomes[1].stderr
+    )
 
 
 def test_a_wrong_setting_is_said_once(launcher: Launcher) -> None:
     failed = launcher.two(DDP, "--per-device-train-batch-size", 4, codes=(2, 2))
-    assert failed.said.count("--global-batch-size 4 prompts is not a multiple of 8 (4 a device x 2 devices)") == 1, failed.said
+    assert (
+        failed.said.count(
+            "--global-batch-size 4 prompts is not a multiple of 8 (4 a device x 2 devices)"
+        )
+        == 1
+    ), failed.said
 
 
 def test_mixed_precision_that_only_the_launcher_knows_of_is_refused(launcher: Launcher) -> None:
     failed = launcher.two(DDP | {"ACCELERATE_MIXED_PRECISION": "bf16"}, codes=(2, 2))
-    assert failed.said.count("the launcher asks for mixed precision bf16, and this run is in float32") == 1, failed.said
+    assert (
+        failed.said.count("the launcher asks for mixed precision bf16, and this run is in float32")
+        == 1
+    ), failed.said

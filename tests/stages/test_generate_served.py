@@ -12,7 +12,9 @@ from prefpipe.backends.chat_client import NEUTRAL
 from prefpipe.cli.main import run
 
 ODD = {
-    "parts": {"content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Lake Chad."}]},
+    "parts": {
+        "content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "Lake Chad."}]
+    },
     "number": {"content": 7},
     "half": {"content": "Lake \ud83d"},
     "tool": {"content": None, "tool_calls": [{"function": {"name": "look_up"}}]},
@@ -21,7 +23,11 @@ ODD = {
 
 
 def choice_of(message, **more):
-    return {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant"} | message} | more]}
+    return {
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant"} | message} | more
+        ]
+    }
 
 
 @pytest.fixture
@@ -48,7 +54,9 @@ def test_odd_answers_are_rows_and_lose_no_other(prompts, tmp_path):
     faults["infinite"] = (
         "always",
         200,
-        choice_of({"content": "A"}, logprobs={"content": [{"token": "A", "logprob": float("inf")}]}),
+        choice_of(
+            {"content": "A"}, logprobs={"content": [{"token": "A", "logprob": float("inf")}]}
+        ),
     )
     faults["text-ids"] = ("always", 200, choice_of({"content": "A"}, token_ids=["A"]))
     faults["ending"] = ("always", 200, choice_of({"content": "A"}, finish_reason={"type": "stop"}))
@@ -57,7 +65,10 @@ def test_odd_answers_are_rows_and_lose_no_other(prompts, tmp_path):
         assert generate(prompts(*names), tmp_path / "out", server, "--max-error-rate", 0.5) == 0
         assert all(server.tries[name] == 1 for name in names), "paid once each"
         n_before = len(server.bodies)
-        assert generate(tmp_path / "prompts.jsonl", tmp_path / "out", server, "--max-error-rate", 0.5) == 0
+        assert (
+            generate(tmp_path / "prompts.jsonl", tmp_path / "out", server, "--max-error-rate", 0.5)
+            == 0
+        )
         assert len(server.bodies) == n_before
     rows = by_prompt(tmp_path / "out")
     found = {name: (row["status"], row["response"]) for name, row in rows.items() if name != "fine"}
@@ -73,17 +84,31 @@ def test_odd_answers_are_rows_and_lose_no_other(prompts, tmp_path):
     assert len(rows["fine"]["response_token_ids"]) == rows["fine"]["n_response_tokens"]
 
 
-def test_thinking_that_reaches_the_limit_is_truncated_and_a_run_without_any_text_is_no_success(prompts, tmp_path, capsys):
-    cut = choice_of({"content": None, "reasoning_content": "First, "}, finish_reason="length", token_ids=[4, 5, 6])
+def test_thinking_that_reaches_the_limit_is_truncated_and_a_run_without_any_text_is_no_success(
+    prompts, tmp_path, capsys
+):
+    cut = choice_of(
+        {"content": None, "reasoning_content": "First, "},
+        finish_reason="length",
+        token_ids=[4, 5, 6],
+    )
     faults = {"a": ("always", 200, cut), "b": ("always", 200, choice_of({"content": " \n"}))}
     with running_chat_server(faults=faults) as server:
         assert generate(prompts("a", "b"), tmp_path / "out", server, "--max-tokens", 3) == 3
         assert "none of 2 rows has a text: 1 empty, 1 truncated" in capsys.readouterr().err
-        assert generate(prompts("a", "b"), tmp_path / "out", server, "--max-tokens", 3) == 3, "nor on a rerun"
+        assert generate(prompts("a", "b"), tmp_path / "out", server, "--max-tokens", 3) == 3, (
+            "nor on a rerun"
+        )
         assert len(server.bodies) == 2
-        assert generate(prompts("a", "c"), tmp_path / "one", server, "--max-tokens", 3) == 0, "one text is enough"
+        assert generate(prompts("a", "c"), tmp_path / "one", server, "--max-tokens", 3) == 0, (
+            "one text is enough"
+        )
     row = by_prompt(tmp_path / "out")["a"]
-    assert (row["status"], row["response"], row["response_reasoning"]) == ("truncated", "", "First, ")
+    assert (row["status"], row["response"], row["response_reasoning"]) == (
+        "truncated",
+        "",
+        "First, ",
+    )
     assert (row["response_token_ids"], row["n_response_tokens"], row["logp"]) == (None, None, None)
     assert row["reason"] == "reached the limit of 3 tokens while thinking; the response has no text"
 
@@ -100,13 +125,25 @@ def test_neutral_settings_are_sent_and_ones_that_are_asked_for_take_their_place(
 
 
 @pytest.mark.parametrize("names_them", [True, False])
-def test_settings_that_a_server_refuses_are_left_out_said_and_recorded(prompts, tmp_path, capsys, names_them):
-    refused = ("top_k", "min_p", "repetition_penalty", "return_token_ids")  # what OpenAI's own API does not know
+def test_settings_that_a_server_refuses_are_left_out_said_and_recorded(
+    prompts, tmp_path, capsys, names_them
+):
+    refused = (
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "return_token_ids",
+    )  # what OpenAI's own API does not know
     with running_chat_server(refused_fields=refused, names_them=names_them) as server:
         assert generate(prompts(*"abcd"), tmp_path / "out", server, "--part-size", 2) == 0
-    assert sum(server.tries.values()) == 4 + (4 if names_them else 1), "the first question alone finds out"
+    assert sum(server.tries.values()) == 4 + (4 if names_them else 1), (
+        "the first question alone finds out"
+    )
     without = ["min_p", "repetition_penalty", "top_k"] if names_them else sorted(NEUTRAL)
-    assert f"refuses {', '.join(without)}: sent without, so its own defaults hold" in capsys.readouterr().err
+    assert (
+        f"refuses {', '.join(without)}: sent without, so its own defaults hold"
+        in capsys.readouterr().err
+    )
     (step,) = json.loads((tmp_path / "out" / "run.json").read_text())["history"]
     assert step == {"operation": "sampled_without", "model": "m", "settings": without}
     assert {row["status"] for row in rows_of(tmp_path / "out")} <= {"ok", "truncated"}
@@ -117,7 +154,9 @@ def test_a_model_whose_log_probabilities_are_forbidden_is_sampled_without(prompt
         server.refusal_status = 403
         assert generate(prompts(*"ab"), tmp_path / "out", server) == 0
     assert [row["logp"] for row in rows_of(tmp_path / "out")] == [None, None]
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["history"] == [], "it changes no response"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["history"] == [], (
+        "it changes no response"
+    )
 
 
 def test_a_refusal_that_only_repeats_the_names_changes_nothing(prompts, tmp_path):
@@ -135,7 +174,10 @@ def test_errors_that_were_paid_for_are_asked_again_with_retry_errors_alone(promp
     with running_chat_server(faults={"b": ("always", 200, choice_of({"content": 7}))}) as server:
         assert generate(prompts(*"abc"), tmp_path / "out", server, "--max-error-rate", 0.5) == 0
         server.faults.clear()
-        assert generate(tmp_path / "prompts.jsonl", tmp_path / "out", server, "--max-error-rate", 0.5) == 0
+        assert (
+            generate(tmp_path / "prompts.jsonl", tmp_path / "out", server, "--max-error-rate", 0.5)
+            == 0
+        )
         assert server.tries == {"a": 1, "b": 1, "c": 1}
         assert generate(tmp_path / "prompts.jsonl", tmp_path / "out", server, "--retry-errors") == 0
         assert server.tries == {"a": 1, "b": 2, "c": 1}
@@ -188,11 +230,18 @@ def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_pat
     from prefpipe.errors import StoppedEarly
 
     lines, started = [], time.monotonic()
-    with running_chat_server(faults={"a": ("always", 429, {"error": {"message": "slow down"}})}) as server:
+    with running_chat_server(
+        faults={"a": ("always", 429, {"error": {"message": "slow down"}})}
+    ) as server:
         server.retry_after = "3600"
         surroundings = Surroundings(lines.append, lambda: time.monotonic() - started > 1)
         client = ChatClient(ServerSettings(server.url, concurrency=2), surroundings)
-        body = {"model": "m", "messages": [{"role": "user", "content": "a"}], "temperature": 0.0, "max_tokens": 8}
+        body = {
+            "model": "m",
+            "messages": [{"role": "user", "content": "a"}],
+            "temperature": 0.0,
+            "max_tokens": 8,
+        }
         with pytest.raises(StoppedEarly):
             client.complete([body], lambda *_: None)
         client.close()
@@ -208,13 +257,28 @@ def test_reasoning_goes_through_an_extension_and_into_groups(prompts, tmp_path):
     with running_chat_server(faults={"a": ("always", 200, thought)}) as server:
         assert generate(prompts("a"), tmp_path / "out", server) == 0
         server.faults["a"] = ("always", 200, choice_of({"content": "Lake Como, in Italy."}))
-        assert generate(tmp_path / "prompts.jsonl", tmp_path / "out", server, "--n", 2, "--extend") == 0
+        assert (
+            generate(tmp_path / "prompts.jsonl", tmp_path / "out", server, "--n", 2, "--extend")
+            == 0
+        )
         assert server.tries == {"a": 2}
     pairs = [(row["response"], row["response_reasoning"]) for row in rows_of(tmp_path / "out")]
     assert pairs == [("Lake Chad.", "One in Africa."), ("Lake Como, in Italy.", None)]
 
-    assert run(["score", str(tmp_path / "out"), "-o", str(tmp_path / "scores"), "--scorer", "fake"]) == 0
-    select = ["select", str(tmp_path / "out"), "--scores", str(tmp_path / "scores"), "--strategy", "all", "--min-margin", "0"]
+    assert (
+        run(["score", str(tmp_path / "out"), "-o", str(tmp_path / "scores"), "--scorer", "fake"])
+        == 0
+    )
+    select = [
+        "select",
+        str(tmp_path / "out"),
+        "--scores",
+        str(tmp_path / "scores"),
+        "--strategy",
+        "all",
+        "--min-margin",
+        "0",
+    ]
     assert run([*select, "-o", str(tmp_path / "groups")]) == 0
     kept = {row["response"]: row["response_reasoning"] for row in rows_of(tmp_path / "groups")}
     assert kept == dict(pairs)

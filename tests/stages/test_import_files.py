@@ -33,7 +33,19 @@ def long_rows(n_prompts: int = N_PROMPTS, n: int = N) -> list[dict[str, Any]]:
 
 
 def words(source: str, out: Path, *more: str) -> list[str]:
-    return ["import", source, "-o", str(out), "--format", "rows", "--reward-column", "judge", "--part-size", "2", *more]
+    return [
+        "import",
+        source,
+        "-o",
+        str(out),
+        "--format",
+        "rows",
+        "--reward-column",
+        "judge",
+        "--part-size",
+        "2",
+        *more,
+    ]
 
 
 @pytest.fixture
@@ -45,7 +57,9 @@ def test_candidates_and_scores_on_disk(tmp_path: Path, source: str) -> None:
     command(words(source, tmp_path / "run"))
     candidates, scores = tmp_path / "run" / "candidates", tmp_path / "run" / "scores"
     rows = rows_of(candidates)
-    assert [(row["prompt_id"], row["sample_idx"]) for row in rows] == [(f"p{i}", j) for i in range(N_PROMPTS) for j in range(N)]
+    assert [(row["prompt_id"], row["sample_idx"]) for row in rows] == [
+        (f"p{i}", j) for i in range(N_PROMPTS) for j in range(N)
+    ]
     assert rows[5] == {
         "prompt_id": "p1", "sample_idx": 1, "messages": [{"role": "user", "content": "question 1"}], "response": "answer 1 bb",
         "model": "m1", "prompt_token_ids": None, "response_token_ids": None, "n_prompt_tokens": None, "n_response_tokens": None,
@@ -74,11 +88,20 @@ def test_statuses_of_responses_and_scores(tmp_path: Path, capsys) -> None:
         ("fine", None, float("inf"), "ok", "not_finite"),
     ]  # fmt: skip
     rows = [
-        {"prompt": "q", "sample_idx": number, "response": text, "finish_reason": reason, "judge": score}
+        {
+            "prompt": "q",
+            "sample_idx": number,
+            "response": text,
+            "finish_reason": reason,
+            "judge": score,
+        }
         for number, (text, reason, score, _, _) in enumerate(cases)
     ]
     assert run([*words(lines(tmp_path / "a.jsonl", *rows), tmp_path / "run"), "--json"]) == 0
-    candidates, scores = rows_of(tmp_path / "run" / "candidates"), rows_of(tmp_path / "run" / "scores")
+    candidates, scores = (
+        rows_of(tmp_path / "run" / "candidates"),
+        rows_of(tmp_path / "run" / "scores"),
+    )
     assert [row["status"] for row in candidates] == [case[3] for case in cases]
     assert [row["status"] for row in scores] == [case[4] for case in cases]
     assert [row["reward"] for row in scores] == [1.0, 0.5, None, None, None, None]
@@ -90,7 +113,10 @@ def test_statuses_of_responses_and_scores(tmp_path: Path, capsys) -> None:
     assert facts["counts"] == {"empty": 1, "error": 1, "ok": 3, "truncated": 1}
     assert facts["scores"] == {"no_response": 1, "not_finite": 2, "ok": 2, "unrated": 1}
     assert facts["rewards"] == {"judge": {"n": 2, "lowest": 0.5, "highest": 1.0}}
-    assert "scores of judge: 2, 0.5 to 1, median 0.75, 1 no_response, 2 not_finite, 1 unrated" in printed.err
+    assert (
+        "scores of judge: 2, 0.5 to 1, median 0.75, 1 no_response, 2 not_finite, 1 unrated"
+        in printed.err
+    )
 
 
 def test_without_scores_there_is_no_scores_folder(tmp_path: Path, capsys) -> None:
@@ -115,7 +141,9 @@ def test_without_scores_there_is_no_scores_folder(tmp_path: Path, capsys) -> Non
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["candidates"]
 
 
-def test_the_same_command_again_keeps_what_is_there_and_makes_what_is_not(tmp_path: Path, source: str, capsys) -> None:
+def test_the_same_command_again_keeps_what_is_there_and_makes_what_is_not(
+    tmp_path: Path, source: str, capsys
+) -> None:
     command(words(source, tmp_path / "run"))
     folders = [tmp_path / "run" / name for name in ("candidates", "scores")]
     before = [identities_of(folder) for folder in folders]
@@ -125,13 +153,20 @@ def test_the_same_command_again_keeps_what_is_there_and_makes_what_is_not(tmp_pa
     damaged.write_bytes(damaged.read_bytes()[:-1])
     command(words(source, tmp_path / "run"))
     after = [identities_of(folder) for folder in folders]
-    changed = [{name for name in old if old[name] != new[name]} for old, new in zip(before, after, strict=True)]
+    changed = [
+        {name for name in old if old[name] != new[name]}
+        for old, new in zip(before, after, strict=True)
+    ]
     assert changed == [{"part-00001-of-00003.parquet"}, {"part-00002-of-00003.parquet"}]
-    assert [table_of(folder).to_pylist() for folder in folders] == [table.to_pylist() for table in tables]
+    assert [table_of(folder).to_pylist() for folder in folders] == [
+        table.to_pylist() for table in tables
+    ]
     assert "candidates: 2 of 3 parts are finished and kept" in capsys.readouterr().err
 
 
-def test_another_configuration_or_file_is_refused_with_what_differs(tmp_path: Path, source: str, capsys) -> None:
+def test_another_configuration_or_file_is_refused_with_what_differs(
+    tmp_path: Path, source: str, capsys
+) -> None:
     command(words(source, tmp_path / "run"))
     for more, line in (
         (["--model-name", "other"], 'model_name: "imported" on disk, "other" asked for'),
@@ -157,16 +192,32 @@ def test_a_bad_file_costs_no_older_result(tmp_path: Path, source: str, capsys) -
     assert identities_of(tmp_path / "run" / "candidates") == before
 
 
-def test_overwriting_scores_with_a_file_that_has_none_leaves_no_old_scores(tmp_path: Path, source: str) -> None:
+def test_overwriting_scores_with_a_file_that_has_none_leaves_no_old_scores(
+    tmp_path: Path, source: str
+) -> None:
     command(words(source, tmp_path / "run"))
-    bare = ["import", source, "-o", str(tmp_path / "run"), "--format", "rows", "--part-size", "2", "--overwrite"]
+    bare = [
+        "import",
+        source,
+        "-o",
+        str(tmp_path / "run"),
+        "--format",
+        "rows",
+        "--part-size",
+        "2",
+        "--overwrite",
+    ]
     command(bare)
     assert not (tmp_path / "run" / "scores").exists()
 
 
-def test_a_stop_is_obeyed_after_a_part_and_the_rest_is_made_later(tmp_path: Path, source: str, monkeypatch, capsys) -> None:
+def test_a_stop_is_obeyed_after_a_part_and_the_rest_is_made_later(
+    tmp_path: Path, source: str, monkeypatch, capsys
+) -> None:
     seen = []
-    monkeypatch.setattr(type(stop_request), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None)
+    monkeypatch.setattr(
+        type(stop_request), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None
+    )
     assert run(words(source, tmp_path / "run")) == 75
     assert "import stopped as asked: 1 parts made now, 2 left" in capsys.readouterr().err
     monkeypatch.undo()
@@ -174,7 +225,9 @@ def test_a_stop_is_obeyed_after_a_part_and_the_rest_is_made_later(tmp_path: Path
     assert len(rows_of(tmp_path / "run" / "scores")) == N_PROMPTS * N
 
 
-def test_status_understands_an_import_and_sees_a_changed_file(tmp_path: Path, source: str, capsys) -> None:
+def test_status_understands_an_import_and_sees_a_changed_file(
+    tmp_path: Path, source: str, capsys
+) -> None:
     command(words(source, tmp_path / "run"))
     assert run(["status", f"{tmp_path}/run"]) == 0
     printed = capsys.readouterr().out.splitlines()
@@ -205,8 +258,13 @@ def test_the_other_commands_take_it(tmp_path: Path, source: str) -> None:
         groups = rows_of(out / name)
         assert len({row["prompt_id"] for row in groups}) == N_PROMPTS
         assert groups[0]["topic"] == "t0"
-    rewards = {(row["prompt_id"], row["sample_idx"]): row["reward"] for row in rows_of(out / "scores")}
-    assert all(row["reward"] == rewards[row["prompt_id"], row["sample_idx"]] for row in rows_of(out / "coreset"))
+    rewards = {
+        (row["prompt_id"], row["sample_idx"]): row["reward"] for row in rows_of(out / "scores")
+    }
+    assert all(
+        row["reward"] == rewards[row["prompt_id"], row["sample_idx"]]
+        for row in rows_of(out / "coreset")
+    )
     assert run(["inspect", f"{out}/scores"]) == 0
     assert run(["inspect", f"{out}/coreset", "--prompt-id", "p1"]) == 0
     assert run(["status", str(out)]) == 0
@@ -225,7 +283,11 @@ def test_eval_takes_imported_candidates_as_a_side(tmp_path: Path, source: str, c
 
 def test_a_batch_in_any_order_gives_the_same_artifact(tmp_path: Path) -> None:
     requests = [
-        {"custom_id": f"r{i}", "body": {"model": "m", "messages": [{"role": "user", "content": f"q{i % 3}"}]}} for i in range(9)
+        {
+            "custom_id": f"r{i}",
+            "body": {"model": "m", "messages": [{"role": "user", "content": f"q{i % 3}"}]},
+        }
+        for i in range(9)
     ]
     answers = [{"custom_id": f"r{i}", "response": {"status_code": 200, "body": {"choices": [
         {"index": 0, "message": {"content": f"a{i}"}, "finish_reason": "stop"}]}}} for i in range(9) if i != 4]  # fmt: skip
@@ -233,7 +295,9 @@ def test_a_batch_in_any_order_gives_the_same_artifact(tmp_path: Path) -> None:
     found = []
     for seed in range(3):
         out = tmp_path / str(seed)
-        source = lines(tmp_path / f"out{seed}.jsonl", *random.Random(seed).sample(answers, len(answers)))
+        source = lines(
+            tmp_path / f"out{seed}.jsonl", *random.Random(seed).sample(answers, len(answers))
+        )
         command(["import", source, "-o", str(out), "--format", "openai-batch", "--requests", sent])
         found.append(rows_of(out / "candidates"))
     assert found[0] == found[1] == found[2]
@@ -278,11 +342,23 @@ def test_the_alpaca_eval_pool(tmp_path: Path, data_dir: Path) -> None:
 def test_other_public_pools_by_the_names_of_their_columns(
     tmp_path: Path, data_dir: Path, name: str, options: list[str], n: int
 ) -> None:
-    command(["import", str(data_dir / f"{name}.parquet"), "-o", str(tmp_path), "--format", "rows", *options])
+    command(
+        [
+            "import",
+            str(data_dir / f"{name}.parquet"),
+            "-o",
+            str(tmp_path),
+            "--format",
+            "rows",
+            *options,
+        ]
+    )
     assert table_of(tmp_path / "candidates").num_rows == n
 
 
-def test_the_output_may_be_where_the_file_is_and_not_inside_a_folder_that_is_read(tmp_path: Path, source: str, capsys) -> None:
+def test_the_output_may_be_where_the_file_is_and_not_inside_a_folder_that_is_read(
+    tmp_path: Path, source: str, capsys
+) -> None:
     command(words(source, tmp_path))
     saved = tmp_path / "saved"
     datasets.Dataset.from_list(long_rows()).save_to_disk(str(saved))
@@ -295,7 +371,9 @@ def test_the_output_may_be_where_the_file_is_and_not_inside_a_folder_that_is_rea
 
 def test_the_key_of_a_prompt_does_not_depend_on_the_format(tmp_path: Path) -> None:
     rows = {"prompt": SKY[0]["content"], "response": "x"}
-    command(["import", lines(tmp_path / "a.jsonl", rows), "-o", f"{tmp_path}/a", "--format", "rows"])
+    command(
+        ["import", lines(tmp_path / "a.jsonl", rows), "-o", f"{tmp_path}/a", "--format", "rows"]
+    )
     assert rows_of(tmp_path / "a" / "candidates")[0]["prompt_id"] == prompt_id_of(SKY)
 
 
@@ -303,25 +381,45 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "interchange.md"
 IMPORTS = DOCUMENT.read_text(encoding="utf-8").partition("\n## Export\n")[0]
 EXAMPLES = [
     (name, line)
-    for name, block in re.findall(r"^### ([\w-]+).*?^```json\n(.*?)^```", IMPORTS, re.MULTILINE | re.DOTALL)
+    for name, block in re.findall(
+        r"^### ([\w-]+).*?^```json\n(.*?)^```", IMPORTS, re.MULTILINE | re.DOTALL
+    )
     for line in block.splitlines()
 ]
 
 
-@pytest.mark.parametrize(("name", "line"), EXAMPLES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(EXAMPLES)])
+@pytest.mark.parametrize(
+    ("name", "line"), EXAMPLES, ids=[f"{name}-{i}" for i, (name, _) in enumerate(EXAMPLES)]
+)
 def test_the_examples_of_the_documentation_are_read(tmp_path: Path, name: str, line: str) -> None:
     options = ["--reward-column", "judge"] if name == "rows" else []
     if name == "wide":
-        responses, marks = (["answer_a", "answer_b"], ["mark_a", "mark_b"]) if "answer_a" in line else (["answers"], ["marks"])
+        responses, marks = (
+            (["answer_a", "answer_b"], ["mark_a", "mark_b"])
+            if "answer_a" in line
+            else (["answers"], ["marks"])
+        )
         options = ["--prompt-column", "question"]
         options += [word for column in responses for word in ("--response-column", column)]
         options += [word for column in marks for word in ("--score-column", column)]
     if name == "openai-batch":
         request = {"custom_id": json.loads(line)["custom_id"], "body": {"messages": SKY}}
         options = ["--requests", lines(tmp_path / "in.jsonl", request)]
-    command(["import", lines(tmp_path / "a.jsonl", line), "-o", f"{tmp_path}/run", "--format", name, *options])
+    command(
+        [
+            "import",
+            lines(tmp_path / "a.jsonl", line),
+            "-o",
+            f"{tmp_path}/run",
+            "--format",
+            name,
+            *options,
+        ]
+    )
     assert rows_of(tmp_path / "run" / "candidates")
-    assert (tmp_path / "run" / "scores").exists() == (name not in ("openai-batch", "alpaca-eval", "arena-hard"))
+    assert (tmp_path / "run" / "scores").exists() == (
+        name not in ("openai-batch", "alpaca-eval", "arena-hard")
+    )
 
 
 def test_every_format_has_an_example() -> None:

@@ -69,7 +69,9 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_bad_file_is_named_with_the_place_the_value_and_what_to_do(tmp_path: Path, capsys, case: str) -> None:
+def test_a_bad_file_is_named_with_the_place_the_value_and_what_to_do(
+    tmp_path: Path, capsys, case: str
+) -> None:
     name, rows, options, messages = BAD_FILES[case]
     path = tmp_path / name
     if path.parent.exists():
@@ -85,7 +87,19 @@ def test_a_bad_file_is_named_with_the_place_the_value_and_what_to_do(tmp_path: P
 
 def test_all_problems_are_gathered_and_the_first_eight_told(tmp_path: Path, capsys) -> None:
     rows = [GOOD] + [{"prompt": " ", "response": None}] * 5
-    assert run(["import", lines(tmp_path / "a.jsonl", *rows), "-o", f"{tmp_path}/run", "--format", "rows"]) == 1
+    assert (
+        run(
+            [
+                "import",
+                lines(tmp_path / "a.jsonl", *rows),
+                "-o",
+                f"{tmp_path}/run",
+                "--format",
+                "rows",
+            ]
+        )
+        == 1
+    )
     printed = capsys.readouterr().err
     assert "a.jsonl has 10 problems:" in printed
     assert "line 2: `prompt`: the prompt is empty" in printed
@@ -96,16 +110,34 @@ def test_all_problems_are_gathered_and_the_first_eight_told(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--format", "rows", "--reward-column", "fine-grained"], "`fine-grained` is no name for a scorer"),
+        (
+            ["--format", "rows", "--reward-column", "fine-grained"],
+            "`fine-grained` is no name for a scorer",
+        ),
         (["--format", "rows", "--reward-column", "class"], "`class` is no name for a scorer"),
         (["--format", "rows", "--reward-column", "max"], "`max` is no name for a scorer"),
         (["--format", "rows", "--reward-column", "\ufb01t"], "is no name for a scorer"),
-        (["--format", "rows", "--reward-column", "a=x", "--reward-column", "a=y"], "two scorers are called `a`"),
-        (["--format", "simpo", "--reward-column", "x"], "--reward-column goes with --format rows, not simpo"),
-        (["--format", "trl", "--prompt-column", "x"], "--prompt-column goes with --format rows or wide, not trl"),
+        (
+            ["--format", "rows", "--reward-column", "a=x", "--reward-column", "a=y"],
+            "two scorers are called `a`",
+        ),
+        (
+            ["--format", "simpo", "--reward-column", "x"],
+            "--reward-column goes with --format rows, not simpo",
+        ),
+        (
+            ["--format", "trl", "--prompt-column", "x"],
+            "--prompt-column goes with --format rows or wide, not trl",
+        ),
         (["--format", "openai-batch"], "--format openai-batch needs --requests"),
-        (["--format", "openai-batch", "--requests", "x", "--columns", "y"], "--columns: a batch holds no columns"),
-        (["--format", "rows", "--requests", "x"], "--requests goes with --format openai-batch and arena-hard, not rows"),
+        (
+            ["--format", "openai-batch", "--requests", "x", "--columns", "y"],
+            "--columns: a batch holds no columns",
+        ),
+        (
+            ["--format", "rows", "--requests", "x"],
+            "--requests goes with --format openai-batch and arena-hard, not rows",
+        ),
         (["--format", "nope"], "--format must be one of rows, wide, simpo"),
         (["--format", "rows", "--part-size", "0"], "--part-size must be 1 or more"),
         (["--format", "rows", "--model-name", ""], "--model-name must not be empty"),
@@ -113,6 +145,10 @@ def test_all_problems_are_gathered_and_the_first_eight_told(tmp_path: Path, caps
         (["--format", "rows", "--max-error-rate", "1"], "No such option: --max-error-rate"),
     ],
 )
-def test_flags_that_cannot_be_used(tmp_path: Path, capsys, options: list[str], message: str) -> None:
-    assert run(["import", lines(tmp_path / "a.jsonl", GOOD), "-o", f"{tmp_path}/run", *options]) == 2
+def test_flags_that_cannot_be_used(
+    tmp_path: Path, capsys, options: list[str], message: str
+) -> None:
+    assert (
+        run(["import", lines(tmp_path / "a.jsonl", GOOD), "-o", f"{tmp_path}/run", *options]) == 2
+    )
     assert message in capsys.readouterr().err

@@ -21,7 +21,9 @@ TALLY = {
     "kept_prompt_tokens": 60, "kept_response_tokens": 20, "kept_squared_tokens": 1700,
     "group_prompt_tokens": 30, "usable_estimated": 0, "kept_estimated": 0,
 }  # fmt: skip
-PLAN = Plan(n_prompts=1000, n=32, k=7, positives=1, mean_prompt_tokens=150.0, mean_response_tokens=350.0)
+PLAN = Plan(
+    n_prompts=1000, n=32, k=7, positives=1, mean_prompt_tokens=150.0, mean_response_tokens=350.0
+)
 MODEL = TrainedModel("some/model", ModelShape(7e9, 5e8, 262144), 8_030_000_000, 8_030_000_000)
 SIZE = TrainedModel("8B", ModelShape(8e9), 8_000_000_000, 8_000_000_000)
 MACHINE = Machine("NVIDIA H100 SXM", 989.5, "bf16", 0.4, price_per_hour=2.5)
@@ -30,10 +32,18 @@ MACHINE = Machine("NVIDIA H100 SXM", 989.5, "bf16", 0.4, price_per_hour=2.5)
 def groups_of(folder: Path, *tallies: dict, n_parts: int | None = None) -> Artifact:
     """Groups without rows whose parts carry these sums."""
     count = n_parts or len(tallies)
-    record = RunRecord(stage="select", schema=GROUPS.tag, n_parts=count, identity={"stage": "select"})
+    record = RunRecord(
+        stage="select", schema=GROUPS.tag, n_parts=count, identity={"stage": "select"}
+    )
     output = open_output(folder, record, shard=Shard(), overwrite=False)
     for index, tally in enumerate(tallies):
-        output.write(index, pa.Table.from_pylist([], schema=GROUPS.arrow()), counts={}, parents={}, tally=tally)
+        output.write(
+            index,
+            pa.Table.from_pylist([], schema=GROUPS.arrow()),
+            counts={},
+            parents={},
+            tally=tally,
+        )
     return output
 
 
@@ -52,7 +62,11 @@ def test_the_sums_of_all_parts_are_added(tmp_path: Path) -> None:
     assert found["kept"]["flop"] == 3 * (2 * 100 * 160 + 2 * 10 * 40 + 4 * 3400)
     assert found["saved"]["flop"] == found["pool"]["flop"] - found["kept"]["flop"]
     assert found["saved_share"] == pytest.approx(found["saved"]["flop"] / found["pool"]["flop"])
-    assert (found["pool"]["n_prompts"], found["pool"]["n_responses"], found["kept"]["n_responses"]) == (4, 12, 8)
+    assert (
+        found["pool"]["n_prompts"],
+        found["pool"]["n_responses"],
+        found["kept"]["n_responses"],
+    ) == (4, 12, 8)
     assert found["notes"] == [
         "the full pool is every usable candidate of the prompts that have a group",
         "2 prompts without a group are on neither side",
@@ -69,7 +83,12 @@ def test_hours_and_cost_by_hand() -> None:
 
 
 def test_without_a_price_there_is_no_cost() -> None:
-    found = savings(basis_of_plan(PLAN, shared_prompt=False), SIZE, Recipe(), MACHINE._replace(price_per_hour=None))
+    found = savings(
+        basis_of_plan(PLAN, shared_prompt=False),
+        SIZE,
+        Recipe(),
+        MACHINE._replace(price_per_hour=None),
+    )
     assert {found[side]["cost"] for side in ("pool", "kept", "saved")} == {None}
     assert "cost" not in page_of(found)
 
@@ -94,10 +113,16 @@ def test_missing_parts_are_told(tmp_path: Path) -> None:
     [
         ([], "has no parts yet", "prefpipe status"),
         ([{}], "has no sums of tokens in its parts", "--overwrite"),
-        ([TALLY | {"n_groups": 0, "n_usable": 0, "n_kept": 0}], "has a group: there is nothing to train on", "prefpipe inspect"),
+        (
+            [TALLY | {"n_groups": 0, "n_usable": 0, "n_kept": 0}],
+            "has a group: there is nothing to train on",
+            "prefpipe inspect",
+        ),
     ],
 )
-def test_what_cannot_be_counted_is_an_error(tmp_path: Path, tallies: list, message: str, hint: str) -> None:
+def test_what_cannot_be_counted_is_an_error(
+    tmp_path: Path, tallies: list, message: str, hint: str
+) -> None:
     with pytest.raises(InputError, match=message) as caught:
         basis_of_groups(groups_of(tmp_path / "groups", *tallies, n_parts=1), shared_prompt=False)
     assert hint in (caught.value.hint or "")
@@ -112,11 +137,19 @@ def test_the_page_has_every_figure_and_assumption() -> None:
     assert ["PFLOP", "768.00", "192.00", "576.00", "75.0%"] in lines
     assert ["GPU-hours", "0.539", "0.135", "0.404", "75.0%"] in lines
     assert ["cost", "1.35", "0.337", "1.01", "75.0%"] in lines
-    assert page.startswith("1,000 prompts x 32 candidates, 1 positive and 7 negative kept; 150 + 350 tokens\n")
-    assert "assumed: 1 epoch of 3 x forward, prompts computed once a response; NVIDIA H100 SXM, 989.5 TFLOP/s dense bf16" in page
+    assert page.startswith(
+        "1,000 prompts x 32 candidates, 1 positive and 7 negative kept; 150 + 350 tokens\n"
+    )
+    assert (
+        "assumed: 1 epoch of 3 x forward, prompts computed once a response; NVIDIA H100 SXM, 989.5 TFLOP/s dense bf16"
+        in page
+    )
     assert "x mfu 0.4, 2.5 an hour" in page
     assert "no attention term: a size does not say how wide it is" in page
-    assert "an estimate before any run: every prompt gets a group, every candidate is usable and of mean length" in page
+    assert (
+        "an estimate before any run: every prompt gets a group, every candidate is usable and of mean length"
+        in page
+    )
 
 
 def test_the_page_says_which_formula_was_taken() -> None:
@@ -131,7 +164,9 @@ def test_the_page_says_which_formula_was_taken() -> None:
 
 
 def test_experts_and_notes_of_the_model_are_told() -> None:
-    model = TrainedModel("moe", ModelShape(3e9, 1e8), 46_000_000_000, 13_000_000_000, ("2 of 8 experts are counted",))
+    model = TrainedModel(
+        "moe", ModelShape(3e9, 1e8), 46_000_000_000, 13_000_000_000, ("2 of 8 experts are counted",)
+    )
     page = page_of(savings(basis_of_plan(PLAN, shared_prompt=False), model, Recipe(), MACHINE), 200)
     assert "46B parameters, 13B of them for one token; 3B multiplied with every token" in page
     assert "attention by" not in page
@@ -141,12 +176,19 @@ def test_experts_and_notes_of_the_model_are_told() -> None:
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_page_fits_the_terminal(width: int) -> None:
     large = PLAN._replace(n_prompts=1_000_000, n=64)
-    found = savings(basis_of_plan(large, shared_prompt=False), MODEL, Recipe(reference=True), MACHINE)
+    found = savings(
+        basis_of_plan(large, shared_prompt=False), MODEL, Recipe(reference=True), MACHINE
+    )
     assert all(len(line) <= width for line in page_of(found, width).splitlines())
 
 
 def test_a_hostile_name_does_nothing(tmp_path: Path) -> None:
-    found = savings(basis_of_plan(PLAN, shared_prompt=False), SIZE._replace(name="\x1b[31m[bold]"), Recipe(), MACHINE)
+    found = savings(
+        basis_of_plan(PLAN, shared_prompt=False),
+        SIZE._replace(name="\x1b[31m[bold]"),
+        Recipe(),
+        MACHINE,
+    )
     assert "\x1b" not in page_of(found)
     assert "␛[31m[bold]" in page_of(found)
 

@@ -20,11 +20,23 @@ def _quick(monkeypatch):
 
 @pytest.fixture
 def candidates(tmp_path):
-    return write_side(tmp_path, "a", {f"p{i}": [f"answer {i}{j}" for j in range(2)] for i in range(3)})
+    return write_side(
+        tmp_path, "a", {f"p{i}": [f"answer {i}{j}" for j in range(2)] for i in range(3)}
+    )
 
 
 def command(candidates, output, url, *more, scorer="judge:openai:the-judge"):
-    return ["score", str(candidates), "-o", str(output), "--scorer", scorer, "--base-url", url, *map(str, more)]
+    return [
+        "score",
+        str(candidates),
+        "-o",
+        str(output),
+        "--scorer",
+        scorer,
+        "--base-url",
+        url,
+        *map(str, more),
+    ]
 
 
 def by_last_digit(prompt):
@@ -33,15 +45,21 @@ def by_last_digit(prompt):
 
 
 def test_the_expected_rating_where_the_server_gives_probabilities(tmp_path, candidates):
-    with running_judge(answer=lambda _prompt: ("8", logprobs_of({"8": 0.6, "9": 0.2, "10": 0.1, "x": 0.1}))) as server:
+    with running_judge(
+        answer=lambda _prompt: ("8", logprobs_of({"8": 0.6, "9": 0.2, "10": 0.1, "x": 0.1}))
+    ) as server:
         assert run(command(candidates, tmp_path / "out", server.url)) == 0
     rows = rows_of(tmp_path / "out")
     assert {row["scorer"] for row in rows} == {"judge"}
-    assert {round(row["reward"], 9) for row in rows} == {round((8 * 0.6 + 9 * 0.2 + 10 * 0.1) / 0.9, 9)}
+    assert {round(row["reward"], 9) for row in rows} == {
+        round((8 * 0.6 + 9 * 0.2 + 10 * 0.1) / 0.9, 9)
+    }
     detail = json.loads(rows[0]["detail"])
     assert (detail["rating"], detail["answer"], round(detail["mass"], 9)) == (8, "8", 0.9)
     assert len(server.bodies) == 6
-    assert {(body["logprobs"], body["top_logprobs"], body["max_tokens"]) for body in server.bodies} == {(True, 20, 8)}
+    assert {
+        (body["logprobs"], body["top_logprobs"], body["max_tokens"]) for body in server.bodies
+    } == {(True, 20, 8)}
 
 
 @pytest.mark.parametrize("refuses", [False, True])
@@ -58,18 +76,33 @@ def test_the_rating_itself_where_it_does_not(tmp_path, candidates, refuses):
 def test_what_is_no_rating_is_null_and_asked_again_on_the_next_run(tmp_path, candidates):
     """Beside a scorer whose rewards are kept; without a flag."""
     answers = iter(["I would say eight", "11"])
-    with running_judge(answer=lambda prompt: next(answers, None) or by_last_digit(prompt)) as server:
-        score = [*command(candidates, tmp_path / "out", server.url, "--concurrency", 1), "--scorer", "fake"]
+    with running_judge(
+        answer=lambda prompt: next(answers, None) or by_last_digit(prompt)
+    ) as server:
+        score = [
+            *command(candidates, tmp_path / "out", server.url, "--concurrency", 1),
+            "--scorer",
+            "fake",
+        ]
         assert run(score) == 3
-        before = {(row["prompt_id"], row["sample_idx"], row["scorer"]): row for row in rows_of(tmp_path / "out")}
+        before = {
+            (row["prompt_id"], row["sample_idx"], row["scorer"]): row
+            for row in rows_of(tmp_path / "out")
+        }
         failed = [key for key, row in before.items() if row["status"] == "parse_error"]
         assert len(failed) == 2
         assert [before[key]["reward"] for key in failed] == [None, None]
-        assert {json.loads(before[key]["detail"])["answer"] for key in failed} == {"I would say eight", "11"}
+        assert {json.loads(before[key]["detail"])["answer"] for key in failed} == {
+            "I would say eight",
+            "11",
+        }
         assert len(server.bodies) == 6
         assert run(score) == 0
         assert len(server.bodies) == 8
-        after = {(row["prompt_id"], row["sample_idx"], row["scorer"]): row for row in rows_of(tmp_path / "out")}
+        after = {
+            (row["prompt_id"], row["sample_idx"], row["scorer"]): row
+            for row in rows_of(tmp_path / "out")
+        }
     assert {key: row for key, row in after.items() if key not in failed} == {
         key: row for key, row in before.items() if key not in failed
     }
@@ -83,11 +116,22 @@ def test_a_batch_gives_what_a_server_gives(tmp_path, candidates):
     assert len(lines) == 6
     with (tmp_path / "output.jsonl").open("w") as file:
         for line in lines[1:]:
-            message = {"role": "assistant", "content": by_last_digit(line["body"]["messages"][0]["content"])}
+            message = {
+                "role": "assistant",
+                "content": by_last_digit(line["body"]["messages"][0]["content"]),
+            }
             body = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
-            file.write(json.dumps({"custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}}) + "\n")
+            file.write(
+                json.dumps(
+                    {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}}
+                )
+                + "\n"
+            )
     assert run([*nowhere, "--ingest-batch", str(tmp_path / "output.jsonl")]) == 3
-    assert sorted(row["status"] for row in rows_of(tmp_path / "out")) == ["not_answered", *["ok"] * 5]
+    assert sorted(row["status"] for row in rows_of(tmp_path / "out")) == [
+        "not_answered",
+        *["ok"] * 5,
+    ]
     with running_judge(answer=by_last_digit) as server:
         assert run(command(candidates, tmp_path / "out", server.url)) == 0
         assert len(server.bodies) == 1
@@ -101,7 +145,19 @@ def test_the_prompt_is_part_of_the_fingerprint(tmp_path, candidates, capsys):
         assert run(command(candidates, tmp_path / "out", server.url)) == 0
         assert run(command(candidates, tmp_path / "out", server.url, "--judge-prompt", own)) == 2
         assert "scorers.0.prompt" in capsys.readouterr().err
-        assert run(command(candidates, tmp_path / "own", server.url, "--judge-prompt", own, scorer="mine=judge:openai:j")) == 0
+        assert (
+            run(
+                command(
+                    candidates,
+                    tmp_path / "own",
+                    server.url,
+                    "--judge-prompt",
+                    own,
+                    scorer="mine=judge:openai:j",
+                )
+            )
+            == 0
+        )
     assert {row["scorer"] for row in rows_of(tmp_path / "own")} == {"mine"}
     assert server.prompts[-1].endswith("1 to 10?")
 
@@ -115,19 +171,49 @@ def test_fingerprints_of_other_scorers_are_what_they_were(tmp_path, candidates):
     assert run([*score, "--judge-temperature", "1"]) == 0
 
 
-@pytest.mark.parametrize("scorer", ["judge", "judge:", "judge:gpt", "judge:openai", "judge:openai:", "judge:fake"])
+@pytest.mark.parametrize(
+    "scorer", ["judge", "judge:", "judge:gpt", "judge:openai", "judge:openai:", "judge:fake"]
+)
 def test_a_scorer_that_is_no_judge_is_refused(tmp_path, candidates, scorer):
     assert run(command(candidates, tmp_path / "out", "http://127.0.0.1:9", scorer=scorer)) == 2
 
 
 @pytest.mark.parametrize(
     "more",
-    [("--base-url",), ("--judge-base-url",), ("--backend", "openai", "--base-url", "http://127.0.0.1:9/v1", "--judge-base-url")],
+    [
+        ("--base-url",),
+        ("--judge-base-url",),
+        ("--backend", "openai", "--base-url", "http://127.0.0.1:9/v1", "--judge-base-url"),
+    ],
 )
 def test_eval_asks_the_judge_at_the_address_that_it_was_given(tmp_path, candidates, more):
     """Not at OPENAI_BASE_URL alone; with sides from a server the judge has an address of its own."""
     with running_judge(answer=by_last_digit) as server:
-        sides = ["--policy", str(candidates), "--baseline", str(candidates), "-o", str(tmp_path / "eval")]
-        assert run(["eval", *sides, "--scorer", "judge:openai:the-judge", "--bootstrap-draws", "100", *more, server.url]) == 0
+        sides = [
+            "--policy",
+            str(candidates),
+            "--baseline",
+            str(candidates),
+            "-o",
+            str(tmp_path / "eval"),
+        ]
+        assert (
+            run(
+                [
+                    "eval",
+                    *sides,
+                    "--scorer",
+                    "judge:openai:the-judge",
+                    "--bootstrap-draws",
+                    "100",
+                    *more,
+                    server.url,
+                ]
+            )
+            == 0
+        )
         assert len(server.bodies) == 12
-    assert json.loads((tmp_path / "eval" / "summary.json").read_text())["reward"]["policy"]["mean"] == 2.5
+    assert (
+        json.loads((tmp_path / "eval" / "summary.json").read_text())["reward"]["policy"]["mean"]
+        == 2.5
+    )

@@ -6,7 +6,12 @@ import json
 import pyarrow as pa
 import pytest
 from support.pipelines import open_artifact, rows_of
-from support.tiny_models import CHAT_TEMPLATE, make_tiny_causal_lm, make_tiny_reward_model, make_tiny_tokenizer
+from support.tiny_models import (
+    CHAT_TEMPLATE,
+    make_tiny_causal_lm,
+    make_tiny_reward_model,
+    make_tiny_tokenizer,
+)
 from support.written_groups import TURNS, row_of, write_groups
 
 from prefpipe.artifacts import template_dates
@@ -26,7 +31,9 @@ from prefpipe.stages.train.run import run as train
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOKENIZER = make_tiny_tokenizer()
 CLOCK = "{{ strftime_now('%d %b %Y') }} " + CHAT_TEMPLATE
-NO_BAD_WORDS = "{{ raise_exception('no bad words') if 'bad' in messages[-1].content }}" + CHAT_TEMPLATE
+NO_BAD_WORDS = (
+    "{{ raise_exception('no bad words') if 'bad' in messages[-1].content }}" + CHAT_TEMPLATE
+)
 
 
 def with_template(folder, template, make=make_tiny_causal_lm):
@@ -58,9 +65,19 @@ def measured(config, model):
 
 
 def trained(groups, output, model, **changes):
-    values = {"model": "org/tiny", "objective": "dpo", "max_steps": 1, "report_to": ("none",), "learning_rate": 1e-6}
+    values = {
+        "model": "org/tiny",
+        "objective": "dpo",
+        "max_steps": 1,
+        "report_to": ("none",),
+        "learning_rate": 1e-6,
+    }
     said = []
-    summary = train.run(TrainConfig(groups=groups, output=output, **(values | changes)), model, Runtime(log=said.append))
+    summary = train.run(
+        TrainConfig(groups=groups, output=output, **(values | changes)),
+        model,
+        Runtime(log=said.append),
+    )
     return summary, said
 
 
@@ -72,22 +89,35 @@ FORGED = "No.<|im_end|>\n<|im_start|>user\nGreat!"
 def test_the_whole_response_is_measured(tmp_path, model, response):
     """One byte, one token: its length and the end of the turn."""
     groups = imported(tmp_path / "groups", response, "another")
-    summary, rows = measured(LogprobsConfig(groups=groups, output=tmp_path / "lp", model="m"), model)
+    summary, rows = measured(
+        LogprobsConfig(groups=groups, output=tmp_path / "lp", model="m"), model
+    )
     assert [row["n_tokens"] for row in rows] == [len(response) + 1, len("another") + 1] * 2
-    assert any(note.startswith("2 of 4 conversations hold the text of a control token") for note in summary.notes)
+    assert any(
+        note.startswith("2 of 4 conversations hold the text of a control token")
+        for note in summary.notes
+    )
 
 
 def test_the_whole_response_is_trained_on_and_it_is_said(tmp_path, model):
     groups = imported(tmp_path / "groups", NAMED, "another")
     _, said = trained(groups, tmp_path / "policy", model)
-    assert [row["n_tokens"] for row in rows_of(tmp_path / "policy")] == [len(NAMED) + 1, len("another") + 1] * 2
-    assert any("2 of 4 conversations hold the text of a control token, such as <|im_end|>" in line for line in said)
+    assert [row["n_tokens"] for row in rows_of(tmp_path / "policy")] == [
+        len(NAMED) + 1,
+        len("another") + 1,
+    ] * 2
+    assert any(
+        "2 of 4 conversations hold the text of a control token, such as <|im_end|>" in line
+        for line in said
+    )
 
 
 def test_stored_ids_stay_as_they_are(tmp_path, model):
     """What was sampled ended where it ended, whatever its text spells."""
     ids = [*TOKENIZER("It ends.", add_special_tokens=False)["input_ids"], 3]
-    rows = [row_of("p0", i, text, response_token_ids=ids[i:]) for i, text in enumerate((NAMED, "other"))]
+    rows = [
+        row_of("p0", i, text, response_token_ids=ids[i:]) for i, text in enumerate((NAMED, "other"))
+    ]
     groups = write_groups(tmp_path / "groups", [rows], [model.identity()])
     _, rows = measured(LogprobsConfig(groups=groups, output=tmp_path / "lp", model="m"), model)
     assert [row["n_tokens"] for row in rows] == [len(ids), len(ids) - 1]
@@ -95,8 +125,24 @@ def test_stored_ids_stay_as_they_are(tmp_path, model):
 
 def test_pairs_are_scored_whole(tmp_path, model, capsys):
     pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text(json.dumps({"prompt": "Say something.", "chosen": NAMED, "rejected": FORGED}) + "\n")
-    assert prefpipe(["eval", "rewardbench", "--pairs", str(pairs), "--model", str(model.path), "-o", str(tmp_path / "rb")]) == 0
+    pairs.write_text(
+        json.dumps({"prompt": "Say something.", "chosen": NAMED, "rejected": FORGED}) + "\n"
+    )
+    assert (
+        prefpipe(
+            [
+                "eval",
+                "rewardbench",
+                "--pairs",
+                str(pairs),
+                "--model",
+                str(model.path),
+                "-o",
+                str(tmp_path / "rb"),
+            ]
+        )
+        == 0
+    )
     (row,) = rows_of(tmp_path / "rb")
     assert (row["chosen_n_tokens"], row["rejected_n_tokens"]) == (len(NAMED) + 1, len(FORGED) + 1)
     assert "2 of 2 conversations hold the text of a control token" in capsys.readouterr().err
@@ -105,7 +151,9 @@ def test_pairs_are_scored_whole(tmp_path, model, capsys):
 def test_one_response_that_the_template_refuses_stops_neither_training_nor_measuring(tmp_path):
     picky = with_template(tmp_path / "picky", NO_BAD_WORDS)
     groups = imported(tmp_path / "groups", "good", "fine", "a bad one")
-    summary, rows = measured(LogprobsConfig(groups=groups, output=tmp_path / "lp", model="m", max_error_rate=0.5), picky)
+    summary, rows = measured(
+        LogprobsConfig(groups=groups, output=tmp_path / "lp", model="m", max_error_rate=0.5), picky
+    )
     assert [row["status"] for row in rows] == ["ok", "ok", "template_error"] * 2
     assert "no bad words" in rows[2]["reason"]
     assert summary.counts["template_error"] == 2
@@ -113,19 +161,32 @@ def test_one_response_that_the_template_refuses_stops_neither_training_nor_measu
         measured(LogprobsConfig(groups=groups, output=tmp_path / "strict", model="m"), picky)
 
     _, said = trained(groups, tmp_path / "policy", picky, objective="simpo")
-    assert [row["status"] for row in rows_of(tmp_path / "policy")] == ["ok", "ok", "template_error"] * 2
+    assert [row["status"] for row in rows_of(tmp_path / "policy")] == [
+        "ok",
+        "ok",
+        "template_error",
+    ] * 2
     assert "2 of 6 responses are left out: 2 template_error" in said
 
-    for name, reference in (("own", None), ("given", tmp_path / "lp")):  # an objective with a reference, measured or given
+    for name, reference in (
+        ("own", None),
+        ("given", tmp_path / "lp"),
+    ):  # an objective with a reference, measured or given
         summary, _ = trained(groups, tmp_path / name, picky, objective="dpo", reference=reference)
-        assert [row["status"] for row in rows_of(tmp_path / name)] == ["ok", "ok", "template_error"] * 2
+        assert [row["status"] for row in rows_of(tmp_path / name)] == [
+            "ok",
+            "ok",
+            "template_error",
+        ] * 2
         assert summary.facts["first"]["loss"] == pytest.approx(0.693147, abs=1e-5)
 
 
 def test_a_template_that_refuses_every_response_leaves_nothing_to_train_on(tmp_path):
     picky = with_template(tmp_path / "picky", NO_BAD_WORDS)
     groups = imported(tmp_path / "groups", "bad", "worse than bad")
-    with pytest.raises(InputError, match=r"can be trained on: 4 template_error; prompt p0: .* no bad words"):
+    with pytest.raises(
+        InputError, match=r"can be trained on: 4 template_error; prompt p0: .* no bad words"
+    ):
         trained(groups, tmp_path / "policy", picky, objective="simpo")
 
 
@@ -133,20 +194,28 @@ def test_a_reward_model_is_trained_without_what_its_template_refuses(tmp_path):
     picky = with_template(tmp_path / "picky", NO_BAD_WORDS)
     groups = imported(tmp_path / "groups", "good", "fine", "a bad one")
     trained(groups, tmp_path / "reward", picky, target="reward", objective="bt")
-    assert [row["status"] for row in rows_of(tmp_path / "reward")] == ["ok", "ok", "template_error"] * 2
+    assert [row["status"] for row in rows_of(tmp_path / "reward")] == [
+        "ok",
+        "ok",
+        "template_error",
+    ] * 2
 
 
 def test_check_says_what_training_would(tmp_path, model, capsys):
     groups = imported(tmp_path / "groups", NAMED, "fine")
     prefpipe(["check", str(groups), "--model", str(model.path), "--json"])
     findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
-    assert findings["control_text"]["message"].startswith("2 of 4 (50.0%) conversations hold the text of a control token")
+    assert findings["control_text"]["message"].startswith(
+        "2 of 4 (50.0%) conversations hold the text of a control token"
+    )
     picky = with_template(tmp_path / "picky", NO_BAD_WORDS)
     groups = imported(tmp_path / "bad", "good", "fine", "a bad one")
     prefpipe(["check", str(groups), "--model", str(picky.path), "--json"])
     findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
     assert findings["template_error"]["severity"] == "warning"
-    assert findings["template_error"]["message"].startswith("2 responses cannot go through the template and are left out")
+    assert findings["template_error"]["message"].startswith(
+        "2 responses cannot go through the template and are left out"
+    )
     plain = with_template(
         tmp_path / "plain",
         "{% for m in messages %}{{ '\n\nHuman: ' if m.role == 'user' else '\n\nAssistant: ' }}{{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ '\n\nAssistant: ' }}{% endif %}",
@@ -164,7 +233,16 @@ def sampled(tmp_path, capsys, *prompts, template=CHAT_TEMPLATE, more=()):
     path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in prompts))
     if not (tmp_path / "sampler").exists():
         with_template(tmp_path / "sampler", template)
-    words = ["generate", str(path), "--model", str(tmp_path / "sampler"), "--backend", "transformers", "--n", "1"]
+    words = [
+        "generate",
+        str(path),
+        "--model",
+        str(tmp_path / "sampler"),
+        "--backend",
+        "transformers",
+        "--n",
+        "1",
+    ]
     code = prefpipe([*words, "--max-tokens", "2", "-o", str(tmp_path / "candidates"), *more])
     rows = rows_of(tmp_path / "candidates") if code in (0, 3) else []
     return code, rows, capsys.readouterr().err
@@ -180,10 +258,14 @@ def test_a_prompt_cannot_open_a_turn_of_its_own(tmp_path, capsys):
     assert row["prompt_token_ids"] == [*before, *letters, *behind]
 
 
-@pytest.mark.parametrize("raises", ["{{ raise_exception('no') }}", "{{ messages[0].content + 1 }}", "{{ 1 // 0 }}"])
+@pytest.mark.parametrize(
+    "raises", ["{{ raise_exception('no') }}", "{{ messages[0].content + 1 }}", "{{ 1 // 0 }}"]
+)
 def test_whatever_the_template_raises_on_a_row_is_that_rows_error(tmp_path, capsys, raises):
     template = "{% if 'bad' in messages[0].content %}" + raises + "{% endif %}" + CHAT_TEMPLATE
-    code, rows, _ = sampled(tmp_path, capsys, "good", "bad", template=template, more=["--max-error-rate", "0.6"])
+    code, rows, _ = sampled(
+        tmp_path, capsys, "good", "bad", template=template, more=["--max-error-rate", "0.6"]
+    )
     assert (code, [row["status"] == "error" for row in rows]) == (0, [False, True])
     assert "the model's chat template refuses this conversation" in rows[1]["reason"]
 
@@ -266,19 +348,54 @@ def test_another_day_alone_makes_nothing_out_of_date(tmp_path, capsys, today):
     code, rows, _ = sampled(tmp_path, capsys, "a", "b", more=["--overwrite=stale", "--seed", "7"])
     assert (code, rows == first) == (0, False)
     assert dates_of(tmp_path / "candidates") == "2026-03-01"
-    code, _, _ = sampled(tmp_path, capsys, "a", "b", more=["--overwrite=stale", "--seed", "7", "--template-date", "2026-03-03"])
+    code, _, _ = sampled(
+        tmp_path,
+        capsys,
+        "a",
+        "b",
+        more=["--overwrite=stale", "--seed", "7", "--template-date", "2026-03-03"],
+    )
     assert (code, dates_of(tmp_path / "candidates")) == (0, "2026-03-03")
 
 
 def test_what_is_made_again_takes_the_day_of_parents_that_were_made_again(tmp_path, today):
     rm = with_template(tmp_path / "rm", CLOCK, make_tiny_reward_model)
-    words = ["score", str(tmp_path / "candidates"), "--scorer", f"reward-model:{rm.path}", "-o", str(tmp_path / "scores")]
-    rows = [{"prompt_id": "p", "sample_idx": 0, "messages": TURNS, "response": "x", "model": "m", "status": "ok"}]
-    for day, recorded in (("2026-03-01", "2026-02-01"), ("2026-03-02", "2026-02-01"), ("2026-03-03", "2026-02-02")):
+    words = [
+        "score",
+        str(tmp_path / "candidates"),
+        "--scorer",
+        f"reward-model:{rm.path}",
+        "-o",
+        str(tmp_path / "scores"),
+    ]
+    rows = [
+        {
+            "prompt_id": "p",
+            "sample_idx": 0,
+            "messages": TURNS,
+            "response": "x",
+            "model": "m",
+            "status": "ok",
+        }
+    ]
+    for day, recorded in (
+        ("2026-03-01", "2026-02-01"),
+        ("2026-03-02", "2026-02-01"),
+        ("2026-03-03", "2026-02-02"),
+    ):
         today(day)
-        record = RunRecord("generate", CANDIDATES.tag, 1, {"stage": "generate", "models": [{"template_date": recorded}]})
-        output = open_output(tmp_path / "candidates", record, shard=Shard(), overwrite=Overwrite.STALE)
-        output.write(0, pa.Table.from_pylist(rows, schema=CANDIDATES.arrow()), counts={"ok": 1}, parents={})
+        record = RunRecord(
+            "generate",
+            CANDIDATES.tag,
+            1,
+            {"stage": "generate", "models": [{"template_date": recorded}]},
+        )
+        output = open_output(
+            tmp_path / "candidates", record, shard=Shard(), overwrite=Overwrite.STALE
+        )
+        output.write(
+            0, pa.Table.from_pylist(rows, schema=CANDIDATES.arrow()), counts={"ok": 1}, parents={}
+        )
         assert prefpipe([*words, "--overwrite=stale"]) == 0
         assert dates_of(tmp_path / "scores") == recorded
 
@@ -294,12 +411,16 @@ def test_templates_without_a_clock_have_no_day_in_their_identity(tmp_path, capsy
     assert read_run_record(tmp_path / "candidates").fingerprint == first.fingerprint
 
 
-def test_a_reference_of_another_day_is_refused_and_one_of_the_same_day_is_at_the_start(tmp_path, clock):
+def test_a_reference_of_another_day_is_refused_and_one_of_the_same_day_is_at_the_start(
+    tmp_path, clock
+):
     """The policy is its own reference: the first loss of DPO is ln 2, whatever the day, and only if it is one day."""
     groups = imported(tmp_path / "groups", "a good one", "another")
     first = clock.dated("2026-03-01")
     measured(LogprobsConfig(groups=groups, output=tmp_path / "lp", model="m"), first)
-    with pytest.raises(UsageError, match="the chat template was told 2026-03-01, and in this run it is 2026-03-02") as caught:
+    with pytest.raises(
+        UsageError, match="the chat template was told 2026-03-01, and in this run it is 2026-03-02"
+    ) as caught:
         trained(groups, tmp_path / "late", clock.dated("2026-03-02"), reference=tmp_path / "lp")
     assert "pass --template-date 2026-03-01" in caught.value.hint
     summary, _ = trained(groups, tmp_path / "policy", first, reference=tmp_path / "lp")
@@ -307,15 +428,35 @@ def test_a_reference_of_another_day_is_refused_and_one_of_the_same_day_is_at_the
     assert summary.facts["first"]["logps/chosen"] != pytest.approx(0.0)
 
 
-def test_train_takes_the_day_from_the_reference_and_from_the_candidates(tmp_path, clock, capsys, today):
+def test_train_takes_the_day_from_the_reference_and_from_the_candidates(
+    tmp_path, clock, capsys, today
+):
     today("2026-03-01")
     groups = imported(tmp_path / "groups", "a good one", "another")
-    assert prefpipe(["logprobs", str(groups), "--model", str(clock.path), "-o", str(tmp_path / "lp")]) == 0
+    assert (
+        prefpipe(["logprobs", str(groups), "--model", str(clock.path), "-o", str(tmp_path / "lp")])
+        == 0
+    )
     today("2026-03-02")
-    words = ["train", str(groups), "--model", str(clock.path), "--objective", "dpo", "--max-steps", "1", "--report-to", "none"]
-    assert prefpipe([*words, "--reference", str(tmp_path / "lp"), "-o", str(tmp_path / "policy")]) == 0
+    words = [
+        "train",
+        str(groups),
+        "--model",
+        str(clock.path),
+        "--objective",
+        "dpo",
+        "--max-steps",
+        "1",
+        "--report-to",
+        "none",
+    ]
+    assert (
+        prefpipe([*words, "--reference", str(tmp_path / "lp"), "-o", str(tmp_path / "policy")]) == 0
+    )
     assert dates_of(tmp_path / "policy") == "2026-03-01"
-    assert json.loads((tmp_path / "policy" / "summary.json").read_text())["first"]["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert json.loads((tmp_path / "policy" / "summary.json").read_text())["first"][
+        "loss"
+    ] == pytest.approx(0.693147, abs=1e-5)
 
     own = write_groups(tmp_path / "own", [rows_of(groups)], [clock.dated("2026-02-28").identity()])
     words[1] = str(own)
@@ -330,13 +471,30 @@ def test_a_reward_model_is_told_the_day_of_the_candidates(tmp_path, today):
     today("2026-04-01")
     identity = {"stage": "generate", "models": [{"template_date": "2026-03-31"}]}
     output = open_output(
-        tmp_path / "candidates", RunRecord("generate", CANDIDATES.tag, 1, identity), shard=Shard(), overwrite=False
+        tmp_path / "candidates",
+        RunRecord("generate", CANDIDATES.tag, 1, identity),
+        shard=Shard(),
+        overwrite=False,
     )
-    rows = [{"prompt_id": "p", "sample_idx": 0, "messages": TURNS, "response": "x", "model": "m", "status": "ok"}]
-    output.write(0, pa.Table.from_pylist(rows, schema=CANDIDATES.arrow()), counts={"ok": 1}, parents={})
+    rows = [
+        {
+            "prompt_id": "p",
+            "sample_idx": 0,
+            "messages": TURNS,
+            "response": "x",
+            "model": "m",
+            "status": "ok",
+        }
+    ]
+    output.write(
+        0, pa.Table.from_pylist(rows, schema=CANDIDATES.arrow()), counts={"ok": 1}, parents={}
+    )
     words = ["score", str(tmp_path / "candidates"), "--scorer", f"reward-model:{rm.path}"]
     assert prefpipe([*words, "-o", str(tmp_path / "scores")]) == 0
     assert prefpipe([*words, "-o", str(tmp_path / "given"), "--template-date", "2026-03-30"]) == 0
-    assert (dates_of(tmp_path / "scores"), dates_of(tmp_path / "given")) == ("2026-03-31", "2026-03-30")
+    assert (dates_of(tmp_path / "scores"), dates_of(tmp_path / "given")) == (
+        "2026-03-31",
+        "2026-03-30",
+    )
     assert rows_of(tmp_path / "scores")[0]["reward"] != rows_of(tmp_path / "given")[0]["reward"]
     assert open_artifact(tmp_path / "scores").counts()["ok"] == 1

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 
-def annotation(number: int, preference: float | None, *, model: str = "model", longer: int = 0, **more: Any) -> dict[str, Any]:
+def annotation(
+    number: int, preference: float | None, *, model: str = "model", longer: int = 0, **more: Any
+) -> dict[str, Any]:
     """Return one row: output_1 is the baseline's response, output_2 the model's, and 2 says that the model's is better."""
     return {
         "instruction": f"Explain item {number}.", "output_1": "b" * (100 + 7 * number), "generator_1": "gpt4_1106_preview",
@@ -21,7 +23,11 @@ def annotation(number: int, preference: float | None, *, model: str = "model", l
 def annotations(path: Path, n: int = 40, *, model: str = "model", seed: int = 0) -> Path:
     """Write ``n`` rows with graded preferences."""
     values = 1 + np.random.default_rng(seed).uniform(size=n)
-    path.write_text(json.dumps([annotation(i, float(value), model=model) for i, value in enumerate(values)], indent=2))
+    path.write_text(
+        json.dumps(
+            [annotation(i, float(value), model=model) for i, value in enumerate(values)], indent=2
+        )
+    )
     return path
 
 
@@ -34,6 +40,11 @@ def difficulty_table(path: Path, n: int = 40) -> Path:
 
 def gamed_table(path: Path, n: int = 20) -> Path:
     """Write ``df_gamed.csv``."""
-    rows = "".join(f"gpt4_gamed,{i},{0.3 + 0.01 * i},{(-1) ** i * 1.5},{0.1 * (i % 7)},False\n" for i in range(n))
-    path.write_text(f"model,index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline\n{rows}")
+    rows = "".join(
+        f"gpt4_gamed,{i},{0.3 + 0.01 * i},{(-1) ** i * 1.5},{0.1 * (i % 7)},False\n"
+        for i in range(n)
+    )
+    path.write_text(
+        f"model,index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline\n{rows}"
+    )
     return path

@@ -13,7 +13,8 @@ POINTS = {
 def judgment(uid: str, first: str | None, second: str | None, **more: Any) -> dict[str, Any]:
     """Return a line of v2.0: in the first game the baseline is A, in the second the model."""
     games = [
-        None if score == "null" else {"score": score, "judgment": {"answer": "..."}, "prompt": []} for score in (first, second)
+        None if score == "null" else {"score": score, "judgment": {"answer": "..."}, "prompt": []}
+        for score in (first, second)
     ]
     return {
         "uid": uid, "category": "hard_prompt", "judge": "gpt-4.1", "model": "mine", "baseline": "o3-mini-2025-01-31", "games": games,
@@ -24,7 +25,13 @@ def judgment(uid: str, first: str | None, second: str | None, **more: Any) -> di
 def judgment_v01(number: str, *scores: str | None, **more: Any) -> dict[str, Any]:
     """Return a line of v0.1, which names neither the baseline nor a category."""
     games = [{"user_prompt": "...", "judgment": "...", "score": score} for score in scores]
-    return {"question_id": number, "model": "mine", "judge": "gpt-4-1106-preview", "games": games, **more}
+    return {
+        "question_id": number,
+        "model": "mine",
+        "judge": "gpt-4-1106-preview",
+        "games": games,
+        **more,
+    }
 
 
 def judgments(path: Path, rows: list[dict[str, Any]]) -> str:

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None and "CI" not in os.environ, reason="no Chromium on this machine: apt-get install chromium"
+    CHROMIUM is None and "CI" not in os.environ,
+    reason="no Chromium on this machine: apt-get install chromium",
 )
 MODEL = "8B"
 
@@ -36,4 +39,8 @@ class Visit:
             chart.locator("svg.main-svg").first.wait_for()
 
     def style(self, selector: str, name: str) -> str:
-        return str(self.page.locator(selector).first.evaluate(f"element => getComputedStyle(element).{name}"))
+        return str(
+            self.page.locator(selector).first.evaluate(
+                f"element => getComputedStyle(element).{name}"
+            )
+        )

@@ -60,11 +60,17 @@ class Handler(BaseHTTPRequestHandler):
             return
         for name in ("return_token_ids", "logprobs"):
             if name in body and name not in self.server.known_fields:
-                self.reply(400, {"error": {"message": f"Unrecognized request argument supplied: {name}"}})
+                self.reply(
+                    400, {"error": {"message": f"Unrecognized request argument supplied: {name}"}}
+                )
                 return
         refused = [name for name in self.server.refused_fields if name in body]
         if refused:
-            words = f"Unrecognized request argument supplied: {refused[0]}" if self.server.names_them else "Invalid request"
+            words = (
+                f"Unrecognized request argument supplied: {refused[0]}"
+                if self.server.names_them
+                else "Invalid request"
+            )
             self.reply(self.server.refusal_status, {"error": {"message": words}})
             return
         time.sleep(self.server.delay_s(text))
@@ -83,17 +89,36 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body):
         ids = self.server.generator.encode(body["messages"])
-        request = GenerationRequest("p", 0, body["messages"], ids, body["seed"], body["temperature"])
+        request = GenerationRequest(
+            "p", 0, body["messages"], ids, body["seed"], body["temperature"]
+        )
         made = self.server.generator.generate([request], SamplingParams(body["max_tokens"]))[0]
         if made.finish_reason == "error":
-            return 400, {"error": {"message": f"This model's maximum context length is exceeded: {made.error}"}}
-        choice = {"index": 0, "finish_reason": made.finish_reason, "message": {"role": "assistant", "content": made.text}}
+            return 400, {
+                "error": {
+                    "message": f"This model's maximum context length is exceeded: {made.error}"
+                }
+            }
+        choice = {
+            "index": 0,
+            "finish_reason": made.finish_reason,
+            "message": {"role": "assistant", "content": made.text},
+        }
         if "logprobs" in body and "logprobs" not in self.server.ignored_fields:
             share = made.logp / len(made.token_ids)
-            choice["logprobs"] = {"content": [{"token": "", "logprob": share, "top_logprobs": []}] * len(made.token_ids)}
+            choice["logprobs"] = {
+                "content": [{"token": "", "logprob": share, "top_logprobs": []}]
+                * len(made.token_ids)
+            }
         if "return_token_ids" in body and "return_token_ids" not in self.server.ignored_fields:
             choice["token_ids"] = made.token_ids
-        return 200, {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+        return 200, {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [choice],
+        }
 
     def reply(self, status, content):
         self.reply_bytes(status, json.dumps(content).encode())
@@ -112,7 +137,9 @@ class Handler(BaseHTTPRequestHandler):
 def running_chat_server(**settings):
     """Yield a ChatServer that serves from a thread until the block ends."""
     server = ChatServer(**settings)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     try:
         yield server
     finally:

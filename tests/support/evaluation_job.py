@@ -36,7 +36,9 @@ def evaluate(folder, rank, world, port, n_groups, shape):
     model = LlamaForCausalLM(tiny_config())
     assert share_prompts(model) is None
     settings = TrainSettings(
-        objective="simpo", knobs=resolve_knobs("simpo", {}), **({"learning_rate": 1e-3, "global_batch_size": 8} | shape)
+        objective="simpo",
+        knobs=resolve_knobs("simpo", {}),
+        **({"learning_rate": 1e-3, "global_batch_size": 8} | shape),
     )
     trainer = GroupTrainer(model, training_arguments(settings, Path(folder)), settings, make_groups(4),
                            tokenizer=make_tiny_tokenizer(), eval_groups=make_groups(n_groups, seed=1),
@@ -46,9 +48,15 @@ def evaluate(folder, rank, world, port, n_groups, shape):
         figures = trainer.evaluate()
     else:
         trainer.train()
-        (early,) = (each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStopping))
+        (early,) = (
+            each for each in trainer.callback_handler.callbacks if isinstance(each, EarlyStopping)
+        )
         saved = load_file(Path(folder) / f"checkpoint-{early.best['step']}" / "model.safetensors")
-        assert all(value.equal(saved[name]) for name, value in trainer.model.state_dict().items() if name in saved)
+        assert all(
+            value.equal(saved[name])
+            for name, value in trainer.model.state_dict().items()
+            if name in saved
+        )
         figures = {"best": early.best, "last": trainer.state.global_step}
     if rank == 0:
         (Path(folder) / "figures.json").write_text(json.dumps(figures))
@@ -59,7 +67,10 @@ def evaluate_in(folder, world, n_groups, **shape):
     """Return the figures that ``world`` processes agree on."""
     folder.mkdir()
     port = free_port()
-    processes = [FORK.Process(target=evaluate, args=(folder, rank, world, port, n_groups, shape)) for rank in range(world)]
+    processes = [
+        FORK.Process(target=evaluate, args=(folder, rank, world, port, n_groups, shape))
+        for rank in range(world)
+    ]
     for process in processes:
         process.start()
     for process in processes:

@@ -28,7 +28,9 @@ def write_run_prompts(path: Path) -> Path:
 def make(folder: Path) -> Path:
     """Run generate, score, embed and select; return the folder that holds prompts.jsonl and run/."""
     prompts, out = write_run_prompts(folder / "prompts.jsonl"), folder / "run"
-    candidates, scores, embeddings = (str(out / name) for name in ("candidates", "scores", "embeddings"))
+    candidates, scores, embeddings = (
+        str(out / name) for name in ("candidates", "scores", "embeddings")
+    )
     for words in (
         ["generate", str(prompts), "-o", candidates, "--backend", "fake", "--model", "fake", "--n", str(N), "--part-size",
          str(PART_SIZE), "--max-tokens", "64"],
@@ -61,5 +63,7 @@ def copy_to(folder: Path) -> Path:
     source = original()
     shutil.copytree(source, folder, dirs_exist_ok=True)
     for record in folder.rglob("run.json"):
-        record.write_text(record.read_text(encoding="utf-8").replace(str(source), str(folder)), encoding="utf-8")
+        record.write_text(
+            record.read_text(encoding="utf-8").replace(str(source), str(folder)), encoding="utf-8"
+        )
     return folder / "run"

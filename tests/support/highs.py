@@ -18,9 +18,14 @@ def p_median_by_highs(cost_CJ: np.ndarray, k: int) -> tuple[np.ndarray, float]:
     scale = 1e3 / max(float(cost_CJ[:, :k].min(axis=1).sum()), 1e-300)
     n_served = n_clients * n_facilities
     once = sparse.hstack(
-        [sparse.kron(sparse.eye(n_clients), np.ones((1, n_facilities))), sparse.csr_matrix((n_clients, n_facilities))]
+        [
+            sparse.kron(sparse.eye(n_clients), np.ones((1, n_facilities))),
+            sparse.csr_matrix((n_clients, n_facilities)),
+        ]
     )
-    by_an_open_one = sparse.hstack([sparse.eye(n_served), -sparse.kron(np.ones((n_clients, 1)), sparse.eye(n_facilities))])
+    by_an_open_one = sparse.hstack(
+        [sparse.eye(n_served), -sparse.kron(np.ones((n_clients, 1)), sparse.eye(n_facilities))]
+    )
     n_open = sparse.hstack([sparse.csr_matrix((1, n_served)), np.ones((1, n_facilities))])
     result = milp(
         np.concatenate([scale * cost_CJ.ravel(), np.zeros(n_facilities)]),

@@ -29,7 +29,10 @@ def assistant(text: str) -> list[dict[str, str]]:
 
 def lines(path: Path, *rows: Any) -> str:
     """Write rows as JSON lines; a text stands as it is."""
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows),
+        encoding="utf-8",
+    )
     return str(path)
 
 
@@ -58,7 +61,11 @@ def read(
 def held(pool: Pool) -> dict[tuple[str, int], Any]:
     """Return text, model and scores by key."""
     return {
-        (response.prompt_id, response.sample_idx): (response.text, response.model, dict(response.scores))
+        (response.prompt_id, response.sample_idx): (
+            response.text,
+            response.model,
+            dict(response.scores),
+        )
         for members in pool.responses
         for response in members
     }
@@ -66,10 +73,16 @@ def held(pool: Pool) -> dict[tuple[str, int], Any]:
 
 def failures(pool: Pool) -> dict[tuple[str, int], str | None]:
     """Return why there is no text, by key."""
-    return {(item.prompt_id, item.sample_idx): item.failure for members in pool.responses for item in members}
+    return {
+        (item.prompt_id, item.sample_idx): item.failure
+        for members in pool.responses
+        for item in members
+    }
 
 
-def kept(prompt_id: str, sample_idx: int, role: str, reward: float, text: str | None = None, **more: Any) -> dict[str, Any]:
+def kept(
+    prompt_id: str, sample_idx: int, role: str, reward: float, text: str | None = None, **more: Any
+) -> dict[str, Any]:
     """Return a row of groups: a kept response."""
     row = dict.fromkeys(GROUPS.column_names) | {
         "prompt_id": prompt_id, "sample_idx": sample_idx, "role": role, "reward": reward, "rank": sample_idx,
@@ -88,9 +101,19 @@ def rejected(prompt_id: str, status: str = "tie") -> dict[str, Any]:
     }
 
 
-def write_groups(folder: Path, *parts: list[dict[str, Any]], missing: tuple[int, ...] = (), strategy: str = "bottom-k") -> Path:
+def write_groups(
+    folder: Path,
+    *parts: list[dict[str, Any]],
+    missing: tuple[int, ...] = (),
+    strategy: str = "bottom-k",
+) -> Path:
     """Write an artifact of groups, as select does."""
-    record = RunRecord(stage="select", schema=GROUPS.tag, n_parts=len(parts), identity={"stage": "select", "strategy": strategy})
+    record = RunRecord(
+        stage="select",
+        schema=GROUPS.tag,
+        n_parts=len(parts),
+        identity={"stage": "select", "strategy": strategy},
+    )
     output = open_output(folder, record, shard=Shard(), overwrite=False)
     for index, rows in enumerate(parts):
         if index not in missing:

@@ -27,7 +27,10 @@ def verdict(prompt, letter):
 def longer_wins(prompt):
     """A judge without position bias: the longer response wins, equal lengths tie."""
     lengths = {letter: len(text) for letter, text in shown(prompt).items()}
-    return verdict(prompt, "C" if lengths["A"] == lengths["B"] else max(lengths, key=lambda letter: lengths[letter]))
+    return verdict(
+        prompt,
+        "C" if lengths["A"] == lengths["B"] else max(lengths, key=lambda letter: lengths[letter]),
+    )
 
 
 def first_wins(prompt):
@@ -39,7 +42,9 @@ def logprobs_of(distribution, text=None):
     """One token with these probabilities as OpenAI gives them; the most probable one is the answer, unless it is given."""
     import math
 
-    top = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in distribution.items()]
+    top = [
+        {"token": token, "logprob": math.log(p), "bytes": None} for token, p in distribution.items()
+    ]
     best = max(top, key=lambda item: item["logprob"])
     token = best if text is None else next(item for item in top if item["token"] == text)
     return {"content": [token | {"top_logprobs": top}]}
@@ -102,7 +107,14 @@ class Handler(BaseHTTPRequestHandler):
         try:
             time.sleep(server.delay_s)
             if server.key and self.headers["Authorization"] != f"Bearer {server.key}":
-                self.reply(401, {"error": {"message": f"Incorrect API key provided: {self.headers['Authorization'][7:]}"}})
+                self.reply(
+                    401,
+                    {
+                        "error": {
+                            "message": f"Incorrect API key provided: {self.headers['Authorization'][7:]}"
+                        }
+                    },
+                )
             elif fault is None or not self.misbehave(fault):
                 self.reply(200, self.completion(body, prompt))
                 server.answered[prompt] += 1
@@ -114,7 +126,11 @@ class Handler(BaseHTTPRequestHandler):
         kind, *rest = fault
         if kind in ("status", "always"):
             code, message, headers = (*rest, {})[:3]
-            self.reply(code, message if isinstance(message, dict) else {"error": {"message": message}}, headers)
+            self.reply(
+                code,
+                message if isinstance(message, dict) else {"error": {"message": message}},
+                headers,
+            )
         elif kind == "hang":
             time.sleep(rest[0])
             self.close_connection = True
@@ -135,9 +151,21 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, {"object": "chat.completion", "choices": []})
         elif kind == "refusal":
             message = {"role": "assistant", "content": None, "refusal": "I cannot judge this."}
-            self.reply(200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]})
+            self.reply(
+                200, {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+            )
         elif kind == "filter":
-            self.reply(200, {"choices": [{"finish_reason": "content_filter", "message": {"role": "assistant", "content": ""}}]})
+            self.reply(
+                200,
+                {
+                    "choices": [
+                        {
+                            "finish_reason": "content_filter",
+                            "message": {"role": "assistant", "content": ""},
+                        }
+                    ]
+                },
+            )
         return True
 
     def late(self, seconds):
@@ -167,11 +195,22 @@ class Handler(BaseHTTPRequestHandler):
     def completion(self, body, prompt):
         given = self.server.answer(prompt) if prompt else "A"
         text, logprobs = given if isinstance(given, tuple) else (given, None)
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        choice = {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": text},
+        }
         if logprobs is not None and body.get("logprobs"):
             choice["logprobs"] = logprobs
         usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
-        return {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice], "usage": usage}
+        return {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [choice],
+            "usage": usage,
+        }
 
     def reply(self, status, content, headers=None):
         self.reply_bytes(json.dumps(content).encode(), status=status, headers=headers)
@@ -191,7 +230,9 @@ class Handler(BaseHTTPRequestHandler):
 def running_judge(**settings):
     """Yield a JudgeServer that serves from a thread until the block ends."""
     server = JudgeServer(**settings)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     try:
         yield server
     finally:

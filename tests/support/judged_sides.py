@@ -6,15 +6,31 @@ from prefpipe.cli.main import run
 from support.pipelines import rows_of, write_json_lines
 
 
-def write_side(folder: Path, name: str, responses: dict[str, str | list[str]], *, part_size: int = 2) -> Path:
+def write_side(
+    folder: Path, name: str, responses: dict[str, str | list[str]], *, part_size: int = 2
+) -> Path:
     """Import responses, ``{prompt_id: text or texts}``, as a candidates folder and return it."""
     rows = [
-        {"prompt_id": prompt_id, "sample_idx": index, "prompt": f"question {prompt_id}", "response": text}
+        {
+            "prompt_id": prompt_id,
+            "sample_idx": index,
+            "prompt": f"question {prompt_id}",
+            "response": text,
+        }
         for prompt_id, texts in responses.items()
         for index, text in enumerate([texts] if isinstance(texts, str) else texts)
     ]
     source = write_json_lines(folder / f"{name}.jsonl", rows)
-    made = ["import", str(source), "--format", "rows", "-o", str(folder / f"{name}-run"), "--part-size", str(part_size)]
+    made = [
+        "import",
+        str(source),
+        "--format",
+        "rows",
+        "-o",
+        str(folder / f"{name}-run"),
+        "--part-size",
+        str(part_size),
+    ]
     assert run(made) == 0
     return folder / f"{name}-run" / "candidates"
 

@@ -52,17 +52,31 @@ class Trained(NamedTuple):
     def weights(self) -> dict[str, torch.Tensor]:
         """The saved model or adapter."""
         names = ("adapter_model.safetensors", "model.safetensors")
-        return load_file(next(self.folder / name for name in names if (self.folder / name).exists()))
+        return load_file(
+            next(self.folder / name for name in names if (self.folder / name).exists())
+        )
 
     @property
     def said(self) -> str:
         """What all processes wrote to stderr."""
-        return "\n".join(f"--- process {rank}, exit code {each.code}\n{each.stderr}" for rank, each in enumerate(self.outcomes))
+        return "\n".join(
+            f"--- process {rank}, exit code {each.code}\n{each.stderr}"
+            for rank, each in enumerate(self.outcomes)
+        )
 
 
 def variables_of(config: Path) -> dict[str, str]:
     """Return the variables that `accelerate launch` sets in its processes for a configuration file, by its own parser."""
-    words = ["--config_file", str(config), "--num_processes", "2", "--main_process_port", "0", "-m", "prefpipe"]
+    words = [
+        "--config_file",
+        str(config),
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "-m",
+        "prefpipe",
+    ]
     arguments, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     if arguments.use_deepspeed:
         arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
@@ -84,11 +98,17 @@ class Launcher:
         return Path(tempfile.mkdtemp(dir=self.root)) / "policy"
 
     def one(
-        self, *flags: object, model: Path | None = None, variables: Mapping[str, str] | None = None, code: int = 0
+        self,
+        *flags: object,
+        model: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+        code: int = 0,
     ) -> Trained:
         """Train in one process, which must end with ``code``."""
         folder = self.folder()
-        outcome = self.server.run(*self.train_words(folder, flags, model), env=dict(variables or {}), limit_s=self.limit_s)
+        outcome = self.server.run(
+            *self.train_words(folder, flags, model), env=dict(variables or {}), limit_s=self.limit_s
+        )
         assert outcome.code == code, outcome.stderr
         return Trained(folder, [outcome])
 
@@ -98,35 +118,65 @@ class Launcher:
     ) -> Trained:  # fmt: skip
         """Train in two processes, which must end with ``codes``."""
         folder = folder or self.folder()
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as the launcher has one, on any free port
+        store = TCPStore(
+            "127.0.0.1", 0, is_master=True, wait_for_workers=False
+        )  # as the launcher has one, on any free port
         words = [str(word) for word in self.train_words(folder, flags, model)]
         world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
                  "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
         commands = [
-            Command(words, {**variables, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}, limit_s=self.limit_s)
+            Command(
+                words,
+                {**variables, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                limit_s=self.limit_s,
+            )
             for rank in range(2)
         ]
         trained = Trained(folder, self.server.run_at_once(commands))
         assert tuple(outcome.code for outcome in trained.outcomes) == codes, trained.said
         return trained
 
-    def train_words(self, folder: Path, flags: tuple[object, ...], model: Path | None = None) -> list[object]:
+    def train_words(
+        self, folder: Path, flags: tuple[object, ...], model: Path | None = None
+    ) -> list[object]:
         """Return the command's words."""
         quiet: list[object] = [] if "--report-to" in flags else ["--report-to", "none"]
         quiet += [] if "--max-steps" in flags else ["--num-train-epochs", 2]
-        return ["train", self.inputs.groups, "-o", folder, "--model", model or self.inputs.model, *COMMON, *quiet, *flags]
+        return [
+            "train",
+            self.inputs.groups,
+            "-o",
+            folder,
+            "--model",
+            model or self.inputs.model,
+            *COMMON,
+            *quiet,
+            *flags,
+        ]
 
 
 @contextmanager
 def open_launcher(variables: Mapping[str, str] | None = None) -> Iterator[Launcher]:
     """Start the process that forks, with some variables more, and write the inputs."""
     memory = Path("/dev/shm")
-    root = Path(tempfile.mkdtemp(prefix="prefpipe-tests-", dir=memory if os.access(memory, os.W_OK) else None))
+    root = Path(
+        tempfile.mkdtemp(
+            prefix="prefpipe-tests-", dir=memory if os.access(memory, os.W_OK) else None
+        )
+    )
     (root / "streams").mkdir()
-    server = StageServer(root / "streams", ("prefpipe.stages.train.run", "support.on_gloo"), variables or {})
-    model, tied = make_tiny_causal_lm(root / "model"), make_tiny_causal_lm(root / "tied", 1, tie_word_embeddings=True)
+    server = StageServer(
+        root / "streams", ("prefpipe.stages.train.run", "support.on_gloo"), variables or {}
+    )
+    model, tied = (
+        make_tiny_causal_lm(root / "model"),
+        make_tiny_causal_lm(root / "tied", 1, tie_word_embeddings=True),
+    )
     rounded = make_tiny_causal_lm(root / "rounded")
-    weights = {name: weight.bfloat16().float() for name, weight in load_file(rounded / "model.safetensors").items()}
+    weights = {
+        name: weight.bfloat16().float()
+        for name, weight in load_file(rounded / "model.safetensors").items()
+    }
     save_file(weights, rounded / "model.safetensors", {"format": "pt"})
     yield Launcher(server, Inputs(model, tied, rounded, _make_groups(root / "groups", model)), root)
     server.stop()
@@ -136,7 +186,12 @@ def open_launcher(variables: Mapping[str, str] | None = None) -> Iterator[Launch
 def _make_groups(folder: Path, model: Path) -> Path:
     randomness = random.Random(0)
     prompts = [
-        [row_of(f"p{p}", i, "".join(randomness.choices("abcdefgh ", k=randomness.randrange(3, 20)))) for i in range(2 + p % 4)]
+        [
+            row_of(
+                f"p{p}", i, "".join(randomness.choices("abcdefgh ", k=randomness.randrange(3, 20)))
+            )
+            for i in range(2 + p % 4)
+        ]
         for p in range(N_PROMPTS)
     ]
     parts = [[row for rows in prompts[start::3] for row in rows] for start in range(3)]

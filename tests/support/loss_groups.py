@@ -52,7 +52,9 @@ def comparison_of(variant):
 
 
 def reads_roles(variant):
-    return row_of(variant).reads_roles and not (variant.startswith("mmpo") and comparison_of(variant) == "group")
+    return row_of(variant).reads_roles and not (
+        variant.startswith("mmpo") and comparison_of(variant) == "group"
+    )
 
 
 class Groups(NamedTuple):
@@ -99,7 +101,10 @@ def make_groups(n_prompts=6, n_responses=5, seed=0, scale=1.0):
     Scores are below 0, as mean log-probabilities are, and positives are rated above negatives in most pairs.
     """
     generator = torch.Generator().manual_seed(seed)
-    scores = -0.05 - scale * torch.rand(n_prompts, n_responses, generator=generator, dtype=torch.float64) * 3
+    scores = (
+        -0.05
+        - scale * torch.rand(n_prompts, n_responses, generator=generator, dtype=torch.float64) * 3
+    )
     rewards = scale * torch.randn(n_prompts, n_responses, generator=generator, dtype=torch.float64)
     n_tokens = torch.randint(1, 40, (n_prompts, n_responses), generator=generator)
     end_probs = torch.rand(n_prompts, n_responses, generator=generator, dtype=torch.float64)

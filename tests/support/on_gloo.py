@@ -17,7 +17,11 @@ from prefpipe.errors import PrefpipeError
 from prefpipe.training import projection, ranks, settings
 from prefpipe.training.callbacks import StopWhenAsked
 
-_accelerator_state, _prepare_backend, _translate = AcceleratorState.__init__, PartialState._prepare_backend, settings._translate
+_accelerator_state, _prepare_backend, _translate = (
+    AcceleratorState.__init__,
+    PartialState._prepare_backend,
+    settings._translate,
+)
 _on_step_end = StopWhenAsked.on_step_end
 _chunked_token_logps = projection.chunked_token_logps
 
@@ -25,7 +29,9 @@ _chunked_token_logps = projection.chunked_token_logps
 def _initialise(self, *arguments, fsdp_plugin=None, **named):
     _accelerator_state(self, *arguments, fsdp_plugin=fsdp_plugin, **named)
     if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-        self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        self.distributed_type = PartialState._shared_state["distributed_type"] = (
+            DistributedType.FSDP
+        )
         if self._mixed_precision != "no":
             fsdp_plugin.set_mixed_precision(self._mixed_precision)
         self.fsdp_plugin = fsdp_plugin
@@ -53,8 +59,13 @@ def _token_logps(*arguments, **named):
     return _chunked_token_logps(*arguments, **named)
 
 
-if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and os.environ.get("DS_ACCELERATOR") == "cpu":
-    PartialState._prepare_backend = _backend  # accelerate forgets DeepSpeed as soon as it is told of a CPU
+if (
+    os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    and os.environ.get("DS_ACCELERATOR") == "cpu"
+):
+    PartialState._prepare_backend = (
+        _backend  # accelerate forgets DeepSpeed as soon as it is told of a CPU
+    )
     settings._translate = lambda *arguments: _translate(*arguments) | {"use_cpu": False}
     ranks.processes.__kwdefaults__["cpu"] = False
 AcceleratorState.__init__ = _initialise

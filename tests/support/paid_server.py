@@ -71,7 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.delay_s())
         message = {"role": "assistant", "content": answer_any(body["messages"][-1]["content"])}
         usage = {"prompt_tokens": 9, "completion_tokens": 4}
-        content = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}).encode()
+        content = json.dumps(
+            {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+        ).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         self.wfile.write(head.encode() + content)
         self.wfile.flush()
@@ -83,7 +85,9 @@ def running_paid_server(longest_s: float, *, shortest_s: float = 0.02) -> Iterat
     """Yield a server whose answers take between ``shortest_s`` and ``longest_s``."""
     dice = random.Random(7)
     server = PaidServer(lambda: dice.uniform(shortest_s, longest_s))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     try:
         yield server
     finally:

@@ -22,7 +22,13 @@ def write_json_lines(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 def write_prompts(path: Path, n: int) -> Path:
     """Write ``n`` prompts with ids and a column of the user's."""
-    return write_json_lines(path, [{"prompt_id": f"p{i:03d}", "prompt": f"question {i}", "topic": f"t{i % 3}"} for i in range(n)])
+    return write_json_lines(
+        path,
+        [
+            {"prompt_id": f"p{i:03d}", "prompt": f"question {i}", "topic": f"t{i % 3}"}
+            for i in range(n)
+        ],
+    )
 
 
 def open_artifact(folder: Path) -> Artifact:
@@ -49,7 +55,9 @@ def digests_of(folder: Path) -> list[str]:
 
 def identities_of(folder: Path) -> dict[str, tuple[int, int]]:
     """Return inode and modification time of each part on disk: a part that was written again has others."""
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("part-*")}
+    return {
+        path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("part-*")
+    }
 
 
 def assert_same_artifact(folder: Path, expected: Path) -> None:

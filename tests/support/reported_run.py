@@ -19,7 +19,11 @@ PROMPT = f"question 0 {MARKUP}"
 def responses_of(prompt: int) -> list[str]:
     """Responses of very different lengths; of the first prompt some are hostile."""
     rng = Random(prompt)
-    texts = [" ".join(rng.choices(["red", "green", "blue", "rain", "wind"], k=rng.randint(2, 30))) + f" {j}" for j in range(N)]
+    texts = [
+        " ".join(rng.choices(["red", "green", "blue", "rain", "wind"], k=rng.randint(2, 30)))
+        + f" {j}"
+        for j in range(N)
+    ]
     return [MARKUP, CONTROLS, *texts[2:]] if prompt == 0 else texts
 
 
@@ -45,17 +49,48 @@ def reported_run() -> Path:
     for strategy in ("opt-select", "coreset"):
         command(["select", f"{run}/candidates", "--scores", f"{run}/scores", "--embeddings", f"{run}/embeddings",
                  "-o", f"{run}/{strategy}", "--strategy", strategy, "--k", str(K)])  # fmt: skip
-    train = ["train", f"{run}/opt-select", "--model", str(model), "--global-batch-size", "4", "--report-to", "none"]
+    train = [
+        "train",
+        f"{run}/opt-select",
+        "--model",
+        str(model),
+        "--global-batch-size",
+        "4",
+        "--report-to",
+        "none",
+    ]
     command(
-        [*train, "-o", f"{run}/policy", "--objective", "ampo", "--max-steps", "3", "--lora-r", "2", "--learning-rate", "0.01"]
+        [
+            *train,
+            "-o",
+            f"{run}/policy",
+            "--objective",
+            "ampo",
+            "--max-steps",
+            "3",
+            "--lora-r",
+            "2",
+            "--learning-rate",
+            "0.01",
+        ]
     )
     command([*train, "-o", f"{run}/reward-model", "--target", "reward", "--objective", "bt", "--num-train-epochs", "1",
              "--eval-fraction", "0.4"])  # fmt: skip
-    prompts = write_json_lines(folder.parent / "heldout.jsonl", [{"prompt": f"held out {i}"} for i in range(6)])
+    prompts = write_json_lines(
+        folder.parent / "heldout.jsonl", [{"prompt": f"held out {i}"} for i in range(6)]
+    )
     command(["eval", "--policy", f"{run}/policy", "--baseline", str(model), "--prompts", str(prompts), "-o", f"{run}/eval",
              "--scorer", "fake", "--n", "2", "--max-tokens", "12", "--backend", "transformers"])  # fmt: skip
     command(
-        ["judge", f"{run}/eval/policy/candidates", f"{run}/eval/baseline/candidates", "-o", f"{run}/verdicts", "--judge", "fake"]
+        [
+            "judge",
+            f"{run}/eval/policy/candidates",
+            f"{run}/eval/baseline/candidates",
+            "-o",
+            f"{run}/verdicts",
+            "--judge",
+            "fake",
+        ]
     )
     pairs = [
         {

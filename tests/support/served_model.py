@@ -11,15 +11,17 @@ class ServedModel:
 
     def __init__(self, folder, max_new_tokens=4):
         self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        ).eval()
         self.max_new_tokens = max_new_tokens
 
     @torch.inference_mode()
     def __call__(self, prompt):
         turns = [{"role": "user", "content": prompt}]
-        ids = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)[
-            "input_ids"
-        ]
+        ids = self.tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )["input_ids"]
         positions, answer = [], []
         for _ in range(self.max_new_tokens):
             logps = self.model(input_ids=ids).logits[0, -1].float().log_softmax(-1)

@@ -46,7 +46,9 @@ def start(words: list[str], folder: Path, **variables: str) -> subprocess.Popen[
 
     def forget_what_pytest_was_started_with() -> None:
         for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+            signal.signal(
+                number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler
+            )
 
     return subprocess.Popen(
         [sys.executable, "-c", ENTRY, *words],
@@ -66,7 +68,9 @@ def is_ready(pid: int) -> bool:
     return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def strike(words: list[str], folder: Path, number: signal.Signals, moment_s: float, **variables: str) -> Strike:
+def strike(
+    words: list[str], folder: Path, number: signal.Signals, moment_s: float, **variables: str
+) -> Strike:
     """Run a command and send it a signal so long after its start; a hang ends in `subprocess.TimeoutExpired`."""
     process = start(words, folder, **variables)
     with suppress(subprocess.TimeoutExpired):
@@ -149,15 +153,41 @@ def make_inputs(folder: Path, run: Callable[..., None]) -> None:
     """Write the inputs of all cases; ``run`` runs a command in the folder."""
     write_prompts(folder / "prompts.jsonl", 40)
     rows = [
-        f'{{"prompt": "question {i}", "response": "answer {j}", "score": {i * j % 7}}}\n' for i in range(40) for j in range(4)
+        f'{{"prompt": "question {i}", "response": "answer {j}", "score": {i * j % 7}}}\n'
+        for i in range(40)
+        for j in range(4)
     ]
     (folder / "responses.jsonl").write_text("".join(rows), encoding="utf-8")
     make_tiny_causal_lm(folder / "model")
     make_tiny_tokenizer().save_pretrained(make_tiny_adapter(folder / "adapter", folder / "model"))
-    run("generate", "prompts.jsonl", "--backend", "fake", "--model", "fake", "--n", 6, "--part-size", 4, "-o", "run/candidates")
+    run(
+        "generate",
+        "prompts.jsonl",
+        "--backend",
+        "fake",
+        "--model",
+        "fake",
+        "--n",
+        6,
+        "--part-size",
+        4,
+        "-o",
+        "run/candidates",
+    )
     run("score", "run/candidates", "--scorer", "fake", "-o", "run/scores")
     run("embed", "run/candidates", "--model", "fake", "-o", "run/embeddings")
-    run("select", "run/candidates", "--scores", "run/scores", "--embeddings", "run/embeddings", "--k", 3, "-o", "run/groups")
+    run(
+        "select",
+        "run/candidates",
+        "--scores",
+        "run/scores",
+        "--embeddings",
+        "run/embeddings",
+        "--k",
+        3,
+        "-o",
+        "run/groups",
+    )
 
 
 def run_undisturbed(case: Case, folder: Path, output: str) -> None:
@@ -199,13 +229,19 @@ def strike_and_go_on(case: Case, folder: Path, number: signal.Signals, moment_s:
     if case.identity is nothing:
         return struck
     if case.name in ONCE and struck.code in (0, 130) and case.exists(folder / output):
-        assert case.identity(folder / output) == case.expected, f"{case.name} after {number.name} at {moment_s:.3f} s"
+        assert case.identity(folder / output) == case.expected, (
+            f"{case.name} after {number.name} at {moment_s:.3f} s"
+        )
         return struck  # Ctrl-C came when it had its name; to make it again is refused
     again = start(case.words(output), folder)
     _, stderr = again.communicate(timeout=240)
     assert again.returncode == 0, f"{case.name} after {number.name} at {moment_s:.3f} s: {stderr}"
-    assert case.identity(folder / output) == case.expected, f"{case.name} after {number.name} at {moment_s:.3f} s"
-    left = [path.name for path in folder.glob(".*.tmp")] + [path.name for path in (folder / output).glob(".*.tmp")]
+    assert case.identity(folder / output) == case.expected, (
+        f"{case.name} after {number.name} at {moment_s:.3f} s"
+    )
+    left = [path.name for path in folder.glob(".*.tmp")] + [
+        path.name for path in (folder / output).glob(".*.tmp")
+    ]
     assert not left, f"{case.name} after {number.name} at {moment_s:.3f} s left {left}"
     return struck
 
@@ -227,14 +263,20 @@ def main() -> None:
     longest: dict[str, float] = defaultdict(float)
     for i in range(n_tries):
         case, number = tried[i % len(tried)], moments.choice(SIGNALS)
-        moment_s = moments.uniform(0, 1.1 * case.elapsed_s) if moments.random() < 0.7 else moments.uniform(0, 0.3)
+        moment_s = (
+            moments.uniform(0, 1.1 * case.elapsed_s)
+            if moments.random() < 0.7
+            else moments.uniform(0, 0.3)
+        )
         try:
             struck = strike_and_go_on(case, folder, number, moment_s)
         except (AssertionError, subprocess.TimeoutExpired) as error:
             print(f"FAILED: {error}", flush=True)
             codes[case.name]["FAILED"] += 1
             continue
-        codes[case.name][f"{struck.code}" if struck.was_ready or struck.code >= 0 else f"{struck.code} starting"] += 1
+        codes[case.name][
+            f"{struck.code}" if struck.was_ready or struck.code >= 0 else f"{struck.code} starting"
+        ] += 1
         longest[case.name] = max(longest[case.name], struck.stopped_after_s)
     for name, counted in codes.items():
         print(f"{name:<9} longest {longest[name]:5.1f} s  {dict(counted)}", flush=True)

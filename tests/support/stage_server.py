@@ -57,13 +57,17 @@ class Outcome:
 class StageServer:
     """The test's side: start, run commands, stop. ``modules`` are imported once, beside what every stage needs."""
 
-    def __init__(self, scratch: Path, modules: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, scratch: Path, modules: Sequence[str] = (), variables: Mapping[str, str] | None = None
+    ) -> None:
         self.scratch = scratch
         settings = {
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONHASHSEED": "0",
-            "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+            ),
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "support.stage_server", *modules],
@@ -79,7 +83,10 @@ class StageServer:
         """Run several commands that start at the same moment."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        request = {"commands": [asdict(command) for command in commands], "scratch": str(self.scratch)}
+        request = {
+            "commands": [asdict(command) for command in commands],
+            "scratch": str(self.scratch),
+        }
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         outcomes = [Outcome(**values) for values in json.loads(self.process.stdout.readline())]
@@ -117,14 +124,18 @@ def serve() -> None:
     pa.array(["imports pandas, where there is one"])
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         prefpipe.cli.main.run(["generate", "--no-such-flag"])  # builds the commands
-        prefpipe.cli.main.run(["generate", "none", "--backend", "fake", "--model", "fake", "-o", "none/none"])
+        prefpipe.cli.main.run(
+            ["generate", "none", "--backend", "fake", "--model", "fake", "-o", "none/none"]
+        )
     gc.collect()
     gc.freeze()  # children that collect garbage would copy every page
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
         request = json.loads(line)
-        outcomes = _run_children([Command(**values) for values in request["commands"]], Path(request["scratch"]))
+        outcomes = _run_children(
+            [Command(**values) for values in request["commands"]], Path(request["scratch"])
+        )
         sys.stdout.write(json.dumps([asdict(outcome) for outcome in outcomes]) + "\n")
         sys.stdout.flush()
 
@@ -155,11 +166,18 @@ def _run_children(commands: list[Command], scratch: Path) -> list[Outcome]:
                 os.kill(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
-                codes[number], elapsed[number] = os.waitstatus_to_exitcode(status), time.monotonic() - started
+                codes[number], elapsed[number] = (
+                    os.waitstatus_to_exitcode(status),
+                    time.monotonic() - started,
+                )
                 del children[pid]
         time.sleep(0.002)
     return [
-        Outcome(codes[i], *((scratch / f"{name}{i}").read_text() for name in ("stdout", "stderr")), elapsed[i])
+        Outcome(
+            codes[i],
+            *((scratch / f"{name}{i}").read_text() for name in ("stdout", "stderr")),
+            elapsed[i],
+        )
         for i in range(len(commands))
     ]
 
@@ -173,7 +191,9 @@ def _be_child(command: Command, stdout: Path, stderr: Path) -> None:
         os.chdir(command.cwd)
         if command.max_file_bytes is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails with EFBIG instead
-            resource.setrlimit(resource.RLIMIT_FSIZE, (command.max_file_bytes, command.max_file_bytes))
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (command.max_file_bytes, command.max_file_bytes)
+            )
         if command.powerless and os.geteuid() == 0:
             _drop_capabilities()
         if command.die_at_event is not None:
@@ -195,7 +215,9 @@ def _be_child(command: Command, stdout: Path, stderr: Path) -> None:
 def _drop_capabilities() -> None:
     """Give up what lets root write into read-only folders; the files it owns still follow their owner's bits."""
     header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
-    assert ctypes.CDLL(None, use_errno=True).capset(header, bytes(24)) == 0, os.strerror(ctypes.get_errno())
+    assert ctypes.CDLL(None, use_errno=True).capset(header, bytes(24)) == 0, os.strerror(
+        ctypes.get_errno()
+    )
 
 
 def _die_at(event_number: int, watched: str) -> None:
@@ -203,7 +225,9 @@ def _die_at(event_number: int, watched: str) -> None:
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal left
-        if event in ("open", "os.link", "os.rename", "os.remove") and str(arguments[0]).startswith(watched):
+        if event in ("open", "os.link", "os.rename", "os.remove") and str(arguments[0]).startswith(
+            watched
+        ):
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left -= 1

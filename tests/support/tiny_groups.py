@@ -14,7 +14,12 @@ def make_group(prompt_id, n_prompt=5, lengths=(4, 6, 3), seed=0, n_positive=1):
         return [randomness.randrange(FIRST_BYTE_ID, VOCAB_SIZE) for _ in range(n)]
 
     responses = [
-        Response(i, [*tokens(length - 1), END_ID], float(len(lengths) - i), "positive" if i < n_positive else "negative")
+        Response(
+            i,
+            [*tokens(length - 1), END_ID],
+            float(len(lengths) - i),
+            "positive" if i < n_positive else "negative",
+        )
         for i, length in enumerate(lengths)
     ]
     return Group(prompt_id, tokens(n_prompt), responses)
@@ -23,6 +28,11 @@ def make_group(prompt_id, n_prompt=5, lengths=(4, 6, 3), seed=0, n_positive=1):
 def make_groups(n=8, seed=0):
     """Groups of two to four responses, of different lengths."""
     return [
-        make_group(f"p{i}", n_prompt=3 + i % 4, lengths=tuple(3 + (i * 7 + j * 5) % 9 for j in range(2 + i % 3)), seed=seed)
+        make_group(
+            f"p{i}",
+            n_prompt=3 + i % 4,
+            lengths=tuple(3 + (i * 7 + j * 5) % 9 for j in range(2 + i % 3)),
+            seed=seed,
+        )
         for i in range(n)
     ]

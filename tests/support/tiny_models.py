@@ -38,7 +38,9 @@ def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|bos|>",
@@ -134,12 +136,20 @@ def make_tokenizer_like(family) -> PreTrainedTokenizerFast:
     """
     if family == "chatml":
         return make_tiny_tokenizer()
-    made = {"llama3": _like_llama3, "gemma": _like_gemma, "bert": _like_bert, "unigram": _like_unigram, "llama2": _like_llama2}
+    made = {
+        "llama3": _like_llama3,
+        "gemma": _like_gemma,
+        "bert": _like_bert,
+        "unigram": _like_unigram,
+        "llama2": _like_llama2,
+    }
     return made[family]()
 
 
 def _finished(tokenizer, special, template, *, eos, bos=None, normalized=False):
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=normalized) for text in special])
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True, normalized=normalized) for text in special]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=special[0], model_max_length=512,
         clean_up_tokenization_spaces=False, chat_template=template,
@@ -147,11 +157,19 @@ def _finished(tokenizer, special, template, *, eos, bos=None, normalized=False):
 
 
 def _like_llama3():
-    special = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    special = [
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<|eot_id|>",
+    ]
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     # newlines join, as with nearly every tokenizer
     vocab = {symbol: index for index, symbol in enumerate([*symbols, "ĊĊ", "ĊĊĊ"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("Ċ", "Ċ"), ("ĊĊ", "Ċ")], ignore_merges=True))
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=[("Ċ", "Ċ"), ("ĊĊ", "Ċ")], ignore_merges=True)
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     template = (
@@ -169,7 +187,9 @@ def _like_gemma():
     vocab = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<pad>"))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     template = (
         "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' + "
         "m.content | trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
@@ -181,7 +201,11 @@ def _like_bert():
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     letters = [chr(code) for code in range(33, 127)]
     pieces = [*special, *letters, *(f"##{letter}" for letter in letters)]
-    tokenizer = Tokenizer(models.WordPiece(vocab={piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordPiece(
+            vocab={piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"
+        )
+    )
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     template = "[CLS]{% for m in messages %}{{ m.content + '[SEP]' }}{% endfor %}"
@@ -193,7 +217,11 @@ def _like_bert():
 def _like_unigram():
     special = ["<pad>", "</s>", "<s>"]
     letters = ["▁", *(chr(code) for code in range(33, 127)), "\n"]
-    pieces = [(piece, 0.0) for piece in special] + [("<unk>", -20.0)] + [(letter, -5.0) for letter in letters]
+    pieces = (
+        [(piece, 0.0) for piece in special]
+        + [("<unk>", -20.0)]
+        + [(letter, -5.0) for letter in letters]
+    )
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="never", split=False)
@@ -206,9 +234,15 @@ def _like_llama2():
     letters = [chr(code) for code in range(33, 127)]
     pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters]
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = Tokenizer(
+        models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     template = (
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '\n\nHuman: ' + m.content }}{% else %}"
         "{{ '\n\nAssistant: ' + m.content }}{% endif %}{% endfor %}"

@@ -21,7 +21,9 @@ from prefpipe.training.trainer import GroupTrainer
 from support.tiny_groups import make_groups
 
 # The fork server imports this module once, for all runs, and knows of the tests' folder by the environment only.
-os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["support.training_job"])
 
@@ -79,7 +81,9 @@ def train(folder, model_path, lora, die_at_step=None, die_in_save=None, patience
     evaluated, early = [], []
     if patience is not None:
         evaluated = make_groups(5, seed=1)
-        evaluated = with_reference(evaluated, reference_logps(policy.model, evaluated, pad_token_id=0))
+        evaluated = with_reference(
+            evaluated, reference_logps(policy.model, evaluated, pad_token_id=0)
+        )
         early = [EarlyStopping(patience)]
     skipped = []
     checkpoint = find_last_checkpoint(folder, skipped.append)

@@ -16,12 +16,28 @@ from support.pipelines import write_json_lines
 from support.tiny_models import make_tiny_causal_lm, make_tiny_encoder
 
 SAMPLING = ("--temperature", "1", "--max-tokens", "8", "--device", "cpu", "--dtype", "float32")
-TRAINING = ("--max-steps", "1", "--global-batch-size", "2", "--report-to", "none", "--learning-rate", "1e-3")
+TRAINING = (
+    "--max-steps",
+    "1",
+    "--global-batch-size",
+    "2",
+    "--report-to",
+    "none",
+    "--learning-rate",
+    "1e-3",
+)
 
 
 def make(folder: Path) -> Path:
     """Run both rounds; return the folder."""
-    rows = [{"prompt_id": f"p{i}", "prompt": f"question {i}", "checks": [{"type": "words", "max": i + 1}]} for i in range(4)]
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "prompt": f"question {i}",
+            "checks": [{"type": "words", "max": i + 1}],
+        }
+        for i in range(4)
+    ]
     write_json_lines(folder / "prompts.jsonl", rows)
     make_tiny_causal_lm(folder / "models" / "start")
     make_tiny_encoder(folder / "models" / "encoder")
@@ -45,7 +61,9 @@ def make(folder: Path) -> Path:
          *SAMPLING],
     ):  # fmt: skip
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PrefpipeWarning)  # the encoder is no sentence-transformers model
+            warnings.simplefilter(
+                "ignore", PrefpipeWarning
+            )  # the encoder is no sentence-transformers model
             command(words)
     return folder
 
@@ -61,5 +79,7 @@ def copy_to(folder: Path) -> Path:
     source = original()
     shutil.copytree(source, folder, dirs_exist_ok=True)
     for record in folder.rglob("run.json"):
-        record.write_text(record.read_text(encoding="utf-8").replace(str(source), str(folder)), encoding="utf-8")
+        record.write_text(
+            record.read_text(encoding="utf-8").replace(str(source), str(folder)), encoding="utf-8"
+        )
     return folder

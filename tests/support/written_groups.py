@@ -26,9 +26,23 @@ def row_of(prompt_id, i, answer, **changes):
 
 def write_groups(folder, rows_by_part, models, note="select") -> Path:
     """Write a groups artifact, each part's rows given; None leaves the part out."""
-    identity = {"stage": "select", "note": note, "candidates": {"stage": "generate", "models": models}}
-    output = open_output(folder, RunRecord("select", GROUPS.tag, len(rows_by_part), identity), shard=Shard(), overwrite=False)
+    identity = {
+        "stage": "select",
+        "note": note,
+        "candidates": {"stage": "generate", "models": models},
+    }
+    output = open_output(
+        folder,
+        RunRecord("select", GROUPS.tag, len(rows_by_part), identity),
+        shard=Shard(),
+        overwrite=False,
+    )
     for index, rows in enumerate(rows_by_part):
         if rows is not None:
-            output.write(index, pa.Table.from_pylist(rows, schema=GROUPS.arrow()), counts={"ok": len(rows)}, parents={})
+            output.write(
+                index,
+                pa.Table.from_pylist(rows, schema=GROUPS.arrow()),
+                counts={"ok": len(rows)},
+                parents={},
+            )
     return folder

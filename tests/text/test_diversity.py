@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefpipe.text.diversity import copied_share, distinct_share, expected_distinct_share, pooled_ngrams
+from prefpipe.text.diversity import (
+    copied_share,
+    distinct_share,
+    expected_distinct_share,
+    pooled_ngrams,
+)
 
 texts = st.lists(st.lists(st.sampled_from("abcd"), max_size=12), max_size=5)
 
@@ -30,7 +35,10 @@ def test_the_expected_distinct_share_is_the_mean_over_all_draws():
     assert expected_distinct_share(Counter("aab"), 2) == pytest.approx(5 / 6)
     pool = "aaabbcd"
     for m in range(1, len(pool) + 1):
-        draws = [len({pool[place] for place in places}) / m for places in combinations(range(len(pool)), m)]
+        draws = [
+            len({pool[place] for place in places}) / m
+            for places in combinations(range(len(pool)), m)
+        ]
         assert expected_distinct_share(Counter(pool), m) == pytest.approx(sum(draws) / len(draws))
 
 
@@ -64,11 +72,20 @@ def test_length_alone_moves_the_raw_share_and_not_the_one_at_equal_length():
     short, long = (Counter(rng.choices(range(50), k=k)) for k in (60, 600))
     raw = [len(counts) / counts.total() for counts in (short, long)]
     assert raw[0] > 4 * raw[1]
-    assert expected_distinct_share(long, 60) == pytest.approx(expected_distinct_share(short, 60), abs=0.06)
+    assert expected_distinct_share(long, 60) == pytest.approx(
+        expected_distinct_share(short, 60), abs=0.06
+    )
 
 
 @pytest.mark.parametrize(
-    ("some", "share"), [(["a", "a", "b"], 1 / 3), (["a", "b"], 0.0), (["a"] * 4, 3 / 4), (["", ""], 1 / 2), (["a", "A"], 0.0)]
+    ("some", "share"),
+    [
+        (["a", "a", "b"], 1 / 3),
+        (["a", "b"], 0.0),
+        (["a"] * 4, 3 / 4),
+        (["", ""], 1 / 2),
+        (["a", "A"], 0.0),
+    ],
 )
 def test_copies(some, share):
     assert copied_share(some) == pytest.approx(share)
@@ -81,4 +98,6 @@ def test_one_text_has_no_copies_to_speak_of(some):
 
 def test_large_counts_lose_no_digits():
     """Two words, a million each: both are in any draw of 100 but for 2^-99."""
-    assert expected_distinct_share({("a",): 10**6, ("b",): 10**6}, 100) == pytest.approx(2 / 100, rel=1e-6)
+    assert expected_distinct_share({("a",): 10**6, ("b",): 10**6}, 100) == pytest.approx(
+        2 / 100, rel=1e-6
+    )

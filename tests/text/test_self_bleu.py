@@ -22,11 +22,17 @@ def plainly(texts):
         others = [other for index, other in enumerate(texts) if index != place]
         logs, has_match = [], False
         for n in range(1, min(4, len(text)) + 1):
-            own, *theirs = [Counter(tuple(t[i : i + n]) for i in range(len(t) - n + 1)) for t in (text, *others)]
-            matches = sum(min(count, max(other[ngram] for other in theirs)) for ngram, count in own.items())
+            own, *theirs = [
+                Counter(tuple(t[i : i + n]) for i in range(len(t) - n + 1)) for t in (text, *others)
+            ]
+            matches = sum(
+                min(count, max(other[ngram] for other in theirs)) for ngram, count in own.items()
+            )
             has_match = has_match or matches > 0
             logs.append(math.log((matches or 0.1) / own.total()))
-        nearest = min((len(other) for other in others), key=lambda length: (abs(length - len(text)), length))
+        nearest = min(
+            (len(other) for other in others), key=lambda length: (abs(length - len(text)), length)
+        )
         penalty = 1.0 if len(text) >= nearest else math.exp(1 - nearest / len(text))
         total += penalty * math.exp(sum(logs) / len(logs)) if has_match else 0.0
     return total / len(texts)
@@ -34,12 +40,16 @@ def plainly(texts):
 
 def test_by_hand():
     """a b c d against a b c e: 3/4, 2/3, 1/2, and 0.1 of one 4-gram; both ways the same, no brevity: (3/4 2/3 1/2 1/10)^(1/4)."""
-    assert self_bleu([["a", "b", "c", "d"], ["a", "b", "c", "e"]]) == pytest.approx((3 / 4 * 2 / 3 * 1 / 2 * 1 / 10) ** 0.25)
+    assert self_bleu([["a", "b", "c", "d"], ["a", "b", "c", "e"]]) == pytest.approx(
+        (3 / 4 * 2 / 3 * 1 / 2 * 1 / 10) ** 0.25
+    )
 
 
 def test_brevity():
     """a against a b: the one word is there, e^(1 - 2/1); a b against a: 1/2 and 0.1 of one pair."""
-    assert self_bleu([["a"], ["a", "b"]]) == pytest.approx((math.exp(-1) + (1 / 2 * 0.1) ** 0.5) / 2)
+    assert self_bleu([["a"], ["a", "b"]]) == pytest.approx(
+        (math.exp(-1) + (1 / 2 * 0.1) ** 0.5) / 2
+    )
 
 
 def test_clipping_takes_the_reference_that_has_most():
@@ -48,7 +58,9 @@ def test_clipping_takes_the_reference_that_has_most():
     assert found == pytest.approx(plainly([list("aaa"), list("aab"), list("abb")]))
 
 
-@pytest.mark.parametrize(("some", "score"), [([["a"], ["a"]], 1.0), ([list("abcdef")] * 3, 1.0), ([["a"], ["b"]], 0.0)])
+@pytest.mark.parametrize(
+    ("some", "score"), [([["a"], ["a"]], 1.0), ([list("abcdef")] * 3, 1.0), ([["a"], ["b"]], 0.0)]
+)
 def test_copies_have_1_whatever_their_length_and_strangers_0(some, score):
     assert self_bleu(some) == pytest.approx(score)
 
@@ -65,7 +77,10 @@ def test_fewer_than_two_texts_with_words_have_none(some):
         # nltk 3.10.4, SmoothingFunction().method1, says the same of texts of four words or more.
         (["the cat sat on the mat .", "a cat sat on a mat .", "dogs bark"], 0.1370445390),
         (["yes", "yes , of course", "no"], 0.3601142806),
-        (["one two three four five", "one two three four six", "one two nine four five"], 0.5297538915),
+        (
+            ["one two three four five", "one two three four six", "one two nine four five"],
+            0.5297538915,
+        ),
     ],
 )
 def test_other_programs_say_the_same(texts, score):
@@ -92,7 +107,10 @@ def test_order_and_bounds(some, rng):
 
 def test_scripts_without_spaces_are_compared_sign_by_sign():
     """Two Chinese sentences that share six of seven signs are alike, and by white space they would be strangers."""
-    texts = ["\u6211\u559c\u6b22\u5403\u82f9\u679c\u3002", "\u6211\u559c\u6b22\u5403\u9999\u8549\u3002"]
+    texts = [
+        "\u6211\u559c\u6b22\u5403\u82f9\u679c\u3002",
+        "\u6211\u559c\u6b22\u5403\u9999\u8549\u3002",
+    ]
     assert self_bleu([words_and_signs(text) for text in texts]) > 0.3
     assert self_bleu([text.split() for text in texts]) == 0.0
 

@@ -35,13 +35,21 @@ def test_signs_stand_for_what_cannot_be_shown(text: str, shown: str) -> None:
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))
 def test_no_control_character_is_left(text: str) -> None:
-    left = {unicodedata.category(character) for character in visible(text) if character not in "\n\u200c\u200d"}
+    left = {
+        unicodedata.category(character)
+        for character in visible(text)
+        if character not in "\n\u200c\u200d"
+    }
     assert not left & {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
 def test_every_character_of_unicode_is_safe() -> None:
     everything = visible("".join(map(chr, range(sys.maxunicode + 1))))
-    assert not [character for character in everything if unicodedata.category(character) == "Cc" and character != "\n"]
+    assert not [
+        character
+        for character in everything
+        if unicodedata.category(character) == "Cc" and character != "\n"
+    ]
 
 
 def test_a_line_is_one_line_of_limited_length() -> None:

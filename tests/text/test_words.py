@@ -18,8 +18,14 @@ from prefpipe.text.words import count_ngrams, words_and_signs
         ("Don't, DON\u2019T!", ["don't", ",", "don't", "!"]),
         ("3.14 and 1,000", ["3.14", "and", "1,000"]),
         ("well-known (fact)", ["well-known", "(", "fact", ")"]),
-        ("\u6211\u7231\u5317\u4eac\u3002", ["\u6211", "\u7231", "\u5317", "\u4eac", "\u3002"]),  # Chinese
-        ("\u3053\u3093\u306b\u3061\u306f", ["\u3053", "\u3093", "\u306b", "\u3061", "\u306f"]),  # Japanese
+        (
+            "\u6211\u7231\u5317\u4eac\u3002",
+            ["\u6211", "\u7231", "\u5317", "\u4eac", "\u3002"],
+        ),  # Chinese
+        (
+            "\u3053\u3093\u306b\u3061\u306f",
+            ["\u3053", "\u3093", "\u306b", "\u3061", "\u306f"],
+        ),  # Japanese
         (
             "\u0e01\u0e35\u0e48\u0e04\u0e19",
             ["\u0e01\u0e35\u0e48", "\u0e04", "\u0e19"],
@@ -27,7 +33,10 @@ from prefpipe.text.words import count_ngrams, words_and_signs
         ("\ud55c\uad6d \uc0ac\ub78c", ["\ud55c\uad6d", "\uc0ac\ub78c"]),  # Korean has spaces
         ("GPT\u6a21\u578b", ["gpt", "\u6a21", "\u578b"]),
         ("\U0001f642\U0001f642", ["\U0001f642", "\U0001f642"]),
-        ("\U0001f468\u200d\U0001f469\u200d\U0001f467!", ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "!"]),  # one family
+        (
+            "\U0001f468\u200d\U0001f469\u200d\U0001f467!",
+            ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "!"],
+        ),  # one family
         ("e\u0301t\u00e9", ["\u00e9t\u00e9"]),  # composed or not, the same word
     ],
 )
@@ -38,7 +47,13 @@ def test_words_of_every_script(text, words):
 @given(st.text())
 def test_nothing_but_white_space_is_lost(text):
     """The words put together are the text without white space, in one case and form."""
-    plain = unicodedata.normalize("NFC", text).casefold().replace("\u2019", "'").replace("\u2018", "'").replace("\u02bc", "'")
+    plain = (
+        unicodedata.normalize("NFC", text)
+        .casefold()
+        .replace("\u2019", "'")
+        .replace("\u2018", "'")
+        .replace("\u02bc", "'")
+    )
     assert "".join("".join(words_and_signs(text)).split()) == "".join(plain.split())
 
 

@@ -4,7 +4,12 @@ import torch
 from support.tiny_groups import make_group, make_groups
 from support.tiny_models import END_ID
 
-from prefpipe.training.batches import BudgetCollator, GlobalBatchSampler, GroupCollator, longest_sequence
+from prefpipe.training.batches import (
+    BudgetCollator,
+    GlobalBatchSampler,
+    GroupCollator,
+    longest_sequence,
+)
 from prefpipe.training.groups import NO_GROUP
 
 PAD = 0
@@ -17,8 +22,13 @@ def test_a_batch_gives_back_every_prompt_and_response():
         for r, response in enumerate(group.responses):
             row = batch["slots"][p, r]
             real = batch["attention_mask"][row].bool()
-            assert batch["input_ids"][row][real].tolist() == [*group.prompt_token_ids, *response.token_ids]
-            assert batch["input_ids"][row][batch["response_mask"][row]].tolist() == list(response.token_ids)
+            assert batch["input_ids"][row][real].tolist() == [
+                *group.prompt_token_ids,
+                *response.token_ids,
+            ]
+            assert batch["input_ids"][row][batch["response_mask"][row]].tolist() == list(
+                response.token_ids
+            )
             assert batch["rewards"][p, r] == response.reward
             assert batch["positives"][p, r] == (response.role == "positive")
         assert (batch["slots"][p, len(group.responses) :] == -1).all()
@@ -28,7 +38,10 @@ def test_sequences_are_the_real_responses_and_pad_to_the_longest():
     groups = make_groups(5)
     batch = GroupCollator(PAD)(groups)
     n_responses = sum(len(group.responses) for group in groups)
-    assert batch["input_ids"].shape == (n_responses, max(longest_sequence(group) for group in groups))
+    assert batch["input_ids"].shape == (
+        n_responses,
+        max(longest_sequence(group) for group in groups),
+    )
     assert sorted(batch["slots"][batch["slots"] >= 0].tolist()) == list(range(n_responses))
 
 
@@ -42,7 +55,9 @@ def test_a_pad_token_inside_a_response_is_trained_on():
 
 def test_a_response_ended_if_its_last_token_ends_responses():
     group = make_group("p", lengths=(4, 6, 3))
-    group.responses[1] = group.responses[1]._replace(token_ids=group.responses[1].token_ids[:-1])  # cut off
+    group.responses[1] = group.responses[1]._replace(
+        token_ids=group.responses[1].token_ids[:-1]
+    )  # cut off
     assert GroupCollator(PAD, {END_ID})([group])["ended"].tolist() == [True, False, True]
     assert GroupCollator(PAD)([group])["ended"].tolist() == [False, False, False]
 
@@ -50,7 +65,9 @@ def test_a_response_ended_if_its_last_token_ends_responses():
 def test_references_travel_when_every_response_has_one():
     group = make_group("p")
     assert "ref_logps" not in GroupCollator(PAD)([group])
-    complete = group._replace(responses=[r._replace(ref_logp=-float(i)) for i, r in enumerate(group.responses)])
+    complete = group._replace(
+        responses=[r._replace(ref_logp=-float(i)) for i, r in enumerate(group.responses)]
+    )
     assert GroupCollator(PAD)([complete])["ref_logps"].tolist() == [[0, -1, -2]]
 
 

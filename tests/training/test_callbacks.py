@@ -21,7 +21,9 @@ from prefpipe.training.tables import METRICS
 
 
 def state(step, *entries, max_steps=10):
-    return SimpleNamespace(is_world_process_zero=True, global_step=step, max_steps=max_steps, log_history=list(entries))
+    return SimpleNamespace(
+        is_world_process_zero=True, global_step=step, max_steps=max_steps, log_history=list(entries)
+    )
 
 
 def train_entry(step, **values):
@@ -29,7 +31,9 @@ def train_entry(step, **values):
 
 
 def test_the_file_has_the_rows_of_the_log_with_all_columns(tmp_path):
-    MetricsFile(tmp_path).on_train_end(None, state(2, train_entry(1), train_entry(2), {"train_runtime": 3.0, "step": 2}), None)
+    MetricsFile(tmp_path).on_train_end(
+        None, state(2, train_entry(1), train_entry(2), {"train_runtime": 3.0, "step": 2}), None
+    )
     table = pq.read_table(tmp_path / "metrics.parquet")
     assert table.column_names == METRICS.column_names
     assert table["step"].to_pylist() == [1, 2]
@@ -48,8 +52,15 @@ def test_after_a_kill_the_rows_beyond_the_checkpoint_are_dropped_and_none_is_dou
 
 
 def test_evaluation_rows_are_marked_and_lose_their_prefix():
-    (row,) = metric_rows([{"eval_loss": 0.5, "eval_rewards/accuracy": 0.75, "step": 4, "epoch": 1.0}])
-    assert (row["split"], row["loss"], row["rewards/accuracy"], row["grad_norm"]) == ("eval", 0.5, 0.75, None)
+    (row,) = metric_rows(
+        [{"eval_loss": 0.5, "eval_rewards/accuracy": 0.75, "step": 4, "epoch": 1.0}]
+    )
+    assert (row["split"], row["loss"], row["rewards/accuracy"], row["grad_norm"]) == (
+        "eval",
+        0.5,
+        0.75,
+        None,
+    )
 
 
 def test_the_file_is_not_rewritten_at_every_step(tmp_path):
@@ -91,7 +102,11 @@ def test_rows_of_harder_prompts_are_not_a_fall():
 
 
 def test_stopping_saves_and_ends_after_the_step():
-    callback, control, arguments = StopWhenAsked(lambda: True), TrainerControl(), SimpleNamespace(load_best_model_at_end=True)
+    callback, control, arguments = (
+        StopWhenAsked(lambda: True),
+        TrainerControl(),
+        SimpleNamespace(load_best_model_at_end=True),
+    )
     callback.on_step_end(arguments, state(3), control)
     assert not arguments.load_best_model_at_end
     assert control.should_save

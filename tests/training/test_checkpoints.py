@@ -11,7 +11,11 @@ from support.tiny_models import make_tiny_causal_lm
 from support.training_job import metrics_of, run
 
 from prefpipe.errors import UsageError
-from prefpipe.training.checkpoints import checkpoint_problem, find_last_checkpoint, require_checkpoint
+from prefpipe.training.checkpoints import (
+    checkpoint_problem,
+    find_last_checkpoint,
+    require_checkpoint,
+)
 
 KILLED = -signal.SIGKILL
 
@@ -57,10 +61,17 @@ def test_a_half_written_checkpoint_is_skipped_and_said_so(tmp_path, name, harm):
 def test_sharded_weights_need_every_shard(tmp_path):
     path = make_checkpoint(tmp_path, 5)
     (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+        }
+    }
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "its weights cannot be read" in checkpoint_problem(path)
-    shutil.copy(path / "model-00001-of-00002.safetensors", path / "model-00002-of-00002.safetensors")
+    shutil.copy(
+        path / "model-00001-of-00002.safetensors", path / "model-00002-of-00002.safetensors"
+    )
     assert checkpoint_problem(path) is None
 
 
@@ -76,7 +87,10 @@ def test_an_explicit_path_without_a_complete_checkpoint_is_an_error(tmp_path):
         require_checkpoint(tmp_path / "nowhere")
     path = make_checkpoint(tmp_path, 5)
     (path / "optimizer.pt").unlink()
-    with pytest.raises(UsageError, match=r"checkpoint-5 is not a complete checkpoint: optimizer.pt is missing or cut off"):
+    with pytest.raises(
+        UsageError,
+        match=r"checkpoint-5 is not a complete checkpoint: optimizer.pt is missing or cut off",
+    ):
         require_checkpoint(path)
     with pytest.raises(UsageError, match=r"holds no complete checkpoint .*optimizer.pt is missing"):
         require_checkpoint(tmp_path)
@@ -104,7 +118,9 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(tmp_path, model_path,
     assert run(broken, model_path, lora) == 0
     weights = "adapter_model.safetensors" if lora else "model.safetensors"
     (broken / weights).unlink()
-    assert run(broken, model_path, lora) == 0  # all steps are done: only the policy is written again
+    assert (
+        run(broken, model_path, lora) == 0
+    )  # all steps are done: only the policy is written again
     expected, found = load_file(straight / weights), load_file(broken / weights)
     assert expected.keys() == found.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
@@ -116,7 +132,9 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(tmp_path, model_path,
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora with dropout"])
-def test_killed_with_early_stopping_it_ends_at_the_same_step_with_the_same_best_model(tmp_path, model_path, lora):
+def test_killed_with_early_stopping_it_ends_at_the_same_step_with_the_same_best_model(
+    tmp_path, model_path, lora
+):
     """SIGKILL while the best model is being saved, right after, and while the checkpoint that ends the run is being written."""
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     straight.mkdir(), broken.mkdir()
@@ -134,8 +152,13 @@ def test_killed_with_early_stopping_it_ends_at_the_same_step_with_the_same_best_
     assert run(broken, model_path, lora, **shape, die_in_save=(last, "state")) == KILLED
     assert run(broken, model_path, lora, **shape) == 0
     (broken / weights).unlink()
-    assert run(broken, model_path, lora, **shape) == 0  # patience is over: only the policy is written again
+    assert (
+        run(broken, model_path, lora, **shape) == 0
+    )  # patience is over: only the policy is written again
     expected, found = load_file(straight / weights), load_file(broken / weights)
     at_best = load_file(straight / f"checkpoint-{best}" / weights)
-    assert all(found[name].equal(expected[name]) and at_best[name].equal(expected[name]) for name in expected)
+    assert all(
+        found[name].equal(expected[name]) and at_best[name].equal(expected[name])
+        for name in expected
+    )
     assert metrics_of(broken) == table

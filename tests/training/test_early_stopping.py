@@ -6,7 +6,12 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from prefpipe.errors import UsageError
-from prefpipe.training.early_stopping import EarlyStopping, describe_evaluation, evaluation_figures, is_better
+from prefpipe.training.early_stopping import (
+    EarlyStopping,
+    describe_evaluation,
+    evaluation_figures,
+    is_better,
+)
 
 
 def entry(step, accuracy, loss=0.5):
@@ -34,7 +39,9 @@ def test_accuracy_comes_first_and_loss_breaks_ties():
 
 
 def test_patience_counts_evaluations_in_a_row_that_are_not_better():
-    callback, saved, stopped = stop_after(2, entry(1, 0.5), entry(2, 0.4), entry(3, 0.6), entry(4, 0.6), entry(5, 0.5))
+    callback, saved, stopped = stop_after(
+        2, entry(1, 0.5), entry(2, 0.4), entry(3, 0.6), entry(4, 0.6), entry(5, 0.5)
+    )
     assert stopped == [5]
     assert saved == [1, 3, 5]
     assert callback.best == {"step": 3, "rewards/accuracy": 0.6, "loss": 0.5}
@@ -50,7 +57,9 @@ def test_a_checkpoint_gives_back_best_and_patience(tmp_path):
     (tmp_path / "checkpoint-4").mkdir()
     state = TrainerState(stateful_callbacks={"EarlyStopping": callback.state()})
     again = EarlyStopping(3)
-    with pytest.raises(UsageError, match=r"best evaluation was at step 2, and its model, .*/checkpoint-2, is gone"):
+    with pytest.raises(
+        UsageError, match=r"best evaluation was at step 2, and its model, .*/checkpoint-2, is gone"
+    ):
         again.restore(state, tmp_path, tmp_path / "checkpoint-4")
     assert (again.n_waited, again.best) == (1, callback.best)
 
@@ -59,14 +68,20 @@ def test_a_checkpoint_of_a_run_without_early_stopping_starts_the_patience():
     callback, state = EarlyStopping(3), TrainerState(stateful_callbacks={})
     callback.restore(state, None, None)
     assert (callback.n_waited, callback.best) == (0, None)
-    assert "EarlyStopping" in state.stateful_callbacks  # the trainer fills it in at the next checkpoint
+    assert (
+        "EarlyStopping" in state.stateful_callbacks
+    )  # the trainer fills it in at the next checkpoint
 
 
 def test_a_run_that_is_nowhere_better_than_its_start_says_so():
     history = [entry(0, 0.7), {"loss": 1.0, "step": 1}, entry(1, 0.6), entry(2, 0.5)]
     callback, _, _ = stop_after(1, *(each for each in history if "eval_loss" in each))
     figures = evaluation_figures(history, callback)
-    assert (figures["baseline"]["step"], figures["best"]["step"], figures["last"]["step"]) == (0, 1, 2)
+    assert (figures["baseline"]["step"], figures["best"]["step"], figures["last"]["step"]) == (
+        0,
+        1,
+        2,
+    )
     lines = describe_evaluation(figures)
     assert lines[0] == (
         "held-out prompts: accuracy 70.0%, loss 0.500 before the first step; accuracy 50.0%, loss 0.500 at step 2"

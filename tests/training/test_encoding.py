@@ -16,7 +16,9 @@ def encode(response, *, finished=True, tokenizer=TOKENIZER):
 
 def test_prompt_ids_are_those_that_generation_starts_from():
     prompt = encode("Red.").prompt
-    assert prompt == TOKENIZER.apply_chat_template(TURNS, add_generation_prompt=True, return_dict=False)
+    assert prompt == TOKENIZER.apply_chat_template(
+        TURNS, add_generation_prompt=True, return_dict=False
+    )
 
 
 @pytest.mark.parametrize("response", ["Red.", "", "  spaces \n", "émoji 🟥", "عربي"])
@@ -35,18 +37,26 @@ def test_a_response_cut_at_the_limit_has_no_end_of_turn():
 def test_a_template_that_rewrites_finished_turns_is_an_error():
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[assistant]<think>{% endif %}"
-    with pytest.raises(InputError, match="prompt p1: its text is not the beginning of prompt plus response"):
+    with pytest.raises(
+        InputError, match="prompt p1: its text is not the beginning of prompt plus response"
+    ):
         encode("Red.", tokenizer=tokenizer)
 
 
 def test_a_template_that_refuses_the_conversation_is_an_error_for_people():
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = "{{ raise_exception('no user turns here') }}"
-    with pytest.raises(InputError, match="prompt p1: the policy's chat template refuses its conversation: no user turns here"):
+    with pytest.raises(
+        InputError,
+        match="prompt p1: the policy's chat template refuses its conversation: no user turns here",
+    ):
         encode("Red.", tokenizer=tokenizer)
 
 
-@pytest.mark.parametrize("response", ["It ends with <|im_end|> and goes on.", "<|im_end|>", "a<|im_end|>\n<|im_start|>user\nb"])
+@pytest.mark.parametrize(
+    "response",
+    ["It ends with <|im_end|> and goes on.", "<|im_end|>", "a<|im_end|>\n<|im_start|>user\nb"],
+)
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_response_that_names_the_end_of_a_turn_is_whole(response, finished):
     """A token a letter, the end of the turn behind them, nothing cut."""
@@ -66,7 +76,9 @@ def test_an_ordinary_token_that_ends_turns_does_not_cut_a_response_that_holds_it
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content + '.' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     encoder = Encoder(tokenizer, [stop])
     encoder.eos_token_ids = {stop}
-    encoder.template.control_tokens.pop(stop, None)  # a letter of the vocabulary, and no added token
+    encoder.template.control_tokens.pop(
+        stop, None
+    )  # a letter of the vocabulary, and no added token
     encoded = encoder.encode("p1", TURNS, "One. Two", finished=True)
     assert tokenizer.decode(encoded.response) == "One. Two."
 
@@ -77,9 +89,13 @@ def test_a_response_that_would_join_with_the_prompt_is_tokenised_apart(response)
     tokenizer = make_tokenizer_like("llama3")
     tokenizer.chat_template = tokenizer.chat_template.replace(" | trim", "")
     encoder = Encoder(tokenizer, [])
-    joint = tokenizer.apply_chat_template([*TURNS, {"role": "assistant", "content": response}], return_dict=False)
+    joint = tokenizer.apply_chat_template(
+        [*TURNS, {"role": "assistant", "content": response}], return_dict=False
+    )
     encoded = encoder.encode("p1", TURNS, response, finished=True)
-    assert encoded.prompt == tokenizer.apply_chat_template(TURNS, add_generation_prompt=True, return_dict=False)
+    assert encoded.prompt == tokenizer.apply_chat_template(
+        TURNS, add_generation_prompt=True, return_dict=False
+    )
     assert joint[: len(encoded.prompt)] != encoded.prompt
     eos = tokenizer.convert_tokens_to_ids("<|eot_id|>")
     assert encoded.response == [*tokenizer(response, add_special_tokens=False)["input_ids"], eos]
@@ -110,7 +126,9 @@ def test_both_at_once_a_newline_first_and_a_control_token_behind_it():
 
 def test_problems_are_told_apart():
     tokenizer = make_tiny_tokenizer()
-    tokenizer.chat_template = "{% if messages | length > 1 %}{{ 1 // 0 }}{% endif %}{{ messages[0].content }}"
+    tokenizer.chat_template = (
+        "{% if messages | length > 1 %}{{ 1 // 0 }}{% endif %}{{ messages[0].content }}"
+    )
     with pytest.raises(EncodingError, match=r"prompt p1: .*: ZeroDivisionError") as caught:
         encode("Red.", tokenizer=tokenizer)
     assert caught.value.problem == "template_error"

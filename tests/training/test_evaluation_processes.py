@@ -3,7 +3,13 @@
 import pytest
 from support.evaluation_job import evaluate_in
 
-NAMES = ("eval_loss", "eval_rewards/accuracy", "eval_rewards/margins", "eval_logps/chosen", "eval_logps/rejected")
+NAMES = (
+    "eval_loss",
+    "eval_rewards/accuracy",
+    "eval_rewards/margins",
+    "eval_logps/chosen",
+    "eval_logps/rejected",
+)
 
 
 @pytest.mark.parametrize("n_groups", [1, 7])
@@ -11,7 +17,9 @@ def test_two_processes_say_what_one_says(tmp_path, n_groups):
     """7 groups by 2 a process: the last round has 3 for 4 places; by 1 token, every response is a row and rounds differ in length."""
     one = evaluate_in(tmp_path / "one", 1, n_groups, per_device_train_batch_size=1)
     two = evaluate_in(tmp_path / "two", 2, n_groups, per_device_train_batch_size=2)
-    cut = evaluate_in(tmp_path / "cut", 2, n_groups, per_device_train_batch_size=2, max_batch_tokens=20)
+    cut = evaluate_in(
+        tmp_path / "cut", 2, n_groups, per_device_train_batch_size=2, max_batch_tokens=20
+    )
     for name in NAMES:
         assert [two[name], cut[name]] == pytest.approx([one[name]] * 2, rel=1e-4)
 

@@ -7,7 +7,12 @@ import pytest
 from support.tiny_groups import make_group, make_groups
 
 from prefpipe.errors import InputError
-from prefpipe.training.evaluation_split import hold_out, place_of, refuse_shared_prompts, split_groups
+from prefpipe.training.evaluation_split import (
+    hold_out,
+    place_of,
+    refuse_shared_prompts,
+    split_groups,
+)
 from prefpipe.training.groups import Fate, prepare_groups
 
 
@@ -27,12 +32,16 @@ def test_the_sides_do_not_depend_on_the_order():
     assert (ids(again[0]), ids(again[1])) == (ids(train), ids(evaluation))
     assert ids(train) | ids(evaluation) == ids(groups)
     assert not ids(train) & ids(evaluation)
-    assert [item.prompt_id for item in train] == [group.prompt_id for group in groups if group.prompt_id in ids(train)]
+    assert [item.prompt_id for item in train] == [
+        group.prompt_id for group in groups if group.prompt_id in ids(train)
+    ]
 
 
 def test_more_prompts_move_none_of_the_old_ones():
     few, many = items_of(50), items_of(500)
-    assert ids(split_groups(few, 0.2, seed=3)[1]) == ids(split_groups(many, 0.2, seed=3)[1]) & ids(few)
+    assert ids(split_groups(few, 0.2, seed=3)[1]) == ids(split_groups(many, 0.2, seed=3)[1]) & ids(
+        few
+    )
 
 
 def test_a_larger_fraction_keeps_what_a_smaller_one_held_out():
@@ -85,15 +94,22 @@ def test_held_out_responses_have_that_fate_and_those_left_out_keep_theirs():
 
 
 def test_a_held_out_response_that_was_cut_says_so():
-    prepared = prepare_groups([make_group(f"p{i}", lengths=(4, 30)) for i in range(20)], max_length=15, on_too_long="truncate")
+    prepared = prepare_groups(
+        [make_group(f"p{i}", lengths=(4, 30)) for i in range(20)],
+        max_length=15,
+        on_too_long="truncate",
+    )
     (_, fates), evaluation = hold_out(prepared, 0.5, seed=0)
     assert fates[evaluation[0].prompt_id, 1].status == "held_out"
-    assert fates[evaluation[0].prompt_id, 1].reason.startswith("evaluated on, truncated: 5 prompt tokens + 30")
+    assert fates[evaluation[0].prompt_id, 1].reason.startswith(
+        "evaluated on, truncated: 5 prompt tokens + 30"
+    )
 
 
 def test_prompts_on_both_sides_are_counted_and_named():
     with pytest.raises(
-        InputError, match=r"4 of the 6 prompts of --eval-groups are trained on as well: prompt-2, prompt-3, prompt-4, \.\.\."
+        InputError,
+        match=r"4 of the 6 prompts of --eval-groups are trained on as well: prompt-2, prompt-3, prompt-4, \.\.\.",
     ):
         refuse_shared_prompts(items_of(6), items_of(8)[2:], "--eval-groups")
     refuse_shared_prompts(items_of(3), items_of(6)[3:], "--eval-groups")

@@ -31,7 +31,9 @@ def test_a_response_of_exactly_the_limit_fits_and_one_token_more_does_not():
     group = make_group("p", n_prompt=5, lengths=(4, 6, 3))
     assert prepare_groups([group], max_length=11, on_too_long="drop").counts == {"ok": 3}
     prepared = prepare_groups([group], max_length=10, on_too_long="drop")
-    assert prepared.fates["p", 1] == Fate("too_long", "5 prompt tokens + 6 response tokens, the limit is 10")
+    assert prepared.fates["p", 1] == Fate(
+        "too_long", "5 prompt tokens + 6 response tokens, the limit is 10"
+    )
     assert [response.sample_idx for response in prepared.groups[0].responses] == [0, 2]
 
 
@@ -45,28 +47,41 @@ def test_truncation_cuts_the_response_and_never_the_prompt():
 
 def test_error_names_prompt_response_and_lengths():
     with pytest.raises(
-        UsageError, match="response 1 of prompt p is too long: 5 prompt tokens \\+ 6 response tokens, the limit is 10"
+        UsageError,
+        match="response 1 of prompt p is too long: 5 prompt tokens \\+ 6 response tokens, the limit is 10",
     ):
-        prepare_groups([make_group("p", n_prompt=5, lengths=(4, 6, 3))], max_length=10, on_too_long="error")
+        prepare_groups(
+            [make_group("p", n_prompt=5, lengths=(4, 6, 3))], max_length=10, on_too_long="error"
+        )
 
 
 @pytest.mark.parametrize("on_too_long", ["drop", "truncate"])
 def test_a_prompt_that_leaves_no_room_is_never_trained_on_zero_tokens(on_too_long):
     """Truncating to the limit would leave 0 response tokens, and a mean over them is NaN."""
-    prepared = prepare_groups([make_group("p", n_prompt=10)], max_length=10, on_too_long=on_too_long)
+    prepared = prepare_groups(
+        [make_group("p", n_prompt=10)], max_length=10, on_too_long=on_too_long
+    )
     assert prepared.groups == []
     assert prepared.counts == {"prompt_too_long": 3}
 
 
 def test_a_group_that_loses_its_positive_is_left_out_whole():
-    prepared = prepare_groups([make_group("p", n_prompt=5, lengths=(9, 4, 3))], max_length=10, on_too_long="drop")
+    prepared = prepare_groups(
+        [make_group("p", n_prompt=5, lengths=(9, 4, 3))], max_length=10, on_too_long="drop"
+    )
     assert prepared.groups == []
-    assert statuses(prepared) == {("p", 0): "too_long", ("p", 1): "no_contrast", ("p", 2): "no_contrast"}
+    assert statuses(prepared) == {
+        ("p", 0): "too_long",
+        ("p", 1): "no_contrast",
+        ("p", 2): "no_contrast",
+    }
     assert prepared.fates["p", 1].reason == "no positive is left in the group"
 
 
 def test_a_group_that_loses_its_last_negative_is_left_out_whole():
-    prepared = prepare_groups([make_group("p", n_prompt=5, lengths=(4, 9))], max_length=10, on_too_long="drop")
+    prepared = prepare_groups(
+        [make_group("p", n_prompt=5, lengths=(4, 9))], max_length=10, on_too_long="drop"
+    )
     assert prepared.fates["p", 0] == Fate("no_contrast", "no negative is left in the group")
 
 
@@ -75,7 +90,11 @@ def test_responses_that_truncation_makes_identical_are_trained_on_once():
     group = make_group("p", n_prompt=5, lengths=(8, 8, 4))
     positive, negative, other = group.responses
     negative = negative._replace(token_ids=[*positive.token_ids[:5], 99, 99, 99])
-    prepared = prepare_groups([group._replace(responses=[negative, other, positive])], max_length=10, on_too_long="truncate")
+    prepared = prepare_groups(
+        [group._replace(responses=[negative, other, positive])],
+        max_length=10,
+        on_too_long="truncate",
+    )
     assert prepared.fates["p", 1] == Fate("identical", "the same tokens as response 0")
     assert [response.sample_idx for response in prepared.groups[0].responses] == [2, 0]
 
@@ -99,10 +118,16 @@ def test_a_reward_that_is_not_finite_is_an_error(reward):
 def test_a_token_id_that_the_model_has_not_is_named(token, place):
     group = make_group("p")
     ids = group.prompt_token_ids if token == 7 else group.responses[1].token_ids
-    highest = max(max(each) for each in (group.prompt_token_ids, *(response.token_ids for response in group.responses)))
+    highest = max(
+        max(each)
+        for each in (group.prompt_token_ids, *(response.token_ids for response in group.responses))
+    )
     require_known_tokens([group], highest + 1)
     ids[0] = highest + 1 if token == 7 else token
-    with pytest.raises(InputError, match=f"^{place} holds the token id {ids[0]}, and the model has {highest + 1} tokens"):
+    with pytest.raises(
+        InputError,
+        match=f"^{place} holds the token id {ids[0]}, and the model has {highest + 1} tokens",
+    ):
         require_known_tokens([group], highest + 1)
 
 
@@ -148,7 +173,9 @@ def test_pairs_are_positives_with_negatives_or_those_named_that_are_still_there(
 
     assert places(group) == [(0, 2), (0, 3), (1, 2), (1, 3)]
     named = {0: [1, 7], 2: [3]}
-    group = group._replace(responses=[each._replace(beats=named.get(each.sample_idx)) for each in group.responses])
+    group = group._replace(
+        responses=[each._replace(beats=named.get(each.sample_idx)) for each in group.responses]
+    )
     assert places(group) == [(0, 1), (2, 3)]  # 7 was left out
 
 
@@ -164,10 +191,14 @@ def test_a_pair_whose_winner_is_not_rated_above_its_loser_is_refused_by_name(rew
 
 def test_responses_that_meet_in_no_pair_may_tie():
     group = make_group("p", lengths=(4, 6, 3), n_positive=1)
-    group.responses[2] = group.responses[2]._replace(reward=group.responses[1].reward)  # two negatives
+    group.responses[2] = group.responses[2]._replace(
+        reward=group.responses[1].reward
+    )  # two negatives
     require_reward_gaps([group], "odpo")
     best = group.responses[0].reward
-    tied = group._replace(responses=[*group.responses[:2], group.responses[2]._replace(reward=best)])
+    tied = group._replace(
+        responses=[*group.responses[:2], group.responses[2]._replace(reward=best)]
+    )
     with pytest.raises(UsageError, match="in 1 of 2 pairs"):
         require_reward_gaps([tied], "odpo")
 
@@ -176,7 +207,11 @@ def test_a_group_without_its_positive_stays_where_pairs_are_what_counts():
     """Three graded responses, all pairs named; the best is too long. The pair of the others is left."""
     group = make_group("p", n_prompt=2, lengths=(30, 4, 5))
     beats = ([1, 2], [2], [])
-    group = group._replace(responses=[each._replace(beats=own) for each, own in zip(group.responses, beats, strict=True)])
+    group = group._replace(
+        responses=[
+            each._replace(beats=own) for each, own in zip(group.responses, beats, strict=True)
+        ]
+    )
     prepared = prepare_groups([group], max_length=20, on_too_long="drop", lacks=lacks_pair)
     assert [each.sample_idx for each in prepared.groups[0].responses] == [1, 2]
     assert pairs_in(prepared.groups[0]) == [tuple(prepared.groups[0].responses)]

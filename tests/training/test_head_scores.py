@@ -34,29 +34,47 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 def make_model(kind="llama"):
     torch.manual_seed(0)
     if kind == "bert":
-        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        model = BertForSequenceClassification(BertConfig(vocab_size=260, initializer_range=0.2, num_labels=1, **shape))
+        shape = {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        }
+        model = BertForSequenceClassification(
+            BertConfig(vocab_size=260, initializer_range=0.2, num_labels=1, **shape)
+        )
     else:
         settings = tiny_config(num_labels=1).to_dict()
-        classes = {"llama": (tiny_config, LlamaForSequenceClassification), "qwen2": (Qwen2Config, Qwen2ForSequenceClassification)}
+        classes = {
+            "llama": (tiny_config, LlamaForSequenceClassification),
+            "qwen2": (Qwen2Config, Qwen2ForSequenceClassification),
+        }
         config, model_class = classes[kind]
         names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                  "num_key_value_heads", "max_position_embeddings", "initializer_range")  # fmt: skip
-        model = model_class(config(**{name: settings[name] for name in names}, num_labels=1, pad_token_id=PAD_ID))
+        model = model_class(
+            config(**{name: settings[name] for name in names}, num_labels=1, pad_token_id=PAD_ID)
+        )
     turn_dropout_off(model)
     return model
 
 
 def scores_alone(model, groups):
     """Each conversation in a row of its own, (S,)."""
-    rows = [[*group.prompt_token_ids, *each.token_ids] for group in groups for each in group.responses]
+    rows = [
+        [*group.prompt_token_ids, *each.token_ids] for group in groups for each in group.responses
+    ]
     return torch.stack([model(input_ids=torch.tensor([row])).logits[0, 0] for row in rows])
 
 
 def gradients_of(model, scores):
     model.zero_grad()
     (scores * torch.linspace(-1, 1, len(scores))).sum().backward()
-    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    return {
+        name: weight.grad.clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None
+    }
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
@@ -70,7 +88,9 @@ def test_packed_is_padded_is_alone_in_scores_and_gradients(kind):
     packed = head_scores(model, GroupCollator(PAD_ID, packed=True)(groups))
     for each in (padded, packed):
         torch.testing.assert_close(each.scores, alone, rtol=1e-5, atol=1e-5)
-        assert each.n_tokens.tolist() == [len(one.token_ids) for group in groups for one in group.responses]
+        assert each.n_tokens.tolist() == [
+            len(one.token_ids) for group in groups for one in group.responses
+        ]
     for gradients in (found, gradients_of(model, packed.scores)):
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():
@@ -82,7 +102,9 @@ def test_an_encoder_is_computed_padded_and_says_why():
     problem = share_conversations(model)
     assert "an encoder's prompt looks at the response behind it" in problem
     assert not shares_prompts(model)
-    torch.testing.assert_close(head_scores(model, GroupCollator(0)(groups)).scores, model_alone(model, groups))
+    torch.testing.assert_close(
+        head_scores(model, GroupCollator(0)(groups)).scores, model_alone(model, groups)
+    )
 
 
 def model_alone(model, groups):
@@ -121,14 +143,38 @@ class KeepGradients(TrainerCallback):
         self.steps = []
 
     def on_pre_optimizer_step(self, _args, _state, _control, model=None, **_kwargs):
-        self.steps.append({name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None})
+        self.steps.append(
+            {
+                name: weight.grad.clone()
+                for name, weight in model.named_parameters()
+                if weight.grad is not None
+            }
+        )
 
 
-def make_trainer(folder, model, groups, objective="mmpo-reward", eval_groups=(), callbacks=(), packed=True, **changes):
+def make_trainer(
+    folder,
+    model,
+    groups,
+    objective="mmpo-reward",
+    eval_groups=(),
+    callbacks=(),
+    packed=True,
+    **changes,
+):
     assert not packed or share_conversations(model) is None
-    values = {"learning_rate": 1e-3, "global_batch_size": 4, "max_steps": 1, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
+    values = {
+        "learning_rate": 1e-3,
+        "global_batch_size": 4,
+        "max_steps": 1,
+        "lr_scheduler_type": "constant",
+        "warmup_ratio": 0.0,
+    }
     settings = TrainSettings(
-        objective=objective, knobs=resolve_knobs(objective, {}), evaluates=bool(eval_groups), **(values | changes)
+        objective=objective,
+        knobs=resolve_knobs(objective, {}),
+        evaluates=bool(eval_groups),
+        **(values | changes),
     )
     arguments = training_arguments(settings, folder)
     arguments.save_strategy = "no"
@@ -141,14 +187,22 @@ def make_trainer(folder, model, groups, objective="mmpo-reward", eval_groups=(),
 
 def gradient(folder, model, **changes):
     keep = KeepGradients()
-    make_trainer(folder, model, make_groups(8), callbacks=[keep], max_grad_norm=0.0, **changes).train()
+    make_trainer(
+        folder, model, make_groups(8), callbacks=[keep], max_grad_norm=0.0, **changes
+    ).train()
     (step,) = keep.steps
     return step
 
 
 @pytest.mark.parametrize("objective", REWARD_OBJECTIVES)
 @pytest.mark.parametrize(
-    "changes", [{"packed": False}, {"max_batch_tokens": 1}, {"max_batch_tokens": 45}, {"per_device_train_batch_size": 4}]
+    "changes",
+    [
+        {"packed": False},
+        {"max_batch_tokens": 1},
+        {"max_batch_tokens": 45},
+        {"per_device_train_batch_size": 4},
+    ],
 )
 def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_computed(tmp_path, objective, changes):
     """Padded; every response a row of its own, in two passes; groups in pieces; one batch of four."""
@@ -170,7 +224,15 @@ def test_gradient_checkpointing_changes_memory_and_not_the_gradient(tmp_path):
 @pytest.mark.parametrize("objective", REWARD_OBJECTIVES)
 def test_every_objective_learns_to_rank(tmp_path, objective):
     groups = make_groups(8)
-    trainer = make_trainer(tmp_path, make_model(), groups, objective, max_steps=15, global_batch_size=8, learning_rate=3e-3)
+    trainer = make_trainer(
+        tmp_path,
+        make_model(),
+        groups,
+        objective,
+        max_steps=15,
+        global_batch_size=8,
+        learning_rate=3e-3,
+    )
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -201,8 +263,16 @@ def test_evaluation_does_not_depend_on_batches_and_counts_every_pair(tmp_path):
             max_batch_tokens=max_batch_tokens,
         )  # fmt: skip
         found.append(trainer.evaluate())
-        assert trainer.target.calibration["n_pairs"] == sum(len(pairs_in(group)) for group in groups)
-    for name in ("eval_loss", "eval_rewards/margins", "eval_pairs/accuracy", "eval_pairs/ece", "eval_pairs/log_loss"):
+        assert trainer.target.calibration["n_pairs"] == sum(
+            len(pairs_in(group)) for group in groups
+        )
+    for name in (
+        "eval_loss",
+        "eval_rewards/margins",
+        "eval_pairs/accuracy",
+        "eval_pairs/ece",
+        "eval_pairs/log_loss",
+    ):
         assert [each[name] for each in found] == pytest.approx([found[0][name]] * 3, rel=1e-4)
 
 
@@ -210,10 +280,18 @@ def test_named_pairs_are_what_is_measured(tmp_path):
     """A group with one named pair of its three, whose winner is a negative by role."""
     group = make_groups(8)[1]
     low, middle = group.responses[-1], group.responses[1]
-    members = [each._replace(beats=[middle.sample_idx] if each is low else []) for each in group.responses]
+    members = [
+        each._replace(beats=[middle.sample_idx] if each is low else []) for each in group.responses
+    ]
     named = group._replace(responses=members)
     model = make_model()
-    scores = dict(zip((each.sample_idx for each in members), scores_alone(model, [named]).tolist(), strict=True))
+    scores = dict(
+        zip(
+            (each.sample_idx for each in members),
+            scores_alone(model, [named]).tolist(),
+            strict=True,
+        )
+    )
     trainer = make_trainer(tmp_path, model, [named], "bt", eval_groups=[named])
     rows = trainer.evaluate()
     gap = scores[low.sample_idx] - scores[middle.sample_idx]

@@ -51,9 +51,14 @@ def test_named_pairs_are_what_accuracy_and_margin_are_of():
     scores = torch.tensor([[-1.0, -2.0, -3.0, -0.5]])
     pairs = torch.ones(4, 4, dtype=torch.bool).triu(1)[None]
     targets = Targets(
-        torch.tensor([[4.0, 3.0, 2.0, 1.0]]), torch.tensor([[True, False, False, False]]), torch.ones(1, 4).bool(), pairs
+        torch.tensor([[4.0, 3.0, 2.0, 1.0]]),
+        torch.tensor([[True, False, False, False]]),
+        torch.ones(1, 4).bool(),
+        pairs,
     )
-    row = measure_groups(torch.zeros(1), scores, ResponseLogps(scores, torch.ones(1, 4)), targets)[0]
+    row = measure_groups(torch.zeros(1), scores, ResponseLogps(scores, torch.ones(1, 4)), targets)[
+        0
+    ]
     found = dict(zip(MEASURES, row.tolist(), strict=True))
     differences = [(scores[0, w] - scores[0, v]).item() for w in range(4) for v in range(w + 1, 4)]
     assert found["rewards/accuracy"] == sum(d > 0 for d in differences) / 6
@@ -61,8 +66,15 @@ def test_named_pairs_are_what_accuracy_and_margin_are_of():
 
 
 def test_equal_scores_are_not_a_win():
-    targets = Targets(torch.zeros(1, 2), torch.tensor([[True, False]]), torch.ones(1, 2, dtype=torch.bool))
-    row = measure_groups(torch.zeros(1), torch.zeros(1, 2), ResponseLogps(torch.zeros(1, 2), torch.ones(1, 2)), targets)
+    targets = Targets(
+        torch.zeros(1, 2), torch.tensor([[True, False]]), torch.ones(1, 2, dtype=torch.bool)
+    )
+    row = measure_groups(
+        torch.zeros(1),
+        torch.zeros(1, 2),
+        ResponseLogps(torch.zeros(1, 2), torch.ones(1, 2)),
+        targets,
+    )
     assert row[0, MEASURES.index("rewards/accuracy")] == 0
 
 
@@ -75,19 +87,31 @@ def test_distances_from_the_reference_are_means_over_responses_of_each_token():
     policy = ResponseLogps(torch.tensor([[-2.0, -9.0, -8.0, 0.0]]), torch.tensor([[2, 3, 4, 0]]))
     mask = torch.tensor([[True, True, True, False]])
     targets = Targets(torch.zeros(1, 4), torch.tensor([[True, False, False, False]]), mask)
-    row = measure_groups(torch.zeros(1), torch.zeros(1, 4), policy, targets, torch.tensor([[-1.0, -3.0, -12.0, 0.0]]))[0]
+    row = measure_groups(
+        torch.zeros(1), torch.zeros(1, 4), policy, targets, torch.tensor([[-1.0, -3.0, -12.0, 0.0]])
+    )[0]
     found = {name: row[MEASURES.index(name)].item() for name in ("kl", *FALLS)}
-    assert found == pytest.approx({"kl": (0.5 + 2 - 1) / 3, "logps/chosen_fall": 0.5, "logps/rejected_fall": (2 - 1) / 2})
+    assert found == pytest.approx(
+        {"kl": (0.5 + 2 - 1) / 3, "logps/chosen_fall": 0.5, "logps/rejected_fall": (2 - 1) / 2}
+    )
 
 
 def entry(chosen, rejected=-4.0, prefix="", **more):
-    return {f"{prefix}loss": 1.0, f"{prefix}logps/chosen": chosen, f"{prefix}logps/rejected": rejected} | more
+    return {
+        f"{prefix}loss": 1.0,
+        f"{prefix}logps/chosen": chosen,
+        f"{prefix}logps/rejected": rejected,
+    } | more
 
 
 def test_without_a_reference_falls_are_from_the_first_rows():
     history = []
     for number in range(N_FIRST_ROWS + 5):
-        row = entry(-1.0 if number < N_FIRST_ROWS else -1.75, kl=float("nan"), **dict.fromkeys(FALLS, float("nan")))
+        row = entry(
+            -1.0 if number < N_FIRST_ROWS else -1.75,
+            kl=float("nan"),
+            **dict.fromkeys(FALLS, float("nan")),
+        )
         complete_entry(row, history)
         history.append(row)
     assert [row["logps/chosen_fall"] for row in history] == [0.0] * N_FIRST_ROWS + [0.75] * 5
@@ -118,10 +142,17 @@ def test_the_closing_line_of_a_run_gets_nothing():
 
 @pytest.mark.parametrize(
     ("margin", "accuracy", "words"),
-    [(0.0, 0.0, "undecided (ties)"), (-3e-7, 0.25, "undecided (ties)"), (0.4, 0.83, "83%"), (-0.2, 0.0, "0%")],
+    [
+        (0.0, 0.0, "undecided (ties)"),
+        (-3e-7, 0.25, "undecided (ties)"),
+        (0.4, 0.83, "83%"),
+        (-0.2, 0.0, "0%"),
+    ],
 )
 def test_an_accuracy_of_rounding_noise_is_undecided(margin, accuracy, words):
     """A policy that equals its reference has margins of rounding: neither 0 % nor 25 % is an accuracy."""
     figures = {"loss": 0.69, "rewards/margins": margin, "rewards/accuracy": accuracy}
-    told = describe_progress({"n_steps": 5, "n_groups": 4, "n_steps_averaged": 1, "first": figures, "last": figures})
+    told = describe_progress(
+        {"n_steps": 5, "n_groups": 4, "n_steps_averaged": 1, "first": figures, "last": figures}
+    )
     assert told.endswith(f"accuracy {words} to {words}")

@@ -62,7 +62,9 @@ def test_a_fresh_head_is_drawn_by_the_seed_with_the_papers_spread(causal):
 def test_the_backbone_is_the_language_models(causal):
     weights = load_file(causal.path / "model.safetensors")
     model = load(causal).model
-    assert all(value.equal(weights[name]) for name, value in model.state_dict().items() if name in weights)
+    assert all(
+        value.equal(weights[name]) for name, value in model.state_dict().items() if name in weights
+    )
     assert {name for name in model.state_dict() if name not in weights} == {"score.weight"}
     assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
 
@@ -79,7 +81,9 @@ def test_a_pad_token_that_ends_no_conversation_stays(causal):
 
 def test_padding_with_the_end_of_turn_is_replaced_where_conversations_end_with_it(tmp_path):
     """With ``pad_token = eos_token`` the classifier would look past the end of turn and read one token early."""
-    files = edited(make_tiny_causal_lm, tmp_path / "model", pad_token="<|im_end|>", chat_template=ENDS_WITH_END)
+    files = edited(
+        make_tiny_causal_lm, tmp_path / "model", pad_token="<|im_end|>", chat_template=ENDS_WITH_END
+    )
     tokenizer = load_reward_tokenizer(files)
     assert tokenizer.pad_token_id not in (None, END_ID)
     model = load_reward_model(files, tokenizer, lora=None, seed=0).model
@@ -88,18 +92,30 @@ def test_padding_with_the_end_of_turn_is_replaced_where_conversations_end_with_i
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], return_dict=False
     )
     hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state
-    torch.testing.assert_close(model(input_ids=torch.tensor([ids])).logits[0], model.score(hidden[0, -1]))
+    torch.testing.assert_close(
+        model(input_ids=torch.tensor([ids])).logits[0], model.score(hidden[0, -1])
+    )
 
 
-def test_without_a_spare_special_token_one_is_added_with_an_embedding_and_scores_survive_saving(tmp_path):
-    files = edited(make_tiny_causal_lm, tmp_path / "model", pad_token=None, bos_token=None, chat_template=ENDS_WITH_END)
+def test_without_a_spare_special_token_one_is_added_with_an_embedding_and_scores_survive_saving(
+    tmp_path,
+):
+    files = edited(
+        make_tiny_causal_lm,
+        tmp_path / "model",
+        pad_token=None,
+        bos_token=None,
+        chat_template=ENDS_WITH_END,
+    )
     tokenizer = load_reward_tokenizer(files)
     if tokenizer.pad_token != "<|pad|>":
         pytest.skip("this release of transformers keeps another special token")
     policy = load_reward_model(files, tokenizer, lora=None, seed=0)
     (tmp_path / "saved").mkdir()
     save_policy(finished_reward_model(policy), tmp_path / "saved", "card")
-    RewardModelScorer(inspect_model(tmp_path / "saved", "saved"), device="cpu")  # its own padding test passes
+    RewardModelScorer(
+        inspect_model(tmp_path / "saved", "saved"), device="cpu"
+    )  # its own padding test passes
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -115,7 +131,9 @@ def test_merged_adapters_score_as_the_adapters_did(causal, tmp_path):
     (tmp_path / "saved").mkdir()
     save_policy(merged, tmp_path / "saved", "card")
     assert type(merged.model) is LlamaForSequenceClassification
-    found = LlamaForSequenceClassification.from_pretrained(tmp_path / "saved")(input_ids=rows).logits
+    found = LlamaForSequenceClassification.from_pretrained(tmp_path / "saved")(
+        input_ids=rows
+    ).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -128,7 +146,10 @@ def test_several_labels_are_refused(tmp_path):
 
 
 def test_missing_weights_are_refused_unless_they_are_the_fresh_heads(tmp_path):
-    for make, name in ((make_tiny_causal_lm, "model.norm.weight"), (make_tiny_reward_model, "score.weight")):
+    for make, name in (
+        (make_tiny_causal_lm, "model.norm.weight"),
+        (make_tiny_reward_model, "score.weight"),
+    ):
         folder = make(tmp_path / name)
         weights = load_file(folder / "model.safetensors")
         del weights[name]
@@ -141,7 +162,10 @@ def test_a_template_that_fails_or_writes_two_bos_is_refused(tmp_path):
     for number, (template, message) in enumerate(
         (
             ("{{ raise_exception('no') }}", "fails on one question"),
-            ("<|bos|><|bos|>{% for m in messages %}{{ m.content }}{% endfor %}", "twice at the start"),
+            (
+                "<|bos|><|bos|>{% for m in messages %}{{ m.content }}{% endfor %}",
+                "twice at the start",
+            ),
         )
     ):
         files = edited(make_tiny_causal_lm, tmp_path / str(number), chat_template=template)

@@ -4,33 +4,44 @@ import pytest
 
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
-from prefpipe.training.settings import START_VALUES, TrainSettings, derive_accumulation, training_arguments
+from prefpipe.training.settings import (
+    START_VALUES,
+    TrainSettings,
+    derive_accumulation,
+    training_arguments,
+)
 
 
 @pytest.mark.parametrize(
-    ("batch", "per_device", "world", "steps"), [(128, 1, 1, 128), (128, 4, 8, 4), (8, 8, 1, 1), (6, 1, 3, 2)]
+    ("batch", "per_device", "world", "steps"),
+    [(128, 1, 1, 128), (128, 4, 8, 4), (8, 8, 1, 1), (6, 1, 3, 2)],
 )
 def test_accumulation_is_the_global_batch_over_what_runs_at_once(batch, per_device, world, steps):
     assert derive_accumulation(batch, per_device, world) == steps
     assert steps * per_device * world == batch
 
 
-@pytest.mark.parametrize(("batch", "per_device", "world"), [(128, 3, 1), (4, 8, 1), (8, 2, 3), (0, 1, 1), (4, 0, 1)])
+@pytest.mark.parametrize(
+    ("batch", "per_device", "world"), [(128, 3, 1), (4, 8, 1), (8, 2, 3), (0, 1, 1), (4, 0, 1)]
+)
 def test_batches_that_do_not_divide_are_errors_that_name_the_numbers(batch, per_device, world):
-    message = (
-        f"--global-batch-size {batch} prompts is not a multiple of {per_device * world} \\({per_device} a device x {world} dev"
-    )
+    message = f"--global-batch-size {batch} prompts is not a multiple of {per_device * world} \\({per_device} a device x {world} dev"
     with pytest.raises(UsageError, match=message):
         derive_accumulation(batch, max(per_device, 0), world)
 
 
 def settings(**changes):
-    return TrainSettings(**({"objective": "dpo", "knobs": {"beta": 0.1}, "learning_rate": 1e-3} | changes))
+    return TrainSettings(
+        **({"objective": "dpo", "knobs": {"beta": 0.1}, "learning_rate": 1e-3} | changes)
+    )
 
 
 def test_the_arguments_follow_the_settings(tmp_path):
     arguments = training_arguments(
-        settings(global_batch_size=8, per_device_train_batch_size=2, warmup_ratio=0.25, max_steps=40), tmp_path
+        settings(
+            global_batch_size=8, per_device_train_batch_size=2, warmup_ratio=0.25, max_steps=40
+        ),
+        tmp_path,
     )
     assert arguments.gradient_accumulation_steps == 8 / 2
     assert arguments.get_warmup_steps(40) == 0.25 * 40

@@ -30,14 +30,23 @@ def llama():
 
 
 def lora():
-    config = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"
+    )
     return get_peft_model(llama(), config)
 
 
 def gpt2():
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=VOCAB_SIZE, n_positions=64, n_embd=32, n_layer=2, n_head=2, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0
+            vocab_size=VOCAB_SIZE,
+            n_positions=64,
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            attn_pdrop=0.0,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
         )
     )
 
@@ -65,7 +74,11 @@ def results(model, batch):
     logps, n_tokens, ends, _ = group_logps(model, batch)
     weights = torch.linspace(-1.0, 2.0, logps.numel()).reshape(logps.shape)
     (logps * weights + ends * weights.flip(0)).sum().backward()
-    return logps.detach(), n_tokens, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return (
+        logps.detach(),
+        n_tokens,
+        {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
+    )
 
 
 def assert_same(found, expected, *, relative=1e-5):
@@ -86,7 +99,9 @@ def both(make, groups, *, checkpointing=False):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if hasattr(model, "enable_input_require_grads"):
             model.enable_input_require_grads()
-    (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation(ATTENTION)
+    (model.get_base_model() if hasattr(model, "get_base_model") else model).set_attn_implementation(
+        ATTENTION
+    )
     return results(model, GroupCollator(0, [END_ID], packed=True)(groups)), expected
 
 
@@ -98,7 +113,13 @@ def both(make, groups, *, checkpointing=False):
         pytest.param([make_group("p", lengths=(6, 6, 6, 6))], id="equal lengths"),
         pytest.param([make_group("p", lengths=(1, 9, 4))], id="ragged, one a single token"),
         pytest.param(make_groups(5), id="several groups"),
-        pytest.param([make_group("p", n_prompt=1, lengths=(2, 3)), make_group("q", n_prompt=20, lengths=(5,))], id="odd prompts"),
+        pytest.param(
+            [
+                make_group("p", n_prompt=1, lengths=(2, 3)),
+                make_group("q", n_prompt=20, lengths=(5,)),
+            ],
+            id="odd prompts",
+        ),
     ],
 )
 def test_packed_equals_padded(make, groups, checkpointing):
@@ -128,7 +149,12 @@ def test_a_response_sees_its_prompt_and_itself_alone():
 
     before = logps(groups)
     other = groups[0].responses[1]._replace(token_ids=[9, 9, 9, 9, 9])
-    after = logps([groups[0]._replace(responses=[groups[0].responses[0], other, groups[0].responses[2]]), groups[1]])
+    after = logps(
+        [
+            groups[0]._replace(responses=[groups[0].responses[0], other, groups[0].responses[2]]),
+            groups[1],
+        ]
+    )
     assert (after == before).tolist() == [[True, False, True], [True, True, True]]
     after = logps([groups[0]._replace(prompt_token_ids=[8] * 5), groups[1]])
     assert (after == before).tolist() == [[False, False, False], [True, True, True]]
@@ -138,7 +164,12 @@ def test_the_row_is_as_long_as_its_tokens():
     group = make_group("p", n_prompt=5, lengths=(4, 6, 3))
     packed = pack_groups([group, group._replace(prompt_id="q")])
     assert packed["input_ids"].shape == (1, 2 * (5 + 4 + 6 + 3))
-    assert packed["position_ids"][0, :18].tolist() == [*range(5), *range(5, 9), *range(5, 11), *range(5, 8)]
+    assert packed["position_ids"][0, :18].tolist() == [
+        *range(5),
+        *range(5, 9),
+        *range(5, 11),
+        *range(5, 8),
+    ]
     assert packed["predictors"][:5].tolist() == [4, 5, 6, 7, 4]
     assert packed["labels"].tolist()[:4] == list(group.responses[0].token_ids)
 
@@ -159,8 +190,14 @@ def test_models_that_cannot_be_packed_are_left_as_they_were_with_a_reason():
     }  # fmt: skip
     capped = Gemma2ForCausalLM(Gemma2Config(**common, final_logit_softcapping=5.0))
     sliding = MistralForCausalLM(MistralConfig(**common, sliding_window=8))
-    recurrent = MambaForCausalLM(MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, state_size=4))
-    for model, reason in ((capped, "final_logit_softcapping = 5.0"), (sliding, "a window of 8 tokens"), (recurrent, "")):
+    recurrent = MambaForCausalLM(
+        MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, state_size=4)
+    )
+    for model, reason in (
+        (capped, "final_logit_softcapping = 5.0"),
+        (sliding, "a window of 8 tokens"),
+        (recurrent, ""),
+    ):
         before = model.config._attn_implementation
         told = share_prompts(model)
         assert told is not None

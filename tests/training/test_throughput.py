@@ -6,7 +6,10 @@ from support.tiny_groups import make_group
 from prefpipe.training.batches import BudgetCollator, GroupCollator
 from prefpipe.training.throughput import Throughput, Work, throughput_figures
 
-GROUPS = [make_group("a", n_prompt=5, lengths=(4, 6, 3)), make_group("b", n_prompt=2, lengths=(3, 3))]
+GROUPS = [
+    make_group("a", n_prompt=5, lengths=(4, 6, 3)),
+    make_group("b", n_prompt=2, lengths=(3, 3)),
+]
 
 
 class Clock:
@@ -34,7 +37,10 @@ def test_a_group_in_several_rows_computes_its_prompt_in_each():
 
 
 def test_the_share_saved_is_of_prompt_tokens():
-    assert throughput_figures(26, 19, 19, 2.0) == {"tokens_per_s": 13.0, "prompt_tokens_saved": pytest.approx(1 - 7 / 19)}
+    assert throughput_figures(26, 19, 19, 2.0) == {
+        "tokens_per_s": 13.0,
+        "prompt_tokens_saved": pytest.approx(1 - 7 / 19),
+    }
     assert throughput_figures(38, 19, 19, 2.0)["prompt_tokens_saved"] == 0
     assert throughput_figures(0, 0, 0, 0.0) == {}
 

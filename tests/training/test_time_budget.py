@@ -38,7 +38,9 @@ def step(budget, clock, seconds, evaluation_s=None, save_s=None):
 def begin(hours, n_weights=0):
     clock = Clock()
     budget = TimeBudget(hours, started=clock.now, clock=clock)
-    budget.on_train_begin(ARGUMENTS, None, None, model=torch.nn.Linear(max(n_weights, 1), 1, bias=False))
+    budget.on_train_begin(
+        ARGUMENTS, None, None, model=torch.nn.Linear(max(n_weights, 1), 1, bias=False)
+    )
     return budget, clock
 
 
@@ -62,14 +64,18 @@ def test_evaluation_and_saving_have_to_fit_too():
     budget, clock = begin(100 / 3600)
     step(budget, clock, 10, evaluation_s=20, save_s=10)
     step(budget, clock, 5)  # at 45
-    assert step(budget, clock, 5, evaluation_s=20)  # at 50, with one due now: 50 + 20 + 10 + 20 + 10 = 110
+    assert step(
+        budget, clock, 5, evaluation_s=20
+    )  # at 50, with one due now: 50 + 20 + 10 + 20 + 10 = 110
 
 
 def test_the_first_saving_is_reckoned_from_bytes_and_then_measured():
     """4 bytes of weight and 8 of moments a trained weight."""
     n_weights = int(SAVE_BYTES_PER_S / 12 * 50)
     budget, clock = begin(100 / 3600)
-    budget.on_train_begin(ARGUMENTS, None, None, model=torch.nn.Linear(n_weights, 1, bias=False, device="meta"))
+    budget.on_train_begin(
+        ARGUMENTS, None, None, model=torch.nn.Linear(n_weights, 1, bias=False, device="meta")
+    )
     assert round(budget.save_s) == 50
     assert not step(budget, clock, 20)  # at 20: 20 + 20 + 50 = 90
     assert step(budget, clock, 15, save_s=2)  # at 35: 35 + 20 + 50 = 105
@@ -85,7 +91,9 @@ def test_it_is_never_up_before_the_first_step():
 
 def test_the_baseline_is_the_first_measured_evaluation():
     budget, clock = begin(100 / 3600)
-    budget.on_train_begin(SimpleNamespace(eval_on_start=True), None, None, model=torch.nn.Linear(1, 1))
+    budget.on_train_begin(
+        SimpleNamespace(eval_on_start=True), None, None, model=torch.nn.Linear(1, 1)
+    )
     clock.now += 30
     budget.on_log(None, None, None)
     budget.on_evaluate(None, None, None)

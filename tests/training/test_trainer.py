@@ -47,8 +47,16 @@ def make_trainer(
         assert share_prompts(model) is None
     if OBJECTIVES[objective].needs_reference:
         groups = with_reference(groups, reference_logps(model, groups, pad_token_id=0))
-    values = {"learning_rate": 1e-3, "global_batch_size": 4, "max_steps": 1, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
-    settings = TrainSettings(objective=objective, knobs=resolve_knobs(objective, knobs or {}), **(values | changes))
+    values = {
+        "learning_rate": 1e-3,
+        "global_batch_size": 4,
+        "max_steps": 1,
+        "lr_scheduler_type": "constant",
+        "warmup_ratio": 0.0,
+    }
+    settings = TrainSettings(
+        objective=objective, knobs=resolve_knobs(objective, knobs or {}), **(values | changes)
+    )
     arguments = training_arguments(settings, folder)
     arguments.save_strategy = "steps" if save else "no"
     return GroupTrainer(
@@ -106,7 +114,13 @@ def test_the_gradient_is_that_of_the_mean_loss_written_out(tmp_path):
     """SimPO over 4 groups, one sequence at a time, without trainer, collator or objective table."""
     groups = make_groups(4)
     keep = KeepGradients()
-    trainer = make_trainer(tmp_path, groups=groups, callbacks=[keep], max_grad_norm=0.0, knobs={"beta": 2.0, "gamma": 0.5})
+    trainer = make_trainer(
+        tmp_path,
+        groups=groups,
+        callbacks=[keep],
+        max_grad_norm=0.0,
+        knobs={"beta": 2.0, "gamma": 0.5},
+    )
     trainer.train()
     model, total = make_model(), 0.0
     for group in groups:
@@ -115,7 +129,12 @@ def test_the_gradient_is_that_of_the_mean_loss_written_out(tmp_path):
             ids = torch.tensor([[*group.prompt_token_ids, *response.token_ids]])
             shares = torch.log_softmax(model(ids).logits[0], -1)
             start = len(group.prompt_token_ids)
-            scores.append(2.0 * torch.stack([shares[start + t - 1, x] for t, x in enumerate(response.token_ids)]).mean())
+            scores.append(
+                2.0
+                * torch.stack(
+                    [shares[start + t - 1, x] for t, x in enumerate(response.token_ids)]
+                ).mean()
+            )
         pairs = [-torch.nn.functional.logsigmoid(scores[0] - score - 0.5) for score in scores[1:]]
         total = total + torch.stack(pairs).mean() / len(groups)
     total.backward()
@@ -125,8 +144,14 @@ def test_the_gradient_is_that_of_the_mean_loss_written_out(tmp_path):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_learns_to_prefer_what_it_should(tmp_path, objective):
-    knobs = {"beta": 1.0} if OBJECTIVES[objective].needs_reference and OBJECTIVES[objective].knob("beta") else {}
-    trainer = make_trainer(tmp_path, objective, max_steps=12, global_batch_size=8, learning_rate=3e-3, knobs=knobs)
+    knobs = (
+        {"beta": 1.0}
+        if OBJECTIVES[objective].needs_reference and OBJECTIVES[objective].knob("beta")
+        else {}
+    )
+    trainer = make_trainer(
+        tmp_path, objective, max_steps=12, global_batch_size=8, learning_rate=3e-3, knobs=knobs
+    )
     trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -152,7 +177,9 @@ def test_a_row_has_the_means_over_the_step_and_its_counts(tmp_path):
     assert row["logps/chosen"] == pytest.approx(chosen, rel=1e-5)
     assert row["n_prompts"] == 4
     assert 0 < row["entropy"] < math.log(VOCAB_SIZE)
-    assert row["n_tokens"] == sum(len(response.token_ids) for group in groups for response in group.responses)
+    assert row["n_tokens"] == sum(
+        len(response.token_ids) for group in groups for response in group.responses
+    )
     assert row["grad_norm"] > 0
     assert row["learning_rate"] == 1e-3
 
@@ -170,7 +197,9 @@ def test_evaluation_is_the_mean_over_groups_whatever_its_batches(tmp_path):
     groups = make_groups(7)
     means = []
     for per_device in (1, 2, 4):
-        trainer = make_trainer(tmp_path / str(per_device), eval_groups=groups, per_device_train_batch_size=per_device)
+        trainer = make_trainer(
+            tmp_path / str(per_device), eval_groups=groups, per_device_train_batch_size=per_device
+        )
         means.append(trainer.evaluate())
     for name in ("eval_loss", "eval_rewards/accuracy", "eval_logps/chosen"):
         assert [mean[name] for mean in means] == pytest.approx([means[0][name]] * 3, rel=1e-5)
@@ -210,7 +239,9 @@ def test_a_checkpoint_is_a_whole_model_with_tokenizer_and_template(tmp_path):
 
 @pytest.mark.parametrize("objective", ["simpo", "mmpo", "ampo", "refa"])
 @pytest.mark.parametrize("max_batch_tokens", [1, 20, 45])
-def test_groups_that_span_micro_batches_have_the_gradient_of_one_batch(tmp_path, objective, max_batch_tokens):
+def test_groups_that_span_micro_batches_have_the_gradient_of_one_batch(
+    tmp_path, objective, max_batch_tokens
+):
     """One token: every response a row of its own, in two passes. 45: some groups whole, some in pieces."""
     (whole,) = gradients(tmp_path / "a", 4, objective=objective)
     (cut,) = gradients(tmp_path / "b", 4, objective=objective, max_batch_tokens=max_batch_tokens)
@@ -228,10 +259,23 @@ def test_padded_and_packed_training_agree(tmp_path):
 def test_losses_and_measures_do_not_depend_on_the_token_budget(tmp_path):
     rows = []
     for number, max_batch_tokens in enumerate((1, 30, 10_000)):
-        trainer = make_trainer(tmp_path / str(number), max_steps=2, max_batch_tokens=max_batch_tokens, eval_groups=make_groups(3))
+        trainer = make_trainer(
+            tmp_path / str(number),
+            max_steps=2,
+            max_batch_tokens=max_batch_tokens,
+            eval_groups=make_groups(3),
+        )
         trainer.train()
         rows.append(trainer.state.log_history[0] | trainer.evaluate())
-    for name in ("loss", "rewards/margins", "logps/chosen", "n_tokens", "n_prompts", "grad_norm", "eval_loss"):
+    for name in (
+        "loss",
+        "rewards/margins",
+        "logps/chosen",
+        "n_tokens",
+        "n_prompts",
+        "grad_norm",
+        "eval_loss",
+    ):
         assert [row[name] for row in rows] == pytest.approx([rows[0][name]] * 3, rel=1e-4)
 
 
@@ -243,19 +287,25 @@ def test_a_row_says_how_far_the_policy_is_from_its_reference(tmp_path):
         before = group_logps(trainer.model, GroupCollator(0, packed=True)(groups))
     trainer.train()
     first, second = (row for row in trainer.state.log_history if "loss" in row)
-    assert [first[name] for name in ("kl", "logps/chosen_fall", "logps/rejected_fall")] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert [
+        first[name] for name in ("kl", "logps/chosen_fall", "logps/rejected_fall")
+    ] == pytest.approx([0, 0, 0], abs=1e-6)
     again = make_trainer(tmp_path / "again", "dpo", groups=groups, max_steps=1, learning_rate=1e-2)
     again.train()
     with torch.no_grad():
         after = group_logps(again.model, GroupCollator(0, packed=True)(groups))
     falls = (before.logps - after.logps) / before.n_tokens.clamp(min=1)
     exists = before.n_tokens > 0
-    assert second["kl"] == pytest.approx(((falls * exists).sum(-1) / exists.sum(-1)).mean().item(), rel=1e-3)
+    assert second["kl"] == pytest.approx(
+        ((falls * exists).sum(-1) / exists.sum(-1)).mean().item(), rel=1e-3
+    )
     assert second["logps/chosen_fall"] == pytest.approx(falls[:, 0].mean().item(), rel=1e-3)
 
 
 def test_without_a_reference_there_is_no_kl_and_evaluations_fall_from_the_baseline(tmp_path):
-    trainer = make_trainer(tmp_path, "simpo", eval_groups=make_groups(3, seed=1), max_steps=3, learning_rate=1e-2)
+    trainer = make_trainer(
+        tmp_path, "simpo", eval_groups=make_groups(3, seed=1), max_steps=3, learning_rate=1e-2
+    )
     trainer.evaluate()
     history = list(trainer.state.log_history)
     trainer.train()
@@ -265,7 +315,9 @@ def test_without_a_reference_there_is_no_kl_and_evaluations_fall_from_the_baseli
     assert not any("kl" in row or "eval_kl" in row for row in rows)
     first, last = (row for row in rows if "eval_loss" in row)
     assert first["eval_logps/chosen_fall"] == 0
-    assert last["eval_logps/chosen_fall"] == pytest.approx(first["eval_logps/chosen"] - last["eval_logps/chosen"], rel=1e-5)
+    assert last["eval_logps/chosen_fall"] == pytest.approx(
+        first["eval_logps/chosen"] - last["eval_logps/chosen"], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("shared_prompt", [True, False])

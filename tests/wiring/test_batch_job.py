@@ -11,7 +11,13 @@ from prefpipe.wiring.batch_job import Worker, end_of_job, worker_of
 
 
 def config(**changes: object) -> SelectConfig:
-    settings = {"candidates": Path("c"), "scores": Path("s"), "output": Path("run/groups"), "strategy": "bottom-k", "k": 2}
+    settings = {
+        "candidates": Path("c"),
+        "scores": Path("s"),
+        "output": Path("run/groups"),
+        "strategy": "bottom-k",
+        "k": 2,
+    }
     return SelectConfig(**(settings | changes))
 
 
@@ -36,7 +42,9 @@ def array(tasks: list[int], task: int, step: int = 1) -> dict[str, str]:
         ([7], 1),
     ],
 )
-def test_every_task_of_an_array_has_its_place_and_all_together_make_all_parts(tasks: list[int], step: int) -> None:
+def test_every_task_of_an_array_has_its_place_and_all_together_make_all_parts(
+    tasks: list[int], step: int
+) -> None:
     shards = [worker_of(config(), array(tasks, task, step)).shard for task in tasks]
     assert shards == [Shard(place, len(tasks)) for place in range(len(tasks))]
     assert sorted(part for shard in shards for part in shard.parts(11)) == list(range(11))
@@ -46,7 +54,9 @@ def test_every_task_of_an_array_has_its_place_and_all_together_make_all_parts(ta
 @pytest.mark.parametrize("step", [1, 3])
 def test_an_array_with_other_gaps_is_refused_in_every_task(tasks: list[int], step: int) -> None:
     for task in tasks:
-        with pytest.raises(UsageError, match=f"{len(tasks)} tasks from {tasks[0]} to {tasks[-1]}, with gaps") as caught:
+        with pytest.raises(
+            UsageError, match=f"{len(tasks)} tasks from {tasks[0]} to {tasks[-1]}, with gaps"
+        ) as caught:
             worker_of(config(), array(tasks, task, step))
         assert "--shard-index $SLURM_ARRAY_TASK_ID --num-shards N" in caught.value.hint
         assert "--no-shards" in caught.value.hint
@@ -68,10 +78,19 @@ def test_flags_and_no_shards_help_where_an_array_is_refused(task: int) -> None:
         ),
         (array([1, 2], 3), "tasks are numbered from 1 to 2"),
         (array([0, 2, 4], 3, step=2), "numbered from 0 to 4 in steps of 2"),
-        ({"SLURM_ARRAY_TASK_ID": "-1", "SLURM_ARRAY_TASK_COUNT": "2"}, "SLURM_ARRAY_TASK_ID=-1 is no whole number"),
-        ({"SLURM_ARRAY_TASK_ID": "²", "SLURM_ARRAY_TASK_COUNT": "2"}, "SLURM_ARRAY_TASK_ID=² is no whole number"),
+        (
+            {"SLURM_ARRAY_TASK_ID": "-1", "SLURM_ARRAY_TASK_COUNT": "2"},
+            "SLURM_ARRAY_TASK_ID=-1 is no whole number",
+        ),
+        (
+            {"SLURM_ARRAY_TASK_ID": "²", "SLURM_ARRAY_TASK_COUNT": "2"},
+            "SLURM_ARRAY_TASK_ID=² is no whole number",
+        ),
         ({"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "0"}, "0 tasks from 0 to -1"),
-        ({"PREFPIPE_SHARD_INDEX": "3", "PREFPIPE_NUM_SHARDS": "3"}, "PREFPIPE_SHARD_INDEX=3 does not fit PREFPIPE_NUM_SHARDS=3"),
+        (
+            {"PREFPIPE_SHARD_INDEX": "3", "PREFPIPE_NUM_SHARDS": "3"},
+            "PREFPIPE_SHARD_INDEX=3 does not fit PREFPIPE_NUM_SHARDS=3",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(variables: dict[str, str], complaint: str) -> None:
@@ -85,12 +104,16 @@ def test_a_shard_from_the_environment_is_said_with_its_source_and_what_switches_
     assert worker.describe(Path("run/groups")) == [
         "shard 1 of 4, from SLURM_ARRAY_TASK_ID=2 of the array 1-4; where each task is a run of its own, pass --no-shards"
     ]
-    assert worker_of(config(shard_index=1, num_shards=4), {}).describe(Path("run/groups")) == ["shard 1 of 4"]
+    assert worker_of(config(shard_index=1, num_shards=4), {}).describe(Path("run/groups")) == [
+        "shard 1 of 4"
+    ]
     assert worker_of(config(), {}).describe(Path("run/groups-1")) == []
     assert worker_of(config(shards=False), array([1, 2], 2)).describe(Path("run/groups-2")) == []
 
 
-@pytest.mark.parametrize("output", ["sweep/groups-2", "sweep/2/groups", "seed_002/groups", "k2b/groups"])
+@pytest.mark.parametrize(
+    "output", ["sweep/groups-2", "sweep/2/groups", "seed_002/groups", "k2b/groups"]
+)
 def test_an_output_named_after_the_task_is_warned_about(output: str) -> None:
     warning = worker_of(config(), array([1, 2, 3, 4], 2)).describe(Path(output))[1]
     assert f"warning: -o {output} has this task's number in" in warning
@@ -107,7 +130,10 @@ def test_no_shards_and_a_shard_by_hand_exclude_each_other() -> None:
         config(shards=False, shard_index=0, num_shards=2)
 
 
-@pytest.mark.parametrize(("text", "end"), [("1764450000", 1764450000.0), ("", None), ("0", None), ("N/A", None), ("-5", None)])
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [("1764450000", 1764450000.0), ("", None), ("0", None), ("N/A", None), ("-5", None)],
+)
 def test_the_end_of_the_job_where_slurm_says_it(text: str, end: float | None) -> None:
     assert end_of_job({"SLURM_JOB_END_TIME": text}) == end
     assert end_of_job({}) is None

@@ -4,7 +4,7 @@ Matched by prompt id or by the prompt's text. A file that numbers its rows inste
 is matched by row only where both files have all rows, and the caller is told.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import isnan
 from typing import Any, NamedTuple
 
@@ -145,9 +145,10 @@ def _matched(
 def _by_key(
     table: UserTable, name: str, keys: Sequence[str], values: Sequence[float], what: str
 ) -> Matched:
-    as_key: Callable[[Any], str] = lambda value: (
-        value if isinstance(value, str) else canonical_json(value)
-    )
+
+    def as_key(value: Any) -> str:
+        return value if isinstance(value, str) else canonical_json(value)
+
     found: dict[str, float] = {}
     for place, key, value in zip(
         table.places, map(as_key, table.values(name)), values, strict=True

@@ -95,7 +95,10 @@ def pairs_of_columns(table: UserTable) -> tuple[list[PairOfColumns], list[str]]:
     left_out += [
         name for columns in by_scorer.values() for name in columns.values() if name not in used
     ]
-    note = "columns that look like scores and are not taken (a pair is two columns of numbers, as score_chosen and score_rejected)"
+    note = (
+        "columns that look like scores and are not taken "
+        "(a pair is two columns of numbers, as score_chosen and score_rejected)"
+    )
     return found, [f"{note}: {', '.join(sorted(set(left_out)))}"] if left_out else []
 
 

@@ -34,7 +34,8 @@ class Pools(NamedTuple):
 
     ``negatives`` (P, R): the candidate negatives in order, -1 behind the last; ``n_negatives`` (P,). ``positives`` (P, p)
     best first, -1 behind the last; ``n_positives`` (P,). ``distances`` (P, R, R), or None without embeddings.
-    ``rewards`` (P, R), 0 where there is no candidate. ``weights`` (P, R): see `prefpipe.maths.selection.selection.response_weights`;
+    ``rewards`` (P, R), 0 where there is no candidate. ``weights`` (P, R): see
+    `prefpipe.maths.selection.selection.response_weights`;
     ``temperatures`` (P,) their T. ``seeds`` (P,) uint64.
     """
 

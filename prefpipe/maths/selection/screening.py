@@ -140,7 +140,8 @@ def mask_low_margins(
     """Return (P, R) which usable candidates are too close to the positives to be negatives.
 
     The positives are the `count_positives` highest rewards of ``mask_PR``, ties to the lower index, as in
-    `prefpipe.maths.selection.selection`. Any other usable candidate i has margin ``min(r of positives) - r_i`` and is usable only with a
+    `prefpipe.maths.selection.selection`. Any other usable candidate i has margin ``min(r of positives) - r_i``
+    and is usable only with a
     margin of at least ``min_margin``. Zero, as in the papers, changes nothing; any number above zero keeps candidates tied
     with a positive out of the negatives. A prompt may be left with positives alone: `pool_verdicts` names it.
     """

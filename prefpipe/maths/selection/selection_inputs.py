@@ -1,4 +1,4 @@
-"""What `prefpipe.maths.selection.selection` is given: options, and arrays that are checked before anything is computed with them."""
+"""What `prefpipe.maths.selection.selection` takes: options, and arrays that are checked first."""
 
 import difflib
 from collections.abc import Mapping

@@ -11,7 +11,11 @@ from support.alpaca_files import annotation, annotations, difficulty_table, game
 from support.interchange_files import lines
 
 from prefpipe.artifacts.interchange.annotations import read_annotations
-from prefpipe.artifacts.interchange.prompt_values import read_baseline_lengths, read_difficulty, read_regularising_rows
+from prefpipe.artifacts.interchange.prompt_values import (
+    read_baseline_lengths,
+    read_difficulty,
+    read_regularising_rows,
+)
 from prefpipe.errors import InputError
 
 
@@ -43,9 +47,12 @@ def test_lengths_are_characters_and_not_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(0.5, "`preference` is 0.5, and this file's are 1 to 2"), (2.5, "2.5"), ("A", "no number")]
+    ("value", "message"),
+    [(0.5, "`preference` is 0.5, and this file's are 1 to 2"), (2.5, "2.5"), ("A", "no number")],
 )
-def test_alpaca_eval_preferences_outside_their_scale_are_refused(tmp_path: Path, value, message) -> None:
+def test_alpaca_eval_preferences_outside_their_scale_are_refused(
+    tmp_path: Path, value, message
+) -> None:
     source = alpaca(tmp_path / "a.json", annotation(0, 1.5), annotation(1, value))
     with pytest.raises(InputError, match=message) as caught:
         read_annotations(source)
@@ -69,13 +76,23 @@ def test_parquet_with_lengths_and_difficulty(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "p.parquet")
     found = read_annotations(str(tmp_path / "p.parquet"))
     assert (found.ids, found.texts) == (["3", "4"], None)
-    assert (found.lengths, found.baseline_lengths, found.difficulty) == ([10.0, 20.0], [30.0, 5.0], [0.1, -0.2])
+    assert (found.lengths, found.baseline_lengths, found.difficulty) == (
+        [10.0, 20.0],
+        [30.0, 5.0],
+        [0.1, -0.2],
+    )
     assert (found.judges, found.policy) == (("me", "you"), "m")
 
 
 def test_verdicts_of_two_sides_are_of_the_first_over_the_second(tmp_path: Path) -> None:
     """`prefpipe judge A B` writes the preference for A, and both lengths."""
-    row = {"prompt_id": "p", "preference": 0.75, "a_length_chars": 12, "b_length_chars": 30, "disagree": False}
+    row = {
+        "prompt_id": "p",
+        "preference": 0.75,
+        "a_length_chars": 12,
+        "b_length_chars": 30,
+        "disagree": False,
+    }
     found = read_annotations(lines(tmp_path / "v.jsonl", row))
     assert (found.preferences, found.lengths, found.baseline_lengths) == ([0.75], [12.0], [30.0])
 
@@ -113,7 +130,11 @@ def test_a_folder_of_no_stage_is_refused(tmp_path: Path) -> None:
 def test_difficulty_is_matched_by_text_in_any_order(tmp_path: Path) -> None:
     read = read_annotations(alpaca(tmp_path / "a.json", *(annotation(i, 1.5) for i in (2, 0, 1))))
     table = lines(
-        tmp_path / "d.jsonl", *({"instruction": f"Explain item {i}.", "instruction_difficulty": i / 10} for i in range(5))
+        tmp_path / "d.jsonl",
+        *(
+            {"instruction": f"Explain item {i}.", "instruction_difficulty": i / 10}
+            for i in range(5)
+        ),
     )
     found = read_difficulty(table, read)
     assert found.values == [0.2, 0.0, 0.1]
@@ -128,17 +149,26 @@ def test_difficulty_by_row_number_is_taken_of_complete_annotations_alone(tmp_pat
     assert found.by == "row number (both files have all rows; right where their order is the same)"
     assert found.values[1] == pytest.approx(-0.2)
     fewer = read_annotations(str(annotations(tmp_path / "fewer.json", 39)))
-    with pytest.raises(InputError, match=r"names prompts by row number alone, and has 40 rows where .* has 39"):
+    with pytest.raises(
+        InputError, match=r"names prompts by row number alone, and has 40 rows where .* has 39"
+    ):
         read_difficulty(table, fewer)
 
 
 def test_a_prompt_without_difficulty_or_with_two_is_refused(tmp_path: Path) -> None:
     read = read_annotations(alpaca(tmp_path / "a.json", annotation(0, 1.5), annotation(1, 1.5)))
     one = lines(tmp_path / "one.jsonl", {"instruction": "Explain item 0.", "difficulty": 0.5})
-    with pytest.raises(InputError, match=r"no difficulty for 1 of 2 prompts, the first is 'Explain item 1.'"):
+    with pytest.raises(
+        InputError, match=r"no difficulty for 1 of 2 prompts, the first is 'Explain item 1.'"
+    ):
         read_difficulty(one, read)
-    rows = [{"instruction": f"Explain item {i}.", "difficulty": value} for i, value in ((0, 0.5), (1, 0.5), (0, 0.6))]
-    with pytest.raises(InputError, match=r"line 3: prompt 'Explain item 0.' has another difficulty than further up"):
+    rows = [
+        {"instruction": f"Explain item {i}.", "difficulty": value}
+        for i, value in ((0, 0.5), (1, 0.5), (0, 0.6))
+    ]
+    with pytest.raises(
+        InputError, match=r"line 3: prompt 'Explain item 0.' has another difficulty than further up"
+    ):
         read_difficulty(lines(tmp_path / "two.jsonl", *rows), read)
     with pytest.raises(InputError, match="holds no difficulties"):
         read_difficulty(lines(tmp_path / "none.jsonl", {"instruction": "x", "hard": 1}), read)
@@ -148,7 +178,13 @@ def test_a_prompt_without_difficulty_or_with_two_is_refused(tmp_path: Path) -> N
 
 def test_baseline_outputs_are_matched_by_instruction(tmp_path: Path) -> None:
     """What AlpacaEval calls model_outputs.json; the last column of its rows is not read."""
-    read = read_annotations(lines(tmp_path / "r.jsonl", {"prompt": "b", "preference": 0.5}, {"prompt": "a", "preference": 0.5}))
+    read = read_annotations(
+        lines(
+            tmp_path / "r.jsonl",
+            {"prompt": "b", "preference": 0.5},
+            {"prompt": "a", "preference": 0.5},
+        )
+    )
     outputs = alpaca(tmp_path / "model_outputs.json", {"instruction": "a", "output": "four", "generator": "m", "dataset": "d"},
                      {"instruction": "b", "output": "", "generator": "m", "dataset": "d"})  # fmt: skip
     assert read_baseline_lengths(outputs, read).values == [0.0, 4.0]

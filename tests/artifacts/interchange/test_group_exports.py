@@ -15,10 +15,24 @@ from prefpipe.artifacts.interchange.group_exports import (
     pairs_of,
 )
 
-POSITIVE, GOOD, BAD = kept("p", 4, "positive", 2.0), kept("p", 1, "negative", 1.5), kept("p", 2, "negative", -1.0)
+POSITIVE, GOOD, BAD = (
+    kept("p", 4, "positive", 2.0),
+    kept("p", 1, "negative", 1.5),
+    kept("p", 2, "negative", -1.0),
+)
 SCORED = {"prompt_id": "p", "chosen_sample_idx": 4, "score_chosen": 2.0, "chosen_model": "m0"}
-TO_GOOD = SCORED | {"rejected_sample_idx": 1, "score_rejected": 1.5, "margin": 0.5, "rejected_model": "m1"}
-TO_BAD = SCORED | {"rejected_sample_idx": 2, "score_rejected": -1.0, "margin": 3.0, "rejected_model": "m0"}
+TO_GOOD = SCORED | {
+    "rejected_sample_idx": 1,
+    "score_rejected": 1.5,
+    "margin": 0.5,
+    "rejected_model": "m1",
+}
+TO_BAD = SCORED | {
+    "rejected_sample_idx": 2,
+    "score_rejected": -1.0,
+    "margin": 3.0,
+    "rejected_model": "m0",
+}
 
 
 def group(*rows: dict[str, Any]) -> Group:
@@ -27,12 +41,20 @@ def group(*rows: dict[str, Any]) -> Group:
 
 
 def indices(rows: list[dict[str, Any]]) -> list[tuple[int, int, float]]:
-    return [(pair.chosen["sample_idx"], pair.rejected["sample_idx"], pair.margin) for pair in pairs_of(rows)]
+    return [
+        (pair.chosen["sample_idx"], pair.rejected["sample_idx"], pair.margin)
+        for pair in pairs_of(rows)
+    ]
 
 
 def test_without_beats_every_positive_is_paired_with_every_negative() -> None:
     second = kept("p", 5, "positive", 1.75)
-    assert indices([POSITIVE, second, GOOD, BAD]) == [(4, 1, 0.5), (4, 2, 3.0), (5, 1, 0.25), (5, 2, 2.75)]
+    assert indices([POSITIVE, second, GOOD, BAD]) == [
+        (4, 1, 0.5),
+        (4, 2, 3.0),
+        (5, 1, 0.25),
+        (5, 2, 2.75),
+    ]
 
 
 def test_beats_says_the_pairs_whoever_is_chosen_and_with_its_margins() -> None:
@@ -42,12 +64,16 @@ def test_beats_says_the_pairs_whoever_is_chosen_and_with_its_margins() -> None:
         BAD | {"beats": []},
     ]
     assert indices(rows) == [(4, 1, 0.5), (1, 2, 2.5)]
-    assert indices([POSITIVE | {"beats": [{"sample_idx": 2, "margin": 3.0}]}, GOOD, BAD]) == [(4, 2, 3.0)]
+    assert indices([POSITIVE | {"beats": [{"sample_idx": 2, "margin": 3.0}]}, GOOD, BAD]) == [
+        (4, 2, 3.0)
+    ]
     assert indices([POSITIVE | {"beats": []}, GOOD, BAD]) == []
 
 
 def test_rejected_prompts_are_told_apart() -> None:
-    groups, left_out = groups_of([POSITIVE, GOOD, rejected("q"), kept("r", 0, "positive", 1.0)], None)
+    groups, left_out = groups_of(
+        [POSITIVE, GOOD, rejected("q"), kept("r", 0, "positive", 1.0)], None
+    )
     assert [item.prompt_id for item in groups] == ["p", "r"]
     assert left_out == [rejected("q")]
     assert groups[1].pairs == []
@@ -62,8 +88,18 @@ def test_the_schema_of_a_format_holds_its_rows(kind: str) -> None:
 
 def test_trl() -> None:
     assert list(ROWS["trl"](group(POSITIVE, GOOD, BAD))) == [
-        {"prompt": user("question p"), "chosen": assistant("answer p.4"), "rejected": assistant("answer p.1")} | TO_GOOD,
-        {"prompt": user("question p"), "chosen": assistant("answer p.4"), "rejected": assistant("answer p.2")} | TO_BAD,
+        {
+            "prompt": user("question p"),
+            "chosen": assistant("answer p.4"),
+            "rejected": assistant("answer p.1"),
+        }
+        | TO_GOOD,
+        {
+            "prompt": user("question p"),
+            "chosen": assistant("answer p.4"),
+            "rejected": assistant("answer p.2"),
+        }
+        | TO_BAD,
     ]
 
 
@@ -76,7 +112,13 @@ def test_trl_unpaired() -> None:
 
 
 def completion(rank: int, idx: int, score: float) -> dict[str, Any]:
-    return {"rank": rank, "completion": assistant(f"answer p.{idx}"), "score": score, "sample_idx": idx, "model": f"m{idx % 2}"}
+    return {
+        "rank": rank,
+        "completion": assistant(f"answer p.{idx}"),
+        "score": score,
+        "sample_idx": idx,
+        "model": f"m{idx % 2}",
+    }
 
 
 def test_nemo_rl() -> None:
@@ -85,12 +127,19 @@ def test_nemo_rl() -> None:
         "context": user("question p"), "completions": [completion(0, 4, 2.0), completion(1, 2, -1.0)], "prompt_id": "p",
         "scores": [2.0, -1.0], "margin": 3.0,
     }  # fmt: skip
-    assert "task_name" not in last  # NeMo-RL adds it, and datasets refuses a second column of a name
+    assert (
+        "task_name" not in last
+    )  # NeMo-RL adds it, and datasets refuses a second column of a name
 
 
 def test_nemo_rl_whole_groups_rank_by_reward_and_ties_share_a_rank() -> None:
     [row] = nemo_group_rows(group(POSITIVE, BAD, GOOD, kept("p", 6, "negative", 1.5)))
-    assert [(item["rank"], item["sample_idx"]) for item in row["completions"]] == [(0, 4), (1, 1), (1, 6), (3, 2)]
+    assert [(item["rank"], item["sample_idx"]) for item in row["completions"]] == [
+        (0, 4),
+        (1, 1),
+        (1, 6),
+        (3, 2),
+    ]
     assert (row["scores"], row["margin"]) == ([2.0, 1.5, 1.5, -1.0], 3.0)
 
 
@@ -100,7 +149,11 @@ def test_each_side_is_one_turn(kind: str) -> None:
     [row] = ROWS[kind](group(POSITIVE, GOOD))
     assert (
         row
-        == {"messages": user("question p"), "chosen": assistant("answer p.4")[0], "rejected": assistant("answer p.1")[0]}
+        == {
+            "messages": user("question p"),
+            "chosen": assistant("answer p.4")[0],
+            "rejected": assistant("answer p.1")[0],
+        }
         | TO_GOOD
     )
 
@@ -128,7 +181,16 @@ def test_jsonl() -> None:
 
 @pytest.mark.parametrize(
     ("roles", "expected"),
-    [("u", True), ("su", True), ("uau", True), ("uu", False), ("sau", False), ("ua", False), ("suau", True), ("", False)],
+    [
+        ("u", True),
+        ("su", True),
+        ("uau", True),
+        ("uu", False),
+        ("sau", False),
+        ("ua", False),
+        ("suau", True),
+        ("", False),
+    ],
 )
 def test_turns_that_alternate(roles: str, expected: bool) -> None:
     names = {"s": "system", "u": "user", "a": "assistant"}

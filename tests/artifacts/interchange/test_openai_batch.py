@@ -19,21 +19,42 @@ def request(custom_id: str, messages: list[dict[str, str]], **body: Any) -> dict
     return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
 
 
-def choice(text: str | None, index: int = 0, finish_reason: str = "stop", **message: Any) -> dict[str, Any]:
-    return {"index": index, "message": {"role": "assistant", "content": text} | message, "finish_reason": finish_reason}
+def choice(
+    text: str | None, index: int = 0, finish_reason: str = "stop", **message: Any
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "message": {"role": "assistant", "content": text} | message,
+        "finish_reason": finish_reason,
+    }
 
 
-def answered(custom_id: str, *choices: dict[str, Any], model: str | None = "gpt-x") -> dict[str, Any]:
+def answered(
+    custom_id: str, *choices: dict[str, Any], model: str | None = "gpt-x"
+) -> dict[str, Any]:
     body = {"id": "c", "model": model, "choices": list(choices)}
-    return {"id": "b", "custom_id": custom_id, "response": {"status_code": 200, "request_id": "r", "body": body}, "error": None}
+    return {
+        "id": "b",
+        "custom_id": custom_id,
+        "response": {"status_code": 200, "request_id": "r", "body": body},
+        "error": None,
+    }
 
 
 def failed(custom_id: str, status: int, message: str) -> dict[str, Any]:
-    return {"custom_id": custom_id, "response": {"status_code": status, "body": {"error": {"message": message}}}, "error": None}
+    return {
+        "custom_id": custom_id,
+        "response": {"status_code": status, "body": {"error": {"message": message}}},
+        "error": None,
+    }
 
 
 def batch(folder: Path, requests: list[Any], answers: list[Any]) -> Any:
-    return read(lines(folder / "out.jsonl", *answers), "openai-batch", requests=lines(folder / "in.jsonl", *requests))
+    return read(
+        lines(folder / "out.jsonl", *answers),
+        "openai-batch",
+        requests=lines(folder / "in.jsonl", *requests),
+    )
 
 
 REQUESTS = [request("x", SKY), request("y", SEA), request("z", SKY)]
@@ -70,8 +91,16 @@ def test_what_did_not_come_is_a_row_with_its_reason(tmp_path: Path) -> None:
     answers = [
         answered("e", choice(None, refusal="I cannot.", finish_reason="content_filter")),
         failed("b", 429, "slow down"),
-        {"custom_id": "c", "response": None, "error": {"code": "batch_expired", "message": "too late"}},
-        {"custom_id": "d", "response": {"status_code": 200, "body": {"object": "?"}}, "error": None},
+        {
+            "custom_id": "c",
+            "response": None,
+            "error": {"code": "batch_expired", "message": "too late"},
+        },
+        {
+            "custom_id": "d",
+            "response": {"status_code": 200, "body": {"object": "?"}},
+            "error": None,
+        },
         answered("f", choice("fine"), model=None),
         answered("g", choice("one", 0), choice("three", 2)),
     ]
@@ -82,7 +111,10 @@ def test_what_did_not_come_is_a_row_with_its_reason(tmp_path: Path) -> None:
         (key, 1): "the server answered 429: slow down",
         (key, 2): "the request failed: too late",
         (key, 3): "the answer has no `body.choices`",
-        (key, 4): "the answer holds no text, but a refusal: I cannot. (finish_reason content_filter)",
+        (
+            key,
+            4,
+        ): "the answer holds no text, but a refusal: I cannot. (finish_reason content_filter)",
         (key, 5): None,
         (key, 6): None,
         (key, 7): "the answer holds 2 of 3 choices, and not this one",
@@ -93,7 +125,9 @@ def test_what_did_not_come_is_a_row_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_a_failed_request_of_several_choices_keeps_their_places(tmp_path: Path) -> None:
-    pool = batch(tmp_path, [request("a", SKY, n=2), request("b", SKY)], [answered("b", choice("x"))])
+    pool = batch(
+        tmp_path, [request("a", SKY, n=2), request("b", SKY)], [answered("b", choice("x"))]
+    )
     assert held(pool)[prompt_id_of(SKY), 2] == ("x", "gpt-x", {})
     assert len(failures(pool)) == 3
 
@@ -117,9 +151,15 @@ def test_ids_that_hold_prompt_and_sample_are_the_key(tmp_path: Path) -> None:
     ],
 )
 def test_ids_that_could_mean_something_else_do_not(tmp_path: Path, ids: tuple[str, ...]) -> None:
-    requests = [request(name, messages) for name, messages in zip(ids, (SKY, SEA, SKY), strict=True)]
+    requests = [
+        request(name, messages) for name, messages in zip(ids, (SKY, SEA, SKY), strict=True)
+    ]
     pool = batch(tmp_path, requests, [answered(name, choice(name)) for name in ids])
-    assert set(held(pool)) == {(prompt_id_of(SKY), 0), (prompt_id_of(SKY), 1), (prompt_id_of(SEA), 0)}
+    assert set(held(pool)) == {
+        (prompt_id_of(SKY), 0),
+        (prompt_id_of(SKY), 1),
+        (prompt_id_of(SEA), 0),
+    }
 
 
 def test_a_cut_output_file_is_no_shorter_pool(tmp_path: Path) -> None:
@@ -149,7 +189,11 @@ ODD_ANSWERS: list[tuple[dict[str, Any], str | None, str | None]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("message", "text", "reason"), ODD_ANSWERS, ids=[str(message)[:60] for message, _, _ in ODD_ANSWERS])
+@pytest.mark.parametrize(
+    ("message", "text", "reason"),
+    ODD_ANSWERS,
+    ids=[str(message)[:60] for message, _, _ in ODD_ANSWERS],
+)
 def test_an_odd_answer_is_a_row_and_its_neighbours_stand(
     tmp_path: Path, message: dict[str, Any], text: str | None, reason: str | None
 ) -> None:
@@ -166,19 +210,34 @@ def test_an_odd_answer_is_a_row_and_its_neighbours_stand(
         ({}, "the answer has neither `response` nor `error`"),
         ({"response": "?"}, "the answer's `response` is '?', which is no object"),
         ({"response": {"body": {"choices": [3]}}}, "the answer holds no message: 3"),
-        ({"response": {"body": {"choices": [{"message": "Blue."}]}}}, "the answer holds no message: {'message': 'Blue.'}"),
-        ({"response": {"body": {"choices": [{"message": {"content": None}}]}}}, "the answer holds no text, and no reason why"),
-        ({"response": {"body": {"choices": []}}}, "the answer holds 0 of 1 choices, and not this one"),
+        (
+            {"response": {"body": {"choices": [{"message": "Blue."}]}}},
+            "the answer holds no message: {'message': 'Blue.'}",
+        ),
+        (
+            {"response": {"body": {"choices": [{"message": {"content": None}}]}}},
+            "the answer holds no text, and no reason why",
+        ),
+        (
+            {"response": {"body": {"choices": []}}},
+            "the answer holds 0 of 1 choices, and not this one",
+        ),
     ],
 )
-def test_an_answer_without_a_message_is_a_row(tmp_path: Path, values: dict[str, Any], reason: str) -> None:
+def test_an_answer_without_a_message_is_a_row(
+    tmp_path: Path, values: dict[str, Any], reason: str
+) -> None:
     pool = batch(tmp_path, REQUESTS, [*ANSWERS[:2], {"custom_id": "z"} | values])
     assert failures(pool)[prompt_id_of(SKY), 1] == reason
     assert held(pool)[prompt_id_of(SKY), 0] == ("Blue.", "gpt-x", {})
 
 
-@pytest.mark.parametrize("indices", [(0, 0), (None, None), (True, False), ("0", "1"), (-1, 0), (0, 10**9), (0.0, 1.5)])
-def test_indices_that_are_no_places_leave_the_choices_as_they_stand(tmp_path: Path, indices: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize(
+    "indices", [(0, 0), (None, None), (True, False), ("0", "1"), (-1, 0), (0, 10**9), (0.0, 1.5)]
+)
+def test_indices_that_are_no_places_leave_the_choices_as_they_stand(
+    tmp_path: Path, indices: tuple[Any, Any]
+) -> None:
     choices = [choice("a") | {"index": indices[0]}, choice("b") | {"index": indices[1]}]
     pool = batch(tmp_path, [request("x", SKY, n=2)], [answered("x", *choices)])
     assert [response.text for response in pool.responses[0]] == ["a", "b"]
@@ -191,12 +250,20 @@ def test_indices_that_are_no_places_leave_the_choices_as_they_stand(tmp_path: Pa
         ("MAX_TOKENS", "length", None),
         ("eos", "stop", None),
         (None, None, None),
-        ("content_filter", "content_filter", "the server ended the response with finish_reason 'content_filter'"),
+        (
+            "content_filter",
+            "content_filter",
+            "the server ended the response with finish_reason 'content_filter'",
+        ),
         (7, "7", "the server ended the response with finish_reason '7'"),
     ],
 )
-def test_endings_come_to_the_words_of_the_artifact(tmp_path: Path, said: Any, reason: str | None, failure: str | None) -> None:
-    pool = batch(tmp_path, [request("x", SKY)], [answered("x", choice("Bl") | {"finish_reason": said})])
+def test_endings_come_to_the_words_of_the_artifact(
+    tmp_path: Path, said: Any, reason: str | None, failure: str | None
+) -> None:
+    pool = batch(
+        tmp_path, [request("x", SKY)], [answered("x", choice("Bl") | {"finish_reason": said})]
+    )
     [[response]] = pool.responses
     assert (response.finish_reason, response.failure) == (reason, failure)
     assert response.text == (None if failure else "Bl")
@@ -206,7 +273,10 @@ def test_thoughts_are_counted_by_where_they_stand(tmp_path: Path) -> None:
     answers = [
         answered("x", choice("Blue.", reasoning_content="Hm.")),
         answered("y", choice("Green.", reasoning="Hm.")),
-        answered("z", choice(None) | {"message": {"content": [THINKING, {"type": "text", "text": "Grey."}]}}),
+        answered(
+            "z",
+            choice(None) | {"message": {"content": [THINKING, {"type": "text", "text": "Grey."}]}},
+        ),
     ]
     [note] = batch(tmp_path, REQUESTS, answers).notes
     assert note == (

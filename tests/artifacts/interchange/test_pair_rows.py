@@ -19,13 +19,22 @@ def test_texts_of_every_kind_of_file(tmp_path, name):
     else:
         source = str(tmp_path / name)
         frame = pl.DataFrame(rows)
-        {"parquet": frame.write_parquet, "csv": frame.write_csv, "json": frame.write_json}[name.partition(".")[2]](source)
+        {"parquet": frame.write_parquet, "csv": frame.write_csv, "json": frame.write_json}[
+            name.partition(".")[2]
+        ](source)
     found = read_pairs(source, needs_texts=True)
-    assert [(row.pair_idx, row.chosen, row.rejected, row.subset, row.pair_id) for row in found.rows] == [
-        (number, row["chosen"], row["rejected"], row["subset"], str(number)) for number, row in enumerate(rows)
+    assert [
+        (row.pair_idx, row.chosen, row.rejected, row.subset, row.pair_id) for row in found.rows
+    ] == [
+        (number, row["chosen"], row["rejected"], row["subset"], str(number))
+        for number, row in enumerate(rows)
     ]
-    assert [row.messages for row in found.rows] == [[{"role": "user", "content": row["prompt"]}] for row in rows]
-    assert [row.prompt_id for row in found.rows] == [prompt_id_of(row.messages) for row in found.rows]
+    assert [row.messages for row in found.rows] == [
+        [{"role": "user", "content": row["prompt"]}] for row in rows
+    ]
+    assert [row.prompt_id for row in found.rows] == [
+        prompt_id_of(row.messages) for row in found.rows
+    ]
     assert len({row.prompt_id for row in found.rows}) == 2
     assert found.score_columns is None
 
@@ -82,9 +91,14 @@ def test_scores_of_the_file(tmp_path):
     assert [row.scores for row in found.rows] == [(1.5, None)] * 3
     bare = [{"chosen_reward": i, "rejected_reward": 0.5, "prompt_id": f"p{i}"} for i in range(2)]
     found = read_pairs(pairs_file(tmp_path, bare), needs_texts=False)
-    assert [(row.prompt_id, row.scores) for row in found.rows] == [("p0", (0.0, 0.5)), ("p1", (1.0, 0.5))]
+    assert [(row.prompt_id, row.scores) for row in found.rows] == [
+        ("p0", (0.0, 0.5)),
+        ("p1", (1.0, 0.5)),
+    ]
     alone = [{"chosen_reward": i, "rejected_reward": 0.5} for i in range(2)]
-    assert [row.prompt_id for row in read_pairs(pairs_file(tmp_path, alone), needs_texts=False).rows] == ["row-0", "row-1"]
+    assert [
+        row.prompt_id for row in read_pairs(pairs_file(tmp_path, alone), needs_texts=False).rows
+    ] == ["row-0", "row-1"]
 
 
 @pytest.mark.parametrize(
@@ -92,9 +106,21 @@ def test_scores_of_the_file(tmp_path):
     [
         ([{"prompt": "a", "chosen": "b"}], True, "no column `rejected`"),
         (some_pairs(2), False, "no two columns of scores"),
-        (some_pairs(2, score_chosen=1, score_rejected=0, rating_chosen=1, rating_rejected=2), False, "several pairs of scores"),
-        (some_pairs(2, score_chosen="good", score_rejected="bad"), False, "`score_chosen` is 'good', which is no number"),
-        (some_pairs(2, preference=1.7), True, r"`preference` is 1\.7; a preference for the chosen response lies in \[0, 1\]"),
+        (
+            some_pairs(2, score_chosen=1, score_rejected=0, rating_chosen=1, rating_rejected=2),
+            False,
+            "several pairs of scores",
+        ),
+        (
+            some_pairs(2, score_chosen="good", score_rejected="bad"),
+            False,
+            "`score_chosen` is 'good', which is no number",
+        ),
+        (
+            some_pairs(2, preference=1.7),
+            True,
+            r"`preference` is 1\.7; a preference for the chosen response lies in \[0, 1\]",
+        ),
         (some_pairs(2, preference="A"), True, "`preference` is 'A', which is no number"),
     ],
 )
@@ -105,8 +131,14 @@ def test_columns_that_cannot_be_meant_are_refused(tmp_path, rows, needs_texts, w
 
 def test_real_files(data_dir):
     """RewardBench's names; one pair of equal texts, and six copies."""
-    llmbar, xstest = (read_pairs(str(data_dir / f"{name}_pairs.parquet"), needs_texts=True).rows for name in ("llmbar", "xstest"))
+    llmbar, xstest = (
+        read_pairs(str(data_dir / f"{name}_pairs.parquet"), needs_texts=True).rows
+        for name in ("llmbar", "xstest")
+    )
     assert (len(llmbar), len(xstest)) == (885, 976)
     assert not [row for row in (*llmbar, *xstest) if row.problem is not None]
     assert sum(row.has_equal_texts for row in llmbar) == 1
-    assert [sum(row.duplicate_of is not None for row in rows) for rows in (llmbar, xstest)] == [5, 1]
+    assert [sum(row.duplicate_of is not None for row in rows) for rows in (llmbar, xstest)] == [
+        5,
+        1,
+    ]

@@ -13,7 +13,10 @@ from prefpipe.errors import InputError
 
 KEY = prompt_id_of(SKY)
 TEXT = SKY[0]["content"]
-PAIR = {(KEY, 0): ("Blue.", None, {"preference": 1.0}), (KEY, 1): ("Red.", None, {"preference": 0.0})}
+PAIR = {
+    (KEY, 0): ("Blue.", None, {"preference": 1.0}),
+    (KEY, 1): ("Red.", None, {"preference": 0.0}),
+}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,9 @@ PAIR = {(KEY, 0): ("Blue.", None, {"preference": 1.0}), (KEY, 1): ("Red.", None,
     ],
 )
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_explicit_and_implicit_prompts_in_text_and_in_turns(tmp_path: Path, row: dict[str, Any], suffix: str) -> None:
+def test_explicit_and_implicit_prompts_in_text_and_in_turns(
+    tmp_path: Path, row: dict[str, Any], suffix: str
+) -> None:
     path = tmp_path / f"a.{suffix}"
     if suffix == "jsonl":
         lines(path, row)
@@ -43,14 +48,21 @@ def test_explicit_and_implicit_prompts_in_text_and_in_turns(tmp_path: Path, row:
 def test_a_system_turn_in_the_conversation_belongs_to_the_prompt(tmp_path: Path) -> None:
     """The H4 sets have the user's text in ``prompt`` and the whole conversation on both sides."""
     system = [{"role": "system", "content": "Be brief."}]
-    row = {"prompt": TEXT, "chosen": system + SKY + assistant("Blue."), "rejected": system + SKY + assistant("Red.")}
+    row = {
+        "prompt": TEXT,
+        "chosen": system + SKY + assistant("Blue."),
+        "rejected": system + SKY + assistant("Red."),
+    }
     pool = read(lines(tmp_path / "a.jsonl", row), "trl")
     assert pool.prompts.rows[0].messages == system + SKY
 
 
 @pytest.mark.parametrize("prompt", [None, json.dumps(SKY), TEXT])
 def test_turns_stand_in_csv_as_json(tmp_path: Path, prompt: str | None) -> None:
-    row = {"chosen": json.dumps(SKY + assistant("Blue.")), "rejected": json.dumps(SKY + assistant("Red."))}
+    row = {
+        "chosen": json.dumps(SKY + assistant("Blue.")),
+        "rejected": json.dumps(SKY + assistant("Red.")),
+    }
     pl.DataFrame([row | ({"prompt": prompt} if prompt else {})]).write_csv(tmp_path / "a.csv")
     assert held(read(str(tmp_path / "a.csv"), "trl")) == PAIR
 
@@ -59,9 +71,14 @@ def test_a_response_that_is_json_stays_a_text(tmp_path: Path) -> None:
     """Elsewhere than in CSV turns are turns, and a text is a text; in CSV one that holds no turns is."""
     answers = json.dumps(assistant("x")), "[1, 2]"
     row = {"prompt": TEXT, "chosen": answers[0], "rejected": answers[1]}
-    assert [text for text, _, _ in held(read(lines(tmp_path / "a.jsonl", row), "trl")).values()] == list(answers)
+    assert [
+        text for text, _, _ in held(read(lines(tmp_path / "a.jsonl", row), "trl")).values()
+    ] == list(answers)
     pl.DataFrame([row | {"chosen": "5"}]).write_csv(tmp_path / "a.csv")
-    assert [text for text, _, _ in held(read(str(tmp_path / "a.csv"), "trl")).values()] == ["5", "[1, 2]"]
+    assert [text for text, _, _ in held(read(str(tmp_path / "a.csv"), "trl")).values()] == [
+        "5",
+        "[1, 2]",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +88,9 @@ def test_a_response_that_is_json_stays_a_text(tmp_path: Path) -> None:
         (("chosen_rating", "rejected_rating"), "rating"), (("chosen_reward", "rejected_reward"), "reward"),
     ],
 )  # fmt: skip
-def test_scores_under_the_names_people_give_them(tmp_path: Path, names: tuple[str, str], scorer: str) -> None:
+def test_scores_under_the_names_people_give_them(
+    tmp_path: Path, names: tuple[str, str], scorer: str
+) -> None:
     row = {
         "prompt": TEXT,
         "chosen": "Blue.",
@@ -82,7 +101,10 @@ def test_scores_under_the_names_people_give_them(tmp_path: Path, names: tuple[st
         "rejected_model": "b",
     }
     pool = read(lines(tmp_path / "a.jsonl", row), "trl")
-    assert held(pool) == {(KEY, 0): ("Blue.", "a", {scorer: 4.0}), (KEY, 1): ("Red.", "b", {scorer: 1.5})}
+    assert held(pool) == {
+        (KEY, 0): ("Blue.", "a", {scorer: 4.0}),
+        (KEY, 1): ("Red.", "b", {scorer: 1.5}),
+    }
 
 
 def test_two_kinds_of_scores_are_two_scorers(tmp_path: Path) -> None:
@@ -114,12 +136,22 @@ def test_one_response_in_several_rows_is_one_candidate(tmp_path: Path) -> None:
 def test_without_scores_the_reward_is_the_share_of_comparisons_won(tmp_path: Path) -> None:
     rows = [{"prompt": TEXT, "chosen": a, "rejected": b} for a, b in ("AB", "AC", "BA", "CB")]
     found = held(read(lines(tmp_path / "a.jsonl", *rows), "trl"))
-    assert {text: scores["preference"] for text, _, scores in found.values()} == {"A": 2 / 3, "B": 1 / 3, "C": 0.5}
+    assert {text: scores["preference"] for text, _, scores in found.values()} == {
+        "A": 2 / 3,
+        "B": 1 / 3,
+        "C": 0.5,
+    }
 
 
 def test_contradictory_scores_name_both_rows(tmp_path: Path) -> None:
-    rows = [{"prompt": TEXT, "chosen": "A", "rejected": "B", "score_chosen": x, "score_rejected": 1} for x in (3, 2.5)]
-    with pytest.raises(InputError, match=r"line 2: prompt \w+: one response has score 2.5 here and 3 at line 1: 'A'"):
+    rows = [
+        {"prompt": TEXT, "chosen": "A", "rejected": "B", "score_chosen": x, "score_rejected": 1}
+        for x in (3, 2.5)
+    ]
+    with pytest.raises(
+        InputError,
+        match=r"line 2: prompt \w+: one response has score 2.5 here and 3 at line 1: 'A'",
+    ):
         read(lines(tmp_path / "a.jsonl", *rows), "trl")
 
 
@@ -132,13 +164,22 @@ def test_our_own_keys_are_used_where_they_are(tmp_path: Path) -> None:
         ("p", 4): ("A", None, {"score": 2.0}),
     }
     other = row | {"chosen": assistant("B")}
-    with pytest.raises(InputError, match="line 2: prompt p, sample 4 is another text here than at line 1"):
+    with pytest.raises(
+        InputError, match="line 2: prompt p, sample 4 is another text here than at line 1"
+    ):
         read(lines(tmp_path / "b.jsonl", row, other), "trl")
 
 
 def test_a_text_of_two_models_is_of_the_first_that_is_named(tmp_path: Path) -> None:
     rows = [
-        {"prompt": TEXT, "chosen": "A", "rejected": "B", "chosen_model": name, "rejected_model": "x"} for name in (None, "m", "n")
+        {
+            "prompt": TEXT,
+            "chosen": "A",
+            "rejected": "B",
+            "chosen_model": name,
+            "rejected_model": "x",
+        }
+        for name in (None, "m", "n")
     ]
     assert held(read(lines(tmp_path / "a.jsonl", *rows), "trl"))[KEY, 0][1] == "m"
 
@@ -158,7 +199,11 @@ def test_single_completions_with_labels_and_with_scores(tmp_path: Path) -> None:
 
 
 def test_a_prompt_in_the_layout_of_hh_rlhf_becomes_turns(tmp_path: Path) -> None:
-    row = {"prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "chosen": "d", "rejected": "e"}
+    row = {
+        "prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:",
+        "chosen": "d",
+        "rejected": "e",
+    }
     messages = read(lines(tmp_path / "a.jsonl", row), "trl").prompts.rows[0].messages
     assert messages == user("a") + assistant("b") + user("c")
 

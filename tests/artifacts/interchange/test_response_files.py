@@ -14,9 +14,30 @@ from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.errors import InputError, UsageError
 
 LONG = [
-    {"prompt_id": 7, "prompt": "What colour is the sky?", "response": "Blue.", "model": "a", "score": 0.5, "topic": "sky"},
-    {"prompt_id": 8, "prompt": "And the sea?", "response": "Green.", "model": "a", "score": None, "topic": "sea"},
-    {"prompt_id": 7, "prompt": "What colour is the sky?", "response": "Grey.", "model": "b", "score": -1, "topic": "sky"},
+    {
+        "prompt_id": 7,
+        "prompt": "What colour is the sky?",
+        "response": "Blue.",
+        "model": "a",
+        "score": 0.5,
+        "topic": "sky",
+    },
+    {
+        "prompt_id": 8,
+        "prompt": "And the sea?",
+        "response": "Green.",
+        "model": "a",
+        "score": None,
+        "topic": "sea",
+    },
+    {
+        "prompt_id": 7,
+        "prompt": "What colour is the sky?",
+        "response": "Grey.",
+        "model": "b",
+        "score": -1,
+        "topic": "sky",
+    },
 ]
 
 
@@ -38,8 +59,12 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, suffix: str) -> 
     elif suffix == "json":
         path.write_text(json.dumps(LONG))
     else:
-        pl.DataFrame(LONG).write_csv(path) if suffix == "csv" else pl.DataFrame(LONG).write_parquet(path)
-    expected = held(read(lines(tmp_path / "expected.jsonl", *LONG), "rows", rewards={"score": "score"}))
+        pl.DataFrame(LONG).write_csv(path) if suffix == "csv" else pl.DataFrame(LONG).write_parquet(
+            path
+        )
+    expected = held(
+        read(lines(tmp_path / "expected.jsonl", *LONG), "rows", rewards={"score": "score"})
+    )
     assert held(read(str(path), "rows", rewards={"score": "score"})) == expected
 
 
@@ -49,24 +74,51 @@ def test_a_text_that_looks_like_a_number_stays_a_text_in_csv(tmp_path: Path) -> 
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
-    row = {"doc": "d1", "source": "What colour is the sky?", "out": "Blue.", "system": "M1", "human": 3}
+    row = {
+        "doc": "d1",
+        "source": "What colour is the sky?",
+        "out": "Blue.",
+        "system": "M1",
+        "human": 3,
+    }
     source = lines(tmp_path / "a.jsonl", row)
-    pool = read(source, "rows", prompt_id="doc", prompt="source", response="out", model="system", rewards={"r": "human"})
+    pool = read(
+        source,
+        "rows",
+        prompt_id="doc",
+        prompt="source",
+        response="out",
+        model="system",
+        rewards={"r": "human"},
+    )
     assert held(pool) == {("d1", 0): ("Blue.", "M1", {"r": 3.0})}
     assert pool.prompts.rows[0].messages == SKY
 
 
 def test_an_id_alone_can_stand_for_the_prompt_and_it_is_said(tmp_path: Path) -> None:
-    pool = read(lines(tmp_path / "a.jsonl", {"id": "s1", "response": "x"}), "rows", prompt_id="id", prompt="id")
+    pool = read(
+        lines(tmp_path / "a.jsonl", {"id": "s1", "response": "x"}),
+        "rows",
+        prompt_id="id",
+        prompt="id",
+    )
     assert pool.prompts.rows[0] == ("s1", user("s1"))
     assert "must not be trained on" in pool.notes[0]
 
 
-def test_without_an_id_the_key_is_the_hash_of_the_prompt_whether_text_or_turns(tmp_path: Path) -> None:
-    text = read(lines(tmp_path / "a.jsonl", {"prompt": SKY[0]["content"], "response": "Blue."}), "rows")
+def test_without_an_id_the_key_is_the_hash_of_the_prompt_whether_text_or_turns(
+    tmp_path: Path,
+) -> None:
+    text = read(
+        lines(tmp_path / "a.jsonl", {"prompt": SKY[0]["content"], "response": "Blue."}), "rows"
+    )
     turns = read(lines(tmp_path / "b.jsonl", {"messages": SKY, "response": "Blue."}), "rows")
-    as_json = read(lines(tmp_path / "c.jsonl", {"messages": json.dumps(SKY), "response": "Blue."}), "rows")
-    assert held(text) == held(turns) == held(as_json) == {(prompt_id_of(SKY), 0): ("Blue.", None, {})}
+    as_json = read(
+        lines(tmp_path / "c.jsonl", {"messages": json.dumps(SKY), "response": "Blue."}), "rows"
+    )
+    assert (
+        held(text) == held(turns) == held(as_json) == {(prompt_id_of(SKY), 0): ("Blue.", None, {})}
+    )
 
 
 def test_given_sample_indices_are_keys_and_sort_the_rows(tmp_path: Path) -> None:
@@ -80,7 +132,10 @@ def test_a_row_that_says_it_failed_has_no_text(tmp_path: Path) -> None:
         {"prompt": "q", "response": "x", "finish_reason": "length"},
     ]
     [members] = read(lines(tmp_path / "a.jsonl", *rows), "rows").responses
-    assert [(item.text, item.finish_reason) for item in members] == [(None, "error"), ("x", "length")]
+    assert [(item.text, item.finish_reason) for item in members] == [
+        (None, "error"),
+        ("x", "length"),
+    ]
     assert members[0].failure == "the file says that it failed (finish_reason error)"
 
 
@@ -96,7 +151,10 @@ def test_columns_of_the_prompt_pass_through_and_others_are_named(tmp_path: Path)
         "no scores are taken, and columns could be scores; to take them: --reward-column score",
     ]
     assert read(source, "rows", columns=[]).prompts.columns.column_names == []
-    with pytest.raises(InputError, match=r"line 3: `score` has another value than an earlier row of the same prompt"):
+    with pytest.raises(
+        InputError,
+        match=r"line 3: `score` has another value than an earlier row of the same prompt",
+    ):
         read(source, "rows", columns=["score"])
     with pytest.raises(UsageError, match="--columns names `nope`"):
         read(source, "rows", columns=["nope"])
@@ -106,9 +164,13 @@ def test_columns_of_the_prompt_pass_through_and_others_are_named(tmp_path: Path)
 
 def test_a_column_of_nan_is_the_same_for_all_rows(tmp_path: Path) -> None:
     nan = float("nan")
-    table = pa.table({"prompt": ["q", "q"], "response": ["a", "b"], "x": [nan, nan], "seed": [1, 1]})
+    table = pa.table(
+        {"prompt": ["q", "q"], "response": ["a", "b"], "x": [nan, nan], "seed": [1, 1]}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
-    assert read(str(tmp_path / "a.parquet"), "rows").prompts.columns.column_names == ["x"]  # seed is the candidates' own
+    assert read(str(tmp_path / "a.parquet"), "rows").prompts.columns.column_names == [
+        "x"
+    ]  # seed is the candidates' own
 
 
 def test_simpo(tmp_path: Path) -> None:
@@ -143,7 +205,10 @@ def test_ultrafeedback(tmp_path: Path) -> None:
         {"model": "bard", "response": "Red.", "overall_score": 1, "fine-grained_score": None, "annotations": {"h": 2}},
     ]  # fmt: skip
     pool = read(
-        lines(tmp_path / "a.jsonl", {"instruction": "What colour is the sky?", "models": [], "completions": completions}),
+        lines(
+            tmp_path / "a.jsonl",
+            {"instruction": "What colour is the sky?", "models": [], "completions": completions},
+        ),
         "ultrafeedback",
     )
     key = prompt_id_of(SKY)
@@ -176,14 +241,18 @@ def test_ultrafeedback_as_distilabel_writes_it(tmp_path: Path, models: str | Non
     }  # fmt: skip
 
 
-def test_online_rlhf_wrapped_in_one_object_or_a_row_a_line_under_the_name_json(tmp_path: Path) -> None:
+def test_online_rlhf_wrapped_in_one_object_or_a_row_a_line_under_the_name_json(
+    tmp_path: Path,
+) -> None:
     rows = [
         {"prompt": SKY, "responses": ["Blue.", "Red."], "rewards": [1.5, -0.5]},
         {"prompt": user("q"), "responses": ["x"], "rewards": [0]},
     ]
     (tmp_path / "wrapped.json").write_text(json.dumps({"type": "text_only", "instances": rows}))
     lines(tmp_path / "lines.json", *rows)
-    found = [held(read(str(tmp_path / name), "online-rlhf")) for name in ("wrapped.json", "lines.json")]
+    found = [
+        held(read(str(tmp_path / name), "online-rlhf")) for name in ("wrapped.json", "lines.json")
+    ]
     expected = {
         (prompt_id_of(SKY), 0): ("Blue.", None, {"reward": 1.5}), (prompt_id_of(SKY), 1): ("Red.", None, {"reward": -0.5}),
         (prompt_id_of(user("q")), 0): ("x", None, {"reward": 0.0}),
@@ -193,7 +262,10 @@ def test_online_rlhf_wrapped_in_one_object_or_a_row_a_line_under_the_name_json(t
 
 def test_online_rlhf_reads_a_templated_prompt_back_or_names_its_row(tmp_path: Path) -> None:
     templated = "<|im_start|>user\nWhat colour is the sky?<|im_end|>\n<|im_start|>assistant\n"
-    good = read(lines(tmp_path / "a.jsonl", {"prompt": templated, "responses": ["Blue."], "rewards": [1]}), "online-rlhf")
+    good = read(
+        lines(tmp_path / "a.jsonl", {"prompt": templated, "responses": ["Blue."], "rewards": [1]}),
+        "online-rlhf",
+    )
     assert good.prompts.rows[0].messages == SKY
     rows = [
         {"prompt": text, "responses": ["x"], "rewards": [1]}
@@ -203,7 +275,9 @@ def test_online_rlhf_reads_a_templated_prompt_back_or_names_its_row(tmp_path: Pa
         read(lines(tmp_path / "b.jsonl", *rows), "online-rlhf")
     assert "b.jsonl has 2 problems" in caught.value.message
     assert "line 2: `prompt`: it went through a chat template ([INST])" in caught.value.message
-    assert "line 3: `prompt`: it went through a chat template (<|im_start|>)" in caught.value.message
+    assert (
+        "line 3: `prompt`: it went through a chat template (<|im_start|>)" in caught.value.message
+    )
     assert caught.value.hint is not None
     assert "give the file the turns instead" in caught.value.hint
     assert "--prompts-are-text" in caught.value.hint
@@ -216,10 +290,16 @@ def test_group_lines(tmp_path: Path) -> None:
                       {"sample_idx": 1, "role": "negative", "response": "Red.", "reward": 1.0, "model": "n"}],
     }  # fmt: skip
     pool = read(lines(tmp_path / "a.jsonl", row), "jsonl")
-    assert held(pool) == {("p", 1): ("Red.", "n", {"reward": 1.0}), ("p", 3): ("Blue.", "m", {"reward": 2.0})}
+    assert held(pool) == {
+        ("p", 1): ("Red.", "n", {"reward": 1.0}),
+        ("p", 3): ("Blue.", "m", {"reward": 2.0}),
+    }
     assert pool.responses[0][1].finish_reason == "length"
 
 
 def test_a_prompt_that_stands_in_two_rows_has_the_responses_of_both(tmp_path: Path) -> None:
-    rows = [{"prompt": "q", "all_generated_responses": [text], "all_rm_scores": [1]} for text in ("a", "b")]
+    rows = [
+        {"prompt": "q", "all_generated_responses": [text], "all_rm_scores": [1]}
+        for text in ("a", "b")
+    ]
     assert [key[1] for key in held(read(lines(tmp_path / "a.jsonl", *rows), "simpo"))] == [0, 1]

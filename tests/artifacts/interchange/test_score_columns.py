@@ -36,17 +36,29 @@ def test_a_name_is_its_words(name: str, words: tuple[str, ...]) -> None:
         ("chosen_avg_grade", "rejected_avg_grade", "avg_grade"), ("Chosen Score", "Rejected Score", "score"),
     ],
 )  # fmt: skip
-def test_a_pair_of_scores_in_any_spelling(tmp_path: Path, chosen: str, rejected: str, scorer: str) -> None:
+def test_a_pair_of_scores_in_any_spelling(
+    tmp_path: Path, chosen: str, rejected: str, scorer: str
+) -> None:
     source = lines(tmp_path / "a.jsonl", PAIR | {chosen: 4, rejected: 1.5})
-    assert held(read(source, "trl")) == {(KEY, 0): ("a", None, {scorer: 4.0}), (KEY, 1): ("b", None, {scorer: 1.5})}
+    assert held(read(source, "trl")) == {
+        (KEY, 0): ("a", None, {scorer: 4.0}),
+        (KEY, 1): ("b", None, {scorer: 1.5}),
+    }
     found = read_pairs(source, needs_texts=False)
     assert found.score_columns == (chosen, rejected)
     assert [row.scores for row in found.rows] == [(4.0, 1.5)]
 
 
 def test_models_in_another_spelling(tmp_path: Path) -> None:
-    row = PAIR | {"chosen-model": "m", "rejected-model": "n", "chosen-rating": 2, "rejected-rating": 1}
-    assert [model for _, model, _ in held(read(lines(tmp_path / "a.jsonl", row), "trl")).values()] == ["m", "n"]
+    row = PAIR | {
+        "chosen-model": "m",
+        "rejected-model": "n",
+        "chosen-rating": 2,
+        "rejected-rating": 1,
+    }
+    assert [
+        model for _, model, _ in held(read(lines(tmp_path / "a.jsonl", row), "trl")).values()
+    ] == ["m", "n"]
 
 
 def test_the_plain_spelling_comes_first(tmp_path: Path) -> None:
@@ -74,7 +86,9 @@ def test_two_plain_pairs_are_a_choice_and_two_others_too(tmp_path: Path) -> None
         {"chosen-rating": [4, 5], "rejected-rating": [1, 2]},
     ],
 )
-def test_what_looks_like_scores_and_is_not_taken_is_named(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_what_looks_like_scores_and_is_not_taken_is_named(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
     pool = read(lines(tmp_path / "a.jsonl", PAIR | more), "trl")
     assert pool.scorers == ("preference",)
     (note,) = pool.notes
@@ -82,7 +96,9 @@ def test_what_looks_like_scores_and_is_not_taken_is_named(tmp_path: Path, more: 
     assert note.endswith(": " + ", ".join(sorted(more)))
 
 
-@pytest.mark.parametrize("name", ["chosen_rating_count", "score_id_chosen", "chosen_n_scores", "chosen_length"])
+@pytest.mark.parametrize(
+    "name", ["chosen_rating_count", "score_id_chosen", "chosen_n_scores", "chosen_length"]
+)
 def test_numbers_that_count_something_are_no_scores(tmp_path: Path, name: str) -> None:
     source = lines(tmp_path / "a.jsonl", PAIR | {name: 4, name.replace("chosen", "rejected"): 2})
     assert read(source, "trl").scorers == ("preference",)
@@ -90,7 +106,10 @@ def test_numbers_that_count_something_are_no_scores(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("name", ["Score", "ratings", "rewards"])
 def test_a_score_of_single_completions_in_another_spelling(tmp_path: Path, name: str) -> None:
-    rows = [{"prompt": "q", "completion": text, name: score} for text, score in (("a", 0.5), ("b", 0.25))]
+    rows = [
+        {"prompt": "q", "completion": text, name: score}
+        for text, score in (("a", 0.5), ("b", 0.25))
+    ]
     scorer = words_of(name)[0]
     assert held(read(lines(tmp_path / "a.jsonl", *rows), "trl")) == {
         (KEY, 0): ("a", None, {scorer: 0.5}),
@@ -112,13 +131,27 @@ def test_rows_name_the_flag_that_takes_a_column(tmp_path: Path) -> None:
     ]
     source = lines(tmp_path / "a.jsonl", *rows)
     flags = "--reward-column grades, --reward-column 'score=human score'"
-    assert f"no scores are taken, and columns could be scores; to take them: {flags}" in read(source, "rows").notes
+    assert (
+        f"no scores are taken, and columns could be scores; to take them: {flags}"
+        in read(source, "rows").notes
+    )
     pool = read(source, "rows", rewards={"grades": "grades"})
     assert [scores for _, _, scores in held(pool).values()] == [{"grades": 2.0}, {"grades": 4.0}]
-    assert "`grades` holds several scores of each response: their mean is taken (--on-duplicate mean)" in pool.notes
-    assert "more columns hold numbers of the responses; to take them: --reward-column 'score=human score'" in pool.notes
+    assert (
+        "`grades` holds several scores of each response: their mean is taken (--on-duplicate mean)"
+        in pool.notes
+    )
+    assert (
+        "more columns hold numbers of the responses; to take them: --reward-column 'score=human score'"
+        in pool.notes
+    )
 
 
 def test_a_column_of_the_prompt_is_no_score(tmp_path: Path) -> None:
-    rows = [{"prompt": "q", "response": text, "difficulty": 0.5, "n_words": number} for number, text in enumerate("ab")]
-    assert not any("--reward-column" in note for note in read(lines(tmp_path / "a.jsonl", *rows), "rows").notes)
+    rows = [
+        {"prompt": "q", "response": text, "difficulty": 0.5, "n_words": number}
+        for number, text in enumerate("ab")
+    ]
+    assert not any(
+        "--reward-column" in note for note in read(lines(tmp_path / "a.jsonl", *rows), "rows").notes
+    )

@@ -8,7 +8,12 @@ from hypothesis import strategies as st
 from jinja2 import Environment
 from support.tiny_models import CHAT_TEMPLATE
 
-from prefpipe.artifacts.interchange.templated_prompts import begins_templated, is_templated, serialised_turns, untemplated
+from prefpipe.artifacts.interchange.templated_prompts import (
+    begins_templated,
+    is_templated,
+    serialised_turns,
+    untemplated,
+)
 
 LLAMA3 = (
     "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>{% endfor %}"
@@ -24,19 +29,29 @@ TEMPLATES = {"chatml": CHAT_TEMPLATE, "llama3": LLAMA3, "gemma": GEMMA, "human":
 
 def render(name: str, messages: list[dict[str, str]]) -> str:
     return (
-        Environment(keep_trailing_newline=True).from_string(TEMPLATES[name]).render(messages=messages, add_generation_prompt=True)
+        Environment(keep_trailing_newline=True)
+        .from_string(TEMPLATES[name])
+        .render(messages=messages, add_generation_prompt=True)
     )
 
 
-texts = st.text(st.characters(codec="utf-8", exclude_characters="<>[]:"), min_size=1).map(str.strip).filter(bool)
+texts = (
+    st.text(st.characters(codec="utf-8", exclude_characters="<>[]:"), min_size=1)
+    .map(str.strip)
+    .filter(bool)
+)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(max_examples=40, deadline=None)
 @given(contents=st.lists(texts, min_size=1, max_size=5), system=st.none() | texts)
-def test_what_a_template_wrote_is_read_back(name: str, contents: list[str], system: str | None) -> None:
+def test_what_a_template_wrote_is_read_back(
+    name: str, contents: list[str], system: str | None
+) -> None:
     contents = contents if len(contents) % 2 else contents[:-1]
-    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+    messages = [
+        {"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)
+    ]
     if system is not None and name in ("chatml", "llama3"):
         messages.insert(0, {"role": "system", "content": system})
     text = render(name, messages)
@@ -77,20 +92,38 @@ def test_what_cannot_be_read_back_exactly_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Hi", "What does <|im_start|> mean?", "Human: hi", "a [INST] b", "[1] is a list", "<b>bold</b>"]
+    "text",
+    [
+        "Hi",
+        "What does <|im_start|> mean?",
+        "Human: hi",
+        "a [INST] b",
+        "[1] is a list",
+        "<b>bold</b>",
+    ],
 )
 def test_a_text_of_ones_own_does_not_begin_so(text: str) -> None:
     assert not begins_templated(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["<s>[INST] Hi", "  <|im_start|>user", "<bos><start_of_turn>user", "<|begin_of_text|>x", "\n\nHuman: Hi"]
+    "text",
+    [
+        "<s>[INST] Hi",
+        "  <|im_start|>user",
+        "<bos><start_of_turn>user",
+        "<|begin_of_text|>x",
+        "\n\nHuman: Hi",
+    ],
 )
 def test_a_templated_text_begins_so(text: str) -> None:
     assert begins_templated(text)
 
 
-USER, ASSISTANT = {"role": "user", "content": "Name a lake."}, {"role": "assistant", "content": "Lake Chad."}
+USER, ASSISTANT = (
+    {"role": "user", "content": "Name a lake."},
+    {"role": "assistant", "content": "Lake Chad."},
+)
 MORE = {"role": "user", "content": "Another?"}
 ALPACA = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 VICUNA = "A chat between a curious user and an artificial intelligence assistant. The assistant gives polite answers."
@@ -100,20 +133,31 @@ VICUNA = "A chat between a curious user and an artificial intelligence assistant
     ("text", "turns"),
     [
         ("Human: Name a lake.\nAssistant:", [USER]),
-        ("Human: Name a lake.\nAssistant: Lake Chad.\nHuman: Another?\nAssistant:", [USER, ASSISTANT, MORE]),
+        (
+            "Human: Name a lake.\nAssistant: Lake Chad.\nHuman: Another?\nAssistant:",
+            [USER, ASSISTANT, MORE],
+        ),
         ("User: Name a lake.\n\nAssistant:", [USER]),
         ("### Human: Name a lake.\n### Assistant:", [USER]),
         ("### Human: Name a lake.### Assistant:", [USER]),
         ("USER: Name a lake. ASSISTANT:", [USER]),
-        ("USER: Name a lake. ASSISTANT: Lake Chad.</s>USER: Another? ASSISTANT:", [USER, ASSISTANT, MORE]),
+        (
+            "USER: Name a lake. ASSISTANT: Lake Chad.</s>USER: Another? ASSISTANT:",
+            [USER, ASSISTANT, MORE],
+        ),
         (f"{VICUNA} USER: Name a lake. ASSISTANT:", [{"role": "system", "content": VICUNA}, USER]),
         ("### Instruction:\nName a lake.\n\n### Response:\n", [USER]),
         (f"{ALPACA}### Instruction:\nName a lake.\n\n### Response:", [USER]),
-        ("Name a lake.\n<extra_id_1>Assistant\nLake Chad.\n<extra_id_1>User\nAnother?", [USER, ASSISTANT, MORE]),
+        (
+            "Name a lake.\n<extra_id_1>Assistant\nLake Chad.\n<extra_id_1>User\nAnother?",
+            [USER, ASSISTANT, MORE],
+        ),
         ("Name a lake.\n<extra_id_1>Assistant\n", [USER]),
     ],
 )
-def test_scripts_instructions_and_helpsteer_are_read_back(text: str, turns: list[dict[str, str]]) -> None:
+def test_scripts_instructions_and_helpsteer_are_read_back(
+    text: str, turns: list[dict[str, str]]
+) -> None:
     assert is_templated(text)
     assert untemplated(text) == (turns, None)
 
@@ -177,7 +221,10 @@ def test_a_script_that_cannot_be_read_back_is_called_one() -> None:
     assert problem.startswith("it is a conversation written as text (`User:` and `Assistant:`)")
 
 
-@pytest.mark.parametrize("write", [json.dumps, repr, lambda turns: json.dumps(turns, indent=2), lambda turns: f" {turns!r}\n"])
+@pytest.mark.parametrize(
+    "write",
+    [json.dumps, repr, lambda turns: json.dumps(turns, indent=2), lambda turns: f" {turns!r}\n"],
+)
 def test_a_list_of_turns_in_a_text_is_read_back(write) -> None:
     turns = [USER | {"content": 'It\'s "this" lake\n\u00e9'}, ASSISTANT, MORE]
     assert serialised_turns(write(turns)) == (turns, None)

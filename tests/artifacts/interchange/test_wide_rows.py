@@ -14,20 +14,42 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run
 
 WIDE = [
-    {"q": "Name a lake.", "a1": "Lake Chad.", "a2": "The Nile.", "s1": 4, "s2": 1.5, "h1": 0, "h2": 1, "topic": "water"},
-    {"q": "Name a sea.", "a1": "The Alps.", "a2": "The Black Sea.", "s1": None, "s2": 5, "h1": 1, "h2": 0, "topic": "water"},
+    {
+        "q": "Name a lake.",
+        "a1": "Lake Chad.",
+        "a2": "The Nile.",
+        "s1": 4,
+        "s2": 1.5,
+        "h1": 0,
+        "h2": 1,
+        "topic": "water",
+    },
+    {
+        "q": "Name a sea.",
+        "a1": "The Alps.",
+        "a2": "The Black Sea.",
+        "s1": None,
+        "s2": 5,
+        "h1": 1,
+        "h2": 0,
+        "topic": "water",
+    },
 ]
 COLUMNS = ("--prompt-column", "q", "--response-column", "a1", "--response-column", "a2")
 
 
-def imported(source: str, folder: Path, *words: str, kind: str = "wide") -> dict[tuple[str, str], Any]:
+def imported(
+    source: str, folder: Path, *words: str, kind: str = "wide"
+) -> dict[tuple[str, str], Any]:
     """Return the scores of each response by its prompt and text."""
     command(["import", source, "-o", str(folder), "--format", kind, *words])
     scores: dict[Any, dict[str, Any]] = {}
     for row in rows_of(folder / "scores") if (folder / "scores").exists() else []:
         scores.setdefault((row["prompt_id"], row["sample_idx"]), {})[row["scorer"]] = row["reward"]
     return {
-        (row["messages"][0]["content"], row["response"]): scores.get((row["prompt_id"], row["sample_idx"]), {})
+        (row["messages"][0]["content"], row["response"]): scores.get(
+            (row["prompt_id"], row["sample_idx"]), {}
+        )
         for row in rows_of(folder / "candidates")
     }
 
@@ -41,7 +63,16 @@ def test_columns_in_their_order(tmp_path: Path, suffix: str, kind: str) -> None:
     else:
         frame = pl.DataFrame(WIDE)
         frame.write_csv(source) if suffix == "csv" else frame.write_parquet(source)
-    found = imported(str(source), tmp_path / "run", *COLUMNS, "--score-column", "s1", "--score-column", "s2", kind=kind)
+    found = imported(
+        str(source),
+        tmp_path / "run",
+        *COLUMNS,
+        "--score-column",
+        "s1",
+        "--score-column",
+        "s2",
+        kind=kind,
+    )
     assert found == {
         ("Name a lake.", "Lake Chad."): {"score": 4.0}, ("Name a lake.", "The Nile."): {"score": 1.5},
         ("Name a sea.", "The Alps."): {"score": None}, ("Name a sea.", "The Black Sea."): {"score": 5.0},
@@ -65,12 +96,24 @@ def test_a_column_of_lists(tmp_path: Path, as_text: bool) -> None:
         "by": ["a", "b", "c"],
     }
     if as_text:
-        row = {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()}
+        row = {
+            name: json.dumps(value) if isinstance(value, list) else value
+            for name, value in row.items()
+        }
     words = ("--response-column", "outs", "--score-column", "mark=marks")
-    found = imported(lines(tmp_path / "a.jsonl", row), tmp_path / "run", *words, *(() if as_text else ("--model-column", "by")))
+    found = imported(
+        lines(tmp_path / "a.jsonl", row),
+        tmp_path / "run",
+        *words,
+        *(() if as_text else ("--model-column", "by")),
+    )
     assert list(found.values()) == [{"mark": 4.0}, {"mark": 1.0}, {"mark": None}]
     if not as_text:
-        assert [each["model"] for each in rows_of(tmp_path / "run" / "candidates")] == ["a", "b", "c"]
+        assert [each["model"] for each in rows_of(tmp_path / "run" / "candidates")] == [
+            "a",
+            "b",
+            "c",
+        ]
 
 
 def test_a_null_response_is_left_out_and_counted(tmp_path: Path, capsys) -> None:
@@ -94,7 +137,9 @@ def test_a_response_that_is_rated_in_several_rows_has_the_mean(tmp_path: Path, c
 
 def test_ids_of_the_file(tmp_path: Path) -> None:
     rows = [{**row, "key": f"k{number}"} for number, row in enumerate(WIDE)]
-    imported(lines(tmp_path / "a.jsonl", *rows), tmp_path / "run", *COLUMNS, "--prompt-id-column", "key")
+    imported(
+        lines(tmp_path / "a.jsonl", *rows), tmp_path / "run", *COLUMNS, "--prompt-id-column", "key"
+    )
     assert [(row["prompt_id"], row["sample_idx"]) for row in rows_of(tmp_path / "run" / "candidates")] == [
         ("k0", 0), ("k0", 1), ("k1", 0), ("k1", 1),
     ]  # fmt: skip
@@ -110,9 +155,14 @@ def test_ids_of_the_file(tmp_path: Path) -> None:
     (("--response-column", "a1", "--response-column", "a2"), "neither `prompt` nor `messages`"),
     ((*COLUMNS, "--score-column", "lambda=s1", "--score-column", "lambda=s2"), "`lambda` is no name for a scorer"),
 ])  # fmt: skip
-def test_columns_that_do_not_fit_are_refused(tmp_path: Path, words: tuple[str, ...], message: str, capsys) -> None:
+def test_columns_that_do_not_fit_are_refused(
+    tmp_path: Path, words: tuple[str, ...], message: str, capsys
+) -> None:
     source = lines(tmp_path / "a.jsonl", *WIDE)
-    assert run(["import", source, "-o", str(tmp_path / "run"), "--format", "wide", *words]) in (1, 2)
+    assert run(["import", source, "-o", str(tmp_path / "run"), "--format", "wide", *words]) in (
+        1,
+        2,
+    )
     assert message in capsys.readouterr().err
 
 
@@ -122,7 +172,9 @@ def test_columns_that_do_not_fit_are_refused(tmp_path: Path, words: tuple[str, .
     ({"outs": ["a", 7], "marks": [1, 2]}, "line 1: `outs[1]` is 7, which is no text"),
     ({"outs": ["a", "b"], "marks": [1, "good"]}, "line 1: `marks[1]` is 'good'"),
 ])  # fmt: skip
-def test_lists_that_do_not_fit_are_refused_with_their_row(tmp_path: Path, row: dict[str, Any], message: str, capsys) -> None:
+def test_lists_that_do_not_fit_are_refused_with_their_row(
+    tmp_path: Path, row: dict[str, Any], message: str, capsys
+) -> None:
     source = lines(tmp_path / "a.jsonl", {"prompt": "p", **row})
     words = ["--response-column", "outs", "--score-column", "marks"]
     assert run(["import", source, "-o", str(tmp_path / "run"), "--format", "wide", *words]) == 1
@@ -132,7 +184,10 @@ def test_lists_that_do_not_fit_are_refused_with_their_row(tmp_path: Path, row: d
 def test_rows_with_lists_are_pointed_to_the_wide_form(tmp_path: Path, capsys) -> None:
     source = lines(tmp_path / "a.jsonl", {"prompt": "p", "response": ["a", "b"]})
     assert run(["import", source, "-o", str(tmp_path / "run"), "--format", "rows"]) == 1
-    assert "hint: for a column of lists: --format wide --response-column response" in capsys.readouterr().err
+    assert (
+        "hint: for a column of lists: --format wide --response-column response"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_fingerprint_of_the_long_form_is_as_it_was(tmp_path: Path) -> None:
@@ -154,10 +209,26 @@ def test_the_fingerprint_of_the_long_form_is_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("printed", ["['4', 'five']", "['4' 'five']"], ids=["Python", "numpy"])
-def test_lists_as_python_prints_them_are_never_one_response(tmp_path: Path, printed: str, capsys) -> None:
+def test_lists_as_python_prints_them_are_never_one_response(
+    tmp_path: Path, printed: str, capsys
+) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f'prompt,answers\n2+2?,"{printed}"\n')
-    assert run(["import", str(path), "-o", f"{tmp_path}/out", "--format", "wide", "--response-column", "answers"]) == 1
+    assert (
+        run(
+            [
+                "import",
+                str(path),
+                "-o",
+                f"{tmp_path}/out",
+                "--format",
+                "wide",
+                "--response-column",
+                "answers",
+            ]
+        )
+        == 1
+    )
     assert "`answers` holds lists written as text that are no JSON" in capsys.readouterr().err
 
 

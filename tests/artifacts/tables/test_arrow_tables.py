@@ -31,7 +31,9 @@ JSON = st.recursive(
     | st.text(st.characters(exclude_categories=("Cs",))),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.text(st.characters(exclude_categories=("Cs",)), max_size=3), inner, max_size=3)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=("Cs",)), max_size=3), inner, max_size=3
+        )
     ),
     max_leaves=6,
 )
@@ -43,13 +45,17 @@ def read(path: Path, table: pa.Table) -> pa.Table:
 
 
 def as_json(values: list[Any], storage: pa.DataType | None = None) -> pa.Array:
-    texts = pa.array([None if value is None else json.dumps(value) for value in values], storage or pa.string())
+    texts = pa.array(
+        [None if value is None else json.dumps(value) for value in values], storage or pa.string()
+    )
     return pa.ExtensionArray.from_storage(pa.json_(storage or pa.string()), texts)
 
 
 @given(st.lists(JSON, min_size=1, max_size=5))
 @settings(max_examples=150, deadline=None)
-def test_a_column_of_arrow_json_is_what_a_json_file_with_the_same_values_is(values: list[Any]) -> None:
+def test_a_column_of_arrow_json_is_what_a_json_file_with_the_same_values_is(
+    values: list[Any],
+) -> None:
     table = pa.table({"x": as_json(values)})
     plain, bad = plain_table(table, "s", [f"row {i}" for i in range(len(values))])
     assert bad == []
@@ -59,8 +65,12 @@ def test_a_column_of_arrow_json_is_what_a_json_file_with_the_same_values_is(valu
 
 
 @pytest.mark.parametrize("storage", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
-def test_json_texts_come_without_their_quotes_whatever_they_are_stored_in(tmp_path: Path, storage: pa.DataType) -> None:
-    found = read(tmp_path / "p.parquet", pa.table({"x": as_json(['a "b"\n', "", None, "null"], storage)}))
+def test_json_texts_come_without_their_quotes_whatever_they_are_stored_in(
+    tmp_path: Path, storage: pa.DataType
+) -> None:
+    found = read(
+        tmp_path / "p.parquet", pa.table({"x": as_json(['a "b"\n', "", None, "null"], storage)})
+    )
     assert found.schema.field("x").type == pa.string()
     assert found["x"].to_pylist() == ['a "b"\n', "", None, "null"]
 
@@ -116,7 +126,9 @@ def test_what_stands_beside_json_keeps_its_value(tmp_path: Path) -> None:
         {"j": "y", "d": None, "t": None, "u": str(IDS[1])},
     ]
     raw = pa.StructArray.from_arrays([as_json(["x"]), pa.array([b"\xff"])], ["j", "b"])
-    with pytest.raises(InputError, match="s, row 1: `x` holds bytes beside JSON, which JSON cannot hold"):
+    with pytest.raises(
+        InputError, match="s, row 1: `x` holds bytes beside JSON, which JSON cannot hold"
+    ):
         plain_table(pa.table({"x": raw}), "s", ["row 1"])
 
 
@@ -146,7 +158,9 @@ PLAIN = {
 
 
 @pytest.mark.parametrize(("array", "values"), PLAIN.values(), ids=PLAIN)
-def test_every_other_type_is_read_as_python_reads_it(tmp_path: Path, array: pa.Array, values: list[Any]) -> None:
+def test_every_other_type_is_read_as_python_reads_it(
+    tmp_path: Path, array: pa.Array, values: list[Any]
+) -> None:
     found = read(tmp_path / "p.parquet", pa.table({"x": array}))
     assert column_values(found, "x") == values
     assert column_values(found.slice(1), "x") == values[1:]
@@ -160,7 +174,9 @@ def test_runs_are_spread_out() -> None:
 
 
 def test_what_is_declared_json_and_is_none_is_named_with_its_row() -> None:
-    texts = pa.ExtensionArray.from_storage(pa.json_(), pa.array(['"x"', "{", '{"a": 1, "a": 2}', None]))
+    texts = pa.ExtensionArray.from_storage(
+        pa.json_(), pa.array(['"x"', "{", '{"a": 1, "a": 2}', None])
+    )
     _, bad = plain_table(pa.table({"x": texts}), "s", ["row 1", "row 2", "row 3", "row 4"])
     assert [(row.place, row.reason.split(":")[0]) for row in bad] == [
         ("row 2", "`x` is declared JSON, and is no JSON"),
@@ -174,7 +190,9 @@ def test_texts_that_are_no_utf_8_are_named_with_their_row(tmp_path: Path) -> Non
     offsets = pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0\3\0\0\0")
     array = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"a\xe9b")])
     pq.write_table(pa.table({"prompt": array}), tmp_path / "p.parquet")
-    with pytest.raises(BadRowsError, match="row 2: `prompt` holds the byte 0xe9, which is not UTF-8"):
+    with pytest.raises(
+        BadRowsError, match="row 2: `prompt` holds the byte 0xe9, which is not UTF-8"
+    ):
         read_table(str(tmp_path / "p.parquet"))
 
 
@@ -189,7 +207,20 @@ def test_user_columns_of_every_type_are_written_into_parts_and_read_on(tmp_path:
     pq.write_table(table, tmp_path / "p.parquet")
     candidates = tmp_path / "candidates"
     assert (
-        run(["generate", str(tmp_path / "p.parquet"), "-o", str(candidates), "--model", "fake", "--backend", "fake", "--n", "2"])
+        run(
+            [
+                "generate",
+                str(tmp_path / "p.parquet"),
+                "-o",
+                str(candidates),
+                "--model",
+                "fake",
+                "--backend",
+                "fake",
+                "--n",
+                "2",
+            ]
+        )
         == 0
     )
     first = rows_of(candidates)[0]
@@ -210,15 +241,26 @@ def test_user_columns_of_every_type_are_written_into_parts_and_read_on(tmp_path:
     assert run(["score", str(candidates), "-o", str(tmp_path / "scores"), "--scorer", "fake"]) == 0
 
 
-def test_preference_data_whose_contents_are_arrow_json_is_imported_without_quotes(tmp_path: Path) -> None:
+def test_preference_data_whose_contents_are_arrow_json_is_imported_without_quotes(
+    tmp_path: Path,
+) -> None:
     """Turns whose contents were texts in some rows and lists of parts in others, as `datasets` writes them."""
     contents = ['Lake "Chad",\nin Africa.', "The Red Sea"]
     roles = pa.array(["assistant", "assistant"])
-    turns = pa.ListArray.from_arrays([0, 1, 2], pa.StructArray.from_arrays([roles, as_json(contents)], ["role", "content"]))
-    prompts = as_json([[{"role": "user", "content": "Which?"}], [{"role": "user", "content": 'And "this"?'}]])
-    table = pa.table({"prompt": prompts, "chosen": turns, "rejected": as_json(["The Nile", "null"])})
+    turns = pa.ListArray.from_arrays(
+        [0, 1, 2], pa.StructArray.from_arrays([roles, as_json(contents)], ["role", "content"])
+    )
+    prompts = as_json(
+        [[{"role": "user", "content": "Which?"}], [{"role": "user", "content": 'And "this"?'}]]
+    )
+    table = pa.table(
+        {"prompt": prompts, "chosen": turns, "rejected": as_json(["The Nile", "null"])}
+    )
     pq.write_table(table, tmp_path / "p.parquet")
-    assert run(["import", str(tmp_path / "p.parquet"), "-o", str(tmp_path / "out"), "--format", "trl"]) == 0
+    assert (
+        run(["import", str(tmp_path / "p.parquet"), "-o", str(tmp_path / "out"), "--format", "trl"])
+        == 0
+    )
     rows = rows_of(tmp_path / "out" / "candidates")
     assert [row["response"] for row in rows] == [contents[0], "The Nile", contents[1], "null"]
     assert [row["messages"][0]["content"] for row in rows[::2]] == ["Which?", 'And "this"?']

@@ -71,7 +71,9 @@ def test_types_and_values_are_those_of_polars(tmp_path: Path, column: str) -> No
 
 
 TEXTS = st.one_of(
-    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=8),
+    st.text(
+        st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=8
+    ),
     st.sampled_from(['"', ",", "\n", "\r\n", "a\rb", "\u2028", "007", "true", "1e5", "😀"]),
 )
 CELLS = st.one_of(st.none(), st.just(""), TEXTS)
@@ -83,7 +85,9 @@ CELLS = st.one_of(st.none(), st.just(""), TEXTS)
     st.sampled_from(["\n", "\r\n"]),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_was_written_quoted_is_read(tmp_path_factory: pytest.TempPathFactory, rows: Any, delimiter: str, end: str) -> None:
+def test_what_was_written_quoted_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: Any, delimiter: str, end: str
+) -> None:
     """Every text comes back character by character; a missing value is an empty field, an empty text a quoted one."""
     cell = lambda value: "" if value is None else '"' + value.replace('"', '""') + '"'  # noqa: E731 - the writer in one line
     header = delimiter.join(("prompt", "b", "c"))
@@ -95,7 +99,9 @@ def test_what_was_written_quoted_is_read(tmp_path_factory: pytest.TempPathFactor
 
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6))
 @settings(max_examples=200, deadline=None)
-def test_what_pythons_own_writer_writes_is_read(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
+def test_what_pythons_own_writer_writes_is_read(
+    tmp_path_factory: pytest.TempPathFactory, rows: Any
+) -> None:
     buffer = io.StringIO(newline="")
     csv.writer(buffer).writerows([("prompt", "b"), *rows])
     path = tmp_path_factory.mktemp("csv") / "a.csv"
@@ -104,7 +110,9 @@ def test_what_pythons_own_writer_writes_is_read(tmp_path_factory: pytest.TempPat
 
 
 def test_rows_know_the_line_on_which_they_begin(tmp_path: Path) -> None:
-    table, places = read_table(write(tmp_path / "a.csv", '\ufeffprompt,n\r\n"two\r\nlines",1\r\n\r\nb,2\r\n'))
+    table, places = read_table(
+        write(tmp_path / "a.csv", '\ufeffprompt,n\r\n"two\r\nlines",1\r\n\r\nb,2\r\n')
+    )
     assert table.to_pylist() == [{"prompt": "two\r\nlines", "n": 1}, {"prompt": "b", "n": 2}]
     assert list(places) == ["line 2", "line 5"]
 
@@ -128,7 +136,10 @@ def test_every_damaged_row_is_named_with_its_line_and_fault(tmp_path: Path) -> N
         ("prompt,n,prompt\na,1,b\n", "line 1: two columns are called `prompt`"),
         ("prompt,,\na,1,b\n", "line 1: 2 columns have no name"),
         (b"caf\xe9,n\na,1\n", "line 1: the byte 0xe9 is not UTF-8"),
-        ("prompt,n\na,1\n".encode("utf-16"), "line 1: not UTF-8, but UTF-16 (byte order mark ff fe)"),
+        (
+            "prompt,n\na,1\n".encode("utf-16"),
+            "line 1: not UTF-8, but UTF-16 (byte order mark ff fe)",
+        ),
     ],
 )
 def test_what_makes_the_whole_file_unreadable_is_refused_with_its_line(
@@ -142,7 +153,9 @@ def test_what_makes_the_whole_file_unreadable_is_refused_with_its_line(
 
 def test_whole_numbers_that_no_column_of_numbers_holds_stay_texts(tmp_path: Path) -> None:
     """Of 2**53 + 1 a float makes 2**53, and of 2**63 an int64 nothing."""
-    table = read_table(write(tmp_path / "a.csv", f"prompt,x,y\na,{2**53 + 1},{2**63}\nb,0.5,1\n")).columns
+    table = read_table(
+        write(tmp_path / "a.csv", f"prompt,x,y\na,{2**53 + 1},{2**63}\nb,0.5,1\n")
+    ).columns
     assert table["x"].to_pylist() == [str(2**53 + 1), "0.5"]
     assert table["y"].to_pylist() == [str(2**63), "1"]
 
@@ -162,12 +175,18 @@ def test_an_empty_file_and_a_header_alone_have_no_rows(tmp_path: Path) -> None:
         ),
         ("a.csv", "prompt\ttopic\nq\tx\n", "fields are separated by a tab and not by a comma"),
         ("a.tsv", "prompt,topic\nq,x\n", "fields are separated by a comma and not by a tab"),
-        ("a.csv", "sep=,\r\nprompt,topic\r\nq,x\r\n", "line 1: `sep=,` is a line of Excel's, and no header"),
+        (
+            "a.csv",
+            "sep=,\r\nprompt,topic\r\nq,x\r\n",
+            "line 1: `sep=,` is a line of Excel's, and no header",
+        ),
         ("a.csv", "prompt,topic\rq,x\r", "line 1: lines end with a carriage return alone"),
         ("a.csv", "prompt,topic,,\nq,x,,\n", "line 1: 2 columns have no name"),
     ],
 )
-def test_other_dialects_are_called_by_their_name(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_other_dialects_are_called_by_their_name(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
     path = tmp_path / name
     path.write_text(content, newline="")
     with pytest.raises(InputError) as caught:
@@ -179,4 +198,9 @@ def test_zeros_at_the_beginning_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("zip,n,x,y\n01234,0,0.5,00.5\n501,-3,.5,1.5\n")
     table = read_table(str(path)).columns
-    assert table.to_pydict() == {"zip": ["01234", "501"], "n": [0, -3], "x": [0.5, 0.5], "y": ["00.5", "1.5"]}
+    assert table.to_pydict() == {
+        "zip": ["01234", "501"],
+        "n": [0, -3],
+        "x": [0.5, 0.5],
+        "y": ["00.5", "1.5"],
+    }

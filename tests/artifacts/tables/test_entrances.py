@@ -34,7 +34,10 @@ def as_json(folder: Path, rows: list[Row]) -> str:
 
 def _delimited(path: Path, rows: list[Row], delimiter: str) -> str:
     cell = lambda value: "" if value is None else '"' + str(value).replace('"', '""') + '"'  # noqa: E731 - the writer in one line
-    lines = [delimiter.join(rows[0]), *(delimiter.join(cell(value) for value in row.values()) for row in rows)]
+    lines = [
+        delimiter.join(rows[0]),
+        *(delimiter.join(cell(value) for value in row.values()) for row in rows),
+    ]
     path.write_text("\ufeff" + "".join(line + "\r\n" for line in lines))
     return str(path)
 
@@ -55,7 +58,12 @@ def as_parquet(folder: Path, rows: list[Row]) -> str:
 def as_arrow_json(folder: Path, rows: list[Row]) -> str:
     """Every column as the JSON type of Arrow, which `datasets` writes where the rows of a column differ."""
     table = pa.table(
-        {name: pa.array([None if row[name] is None else json.dumps(row[name]) for row in rows], pa.json_()) for name in rows[0]}
+        {
+            name: pa.array(
+                [None if row[name] is None else json.dumps(row[name]) for row in rows], pa.json_()
+            )
+            for name in rows[0]
+        }
     )
     pq.write_table(table, folder / "j.parquet")
     return str(folder / "j.parquet")
@@ -66,7 +74,9 @@ def as_categories(folder: Path, rows: list[Row]) -> str:
     table = pa.Table.from_pylist(rows)
     for number, field in enumerate(table.schema):
         if field.type == pa.string():
-            table = table.set_column(number, field.name, table.column(number).cast(pa.large_string()).dictionary_encode())
+            table = table.set_column(
+                number, field.name, table.column(number).cast(pa.large_string()).dictionary_encode()
+            )
     pq.write_table(table, folder / "c.parquet")
     return str(folder / "c.parquet")
 
@@ -77,7 +87,16 @@ def as_dataset(folder: Path, rows: list[Row]) -> str:
     return str(folder / "dataset")
 
 
-WRITERS = [as_json_lines, as_json, as_csv, as_tsv, as_parquet, as_arrow_json, as_categories, as_dataset]
+WRITERS = [
+    as_json_lines,
+    as_json,
+    as_csv,
+    as_tsv,
+    as_parquet,
+    as_arrow_json,
+    as_categories,
+    as_dataset,
+]
 each_kind = pytest.mark.parametrize("write", WRITERS)
 Write = Callable[[Path, list[Row]], str]
 
@@ -86,7 +105,9 @@ TEXTS = ['say "hi",\nplease', "007", "true", " 2.5 ", "naïve 😀 \u2028 x", "[
 
 @each_kind
 def test_prompts(tmp_path: Path, write: Write) -> None:
-    rows = [{"prompt_id": f"p{i}", "prompt": text, "topic": text[::-1]} for i, text in enumerate(TEXTS)]
+    rows = [
+        {"prompt_id": f"p{i}", "prompt": text, "topic": text[::-1]} for i, text in enumerate(TEXTS)
+    ]
     prompts = load_prompts(write(tmp_path, rows))
     assert [(row.prompt_id, row.messages[0]["content"]) for row in prompts.rows] == [
         (row["prompt_id"], row["prompt"]) for row in rows
@@ -108,10 +129,17 @@ def test_imported_rows(tmp_path: Path, write: Write) -> None:
         for i, text in enumerate(TEXTS)
     ]
     names = ColumnNames(rewards={"judge": "judge", "whole": "whole"})
-    pool = read_pool(write(tmp_path, rows), "rows", requests=None, names=names, columns=[], reserved=())
+    pool = read_pool(
+        write(tmp_path, rows), "rows", requests=None, names=names, columns=[], reserved=()
+    )
     found = [response for members in pool.responses for response in members]
     assert [(each.prompt_id, each.sample_idx, each.text, dict(each.scores)) for each in found] == [
-        (row["prompt_id"], row["sample_idx"], row["response"], {"judge": row["judge"], "whole": float(row["whole"])})
+        (
+            row["prompt_id"],
+            row["sample_idx"],
+            row["response"],
+            {"judge": row["judge"], "whole": float(row["whole"])},
+        )
         for row in rows
     ]
 
@@ -119,19 +147,37 @@ def test_imported_rows(tmp_path: Path, write: Write) -> None:
 @each_kind
 def test_imported_pairs(tmp_path: Path, write: Write) -> None:
     rows = [
-        {"prompt": f"q{i}", "chosen": text, "rejected": f"no {text}", "score_chosen": i + 0.5, "score_rejected": 0.0}
+        {
+            "prompt": f"q{i}",
+            "chosen": text,
+            "rejected": f"no {text}",
+            "score_chosen": i + 0.5,
+            "score_rejected": 0.0,
+        }
         for i, text in enumerate(TEXTS)
     ]
-    pool = read_pool(write(tmp_path, rows), "trl", requests=None, names=ColumnNames(), columns=[], reserved=())
+    pool = read_pool(
+        write(tmp_path, rows), "trl", requests=None, names=ColumnNames(), columns=[], reserved=()
+    )
     found = [response for members in pool.responses for response in members]
-    assert [each.text for each in found] == [row[name] for row in rows for name in ("chosen", "rejected")]
-    assert [each.scores["score"] for each in found] == [row[name] for row in rows for name in ("score_chosen", "score_rejected")]
+    assert [each.text for each in found] == [
+        row[name] for row in rows for name in ("chosen", "rejected")
+    ]
+    assert [each.scores["score"] for each in found] == [
+        row[name] for row in rows for name in ("score_chosen", "score_rejected")
+    ]
 
 
 @each_kind
 def test_scored_pairs(tmp_path: Path, write: Write) -> None:
     rows = [
-        {"prompt": f"q{i}", "chosen": text, "rejected": f"no {text}", "preference": i / 8, "subset": text}
+        {
+            "prompt": f"q{i}",
+            "chosen": text,
+            "rejected": f"no {text}",
+            "preference": i / 8,
+            "subset": text,
+        }
         for i, text in enumerate(TEXTS)
     ]
     found = read_pairs(write(tmp_path, rows), needs_texts=True).rows
@@ -145,7 +191,9 @@ def test_scored_pairs(tmp_path: Path, write: Write) -> None:
 def test_ratings_by_index_and_by_response(tmp_path: Path, write: Write) -> None:
     rows = [{"prompt_id": "7", "sample_idx": i, "rating": i - 2.5} for i in range(5)]
     scorer = RatingsScorer(write(tmp_path, rows))
-    assert [each.reward for each in scorer.score([ScoreRequest("7", i, [], "x", {}) for i in range(5)])] == [
+    assert [
+        each.reward for each in scorer.score([ScoreRequest("7", i, [], "x", {}) for i in range(5)])
+    ] == [
         -2.5,
         -1.5,
         -0.5,
@@ -156,12 +204,15 @@ def test_ratings_by_index_and_by_response(tmp_path: Path, write: Write) -> None:
     folder.mkdir()
     rows = [{"prompt_id": "007", "response": text, "rating": i} for i, text in enumerate(TEXTS)]
     scorer = RatingsScorer(write(folder, rows))
-    assert [each.reward for each in scorer.score([ScoreRequest("007", 0, [], text, {}) for text in TEXTS])] == list(
-        range(len(TEXTS))
-    )
+    assert [
+        each.reward
+        for each in scorer.score([ScoreRequest("007", 0, [], text, {}) for text in TEXTS])
+    ] == list(range(len(TEXTS)))
 
 
-@pytest.mark.parametrize("write", [writer for writer in WRITERS if writer is not as_dataset])  # of which annotations take none
+@pytest.mark.parametrize(
+    "write", [writer for writer in WRITERS if writer is not as_dataset]
+)  # of which annotations take none
 def test_annotations(tmp_path: Path, write: Write) -> None:
     rows = [
         {"prompt_id": f"p{i}", "preference": i / 8, "response": text, "baseline_response": text * 2}
@@ -221,10 +272,17 @@ each_entrance = pytest.mark.parametrize("entrance", ENTRANCES)
         ("t.xlsx", "x"),
     ],
 )
-def test_a_damaged_file_is_refused_at_every_entrance(tmp_path: Path, entrance: str, name: str, content: str) -> None:
+def test_a_damaged_file_is_refused_at_every_entrance(
+    tmp_path: Path, entrance: str, name: str, content: str
+) -> None:
     """With the line where there is one, and the next command to try."""
     read, row, column = ENTRANCES[entrance]
-    text = content.format(header=",".join(row), row=",".join(map(str, row.values())), json=json.dumps(row), name=column)
+    text = content.format(
+        header=",".join(row),
+        row=",".join(map(str, row.values())),
+        json=json.dumps(row),
+        name=column,
+    )
     path = tmp_path / name
     path.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(PrefpipeError) as caught:
@@ -241,18 +299,24 @@ SCORED = [name for name, (_, row, column) in ENTRANCES.items() if isinstance(row
 
 @pytest.mark.parametrize("entrance", SCORED)
 @each_kind
-def test_one_value_that_is_no_number_is_named_and_the_others_stay_numbers(tmp_path: Path, entrance: str, write: Write) -> None:
+def test_one_value_that_is_no_number_is_named_and_the_others_stay_numbers(
+    tmp_path: Path, entrance: str, write: Write
+) -> None:
     read, row, column = ENTRANCES[entrance]
     if entrance == "annotations" and write is as_dataset:
         pytest.skip("annotations take no folder of datasets")
     keys = {"ratings": "sample_idx", "annotations": "prompt_id"}
-    rows = [row | ({keys[entrance]: i} if entrance in keys else {"prompt": f"q{i}"}) for i in range(9)]
+    rows = [
+        row | ({keys[entrance]: i} if entrance in keys else {"prompt": f"q{i}"}) for i in range(9)
+    ]
     rows = [each | {column: str(each[column])} for each in rows]
     read(write(tmp_path, rows))  # numbers that are texts are numbers
     folder = tmp_path / "bad"
     folder.mkdir()
     rows[4][column] = "N/A"
-    with pytest.raises(InputError, match="`" + column + r"` is 'N/A', which is no number") as caught:
+    with pytest.raises(
+        InputError, match="`" + column + r"` is 'N/A', which is no number"
+    ) as caught:
         read(write(folder, rows))
     assert caught.value.message.count("which is no number") == 1
     places = ("line 5:", "line 6:", "row 5:")

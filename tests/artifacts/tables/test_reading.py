@@ -66,9 +66,13 @@ def test_every_key_of_any_row_is_a_column_in_order_of_appearance() -> None:
     assert table_of([]).num_rows == 0
 
 
-@pytest.mark.parametrize(("row", "where"), [({"x": "cut \ud83d"}, "`x`"), ({"x\udc00": 1}, "the name of a column")])
+@pytest.mark.parametrize(
+    ("row", "where"), [({"x": "cut \ud83d"}, "`x`"), ({"x\udc00": 1}, "the name of a column")]
+)
 def test_half_characters_are_refused_where_they_stand(row: dict[str, Any], where: str) -> None:
-    with pytest.raises(InputError, match=f"row 1: {where} holds half of a surrogate pair") as caught:
+    with pytest.raises(
+        InputError, match=f"row 1: {where} holds half of a surrogate pair"
+    ) as caught:
         table_of([row])
     assert caught.value.hint
 
@@ -93,7 +97,10 @@ def test_json_lines_are_numbered_as_an_editor_numbers_them(tmp_path: Path) -> No
 
 
 def test_the_same_rows_come_from_every_format(tmp_path: Path) -> None:
-    rows = [{"prompt_id": "007", "prompt": "12", "n": 1, "x": 0.5}, {"prompt_id": "8", "prompt": 'a "b",\nc', "n": 2, "x": None}]
+    rows = [
+        {"prompt_id": "007", "prompt": "12", "n": 1, "x": 0.5},
+        {"prompt_id": "8", "prompt": 'a "b",\nc', "n": 2, "x": None},
+    ]
     sources = [
         write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
         write(tmp_path / "a.json", json.dumps(rows)),
@@ -111,7 +118,10 @@ def test_the_same_rows_come_from_every_format(tmp_path: Path) -> None:
 def test_ids_and_prompts_of_a_csv_file_are_texts(tmp_path: Path) -> None:
     """An id of 007 would be 7 as a number, and no key would find it again."""
     table, _ = read_table(write(tmp_path / "a.csv", "prompt_id,prompt,n\n007,1.50,3\n010,2,4\n"))
-    assert table.to_pylist() == [{"prompt_id": "007", "prompt": "1.50", "n": 3}, {"prompt_id": "010", "prompt": "2", "n": 4}]
+    assert table.to_pylist() == [
+        {"prompt_id": "007", "prompt": "1.50", "n": 3},
+        {"prompt_id": "010", "prompt": "2", "n": 4},
+    ]
 
 
 def test_a_folder_name_with_an_equals_sign_adds_no_column(tmp_path: Path) -> None:
@@ -121,7 +131,9 @@ def test_a_folder_name_with_an_equals_sign_adds_no_column(tmp_path: Path) -> Non
     assert read_table(str(tmp_path / "lang=en" / "p.parquet"))[0].column_names == ["prompt"]
 
 
-def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(tmp_path: Path) -> None:
+def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(
+    tmp_path: Path,
+) -> None:
     table = pa.table({"s": pa.array(["a", None], pa.string_view()), "l": pa.array([["b"], None], pa.list_(pa.string_view())),
                       "b": pa.array([b"c", None], pa.binary_view()), "st": pa.array([{"v": "d"}, None])})  # fmt: skip
     pq.write_table(table, tmp_path / "p.parquet")
@@ -135,9 +147,17 @@ def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(tm
         ("a.jsonl", "[1]\n", "a.jsonl, line 1: a JSON object is needed, not list"),
         ("a.jsonl", '{"a": 1} {"a": 2}\n', "a.jsonl, line 1: broken JSON (Extra data"),
         ("a.jsonl", "[" * 100_000, "a.jsonl, line 1: broken JSON (it is nested too deep)"),
-        ("a.jsonl", b"\xff\xfe{\0", "a.jsonl, line 1: not UTF-8, but UTF-16 (byte order mark ff fe)"),
+        (
+            "a.jsonl",
+            b"\xff\xfe{\0",
+            "a.jsonl, line 1: not UTF-8, but UTF-16 (byte order mark ff fe)",
+        ),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', "a.jsonl, line 2: the byte 0xe9 is not UTF-8"),
-        ("a.json", '[{"a": 1},\n{"a" 2}]', "a.json, line 2: broken JSON (Expecting ':' delimiter, column 6)"),
+        (
+            "a.json",
+            '[{"a": 1},\n{"a" 2}]',
+            "a.json, line 2: broken JSON (Expecting ':' delimiter, column 6)",
+        ),
         ("a.json", "[" * 100_000, "a.json: broken JSON"),
         ("a.json", "[1]", "a.json: a JSON list of objects is needed"),
         ("a.csv", "a,b\n1,2,3\n", "a.csv, line 2: more fields than the header, 3 and not 2"),
@@ -146,7 +166,9 @@ def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(tm
         ("a.parquet", b"", "a.parquet cannot be read as Parquet"),
     ],
 )
-def test_a_broken_file_is_named_with_the_place(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+def test_a_broken_file_is_named_with_the_place(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
     with pytest.raises(InputError) as caught:
         read_table(write(tmp_path / name, content))
     assert message in caught.value.message
@@ -164,7 +186,10 @@ def test_files_that_are_not_there_or_not_known_are_named(tmp_path: Path) -> None
         read_table(str(tmp_path / "gone.jsonl"))
     with pytest.raises(UsageError, match=r"files that end in `\.xlsx` are not read") as caught:
         read_table(write(tmp_path / "a.xlsx", "x"))
-    assert caught.value.hint == "use one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, a datasets folder, or hf:org/name"
+    assert (
+        caught.value.hint
+        == "use one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, a datasets folder, or hf:org/name"
+    )
     with pytest.raises(InputError, match="is a folder, and not one written by datasets"):
         read_table(str(tmp_path))
 
@@ -201,12 +226,16 @@ def saved(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_a_folder_of_datasets_gives_its_rows_in_their_order(tmp_path: Path) -> None:
     """Also those that were chosen and shuffled, which the folder keeps beside the table."""
-    datasets.Dataset.from_list([{"x": i} for i in range(5)]).select([3, 1]).save_to_disk(str(tmp_path / "chosen"))
+    datasets.Dataset.from_list([{"x": i} for i in range(5)]).select([3, 1]).save_to_disk(
+        str(tmp_path / "chosen")
+    )
     table, places = read_table(str(tmp_path / "chosen"))
     assert (table["x"].to_pylist(), list(places)) == ([3, 1], ["row 1", "row 2"])
 
 
-@pytest.mark.parametrize("damage", ["no table", "half a table", "no state", "broken state", "bytes"])
+@pytest.mark.parametrize(
+    "damage", ["no table", "half a table", "no state", "broken state", "bytes"]
+)
 def test_a_damaged_folder_of_datasets_is_refused(tmp_path: Path, damage: str) -> None:
     folder = saved(tmp_path / "d", [{"x": f"a{i}"} for i in range(50)])
     [table] = folder.glob("*.arrow")
@@ -237,5 +266,7 @@ def test_a_folder_of_several_splits_names_them(tmp_path: Path) -> None:
 
 def test_a_folder_of_datasets_with_one_split_is_that_split(tmp_path: Path) -> None:
     rows = [{"prompt": "a"}, {"prompt": "b"}]
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "set"))
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(
+        str(tmp_path / "set")
+    )
     assert read_table(str(tmp_path / "set")).columns.to_pylist() == rows

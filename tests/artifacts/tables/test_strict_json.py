@@ -14,7 +14,9 @@ from prefpipe.errors import InputError
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
@@ -65,7 +67,9 @@ def test_rows_that_tools_wrap_are_read_and_their_repeated_keys_refused(tmp_path:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
-def test_whole_numbers_of_any_size_are_exact_and_too_many_digits_are_said(tmp_path: Path, name: str) -> None:
+def test_whole_numbers_of_any_size_are_exact_and_too_many_digits_are_said(
+    tmp_path: Path, name: str
+) -> None:
     path = tmp_path / name
     path.write_text(f'[{{"n": {10**30}}}]' if name == "a.json" else f'{{"n": {10**30}}}')
     assert read_table(str(path)).columns["n"].to_pylist() == [str(10**30)]

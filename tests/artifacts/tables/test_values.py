@@ -74,7 +74,10 @@ def test_ids(value: Any, text: str) -> None:
     assert checked_id(value, "prompt_id") == (text, None)
 
 
-@pytest.mark.parametrize("value", [None, "", math.nan, math.inf, 7.5, Decimal("7.5"), Decimal("NaN"), 1e17, True, [1], b"a"])
+@pytest.mark.parametrize(
+    "value",
+    [None, "", math.nan, math.inf, 7.5, Decimal("7.5"), Decimal("NaN"), 1e17, True, [1], b"a"],
+)
 def test_what_is_no_id(value: Any) -> None:
     text, problem = checked_id(value, "prompt_id")
     assert text is None
@@ -83,7 +86,17 @@ def test_what_is_no_id(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "index"), [(0, 0), (0.0, 0), (3.0, 3), (Decimal("2.0"), 2), ("4", 4), ("4.0", 4), (None, None), ("", None)]
+    ("value", "index"),
+    [
+        (0, 0),
+        (0.0, 0),
+        (3.0, 3),
+        (Decimal("2.0"), 2),
+        ("4", 4),
+        ("4.0", 4),
+        (None, None),
+        ("", None),
+    ],
 )
 def test_indices(value: Any, index: int | None) -> None:
     assert checked_index(value, "sample_idx") == (index, None)
@@ -91,4 +104,7 @@ def test_indices(value: Any, index: int | None) -> None:
 
 @pytest.mark.parametrize("value", [-1, 0.5, math.nan, math.inf, "1.5", "a", True, 2**31, [0]])
 def test_what_is_no_index(value: Any) -> None:
-    assert checked_index(value, "sample_idx") == (None, f"`sample_idx` is {value!r}, which is no whole number from 0")
+    assert checked_index(value, "sample_idx") == (
+        None,
+        f"`sample_idx` is {value!r}, which is no whole number from 0",
+    )

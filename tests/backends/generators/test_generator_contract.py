@@ -12,7 +12,14 @@ from support.tiny_models import END_ID, FIRST_BYTE_ID
 from prefpipe.backends import fake
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 
-TEXTS = ["Name a colour.", "What is two plus two?", "Tell me about the sea.", "שלום 🙂", "a\u0301 e\u0301 \u202e \x00", "   "]
+TEXTS = [
+    "Name a colour.",
+    "What is two plus two?",
+    "Tell me about the sea.",
+    "שלום 🙂",
+    "a\u0301 e\u0301 \u202e \x00",
+    "   ",
+]
 
 
 class Case(NamedTuple):
@@ -29,7 +36,9 @@ class Case(NamedTuple):
 @pytest.fixture(scope="session")
 def fake_case():
     def decode(ids):
-        return bytes(index - fake.FIRST_BYTE_ID for index in ids if index >= fake.FIRST_BYTE_ID).decode(errors="replace")
+        return bytes(
+            index - fake.FIRST_BYTE_ID for index in ids if index >= fake.FIRST_BYTE_ID
+        ).decode(errors="replace")
 
     return Case(fake.FakeGenerator(max_model_len=2048), {fake.EOS_ID}, decode)
 
@@ -61,7 +70,9 @@ def smollm2_case():
     def decode(ids):
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    return Case(open_transformers("bundled:smollm2-135m", 512), {tokenizer.eos_token_id}, decode, folder)
+    return Case(
+        open_transformers("bundled:smollm2-135m", 512), {tokenizer.eos_token_id}, decode, folder
+    )
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +85,14 @@ def openai_vllm_case(vllm_server_url, tiny_folder):
     from prefpipe.backends.generators.openai_server import OpenAIGenerator
 
     generator = OpenAIGenerator("tiny", base_url=vllm_server_url, concurrency=8)
-    yield Case(generator, {END_ID}, decode_tiny, tiny_folder, reads_long_ids=False, drops_cut_character=True)
+    yield Case(
+        generator,
+        {END_ID},
+        decode_tiny,
+        tiny_folder,
+        reads_long_ids=False,
+        drops_cut_character=True,
+    )
     generator.close()
 
 
@@ -96,7 +114,13 @@ def open_transformers(reference, max_model_len):
     from prefpipe.backends.generators.hf_generator import HfGenerator
     from prefpipe.models.model_location import locate_model
 
-    return HfGenerator(locate_model(reference), dtype="float32", device="cpu", batch_size=8, max_model_len=max_model_len)
+    return HfGenerator(
+        locate_model(reference),
+        dtype="float32",
+        device="cpu",
+        batch_size=8,
+        max_model_len=max_model_len,
+    )
 
 
 def decode_tiny(ids):
@@ -114,7 +138,9 @@ def byte_of(index):
 
 def ask(case, text, seed=0, temperature=1.0, sample_idx=0):
     messages = [{"role": "user", "content": text}]
-    return GenerationRequest(f"p-{text}", sample_idx, messages, case.generator.encode(messages), seed, temperature)
+    return GenerationRequest(
+        f"p-{text}", sample_idx, messages, case.generator.encode(messages), seed, temperature
+    )
 
 
 def ids_of(answers):
@@ -130,7 +156,9 @@ def test_order_and_count_are_kept(case):
     answers = case.generator.generate(requests, SamplingParams(8))
     assert len(answers) == len(requests)
     assert ids_of(answers) == ids_of(answers[::-1]), "the same prompts in mirrored places"
-    assert len({answer.text for answer in answers}) > len(TEXTS) / 2, "different prompts are answered differently"
+    assert len({answer.text for answer in answers}) > len(TEXTS) / 2, (
+        "different prompts are answered differently"
+    )
     alone = [case.generator.generate([request], SamplingParams(8))[0] for request in requests[:3]]
     assert ids_of(alone) == ids_of(answers[:3])
 
@@ -139,26 +167,36 @@ def test_the_seed_decides_the_answer_whatever_the_neighbours(case):
     requests = [ask(case, TEXTS[0], seed) for seed in range(6)]
     answers = case.generator.generate(requests, SamplingParams(12))
     assert len({tuple(ids) for ids in ids_of(answers)}) >= 5, "seeds differ"
-    again = case.generator.generate([ask(case, TEXTS[1], 99), *requests[::-1], ask(case, TEXTS[2], 3)], SamplingParams(12))
+    again = case.generator.generate(
+        [ask(case, TEXTS[1], 99), *requests[::-1], ask(case, TEXTS[2], 3)], SamplingParams(12)
+    )
     assert ids_of(again[1:-1]) == ids_of(answers)[::-1]
-    assert ids_of(case.generator.generate(requests[2:3], SamplingParams(12))) == ids_of(answers)[2:3]
+    assert (
+        ids_of(case.generator.generate(requests[2:3], SamplingParams(12))) == ids_of(answers)[2:3]
+    )
 
 
 def test_large_seeds_are_distinct(case):
     seeds = [2**48 - 1, 2**47 + 5, 2**32, 2**32 + 1]
-    answers = case.generator.generate([ask(case, TEXTS[0], seed) for seed in seeds], SamplingParams(16))
+    answers = case.generator.generate(
+        [ask(case, TEXTS[0], seed) for seed in seeds], SamplingParams(16)
+    )
     assert all(answer.finish_reason != "error" for answer in answers)
     assert len({tuple(ids) for ids in ids_of(answers)}) == len(seeds)
 
 
 def test_at_temperature_zero_the_seed_does_not_matter(case):
-    answers = case.generator.generate([ask(case, TEXTS[0], seed, 0.0) for seed in range(3)], SamplingParams(8))
+    answers = case.generator.generate(
+        [ask(case, TEXTS[0], seed, 0.0) for seed in range(3)], SamplingParams(8)
+    )
     assert len({tuple(ids) for ids in ids_of(answers)}) == 1
 
 
 @pytest.mark.parametrize("max_tokens", [1, 5, 200])
 def test_max_tokens_and_finish_reason_and_text_agree_with_the_ids(case, max_tokens):
-    answers = case.generator.generate([ask(case, TEXTS[0], seed) for seed in range(8)], SamplingParams(max_tokens))
+    answers = case.generator.generate(
+        [ask(case, TEXTS[0], seed) for seed in range(8)], SamplingParams(max_tokens)
+    )
     for answer in answers:
         assert 1 <= len(answer.token_ids) <= max_tokens
         ends = answer.token_ids[-1] in case.eos_ids
@@ -180,8 +218,14 @@ def test_logp_is_the_models_own_at_temperature_one_before_truncation(case):
     if case.folder is None:
         pytest.skip("the fake generator has no model")
     requests = [ask(case, text, seed, 0.6) for seed, text in enumerate(TEXTS[:3])]
-    for request, answer in zip(requests, case.generator.generate(requests, SamplingParams(24, top_p=0.8, top_k=20)), strict=True):
-        assert answer.logp == pytest.approx(teacher_forced_logp(case.folder, request, answer.token_ids), abs=2e-2)
+    for request, answer in zip(
+        requests,
+        case.generator.generate(requests, SamplingParams(24, top_p=0.8, top_k=20)),
+        strict=True,
+    ):
+        assert answer.logp == pytest.approx(
+            teacher_forced_logp(case.folder, request, answer.token_ids), abs=2e-2
+        )
 
 
 def teacher_forced_logp(folder, request, response_ids):
@@ -218,7 +262,9 @@ def test_one_failing_row_does_not_lose_the_others(case):
     assert answers[1].error.startswith("prompt_too_long")
     assert answers[1].token_ids == []
     assert answers[1].logp is None
-    assert ids_of([answers[0], *answers[2:]]) == ids_of(case.generator.generate(good, SamplingParams(8)))
+    assert ids_of([answers[0], *answers[2:]]) == ids_of(
+        case.generator.generate(good, SamplingParams(8))
+    )
 
 
 def test_unicode_prompts_are_answered(case):

@@ -6,7 +6,13 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_models import END_ID, make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model, tiny_config
+from support.tiny_models import (
+    END_ID,
+    make_tiny_adapter,
+    make_tiny_causal_lm,
+    make_tiny_reward_model,
+    tiny_config,
+)
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from prefpipe.backends.generators import decoding
@@ -40,7 +46,10 @@ def ask(generator, texts=TEXTS, n=4, temperature=1.0):
     for number, text in enumerate(texts):
         turns = [{"role": "user", "content": text}]
         ids = generator.encode(turns)
-        requests += [GenerationRequest(f"p{number}", i, turns, ids, 100 * number + i, temperature) for i in range(n)]
+        requests += [
+            GenerationRequest(f"p{number}", i, turns, ids, 100 * number + i, temperature)
+            for i in range(n)
+        ]
     return requests
 
 
@@ -60,14 +69,18 @@ def test_greedy_ids_are_those_of_transformers(generator, policy):
     requests = ask(generator, n=1, temperature=0.0)
     for request, answer in zip(requests, generator.generate(requests, PARAMS), strict=True):
         prompt = torch.tensor([request.prompt_token_ids])
-        expected = model.generate(prompt, do_sample=False, max_new_tokens=PARAMS.max_tokens)[0, prompt.shape[1] :]
+        expected = model.generate(prompt, do_sample=False, max_new_tokens=PARAMS.max_tokens)[
+            0, prompt.shape[1] :
+        ]
         assert answer.token_ids == expected.tolist()
 
 
 def test_logp_is_the_teacher_forced_sum_whatever_the_temperature_and_truncation(generator, policy):
     """logp = sum_t log softmax(logits_t)[token_t], the model run once over prompt and response."""
     model = AutoModelForCausalLM.from_pretrained(policy)
-    requests = [request._replace(temperature=0.5 * i) for i, request in enumerate(ask(generator, n=1))]
+    requests = [
+        request._replace(temperature=0.5 * i) for i, request in enumerate(ask(generator, n=1))
+    ]
     answers = generator.generate(requests, SamplingParams(24, top_p=0.9, top_k=20))
     for request, answer in zip(requests, answers, strict=True):
         start = len(request.prompt_token_ids)
@@ -83,7 +96,9 @@ def test_the_batch_size_changes_nothing(generator, batch_size):
     expected = resized(generator, 7).generate(requests, PARAMS)
     found = resized(generator, batch_size).generate(requests, PARAMS)
     assert ids_of(found) == ids_of(expected)
-    assert [answer.logp for answer in found] == pytest.approx([answer.logp for answer in expected], abs=1e-3)
+    assert [answer.logp for answer in found] == pytest.approx(
+        [answer.logp for answer in expected], abs=1e-3
+    )
 
 
 def test_an_answer_depends_on_its_own_request_only(generator):
@@ -100,7 +115,9 @@ def test_seeds_decide_and_samples_differ(generator):
     first, second = generator.generate(requests, PARAMS), generator.generate(requests, PARAMS)
     assert first == second
     assert len({tuple(ids) for ids in ids_of(first)}) == len(first)
-    moved = generator.generate([request._replace(seed=request.seed + 1_000) for request in requests], PARAMS)
+    moved = generator.generate(
+        [request._replace(seed=request.seed + 1_000) for request in requests], PARAMS
+    )
     assert all(a != b for a, b in zip(ids_of(first), ids_of(moved), strict=True))
 
 
@@ -132,11 +149,14 @@ def test_every_eos_of_the_generation_config_stops(policy, tmp_path, generator):
     requests = ask(generator)
     plain = generator.generate(requests, PARAMS)
     common = max(
-        {token for ids in ids_of(plain) for token in ids} - {END_ID}, key=lambda t: sum(t in ids for ids in ids_of(plain))
+        {token for ids in ids_of(plain) for token in ids} - {END_ID},
+        key=lambda t: sum(t in ids for ids in ids_of(plain)),
     )
     folder = shutil.copytree(policy, tmp_path / "two-eos")
     config = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [END_ID, common]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps(config | {"eos_token_id": [END_ID, common]})
+    )
     cut = HfGenerator(inspect_model(folder, "two-eos")).generate(requests, PARAMS)
     for answer, whole in zip(cut, ids_of(plain), strict=True):
         end = whole.index(common) + 1 if common in whole else len(whole)
@@ -171,11 +191,20 @@ def test_one_token_and_no_requests(generator):
     assert all(len(answer.token_ids) == 1 for answer in answers)
 
 
-def test_a_prompt_that_leaves_no_room_is_a_row_with_a_reason_and_spares_its_neighbours(policy, generator):
+def test_a_prompt_that_leaves_no_room_is_a_row_with_a_reason_and_spares_its_neighbours(
+    policy, generator
+):
     small = HfGenerator(inspect_model(policy, "policy"), max_model_len=60)
     requests = ask(small, texts=["a", "x" * 60, "zzz 5"], n=2)
     answers = small.generate(requests, PARAMS)
-    assert [answer.finish_reason == "error" for answer in answers] == [False, False, True, True, False, False]
+    assert [answer.finish_reason == "error" for answer in answers] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
     assert answers[2].error.startswith("prompt_too_long: ")
     assert ids_of(answers[:2]) == ids_of(generator.generate(requests[:2], PARAMS))
 
@@ -199,7 +228,11 @@ def test_numbers_that_overflow_are_an_error_and_not_a_text(policy, tmp_path):
 
 def test_a_sliding_window_is_obeyed(tmp_path, policy):
     """Mistral looks back 16 positions only; transformers' own cache forgets them, ours masks them."""
-    settings = {key: value for key, value in tiny_config().to_dict().items() if key not in {"model_type", "architectures"}}
+    settings = {
+        key: value
+        for key, value in tiny_config().to_dict().items()
+        if key not in {"model_type", "architectures"}
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = MistralForCausalLM(MistralConfig(**settings | {"sliding_window": 16})).eval()
@@ -209,11 +242,15 @@ def test_a_sliding_window_is_obeyed(tmp_path, policy):
     requests = ask(generator, n=1, temperature=0.0)
     for request, answer in zip(requests, generator.generate(requests, PARAMS), strict=True):
         prompt = torch.tensor([request.prompt_token_ids])
-        expected = model.generate(prompt, do_sample=False, max_new_tokens=PARAMS.max_tokens)[0, prompt.shape[1] :]
+        expected = model.generate(prompt, do_sample=False, max_new_tokens=PARAMS.max_tokens)[
+            0, prompt.shape[1] :
+        ]
         assert answer.token_ids == expected.tolist()
 
 
-def test_an_adapter_changes_the_answers_and_gives_the_same_merged_or_apart(generator, adapter, policy):
+def test_an_adapter_changes_the_answers_and_gives_the_same_merged_or_apart(
+    generator, adapter, policy
+):
     model = inspect_model(adapter, "adapter")
     merged = HfGenerator(model)
     requests = ask(merged, n=1, temperature=0.0)
@@ -224,7 +261,9 @@ def test_an_adapter_changes_the_answers_and_gives_the_same_merged_or_apart(gener
     apart = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(policy), adapter)
     for request, answer in zip(requests, answers, strict=True):
         prompt = torch.tensor([request.prompt_token_ids])
-        expected = apart.generate(input_ids=prompt, do_sample=False, max_new_tokens=PARAMS.max_tokens)[0, prompt.shape[1] :]
+        expected = apart.generate(
+            input_ids=prompt, do_sample=False, max_new_tokens=PARAMS.max_tokens
+        )[0, prompt.shape[1] :]
         assert answer.token_ids == expected.tolist()
 
 
@@ -238,7 +277,10 @@ def test_a_16_bit_adapter_stays_apart_and_still_answers(adapter):
 def test_an_adapter_that_does_not_fit_its_base_is_refused(adapter, policy, tmp_path):
     folder = shutil.copytree(adapter, tmp_path / "other")
     weights = load_file(folder / "adapter_model.safetensors")
-    save_file({name: tensor for name, tensor in weights.items() if "layers.1" not in name}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in weights.items() if "layers.1" not in name},
+        folder / "adapter_model.safetensors",
+    )
     with pytest.raises(ModelError, match=r"the adapter in .*other does not fit its base model"):
         HfGenerator(inspect_model(folder, "other"))
 
@@ -248,13 +290,17 @@ def test_missing_weights_are_refused_and_never_drawn_at_random(policy, tmp_path)
     weights = load_file(folder / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=r"lack 1 tensors of the model, the first one lm_head\.weight"):
+    with pytest.raises(
+        ModelError, match=r"lack 1 tensors of the model, the first one lm_head\.weight"
+    ):
         HfGenerator(inspect_model(folder, "headless"))
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
     model = inspect_model(make_tiny_reward_model(tmp_path / "reward"), "reward")
-    with pytest.raises(ModelError, match="reward is a sequence-classification model; generating needs a causal"):
+    with pytest.raises(
+        ModelError, match="reward is a sequence-classification model; generating needs a causal"
+    ):
         HfGenerator(model)
 
 
@@ -272,10 +318,16 @@ def test_a_limit_beyond_the_model_is_refused(policy):
             "refuses this conversation: no x",
         ),
         ("{{ raise_exception('no turns') }}", ModelError, "fails on one question: no turns"),
-        ("<|bos|><|bos|>{{ messages[0].content }}", ModelError, r"begins with two <\|bos\|> tokens"),
+        (
+            "<|bos|><|bos|>{{ messages[0].content }}",
+            ModelError,
+            r"begins with two <\|bos\|> tokens",
+        ),
     ],
 )
-def test_a_template_that_refuses_or_doubles_bos_is_an_error(policy, tmp_path, template, error, message):
+def test_a_template_that_refuses_or_doubles_bos_is_an_error(
+    policy, tmp_path, template, error, message
+):
     folder = shutil.copytree(policy, tmp_path / "model")
     (folder / "chat_template.jinja").write_text(template)
     with pytest.raises(error, match=message):
@@ -287,6 +339,10 @@ def test_smollm2_gives_the_same_answers_in_batches_of_any_size():
     from prefpipe.models.model_location import locate_model
 
     generator = HfGenerator(locate_model("bundled:smollm2-135m"))
-    requests = ask(generator, texts=["Name a colour.", "What is two plus two?"], n=3, temperature=0.8)
+    requests = ask(
+        generator, texts=["Name a colour.", "What is two plus two?"], n=3, temperature=0.8
+    )
     expected = ids_of(generator.generate(requests, SamplingParams(max_tokens=8)))
-    assert ids_of(resized(generator, 4).generate(requests, SamplingParams(max_tokens=8))) == expected
+    assert (
+        ids_of(resized(generator, 4).generate(requests, SamplingParams(max_tokens=8))) == expected
+    )

@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from prefpipe.backends.generators.kv_cache import ROOM, count_positions, is_supported, join_caches, new_cache
+from prefpipe.backends.generators.kv_cache import (
+    ROOM,
+    count_positions,
+    is_supported,
+    join_caches,
+    new_cache,
+)
 
 
 def filled(n_rows, n_positions, seed=0, n_layers=2):

@@ -58,7 +58,9 @@ def test_a_busy_or_failing_server_is_asked_again(status):
 
 
 def test_a_server_that_stays_broken_costs_one_row():
-    with running_chat_server(faults={"b": ("always", 500, {"error": {"message": "out of memory"}})}) as server:
+    with running_chat_server(
+        faults={"b": ("always", 500, {"error": {"message": "out of memory"}})}
+    ) as server:
         answers = generate(server, "abc", max_tries=3)
     assert [answer.finish_reason == "error" for answer in answers] == [False, True, False]
     assert "out of memory" in answers[1].error
@@ -97,25 +99,37 @@ def test_a_refused_request_is_one_row_with_the_reason_and_is_not_repeated(positi
     texts.insert(position, "bad")
     with running_chat_server(faults={"bad": ("always", 400, REFUSAL)}) as server:
         answers = generate(server, texts)
-    assert [answer.finish_reason == "error" for answer in answers] == [text == "bad" for text in texts]
+    assert [answer.finish_reason == "error" for answer in answers] == [
+        text == "bad" for text in texts
+    ]
     assert "The input is refused: bad row" in answers[position].error
-    assert server.tries["bad"] == (2 if position == 0 else 1), "the first is tried without what a server may not know"
+    assert server.tries["bad"] == (2 if position == 0 else 1), (
+        "the first is tried without what a server may not know"
+    )
 
 
 @pytest.mark.parametrize("position", [0, 1])
-@pytest.mark.parametrize("fault", [("garbage",), ("always", 200, {"detail": "no choices"}), ("always", 200, {"choices": []})])
+@pytest.mark.parametrize(
+    "fault",
+    [("garbage",), ("always", 200, {"detail": "no choices"}), ("always", 200, {"choices": []})],
+)
 def test_an_answer_that_is_no_chat_completion_is_one_row(fault, position):
     texts = ["a", "c"]
     texts.insert(position, "bad")
     with running_chat_server(faults={"bad": fault}) as server:
         answers = generate(server, texts, max_tries=2)
-    assert [answer.finish_reason == "error" for answer in answers] == [text == "bad" for text in texts]
+    assert [answer.finish_reason == "error" for answer in answers] == [
+        text == "bad" for text in texts
+    ]
     assert answers[position].error
     assert server.tries["bad"] == 2
 
 
 def test_a_response_that_the_server_cut_for_its_content_is_an_error():
-    body = {"id": "c", "choices": [{"index": 0, "finish_reason": "content_filter", "message": {"content": "I"}}]}
+    body = {
+        "id": "c",
+        "choices": [{"index": 0, "finish_reason": "content_filter", "message": {"content": "I"}}],
+    }
     with running_chat_server(faults={"b": ("always", 200, body)}) as server:
         answers = generate(server, "ab")
     assert answers[1].finish_reason == "error"
@@ -131,7 +145,11 @@ def test_a_prompt_beyond_the_servers_context_is_named_so():
 
 @pytest.mark.parametrize("how", ["refused", "ignored"])
 def test_a_server_without_token_ids_still_gives_text_and_says_so_once(how):
-    settings = {"known_fields": ("logprobs",)} if how == "refused" else {"ignored_fields": ("return_token_ids",)}
+    settings = (
+        {"known_fields": ("logprobs",)}
+        if how == "refused"
+        else {"ignored_fields": ("return_token_ids",)}
+    )
     with running_chat_server(**settings) as server:
         lines = []
         generator = connect(server, surroundings=Surroundings(lines.append))
@@ -140,8 +158,12 @@ def test_a_server_without_token_ids_still_gives_text_and_says_so_once(how):
         generator.close()
     assert len(lines) == 1
     assert "gives no return_token_ids" in lines[0]
-    assert all(answer.token_ids == [] and answer.text and answer.logp is not None for answer in answers)
-    assert server.tries["a"] == (2 if how == "refused" else 1), "a refused field is left out from then on"
+    assert all(
+        answer.token_ids == [] and answer.text and answer.logp is not None for answer in answers
+    )
+    assert server.tries["a"] == (2 if how == "refused" else 1), (
+        "a refused field is left out from then on"
+    )
     assert server.tries["d"] == 1
 
 
@@ -173,7 +195,9 @@ def test_no_server_at_all_is_one_clear_error():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    generator = OpenAIGenerator("m", base_url=f"http://127.0.0.1:{port}/v1", concurrency=4, max_tries=1)
+    generator = OpenAIGenerator(
+        "m", base_url=f"http://127.0.0.1:{port}/v1", concurrency=4, max_tries=1
+    )
     with pytest.raises(ModelError, match=f"127.0.0.1:{port}.*[Cc]onnect") as caught:
         generator.generate([ask("a"), ask("b")], PARAMS)
     generator.close()

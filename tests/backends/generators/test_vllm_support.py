@@ -13,7 +13,14 @@ from prefpipe.backends.generators import vllm_support
 from prefpipe.backends.generators.vllm_support import check_adapter, find_version, hidden_torchrun
 from prefpipe.errors import ModelError
 
-PLAIN = {"peft_type": "LORA", "r": 16, "lora_alpha": 32, "target_modules": ["q_proj"], "bias": "none", "init_lora_weights": True}
+PLAIN = {
+    "peft_type": "LORA",
+    "r": 16,
+    "lora_alpha": 32,
+    "target_modules": ["q_proj"],
+    "bias": "none",
+    "init_lora_weights": True,
+}
 
 
 def write_adapter(folder, **changes):
@@ -84,7 +91,9 @@ def test_the_largest_rank_of_a_pattern_counts(tmp_path):
     ],
 )
 def test_an_adapter_that_vllm_would_not_apply_whole_is_refused_by_field(tmp_path, field, value):
-    with pytest.raises(ModelError, match=rf"{field} is {value!r}".replace("[", r"\[").replace("]", r"\]")) as caught:
+    with pytest.raises(
+        ModelError, match=rf"{field} is {value!r}".replace("[", r"\[").replace("]", r"\]")
+    ) as caught:
         check_adapter(write_adapter(tmp_path, **{field: value}))
     assert "transformers" in caught.value.hint
 

@@ -10,7 +10,13 @@ from prefpipe.text.judging.verdicts import read_probabilities
 
 
 def body(text, **more):
-    return {"model": "tiny", "messages": [{"role": "user", "content": text}], "temperature": 0.0, "max_tokens": 8, **more}
+    return {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": text}],
+        "temperature": 0.0,
+        "max_tokens": 8,
+        **more,
+    }
 
 
 @pytest.fixture(params=["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
@@ -26,7 +32,9 @@ def source(request, tiny_folder):
 def test_an_engine_answers_like_a_server(source):
     """In order, each kept as a completion as it is made, with the tokens counted; what does not fit is told apart."""
     kept = {}
-    answers = source.complete([body("one"), body("x" * 2000), body("two"), body("one")], kept.__setitem__)
+    answers = source.complete(
+        [body("one"), body("x" * 2000), body("two"), body("one")], kept.__setitem__
+    )
     assert [answer.status for answer in answers] == ["ok", "prompt_too_long", "ok", "ok"]
     assert answers[0] == answers[3]
     assert sorted(kept) == [0, 2, 3]
@@ -39,7 +47,10 @@ def test_an_engine_answers_like_a_server(source):
 def test_vllms_own_server_gives_probabilities(vllm_server_url):
     """The letters of a tiny random model are as improbable as any, but their place is read."""
     client = ChatClient(ServerSettings(vllm_server_url, concurrency=2))
-    asked = [body("A or B?", logprobs=True, top_logprobs=20), body("B or A?", logprobs=True, top_logprobs=20)]
+    asked = [
+        body("A or B?", logprobs=True, top_logprobs=20),
+        body("B or A?", logprobs=True, top_logprobs=20),
+    ]
     answers = client.complete(asked, lambda *_: None)
     client.close()
     for answer in answers:

@@ -13,12 +13,22 @@ SHORT = [{"type": "words", "min": 1, "max": 2, "weight": 3}, {"type": "no_commas
 
 
 def request(response, checks, prompt_id="p", **columns):
-    return ScoreRequest(prompt_id, 0, [{"role": "user", "content": "Say hi"}], response, {"checks": checks, **columns})
+    return ScoreRequest(
+        prompt_id,
+        0,
+        [{"role": "user", "content": "Say hi"}],
+        response,
+        {"checks": checks, **columns},
+    )
 
 
 def test_the_reward_is_the_weighted_mean_and_the_detail_lists_each_check():
     (score,) = ChecksScorer().score([request("a, b c", SHORT)])
-    assert (score.reward, score.status, score.reason) == (pytest.approx((3 * 0.5 + 0) / 4), "ok", None)
+    assert (score.reward, score.status, score.reason) == (
+        pytest.approx((3 * 0.5 + 0) / 4),
+        "ok",
+        None,
+    )
     assert json.loads(score.detail) == [
         {"type": "words", "score": 0.5, "weight": 3.0, "reason": "found 3, wanted 1 to 2"},
         {"type": "no_commas", "score": 0.0, "weight": 1.0, "reason": "1 commas"},
@@ -38,7 +48,9 @@ def test_an_empty_response_is_rated():
 
 
 def test_order_is_kept_and_bad_rows_leave_their_neighbours_alone(tmp_path, monkeypatch):
-    (tmp_path / "scorer_checks.py").write_text("def strict(response, messages, columns):\n    return float(response)\n")
+    (tmp_path / "scorer_checks.py").write_text(
+        "def strict(response, messages, columns):\n    return float(response)\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     own = [{"type": "python", "function": "scorer_checks:strict"}]
     scores = ChecksScorer(trust_python_checks=True).score(
@@ -51,23 +63,42 @@ def test_order_is_kept_and_bad_rows_leave_their_neighbours_alone(tmp_path, monke
             request("0.5", own, "a"),
         ]
     )
-    assert [score.status for score in scores] == ["ok", "check_error", "bad_checks", "ok", "no_checks", "ok"]
+    assert [score.status for score in scores] == [
+        "ok",
+        "check_error",
+        "bad_checks",
+        "ok",
+        "no_checks",
+        "ok",
+    ]
     assert [score.reward for score in scores] == [0.25, None, None, 1.0, None, 0.5]
     assert "check function 'scorer_checks:strict' raised ValueError" in scores[1].reason
-    assert "prompt 'b': column 'checks': [0]: unknown type 'wrds' (did you mean 'words'?)" in scores[2].reason
+    assert (
+        "prompt 'b': column 'checks': [0]: unknown type 'wrds' (did you mean 'words'?)"
+        in scores[2].reason
+    )
     for score in scores:
         f"{score.reason}{score.detail}".encode()
 
 
 @pytest.mark.parametrize("response", ["\ud800", "\x00", "😀" * 10, "\u202eשלום", "x" * 100_000])
 def test_the_detail_of_odd_responses_can_be_written(response):
-    checks = [{"type": "starts_with", "text": "abc"}, {"type": "exact_answer", "answer": "x"}, {"type": "quoted"}]
+    checks = [
+        {"type": "starts_with", "text": "abc"},
+        {"type": "exact_answer", "answer": "x"},
+        {"type": "quoted"},
+    ]
     (score,) = ChecksScorer().score([request(response, checks)])
     assert len(json.loads(score.detail.encode().decode())) == len(checks)
 
 
 def test_validation_tells_the_problems_of_all_prompts_at_once():
-    prompts = [("a", {"checks": SHORT}), ("b", {"checks": [{"type": "wrds"}]}), ("c", {}), ("d", {"checks": "{"})]
+    prompts = [
+        ("a", {"checks": SHORT}),
+        ("b", {"checks": [{"type": "wrds"}]}),
+        ("c", {}),
+        ("d", {"checks": "{"}),
+    ]
     with pytest.raises(InputError) as caught:
         ChecksScorer().validate(prompts)
     first, second = caught.value.message.splitlines()
@@ -83,7 +114,12 @@ def test_validation_of_a_long_list_of_problems_tells_twenty_and_counts_the_rest(
 
 
 def test_validation_counts_the_prompts_with_checks():
-    assert ChecksScorer().validate([("a", {"checks": SHORT}), ("b", {}), ("c", {"checks": json.dumps(SHORT)})]) == 2
+    assert (
+        ChecksScorer().validate(
+            [("a", {"checks": SHORT}), ("b", {}), ("c", {"checks": json.dumps(SHORT)})]
+        )
+        == 2
+    )
 
 
 def test_code_from_the_prompts_file_needs_leave():

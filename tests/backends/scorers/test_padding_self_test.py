@@ -28,7 +28,9 @@ def test_a_flip_of_rows_that_lie_apart_is_refused():
     alone = [0.0, 0.1 * SPREAD, 2.0, SPREAD]
     verdict = judge_padding(alone, [0.06 * SPREAD, 0.05 * SPREAD, 2.0, SPREAD], exact=False)
     assert verdict.fatal
-    assert verdict.problem.startswith("padding changes which of two conversations is better; padding moves scores by up to 0.06")
+    assert verdict.problem.startswith(
+        "padding changes which of two conversations is better; padding moves scores by up to 0.06"
+    )
 
 
 def test_a_flip_of_rows_that_are_as_good_as_equal_is_rounding():
@@ -37,9 +39,14 @@ def test_a_flip_of_rows_that_are_as_good_as_equal_is_rounding():
 
 def test_equal_scores_for_different_conversations_are_refused():
     assert judge_padding([3.0] * 4, [3.0] * 4, exact=True).fatal
-    assert judge_padding([0.0] * 4, [0.0] * 4, exact=True).problem.startswith("four different conversations all score 0")
+    assert judge_padding([0.0] * 4, [0.0] * 4, exact=True).problem.startswith(
+        "four different conversations all score 0"
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_scores_that_are_not_finite_are_refused(bad):
-    assert judge_padding(ALONE, moved(bad), exact=True) == (judge_padding(ALONE, moved(bad), exact=True).problem, True)
+    assert judge_padding(ALONE, moved(bad), exact=True) == (
+        judge_padding(ALONE, moved(bad), exact=True).problem,
+        True,
+    )

@@ -11,7 +11,10 @@ from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.scorers.ratings import RatingsScorer
 from prefpipe.errors import InputError
 
-RATED = [{"prompt_id": "a", "sample_idx": 0, "rating": 7.5}, {"prompt_id": "b", "sample_idx": 2, "rating": -1}]
+RATED = [
+    {"prompt_id": "a", "sample_idx": 0, "rating": 7.5},
+    {"prompt_id": "b", "sample_idx": 2, "rating": -1},
+]
 
 
 def request(prompt_id, sample_idx, response="text"):
@@ -46,7 +49,13 @@ def test_every_format_gives_the_same_ratings(tmp_path, suffix):
 
 
 def test_the_response_is_the_key_where_there_is_no_sample_idx(path):
-    write(path, [{"prompt_id": "a", "response": "Hi\n😀", "rating": "8"}, {"prompt_id": "a", "response": "", "rating": 0}])
+    write(
+        path,
+        [
+            {"prompt_id": "a", "response": "Hi\n😀", "rating": "8"},
+            {"prompt_id": "a", "response": "", "rating": 0},
+        ],
+    )
     scorer = RatingsScorer(path)
     scores = scorer.score([request("a", 5, ""), request("a", 0, "Hi\n😀"), request("b", 0, "")])
     assert [score.reward for score in scores] == [0.0, 8.0, None]
@@ -60,7 +69,9 @@ def test_numbers_of_prompts_are_text_and_whole_floats_are_indices(path):
 
 def test_ratings_of_other_candidates_are_named_with_their_place(path):
     scorer = RatingsScorer(write(path, RATED))
-    assert scorer.unknown_keys([("a", 0, "x"), ("b", 1, "x"), ("c", 0, "x")]) == ["prompt_id 'b', sample_idx 2 (line 2)"]
+    assert scorer.unknown_keys([("a", 0, "x"), ("b", 1, "x"), ("c", 0, "x")]) == [
+        "prompt_id 'b', sample_idx 2 (line 2)"
+    ]
     assert scorer.unknown_keys({("a", 0, "x"), ("b", 2, "x")}) == []
 
 
@@ -78,7 +89,10 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_refused(path):
     scorer = RatingsScorer(write(path, [*RATED, RATED[0]]))
     assert (len(scorer), scorer.n_repeated) == (2, 1)
     write(path, [*RATED, RATED[0] | {"rating": 3}])
-    with pytest.raises(InputError, match=r"line 3: second rating 3 for prompt_id 'a', sample_idx 0; line 1 says 7.5"):
+    with pytest.raises(
+        InputError,
+        match=r"line 3: second rating 3 for prompt_id 'a', sample_idx 0; line 1 says 7.5",
+    ):
         RatingsScorer(path)
 
 
@@ -119,7 +133,10 @@ def test_all_problems_are_told_and_a_long_list_is_counted(path):
     ("rows", "message"),
     [
         ([], "human.jsonl holds no rows"),
-        ([{"id": "a", "score": 3}], r"has no column prompt_id, rating, sample_idx \(or response\); it has id, score"),
+        (
+            [{"id": "a", "score": 3}],
+            r"has no column prompt_id, rating, sample_idx \(or response\); it has id, score",
+        ),
         ([{"prompt_id": "a", "response": 3, "rating": 3}], "`response` is 3, which is no text"),
     ],
 )

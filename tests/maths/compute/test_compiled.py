@@ -32,11 +32,15 @@ def outer(x):
 
 def answer(folder: Path) -> str:
     program = "from outer import outer; print(outer(1.0))"
-    ran = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True
+    )
     return ran.stdout.strip()
 
 
-def test_a_changed_file_is_compiled_again_in_the_functions_of_others_that_call_it(tmp_path: Path) -> None:
+def test_a_changed_file_is_compiled_again_in_the_functions_of_others_that_call_it(
+    tmp_path: Path,
+) -> None:
     shutil.copy(prefpipe.maths.compute.compiled.__file__, tmp_path / "compiled.py")
     (tmp_path / "outer.py").write_text(OUTER)
     (tmp_path / "inner.py").write_text(INNER.format(term="1.0"))
@@ -73,14 +77,18 @@ def total_of(folder: Path, cache: Path) -> list[str]:
         script.write_text(SUM_OF_SQUARES, encoding="utf-8")
     root = Path(__file__).parents[3]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(root)}
-    outcome = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False)
+    outcome = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
+    )
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stdout.split()
 
 
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 @pytest.mark.parametrize("kept", [0, 40])
-def test_a_file_of_the_cache_that_was_cut_off_is_made_again(tmp_path: Path, suffix: str, kept: int) -> None:
+def test_a_file_of_the_cache_that_was_cut_off_is_made_again(
+    tmp_path: Path, suffix: str, kept: int
+) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     assert total_of(tmp_path, cache) == ["14.0", "0"]

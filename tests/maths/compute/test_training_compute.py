@@ -30,7 +30,8 @@ WIDE = tiny_config(
 )  # fmt: skip
 INTO_ATTENTION, OUT_OF_LAYER = HIDDEN * HIDDEN + 2 * HIDDEN * KEY_VALUE_HEADS * HEAD, HIDDEN * INNER
 WIDE_SHAPE = ModelShape(
-    n_layer_parameters=LAYERS * (INTO_ATTENTION + HIDDEN * HIDDEN + 2 * HIDDEN * INNER + OUT_OF_LAYER),
+    n_layer_parameters=LAYERS
+    * (INTO_ATTENTION + HIDDEN * HIDDEN + 2 * HIDDEN * INNER + OUT_OF_LAYER),
     n_output_parameters=HIDDEN * VOCABULARY,
     attention_width=LAYERS * HEADS * 2 * HEAD,
 )
@@ -52,11 +53,18 @@ def test_the_forward_pass_by_hand() -> None:
         (Recipe(gradient_checkpointing=True), 4, 3, 4),
         (Recipe(lora=True, gradient_checkpointing=True), 3, 2, 4),
         (Recipe(reference=True), 4, 4, 4),
-        (Recipe(epochs=3, reference=True), 10, 10, 10),  # the reference is measured once, not every epoch
+        (
+            Recipe(epochs=3, reference=True),
+            10,
+            10,
+            10,
+        ),  # the reference is measured once, not every epoch
         (Recipe(epochs=0.5), 1.5, 1.5, 1.5),
     ],
 )
-def test_how_many_forward_passes_training_is_worth(recipe: Recipe, layers: float, output: float, attention: float) -> None:
+def test_how_many_forward_passes_training_is_worth(
+    recipe: Recipe, layers: float, output: float, attention: float
+) -> None:
     assert training_work(ModelShape(100, 10, 4), TokenSums(1, 1, 3, 5, 64), recipe) == (
         1600 * layers,
         100 * output,
@@ -68,7 +76,9 @@ def test_an_8b_model_by_hand() -> None:
     """The rule of thumb 6 N D (Kaplan et al. 2020): 8e9 parameters, a million tokens, 4.8e16 FLOP; 0.0337 h of an H100 at 40 %."""
     work = training_work(ModelShape(8e9), TokenSums(1, 1, 0, 1e6, 0), Recipe())
     assert work.total == 4.8e16
-    assert gpu_hours(work.total, tflops=989.5, mfu=0.4) == pytest.approx(4.8e16 / (989.5e12 * 0.4) / 3600)
+    assert gpu_hours(work.total, tflops=989.5, mfu=0.4) == pytest.approx(
+        4.8e16 / (989.5e12 * 0.4) / 3600
+    )
     assert gpu_hours(3.6e15, tflops=1.0, mfu=1.0) == 1.0
 
 
@@ -87,7 +97,9 @@ def measured(*, lora: bool = False, checkpointing: bool = False) -> tuple[int, T
     mask[:, n_prompt:] = True
     with FlopCounterMode(display=False) as counter:
         sequence_logps(model, ids, torch.ones_like(ids), mask).logps.sum().backward()
-    return counter.get_total_flops(), TokenSums(1, n, n * n_prompt, n * n_response, n * (n_prompt + n_response) ** 2)
+    return counter.get_total_flops(), TokenSums(
+        1, n, n * n_prompt, n * n_response, n * (n_prompt + n_response) ** 2
+    )
 
 
 def test_pytorch_counts_the_same_in_a_step_of_the_trainers_forward_pass() -> None:
@@ -102,7 +114,9 @@ def test_pytorch_counts_the_same_with_lora() -> None:
     counted, sums = measured(lora=True)
     work = training_work(WIDE_SHAPE, sums, Recipe(lora=True))
     first_layer = 2 * INTO_ATTENTION * sums.tokens
-    assert counted == pytest.approx(work.layers + work.output + 2 * work.attention - first_layer, rel=0.01)
+    assert counted == pytest.approx(
+        work.layers + work.output + 2 * work.attention - first_layer, rel=0.01
+    )
     assert first_layer < 0.04 * work.total
 
 
@@ -111,7 +125,9 @@ def test_pytorch_counts_the_same_with_gradient_checkpointing() -> None:
     counted, sums = measured(checkpointing=True)
     work = training_work(WIDE_SHAPE, sums, Recipe(gradient_checkpointing=True))
     last_products = 2 * LAYERS * OUT_OF_LAYER * sums.tokens
-    assert counted == pytest.approx(work.layers + work.output + 2 * work.attention - last_products, rel=0.002)
+    assert counted == pytest.approx(
+        work.layers + work.output + 2 * work.attention - last_products, rel=0.002
+    )
 
 
 def test_the_output_projection_sees_response_tokens_only() -> None:
@@ -131,7 +147,9 @@ def test_a_size_is_a_number_with_a_unit(text: str, size: float | None) -> None:
     assert parse_size(text) == size
 
 
-PLAN = Plan(n_prompts=10, n=8, k=3, positives=1, mean_prompt_tokens=100.0, mean_response_tokens=50.0)
+PLAN = Plan(
+    n_prompts=10, n=8, k=3, positives=1, mean_prompt_tokens=100.0, mean_response_tokens=50.0
+)
 
 
 def test_a_plan_by_hand() -> None:
@@ -179,7 +197,12 @@ def test_prompts_of_a_tally_that_are_shared_count_once_a_group() -> None:
 
 
 @pytest.mark.parametrize(
-    "nothing", [{}, {"n_prompts": 3, "n_groups": 0, "n_usable": 0}, tally(group_prompt_tokens=0, usable_response_tokens=0)]
+    "nothing",
+    [
+        {},
+        {"n_prompts": 3, "n_groups": 0, "n_usable": 0},
+        tally(group_prompt_tokens=0, usable_response_tokens=0),
+    ],
 )
 def test_of_nothing_there_is_no_share(nothing: dict[str, float]) -> None:
     assert share_of_tokens_kept(nothing) is None

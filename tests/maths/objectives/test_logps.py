@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from prefpipe.errors import InputError
-from prefpipe.maths.objectives.logps import ResponseLogps, mean_logps, sum_response_logps, token_entropies, token_logps
+from prefpipe.maths.objectives.logps import (
+    ResponseLogps,
+    mean_logps,
+    sum_response_logps,
+    token_entropies,
+    token_logps,
+)
 
 
 def test_token_logps_are_the_log_of_the_softmax_at_the_label():
@@ -25,7 +31,9 @@ def test_token_logps_of_uniform_logits_are_minus_log_of_the_vocabulary():
 
 def test_half_precision_logits_are_reduced_in_float32():
     """bfloat16 has 8 bits: reduced in it, the log-partition of 50,000 equal logits would be off in the second digit."""
-    logps = token_logps(torch.zeros(1, 50_000, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.long))
+    logps = token_logps(
+        torch.zeros(1, 50_000, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.long)
+    )
     assert logps.dtype == torch.float32
     assert logps.item() == pytest.approx(-torch.tensor(50_000.0).log().item(), rel=1e-6)
 
@@ -39,7 +47,9 @@ def test_huge_logits_stay_finite_in_value_and_gradient():
 
 
 def test_a_response_is_the_sum_over_its_mask_and_nothing_else():
-    mask = torch.tensor([[False, True, True, False], [False, False, True, True], [True, False, False, False]])
+    mask = torch.tensor(
+        [[False, True, True, False], [False, False, True, True], [True, False, False, False]]
+    )
     result = sum_response_logps(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), mask)
     assert result.logps.tolist() == [1 + 2, 4 + 8, 16]
     assert result.n_tokens.tolist() == [2, 2, 1]
@@ -47,10 +57,16 @@ def test_a_response_is_the_sum_over_its_mask_and_nothing_else():
 
 
 def test_the_end_of_a_response_is_its_last_token_where_it_ended():
-    mask = torch.tensor([[False, True, True, False], [False, False, True, True], [True, False, False, False]])
+    mask = torch.tensor(
+        [[False, True, True, False], [False, False, True, True], [True, False, False, False]]
+    )
     ended = torch.tensor([True, False, True])
     result = sum_response_logps(torch.tensor([-1.0, -2.0, -4.0, -8.0, -16.0]), mask, ended)
-    assert result.end_probs.tolist() == [pytest.approx(math.exp(-2)), 0, pytest.approx(math.exp(-16))]
+    assert result.end_probs.tolist() == [
+        pytest.approx(math.exp(-2)),
+        0,
+        pytest.approx(math.exp(-16)),
+    ]
     assert sum_response_logps(torch.zeros(5), mask).end_probs is None
 
 
@@ -81,7 +97,12 @@ def test_the_mean_does_not_depend_on_length_for_a_constant_token_logp():
 
 def test_the_entropy_of_known_distributions():
     logits = torch.tensor(
-        [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, -torch.inf, -torch.inf], [50.0, 0.0, 0.0, 0.0], [1e30, -1e30, 0.0, 1.0]]
+        [
+            [0.0, 0.0, 0.0, 0.0],
+            [0.0, 0.0, -torch.inf, -torch.inf],
+            [50.0, 0.0, 0.0, 0.0],
+            [1e30, -1e30, 0.0, 1.0],
+        ]
     )
     labels = torch.tensor([3, 0, 0, 0])
     entropies = token_entropies(logits, labels, token_logps(logits, labels))

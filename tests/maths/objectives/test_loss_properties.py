@@ -4,14 +4,25 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.loss_groups import VARIANTS, Groups, comparison_of, gradient_of, losses_of, make_groups, reads_roles, row_of
+from support.loss_groups import (
+    VARIANTS,
+    Groups,
+    comparison_of,
+    gradient_of,
+    losses_of,
+    make_groups,
+    reads_roles,
+    row_of,
+)
 
 from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
 
 ALL = pytest.mark.parametrize("variant", VARIANTS)
 PAIRWISE = [variant for variant in VARIANTS if comparison_of(variant) == "pair"]
 NUMBERS = st.floats(-30, 30)
-REWARDS = st.one_of(st.integers(0, 3).map(float), st.floats(-5, 5))  # ratings tie often, reward models never
+REWARDS = st.one_of(
+    st.integers(0, 3).map(float), st.floats(-5, 5)
+)  # ratings tie often, reward models never
 examples = settings(max_examples=25, deadline=None)
 
 
@@ -56,8 +67,14 @@ def test_a_loss_is_one_finite_number_a_prompt_and_its_gradient_is_finite(variant
 def test_values_and_gradients_are_finite_at_1e4(variant, dtype, signs):
     scores = torch.tensor([[1e4, -1e4, 0.0, 1e4]], dtype=dtype) * signs[0]
     rewards = torch.tensor([[1e4, -1e4, 1e4, 0.0]], dtype=dtype) * signs[1]
-    positives, mask = torch.tensor([[True, False, False, False]]), torch.ones(1, 4, dtype=torch.bool)
-    n_tokens, end_probs = torch.tensor([[1, 10_000, 5, 7]]), torch.tensor([[1.0, 0.0, 1e-30, 0.5]], dtype=dtype)
+    positives, mask = (
+        torch.tensor([[True, False, False, False]]),
+        torch.ones(1, 4, dtype=torch.bool),
+    )
+    n_tokens, end_probs = (
+        torch.tensor([[1, 10_000, 5, 7]]),
+        torch.tensor([[1.0, 0.0, 1e-30, 0.5]], dtype=dtype),
+    )
     groups = Groups(scores, rewards, positives, mask, n_tokens, end_probs)
     assert torch.isfinite(losses_of(variant, groups)).all()
     assert torch.isfinite(gradient_of(variant, groups)).all()
@@ -66,7 +83,9 @@ def test_values_and_gradients_are_finite_at_1e4(variant, dtype, signs):
 @ALL
 def test_values_and_gradients_are_finite_where_all_scores_and_rewards_are_equal(variant):
     groups = make_groups()
-    equal = groups._replace(scores=torch.zeros_like(groups.scores), rewards=torch.ones_like(groups.rewards))
+    equal = groups._replace(
+        scores=torch.zeros_like(groups.scores), rewards=torch.ones_like(groups.rewards)
+    )
     assert torch.isfinite(losses_of(variant, equal)).all()
     assert torch.isfinite(gradient_of(variant, equal)).all()
 
@@ -88,9 +107,13 @@ def test_a_masked_response_is_as_good_as_removed(variant, rubbish):
 
 
 @ALL
-@given(groups=any_groups(max_prompts=1), rubbish=st.sampled_from([float("nan"), float("inf"), -1e30]))
+@given(
+    groups=any_groups(max_prompts=1), rubbish=st.sampled_from([float("nan"), float("inf"), -1e30])
+)
 @examples
-def test_responses_that_do_not_exist_may_stand_anywhere_and_be_named_in_pairs(variant, groups, rubbish):
+def test_responses_that_do_not_exist_may_stand_anywhere_and_be_named_in_pairs(
+    variant, groups, rubbish
+):
     filled = groups._replace(**{
         name: torch.where(groups.mask, getattr(groups, name), rubbish) for name in ("scores", "rewards", "end_probs")
     })  # fmt: skip
@@ -111,7 +134,9 @@ def test_the_order_of_responses_is_immaterial_ties_of_rewards_included(variant, 
     order = torch.tensor(data.draw(st.permutations(range(groups.scores.shape[1]))))
     permuted = groups.responses(order)
     torch.testing.assert_close(losses_of(variant, permuted), losses_of(variant, groups))
-    torch.testing.assert_close(gradient_of(variant, permuted), gradient_of(variant, groups)[:, order])
+    torch.testing.assert_close(
+        gradient_of(variant, permuted), gradient_of(variant, groups)[:, order]
+    )
 
 
 @ALL
@@ -121,17 +146,25 @@ def test_prompts_do_not_see_each_other(variant):
     torch.testing.assert_close(losses_of(variant, groups), torch.cat(alone))
 
 
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if row_of(variant).shift_invariant])
+@pytest.mark.parametrize(
+    "variant", [variant for variant in VARIANTS if row_of(variant).shift_invariant]
+)
 @given(groups=any_groups(), constant=NUMBERS)
 @examples
-def test_a_constant_added_to_all_scores_changes_nothing_where_the_table_says_so(variant, groups, constant):
+def test_a_constant_added_to_all_scores_changes_nothing_where_the_table_says_so(
+    variant, groups, constant
+):
     shifted = groups._replace(scores=groups.scores + constant)
     torch.testing.assert_close(losses_of(variant, shifted), losses_of(variant, groups))
     gradient = gradient_of(variant, groups)
-    torch.testing.assert_close(gradient.sum(-1), torch.zeros_like(gradient.sum(-1)), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        gradient.sum(-1), torch.zeros_like(gradient.sum(-1)), rtol=0, atol=1e-9
+    )
 
 
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if not row_of(variant).shift_invariant])
+@pytest.mark.parametrize(
+    "variant", [variant for variant in VARIANTS if not row_of(variant).shift_invariant]
+)
 def test_a_constant_added_to_all_scores_matters_where_the_table_says_so(variant):
     groups = make_groups()
     shifted = groups._replace(scores=groups.scores - 1.0)
@@ -142,14 +175,18 @@ def test_a_constant_added_to_all_scores_matters_where_the_table_says_so(variant)
 @given(groups=any_groups(), constant=st.sampled_from([-64.0, -0.5, 2.0, 1024.0]))
 @examples
 def test_a_constant_added_to_all_rewards_changes_nothing(variant, groups, constant):
-    rewards = (groups.rewards * 1024).round() / 1024  # so that adding the constant is exact and makes or breaks no tie
+    rewards = (
+        groups.rewards * 1024
+    ).round() / 1024  # so that adding the constant is exact and makes or breaks no tie
     groups = groups._replace(rewards=rewards)
     shifted = groups._replace(rewards=rewards + constant)
     torch.testing.assert_close(losses_of(variant, shifted), losses_of(variant, groups))
 
 
 @ALL
-@pytest.mark.parametrize("mask", [[False, False, False], [True, False, False]], ids=["no response", "a single one"])
+@pytest.mark.parametrize(
+    "mask", [[False, False, False], [True, False, False]], ids=["no response", "a single one"]
+)
 def test_a_prompt_without_a_comparison_has_loss_and_gradient_zero(variant, mask):
     groups = Groups(torch.tensor([[2.0, 5.0, -1.0]]), torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, False, False]]),
                     torch.tensor([mask]), torch.tensor([[3, 1, 2]]), torch.tensor([[0.5, 0.5, 0.5]]))  # fmt: skip
@@ -158,7 +195,9 @@ def test_a_prompt_without_a_comparison_has_loss_and_gradient_zero(variant, mask)
 
 
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if reads_roles(variant)])
-@pytest.mark.parametrize("positives", [[True, True], [False, False]], ids=["no negative", "no positive"])
+@pytest.mark.parametrize(
+    "positives", [[True, True], [False, False]], ids=["no negative", "no positive"]
+)
 def test_objectives_that_read_roles_need_both(variant, positives):
     groups = Groups(torch.tensor([[2.0, 5.0]]), torch.tensor([[1.0, 2.0]]), torch.tensor([positives]),
                     torch.ones(1, 2, dtype=torch.bool), torch.tensor([[3, 1]]), torch.tensor([[0.5, 0.5]]))  # fmt: skip
@@ -179,17 +218,23 @@ def test_roles_matter_where_the_table_says_so(variant):
     groups = make_groups()
     others = torch.zeros_like(groups.positives)
     others[:, 2] = True
-    assert (losses_of(variant, groups._replace(positives=others)) - losses_of(variant, groups)).abs().max() > 1e-3
+    assert (
+        losses_of(variant, groups._replace(positives=others)) - losses_of(variant, groups)
+    ).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if not row_of(variant).reads_rewards])
+@pytest.mark.parametrize(
+    "variant", [variant for variant in VARIANTS if not row_of(variant).reads_rewards]
+)
 def test_rewards_are_not_read_where_the_table_says_so(variant):
     groups = make_groups()
     other = groups._replace(rewards=torch.full_like(groups.rewards, float("nan")))
     assert losses_of(variant, other).equal(losses_of(variant, groups))
 
 
-@pytest.mark.parametrize("name", [name for name, row in ALL_OBJECTIVES.items() if row.reads_rewards])
+@pytest.mark.parametrize(
+    "name", [name for name, row in ALL_OBJECTIVES.items() if row.reads_rewards]
+)
 def test_rewards_matter_in_some_variant_where_the_table_says_so(name):
     groups = make_groups()
     other = groups._replace(rewards=groups.rewards.flip(0) + 1.7 * groups.rewards)
@@ -204,7 +249,9 @@ def test_rewards_matter_in_some_variant_where_the_table_says_so(name):
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if row_of(variant).monotone])
 @given(groups=any_groups(min_responses=2), rise=st.floats(0.0, 20.0), data=st.data())
 @examples
-def test_a_positive_that_rises_never_raises_the_loss_where_the_table_says_so(variant, groups, rise, data):
+def test_a_positive_that_rises_never_raises_the_loss_where_the_table_says_so(
+    variant, groups, rise, data
+):
     groups = groups._replace(pairs=None)  # a named pair may ask a positive to lose
     places = torch.nonzero(groups.positives & groups.mask).tolist()
     assume(places)
@@ -215,10 +262,16 @@ def test_a_positive_that_rises_never_raises_the_loss_where_the_table_says_so(var
     assert (after <= before + 1e-9 * (1 + before.abs())).all()
 
 
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if reads_roles(variant) and not row_of(variant).monotone])
+@pytest.mark.parametrize(
+    "variant",
+    [variant for variant in VARIANTS if reads_roles(variant) and not row_of(variant).monotone],
+)
 def test_a_positive_can_rise_too_far_where_the_table_says_so(variant):
     groups = make_groups()
-    losses = [losses_of(variant, groups._replace(scores=groups.scores + far * groups.positives)) for far in (0.0, 30.0, 60.0)]
+    losses = [
+        losses_of(variant, groups._replace(scores=groups.scores + far * groups.positives))
+        for far in (0.0, 30.0, 60.0)
+    ]
     assert (losses[2] > losses[1]).all()
 
 
@@ -228,7 +281,12 @@ def test_a_pairwise_loss_is_the_mean_over_positives_and_negatives(variant):
     for p in range(3):
         one = groups.prompts(slice(p, p + 1))
         places = [r for r in range(5) if one.mask[0, r]]
-        pairs = [(w, v) for w in places for v in places if one.positives[0, w] and not one.positives[0, v]]
+        pairs = [
+            (w, v)
+            for w in places
+            for v in places
+            if one.positives[0, w] and not one.positives[0, v]
+        ]
         alone = [losses_of(variant, one.responses(torch.tensor(pair))) for pair in pairs]
         torch.testing.assert_close(losses_of(variant, one), torch.stack(alone).mean(0))
 
@@ -259,5 +317,8 @@ def test_gradients_equal_finite_differences(variant):
     groups = make_groups(n_prompts=3)
     scores, end_probs = groups.scores.requires_grad_(), groups.end_probs.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda scores, end_probs: losses_of(variant, groups._replace(scores=scores, end_probs=end_probs)), (scores, end_probs)
+        lambda scores, end_probs: losses_of(
+            variant, groups._replace(scores=scores, end_probs=end_probs)
+        ),
+        (scores, end_probs),
     )

@@ -48,13 +48,17 @@ def sigma(x):
 
 
 @pytest.mark.parametrize("margin", [-2.0, 0.0, 0.3, 4.0])
-@pytest.mark.parametrize(("quality", "gamma"), [(1.0, 1.1), (3.0, 0.4), (-1.0, 1.0), (0.0, 2.0), (2.0, 0.0)])
+@pytest.mark.parametrize(
+    ("quality", "gamma"), [(1.0, 1.1), (3.0, 0.4), (-1.0, 1.0), (0.0, 2.0), (2.0, 0.0)]
+)
 def test_mmpo_gradient_in_the_margin_is_sigma_minus_p(margin, quality, gamma):
     """d loss / d d = sigma(d) - sigma(gamma * (q_w - q_l)); a zero margin or gamma = 0 has p = 1/2."""
     scores = pair_scores(margin)
     mmpo_loss(scores, pair_targets(quality), gamma=gamma, comparison="pair").sum().backward()
     expected = sigma(margin) - sigma(gamma * quality)
-    assert scores.grad.tolist() == [[pytest.approx(expected, abs=1e-6), pytest.approx(-expected, abs=1e-6)]]
+    assert scores.grad.tolist() == [
+        [pytest.approx(expected, abs=1e-6), pytest.approx(-expected, abs=1e-6)]
+    ]
 
 
 def test_mmpo_is_least_where_the_score_margin_is_gamma_times_the_quality_margin():
@@ -66,14 +70,18 @@ def test_mmpo_is_least_where_the_score_margin_is_gamma_times_the_quality_margin(
 @pytest.mark.parametrize("margin", [-3.0, 0.0, 2.0])
 def test_mmpo_with_a_huge_gamma_is_dpo(margin):
     scores, targets = pair_scores(margin), pair_targets(1.0)
-    torch.testing.assert_close(mmpo_loss(scores, targets, gamma=1e6, comparison="pair"), dpo_loss(scores, targets))
+    torch.testing.assert_close(
+        mmpo_loss(scores, targets, gamma=1e6, comparison="pair"), dpo_loss(scores, targets)
+    )
 
 
 @pytest.mark.parametrize("margin", [-3.0, 0.0, 2.0])
 def test_mmpo_with_gamma_zero_pulls_to_the_reference_and_is_not_dpo(margin):
     """The published code falls through to p = 1 here; p is 1/2: -(log sigma(d) + log sigma(-d)) / 2."""
     loss = mmpo_loss(pair_scores(margin), pair_targets(1.0), gamma=0.0, comparison="pair")
-    assert loss.item() == pytest.approx(-(math.log(sigma(margin)) + math.log(sigma(-margin))) / 2, rel=1e-6)
+    assert loss.item() == pytest.approx(
+        -(math.log(sigma(margin)) + math.log(sigma(-margin))) / 2, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", [mmpo_reward_loss, lambda *given, gamma: mmpo_loss(*given, gamma=gamma, comparison="pair")],
@@ -85,7 +93,11 @@ def test_each_pair_of_mmpo_sees_its_own_target_and_not_the_mean_of_the_batch(los
     """
     logit = math.log(9)
     scores = torch.zeros(2, 2, requires_grad=True)
-    targets = Targets(torch.tensor([[logit, 0.0], [-logit, 0.0]]), torch.tensor([[True, False]] * 2), ONE_PAIR.expand(2, 2))
+    targets = Targets(
+        torch.tensor([[logit, 0.0], [-logit, 0.0]]),
+        torch.tensor([[True, False]] * 2),
+        ONE_PAIR.expand(2, 2),
+    )
     losses = loss(scores, targets, gamma=1.0)
     assert losses.shape == (2,)
     losses.sum().backward()
@@ -103,7 +115,9 @@ def test_infonca_on_two_responses_with_target_softmax_of_gamma_q_is_mmpo(gamma):
 
 def test_infonca_is_the_entropy_of_its_target_where_scores_equal_rewards_over_alpha():
     rewards = torch.tensor([[1.0, 3.0, -2.0, 0.5]])
-    targets = Targets(rewards, torch.zeros_like(rewards, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool))
+    targets = Targets(
+        rewards, torch.zeros_like(rewards, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)
+    )
     scores = (rewards / 0.5 + 7).requires_grad_()
     loss = infonca_loss(scores, targets, alpha=0.5)
     shares = [math.exp(r / 0.5) for r in rewards[0].tolist()]
@@ -114,25 +128,39 @@ def test_infonca_is_the_entropy_of_its_target_where_scores_equal_rewards_over_al
 
 
 def test_infonca_with_equal_rewards_pulls_to_equal_scores():
-    targets = Targets(torch.full((1, 3), 4.0), torch.zeros(1, 3, dtype=torch.bool), torch.ones(1, 3, dtype=torch.bool))
+    targets = Targets(
+        torch.full((1, 3), 4.0),
+        torch.zeros(1, 3, dtype=torch.bool),
+        torch.ones(1, 3, dtype=torch.bool),
+    )
     assert infonca_loss(torch.zeros(1, 3), targets, alpha=1.0).item() == pytest.approx(math.log(3))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("margin", [-2.0, 0.0, 5.0])
 def test_ampo_with_one_negative_is_simpo_with_margin_log_gamma(gamma, margin):
-    ours = ampo_loss(pair_scores(margin), pair_targets(), alpha=0.0, gamma=gamma, deviation="signed")
-    torch.testing.assert_close(ours, simpo_loss(pair_scores(margin), pair_targets(), gamma=math.log(gamma)))
+    ours = ampo_loss(
+        pair_scores(margin), pair_targets(), alpha=0.0, gamma=gamma, deviation="signed"
+    )
+    torch.testing.assert_close(
+        ours, simpo_loss(pair_scores(margin), pair_targets(), gamma=math.log(gamma))
+    )
 
 
 def test_ampo_gradient_is_the_softmax_minus_one_on_the_positive():
     """At gamma = 1, alpha = 0 and one positive: p_+ - 1 on the positive, p_j on each negative."""
     scores = torch.tensor([[0.4, 1.0, -0.5, 2.0]], requires_grad=True)
-    targets = Targets(torch.zeros(1, 4), torch.tensor([[True, False, False, False]]), torch.ones(1, 4, dtype=torch.bool))
+    targets = Targets(
+        torch.zeros(1, 4),
+        torch.tensor([[True, False, False, False]]),
+        torch.ones(1, 4, dtype=torch.bool),
+    )
     ampo_loss(scores, targets, alpha=0.0, gamma=1.0, deviation="signed").sum().backward()
     weights = [math.exp(s) for s in (0.4, 1.0, -0.5, 2.0)]
     p = [weight / sum(weights) for weight in weights]
-    assert scores.grad.tolist() == [[pytest.approx(g, abs=1e-6) for g in (p[0] - 1, p[1], p[2], p[3])]]
+    assert scores.grad.tolist() == [
+        [pytest.approx(g, abs=1e-6) for g in (p[0] - 1, p[1], p[2], p[3])]
+    ]
 
 
 @pytest.mark.parametrize("deviation", ["signed", "absolute"])
@@ -142,7 +170,11 @@ def test_ampo_equals_the_formula_of_the_paper_written_out(deviation):
     away = [abs(r - mean) if deviation == "absolute" else r - mean for r in rewards]
     e = [math.exp(s + alpha * d) for s, d in zip(scores, away, strict=True)]
     expected = -math.log((e[0] + e[1]) / (e[0] + e[1] + gamma * (e[2] + e[3])))
-    targets = Targets(torch.tensor([rewards]), torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool))
+    targets = Targets(
+        torch.tensor([rewards]),
+        torch.tensor([[True, True, False, False]]),
+        torch.ones(1, 4, dtype=torch.bool),
+    )
     ours = ampo_loss(torch.tensor([scores]), targets, alpha=alpha, gamma=gamma, deviation=deviation)
     assert ours.item() == pytest.approx(expected, rel=1e-5)
 
@@ -152,14 +184,22 @@ def test_swepo_contrasts_those_above_the_mean_reward_with_the_rest():
     mean = sum(rewards) / 4
     e = [math.exp(s + alpha * (r - mean)) for s, r in zip(scores, rewards, strict=True)]
     above = sum(weight for weight, r in zip(e, rewards, strict=True) if r > mean)
-    targets = Targets(torch.tensor([rewards]), torch.tensor([[False, False, False, True]]), torch.ones(1, 4, dtype=torch.bool))
+    targets = Targets(
+        torch.tensor([rewards]),
+        torch.tensor([[False, False, False, True]]),
+        torch.ones(1, 4, dtype=torch.bool),
+    )
     ours = swepo_loss(torch.tensor([scores]), targets, alpha=alpha, deviation="signed")
     assert ours.item() == pytest.approx(-math.log(above / sum(e)), rel=1e-5)
 
 
 def test_a_very_bad_negative_weighs_less_signed_and_more_absolute():
     """Deviation of the last response is negative, so its weight in the denominator falls or rises with alpha."""
-    targets = Targets(torch.tensor([[2.0, 1.0, -9.0]]), torch.tensor([[True, False, False]]), torch.ones(1, 3, dtype=torch.bool))
+    targets = Targets(
+        torch.tensor([[2.0, 1.0, -9.0]]),
+        torch.tensor([[True, False, False]]),
+        torch.ones(1, 3, dtype=torch.bool),
+    )
     shares = {}
     for deviation in ("signed", "absolute"):
         scores = torch.zeros(1, 3, requires_grad=True)
@@ -172,7 +212,9 @@ def test_a_very_bad_negative_weighs_less_signed_and_more_absolute():
 
 def test_dpo_of_a_group_is_the_mean_over_its_pairs():
     scores = torch.tensor([[1.0, 0.0, -2.0]])
-    targets = Targets(torch.zeros(1, 3), torch.tensor([[True, False, False]]), torch.ones(1, 3, dtype=torch.bool))
+    targets = Targets(
+        torch.zeros(1, 3), torch.tensor([[True, False, False]]), torch.ones(1, 3, dtype=torch.bool)
+    )
     expected = -(math.log(sigma(1 - 0)) + math.log(sigma(1 + 2))) / 2
     assert dpo_loss(scores, targets).item() == pytest.approx(expected, rel=1e-6)
 
@@ -200,10 +242,18 @@ def test_refa_without_its_charge_is_ampo_to_the_last_bit():
 def test_refa_charges_for_each_missing_token_by_the_probability_of_the_end():
     """Lengths 4, 10, 7 and ends at 0.5, 0.9, cut off: 0.5 * 6 + 0.9 * 0 + 0 * 3 tokens."""
     scores = torch.zeros(1, 3)
-    targets = Targets(scores, torch.tensor([[True, False, False]]), torch.ones(1, 3, dtype=torch.bool))
+    targets = Targets(
+        scores, torch.tensor([[True, False, False]]), torch.ones(1, 3, dtype=torch.bool)
+    )
     ends = torch.tensor([[0.5, 0.9, 0.0]], requires_grad=True)
     knobs = {"alpha": 0.0, "gamma": 1.0, "deviation": "signed"}
-    loss = refa_loss(scores, targets, ResponseLogps(scores, torch.tensor([[4, 10, 7]]), ends), eos_weight=0.01, **knobs)
+    loss = refa_loss(
+        scores,
+        targets,
+        ResponseLogps(scores, torch.tensor([[4, 10, 7]]), ends),
+        eos_weight=0.01,
+        **knobs,
+    )
     assert loss.item() == pytest.approx(math.log(3) + 0.01 * 0.5 * 6)
     loss.sum().backward()
     assert ends.grad.tolist() == [[pytest.approx(0.06), 0, pytest.approx(0.03)]]
@@ -218,7 +268,9 @@ def test_refa_does_not_guess_how_responses_ended():
 
 def test_nca_is_least_where_each_score_is_the_log_of_its_share_times_the_number_of_responses():
     rewards = torch.tensor([[1.0, 3.0, -2.0, 0.5]], dtype=torch.float64)
-    targets = Targets(rewards, torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool))
+    targets = Targets(
+        rewards, torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)
+    )
     scores = (4 * torch.softmax(rewards / 0.5, -1)).log().requires_grad_()
     nca_loss(scores, targets, alpha=0.5).sum().backward()
     assert scores.grad.abs().max() < 1e-12
@@ -243,7 +295,9 @@ def test_tied_responses_are_drawn_from_each_other_too_and_pull_to_equal_scores(f
     rewards = torch.tensor([[2.0, 2.0, -1.0]])
     targets = Targets(rewards, rewards > 9, torch.ones(1, 3, dtype=torch.bool))
     loss = plackett_luce_loss(scores, targets)
-    assert loss.item() == pytest.approx(2 * math.log(math.exp(a) + math.exp(b) + math.exp(c)) - a - b, rel=1e-6)
+    assert loss.item() == pytest.approx(
+        2 * math.log(math.exp(a) + math.exp(b) + math.exp(c)) - a - b, rel=1e-6
+    )
     loss.sum().backward()
     gradient = scores.grad[0].tolist()
     assert gradient[first] > gradient[1 - first]  # the one that is ahead is pushed up less
@@ -262,13 +316,17 @@ def test_without_wrong_labels_cdpo_and_rdpo_are_dpo(loss, margin):
 def test_cdpo_is_mmpo_with_the_same_probability_for_every_pair():
     groups = make_groups()
     rewards = math.log(0.9 / 0.1) * groups.positives
-    soft = mmpo_loss(groups.scores, groups.targets._replace(rewards=rewards), gamma=1.0, comparison="pair")
+    soft = mmpo_loss(
+        groups.scores, groups.targets._replace(rewards=rewards), gamma=1.0, comparison="pair"
+    )
     torch.testing.assert_close(cdpo_loss(groups.scores, groups.targets, eps=0.1), soft)
 
 
 @pytest.mark.parametrize("margin", [-2.0, 0.3, 5.0])
 def test_the_mean_of_rdpo_over_flipped_labels_is_dpo_on_right_ones(margin):
-    right, flipped = (rdpo_loss(pair_scores(d), pair_targets(), eps=0.2).item() for d in (margin, -margin))
+    right, flipped = (
+        rdpo_loss(pair_scores(d), pair_targets(), eps=0.2).item() for d in (margin, -margin)
+    )
     expected = dpo_loss(pair_scores(margin), pair_targets()).item()
     assert 0.8 * right + 0.2 * flipped == pytest.approx(expected, rel=1e-5)
 
@@ -303,7 +361,9 @@ def test_the_odds_of_orpo_are_exact_at_both_ends(log_p):
     """log(P / (1 - P)) = -log(e^{-log P} - 1), against decimals of 400 digits."""
     getcontext().prec = 400
     log_odds = float(-((-Decimal(log_p)).exp() - 1).ln())
-    scores = torch.tensor([[log_p, math.log(0.5)]], dtype=torch.float64, requires_grad=True)  # the odds of 0.5 are 1
+    scores = torch.tensor(
+        [[log_p, math.log(0.5)]], dtype=torch.float64, requires_grad=True
+    )  # the odds of 0.5 are 1
     loss = orpo_loss(scores, pair_targets(), weight=1.0)
     assert loss.item() == pytest.approx(
         -log_p + math.log1p(math.exp(-log_odds)) if log_odds > -600 else -log_p - log_odds, rel=1e-9
@@ -340,7 +400,10 @@ def test_odpo_of_a_gap_that_has_no_logarithm_is_zero_with_gradient_zero(gap):
 
 
 def test_odpo_of_a_shrinking_gap_goes_to_zero():
-    losses = [odpo_loss(pair_scores(0.4), pair_targets(gap), alpha=1.0).item() for gap in (1.0, 1e-2, 1e-6)]
+    losses = [
+        odpo_loss(pair_scores(0.4), pair_targets(gap), alpha=1.0).item()
+        for gap in (1.0, 1e-2, 1e-6)
+    ]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 1e-6
 
@@ -358,7 +421,9 @@ def test_rpo_is_zero_and_flat_where_the_score_margin_is_eta_times_the_reward_mar
 def test_the_forward_form_of_rpo_has_the_gradient_of_its_docstring(margin):
     scores = pair_scores(margin)
     rpo_loss(scores, pair_targets(2.0), eta=0.7, form="forward-kl").sum().backward()
-    assert scores.grad[0, 0].item() == pytest.approx(sigma(margin) * sigma(-margin) * (margin - 1.4), abs=1e-6)
+    assert scores.grad[0, 0].item() == pytest.approx(
+        sigma(margin) * sigma(-margin) * (margin - 1.4), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("margin", [-2.0, 0.0, 1.0, 4.0])
@@ -376,16 +441,22 @@ def test_the_backward_form_of_rpo_is_mmpo_less_the_entropy_of_its_target(margin)
 @pytest.mark.parametrize("margin", [-3.0, 0.0, 2.0])
 def test_on_a_reward_head_a_huge_gamma_is_bradley_terry_and_gamma_zero_is_one_half(margin):
     scores, targets = pair_scores(margin), pair_targets(1.0)
-    torch.testing.assert_close(mmpo_reward_loss(scores, targets, gamma=1e6), bt_loss(scores, targets))
+    torch.testing.assert_close(
+        mmpo_reward_loss(scores, targets, gamma=1e6), bt_loss(scores, targets)
+    )
     half = -(math.log(sigma(margin)) + math.log(sigma(-margin))) / 2
     assert mmpo_reward_loss(scores, targets, gamma=0.0).item() == pytest.approx(half, rel=1e-6)
 
 
 def test_a_margin_of_zero_is_bradley_terry_and_a_rating_more_asks_for_gamma_more():
     scores = pair_scores(0.4)
-    torch.testing.assert_close(bt_margin_loss(scores, pair_targets(3.0), gamma=0.0), bt_loss(scores, pair_targets()))
+    torch.testing.assert_close(
+        bt_margin_loss(scores, pair_targets(3.0), gamma=0.0), bt_loss(scores, pair_targets())
+    )
     expected = -math.log(sigma(0.4 - 3 / 3))
-    assert bt_margin_loss(scores, pair_targets(3.0), gamma=1 / 3).item() == pytest.approx(expected, rel=1e-5)
+    assert bt_margin_loss(scores, pair_targets(3.0), gamma=1 / 3).item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("variant", ["bt", "bt-margin", "mmpo-reward"])

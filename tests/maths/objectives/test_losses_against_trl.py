@@ -18,14 +18,18 @@ pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's experimental modules announce themselves
 
 N_PAIRS, N_TOKENS = 7, 9
-ACCELERATOR = SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x)
+ACCELERATOR = SimpleNamespace(
+    device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x
+)
 
 
 def make_pairs(seed=0):
     """Token log-probabilities (B, 2, T) under policy and reference, and which tokens exist."""
     generator = torch.Generator().manual_seed(seed)
     policy = -2 * torch.rand(N_PAIRS, 2, N_TOKENS, generator=generator, dtype=torch.float64)
-    reference = policy + 0.5 * torch.randn(N_PAIRS, 2, N_TOKENS, generator=generator, dtype=torch.float64)
+    reference = policy + 0.5 * torch.randn(
+        N_PAIRS, 2, N_TOKENS, generator=generator, dtype=torch.float64
+    )
     lengths = torch.randint(1, N_TOKENS + 1, (N_PAIRS, 2, 1), generator=generator)
     return policy, reference, torch.arange(N_TOKENS) < lengths
 
@@ -49,8 +53,12 @@ def theirs(loss_type, policy, reference, exists, beta=0.1, label_smoothing=0.0):
         return torch.cat([values[:, 0], values[:, 1]])  # all chosen, then all rejected
 
     zeros = torch.zeros(2 * N_PAIRS, N_TOKENS)
-    outputs = SimpleNamespace(log_probs=stack(policy * exists), entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
-    completion = torch.cat([torch.zeros(2 * N_PAIRS, 1), stack(exists)], 1).long()  # one prompt token, which nothing predicts
+    outputs = SimpleNamespace(
+        log_probs=stack(policy * exists), entropy=zeros, mean_logits=zeros, is_top1=zeros.bool()
+    )
+    completion = torch.cat(
+        [torch.zeros(2 * N_PAIRS, 1), stack(exists)], 1
+    ).long()  # one prompt token, which nothing predicts
     reference_logps = (reference * exists).sum(-1)
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=False), accelerator=ACCELERATOR, aux_loss_enabled=False, ld_alpha=None,
@@ -93,14 +101,26 @@ seeds = pytest.mark.parametrize("seed", range(3))
     ],
 )
 def test_losses_of_the_dpo_trainer(name, knobs, loss_type, options, seed):
-    assert_same(lambda *pairs: ours(name, knobs, *pairs), lambda *pairs: theirs(loss_type, *pairs, **options), seed)
+    assert_same(
+        lambda *pairs: ours(name, knobs, *pairs),
+        lambda *pairs: theirs(loss_type, *pairs, **options),
+        seed,
+    )
 
 
 def cpo_loss(loss_type, chosen, rejected, **options):
     from trl.experimental.cpo import CPOTrainer
 
     trainer = SimpleNamespace(
-        **({"alpha": 0.0, "label_smoothing": 0.0, "loss_type": loss_type, "accelerator": ACCELERATOR} | options)
+        **(
+            {
+                "alpha": 0.0,
+                "label_smoothing": 0.0,
+                "loss_type": loss_type,
+                "accelerator": ACCELERATOR,
+            }
+            | options
+        )
     )
     return CPOTrainer.cpo_loss(trainer, chosen, rejected)[0].mean()
 
@@ -156,10 +176,17 @@ def test_bt_and_bt_margin_of_the_reward_trainer(seed, gamma):
     generator = torch.Generator().manual_seed(seed)
     rewards, start = torch.randn(2, N_PAIRS, 2, generator=generator, dtype=torch.float64)
     name, knobs = ("bt", {}) if gamma is None else ("bt-margin", {"gamma": gamma})
-    targets = Targets(rewards, torch.tensor([[True, False]]).expand(N_PAIRS, 2), torch.ones(N_PAIRS, 2, dtype=torch.bool))
+    targets = Targets(
+        rewards,
+        torch.tensor([[True, False]]).expand(N_PAIRS, 2),
+        torch.ones(N_PAIRS, 2, dtype=torch.bool),
+    )
     margins = None if gamma is None else gamma * (rewards[:, 0] - rewards[:, 1])
     results = []
-    for loss in (lambda scores: group_losses(name, scores, targets, knobs).mean(), lambda scores: reward_loss(scores, margins)):
+    for loss in (
+        lambda scores: group_losses(name, scores, targets, knobs).mean(),
+        lambda scores: reward_loss(scores, margins),
+    ):
         scores = start.clone().requires_grad_()
         value = loss(scores)
         value.backward()
@@ -177,5 +204,7 @@ def reward_loss(scores, margins):
         model=SimpleNamespace(training=False), accelerator=ACCELERATOR, _metrics=defaultdict(lambda: defaultdict(list)),
         args=SimpleNamespace(center_rewards_coefficient=None), _total_train_tokens=0, _tp_size=1,
     )  # fmt: skip
-    inputs = {"attention_mask": torch.ones(2 * N_PAIRS, 1)} | ({} if margins is None else {"margin": margins})
+    inputs = {"attention_mask": torch.ones(2 * N_PAIRS, 1)} | (
+        {} if margins is None else {"margin": margins}
+    )
     return RewardTrainer.compute_loss(trainer, lambda **_: outputs, inputs)

@@ -22,7 +22,9 @@ def over_pairs(loss):
     """The mean of ``loss(d, gap)`` over all pairs (positive, negative)."""
 
     def whole(s, r, positive, **knobs):
-        pairs = [(w, v) for w in range(len(s)) for v in range(len(s)) if positive[w] and not positive[v]]
+        pairs = [
+            (w, v) for w in range(len(s)) for v in range(len(s)) if positive[w] and not positive[v]
+        ]
         return mean(loss(s[w] - s[v], r[w] - r[v], **knobs) for w, v in pairs)
 
     return whole
@@ -54,7 +56,9 @@ def swepo(s, r, positive, beta, alpha, deviation):
 
 
 def infonca(s, r, positive, beta, alpha):
-    return -sum(p * math.log(q) for p, q in zip(softmax([x / alpha for x in r]), softmax(s), strict=True))
+    return -sum(
+        p * math.log(q) for p, q in zip(softmax([x / alpha for x in r]), softmax(s), strict=True)
+    )
 
 
 def nca(s, r, positive, beta, alpha):
@@ -93,8 +97,16 @@ def orpo(s, r, positive, weight):
     def log_odds(x):
         return math.log(math.exp(x) / (1 - math.exp(x)))
 
-    pairs = [(s[w], s[v]) for w in range(len(s)) for v in range(len(s)) if positive[w] and not positive[v]]
-    return mean(-chosen - weight * log_sigma(log_odds(chosen) - log_odds(rejected)) for chosen, rejected in pairs)
+    pairs = [
+        (s[w], s[v])
+        for w in range(len(s))
+        for v in range(len(s))
+        if positive[w] and not positive[v]
+    ]
+    return mean(
+        -chosen - weight * log_sigma(log_odds(chosen) - log_odds(rejected))
+        for chosen, rejected in pairs
+    )
 
 
 FORMULAS = {
@@ -109,7 +121,9 @@ FORMULAS = {
     "rpo": over_pairs(rpo),
     "dpo": over_pairs(lambda d, gap, beta: -log_sigma(d)),
     "cdpo": over_pairs(lambda d, gap, beta, eps: -(1 - eps) * log_sigma(d) - eps * log_sigma(-d)),
-    "rdpo": over_pairs(lambda d, gap, beta, eps: (-(1 - eps) * log_sigma(d) + eps * log_sigma(-d)) / (1 - 2 * eps)),
+    "rdpo": over_pairs(
+        lambda d, gap, beta, eps: (-(1 - eps) * log_sigma(d) + eps * log_sigma(-d)) / (1 - 2 * eps)
+    ),
     "ipo": over_pairs(lambda d, gap, tau, length_normalise: (d - 1 / (2 * tau)) ** 2),
     "hinge": over_pairs(lambda d, gap, beta: max(0.0, 1 - d)),
     "simpo": over_pairs(lambda d, gap, beta, gamma: -log_sigma(d - gamma)),
@@ -126,9 +140,15 @@ def written_out(variant, groups, p, scores):
     exists = groups.mask[p]
     knobs = resolve_knobs(name, knobs)
     if name == "refa":
-        knobs |= {"n_tokens": groups.n_tokens[p][exists].tolist(), "end_probs": groups.end_probs[p][exists].tolist()}
+        knobs |= {
+            "n_tokens": groups.n_tokens[p][exists].tolist(),
+            "end_probs": groups.end_probs[p][exists].tolist(),
+        }
     return FORMULAS[name](
-        scores[exists].tolist(), groups.rewards[p][exists].tolist(), groups.positives[p][exists].tolist(), **knobs
+        scores[exists].tolist(),
+        groups.rewards[p][exists].tolist(),
+        groups.positives[p][exists].tolist(),
+        **knobs,
     )
 
 

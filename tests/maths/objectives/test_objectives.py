@@ -37,7 +37,12 @@ def test_the_objectives_are_there():
 
 
 def test_a_reference_is_needed_exactly_for_log_ratios():
-    assert {name for name, objective in OBJECTIVES.items() if not objective.needs_reference} == {"ampo", "refa", "simpo", "orpo"}
+    assert {name for name, objective in OBJECTIVES.items() if not objective.needs_reference} == {
+        "ampo",
+        "refa",
+        "simpo",
+        "orpo",
+    }
     assert not any(objective.needs_reference for objective in REWARD_OBJECTIVES.values())
 
 
@@ -74,8 +79,17 @@ def test_defaults_are_legal_values_of_their_knobs(name):
 
 def test_defaults_of_the_first_six_objectives_are_what_they_were():
     """A changed default is a changed number for an unchanged configuration."""
-    assert {name: resolve_knobs(name, {}) for name in ("ampo", "mmpo", "dpo", "simpo", "swepo", "infonca")} == {
-        "ampo": {"beta": 10.0, "gamma": 3.0, "alpha": 0.0, "deviation": "signed", "length_normalise": True},
+    assert {
+        name: resolve_knobs(name, {})
+        for name in ("ampo", "mmpo", "dpo", "simpo", "swepo", "infonca")
+    } == {
+        "ampo": {
+            "beta": 10.0,
+            "gamma": 3.0,
+            "alpha": 0.0,
+            "deviation": "signed",
+            "length_normalise": True,
+        },
         "mmpo": {"beta": 0.01, "gamma": 1.1, "comparison": "pair"},
         "dpo": {"beta": 0.1},
         "simpo": {"beta": 2.5, "gamma": 1.375},
@@ -85,14 +99,18 @@ def test_defaults_of_the_first_six_objectives_are_what_they_were():
 
 
 def test_a_knob_that_the_objective_lacks_is_an_error_that_names_its_owners():
-    with pytest.raises(UsageError, match=r"dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo$") as caught:
+    with pytest.raises(
+        UsageError, match=r"dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo$"
+    ) as caught:
         resolve_knobs("dpo", {"gamma": 0.5})
     assert caught.value.hint == "the knobs of dpo are beta"
     assert caught.value.exit_code == 2
 
 
 def test_the_owners_of_a_knob_are_those_that_train_the_same_thing():
-    with pytest.raises(UsageError, match=r"bt has no knob gamma: it belongs to bt-margin, mmpo$") as caught:
+    with pytest.raises(
+        UsageError, match=r"bt has no knob gamma: it belongs to bt-margin, mmpo$"
+    ) as caught:
         resolve_knobs("bt", {"gamma": 0.5})
     assert caught.value.hint == "bt has no knobs"
 
@@ -102,7 +120,10 @@ def test_a_knob_not_given_is_no_error():
 
 
 def test_all_problems_are_reported_at_once():
-    with pytest.raises(UsageError, match=r"beta is 0, not above 0; .* no knob comparison.*; deviation is 'both', not one"):
+    with pytest.raises(
+        UsageError,
+        match=r"beta is 0, not above 0; .* no knob comparison.*; deviation is 'both', not one",
+    ):
         resolve_knobs("ampo", {"beta": 0, "comparison": "pair", "deviation": "both"})
 
 
@@ -122,7 +143,11 @@ def test_all_problems_are_reported_at_once():
         ("ipo", {"beta": 0.1}, "ipo has no knob beta"),
         ("orpo", {"beta": 0.1}, "orpo has no knob beta"),
         ("rpo", {"form": "cubed"}, "form is 'cubed', not one of squared, forward-kl"),
-        ("refa", {"length_normalise": False}, "refa has no knob length_normalise: it belongs to ampo, ipo"),
+        (
+            "refa",
+            {"length_normalise": False},
+            "refa has no knob length_normalise: it belongs to ampo, ipo",
+        ),
     ],
 )
 def test_values_out_of_range_are_named(name, knobs, message):
@@ -154,10 +179,18 @@ def test_every_knob_is_a_flag_of_train_and_no_flag_is_a_knob_that_nobody_has():
     assert set(KNOB_NAMES) <= offered
     for name in KNOB_NAMES:
         (item,) = (item for item in fields(TrainConfig) if item.name == name)
-        assert item.default is None, "a default of the flag would be given to objectives without the knob"
-        owners = [objective.flag_name for objective in ALL_OBJECTIVES.values() if objective.knob(name)]
+        assert item.default is None, (
+            "a default of the flag would be given to objectives without the knob"
+        )
+        owners = [
+            objective.flag_name for objective in ALL_OBJECTIVES.values() if objective.knob(name)
+        ]
         text = item.metadata["help"]
-        assert text.endswith("(all of a policy but ipo and orpo)") if name == "beta" else all(owner in text for owner in owners)
+        assert (
+            text.endswith("(all of a policy but ipo and orpo)")
+            if name == "beta"
+            else all(owner in text for owner in owners)
+        )
 
 
 def test_the_table_is_read_without_pytorch():
@@ -179,9 +212,16 @@ def test_the_overview_of_the_docs_is_the_table():
     """One row an objective: score, what it compares, what it reads, whether it needs a reference."""
     text = DOCS.read_text(encoding="utf-8")
     for name, row in ALL_OBJECTIVES.items():
-        reads = " and ".join(word for word, does in (("roles", row.reads_roles), ("rewards", row.reads_rewards)) if does)
+        reads = " and ".join(
+            word
+            for word, does in (("roles", row.reads_roles), ("rewards", row.reads_rewards))
+            if does
+        )
         reference = "yes" if row.needs_reference else "no"
-        assert f"| [{name}](#{name}) | {row.score} | {row.comparison} | {reads} | {reference} |" in text
+        assert (
+            f"| [{name}](#{name}) | {row.score} | {row.comparison} | {reads} | {reference} |"
+            in text
+        )
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -193,11 +233,17 @@ def test_a_target_takes_the_objectives_that_train_it_by_their_flag_names(target)
 
 
 def test_mmpo_is_another_objective_for_another_target():
-    assert [objective_of(target, "mmpo") for target in ("policy", "reward")] == ["mmpo", "mmpo-reward"]
+    assert [objective_of(target, "mmpo") for target in ("policy", "reward")] == [
+        "mmpo",
+        "mmpo-reward",
+    ]
 
 
 def test_an_objective_of_the_other_target_is_refused_with_those_allowed():
-    with pytest.raises(UsageError, match=r"--target reward has no objective simpo \(it belongs to --target policy\)") as caught:
+    with pytest.raises(
+        UsageError,
+        match=r"--target reward has no objective simpo \(it belongs to --target policy\)",
+    ) as caught:
         objective_of("reward", "simpo")
     assert caught.value.hint == "choose one of bt, bt-margin, mmpo"
     with pytest.raises(UsageError, match="unknown target 'critic'"):

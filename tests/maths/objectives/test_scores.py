@@ -10,7 +10,9 @@ from prefpipe.maths.objectives.registry import OBJECTIVES, REWARD_OBJECTIVES, re
 from prefpipe.maths.objectives.scores import group_losses, score_responses
 
 MASK = torch.tensor([[True, True, False]])
-POLICY = ResponseLogps(torch.tensor([[-6.0, -20.0, 0.0]]), torch.tensor([[3, 10, 0]]), torch.tensor([[0.5, 0.9, 0.0]]))
+POLICY = ResponseLogps(
+    torch.tensor([[-6.0, -20.0, 0.0]]), torch.tensor([[3, 10, 0]]), torch.tensor([[0.5, 0.9, 0.0]])
+)
 REFERENCE = torch.tensor([[-5.0, -22.0, 0.0]])
 TARGETS = Targets(torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[True, False, False]]), MASK)
 
@@ -33,14 +35,20 @@ def test_ampo_can_sum_instead_of_averaging():
 @pytest.mark.parametrize(("by_token", "expected"), [(False, [-1, 2]), (True, [-1 / 3, 2 / 10])])
 def test_ipo_sums_log_ratios_as_the_paper_does_or_averages_them_as_trl(by_token, expected):
     knobs = resolve_knobs("ipo", {"length_normalise": by_token} if by_token else {})
-    assert score_responses("ipo", POLICY, REFERENCE, MASK, knobs).tolist() == [[*map(pytest.approx, expected), 0]]
+    assert score_responses("ipo", POLICY, REFERENCE, MASK, knobs).tolist() == [
+        [*map(pytest.approx, expected), 0]
+    ]
 
 
 def test_orpo_scores_are_mean_log_probabilities_themselves():
-    assert score_responses("orpo", POLICY, None, MASK, resolve_knobs("orpo", {})).tolist() == [[-2, -2, 0]]
+    assert score_responses("orpo", POLICY, None, MASK, resolve_knobs("orpo", {})).tolist() == [
+        [-2, -2, 0]
+    ]
 
 
-@pytest.mark.parametrize("name", [name for name, objective in OBJECTIVES.items() if objective.needs_reference])
+@pytest.mark.parametrize(
+    "name", [name for name, objective in OBJECTIVES.items() if objective.needs_reference]
+)
 def test_a_missing_reference_is_an_error(name):
     with pytest.raises(UsageError, match=f"objective {name} compares the policy with a reference"):
         score_responses(name, POLICY, None, MASK, resolve_knobs(name, {}))
@@ -63,6 +71,8 @@ def test_refa_gets_how_responses_ended():
     knobs = resolve_knobs("refa", {"eos_weight": 0.1})
     scores = score_responses("refa", POLICY, None, MASK, knobs)
     own = {key: value for key, value in knobs.items() if key != "beta"}
-    assert group_losses("refa", scores, TARGETS, knobs, POLICY).equal(refa_loss(scores, TARGETS, POLICY, **own))
+    assert group_losses("refa", scores, TARGETS, knobs, POLICY).equal(
+        refa_loss(scores, TARGETS, POLICY, **own)
+    )
     with pytest.raises(UsageError, match="refa reads how responses end"):
         group_losses("refa", scores, TARGETS, knobs)

@@ -24,7 +24,10 @@ def test_the_first_row_of_each_cluster_is_chosen():
     assert choose_lowest_members(np.array([0, 0, 1, 0, 1, 2]), 3).tolist() == [0, 2, 5]
 
 
-@pytest.mark.parametrize(("k", "expected"), [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("k", "expected"),
+    [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (9, [0, 1, 2, 3, 4])],
+)
 def test_missing_clusters_are_made_up_by_the_first_rows_left(k, expected):
     """Two clusters among five rows; with k = 1 there is one."""
     labels = np.zeros(5, dtype=np.int64) if k == 1 else np.array([0, 0, 1, 1, 1])
@@ -71,9 +74,13 @@ def test_clusters_are_as_tight_as_those_of_scikit_learn():
     ours, theirs = [], []
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        points = rng.normal(size=(6, 64))[rng.integers(6, size=31)] + 0.7 * rng.normal(size=(31, 64))
+        points = rng.normal(size=(6, 64))[rng.integers(6, size=31)] + 0.7 * rng.normal(
+            size=(31, 64)
+        )
         ours.append(cluster(points, 7, seed=seed).inertia)
-        theirs.append(inertia_of(points, KMeans(7, n_init=10, random_state=seed).fit_predict(points)))
+        theirs.append(
+            inertia_of(points, KMeans(7, n_init=10, random_state=seed).fit_predict(points))
+        )
     assert np.mean(ours) <= np.mean(theirs)
     assert np.mean(np.array(ours) <= np.array(theirs) * (1 + 1e-9)) >= 0.9
 
@@ -99,7 +106,10 @@ def test_labels_count_from_the_first_row_and_use_every_number():
 
 def test_a_64_bit_seed_is_taken_and_repeats():
     points = np.random.default_rng(1).normal(size=(12, 3))
-    assert cluster(points, 4, seed=2**64 - 1).labels.tolist() == cluster(points, 4, seed=2**64 - 1).labels.tolist()
+    assert (
+        cluster(points, 4, seed=2**64 - 1).labels.tolist()
+        == cluster(points, 4, seed=2**64 - 1).labels.tolist()
+    )
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
@@ -108,6 +118,8 @@ def test_distances_are_those_of_scipy_and_zero_between_equal_vectors(kind):
     points[1, 4] = points[1, 7]
     distances = pairwise_distances(points)
     for p in range(3):
-        assert distances[p] == pytest.approx(cdist(points[p].astype(float), points[p].astype(float)), rel=1e-12)
+        assert distances[p] == pytest.approx(
+            cdist(points[p].astype(float), points[p].astype(float)), rel=1e-12
+        )
     assert distances[1, 4, 7] == 0.0
     assert (distances == distances.transpose(0, 2, 1)).all()

@@ -32,7 +32,9 @@ def brute_force(cost_CJ, k):
 
 def find_local_optimum(cost_CJ, k):
     chosen = choose_greedily(cost_CJ, k)
-    assert improve_by_swaps(cost_CJ, chosen) == pytest.approx(coverage_cost(cost_CJ, chosen), rel=1e-12)
+    assert improve_by_swaps(cost_CJ, chosen) == pytest.approx(
+        coverage_cost(cost_CJ, chosen), rel=1e-12
+    )
     return chosen
 
 
@@ -91,7 +93,11 @@ def test_small_integer_costs_full_of_ties_are_solved_and_bounded(data):
     """Integer costs tie everywhere, which is where reduced costs decide nothing and the program must."""
     n_clients, n_facilities = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
     k = data.draw(st.integers(1, n_facilities))
-    entries = data.draw(st.lists(st.integers(0, 3), min_size=n_clients * n_facilities, max_size=n_clients * n_facilities))
+    entries = data.draw(
+        st.lists(
+            st.integers(0, 3), min_size=n_clients * n_facilities, max_size=n_clients * n_facilities
+        )
+    )
     cost_CJ = np.array(entries, dtype=float).reshape(n_clients, n_facilities)
     solution = solve_k_medoids(cost_CJ, k)
     assert len(set(solution.chosen.tolist())) == k
@@ -117,10 +123,25 @@ def test_what_the_relaxation_says_holds_for_every_better_subset():
     for trial in range(40):
         cost_CJ = weighted_distances(rng, 9, 2, spread=2.0)
         optimum_set, optimum = brute_force(cost_CJ, 3)
-        chosen = np.sort(rng.choice(9, 3, replace=False)) if trial % 2 else find_local_optimum(cost_CJ, 3)
+        chosen = (
+            np.sort(rng.choice(9, 3, replace=False))
+            if trial % 2
+            else find_local_optimum(cost_CJ, 3)
+        )
         upper = coverage_cost(cost_CJ, chosen)
-        fixed, multipliers = np.zeros(9, dtype=np.int8), np.sort(in_units_of(cost_CJ, chosen)[:, chosen], axis=1)[:, 1]
-        bound, split, _ = climb(in_units_of(cost_CJ, chosen), 3, 1.0, fixed, multipliers, new_workspace(9, 9), ROOT_STEPS)
+        fixed, multipliers = (
+            np.zeros(9, dtype=np.int8),
+            np.sort(in_units_of(cost_CJ, chosen)[:, chosen], axis=1)[:, 1],
+        )
+        bound, split, _ = climb(
+            in_units_of(cost_CJ, chosen),
+            3,
+            1.0,
+            fixed,
+            multipliers,
+            new_workspace(9, 9),
+            ROOT_STEPS,
+        )
         assert bound <= 1 + 1e-12
         if optimum < upper * (1 - EQUAL):
             assert bound <= optimum / upper + 1e-12
@@ -135,7 +156,9 @@ def test_the_search_finds_the_optimum_from_any_start():
     for _ in range(20):
         cost_CJ = weighted_distances(rng, 9, 2, spread=3.0)
         subset, optimum = brute_force(cost_CJ, 3)
-        worst = max(combinations(range(9), 3), key=lambda columns: coverage_cost(cost_CJ, np.array(columns)))
+        worst = max(
+            combinations(range(9), 3), key=lambda columns: coverage_cost(cost_CJ, np.array(columns))
+        )
         unit_CJ = in_units_of(cost_CJ, np.array(worst))
         best, bound, _ = branch_and_bound(unit_CJ, np.array(worst), 10**9)
         assert best.tolist() == list(subset)
@@ -207,7 +230,12 @@ def test_a_free_subset_that_local_search_misses_is_found():
     cost_CJ = np.array([[1.0, 1, 1, 0], [0, 1, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]])
     assert coverage_cost(cost_CJ, find_local_optimum(cost_CJ, 2)) == 1.0
     solution = solve_k_medoids(cost_CJ, 2)
-    assert (solution.chosen.tolist(), solution.cost, solution.lower_bound, solution.is_optimal) == ([2, 3], 0.0, 0.0, True)
+    assert (solution.chosen.tolist(), solution.cost, solution.lower_bound, solution.is_optimal) == (
+        [2, 3],
+        0.0,
+        0.0,
+        True,
+    )
 
 
 def test_entries_that_span_hundreds_of_orders_keep_their_optimum():
@@ -221,14 +249,18 @@ def test_entries_that_span_hundreds_of_orders_keep_their_optimum():
     assert solution.is_optimal
 
 
-@pytest.mark.skipif(not (DATA / "alpaca_candidates.parquet").exists(), reason=f"no test data in {DATA}")
+@pytest.mark.skipif(
+    not (DATA / "alpaca_candidates.parquet").exists(), reason=f"no test data in {DATA}"
+)
 def test_alpaca_eval_pools_are_certified_for_every_k_and_agree_with_highs():
     """Real responses, real grades: TF-IDF vectors, the logit of the preference as reward; k from 1 to n - 2, HiGHS at k = 7."""
     pq = pytest.importorskip("pyarrow.parquet")
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     table = pq.read_table(
-        DATA / "alpaca_candidates.parquet", columns=["prompt_id", "response", "preference"], filters=[("prompt_id", "<", 6)]
+        DATA / "alpaca_candidates.parquet",
+        columns=["prompt_id", "response", "preference"],
+        filters=[("prompt_id", "<", 6)],
     )
     prompt_ids = table["prompt_id"].to_numpy()
     for prompt_id in np.unique(prompt_ids):
@@ -237,7 +269,9 @@ def test_alpaca_eval_pools_are_certified_for_every_k_and_agree_with_highs():
         rewards = np.log(share) - np.log1p(-share)
         vectors = TfidfVectorizer().fit_transform(rows["response"].to_pylist()).toarray()
         kept = np.delete(np.arange(len(rewards)), np.argmax(rewards))
-        cost_CJ = np.exp(rewards.min() - rewards[kept])[:, None] * cdist(vectors[kept], vectors[kept])
+        cost_CJ = np.exp(rewards.min() - rewards[kept])[:, None] * cdist(
+            vectors[kept], vectors[kept]
+        )
         solutions = [solve_k_medoids(cost_CJ, k) for k in range(1, len(rewards) - 1)]
         assert all(solution.is_optimal for solution in solutions)
         costs = [solution.cost for solution in solutions]

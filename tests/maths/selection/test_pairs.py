@@ -13,7 +13,10 @@ POSITIVE = [True, False, False, False]
 
 
 def pairs(rule, rewards=REWARDS, positive=POSITIVE, **settings):
-    return [(pair.chosen, pair.rejected, pair.margin) for pair in build_pairs(rewards, positive, rule, **settings)]
+    return [
+        (pair.chosen, pair.rejected, pair.margin)
+        for pair in build_pairs(rewards, positive, rule, **settings)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -47,8 +50,14 @@ def test_a_limit_spreads_over_the_margins():
     rewards = [10.0, *range(11)]
     found = pairs("positive-negative", rewards, [True] + [False] * 11, max_pairs=5)
     assert [margin for _, _, margin in found] == [10.0, 8.0, 5.0, 2.0, 0.0]
-    assert [margin for _, _, margin in pairs("positive-negative", rewards, [True] + [False] * 11, max_pairs=1)] == [10.0]
-    assert [margin for _, _, margin in pairs("positive-negative", rewards, [True] + [False] * 11, max_pairs=2)] == [10.0, 0.0]
+    assert [
+        margin
+        for _, _, margin in pairs("positive-negative", rewards, [True] + [False] * 11, max_pairs=1)
+    ] == [10.0]
+    assert [
+        margin
+        for _, _, margin in pairs("positive-negative", rewards, [True] + [False] * 11, max_pairs=2)
+    ] == [10.0, 0.0]
 
 
 def test_ties_between_a_positive_and_a_negative_stay_unless_a_margin_is_asked_for():
@@ -66,7 +75,9 @@ def test_ties_between_a_positive_and_a_negative_stay_unless_a_margin_is_asked_fo
 )
 def test_every_pair_is_ordered_unique_and_far_enough(rewards, rule, max_pairs, min_margin):
     is_positive = np.arange(len(rewards)) == int(np.argmax(rewards))
-    found = build_pairs(rewards, is_positive, rule, max_pairs=max_pairs, min_margin=float(min_margin), seed=3)
+    found = build_pairs(
+        rewards, is_positive, rule, max_pairs=max_pairs, min_margin=float(min_margin), seed=3
+    )
     assert len(found) <= max_pairs
     assert len({(pair.chosen, pair.rejected) for pair in found}) == len(found)
     assert [pair.margin for pair in found] == sorted((pair.margin for pair in found), reverse=True)

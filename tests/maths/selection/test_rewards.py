@@ -30,7 +30,11 @@ def z(x):
         ("-reward_model", ("reward_model",), -MODEL),
         ("-(+checks)", ("checks",), -CHECKS),
         ("1e-1 * checks", ("checks",), 0.1 * CHECKS),
-        ("min(checks, reward_model, 0.25)", ("checks", "reward_model"), np.minimum(np.minimum(CHECKS, MODEL), 0.25)),
+        (
+            "min(checks, reward_model, 0.25)",
+            ("checks", "reward_model"),
+            np.minimum(np.minimum(CHECKS, MODEL), 0.25),
+        ),
         ("max(checks, reward_model)", ("checks", "reward_model"), np.maximum(CHECKS, MODEL)),
         ("clip(reward_model, -1, 2)", ("reward_model",), np.array([-1.0, 2.0, 2.0, 1.0])),
         ("logit(clip(checks, 0.1, 0.8))", ("checks",), np.log([1 / 9, 1.0, 4.0, 1.0])),
@@ -52,7 +56,9 @@ def test_a_missing_value_is_missing_for_its_candidate_alone():
     assert rewards[[0, 2, 3]] == pytest.approx(z(known) + 2 * MODEL[[0, 2, 3]])
 
 
-@pytest.mark.parametrize("text", ["min(a, 0)", "max(0, a)", "clip(a, 0, 1)", "0 * a", "-a", "logit(a)", "z(a)"])
+@pytest.mark.parametrize(
+    "text", ["min(a, 0)", "max(0, a)", "clip(a, 0, 1)", "0 * a", "-a", "logit(a)", "z(a)"]
+)
 def test_no_function_invents_a_missing_value(text):
     rewards = parse_reward(text).evaluate({"a": np.array([0.5, np.nan, 0.25])})
     assert np.isnan(rewards).tolist() == [False, True, False]
@@ -65,7 +71,9 @@ def test_z_of_equal_values_is_zero_also_within_rounding():
 
 
 def test_z_leaves_out_what_is_not_finite():
-    assert standardise(np.array([1.0, np.inf, 3.0, np.nan])) == pytest.approx([-1.0, np.nan, 1.0, np.nan], nan_ok=True)
+    assert standardise(np.array([1.0, np.inf, 3.0, np.nan])) == pytest.approx(
+        [-1.0, np.nan, 1.0, np.nan], nan_ok=True
+    )
     assert np.isnan(standardise(np.array([np.nan, np.nan]))).all()
 
 
@@ -83,7 +91,9 @@ def test_evaluation_leaves_the_columns_alone():
 
 
 def test_division_by_zero_is_not_finite_and_not_an_error():
-    rewards = parse_reward("b / a").evaluate({"a": np.array([0.0, 0.0, 2.0]), "b": np.array([1.0, 0.0, 1.0])})
+    rewards = parse_reward("b / a").evaluate(
+        {"a": np.array([0.0, 0.0, 2.0]), "b": np.array([1.0, 0.0, 1.0])}
+    )
     assert rewards.tolist()[0] == np.inf
     assert np.isnan(rewards[1])
     assert rewards[2] == 0.5

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.distances import pairwise_distances
-from prefpipe.maths.selection.screening import mask_low_margins, mask_near_duplicates, pool_verdicts, screen_candidates
+from prefpipe.maths.selection.screening import (
+    mask_low_margins,
+    mask_near_duplicates,
+    pool_verdicts,
+    screen_candidates,
+)
 
 
 def screen(texts, rewards, marks, statuses, prompts=None, **settings):
@@ -17,7 +22,9 @@ def screen(texts, rewards, marks, statuses, prompts=None, **settings):
         prompts_N=np.array(prompts if prompts is not None else [0] * len(texts), dtype=np.int64),
         texts_N=np.array([numbers[text] for text in texts], dtype=np.int64),
         is_blank_N=np.array([not text.strip() for text in texts], dtype=bool),
-        rewards_N=np.array([np.nan if reward is None else reward for reward in rewards], dtype=float),
+        rewards_N=np.array(
+            [np.nan if reward is None else reward for reward in rewards], dtype=float
+        ),
         statuses_N=np.array(statuses, dtype=object),
         has_embedding_N=None if marks is None else np.array(marks, dtype=bool),
         **settings,
@@ -46,7 +53,10 @@ def test_every_reason_has_its_name():
 
 
 def test_truncated_responses_are_dropped_on_request():
-    assert screen(["a", ""], [1.0, 1.0], None, ["truncated"] * 2, drop_truncated=True) == ["truncated", "empty"]
+    assert screen(["a", ""], [1.0, 1.0], None, ["truncated"] * 2, drop_truncated=True) == [
+        "truncated",
+        "empty",
+    ]
 
 
 def test_without_a_need_for_embeddings_none_is_missed():
@@ -55,7 +65,9 @@ def test_without_a_need_for_embeddings_none_is_missed():
 
 def test_the_first_usable_of_equal_texts_of_a_prompt_is_kept():
     """The first "a" has no reward, so the second stands and the third is its duplicate; the other prompt's "a" is no copy."""
-    reasons = screen(["a", "a", "a", "a"], [None, 1.0, 2.0, 3.0], None, ["ok"] * 4, prompts=[0, 0, 0, 1])
+    reasons = screen(
+        ["a", "a", "a", "a"], [None, 1.0, 2.0, 3.0], None, ["ok"] * 4, prompts=[0, 0, 0, 1]
+    )
     assert reasons == ["no_reward", None, "duplicate", None]
     assert screen(["a", "a"], [1.0, 2.0], None, ["ok"] * 2, keep_duplicates=True) == [None, None]
 
@@ -65,13 +77,22 @@ def test_columns_of_different_lengths_are_refused():
         screen(["a", "b"], [1.0], None, ["ok", "ok"])
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab "), st.sampled_from([None, 1.0]), st.booleans()), max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab "), st.sampled_from([None, 1.0]), st.booleans()), max_size=8
+    )
+)
 def test_usable_texts_are_distinct_and_each_reason_is_a_name(rows):
     texts, rewards, marks = zip(*rows, strict=True) if rows else ((), (), ())
     reasons = screen(texts, rewards, marks, ["ok"] * len(texts))
     usable = [text for text, reason in zip(texts, reasons, strict=True) if reason is None]
     assert len(set(usable)) == len(usable)
-    assert {reason for reason in reasons if reason} <= {"empty", "no_reward", "no_embedding", "duplicate"}
+    assert {reason for reason in reasons if reason} <= {
+        "empty",
+        "no_reward",
+        "no_embedding",
+        "duplicate",
+    }
 
 
 def low_margins(rewards, usable=None, **settings):
@@ -87,10 +108,21 @@ def test_candidates_near_the_positive_are_no_negatives():
 
 
 def test_with_several_positives_the_margin_counts_from_the_lowest_of_them():
-    assert low_margins([4.0, 3.0, 2.5, 1.0], min_margin=1.0, positives=2) == [False, False, True, False]
+    assert low_margins([4.0, 3.0, 2.5, 1.0], min_margin=1.0, positives=2) == [
+        False,
+        False,
+        True,
+        False,
+    ]
     # one candidate is always left to be a negative, and here it is too close to be one
     assert low_margins([4.0, 3.9], min_margin=1.0, positives=2) == [False, True]
-    assert low_margins([10.0, 9.9, 9.8, 1.0, 0.0], min_margin=5.0, positives=4) == [False, False, False, False, True]
+    assert low_margins([10.0, 9.9, 9.8, 1.0, 0.0], min_margin=5.0, positives=4) == [
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_a_margin_equal_to_the_least_is_enough():
@@ -107,7 +139,9 @@ def near_duplicates(vectors, rewards, threshold, usable=None):
     embeddings = np.array([vectors], dtype=float)
     mask = np.array([usable if usable is not None else [True] * len(rewards)])
     rewards = np.array([rewards], dtype=float)
-    return mask_near_duplicates(embeddings, pairwise_distances(embeddings), rewards, mask, threshold)[0].tolist()
+    return mask_near_duplicates(
+        embeddings, pairwise_distances(embeddings), rewards, mask, threshold
+    )[0].tolist()
 
 
 def test_of_two_near_copies_the_higher_reward_stays():
@@ -116,14 +150,23 @@ def test_of_two_near_copies_the_higher_reward_stays():
     assert near_duplicates(vectors, rewards, 0.81) == [False, True, False, False]
     assert near_duplicates(vectors, rewards, 0.8) == [True, True, False, False]
     assert near_duplicates(vectors, rewards, 1.0) == [False, True, False, False]
-    assert near_duplicates(vectors, rewards, 0.8, usable=[True, True, False, True]) == [True, False, False, False]
+    assert near_duplicates(vectors, rewards, 0.8, usable=[True, True, False, True]) == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_a_copy_of_a_copy_that_was_left_out_stays():
     """0, 20 and 40 degrees by falling reward, threshold cos 25: the second goes with the first, the third is far from that one."""
     angles = np.radians([0.0, 20.0, 40.0])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    assert near_duplicates(vectors, [3.0, 2.0, 1.0], np.cos(np.radians(25.0))) == [False, True, False]
+    assert near_duplicates(vectors, [3.0, 2.0, 1.0], np.cos(np.radians(25.0))) == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_equal_rewards_keep_the_lower_index():
@@ -148,7 +191,14 @@ def test_equal_rewards_keep_the_lower_index():
 def test_a_pool_is_judged_by_name(reasons, rewards, verdict):
     width = max(4, len(reasons))
     there = np.array([[place < len(reasons) for place in range(width)]])
-    usable = np.array([[place < len(reasons) and reasons[place] in (None, "low_margin") for place in range(width)]])
+    usable = np.array(
+        [
+            [
+                place < len(reasons) and reasons[place] in (None, "low_margin")
+                for place in range(width)
+            ]
+        ]
+    )
     kept = np.array([[place < len(reasons) and reasons[place] is None for place in range(width)]])
     padded = np.array([[*rewards, *[np.nan] * (width - len(rewards))]], dtype=float)
     assert pool_verdicts(padded, there, usable, kept).tolist() == [verdict]

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.selection.selection import STRATEGIES, resolve_temperature, response_weights, select_responses
+from prefpipe.maths.selection.selection import (
+    STRATEGIES,
+    resolve_temperature,
+    response_weights,
+    select_responses,
+)
 
 NAMES = list(STRATEGIES)
 GROUPS = [name for name, rule in STRATEGIES.items() if rule.n_negatives is None]
@@ -75,7 +80,9 @@ def test_opt_select_by_hand():
 def test_coreset_by_hand():
     """Two far groups of candidate negatives: {1, 2} and {3, 4}; the lowest rewards of each are 2 and 3."""
     embeddings = np.array([[0.0], [0.0], [0.1], [9.0], [9.1]])
-    selection = select_responses(np.array([9.0, 2.0, 1.0, 0.5, 3.0]), embeddings, k=2, strategy="coreset")
+    selection = select_responses(
+        np.array([9.0, 2.0, 1.0, 0.5, 3.0]), embeddings, k=2, strategy="coreset"
+    )
     assert selection.negatives.tolist() == [2, 3]
     # Clusters are numbered by their lowest-reward member: candidate 3 (0.5) comes before candidate 2 (1.0).
     assert selection.clusters.tolist() == [-1, 1, 1, 0, 0]
@@ -93,9 +100,14 @@ def test_opt_select_is_the_brute_force_optimum(seed, cover, temperature):
     others = [i for i in range(9) if i != best]
     clients = others if cover == "negatives" else range(9)
     scale = {"paper": 1.0, "auto": np.std(rewards)}.get(temperature, temperature)
-    costs = {chosen: paper_cost(rewards, embeddings, chosen, clients, scale) for chosen in combinations(others, k)}
+    costs = {
+        chosen: paper_cost(rewards, embeddings, chosen, clients, scale)
+        for chosen in combinations(others, k)
+    }
     expected = min(costs, key=costs.get)
-    selection = select_responses(rewards, embeddings, k=k, cover=cover, weight_temperature=temperature)
+    selection = select_responses(
+        rewards, embeddings, k=k, cover=cover, weight_temperature=temperature
+    )
     assert tuple(selection.negatives) == expected
     assert selection.is_optimal
     to_paper_units = np.exp((rewards.mean() - np.delete(rewards, best).min()) / scale)
@@ -123,7 +135,10 @@ def test_permuting_candidates_permutes_the_answer(strategy, seed):
     assert sorted(order[permuted.negatives].tolist()) == straight.negatives.tolist()
     assert permuted.clusters.tolist() == straight.clusters[order].tolist()
     is_client = straight.represents[order] >= 0
-    assert order[permuted.represents[is_client]].tolist() == straight.represents[order][is_client].tolist()
+    assert (
+        order[permuted.represents[is_client]].tolist()
+        == straight.represents[order][is_client].tolist()
+    )
 
 
 @pytest.mark.parametrize("strategy", NAMES)
@@ -172,10 +187,15 @@ def test_twins_that_are_both_chosen_stand_for_themselves():
 
 def test_the_seed_decides_random_choices():
     rewards = np.arange(40.0)
-    drawn = {tuple(select_responses(rewards, k=5, strategy="random", seed=seed).negatives) for seed in range(8)}
+    drawn = {
+        tuple(select_responses(rewards, k=5, strategy="random", seed=seed).negatives)
+        for seed in range(8)
+    }
     assert len(drawn) == 8
     again = select_responses(rewards, k=5, strategy="random", seed=2**63)
-    assert tuple(again.negatives) == tuple(select_responses(rewards, k=5, strategy="random", seed=2**63).negatives)
+    assert tuple(again.negatives) == tuple(
+        select_responses(rewards, k=5, strategy="random", seed=2**63).negatives
+    )
 
 
 def test_weights_are_the_papers_up_to_one_factor():
@@ -209,13 +229,20 @@ def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
     """Sizes, disjointness, range, order, the positive is the first maximum, k >= n, ties, identical embeddings."""
     rewards = np.array(data.draw(reward_lists))
     n = len(rewards)
-    embeddings = data.draw(arrays(np.float64, (n, 2), elements=st.sampled_from([0.0, 0.25, 1.0, -3.0])))
+    embeddings = data.draw(
+        arrays(np.float64, (n, 2), elements=st.sampled_from([0.0, 0.25, 1.0, -3.0]))
+    )
     k = data.draw(st.integers(1, 12))
     positives = data.draw(st.integers(1, 4)) if strategy in GROUPS else 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         selection = select_responses(
-            rewards, embeddings, k=k, strategy=strategy, positives=positives, seed=data.draw(st.integers(0, 2**64 - 1))
+            rewards,
+            embeddings,
+            k=k,
+            strategy=strategy,
+            positives=positives,
+            seed=data.draw(st.integers(0, 2**64 - 1)),
         )
     n_positives = min(positives, n - 1)
     wanted = {"all": n, "best-worst": 1, "best-random": 1}.get(strategy, k)
@@ -241,7 +268,11 @@ def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
     assert set(np.delete(selection.represents, selection.positives)) == set(selection.negatives)
     assert (selection.represents[selection.negatives] == selection.negatives).all()
     assert len(selection.gains) == len(selection.negatives)
-    assert np.isnan(selection.gains).all() if len(selection.negatives) == 1 else (selection.gains >= 0.0).all()
+    assert (
+        np.isnan(selection.gains).all()
+        if len(selection.negatives) == 1
+        else (selection.gains >= 0.0).all()
+    )
     assert (strategy == "coreset") == bool((selection.clusters >= 0).any())
 
 
@@ -254,7 +285,12 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
     k = data.draw(st.integers(1, len(rewards) - 1))
     others = np.delete(np.arange(len(rewards)), np.argmax(rewards))
     cost = {
-        name: paper_cost(rewards, embeddings, select_responses(rewards, embeddings, k=k, strategy=name).negatives, others)
+        name: paper_cost(
+            rewards,
+            embeddings,
+            select_responses(rewards, embeddings, k=k, strategy=name).negatives,
+            others,
+        )
         for name in ("opt-select", "bottom-k", "coreset", "random")
     }
     assert cost["opt-select"] <= min(cost.values()) * (1 + 1e-9)
@@ -266,7 +302,11 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
         ({"rewards": [1.0]}, InputError, "1 usable candidates; selection needs at least 2"),
         ({"mask": [True, False, False]}, InputError, "1 usable candidates"),
         ({"mask": [1, 1, 0]}, InputError, r"mask is int64 of shape \(3,\), expected bool"),
-        ({"mask": [True]}, InputError, r"mask is bool of shape \(1,\), expected bool of shape \(3,\)"),
+        (
+            {"mask": [True]},
+            InputError,
+            r"mask is bool of shape \(1,\), expected bool of shape \(3,\)",
+        ),
         ({"rewards": []}, InputError, "0 usable candidates"),
         ({"rewards": [[[1.0, 2.0]]]}, InputError, r"rewards have shape \(1, 1, 2\)"),
         ({"rewards": [1.0, np.nan, 2.0]}, InputError, "the reward of candidate 1 is nan"),
@@ -275,9 +315,17 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
         ({"positives": 0}, UsageError, "positives is 0"),
         ({"seed": -1}, UsageError, "seed is -1"),
         ({"strategy": "opt_select"}, UsageError, "unknown selection strategy 'opt_select'"),
-        ({"strategy": "best-worst", "positives": 2}, UsageError, "best-worst keeps 1 positive, got positives=2"),
+        (
+            {"strategy": "best-worst", "positives": 2},
+            UsageError,
+            "best-worst keeps 1 positive, got positives=2",
+        ),
         ({"embeddings": None}, UsageError, "opt-select needs embeddings or distances"),
-        ({"embeddings": None, "strategy": "coreset"}, UsageError, "coreset needs embeddings or distances"),
+        (
+            {"embeddings": None, "strategy": "coreset"},
+            UsageError,
+            "coreset needs embeddings or distances",
+        ),
         (
             {"embeddings": None, "distances": 1 - np.eye(3), "near_duplicates": 0.9},
             UsageError,
@@ -293,17 +341,53 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
         ({"strategy": None}, UsageError, "unknown selection strategy None"),
         ({"rewards": ["a", "b", "c"]}, InputError, "rewards hold <U1 values, not real numbers"),
         ({"rewards": [[1.0], [1.0, 2.0]]}, InputError, "rewards cannot be read as an array"),
-        ({"embeddings": np.eye(3) * 1j}, InputError, "embeddings hold complex128 values, not real numbers"),
-        ({"embeddings": np.eye(3) * 1e200}, InputError, "the embedding of candidate 0 is beyond 1e\\+100"),
-        ({"embeddings": np.eye(3) * 1e-200}, InputError, "the embedding of candidate 0 is below 1e-100"),
-        ({"embeddings": None, "distances": np.triu(np.ones((3, 3)), 1)}, InputError, "is not the same in both directions"),
-        ({"embeddings": None, "distances": 1 - np.eye(3) / 2}, InputError, "a distance of candidate 0 is not zero to itself"),
+        (
+            {"embeddings": np.eye(3) * 1j},
+            InputError,
+            "embeddings hold complex128 values, not real numbers",
+        ),
+        (
+            {"embeddings": np.eye(3) * 1e200},
+            InputError,
+            "the embedding of candidate 0 is beyond 1e\\+100",
+        ),
+        (
+            {"embeddings": np.eye(3) * 1e-200},
+            InputError,
+            "the embedding of candidate 0 is below 1e-100",
+        ),
+        (
+            {"embeddings": None, "distances": np.triu(np.ones((3, 3)), 1)},
+            InputError,
+            "is not the same in both directions",
+        ),
+        (
+            {"embeddings": None, "distances": 1 - np.eye(3) / 2},
+            InputError,
+            "a distance of candidate 0 is not zero to itself",
+        ),
         ({"min_margin": 9.0}, InputError, "leave no candidate to be a negative"),
         ({"distances": 1 - np.eye(3)}, UsageError, "embeddings and distances were both given"),
-        ({"embeddings": np.ones((2, 4))}, InputError, r"embeddings have shape \(2, 4\) for 3 candidates"),
-        ({"embeddings": np.array([[1.0], [np.nan], [1.0]])}, InputError, "the embedding of candidate 1 is not finite"),
-        ({"embeddings": None, "distances": np.ones((3, 2))}, InputError, r"distances have shape \(3, 2\)"),
-        ({"embeddings": None, "distances": -np.ones((3, 3))}, InputError, "a distance of candidate 0 is negative"),
+        (
+            {"embeddings": np.ones((2, 4))},
+            InputError,
+            r"embeddings have shape \(2, 4\) for 3 candidates",
+        ),
+        (
+            {"embeddings": np.array([[1.0], [np.nan], [1.0]])},
+            InputError,
+            "the embedding of candidate 1 is not finite",
+        ),
+        (
+            {"embeddings": None, "distances": np.ones((3, 2))},
+            InputError,
+            r"distances have shape \(3, 2\)",
+        ),
+        (
+            {"embeddings": None, "distances": -np.ones((3, 3))},
+            InputError,
+            "a distance of candidate 0 is negative",
+        ),
         ({"weight_temperature": 0.0}, UsageError, "weight_temperature is 0.0"),
         ({"weight_temperature": "hot"}, UsageError, "weight_temperature is 'hot'"),
         ({"cover": "positives"}, UsageError, "cover is 'positives'"),
@@ -312,7 +396,11 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
     ],
 )
 def test_what_cannot_be_selected_from_is_refused_by_name(arguments, error, sentence):
-    given_arguments = {"rewards": np.array([1.0, 2.0, 3.0]), "embeddings": np.eye(3), "k": 1} | arguments
+    given_arguments = {
+        "rewards": np.array([1.0, 2.0, 3.0]),
+        "embeddings": np.eye(3),
+        "k": 1,
+    } | arguments
     with pytest.raises(error, match=sentence):
         select_responses(**given_arguments)
 
@@ -327,10 +415,18 @@ def test_a_misspelt_strategy_gets_the_nearest_name():
 def test_a_row_of_a_batch_is_chosen_as_it_would_be_alone(strategy):
     """Three prompts of 9, 5 and 2 candidates, padded with rubbish and NaN: the mask says what exists."""
     sizes, options = (9, 5, 2), {"cover": "all"} if strategy == "opt-select" else {}
-    rewards, embeddings, mask = np.full((3, 9), np.nan), np.full((3, 9, 3), np.inf), np.zeros((3, 9), dtype=bool)
+    rewards, embeddings, mask = (
+        np.full((3, 9), np.nan),
+        np.full((3, 9, 3), np.inf),
+        np.zeros((3, 9), dtype=bool),
+    )
     pools = [random_pool(seed, n) for seed, n in enumerate(sizes)]
     for p, (own_rewards, own_embeddings) in enumerate(pools):
-        rewards[p, : sizes[p]], embeddings[p, : sizes[p]], mask[p, : sizes[p]] = own_rewards, own_embeddings, True
+        rewards[p, : sizes[p]], embeddings[p, : sizes[p]], mask[p, : sizes[p]] = (
+            own_rewards,
+            own_embeddings,
+            True,
+        )
     batch = select_responses(rewards, embeddings, 3, strategy, mask=mask, seed=11, **options)
     for p, (own_rewards, own_embeddings) in enumerate(pools):
         alone = select_responses(own_rewards, own_embeddings, 3, strategy, seed=11, **options)
@@ -339,12 +435,19 @@ def test_a_row_of_a_batch_is_chosen_as_it_would_be_alone(strategy):
         assert batch.represents[p, : sizes[p]].tolist() == alone.represents.tolist()
         assert batch.clusters[p, : sizes[p]].tolist() == alone.clusters.tolist()
         for name in ("cost", "lower_bound", "cost_bottom_k", "cost_random"):
-            assert getattr(batch, name)[p] == pytest.approx(getattr(alone, name), nan_ok=True, rel=1e-12)
+            assert getattr(batch, name)[p] == pytest.approx(
+                getattr(alone, name), nan_ok=True, rel=1e-12
+            )
         assert batch.is_optimal[p] == alone.is_optimal
 
 
 def test_a_prompt_of_a_batch_without_two_candidates_gets_nothing():
-    found = select_responses([[1.0, 2.0], [1.0, 2.0]], k=1, strategy="bottom-k", mask=np.array([[True, True], [True, False]]))
+    found = select_responses(
+        [[1.0, 2.0], [1.0, 2.0]],
+        k=1,
+        strategy="bottom-k",
+        mask=np.array([[True, True], [True, False]]),
+    )
     assert found.positives.tolist() == [[1], [-1]]
     assert found.negatives.tolist() == [[0], [-1]]
     assert np.isnan(found.cost).all()
@@ -353,7 +456,9 @@ def test_a_prompt_of_a_batch_without_two_candidates_gets_nothing():
 def test_a_batch_longer_than_a_slice_names_the_prompt_in_its_error():
     embeddings = np.ones((300, 3, 2))
     embeddings[290, 1, 0] = np.nan
-    with pytest.raises(InputError, match="the embedding of candidate 1 of prompt 290 is not finite"):
+    with pytest.raises(
+        InputError, match="the embedding of candidate 1 of prompt 290 is not finite"
+    ):
         select_responses(np.tile([1.0, 2.0, 3.0], (300, 1)), embeddings, 1)
 
 
@@ -371,7 +476,9 @@ def test_options_on_margin_and_copies_take_candidates_out():
     """Rewards 5 (best), 4.9 (too close), 1 and 0.9 (the same vector: the higher stays), 0."""
     embeddings = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     rewards = [5.0, 4.9, 1.0, 0.9, 0.0]
-    found = select_responses(rewards, embeddings, 4, "bottom-k", min_margin=0.5, near_duplicates=0.999)
+    found = select_responses(
+        rewards, embeddings, 4, "bottom-k", min_margin=0.5, near_duplicates=0.999
+    )
     assert (found.positives.tolist(), found.negatives.tolist()) == ([0], [2, 4])
     assert found.represents.tolist() == [-1, -1, 2, -1, 4]
 
@@ -381,10 +488,16 @@ def test_the_random_cost_is_the_mean_over_all_subsets(k):
     rewards, embeddings = random_pool(21, n=8)
     others = np.delete(np.arange(8), np.argmax(rewards))
     scale = np.exp(rewards[others].min() - rewards.mean())
-    mean = np.mean([paper_cost(rewards, embeddings, chosen, others) for chosen in combinations(others, k)])
+    mean = np.mean(
+        [paper_cost(rewards, embeddings, chosen, others) for chosen in combinations(others, k)]
+    )
     found = select_responses(rewards, embeddings, k, "bottom-k")
     assert found.cost_random == pytest.approx(mean * scale, rel=1e-9)
-    assert found.cost == found.cost_bottom_k == pytest.approx(paper_cost(rewards, embeddings, found.negatives, others) * scale)
+    assert (
+        found.cost
+        == found.cost_bottom_k
+        == pytest.approx(paper_cost(rewards, embeddings, found.negatives, others) * scale)
+    )
 
 
 def test_gains_are_what_the_cost_rises_by():
@@ -394,13 +507,18 @@ def test_gains_are_what_the_cost_rises_by():
     found = select_responses(rewards, embeddings, 4)
     for gain, left_out in zip(found.gains, found.negatives, strict=True):
         rest = [i for i in found.negatives if i != left_out]
-        assert gain == pytest.approx(paper_cost(rewards, embeddings, rest, others) * scale - found.cost, rel=1e-9)
+        assert gain == pytest.approx(
+            paper_cost(rewards, embeddings, rest, others) * scale - found.cost, rel=1e-9
+        )
 
 
 def test_random_choices_are_uniform():
     """4,000 seeds, 2 of 5 candidate negatives: each of the 10 pairs is drawn 400 times, give or take four standard errors."""
     rewards = [9.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-    drawn = [tuple(select_responses(rewards, k=2, strategy="random", seed=seed).negatives.tolist()) for seed in range(4000)]
+    drawn = [
+        tuple(select_responses(rewards, k=2, strategy="random", seed=seed).negatives.tolist())
+        for seed in range(4000)
+    ]
     counts = [drawn.count(pair) for pair in combinations(range(1, 6), 2)]
     assert sum(counts) == 4000
     assert max(abs(count - 400) for count in counts) < 4 * np.sqrt(4000 * 0.1 * 0.9)
@@ -418,7 +536,14 @@ def test_a_margin_is_kept_with_several_positives():
     """Rewards 3, 2.9, 2.8, 2.7 and three positives: the only candidate left is 0.1 away, so there is no selection."""
     with pytest.raises(InputError, match="leave no candidate to be a negative"):
         select_responses([3.0, 2.9, 2.8, 2.7], None, 2, "bottom-k", positives=3, min_margin=0.5)
-    batch = select_responses([[3.0, 2.9, 2.8, 2.7], [3.0, 2.9, 2.8, 0.0]], None, 2, "bottom-k", positives=3, min_margin=0.5)
+    batch = select_responses(
+        [[3.0, 2.9, 2.8, 2.7], [3.0, 2.9, 2.8, 0.0]],
+        None,
+        2,
+        "bottom-k",
+        positives=3,
+        min_margin=0.5,
+    )
     assert batch.negatives[:, 0].tolist() == [-1, 3]
     assert batch.positives.tolist() == [[-1, -1, -1], [0, 1, 2]]
 
@@ -426,10 +551,17 @@ def test_a_margin_is_kept_with_several_positives():
 def test_k_beyond_the_pool_costs_no_memory():
     found = select_responses(np.arange(8.0), np.eye(8), 10**9)
     assert found.negatives.tolist() == list(range(7))
-    assert select_responses(np.tile(np.arange(8.0), (3, 1)), k=10**9, strategy="random").negatives.shape == (3, 7)
+    assert select_responses(
+        np.tile(np.arange(8.0), (3, 1)), k=10**9, strategy="random"
+    ).negatives.shape == (3, 7)
 
 
 def test_numbers_of_numpy_are_numbers():
-    one = select_responses(np.arange(4.0), np.eye(4), np.int64(2), weight_temperature=np.float32(2.0), seed=np.int32(3))
-    assert one.negatives.tolist() == select_responses(np.arange(4.0), np.eye(4), 2, weight_temperature=2.0).negatives.tolist()
+    one = select_responses(
+        np.arange(4.0), np.eye(4), np.int64(2), weight_temperature=np.float32(2.0), seed=np.int32(3)
+    )
+    assert (
+        one.negatives.tolist()
+        == select_responses(np.arange(4.0), np.eye(4), 2, weight_temperature=2.0).negatives.tolist()
+    )
     assert select_responses([3, 2, 1], [[1, 0], [0, 1], [1, 1]], 1).negatives.tolist()

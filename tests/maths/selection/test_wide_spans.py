@@ -17,7 +17,14 @@ ROOMY = Context(prec=60, Emin=-(10**9), Emax=10**9)
 def tier_costs(rewards, distances, clients, chosen):
     """Return for each distinct reward of the clients, ascending, the exact sum of their distances to the chosen."""
     return [
-        (Decimal(reward), sum(Decimal(min(distances[i][j] for j in chosen)) for i in clients if rewards[i] == reward))
+        (
+            Decimal(reward),
+            sum(
+                Decimal(min(distances[i][j] for j in chosen))
+                for i in clients
+                if rewards[i] == reward
+            ),
+        )
         for reward in sorted({rewards[i] for i in clients})
     ]
 
@@ -103,7 +110,12 @@ def test_no_span_and_no_ties_give_a_wrong_choice(data):
     rewards = data.draw(st.lists(levels, min_size=n, max_size=n))
     places = data.draw(st.lists(st.integers(0, 6), min_size=n, max_size=n))
     points = np.array(places, dtype=float)[:, None]
-    check_against_brute_force(rewards, points, data.draw(st.integers(1, n - 1)), data.draw(st.sampled_from(["negatives", "all"])))
+    check_against_brute_force(
+        rewards,
+        points,
+        data.draw(st.integers(1, n - 1)),
+        data.draw(st.sampled_from(["negatives", "all"])),
+    )
 
 
 def test_twins_are_told_apart_by_responses_too_light_to_show():
@@ -136,16 +148,26 @@ def test_the_scale_of_rewards_and_their_offset_do_not_matter_where_floats_end():
 
 def test_rewards_as_far_apart_as_floats_allow():
     """1e150 T between neighbours: the two lowest are chosen, nothing is infinite or not a number."""
-    found = select_responses([-1e150, 0.0, 1e140, 1e145, 1e150], [[0.0], [1.0], [2.0], [4.0], [8.0]], k=2)
+    found = select_responses(
+        [-1e150, 0.0, 1e140, 1e145, 1e150], [[0.0], [1.0], [2.0], [4.0], [8.0]], k=2
+    )
     assert found.negatives.tolist() == [0, 1]
     assert found.is_optimal
-    assert all(np.isfinite(getattr(found, name)) for name in ("cost", "lower_bound", "cost_bottom_k", "cost_random"))
+    assert all(
+        np.isfinite(getattr(found, name))
+        for name in ("cost", "lower_bound", "cost_bottom_k", "cost_random")
+    )
     assert np.isfinite(found.gains).all()
 
 
 def test_equal_vectors_cost_nothing_at_any_span():
     found = select_responses([0.0, 1000.0, 2000.0, 9000.0], [[1.0], [1.0], [1.0], [0.0]], k=2)
-    assert (found.cost, found.lower_bound, found.is_optimal, found.log_unit) == (0.0, 0.0, True, 0.0)
+    assert (found.cost, found.lower_bound, found.is_optimal, found.log_unit) == (
+        0.0,
+        0.0,
+        True,
+        0.0,
+    )
 
 
 @pytest.mark.parametrize("strategy", ["bottom-k", "coreset", "random", "all"])
@@ -158,13 +180,18 @@ def test_the_cost_of_other_strategies_keeps_its_digits_too(strategy):
     tiers = tier_costs(rewards.tolist(), distances.tolist(), range(8), found.negatives.tolist())
     with localcontext(ROOMY):
         exact = exact_cost(tiers)
-        assert abs(Decimal(found.cost) * Decimal(found.log_unit).exp() - exact) <= Decimal("1e-9") * exact
+        assert (
+            abs(Decimal(found.cost) * Decimal(found.log_unit).exp() - exact)
+            <= Decimal("1e-9") * exact
+        )
 
 
 def test_one_response_owns_the_sum_or_shares_it():
     """Weights 1, e^-1, e^-2: the first has 1 / (1 + e^-1 + e^-2) of the sum; 50 apart it has all but e^-50."""
     points = np.arange(4.0)[:, None]
-    assert select_responses([0, 1, 2, 9], points, 1).largest_share == pytest.approx(1 / (1 + np.exp(-1) + np.exp(-2)))
+    assert select_responses([0, 1, 2, 9], points, 1).largest_share == pytest.approx(
+        1 / (1 + np.exp(-1) + np.exp(-2))
+    )
     assert select_responses([0, 50, 60, 90], points, 1).largest_share == pytest.approx(1.0)
     assert select_responses([0, 0, 60, 90], points, 1).largest_share == pytest.approx(0.5)
 

@@ -53,7 +53,9 @@ def test_auc_with_ties_and_shares_is_that_of_weighted_items():
     random = np.random.default_rng(1)
     d, y = random.integers(-3, 4, 50).astype(float), random.random(50)
     labels, weights = np.repeat([1, 0], 50), np.concatenate([y, 1 - y])
-    assert roc_auc(d, y) == pytest.approx(roc_auc_score(labels, np.tile(d, 2), sample_weight=weights), abs=1e-12)
+    assert roc_auc(d, y) == pytest.approx(
+        roc_auc_score(labels, np.tile(d, 2), sample_weight=weights), abs=1e-12
+    )
     assert math.isnan(roc_auc(d, np.ones(50)))
 
 
@@ -62,9 +64,9 @@ def test_both_orders_change_neither_accuracy_nor_brier_nor_log_loss():
     twice = both_orders(d, y)
     assert len(twice.differences) == 2 * len(d)
     assert pair_accuracy(*twice) == pytest.approx(pair_accuracy(d, y))
-    assert brier_score(preference_probabilities(twice.differences), twice.outcomes) == pytest.approx(
-        brier_score(preference_probabilities(d), y)
-    )
+    assert brier_score(
+        preference_probabilities(twice.differences), twice.outcomes
+    ) == pytest.approx(brier_score(preference_probabilities(d), y))
     assert preference_log_loss(*twice) == pytest.approx(preference_log_loss(d, y))
 
 
@@ -99,7 +101,9 @@ def test_ece_in_both_orders_is_that_of_the_confidence():
     confidence, right = np.maximum(p, 1 - p), np.where(d > 0, y, 1 - y)
     bins = np.ceil((confidence - 0.5) * 10).astype(int)
     expected = sum(
-        (bins == b).mean() * abs(right[bins == b].mean() - confidence[bins == b].mean()) for b in range(1, 6) if (bins == b).any()
+        (bins == b).mean() * abs(right[bins == b].mean() - confidence[bins == b].mean())
+        for b in range(1, 6)
+        if (bins == b).any()
     )
     assert measure_calibration(d, y)["ece"] == pytest.approx(expected)
 
@@ -131,7 +135,15 @@ def test_a_scorer_that_says_nothing_is_calibrated_and_worthless():
     """All differences 0: p = 1/2 and observed 1/2 on either side, log loss log 2, Brier 1/4."""
     figures = measure_calibration(np.zeros(7))
     assert figures == pytest.approx(
-        {"n_pairs": 7, "accuracy": 0.5, "auc": 0.5, "ece": 0, "ece_mass": 0, "brier": 0.25, "log_loss": math.log(2)}
+        {
+            "n_pairs": 7,
+            "accuracy": 0.5,
+            "auc": 0.5,
+            "ece": 0,
+            "ece_mass": 0,
+            "brier": 0.25,
+            "log_loss": math.log(2),
+        }
     )
 
 
@@ -146,14 +158,19 @@ def test_an_odd_number_of_bins_is_refused_because_it_hides_errors():
 def test_huge_differences_have_finite_figures():
     """At d = -1e4 sigma is 0 in float64; the log loss is 1e4 all the same."""
     assert preference_log_loss([-1e4, 1e4]) == pytest.approx(5e3)
-    assert all(math.isfinite(value) for value in measure_calibration([-1e4, 1e4, 3.0], [1, 1, 0.5]).values())
+    assert all(
+        math.isfinite(value)
+        for value in measure_calibration([-1e4, 1e4, 3.0], [1, 1, 0.5]).values()
+    )
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
 def test_the_temperature_is_the_one_with_the_smallest_log_loss(scale):
     d, y = make_pairs(n=20_000, scale=scale)
     found = fit_temperature(d, y)
-    best = minimize_scalar(lambda t: preference_log_loss(d, y, temperature=t), bounds=(0.05, 20), method="bounded").x
+    best = minimize_scalar(
+        lambda t: preference_log_loss(d, y, temperature=t), bounds=(0.05, 20), method="bounded"
+    ).x
     assert found == pytest.approx(best, rel=1e-3)
     assert found == pytest.approx(1 / scale, rel=0.15)
     assert fit_temperature(*both_orders(d, y)) == pytest.approx(found)
@@ -186,7 +203,10 @@ def test_by_gap_the_bins_hold_all_pairs_and_farther_pairs_are_easier():
     assert rows[0]["accuracy"] < rows[-1]["accuracy"]
     assert rows[-1]["confidence"] > 0.8
     two = calibration_by_gap(d, y, np.where(d > 0, 1.0, 2.0), n_gap_bins=2)
-    assert [(row["gap_lower"], row["n_pairs"]) for row in two] == [(1.0, (d > 0).sum()), (2.0, (d <= 0).sum())]
+    assert [(row["gap_lower"], row["n_pairs"]) for row in two] == [
+        (1.0, (d > 0).sum()),
+        (2.0, (d <= 0).sum()),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -29,13 +29,22 @@ def test_the_figures_are_those_of_the_single_functions() -> None:
     d, y = drawn(300)
     prompts = np.arange(300) // 2
     found = calibration_figures(d, y, prompts, binning=Binning(8, 3, 0.4), bootstrap=QUICK)
-    assert {name: found[name] for name in ("n_pairs", *FIGURES)} == measure_calibration(d, y, n_bins=8)
+    assert {name: found[name] for name in ("n_pairs", *FIGURES)} == measure_calibration(
+        d, y, n_bins=8
+    )
     for name, kind in (("reliability", "width"), ("reliability_mass", "mass")):
         curve = preference_curve(d, y, n_bins=8, binning=kind)
-        assert [list(row) for row in found[name]] == [["lower", "upper", "n", "predicted", "observed"]] * len(curve.n)
-        assert [tuple(row.values()) for row in found[name]] == list(zip(*(column.tolist() for column in curve), strict=True))
+        assert [list(row) for row in found[name]] == [
+            ["lower", "upper", "n", "predicted", "observed"]
+        ] * len(curve.n)
+        assert [tuple(row.values()) for row in found[name]] == list(
+            zip(*(column.tolist() for column in curve), strict=True)
+        )
     gaps = calibration_by_gap(d, y, n_gap_bins=3, n_bins=8)
-    assert [{key: value for key, value in row.items() if key != "reliability"} for row in found["by_gap"]] == gaps
+    assert [
+        {key: value for key, value in row.items() if key != "reliability"}
+        for row in found["by_gap"]
+    ] == gaps
     assert sum(each["n"] for row in found["by_gap"] for each in row["reliability"]) == 2 * 300
     assert found["temperature"] == scale_temperature(d, y, prompts, fit_share=0.4, seed=0, n_bins=8)
     assert found["n_prompts"] == 150
@@ -47,7 +56,8 @@ def test_the_ece_is_what_the_curve_says() -> None:
     for figure, name in (("ece", "reliability"), ("ece_mass", "reliability_mass")):
         total = sum(each["n"] for each in found[name])
         assert found[figure] == pytest.approx(
-            sum(each["n"] * abs(each["observed"] - each["predicted"]) for each in found[name]) / total
+            sum(each["n"] * abs(each["observed"] - each["predicted"]) for each in found[name])
+            / total
         )
 
 
@@ -85,9 +95,16 @@ def test_rater_gaps_are_binned_by_size_and_unknown_ones_left_out() -> None:
     d, y = drawn(60)
     gaps = np.tile([1.0, -1.0, 2.0 / 3.0, 1.0 - 1.0 / 3.0, np.nan, 0.0], 10)
     found = calibration_figures(d, y, rater_gaps=gaps, bootstrap=QUICK)["by_rater_gap"]
-    assert [(row["gap_lower"], row["n_pairs"]) for row in found] == [(0.0, 10), (0.66667, 20), (1.0, 20)]
+    assert [(row["gap_lower"], row["n_pairs"]) for row in found] == [
+        (0.0, 10),
+        (0.66667, 20),
+        (1.0, 20),
+    ]
     assert calibration_figures(d, y, bootstrap=QUICK)["by_rater_gap"] is None
-    assert calibration_figures(d, y, rater_gaps=np.full(60, np.nan), bootstrap=QUICK)["by_rater_gap"] is None
+    assert (
+        calibration_figures(d, y, rater_gaps=np.full(60, np.nan), bootstrap=QUICK)["by_rater_gap"]
+        is None
+    )
 
 
 def test_one_prompt_has_no_interval_and_no_temperature() -> None:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.text import Text
 
-from prefpipe.maths.statistics.distribution import BAR_WIDTH, N_BINS, Distribution, bar, concatenate, figure
+from prefpipe.maths.statistics.distribution import (
+    BAR_WIDTH,
+    N_BINS,
+    Distribution,
+    bar,
+    concatenate,
+    figure,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -55,13 +62,19 @@ def test_equal_numbers_have_figures_and_no_plot() -> None:
 
 
 def test_a_spread_of_rounding_errors_is_no_picture() -> None:
-    assert "\n" not in Distribution.of("norm", 1 + np.arange(20) * 1e-9).plot().plain.partition("\n")[2]
+    assert (
+        "\n"
+        not in Distribution.of("norm", 1 + np.arange(20) * 1e-9).plot().plain.partition("\n")[2]
+    )
 
 
 def test_a_plot_shows_a_bar_and_a_count_for_each_bin_without_colour() -> None:
     """The fullest bin fills ``BAR_WIDTH``; half of it fills half."""
     lines = Distribution.of("x", np.array([0, 0, 1])).plot().plain.splitlines()
-    assert lines[2:] == [f"           0 {'█' * BAR_WIDTH} 2", f"           1 {'█' * (BAR_WIDTH // 2)}{' ' * (BAR_WIDTH // 2)} 1"]
+    assert lines[2:] == [
+        f"           0 {'█' * BAR_WIDTH} 2",
+        f"           1 {'█' * (BAR_WIDTH // 2)}{' ' * (BAR_WIDTH // 2)} 1",
+    ]
 
 
 @given(st.lists(finite, max_size=30))
@@ -71,14 +84,24 @@ def test_plots_never_fail_and_fit_a_narrow_terminal(values: list[float]) -> None
     assert all(len(line) <= 80 for line in plot.plain.splitlines()[2:])
 
 
-@pytest.mark.parametrize(("share", "width"), [(0.0, 0), (1e-9, 1), (0.5, BAR_WIDTH // 2), (1.0, BAR_WIDTH)])
+@pytest.mark.parametrize(
+    ("share", "width"), [(0.0, 0), (1e-9, 1), (0.5, BAR_WIDTH // 2), (1.0, BAR_WIDTH)]
+)
 def test_a_bar_is_as_long_as_its_share(share: float, width: int) -> None:
     assert len(bar(share)) == width
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (3.0, "3"), (12345.0, "12,345"), (0.12345, "0.1235"), (1234.5, "1,234"), (-0.5, "-0.5"), (1e300, "1e+300")],
+    [
+        (0.0, "0"),
+        (3.0, "3"),
+        (12345.0, "12,345"),
+        (0.12345, "0.1235"),
+        (1234.5, "1,234"),
+        (-0.5, "-0.5"),
+        (1e300, "1e+300"),
+    ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert figure(value) == text

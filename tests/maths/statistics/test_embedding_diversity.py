@@ -31,7 +31,9 @@ def test_copies_are_at_0_and_half_precision_is_enough():
     assert mean_pairwise_distance(np.stack([vector] * 4)) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("vectors", [np.zeros((0, 4)), np.ones((1, 4)), np.array([[1.0, 0], [0, 0]])])
+@pytest.mark.parametrize(
+    "vectors", [np.zeros((0, 4)), np.ones((1, 4)), np.array([[1.0, 0], [0, 0]])]
+)
 def test_fewer_than_two_have_none(vectors):
     """Zeros stand for no embedding: they are not at distance 1 from everything."""
     assert np.isnan(mean_pairwise_distance(vectors))

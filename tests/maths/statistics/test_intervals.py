@@ -33,7 +33,9 @@ def test_scipy_finds_the_same_interval(method):
     """Another program's draws: the ends agree within the noise of 20,000 of them, skewed data included."""
     values = rng(2).exponential(size=40)
     ours = bootstrap_interval(values, rng(3), n_draws=20_000, method=method)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method=method, rng=rng(4)).confidence_interval
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method=method, rng=rng(4)
+    ).confidence_interval
     noise = 0.02 * (theirs.high - theirs.low)
     assert ours.low == pytest.approx(theirs.low, abs=noise)
     assert ours.high == pytest.approx(theirs.high, abs=noise)
@@ -45,7 +47,9 @@ def test_the_interval_of_many_normal_values_is_the_normal_one(method):
     estimate = estimate_mean(values)
     interval = bootstrap_interval(values, rng(6), level=0.9, method=method)
     assert interval.low == pytest.approx(estimate.mean - 1.645 * estimate.se, abs=0.1 * estimate.se)
-    assert interval.high == pytest.approx(estimate.mean + 1.645 * estimate.se, abs=0.1 * estimate.se)
+    assert interval.high == pytest.approx(
+        estimate.mean + 1.645 * estimate.se, abs=0.1 * estimate.se
+    )
     assert interval.level == 0.9
 
 
@@ -54,7 +58,9 @@ def test_nineteen_of_twenty_intervals_hold_the_truth(method):
     """300 samples of 30: 95 % of intervals cover, less some for the small sample; 5 standard errors are 6 %."""
     n_held = 0
     for seed in range(300):
-        interval = bootstrap_interval(rng(seed).normal(size=30), rng(seed + 1000), n_draws=400, method=method)
+        interval = bootstrap_interval(
+            rng(seed).normal(size=30), rng(seed + 1000), n_draws=400, method=method
+        )
         n_held += interval.low <= 0.0 <= interval.high
     assert 0.87 < n_held / 300 <= 1.0
 

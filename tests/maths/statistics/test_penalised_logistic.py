@@ -6,7 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from prefpipe.maths.statistics.penalised_logistic import cross_entropy, fit_penalised_logistic, sigmoid
+from prefpipe.maths.statistics.penalised_logistic import (
+    cross_entropy,
+    fit_penalised_logistic,
+    sigmoid,
+)
 
 
 def objective(theta, x, y, w, strength):
@@ -33,8 +37,14 @@ def test_no_step_in_any_direction_is_better(seed, strength):
     x, y, w = problem(seed)
     theta = fit_penalised_logistic(x, y, w[None], strength)[0]
     best = objective(theta, x, y, w, strength)
-    moves = np.concatenate([np.eye(3), -np.eye(3), np.random.default_rng(seed).normal(size=(20, 3))])
-    assert all(objective(theta + size * move, x, y, w, strength) >= best - 1e-9 for move in moves for size in (1e-5, 1e-3, 0.1))
+    moves = np.concatenate(
+        [np.eye(3), -np.eye(3), np.random.default_rng(seed).normal(size=(20, 3))]
+    )
+    assert all(
+        objective(theta + size * move, x, y, w, strength) >= best - 1e-9
+        for move in moves
+        for size in (1e-5, 1e-3, 0.1)
+    )
 
 
 def test_a_penalty_above_every_slope_leaves_zeros():
@@ -49,8 +59,14 @@ def test_a_penalty_above_every_slope_leaves_zeros():
 def test_scikit_learn_finds_the_same_where_every_row_stands_twice(penalty_c):
     """Soft label y is a row of class 1 with weight w y and one of class 0 with weight w (1 - y)."""
     x, y, w = problem(5)
-    model = LogisticRegression(C=penalty_c, l1_ratio=1, solver="saga", fit_intercept=False, tol=1e-10, max_iter=20_000)
-    model.fit(np.concatenate([x, x]), np.repeat([1, 0], len(y)), sample_weight=np.concatenate([w * y, w * (1 - y)]))
+    model = LogisticRegression(
+        C=penalty_c, l1_ratio=1, solver="saga", fit_intercept=False, tol=1e-10, max_iter=20_000
+    )
+    model.fit(
+        np.concatenate([x, x]),
+        np.repeat([1, 0], len(y)),
+        sample_weight=np.concatenate([w * y, w * (1 - y)]),
+    )
     ours = fit_penalised_logistic(x, y, w[None], 1 / penalty_c)[0]
     assert ours == pytest.approx(model.coef_[0], abs=2e-6)
 
@@ -87,7 +103,11 @@ def test_poor_data_have_a_fit_too(data):
     n = data.draw(st.integers(1, 12))
     values = st.sampled_from([-1.0, -0.76, -0.3, 0.0, 0.3, 0.76, 1.0])
     t, d = (np.array(data.draw(st.lists(values, min_size=n, max_size=n))) for _ in range(2))
-    y = np.array(data.draw(st.lists(st.sampled_from([0.0, 0.0, 1.0, 1.0, 0.5, 1e-6]), min_size=n, max_size=n)))
+    y = np.array(
+        data.draw(
+            st.lists(st.sampled_from([0.0, 0.0, 1.0, 1.0, 0.5, 1e-6]), min_size=n, max_size=n)
+        )
+    )
     w = np.array(data.draw(st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0]), min_size=n, max_size=n)))
     strength = data.draw(st.sampled_from([1e-4, 1e-2, 1.0]))
     x = np.stack([t, d, np.ones(n)] if data.draw(st.booleans()) else [t, np.ones(n)], axis=1)
@@ -95,14 +115,22 @@ def test_poor_data_have_a_fit_too(data):
     theta = fit_penalised_logistic(x, y, w[None], strength, start)[0]
     best = objective(theta, x, y, w, strength)
     moves = np.random.default_rng(0).normal(size=(30, x.shape[1]))
-    assert all(objective(theta + size * move, x, y, w, strength) >= best - 1e-8 for move in moves for size in (1e-4, 1e-2, 1.0))
+    assert all(
+        objective(theta + size * move, x, y, w, strength) >= best - 1e-8
+        for move in moves
+        for size in (1e-4, 1e-2, 1.0)
+    )
 
 
 def test_a_start_far_out_where_columns_say_the_same_is_left_for_zero():
     """Found by chance: from -8 Newton's steps did not end."""
     x, y, w = np.ones((2, 2)), np.array([1.0, 0.0]), np.array([[2.0, 1.0]])
-    near, far = (fit_penalised_logistic(x, y, w, 1e-4, start_D=np.full(2, start)) for start in (0.0, -8.0))
-    assert objective(far[0], x, y, w[0], 1e-4) == pytest.approx(objective(near[0], x, y, w[0], 1e-4), abs=1e-9)
+    near, far = (
+        fit_penalised_logistic(x, y, w, 1e-4, start_D=np.full(2, start)) for start in (0.0, -8.0)
+    )
+    assert objective(far[0], x, y, w[0], 1e-4) == pytest.approx(
+        objective(near[0], x, y, w[0], 1e-4), abs=1e-9
+    )
 
 
 def test_columns_that_say_the_same_share_nothing():

@@ -9,7 +9,9 @@ from prefpipe.maths.statistics.projection import project
 
 
 def vectors(n: int, n_dimensions: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n, n_dimensions)) * np.linspace(3.0, 0.5, n_dimensions)
+    return np.random.default_rng(seed).normal(size=(n, n_dimensions)) * np.linspace(
+        3.0, 0.5, n_dimensions
+    )
 
 
 def distances(points: np.ndarray) -> np.ndarray:
@@ -29,7 +31,9 @@ def test_it_is_the_pca_of_scikit_learn_up_to_signs(n: int, n_dimensions: int) ->
 
 def test_two_dimensions_keep_every_distance() -> None:
     points = vectors(20, 2)
-    turned = points @ np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))[0][:2]  # a plane in seven dimensions
+    turned = (
+        points @ np.linalg.qr(np.random.default_rng(1).normal(size=(7, 7)))[0][:2]
+    )  # a plane in seven dimensions
     found = project(turned)
     assert distances(found.coordinates) == pytest.approx(distances(points))
     assert found.shares.sum() == pytest.approx(1.0)
@@ -62,17 +66,23 @@ def test_two_candidates_stand_on_one_axis() -> None:
     points = vectors(2, 10)
     found = project(points)
     assert found.coordinates[:, 1].tolist() == [0.0, 0.0]
-    assert found.coordinates[0, 0] == pytest.approx(np.linalg.norm(points[0] - points[1]) / 2)  # the first is positive
+    assert found.coordinates[0, 0] == pytest.approx(
+        np.linalg.norm(points[0] - points[1]) / 2
+    )  # the first is positive
     assert found.coordinates[1, 0] == pytest.approx(-found.coordinates[0, 0])
     assert found.shares == pytest.approx([1.0, 0.0])
 
 
 def test_one_dimension_is_enough() -> None:
     found = project(np.array([[1.0], [3.0], [8.0]]))
-    assert found.coordinates.tolist() == pytest.approx(np.array([[-3.0, 0.0], [-1.0, 0.0], [4.0, 0.0]]))
+    assert found.coordinates.tolist() == pytest.approx(
+        np.array([[-3.0, 0.0], [-1.0, 0.0], [4.0, 0.0]])
+    )
 
 
-@pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 4)), np.zeros((4, 0)), np.zeros((2, 2, 2))])
+@pytest.mark.parametrize(
+    "bad", [np.zeros(3), np.zeros((0, 4)), np.zeros((4, 0)), np.zeros((2, 2, 2))]
+)
 def test_what_is_no_matrix_is_refused(bad: np.ndarray) -> None:
     with pytest.raises(InputError, match="a vector for each candidate"):
         project(bad)

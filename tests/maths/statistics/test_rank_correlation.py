@@ -30,5 +30,7 @@ def test_without_spread_there_is_none():
     assert np.isnan(spearman(np.ones(5), np.arange(5.0)))
     assert np.isnan(spearman(np.array([]), np.array([])))
     assert np.isnan(spearman_within(np.arange(3.0), np.arange(3.0), np.arange(3)))
-    constant_in_one = spearman_within(np.array([1, 2, 5, 5.0]), np.array([1, 2, 1, 2.0]), np.array([0, 0, 1, 1]))
+    constant_in_one = spearman_within(
+        np.array([1, 2, 5, 5.0]), np.array([1, 2, 1, 2.0]), np.array([0, 0, 1, 1])
+    )
     assert constant_in_one == pytest.approx(1)

@@ -42,9 +42,16 @@ def test_scipy_finds_the_same_interval():
     a = 0.3 * b + rng.normal(size=40) * 3
     ours = ratio_of_means(a, b, Bootstrap(n_draws=20_000))
     theirs = stats.bootstrap(
-        (a, b), lambda x, y, axis: x.mean(axis) / y.mean(axis), paired=True, n_resamples=20_000, method="percentile", rng=rng
+        (a, b),
+        lambda x, y, axis: x.mean(axis) / y.mean(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=rng,
     ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.03 * (theirs.high - theirs.low))
+    assert (ours.low, ours.high) == pytest.approx(
+        tuple(theirs), abs=0.03 * (theirs.high - theirs.low)
+    )
     assert ours == ratio_of_means(a, b, Bootstrap(n_draws=20_000))
 
 
@@ -66,7 +73,10 @@ def test_prompts_without_a_token_spoil_no_interval():
     assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize(("a", "b"), [(np.ones(3), np.ones(2)), (np.ones((2, 2)), np.ones((2, 2))), (np.ones(2), -np.ones(2))])
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [(np.ones(3), np.ones(2)), (np.ones((2, 2)), np.ones((2, 2))), (np.ones(2), -np.ones(2))],
+)
 def test_what_is_no_ratio_is_refused(a, b):
     with pytest.raises(InputError, match="a ratio"):
         ratio_of_means(a, b)

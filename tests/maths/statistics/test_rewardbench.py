@@ -68,7 +68,9 @@ def test_all_sections_by_hand() -> None:
 
 
 def test_missing_sections_are_left_out_and_weights_renormalised() -> None:
-    found = rewardbench_accuracy(*pairs_of({"xstest-should-refuse": (3, 0, 1), "anthropic_hhh": (1, 0, 1)}), bootstrap=QUICK)
+    found = rewardbench_accuracy(
+        *pairs_of({"xstest-should-refuse": (3, 0, 1), "anthropic_hhh": (1, 0, 1)}), bootstrap=QUICK
+    )
     assert [each.name for each in found.sections] == ["Safety", PRIOR]
     assert found.final is not None
     assert found.final.mean == pytest.approx((0.75 + 0.5 * 0.5) / 1.5)
@@ -82,7 +84,9 @@ def test_missing_sections_are_left_out_and_weights_renormalised() -> None:
 
 def test_unknown_subsets_enter_no_section() -> None:
     """A name that differs by a letter is another subset, told apart; without subsets there is one accuracy."""
-    found = rewardbench_accuracy(*pairs_of({"LLMBar-natural": (1, 0, 0), "llmbar-natural": (0, 0, 2)}), bootstrap=QUICK)
+    found = rewardbench_accuracy(
+        *pairs_of({"LLMBar-natural": (1, 0, 0), "llmbar-natural": (0, 0, 2)}), bootstrap=QUICK
+    )
     assert [each.name for each in found.others] == ["LLMBar-natural"]
     assert found.sections[0].accuracy.mean == 0.0
     assert found.overall.mean == pytest.approx(1 / 3)
@@ -117,13 +121,17 @@ def test_pairs_of_one_prompt_are_not_independent() -> None:
     chosen, names = rng.normal(size=60), ["llmbar-natural", "shp"] * 30
     once = rewardbench_accuracy(chosen, np.zeros(60), names, list(range(60)), bootstrap=QUICK)
     ids = [key for key in range(60) for _ in range(5)]
-    many = rewardbench_accuracy(np.repeat(chosen, 5), np.zeros(300), np.repeat(names, 5).tolist(), ids, bootstrap=QUICK)
+    many = rewardbench_accuracy(
+        np.repeat(chosen, 5), np.zeros(300), np.repeat(names, 5).tolist(), ids, bootstrap=QUICK
+    )
     assert many.final is not None
     assert once.final is not None
     assert many.final.n_prompts == 60
     assert (many.final.mean, many.final.se) == pytest.approx((once.final.mean, once.final.se))
     assert (many.final.low, many.final.high) == pytest.approx((once.final.low, once.final.high))
-    apart = rewardbench_accuracy(np.repeat(chosen, 5), np.zeros(300), np.repeat(names, 5).tolist(), bootstrap=QUICK)
+    apart = rewardbench_accuracy(
+        np.repeat(chosen, 5), np.zeros(300), np.repeat(names, 5).tolist(), bootstrap=QUICK
+    )
     assert apart.final is not None
     assert apart.final.se < 0.6 * once.final.se
 
@@ -147,7 +155,9 @@ def test_the_error_is_the_spread_of_repeated_samples() -> None:
 
 def test_nothing_is_known_of_the_spread_of_one_prompt() -> None:
     """NaN and never 0: of the subset, and of what it enters."""
-    found = rewardbench_accuracy(*pairs_of({"shp": (1, 0, 0), "llmbar-natural": (3, 0, 2)}), bootstrap=QUICK)
+    found = rewardbench_accuracy(
+        *pairs_of({"shp": (1, 0, 0), "llmbar-natural": (3, 0, 2)}), bootstrap=QUICK
+    )
     by_name = {each.name: each.accuracy for each in found.sections}
     assert np.isnan(by_name[PRIOR].se)
     assert np.isnan(by_name[PRIOR].low)
@@ -160,23 +170,34 @@ def test_nothing_is_known_of_the_spread_of_one_prompt() -> None:
 
 def test_the_seed_fixes_the_intervals() -> None:
     data = pairs_of({"shp": (50, 10, 41), "llmbar-natural": (31, 0, 76)})
-    first, again, other = (rewardbench_accuracy(*data, bootstrap=Bootstrap(n_draws=200, seed=seed)) for seed in (3, 3, 4))
+    first, again, other = (
+        rewardbench_accuracy(*data, bootstrap=Bootstrap(n_draws=200, seed=seed))
+        for seed in (3, 3, 4)
+    )
     assert first.figures() == again.figures()
     assert first.figures() != other.figures()
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(-2, 2), st.sampled_from([*ROWS, "my-own", None]), st.integers(0, 5)), min_size=1, max_size=40)
+    st.lists(
+        st.tuples(st.integers(-2, 2), st.sampled_from([*ROWS, "my-own", None]), st.integers(0, 5)),
+        min_size=1,
+        max_size=40,
+    )
 )
 def test_properties(rows: list[tuple[int, str | None, int]]) -> None:
     """Figures lie in [0, 1]; order does not matter; swapping the sides gives 1 - accuracy - ties; a monotone map nothing."""
     margins, subsets, ids = (list(column) for column in zip(*rows, strict=True))
     zeros = [0.0] * len(rows)
     found = rewardbench_accuracy(margins, zeros, subsets, ids, bootstrap=Bootstrap(n_draws=20))
-    backwards = rewardbench_accuracy(margins[::-1], zeros, subsets[::-1], ids[::-1], bootstrap=Bootstrap(n_draws=1))
+    backwards = rewardbench_accuracy(
+        margins[::-1], zeros, subsets[::-1], ids[::-1], bootstrap=Bootstrap(n_draws=1)
+    )
     swapped = rewardbench_accuracy(zeros, margins, subsets, ids, bootstrap=Bootstrap(n_draws=1))
-    mapped = rewardbench_accuracy(np.exp(margins), np.ones(len(rows)), subsets, ids, bootstrap=Bootstrap(n_draws=20))
+    mapped = rewardbench_accuracy(
+        np.exp(margins), np.ones(len(rows)), subsets, ids, bootstrap=Bootstrap(n_draws=20)
+    )
     share_tied = found.overall.n_ties / len(rows)
     assert swapped.overall.mean == pytest.approx(1 - found.overall.mean - share_tied)
     assert found.overall.ties_half == pytest.approx(found.overall.mean + share_tied / 2)
@@ -201,7 +222,9 @@ def test_properties(rows: list[tuple[int, str | None, int]]) -> None:
         ([1.0], [0.0], ["a", "b"], "2 subsets for 1 pairs"),
     ],
 )
-def test_what_is_refused(chosen: list[float], rejected: list[float], subsets: list[str] | None, words: str) -> None:
+def test_what_is_refused(
+    chosen: list[float], rejected: list[float], subsets: list[str] | None, words: str
+) -> None:
     with pytest.raises(InputError, match=words):
         rewardbench_accuracy(chosen, rejected, subsets)
 

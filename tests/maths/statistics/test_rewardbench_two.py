@@ -15,7 +15,11 @@ QUICK = Bootstrap(0.95, 500, 0)
 
 
 def item(
-    number: int, correct: tuple[float, ...], wrong: tuple[float, ...], subset: str = "Math", item_id: str | None = None
+    number: int,
+    correct: tuple[float, ...],
+    wrong: tuple[float, ...],
+    subset: str = "Math",
+    item_id: str | None = None,
 ) -> Completions:
     return Completions(f"p{number}", item_id or str(number), subset, correct, wrong)
 
@@ -41,7 +45,11 @@ def test_best_of_four_by_hand() -> None:
 
 
 def test_the_final_figure_is_the_mean_of_subsets_and_not_of_prompts() -> None:
-    items = [item(0, (1.0,), (0.0,)), *(item(n, (0.0,), (1.0,), "Focus") for n in range(1, 4)), item(9, (1.0,), (0.0,), "my own")]
+    items = [
+        item(0, (1.0,), (0.0,)),
+        *(item(n, (0.0,), (1.0,), "Focus") for n in range(1, 4)),
+        item(9, (1.0,), (0.0,), "my own"),
+    ]
     found = rewardbench_two(items, bootstrap=QUICK)
     assert found.final is not None
     assert found.final.mean == pytest.approx(0.5)
@@ -59,7 +67,9 @@ def test_ties_by_hand() -> None:
     [ties] = rewardbench_two(items, bootstrap=QUICK).subsets
     assert ties.figure is not None
     tanh = (math.tanh(min(2.0, 1.5) / 1.0 - 1.0) + math.tanh(min(1.0, -1.0) / 5.0 - 1.0)) / 2
-    assert ties.figure.mean == pytest.approx(0.3 * 1.0 + 0.3 * 0.5 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * tanh)
+    assert ties.figure.mean == pytest.approx(
+        0.3 * 1.0 + 0.3 * 0.5 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * tanh
+    )
     assert ties.ties == {
         "tied_accuracy": 1.0, "ref_accuracy": 0.5, "correctness_preferred": 0.5, "correctness_preferred_hard": 0.5,
         "margin_score": pytest.approx(tanh), "n_both": 2,
@@ -80,7 +90,9 @@ def theirs(items: list[Completions]) -> float:
     lowest = np.minimum(tied, ref)
     with np.errstate(all="ignore"):
         tanh = np.nan_to_num(np.tanh(lowest / spread - 1), nan=0.0)
-    tied_accuracy, ref_accuracy = (np.mean([each[0] for each in numbers[kind].values()]) for kind in ("tied", "ref"))
+    tied_accuracy, ref_accuracy = (
+        np.mean([each[0] for each in numbers[kind].values()]) for kind in ("tied", "ref")
+    )
     return float(
         0.3 * tied_accuracy
         + 0.3 * ref_accuracy
@@ -107,9 +119,14 @@ def test_ties_agree_with_their_code_on_random_scores(seed: int) -> None:
     assert ties.figure.mean == pytest.approx(theirs(items), abs=1e-12)
 
 
-@pytest.mark.parametrize(("lowest", "spread", "expected"), [(1.0, 0.0, 1.0), (-1.0, 0.0, -1.0), (0.0, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("lowest", "spread", "expected"), [(1.0, 0.0, 1.0), (-1.0, 0.0, -1.0), (0.0, 0.0, 0.0)]
+)
 def test_correct_completions_with_one_score(lowest: float, spread: float, expected: float) -> None:
-    items = [item(0, (2.0, 2.0 + spread), (2.0 - lowest,), "Ties", "tied:0"), item(1, (9.0,), (0.0,), "Ties", "ref:0")]
+    items = [
+        item(0, (2.0, 2.0 + spread), (2.0 - lowest,), "Ties", "tied:0"),
+        item(1, (9.0,), (0.0,), "Ties", "ref:0"),
+    ]
     [ties] = rewardbench_two(items, bootstrap=QUICK).subsets
     assert ties.ties is not None
     assert ties.ties["margin_score"] == expected
@@ -121,8 +138,20 @@ def test_both_prompts_of_a_number_are_drawn_together() -> None:
     items, scores = [], []
     for number in range(30):
         pair = [
-            item(2 * number, (chance.random() + 1, chance.random() + 1), (chance.random() * 1.5,), "Ties", f"tied:{number}"),
-            item(2 * number + 1, (chance.random() + 1,), (chance.random() * 1.5,), "Ties", f"ref:{number}"),
+            item(
+                2 * number,
+                (chance.random() + 1, chance.random() + 1),
+                (chance.random() * 1.5,),
+                "Ties",
+                f"tied:{number}",
+            ),
+            item(
+                2 * number + 1,
+                (chance.random() + 1,),
+                (chance.random() * 1.5,),
+                "Ties",
+                f"ref:{number}",
+            ),
         ]
         items += pair
         scores.append(theirs(pair))
@@ -135,10 +164,17 @@ def test_both_prompts_of_a_number_are_drawn_together() -> None:
 
 @pytest.mark.parametrize(
     ("ids", "reason"),
-    [(("a", "b"), "the ids of Ties are not `ref:N` and `tied:N`"), (("tied:0", "ref:1"), "no number of Ties has both")],
+    [
+        (("a", "b"), "the ids of Ties are not `ref:N` and `tied:N`"),
+        (("tied:0", "ref:1"), "no number of Ties has both"),
+    ],
 )
-def test_ties_without_pairs_have_no_score_and_the_rest_has(ids: tuple[str, str], reason: str) -> None:
-    items = [item(n, (2.0, 1.0), (0.0,), "Ties", each) for n, each in enumerate(ids)] + [item(5, (1.0,), (0.0,))]
+def test_ties_without_pairs_have_no_score_and_the_rest_has(
+    ids: tuple[str, str], reason: str
+) -> None:
+    items = [item(n, (2.0, 1.0), (0.0,), "Ties", each) for n, each in enumerate(ids)] + [
+        item(5, (1.0,), (0.0,))
+    ]
     found = rewardbench_two(items, bootstrap=QUICK)
     ties = found.subsets[0]
     assert ties.figure is None

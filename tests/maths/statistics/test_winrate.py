@@ -13,7 +13,11 @@ from prefpipe.maths.statistics.intervals import Bootstrap, bootstrap_interval
 from prefpipe.maths.statistics.winrate import preference, win_rate, win_rate_difference
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
-rewards = st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.1, 0.2, 1.0, np.inf]) | st.floats(-5, 5), min_size=1, max_size=5)
+rewards = st.lists(
+    st.sampled_from([-np.inf, -1.0, 0.0, 0.1, 0.2, 1.0, np.inf]) | st.floats(-5, 5),
+    min_size=1,
+    max_size=5,
+)
 
 
 def test_preference_is_the_mean_over_all_pairs():
@@ -39,7 +43,9 @@ def test_a_side_against_itself_is_a_draw(ours):
     assert preference(np.array(ours), np.array(ours)) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [([], [1.0]), ([1.0], []), ([np.nan, 1.0], [0.0]), ([1.0], [np.nan])])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [([], [1.0]), ([1.0], []), ([np.nan, 1.0], [0.0]), ([1.0], [np.nan])]
+)
 def test_without_all_rewards_there_is_no_verdict(ours, theirs):
     assert np.isnan(preference(np.array(ours), np.array(theirs)))
 
@@ -121,7 +127,9 @@ def test_the_interval_is_the_seeded_bootstrap_over_prompts():
 def test_other_numbers_of_ids_and_of_rows_are_refused():
     with pytest.raises(InputError, match="3 prompt ids for 2 preferences"):
         win_rate([0.5, 0.5], ["a", "b", "c"])
-    with pytest.raises(InputError, match="2 and 1 preferences; a paired difference takes one of each a row"):
+    with pytest.raises(
+        InputError, match="2 and 1 preferences; a paired difference takes one of each a row"
+    ):
         win_rate_difference([0.5, 0.5], [0.5])
 
 
@@ -133,7 +141,9 @@ def test_a_paired_difference_is_over_prompts_and_second_minus_first():
     assert found.low <= 0.25 <= found.high
 
 
-@pytest.mark.skipif(not (DATA / "alpaca_leaderboard_known.parquet").exists(), reason=f"no test data in {DATA}")
+@pytest.mark.skipif(
+    not (DATA / "alpaca_leaderboard_known.parquet").exists(), reason=f"no test data in {DATA}"
+)
 def test_published_win_rates_and_errors_are_met():
     """AlpacaEval 2 publishes percent, ddof 1."""
     pq = pytest.importorskip("pyarrow.parquet")
@@ -144,4 +154,8 @@ def test_published_win_rates_and_errors_are_met():
         estimate = win_rate(values[models == row["model"]])
         assert 100 * estimate.mean == pytest.approx(row["win_rate"], rel=1e-9)
         assert 100 * estimate.se == pytest.approx(row["standard_error"], rel=1e-9)
-        assert (estimate.n_wins, estimate.n_draws, estimate.n) == (row["n_wins"], row["n_draws"], row["n_total"])
+        assert (estimate.n_wins, estimate.n_draws, estimate.n) == (
+            row["n_wins"],
+            row["n_draws"],
+            row["n_total"],
+        )

@@ -44,11 +44,21 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = told["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(told))
-    lines(folder / "prompts.jsonl", *({"prompt_id": f"p{i}", "prompt": f"Say {i}"} for i in range(N_PROMPTS)))
+    lines(
+        folder / "prompts.jsonl",
+        *({"prompt_id": f"p{i}", "prompt": f"Say {i}"} for i in range(N_PROMPTS)),
+    )
     return folder
 
 
-def sampled(models: Path, out: Path, *more: str, policy: str = "trained", baseline: str = "start", n: int = N) -> list[str]:
+def sampled(
+    models: Path,
+    out: Path,
+    *more: str,
+    policy: str = "trained",
+    baseline: str = "start",
+    n: int = N,
+) -> list[str]:
     return ["eval", "--policy", f"{models}/{policy}", "--baseline", f"{models}/{baseline}", "--prompts", f"{models}/prompts.jsonl",
             "--scorer", "fake", "--n", str(n), "--max-tokens", "12", "--temperature", "1", "--bootstrap-draws", "200",
             "--part-size", "4", "-o", str(out), *more]  # fmt: skip
@@ -68,22 +78,38 @@ def trained(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exact_divergence(policy: Path, reference: Path, rows: list[dict[str, Any]]) -> np.ndarray:
     """Return for each response the sum over its positions of ``sum_v p_v log(p_v / q_v)``, every word of the vocabulary counted."""
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in (policy, reference))
+    ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        for path in (policy, reference)
+    )
     found = []
     for row in rows:
-        ids, start = torch.tensor([row["prompt_token_ids"] + row["response_token_ids"]]), len(row["prompt_token_ids"])
+        ids, start = (
+            torch.tensor([row["prompt_token_ids"] + row["response_token_ids"]]),
+            len(row["prompt_token_ids"]),
+        )
         with torch.no_grad():
-            p, q = (torch.log_softmax(model(ids).logits[0, start - 1 : -1].double(), -1) for model in (ours, theirs))
+            p, q = (
+                torch.log_softmax(model(ids).logits[0, start - 1 : -1].double(), -1)
+                for model in (ours, theirs)
+            )
         found.append(float((p.exp() * (p - q)).sum()))
     return np.array(found)
 
 
-def test_the_divergence_agrees_with_the_exact_sum_over_the_vocabulary(models: Path, trained: Path) -> None:
+def test_the_divergence_agrees_with_the_exact_sum_over_the_vocabulary(
+    models: Path, trained: Path
+) -> None:
     """The mean of log p/q over samples is the mean of the exact divergences on the same prefixes, but for their noise."""
     rows = rows_of(trained / "policy" / "candidates")
     exact = exact_divergence(models / "trained", models / "start", rows)
-    told = {(row["prompt_id"], row["sample_idx"]): row["logp"] for row in rows_of(trained / "policy" / "reference-logprobs")}
-    sampled_ratios = np.array([row["logp"] - told[row["prompt_id"], row["sample_idx"]] for row in rows])
+    told = {
+        (row["prompt_id"], row["sample_idx"]): row["logp"]
+        for row in rows_of(trained / "policy" / "reference-logprobs")
+    }
+    sampled_ratios = np.array(
+        [row["logp"] - told[row["prompt_id"], row["sample_idx"]] for row in rows]
+    )
     assert len(exact) == N_PROMPTS * N
     noise = sampled_ratios - exact
     assert abs(noise.mean()) < 3 * noise.std(ddof=1) / np.sqrt(len(noise))
@@ -91,14 +117,23 @@ def test_the_divergence_agrees_with_the_exact_sum_over_the_vocabulary(models: Pa
     n_tokens = np.array([row["n_response_tokens"] for row in rows])
     found = health(trained)
     assert found["kl_per_response"]["policy"]["mean"] == pytest.approx(sampled_ratios.mean())
-    assert found["kl_per_token"]["policy"]["mean"] == pytest.approx(sampled_ratios.sum() / n_tokens.sum())
-    for name, mean in (("kl_per_response", exact.mean()), ("kl_per_token", exact.sum() / n_tokens.sum())):
+    assert found["kl_per_token"]["policy"]["mean"] == pytest.approx(
+        sampled_ratios.sum() / n_tokens.sum()
+    )
+    for name, mean in (
+        ("kl_per_response", exact.mean()),
+        ("kl_per_token", exact.sum() / n_tokens.sum()),
+    ):
         policy = found[name]["policy"]
         assert policy["mean"] > 0
         assert abs(policy["mean"] - mean) < 4 * policy["se"]
         assert policy["low"] < policy["mean"] < policy["high"]
         assert (found[name]["n_prompts"], found[name]["sampled_otherwise"]) == (N_PROMPTS, None)
-        assert found[name]["baseline"] == found[name]["difference"] == dict.fromkeys(("mean", "se", "low", "high"))
+        assert (
+            found[name]["baseline"]
+            == found[name]["difference"]
+            == dict.fromkeys(("mean", "se", "low", "high"))
+        )
 
 
 def test_a_model_diverges_by_nothing_from_itself(models: Path, tmp_path: Path) -> None:
@@ -135,20 +170,30 @@ def beside(trained: Path, out: Path, *more: str) -> list[str]:
     return ["eval", *sides, "-o", str(out), "--bootstrap-draws", "200", *more]
 
 
-def test_candidates_folders_need_the_reference_named(models: Path, trained: Path, tmp_path: Path) -> None:
+def test_candidates_folders_need_the_reference_named(
+    models: Path, trained: Path, tmp_path: Path
+) -> None:
     assert run(beside(trained, tmp_path / "without")) == 0
-    assert "name its model with --kl-reference" in health(tmp_path / "without")["kl_per_token"]["reason"]
+    assert (
+        "name its model with --kl-reference"
+        in health(tmp_path / "without")["kl_per_token"]["reason"]
+    )
     assert run(beside(trained, tmp_path / "with", "--kl-reference", f"{models}/start")) == 0
     assert health(tmp_path / "with")["kl_per_token"] == health(trained)["kl_per_token"]
 
 
-def test_what_is_finished_is_kept_and_measures_that_lack_are_added(models: Path, trained: Path, tmp_path: Path) -> None:
+def test_what_is_finished_is_kept_and_measures_that_lack_are_added(
+    models: Path, trained: Path, tmp_path: Path
+) -> None:
     """--no-kl first, then with it: nothing is sampled or rated again. The other way is another configuration."""
     out = tmp_path / "e"
     assert run(sampled(models, out, "--no-kl", n=2)) == 0
     assert health(out)["kl_per_token"]["reason"] == "--no-kl"
     assert not (out / "policy" / "reference-logprobs").exists()
-    kept = {part: identities_of(out / part) for part in ("policy/candidates", "policy/scores", "baseline/candidates")}
+    kept = {
+        part: identities_of(out / part)
+        for part in ("policy/candidates", "policy/scores", "baseline/candidates")
+    }
     assert run(sampled(models, out, n=2)) == 0
     assert health(out)["kl_per_token"]["policy"]["mean"] is not None
     measured = identities_of(out / "policy" / "reference-logprobs")
@@ -156,7 +201,10 @@ def test_what_is_finished_is_kept_and_measures_that_lack_are_added(models: Path,
     made = identities_of(out)
     assert run(sampled(models, out, n=2)) == 0
     assert {part: identities_of(out / part) for part in kept} == kept
-    assert (identities_of(out), identities_of(out / "policy" / "reference-logprobs")) == (made, measured)
+    assert (identities_of(out), identities_of(out / "policy" / "reference-logprobs")) == (
+        made,
+        measured,
+    )
     assert run(sampled(models, out, "--no-kl", n=2)) == 2
 
 
@@ -167,7 +215,11 @@ def as_an_earlier_release_left_it(out: Path) -> None:
     identity = {**record.identity, "version": 1}
     identity.pop("reference_logprobs", None)
     old = record.__class__(
-        "eval", "evaluation/1", 1, identity, parents={k: v for k, v in record.parents.items() if k in identity}
+        "eval",
+        "evaluation/1",
+        1,
+        identity,
+        parents={k: v for k, v in record.parents.items() if k in identity},
     )
     added = [name for name in table.column_names if name.endswith(("refused", "empty", "copied", "distinct_1", "distinct_2",
              "distinct_2_equal", "self_bleu", "embedding_diversity")) or "log_ratio" in name]  # fmt: skip
@@ -192,16 +244,25 @@ def test_a_folder_of_an_earlier_release_is_read_and_gets_its_health_by_the_same_
     assert run(sampled(models, out, "--bootstrap-seed", "1", n=2)) == 2
     capsys.readouterr()
     assert run(sampled(models, out, n=2)) == 0
-    assert "its per-prompt table lacks measures and is made again" in " ".join(capsys.readouterr().err.split())
+    assert "its per-prompt table lacks measures and is made again" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert (out / "summary.json").read_bytes() == expected
     assert identities_of(out / "policy" / "candidates") == kept
     assert read_run_record(out).schema == EVALUATION.tag == "evaluation/2"
 
 
-def test_other_temperatures_are_told(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [word if word != "1" else "0.5" for word in sampled(models, tmp_path / "e", "--top-p", "0.9", n=2)]
+def test_other_temperatures_are_told(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        word if word != "1" else "0.5"
+        for word in sampled(models, tmp_path / "e", "--top-p", "0.9", n=2)
+    ]
     assert run(command) == 0
-    assert health(tmp_path / "e")["kl_per_token"]["sampled_otherwise"] == "temperature 0.5, top-p 0.9"
+    assert (
+        health(tmp_path / "e")["kl_per_token"]["sampled_otherwise"] == "temperature 0.5, top-p 0.9"
+    )
     assert "KL is over responses sampled at temperature 0.5, top-p 0.9, and so biased" in " ".join(
         capsys.readouterr().err.split()
     )
@@ -209,7 +270,8 @@ def test_other_temperatures_are_told(models: Path, tmp_path: Path, capsys: pytes
 
 def test_a_sum_over_other_tokens_is_refused() -> None:
     rows = [
-        {"prompt_id": "p", "sample_idx": i, "logp": logp, "n_response_tokens": 3} for i, logp in enumerate((-1.0, None, -3.0))
+        {"prompt_id": "p", "sample_idx": i, "logp": logp, "n_response_tokens": 3}
+        for i, logp in enumerate((-1.0, None, -3.0))
     ]
     assert log_ratios(rows, {("p", 0): (-2.0, 3), ("p", 1): (-2.0, 3)}) == (1.0, 3.0)
     assert np.isnan(log_ratios(rows, {})).all()
@@ -220,16 +282,38 @@ def test_a_sum_over_other_tokens_is_refused() -> None:
 def imported(folder: Path, name: str, responses: dict[str, list[str]]) -> Path:
     """Import answers by prompt, rated by their place."""
     rows = [
-        {"prompt_id": prompt_id, "prompt": f"question {prompt_id}", "response": text, "judge": float(i), "sample_idx": i}
+        {
+            "prompt_id": prompt_id,
+            "prompt": f"question {prompt_id}",
+            "response": text,
+            "judge": float(i),
+            "sample_idx": i,
+        }
         for prompt_id, texts in responses.items()
         for i, text in enumerate(texts)
     ]
     source = lines(folder / f"{name}.jsonl", *rows)
-    assert run(["import", source, "-o", f"{folder}/{name}", "--format", "rows", "--reward-column", "judge"]) == 0
+    assert (
+        run(
+            [
+                "import",
+                source,
+                "-o",
+                f"{folder}/{name}",
+                "--format",
+                "rows",
+                "--reward-column",
+                "judge",
+            ]
+        )
+        == 0
+    )
     return folder / name
 
 
-def compared(folder: Path, policy: dict[str, list[str]], baseline: dict[str, list[str]], *more: str) -> pl.DataFrame:
+def compared(
+    folder: Path, policy: dict[str, list[str]], baseline: dict[str, list[str]], *more: str
+) -> pl.DataFrame:
     sides = [imported(folder, "policy", policy), imported(folder, "baseline", baseline)]
     words = [word for name, side in zip(("policy", "baseline"), sides, strict=True)
              for word in (f"--{name}", f"{side}/candidates", f"--{name}-scores", f"{side}/scores")]  # fmt: skip
@@ -241,7 +325,10 @@ def test_measures_by_hand(tmp_path: Path) -> None:
     """Two responses a prompt. Policy "a b a b" and "a b c": pairs ab ba ab ab bc, 3 of 5; baseline 4 pairs of 4."""
     rows = compared(
         tmp_path,
-        {"p": ["a b a b", "a b c"], "q": ["I'm sorry, but I can't help.", "I'm sorry, but I can't help."]},
+        {
+            "p": ["a b a b", "a b c"],
+            "q": ["I'm sorry, but I can't help.", "I'm sorry, but I can't help."],
+        },
         {"p": ["a b c", "d e f"], "q": ["Sure.", "Of course."]},
     )
     p, q = (rows.row(by_predicate=pl.col("prompt_id") == name, named=True) for name in "pq")
@@ -273,7 +360,9 @@ def test_hostile_responses(tmp_path: Path) -> None:
     assert (found["emoji"]["policy_distinct_1"], found["emoji"]["policy_distinct_2"]) == (1.0, None)
     assert found["fine"]["policy_distinct_2_equal"] == 1.0
     assert rows["policy_self_bleu"].null_count() == rows["policy_copied"].null_count() == 4
-    assert rows["policy_truncated"].null_count() == 4  # the file does not say how the responses ended
+    assert (
+        rows["policy_truncated"].null_count() == 4
+    )  # the file does not say how the responses ended
     told = health(tmp_path / "eval")
     assert told["empty"]["n_prompts"] == 4
     assert told["empty"]["policy"]["mean"] == pytest.approx(1 / 4)
@@ -285,14 +374,30 @@ def test_hostile_responses(tmp_path: Path) -> None:
 
 def test_what_was_never_written_is_null_everywhere(tmp_path: Path) -> None:
     """A response that failed is not a short, clean, unrefused one; prompts without a value on both sides leave the difference."""
-    prompts = lines(tmp_path / "prompts.jsonl", *({"prompt_id": f"p{i}", "prompt": f"Say {i}"} for i in range(12)))
+    prompts = lines(
+        tmp_path / "prompts.jsonl",
+        *({"prompt_id": f"p{i}", "prompt": f"Say {i}"} for i in range(12)),
+    )
     command = ["eval", "--policy", "fake:error_rate=0.5", "--baseline", "fake", "--backend", "fake", "--prompts", str(prompts), "--n",
                "1", "--scorer", "fake", "--max-error-rate", "1", "--max-tokens", "200", "-o", f"{tmp_path}/e"]  # fmt: skip
     assert run(command) == 0
-    failed = {row["prompt_id"] for row in rows_of(tmp_path / "e" / "policy" / "candidates") if row["response"] is None}
+    failed = {
+        row["prompt_id"]
+        for row in rows_of(tmp_path / "e" / "policy" / "candidates")
+        if row["response"] is None
+    }
     assert 0 < len(failed) < 12
-    for row in pl.read_parquet(tmp_path / "e" / "part-00000-of-00001.parquet").iter_rows(named=True):
-        for measure in ("refused", "empty", "repetition", "truncated", "length_chars", "distinct_1"):
+    for row in pl.read_parquet(tmp_path / "e" / "part-00000-of-00001.parquet").iter_rows(
+        named=True
+    ):
+        for measure in (
+            "refused",
+            "empty",
+            "repetition",
+            "truncated",
+            "length_chars",
+            "distinct_1",
+        ):
             assert (row[f"policy_{measure}"] is None) == (row["prompt_id"] in failed), measure
             assert row[f"baseline_{measure}"] is not None
     found = health(tmp_path / "e")
@@ -304,12 +409,24 @@ def test_of_the_side_with_more_responses_the_first_count(tmp_path: Path) -> None
     """Four against two: copies and self-BLEU rise with the number, so that two and two are compared."""
     rows = compared(tmp_path, {"p": ["a b", "c d", "a b", "a b"]}, {"p": ["e f", "e f"]}, "--force")
     row = rows.row(0, named=True)
-    assert (row["policy_copied"], row["policy_self_bleu"], row["policy_distinct_2"]) == (0.0, 0.0, 1.0)
-    assert (row["baseline_copied"], row["baseline_self_bleu"], row["baseline_distinct_2"]) == (0.5, 1.0, 0.5)
+    assert (row["policy_copied"], row["policy_self_bleu"], row["policy_distinct_2"]) == (
+        0.0,
+        0.0,
+        1.0,
+    )
+    assert (row["baseline_copied"], row["baseline_self_bleu"], row["baseline_distinct_2"]) == (
+        0.5,
+        1.0,
+        0.5,
+    )
 
 
 def test_texts_without_spaces_repeat_themselves_too(tmp_path: Path) -> None:
-    rows = compared(tmp_path, {"p": ["\u6211\u7231\u4f60" * 20]}, {"p": ["\u6211\u7231\u5317\u4eac\u5929\u5b89\u95e8"]})
+    rows = compared(
+        tmp_path,
+        {"p": ["\u6211\u7231\u4f60" * 20]},
+        {"p": ["\u6211\u7231\u5317\u4eac\u5929\u5b89\u95e8"]},
+    )
     row = rows.row(0, named=True)
     assert row["policy_repetition"] == pytest.approx(1 - 3 / 57)
     assert row["baseline_repetition"] == 0.0
@@ -321,14 +438,40 @@ def test_embeddings_give_the_distance_of_a_prompts_responses(
 ) -> None:
     """Mean of 1 - u.v over pairs; embeddings of other candidates, of another embedder or of one side alone are refused."""
     for side in ("policy", "baseline"):
-        assert run(["embed", f"{trained}/{side}/candidates", "-o", f"{tmp_path}/{side}", "--model", "fake"]) == 0
-    both = ["--policy-embeddings", f"{tmp_path}/policy", "--baseline-embeddings", f"{tmp_path}/baseline"]
+        assert (
+            run(
+                [
+                    "embed",
+                    f"{trained}/{side}/candidates",
+                    "-o",
+                    f"{tmp_path}/{side}",
+                    "--model",
+                    "fake",
+                ]
+            )
+            == 0
+        )
+    both = [
+        "--policy-embeddings",
+        f"{tmp_path}/policy",
+        "--baseline-embeddings",
+        f"{tmp_path}/baseline",
+    ]
     assert run(beside(trained, tmp_path / "e", *both)) == 0
-    vectors = pl.read_parquet(sorted((tmp_path / "policy").glob("part-*"))).filter(pl.col("status") == "ok")
+    vectors = pl.read_parquet(sorted((tmp_path / "policy").glob("part-*"))).filter(
+        pl.col("status") == "ok"
+    )
     rows = pl.read_parquet(tmp_path / "e" / "part-00000-of-00001.parquet")
-    n_base = pl.read_parquet(sorted((tmp_path / "baseline").glob("part-*"))).filter(pl.col("status") == "ok")
+    n_base = pl.read_parquet(sorted((tmp_path / "baseline").glob("part-*"))).filter(
+        pl.col("status") == "ok"
+    )
     for row in rows.iter_rows(named=True):
-        own = vectors.filter(pl.col("prompt_id") == row["prompt_id"]).sort("sample_idx")["embedding"].to_numpy().astype(float)
+        own = (
+            vectors.filter(pl.col("prompt_id") == row["prompt_id"])
+            .sort("sample_idx")["embedding"]
+            .to_numpy()
+            .astype(float)
+        )
         own = own[: n_base.filter(pl.col("prompt_id") == row["prompt_id"]).height]
         pairs = [1 - own[i] @ own[j] for i in range(len(own)) for j in range(i)]
         assert row["policy_embedding_diversity"] == pytest.approx(np.mean(pairs), abs=1e-6)
@@ -337,8 +480,25 @@ def test_embeddings_give_the_distance_of_a_prompts_responses(
     assert run(beside(trained, tmp_path / "x", *both[:2])) == 2
     assert run(beside(trained, tmp_path / "x", both[0], both[3], both[2], both[1])) == 1
     assert "was made for other candidates than" in capsys.readouterr().err
-    assert run(["embed", f"{trained}/policy/candidates", "-o", f"{tmp_path}/half", "--model", "fake", "--dtype", "float16"]) == 0
-    assert run(beside(trained, tmp_path / "x", "--policy-embeddings", f"{tmp_path}/half", *both[2:])) == 1
+    assert (
+        run(
+            [
+                "embed",
+                f"{trained}/policy/candidates",
+                "-o",
+                f"{tmp_path}/half",
+                "--model",
+                "fake",
+                "--dtype",
+                "float16",
+            ]
+        )
+        == 0
+    )
+    assert (
+        run(beside(trained, tmp_path / "x", "--policy-embeddings", f"{tmp_path}/half", *both[2:]))
+        == 1
+    )
     assert "are not of the same embedder" in capsys.readouterr().err
 
 

@@ -15,11 +15,15 @@ from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 N_PROMPTS = 30
 
 
-def rows(name: str, *, longer: int = 0, prompts: range = range(N_PROMPTS), system: str | None = None) -> list[dict[str, Any]]:
+def rows(
+    name: str, *, longer: int = 0, prompts: range = range(N_PROMPTS), system: str | None = None
+) -> list[dict[str, Any]]:
     rng = np.random.default_rng(len(name) + longer)
     found = []
     for i in prompts:
-        turns = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": f"question {i}"}]
+        turns = ([{"role": "system", "content": system}] if system else []) + [
+            {"role": "user", "content": f"question {i}"}
+        ]
         length = int(rng.integers(20, 120)) + longer
         found.append(
             {
@@ -37,7 +41,20 @@ def imported(folder: Path, name: str, **more: Any) -> Path:
     """Import a file of its own and return the folder."""
     source = lines(folder / f"{name}.jsonl", *rows(name, **more))
     assert (
-        run(["import", source, "-o", f"{folder}/{name}", "--format", "rows", "--reward-column", "judge", "--model-name", name])
+        run(
+            [
+                "import",
+                source,
+                "-o",
+                f"{folder}/{name}",
+                "--format",
+                "rows",
+                "--reward-column",
+                "judge",
+                "--model-name",
+                name,
+            ]
+        )
         == 0
     )
     return folder / name
@@ -53,7 +70,9 @@ def summary(folder: Path, out: str) -> dict[str, Any]:
     return json.loads((folder / out / "summary.json").read_text())
 
 
-def test_two_imports_of_the_same_prompts_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_imports_of_the_same_prompts_are_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Files, model names and column choices differ between imports, and none of them is the recipe; nothing needs --force."""
     imported(tmp_path, "policy", longer=40)
     imported(tmp_path, "baseline")
@@ -69,7 +88,9 @@ def test_two_imports_of_the_same_prompts_are_compared(tmp_path: Path, capsys: py
     assert "numpy" in recipe["versions"]
 
 
-def test_imports_of_other_prompts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_imports_of_other_prompts_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     imported(tmp_path, "policy")
     imported(tmp_path, "fewer", prompts=range(5, N_PROMPTS + 2))
     assert run(compare(tmp_path, "policy", "fewer", "eval")) == 2
@@ -80,26 +101,54 @@ def test_imports_of_other_prompts_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert summary(tmp_path, "eval")["n_compared"] == 25
 
 
-def test_the_same_ids_with_another_text_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_ids_with_another_text_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A system prompt on one side alone is another task, though the prompts' ids are the same."""
     imported(tmp_path, "policy")
     imported(tmp_path, "told", system="Be brief.")
     assert run(compare(tmp_path, "policy", "told", "eval")) == 2
-    assert "prompts: 30 have another text on either side (a system prompt?), the first is p0" in capsys.readouterr().err
+    assert (
+        "prompts: 30 have another text on either side (a system prompt?), the first is p0"
+        in capsys.readouterr().err
+    )
 
 
-def test_scores_of_another_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_of_another_name_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     imported(tmp_path, "policy")
     source = lines(tmp_path / "other.jsonl", *rows("other"))
-    assert run(["import", source, "-o", f"{tmp_path}/other", "--format", "rows", "--reward-column", "human=judge"]) == 0
+    assert (
+        run(
+            [
+                "import",
+                source,
+                "-o",
+                f"{tmp_path}/other",
+                "--format",
+                "rows",
+                "--reward-column",
+                "human=judge",
+            ]
+        )
+        == 0
+    )
     assert run(compare(tmp_path, "policy", "other", "eval")) == 2
     assert "scorers" in capsys.readouterr().err
 
 
-def test_an_imported_baseline_goes_with_a_sampled_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_imported_baseline_goes_with_a_sampled_policy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One's own model against answers from elsewhere, both rated by the same checks: nothing is known that differs."""
     prompts = [
-        {"prompt_id": f"p{i}", "prompt": f"question {i}", "checks": [{"type": "words", "min": 1, "max": 20}]} for i in range(8)
+        {
+            "prompt_id": f"p{i}",
+            "prompt": f"question {i}",
+            "checks": [{"type": "words", "min": 1, "max": 20}],
+        }
+        for i in range(8)
     ]
     lines(tmp_path / "prompts.jsonl", *prompts)
     answers = [row | {"response": "a few words " * (i + 1)} for i, row in enumerate(prompts)]
@@ -112,7 +161,9 @@ def test_an_imported_baseline_goes_with_a_sampled_policy(tmp_path: Path, capsys:
     assert "imported, so that the sampling is not known: baseline" in capsys.readouterr().err
 
 
-def test_the_length_controlled_figure_stands_beside_the_raw_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_length_controlled_figure_stands_beside_the_raw_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A rater that likes length, and a policy that writes 40 characters more: at equal lengths less is left of it."""
     imported(tmp_path, "policy", longer=40)
     imported(tmp_path, "baseline")
@@ -123,7 +174,10 @@ def test_the_length_controlled_figure_stands_beside_the_raw_one(tmp_path: Path, 
     assert "not AlpacaEval's length-controlled figure" in told
     found = summary(tmp_path, "eval")
     controlled, raw = found["length_controlled"], found["win_rate"]
-    assert controlled["name"] == "length-controlled win rate without difficulty term and regularising rows"
+    assert (
+        controlled["name"]
+        == "length-controlled win rate without difficulty term and regularising rows"
+    )
     assert controlled["mean"] < raw["mean"]
     assert controlled["low"] < controlled["mean"] < controlled["high"]
     ours, theirs = rows("policy", longer=40), rows("baseline")

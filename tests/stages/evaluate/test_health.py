@@ -21,8 +21,15 @@ def measure(before: float, after: float, half: float, n: int = 40) -> dict[str, 
 
 def figures(**changed: dict[str, Any]) -> dict[str, Any]:
     """Nothing moved but what is named."""
-    still = {name: measure(0.5, 0.5, 0.1) for name in (*SHARED, *HEALTH, "n_tokens", "length_chars")} | changed
-    kl = {"policy": {"mean": 0.25, "se": 0.02, "low": 0.2, "high": 0.3}, "baseline": NONE, "difference": NONE, "n_prompts": 40}
+    still = {
+        name: measure(0.5, 0.5, 0.1) for name in (*SHARED, *HEALTH, "n_tokens", "length_chars")
+    } | changed
+    kl = {
+        "policy": {"mean": 0.25, "se": 0.02, "low": 0.2, "high": 0.3},
+        "baseline": NONE,
+        "difference": NONE,
+        "n_prompts": 40,
+    }
     health = {name: still[name] for name in HEALTH} | {"kl_per_token": kl, "kl_per_response": kl}
     return {**still, "health": health}
 
@@ -31,10 +38,15 @@ def test_nothing_is_said_where_nothing_moved() -> None:
     assert health_notes(figures()) == []
 
 
-@pytest.mark.parametrize("name", [name for name, watched in (SHARED | HEALTH).items() if watched.worse])
+@pytest.mark.parametrize(
+    "name", [name for name, watched in (SHARED | HEALTH).items() if watched.worse]
+)
 def test_what_got_worse_beyond_its_interval_is_told_and_what_got_better_is_not(name: str) -> None:
     watched = (SHARED | HEALTH)[name]
-    worse, better = measure(0.5, 0.5 + 0.2 * watched.worse, 0.1), measure(0.5, 0.5 - 0.2 * watched.worse, 0.1)
+    worse, better = (
+        measure(0.5, 0.5 + 0.2 * watched.worse, 0.1),
+        measure(0.5, 0.5 - 0.2 * watched.worse, 0.1),
+    )
     (note,) = health_notes(figures(**{name: worse}))
     assert note.startswith(f"{watched.name} {'rose' if watched.worse > 0 else 'fell'}: ")
     assert health_notes(figures(**{name: better})) == []
@@ -42,7 +54,9 @@ def test_what_got_worse_beyond_its_interval_is_told_and_what_got_better_is_not(n
 
 
 def test_the_sentences() -> None:
-    notes = health_notes(figures(truncated=measure(0.1, 0.3, 0.1), n_tokens=measure(100.0, 140.0, 20.0)))
+    notes = health_notes(
+        figures(truncated=measure(0.1, 0.3, 0.1), n_tokens=measure(100.0, 140.0, 20.0))
+    )
     assert notes == [
         "responses are 40% longer: 100.0 to 140.0, difference +40.0 [+20.0, +60.0] tokens",
         "responses cut at the token limit rose: 10.0% to 30.0%, difference +20.0% [+10.0%, +30.0%]",
@@ -63,11 +77,22 @@ def test_of_few_prompts_no_warning_is_made() -> None:
 def test_rows() -> None:
     rows = list(health_rows(figures(refused=measure(0.1, 0.2, 0.05))))
     assert rows[0] == ("KL to the reference, nats a token", "", "0.250 [0.200, 0.300]", "", "0.020")
-    assert ("refusals", "10.0% [5.0%, 15.0%]", "20.0% [15.0%, 25.0%]", "+10.0% [+5.0%, +15.0%]", "2.5%") in rows
+    assert (
+        "refusals",
+        "10.0% [5.0%, 15.0%]",
+        "20.0% [15.0%, 25.0%]",
+        "+10.0% [+5.0%, +15.0%]",
+        "2.5%",
+    ) in rows
 
 
 def test_a_measure_without_a_value_has_no_row() -> None:
-    without = {"baseline": NONE, "policy": NONE, "difference": NONE | {"n": 0}, "reason": "no embeddings"}
+    without = {
+        "baseline": NONE,
+        "policy": NONE,
+        "difference": NONE | {"n": 0},
+        "reason": "no embeddings",
+    }
     found = figures(embedding_diversity=without)
     found["health"]["kl_per_token"] = {"reason": "--no-kl"}
     labels = [row[0] for row in health_rows(found)]

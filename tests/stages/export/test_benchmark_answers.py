@@ -23,10 +23,18 @@ def outputs(path: Path, *rows: dict[str, Any]) -> str:
 
 
 def output(number: int, text: str, **more: Any) -> dict[str, Any]:
-    return {"dataset": "helpful_base", "instruction": f"What is {number}?", "output": text, "generator": "claude-2", **more}
+    return {
+        "dataset": "helpful_base",
+        "instruction": f"What is {number}?",
+        "output": text,
+        "generator": "claude-2",
+        **more,
+    }
 
 
-def arena(uid: str, answer: Any, *, prompt: str = "Explain IPv6.", model: str = "o3-mini-2025-01-31") -> dict[str, Any]:
+def arena(
+    uid: str, answer: Any, *, prompt: str = "Explain IPv6.", model: str = "o3-mini-2025-01-31"
+) -> dict[str, Any]:
     """Return a line as Arena-Hard v2's gen_answer.py writes it."""
     return {
         "uid": uid, "ans_id": "dgYCTvj3bz42JVPxnkZNB2", "model": model,
@@ -38,8 +46,24 @@ def arena(uid: str, answer: Any, *, prompt: str = "Explain IPv6.", model: str = 
 
 
 def test_alpaca_outputs_become_candidates(tmp_path: Path) -> None:
-    source = outputs(tmp_path / "model_outputs.json", output(1, "One."), output(2, ""), output(3, "Drei, \u2028 größer."))
-    command(["import", source, "-o", f"{tmp_path}/run", "--format", "alpaca-eval", "--columns", "dataset"])
+    source = outputs(
+        tmp_path / "model_outputs.json",
+        output(1, "One."),
+        output(2, ""),
+        output(3, "Drei, \u2028 größer."),
+    )
+    command(
+        [
+            "import",
+            source,
+            "-o",
+            f"{tmp_path}/run",
+            "--format",
+            "alpaca-eval",
+            "--columns",
+            "dataset",
+        ]
+    )
     rows = rows_of(tmp_path / "run" / "candidates")
     assert [(row["response"], row["model"], row["status"]) for row in rows] == [
         ("One.", "claude-2", "ok"), ("", "claude-2", "empty"), ("Drei, \u2028 größer.", "claude-2", "ok"),
@@ -52,7 +76,11 @@ def test_alpaca_outputs_become_candidates(tmp_path: Path) -> None:
 
 def test_arena_answers_become_candidates(tmp_path: Path) -> None:
     """``uid`` is the prompt's id; where the tool got no answer the row says so."""
-    source = lines(tmp_path / "o3-mini.jsonl", arena("0253f", "Use C."), arena("0275c", None, prompt="And this?"))
+    source = lines(
+        tmp_path / "o3-mini.jsonl",
+        arena("0253f", "Use C."),
+        arena("0275c", None, prompt="And this?"),
+    )
     command(["import", source, "-o", f"{tmp_path}/run", "--format", "arena-hard"])
     rows = rows_of(tmp_path / "run" / "candidates")
     assert [(row["prompt_id"], row["response"], row["status"]) for row in rows] == [
@@ -70,11 +98,21 @@ def question(number: int, **more: Any) -> dict[str, Any]:
 
 def old_answer(number: int, *texts: str | None) -> dict[str, Any]:
     """Return a line of its model_answer files."""
-    choices = [{"index": i, "turns": [{"content": text, "token_len": 3}]} for i, text in enumerate(texts)]
-    return {"question_id": f"q{number}", "answer_id": "a", "model_id": "gpt-4-0314", "choices": choices, "tstamp": 1.5}
+    choices = [
+        {"index": i, "turns": [{"content": text, "token_len": 3}]} for i, text in enumerate(texts)
+    ]
+    return {
+        "question_id": f"q{number}",
+        "answer_id": "a",
+        "model_id": "gpt-4-0314",
+        "choices": choices,
+        "tstamp": 1.5,
+    }
 
 
-def test_answers_of_the_first_version_are_joined_with_their_questions(tmp_path: Path, capsys) -> None:
+def test_answers_of_the_first_version_are_joined_with_their_questions(
+    tmp_path: Path, capsys
+) -> None:
     """By question_id, whatever the order; what the tool did not get, and what the file lacks, are rows that say so."""
     source = lines(tmp_path / "a.jsonl", old_answer(2, "$ERROR$"), old_answer(1, "one", "another"))
     words = ["import", source, "-o", f"{tmp_path}/run", "--format", "arena-hard"]
@@ -82,7 +120,15 @@ def test_answers_of_the_first_version_are_joined_with_their_questions(tmp_path: 
     told = capsys.readouterr().err
     assert "Arena-Hard v0.1 (`question_id`, `choices`), which does not hold the prompts" in told
     assert "question.jsonl with --requests" in told
-    command([*words, "--requests", lines(tmp_path / "q.jsonl", *map(question, range(1, 4))), "--columns", "cluster"])
+    command(
+        [
+            *words,
+            "--requests",
+            lines(tmp_path / "q.jsonl", *map(question, range(1, 4))),
+            "--columns",
+            "cluster",
+        ]
+    )
     rows = rows_of(tmp_path / "run" / "candidates")
     assert [(row["prompt_id"], row["sample_idx"], row["response"], row["status"], row["cluster"]) for row in rows] == [
         ("q1", 0, "one", "ok", "c1"), ("q1", 1, "another", "ok", "c1"), ("q2", 0, None, "error", "c2"), ("q3", 0, None, "error", "c3"),
@@ -94,17 +140,34 @@ def test_answers_of_the_first_version_are_joined_with_their_questions(tmp_path: 
     ("answers", "questions", "message"),
     [
         ([old_answer(9, "x")], [question(1)], "line 1: `question_id` 'q9' is of no question in"),
-        ([old_answer(1, "x"), old_answer(1, "y")], [question(1)], "line 2: question 'q1' is answered further up already"),
+        (
+            [old_answer(1, "x"), old_answer(1, "y")],
+            [question(1)],
+            "line 2: question 'q1' is answered further up already",
+        ),
         ([old_answer(1, "x")], [question(1), question(1)], "line 2: question 'q1' stands twice"),
         ([old_answer(1)], [question(1)], "`choices` is an empty list"),
         ([old_answer(1, None)], [question(1)], "`choices[0].turns[0].content` is null"),
-        ([old_answer(1, "x")], [question(1, turns=[{"content": "a"}, {"content": "b"}])], "one turn with `content` is expected"),
+        (
+            [old_answer(1, "x")],
+            [question(1, turns=[{"content": "a"}, {"content": "b"}])],
+            "one turn with `content` is expected",
+        ),
         ([arena("q1", "x")], [question(1)], "no column `question_id`"),
         ([old_answer(1, "x")], [arena("q1", "x")], "no column `question_id`"),
     ],
 )
-def test_first_version_files_that_do_not_fit_are_refused(tmp_path: Path, capsys, answers, questions, message) -> None:
-    words = ["import", lines(tmp_path / "a.jsonl", *answers), "-o", f"{tmp_path}/run", "--format", "arena-hard"]
+def test_first_version_files_that_do_not_fit_are_refused(
+    tmp_path: Path, capsys, answers, questions, message
+) -> None:
+    words = [
+        "import",
+        lines(tmp_path / "a.jsonl", *answers),
+        "-o",
+        f"{tmp_path}/run",
+        "--format",
+        "arena-hard",
+    ]
     assert run([*words, "--requests", lines(tmp_path / "q.jsonl", *questions)]) == 1
     assert message in capsys.readouterr().err
 
@@ -122,7 +185,10 @@ def test_first_version_files_that_do_not_fit_are_refused(tmp_path: Path, capsys,
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, capsys, kind, row, message) -> None:
-    assert run(["import", lines(tmp_path / "a.jsonl", row), "-o", f"{tmp_path}/run", "--format", kind]) == 1
+    assert (
+        run(["import", lines(tmp_path / "a.jsonl", row), "-o", f"{tmp_path}/run", "--format", kind])
+        == 1
+    )
     assert message in capsys.readouterr().err
 
 
@@ -135,32 +201,67 @@ def candidates(tmp_path: Path) -> Path:
         for i in range(3) for j in range(2)
     ]  # fmt: skip
     rows[4] |= {"response": None, "finish_reason": "error"}
-    command(["import", lines(tmp_path / "rows.jsonl", *rows), "-o", f"{tmp_path}/run", "--format", "rows", "--part-size", "2"])
+    command(
+        [
+            "import",
+            lines(tmp_path / "rows.jsonl", *rows),
+            "-o",
+            f"{tmp_path}/run",
+            "--format",
+            "rows",
+            "--part-size",
+            "2",
+        ]
+    )
     return tmp_path / "run" / "candidates"
 
 
 def test_alpaca_eval_gets_one_response_a_prompt(tmp_path: Path, candidates: Path, capsys) -> None:
     out = tmp_path / "outputs" / "model_outputs.json"
     capsys.readouterr()
-    command(["export", str(candidates), "-o", str(out), "--format", "alpaca-eval", "--sample-idx", "1"])
+    command(
+        ["export", str(candidates), "-o", str(out), "--format", "alpaca-eval", "--sample-idx", "1"]
+    )
     assert json.loads(out.read_text()) == [
-        {"instruction": f"question {i}", "output": f"answer {i} 1", "generator": "org/policy", "dataset": "mine"}
+        {
+            "instruction": f"question {i}",
+            "output": f"answer {i} 1",
+            "generator": "org/policy",
+            "dataset": "mine",
+        }
         for i in range(3)
     ]
     assert "3 prompts in" in capsys.readouterr().err
-    command(["export", str(candidates), "-o", str(out), "--format", "alpaca-eval", "--model-name", "mine", "--overwrite"])
+    command(
+        [
+            "export",
+            str(candidates),
+            "-o",
+            str(out),
+            "--format",
+            "alpaca-eval",
+            "--model-name",
+            "mine",
+            "--overwrite",
+        ]
+    )
     assert [row["generator"] for row in json.loads(out.read_text())] == ["mine", "mine"]
     assert "1 prompts left out: error" in capsys.readouterr().err
 
 
-def test_arena_hard_gets_what_its_judge_and_its_style_control_read(tmp_path: Path, candidates: Path) -> None:
+def test_arena_hard_gets_what_its_judge_and_its_style_control_read(
+    tmp_path: Path, candidates: Path
+) -> None:
     """The answer under messages[-1].content.answer, and counts of what is outside code, token_len first."""
     out = tmp_path / "my-policy.jsonl"
     command(["export", str(candidates), "-o", str(out), "--format", "arena-hard"])
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["uid"] for row in rows] == ["p0", "p1"]
     assert {row["model"] for row in rows} == {"my-policy"}
-    assert rows[0]["messages"] == [*user("question 0"), {"role": "assistant", "content": {"answer": MARKDOWN}}]
+    assert rows[0]["messages"] == [
+        *user("question 0"),
+        {"role": "assistant", "content": {"answer": MARKDOWN}},
+    ]
     metadata = rows[0]["metadata"]
     assert list(metadata) == ["token_len", "header_count", "list_count", "bold_count"]
     assert metadata["header_count"] == {"h1": 1, "h2": 0, "h3": 0, "h4": 0, "h5": 0, "h6": 0}
@@ -174,9 +275,21 @@ def test_arena_hard_gets_what_its_judge_and_its_style_control_read(tmp_path: Pat
 def test_arena_hard_gets_the_uid_of_its_questions(tmp_path: Path) -> None:
     """Its question.jsonl as prompts: uid passes through generate as a column of the user's; tokens are counted."""
     questions = lines(
-        tmp_path / "question.jsonl", *({"uid": f"u{i}", "category": "hard_prompt", "prompt": f"q {i}"} for i in range(3))
+        tmp_path / "question.jsonl",
+        *({"uid": f"u{i}", "category": "hard_prompt", "prompt": f"q {i}"} for i in range(3)),
     )
-    sample = ["generate", questions, "-o", f"{tmp_path}/c", "--backend", "fake", "--model", "fake", "--max-tokens", "60"]
+    sample = [
+        "generate",
+        questions,
+        "-o",
+        f"{tmp_path}/c",
+        "--backend",
+        "fake",
+        "--model",
+        "fake",
+        "--max-tokens",
+        "60",
+    ]
     command([*sample, "--n", "1"])
     command(["export", f"{tmp_path}/c", "-o", f"{tmp_path}/fake.jsonl", "--format", "arena-hard"])
     rows = [json.loads(line) for line in (tmp_path / "fake.jsonl").read_text().splitlines()]
@@ -185,22 +298,39 @@ def test_arena_hard_gets_the_uid_of_its_questions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["alpaca-eval", "arena-hard"])
-def test_what_is_exported_is_imported_as_it_was(tmp_path: Path, candidates: Path, kind: str) -> None:
+def test_what_is_exported_is_imported_as_it_was(
+    tmp_path: Path, candidates: Path, kind: str
+) -> None:
     out = tmp_path / ("org.json" if kind == "alpaca-eval" else "policy.jsonl")
     command(["export", str(candidates), "-o", str(out), "--format", kind, "--sample-idx", "1"])
     command(["import", str(out), "-o", f"{tmp_path}/back", "--format", kind])
     back = rows_of(tmp_path / "back" / "candidates")
     first = [row for row in rows_of(candidates) if row["sample_idx"] == 1]
-    assert [(row["messages"], row["response"]) for row in back] == [(row["messages"], row["response"]) for row in first]
+    assert [(row["messages"], row["response"]) for row in back] == [
+        (row["messages"], row["response"]) for row in first
+    ]
 
 
 def test_several_turns_and_several_models_are_told(tmp_path: Path, capsys) -> None:
-    turns = [*user("Hi."), {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "And now?"}]
+    turns = [
+        *user("Hi."),
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "And now?"},
+    ]
     rows = [{"prompt_id": "a", "messages": turns, "response": "x", "model": "m"},
             {"prompt_id": "b", "messages": user("q"), "response": "y", "model": "n"},
             {"prompt_id": "c", "messages": user("r"), "response": "z", "model": "m"}]  # fmt: skip
-    command(["import", lines(tmp_path / "r.jsonl", *rows), "-o", f"{tmp_path}/run", "--format", "rows"])
-    words = ["export", f"{tmp_path}/run/candidates", "--format", "alpaca-eval", "-o", f"{tmp_path}/o.json"]
+    command(
+        ["import", lines(tmp_path / "r.jsonl", *rows), "-o", f"{tmp_path}/run", "--format", "rows"]
+    )
+    words = [
+        "export",
+        f"{tmp_path}/run/candidates",
+        "--format",
+        "alpaca-eval",
+        "-o",
+        f"{tmp_path}/o.json",
+    ]
     command(words)
     assert "1 prompts left out: several_turns" in capsys.readouterr().err
     assert run([*words, "--overwrite", "--model-name", "one"]) == 1
@@ -211,13 +341,24 @@ def test_several_turns_and_several_models_are_told(tmp_path: Path, capsys) -> No
     ("words", "message"),
     [
         (["-o", "x.jsonl", "--format", "alpaca-eval"], "ends in .json"),
-        (["-o", "x.jsonl", "--format", "trl", "--sample-idx", "1"], "--sample-idx goes with --format alpaca-eval and arena-hard"),
-        (["-o", "x.jsonl", "--format", "arena-hard", "--model-name", "m"], "--model-name goes with --format alpaca-eval"),
-        (["-o", "x.json", "--format", "alpaca-eval", "--sample-idx", "7"], "holds nothing to export: 3 no_such_sample"),
+        (
+            ["-o", "x.jsonl", "--format", "trl", "--sample-idx", "1"],
+            "--sample-idx goes with --format alpaca-eval and arena-hard",
+        ),
+        (
+            ["-o", "x.jsonl", "--format", "arena-hard", "--model-name", "m"],
+            "--model-name goes with --format alpaca-eval",
+        ),
+        (
+            ["-o", "x.json", "--format", "alpaca-eval", "--sample-idx", "7"],
+            "holds nothing to export: 3 no_such_sample",
+        ),
         (["-o", "x.jsonl", "--format", "trl"], "groups"),
     ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path: Path, candidates: Path, monkeypatch, capsys, words, message) -> None:
+def test_what_does_not_go_together_is_refused(
+    tmp_path: Path, candidates: Path, monkeypatch, capsys, words, message
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["export", str(candidates), *words]) != 0
     assert message in capsys.readouterr().err
@@ -241,7 +382,16 @@ def test_real_instructions_pass_through(tmp_path: Path, data_dir: Path) -> None:
             "dataset",
         ]
     )
-    command(["export", f"{tmp_path}/run/candidates", "-o", f"{tmp_path}/back.json", "--format", "alpaca-eval"])
+    command(
+        [
+            "export",
+            f"{tmp_path}/run/candidates",
+            "-o",
+            f"{tmp_path}/back.json",
+            "--format",
+            "alpaca-eval",
+        ]
+    )
     assert json.loads((tmp_path / "back.json").read_text()) == [
         {key: row[key] for key in ("instruction", "output", "generator", "dataset")} for row in rows
     ]

@@ -20,7 +20,13 @@ from prefpipe.cli.main import run
 from prefpipe.cli.signals import stop_request
 
 SYSTEM = [{"role": "system", "content": "Be brief."}]
-FILES = {"trl": ".parquet", "trl-implicit": ".jsonl", "trl-unpaired": ".jsonl", "nemo-rl": ".parquet", "jsonl": ".jsonl"}
+FILES = {
+    "trl": ".parquet",
+    "trl-implicit": ".jsonl",
+    "trl-unpaired": ".jsonl",
+    "nemo-rl": ".parquet",
+    "jsonl": ".jsonl",
+}
 FOLDERS = ("llama-factory", "axolotl")
 
 
@@ -45,7 +51,9 @@ def export(groups: Path, out: Path, kind: str, *more: str) -> int:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_trl_is_a_preference_set_that_datasets_loads(tmp_path: Path, groups: Path, suffix: str, capsys) -> None:
+def test_trl_is_a_preference_set_that_datasets_loads(
+    tmp_path: Path, groups: Path, suffix: str, capsys
+) -> None:
     out = tmp_path / f"pairs{suffix}"
     assert export(groups, out, "trl") == 0
     printed = capsys.readouterr()
@@ -56,7 +64,9 @@ def test_trl_is_a_preference_set_that_datasets_loads(tmp_path: Path, groups: Pat
     assert "1 prompts left out: no_rewards" in printed.err
     assert "margin: lowest 0.25, median 1, highest 3" in printed.err
     kind = "json" if suffix == ".jsonl" else "parquet"
-    loaded = datasets.load_dataset(kind, data_files=str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(
+        kind, data_files=str(out), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert loaded.to_list() == [
         row("a", 0, 1, 2.0, 1.0, user("question a")), row("a", 0, 2, 2.0, -1.0, user("question a")),
         row("c", 0, 3, 0.5, 0.25, SYSTEM + SKY),
@@ -65,7 +75,14 @@ def test_trl_is_a_preference_set_that_datasets_loads(tmp_path: Path, groups: Pat
 
 
 def row(
-    prompt_id: str, a: int, b: int, x: float, y: float, messages: Any, chosen: str | None = None, lost: str | None = None
+    prompt_id: str,
+    a: int,
+    b: int,
+    x: float,
+    y: float,
+    messages: Any,
+    chosen: str | None = None,
+    lost: str | None = None,
 ) -> dict[str, Any]:
     return {
         "prompt": messages, "chosen": assistant(chosen or f"answer {prompt_id}.{a}"), "rejected": assistant(lost or f"answer {prompt_id}.{b}"),
@@ -88,7 +105,10 @@ def test_nemo_rl_loads_as_its_loaders_load_it(tmp_path: Path, groups: Path) -> N
     for suffix, kind in ((".jsonl", "json"), (".parquet", "parquet")):
         assert export(groups, tmp_path / f"a{suffix}", "nemo-rl") == 0
         loaded = datasets.load_dataset(
-            kind, data_files=str(tmp_path / f"a{suffix}"), split="train", cache_dir=str(tmp_path / "cache")
+            kind,
+            data_files=str(tmp_path / f"a{suffix}"),
+            split="train",
+            cache_dir=str(tmp_path / "cache"),
         )
         loaded = loaded.add_column("task_name", ["preferences"] * len(loaded))
         assert len(loaded) == 4
@@ -105,7 +125,9 @@ def test_nemo_rl_whole_groups(tmp_path: Path, groups: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_implicit_prompts_are_whole_conversations_on_both_sides(tmp_path: Path, groups: Path, suffix: str) -> None:
+def test_implicit_prompts_are_whole_conversations_on_both_sides(
+    tmp_path: Path, groups: Path, suffix: str
+) -> None:
     assert export(groups, tmp_path / f"a{suffix}", "trl-implicit") == 0
     rows = load(tmp_path / f"a{suffix}")
     assert len(rows) == 4
@@ -116,7 +138,9 @@ def test_implicit_prompts_are_whole_conversations_on_both_sides(tmp_path: Path, 
     assert (rows[1]["score_chosen"], rows[1]["score_rejected"]) == (2.0, -1.0)
 
 
-def test_llama_factory_is_a_folder_that_describes_itself(tmp_path: Path, groups: Path, capsys) -> None:
+def test_llama_factory_is_a_folder_that_describes_itself(
+    tmp_path: Path, groups: Path, capsys
+) -> None:
     out = tmp_path / "factory"
     assert export(groups, out, "llama-factory") == 0
     assert capsys.readouterr().out == f"{out}\n"
@@ -130,7 +154,10 @@ def test_llama_factory_is_a_folder_that_describes_itself(tmp_path: Path, groups:
         roles = [turn[tags["role_tag"]] for turn in item["messages"]]
         spoken = roles[1:] if roles[0] == tags["system_tag"] else roles
         assert len(spoken) % 2 == 1
-        assert all(role == tags["user_tag" if i % 2 == 0 else "assistant_tag"] for i, role in enumerate(spoken))
+        assert all(
+            role == tags["user_tag" if i % 2 == 0 else "assistant_tag"]
+            for i, role in enumerate(spoken)
+        )
         assert isinstance(item["chosen"], dict)
         assert item["chosen"][tags["role_tag"]] == tags["assistant_tag"]
         assert isinstance(item["rejected"][tags["content_tag"]], str)
@@ -147,7 +174,9 @@ def test_llama_factory_leaves_out_what_it_would_skip(tmp_path: Path, capsys) -> 
     assert len(read_lines(tmp_path / "out" / "preferences.jsonl")) == 1
 
 
-def test_axolotl_is_a_folder_with_a_piece_of_its_config(tmp_path: Path, groups: Path, capsys) -> None:
+def test_axolotl_is_a_folder_with_a_piece_of_its_config(
+    tmp_path: Path, groups: Path, capsys
+) -> None:
     out = tmp_path / "axolotl"
     assert export(groups, out, "axolotl") == 0
     assert "1 responses begin or end with white space" not in capsys.readouterr().err
@@ -157,27 +186,54 @@ def test_axolotl_is_a_folder_with_a_piece_of_its_config(tmp_path: Path, groups: 
     [first, *_] = read_lines(Path(data["path"]))
     assert first[data["field_messages"]] == user("question a")
     assert first[data["field_chosen"]] == assistant("answer a.0")[0]
-    assert first[data["field_rejected"]][data["message_property_mappings"]["content"]] == "answer a.1"
+    assert (
+        first[data["field_rejected"]][data["message_property_mappings"]["content"]] == "answer a.1"
+    )
 
 
-def test_axolotl_counts_responses_that_it_would_cut_at_the_wrong_place(tmp_path: Path, capsys) -> None:
+def test_axolotl_counts_responses_that_it_would_cut_at_the_wrong_place(
+    tmp_path: Path, capsys
+) -> None:
     texts = ["user", "Lake Chad.", "a", "4", "helpful", "", "assistant\n", "Hugging Face"]
-    rows = [kept("p", i, "negative" if i else "positive", -float(i), text) for i, text in enumerate(texts)]
-    assert export(write_groups(tmp_path / "groups", rows), tmp_path / "out", "axolotl", "--json") == 0
+    rows = [
+        kept("p", i, "negative" if i else "positive", -float(i), text)
+        for i, text in enumerate(texts)
+    ]
+    assert (
+        export(write_groups(tmp_path / "groups", rows), tmp_path / "out", "axolotl", "--json") == 0
+    )
     printed = capsys.readouterr()
     assert json.loads(printed.out)["n_responses_in_template_text"] == 7
     assert "7 responses stand in the text that chat templates write before them" in printed.err
 
 
-CHATML = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+)
 
 
 @pytest.mark.parametrize(
-    "text", ["user", "Lake Chad.", "message", "u", "x", "im_start", "assistant", "Assistant", "", "[[dummy", "]]<|im_end|>"]
+    "text",
+    [
+        "user",
+        "Lake Chad.",
+        "message",
+        "u",
+        "x",
+        "im_start",
+        "assistant",
+        "Assistant",
+        "",
+        "[[dummy",
+        "]]<|im_end|>",
+    ],
 )
 def test_the_rule_is_that_of_axolotls_converter(text: str) -> None:
     """Its rule, written out: template a user turn and the response, cut at the first place of the response's text."""
-    turns = [{"role": "user", "content": "[[dummy_message]]"}, {"role": "assistant", "content": text}]
+    turns = [
+        {"role": "user", "content": "[[dummy_message]]"},
+        {"role": "assistant", "content": text},
+    ]
     templated = jinja2.Template(CHATML).render(messages=turns)
     cut = templated[templated.find(text) :]
     is_right = cut == f"{text}<|im_end|>\n"
@@ -195,13 +251,20 @@ def test_beats_are_the_pairs(tmp_path: Path, capsys) -> None:
     groups = write_groups(tmp_path / "groups", rows)
     assert export(groups, tmp_path / "a.jsonl", "trl") == 0
     assert "1 prompts left out: no_pairs" in capsys.readouterr().err
-    assert [(item["rejected_sample_idx"], item["margin"]) for item in read_lines(tmp_path / "a.jsonl")] == [(2, 3.0)]
+    assert [
+        (item["rejected_sample_idx"], item["margin"]) for item in read_lines(tmp_path / "a.jsonl")
+    ] == [(2, 3.0)]
     assert export(groups, tmp_path / "b.jsonl", "jsonl") == 0
-    assert [item["pairs"] for item in read_lines(tmp_path / "b.jsonl")] == [[{"chosen": 0, "rejected": 2, "margin": 3.0}], []]
+    assert [item["pairs"] for item in read_lines(tmp_path / "b.jsonl")] == [
+        [{"chosen": 0, "rejected": 2, "margin": 3.0}],
+        [],
+    ]
 
 
 @pytest.mark.parametrize("kind", [*FILES, *FOLDERS])
-def test_an_export_that_is_there_is_replaced_only_when_asked(tmp_path: Path, groups: Path, kind: str, capsys) -> None:
+def test_an_export_that_is_there_is_replaced_only_when_asked(
+    tmp_path: Path, groups: Path, kind: str, capsys
+) -> None:
     out = tmp_path / f"out{FILES.get(kind, '')}"
     assert export(groups, out, kind) == 0
     content = {path: path.read_bytes() for path in ([out] if out.is_file() else out.iterdir())}
@@ -257,7 +320,9 @@ def test_nothing_to_export_is_an_error_and_leaves_no_file(tmp_path: Path, capsys
 
 def test_a_stop_leaves_no_file(tmp_path: Path, groups: Path, monkeypatch, capsys) -> None:
     seen = []
-    monkeypatch.setattr(type(stop_request), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None)
+    monkeypatch.setattr(
+        type(stop_request), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None
+    )
     assert export(groups, tmp_path / "a.jsonl", "trl") == 75
     assert "export stopped as asked; nothing was written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["groups"]
@@ -266,23 +331,39 @@ def test_a_stop_leaves_no_file(tmp_path: Path, groups: Path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-o", "a.csv", "--format", "trl"], "the name of a file of format trl ends in .jsonl or .parquet"),
-        (["-o", "a.parquet", "--format", "jsonl"], "the name of a file of format jsonl ends in .jsonl"),
+        (
+            ["-o", "a.csv", "--format", "trl"],
+            "the name of a file of format trl ends in .jsonl or .parquet",
+        ),
+        (
+            ["-o", "a.parquet", "--format", "jsonl"],
+            "the name of a file of format jsonl ends in .jsonl",
+        ),
         (["-o", "a", "--format", "nemo-rl"], "ends in .jsonl or .parquet"),
         (["-o", "a.jsonl", "--format", "axolotl"], "axolotl gets a folder"),
-        (["-o", "a.jsonl", "--format", "trl", "--whole-groups"], "--whole-groups goes with --format nemo-rl, not trl"),
+        (
+            ["-o", "a.jsonl", "--format", "trl", "--whole-groups"],
+            "--whole-groups goes with --format nemo-rl, not trl",
+        ),
         (["-o", "a.jsonl", "--format", "kto"], "--format must be one of trl"),
         (["-o", "a.jsonl"], "`prefpipe export` needs --format"),
-        (["-o", "a.jsonl", "--format", "trl", "--max-error-rate", "1"], "No such option: --max-error-rate"),
+        (
+            ["-o", "a.jsonl", "--format", "trl", "--max-error-rate", "1"],
+            "No such option: --max-error-rate",
+        ),
     ],
 )
-def test_flags_that_cannot_be_used(tmp_path: Path, groups: Path, monkeypatch, capsys, words: list[str], message: str) -> None:
+def test_flags_that_cannot_be_used(
+    tmp_path: Path, groups: Path, monkeypatch, capsys, words: list[str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["export", str(groups), *words]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_other_artifacts_and_the_groups_own_folder_are_refused(tmp_path: Path, groups: Path, capsys) -> None:
+def test_other_artifacts_and_the_groups_own_folder_are_refused(
+    tmp_path: Path, groups: Path, capsys
+) -> None:
     assert export(groups, groups / "a.jsonl", "trl") == 2
     assert "lie inside one another" in capsys.readouterr().err
     record = groups / "run.json"
@@ -292,7 +373,9 @@ def test_other_artifacts_and_the_groups_own_folder_are_refused(tmp_path: Path, g
     assert "holds candidates (made by `prefpipe generate`), not groups" in capsys.readouterr().err
 
 
-def imported(source: Path, out: Path, kind: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def imported(
+    source: Path, out: Path, kind: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     command(["import", str(source), "-o", str(out), "--format", kind])
     return rows_of(out / "candidates"), rows_of(out / "scores")
 
@@ -302,7 +385,9 @@ def imported(source: Path, out: Path, kind: str) -> tuple[list[dict[str, Any]], 
     ("trl-unpaired", ".jsonl", "trl"), ("trl-unpaired", ".parquet", "trl"),
     ("jsonl", ".jsonl", "jsonl"),
 ])  # fmt: skip
-def test_what_is_exported_is_imported_as_it_was(tmp_path: Path, groups: Path, kind: str, suffix: str, reader: str) -> None:
+def test_what_is_exported_is_imported_as_it_was(
+    tmp_path: Path, groups: Path, kind: str, suffix: str, reader: str
+) -> None:
     """Keys, texts, models and rewards come back, and so do the files when they are selected and exported again."""
     assert export(groups, tmp_path / f"a{suffix}", kind) == 0
     candidates, scores = imported(tmp_path / f"a{suffix}", tmp_path / "run", reader)
@@ -310,7 +395,9 @@ def test_what_is_exported_is_imported_as_it_was(tmp_path: Path, groups: Path, ki
     names = ("prompt_id", "sample_idx", "messages", "response", "model")
     order = {prompt_id: i for i, prompt_id in enumerate("ace")}
     expected = sorted(rows, key=lambda item: (order[item["prompt_id"]], item["sample_idx"]))
-    assert [[item[name] for name in names] for item in candidates] == [[item[name] for name in names] for item in expected]
+    assert [[item[name] for name in names] for item in candidates] == [
+        [item[name] for name in names] for item in expected
+    ]
     assert [item["reward"] for item in scores] == [item["reward"] for item in expected]
     out = tmp_path / "run"
     command(
@@ -329,7 +416,9 @@ def test_what_is_exported_is_imported_as_it_was(tmp_path: Path, groups: Path, ki
     assert export(out / "groups", tmp_path / f"b{suffix}", kind) == 0
     first, second = (load(tmp_path / f"{name}{suffix}") for name in "ab")
     if kind != "jsonl":  # which tells the strategy and the ranks of the pool as well
-        assert sorted(second, key=str) == sorted((item for item in first if item["prompt_id"] != "e"), key=str)
+        assert sorted(second, key=str) == sorted(
+            (item for item in first if item["prompt_id"] != "e"), key=str
+        )
 
 
 def load(path: Path) -> list[dict[str, Any]]:
@@ -340,7 +429,18 @@ def test_the_whole_chain_from_another_tools_file_to_another_tools_file(tmp_path:
     rows = [{"prompt": f"question {i}", "all_generated_responses": [f"answer {i} {j}" for j in range(5)],
              "all_rm_scores": [(i * 3 + j * 7) % 11 / 2 for j in range(5)]} for i in range(7)]  # fmt: skip
     out = tmp_path / "run"
-    command(["import", lines(tmp_path / "a.jsonl", *rows), "-o", str(out), "--format", "simpo", "--part-size", "3"])
+    command(
+        [
+            "import",
+            lines(tmp_path / "a.jsonl", *rows),
+            "-o",
+            str(out),
+            "--format",
+            "simpo",
+            "--part-size",
+            "3",
+        ]
+    )
     command(["embed", f"{out}/candidates", "-o", f"{out}/embeddings", "--model", "fake"])
     command(["score", f"{out}/candidates", "-o", f"{out}/fakes", "--scorer", "fake"])
     command(["select", f"{out}/candidates", "--scores", f"{out}/scores", "--embeddings", f"{out}/embeddings", "-o", f"{out}/groups",
@@ -356,7 +456,10 @@ def test_the_whole_chain_from_another_tools_file_to_another_tools_file(tmp_path:
         assert item["rejected"][0]["content"] == f"answer {i} {item['rejected_sample_idx']}"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process of its own is read from /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="the peak of a process of its own is read from /proc",
+)
 def test_memory_does_not_grow_with_the_number_of_parts(tmp_path: Path) -> None:
     """Eight times the parts, the same peak: 90 MB more are written."""
     text = "word " * 2_000
@@ -370,7 +473,9 @@ def test_memory_does_not_grow_with_the_number_of_parts(tmp_path: Path) -> None:
                   for j in range(20) for k in range(4)] for i in range(n_parts)]  # fmt: skip
         groups = write_groups(tmp_path / f"groups{n_parts}", *parts)
         words = ["export", str(groups), "-o", str(tmp_path / f"{n_parts}.jsonl"), "--format", "trl"]
-        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
         peaks_mib.append(int(done.stderr.split()[-2]) / 1024)
     assert (tmp_path / "80.jsonl").stat().st_size - (tmp_path / "10.jsonl").stat().st_size > 80e6
     assert peaks_mib[1] - peaks_mib[0] < 10

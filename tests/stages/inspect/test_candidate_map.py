@@ -19,7 +19,16 @@ from prefpipe.artifacts.store import Output, Shard, open_output
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.projection import project
 from prefpipe.pages.candidate_map import candidate_map_page
-from prefpipe.stages.inspect.candidate_map import LETTERS, NARROWEST, WIDEST, Grid, Point, lay_out, points_of, with_coordinates
+from prefpipe.stages.inspect.candidate_map import (
+    LETTERS,
+    NARROWEST,
+    WIDEST,
+    Grid,
+    Point,
+    lay_out,
+    points_of,
+    with_coordinates,
+)
 from prefpipe.stages.inspect.one_prompt import Sources, one_prompt
 
 
@@ -37,18 +46,27 @@ def lines_of(grid: Grid) -> list[str]:
 
 
 def everyone(grid: Grid) -> list[int]:
-    return sorted(point.sample_idx for row in grid.rows for label in row for point in label.pile.points)
+    return sorted(
+        point.sample_idx for row in grid.rows for label in row for point in label.pile.points
+    )
 
 
 def cloud(n: int, seed: int = 0, spread: float = 1.0, n_chosen: int = 8) -> list[Point]:
     randomness = random.Random(seed)
     roles = ["positive"] + ["negative"] * (n_chosen - 1) + [None] * n
-    return [Point(spread * randomness.gauss(0, 1), randomness.gauss(0, 0.6), idx, roles[idx]) for idx in range(n)]
+    return [
+        Point(spread * randomness.gauss(0, 1), randomness.gauss(0, 0.6), idx, roles[idx])
+        for idx in range(n)
+    ]
 
 
 def test_a_few_points_by_hand() -> None:
     """Ten columns a unit, two columns a row: 3 units across are 30 columns, 2 units up 10 rows."""
-    points = [Point(0.0, 0.0, 0, "positive"), Point(3.0, 2.0, 12, "negative"), Point(1.5, 1.0, 5, None)]
+    points = [
+        Point(0.0, 0.0, 0, "positive"),
+        Point(3.0, 2.0, 12, "negative"),
+        Point(1.5, 1.0, 5, None),
+    ]
     grid = lay_out(points, width=31 + len("P0+2"))
     lines = lines_of(grid)
     assert grid.n_columns == 31 + len("P0+2")
@@ -105,7 +123,9 @@ def test_points_in_one_place_are_counted_chosen_ones_first() -> None:
     ]
     grid = lay_out(points, 60)
     assert [line.split() for line in lines_of(grid) if line] == [["P7+3", ".1"]]
-    assert [[point.name for point in pile.points] for pile in grid.piles()] == [["P7", "n9", ".2", ".4"]]
+    assert [[point.name for point in pile.points] for pile in grid.piles()] == [
+        ["P7", "n9", ".2", ".4"]
+    ]
 
 
 def test_two_chosen_neighbours_give_up_their_samples_before_one_hides_the_other() -> None:
@@ -121,8 +141,12 @@ def test_equal_points_are_one_place_in_the_middle() -> None:
 
 def found_of(prompt_id: str, *kinds: str) -> dict:
     run = original() / "run"
-    sources = Sources(**{kind: open_artifact(run / kind) for kind in kinds or ("candidates", "groups", "scores")})
-    return with_coordinates(one_prompt(sources, prompt_id), open_artifact(run / "embeddings"), sources)
+    sources = Sources(
+        **{kind: open_artifact(run / kind) for kind in kinds or ("candidates", "groups", "scores")}
+    )
+    return with_coordinates(
+        one_prompt(sources, prompt_id), open_artifact(run / "embeddings"), sources
+    )
 
 
 def page_of(found: dict, width: int = 80) -> str:
@@ -160,11 +184,14 @@ def made(coordinates: list[tuple[float, float] | None], roles: list[str | None],
 def test_coordinates_are_the_projection_of_the_vectors_joined_by_key() -> None:
     found = found_of("p3")
     vectors = {
-        row["sample_idx"]: row["embedding"] for row in rows_of(original() / "run" / "embeddings") if row["prompt_id"] == "p3"
+        row["sample_idx"]: row["embedding"]
+        for row in rows_of(original() / "run" / "embeddings")
+        if row["prompt_id"] == "p3"
     }
     expected = project(np.array([vectors[idx] for idx in sorted(vectors)]))
     assert {entry["sample_idx"]: (entry["x"], entry["y"]) for entry in found["candidates"]} == {
-        idx: tuple(place) for idx, place in zip(sorted(vectors), expected.coordinates.tolist(), strict=True)
+        idx: tuple(place)
+        for idx, place in zip(sorted(vectors), expected.coordinates.tolist(), strict=True)
     }
     assert found["map"]["shares"] == expected.shares.tolist()
     assert (found["map"]["n_points"], found["map"]["n_dimensions"]) == (N, expected.n_dimensions)
@@ -177,11 +204,16 @@ def test_the_page_shows_roles_variance_and_what_each_negative_stands_for() -> No
     for entry in found["candidates"]:
         assert f"{LETTERS[entry['role']]}{entry['sample_idx']}" in grid
     across, up = found["map"]["shares"]
-    assert f"they show {across + up:.0%} of the variance of the embeddings ({across:.0%} across, {up:.0%} upwards)" in page
+    assert (
+        f"they show {across + up:.0%} of the variance of the embeddings ({across:.0%} across, {up:.0%} upwards)"
+        in page
+    )
     assert "2 of 16 dimensions" in page
     assert page.count("   stands for ") == K
     assert "P positive   n negative   . not kept (1)" in page
-    assert page.startswith("prompt p3   part 1   opt-select: 1 positive + 2 negative\n      question 3\n")
+    assert page.startswith(
+        "prompt p3   part 1   opt-select: 1 positive + 2 negative\n      question 3\n"
+    )
 
 
 @pytest.mark.parametrize("width", range(60, 201, 20))
@@ -202,7 +234,12 @@ def test_the_map_is_plain_ascii() -> None:
 
 
 def test_hostile_text_reaches_the_page_as_signs() -> None:
-    found = made([(0, 0), (1, 1)], ["positive", "negative"], prompt_id=HOSTILE, messages=[{"role": "user", "content": HOSTILE}])
+    found = made(
+        [(0, 0), (1, 1)],
+        ["positive", "negative"],
+        prompt_id=HOSTILE,
+        messages=[{"role": "user", "content": HOSTILE}],
+    )
     found["candidates"][0]["response"] = HOSTILE + "\n" * 50 + "x" * 10_000
     page = page_of(found)
     assert not set(page) & {"\x1b", "\x00", "\u202e", "\u202c"}
@@ -240,7 +277,11 @@ def test_a_chosen_one_without_an_embedding_is_told() -> None:
 
 
 def test_a_rejected_prompt_has_a_map_and_says_why() -> None:
-    group = {"strategy": "coreset", "status": "tie", "reason": "4 candidates, 4 usable; rewards 1 to 1"}
+    group = {
+        "strategy": "coreset",
+        "status": "tie",
+        "reason": "4 candidates, 4 usable; rewards 1 to 1",
+    }
     page = page_of(made([(0, 0), (1, 0), (0, 1)], [None] * 3, group=group))
     assert "rejected by select, tie: 4 candidates, 4 usable; rewards 1 to 1" in page
     assert ". a candidate (3)" in page
@@ -266,15 +307,22 @@ def test_many_piles_are_counted_not_listed() -> None:
     assert "and 4 more places" in page
 
 
-def embeddings_like(folder: Path, rows: list[dict], *, dim: int, n_parts: int = 3, **identity) -> Output:
+def embeddings_like(
+    folder: Path, rows: list[dict], *, dim: int, n_parts: int = 3, **identity
+) -> Output:
     """Embeddings with the finished run's identity and these rows in every part."""
     known = open_artifact(original() / "run" / "embeddings").record
     record = replace(known, n_parts=n_parts, identity=known.identity | identity)
     output = open_output(folder, record, shard=Shard(), overwrite=False)
     for index in range(n_parts):
-        parents = {"candidates": open_artifact(original() / "run" / "candidates").footer(index).data_sha256}
+        parents = {
+            "candidates": open_artifact(original() / "run" / "candidates").footer(index).data_sha256
+        }
         output.write(
-            index, pa.Table.from_pylist(rows, schema=embeddings_schema(dim, half=True).arrow()), counts={}, parents=parents
+            index,
+            pa.Table.from_pylist(rows, schema=embeddings_schema(dim, half=True).arrow()),
+            counts={},
+            parents=parents,
         )
     return output
 
@@ -289,9 +337,21 @@ def sources() -> Sources:
 
 
 def test_vectors_of_another_status_are_left_out(tmp_path: Path) -> None:
-    rows = [row("p0", 0, [1, 0]), row("p0", 1, [0, 1]), row("p0", 2, [0, 0], "empty"), row("p1", 3, [1, 1])]
-    found = with_coordinates(one_prompt(sources(), "p0"), embeddings_like(tmp_path / "e", rows, dim=2), sources())
-    assert {entry["sample_idx"]: entry["x"] is None for entry in found["candidates"]} == {0: False, 1: False, 2: True, 3: True}
+    rows = [
+        row("p0", 0, [1, 0]),
+        row("p0", 1, [0, 1]),
+        row("p0", 2, [0, 0], "empty"),
+        row("p1", 3, [1, 1]),
+    ]
+    found = with_coordinates(
+        one_prompt(sources(), "p0"), embeddings_like(tmp_path / "e", rows, dim=2), sources()
+    )
+    assert {entry["sample_idx"]: entry["x"] is None for entry in found["candidates"]} == {
+        0: False,
+        1: False,
+        2: True,
+        3: True,
+    }
     assert "not on the map: #2 #3" in page_of(found)
 
 
@@ -304,7 +364,9 @@ def test_a_prompt_without_a_vector_is_an_error(tmp_path: Path) -> None:
 
 def test_embeddings_of_other_candidates_are_refused(tmp_path: Path) -> None:
     for changes in ({"n_parts": 2}, {"candidates": {"stage": "generate"}}):
-        embeddings = embeddings_like(tmp_path / str(len(changes)) / next(iter(changes)), [], dim=2, **changes)
+        embeddings = embeddings_like(
+            tmp_path / str(len(changes)) / next(iter(changes)), [], dim=2, **changes
+        )
         with pytest.raises(InputError, match="was made for other candidates than") as caught:
             with_coordinates(one_prompt(sources(), "p0"), embeddings, sources())
         assert "prefpipe embed CANDIDATES" in (caught.value.hint or "")
@@ -326,10 +388,18 @@ def test_embeddings_that_are_missing_or_older_are_refused(tmp_path: Path) -> Non
 
 def test_vectors_of_several_lengths_are_refused(tmp_path: Path) -> None:
     output = embeddings_like(tmp_path / "e", [], dim=2)
-    rows = [row("p0", 0, [1, 0]) | {"embedding": [1.0, 0.0]}, row("p0", 1, [1, 0]) | {"embedding": [1.0]}]
+    rows = [
+        row("p0", 0, [1, 0]) | {"embedding": [1.0, 0.0]},
+        row("p0", 1, [1, 0]) | {"embedding": [1.0]},
+    ]
     parents = {"candidates": open_artifact(original() / "run" / "candidates").footer(0).data_sha256}
     columns = list(embeddings_schema(2, half=False).arrow())
-    ragged = [pa.field("embedding", pa.list_(pa.float32())) if each.name == "embedding" else each for each in columns]
-    output.write(0, pa.Table.from_pylist(rows, schema=pa.schema(ragged)), counts={}, parents=parents)
+    ragged = [
+        pa.field("embedding", pa.list_(pa.float32())) if each.name == "embedding" else each
+        for each in columns
+    ]
+    output.write(
+        0, pa.Table.from_pylist(rows, schema=pa.schema(ragged)), counts={}, parents=parents
+    )
     with pytest.raises(InputError, match="are not all of one length"):
         with_coordinates(one_prompt(sources(), "p0"), output, sources())

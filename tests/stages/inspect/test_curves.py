@@ -11,7 +11,9 @@ from prefpipe.stages.inspect.curves import CURVE_WIDTH, curves_table, read_curve
 
 def write(folder: Path, **columns) -> Path:
     n = len(next(iter(columns.values())))
-    table = pa.table({"step": list(range(1, n + 1)), "epoch": [0.1] * n, "split": ["train"] * n, **columns})
+    table = pa.table(
+        {"step": list(range(1, n + 1)), "epoch": [0.1] * n, "split": ["train"] * n, **columns}
+    )
     pq.write_table(table, folder / "metrics.parquet")
     return folder
 
@@ -32,17 +34,27 @@ def test_many_steps_are_means_of_equal_stretches(tmp_path: Path) -> None:
 
 def test_measures_without_a_number_and_absent_files_are_left_out(tmp_path: Path) -> None:
     assert read_curves(tmp_path) == []
-    assert [item["name"] for item in read_curves(write(tmp_path, a=[None, float("nan")], b=[1, 2]))] == ["b"]
+    assert [
+        item["name"] for item in read_curves(write(tmp_path, a=[None, float("nan")], b=[1, 2]))
+    ] == ["b"]
     (tmp_path / "metrics.parquet").write_bytes(b"no Parquet")
     assert read_curves(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("values", "blocks"), [([0.0, 7.0], "▁█"), ([1.0, 1.0], "▁▁"), ([float(i) for i in range(8)], "▁▂▃▄▅▆▇█"), ([5.0], "▁")]
+    ("values", "blocks"),
+    [
+        ([0.0, 7.0], "▁█"),
+        ([1.0, 1.0], "▁▁"),
+        ([float(i) for i in range(8)], "▁▂▃▄▅▆▇█"),
+        ([5.0], "▁"),
+    ],
 )
 def test_blocks_are_as_high_as_the_values(values: list[float], blocks: str) -> None:
     assert sparkline(values) == blocks
 
 
 def test_the_table_has_a_row_for_each_measure(tmp_path: Path) -> None:
-    assert curves_table(read_curves(write(tmp_path, a=[1, 2], b=[2, 1]))).row_count == 3  # with the heading
+    assert (
+        curves_table(read_curves(write(tmp_path, a=[1, 2], b=[2, 1]))).row_count == 3
+    )  # with the heading

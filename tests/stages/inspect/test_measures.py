@@ -23,7 +23,8 @@ def table(schema, rows):
         "n_policy": 1, "n_baseline": 1,
     }  # fmt: skip
     return pa.Table.from_pylist(
-        [{name: row.get(name, defaults.get(name)) for name in schema.column_names} for row in rows], schema=schema.arrow()
+        [{name: row.get(name, defaults.get(name)) for name in schema.column_names} for row in rows],
+        schema=schema.arrow(),
     )
 
 
@@ -35,8 +36,22 @@ def test_candidates_count_prompts_once_and_rows_by_model() -> None:
     """Two prompts of 3 and 5 tokens; log-probability -6 over 4 tokens is -1.5 a token."""
     measure = CandidateMeasure()
     rows = [
-        {"prompt_id": "a", "sample_idx": 0, "n_prompt_tokens": 3, "n_response_tokens": 4, "logp": -6.0, "finish_reason": "stop"},
-        {"prompt_id": "a", "sample_idx": 1, "n_prompt_tokens": 3, "n_response_tokens": 4, "logp": -6.0, "duplicate_of": 0},
+        {
+            "prompt_id": "a",
+            "sample_idx": 0,
+            "n_prompt_tokens": 3,
+            "n_response_tokens": 4,
+            "logp": -6.0,
+            "finish_reason": "stop",
+        },
+        {
+            "prompt_id": "a",
+            "sample_idx": 1,
+            "n_prompt_tokens": 3,
+            "n_response_tokens": 4,
+            "logp": -6.0,
+            "duplicate_of": 0,
+        },
         {"prompt_id": "b", "sample_idx": 0, "n_prompt_tokens": 5, "response": None, "model": "n"},
     ]
     measure.add(table(CANDIDATES, rows))
@@ -46,7 +61,10 @@ def test_candidates_count_prompts_once_and_rows_by_model() -> None:
     }  # fmt: skip
     found = by_name(measure)
     assert (found["prompt length"].n, found["prompt length"].mean) == (2, 4.0)
-    assert (found["mean log-probability"].mean, found["mean log-probability"].n_missing) == (-1.5, 1)
+    assert (found["mean log-probability"].mean, found["mean log-probability"].n_missing) == (
+        -1.5,
+        1,
+    )
     assert (found["response text"].max, found["response text"].n_missing) == (1.0, 1)
 
 
@@ -54,12 +72,25 @@ def test_scores_are_measured_scorer_by_scorer() -> None:
     """Within prompt a, x is 0 and 2 (standard deviation 1); within b it is 5 and 5: flat. y rated nothing."""
     measure = ScoreMeasure()
     rewards = {("a", 0): 0.0, ("a", 1): 2.0, ("b", 0): 5.0, ("b", 1): 5.0}
-    rows = [{"prompt_id": p, "sample_idx": i, "scorer": "x", "reward": reward} for (p, i), reward in rewards.items()]
+    rows = [
+        {"prompt_id": p, "sample_idx": i, "scorer": "x", "reward": reward}
+        for (p, i), reward in rewards.items()
+    ]
     rows += [{"prompt_id": "a", "sample_idx": 0, "scorer": "y", "status": "error", "reason": "no"}]
     measure.add(table(SCORES, rows))
     scorers = measure.facts()["scorers"]
-    assert scorers["x"] == {"statuses": {"ok": 4}, "n_prompts": 2, "n_prompts_all_equal": 1, "mean_std_within_prompt": 0.5}
-    assert scorers["y"] == {"statuses": {"error": 1}, "n_prompts": 0, "n_prompts_all_equal": 0, "mean_std_within_prompt": None}
+    assert scorers["x"] == {
+        "statuses": {"ok": 4},
+        "n_prompts": 2,
+        "n_prompts_all_equal": 1,
+        "mean_std_within_prompt": 0.5,
+    }
+    assert scorers["y"] == {
+        "statuses": {"error": 1},
+        "n_prompts": 0,
+        "n_prompts_all_equal": 0,
+        "mean_std_within_prompt": None,
+    }
     assert by_name(measure)["reward of x"].mean == 3.0
     assert by_name(measure)["reward of y"].n == 0
 
@@ -68,10 +99,35 @@ def test_embeddings_are_compared_within_prompts_and_failed_rows_are_left_out() -
     """Prompt a: (1, 0) and (0, 1), cosine 0; prompt b has one usable vector, no pair."""
     schema = embeddings_schema(2, half=False)
     rows = [
-        {"prompt_id": "a", "sample_idx": 0, "embedding": [1.0, 0.0], "n_tokens": 3, "truncated": True},
-        {"prompt_id": "a", "sample_idx": 1, "embedding": [0.0, 1.0], "n_tokens": 5, "truncated": False},
-        {"prompt_id": "b", "sample_idx": 0, "embedding": [1.0, 0.0], "n_tokens": 4, "truncated": False},
-        {"prompt_id": "b", "sample_idx": 1, "embedding": [0.0, 0.0], "n_tokens": 0, "truncated": False, "status": "empty"},
+        {
+            "prompt_id": "a",
+            "sample_idx": 0,
+            "embedding": [1.0, 0.0],
+            "n_tokens": 3,
+            "truncated": True,
+        },
+        {
+            "prompt_id": "a",
+            "sample_idx": 1,
+            "embedding": [0.0, 1.0],
+            "n_tokens": 5,
+            "truncated": False,
+        },
+        {
+            "prompt_id": "b",
+            "sample_idx": 0,
+            "embedding": [1.0, 0.0],
+            "n_tokens": 4,
+            "truncated": False,
+        },
+        {
+            "prompt_id": "b",
+            "sample_idx": 1,
+            "embedding": [0.0, 0.0],
+            "n_tokens": 0,
+            "truncated": False,
+            "status": "empty",
+        },
     ]
     measure = EmbeddingMeasure()
     measure.add(table(schema, rows))
@@ -95,7 +151,9 @@ def test_half_precision_embeddings_are_measured_as_well() -> None:
         [None, None],
     ]
     measure = EmbeddingMeasure()
-    measure.add(pa.Table.from_arrays([pa.array(column) for column in columns], names=schema.column_names))
+    measure.add(
+        pa.Table.from_arrays([pa.array(column) for column in columns], names=schema.column_names)
+    )
     assert by_name(measure)["cosine within prompts"].mean == 1.0
 
 
@@ -115,13 +173,23 @@ def test_groups_have_sizes_margins_and_costs_and_rejected_prompts_are_counted() 
         "n_groups_optimal": 0, "largest_gap_to_lower_bound": 0.25,
     }  # fmt: skip
     found = by_name(measure)
-    assert (found["margin"].mean, found["mean margin"].mean, found["coverage cost"].n) == (2.0, 2.5, 1)
+    assert (found["margin"].mean, found["mean margin"].mean, found["coverage cost"].n) == (
+        2.0,
+        2.5,
+        1,
+    )
     assert (found["reward of positives"].mean, found["reward of negatives"].mean) == (3.0, 0.5)
 
 
 def test_an_evaluation_is_measured_by_paired_differences() -> None:
     measure = EvaluationMeasure()
-    row = {"prompt_id": "a", "preference": 1.0, "policy_reward": 2.0, "baseline_reward": 0.5, "policy_n_tokens": 3.0}
+    row = {
+        "prompt_id": "a",
+        "preference": 1.0,
+        "policy_reward": 2.0,
+        "baseline_reward": 0.5,
+        "policy_n_tokens": 3.0,
+    }
     measure.add(table(SCHEMAS["evaluation"], [row]))
     found = by_name(measure)
     assert found["preference for the policy"].mean == 1.0

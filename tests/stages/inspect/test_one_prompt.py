@@ -34,7 +34,9 @@ def test_rewards_are_the_expression_of_the_groups_over_the_scores() -> None:
     assert found["ranked_by"] == "checks + 0.5 * fake"
     assert found["n_candidates"] == len(found["candidates"]) == N
     for entry in found["candidates"]:
-        assert entry["reward"] == pytest.approx(entry["scores"]["checks"] + 0.5 * entry["scores"]["fake"])
+        assert entry["reward"] == pytest.approx(
+            entry["scores"]["checks"] + 0.5 * entry["scores"]["fake"]
+        )
     rewards = [entry["reward"] for entry in found["candidates"]]
     assert rewards == sorted(rewards, reverse=True)
     assert [entry["rank"] for entry in found["candidates"]] == list(range(1, N + 1))
@@ -42,15 +44,28 @@ def test_rewards_are_the_expression_of_the_groups_over_the_scores() -> None:
 
 def test_roles_and_texts_are_joined_by_key() -> None:
     found = one_prompt(sources(), "p3")
-    kept = {row["sample_idx"]: row for row in rows_of(original() / "run" / "groups") if row["prompt_id"] == "p3" and row["role"]}
-    texts = {row["sample_idx"]: row["response"] for row in rows_of(original() / "run" / "candidates") if row["prompt_id"] == "p3"}
+    kept = {
+        row["sample_idx"]: row
+        for row in rows_of(original() / "run" / "groups")
+        if row["prompt_id"] == "p3" and row["role"]
+    }
+    texts = {
+        row["sample_idx"]: row["response"]
+        for row in rows_of(original() / "run" / "candidates")
+        if row["prompt_id"] == "p3"
+    }
     for entry in found["candidates"]:
         row = kept.get(entry["sample_idx"])
         assert entry["role"] == (row["role"] if row else None)
         assert entry["response"] == texts[entry["sample_idx"]]
         if row:
             assert entry["reward"] == pytest.approx(row["reward"])
-    assert found["group"] == {"strategy": "opt-select", "status": "ok", "n_positives": 1, "n_negatives": K}
+    assert found["group"] == {
+        "strategy": "opt-select",
+        "status": "ok",
+        "n_positives": 1,
+        "n_negatives": K,
+    }
 
 
 def test_another_expression_ranks_otherwise() -> None:
@@ -81,7 +96,9 @@ def test_groups_alone_show_what_was_kept() -> None:
 
 def test_the_beginning_of_an_id_is_enough_when_it_is_the_only_one() -> None:
     assert find_prompt(artifact("candidates"), "p5") == ("p5", 2)
-    with pytest.raises(UsageError, match=r"--prompt-id p: .* has 6 prompts with an id that begins so") as caught:
+    with pytest.raises(
+        UsageError, match=r"--prompt-id p: .* has 6 prompts with an id that begins so"
+    ) as caught:
         find_prompt(artifact("candidates"), "p")
     assert caught.value.hint == "give more of the id: p0, p1, p2, p3, p4"
 
@@ -124,7 +141,13 @@ def entry(**changes) -> dict:
 
 
 def shown(**changes) -> str:
-    found = {"prompt_id": "p", "part": 0, "messages": [{"role": "user", "content": "q"}], "ranked_by": "x", "group": None}
+    found = {
+        "prompt_id": "p",
+        "part": 0,
+        "messages": [{"role": "user", "content": "q"}],
+        "ranked_by": "x",
+        "group": None,
+    }
     full = changes.pop("full", False)
     return page_of({**found, "n_candidates": 1, "candidates": [entry(**changes)]}, full=full)
 
@@ -141,9 +164,13 @@ def test_a_long_text_is_cut_and_shown_whole_on_request() -> None:
 def test_what_is_unusual_is_told() -> None:
     assert "same text as #3" in shown(duplicate_of=3)
     assert "cluster 2" in shown(cluster=2)
-    assert "empty: the response has no text" in shown(status="empty", reason="the response has no text", response="")
+    assert "empty: the response has no text" in shown(
+        status="empty", reason="the response has no text", response=""
+    )
     assert "(no text)" in shown(response="")
-    assert "rm: error: out of memory" in shown(score_problems={"rm": "error: out of memory"}, rank=None, reward=None)
+    assert "rm: error: out of memory" in shown(
+        score_problems={"rm": "error: out of memory"}, rank=None, reward=None
+    )
     assert "no reward" in shown(rank=None, reward=None)
     assert "checks 0.5   rm -" in shown(scores={"checks": 0.5, "rm": None})
 
@@ -159,17 +186,28 @@ def test_whom_a_negative_stands_for_is_told() -> None:
 
 
 def test_pairs_are_told_from_both_sides() -> None:
-    assert "beats #3 by 0.5 #4 by 1.25" in shown(beats=[{"sample_idx": 3, "margin": 0.5}, {"sample_idx": 4, "margin": 1.25}])
-    assert "beaten by #1 #2" in shown(beaten_by=[{"sample_idx": 1, "margin": 0.5}, {"sample_idx": 2, "margin": 2.0}])
+    assert "beats #3 by 0.5 #4 by 1.25" in shown(
+        beats=[{"sample_idx": 3, "margin": 0.5}, {"sample_idx": 4, "margin": 1.25}]
+    )
+    assert "beaten by #1 #2" in shown(
+        beaten_by=[{"sample_idx": 1, "margin": 0.5}, {"sample_idx": 2, "margin": 2.0}]
+    )
     assert "beat" not in shown(beats=[], beaten_by=[])
     many = [{"sample_idx": idx, "margin": 0.123456 * idx} for idx in range(20)]
     assert "and 12 more" in shown(beats=many)
-    assert all(len(line) <= 80 for line in shown(beats=many, beaten_by=many, represents=list(range(100, 140))).splitlines())
+    assert all(
+        len(line) <= 80
+        for line in shown(beats=many, beaten_by=many, represents=list(range(100, 140))).splitlines()
+    )
 
 
 def test_what_a_negative_stands_for_comes_from_its_row() -> None:
     found = one_prompt(sources(), "p3")
-    kept = {row["sample_idx"]: row for row in rows_of(original() / "run" / "groups") if row["prompt_id"] == "p3"}
+    kept = {
+        row["sample_idx"]: row
+        for row in rows_of(original() / "run" / "groups")
+        if row["prompt_id"] == "p3"
+    }
     told = {entry["sample_idx"]: entry for entry in found["candidates"]}
     for idx, row in kept.items():
         assert told[idx]["represents"] == row["represents"]
@@ -190,7 +228,11 @@ def test_pairs_come_from_the_rows_of_the_group(tmp_path: Path) -> None:
     command(words)
     found = one_prompt(Sources(artifact("candidates"), open_artifact(tmp_path / "groups")), "p3")
     by_sample = {entry["sample_idx"]: entry for entry in found["candidates"]}
-    pairs = {(idx, pair["sample_idx"]): pair["margin"] for idx, entry in by_sample.items() for pair in entry["beats"] or ()}
+    pairs = {
+        (idx, pair["sample_idx"]): pair["margin"]
+        for idx, entry in by_sample.items()
+        for pair in entry["beats"] or ()
+    }
     assert len(pairs) == 3  # of three kept ones
     for (better, worse), margin in pairs.items():
         assert margin == pytest.approx(by_sample[better]["reward"] - by_sample[worse]["reward"])
@@ -203,10 +245,16 @@ def test_lines_break_between_details_and_not_within_one() -> None:
     for width in range(60, 120):
         page = page_of({**one_prompt(sources(), "p3")}, width)
         lines = page.partition(" candidates, ranked by")[2].splitlines()[1:]
-        assert not [line for line in lines if line.rstrip().endswith(("  fake", "  checks", "  finish"))]
+        assert not [
+            line for line in lines if line.rstrip().endswith(("  fake", "  checks", "  finish"))
+        ]
 
 
 def test_a_rejected_prompt_says_why(tmp_path: Path) -> None:
     found = one_prompt(sources("candidates"), "p0")
-    found["group"] = {"strategy": "coreset", "status": "tie", "reason": "4 candidates, 4 usable; rewards 1 to 1"}
+    found["group"] = {
+        "strategy": "coreset",
+        "status": "tie",
+        "reason": "4 candidates, 4 usable; rewards 1 to 1",
+    }
     assert "rejected by select, tie: 4 candidates, 4 usable; rewards 1 to 1" in page_of(found)

@@ -39,27 +39,37 @@ def test_counts_and_nulls_are_those_of_the_rows(kind: str) -> None:
     }
     statuses = table["status"].to_pylist()
     assert found["statuses"] == {status: statuses.count(status) for status in set(statuses)}
-    assert found["n_bytes"] == sum(path.stat().st_size for path in (original() / "run" / kind).glob("part-*"))
+    assert found["n_bytes"] == sum(
+        path.stat().st_size for path in (original() / "run" / kind).glob("part-*")
+    )
 
 
 def test_reward_distributions_are_those_of_the_rows() -> None:
     table, found = table_of(original() / "run" / "scores"), found_of("scores")
     for scorer in ("checks", "fake"):
         rewards = table.filter(pc.equal(table["scorer"], scorer))["reward"].to_numpy()
-        item = next(item for item in found["distributions"] if item["name"] == f"reward of {scorer}")
-        assert (item["min"], item["max"], item["mean"]) == pytest.approx((rewards.min(), rewards.max(), rewards.mean()))
+        item = next(
+            item for item in found["distributions"] if item["name"] == f"reward of {scorer}"
+        )
+        assert (item["min"], item["max"], item["mean"]) == pytest.approx(
+            (rewards.min(), rewards.max(), rewards.mean())
+        )
 
 
 def test_reasons_stand_under_their_status() -> None:
     """Responses of the fake back-end that are cut at 64 tokens have one reason."""
     found = found_of("candidates")
-    assert found["reasons"]["truncated"]["reasons"] == {"reached the limit of 64 tokens": found["statuses"]["truncated"]}
+    assert found["reasons"]["truncated"]["reasons"] == {
+        "reached the limit of 64 tokens": found["statuses"]["truncated"]
+    }
 
 
 def test_columns_have_types_and_meanings_and_the_users_own_are_called_so() -> None:
     columns = found_of("candidates")["columns"]
     assert list(columns)[: len(CANDIDATES.column_names)] == CANDIDATES.column_names
-    assert columns["seed"]["meaning"] == next(column.meaning for column in CANDIDATES.columns if column.name == "seed")
+    assert columns["seed"]["meaning"] == next(
+        column.meaning for column in CANDIDATES.columns if column.name == "seed"
+    )
     assert columns["topic"]["meaning"] == "the user's own column"
     assert columns["messages"]["type"] == "list<struct<role, content>>"
     assert columns["prompt_token_ids"]["type"] == "list<int32>"

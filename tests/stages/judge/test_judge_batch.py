@@ -29,7 +29,12 @@ def answer(line: dict, text: str | None = None) -> dict:
 
 
 def failure(line: dict) -> dict:
-    return {"id": "x", "custom_id": line["custom_id"], "response": None, "error": {"code": "expired", "message": "out of time"}}
+    return {
+        "id": "x",
+        "custom_id": line["custom_id"],
+        "response": None,
+        "error": {"code": "expired", "message": "out of time"},
+    }
 
 
 def lines_of(path: Path) -> list[dict]:
@@ -62,10 +67,15 @@ def test_requests_are_the_ones_that_a_server_would_get(batch):
         assert run(live) == 0
     assert len(lines) == 8
     assert {line["custom_id"] for line in lines} == {
-        row[f"{order}_request"] for row in rows_of(folder / "live") for order in ("a_first", "b_first")
+        row[f"{order}_request"]
+        for row in rows_of(folder / "live")
+        for order in ("a_first", "b_first")
     }
     assert all((line["method"], line["url"]) == ("POST", "/v1/chat/completions") for line in lines)
-    asked = [{name: value for name, value in body.items() if name not in NEUTRAL} for body in server.bodies]
+    asked = [
+        {name: value for name, value in body.items() if name not in NEUTRAL}
+        for body in server.bodies
+    ]
     bodies = sorted(json.dumps(body, sort_keys=True) for body in asked)
     assert sorted(json.dumps(line["body"], sort_keys=True) for line in lines) == bodies
 
@@ -75,7 +85,9 @@ def test_answers_in_any_order_give_the_rows_of_a_live_run(batch):
     output = write_lines(folder / "output.jsonl", [answer(line) for line in reversed(emit())])
     assert run([*command, "--ingest-batch", str(output)]) == 0
     with running_judge() as server:
-        assert run(judge_command(Path(command[1]), Path(command[2]), folder / "live", server.url)) == 0
+        assert (
+            run(judge_command(Path(command[1]), Path(command[2]), folder / "live", server.url)) == 0
+        )
     assert rows_of(folder / "out") == rows_of(folder / "live")
     assert emit() == []
 
@@ -90,17 +102,22 @@ def test_missing_failed_and_unclear_answers_are_rows_and_are_emitted_again(batch
         "error": None,
     }
     output = write_lines(
-        folder / "output.jsonl", [*(answer(line) for line in lines[4:]), answer(lines[2], "Both are fine."), bad]
+        folder / "output.jsonl",
+        [*(answer(line) for line in lines[4:]), answer(lines[2], "Both are fine."), bad],
     )
     errors = write_lines(folder / "errors.jsonl", [failure(lines[1])])
     assert run([*command, "--ingest-batch", str(output), "--ingest-batch", str(errors)]) == 3
     rows = verdicts_of(folder / "out").values()
     statuses = [row[f"{order}_status"] for row in rows for order in ("a_first", "b_first")]
     assert sorted(statuses) == ["error", "error", "not_answered", *["ok"] * 4, "parse_error"]
-    reasons = " ".join(row[f"{order}_reason"] or "" for row in rows for order in ("a_first", "b_first"))
+    reasons = " ".join(
+        row[f"{order}_reason"] or "" for row in rows for order in ("a_first", "b_first")
+    )
     assert "out of time" in reasons
     assert "status 500: oops" in reasons
-    assert "Both are fine." in {row[f"{order}_raw"] for row in rows for order in ("a_first", "b_first")}
+    assert "Both are fine." in {
+        row[f"{order}_raw"] for row in rows for order in ("a_first", "b_first")
+    }
     again = emit()
     assert {line["custom_id"] for line in again} == {line["custom_id"] for line in lines[:4]}
     output = write_lines(folder / "second.jsonl", [answer(line) for line in again])
@@ -128,7 +145,9 @@ def test_a_batch_and_a_server_share_their_answers(batch):
     output = write_lines(folder / "output.jsonl", [answer(line) for line in emit()[:6]])
     assert run([*command, "--ingest-batch", str(output)]) == 3
     with running_judge() as server:
-        assert run(judge_command(Path(command[1]), Path(command[2]), folder / "out", server.url)) == 0
+        assert (
+            run(judge_command(Path(command[1]), Path(command[2]), folder / "out", server.url)) == 0
+        )
     assert len(server.bodies) == 2
 
 
@@ -143,7 +162,11 @@ def test_answers_of_another_batch_change_nothing_and_are_told(batch, capsys):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("{broken\n", "line 1: broken JSON"), ('{"id": 1}\n', "line 1: no `custom_id`"), (None, "is a request, not an answer")],
+    [
+        ("{broken\n", "line 1: broken JSON"),
+        ('{"id": 1}\n', "line 1: no `custom_id`"),
+        (None, "is a request, not an answer"),
+    ],
 )
 def test_files_that_are_no_answers_are_refused(batch, capsys, text, told):
     command, emit, folder = batch
@@ -157,7 +180,9 @@ def test_files_that_are_no_answers_are_refused(batch, capsys, text, told):
 
 def test_emitting_and_ingesting_at_once_is_refused(batch):
     command, _, folder = batch
-    assert run([*command, "--ingest-batch", str(folder / "x"), "--emit-batch", str(folder / "y")]) == 2
+    assert (
+        run([*command, "--ingest-batch", str(folder / "x"), "--emit-batch", str(folder / "y")]) == 2
+    )
     assert run(["judge", *command[1:5], "--judge", "fake", "--emit-batch", str(folder / "y")]) == 2
 
 
@@ -165,7 +190,16 @@ def test_long_batches_go_into_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr(judge_batch, "MOST_REQUESTS", 3)
     a = write_side(tmp_path, "a", {f"p{i}": f"long {i}" for i in range(4)})
     b = write_side(tmp_path, "b", {f"p{i}": f"b{i}" for i in range(4)})
-    assert run([*judge_command(a, b, tmp_path / "out", NOWHERE), "--emit-batch", str(tmp_path / "x" / "batch.jsonl")]) == 0
+    assert (
+        run(
+            [
+                *judge_command(a, b, tmp_path / "out", NOWHERE),
+                "--emit-batch",
+                str(tmp_path / "x" / "batch.jsonl"),
+            ]
+        )
+        == 0
+    )
     files = sorted((tmp_path / "x").iterdir())
     assert [path.name for path in files] == ["batch-2.jsonl", "batch-3.jsonl", "batch.jsonl"]
     assert sorted(len(lines_of(path)) for path in files) == [2, 3, 3]

@@ -66,11 +66,15 @@ def test_what_may_pass_is_tried_again(sides, tmp_path, fault):
     assert set(server.answered.values()) == {1}
 
 
-@pytest.mark.parametrize("fault", [("status", 500, "oops"), ("garbage",), ("close",), ("hang", 1.0)], ids=str)
+@pytest.mark.parametrize(
+    "fault", [("status", 500, "oops"), ("garbage",), ("close",), ("hang", 1.0)], ids=str
+)
 def test_what_does_not_pass_is_a_row_and_asked_again_on_the_next_run(sides, tmp_path, fault):
     """One question fails all its tries; the others stand, and the next run asks that one alone."""
     with running_judge(faults={"a2 ": [fault] * 4}) as server:
-        command = judge_command(*sides, tmp_path / "out", server.url, "--max-tries", 2, "--timeout-s", 0.4)
+        command = judge_command(
+            *sides, tmp_path / "out", server.url, "--max-tries", 2, "--timeout-s", 0.4
+        )
         assert run(command) == 3
         rows = verdicts_of(tmp_path / "out")
         assert [rows[f"p{i}"]["status"] for i in range(4)] == ["ok", "ok", "error", "ok"]
@@ -93,7 +97,9 @@ def test_retry_after_is_obeyed_by_all(sides, tmp_path, form):
     with running_judge(faults={"a1 ": [("status", 429, "slow down", header)]}) as server:
         code, _ = judged(sides, tmp_path, server, "--concurrency", 1, "--max-tries", 2)
     assert code == 0
-    gaps = [after - before for before, after in zip(server.arrivals, server.arrivals[1:], strict=False)]
+    gaps = [
+        after - before for before, after in zip(server.arrivals, server.arrivals[1:], strict=False)
+    ]
     assert max(gaps) >= wait_s * 0.95
     if form == "date":
         assert time.time() >= int(later.timestamp())
@@ -111,14 +117,18 @@ def test_retry_after_is_obeyed_by_all(sides, tmp_path, form):
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
-def test_a_run_in_which_nothing_can_work_ends_with_a_hint(sides, tmp_path, monkeypatch, capsys, fault, told):
+def test_a_run_in_which_nothing_can_work_ends_with_a_hint(
+    sides, tmp_path, monkeypatch, capsys, fault, told
+):
     """Few requests, no rows, one error, and never the key."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with running_judge(faults={"": [fault]}) as server:
         code, rows = judged(sides, tmp_path, server, "--max-tries", 3)
     captured = capsys.readouterr().err
     assert (code, rows) == (1, {})
-    assert len(server.bodies) <= (4 if fault[1] == 400 else 3)  # the first refusal is tried without what servers may not know
+    assert len(server.bodies) <= (
+        4 if fault[1] == 400 else 3
+    )  # the first refusal is tried without what servers may not know
     assert told in captured
     assert "hint: check --base-url" in captured
     assert KEY not in captured
@@ -148,18 +158,32 @@ def test_a_key_that_is_withdrawn_ends_the_run_and_keeps_what_was_paid(sides, tmp
 
 def test_a_request_that_is_refused_alone_is_a_row(sides, tmp_path):
     """A 400 in the middle is that row's; a conversation beyond the context is told as such and not asked again."""
-    faults = {"a1 ": [("always", 400, "bad row")], "a2 ": [("always", 400, "This model's maximum context length is 10 tokens")]}
+    faults = {
+        "a1 ": [("always", 400, "bad row")],
+        "a2 ": [("always", 400, "This model's maximum context length is 10 tokens")],
+    }
     with running_judge(faults=faults) as server:
         code, rows = judged(sides, tmp_path, server)
         assert code == 3
-        assert [rows[f"p{i}"]["status"] for i in range(4)] == ["ok", "error", "prompt_too_long", "ok"]
+        assert [rows[f"p{i}"]["status"] for i in range(4)] == [
+            "ok",
+            "error",
+            "prompt_too_long",
+            "ok",
+        ]
         n_before = len(server.bodies)
         judged(sides, tmp_path, server)
     assert all("a1 " in prompt for prompt in server.prompts[n_before:])
 
 
 @pytest.mark.parametrize(
-    "fault", [("refusal",), ("filter",), ("always", 400, {"error": {"code": "content_filter", "message": "no"}})], ids=str
+    "fault",
+    [
+        ("refusal",),
+        ("filter",),
+        ("always", 400, {"error": {"code": "content_filter", "message": "no"}}),
+    ],
+    ids=str,
 )
 def test_a_refusal_is_a_row_and_not_asked_again(sides, tmp_path, fault):
     faults = {"a1 ": [fault] * (1 if fault[0] == "always" else 2)}
@@ -174,7 +198,9 @@ def test_a_refusal_is_a_row_and_not_asked_again(sides, tmp_path, fault):
 
 def test_a_model_that_is_cut_while_thinking_is_not_asked_six_times(sides, tmp_path):
     """No text and finish_reason `length` is an answer without a verdict: paid once a run, and told as cut."""
-    cut = {"choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": None}}]}
+    cut = {
+        "choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": None}}]
+    }
     with running_judge(faults={"a1 ": [("status", 200, cut)] * 2}) as server:
         code, rows = judged(sides, tmp_path, server)
     assert (code, rows["p1"]["status"], len(server.bodies)) == (3, "parse_error", 8)
@@ -200,7 +226,10 @@ def test_concurrency_and_pace_are_kept(sides, tmp_path):
     with running_judge(delay_s=0.05) as server:
         assert judged(sides, tmp_path, server, "--concurrency", 2)[0] == 0
         assert server.n_most == 2
-        assert run(judge_command(*sides, tmp_path / "paced", server.url, "--requests-per-minute", 600)) == 0
+        assert (
+            run(judge_command(*sides, tmp_path / "paced", server.url, "--requests-per-minute", 600))
+            == 0
+        )
     paced = server.arrivals[8:]
     assert (paced[-1] - paced[0]) / (len(paced) - 1) >= 0.095
 
@@ -231,11 +260,38 @@ def test_a_response_cannot_write_its_own_verdict(tmp_path, orders):
     with running_judge(answer=echo) as server:
         assert run(judge_command(a, b, tmp_path / "echo", server.url, "--orders", orders)) == 3
         assert (
-            run(judge_command(a, b, tmp_path / "short", server.url, "--orders", orders, "--judge-prompt", "pairwise-letter-v1"))
+            run(
+                judge_command(
+                    a,
+                    b,
+                    tmp_path / "short",
+                    server.url,
+                    "--orders",
+                    orders,
+                    "--judge-prompt",
+                    "pairwise-letter-v1",
+                )
+            )
             == 3
         )
-    with running_judge(answer=lambda prompt: (echo(prompt), logprobs_of({"A": 0.9, "B": 0.05}))) as server:
-        assert run(judge_command(a, b, tmp_path / "graded", server.url, "--orders", orders, "--verdict", "logprobs")) == 3
+    with running_judge(
+        answer=lambda prompt: (echo(prompt), logprobs_of({"A": 0.9, "B": 0.05}))
+    ) as server:
+        assert (
+            run(
+                judge_command(
+                    a,
+                    b,
+                    tmp_path / "graded",
+                    server.url,
+                    "--orders",
+                    orders,
+                    "--verdict",
+                    "logprobs",
+                )
+            )
+            == 3
+        )
     for name in ("echo", "short", "graded"):
         (row,) = rows_of(tmp_path / name)
         assert (row["preference"], row["status"]) == (None, "parse_error")
@@ -253,7 +309,11 @@ def test_an_injected_response_stays_inside_its_fence(tmp_path):
         assert run(judge_command(a, b, tmp_path / "out", server.url)) == 0
     for prompt in server.prompts:
         assert sorted(shown(prompt)) == ["A", "B"]
-        assert prompt.count("<<<RESPONSE") == prompt.count("RESPONSE A>>>") + prompt.count("RESPONSE B>>>") == 2
+        assert (
+            prompt.count("<<<RESPONSE")
+            == prompt.count("RESPONSE A>>>") + prompt.count("RESPONSE B>>>")
+            == 2
+        )
         assert "an honest answer" in shown(prompt).values()
 
 
@@ -263,8 +323,15 @@ def test_killed_in_the_middle_only_what_is_missing_is_paid_for(tmp_path):
     a = write_side(tmp_path, "a", {f"p{i}": f"answer a{i} longer" for i in range(n)}, part_size=12)
     b = write_side(tmp_path, "b", {f"p{i}": f"answer b{i}" for i in range(n)}, part_size=12)
     with running_judge(delay_s=0.05) as server:
-        command = [sys.executable, "-m", "prefpipe", *judge_command(a, b, tmp_path / "out", server.url)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+        command = [
+            sys.executable,
+            "-m",
+            "prefpipe",
+            *judge_command(a, b, tmp_path / "out", server.url),
+        ]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ)
+        )
         deadline = time.monotonic() + 60
         while len(server.bodies) < 32 and time.monotonic() < deadline:  # in the second of two parts
             time.sleep(0.005)
@@ -287,9 +354,18 @@ def test_two_processes_share_a_cache(tmp_path, sides):
     cache = ["--cache", tmp_path / "cache"]
     with running_judge(answer=longer_wins, delay_s=0.02) as server:
         commands = [
-            [sys.executable, "-m", "prefpipe", *judge_command(*sides, tmp_path / f"out{i}", server.url, *cache)] for i in (0, 1)
+            [
+                sys.executable,
+                "-m",
+                "prefpipe",
+                *judge_command(*sides, tmp_path / f"out{i}", server.url, *cache),
+            ]
+            for i in (0, 1)
         ]
-        running = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for command in commands]
+        running = [
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for command in commands
+        ]
         assert [process.wait() for process in running] == [0, 0]
         assert rows_of(tmp_path / "out0") == rows_of(tmp_path / "out1")
         n_before = len(server.bodies)

@@ -19,7 +19,20 @@ def no_key(monkeypatch):
 
 
 def by_model(a, b, output, judge, *more):
-    return run(["judge", str(a), str(b), "-o", str(output), "--judge", judge, "--device", "cpu", *map(str, more)])
+    return run(
+        [
+            "judge",
+            str(a),
+            str(b),
+            "-o",
+            str(output),
+            "--judge",
+            judge,
+            "--device",
+            "cpu",
+            *map(str, more),
+        ]
+    )
 
 
 def test_a_reward_model_prefers_by_the_difference_of_its_scores(tmp_path):
@@ -28,8 +41,22 @@ def test_a_reward_model_prefers_by_the_difference_of_its_scores(tmp_path):
     model = make_tiny_reward_model(tmp_path / "rm")
     rewards = {}
     for name, side in (("a", a), ("b", b)):
-        assert run(["score", str(side), "-o", str(tmp_path / f"{name}-scores"), "--scorer", f"reward-model:{model}"]) == 0
-        rewards[name] = {row["prompt_id"]: row["reward"] for row in rows_of(tmp_path / f"{name}-scores")}
+        assert (
+            run(
+                [
+                    "score",
+                    str(side),
+                    "-o",
+                    str(tmp_path / f"{name}-scores"),
+                    "--scorer",
+                    f"reward-model:{model}",
+                ]
+            )
+            == 0
+        )
+        rewards[name] = {
+            row["prompt_id"]: row["reward"] for row in rows_of(tmp_path / f"{name}-scores")
+        }
     gaps = {key: rewards["a"][key] - rewards["b"][key] for key in rewards["a"]}
     assert by_model(a, b, tmp_path / "soft", f"reward-model:{model}") == 0
     rows = verdicts_of(tmp_path / "soft")
@@ -37,11 +64,27 @@ def test_a_reward_model_prefers_by_the_difference_of_its_scores(tmp_path):
         assert rows[key]["preference"] == pytest.approx(1 / (1 + exp(-gap)), rel=1e-5)
         assert rows[key]["a_first_verdict"] == ("a" if gap > 0 else "b")
         assert (rows[key]["b_first_status"], rows[key]["disagree"]) == (None, None)
-        assert json.loads(rows[key]["a_first_raw"])["first"] == pytest.approx(rewards["a"][key], rel=1e-5)
+        assert json.loads(rows[key]["a_first_raw"])["first"] == pytest.approx(
+            rewards["a"][key], rel=1e-5
+        )
     widest = max(abs(gap) for gap in gaps.values())
-    assert by_model(a, b, tmp_path / "hard", f"reward-model:{model}", "--verdict", "hard", "--tie-tolerance", widest * 0.99) == 0
+    assert (
+        by_model(
+            a,
+            b,
+            tmp_path / "hard",
+            f"reward-model:{model}",
+            "--verdict",
+            "hard",
+            "--tie-tolerance",
+            widest * 0.99,
+        )
+        == 0
+    )
     hard = {key: row["preference"] for key, row in verdicts_of(tmp_path / "hard").items()}
-    assert hard == {key: 0.5 if abs(gap) <= widest * 0.99 else float(gap > 0) for key, gap in gaps.items()}
+    assert hard == {
+        key: 0.5 if abs(gap) <= widest * 0.99 else float(gap > 0) for key, gap in gaps.items()
+    }
     assert 0.5 in hard.values()
     assert {0.0, 1.0} & set(hard.values())
 
@@ -98,9 +141,32 @@ def test_a_real_model_behind_a_server_gives_graded_preferences(tmp_path):
     )
     model = ServedModel(locate_model("bundled:smollm2-135m").path, max_new_tokens=1)
     with running_judge(answer=model) as server:
-        ask = ["--verdict", "logprobs", "--timeout-s", "600", "--judge-prompt", prompt, "--judge-max-tokens", 1]
-        assert run(judge_command(a, b, tmp_path / "ab", server.url, *ask, "--cache", tmp_path / "cache")) == 0
-        assert run(judge_command(b, a, tmp_path / "ba", server.url, *ask, "--cache", tmp_path / "cache")) == 0
+        ask = [
+            "--verdict",
+            "logprobs",
+            "--timeout-s",
+            "600",
+            "--judge-prompt",
+            prompt,
+            "--judge-max-tokens",
+            1,
+        ]
+        assert (
+            run(
+                judge_command(
+                    a, b, tmp_path / "ab", server.url, *ask, "--cache", tmp_path / "cache"
+                )
+            )
+            == 0
+        )
+        assert (
+            run(
+                judge_command(
+                    b, a, tmp_path / "ba", server.url, *ask, "--cache", tmp_path / "cache"
+                )
+            )
+            == 0
+        )
         assert len(server.bodies) == 4
     forth, back = verdicts_of(tmp_path / "ab"), verdicts_of(tmp_path / "ba")
     for key in ("p0", "p1"):

@@ -23,8 +23,22 @@ def summary_of(output: Path) -> dict:
 
 
 def sampled(folder: Path, name: str, *more: str) -> Path:
-    prompts = write_json_lines(folder / "p.jsonl", [{"prompt_id": f"p{i}", "prompt": f"Say {i}"} for i in range(3)])
-    made = ["generate", str(prompts), "-o", str(folder / name), "--model", "fake", "--backend", "fake", "--n", "1", *more]
+    prompts = write_json_lines(
+        folder / "p.jsonl", [{"prompt_id": f"p{i}", "prompt": f"Say {i}"} for i in range(3)]
+    )
+    made = [
+        "generate",
+        str(prompts),
+        "-o",
+        str(folder / name),
+        "--model",
+        "fake",
+        "--backend",
+        "fake",
+        "--n",
+        "1",
+        *more,
+    ]
     assert run(made) == 0
     return folder / name
 
@@ -38,7 +52,11 @@ def test_the_summary_holds_the_recipe(tmp_path, capsys):
         assert len(recipe["prompts_sha256"]) == len(recipe["judge"]["prompt"]) == 64
         assert recipe["judge"] | {"prompt": ""} == {
             "kind": "openai", "served": "the-judge", "prompt": "", "verdict": "text", "max_tokens": 1024, "temperature": 0.0}  # fmt: skip
-        assert (recipe["orders"], recipe["pairing"], recipe["differences"]) == ("both", "same-index", [])
+        assert (recipe["orders"], recipe["pairing"], recipe["differences"]) == (
+            "both",
+            "same-index",
+            [],
+        )
         assert {"prefpipe", "numpy"} <= recipe["versions"].keys()
         capsys.readouterr()
         assert run([*judge_command(a, b, tmp_path / "out", server.url), "--json"]) == 0
@@ -65,28 +83,60 @@ def test_sides_that_were_sampled_differently_need_force(tmp_path, capsys):
         )
         == 0
     )
-    words = ["judge", str(a), str(sampled(tmp_path, "b", "--max-tokens", "9")), "-o", str(tmp_path / "out"), "--judge", "fake"]
+    words = [
+        "judge",
+        str(a),
+        str(sampled(tmp_path, "b", "--max-tokens", "9")),
+        "-o",
+        str(tmp_path / "out"),
+        "--judge",
+        "fake",
+    ]
     capsys.readouterr()
     assert run(words) == 2
     told = capsys.readouterr().err
-    assert "the two sides were not made by the same recipe:\n  max_tokens: 9 for B, 1024 for A" in told
+    assert (
+        "the two sides were not made by the same recipe:\n  max_tokens: 9 for B, 1024 for A" in told
+    )
     assert "--force" in told
     assert run([*words, "--force"]) == 0
     line = "max_tokens: 9 for B, 1024 for A"
-    assert f"compared with --force although not made by the same recipe: {line}" in capsys.readouterr().err
+    assert (
+        f"compared with --force although not made by the same recipe: {line}"
+        in capsys.readouterr().err
+    )
     assert summary_of(tmp_path / "out")["recipe"]["differences"] == [line]
     assert run(["eval", "win-rate", str(tmp_path / "out"), "--bootstrap-draws", "100"]) == 0
-    assert f"its sides were compared with --force although not made by the same recipe: {line}" in " ".join(
-        capsys.readouterr().out.split()
+    assert (
+        f"its sides were compared with --force although not made by the same recipe: {line}"
+        in " ".join(capsys.readouterr().out.split())
     )
 
 
 def test_a_forced_evaluation_says_what_differs(tmp_path, capsys):
-    sides = ["--policy", str(sampled(tmp_path, "a")), "--baseline", str(sampled(tmp_path, "b", "--max-tokens", "9"))]
-    words = ["eval", *sides, "-o", str(tmp_path / "out"), "--scorer", "fake", "--bootstrap-draws", "100", "--force"]
+    sides = [
+        "--policy",
+        str(sampled(tmp_path, "a")),
+        "--baseline",
+        str(sampled(tmp_path, "b", "--max-tokens", "9")),
+    ]
+    words = [
+        "eval",
+        *sides,
+        "-o",
+        str(tmp_path / "out"),
+        "--scorer",
+        "fake",
+        "--bootstrap-draws",
+        "100",
+        "--force",
+    ]
     assert run(words) == 0
     line = "max_tokens: 9 for the baseline, 1024 for the policy"
-    assert f"compared with --force although not made by the same recipe: {line}" in capsys.readouterr().err
+    assert (
+        f"compared with --force although not made by the same recipe: {line}"
+        in capsys.readouterr().err
+    )
     assert summary_of(tmp_path / "out")["recipe"]["differences"] == [line]
 
 
@@ -102,10 +152,34 @@ def test_what_is_missing_is_told_with_its_reasons(tmp_path, capsys):
     """A batch of another judge answers nothing: how many rows lack a verdict, by status, and where to look."""
     a, b = two_sides(tmp_path, 2)
     answer = {"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}
-    lines = [{"custom_id": f"request-{i}", "url": URL, "response": {"status_code": 200, "body": answer}} for i in range(3)]
+    lines = [
+        {"custom_id": f"request-{i}", "url": URL, "response": {"status_code": 200, "body": answer}}
+        for i in range(3)
+    ]
     batch = write_json_lines(tmp_path / "answers.jsonl", lines)
-    assert run(["judge", str(a), str(b), "-o", str(tmp_path / "out"), "--judge", "openai:j", "--ingest-batch", str(batch)]) == 3
+    assert (
+        run(
+            [
+                "judge",
+                str(a),
+                str(b),
+                "-o",
+                str(tmp_path / "out"),
+                "--judge",
+                "openai:j",
+                "--ingest-batch",
+                str(batch),
+            ]
+        )
+        == 3
+    )
     told = capsys.readouterr().err
     assert "0.0% of 4 verdicts could not be read, 100.0% are missing for other reasons" in told
-    assert "no question that was open in this run; none does: was the batch emitted with this judge, prompt and verdict?" in told
-    assert "2 of 2 rows failed (100.0%, the limit is 5.0%): 2 not_answered; everything good is in" in told
+    assert (
+        "no question that was open in this run; none does: was the batch emitted with this judge, prompt and verdict?"
+        in told
+    )
+    assert (
+        "2 of 2 rows failed (100.0%, the limit is 5.0%): 2 not_answered; everything good is in"
+        in told
+    )

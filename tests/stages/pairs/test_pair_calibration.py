@@ -34,7 +34,11 @@ def trained(tmp_path_factory):
          "--eval-fraction", "0.4", "--learning-rate", "3e-3", "--global-batch-size", "4", "--report-to", "none"],
     ):  # fmt: skip
         assert prefpipe(words) == 0
-    held = {(row["prompt_id"], row["sample_idx"]) for row in rows_of(folder / "reward") if row["status"] == "held_out"}
+    held = {
+        (row["prompt_id"], row["sample_idx"])
+        for row in rows_of(folder / "reward")
+        if row["status"] == "held_out"
+    }
     groups = {(row["prompt_id"], row["sample_idx"]): row for row in rows_of(folder / "groups")}
     again = [
         {"prompt": row["messages"], "chosen": row["response"], "rejected": groups[key[0], beaten["sample_idx"]]["response"],
@@ -47,10 +51,14 @@ def trained(tmp_path_factory):
 def test_train_and_eval_tell_the_same_figures(trained, tmp_path):
     folder, pairs = trained
     told = json.loads((folder / "reward" / "summary.json").read_text())["calibration"]
-    found = evaluate("calibration", pairs, tmp_path / "out", "--model", str(folder / "reward"), "--reward-model")["calibration"]
+    found = evaluate(
+        "calibration", pairs, tmp_path / "out", "--model", str(folder / "reward"), "--reward-model"
+    )["calibration"]
     figures = ("n_pairs", "accuracy", "auc", "ece", "ece_mass", "brier", "log_loss")
     assert told["n_pairs"] > 20
-    assert {name: found[name] for name in figures} == pytest.approx({name: told[name] for name in figures}, abs=2e-5)
+    assert {name: found[name] for name in figures} == pytest.approx(
+        {name: told[name] for name in figures}, abs=2e-5
+    )
     for kind, name in (("width", "reliability"), ("mass", "reliability_mass")):
         columns = told["reliability"][kind]
         for column, values in columns.items():
@@ -67,10 +75,16 @@ def test_the_three_ways_to_the_scores_agree(trained, tmp_path):
     words = ("--model", str(folder / "reward"), "--reward-model")
     first = evaluate("calibration", pairs, tmp_path / "model", *words)["calibration"]
     rows = [
-        {"prompt_id": row["prompt_id"], "score_chosen": row["chosen_score"], "score_rejected": row["rejected_score"]}
+        {
+            "prompt_id": row["prompt_id"],
+            "score_chosen": row["chosen_score"],
+            "score_rejected": row["rejected_score"],
+        }
         for row in rows_of(tmp_path / "model")
     ]
-    second = evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / "columns")["calibration"]
+    second = evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / "columns")[
+        "calibration"
+    ]
     third = evaluate("calibration", str(tmp_path / "model"), tmp_path / "folder")["calibration"]
     assert third == first
     assert second | {"by_rater_gap": None} == first | {"by_rater_gap": None}
@@ -92,12 +106,16 @@ def test_the_beta_of_a_policy_is_that_of_its_training(trained, policy, tmp_path,
     _, pairs = trained
     found = evaluate("calibration", pairs, tmp_path / "mean", "--model", policy[0])
     assert (found["beta"], found["beta_from"]) == (2.5, "training")
-    assert "2.5 * (s_chosen - s_rejected)), the beta of the policy's training" in " ".join(capsys.readouterr().err.split())
+    assert "2.5 * (s_chosen - s_rejected)), the beta of the policy's training" in " ".join(
+        capsys.readouterr().err.split()
+    )
     again = evaluate("calibration", str(tmp_path / "mean"), tmp_path / "again")
     assert (again["beta"], again["calibration"]["ece"]) == (2.5, found["calibration"]["ece"])
     given = evaluate("calibration", str(tmp_path / "mean"), tmp_path / "given", "--beta", "2")
     assert (given["beta"], given["beta_from"]) == (2.0, "given")
-    ratio = evaluate("calibration", pairs, tmp_path / "ratio", "--model", policy[0], "--reference", policy[1])
+    ratio = evaluate(
+        "calibration", pairs, tmp_path / "ratio", "--model", policy[0], "--reference", policy[1]
+    )
     assert (ratio["beta"], ratio["beta_from"]) == (0.1, "default")
     untrained = evaluate("calibration", pairs, tmp_path / "start", "--model", policy[1])
     assert (untrained["beta"], untrained["beta_from"]) == (1.0, "default")
@@ -106,7 +124,17 @@ def test_the_beta_of_a_policy_is_that_of_its_training(trained, policy, tmp_path,
 def test_graded_outcomes_are_sigmas_of_the_ratings(trained, policy, tmp_path, capsys):
     """Brier ``mean (p - y)^2``, log loss ``-mean y log p + (1 - y) log (1 - p)``, ECE of one bin each: all against soft y."""
     _, pairs = trained
-    found = evaluate("calibration", pairs, tmp_path / "out", "--model", policy[0], "--outcome-gamma", "0.7", "--n-bins", "2")
+    found = evaluate(
+        "calibration",
+        pairs,
+        tmp_path / "out",
+        "--model",
+        policy[0],
+        "--outcome-gamma",
+        "0.7",
+        "--n-bins",
+        "2",
+    )
     rows = rows_of(tmp_path / "out")
     rated = [json.loads(line) for line in Path(pairs).read_text().splitlines()]
     gaps = np.array([row["score_chosen"] - row["score_rejected"] for row in rated])
@@ -115,21 +143,40 @@ def test_graded_outcomes_are_sigmas_of_the_ratings(trained, policy, tmp_path, ca
     figures = found["calibration"]
     assert figures["outcome_gamma"] == 0.7
     assert figures["brier"] == pytest.approx(np.mean((p - y) ** 2), rel=1e-9)
-    assert figures["log_loss"] == pytest.approx(-np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)), rel=1e-9)
+    assert figures["log_loss"] == pytest.approx(
+        -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p)), rel=1e-9
+    )
     up = np.where(p >= 0.5, 1, -1)  # each pair's half of the curve that lies above 1/2
     right, sure = np.where(up > 0, y, 1 - y), np.where(up > 0, p, 1 - p)
     assert figures["ece"] == pytest.approx(abs(right.mean() - sure.mean()), rel=1e-9)
-    assert "sigma(0.7 * (rating of chosen - rating of rejected))" in " ".join(capsys.readouterr().err.split())
+    assert "sigma(0.7 * (rating of chosen - rating of rejected))" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_outcomes_at_gamma_zero_are_coins(trained, policy, tmp_path):
-    found = evaluate("calibration", trained[1], tmp_path / "out", "--model", policy[0], "--outcome-gamma", "0")
+    found = evaluate(
+        "calibration", trained[1], tmp_path / "out", "--model", policy[0], "--outcome-gamma", "0"
+    )
     margins = np.array([row["margin"] for row in rows_of(tmp_path / "out")])
-    assert found["calibration"]["brier"] == pytest.approx(np.mean((1 / (1 + np.exp(-2.5 * margins)) - 0.5) ** 2), rel=1e-9)
+    assert found["calibration"]["brier"] == pytest.approx(
+        np.mean((1 / (1 + np.exp(-2.5 * margins)) - 0.5) ** 2), rel=1e-9
+    )
 
 
 def test_graded_outcomes_without_ratings_are_refused(policy, tmp_path, capsys):
     pairs = pairs_file(tmp_path, some_pairs(4))
-    words = ["eval", "calibration", "--pairs", pairs, "-o", str(tmp_path / "out"), "--model", policy[0], "--outcome-gamma", "1"]
+    words = [
+        "eval",
+        "calibration",
+        "--pairs",
+        pairs,
+        "-o",
+        str(tmp_path / "out"),
+        "--model",
+        policy[0],
+        "--outcome-gamma",
+        "1",
+    ]
     assert prefpipe(words) == 2
     assert "--outcome-gamma 1 needs the raters' scores" in " ".join(capsys.readouterr().err.split())

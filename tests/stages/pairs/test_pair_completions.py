@@ -14,7 +14,9 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run
 
 
-def item(number: int | str, correct: list[float], wrong: list[float], subset: str = "Math", **more: Any) -> dict[str, Any]:
+def item(
+    number: int | str, correct: list[float], wrong: list[float], subset: str = "Math", **more: Any
+) -> dict[str, Any]:
     """A row with scores of its own, as reward-bench writes them: correct completions first."""
     return {
         "id": str(number), "prompt": f"Question {number}?", "chosen": [f"right {i}" for i in range(len(correct))],
@@ -51,7 +53,11 @@ def test_every_completion_stands_in_a_pair_and_none_in_more_than_needed(tmp_path
     assert [row["pair_idx"] for row in rows] == list(range(17))
     tied = [row for row in rows if row["pair_id"] == "tied:0"]
     assert [(row["chosen_idx"], row["rejected_idx"]) for row in tied] == [(0, 0), (1, 1), (0, 2)]
-    assert [(row["chosen_score"], row["rejected_score"]) for row in tied] == [(5.0, 2.0), (4.0, 1.0), (5.0, 0.0)]
+    assert [(row["chosen_score"], row["rejected_score"]) for row in tied] == [
+        (5.0, 2.0),
+        (4.0, 1.0),
+        (5.0, 0.0),
+    ]
     assert {(row["n_chosen"], row["n_rejected"], row["row_idx"]) for row in tied} == {(2, 3, 4)}
 
 
@@ -68,7 +74,14 @@ def test_where_parts_end_changes_nothing(tmp_path: Path, part_size: str) -> None
 def test_a_reward_model_that_likes_long_texts(tmp_path: Path) -> None:
     """Its rewards, from the folder, put together again by hand."""
     rows = [{**row, "rejected": [text + "!" * 9 for text in row["rejected"]]} for row in ROWS[:3]]
-    found = evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", "--model", "fake", "--reward-model")
+    found = evaluate(
+        "rewardbench",
+        pairs_file(tmp_path, rows),
+        tmp_path / "out",
+        "--model",
+        "fake",
+        "--reward-model",
+    )
     wins = []
     for number in range(3):
         pairs = [row for row in rows_of(tmp_path / "out") if row["row_idx"] == number]
@@ -99,12 +112,24 @@ def test_a_folder_is_read_again_by_both_commands(tmp_path: Path) -> None:
     ({"chosen": None}, "`chosen` is null"),
     ({"prompt": ""}, "the prompt is empty"),
 ])  # fmt: skip
-def test_a_row_that_cannot_be_used_is_kept_with_its_reason(tmp_path: Path, change: dict[str, Any], reason: str, capsys) -> None:
+def test_a_row_that_cannot_be_used_is_kept_with_its_reason(
+    tmp_path: Path, change: dict[str, Any], reason: str, capsys
+) -> None:
     rows = [ROWS[0] | change, *(item(n, [1.0], [0.0]) for n in range(20, 50))]
-    found = evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", "--model", "fake", "--reward-model")
+    found = evaluate(
+        "rewardbench",
+        pairs_file(tmp_path, rows),
+        tmp_path / "out",
+        "--model",
+        "fake",
+        "--reward-model",
+    )
     assert found["rewardbench_two"]["left_out"] == {"unreadable": 1}
     assert reason in rows_of(tmp_path / "out")[0]["reason"]
-    assert "prompts of 31 that are left out, since one of their completions has no score: 1 unreadable" in capsys.readouterr().err
+    assert (
+        "prompts of 31 that are left out, since one of their completions has no score: 1 unreadable"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_prompt_counts_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -114,9 +139,23 @@ def test_a_prompt_counts_whole_or_not_at_all(tmp_path: Path) -> None:
     assert found["rewardbench_two"]["subsets"][0]["figure"]["n_prompts"] == 39
 
 
-def test_without_scores_and_without_a_model_the_hint_says_what_to_do(tmp_path: Path, capsys) -> None:
+def test_without_scores_and_without_a_model_the_hint_says_what_to_do(
+    tmp_path: Path, capsys
+) -> None:
     rows = [{name: value for name, value in row.items() if name != "scores"} for row in ROWS]
-    assert run(["eval", "rewardbench", "--pairs", pairs_file(tmp_path, rows), "-o", str(tmp_path / "out")]) == 1
+    assert (
+        run(
+            [
+                "eval",
+                "rewardbench",
+                "--pairs",
+                pairs_file(tmp_path, rows),
+                "-o",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 1
+    )
     printed = capsys.readouterr().err
     assert "has no column `scores`" in printed
     assert "hint: this is a file of RewardBench 2: pass --model MODEL --reward-model" in printed
@@ -145,19 +184,36 @@ def test_files_of_pairs_keep_their_fingerprint(tmp_path: Path) -> None:
     evaluate("rewardbench", pairs_file(tmp_path, ROWS, "b.jsonl"), tmp_path / "items")
     assert "completions" not in read_run_record(tmp_path / "pairs").identity
     assert read_run_record(tmp_path / "items").identity["completions"] == 1
-    assert json.loads((tmp_path / "pairs" / "summary.json").read_text()).keys().isdisjoint({"rewardbench_two"})
+    assert (
+        json.loads((tmp_path / "pairs" / "summary.json").read_text())
+        .keys()
+        .isdisjoint({"rewardbench_two"})
+    )
 
 
 @pytest.mark.parametrize("without", [(), ("chosen", "rejected")])
-def test_completions_with_scores_of_their_own_are_not_called_identical(tmp_path: Path, capsys, without: tuple[str, ...]) -> None:
+def test_completions_with_scores_of_their_own_are_not_called_identical(
+    tmp_path: Path, capsys, without: tuple[str, ...]
+) -> None:
     rows = [{name: value for name, value in row.items() if name not in without} for row in ROWS]
     evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out")
     assert {row["status"] for row in rows_of(tmp_path / "out")} == {"ok"}
     assert "identical" not in capsys.readouterr().err
 
 
-def test_scores_that_do_not_fit_the_completions_are_refused_with_their_numbers(tmp_path: Path) -> None:
-    row = {**item(7, [2.0], [1.0, 0.0]), "rejected": ["wrong 0", "wrong 1", "wrong 2"], "total_completions": None}
-    evaluate("rewardbench", pairs_file(tmp_path, [*ROWS, row]), tmp_path / "out", "--max-error-rate", "1")
+def test_scores_that_do_not_fit_the_completions_are_refused_with_their_numbers(
+    tmp_path: Path,
+) -> None:
+    row = {
+        **item(7, [2.0], [1.0, 0.0]),
+        "rejected": ["wrong 0", "wrong 1", "wrong 2"],
+        "total_completions": None,
+    }
+    evaluate(
+        "rewardbench", pairs_file(tmp_path, [*ROWS, row]), tmp_path / "out", "--max-error-rate", "1"
+    )
     [found] = [each for each in rows_of(tmp_path / "out") if each["pair_id"] == "7"]
-    assert (found["status"], found["reason"]) == ("unreadable", "`scores` holds 3 numbers, and `chosen` and `rejected` 4 texts")
+    assert (found["status"], found["reason"]) == (
+        "unreadable",
+        "`scores` holds 3 numbers, and `chosen` and `rejected` 4 texts",
+    )

@@ -29,7 +29,9 @@ def writes(output: Output, seconds: float = 0.0) -> Callable[[int], None]:
 
     def make(index: int) -> None:
         time.sleep(seconds)
-        output.write(index, pa.Table.from_pylist([], schema=CANDIDATES.arrow()), counts={}, parents={})
+        output.write(
+            index, pa.Table.from_pylist([], schema=CANDIDATES.arrow()), counts={}, parents={}
+        )
 
     return make
 
@@ -59,11 +61,17 @@ def test_one_whose_parts_are_finished_is_not_told_that_it_has_none(output: Outpu
 
 
 @pytest.mark.parametrize(("left_s", "is_warned"), [(0.15, True), (3600.0, False)])
-def test_a_part_that_is_begun_too_late_is_warned_about_once(output: Output, left_s: float, is_warned: bool) -> None:
+def test_a_part_that_is_begun_too_late_is_warned_about_once(
+    output: Output, left_s: float, is_warned: bool
+) -> None:
     """Parts of 0.1 s: with 0.15 s left, the second may not be finished."""
     said: list[str] = []
     loop(output, writes(output, 0.1), Runtime(log=said.append, ends_at=time.time() + left_s))
-    warnings = [line for line in said if line.startswith("warning: a part takes 0 s and the job ends in 0 s")]
+    warnings = [
+        line
+        for line in said
+        if line.startswith("warning: a part takes 0 s and the job ends in 0 s")
+    ]
     assert len(warnings) == is_warned
     for line in warnings:
         assert line.endswith(
@@ -72,7 +80,9 @@ def test_a_part_that_is_begun_too_late_is_warned_about_once(output: Output, left
 
 
 @pytest.mark.parametrize(("notice_s", "is_warned"), [(0.05, True), (0.5, False)])
-def test_a_signal_with_less_notice_than_a_part_takes_is_warned_about(output: Output, notice_s: float, is_warned: bool) -> None:
+def test_a_signal_with_less_notice_than_a_part_takes_is_warned_about(
+    output: Output, notice_s: float, is_warned: bool
+) -> None:
     said: list[str] = []
     ends_at = time.time() + 3600  # so that no part is begun too late
     asked = iter([False, True])
@@ -92,7 +102,9 @@ def test_without_a_batch_system_nothing_is_said_of_time(output: Output) -> None:
 
 
 @pytest.mark.parametrize("interrupt", [StopNow, KeyboardInterrupt, SystemExit])
-def test_an_interrupt_does_not_wait_for_parts_in_other_threads(output: Output, interrupt: type[BaseException]) -> None:
+def test_an_interrupt_does_not_wait_for_parts_in_other_threads(
+    output: Output, interrupt: type[BaseException]
+) -> None:
     """The main thread is interrupted while it waits; two threads are at parts that would take for ever."""
     may_end = threading.Event()
     begun: list[int] = []

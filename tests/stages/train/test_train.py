@@ -15,7 +15,13 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.configs.train import TrainConfig
-from prefpipe.errors import FingerprintError, IncompleteInputError, InputError, StoppedEarly, UsageError
+from prefpipe.errors import (
+    FingerprintError,
+    IncompleteInputError,
+    InputError,
+    StoppedEarly,
+    UsageError,
+)
 from prefpipe.maths.objectives.registry import OBJECTIVES
 from prefpipe.models.model_files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
@@ -52,20 +58,36 @@ def write_groups(folder, rows_by_part, models):
     output = open_output(folder, record, shard=Shard(), overwrite=False)
     for index, rows in enumerate(rows_by_part):
         if rows is not None:
-            output.write(index, pa.Table.from_pylist(rows, schema=GROUPS.arrow()), counts={"ok": len(rows)}, parents={})
+            output.write(
+                index,
+                pa.Table.from_pylist(rows, schema=GROUPS.arrow()),
+                counts={"ok": len(rows)},
+                parents={},
+            )
     return folder
 
 
 @pytest.fixture
 def groups(tmp_path, model):
-    rejected = {"prompt_id": "p9", "messages": TURNS, "status": "tie", "reason": "all rewards are 1"}
+    rejected = {
+        "prompt_id": "p9",
+        "messages": TURNS,
+        "status": "tie",
+        "reason": "all rewards are 1",
+    }
     first = [row for i in range(3) for row in rows_of(f"p{i}")]
     second = [row for i in range(3, 6) for row in rows_of(f"p{i}")] + [rejected]
     return write_groups(tmp_path / "groups", [first, second], [model.identity()])
 
 
 def config_of(groups, output, **changes):
-    values = {"model": "org/tiny", "learning_rate": 1e-3, "global_batch_size": 2, "num_train_epochs": 2, "report_to": ("none",)}
+    values = {
+        "model": "org/tiny",
+        "learning_rate": 1e-3,
+        "global_batch_size": 2,
+        "num_train_epochs": 2,
+        "report_to": ("none",),
+    }
     return TrainConfig(groups=groups, output=output, **(values | changes))
 
 
@@ -76,7 +98,11 @@ def run(config, model, **runtime):
 
 
 def times_of(folder):
-    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_policy_is_a_model_folder_with_the_tokenizer_it_began_with(groups, model, tmp_path):
@@ -98,7 +124,10 @@ def test_every_response_has_a_row_that_says_what_became_of_it(groups, model, tmp
     assert len(fates) == 6 * 4 + 1
     assert (fates["p0", 0]["status"], fates["p0", 0]["n_tokens"]) == ("ok", len("p0 one") + 1)
     assert (fates["p0", 1]["status"], fates["p0", 1]["n_tokens"]) == ("too_long", 0)
-    assert (fates["p9", None]["status"], fates["p9", None]["reason"]) == ("tie", "all rewards are 1")
+    assert (fates["p9", None]["status"], fates["p9", None]["reason"]) == (
+        "tie",
+        "all rewards are 1",
+    )
 
 
 def test_a_second_run_finds_everything_finished_and_touches_nothing(groups, model, tmp_path):
@@ -117,7 +146,9 @@ def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, lora_
     shape = {"lora_r": lora_r, "objective": "dpo", "save_steps": 2}
     run(config_of(groups, tmp_path / "straight", **shape), model)
     asked = iter([False] * 3 + [True] * 100)
-    with pytest.raises(StoppedEarly, match=r"train stopped as asked at step \d of 6, with a checkpoint") as caught:
+    with pytest.raises(
+        StoppedEarly, match=r"train stopped as asked at step \d of 6, with a checkpoint"
+    ) as caught:
         run(config_of(groups, tmp_path / "broken", **shape), model, should_stop=lambda: next(asked))
     assert caught.value.exit_code == 75
     assert not (tmp_path / "broken" / "config.json").exists()
@@ -127,7 +158,10 @@ def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, lora_
     assert len(reference) == 3
     assert times_of(tmp_path / "broken" / "reference") == reference
     name = "adapter_model.safetensors" if lora_r else "model.safetensors"
-    straight, broken = load_file(tmp_path / "straight" / name), load_file(tmp_path / "broken" / name)
+    straight, broken = (
+        load_file(tmp_path / "straight" / name),
+        load_file(tmp_path / "broken" / name),
+    )
     assert all(broken[key].equal(value) for key, value in straight.items())
     paths = [tmp_path / side / "metrics.parquet" for side in ("straight", "broken")]
     tables = [pq.read_table(path).drop_columns("tokens_per_s") for path in paths]
@@ -137,7 +171,11 @@ def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, lora_
 def test_an_adapter_names_the_model_it_was_trained_from(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", lora_r=4), model)
     config = json.loads((tmp_path / "policy" / "adapter_config.json").read_text())
-    assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == ("org/tiny", 4, 8)
+    assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == (
+        "org/tiny",
+        4,
+        8,
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,14 +185,21 @@ def test_an_adapter_names_the_model_it_was_trained_from(groups, model, tmp_path)
         ({"model": "adapter", "lora_r": 8, "lora_alpha": 8.0}, "r is 4 there, 8 here"),
     ],
 )
-def test_adapters_that_cannot_be_are_refused_before_anything_is_thrown_away(groups, model, tmp_path, changes, message):
+def test_adapters_that_cannot_be_are_refused_before_anything_is_thrown_away(
+    groups, model, tmp_path, changes, message
+):
     run(config_of(groups, tmp_path / "policy", lora_r=4, objective="dpo"), model)
     before = times_of(tmp_path / "policy")
     start = model
     if "model" in changes:
-        start = inspect_model(make_tiny_adapter(tmp_path / "adapter", model.path), "adapter", base=model)
+        start = inspect_model(
+            make_tiny_adapter(tmp_path / "adapter", model.path), "adapter", base=model
+        )
     with pytest.raises(UsageError, match=message):
-        run(config_of(groups, tmp_path / "policy", overwrite=True, **({"lora_r": 4} | changes)), start)
+        run(
+            config_of(groups, tmp_path / "policy", overwrite=True, **({"lora_r": 4} | changes)),
+            start,
+        )
     assert times_of(tmp_path / "policy") == before
 
 
@@ -174,12 +219,26 @@ def test_overwrite_begins_from_the_start(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", save_steps=2), model)
     _, said = run(config_of(groups, tmp_path / "policy", learning_rate=2e-3, overwrite=True), model)
     assert not any("going on from" in line for line in said)
-    assert pq.read_table(tmp_path / "policy" / "metrics.parquet")["learning_rate"].to_pylist().count(2e-3) == 1
+    assert (
+        pq.read_table(tmp_path / "policy" / "metrics.parquet")["learning_rate"]
+        .to_pylist()
+        .count(2e-3)
+        == 1
+    )
 
 
 def test_what_cannot_change_the_weights_may_change_between_runs(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy"), model)
-    _, said = run(config_of(groups, tmp_path / "policy", per_device_train_batch_size=2, save_steps=7, logging_steps=3), model)
+    _, said = run(
+        config_of(
+            groups,
+            tmp_path / "policy",
+            per_device_train_batch_size=2,
+            save_steps=7,
+            logging_steps=3,
+        ),
+        model,
+    )
     assert any("trained and kept" in line for line in said)
 
 
@@ -195,7 +254,11 @@ def test_checkpoints_of_other_groups_are_not_gone_on_from(groups, model, tmp_pat
 
 
 def test_missing_parts_are_refused_unless_allowed(tmp_path, model):
-    groups = write_groups(tmp_path / "groups", [[row for i in range(3) for row in rows_of(f"p{i}")], None], [model.identity()])
+    groups = write_groups(
+        tmp_path / "groups",
+        [[row for i in range(3) for row in rows_of(f"p{i}")], None],
+        [model.identity()],
+    )
     with pytest.raises(IncompleteInputError, match="1 of 2 parts are missing"):
         run(config_of(groups, tmp_path / "policy"), model)
     summary, _ = run(config_of(groups, tmp_path / "policy", allow_partial=True), model)
@@ -203,7 +266,9 @@ def test_missing_parts_are_refused_unless_allowed(tmp_path, model):
 
 
 def test_a_knob_of_another_objective_is_an_error(groups, model, tmp_path):
-    with pytest.raises(UsageError, match="dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo"):
+    with pytest.raises(
+        UsageError, match="dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo"
+    ):
         run(config_of(groups, tmp_path / "policy", objective="dpo", gamma=1.0), model)
     with pytest.raises(UsageError, match="dpo has no knob length_normalise"):
         run(config_of(groups, tmp_path / "policy", objective="dpo", length_normalise=False), model)
@@ -220,25 +285,45 @@ def test_an_explicit_checkpoint_that_is_none_is_an_error(groups, model, tmp_path
         run(config_of(groups, tmp_path / "policy", resume_from=tmp_path / "nothing"), model)
 
 
-def test_a_checkpoint_of_another_run_is_refused_before_anything_is_thrown_away(groups, model, tmp_path):
+def test_a_checkpoint_of_another_run_is_refused_before_anything_is_thrown_away(
+    groups, model, tmp_path
+):
     """Its steps would be signed as this run's: the same name, and another objective's weights."""
     run(config_of(groups, tmp_path / "other", objective="simpo", save_steps=2), model)
     run(config_of(groups, tmp_path / "policy", objective="dpo"), model)
     before = times_of(tmp_path / "policy")
     again = {"objective": "dpo", "resume_from": tmp_path / "other", "overwrite": True}
-    with pytest.raises(UsageError, match="was written by a run with another configuration or model"):
+    with pytest.raises(
+        UsageError, match="was written by a run with another configuration or model"
+    ):
         run(config_of(groups, tmp_path / "policy", **again), model)
     assert times_of(tmp_path / "policy") == before
-    _, said = run(config_of(groups, tmp_path / "copy", objective="simpo", resume_from=tmp_path / "other" / "checkpoint-4"), model)
+    _, said = run(
+        config_of(
+            groups,
+            tmp_path / "copy",
+            objective="simpo",
+            resume_from=tmp_path / "other" / "checkpoint-4",
+        ),
+        model,
+    )
     assert any("going on from" in line for line in said)
-    straight, copy = (load_file(tmp_path / name / "model.safetensors") for name in ("other", "copy"))
+    straight, copy = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("other", "copy")
+    )
     assert all(copy[key].equal(value) for key, value in straight.items())
 
 
 def test_ids_of_another_tokenizer_are_made_again_and_it_is_said(tmp_path, model):
     """The stored ids are rubbish here; the text is what counts then."""
-    rows = [row | {"response_token_ids": [9, 9], "prompt_token_ids": [7]} for i in range(2) for row in rows_of(f"p{i}")]
-    groups = write_groups(tmp_path / "groups", [rows], [model.identity() | {"tokenizer_hash": "another"}])
+    rows = [
+        row | {"response_token_ids": [9, 9], "prompt_token_ids": [7]}
+        for i in range(2)
+        for row in rows_of(f"p{i}")
+    ]
+    groups = write_groups(
+        tmp_path / "groups", [rows], [model.identity() | {"tokenizer_hash": "another"}]
+    )
     summary, said = run(config_of(groups, tmp_path / "policy"), model)
     assert any("conversations are tokenised again" in line for line in said)
     kept = pq.read_table(tmp_path / "policy" / "part-00000-of-00001.parquet").to_pylist()
@@ -267,13 +352,21 @@ def test_the_flag_offers_every_objective():
 @pytest.mark.parametrize("given", [None, True, False])
 def test_length_normalise_has_the_start_value_of_the_objective_unless_given(tmp_path, given):
     values = {"groups": tmp_path, "output": tmp_path, "model": "m", "length_normalise": given}
-    chosen = [train.settings_of(TrainConfig(objective=name, **values)).knobs["length_normalise"] for name in ("ampo", "ipo")]
+    chosen = [
+        train.settings_of(TrainConfig(objective=name, **values)).knobs["length_normalise"]
+        for name in ("ampo", "ipo")
+    ]
     assert chosen == ([True, False] if given is None else [given, given])
 
 
-@pytest.mark.parametrize(("name", "value"), [("eps", 0.2), ("length_normalise", True), ("form", "squared"), ("weight", 0.1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("eps", 0.2), ("length_normalise", True), ("form", "squared"), ("weight", 0.1)],
+)
 def test_a_knob_of_another_objective_is_refused(tmp_path, name, value):
-    config = TrainConfig(groups=tmp_path, output=tmp_path, model="m", objective="dpo", **{name: value})
+    config = TrainConfig(
+        groups=tmp_path, output=tmp_path, model="m", objective="dpo", **{name: value}
+    )
     with pytest.raises(UsageError, match=f"dpo has no knob {name}: it belongs to "):
         train.settings_of(config)
 
@@ -299,7 +392,14 @@ def test_refa_trains_on_groups_whose_ends_it_sees(groups, model, tmp_path):
     losses = {}
     for price in (0.0, 1.0):
         run(
-            config_of(groups, tmp_path / str(price), objective="refa", eos_weight=price, max_steps=1, num_train_epochs=None),
+            config_of(
+                groups,
+                tmp_path / str(price),
+                objective="refa",
+                eos_weight=price,
+                max_steps=1,
+                num_train_epochs=None,
+            ),
             model,
         )
         losses[price] = pq.read_table(tmp_path / str(price) / "metrics.parquet")["loss"].to_pylist()
@@ -309,8 +409,14 @@ def test_refa_trains_on_groups_whose_ends_it_sees(groups, model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_steps": 5, "num_train_epochs": 1.0}, "--max-steps and --num-train-epochs exclude each other"),
-        ({"lora_alpha": 8.0}, "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"),
+        (
+            {"max_steps": 5, "num_train_epochs": 1.0},
+            "--max-steps and --num-train-epochs exclude each other",
+        ),
+        (
+            {"lora_alpha": 8.0},
+            "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r",
+        ),
         ({"learning_rate": 0.0}, "--learning-rate must be above 0, not 0.0"),
         ({"report_to": ("none", "wandb")}, "--report-to none stands alone"),
     ],
@@ -320,31 +426,43 @@ def test_bad_values_are_named(tmp_path, changes, message):
         TrainConfig(groups=tmp_path, output=tmp_path, model="m", **changes)
 
 
-def test_a_time_budget_stops_with_a_checkpoint_and_the_same_command_goes_on(groups, model, tmp_path):
+def test_a_time_budget_stops_with_a_checkpoint_and_the_same_command_goes_on(
+    groups, model, tmp_path
+):
     """A budget that nothing fits in gets on by a step each time, to the weights of a run without one."""
     run(config_of(groups, tmp_path / "straight"), model)
     for step in range(1, 4):
         message = rf"train stopped before --max-hours 1e-09 are over at step {step} of 6, with a checkpoint"
         with pytest.raises(StoppedEarly, match=message) as caught:
             run(config_of(groups, tmp_path / "short", max_hours=1e-9), model)
-        assert (caught.value.exit_code, caught.value.hint) == (75, "run the same command again to go on")
+        assert (caught.value.exit_code, caught.value.hint) == (
+            75,
+            "run the same command again to go on",
+        )
         assert (tmp_path / "short" / f"checkpoint-{step}").exists()
     _, said = run(config_of(groups, tmp_path / "short", max_hours=10.0), model)
     assert any("going on from" in line for line in said)
-    straight, short = (load_file(tmp_path / side / "model.safetensors") for side in ("straight", "short"))
+    straight, short = (
+        load_file(tmp_path / side / "model.safetensors") for side in ("straight", "short")
+    )
     assert all(short[key].equal(value) for key, value in straight.items())
 
 
-def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_parts(groups, model, tmp_path):
+def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_parts(
+    groups, model, tmp_path
+):
     with pytest.raises(
-        StoppedEarly, match="--max-hours 1e-09 are nearly over: logprobs stopped as asked: 1 parts made now, 1 left"
+        StoppedEarly,
+        match="--max-hours 1e-09 are nearly over: logprobs stopped as asked: 1 parts made now, 1 left",
     ):
         run(config_of(groups, tmp_path / "policy", objective="dpo", max_hours=1e-9), model)
     assert len(list((tmp_path / "policy" / "reference").glob("part-*"))) == 1
 
 
 @pytest.mark.filterwarnings("error::FutureWarning")
-def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(groups, model, tmp_path):
+def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(
+    groups, model, tmp_path
+):
     shape = {"lora_r": 4, "gradient_checkpointing": True, "eval_fraction": 0.5, "early_stopping_patience": 9,
              "num_train_epochs": None, "max_steps": 4}  # fmt: skip
     asked = iter([False] * 1 + [True] * 100)
@@ -354,7 +472,9 @@ def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(grou
     assert (tmp_path / "policy" / "adapter_model.safetensors").exists()
 
 
-def test_rows_of_a_stopped_run_leave_no_prompt_out_when_logging_is_rarer_than_steps(groups, model, tmp_path):
+def test_rows_of_a_stopped_run_leave_no_prompt_out_when_logging_is_rarer_than_steps(
+    groups, model, tmp_path
+):
     """Rows at 3 and 6, and with the checkpoints at 2, 4 and 6. Stopped at 4 and at 1, where the checkpoint makes a row of its own."""
     shape = {"save_steps": 2, "logging_steps": 3}
     rows = {}
@@ -365,9 +485,15 @@ def test_rows_of_a_stopped_run_leave_no_prompt_out_when_logging_is_rarer_than_st
             with pytest.raises(StoppedEarly, match=f"at step {stop_at} of 6"):
                 run(config, model, should_stop=lambda asked=asked: next(asked))
         run(config, model)
-        table = pq.read_table(tmp_path / name / "metrics.parquet").drop_columns("tokens_per_s").to_pylist()
+        table = (
+            pq.read_table(tmp_path / name / "metrics.parquet")
+            .drop_columns("tokens_per_s")
+            .to_pylist()
+        )
         rows[name] = [row for row in table if row["split"] == "train"]
     assert [row["step"] for row in rows["straight"]] == [2, 3, 4, 6]
     assert rows["at 4"] == rows["straight"]
     assert [row["step"] for row in rows["at 1"]] == [1, 2, 3, 4, 6]
-    assert {name: sum(row["n_prompts"] for row in found) for name, found in rows.items()} == dict.fromkeys(rows, 12)
+    assert {
+        name: sum(row["n_prompts"] for row in found) for name, found in rows.items()
+    } == dict.fromkeys(rows, 12)

@@ -28,7 +28,8 @@ from prefpipe.training.policy import LoraSettings, load_policy, load_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 needs_bitsandbytes = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install 'prefpipe[qlora]'"
+    importlib.util.find_spec("bitsandbytes") is None,
+    reason="bitsandbytes is not installed: pip install 'prefpipe[qlora]'",
 )
 ANSWERS = ["one", "a second, longer one", "third"]
 
@@ -36,13 +37,22 @@ ANSWERS = ["one", "a second, longer one", "third"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """Wide enough for a block of 64 weights."""
-    path = make_tiny_causal_lm(tmp_path_factory.mktemp("model"), hidden_size=64, intermediate_size=128)
+    path = make_tiny_causal_lm(
+        tmp_path_factory.mktemp("model"), hidden_size=64, intermediate_size=128
+    )
     return inspect_model(path, str(path))
 
 
 @pytest.fixture
 def groups(tmp_path, model):
-    rows = [[row_of(f"p{p}{i}", j, f"{p}{i} {text}") for i in range(3) for j, text in enumerate(ANSWERS)] for p in range(2)]
+    rows = [
+        [
+            row_of(f"p{p}{i}", j, f"{p}{i} {text}")
+            for i in range(3)
+            for j, text in enumerate(ANSWERS)
+        ]
+        for p in range(2)
+    ]
     return write_groups(tmp_path / "groups", rows, [model.identity()])
 
 
@@ -50,19 +60,31 @@ def training(groups, output, model, said=None, should_stop=lambda: False, **chan
     values = {"model": model.requested, "learning_rate": 1e-2, "global_batch_size": 2, "max_steps": 4, "report_to": ("none",),
               "objective": "dpo", "beta": 1.0, "lora_r": 4, "load_in_4bit": True}  # fmt: skip
     config = TrainConfig(groups=groups, output=output, **(values | changes))
-    return train.run(config, model, Runtime(log=(said if said is not None else []).append, should_stop=should_stop))
+    return train.run(
+        config,
+        model,
+        Runtime(log=(said if said is not None else []).append, should_stop=should_stop),
+    )
 
 
 def losses_of(folder):
     return pq.read_table(folder / "metrics.parquet")["loss"].to_pylist()
 
 
-def test_without_bitsandbytes_the_extra_is_named_and_nothing_is_thrown_away(groups, model, tmp_path, monkeypatch):
+def test_without_bitsandbytes_the_extra_is_named_and_nothing_is_thrown_away(
+    groups, model, tmp_path, monkeypatch
+):
     training(groups, tmp_path / "policy", model, load_in_4bit=False)
     before = sorted(path.name for path in (tmp_path / "policy").iterdir())
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else real(name, *a))
-    with pytest.raises(UsageError, match="needs the package bitsandbytes, which is not installed") as caught:
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "bitsandbytes" else real(name, *a),
+    )
+    with pytest.raises(
+        UsageError, match="needs the package bitsandbytes, which is not installed"
+    ) as caught:
         training(groups, tmp_path / "policy", model, overwrite=True)
     assert "pip install 'prefpipe[qlora]'" in caught.value.hint
     assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == before
@@ -77,7 +99,10 @@ def test_a_run_without_4_bits_is_what_it_was_before_there_was_a_choice(tmp_path)
     plain = TrainConfig(groups=tmp_path, output=tmp_path, model="m", lora_r=4)
     assert "load_in_4bit" not in plain.identity()
     assert (
-        TrainConfig(groups=tmp_path, output=tmp_path, model="m", lora_r=4, load_in_4bit=True).identity()["load_in_4bit"] is True
+        TrainConfig(
+            groups=tmp_path, output=tmp_path, model="m", lora_r=4, load_in_4bit=True
+        ).identity()["load_in_4bit"]
+        is True
     )
 
 
@@ -85,7 +110,11 @@ def test_a_run_without_4_bits_is_what_it_was_before_there_was_a_choice(tmp_path)
 @pytest.mark.parametrize("bf16", [False, True])
 def test_the_base_is_nf4_twice_quantised_and_only_adapters_are_trained(model, bf16):
     policy = load_policy(model, lora=LoraSettings(4, 8), bf16=bf16, seed=0, load_in_4bit=True).model
-    layers = [module for module in policy.modules() if type(module).__name__ == "Linear4bit" and hasattr(module, "compute_dtype")]
+    layers = [
+        module
+        for module in policy.modules()
+        if type(module).__name__ == "Linear4bit" and hasattr(module, "compute_dtype")
+    ]
     assert len(layers) == 14  # seven in each of two layers, and not the output
     for layer in layers:
         state = layer.weight.quant_state
@@ -129,7 +158,9 @@ def test_the_policy_starts_at_its_reference(groups, model, tmp_path, bf16, dtype
 @needs_bitsandbytes
 def test_the_stage_measures_a_4_bit_reference_that_train_takes(groups, model, tmp_path):
     for index in range(2):
-        config = LogprobsConfig(groups=groups, output=tmp_path / "reference", model=model.requested, dtype="nf4-float32")
+        config = LogprobsConfig(
+            groups=groups, output=tmp_path / "reference", model=model.requested, dtype="nf4-float32"
+        )
         logprobs.run(config, model, Runtime(shard=Shard(index, 2)))
     training(groups, tmp_path / "given", model, reference=tmp_path / "reference")
     training(groups, tmp_path / "own", model)
@@ -155,11 +186,21 @@ def test_the_adapter_is_merged_into_the_base_as_it_is_stored(groups, model, tmp_
     said = []
     files = inspect_model(tmp_path / "policy", str(tmp_path / "policy"), base=model)
     figures = merge(files, MergeRequest(tmp_path / "merged"), Runtime(log=said.append))
-    assert any("trained over a 4-bit base; it is merged into the base as it is stored" in line for line in said)
+    assert any(
+        "trained over a 4-bit base; it is merged into the base as it is stored" in line
+        for line in said
+    )
     assert (figures["n_changed"], figures["n_matrices"]) == (14, 14)
-    expected = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model.path), tmp_path / "policy")
-    own, ids = AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), torch.tensor([[5, 60, 70, 80]])
-    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
+    expected = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(model.path), tmp_path / "policy"
+    )
+    own, ids = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "merged"),
+        torch.tensor([[5, 60, 70, 80]]),
+    )
+    assert "quantization_config" not in json.loads(
+        (tmp_path / "merged" / "config.json").read_text()
+    )
     with torch.no_grad():
         torch.testing.assert_close(own(ids).logits, expected(ids).logits, rtol=1e-4, atol=1e-4)
 
@@ -173,5 +214,7 @@ def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, check
     with pytest.raises(StoppedEarly, match="with a checkpoint"):
         training(groups, tmp_path / "broken", model, should_stop=lambda: next(asked), **shape)
     training(groups, tmp_path / "broken", model, **shape)
-    straight, broken = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("straight", "broken"))
+    straight, broken = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("straight", "broken")
+    )
     assert all(broken[name].equal(value) for name, value in straight.items())

@@ -40,9 +40,13 @@ def model(tmp_path_factory):
 def sides(tmp_path_factory, model):
     """Groups, and held-out ones that want the opposite from some step on: the policy overfits, and early stopping must see it."""
     folder = tmp_path_factory.mktemp("sides")
-    rows = [row_of(f"p{p}", i, f"{answer} {p}") for p in range(8) for i, answer in enumerate(ANSWERS)]
+    rows = [
+        row_of(f"p{p}", i, f"{answer} {p}") for p in range(8) for i, answer in enumerate(ANSWERS)
+    ]
     train_groups = write_groups(folder / "train", [rows], [model.identity()])
-    held = [row_of(f"q{p}", i, f"{ANSWERS[(i + p // 2) % 4]} {p}") for p in range(6) for i in range(4)]
+    held = [
+        row_of(f"q{p}", i, f"{ANSWERS[(i + p // 2) % 4]} {p}") for p in range(6) for i in range(4)
+    ]
     return train_groups, write_groups(folder / "held", [held], [model.identity()], note="held out")
 
 
@@ -61,7 +65,9 @@ def run(config, model, **runtime):
 def evaluations_of(folder):
     return [
         row
-        for row in pq.read_table(folder / "metrics.parquet").drop_columns("tokens_per_s").to_pylist()
+        for row in pq.read_table(folder / "metrics.parquet")
+        .drop_columns("tokens_per_s")
+        .to_pylist()
         if row["split"] == "eval"
     ]
 
@@ -92,8 +98,12 @@ def test_the_run_ends_with_patience_and_the_best_evaluation_is_what_is_saved(str
     assert figures["best"]["rewards/accuracy"] == pytest.approx(rows[best]["rewards/accuracy"])
     assert_same(folder, folder / f"checkpoint-{rows[best]['step']}", lora_r)
     last = load_file(folder / f"checkpoint-{rows[-1]['step']}" / WEIGHTS[lora_r])
-    assert any(not last[name].equal(value) for name, value in load_file(folder / WEIGHTS[lora_r]).items())
-    assert any(f"the saved model is that of step {rows[best]['step']}" in line for line in summary.notes)
+    assert any(
+        not last[name].equal(value) for name, value in load_file(folder / WEIGHTS[lora_r]).items()
+    )
+    assert any(
+        f"the saved model is that of step {rows[best]['step']}" in line for line in summary.notes
+    )
 
 
 @pytest.mark.parametrize("after", range(1, 8, 2))
@@ -108,10 +118,14 @@ def test_stopped_and_run_again_equals_undisturbed(straight, sides, model, tmp_pa
     run(config, model)
     assert_same(folder, tmp_path / "broken", lora_r)
     assert evaluations_of(folder) == evaluations_of(tmp_path / "broken")
-    assert (folder / "summary.json").read_text() == (tmp_path / "broken" / "summary.json").read_text()
+    assert (folder / "summary.json").read_text() == (
+        tmp_path / "broken" / "summary.json"
+    ).read_text()
 
 
-def test_killed_between_the_end_of_patience_and_the_saving_takes_no_step_more(straight, sides, model, tmp_path):
+def test_killed_between_the_end_of_patience_and_the_saving_takes_no_step_more(
+    straight, sides, model, tmp_path
+):
     """The checkpoint says that patience is over: going on from it only saves the best model."""
     lora_r, folder, _ = straight
     shutil.copytree(folder, tmp_path / "killed")
@@ -122,26 +136,36 @@ def test_killed_between_the_end_of_patience_and_the_saving_takes_no_step_more(st
     _, said = run(config_of(sides, tmp_path / "killed", lora_r=lora_r), model)
     assert any("going on from" in line for line in said)
     assert_same(folder, tmp_path / "killed", lora_r)
-    assert (folder / "summary.json").read_text() == (tmp_path / "killed" / "summary.json").read_text()
+    assert (folder / "summary.json").read_text() == (
+        tmp_path / "killed" / "summary.json"
+    ).read_text()
     assert evaluations_of(folder) == evaluations_of(tmp_path / "killed")
 
 
-def test_a_best_checkpoint_that_is_gone_is_an_error_and_not_another_model(straight, sides, model, tmp_path):
+def test_a_best_checkpoint_that_is_gone_is_an_error_and_not_another_model(
+    straight, sides, model, tmp_path
+):
     lora_r, folder, _ = straight
     shutil.copytree(folder, tmp_path / "lost")
     best = json.loads((folder / "summary.json").read_text())["evaluation"]["best"]["step"]
     shutil.rmtree(tmp_path / "lost" / f"checkpoint-{best}")
     (tmp_path / "lost" / "summary.json").unlink()
-    with pytest.raises(UsageError, match=f"best evaluation was at step {best}, and its model, .* is gone"):
+    with pytest.raises(
+        UsageError, match=f"best evaluation was at step {best}, and its model, .* is gone"
+    ):
         run(config_of(sides, tmp_path / "lost", lora_r=lora_r), model)
 
 
 def test_a_run_whose_patience_lasts_saves_its_best_too(sides, model, tmp_path):
-    summary, _ = run(config_of(sides, tmp_path / "policy", early_stopping_patience=100, max_steps=12), model)
+    summary, _ = run(
+        config_of(sides, tmp_path / "policy", early_stopping_patience=100, max_steps=12), model
+    )
     figures = summary.facts["evaluation"]
     assert not figures["stopped_early"]
     assert figures["last"]["step"] == 12
-    assert_same(tmp_path / "policy", tmp_path / "policy" / f"checkpoint-{figures['best']['step']}", 0)
+    assert_same(
+        tmp_path / "policy", tmp_path / "policy" / f"checkpoint-{figures['best']['step']}", 0
+    )
 
 
 def test_how_often_it_is_evaluated_is_part_of_the_run_with_early_stopping(sides, model, tmp_path):
@@ -153,8 +177,14 @@ def test_how_often_it_is_evaluated_is_part_of_the_run_with_early_stopping(sides,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"early_stopping_patience": 2}, "--early-stopping-patience needs --eval-fraction or --eval-groups"),
-        ({"early_stopping_patience": 0, "eval_fraction": 0.1}, "--early-stopping-patience must be 1 or more, not 0"),
+        (
+            {"early_stopping_patience": 2},
+            "--early-stopping-patience needs --eval-fraction or --eval-groups",
+        ),
+        (
+            {"early_stopping_patience": 0, "eval_fraction": 0.1},
+            "--early-stopping-patience must be 1 or more, not 0",
+        ),
     ],
 )
 def test_bad_values_are_named(tmp_path, changes, message):

@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from prefpipe.text.checks.answers import ExactAnswer, NumericAnswer, final_number, marked_answers, normalise_answer, read_numbers
+from prefpipe.text.checks.answers import (
+    ExactAnswer,
+    NumericAnswer,
+    final_number,
+    marked_answers,
+    normalise_answer,
+    read_numbers,
+)
 from prefpipe.text.checks.grading import Candidate
 
 
@@ -98,7 +105,9 @@ def test_an_exact_answer_may_be_marked_or_alone(text):
     assert ExactAnswer(answer=("paris", "la paz")).grade(Candidate(text)).score == 1.0
 
 
-@pytest.mark.parametrize("text", ["", "Not Paris", "Paris is nice", "Paris\nis the answer", "#### Rome"])
+@pytest.mark.parametrize(
+    "text", ["", "Not Paris", "Paris is nice", "Paris\nis the answer", "#### Rome"]
+)
 def test_anything_else_is_not_the_answer(text):
     assert ExactAnswer(answer=("Paris",)).grade(Candidate(text)).score == 0.0
 
@@ -116,7 +125,11 @@ def test_an_answer_that_normalises_to_nothing_is_refused():
 
 
 def test_the_most_explicit_mark_comes_first():
-    assert list(marked_answers("answer: a\n#### b \\boxed{c{d}}")) == ["c{d}", " b \\boxed{c{d}}", "a"]
+    assert list(marked_answers("answer: a\n#### b \\boxed{c{d}}")) == [
+        "c{d}",
+        " b \\boxed{c{d}}",
+        "a",
+    ]
 
 
 def test_a_long_answer_is_shortened_in_the_reason():

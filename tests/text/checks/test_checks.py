@@ -69,7 +69,9 @@ ODD_RESPONSES = {
 @pytest.fixture(scope="module", autouse=True)
 def _function(tmp_path_factory):
     folder = tmp_path_factory.mktemp("functions")
-    (folder / "tests_text_function.py").write_text("def half(response, messages, columns):\n    return 0.5\n")
+    (folder / "tests_text_function.py").write_text(
+        "def half(response, messages, columns):\n    return 0.5\n"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield
@@ -103,7 +105,18 @@ def test_any_string_is_rated(response, every_check):
     assert 0.0 <= rating.reward <= 1.0
 
 
-PIECES = st.sampled_from([*'0123456789.,-+/%$\\{}#" \n`*[]()', "answer is ", "\\boxed{", "\\frac{", "####", "1e9", "```", "Dr."])
+PIECES = st.sampled_from(
+    [
+        *'0123456789.,-+/%$\\{}#" \n`*[]()',
+        "answer is ",
+        "\\boxed{",
+        "\\frac{",
+        "####",
+        "1e9",
+        "```",
+        "Dr.",
+    ]
+)
 
 
 @given(response=st.lists(PIECES, max_size=40).map("".join))
@@ -113,7 +126,9 @@ def test_any_mixture_of_marks_and_digits_is_rated(response, every_check):
 
 
 def test_the_reward_is_the_weighted_mean():
-    checks = parse_checks([{"type": "words", "max": 2, "weight": 3}, {"type": "no_commas"}], "prompt 'p'")
+    checks = parse_checks(
+        [{"type": "words", "max": 2, "weight": 3}, {"type": "no_commas"}], "prompt 'p'"
+    )
     rating = rate("one two three", checks)
     assert rating.reward == pytest.approx((3 * (1 - 1 / 2) + 1 * 1) / (3 + 1))
     assert rating.results == (
@@ -137,7 +152,9 @@ def test_a_users_function_sees_the_conversation_and_the_columns(tmp_path, monkey
         "def sees(response, messages, columns):\n    return columns['k'] == messages[0]['content'] == response\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    checks = parse_checks([{"type": "python", "function": "tests_text_sees:sees"}], "p", trust_python_checks=True)
+    checks = parse_checks(
+        [{"type": "python", "function": "tests_text_sees:sees"}], "p", trust_python_checks=True
+    )
     assert rate("x", checks, [{"role": "user", "content": "x"}], {"k": "x"}).reward == 1.0
     assert rate("y", checks, [{"role": "user", "content": "x"}], {"k": "x"}).reward == 0.0
 
@@ -148,13 +165,22 @@ def test_no_checks_are_no_checks(value):
 
 
 def test_json_text_a_list_and_a_table_with_nulls_read_alike():
-    items = [{"type": "words", "max": 5, "text": None, "weight": None}, {"type": "ends_with", "max": None, "text": "end"}]
+    items = [
+        {"type": "words", "max": 5, "text": None, "weight": None},
+        {"type": "ends_with", "max": None, "text": "end"},
+    ]
     plain = parse_checks([{"type": "words", "max": 5.0}, {"type": "ends_with", "text": "end"}], "p")
     assert parse_checks(items, "p") == parse_checks(json.dumps(items), "p") == plain
 
 
 def test_all_problems_of_a_prompt_are_told_at_once():
-    value = [{"type": "word", "max": 3}, {"type": "words", "weight": -1}, {"type": "regex", "patern": "("}, "words", {}]
+    value = [
+        {"type": "word", "max": 3},
+        {"type": "words", "weight": -1},
+        {"type": "regex", "patern": "("},
+        "words",
+        {},
+    ]
     with pytest.raises(InputError) as caught:
         parse_checks(value, "prompt 'p7'")
     known = ", ".join(CHECKS)
@@ -182,7 +208,10 @@ def test_all_problems_of_a_prompt_are_told_at_once():
         ([{"type": "quoted", "strict": "yes"}], "'strict' must be true or false, got 'yes'"),
         ([{"type": "regex", "pattern": "("}], r"'pattern' '\(' is no regular expression"),
         ([{"type": "language", "language": "deutsch"}], "unknown language 'deutsch'"),
-        ([{"type": "python", "function": "os:system"}], "names code to run: pass --trust-python-checks"),
+        (
+            [{"type": "python", "function": "os:system"}],
+            "names code to run: pass --trust-python-checks",
+        ),
         ([{"type": "python", "function": 7}], "'function' must be a text that is not empty, got 7"),
     ],
 )

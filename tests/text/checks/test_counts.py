@@ -19,7 +19,10 @@ from prefpipe.text.checks.grading import Candidate
     ("text", "words"),
     [
         ("", []),
-        ("Don't stop, well-known 3.14 and 1,000!", ["Don't", "stop", "well-known", "3.14", "and", "1,000"]),
+        (
+            "Don't stop, well-known 3.14 and 1,000!",
+            ["Don't", "stop", "well-known", "3.14", "and", "1,000"],
+        ),
         ("- a -- b ... c", ["a", "b", "c"]),
         ("one,two", ["one,two"]),
         ("**bold** _it_", ["bold", "_it_"]),
@@ -55,7 +58,15 @@ def test_sentences(text, n):
 
 
 @pytest.mark.parametrize(
-    ("text", "n"), [("", 0), ("\n\n \n", 0), ("a\nb", 1), ("a\n\nb", 2), ("\n\na\n \t\n\n\nb\n\n", 2), ("a\r\n\r\nb", 2)]
+    ("text", "n"),
+    [
+        ("", 0),
+        ("\n\n \n", 0),
+        ("a\nb", 1),
+        ("a\n\nb", 2),
+        ("\n\na\n \t\n\n\nb\n\n", 2),
+        ("a\r\n\r\nb", 2),
+    ],
 )
 def test_paragraphs_have_blank_lines_between_them(text, n):
     assert count_paragraphs(text) == n

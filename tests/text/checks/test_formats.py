@@ -37,7 +37,10 @@ def test_a_text_without_case_scores_nothing(check, text):
     assert check.grade(Candidate(text)) == (0.0, "no words with upper or lower case")
 
 
-@pytest.mark.parametrize(("text", "expected"), [("", 1.0), ("no", 1.0), ("a,b", 0.0), ("مرحبا، بك", 0.0), ("你好，", 0.0)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("", 1.0), ("no", 1.0), ("a,b", 0.0), ("مرحبا، بك", 0.0), ("你好，", 0.0)],
+)
 def test_commas_of_all_scripts_are_commas(text, expected):
     assert score(NoCommas(), text) == expected
 
@@ -49,7 +52,9 @@ def test_beginning_and_end_ignore_white_space_and_by_default_case():
     assert EndsWith(text="end").grade(Candidate("the start")) == (0.0, "ends with 'art'")
 
 
-@pytest.mark.parametrize("text", ['"all of it"', "\u201cal\u201d", " \u00aboui\u00bb\n", "\u201ega\u201c"])
+@pytest.mark.parametrize(
+    "text", ['"all of it"', "\u201cal\u201d", " \u00aboui\u00bb\n", "\u201ega\u201c"]
+)
 def test_one_pair_of_quotes_around_everything_passes(text):
     assert score(Quoted(), text) == 1.0
 
@@ -59,13 +64,26 @@ def test_anything_else_is_not_quoted(text):
     assert score(Quoted(), text) == 0.0
 
 
-@pytest.mark.parametrize("text", ['{"a": 1}', " [1, 2]\n", '"x"', "3", "null", '```json\n{"a": 1}\n```', "```\n[]\n```\n"])
+@pytest.mark.parametrize(
+    "text",
+    ['{"a": 1}', " [1, 2]\n", '"x"', "3", "null", '```json\n{"a": 1}\n```', "```\n[]\n```\n"],
+)
 def test_json_passes_bare_and_in_a_fence(text):
     assert score(Json(), text) == 1.0
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{'a': 1}", '{"a": 1} so', "NaN", "[1,]", 'Here:\n```json\n{"a": 1}\n```', "[" * 100_000, "\x00"]
+    "text",
+    [
+        "",
+        "{'a': 1}",
+        '{"a": 1} so',
+        "NaN",
+        "[1,]",
+        'Here:\n```json\n{"a": 1}\n```',
+        "[" * 100_000,
+        "\x00",
+    ],
 )
 def test_everything_else_is_not_json_and_says_why(text):
     grade = Json().grade(Candidate(text))
@@ -75,7 +93,10 @@ def test_everything_else_is_not_json_and_says_why(text):
 
 def test_json_keys_raise_the_grade_one_by_one():
     check = Json(required=("a", "b", "c"))
-    assert [score(check, text) for text in ("{}", '{"a":1}', '{"a":1,"b":2}', '{"a":1,"b":2,"c":3}', "[]", "{")] == [
+    assert [
+        score(check, text)
+        for text in ("{}", '{"a":1}', '{"a":1,"b":2}', '{"a":1,"b":2,"c":3}', "[]", "{")
+    ] == [
         1 / 4,
         2 / 4,
         3 / 4,

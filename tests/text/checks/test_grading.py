@@ -21,7 +21,9 @@ def test_below_the_limit_the_grade_is_the_share_reached(least, count):
 
 @given(st.integers(1, 300), st.integers(0, 1000))
 def test_an_exact_count_loses_its_relative_distance(wanted, count):
-    assert grade_count(count, wanted, wanted) == pytest.approx(max(0.0, 1 - abs(count - wanted) / wanted))
+    assert grade_count(count, wanted, wanted) == pytest.approx(
+        max(0.0, 1 - abs(count - wanted) / wanted)
+    )
 
 
 def test_a_limit_of_zero_knows_no_half_measures():

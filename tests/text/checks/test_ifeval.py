@@ -139,7 +139,9 @@ def texts_of(seed: int, n: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("instruction", "kwargs", "rule"), CASES, ids=NAMES)
-def test_a_check_judges_as_the_rule_of_ifeval(instruction: str, kwargs: dict[str, Any], rule: Rule) -> None:
+def test_a_check_judges_as_the_rule_of_ifeval(
+    instruction: str, kwargs: dict[str, Any], rule: Rule
+) -> None:
     """An empty response follows nothing there, whatever the rule."""
     checks = parse_checks(checks_of_instructions([instruction], [kwargs]), "prompt 'p'")
     held = []
@@ -147,7 +149,10 @@ def test_a_check_judges_as_the_rule_of_ifeval(instruction: str, kwargs: dict[str
         is_followed = bool(text.strip()) and rule(text)
         assert rate(text, checks).reward == float(is_followed), repr(text)
         held.append(is_followed)
-    if kwargs not in ({"end_phrase": 'no"'}, {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "I'm"}):
+    if kwargs not in (
+        {"end_phrase": 'no"'},
+        {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": "I'm"},
+    ):
         assert any(held)
     assert not all(held)
 
@@ -156,7 +161,9 @@ def test_a_check_judges_as_the_rule_of_ifeval(instruction: str, kwargs: dict[str
 @settings(max_examples=150, deadline=None)
 def test_all_rules_on_one_response(response: str) -> None:
     for instruction, kwargs, rule in CASES:
-        assert score(instruction, kwargs, response) == float(bool(response.strip()) and rule(response)), instruction
+        assert score(instruction, kwargs, response) == float(
+            bool(response.strip()) and rule(response)
+        ), instruction
 
 
 def test_every_instruction_has_a_check_and_the_exact_ones_are_compared_here() -> None:
@@ -176,7 +183,11 @@ def test_every_instruction_has_a_check_and_the_exact_ones_are_compared_here() ->
     ("change_case:english_lowercase", {}, "it is 5 o'clock.", "It is five."),
 ])  # fmt: skip
 def test_near_checks(instruction: str, kwargs: dict[str, Any], good: str, bad: str) -> None:
-    assert (score(instruction, kwargs, good), score(instruction, kwargs, bad), score(instruction, kwargs, " \n")) == (
+    assert (
+        score(instruction, kwargs, good),
+        score(instruction, kwargs, bad),
+        score(instruction, kwargs, " \n"),
+    ) == (
         1.0,
         0.0,
         0.0,
@@ -184,7 +195,11 @@ def test_near_checks(instruction: str, kwargs: dict[str, Any], good: str, bad: s
 
 
 def test_a_prompts_reward_is_the_share_of_its_instructions() -> None:
-    ids = ["punctuation:no_comma", "detectable_format:number_highlighted_sections", "length_constraints:number_words"]
+    ids = [
+        "punctuation:no_comma",
+        "detectable_format:number_highlighted_sections",
+        "length_constraints:number_words",
+    ]
     kwargs = [{}, {"num_highlights": 1}, {"relation": "at least", "num_words": 3}]
     for form in (kwargs, json.dumps(kwargs)):
         checks = parse_checks(checks_of_instructions(ids, form), "prompt 'p'")
@@ -215,7 +230,9 @@ def test_nulls_and_floats_of_parquet_are_no_arguments() -> None:
     (["keywords:existence"], [{"keywords": ["a("]}], "it gives no regular expression"),
     (["keywords:existence"], [{"keywords": []}], "IFEval would draw some by chance"),
 ])  # fmt: skip
-def test_what_cannot_be_judged_as_there_is_refused_by_name(ids: Any, kwargs: Any, message: str) -> None:
+def test_what_cannot_be_judged_as_there_is_refused_by_name(
+    ids: Any, kwargs: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         checks_of_instructions(ids, kwargs)
 
@@ -282,6 +299,8 @@ def test_long_responses_are_judged_in_time(name: str) -> None:
     """No pattern tries the same place again and again, or its search would be stopped and count as not followed."""
     for instruction, kwargs, rule in CASES:
         if (name, instruction) == ("brackets", "detectable_format:json_format"):
-            assert score(instruction, kwargs, LONG[name]) == 0.0  # Python's parser gives up with an error there
+            assert (
+                score(instruction, kwargs, LONG[name]) == 0.0
+            )  # Python's parser gives up with an error there
         else:
             assert score(instruction, kwargs, LONG[name]) == float(rule(LONG[name])), instruction

@@ -38,11 +38,19 @@ def test_a_short_text_is_doubtful_among_all_and_clear_among_few():
 
 
 def test_a_short_sentence_with_names_and_numbers_passes():
-    assert Language(language=("en",)).grade(Candidate("The Yamato Battleship was built in 1941.")).score == 1.0
+    assert (
+        Language(language=("en",))
+        .grade(Candidate("The Yamato Battleship was built in 1941."))
+        .score
+        == 1.0
+    )
 
 
 def test_the_only_language_to_choose_from_is_the_language():
-    assert Language(language=("de",), among=("de",)).grade(Candidate("Hallo")) == (1.0, "de 1.00, next likeliest none 0.00")
+    assert Language(language=("de",), among=("de",)).grade(Candidate("Hallo")) == (
+        1.0,
+        "de 1.00, next likeliest none 0.00",
+    )
 
 
 def test_several_languages_may_be_as_good():
@@ -52,7 +60,9 @@ def test_several_languages_may_be_as_good():
 
 
 def test_probabilities_among_a_few_sum_to_one():
-    assert sum(language_probabilities("Guten Morgen", ("de", "nl", "en")).values()) == pytest.approx(1.0)
+    assert sum(
+        language_probabilities("Guten Morgen", ("de", "nl", "en")).values()
+    ) == pytest.approx(1.0)
 
 
 def test_unknown_codes_are_refused_with_those_known():

@@ -66,7 +66,9 @@ def test_numbers_are_finite(value):
 
 
 def test_lists_of_texts_are_lists_of_texts():
-    assert read(needed="x", names={"a": 1})[1] == ["'names' must be a text or a list of texts, got {'a': 1}"]
+    assert read(needed="x", names={"a": 1})[1] == [
+        "'names' must be a text or a list of texts, got {'a': 1}"
+    ]
     assert read(needed="x", names=3)[1] == ["'names' must be a text or a list of texts, got 3"]
 
 

@@ -11,7 +11,9 @@ texts = st.lists(st.sampled_from(["a", "b", "c", "é", "🙂"]), max_size=30).ma
 
 def test_the_share_of_repeated_ngrams():
     """a b c d e a b c d: 4-grams abcd bcde cdea deab eabc abcd: one of six occurred before."""
-    assert repeated_ngram_share(["a", "b", "c", "d", "e", "a", "b", "c", "d"]) == pytest.approx(1 / 6)
+    assert repeated_ngram_share(["a", "b", "c", "d", "e", "a", "b", "c", "d"]) == pytest.approx(
+        1 / 6
+    )
     assert repeated_ngram_share(["a", "a", "a", "a"], n=1) == pytest.approx(3 / 4)
     assert repeated_ngram_share(["a", "b", "c", "d", "e", "f"]) == 0.0
 

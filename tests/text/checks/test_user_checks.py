@@ -34,7 +34,9 @@ def _module(tmp_path, monkeypatch):
     installed = tmp_path / "my_plugin-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: my-plugin\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[prefpipe.checks]\nasks_back = my_own_checks:asks_back\n")
+    (installed / "entry_points.txt").write_text(
+        "[prefpipe.checks]\nasks_back = my_own_checks:asks_back\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     load_function.cache_clear()
 
@@ -61,7 +63,10 @@ def test_numbers_of_other_libraries_are_numbers_and_the_conversation_is_a_copy()
     ("name", "message"),
     [
         ("my_own_checks:missing", "cannot be imported: AttributeError: .*'missing'"),
-        ("no_such_module_here:f", "cannot be imported: ModuleNotFoundError: No module named 'no_such_module_here'"),
+        (
+            "no_such_module_here:f",
+            "cannot be imported: ModuleNotFoundError: No module named 'no_such_module_here'",
+        ),
         ("my_broken_checks:f", "cannot be imported: SyntaxError"),
         ("my_own_checks:answer", "is a int, not a function"),
         ("ask_back", r"no entry point .*\(did you mean 'asks_back'\?\); installed: asks_back"),
@@ -69,7 +74,9 @@ def test_numbers_of_other_libraries_are_numbers_and_the_conversation_is_a_copy()
     ],
 )
 def test_what_cannot_be_loaded_is_refused_by_name(name, message):
-    with pytest.raises(ValueError, match=f"'function' '{name}' {message}|'function' '{name}' is {message}"):
+    with pytest.raises(
+        ValueError, match=f"'function' '{name}' {message}|'function' '{name}' is {message}"
+    ):
         PythonCheck(function=name)
 
 

@@ -71,11 +71,15 @@ def token(text, probability=1.0, **top):
 
 def at(distribution, emitted=None):
     emitted = emitted or max(distribution, key=distribution.get)
-    return TokenChoice(emitted, log(distribution[emitted]), {name: log(p) for name, p in distribution.items()})
+    return TokenChoice(
+        emitted, log(distribution[emitted]), {name: log(p) for name, p in distribution.items()}
+    )
 
 
 def test_probabilities_are_renormalised_over_the_labels():
-    reading = read_probabilities([at({"A": 0.5, " A": 0.1, "B": 0.2, "C": 0.1, "x": 0.1})], "pairwise", "bare", NONCE)
+    reading = read_probabilities(
+        [at({"A": 0.5, " A": 0.1, "B": 0.2, "C": 0.1, "x": 0.1})], "pairwise", "bare", NONCE
+    )
     assert reading.value == pytest.approx((0.6 + 0.05) / 0.9)
     assert (reading.choice, reading.mass) == ("A", pytest.approx(0.9))
 
@@ -90,13 +94,21 @@ def test_the_verdict_is_read_at_its_place_and_nowhere_else():
 
 
 def test_thoughts_are_passed_over():
-    words = [token("<think>"), at({"B": 0.9}), token("</think>"), token("\n\n"), at({"A": 0.8, "B": 0.2})]
+    words = [
+        token("<think>"),
+        at({"B": 0.9}),
+        token("</think>"),
+        token("\n\n"),
+        at({"A": 0.8, "B": 0.2}),
+    ]
     assert read_probabilities(words, "pairwise", "bare", NONCE).value == pytest.approx(0.8)
 
 
 def test_labels_that_are_improbable_together_are_no_verdict():
     """Renormalising 0.02 and 0.01 would make 67% of noise."""
-    reading = read_probabilities([at({"The": 0.9, "A": 0.02, "B": 0.01})], "pairwise", "bare", NONCE)
+    reading = read_probabilities(
+        [at({"The": 0.9, "A": 0.02, "B": 0.01})], "pairwise", "bare", NONCE
+    )
     assert reading.value is None
     assert reading.mass == pytest.approx(0.03)
 
@@ -106,7 +118,9 @@ def test_no_tokens_no_verdict():
 
 
 def test_the_expected_rating():
-    reading = read_probabilities([at({"7": 0.5, "8": 0.3, "10": 0.1, "seven": 0.1})], "pointwise", "bare", NONCE)
+    reading = read_probabilities(
+        [at({"7": 0.5, "8": 0.3, "10": 0.1, "seven": 0.1})], "pointwise", "bare", NONCE
+    )
     assert reading.value == pytest.approx((7 * 0.5 + 8 * 0.3 + 10 * 0.1) / 0.9)
     assert reading.unsplit_one is None
 
