@@ -178,7 +178,7 @@ def _output_of(command_stage: str, stage: str, path: Path) -> Path:
 def find_artifacts(path: Path) -> list[Path]:
     """Return the artifacts in a folder, itself and linked ones among them, in the order of the pipeline; [] when there is none.
 
-    Errors:
+    Raises:
         InputError: the path does not exist, or is a file.
     """
     if not path.exists():
@@ -437,7 +437,7 @@ class Inspector:
         Every byte of every part is verified, unless ``quick``: then the footers alone. Parents are looked at
         quickly in any case.
 
-        Errors:
+        Raises:
             InputError: the folder holds no ``run.json``.
         """
         key = (path.resolve(), quick)

@@ -57,7 +57,7 @@ class AnswerCache:
     def put(self, request: Body, answer: Body) -> None:
         """Keep an answer, in place of an earlier one.
 
-        Errors:
+        Raises:
             PrefpipeError: the disk is full or the folder cannot be written to.
         """
         path = self._path(request_key(request))
@@ -73,7 +73,7 @@ class AnswerCache:
     def require_writable(self) -> None:
         """Refuse a folder that takes no file, before an answer is paid for that could not be kept.
 
-        Errors:
+        Raises:
             UsageError: it cannot be made or written to.
         """
         try:

@@ -49,7 +49,7 @@ def make_folder(path: Path) -> None:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the name ``path`` when the block ends without an exception.
 
-    Errors:
+    Raises:
         PrefpipeError: the disk is full, the folder is read-only or gone. The target is untouched.
     """
     temporary = _temporary_path(path)
@@ -100,7 +100,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         path: the folder to make; its parents are made.
         overwrite: replace a folder of that name that is not empty.
 
-    Errors:
+    Raises:
         UsageError: the name is taken.
         PrefpipeError: the disk is full, the place is read-only.
     """

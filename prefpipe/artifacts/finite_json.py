@@ -10,7 +10,7 @@ def parse_finite_json(text: str | bytes | bytearray) -> Any:
 
     Python's own writers make them, and servers of models write them for the log-probability of what cannot come.
 
-    Errors:
+    Raises:
         ValueError: it is no JSON. RecursionError: it is nested too deeply.
     """
     return json.loads(

@@ -141,7 +141,7 @@ def _checksum_place(footer: bytes | bytearray) -> int | None:
 def read_footer(path: Path) -> PartFooter:
     """Return a part's footer, its bytes compared with its checksum.
 
-    Errors:
+    Raises:
         CorruptPartError: missing, truncated, not a prefpipe part, or a footer whose bytes have changed.
         InputError: the file cannot be read, or a newer release of prefpipe wrote it.
     """
@@ -159,7 +159,7 @@ def read_footer(path: Path) -> PartFooter:
 def verify_part(path: Path) -> PartFooter:
     """Read every byte of a part and compare it with its digest; return the footer.
 
-    Errors:
+    Raises:
         CorruptPartError: as ``read_footer``, and when any byte of the data has changed.
         InputError: the file cannot be read.
     """
@@ -176,7 +176,7 @@ def read_part(
         columns: those that are read; None for all.
         if_there: columns that are read with them where the part has them.
 
-    Errors:
+    Raises:
         CorruptPartError: see ``verify_part``.
         InputError: a column that was asked for is not there; the file cannot be read.
     """

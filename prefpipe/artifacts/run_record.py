@@ -103,7 +103,7 @@ def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str
 def read_run_record(folder: Path) -> RunRecord:
     """Return the record of an artifact.
 
-    Errors:
+    Raises:
         InputError: no folder, no ``run.json``, or one that cannot be read; the message says which.
     """
     path = folder / FILE_NAME

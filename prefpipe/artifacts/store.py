@@ -65,7 +65,7 @@ class Artifact:
     def footer(self, index: int) -> PartFooter:
         """Return a part's footer, checked against the run.
 
-        Errors:
+        Raises:
             CorruptPartError: missing, damaged, or made by another run than ``run.json`` describes.
         """
         footer = parts.read_footer(self.part_path(index))
@@ -144,7 +144,7 @@ class Artifact:
     def present(self, indices: Sequence[int], *, allow_partial: bool) -> list[int]:
         """Return the parts of ``indices`` that are on disk; refuse when some are missing.
 
-        Errors:
+        Raises:
             IncompleteInputError: parts are missing and ``allow_partial`` is False.
         """
         missing = set(self.missing(indices))
@@ -202,7 +202,7 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
         schema: the schema's name that is needed, ``candidates`` for the version of it that this release reads.
         name: the flag or argument it was given as, for messages.
 
-    Errors:
+    Raises:
         InputError: not an artifact, an artifact of another stage, or of another version of the schema.
     """
     record = run_record.read_run_record(path)
@@ -280,7 +280,7 @@ def open_output(
         overwrite: whether to throw away the parts of another run first; of the same run, this shard's parts.
         extends: the difference to the run on disk has been checked by the caller and is recorded in ``record``.
 
-    Errors:
+    Raises:
         FingerprintError: the folder holds another run; the message lists every field that differs.
         InputError: the folder holds files that no prefpipe run made.
     """
@@ -405,7 +405,7 @@ def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:
 def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
     """Refuse an output that is, contains or lies inside one of its inputs' folders.
 
-    Errors:
+    Raises:
         UsageError: naming both paths.
     """
     target = output.resolve()

@@ -96,7 +96,7 @@ class StageConfig:
     def from_sources(cls, flags: Mapping[str, Any], yaml_path: Path | None) -> Self:
         """Make the config: flag beats YAML beats default.
 
-        Errors:
+        Raises:
             UsageError: unknown YAML keys (with the nearest spelling), missing required values, bad values; all at once.
         """
         given = {**_read_yaml(yaml_path, cls), **flags}

@@ -31,7 +31,7 @@ BUNDLED_MODELS = {
 def find_bundled(reference: str) -> Path:
     """Return the GGUF file or the folder of ``bundled:<name>``.
 
-    Errors:
+    Raises:
         ModelError: the name is unknown, or the package that carries the model is not installed.
     """
     name = reference.removeprefix(PREFIX)

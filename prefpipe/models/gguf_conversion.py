@@ -63,7 +63,7 @@ def convert_gguf(gguf_path: Path, out_dir: Path) -> Path:
     them) becomes float32. The folder appears under its name when it is whole; when two processes convert at
     once, the first one's folder stays and both return it.
 
-    Errors:
+    Raises:
         ModelError: the file is not GGUF, its architecture, tokenizer or a tensor is not supported, or
             ``out_dir`` holds something else.
     """

@@ -95,7 +95,7 @@ def inspect_model(
 
     ``base`` is the model under an adapter; without it, an adapter's base is looked for on this disk.
 
-    Errors:
+    Raises:
         ModelError: the folder is missing, has no config.json, no safetensors (pickle checkpoints are refused),
             a missing or truncated shard, or is an adapter whose base cannot be found.
     """

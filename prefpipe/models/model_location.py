@@ -40,7 +40,7 @@ def locate_model(
     an adapter is located in the same way; ``base`` stands in for the one that it names. Python files are fetched only with
     ``trust_remote_code``.
 
-    Errors:
+    Raises:
         ModelError: nothing is there, the hub says no, or the folder fails ``inspect_model``.
     """
     folder, revision = _find_folder(reference, trust_remote_code=trust_remote_code)

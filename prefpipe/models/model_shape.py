@@ -44,7 +44,7 @@ def named_shape(reference: str) -> NamedShape:
 
     Nothing is downloaded: a hub name must be in the cache, its ``config.json`` at least. Of an adapter the base counts.
 
-    Errors:
+    Raises:
         ModelError: nothing is there, no configuration, or one of another kind of model than training takes.
     """
     model, config = build_without_weights(_find_folder(reference))
@@ -54,7 +54,7 @@ def named_shape(reference: str) -> NamedShape:
 def build_without_weights(folder: Path) -> tuple[nn.Module, PretrainedConfig]:
     """Return the model of a folder's configuration, its parameters on the meta device, and the configuration.
 
-    Errors:
+    Raises:
         ModelError: no configuration, or one of another kind of model than training takes.
     """
     if not (folder / CONFIG).is_file():
@@ -113,7 +113,7 @@ class FoldersOnDisk(NamedTuple):
 def folders_on_disk(reference: str) -> FoldersOnDisk:
     """Return where a model's configuration and tokenizer are; weights are neither needed nor looked at.
 
-    Errors:
+    Raises:
         ModelError: nothing is there, or not on this machine.
     """
     try:

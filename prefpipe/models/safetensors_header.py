@@ -17,7 +17,7 @@ MAX_HEADER_BYTES = 100_000_000
 def check_safetensors(path: Path) -> Path:
     """Return ``path`` if the file is a whole safetensors file.
 
-    Errors:
+    Raises:
         ModelError: the file is truncated, a Git LFS pointer, or not safetensors at all.
     """
     size = path.stat().st_size

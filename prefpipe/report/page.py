@@ -85,7 +85,7 @@ def render(story: Mapping[str, Any]) -> str:
 def refuse_other_file(path: Path, *, overwrite: bool) -> None:
     """Refuse a name under which a report cannot be written; an earlier report is no hindrance.
 
-    Errors:
+    Raises:
         UsageError: the path is a folder, in a folder that does not exist, or a file that is no report.
     """
     if path.is_dir():
@@ -115,7 +115,7 @@ def _is_report(path: Path) -> bool:
 def write_report(path: Path, page: str, *, overwrite: bool) -> None:
     """Write the page, whole or not at all.
 
-    Errors:
+    Raises:
         UsageError: see `refuse_other_file`.
         PrefpipeError: the disk is full, the folder is read-only; an earlier report is as it was.
     """

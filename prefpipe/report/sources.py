@@ -163,7 +163,7 @@ def read_pool_part(pool: Pool, index: int, columns: Sequence[str] = ()) -> PartO
         index: of the part.
         columns: of the candidates, beside the key.
 
-    Errors:
+    Raises:
         CorruptPartError: a part is damaged.
         InputError: scores that were made from another version of the candidates, two rows with one key.
     """
@@ -185,7 +185,7 @@ def read_pool_part(pool: Pool, index: int, columns: Sequence[str] = ()) -> PartO
 def require_same_version(child: Found, index: int, parents: Mapping[str, Any], digest: str) -> None:
     """Refuse a part that was made from another version of its candidates' part.
 
-    Errors:
+    Raises:
         InputError: naming the part and the command that makes it anew.
     """
     if parents.get("candidates") != digest:

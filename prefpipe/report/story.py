@@ -52,7 +52,7 @@ def tell(
     ``calibrations``, ``savings`` and ``lineage``; see the functions that make them. A
     part that could not be made is ``{"error": message}``.
 
-    Errors:
+    Raises:
         InputError: there is no artifact.
     """
     if not found:

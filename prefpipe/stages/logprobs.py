@@ -104,7 +104,7 @@ def run(
 def open_responses(path: Path) -> Artifact:
     """Open what is to be measured: groups or candidates.
 
-    Errors:
+    Raises:
         InputError: as `open_input`.
     """
     is_candidates = read_run_record(path).schema.partition("/")[0] == "candidates"

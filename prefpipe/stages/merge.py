@@ -60,7 +60,7 @@ class MergeRequest(NamedTuple):
 def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[str, Any]:
     """Merge, check, and give the folder its name; return the figures.
 
-    Errors:
+    Raises:
         ModelError: no LoRA adapter, a quantised or changed base, an adapter that changes nothing, or a merged model that
             disagrees with it.
         UsageError: the output exists, or lies in an input.
@@ -162,7 +162,7 @@ def _require_replaceable(path: Path) -> None:
 def _check_base(adapter: ModelFiles, runtime: Runtime, *, base_given: bool) -> list[str]:
     """Compare the base with the one that was trained on, as far as the adapter's folder tells; return warnings.
 
-    Errors:
+    Raises:
         ModelError: the base that the adapter names has changed since.
     """
     assert adapter.base is not None

@@ -54,7 +54,7 @@ class Basis(NamedTuple):
 def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
     """Return what a selection was made from and kept, from what its parts on disk tallied.
 
-    Errors:
+    Raises:
         InputError: no tally, or no group.
     """
     present = artifact.present(range(artifact.n_parts), allow_partial=True)

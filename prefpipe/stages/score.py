@@ -202,7 +202,7 @@ def _emit(
 def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
     """Refuse ratings of candidates that these candidates do not hold: they were made for others.
 
-    Errors:
+    Raises:
         InputError: naming the first such key. Incomplete candidates are not judged.
     """
     if candidates.missing():

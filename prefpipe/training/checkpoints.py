@@ -42,7 +42,7 @@ def find_last_checkpoint(
 def require_checkpoint(path: Path) -> Path:
     """Return ``path`` if it is a complete checkpoint, or the last complete one inside it.
 
-    Errors:
+    Raises:
         UsageError: it is neither. Training from the start instead would be the silent surprise.
     """
     if CHECKPOINT_NAME.fullmatch(path.name) or (path / "trainer_state.json").exists():
@@ -67,7 +67,7 @@ def require_wrapper(path: Path, wrapper: str) -> None:
         path: a complete checkpoint.
         wrapper: what this run is under: ``FSDP``, ``DeepSpeed``, or ``DDP``, whose checkpoints are those of one device.
 
-    Errors:
+    Raises:
         UsageError: it was written under another.
     """
     found = (

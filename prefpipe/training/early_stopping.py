@@ -75,7 +75,7 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
     def restore(self, state: TrainerState, output: Path, checkpoint: Path) -> None:
         """Take back what a checkpoint knows, and find the best model's checkpoint: in the output, or beside the one gone on from.
 
-        Errors:
+        Raises:
             UsageError: it is gone. The best model of the run could not be saved any more.
         """
         name = type(self).__name__

@@ -51,7 +51,7 @@ def split_groups(
         fraction: expected share of prompts that is held out, in [0, 1); 0 holds out nothing.
         seed: another seed holds out other prompts.
 
-    Errors:
+    Raises:
         InputError: nothing is left on one of the sides.
     """
     if fraction <= 0:
@@ -71,7 +71,7 @@ def split_groups(
 def hold_out(prepared: PreparedGroups, fraction: float, seed: int) -> Split:
     """Split prepared groups; responses that are evaluated on have the fate ``held_out``, those left out keep theirs.
 
-    Errors:
+    Raises:
         InputError: nothing is left on one of the sides.
     """
     train, evaluation = split_groups(prepared.groups, fraction, seed)
@@ -91,7 +91,7 @@ def refuse_shared_prompts(
 ) -> None:
     """Refuse an evaluation set that has a prompt of the training set.
 
-    Errors:
+    Raises:
         InputError: how many prompts are on both sides, and the first of them.
     """
     both = sorted({item.prompt_id for item in train} & {item.prompt_id for item in evaluation})

@@ -305,7 +305,7 @@ def measure_responses(
         bf16: compute under bfloat16 autocast, as training will.
         max_batch_tokens: tokens of one forward pass; one response always fits.
 
-    Errors:
+    Raises:
         InputError: a token id that the model does not have.
     """
     require_known_tokens(groups, _causal_of(model).get_input_embeddings().weight.shape[0])

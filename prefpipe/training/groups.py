@@ -122,7 +122,7 @@ def prepare_groups(
         on_too_long: ``drop`` the response, ``truncate`` it to the limit, or stop with an ``error``.
         lacks: names what a group needs and lacks, None for nothing.
 
-    Errors:
+    Raises:
         UsageError: something is too long and ``on_too_long`` is ``error``.
         InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes twice.
     """
@@ -154,7 +154,7 @@ def with_reference(
         groups: what ``prepare_groups`` kept.
         reference: by key, the sum and the number of tokens it is a sum of.
 
-    Errors:
+    Raises:
         InputError: a response is missing from ``reference``, or was measured over another number of tokens.
     """
     return [
@@ -186,7 +186,7 @@ def pairs_in(group: Group) -> list[tuple[Response, Response]]:
 def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
     """Refuse pairs whose winner is not rated above its loser, for an objective that takes the logarithm of the gap.
 
-    Errors:
+    Raises:
         UsageError: there is such a pair; it names the first and counts all.
     """
     pairs = [(group, winner, loser) for group in groups for winner, loser in pairs_in(group)]
@@ -225,7 +225,7 @@ def _with_reference(
 def check_group(group: Group, seen: Mapping[Key, Fate]) -> None:
     """Refuse a group that cannot be trained on or measured, whatever its length.
 
-    Errors:
+    Raises:
         InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes twice or is in ``seen``.
     """
     has_tokens = any(response.problem is None for response in group.responses)
@@ -252,7 +252,7 @@ def check_group(group: Group, seen: Mapping[Key, Fate]) -> None:
 def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
     """Refuse token ids that the model has no embedding for: on a GPU they end the process without a word of which.
 
-    Errors:
+    Raises:
         InputError: naming the first.
     """
     for group in groups:
@@ -278,7 +278,7 @@ def fit_length(
 
     Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long``, ``empty`` and ``template_error``, as in `prepare_groups`.
 
-    Errors:
+    Raises:
         UsageError: something is too long and ``on_too_long`` is ``error``.
     """
     room = max_length - len(group.prompt_token_ids)

@@ -49,7 +49,7 @@ def share_conversations(model: nn.Module) -> str | None:
 def score_head(model: nn.Module) -> Any:
     """Return the module that makes scores of hidden states: ``score``, or ``classifier`` of encoders.
 
-    Errors:
+    Raises:
         ModelError: the classifier has neither.
     """
     inside = _inside(model)

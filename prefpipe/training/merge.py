@@ -67,7 +67,7 @@ class Change(NamedTuple):
 def kind_of(files: ModelFiles) -> str:
     """Return what an adapter makes of its base, a key of ``KINDS``.
 
-    Errors:
+    Raises:
         ModelError: no adapter, no LoRA, a quantised base, or an adapter for something else.
     """
     if files.base is None:
@@ -108,7 +108,7 @@ def stored_dtype(files: ModelFiles) -> str:
 def load_adapted(files: ModelFiles, *, trust_remote_code: bool = False) -> Adapted:
     """Load base and adapter in float32, the adapter beside the base.
 
-    Errors:
+    Raises:
         ModelError: see `kind_of`; the adapter does not fit the base; a tokenizer with more tokens than rows; several labels.
     """
     kind = kind_of(files)
@@ -208,7 +208,7 @@ def merge_weights(adapted: Adapted, dtype: torch.dtype) -> tuple[Any, list[Chang
 
     The model that was passed is used up.
 
-    Errors:
+    Raises:
         ModelError: a merged matrix, or a rounded one, holds a number that is not finite.
     """
     _untie_changed_embeddings(adapted.model)

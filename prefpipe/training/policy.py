@@ -78,7 +78,7 @@ def load_policy(
         load_in_4bit: hold the frozen base in 4 bits; only with ``lora``.
         trust_remote_code: run Python files that come with the model.
 
-    Errors:
+    Raises:
         ModelError: not a causal language model, no tokenizer or chat template.
         UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks; no bitsandbytes.
     """
@@ -125,7 +125,7 @@ def check_lora(
 ) -> None:
     """Check adapters that are to be trained against the model's configuration alone; no weights are loaded.
 
-    Errors:
+    Raises:
         ModelError: not a causal language model.
         UsageError: as `load_policy` would raise.
     """
@@ -157,7 +157,7 @@ def load_reference(
             it beside them, as one whose adapter is trained further does. The two differ in the last digits.
         trust_remote_code: run Python files that come with the model.
 
-    Errors:
+    Raises:
         ModelError: not a causal language model.
         UsageError: no bitsandbytes.
     """

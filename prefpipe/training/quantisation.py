@@ -21,7 +21,7 @@ NF4 = {"nf4-float32": torch.float32, "nf4-bfloat16": torch.bfloat16}
 def require_bitsandbytes() -> None:
     """Check that the package which quantises is installed.
 
-    Errors:
+    Raises:
         UsageError: it is not; the hint names the extra.
     """
     if importlib.util.find_spec("bitsandbytes") is None:

@@ -47,7 +47,7 @@ _EXAMPLE = ([{"role": "user", "content": "What is 2 + 2?"}], "2 + 2 is 4.")
 def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
     """Refuse what a reward model cannot be trained from, before anything is loaded.
 
-    Errors:
+    Raises:
         ModelError: an adapter, or no chat template there and none given.
         UsageError: the template's file cannot be read.
     """
@@ -68,7 +68,7 @@ def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
 def read_template(path: Path) -> str:
     """Return the text of a chat template.
 
-    Errors:
+    Raises:
         UsageError: the file cannot be read, or holds nothing.
     """
     try:
@@ -99,7 +99,7 @@ def load_reward_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Return the tokenizer with its chat template, and a pad token that conversations do not end with; see the module's text.
 
-    Errors:
+    Raises:
         ModelError: the template fails on a question and its answer, leaves them out, or begins them with two BOS.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -173,7 +173,7 @@ def load_reward_model(
         seed: of the head and of the adapters' random start.
         trust_remote_code: run Python files that come with the model.
 
-    Errors:
+    Raises:
         ModelError: several labels, or no score head for this kind of model, or missing weights that are not the head's.
         UsageError: ``lora`` names modules the model lacks.
     """
@@ -282,7 +282,7 @@ def _linear_layers(model: Any) -> list[str]:
 def check_ends(prompt_id: str, ids: Sequence[int], pad_token_id: int) -> None:
     """Refuse a conversation that ends with the pad token: its score would be read one token early.
 
-    Errors:
+    Raises:
         InputError: it does.
     """
     if ids[-1] == pad_token_id:

@@ -107,7 +107,7 @@ def derive_accumulation(global_batch_size: int, per_device: int, world_size: int
 
     The batch that decides the result is the global one, in prompts; this keeps it the same on any number of devices.
 
-    Errors:
+    Raises:
         UsageError: the sizes do not divide.
     """
     at_once = per_device * world_size
@@ -123,7 +123,7 @@ def derive_accumulation(global_batch_size: int, per_device: int, world_size: int
 def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
     """Return the arguments of the Hugging Face trainer; checkpoints go to ``folder/checkpoint-N``.
 
-    Errors:
+    Raises:
         UsageError: batch sizes that do not divide, or a value the trainer refuses.
     """
     try:

@@ -153,7 +153,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         The gradients are those of one pass. Every process makes as many passes as the one that needs most, because wrappers
         for several devices wait for each other in each; a process that has no prompt left makes idle ones.
 
-        Errors:
+        Raises:
             PrefpipeError: the loss is not finite; training on would only spoil the weights.
         """
         model.train()

@@ -135,7 +135,7 @@ def read_annotations(
         scale: ``0-1`` or ``1-2``; None is what the format says: 1-2 of AlpacaEval's, else 0-1.
         category: of Arena-Hard's prompts, where a file has several.
 
-    Errors:
+    Raises:
         InputError: missing columns, a preference outside the scale, a response that is no text; all such rows are gathered.
     """
     table, record, sha256 = _opened(source)
@@ -340,7 +340,7 @@ def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
 def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:
     """Return the one name that all rows bear; several in one file would be averaged into one figure.
 
-    Errors:
+    Raises:
         InputError: several names.
     """
     names = _names(table, columns)

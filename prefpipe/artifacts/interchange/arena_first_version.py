@@ -44,7 +44,7 @@ def read_first_version(
         reserved: names that the artifact uses itself.
         rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: missing columns, a question or an answer that stands twice, an answer to no question.
     """
     asked, answered = (

@@ -44,7 +44,7 @@ def is_judgment_file(table: UserTable) -> bool:
 def of_category(table: UserTable, category: str | None) -> UserTable:
     """Return the lines of one category; v2.0 has several in a file, each with a baseline of its own.
 
-    Errors:
+    Raises:
         InputError: several categories and none is chosen. UsageError: a category that the file does not have.
     """
     values = table.values_or_none("category")

@@ -54,7 +54,7 @@ def read_alpaca_outputs(
         reserved: names that the artifact uses itself.
         rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: missing columns, and every row that cannot be used.
     """
     table = read_user_table(
@@ -107,7 +107,7 @@ def read_arena_answers(
         reserved: names that the artifact uses itself.
         rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: missing columns, and every line that cannot be used.
     """
     table = read_user_table(source, text_columns=("uid", "model"), hint=ARENA_HINT)

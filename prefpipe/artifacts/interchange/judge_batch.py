@@ -30,7 +30,7 @@ class BatchAnswers(NamedTuple):
 def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]:
     """Write requests as batch lines and return the files: ``path``, and ``NAME-2.jsonl``, ... where one is not enough.
 
-    Errors:
+    Raises:
         PrefpipeError: the file cannot be written.
     """
     chunks: list[list[bytes]] = [[]]
@@ -56,7 +56,7 @@ def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]
 def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
     """Read the output and error files of batches; of several lines for one request, one that has an answer counts.
 
-    Errors:
+    Raises:
         InputError: a file that cannot be read, a line that is no JSON object or has no ``custom_id``, with its number.
     """
     answers: dict[str, Mapping[str, Any]] = {}

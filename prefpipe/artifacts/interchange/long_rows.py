@@ -75,7 +75,7 @@ def read_long_rows(
         reserved: names that the artifact uses itself.
         rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: missing columns, and every row that cannot be used.
     """
     own = [name for name in names[:4] if isinstance(name, str)]

@@ -63,7 +63,7 @@ def read_batch(source: str, requests: str, *, rules: ReadingRules = DEFAULT_RULE
         requests: the file of requests that was sent.
         rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: an id that stands twice, an answer to no request, and every row that cannot be used.
     """
     asked, answered = (

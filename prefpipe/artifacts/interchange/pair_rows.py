@@ -103,7 +103,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
         needs_texts: whether a model is to read the texts; else two numbers are needed.
         rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: missing columns, numbers that are none, preferences outside [0, 1], a pair of texts in one row that are lists
             of several responses.
     """

@@ -92,7 +92,7 @@ def gather(
         on_duplicate: what several rows with scores of one response come to, ``mean``, ``first`` or ``refuse``; None where every
             row is a sample of its own.
 
-    Errors:
+    Raises:
         InputError: two texts for one prompt, two responses under one key, and the reader's problems.
     """
     by_prompt: dict[str, list[Response]] = {}

@@ -55,7 +55,7 @@ class Regularising(NamedTuple):
 def read_difficulty(source: str, annotations: Annotations) -> Matched:
     """Return the difficulty of each row's prompt.
 
-    Errors:
+    Raises:
         InputError: no such column, a prompt without one or with two, or row numbers that do not fit the annotations.
     """
     table = read_user_table(
@@ -68,7 +68,7 @@ def read_difficulty(source: str, annotations: Annotations) -> Matched:
 def read_baseline_lengths(source: str, annotations: Annotations) -> Matched:
     """Return the length in characters of the baseline's response to each row's prompt: AlpacaEval's ``model_outputs.json``.
 
-    Errors:
+    Raises:
         InputError: no such column, a prompt without a response or with two of different length.
     """
     table = read_user_table(
@@ -88,7 +88,7 @@ def read_baseline_lengths(source: str, annotations: Annotations) -> Matched:
 def read_regularising_rows(source: str) -> Regularising:
     """Return the rows of AlpacaEval's ``df_gamed.csv``: preference in [0, 1], std_delta_len, instruction_difficulty.
 
-    Errors:
+    Raises:
         InputError: missing columns, values that are no numbers.
     """
     hint = "each row needs `preference` in [0, 1] and `std_delta_len`, and `instruction_difficulty` for a fit with that term"

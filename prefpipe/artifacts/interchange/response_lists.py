@@ -93,7 +93,7 @@ def read_lists(
         reserved: names that the artifact uses itself.
         rules: what the user says about the file's conversations.
 
-    Errors:
+    Raises:
         InputError: missing columns, lists of different lengths, and every row that cannot be used.
     """
     return _pool_of_lists(
@@ -251,7 +251,7 @@ def read_ultrafeedback(
 ) -> Pool:
     """Read UltraFeedback: ``completions`` with a score each, or distilabel's ``generations`` and ``ratings``.
 
-    Errors:
+    Raises:
         InputError: missing columns, and every row that cannot be used.
     """
     hint = "each row needs `instruction` and `completions` (model, response, overall_score), or `generations` and `ratings`"
@@ -334,7 +334,7 @@ def read_group_lines(
 ) -> Pool:
     """Read what ``prefpipe export --format jsonl`` writes: one group a line, its responses with their rewards.
 
-    Errors:
+    Raises:
         InputError: missing columns, and every row that cannot be used.
     """
     hint = "each line needs `prompt_id`, `messages` and `responses`, a list of sample_idx, response and reward"

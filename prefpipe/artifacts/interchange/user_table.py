@@ -47,7 +47,7 @@ class UserTable:
     def require(self, names: Sequence[str], *, hint: str) -> None:
         """Refuse a file that lacks a column.
 
-        Errors:
+        Raises:
             InputError: naming the first such column and those that are there.
         """
         missing = [name for name in names if name not in self.names]
@@ -66,7 +66,7 @@ def read_user_table(source: str, *, text_columns: Sequence[str] = (), hint: str)
         text_columns: columns that are text in a CSV file, whatever they look like.
         hint: what the rows should hold, for the message about a file without rows.
 
-    Errors:
+    Raises:
         InputError: no rows, a missing or broken file. UsageError: a kind of file that is not read.
     """
     table, places = read_table(source, text_columns=text_columns)

@@ -27,7 +27,7 @@ class HfGenerator:
     through the rounding of the matrix products. ``dtype="auto"`` is float32 on CPU and bfloat16 on a GPU;
     ``batch_size`` counts sequences.
 
-    Errors:
+    Raises:
         ModelError: not a causal language model, no chat template, weights that do not cover the model.
     """
 
@@ -65,7 +65,7 @@ class HfGenerator:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the templated conversation, generation prompt included.
 
-        Errors:
+        Raises:
             InputError: the chat template refuses the conversation (a system turn, say, or two user turns in a row).
             ModelError: the template and the tokenizer both put a BOS in front.
         """
@@ -120,7 +120,7 @@ def load_causal_lm(
     In float32 the adapter is merged into the weights, which is faster; in 16 bits it stays apart, because rounding
     the sum to 16 bits would lose a small update.
 
-    Errors:
+    Raises:
         ModelError: another kind of model; weights that are missing or of another shape (they would be random).
     """
     files = model.base if model.kind == "adapter" and model.base else model

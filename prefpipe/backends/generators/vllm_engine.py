@@ -47,7 +47,7 @@ class VllmGenerator:
     so there the cache has 4 GiB, or what ``VLLM_CPU_KVCACHE_SPACE`` says. ``dtype="auto"`` is float32 on CPU and
     vLLM's choice on GPUs: the weights' own format, 16 bits when that is float32.
 
-    Errors:
+    Raises:
         ModelError: vLLM is absent or of another version, cannot load the model or the adapter, or has not
             the memory; from ``generate``, when the engine dies.
     """

@@ -53,7 +53,7 @@ TORCHRUN_VARIABLES = (
 def find_version() -> str:
     """Return the installed vLLM's version after checking that this module knows its interface.
 
-    Errors:
+    Raises:
         ModelError: vLLM is absent, or its version is outside of ``SUPPORTED``.
     """
     for name in DISTRIBUTIONS:
@@ -76,7 +76,7 @@ def find_version() -> str:
 def check_adapter(folder: Path) -> int:
     """Return the rank to reserve for a LoRA adapter after checking that vLLM applies all of it.
 
-    Errors:
+    Raises:
         ModelError: the adapter has a feature that vLLM does not apply; the message names its field.
     """
     config = read_json(folder / "adapter_config.json")

@@ -89,7 +89,7 @@ class JudgeDesk:
             bodies: chat-completion requests; equal ones are asked once.
             is_usable: whether an answer holds a verdict, for each body.
 
-        Errors:
+        Raises:
             ModelError: the judge cannot be asked at all.
         """
         keys = [request_key(body) for body in bodies]

@@ -12,7 +12,7 @@ FOLDER = "judge_prompts"
 def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
     """Return a checked template given by a shipped name (``pairwise-v1``) or as a file.
 
-    Errors:
+    Raises:
         UsageError: no such file, a name of the other kind, a placeholder that is missing or means nothing.
     """
     if reference in SHIPPED:

@@ -77,7 +77,7 @@ def refa_loss(
         deviation: ``signed`` or ``absolute``.
         eos_weight: price of a token that is missing, in nats at P = 1; at least 0.
 
-    Errors:
+    Raises:
         UsageError: ``responses`` does not say how the responses ended.
 
     Source: arXiv 2412.16378.

@@ -81,7 +81,7 @@ def sum_response_logps(
         response_mask: (S, T) bool, True at the tokens of the response.
         ended_S: (S,) bool, whether the response's last token is an end-of-sequence token; None: not known.
 
-    Errors:
+    Raises:
         InputError: a sequence has no response token. Its mean would be 0/0, and a length-normalised loss NaN.
     """
     n_tokens = response_mask.sum(-1)

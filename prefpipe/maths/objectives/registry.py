@@ -457,7 +457,7 @@ def objective_of(target: str, given: str | None) -> str:
         target: ``policy`` or ``reward``.
         given: as ``--objective`` says it.
 
-    Errors:
+    Raises:
         UsageError: no such target, or an objective that it does not take; the message names those that it takes.
     """
     if target not in TARGETS:
@@ -476,7 +476,7 @@ def objective_of(target: str, given: str | None) -> str:
 def find_objective(name: str) -> Objective:
     """Return the objective of that name.
 
-    Errors:
+    Raises:
         UsageError: there is none.
     """
     if name not in ALL_OBJECTIVES:
@@ -499,7 +499,7 @@ def owners_of(knob_name: str, trains: str | None = None) -> list[tuple[str, Knob
 def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str, KnobValue]:
     """Return all knobs of an objective: those given, else the defaults. None counts as not given.
 
-    Errors:
+    Raises:
         UsageError: a knob that the objective does not have (it names those that do), or a value out of range;
             all problems in one message.
     """

@@ -18,7 +18,7 @@ from prefpipe.maths.objectives.registry import SCORE_KNOBS, find_objective
 def loss_function(name: str) -> Callable[..., Tensor]:
     """Return the function of an objective: ``loss(scores (P, R), targets, **knobs)`` gives (P,).
 
-    Errors:
+    Raises:
         UsageError: there is no such objective.
     """
     module, _, function = find_objective(name).loss.partition(":")
@@ -42,7 +42,7 @@ def score_responses(
         mask: (P, R) bool, True where there is a response.
         knobs: what ``resolve_knobs`` returned.
 
-    Errors:
+    Raises:
         UsageError: the objective needs a reference and none was given, or it scores with a reward head.
     """
     objective = find_objective(name)
@@ -79,7 +79,7 @@ def group_losses(
         knobs: what ``resolve_knobs`` returned.
         policy: what ``score_responses`` got; only objectives with ``reads_ends`` look at it.
 
-    Errors:
+    Raises:
         UsageError: the objective reads how responses end, and ``policy`` does not say.
     """
     objective = find_objective(name)

@@ -45,7 +45,7 @@ def build_pairs(
         min_margin: at least 0.
         seed: at least 0.
 
-    Errors:
+    Raises:
         UsageError: an unknown rule or a value out of range.
         InputError: arrays of different lengths.
     """

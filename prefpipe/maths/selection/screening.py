@@ -47,7 +47,7 @@ def screen_candidates(
         drop_truncated: leave out responses that were cut at the token limit.
         keep_duplicates: let equal texts of one prompt take part more than once.
 
-    Errors:
+    Raises:
         InputError: columns of different lengths.
     """
     columns = [prompts_N, texts_N, is_blank_N, rewards_N, statuses_N]

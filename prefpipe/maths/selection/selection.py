@@ -107,7 +107,7 @@ def select_responses(
             batch, so that a row of a batch is chosen as it would be alone.
         **options: see `SelectOptions`.
 
-    Errors:
+    Raises:
         InputError: fewer than two candidates, or no negative left; a value that is no finite number; shapes that do not agree.
         UsageError: an unknown strategy or option, a value out of range, embeddings that the strategy needs and were not given.
     """

@@ -81,7 +81,7 @@ def check_rewards(rewards: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, bool
 def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> None:
     """Refuse options that do not exist or are out of range.
 
-    Errors:
+    Raises:
         UsageError: naming the option, its value and what it takes.
     """
     unknown = sorted(set(options) - SelectOptions.__optional_keys__)
@@ -161,7 +161,7 @@ def _refuse_kinds(values: Mapping[str, Any], kind: Any, words: str) -> None:
 def as_numbers(values: Any, name: str) -> np.ndarray:
     """Return anything that NumPy reads as an array of real numbers.
 
-    Errors:
+    Raises:
         InputError: ragged lists, texts, complex numbers, objects, tensors that NumPy cannot read.
     """
     try:
@@ -216,7 +216,7 @@ def checked_geometry(
 ) -> np.ndarray:
     """Return a slice of embeddings or distances with 0 where the mask has nothing; refuse numbers that cannot be.
 
-    Errors:
+    Raises:
         InputError: not finite, negative or asymmetric distances, a distance of a candidate to itself, or numbers whose squares
             would overflow or vanish.
     """

@@ -42,7 +42,7 @@ def both_orders(differences: Values, outcomes: Values | float = 1.0) -> Pairs:
         differences: (N,) ``s_w - s_l``.
         outcomes: (N,) in [0, 1], or one number for all.
 
-    Errors:
+    Raises:
         InputError: no pair, arrays of different lengths, a difference that is not finite, an outcome outside [0, 1].
     """
     d, y = _checked(differences, outcomes)
@@ -52,7 +52,7 @@ def both_orders(differences: Values, outcomes: Values | float = 1.0) -> Pairs:
 def preference_probabilities(differences: Values, *, temperature: float = 1.0) -> np.ndarray:
     """Return ``sigma(d / temperature)`` (N,), without overflow.
 
-    Errors:
+    Raises:
         UsageError: a temperature that is not above 0.
     """
     if not temperature > 0.0:
@@ -144,7 +144,7 @@ def reliability_curve(
         binning: ``width``: equal widths; ``mass``: equal numbers of items by confidence ``max(p, 1 - p)``. Equal
             probabilities are never torn apart, so bins may be fewer.
 
-    Errors:
+    Raises:
         UsageError: an odd or small ``n_bins``, or an unknown binning.
         InputError: as in `both_orders`, or a probability outside [0, 1].
     """

@@ -58,7 +58,7 @@ def calibration_figures(
         ``by_rater_gap``: the same of ``|rater_gaps|``, None without them; ``temperature``: `scale_temperature`, or ``reason``
         where one prompt is too few.
 
-    Errors:
+    Raises:
         InputError, UsageError: as in `prefpipe.maths.statistics.calibration`.
     """
     d = np.asarray(differences, dtype=np.float64)

@@ -35,7 +35,7 @@ def measure_calibration(
         n_bins: of both ECEs, even.
         temperature: scores are divided by it.
 
-    Errors:
+    Raises:
         InputError, UsageError: as in `prefpipe.maths.statistics.calibration`.
     """
     pairs = both_orders(differences, outcomes)
@@ -95,7 +95,7 @@ def calibration_by_gap(
         n_bins: of the ECEs.
         with_curves: add ``reliability``, the curve of equal widths as `curve_rows` has it.
 
-    Errors:
+    Raises:
         InputError: gaps of another length, or not finite.
     """
     d = np.asarray(differences, dtype=np.float64)
@@ -153,7 +153,7 @@ def scale_temperature(
     Returns:
         ``temperature``, ``n_fitted`` pairs, and the figures of `measure_calibration` ``before`` and ``after``.
 
-    Errors:
+    Raises:
         UsageError: a share that leaves no prompt on one side.
     """
     d = np.asarray(differences, dtype=np.float64)

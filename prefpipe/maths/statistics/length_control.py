@@ -154,7 +154,7 @@ def length_controlled_win_rate(
         penalty_c: C; None is cross-validation where there is a difficulty, and else 1e4, which is hardly a penalty.
         bootstrap: level, resamples and seed of the interval.
 
-    Errors:
+    Raises:
         InputError: other numbers of values than rows, values that are not finite, preferences outside [0, 1],
             a preference that is missing and not said to be, fewer than two prompts with a preference,
             or one and the same length difference in all rows.
@@ -222,7 +222,7 @@ def length_controlled_difference(
 
     Both are of the same prompts in the same order, with the same bootstrap: resample b holds the same prompts in both.
 
-    Errors:
+    Raises:
         InputError: other numbers of prompts, resamples, or levels.
     """
     for what, ours, theirs in (

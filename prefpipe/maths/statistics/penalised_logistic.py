@@ -51,7 +51,7 @@ def fit_penalised_logistic(
         strength: factor of the penalty, > 0.
         start_D: where to begin, (D,); default zeros.
 
-    Errors:
+    Raises:
         InputError: no convergence within 100 steps from the start and another 100 from zero, which data
             of finite numbers have not been seen to do.
     """

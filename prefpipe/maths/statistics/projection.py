@@ -31,7 +31,7 @@ def project(vectors_RD: np.ndarray) -> Projection:
     Args:
         vectors_RD: (R, D), finite, R and D at least 1.
 
-    Errors:
+    Raises:
         InputError: not a matrix, no point, or a number that is not finite.
     """
     vectors = np.asarray(vectors_RD, dtype=np.float64)

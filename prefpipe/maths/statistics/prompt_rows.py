@@ -50,7 +50,7 @@ def rows_of_prompts(prompt_ids: Sequence[Any] | None, n_rows: int) -> PromptRows
         prompt_ids: an id for each row, (N,), of any kind that can be hashed; None makes each row a prompt of its own.
         n_rows: N.
 
-    Errors:
+    Raises:
         InputError: another number of ids than of rows.
     """
     if prompt_ids is None:

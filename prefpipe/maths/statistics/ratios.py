@@ -37,7 +37,7 @@ def ratio_of_means(
     The error is the first order of the ratio in its two means (delta method); the interval the percentile bootstrap that draws
     prompts, both of a prompt's numbers together. A prompt that lacks either (NaN) is left out. One prompt has no error.
 
-    Errors:
+    Raises:
         InputError: other shapes, or a denominator below 0.
     """
     above_P, below_P = np.asarray(above_P, dtype=np.float64), np.asarray(below_P, dtype=np.float64)

@@ -176,7 +176,7 @@ def rewardbench_accuracy(
         prompt_ids: the prompt of each pair, (N,); None where each pair has a prompt of its own.
         bootstrap: level, resamples and seed of the intervals.
 
-    Errors:
+    Raises:
         InputError: no pair, arrays of different lengths, or a score that is not finite.
     """
     chosen, rejected = (

@@ -94,7 +94,7 @@ def win_rate(
         allow_missing: take NaN for "no verdict", leave such rows out and count the prompts without any; else NaN is refused.
         bootstrap: level, resamples and seed of the interval.
 
-    Errors:
+    Raises:
         InputError: a value outside [0, 1], a NaN, another number of ids than of preferences.
     """
     preferences_N = checked_preferences(preferences, allow_missing=allow_missing)
@@ -156,7 +156,7 @@ def weighted_win_rate(
         prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
         bootstrap: level, resamples and seed of the interval.
 
-    Errors:
+    Raises:
         InputError: a preference outside [0, 1] or NaN, a weight that is not above 0, different numbers of rows, no rows.
     """
     preferences_N, weights_N = checked_preferences(preferences), as_numbers(weights, "weights")
@@ -196,7 +196,7 @@ def win_rate_difference(
         allow_missing: leave out prompts for which either has no preference; else NaN is refused.
         bootstrap: level, resamples and seed of the interval.
 
-    Errors:
+    Raises:
         InputError: as in `win_rate`, and different numbers of rows.
     """
     first_N, second_N = (
@@ -222,7 +222,7 @@ def checked_preferences(
 ) -> np.ndarray:
     """Return preferences (N,) as float64; ``hint`` says how to have a NaN allowed.
 
-    Errors:
+    Raises:
         InputError: not one value a row, a value outside [0, 1], or a NaN that is not allowed; the first such row is named.
     """
     preferences_N = as_numbers(preferences, "preferences")
@@ -247,7 +247,7 @@ def checked_preferences(
 def as_numbers(values: Any, what: str) -> np.ndarray:
     """Return values as float64.
 
-    Errors:
+    Raises:
         InputError: something that is no number, such as a text.
     """
     try:

@@ -80,7 +80,7 @@ class _Model(NamedTuple):
 def check(groups: Artifact, training: Training, machine: Machine | None) -> dict[str, Any]:
     """Return what was found: ``findings`` with their severity, the facts behind them, ``lengths`` and the ``step``.
 
-    Errors:
+    Raises:
         ModelError: the model is not on this machine.
         IncompleteInputError: the groups have no part yet.
     """

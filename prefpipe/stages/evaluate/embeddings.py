@@ -13,7 +13,7 @@ from prefpipe.stages.shared.recipe import SIDES, Side
 def check_embeddings(policy: Side, baseline: Side) -> None:
     """Refuse embeddings of other candidates than the side's, of candidates that were made again, or of two embedders.
 
-    Errors:
+    Raises:
         InputError: naming the folder.
     """
     made_by = []

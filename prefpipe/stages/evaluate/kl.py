@@ -55,7 +55,7 @@ def log_ratios(
         rows: the prompt's candidates, with ``logp`` and ``n_response_tokens``.
         reference: the reference's log-probability and its number of tokens, by key.
 
-    Errors:
+    Raises:
         InputError: the two are sums over different numbers of tokens.
     """
     ratios, tokens = [], []

@@ -35,7 +35,7 @@ def lm_eval_command(
         batch_size: sequences at once, or ``auto``.
         dtype: of the weights; ``auto`` is the checkpoint's.
 
-    Errors:
+    Raises:
         UsageError: a reference that the harness cannot open, or whose name its list of arguments cannot hold.
     """
     path = Path(reference).expanduser()

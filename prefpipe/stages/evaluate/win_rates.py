@@ -65,7 +65,7 @@ def win_rates(
 ) -> dict[str, Any]:
     """Return the figures of every file, and of each file after the first the paired difference to the first.
 
-    Errors:
+    Raises:
         InputError: rows that cannot be used, null preferences that are not allowed, other prompts where prompts are compared.
         FingerprintError: two files that differ in prompts, baseline or judge, without ``force``.
     """

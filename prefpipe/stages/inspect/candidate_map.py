@@ -105,7 +105,7 @@ def with_coordinates(
         embeddings: of the same candidates.
         sources: what the prompt was found in.
 
-    Errors:
+    Raises:
         InputError: embeddings of other candidates, an earlier version of them, or none of this prompt.
     """
     vectors = _vectors(embeddings, sources, found["part"], found["prompt_id"])

@@ -71,7 +71,7 @@ class Sources:
 def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
     """Return the id that ``wanted`` is, or is the beginning of, and the part it is in.
 
-    Errors:
+    Raises:
         UsageError: no such id, or several; the message names a few.
     """
     parts: dict[str, int] = {}
@@ -97,7 +97,7 @@ def one_prompt(sources: Sources, wanted: str, reward: str | None = None) -> dict
     Candidates stand by reward, the highest first, then by sample index; those without a reward last. The reward
     is the expression ``reward``, else what the groups were selected with, else the first scorer.
 
-    Errors:
+    Raises:
         UsageError: no such prompt, or ``reward`` names a scorer that is not there.
     """
     return prompt_of_part(sources, *find_prompt(sources.index, wanted), reward)

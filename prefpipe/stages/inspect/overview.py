@@ -26,7 +26,7 @@ def overview(artifact: Artifact) -> dict[str, Any]:
     ``statuses``, ``reasons``, ``facts``, ``distributions``, ``curves`` (training) and ``summary``, where the stage left
     a ``summary.json``.
 
-    Errors:
+    Raises:
         CorruptPartError: a part is damaged.
     """
     record = artifact.record

@@ -83,7 +83,7 @@ def pairs_of(
 
     ``same-index`` pairs equal ``sample_idx``; ``all`` pairs each of A with each of B.
 
-    Errors:
+    Raises:
         InputError: the two sides answer different conversations under this id.
     """
     if pairing == "all" and a_rows and b_rows:

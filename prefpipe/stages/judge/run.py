@@ -256,7 +256,7 @@ def _prompt_ids(side: Artifact, parts_there: Sequence[int]) -> set[str]:
 def _refuse_strangers(config: JudgeConfig, a: Artifact, b: OtherSide) -> None:
     """Refuse two whole sides without a prompt in common: nothing could be judged, and a table alone would say so.
 
-    Errors:
+    Raises:
         InputError: no prompt of A is one of B's.
     """
     present = a.present(range(a.n_parts), allow_partial=True)

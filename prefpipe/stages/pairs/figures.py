@@ -51,7 +51,7 @@ TIE_RULES = {
 def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
     """Return all figures of a finished ``pair_scores`` as JSON values, ``docs/evaluation.md`` says which.
 
-    Errors:
+    Raises:
         InputError: no pair was scored.
         UsageError: ``--beta`` for rewards.
     """
@@ -209,7 +209,7 @@ def _calibration(
 ) -> dict[str, Any]:
     """Return the figures of calibration against the file's outcomes, or with ``--outcome-gamma`` against graded ones.
 
-    Errors:
+    Raises:
         UsageError: ``--outcome-gamma`` of pairs without two columns of ratings.
     """
     gamma = config.outcome_gamma

@@ -39,7 +39,7 @@ def policy_rater(
         reference: the files of ``--reference`` where it names a model.
         log: where to say what is loaded.
 
-    Errors:
+    Raises:
         ModelError: no chat template.
         UsageError: a reward model without ``--reward-model``, a reference of another tokenizer, or ``base`` of no adapter.
     """

@@ -9,7 +9,7 @@ from prefpipe.stages.pairs.rating import PairRater, scorer_rater
 def reward_rater(config: PairsConfig, model: ModelFiles) -> PairRater:
     """Return the rater of ``--model`` with ``--reward-model``.
 
-    Errors:
+    Raises:
         ModelError: no chat template; what else is wrong with a reward model is found when it is opened.
     """
     require_chat_template(model)

@@ -117,7 +117,7 @@ def _parent_digests(
 ) -> dict[int, dict[str, str]]:
     """Return the digests of the parts that each part is made from.
 
-    Errors:
+    Raises:
         InputError: scores or embeddings of candidates that were made again since.
     """
     digests: dict[int, dict[str, str]] = {}

@@ -65,7 +65,7 @@ class Screened(NamedTuple):
 def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIndex:
     """Return the pools of a part's candidates.
 
-    Errors:
+    Raises:
         InputError: two candidates with the same key; ``name`` is the file in the message.
     """
     encoded = prompt_ids.dictionary_encode()
@@ -92,7 +92,7 @@ def find_rows(
 ) -> np.ndarray:
     """Return (N,) the row of another table that speaks of each candidate, -1 where none does.
 
-    Errors:
+    Raises:
         InputError: two rows for one candidate; ``what`` says of which kind.
     """
     numbers = (
@@ -128,7 +128,7 @@ def pool_rewards(scores: pa.Table, expression: RewardExpression, pools: PoolInde
         expression: the parsed ``--reward``; ``z()`` is over the candidates of each prompt.
         pools: the candidates whose reward is wanted.
 
-    Errors:
+    Raises:
         InputError: two scores of one scorer for the same candidate.
         UsageError: an expression that these scores do not allow, ``logit`` of 0.
     """

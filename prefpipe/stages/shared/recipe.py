@@ -40,7 +40,7 @@ class Side(NamedTuple):
 def check_recipes(policy: Side, baseline: Side, *, force: bool) -> list[str]:
     """Return in what two sides differ that were given other prompts, sampling settings or scorers, a line for each field.
 
-    Errors:
+    Raises:
         FingerprintError: they differ, and are not to be compared all the same.
     """
     if policy.is_imported or baseline.is_imported:
@@ -60,7 +60,7 @@ def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
     Nor is the system prompt: the judge is shown the conversation without it. Of imported candidates nobody knows how they were
     sampled.
 
-    Errors:
+    Raises:
         FingerprintError: it differs, and they are not to be compared all the same.
     """
     is_known = IMPORT not in (a.record.stage, b.record.stage)

@@ -110,7 +110,7 @@ def loop_over_parts(
         redo: parts to make again although they are finished.
         workers: threads that make parts at the same time; ``make`` must then share nothing between parts.
 
-    Errors:
+    Raises:
         StoppedEarly: a stop was asked for and parts are left.
         Exception: what ``make`` raised, once the parts begun beside it are finished.
     """
@@ -273,7 +273,7 @@ def begin_retry(
 def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> None:
     """Refuse a finished stage in which too many rows failed.
 
-    Errors:
+    Raises:
         ErrorRateError: rows whose status is in ``failing`` are a larger share than ``limit``.
     """
     n_failed = sum(summary.counts[status] for status in failing)

@@ -106,7 +106,7 @@ def encoder_in(
 def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:
     """Return the rows of the groups, rejected prompts among them.
 
-    Errors:
+    Raises:
         IncompleteInputError: parts are missing and ``allow_partial`` is not set.
     """
     return rows_of(groups.read_all(COLUMNS, allow_partial=allow_partial))
@@ -122,7 +122,7 @@ def groups_for(
 ) -> list[Group]:
     """Return the groups as tokens of a model: the stored ids where they are its own, else tokenised again, which is logged.
 
-    Errors:
+    Raises:
         InputError: as `groups_of`.
     """
     if stored_ids_fit(source, model):
@@ -140,7 +140,7 @@ def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
 
     A response that has no tokens of the encoder's model is there without any, and with its ``problem``.
 
-    Errors:
+    Raises:
         InputError: a response without stored ids, or ids of different prompts within one group.
     """
     found: dict[str, Group] = {}
@@ -157,7 +157,7 @@ def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[G
 
     Rewards and roles, which candidates have none of, are all the same and say nothing.
 
-    Errors:
+    Raises:
         InputError: as `groups_of`.
     """
     found: dict[str, Group] = {}

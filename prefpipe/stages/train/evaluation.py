@@ -32,7 +32,7 @@ class EvaluationGroups(NamedTuple):
     def prepare(self, config: TrainConfig, side: Side, runtime: Runtime) -> PreparedGroups:
         """Return the groups, prepared as those that are trained on are; what is left out is counted in the log.
 
-        Errors:
+        Raises:
             IncompleteInputError: parts are missing. The same set is to be evaluated on every time.
             InputError: no group is left.
         """
@@ -78,7 +78,7 @@ def evaluation_groups(
         named: the files of ``--reference-model`` where it names a model.
         trained: the reference of the groups that are trained on.
 
-    Errors:
+    Raises:
         InputError: no groups, or a reference of others.
         UsageError: the output lies inside them, or their reference is another model than that of the training.
     """
@@ -113,7 +113,7 @@ def evaluation_groups(
 def check_apart(train: list[Group], evaluation: list[Group], runtime: Runtime) -> None:
     """Refuse prompts that are on both sides; say so where only their ids differ.
 
-    Errors:
+    Raises:
         InputError: a prompt is on both sides.
     """
     refuse_shared_prompts(train, evaluation, FLAG)

@@ -157,7 +157,7 @@ def reference_of(
         named: the files of ``--reference-model`` where it names a model.
         name: the flag that gives log-probabilities.
 
-    Errors:
+    Raises:
         UsageError: a reference of another tokenizer, or made with other settings.
         InputError: log-probabilities of other groups.
     """

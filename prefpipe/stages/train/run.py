@@ -150,7 +150,7 @@ def run(
 def settings_of(config: TrainConfig) -> TrainSettings:
     """Return the run's settings: what was given, else the objective's start values.
 
-    Errors:
+    Raises:
         UsageError: a knob that the objective does not have, or a bad value.
     """
     objective = objective_of(config.target, config.objective)
@@ -273,7 +273,7 @@ def _refuse_checkpoint_of_another_run(
 ) -> None:
     """Refuse to go on from steps that another run took: the result would be that run's under this one's name.
 
-    Errors:
+    Raises:
         UsageError: the folder that holds the checkpoint says that it is of another configuration, model or groups.
     """
     if config.resume_from is None:

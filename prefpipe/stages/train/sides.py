@@ -149,7 +149,7 @@ class RewardSide:
     def load(self, lora: LoraSettings | None) -> Policy:
         """Load the classifier, with a fresh head where it has none.
 
-        Errors:
+        Raises:
             UsageError: adapters, which are merged in the end, over weights that are cut over several devices.
         """
         if lora is not None and cuts_weights():
@@ -209,7 +209,7 @@ def side_of(config: TrainConfig, model: ModelFiles, runtime: Runtime) -> Side:
 def require_start(config: TrainConfig, model: ModelFiles) -> None:
     """Refuse a model that the target cannot be trained from, before anything is loaded.
 
-    Errors:
+    Raises:
         ModelError: no chat template, or a kind of model that the target does not start from.
         UsageError: a chat template that cannot be read.
     """

@@ -102,7 +102,7 @@ class TrainRun:
     def train(self, rows: list[Row], source: Artifact) -> dict[str, Any]:
         """Train on the rows' groups, save the policy and return the figures of the run.
 
-        Errors:
+        Raises:
             InputError: no group is left to train on.
             StoppedEarly: a stop was asked for; a checkpoint is on disk.
         """
