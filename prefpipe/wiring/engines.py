@@ -9,7 +9,7 @@ from prefpipe.configs.score import ScoreConfig
 if TYPE_CHECKING:
     from prefpipe.backends.chat_client import Surroundings
     from prefpipe.backends.protocol import Generator, Scorer
-    from prefpipe.models.model_files import ModelFiles
+    from prefpipe.models.files import ModelFiles
     from prefpipe.stages.shared.runtime import Runtime
 
 EngineConfig = GenerateConfig | JudgeConfig | ScoreConfig

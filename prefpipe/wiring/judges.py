@@ -191,7 +191,7 @@ def _server(
 
 def _engine(config: JudgeConfig | ScoreConfig, spec: JudgeSpec) -> _AnswerSource:
     from prefpipe.artifacts.fingerprint import fingerprint_of
-    from prefpipe.models.model_files import require_chat_template
+    from prefpipe.models.files import require_chat_template
 
     judged = [config.candidates] if isinstance(config, ScoreConfig) else [config.a, config.b]
     model = locate(spec.model, trust_remote_code=config.trust_remote_code)

@@ -9,12 +9,12 @@ from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.configs.options import TemplatedConfig
 
 if TYPE_CHECKING:
-    from prefpipe.models.model_files import ModelFiles
+    from prefpipe.models.files import ModelFiles
 
 
 def locate(reference: str, *, trust_remote_code: bool = False) -> "ModelFiles":
     """Return the files of a folder, ``org/name[@revision]``, GGUF file or ``bundled:NAME``."""
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     return locate_model(reference, trust_remote_code=trust_remote_code)
 

@@ -22,7 +22,7 @@ def sampler_for(config: GenerateConfig, name: str, runtime: "Runtime") -> "Sampl
     if config.backend == "openai":
         return _served_sampler(config, name, runtime)
 
-    from prefpipe.models.model_files import require_chat_template
+    from prefpipe.models.files import require_chat_template
     from prefpipe.stages.generate import Sampler
 
     model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))

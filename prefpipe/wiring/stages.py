@@ -23,7 +23,7 @@ from prefpipe.wiring.scorers import pair_rater, rater_for
 
 if TYPE_CHECKING:
     from prefpipe.backends.protocol import Embedder
-    from prefpipe.models.model_files import ModelFiles
+    from prefpipe.models.files import ModelFiles
     from prefpipe.stages.evaluate.kl import Reference
     from prefpipe.stages.shared.recipe import Side
 

@@ -17,8 +17,8 @@ from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.models.model_files import ModelFiles, require_chat_template
-from prefpipe.models.model_location import locate_model
+from prefpipe.models.files import ModelFiles, require_chat_template
+from prefpipe.models.location import locate_model
 from prefpipe.stages.evaluate.kl import SERVED, Reference, why_no_kl
 from prefpipe.stages.evaluate.run import run
 from prefpipe.stages.shared.recipe import SIDES, Side
