@@ -115,7 +115,8 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
     from prefpipe.stages.evaluate.sides import SideStages, evaluate
 
-    return evaluate(config, SideStages(_generate, _score, _measure_reference), runtime)
+    stages = SideStages(_generate, _score, _measure_reference)
+    return evaluate(config, stages, locate, runtime)
 
 
 def _measure_reference(

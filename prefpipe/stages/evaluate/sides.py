@@ -6,7 +6,7 @@ What would fail is refused before an hour of sampling, not after it.
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.store import Artifact, open_input
@@ -18,11 +18,18 @@ from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import ModelFiles, require_chat_template
-from prefpipe.models.location import locate_model
 from prefpipe.stages.evaluate.kl import SERVED, Reference, why_no_kl
 from prefpipe.stages.evaluate.run import run
 from prefpipe.stages.shared.recipe import SIDES, Side
 from prefpipe.stages.shared.runtime import Runtime, Summary
+
+
+class LocateModel(Protocol):
+    """What finds the files of a model that is named."""
+
+    def __call__(self, reference: str, *, trust_remote_code: bool = False) -> ModelFiles:
+        """Return them, fetched or converted first where needed."""
+        ...
 
 
 class SideStages(NamedTuple):
@@ -36,12 +43,15 @@ class SideStages(NamedTuple):
     measure_reference: Callable[[EvalConfig, Side, ModelFiles, Runtime], Reference]
 
 
-def evaluate(config: EvalConfig, stages: SideStages, runtime: Runtime) -> Summary:
+def evaluate(
+    config: EvalConfig, stages: SideStages, locate: LocateModel, runtime: Runtime
+) -> Summary:
     """Make what is missing of both sides, and compare them.
 
     Args:
         config: the stage's knobs.
         stages: what samples, rates and measures.
+        locate: finds the files of a model.
         runtime: the surroundings.
 
     Raises:
@@ -51,10 +61,10 @@ def evaluate(config: EvalConfig, stages: SideStages, runtime: Runtime) -> Summar
     config = replace(config, template_date=_template_date(config))
     check_reward(config)
     for name in SIDES:
-        check_side(config, name)
+        check_side(config, name, locate)
     reference_model = None
     if config.kl_reference is not None:
-        reference_model = _located(config, config.kl_reference)
+        reference_model = locate(config.kl_reference, trust_remote_code=config.trust_remote_code)
 
     policy, baseline = (open_side(config, name, stages, runtime) for name in SIDES)
 
@@ -62,8 +72,12 @@ def evaluate(config: EvalConfig, stages: SideStages, runtime: Runtime) -> Summar
     if no_kl is not None:
         reference = Reference(reason=no_kl)
     else:
-        reference_model = reference_model or _located(config, config.baseline)
-        reference = stages.measure_reference(config, policy, reference_model, runtime)
+        if reference_model is None:
+            reference_model = locate(config.baseline, trust_remote_code=config.trust_remote_code)
+        assert config.template_date is not None
+        reference = stages.measure_reference(
+            config, policy, reference_model.dated(config.template_date), runtime
+        )
     return run(config, policy, baseline, runtime, reference)
 
 
@@ -89,7 +103,7 @@ def check_reward(config: EvalConfig) -> None:
         )
 
 
-def check_side(config: EvalConfig, name: str) -> None:
+def check_side(config: EvalConfig, name: str, locate: LocateModel) -> None:
     """Refuse a side that cannot be sampled or rated."""
     reference = getattr(config, name)
     is_model = not _is_candidates(Path(reference))
@@ -103,8 +117,7 @@ def check_side(config: EvalConfig, name: str) -> None:
             f"--scorer or --{name}-scores is needed to rate the responses of the {name}"
         )
     if is_model and config.backend not in SERVED:
-        model = locate_model(reference, trust_remote_code=config.trust_remote_code)
-        require_chat_template(model)
+        require_chat_template(locate(reference, trust_remote_code=config.trust_remote_code))
 
 
 def open_side(config: EvalConfig, name: str, stages: SideStages, runtime: Runtime) -> Side:
@@ -161,12 +174,6 @@ def _template_date(config: EvalConfig) -> str:
     if not config.overwrite.replaces_this_run:
         sampled += [config.output / name / "candidates" for name in SIDES]
     return date_for_run(config.template_date, None, sampled)
-
-
-def _located(config: EvalConfig, reference: str) -> ModelFiles:
-    model = locate_model(reference, trust_remote_code=config.trust_remote_code)
-    assert config.template_date is not None
-    return model.dated(config.template_date)
 
 
 def _is_candidates(path: Path) -> bool:
