@@ -12,7 +12,7 @@ from prefpipe.artifacts.interchange.pair_rows import ScoredTexts
 from prefpipe.backends.device import find_device
 from prefpipe.configs.pairs import BASE, PairsConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.models.model_files import ModelFiles, require_chat_template
+from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.pairs.rating import SAME_TOKENS, SIDES, PairRater, Rated
 from prefpipe.stages.shared.training_groups import encoder_of
 from prefpipe.training.forward import measure_responses, share_prompts

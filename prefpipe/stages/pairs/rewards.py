@@ -2,7 +2,7 @@
 
 from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.configs.pairs import PairsConfig
-from prefpipe.models.model_files import ModelFiles, require_chat_template
+from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.pairs.rating import PairRater, scorer_rater
 
 
