@@ -303,13 +303,13 @@ def pair_rater(config: PairsConfig, runtime: Runtime) -> Any:
     day = template_date(config)
     model = locate(config.model, trust_remote_code=config.trust_remote_code).dated(day)
     if config.reward_model:
-        return load("prefpipe.stages.pairs.rewards:reward_rater")(config, model)
+        return load("prefpipe.stages.pairs.model_raters:reward_rater")(config, model)
     named = config.reference not in (None, BASE)
     reference = (
         locate(config.reference or "", trust_remote_code=config.trust_remote_code).dated(day)
         if named
         else None
     )
-    return load("prefpipe.stages.pairs.policies:policy_rater")(
+    return load("prefpipe.stages.pairs.model_raters:policy_rater")(
         config, model, reference, runtime.log
     )
