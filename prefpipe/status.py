@@ -27,9 +27,9 @@ from prefpipe.artifacts.store import PART_PATTERN, Artifact, Shard, parts_withou
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, moved_folders
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
+from prefpipe.models.files import content_hash_of
+from prefpipe.models.location import locate_model
 from prefpipe.models.merge_record import MergedPart, MergeRecord, read_merge_record
-from prefpipe.models.model_files import content_hash_of
-from prefpipe.models.model_location import locate_model
 
 State = Literal["done", "partial", "stale", "corrupt"]
 PAIR_STAGES = ("eval rewardbench", "eval calibration")

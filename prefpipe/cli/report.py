@@ -233,7 +233,7 @@ def _model(named: str | None, found: list[Any]) -> Any:
         return TrainedShape(str(named), ModelShape(size))
     policies = [item for item in found if item.kind == "policy"]
     if named is not None or policies:
-        from prefpipe.models.model_shape import named_shape  # brings in transformers: seconds
+        from prefpipe.models.shape import named_shape  # brings in transformers: seconds
 
         if named is not None:
             return TrainedShape(named, named_shape(named).shape)

@@ -37,7 +37,7 @@ def generator_for(
             surroundings=_surroundings(runtime),
         )
     model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
-    load("prefpipe.models.model_files:require_chat_template")(model)
+    load("prefpipe.models.files:require_chat_template")(model)
     if config.backend == "vllm":
         return model.identity(), lambda: load(
             "prefpipe.backends.generators.vllm_engine:VllmGenerator"
@@ -224,7 +224,7 @@ def language_judge(
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
         judged = [config.a, config.b] if isinstance(config, JudgeConfig) else [config.candidates]  # type: ignore[attr-defined]
         model = model.dated(template_date(config, judged))
-        load("prefpipe.models.model_files:require_chat_template")(model)
+        load("prefpipe.models.files:require_chat_template")(model)
         model_identity = {
             **model.identity(),
             **{key: getattr(config, key) for key in ("dtype", "max_length")},

@@ -185,7 +185,7 @@ def _check_side(config: EvalConfig, side: str) -> None:
         )
     if is_model and config.backend not in ("fake", "openai"):  # whose models are not on this disk
         model = locate(reference, trust_remote_code=config.trust_remote_code)
-        load("prefpipe.models.model_files:require_chat_template")(model)
+        load("prefpipe.models.files:require_chat_template")(model)
 
 
 def _pairs(config: PairsConfig, runtime: Runtime) -> Summary:

@@ -25,7 +25,7 @@ from prefpipe.errors import (
     StoppedEarly,
     UsageError,
 )
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.inspect.overview import overview
 from prefpipe.stages.shared.runtime import Runtime

@@ -6,7 +6,7 @@ from prefpipe.artifacts.store import open_input
 from prefpipe.backends.device import find_device
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.evaluate.kl import KlReference
 from prefpipe.stages.shared.recipe import RatedCandidates

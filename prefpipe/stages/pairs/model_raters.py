@@ -14,7 +14,7 @@ from prefpipe.backends.device import find_device
 from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.configs.pairs import BASE, PairsConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.models.model_files import ModelFiles, require_chat_template
+from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.pairs.rating import RESPONSES, SAME_TOKENS, PairRater, Rated, scorer_rater
 from prefpipe.stages.shared.training_groups import encoder_of
 from prefpipe.training.forward import measure_responses, share_prompts

@@ -7,7 +7,7 @@ from prefpipe.artifacts.fingerprint import describe_difference
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import read_rows

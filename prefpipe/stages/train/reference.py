@@ -20,7 +20,7 @@ from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
 from prefpipe.maths.objectives.registry import find_objective
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.logprob_rows import read_logprobs

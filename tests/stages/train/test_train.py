@@ -23,7 +23,7 @@ from prefpipe.errors import (
     UsageError,
 )
 from prefpipe.maths.objectives.registry import OBJECTIVES
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train.run import run as train
 

@@ -19,7 +19,7 @@ from prefpipe.artifacts.store import Shard
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import StoppedEarly, UsageError
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.merge import MergeRequest, merge
 from prefpipe.stages.shared.runtime import Runtime

@@ -11,7 +11,7 @@ from support.written_groups import row_of, write_groups
 
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, StoppedEarly, UsageError
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train.run import run as train
 

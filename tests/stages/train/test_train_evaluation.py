@@ -15,7 +15,7 @@ from prefpipe.errors import (
     StoppedEarly,
     UsageError,
 )
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train.run import run as train
