@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from prefpipe.artifacts import atomic, parts, run_record
-from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
@@ -376,7 +376,8 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
 
 def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord) -> None:
     assert on_disk is not None
-    lines = describe_difference(on_disk.identity, wanted.identity)
+    differences = field_differences(on_disk.identity, wanted.identity)
+    lines = [difference.worded("on disk", "asked for") for difference in differences]
     raise FingerprintError(
         f"{path} holds the result of another configuration:\n  " + "\n  ".join(lines),
         hint="choose another folder with -o, give back the old values, or start again with --overwrite "

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
 from prefpipe.artifacts.answer_cache import FOLDER_NAME, AnswerCache
-from prefpipe.artifacts.fingerprint import canonical_json, describe_difference
+from prefpipe.artifacts.fingerprint import canonical_json, field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
 from prefpipe.artifacts.run_record import RunRecord
@@ -226,9 +226,9 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
     same_but_n = {**on_disk.identity, "n": config.n}
     if canonical_json(same_but_n) != canonical_json(record.identity):
         lines = [
-            line
-            for line in describe_difference(on_disk.identity, record.identity)
-            if not line.startswith("n:")
+            difference.worded("on disk", "asked for")
+            for difference in field_differences(on_disk.identity, record.identity)
+            if difference.key != "n"
         ]
         raise FingerprintError(
             f"--extend grows --n only, and {config.output} differs in more:\n  "
