@@ -91,11 +91,11 @@ def pair_rater(config: PairsConfig, runtime: "Runtime") -> "PairRater | None":
     day = template_date(config)
     model = locate(config.model, trust_remote_code=config.trust_remote_code).dated(day)
     if config.reward_model:
-        from prefpipe.stages.pairs.rewards import reward_rater
+        from prefpipe.stages.pairs.model_raters import reward_rater
 
         return reward_rater(config, model)
 
-    from prefpipe.stages.pairs.policies import policy_rater
+    from prefpipe.stages.pairs.model_raters import policy_rater
 
     reference = None
     if config.reference is not None and config.reference != BASE:

@@ -24,8 +24,8 @@ from prefpipe.wiring.scorers import pair_rater, rater_for
 if TYPE_CHECKING:
     from prefpipe.backends.protocol import Embedder
     from prefpipe.models.files import ModelFiles
-    from prefpipe.stages.evaluate.kl import Reference
-    from prefpipe.stages.shared.recipe import Side
+    from prefpipe.stages.evaluate.kl import KlReference
+    from prefpipe.stages.shared.recipe import RatedCandidates
 
 
 def run_stage(config: StageConfig, runtime: Runtime) -> Summary:
@@ -120,8 +120,8 @@ def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
 
 
 def _measure_reference(
-    config: EvalConfig, policy: "Side", model: "ModelFiles", runtime: Runtime
-) -> "Reference":
+    config: EvalConfig, policy: "RatedCandidates", model: "ModelFiles", runtime: Runtime
+) -> "KlReference":
     # brings in transformers, which an evaluation without KL needs not
     from prefpipe.stages.evaluate.reference import measure_reference
 

@@ -18,9 +18,9 @@ from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import ModelFiles, require_chat_template
-from prefpipe.stages.evaluate.kl import SERVED, Reference, why_no_kl
+from prefpipe.stages.evaluate.kl import SERVED, KlReference, why_no_kl
 from prefpipe.stages.evaluate.run import run
-from prefpipe.stages.shared.recipe import SIDES, Side
+from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
 from prefpipe.stages.shared.runtime import Runtime, Summary
 
 
@@ -40,7 +40,7 @@ class SideStages(NamedTuple):
 
     generate: Callable[[GenerateConfig, Runtime], Summary]
     score: Callable[[ScoreConfig, Runtime], Summary]
-    measure_reference: Callable[[EvalConfig, Side, ModelFiles, Runtime], Reference]
+    measure_reference: Callable[[EvalConfig, RatedCandidates, ModelFiles, Runtime], KlReference]
 
 
 def evaluate(
@@ -70,7 +70,7 @@ def evaluate(
 
     no_kl = why_no_kl(config, policy, baseline)
     if no_kl is not None:
-        reference = Reference(reason=no_kl)
+        reference = KlReference(reason=no_kl)
     else:
         if reference_model is None:
             reference_model = locate(config.baseline, trust_remote_code=config.trust_remote_code)
@@ -120,7 +120,9 @@ def check_side(config: EvalConfig, name: str, locate: LocateModel) -> None:
         require_chat_template(locate(reference, trust_remote_code=config.trust_remote_code))
 
 
-def open_side(config: EvalConfig, name: str, stages: SideStages, runtime: Runtime) -> Side:
+def open_side(
+    config: EvalConfig, name: str, stages: SideStages, runtime: Runtime
+) -> RatedCandidates:
     """Return a side with its candidates and scores, those given or made now, and its embeddings."""
     candidates = Path(getattr(config, name))
     if not _is_candidates(candidates):
@@ -138,7 +140,7 @@ def open_side(config: EvalConfig, name: str, stages: SideStages, runtime: Runtim
     if embeddings_folder is not None:
         embeddings = open_input(embeddings_folder, schema="embeddings", name=f"--{name}-embeddings")
 
-    return Side(
+    return RatedCandidates(
         getattr(config, name),
         open_input(candidates, schema="candidates", name=f"--{name}"),
         open_input(scores, schema="scores", name=f"--{name}-scores"),
