@@ -18,10 +18,9 @@ import pyarrow as pa
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.interchange.formats import content_hash, read_pool
-from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions, WideColumns
 from prefpipe.artifacts.interchange.user_table import file_of
-from prefpipe.artifacts.interchange.wide_rows import WideColumns
 from prefpipe.artifacts.prompts import Prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES, Schema
@@ -53,19 +52,16 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
         config.output,
         {name: path for name, text in sources.items() if (path := file_of(text)) is not None},
     )
-    pool, skipped = read_users_rows(
-        config,
-        lambda: read_pool(
-            config.source,
-            "wide" if config.is_wide else config.format,
-            requests=config.requests,
-            names=_names(config),
-            wide=_wide(config),
-            columns=config.kept_columns,
-            reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
-            rules=config.reading_rules,
-        ),
+    kind = "wide" if config.is_wide else config.format
+    options = ReadOptions(
+        columns=config.kept_columns,
+        reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
+        rules=config.reading_rules,
+        requests=config.requests,
+        names=_names(config),
+        wide=_wide(config),
     )
+    pool, skipped = read_users_rows(config, lambda: read_pool(config.source, kind, options))
     runtime = replace(runtime, context={**runtime.context, **context_of_skipped_rows(skipped)})
     for note in pool.notes:
         runtime.log(note)
