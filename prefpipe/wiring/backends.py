@@ -124,7 +124,7 @@ def scorer_for(
             runtime.log(note)
         return {"kind": "ratings", **scorer.identity()}, lambda: scorer
     if spec.kind == "judge":
-        found, settings, desk = language_judge(
+        found, settings, answers = language_judge(
             config,
             parse_judge(spec.target),
             runtime,
@@ -134,7 +134,7 @@ def scorer_for(
         )
         return {**found, "kind": "judge", "engine": found["kind"]}, lambda: load(
             "prefpipe.backends.judges.llm_judge:JudgeScorer"
-        )(settings, desk)
+        )(settings, answers)
     model = locate(spec.target, trust_remote_code=config.trust_remote_code)
     model = model.dated(template_date(config, [config.candidates]))
     identity = {
@@ -160,13 +160,13 @@ def judge_for(
     spec, rule = parse_judge(config.judge), config.verdict_rule
     if spec.kind in ENGINES:
         default = "pairwise-letter-v1" if rule == "logprobs" else "pairwise-v1"
-        identity, settings, desk = language_judge(
+        identity, settings, answers = language_judge(
             config, spec, runtime, kind="pairwise", verdict=rule, default_prompt=default
         )
         return (
             identity,
             True,
-            lambda: load("prefpipe.backends.judges.llm_judge:LlmJudge")(settings, desk),
+            lambda: load("prefpipe.backends.judges.llm_judge:LlmJudge")(settings, answers),
         )
     identity = {
         "kind": spec.kind,
@@ -210,8 +210,8 @@ def language_judge(
     verdict: str,
     default_prompt: str,
 ) -> tuple[dict[str, Any], Any, Any]:
-    """Return a language model's identity as a judge, its settings, and the desk that answers its questions."""
-    prompt = load("prefpipe.backends.judges.judge_prompt_files:read_judge_prompt")(
+    """Return a language model's identity as a judge, its settings, and where its answers come from."""
+    prompt = load("prefpipe.backends.judges.prompt_files:read_judge_prompt")(
         config.judge_prompt or default_prompt, kind
     )
     max_tokens = config.judge_max_tokens or load(
@@ -233,7 +233,7 @@ def language_judge(
         name = f"{spec.kind}:{digest}"  # the model's name in the key of an answer
 
         def open_source() -> Any:
-            source = load("prefpipe.backends.judges.engine_source:EngineSource")
+            source = load("prefpipe.backends.judges.engine_answers:EngineAnswers")
             return source(_open_engine(config, spec, model))
 
     settings = load("prefpipe.backends.judges.llm_judge:JudgeSettings")(
@@ -244,7 +244,7 @@ def language_judge(
     cache = load("prefpipe.artifacts.answer_cache:AnswerCache")(
         config.cache or config.output / "answers"
     )
-    desk = load("prefpipe.backends.judges.judge_desk:JudgeDesk")(
+    answers = load("prefpipe.backends.judges.answers:JudgeAnswers")(
         open_source,
         cache,
         mode=mode,
@@ -252,7 +252,7 @@ def language_judge(
         ask_again=not isinstance(config, JudgeConfig) or config.retry_errors,
         is_served=spec.kind == "openai",
     )
-    return {"kind": spec.kind, **model_identity, **settings.identity()}, settings, desk
+    return {"kind": spec.kind, **model_identity, **settings.identity()}, settings, answers
 
 
 def _open_server(config: JudgingConfig, verdict: str, runtime: Runtime) -> Any:
