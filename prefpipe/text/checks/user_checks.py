@@ -31,11 +31,11 @@ def load_function(name: str) -> UserFunction:
         installed = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
         if name not in installed.names:
             names = ", ".join(sorted(installed.names)) or "none"
-        guess = did_you_mean(name, installed.names, quote="'")
+            guess = did_you_mean(name, installed.names, quote="'")
             raise ValueError(
                 f"'function' {name!r} is no entry point of the group "
-            f"{ENTRY_POINT_GROUP!r}{guess}; "
-                f"installed: {names}; a module's function is written 'package.module:function'"
+                f"{ENTRY_POINT_GROUP!r}{guess}; installed: {names}; "
+                "a module's function is written 'package.module:function'"
             )
         reference = installed[name]
     try:
