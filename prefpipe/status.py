@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
 from prefpipe.artifacts.file_hashes import hash_file
-from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
@@ -27,9 +27,9 @@ from prefpipe.artifacts.store import PART_PATTERN, Artifact, Shard, parts_withou
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, moved_folders
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
+from prefpipe.models.files import content_hash_of
+from prefpipe.models.location import locate_model
 from prefpipe.models.merge_record import MergedPart, MergeRecord, read_merge_record
-from prefpipe.models.model_files import content_hash_of
-from prefpipe.models.model_location import locate_model
 
 State = Literal["done", "partial", "stale", "corrupt"]
 PAIR_STAGES = ("eval rewardbench", "eval calibration")
@@ -504,13 +504,13 @@ class Inspector:
             return None
         nested = artifact.record.identity.get(name)
         if isinstance(nested, dict) and nested != parent.record.identity:
-            lines = describe_difference(nested, parent.record.identity)
+            differences = field_differences(nested, parent.record.identity)
             report.is_other_run = True
             report.reasons.append(f"its {name}, {place}, are of another configuration now:")
-            report.reasons += [f"  {_then_and_now(line)}" for line in lines[:MAX_LINES]]
-            report.reasons += (
-                [f"  and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
-            )
+            for difference in differences[:MAX_LINES]:
+                report.reasons.append(f"  {difference.worded('then', 'now')}")
+            if len(differences) > MAX_LINES:
+                report.reasons.append(f"  and {len(differences) - MAX_LINES} more")
             return None
         if above.state == "stale":
             report.is_behind = True
@@ -731,10 +731,6 @@ def _check_sources(report: Report, artifact: Artifact) -> None:
         elif content_hash(str(place)) != artifact.record.identity.get(name):
             report.is_other_run = True
             report.reasons.append(f"its {name}, {place}, has changed since")
-
-
-def _then_and_now(line: str) -> str:
-    return line.replace(" on disk, ", " then, ").replace(" asked for", " now")
 
 
 def _of_other_run(record: RunRecord, indices: list[int]) -> str:

@@ -16,11 +16,12 @@ from typing import Any
 import pyarrow as pa
 
 from prefpipe.artifacts import atomic, parts, run_record
-from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import READABLE, column_types, same_type
+from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.errors import (
     CorruptPartError,
@@ -30,7 +31,6 @@ from prefpipe.errors import (
     UsageError,
 )
 
-SUMMARY = "summary.json"
 PART_PATTERN = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 
 
@@ -353,7 +353,7 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
 
     lost = parts_without_record(path)
     others = [file for file, footer in lost.items() if footer.fingerprint != record.fingerprint]
-    known = {file.name for file in lost} | ({SUMMARY} if lost else set())
+    known = {file.name for file in lost} | ({SUMMARY_FILE} if lost else set())
     strangers = sorted(
         file.name
         for file in path.iterdir()
@@ -376,7 +376,8 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
 
 def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord) -> None:
     assert on_disk is not None
-    lines = describe_difference(on_disk.identity, wanted.identity)
+    differences = field_differences(on_disk.identity, wanted.identity)
+    lines = [difference.worded("on disk", "asked for") for difference in differences]
     raise FingerprintError(
         f"{path} holds the result of another configuration:\n  " + "\n  ".join(lines),
         hint="choose another folder with -o, give back the old values, or start again with --overwrite "

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from prefpipe.backends.protocol import Message
 from prefpipe.errors import ModelError
-from prefpipe.models.model_files import ModelFiles
-from prefpipe.models.model_json import read_json
+from prefpipe.models.files import ModelFiles
+from prefpipe.models.json_files import read_json
 from prefpipe.text.chat_template import ChatTemplate
 
 

@@ -66,7 +66,7 @@ def merge(
         require_free(
             output, "choose a new folder with -o, or pass --overwrite"
         )  # before libraries that take seconds to load, and before a base is fetched
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
     from prefpipe.stages.merge import MergeRequest
     from prefpipe.stages.merge import merge as run_merge
 

@@ -38,7 +38,7 @@ def convert(
     """Turn a GGUF file or a bundled model into an ordinary Hugging Face folder, once."""
     from prefpipe.cli import pages
     from prefpipe.models.bundled import PREFIX, find_bundled
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     source = (
         find_bundled(reference) if reference.startswith(PREFIX) else Path(reference).expanduser()
@@ -118,8 +118,8 @@ def show(
     reference: Reference, trust_remote_code: TrustRemoteCode = False, as_json: AsJson = False
 ) -> None:
     """Show where a model is, what kind it is, its hashes and its chat template."""
-    from prefpipe.models.model_location import locate_model
-    from prefpipe.models.tokenizer_files import read_chat_template
+    from prefpipe.models.location import locate_model
+    from prefpipe.models.tokenizer import read_chat_template
 
     model = locate_model(reference, trust_remote_code=trust_remote_code)
     facts = {

@@ -161,7 +161,7 @@ def _model(reference: str) -> Any:
     size = None if Path(reference).is_dir() else parse_size(reference)
     if size is not None:
         return TrainedModel(reference, ModelShape(size), round(size), round(size))
-    from prefpipe.models.model_shape import named_shape
+    from prefpipe.models.shape import named_shape
 
     found = named_shape(reference)
     return TrainedModel(

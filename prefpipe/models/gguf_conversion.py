@@ -22,7 +22,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from prefpipe.artifacts.atomic import make_folder, sync_folder
 from prefpipe.artifacts.file_hashes import cache_folder, hash_file
 from prefpipe.errors import ModelError
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 
 CONVERTER_VERSION = 1
 """Part of the cached folder's name, so that a corrected converter never meets the old one's result."""

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prefpipe.artifacts.atomic import atomic_write
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 
 FILE_NAME = "merged_from.json"
 

@@ -20,7 +20,7 @@ from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.models.model_files import ModelFiles, require_chat_template
+from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.shared.candidate_rows import (
     Row,
     count_by_status,

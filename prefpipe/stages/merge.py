@@ -19,9 +19,9 @@ from prefpipe.artifacts.atomic import atomic_folder, atomic_write
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord, read_run_record
 from prefpipe.artifacts.store import refuse_nesting
 from prefpipe.errors import ModelError, PrefpipeError, StoppedEarly, UsageError
+from prefpipe.models.files import ModelFiles, inspect_model
+from prefpipe.models.json_files import read_json
 from prefpipe.models.merge_record import merge_record_of
-from prefpipe.models.model_files import ModelFiles, inspect_model
-from prefpipe.models.model_json import read_json
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.training.merge import (
     DTYPES,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prefpipe.errors import ModelError, UsageError
-from prefpipe.models.safetensors_header import check_safetensors
+from prefpipe.models.weights import check_safetensors
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")

@@ -28,8 +28,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.errors import ModelError
-from prefpipe.models.model_files import ModelFiles, require_tokenizer
-from prefpipe.models.model_json import read_json
+from prefpipe.models.files import ModelFiles, require_tokenizer
+from prefpipe.models.json_files import read_json
 from prefpipe.training.policy import old_names_of_peft, require_generation_config, turn_dropout_off
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -34,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefpipe.artifacts.atomic import atomic_write, settle_file, sync_folder
 from prefpipe.errors import ModelError, UsageError
-from prefpipe.models.model_files import ModelFiles, require_chat_template
+from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.training.quantisation import NF4, keep_one_kernel, nf4_config, require_bitsandbytes
 from prefpipe.training.ranks import loading_whole
 

@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefpipe.artifacts.template_dates import CLOCK
 from prefpipe.errors import InputError, ModelError, UsageError
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.head_scores import score_head
 from prefpipe.training.policy import LoraSettings, Policy, turn_dropout_off

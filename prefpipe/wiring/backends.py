@@ -37,7 +37,7 @@ def generator_for(
             surroundings=_surroundings(runtime),
         )
     model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
-    load("prefpipe.models.model_files:require_chat_template")(model)
+    load("prefpipe.models.files:require_chat_template")(model)
     if config.backend == "vllm":
         return model.identity(), lambda: load(
             "prefpipe.backends.generators.vllm_engine:VllmGenerator"
@@ -224,7 +224,7 @@ def language_judge(
         model = locate(spec.model, trust_remote_code=getattr(config, "trust_remote_code", False))
         judged = [config.a, config.b] if isinstance(config, JudgeConfig) else [config.candidates]  # type: ignore[attr-defined]
         model = model.dated(template_date(config, judged))
-        load("prefpipe.models.model_files:require_chat_template")(model)
+        load("prefpipe.models.files:require_chat_template")(model)
         model_identity = {
             **model.identity(),
             **{key: getattr(config, key) for key in ("dtype", "max_length")},
@@ -303,13 +303,13 @@ def pair_rater(config: PairsConfig, runtime: Runtime) -> Any:
     day = template_date(config)
     model = locate(config.model, trust_remote_code=config.trust_remote_code).dated(day)
     if config.reward_model:
-        return load("prefpipe.stages.pairs.rewards:reward_rater")(config, model)
+        return load("prefpipe.stages.pairs.model_raters:reward_rater")(config, model)
     named = config.reference not in (None, BASE)
     reference = (
         locate(config.reference or "", trust_remote_code=config.trust_remote_code).dated(day)
         if named
         else None
     )
-    return load("prefpipe.stages.pairs.policies:policy_rater")(
+    return load("prefpipe.stages.pairs.model_raters:policy_rater")(
         config, model, reference, runtime.log
     )

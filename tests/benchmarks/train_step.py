@@ -52,7 +52,7 @@ def make_group(n_prompt: int, n_response: int) -> Any:
 
 
 def bundled_folder() -> Path:
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     return locate_model("bundled:smollm2-135m").path
 
@@ -246,7 +246,7 @@ def counted(n_prompt: int, n_response: int, options: argparse.Namespace) -> tupl
     """
     from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-    from prefpipe.models.model_shape import shape_of
+    from prefpipe.models.shape import shape_of
 
     config = (
         LlamaConfig(**LLAMA_1B)

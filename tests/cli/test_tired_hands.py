@@ -13,8 +13,8 @@ from support.two_rounds import copy_to
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.errors import ModelError, UsageError
-from prefpipe.models.model_files import inspect_model
-from prefpipe.models.model_location import locate_model
+from prefpipe.models.files import inspect_model
+from prefpipe.models.location import locate_model
 from prefpipe.training.settings import require_trackers
 
 

@@ -9,7 +9,7 @@ import pytest
 from support.stage_server import StageServer
 from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ALL_FILES = {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "merged_from.json", "model.safetensors", "tokenizer.json",
@@ -21,7 +21,7 @@ def server(fast_root: Path) -> Iterator[StageServer]:
     """Has loaded what merging needs, so that a command takes a second and not ten."""
     scratch = fast_root / "merge-streams"
     scratch.mkdir()
-    started = StageServer(scratch, ["prefpipe.stages.merge", "prefpipe.models.model_location"])
+    started = StageServer(scratch, ["prefpipe.stages.merge", "prefpipe.models.location"])
     yield started
     started.stop()
 

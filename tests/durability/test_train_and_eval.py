@@ -60,7 +60,7 @@ def heavy(fast_root: Path) -> Iterator[StageServer]:
     scratch = fast_root / "heavy-streams"
     scratch.mkdir()
     modules = ("prefpipe.stages.train.run", "prefpipe.stages.logprobs", "prefpipe.stages.evaluate.run", "prefpipe.backends.generators.hf_generator",
-               "prefpipe.models.model_location")  # fmt: skip
+               "prefpipe.models.location")  # fmt: skip
     server = StageServer(scratch, modules)
     yield server
     server.stop()

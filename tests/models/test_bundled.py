@@ -6,8 +6,8 @@ import pytest
 
 from prefpipe.errors import ModelError
 from prefpipe.models.bundled import BUNDLED_MODELS, BundledModel, find_bundled
-from prefpipe.models.model_files import require_chat_template
-from prefpipe.models.model_location import locate_model
+from prefpipe.models.files import require_chat_template
+from prefpipe.models.location import locate_model
 
 
 def test_an_unknown_name_lists_the_known_ones():

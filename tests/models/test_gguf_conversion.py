@@ -14,8 +14,8 @@ from support.tiny_models import make_tiny_causal_lm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefpipe.errors import ModelError, PrefpipeError
+from prefpipe.models.files import inspect_model, require_chat_template
 from prefpipe.models.gguf_conversion import convert_cached, convert_gguf
-from prefpipe.models.model_files import inspect_model, require_chat_template
 
 N_HEADS, N_KV_HEADS, HIDDEN = 4, 2, 32
 TOKENS = [

@@ -28,8 +28,8 @@ from transformers import (
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.errors import ModelError, StoppedEarly
-from prefpipe.models.model_files import inspect_model
-from prefpipe.models.model_location import locate_model
+from prefpipe.models.files import inspect_model
+from prefpipe.models.location import locate_model
 from prefpipe.stages import merge as stage
 from prefpipe.stages.merge import MergeRequest, merge
 from prefpipe.stages.shared.runtime import Runtime

@@ -16,7 +16,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore
 
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from support.stage_server import Command, Outcome, StageServer
 from support.tiny_models import make_tiny_causal_lm
 from support.written_groups import row_of, write_groups

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from transformers import TrainerCallback
 
 from prefpipe.maths.objectives.registry import resolve_knobs
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.training.callbacks import MetricsFile
 from prefpipe.training.checkpoints import find_last_checkpoint
 from prefpipe.training.early_stopping import EarlyStopping

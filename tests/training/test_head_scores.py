@@ -17,7 +17,7 @@ from prefpipe.errors import ModelError
 from prefpipe.maths.objectives.losses import Targets
 from prefpipe.maths.objectives.registry import REWARD_OBJECTIVES, resolve_knobs
 from prefpipe.maths.objectives.scores import group_losses
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.training.batches import GroupCollator
 from prefpipe.training.forward import by_group, shares_prompts
 from prefpipe.training.groups import pairs_in

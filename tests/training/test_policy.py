@@ -10,7 +10,7 @@ from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tin
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from prefpipe.errors import ModelError, UsageError
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.training.policy import (
     LoraSettings,
     Policy,

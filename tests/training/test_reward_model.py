@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, LlamaForSequenceClassification
 
 from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.errors import InputError, ModelError, UsageError
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.training.policy import LoraSettings, save_policy
 from prefpipe.training.reward_model import (
     check_ends,

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from prefpipe.backends.device import find_device
 from prefpipe.backends.protocol import Embeddings
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.surrogates import replace_lone_surrogates
 
 _NO_LIMIT = 10**9

@@ -15,7 +15,7 @@ from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
 from prefpipe.backends.generators.kv_cache import is_supported
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
 from prefpipe.errors import ModelError
-from prefpipe.models.model_files import ModelFiles, merge_command, require_chat_template
+from prefpipe.models.files import ModelFiles, merge_command, require_chat_template
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 

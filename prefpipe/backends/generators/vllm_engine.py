@@ -18,7 +18,7 @@ from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.generators.vllm_support import check_adapter, find_version, hidden_torchrun
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
 from prefpipe.errors import ModelError
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 
 find_version()
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from prefpipe.errors import ModelError
-from prefpipe.models.model_json import read_json
+from prefpipe.models.json_files import read_json
 
 OLDEST, TOO_NEW = (0, 26), (0, 34)
 SUPPORTED = ">=0.26,<0.34"

@@ -16,7 +16,7 @@ from prefpipe.backends.device import find_device
 from prefpipe.backends.protocol import Message, Score, ScoreRequest
 from prefpipe.backends.scorers.padding_self_test import CONVERSATIONS, judge_padding
 from prefpipe.errors import ModelError, PrefpipeWarning
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.text.chat_template import ChatTemplate, TemplateError
 
 _WORST_LENGTH: Final = 1_000_000

@@ -26,13 +26,13 @@ from prefpipe.maths.compute.training_compute import (
 from prefpipe.maths.compute.training_memory import StepRecipe, step_footprint
 from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
 from prefpipe.maths.statistics.distribution import Distribution
-from prefpipe.models.model_shape import (
+from prefpipe.models.shape import (
     build_without_weights,
     folders_on_disk,
     memory_shape,
     shape_of,
 )
-from prefpipe.models.tokenizer_files import hash_tokenizer, read_chat_template
+from prefpipe.models.tokenizer import hash_tokenizer, read_chat_template
 from prefpipe.stages.check.findings import judge
 from prefpipe.stages.check.pairs import PairCheck, targets_of
 from prefpipe.stages.check.tokens import TokenCheck

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from prefpipe.errors import UsageError
-from prefpipe.models.model_files import find_adapter_base
-from prefpipe.models.tokenizer_files import find_tokenizer_files, read_chat_template
+from prefpipe.models.files import find_adapter_base
+from prefpipe.models.tokenizer import find_tokenizer_files, read_chat_template
 
 MEANT_FOR_ARGUMENTS = tuple(",='\"{}")
 """``--model_args`` is a list of ``name=value`` parted by commas outside of quotes, or a JSON object; it cannot quote these."""

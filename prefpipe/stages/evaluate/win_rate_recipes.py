@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe import __version__
-from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.interchange.annotations import Annotations
 
 COMPARED = ("baseline", "judges", "judged_by")
@@ -76,12 +76,11 @@ def differences_of_recipes(
 ) -> list[str]:
     """Return in what two files differ that are to be compared, a line each: annotations, nulls included, and recipe of either."""
     (ours, recipe), (theirs, its_recipe) = first, other
-    lines = describe_difference(
+    differences = field_differences(
         {name: recipe[name] for name in COMPARED}, {name: its_recipe[name] for name in COMPARED}
     )
     lines = [
-        line.replace("on disk", f"in {ours.source}").replace("asked for", f"in {theirs.source}")
-        for line in lines
+        difference.worded(f"in {ours.source}", f"in {theirs.source}") for difference in differences
     ]
     return _differences_of_prompts(ours, theirs) + lines
 

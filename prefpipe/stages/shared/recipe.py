@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.fingerprint import canonical_json, describe_difference
+from prefpipe.artifacts.fingerprint import canonical_json, field_differences
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tool_calls import rows_of
@@ -23,7 +23,7 @@ IMPORT = "import"
 HINT = "make both sides with the same prompts, sampling and scorers, or pass --force to compare them all the same"
 
 
-class Side(NamedTuple):
+class RatedCandidates(NamedTuple):
     """One side of the comparison: what it was given as, its candidates, their scores and, where given, their embeddings."""
 
     name: str
@@ -37,20 +37,21 @@ class Side(NamedTuple):
         return self.candidates.record.stage == IMPORT
 
 
-def check_recipes(policy: Side, baseline: Side, *, force: bool) -> list[str]:
+def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: bool) -> list[str]:
     """Return in what two sides differ that were given other prompts, sampling settings or scorers, a line for each field.
 
     Raises:
         FingerprintError: they differ, and are not to be compared all the same.
     """
+    names = ("the policy", "the baseline")
     if policy.is_imported or baseline.is_imported:
         lines = _differences_of_prompts(
             prompts_of(policy.candidates), prompts_of(baseline.candidates)
         )
     else:
-        lines = _differences_of_identities(policy.candidates, baseline.candidates)
-    lines += _differences_of_identities(policy.scores, baseline.scores)
-    return _told(lines, ("the policy", "the baseline"), force=force)
+        lines = _differences_of_identities(policy.candidates, baseline.candidates, names)
+    lines += _differences_of_identities(policy.scores, baseline.scores, names)
+    return _refuse_unless_forced(lines, force=force)
 
 
 def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
@@ -64,22 +65,20 @@ def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
         FingerprintError: it differs, and they are not to be compared all the same.
     """
     is_known = IMPORT not in (a.record.stage, b.record.stage)
-    lines = _differences_of_identities(a, b, besides=NOT_COMPARED_OF_PAIRS) if is_known else []
-    return _told(lines, ("A", "B"), force=force)
+    lines: list[str] = []
+    if is_known:
+        lines = _differences_of_identities(a, b, ("A", "B"), besides=NOT_COMPARED_OF_PAIRS)
+    return _refuse_unless_forced(lines, force=force)
 
 
-def _told(lines: Sequence[str], names: tuple[str, str], *, force: bool) -> list[str]:
-    """Return the lines in the words of the two sides, or refuse."""
-    told = [
-        line.replace("on disk", f"for {names[1]}").replace("asked for", f"for {names[0]}")
-        for line in lines
-    ]
-    if told and not force:
-        shown = "\n  ".join(told)
+def _refuse_unless_forced(lines: list[str], *, force: bool) -> list[str]:
+    """Return the lines, in which two sides differ, if they are to be compared all the same."""
+    if lines and not force:
+        shown = "\n  ".join(lines)
         raise FingerprintError(
             f"the two sides were not made by the same recipe:\n  {shown}", hint=HINT
         )
-    return told
+    return lines
 
 
 def notes_on_force(differences: Sequence[str]) -> list[str]:
@@ -91,8 +90,9 @@ def notes_on_force(differences: Sequence[str]) -> list[str]:
 
 
 def _differences_of_identities(
-    policy: Artifact, baseline: Artifact, besides: Sequence[str] = ()
+    policy: Artifact, baseline: Artifact, names: tuple[str, str], besides: Sequence[str] = ()
 ) -> list[str]:
+    """Return the fields in which two artifacts differ, a line each, with the names of policy and baseline."""
     ours, theirs = (
         {
             key: value
@@ -101,7 +101,10 @@ def _differences_of_identities(
         }
         for artifact in (baseline, policy)
     )
-    return describe_difference(ours, theirs)
+    return [
+        difference.worded(f"for {names[1]}", f"for {names[0]}")
+        for difference in field_differences(ours, theirs)
+    ]
 
 
 def prompts_of(candidates: Artifact, *, allow_partial: bool = False) -> dict[str, Any]:
@@ -131,7 +134,7 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
     return lines
 
 
-def notes_on_recipe(policy: Side, baseline: Side) -> list[str]:
+def notes_on_recipe(policy: RatedCandidates, baseline: RatedCandidates) -> list[str]:
     """Return what of the recipe is not known, in sentences."""
     imported = [
         name for name, side in (("policy", policy), ("baseline", baseline)) if side.is_imported
@@ -147,7 +150,7 @@ def notes_on_recipe(policy: Side, baseline: Side) -> list[str]:
     return notes
 
 
-def _imported_scorers(side: Side) -> list[str]:
+def _imported_scorers(side: RatedCandidates) -> list[str]:
     return [
         scorer["name"]
         for scorer in side.scores.record.identity["scorers"]
@@ -161,7 +164,10 @@ def digest_of_prompts(prompts: Mapping[str, Any]) -> str:
 
 
 def recipe_of(
-    policy: Side, baseline: Side, context: Mapping[str, Any], differences: Sequence[str] = ()
+    policy: RatedCandidates,
+    baseline: RatedCandidates,
+    context: Mapping[str, Any],
+    differences: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what a reader needs to make the figures again, and a program to see whether two results can be compared.
 

@@ -3,11 +3,11 @@
 from shlex import quote
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import read_rows
@@ -92,8 +92,8 @@ def evaluation_groups(
     )
     if reference is not None and trained is not None and reference.identity != trained.identity:
         lines = [
-            line.replace(" on disk, ", " in training, ").replace(" asked for", " in evaluation")
-            for line in describe_difference(trained.identity, reference.identity)
+            difference.worded("in training", "in evaluation")
+            for difference in field_differences(trained.identity, reference.identity)
         ]
         raise UsageError(
             "\n  ".join(

@@ -11,7 +11,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.fingerprint import describe_difference
+from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
@@ -20,7 +20,7 @@ from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
 from prefpipe.maths.objectives.registry import find_objective
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.logprob_rows import read_logprobs
@@ -210,10 +210,8 @@ def _check_given(
             hint=again,
         )
     if artifact.n_parts != groups.n_parts or identity["groups"] != parent_identity(groups):
-        lines = describe_difference(identity["groups"], parent_identity(groups))[:4]
-        lines = [
-            line.replace(" on disk, ", " there, ").replace(" asked for", " here") for line in lines
-        ]
+        differences = field_differences(identity["groups"], parent_identity(groups))
+        lines = [difference.worded("there", "here") for difference in differences[:4]]
         what = f"{flag} {artifact.path} is of other groups than {groups.path}:"
         raise InputError("\n  ".join([what, *lines]), hint=again)
     if identity["max_length"] != config.max_length:

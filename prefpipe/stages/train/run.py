@@ -28,7 +28,7 @@ from prefpipe.maths.objectives.registry import (
     objective_of,
     resolve_knobs,
 )
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.shared.runtime import Runtime, Summary
 from prefpipe.stages.shared.training_groups import read_rows

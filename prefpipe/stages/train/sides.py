@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
-from prefpipe.models.model_files import ModelFiles, require_chat_template
+from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import groups_for

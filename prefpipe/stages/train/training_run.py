@@ -10,7 +10,7 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, StoppedEarly
 from prefpipe.maths.objectives.registry import find_objective
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train.evaluation import EvaluationGroups, check_apart

@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 
 from prefpipe.backends.embedders.sentence_embedder import SentenceEmbedder
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 
 try:  # the module names moved in sentence-transformers 5.4
     from sentence_transformers.sentence_transformer.modules import (

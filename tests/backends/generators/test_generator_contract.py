@@ -62,7 +62,7 @@ def transformers_case(tiny_folder):
 def smollm2_case():
     from transformers import AutoTokenizer
 
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     folder = locate_model("bundled:smollm2-135m").path
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -112,7 +112,7 @@ def case(request):
 
 def open_transformers(reference, max_model_len):
     from prefpipe.backends.generators.hf_generator import HfGenerator
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     return HfGenerator(
         locate_model(reference),

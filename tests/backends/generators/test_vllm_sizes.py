@@ -20,7 +20,7 @@ LIMITS = SamplingParams(24)
 
 def open_engine(folder, *, max_model_len=512):
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     return VllmGenerator(
         locate_model(str(folder)),

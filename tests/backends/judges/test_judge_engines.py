@@ -24,7 +24,7 @@ def source(request, tiny_folder):
     if request.param == "vllm":
         return EngineSource(request.getfixturevalue("vllm_tiny"))
     from prefpipe.backends.generators.hf_generator import HfGenerator
-    from prefpipe.models.model_location import locate_model
+    from prefpipe.models.location import locate_model
 
     return EngineSource(HfGenerator(locate_model(str(tiny_folder)), device="cpu", batch_size=4))
 

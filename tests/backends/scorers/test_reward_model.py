@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.errors import ModelError, PrefpipeWarning
-from prefpipe.models.model_files import ModelFiles
+from prefpipe.models.files import ModelFiles
 
 
 def model_files(path):

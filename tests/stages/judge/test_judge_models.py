@@ -10,7 +10,7 @@ from support.pipelines import rows_of
 from support.tiny_models import make_tiny_causal_lm, make_tiny_reward_model
 
 from prefpipe.cli.main import run
-from prefpipe.models.model_location import locate_model
+from prefpipe.models.location import locate_model
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from prefpipe.errors import (
     UsageError,
 )
 from prefpipe.maths.objectives.registry import OBJECTIVES
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOKENIZER = make_tiny_tokenizer()

@@ -11,9 +11,9 @@ from support.written_groups import row_of, write_groups
 
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, StoppedEarly, UsageError
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ANSWERS = ["one", "a second, longer one", "third", "the fourth"]

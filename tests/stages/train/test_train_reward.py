@@ -21,9 +21,9 @@ from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, ModelError, StoppedEarly, UsageError
 from prefpipe.maths.objectives.losses import Targets, mmpo_reward_loss
-from prefpipe.models.model_files import inspect_model
+from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.trainer import GroupTrainer
 

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from prefpipe.errors import ModelError
-from prefpipe.models.safetensors_header import check_safetensors
+from prefpipe.models.weights import check_safetensors
 
 
 @pytest.fixture

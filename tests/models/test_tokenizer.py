@@ -6,7 +6,7 @@ import pytest
 from support.tiny_models import CHAT_TEMPLATE, make_tiny_tokenizer
 from transformers import AutoTokenizer
 
-from prefpipe.models.tokenizer_files import hash_tokenizer, read_chat_template
+from prefpipe.models.tokenizer import hash_tokenizer, read_chat_template
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from typing import Literal
 from prefpipe.artifacts.file_hashes import hash_files
 from prefpipe.artifacts.template_dates import CLOCK, FIELD
 from prefpipe.errors import ModelError
-from prefpipe.models.model_json import load_json, read_json
-from prefpipe.models.safetensors_header import check_safetensors
-from prefpipe.models.tokenizer_files import (
+from prefpipe.models.json_files import load_json, read_json
+from prefpipe.models.tokenizer import (
     TOKENIZER_FILES,
     find_tokenizer_files,
     hash_tokenizer,
     read_chat_template,
 )
+from prefpipe.models.weights import check_safetensors
 
 ModelKind = Literal["causal-lm", "sequence-classification", "adapter", "sentence-transformers"]
 

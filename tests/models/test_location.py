@@ -10,7 +10,7 @@ import pytest
 from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm
 
 from prefpipe.errors import ModelError
-from prefpipe.models.model_location import locate_model
+from prefpipe.models.location import locate_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

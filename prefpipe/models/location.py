@@ -16,14 +16,14 @@ from huggingface_hub.errors import (
 
 from prefpipe.errors import ModelError
 from prefpipe.models.bundled import PREFIX, find_bundled
-from prefpipe.models.gguf_conversion import convert_cached
-from prefpipe.models.model_files import (
+from prefpipe.models.files import (
     ModelFiles,
     find_adapter_base,
     inspect_model,
     is_adapter,
     merge_hint,
 )
+from prefpipe.models.gguf_conversion import convert_cached
 
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]

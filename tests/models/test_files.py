@@ -8,7 +8,7 @@ import pytest
 from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
 
 from prefpipe.errors import ModelError
-from prefpipe.models.model_files import (
+from prefpipe.models.files import (
     find_adapter_base,
     inspect_model,
     require_chat_template,

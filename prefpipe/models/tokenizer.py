@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.file_hashes import hash_files
-from prefpipe.models.model_json import read_json
+from prefpipe.models.json_files import read_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",

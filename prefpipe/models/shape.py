@@ -18,10 +18,10 @@ from prefpipe.errors import ModelError
 from prefpipe.maths.compute.training_compute import ModelShape
 from prefpipe.maths.compute.training_memory import MemoryShape
 from prefpipe.models.bundled import PREFIX, find_bundled
+from prefpipe.models.files import find_adapter_base
 from prefpipe.models.gguf_conversion import convert_cached
-from prefpipe.models.model_files import find_adapter_base
-from prefpipe.models.model_location import HUB_NAME
-from prefpipe.models.tokenizer_files import find_tokenizer_files
+from prefpipe.models.location import HUB_NAME
+from prefpipe.models.tokenizer import find_tokenizer_files
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 SIZE_HINT = "or give its size, for example --model 8B"
