@@ -113,11 +113,11 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
     temperature: Any = options.get("weight_temperature", "paper")
 
     # Kinds before ranges: a text cannot be compared with a number.
-    whole_numbers = {"k": k, "seed": seed, "positives": positives, "n_init": n_init}
+    whole_numbers: dict[str, Any] = {"k": k, "seed": seed, "positives": positives, "n_init": n_init}
     for name, value in whole_numbers.items():
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise UsageError(f"{name} is {value!r}; it is a whole number")
-    numbers = {"min_margin": min_margin, "time_limit_s": time_limit_s}
+    numbers: dict[str, Any] = {"min_margin": min_margin, "time_limit_s": time_limit_s}
     if threshold is not None:
         numbers["near_duplicates"] = threshold
     for name, number in numbers.items():
