@@ -115,13 +115,13 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
     # Kinds before ranges: a text cannot be compared with a number.
     whole_numbers: dict[str, Any] = {"k": k, "seed": seed, "positives": positives, "n_init": n_init}
     for name, value in whole_numbers.items():
-        if not isinstance(value, Integral) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise UsageError(f"{name} is {value!r}; it is a whole number")
     numbers: dict[str, Any] = {"min_margin": min_margin, "time_limit_s": time_limit_s}
     if threshold is not None:
         numbers["near_duplicates"] = threshold
     for name, number in numbers.items():
-        if not isinstance(number, Real) or isinstance(number, bool):
+        if isinstance(number, bool) or not isinstance(number, Real):
             raise UsageError(f"{name} is {number!r}; it is a number")
 
     n_positives = STRATEGIES[strategy].n_positives
