@@ -7,7 +7,7 @@ from prefpipe.errors import PrefpipeError
 from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.report.sources import ReportedArtifact
 from prefpipe.stages.evaluate.health import health_notes
-from prefpipe.stages.evaluate.win_rates import Drawing, Sources, win_rates
+from prefpipe.stages.evaluate.win_rates import Drawing, WinRateSources, win_rates
 from prefpipe.stages.inspect.curves import read_points
 from prefpipe.stages.inspect.overview import read_summary
 
@@ -62,7 +62,7 @@ def win_rates_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     for item in (item for item in found if item.kind in PREFERENCES):
         try:
             drawing = Drawing(of_fits=Bootstrap(n_draws=FITS))
-            told = win_rates([str(item.artifact.path)], Sources(allow_missing=True), drawing)
+            told = win_rates([str(item.artifact.path)], WinRateSources(allow_missing=True), drawing)
         except PrefpipeError as error:
             results.append({"name": item.name, "error": error.message})
             continue
