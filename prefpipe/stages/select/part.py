@@ -11,7 +11,8 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.rewards import RewardExpression
 from prefpipe.maths.selection.screening import is_none
-from prefpipe.maths.selection.selection import Selection, SelectOptions, select_pools
+from prefpipe.maths.selection.select_pools import Selection, select_pools
+from prefpipe.maths.selection.validation import SelectOptions
 from prefpipe.stages.select.group_table import group_table
 from prefpipe.stages.select.screening import ScreenedPart, screen_part
 from prefpipe.stages.select.tally import tally_of

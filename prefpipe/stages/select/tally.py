@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.maths.selection.screening import is_none
-from prefpipe.maths.selection.selection import Selection
+from prefpipe.maths.selection.select_pools import Selection
 from prefpipe.stages.select.screening import ScreenedPart
 from prefpipe.stages.shared.pool_index import flat
 
