@@ -1,7 +1,7 @@
 """The settings of an objective: start value, meaning, and which values are allowed."""
 
-import math
 from dataclasses import dataclass
+from math import isfinite
 
 KnobValue = float | bool | str
 
@@ -46,8 +46,7 @@ class Knob:
                 return None
             return f"{self.name} is {value!r}, not one of {', '.join(self.choices)}"
 
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             return f"{self.name} is {value!r}, not a finite number"
         if self.above is not None and value <= self.above:
             return f"{self.name} is {value}, not above {self.above:g}"
