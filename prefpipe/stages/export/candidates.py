@@ -62,8 +62,8 @@ class AnswerRows:
             self.n_samples = max(self.n_samples, candidate["sample_idx"] + 1)
 
         rows: list[Row] = []
-        for candidate in wanted.values():
-            row = self._row(candidate)
+        for sample in wanted.values():
+            row = self._row(sample)
             if isinstance(row, str):
                 self.left_out[row] += 1
             else:
