@@ -12,13 +12,16 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
 from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.tables.locations import scheme_problem
 from prefpipe.errors import UsageError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Number format of a model that is run; ``auto``: as it is stored, or as the device computes best."""
 
 
 def option(
@@ -227,6 +230,8 @@ def scalar_type(kind: Any) -> type:
         kind = next(part for part in typing.get_args(kind) if part is not type(None))
     if is_list(kind):
         kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) is Literal:
+        return str
     assert isinstance(kind, type)
     return kind
 
