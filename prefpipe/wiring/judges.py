@@ -15,7 +15,7 @@ from prefpipe.wiring.engines import (
 from prefpipe.wiring.models import locate, template_date
 
 if TYPE_CHECKING:
-    from prefpipe.backends.judges.judge_desk import CompletionSource, JudgeDesk
+    from prefpipe.backends.judges.answers import CompletionSource, JudgeAnswers
     from prefpipe.backends.judges.llm_judge import JudgeSettings, VerdictBy
     from prefpipe.backends.protocol import PairwiseJudge, Scorer
     from prefpipe.stages.judge.run import Judge
@@ -44,7 +44,7 @@ def judge_for(config: JudgeConfig, runtime: "Runtime") -> "Judge":
     def open_judge() -> "PairwiseJudge":
         from prefpipe.backends.judges.llm_judge import LlmJudge
 
-        return LlmJudge(judge.settings, judge.desk)
+        return LlmJudge(judge.settings, judge.answers)
 
     return Judge(judge.identity, sees_order=True, open=open_judge)
 
@@ -102,7 +102,7 @@ def judge_rater(config: ScoreConfig, name: str, target: str, runtime: "Runtime")
     def open_scorer() -> "Scorer":
         from prefpipe.backends.judges.llm_judge import JudgeScorer
 
-        return JudgeScorer(judge.settings, judge.desk)
+        return JudgeScorer(judge.settings, judge.answers)
 
     identity = {**judge.identity, "kind": "judge", "engine": spec.kind}
     return Rater(name, identity, open_scorer)
@@ -111,13 +111,13 @@ def judge_rater(config: ScoreConfig, name: str, target: str, runtime: "Runtime")
 class _LanguageJudge(NamedTuple):
     """A language model that judges.
 
-    ``identity``: its fingerprint entry. ``settings``: what every question is asked with. ``desk``:
+    ``identity``: its fingerprint entry. ``settings``: what every question is asked with. ``answers``:
     what answers the questions.
     """
 
     identity: dict[str, Any]
     settings: "JudgeSettings"
-    desk: "JudgeDesk"
+    answers: "JudgeAnswers"
 
 
 class _AnswerSource(NamedTuple):
@@ -142,9 +142,9 @@ def _language_judge(
 ) -> _LanguageJudge:
     from prefpipe.artifacts.answer_cache import AnswerCache
     from prefpipe.artifacts.interchange.judge_batch import read_batch_answers
-    from prefpipe.backends.judges.judge_desk import JudgeDesk
-    from prefpipe.backends.judges.judge_prompt_files import read_judge_prompt
+    from prefpipe.backends.judges.answers import JudgeAnswers
     from prefpipe.backends.judges.llm_judge import JudgeSettings, default_max_tokens
+    from prefpipe.backends.judges.prompt_files import read_judge_prompt
 
     prompt = read_judge_prompt(config.judge_prompt or default_prompt, kind)
     is_served = spec.kind == "openai"
@@ -157,7 +157,7 @@ def _language_judge(
         config.judge_max_tokens or default_max_tokens(prompt),
         config.judge_temperature,
     )
-    desk = JudgeDesk(
+    answers = JudgeAnswers(
         source.open,
         AnswerCache(config.cache or config.output / "answers"),
         mode=config.answers_mode,
@@ -166,7 +166,7 @@ def _language_judge(
         is_served=is_served,
     )
     identity = {"kind": spec.kind, **source.identity, **settings.identity()}
-    return _LanguageJudge(identity, settings, desk)
+    return _LanguageJudge(identity, settings, answers)
 
 
 def _server(
@@ -202,8 +202,8 @@ def _engine(config: JudgeConfig | ScoreConfig, spec: JudgeSpec) -> _AnswerSource
     open_engine = open_vllm if spec.kind == "vllm" else open_transformers
 
     def open_source() -> "CompletionSource":
-        from prefpipe.backends.judges.engine_source import EngineSource
+        from prefpipe.backends.judges.engine_answers import EngineAnswers
 
-        return EngineSource(open_engine(model, config, max_model_len=config.max_length))
+        return EngineAnswers(open_engine(model, config, max_model_len=config.max_length))
 
     return _AnswerSource(f"{spec.kind}:{fingerprint_of(identity)}", identity, open_source)
