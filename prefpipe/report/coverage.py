@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.selection.selection import select_responses
+from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.report.sources import ReportedPool, parts_on_disk, require_same_version
 from prefpipe.stages.select.part import Screening, screen_part
 
