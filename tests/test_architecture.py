@@ -17,7 +17,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "prefpipe"
 FLOORS = {
-    "errors": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4,
+    "errors": 0, "spelling": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4,
     "stages": 5, "status": 6, "report": 6, "pages": 6, "wiring": 7, "frames": 8, "cli": 8, "__main__": 9,
 }  # fmt: skip
 APART_FLOORS = {1, 3, 6}

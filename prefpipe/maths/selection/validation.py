@@ -1,6 +1,5 @@
 """What `select_responses` takes: its options, and the arrays that are checked before anything."""
 
-import difflib
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
 
@@ -9,6 +8,7 @@ import numpy as np
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.screening import LARGEST_REWARD
 from prefpipe.maths.selection.strategies import STRATEGIES, Strategy
+from prefpipe.spelling import nearest
 
 LARGEST_COORDINATE, SMALLEST_COORDINATE = 1e100, 1e-100
 """Embeddings and distances are squared: beyond these the squares are infinite, or nothing."""
@@ -48,8 +48,8 @@ def find_strategy(name: str) -> Strategy:
     """Return the strategy called ``name``; raise UsageError with the nearest name otherwise."""
     if isinstance(name, str) and name in STRATEGIES:
         return STRATEGIES[name]
-    near = difflib.get_close_matches(str(name), STRATEGIES, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"strategies: {', '.join(STRATEGIES)}"
+    near = nearest(name, STRATEGIES)
+    hint = f"did you mean {near}?" if near else f"strategies: {', '.join(STRATEGIES)}"
     raise UsageError(f"unknown selection strategy {name!r}", hint=hint)
 
 

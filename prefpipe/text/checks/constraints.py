@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from prefpipe.errors import InputError
+from prefpipe.spelling import did_you_mean
 from prefpipe.text.checks.answers import ExactAnswer, NumericAnswer
 from prefpipe.text.checks.counts import Bullets, Characters, Paragraphs, Sentences, Words
 from prefpipe.text.checks.formats import (
@@ -30,7 +31,7 @@ from prefpipe.text.checks.formats import (
 from prefpipe.text.checks.grading import Candidate, Check
 from prefpipe.text.checks.keywords import KeywordFrequency, Keywords
 from prefpipe.text.checks.languages import Language
-from prefpipe.text.checks.parameters import nearest, read_number, read_parameters, read_switch
+from prefpipe.text.checks.parameters import read_number, read_parameters, read_switch
 from prefpipe.text.checks.user_checks import PythonCheck
 
 CHECKS_VERSION: Final = 1
@@ -171,7 +172,7 @@ def _read_check(
         return None
     kind = item.get("type")
     if not isinstance(kind, str) or kind not in CHECKS:
-        guess = nearest(kind, CHECKS) if isinstance(kind, str) else ""
+        guess = did_you_mean(kind, CHECKS, quote="'") if isinstance(kind, str) else ""
         problems.append(f"[{index}]: unknown type {kind!r}{guess}; known: {', '.join(CHECKS)}")
         return None
     found: list[str] = []

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prefpipe.spelling import did_you_mean
 from prefpipe.text.checks.grading import Candidate, Grade
-from prefpipe.text.checks.parameters import nearest
 
 
 @functools.cache
@@ -50,8 +50,9 @@ class Language:
         known = known_languages()
         for code in self.language + self.among:
             if code not in known:
+                guess = did_you_mean(code, known, quote="'")
                 raise ValueError(
-                    f"unknown language {code!r}{nearest(code, known)}; known: {', '.join(sorted(known))}"
+                    f"unknown language {code!r}{guess}; known: {', '.join(sorted(known))}"
                 )
         outside = [code for code in self.language if self.among and code not in self.among]
         if outside:

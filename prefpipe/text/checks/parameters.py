@@ -1,12 +1,13 @@
 """Reads the parameters of a check from a mapping into the fields of its dataclass, reporting every problem."""
 
-import difflib
 import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, Literal, Union
+
+from prefpipe.spelling import did_you_mean
 
 READERS: dict[Any, Callable[[Any], Any]] = {}
 """How a value is read, by the annotation of the field; filled at the end of this file."""
@@ -49,12 +50,6 @@ def read_switch(value: Any) -> bool:
     return value
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the closest known spelling, or nothing."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
-
-
 def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[str]) -> Any:
     """Return an instance of ``check_class``, or None after adding to ``problems`` everything that is wrong.
 
@@ -69,9 +64,8 @@ def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[
         if value is None:
             continue
         if name not in known:
-            problems.append(
-                f"unknown parameter {name!r}{nearest(name, known)}; it takes {', '.join(known)}"
-            )
+            guess = did_you_mean(name, known, quote="'")
+            problems.append(f"unknown parameter {name!r}{guess}; it takes {', '.join(known)}")
             continue
         try:
             values[name] = _read(annotations[name], value)

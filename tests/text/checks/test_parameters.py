@@ -5,7 +5,8 @@ from typing import Literal
 
 import pytest
 
-from prefpipe.text.checks.parameters import nearest, read_parameters
+from prefpipe.spelling import did_you_mean
+from prefpipe.text.checks.parameters import read_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,4 +78,4 @@ def test_a_check_may_refuse_what_its_parameters_say_together():
 
 
 def test_nothing_near_is_no_guess():
-    assert nearest("zzz", ["words"]) == ""
+    assert did_you_mean("zzz", ["words"]) == ""
