@@ -10,15 +10,18 @@ LARGE = 1e9
 
 def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
     """Return ``0.412 [0.380, 0.444]``; the interval is left out where there is none."""
-    shown = form.replace("{:", "{:+") if signed else form
-    mean = number(values["mean"], shown)
+    if signed:
+        form = form.replace("{:", "{:+")
+    mean = number(values["mean"], form)
     if values["low"] is None or isnan(values["low"]):
         return mean
-    return f"{mean} [{number(values['low'], shown)}, {number(values['high'], shown)}]"
+    low, high = number(values["low"], form), number(values["high"], form)
+    return f"{mean} [{low}, {high}]"
 
 
 def number(value: float | None, form: str) -> str:
     """Return a number in its form, or a dash where there is none."""
     if value is None or isnan(value):
         return "-"
-    return f"{value:.3g}" if abs(value) >= LARGE and form[-2] == "f" else form.format(value)
+    is_decimal = form[-2] == "f"
+    return f"{value:.3g}" if is_decimal and abs(value) >= LARGE else form.format(value)

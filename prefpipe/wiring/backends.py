@@ -109,7 +109,7 @@ def scorer_for(
     if spec.kind == "fake":
         return {"kind": "fake", "target": spec.target}, load("prefpipe.backends.fake:FakeScorer")
     if spec.kind == "checks":
-        version = load("prefpipe.text.checks.constraints:CHECKS_VERSION")
+        version = load("prefpipe.text.checks.column:CHECKS_VERSION")
         return {"kind": "checks", "checks_version": version}, lambda: load(
             "prefpipe.backends.scorers.checks_scorer:ChecksScorer"
         )(trust_python_checks=config.trust_python_checks)
