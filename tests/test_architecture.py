@@ -15,7 +15,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "prefpipe"
 FLOORS = {
-    "errors": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4,
+    "errors": 0, "spelling": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4,
     "stages": 5, "status": 6, "report": 6, "pages": 6, "wiring": 7, "frames": 8, "cli": 8, "__main__": 9,
 }  # fmt: skip
 APART_FLOORS = {1, 3, 6}
@@ -145,39 +145,6 @@ def test_imports_inside_functions_stay_at_the_doorstep(path: Path) -> None:
     assert deferred <= DEFERRED_ELSEWHERE, (
         f"{path} imports {deferred - DEFERRED_ELSEWHERE} inside a function"
     )
-
-
-def test_import_strings_of_wiring_exist() -> None:
-    """Every ``"package.module:name"`` in wiring names a module of this package and something it defines."""
-    strings = {
-        node.value
-        for path in MODULES
-        if room_of(path) == "wiring"
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and node.value.startswith("prefpipe.")
-    }
-    assert strings
-    for text in sorted(strings):
-        module, _, name = text.partition(":")
-        path = REPOSITORY / (module.replace(".", "/") + ".py")
-        assert path.is_file(), f"wiring names {text}, and there is no {path}"
-        assert name in defined_names(tree_of(path)), (
-            f"wiring names {text}, and {module} does not define {name}"
-        )
-
-
-def defined_names(tree: ast.Module) -> set[str]:
-    names = set()
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-    return names
 
 
 @each_module

@@ -21,6 +21,7 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.parts import PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import READABLE, column_types, same_type
+from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.errors import (
     CorruptPartError,
@@ -30,7 +31,6 @@ from prefpipe.errors import (
     UsageError,
 )
 
-SUMMARY = "summary.json"
 PART_PATTERN = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 
 
@@ -353,7 +353,7 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
 
     lost = parts_without_record(path)
     others = [file for file, footer in lost.items() if footer.fingerprint != record.fingerprint]
-    known = {file.name for file in lost} | ({SUMMARY} if lost else set())
+    known = {file.name for file in lost} | ({SUMMARY_FILE} if lost else set())
     strangers = sorted(
         file.name
         for file in path.iterdir()

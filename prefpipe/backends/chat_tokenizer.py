@@ -5,15 +5,13 @@ engine sampled them, and so that no engine adds a second BOS to a templated stri
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from transformers import AutoTokenizer
 
 from prefpipe.backends.protocol import Message
 from prefpipe.errors import ModelError
 from prefpipe.models.files import ModelFiles
-from prefpipe.models.json_files import read_json
+from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.text.chat_template import ChatTemplate
 
 
@@ -59,17 +57,3 @@ class ChatTokenizer:
             body, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
-
-
-def find_eos_ids(folder: Path, tokenizer_eos: int | None) -> set[int]:
-    """Return every id that ends a response: the model's ``eos_token_id``, one or several, and the tokenizer's.
-
-    ``generation_config.json`` counts when it names any, else ``config.json``, which is what transformers and vLLM read.
-    """
-    found: set[int] = set() if tokenizer_eos is None else {tokenizer_eos}
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        value: Any = read_json(path).get("eos_token_id") if path.is_file() else None
-        if value is not None:
-            return found | (set(value) if isinstance(value, list) else {value})
-    return found

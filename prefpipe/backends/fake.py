@@ -7,6 +7,7 @@ to. A run with them exercises every file and every row of a pipeline without a m
 import time
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from prefpipe.backends.protocol import (
     Score,
     ScoreRequest,
 )
+from prefpipe.errors import UsageError
 
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 FIRST_BYTE_ID = 3
@@ -33,6 +35,59 @@ VOCABULARY = (
 )
 WORDS = VOCABULARY.split()
 LONGEST_ANSWER_WORDS = 80
+
+
+class FakeModel(NamedTuple):
+    """A fake as ``--model`` names it, ``fake:delay_s=0.01,error_rate=0.1``.
+
+    ``identity`` is the name with every setting that was given but ``delay_s``, which changes no row.
+    """
+
+    name: str
+    identity: str
+    max_model_len: int = 8192
+    delay_s: float = 0.0
+    error_rate: float = 0.0
+
+    @classmethod
+    def parse(cls, reference: str) -> "FakeModel":
+        """Read ``NAME[:SETTING=NUMBER,...]``.
+
+        Raises:
+            UsageError: a setting that a fake does not have, or a value that is no number.
+        """
+        name, _, rest = reference.partition(":")
+        settings: dict[str, float] = {}
+        for text in filter(None, rest.split(",")):
+            key, _, value = text.partition("=")
+            try:
+                settings[key] = float(value)
+            except ValueError as error:
+                raise UsageError(
+                    f"--model {reference}: a fake takes numbers, fake:delay_s=0.01,error_rate=0.1"
+                ) from error
+
+        unknown = sorted(settings.keys() - {"delay_s", "error_rate", "max_model_len"})
+        if unknown:
+            raise UsageError(
+                f"--model {reference}: a fake has no `{unknown[0]}`; it has delay_s, error_rate, "
+                "max_model_len"
+            )
+
+        pieces = [f"{key}={settings[key]:g}" for key in sorted(settings) if key != "delay_s"]
+        return cls(
+            name,
+            identity=":".join([name, *pieces]),
+            max_model_len=int(settings.get("max_model_len", 8192)),
+            delay_s=settings.get("delay_s", 0.0),
+            error_rate=settings.get("error_rate", 0.0),
+        )
+
+    def open(self) -> "FakeGenerator":
+        """Return the generator."""
+        return FakeGenerator(
+            max_model_len=self.max_model_len, delay_s=self.delay_s, error_rate=self.error_rate
+        )
 
 
 class FakeGenerator:

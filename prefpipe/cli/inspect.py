@@ -191,6 +191,6 @@ def _related(flags: InspectFlags) -> dict[str, Any]:
 
 
 def _sources(related: dict[str, Any]) -> Any:
-    from prefpipe.stages.inspect.one_prompt import Sources
+    from prefpipe.stages.inspect.one_prompt import PromptSources
 
-    return Sources(related.get("candidates"), related.get("groups"), related.get("scores"))
+    return PromptSources(related.get("candidates"), related.get("groups"), related.get("scores"))

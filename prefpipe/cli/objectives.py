@@ -71,9 +71,9 @@ def _facts(objective: "Objective") -> dict[str, Any]:
 
 
 def _documentation(objective: "Objective") -> str:
-    from prefpipe.wiring.objects import load
+    from prefpipe.maths.objectives.scores import loss_function
 
-    return inspect.getdoc(load(objective.loss)) or ""
+    return inspect.getdoc(loss_function(objective.name)) or ""
 
 
 def _defaults(facts: dict[str, Any]) -> str:

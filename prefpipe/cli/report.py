@@ -106,7 +106,7 @@ def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, An
     from prefpipe.artifacts.run_record import read_run_record
     from prefpipe.artifacts.store import Artifact
     from prefpipe.errors import PrefpipeError
-    from prefpipe.report.sources import Found
+    from prefpipe.report.sources import ReportedArtifact
     from prefpipe.status import Inspector, find_artifacts, locate_parent, standing_of
 
     opened, unreadable = {}, []
@@ -138,7 +138,9 @@ def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, An
                 or _outside(artifact, kind, by_name)
             )
         found.append(
-            Found(names[path], artifact, parents, state.state, tuple(state.reasons), state.command)
+            ReportedArtifact(
+                names[path], artifact, parents, state.state, tuple(state.reasons), state.command
+            )
         )
     return found, unreadable
 

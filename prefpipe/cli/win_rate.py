@@ -123,11 +123,13 @@ def _win_rate(flags: WinRateFlags) -> None:
     from prefpipe.cli import pages
     from prefpipe.maths.statistics.intervals import Bootstrap
     from prefpipe.pages.win_rates import win_rates_page
-    from prefpipe.stages.evaluate.win_rates import Drawing, Sources, win_rates
+    from prefpipe.stages.evaluate.win_rates import Drawing, WinRateSources, win_rates
 
     beside = (flags.baseline_outputs, flags.difficulty, flags.regularising_rows)
     outputs, difficulty, rows = (None if path is None else str(path) for path in beside)
-    sources = Sources(outputs, difficulty, rows, flags.scale, flags.category, flags.allow_missing)
+    sources = WinRateSources(
+        outputs, difficulty, rows, flags.scale, flags.category, flags.allow_missing
+    )
     drawing = Drawing(
         flags.penalty_c,
         Bootstrap(flags.confidence, flags.bootstrap_draws, flags.bootstrap_seed),

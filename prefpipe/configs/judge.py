@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems, parse_judge
-from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
+from prefpipe.configs.options import Dtype, ErrorRateConfig, PartwiseConfig, option
 
 KINDS = (*ENGINES, "reward-model", "fake")
 REWARD_RULES = ("sigmoid", "hard")
@@ -60,9 +60,9 @@ class JudgeConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
     max_length: int | None = option(
         None, help="longest prompt plus response of a model run here, in tokens; default its own"
     )
-    dtype: str = option(
+    dtype: Dtype = option(
         "auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=get_args(Dtype),
         help="number format of a model run here",
     )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
@@ -130,6 +130,16 @@ class JudgeConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
         return parse_judge(self.judge).kind not in ENGINES
 
     @property
-    def verdict_rule(self) -> str:
-        """How a preference is read, the default filled in."""
-        return self.verdict or ("sigmoid" if self.judges_by_reward else "text")
+    def verdict_by(self) -> Literal["text", "logprobs"]:
+        """How the preference of a language model is read, the default filled in."""
+        return "logprobs" if self.verdict == "logprobs" else "text"
+
+    @property
+    def reward_rule(self) -> Literal["sigmoid", "hard"]:
+        """How the preference of a reward model is read, the default filled in."""
+        return "hard" if self.verdict == "hard" else "sigmoid"
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether an answer of an earlier run that holds no verdict is asked for again."""
+        return self.retry_errors

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from prefpipe.configs.options import TemplatedConfig, option
 
@@ -121,3 +121,15 @@ class JudgingConfig(TemplatedConfig):
             ),
         )
         return found + [sentence for holds, sentence in checks if not holds]
+
+    @property
+    def answers_mode(self) -> Literal["ask", "collect", "ingest"]:
+        """Where answers come from: asked for, left for a batch to bring, or brought by one."""
+        if self.emit_batch:
+            return "collect"
+        return "ingest" if self.ingest_batch else "ask"
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether an answer of an earlier run that holds no verdict is asked for again."""
+        return True

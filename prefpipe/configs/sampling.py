@@ -1,9 +1,10 @@
 """The knobs of sampling, shared by ``prefpipe generate`` and ``prefpipe eval``."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from prefpipe.configs.conversations import ConversationsConfig
-from prefpipe.configs.options import ErrorRateConfig, TemplatedConfig, option
+from prefpipe.configs.options import Dtype, ErrorRateConfig, TemplatedConfig, option
 
 MOST_SAMPLES = 100_000  # a prompt; far above use, and far below what would fill the memory before the first part
 
@@ -37,9 +38,9 @@ class SamplingConfig(TemplatedConfig, ErrorRateConfig, ConversationsConfig):
     max_model_len: int | None = option(
         None, help="longest prompt plus response, in tokens; default the model's own"
     )
-    dtype: str = option(
+    dtype: Dtype = option(
         "auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=get_args(Dtype),
         help="number format of the weights",
     )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, get_args
 
 from prefpipe.configs.conversations import ON_DUPLICATE
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems
-from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
+from prefpipe.configs.options import Dtype, ErrorRateConfig, PartwiseConfig, option
 from prefpipe.configs.tables import TablesConfig
 
 KINDS = ("checks", "reward-model", "ratings", "judge", "fake")
@@ -56,9 +56,9 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig, TablesConfig):
         None,
         help="longest prompt plus response for a model run here, in tokens; default the model's own",
     )
-    dtype: str = option(
+    dtype: Dtype = option(
         "auto",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=get_args(Dtype),
         help="number format of a model run here",
     )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")

@@ -1,7 +1,8 @@
-"""From what the user wrote after ``--model`` to a checked folder on this disk."""
+"""From what the user wrote after ``--model`` to a folder on this disk."""
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -17,6 +18,9 @@ from huggingface_hub.errors import (
 from prefpipe.errors import ModelError
 from prefpipe.models.bundled import PREFIX, find_bundled
 from prefpipe.models.files import (
+    ADAPTER_CONFIG,
+    MODEL_CONFIG,
+    AdapterBase,
     ModelFiles,
     find_adapter_base,
     inspect_model,
@@ -24,10 +28,14 @@ from prefpipe.models.files import (
     merge_hint,
 )
 from prefpipe.models.gguf_conversion import convert_cached
+from prefpipe.models.tokenizer import find_tokenizer_files
 
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 NOT_DOWNLOADED = ["original/*", "onnx/*", "openvino/*", "consolidated*.safetensors"]
+
+SIZE_HINT = "or give its size, for example --model 8B"
+"""For commands that estimate, and take a size in place of a model."""
 
 
 def locate_model(
@@ -35,59 +43,92 @@ def locate_model(
 ) -> ModelFiles:
     """Return the checked files of a model, fetching or converting them first where needed.
 
-    ``reference`` is a folder, a ``.gguf`` file, ``bundled:<name>`` or ``org/name[@revision]``; a folder of that
-    name wins over the hub. ``HF_HUB_OFFLINE`` and the other variables of the hub are honoured. The base of
-    an adapter is located in the same way; ``base`` stands in for the one that it names. Python files are fetched only with
-    ``trust_remote_code``.
+    ``HF_HUB_OFFLINE`` and the other variables of the hub are honoured.
+
+    Args:
+        reference: a folder, a ``.gguf`` file, ``bundled:<name>`` or ``org/name[@revision]``; a
+            folder of that name wins over the hub.
+        trust_remote_code: fetch Python files, too.
+        base: stands in for the base that an adapter names; that one is located in the same way.
 
     Raises:
         ModelError: nothing is there, the hub says no, or the folder fails ``inspect_model``.
     """
-    folder, revision = _find_folder(reference, trust_remote_code=trust_remote_code)
-    if base is not None and is_adapter(folder):  # whatever it names itself, if anything
+    folder, revision = _find_or_download(reference, trust_remote_code=trust_remote_code)
+    if base is not None and is_adapter(folder):
+        # whatever it names itself, if anything
         given = locate_model(base, trust_remote_code=trust_remote_code)
         return inspect_model(folder, reference, revision=revision, base=given)
+
     named = find_adapter_base(folder)
     if named is None:
         return inspect_model(folder, reference, revision=revision)
-    beside = folder / named.reference
-    if not Path(named.reference).is_dir() and beside.is_dir():
-        found = locate_model(str(beside), trust_remote_code=trust_remote_code)
+
+    beside = _beside(folder, named)
+    if beside is not None:
+        located = locate_model(str(beside), trust_remote_code=trust_remote_code)
     else:
-        pinned = f"{named.reference}@{named.revision}" if named.revision else named.reference
-        is_hub_name = HUB_NAME.fullmatch(named.reference) is not None
-        try:
-            found = locate_model(pinned, trust_remote_code=trust_remote_code)
-        except ModelError as error:
-            raise ModelError(
-                f"the adapter in {folder} needs its base model {pinned!r}: {error.message}",
-                # a name of the hub may be fetched; a folder that is gone can only be named anew
-                hint=f"{error.hint}; or {merge_hint(folder)}"
-                if error.hint and is_hub_name
-                else merge_hint(folder),
-            ) from error
-    return inspect_model(folder, reference, revision=revision, base=found)
+        located = _locate_named_base(folder, named, trust_remote_code=trust_remote_code)
+    return inspect_model(folder, reference, revision=revision, base=located)
 
 
-def _find_folder(reference: str, *, trust_remote_code: bool) -> tuple[Path, str | None]:
-    """Return the folder and, for a hub name, the commit."""
+def _locate_named_base(adapter: Path, named: AdapterBase, *, trust_remote_code: bool) -> ModelFiles:
+    try:
+        return locate_model(named.pinned, trust_remote_code=trust_remote_code)
+    except ModelError as error:
+        hint = merge_hint(adapter)
+        # a name of the hub may be fetched; a folder that is gone can only be named anew
+        if error.hint and HUB_NAME.fullmatch(named.reference):
+            hint = f"{error.hint}; or {hint}"
+        raise ModelError(
+            f"the adapter in {adapter} needs its base model {named.pinned!r}: {error.message}",
+            hint=hint,
+        ) from error
+
+
+def _beside(adapter: Path, named: AdapterBase) -> Path | None:
+    """Return the base's folder where its path is relative to the adapter's, not to this process."""
+    beside = adapter / named.reference
+    is_here = Path(named.reference).is_dir()
+    return beside if not is_here and beside.is_dir() else None
+
+
+def _find_local(reference: str) -> Path | None:
+    """Return a bundled model, a folder, or a GGUF file's converted folder; None for other names."""
     if reference.startswith(PREFIX):
         bundled = find_bundled(reference)
-        return (convert_cached(bundled) if bundled.suffix == ".gguf" else bundled), None
+        return convert_cached(bundled) if bundled.suffix == ".gguf" else bundled
+
     path = Path(reference).expanduser()
     if reference and path.is_dir():
-        return path, None
+        return path
     if path.suffix == ".gguf":
-        return convert_cached(path), None
+        return convert_cached(path)
+    return None
+
+
+def _hub_name(reference: str) -> re.Match[str] | None:
+    """Return the parts of a hub name; None for what is meant for a path."""
+    return None if reference.startswith((".", "~")) else HUB_NAME.fullmatch(reference)
+
+
+def _find_or_download(reference: str, *, trust_remote_code: bool) -> tuple[Path, str | None]:
+    """Return the folder and, for a hub name, the commit."""
+    folder = _find_local(reference)
+    if folder is not None:
+        return folder, None
+
+    path = Path(reference).expanduser()
     if path.is_file():
         raise ModelError(
             f"{path} is a file, not a model folder", hint=f"give its folder, {path.parent}"
         )
-    name = HUB_NAME.fullmatch(reference)
-    if name is None or reference.startswith((".", "~")):
+    name = _hub_name(reference)
+    if name is None:
         raise ModelError(
             f"no model at {reference!r}: it is not a folder here and not a hub name",
-            hint="give a folder, a .gguf file, bundled:smollm2-135m, bundled:minilm or org/name[@revision]",
+            hint="give a folder, a .gguf file, bundled:smollm2-135m, bundled:minilm or "
+            "org/name[@revision]",
         )
     return _download(name["repo"], name["revision"], trust_remote_code=trust_remote_code)
 
@@ -116,16 +157,99 @@ def _download(repo: str, revision: str | None, *, trust_remote_code: bool) -> tu
             hint="check the spelling; a private model needs: hf auth login",
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
         raise ModelError(
-            f"the model {place} is not in the hub cache of this machine, and the hub cannot be reached",
-            hint=f"on a machine with a network run: hf download {repo}"
-            + (f" --revision {revision}" if revision else "")
-            + "; then copy the folder or the cache here",
+            f"the model {place} is not in the hub cache of this machine, "
+            "and the hub cannot be reached",
+            hint=f"on a machine with a network run: {command}; then copy the folder or the cache "
+            "here",
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
             f"the model {place} could not be downloaded: {error}",
             hint="try again, or give a folder on this disk",
         ) from error
+
     folder = Path(snapshot)
     return folder, folder.name
+
+
+class FoldersOnDisk(NamedTuple):
+    """Where a model's configuration is, and its tokenizer.
+
+    An adapter's configuration is its base's; its tokenizer is its own if it brings one.
+    """
+
+    config: Path
+    tokenizer: Path
+
+
+def folders_on_disk(reference: str) -> FoldersOnDisk:
+    """Return where a model's configuration and tokenizer are; weights are neither needed nor read.
+
+    Raises:
+        ModelError: nothing is there, or not on this machine.
+    """
+    try:
+        named = _find_on_disk(reference, sizes_count=False)
+        whole = find_whole_on_disk(reference, sizes_count=False)
+    except ModelError as error:
+        hint = "give a folder, bundled:NAME, or an org/name[@revision] that is in the hub cache"
+        raise ModelError(error.message, hint=hint) from error
+    return FoldersOnDisk(whole, named if find_tokenizer_files(named) else whole)
+
+
+def find_whole_on_disk(reference: str, *, sizes_count: bool) -> Path:
+    """Return the folder with a model's configuration, of an adapter its base's; nothing is fetched.
+
+    Args:
+        reference: as in `locate_model`.
+        sizes_count: whether the user could have given a size, which errors then say.
+
+    Raises:
+        ModelError: nothing is there, or not on this machine.
+    """
+    folder = _find_on_disk(reference, sizes_count=sizes_count)
+    named = find_adapter_base(folder)
+    if named is None:
+        return folder
+    beside = _beside(folder, named)
+    return _find_on_disk(str(beside or named.pinned), sizes_count=sizes_count)
+
+
+def _find_on_disk(reference: str, *, sizes_count: bool) -> Path:
+    """Return the folder that a reference names, of a hub name the cached snapshot's."""
+    folder = _find_local(reference)
+    if folder is not None:
+        return folder
+
+    name = _hub_name(reference)
+    if name is None:
+        not_either = "not a hub name and not a size" if sizes_count else "not a hub name"
+        raise ModelError(
+            f"no model at {reference!r}: it is not a folder here, {not_either}",
+            hint="give a folder, bundled:smollm2-135m, org/name[@revision], or a size such as 8B "
+            "or 135M",
+        )
+    return _cached_snapshot(name["repo"], name["revision"])
+
+
+def _cached_snapshot(repo: str, revision: str | None) -> Path:
+    """Return the folder of the cached snapshot that holds a configuration."""
+    for file in (MODEL_CONFIG, ADAPTER_CONFIG):
+        try:
+            cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
+        except ValueError as error:  # a name that no repository can have
+            raise ModelError(
+                f"{repo!r} is no hub name: {error}", hint=f"look at the name, {SIZE_HINT}"
+            ) from error
+        if isinstance(cached, str):
+            return Path(cached).parent
+
+    place = f"{repo}@{revision}" if revision else repo
+    command = f"hf download {repo} {MODEL_CONFIG}" + (f" --revision {revision}" if revision else "")
+    raise ModelError(
+        f"the model {place} is not in the hub cache of this machine, "
+        "and nothing is downloaded for an estimate",
+        hint=f"run: {command}; {SIZE_HINT}",
+    )

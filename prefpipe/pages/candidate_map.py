@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from prefpipe.maths.statistics.distribution import figure
+from prefpipe.pages.candidate_grid import Grid, lay_out, points_of
 from prefpipe.pages.one_prompt import ROLE_STYLES, body, heading, listed, worth_knowing
-from prefpipe.stages.inspect.candidate_map import Grid, lay_out, points_of
+from prefpipe.text.numbers import figure
 from prefpipe.text.untrusted import visible_line
 
 NARROW = 40

@@ -9,8 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from prefpipe.maths.statistics.distribution import Distribution, figure
+from prefpipe.maths.statistics.distribution import Distribution
+from prefpipe.pages.distribution import distribution_plot
 from prefpipe.pages.savings import flop_unit
+from prefpipe.text.numbers import figure
 from prefpipe.text.untrusted import visible, visible_line
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -38,7 +40,9 @@ def check_page(found: Mapping[str, Any], *, width: int) -> Iterator[RenderableTy
     if not found["findings"]:
         yield Text("nothing was found to be wrong", style="green")
     if found["lengths"]["n"]:
-        yield Padding(Distribution(**found["lengths"]).plot(), (1, 0, 0, 0), expand=False)
+        yield Padding(
+            distribution_plot(Distribution(**found["lengths"])), (1, 0, 0, 0), expand=False
+        )
         yield Text(f"  {found['n_over_limit']:,} beyond the limit of {training['max_length']:,}")
     yield Padding(_figures(found), (1, 0, 0, 0), expand=False)
     if found["step"] is not None:

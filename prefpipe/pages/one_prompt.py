@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from prefpipe.maths.statistics.distribution import figure
+from prefpipe.text.numbers import figure
 from prefpipe.text.tool_turns import readable_turns
 from prefpipe.text.untrusted import visible, visible_line
 

@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from prefpipe.artifacts.schemas import PAIR_SCORES
-from prefpipe.maths.statistics.distribution import figure
+from prefpipe.pages.curves import curves_table
+from prefpipe.pages.distribution import distribution_plot
 from prefpipe.stages.evaluate.comparison import comparison_table
-from prefpipe.stages.inspect.curves import curves_table
 from prefpipe.stages.inspect.overview import distributions_of
 from prefpipe.stages.pairs.tables import pairs_page
+from prefpipe.text.numbers import figure
 from prefpipe.text.untrusted import visible, visible_line
 
 WIDE = 110
@@ -41,7 +42,7 @@ def overview_page(found: Mapping[str, Any], *, width: int) -> Iterator[Renderabl
     if found["facts"]:
         yield _section("counts", _facts(found["facts"]))
     for item in distributions_of(dict(found)):
-        yield Padding(item.plot(), (1, 0, 0, 0), expand=False)
+        yield Padding(distribution_plot(item), (1, 0, 0, 0), expand=False)
     if found["curves"]:
         yield _section("training", curves_table(found["curves"]))
     yield from _summary(found)

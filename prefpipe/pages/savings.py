@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from prefpipe.maths.statistics.distribution import figure
+from prefpipe.text.numbers import figure
 from prefpipe.text.untrusted import visible_line
 
 SIDES = {"pool": "full pool", "kept": "kept groups", "saved": "saved"}

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.selection.selection import select_responses
-from prefpipe.report.sources import Pool, parts_on_disk, require_same_version
+from prefpipe.maths.selection.select_responses import select_responses
+from prefpipe.report.sources import ReportedPool, parts_on_disk, require_same_version
 from prefpipe.stages.select.part import Screening, screen_part
 
 N_PROMPTS, N_PARTS, MAX_K = 48, 8, 16
@@ -28,7 +28,7 @@ class Sample(NamedTuple):
     mask: np.ndarray
 
 
-def coverage_of(pool: Pool) -> dict[str, Any] | None:
+def coverage_of(pool: ReportedPool) -> dict[str, Any] | None:
     """Return the coverage cost of each strategy by k, None without scores or embeddings.
 
     The cost is Opt-Select's objective of the k chosen negatives over that of one candidate drawn at random, of the same prompt,
@@ -116,7 +116,7 @@ def _spread(n: int, wanted: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, n - 1, min(n, wanted))})
 
 
-def _sample(pool: Pool, index: int, screening: Screening, n_wanted: int) -> Sample:
+def _sample(pool: ReportedPool, index: int, screening: Screening, n_wanted: int) -> Sample:
     """Return up to ``n_wanted`` prompts of a part, evenly spread, with the candidates that ``select`` would choose from."""
     candidates, scores, embeddings = pool.candidates, pool.scores, pool.embeddings
     assert candidates is not None

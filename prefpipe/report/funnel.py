@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.report.sources import Found, Pool
+from prefpipe.report.sources import ReportedArtifact, ReportedPool
 from prefpipe.stages.select.tally import LEFT_OUT, REJECTED
 
 GOES_ON = {"candidates": ("truncated",), "policy": ("truncated", "held_out")}
 """Statuses beside ``ok`` with which a row goes on, by kind of artifact."""
 
 
-def funnel_of(pool: Pool, policies: Sequence[Found]) -> dict[str, Any]:
+def funnel_of(pool: ReportedPool, policies: Sequence[ReportedArtifact]) -> dict[str, Any]:
     """Return the steps of a pool, in responses and in prompts.
 
     Keys: ``responses`` and ``prompts``, each a list of steps with ``step``, ``artifact``, ``n_in``, ``n_out`` and ``reasons``,
@@ -32,14 +32,16 @@ def funnel_of(pool: Pool, policies: Sequence[Found]) -> dict[str, Any]:
     return {"responses": responses, "prompts": prompts}
 
 
-def _or_error(found: Found, count: Callable[[Found], dict[str, Any]]) -> dict[str, Any]:
+def _or_error(
+    found: ReportedArtifact, count: Callable[[ReportedArtifact], dict[str, Any]]
+) -> dict[str, Any]:
     try:
         return count(found)
     except PrefpipeError as error:
         return {"step": found.artifact.record.stage, "artifact": found.name, "error": error.message}
 
 
-def _selected(groups: Found) -> dict[str, Any]:
+def _selected(groups: ReportedArtifact) -> dict[str, Any]:
     """Return the candidates that were kept; usable ones of prompts without a group are lost by that name."""
     tally = groups.artifact.tally()
     n_in, n_out, lost = (
@@ -51,14 +53,14 @@ def _selected(groups: Found) -> dict[str, Any]:
     return _step(groups, n_in, n_out, lost | ({"prompt_without_group": rest} if rest > 0 else {}))
 
 
-def _selected_prompts(groups: Found) -> dict[str, Any]:
+def _selected_prompts(groups: ReportedArtifact) -> dict[str, Any]:
     tally = groups.artifact.tally()
     return _step(
         groups, tally.get("n_prompts", 0), tally.get("n_groups", 0), _under(tally, REJECTED)
     )
 
 
-def _trained(policy: Found, groups: Found | None) -> dict[str, Any]:
+def _trained(policy: ReportedArtifact, groups: ReportedArtifact | None) -> dict[str, Any]:
     """Return a training's step without the one row that stands for each prompt that select rejected: it is no response."""
     step = _counted(policy)
     rejected = groups.artifact.counts() if groups is not None else {}
@@ -67,7 +69,7 @@ def _trained(policy: Found, groups: Found | None) -> dict[str, Any]:
     return step | {"reasons": reasons, "n_in": step["n_out"] + sum(reasons.values())}
 
 
-def _counted(found: Found) -> dict[str, Any]:
+def _counted(found: ReportedArtifact) -> dict[str, Any]:
     """Return a step of which each row has a status."""
     counts = found.artifact.counts()
     good = {name: counts.pop(name, 0) for name in ("ok", *GOES_ON.get(found.kind, ()))}
@@ -76,7 +78,9 @@ def _counted(found: Found) -> dict[str, Any]:
     return step_of | {"kept_as": {name: count for name, count in good.items() if count}}
 
 
-def _step(found: Found, n_in: float, n_out: float, reasons: Mapping[str, float]) -> dict[str, Any]:
+def _step(
+    found: ReportedArtifact, n_in: float, n_out: float, reasons: Mapping[str, float]
+) -> dict[str, Any]:
     ordered = dict(
         sorted(
             ((name, round(count)) for name, count in reasons.items() if count),

@@ -6,14 +6,14 @@ from typing import Any
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import PrefpipeError
-from prefpipe.report.sources import Found
+from prefpipe.report.sources import ReportedArtifact
 from prefpipe.stages.inspect.curves import metrics_problem
 from prefpipe.stages.inspect.overview import read_summary
 
 PARENTS_IN_IDENTITY = ("stage", "version")
 
 
-def lineage_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+def lineage_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return one entry an artifact, in the order of the pipeline.
 
     Keys: ``name``, ``stage``, ``schema``, ``fingerprint``, ``state``, ``reasons``, ``n_parts``, ``n_parts_missing``, ``n_rows``
@@ -23,7 +23,7 @@ def lineage_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     return [_entry(item) for item in found]
 
 
-def _entry(item: Found) -> dict[str, Any]:
+def _entry(item: ReportedArtifact) -> dict[str, Any]:
     record = item.artifact.record
     versions = record.context.get("versions")
     return {

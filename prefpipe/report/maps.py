@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.report.sources import Pool, parts_on_disk
+from prefpipe.report.sources import ReportedPool, parts_on_disk
 from prefpipe.stages.inspect.candidate_map import with_coordinates
 from prefpipe.stages.inspect.one_prompt import prompt_of_part
 from prefpipe.text.untrusted import visible
@@ -18,7 +18,7 @@ TEXT_LIMIT = 1_500
 
 
 def maps_of(
-    pools: Sequence[Pool], n_prompts: int
+    pools: Sequence[ReportedPool], n_prompts: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return maps, and an error for each part or prompt that has none: one damaged part must not hide the others.
 
@@ -60,7 +60,9 @@ def _or_none(errors: list[dict[str, Any]], make: Callable[..., Any], *arguments:
         return None
 
 
-def _choose(pool: Pool, n_prompts: int, errors: list[dict[str, Any]]) -> list[tuple[str, int]]:
+def _choose(
+    pool: ReportedPool, n_prompts: int, errors: list[dict[str, Any]]
+) -> list[tuple[str, int]]:
     """Return prompts that have a group, evenly spread over a few parts, and their parts."""
     indices = _or_none(errors, partial(parts_on_disk, needs=["embeddings", "groups"]), pool)
     if not indices:
@@ -80,7 +82,9 @@ def _choose(pool: Pool, n_prompts: int, errors: list[dict[str, Any]]) -> list[tu
     return [having[int(place)] for place in places]
 
 
-def _map(first: Pool, alike: Sequence[Pool], prompt_id: str, part: int) -> dict[str, Any]:
+def _map(
+    first: ReportedPool, alike: Sequence[ReportedPool], prompt_id: str, part: int
+) -> dict[str, Any]:
     assert first.embeddings is not None
     found = with_coordinates(
         prompt_of_part(first.sources, prompt_id, part), first.embeddings.artifact, first.sources
@@ -109,7 +113,7 @@ def _candidate(entry: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _selection(pool: Pool, found: Mapping[str, Any]) -> dict[str, Any]:
+def _selection(pool: ReportedPool, found: Mapping[str, Any]) -> dict[str, Any]:
     group = found["group"] or {"strategy": None, "status": "no group", "reason": None}
     names = ("sample_idx", "role", "cluster", "represents")
     kept = [

@@ -5,9 +5,9 @@ from typing import Any
 
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.statistics.intervals import Bootstrap
-from prefpipe.report.sources import Found
+from prefpipe.report.sources import ReportedArtifact
 from prefpipe.stages.evaluate.health import health_notes
-from prefpipe.stages.evaluate.win_rates import Drawing, Sources, win_rates
+from prefpipe.stages.evaluate.win_rates import Drawing, WinRateSources, win_rates
 from prefpipe.stages.inspect.curves import read_points
 from prefpipe.stages.inspect.overview import read_summary
 
@@ -31,7 +31,7 @@ SETTINGS = (
 )
 
 
-def trainings_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+def trainings_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return every training: ``name``, ``settings``, ``curves`` and ``summary``, which may be None.
 
     The curves are those of `prefpipe.stages.inspect.curves.read_points`.
@@ -52,7 +52,7 @@ def trainings_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     return trained
 
 
-def win_rates_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+def win_rates_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return the win rates of every evaluation and every judgement: what `prefpipe eval win-rate DIR` finds, one each.
 
     Keys: ``name``, and either ``error``, or ``policy``, ``n_rows``, ``n_rows_missing``, ``confidence``, ``win_rate``,
@@ -62,7 +62,7 @@ def win_rates_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     for item in (item for item in found if item.kind in PREFERENCES):
         try:
             drawing = Drawing(of_fits=Bootstrap(n_draws=FITS))
-            told = win_rates([str(item.artifact.path)], Sources(allow_missing=True), drawing)
+            told = win_rates([str(item.artifact.path)], WinRateSources(allow_missing=True), drawing)
         except PrefpipeError as error:
             results.append({"name": item.name, "error": error.message})
             continue
@@ -73,7 +73,7 @@ def win_rates_of(found: Sequence[Found]) -> list[dict[str, Any]]:
     return results
 
 
-def health_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+def health_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return what every evaluation measured of its two sides.
 
     Keys: ``name``, the sides' names, ``confidence``, ``measures``, those of ``summary.json`` that have a value, ``absent``, why
@@ -113,7 +113,7 @@ def is_measure(value: Any) -> bool:
     )
 
 
-def calibrations_of(found: Sequence[Found]) -> list[dict[str, Any]]:
+def calibrations_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return every calibration on disk, of reward models in training and of ``eval calibration``, in one form.
 
     Keys: ``name``, the figures (``n_pairs``, ``accuracy``, ``auc``, ``ece``, ``ece_mass``, ``brier``, ``log_loss``),

@@ -18,8 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
-from prefpipe.maths.statistics.distribution import figure
-from prefpipe.report.words import (
+from prefpipe.report.page_figures import (
     GAP_COLUMNS,
     NONE,
     curve_panels,
@@ -31,6 +30,7 @@ from prefpipe.report.words import (
     tiles,
     words,
 )
+from prefpipe.text.numbers import figure
 from prefpipe.text.untrusted import visible
 
 FOLDER = Path(__file__).parent / "html"

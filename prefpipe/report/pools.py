@@ -9,7 +9,13 @@ import pyarrow.compute as pc
 
 from prefpipe.maths.statistics.distribution import Distribution
 from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
-from prefpipe.report.sources import Found, Pool, parts_on_disk, read_pool_part, require_same_version
+from prefpipe.report.sources import (
+    ReportedArtifact,
+    ReportedPool,
+    parts_on_disk,
+    read_pool_part,
+    require_same_version,
+)
 from prefpipe.stages.shared.pool_index import find_rows, flat
 
 MAX_POINTS = 1_500
@@ -30,7 +36,7 @@ class _Columns(NamedTuple):
     prompts: np.ndarray
 
 
-def rewards_of(pool: Pool) -> dict[str, Any] | None:
+def rewards_of(pool: ReportedPool) -> dict[str, Any] | None:
     """Return the distributions of reward and length, None where nothing is scored.
 
     Keys: ``expression``, ``n``, ``n_without_reward``, ``histogram`` (``edges`` and counts of ``pool``, ``positive``,
@@ -85,13 +91,13 @@ def _finer(edges: np.ndarray) -> np.ndarray:
     )
 
 
-def _unit(candidates: Found, index: int) -> str:
+def _unit(candidates: ReportedArtifact, index: int) -> str:
     """Return what lengths are counted in: tokens, or characters where nobody counted tokens (imported responses)."""
     column = candidates.artifact.read(index, ["n_response_tokens"])[0]["n_response_tokens"]
     return CHARACTERS if column.null_count == len(column) else "tokens"
 
 
-def _read(pool: Pool, indices: Sequence[int], unit: str) -> tuple[_Columns, int]:
+def _read(pool: ReportedPool, indices: Sequence[int], unit: str) -> tuple[_Columns, int]:
     pieces: list[_Columns] = []
     n_without, n_prompts = 0, 0
     for index in indices:
@@ -114,7 +120,7 @@ def _read(pool: Pool, indices: Sequence[int], unit: str) -> tuple[_Columns, int]
     return _Columns(*(np.concatenate(columns) for columns in zip(*pieces, strict=True))), n_without
 
 
-def _roles(pool: Pool, index: int, part: Any) -> np.ndarray:
+def _roles(pool: ReportedPool, index: int, part: Any) -> np.ndarray:
     """Return (N,) each candidate's role as a number into ROLES; 0 where it was not kept."""
     roles = np.zeros(len(part.pools.prompts), dtype=np.int64)
     if pool.groups is None or pool.candidates is None or pool.groups.artifact.missing([index]):

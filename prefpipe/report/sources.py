@@ -10,14 +10,14 @@ import pyarrow as pa
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.stages.inspect.one_prompt import Sources
+from prefpipe.stages.inspect.one_prompt import PromptSources
 from prefpipe.stages.shared.pool_index import PoolIndex, flat, index_pools, pool_rewards
 
 KINDS = ("scores", "embeddings")
 SIDES_OF_EVAL = ("policy_candidates", "baseline_candidates")
 
 
-class Found(NamedTuple):
+class ReportedArtifact(NamedTuple):
     """An artifact as a report names it.
 
     ``name`` is its path inside the folder. ``parents`` maps what it was made from to the name of an artifact of this report, or
@@ -37,23 +37,23 @@ class Found(NamedTuple):
         return self.artifact.record.schema.partition("/")[0]
 
 
-class Pool(NamedTuple):
+class ReportedPool(NamedTuple):
     """Candidates with what is known of them; ``name`` is that of the selection, or of the candidates where there is none.
 
     What a selection was made from and is not in the folder of the report is None, and named in ``elsewhere``.
     """
 
     name: str
-    candidates: Found | None
-    scores: Found | None
-    embeddings: Found | None
-    groups: Found | None
+    candidates: ReportedArtifact | None
+    scores: ReportedArtifact | None
+    embeddings: ReportedArtifact | None
+    groups: ReportedArtifact | None
     elsewhere: tuple[str, ...] = ()
 
     @property
-    def sources(self) -> Sources:
+    def sources(self) -> PromptSources:
         """The same for the pages about one prompt."""
-        return Sources(
+        return PromptSources(
             *(item and item.artifact for item in (self.candidates, self.groups, self.scores))
         )
 
@@ -73,7 +73,7 @@ class Pool(NamedTuple):
         return names[0] if names else None
 
 
-class PartOfPool(NamedTuple):
+class ReportedPart(NamedTuple):
     """One part: its candidates in pools, rewards (P, R) with NaN where there is none, and the table they are rows of."""
 
     table: pa.Table
@@ -81,7 +81,7 @@ class PartOfPool(NamedTuple):
     rewards: np.ndarray
 
 
-def pools_of(found: Sequence[Found]) -> list[Pool]:
+def pools_of(found: Sequence[ReportedArtifact]) -> list[ReportedPool]:
     """Return every selection with what it was made from, then the candidates that nothing was selected from.
 
     The two sides that an evaluation sampled are no pools: they are told under the evaluation.
@@ -93,7 +93,7 @@ def pools_of(found: Sequence[Found]) -> list[Pool]:
         if item.kind == "evaluation"
         for side in SIDES_OF_EVAL
     }
-    pools: list[Pool] = []
+    pools: list[ReportedPool] = []
     selected: set[str | None] = set()
     for groups in (item for item in found if item.kind == "groups"):
         candidates, scores, embeddings = (
@@ -110,7 +110,7 @@ def pools_of(found: Sequence[Found]) -> list[Pool]:
             for kind in ("candidates", *KINDS)
             if kind in groups.parents and groups.parents[kind] not in named
         )
-        pools.append(Pool(groups.name, candidates, scores, embeddings, groups, elsewhere))
+        pools.append(ReportedPool(groups.name, candidates, scores, embeddings, groups, elsewhere))
     alone = (
         item
         for item in found
@@ -119,13 +119,15 @@ def pools_of(found: Sequence[Found]) -> list[Pool]:
     return pools + [_pool(found, item) for item in alone]
 
 
-def _pool(found: Sequence[Found], candidates: Found) -> Pool:
+def _pool(found: Sequence[ReportedArtifact], candidates: ReportedArtifact) -> ReportedPool:
     """Return candidates that nothing was selected from, with the first scores and embeddings of them."""
     scores, embeddings = (_child(found, candidates, kind) for kind in KINDS)
-    return Pool(candidates.name, candidates, scores, embeddings, None)
+    return ReportedPool(candidates.name, candidates, scores, embeddings, None)
 
 
-def _child(found: Sequence[Found], candidates: Found, kind: str) -> Found | None:
+def _child(
+    found: Sequence[ReportedArtifact], candidates: ReportedArtifact, kind: str
+) -> ReportedArtifact | None:
     return next(
         (
             item
@@ -136,7 +138,7 @@ def _child(found: Sequence[Found], candidates: Found, kind: str) -> Found | None
     )
 
 
-def parts_on_disk(pool: Pool, *, needs: Sequence[str]) -> list[int]:
+def parts_on_disk(pool: ReportedPool, *, needs: Sequence[str]) -> list[int]:
     """Return the parts that the candidates and all of ``needs`` (``scores``, ``embeddings``, ``groups``) have."""
     if pool.candidates is None:
         return []
@@ -155,7 +157,7 @@ def parts_on_disk(pool: Pool, *, needs: Sequence[str]) -> list[int]:
     ]
 
 
-def read_pool_part(pool: Pool, index: int, columns: Sequence[str] = ()) -> PartOfPool:
+def read_pool_part(pool: ReportedPool, index: int, columns: Sequence[str] = ()) -> ReportedPart:
     """Return one part's candidates and their rewards, prompt by prompt, joined by key.
 
     Args:
@@ -174,15 +176,17 @@ def read_pool_part(pool: Pool, index: int, columns: Sequence[str] = ()) -> PartO
         flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index))
     )
     if pool.scores is None or pool.expression is None:
-        return PartOfPool(table, pools, np.full(pools.shape, np.nan))
+        return ReportedPart(table, pools, np.full(pools.shape, np.nan))
     scores, scores_footer = pool.scores.artifact.read(
         index, ["prompt_id", "sample_idx", "scorer", "reward"]
     )
     require_same_version(pool.scores, index, scores_footer.parents, footer.data_sha256)
-    return PartOfPool(table, pools, pool_rewards(scores, parse_reward(pool.expression), pools))
+    return ReportedPart(table, pools, pool_rewards(scores, parse_reward(pool.expression), pools))
 
 
-def require_same_version(child: Found, index: int, parents: Mapping[str, Any], digest: str) -> None:
+def require_same_version(
+    child: ReportedArtifact, index: int, parents: Mapping[str, Any], digest: str
+) -> None:
     """Refuse a part that was made from another version of its candidates' part.
 
     Raises:

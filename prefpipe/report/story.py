@@ -1,6 +1,6 @@
 """The story of a run, put together from the artifacts of a folder.
 
-Reads: every artifact it is given, as far as its parts are on disk. Writes: nothing; `prefpipe.reports.html` makes a page of it.
+Reads: every artifact it is given, as far as its parts are on disk. Writes: nothing; `prefpipe.report.page` makes a page of it.
 Promises: the same artifacts give the same story, whenever and wherever it is told; rows are joined by key; what cannot be read is
 told in its place, with the reason, and hides nothing else.
 """
@@ -21,7 +21,7 @@ from prefpipe.report.lineage import lineage_of
 from prefpipe.report.maps import maps_of
 from prefpipe.report.outcomes import calibrations_of, health_of, trainings_of, win_rates_of
 from prefpipe.report.pools import rewards_of
-from prefpipe.report.sources import Found, Pool, pools_of
+from prefpipe.report.sources import ReportedArtifact, ReportedPool, pools_of
 from prefpipe.stages.select.part import Screening
 
 PLAN = {
@@ -43,7 +43,7 @@ class TrainedShape(NamedTuple):
 
 
 def tell(
-    folder: str, found: Sequence[Found], model: TrainedShape, *, n_maps: int
+    folder: str, found: Sequence[ReportedArtifact], model: TrainedShape, *, n_maps: int
 ) -> dict[str, Any]:
     """Return the story as JSON values.
 
@@ -83,7 +83,7 @@ def tell(
     return told
 
 
-def not_done(found: Sequence[Found]) -> list[dict[str, Any]]:
+def not_done(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return ``name``, ``state`` and ``reasons`` of every artifact that is partial, stale or corrupt: its figures are marked."""
     return [
         {
@@ -96,7 +96,9 @@ def not_done(found: Sequence[Found]) -> list[dict[str, Any]]:
     ]
 
 
-def _pool(pool: Pool, policies: Sequence[Found], seen: dict[Any, Any]) -> dict[str, Any]:
+def _pool(
+    pool: ReportedPool, policies: Sequence[ReportedArtifact], seen: dict[Any, Any]
+) -> dict[str, Any]:
     """Return a pool's part of the story; selections of the same responses by the same reward share their coverage."""
     identity = pool.groups.artifact.record.identity if pool.groups is not None else {}
     names = tuple(
@@ -130,7 +132,7 @@ def _pool(pool: Pool, policies: Sequence[Found], seen: dict[Any, Any]) -> dict[s
 
 
 def savings_of(
-    pools: Sequence[Pool], policies: Sequence[Found], model: TrainedShape
+    pools: Sequence[ReportedPool], policies: Sequence[ReportedArtifact], model: TrainedShape
 ) -> dict[str, Any]:
     """Return what the calculator starts from: numbers and mean lengths of a selection.
 

@@ -6,7 +6,6 @@ without a copy. Promises: rows follow the order of the candidates; a response th
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_digests,
     parent_identity,
 )
+from prefpipe.stages.shared.lazy_engine import LazyEngine
 from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.text.tool_turns import readable_turns
 
@@ -59,98 +59,103 @@ def run(
     )
     parents = parent_digests(indices, candidates=candidates)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
-    with ExitStack() as stack:
-        work = _Work(config, candidates, output, open_embedder, stack, runtime)
+    with LazyEngine(open_embedder, runtime, "loading the embedder") as embedder:
+        maker = EmbeddingMaker(config, candidates, output, embedder)
         loop_over_parts(
             output,
             parents.__getitem__,
-            lambda index: work.make(index, parents[index]),
+            lambda index: maker.make(index, parents[index]),
             runtime,
             summary,
             indices=indices,
         )
     if summary.n_parts_made:
-        elapsed_s = time.perf_counter() - started
-        summary.notes.append(
-            f"{work.n_texts:,} texts in {elapsed_s:.1f} s ({work.n_texts / elapsed_s:.0f} texts/s)"
-        )
-        share = work.n_truncated / max(1, work.n_texts)
-        summary.notes.append(
-            f"{work.n_truncated:,} texts ({share:.1%}) were longer than the embedder reads and were cut"
-        )
-        summary.facts |= {"n_truncated": work.n_truncated, "elapsed_s": elapsed_s}
+        maker.describe(summary, time.perf_counter() - started)
     check_error_rate(summary, FAILING, config.max_error_rate)
     return summary
 
 
 def _made_with(config: EmbedConfig, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [ingredient("model", config.model, identity)] if "content_hash" in identity else []
+    """Return the model, where it has files that could change, so that ``status`` can tell when they have."""
+    if "content_hash" not in identity:
+        return []
+    return [ingredient("model", config.model, identity)]
 
 
-class _Work:
-    """One run's state: the embedder, opened when first needed, and counts for the summary."""
+class EmbeddingMaker:
+    """Makes the parts of ``embeddings``, and counts the texts."""
 
     def __init__(
         self,
         config: EmbedConfig,
         candidates: Artifact,
         output: Output,
-        open_embedder: Callable[[], Embedder],
-        stack: ExitStack,
-        runtime: Runtime,
+        embedder: LazyEngine[Embedder],
     ) -> None:
-        self.config, self.candidates, self.output = config, candidates, output
-        self.open_embedder, self.stack, self.runtime = open_embedder, stack, runtime
-        self.embedder: Embedder | None = None
+        self.config, self.candidates = config, candidates
+        self.output, self.embedder = output, embedder
         self.n_texts, self.n_truncated = 0, 0
 
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Embed and write one part."""
-        if self.embedder is None:
-            self.runtime.log("loading the embedder")
-            with self.runtime.interruptible():
-                self.embedder = self.open_embedder()
-            self.stack.callback(self.embedder.close)
+        embedder = self.embedder.get()
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
-        table, _ = self.candidates.read(index, columns)
-        rows = rows_of(table)
+        candidates, _ = self.candidates.read(index, columns)
+        rows = rows_of(candidates)
+
         statuses = [embedding_status(row) for row in rows]
-        usable = [position for position, (status, _) in enumerate(statuses) if status == "ok"]
-        found = self.embedder.embed([text_of(rows[i], self.config.text) for i in usable])
-        vectors = np.zeros((len(rows), self.embedder.dim), np.float32)
-        n_tokens, truncated = np.zeros(len(rows), np.int32), np.zeros(len(rows), bool)
-        vectors[usable], n_tokens[usable], truncated[usable] = (
-            found.vectors,
-            found.n_tokens,
-            found.truncated,
-        )
-        finite = np.asarray(np.isfinite(vectors).all(axis=1))
-        vectors[~finite] = 0
-        statuses = [
-            status if fine else ("error", "the embedder gave a vector that is not finite")
-            for status, fine in zip(statuses, finite.tolist(), strict=True)
-        ]
-        half = self.config.dtype == "float16"
-        flat = vectors.astype(np.float16) if half else vectors
-        schema = embeddings_schema(self.embedder.dim, half=half).arrow()
-        written = pa.Table.from_arrays(
+        usable = [place for place, (status, _) in enumerate(statuses) if status == "ok"]
+        texts = [text_of(rows[place], self.config.text) for place in usable]
+        embedded = embedder.embed(texts)
+        self.n_texts += len(texts)
+
+        # a candidate without a text has a vector of zeros: the column has no nulls
+        vectors_ND = np.zeros((len(rows), embedder.dim), np.float32)
+        n_tokens = np.zeros(len(rows), np.int32)
+        truncated = np.zeros(len(rows), bool)
+        vectors_ND[usable] = embedded.vectors
+        n_tokens[usable] = embedded.n_tokens
+        truncated[usable] = embedded.truncated
+        self.n_truncated += int(truncated.sum())
+
+        is_finite = np.isfinite(vectors_ND).all(axis=1)
+        vectors_ND[~is_finite] = 0
+        for place in np.flatnonzero(~is_finite):
+            statuses[place] = ("error", "the embedder gave a vector that is not finite")
+
+        is_half = self.config.dtype == "float16"
+        if is_half:
+            vectors_ND = vectors_ND.astype(np.float16)
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), embedder.dim)
+        table = pa.Table.from_arrays(
             [
-                table["prompt_id"],
-                table["sample_idx"],
-                pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), self.embedder.dim),
+                candidates["prompt_id"],
+                candidates["sample_idx"],
+                vectors,
                 pa.array(n_tokens),
                 pa.array(truncated),
                 pa.array([status for status, _ in statuses], pa.string()),
                 pa.array([reason for _, reason in statuses], pa.string()),
             ],
-            schema=schema,
+            schema=embeddings_schema(embedder.dim, half=is_half).arrow(),
         )
         counts = count_by_status({"status": status} for status, _ in statuses)
-        self.output.write(index, written, counts=counts, parents=parents)
-        self.n_texts += len(usable)
-        self.n_truncated += int(truncated.sum())
+        self.output.write(index, table, counts=counts, parents=parents)
+
+    def describe(self, summary: Summary, elapsed_s: float) -> None:
+        """Add what was made now to a summary."""
+        summary.notes.append(
+            f"{self.n_texts:,} texts in {elapsed_s:.1f} s ({self.n_texts / elapsed_s:.0f} texts/s)"
+        )
+        share = self.n_truncated / max(1, self.n_texts)
+        summary.notes.append(
+            f"{self.n_truncated:,} texts ({share:.1%}) were longer than the embedder reads "
+            "and were cut"
+        )
+        summary.facts |= {"n_truncated": self.n_truncated, "elapsed_s": elapsed_s}
 
 
 def embedding_status(row: Row) -> tuple[str, str | None]:
@@ -166,4 +171,5 @@ def text_of(row: Row, what: str) -> str:
     """Return the text that is embedded: the response, or every turn and the response, a blank line between."""
     if what == "response":
         return str(row["response"])
-    return "\n\n".join([text for _, text in readable_turns(row["messages"])] + [row["response"]])
+    texts = [text for _, text in readable_turns(row["messages"])]
+    return "\n\n".join([*texts, row["response"]])

@@ -7,7 +7,7 @@ and a larger ``--n`` give the same rows; every sample asked for is a row, with a
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from shlex import quote
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_sour
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, open_output, refuse_nesting
+from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.protocol import (
     Generation,
@@ -39,10 +40,14 @@ from prefpipe.errors import (
 )
 from prefpipe.stages.shared.candidate_rows import (
     REASONING,
+    Key,
+    Row,
     count_by_status,
+    key_of,
     mark_duplicates,
     table_of_rows,
 )
+from prefpipe.stages.shared.lazy_engine import LazyEngine
 from prefpipe.stages.shared.runtime import (
     Runtime,
     Summary,
@@ -58,13 +63,11 @@ from prefpipe.stages.shared.skipped_rows import (
 from prefpipe.text.control_text import note_on_server, spells_control_token
 
 FAILING = ("error", "prompt_too_long")
+NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
 SERVED = "openai"
 """The back-end whose rows carry `REASONING`, and whose answers are kept one by one until their part is written."""
-NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
-TOO_LONG = (
-    "prompt_too_long: "  # how an engine that keeps its tokenizer to itself begins such an error
-)
-Row = dict[str, Any]
+TOO_LONG = "prompt_too_long: "
+"""How an engine that keeps its tokenizer to itself begins such an error."""
 
 
 class Sampler(NamedTuple):
@@ -80,19 +83,10 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     source = named_source(config.prompts)
     if source is not None:
         refuse_nesting(config.output, {"PROMPTS": source})
-    prompts, skipped = read_users_rows(
-        config,
-        lambda: load_prompts(
-            config.prompts,
-            system_prompt=config.system_prompt,
-            keep_columns=config.kept_columns,
-            drop_duplicates=config.drop_duplicate_prompts,
-            reserved=[*_column_names(config), TEMPLATE_INPUT],
-            rules=config.reading_rules,
-        ),
-    )
+    prompts, skipped = _read_prompts(config)
     for note in prompts.notes:
         runtime.log(note)
+
     record = RunRecord(
         stage=config.stage,
         schema=CANDIDATES.tag,
@@ -111,7 +105,8 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         },
         parents={"prompts": config.prompts},
     )
-    record = _extended(config, record) if config.extend else record
+    if config.extend:
+        record = _extended(config, record)
     output = open_output(
         config.output,
         record,
@@ -120,42 +115,73 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         extends=config.extend,
     )
     indices = runtime.shard.parts(output.n_parts)
-    output, failed = (
-        begin_retry(output, indices, keep=NOT_RETRIED) if config.retry_errors else (output, set())
-    )
+    with_errors: set[int] = set()
+    if config.retry_errors:
+        output, with_errors = begin_retry(output, indices, keep=NOT_RETRIED)
     if config.overwrite.replaces_this_run:
         for index in indices:
             _kept_answers(output, index).remove()
+
     summary = Summary(config.stage, config.output)
     runtime.log(
-        f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of {config.part_size} prompts"
+        f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of "
+        f"{config.part_size} prompts"
     )
     started = time.perf_counter()
     with ExitStack() as stack:
-        work = _Work(config, prompts, output, samplers, stack, runtime)
+        engines = [
+            stack.enter_context(LazyEngine(sampler.open, runtime, f"loading {sampler.name}"))
+            for sampler in samplers
+        ]
+        names = [sampler.name for sampler in samplers]
+        maker = CandidateMaker(config, prompts, output, names, engines)
         loop_over_parts(
             output,
             lambda _index: {},
-            work.make,
+            maker.make,
             runtime,
             summary,
             indices=indices,
-            redo=failed.__contains__,
+            redo=with_errors.__contains__,
         )
-    for index in indices:  # what a kill between a part and the removal of its answers left behind
+    elapsed_s = time.perf_counter() - started
+
+    # A kill between a part and the removal of its answers leaves them behind.
+    for index in indices:
         _kept_answers(output, index).remove()
     with suppress(OSError):  # another worker's answers are in it
         (output.path / FOLDER_NAME).rmdir()
-    _describe(summary, work, time.perf_counter() - started)
+
+    if summary.n_parts_made:
+        maker.describe(summary, elapsed_s)
     report_skipped_rows(config, skipped, summary)
     check_error_rate(summary, FAILING, config.max_error_rate)
     _refuse_no_text_at_all(output, indices, summary, config.max_error_rate)
     return summary
 
 
+def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
+    """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out."""
+
+    def read() -> Prompts:
+        return load_prompts(
+            config.prompts,
+            system_prompt=config.system_prompt,
+            keep_columns=config.kept_columns,
+            drop_duplicates=config.drop_duplicate_prompts,
+            reserved=[*_column_names(config), TEMPLATE_INPUT],
+            rules=config.reading_rules,
+        )
+
+    return read_users_rows(config, read)
+
+
 def _column_names(config: GenerateConfig) -> list[str]:
     """Return prefpipe's own columns of this run's candidates, but `TEMPLATE_INPUT`."""
-    return [*CANDIDATES.column_names, *([REASONING] if config.backend == SERVED else [])]
+    names = list(CANDIDATES.column_names)
+    if config.backend == SERVED:
+        names.append(REASONING)
+    return names
 
 
 def _kept_answers(output: Output, index: int) -> AnswerCache:
@@ -177,11 +203,12 @@ def _refuse_no_text_at_all(
         responses = output.read(index, ["response"])[0]["response"].to_pylist()
         if any(text is not None and text.strip() for text in responses):
             return
+
     reasons = ", ".join(f"{count:,} {status}" for status, count in summary.counts.most_common())
     raise ErrorRateError(
         f"{summary.stage} finished, but none of {summary.n_rows:,} rows has a text: {reasons}",
-        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons; a model that thinks first needs a larger "
-        "--max-tokens",
+        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons; a model that "
+        "thinks first needs a larger --max-tokens",
         summary=summary,
     )
 
@@ -221,21 +248,28 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
     return dataclasses.replace(record, history=[*on_disk.history, step])
 
 
-class _Work:
-    """One run's state: engines opened when first needed, and figures for the summary."""
+class CandidateMaker:
+    """Makes the parts of ``candidates``, and adds up what the summary says of them."""
 
     def __init__(
         self,
         config: GenerateConfig,
         prompts: Prompts,
         output: Output,
-        samplers: Sequence[Sampler],
-        stack: ExitStack,
-        runtime: Runtime,
+        names: Sequence[str],
+        engines: Sequence[LazyEngine[Generator]],
     ) -> None:
-        self.config, self.prompts, self.output, self.samplers = config, prompts, output, samplers
-        self.stack, self.runtime = stack, runtime
-        self.engines: dict[int, Generator] = {}
+        """Prepare.
+
+        Args:
+            config: the stage's knobs.
+            prompts: of the whole run.
+            output: where the parts go.
+            names: of the models, as their rows carry them.
+            engines: one for each name.
+        """
+        self.config, self.prompts, self.output = config, prompts, output
+        self.names, self.engines = names, engines
         self.spelling_control_tokens: set[str] = set()
         """Prompts that were sent to a server with letters which it may take for a control token."""
         self.n_tokens, self.n_duplicates, self.engine_s = 0, 0, 0.0
@@ -243,11 +277,11 @@ class _Work:
     def make(self, index: int) -> None:
         """Generate and write one part."""
         prompts = self.prompts.part(index, self.config.part_size)
-        kept = self._rows_to_keep(index)
-        rows: list[Row] = []
-        for sampler_idx in range(len(self.samplers)):
+        kept = self._kept_rows(index)
+        rows = list(kept.values())
+        for sampler_idx in range(len(self.engines)):
             rows += self._sample(sampler_idx, index, prompts.rows, kept)
-        rows += kept.values()
+
         order = {prompt.prompt_id: position for position, prompt in enumerate(prompts.rows)}
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
         self.n_duplicates += mark_duplicates(rows)
@@ -255,73 +289,124 @@ class _Work:
         self.output.write(index, table, counts=count_by_status(rows), parents={})
         _kept_answers(self.output, index).remove()
 
+    def describe(self, summary: Summary, elapsed_s: float) -> None:
+        """Add what was made now to a summary."""
+        speed = self.n_tokens / self.engine_s if self.engine_s else 0.0
+        if self.n_tokens or self.config.backend != SERVED:
+            summary.notes.append(
+                f"{self.n_tokens:,} tokens in {elapsed_s:.0f} s "
+                f"({speed:.0f} tokens/s in the engine)"
+            )
+        else:
+            summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
+        summary.notes.append(
+            f"{self.n_duplicates:,} responses repeat another response of their prompt"
+        )
+        summary.notes += note_on_server(len(self.spelling_control_tokens), "prompts")
+        summary.facts |= {
+            "n_tokens": self.n_tokens,
+            "elapsed_s": elapsed_s,
+            "engine_s": self.engine_s,
+            "n_duplicates": self.n_duplicates,
+        }
+
+    def _kept_rows(self, index: int) -> dict[Key, Row]:
+        """Return the rows of an earlier part that an extension or a retry need not pay for again."""
+        if not (self.output.record.history or self.config.retry_errors):
+            return {}
+        path = self.output.part_path(index)
+        try:
+            table, footer = parts.read_part(
+                path, _column_names(self.config), if_there=[TEMPLATE_INPUT]
+            )
+        except CorruptPartError:
+            return {}
+
+        earlier = {step.get("from") for step in self.output.record.history}
+        if footer.fingerprint not in {self.output.record.fingerprint} | earlier:
+            return {}
+        kept = {}
+        for row in rows_of(table):
+            if not (self.config.retry_errors and row["status"] == "error"):
+                kept[key_of(row)] = row
+        return kept
+
     def _sample(
-        self,
-        sampler_idx: int,
-        index: int,
-        prompts: Sequence[Prompt],
-        kept: Mapping[tuple[str, int], Row],
+        self, sampler_idx: int, index: int, prompts: Sequence[Prompt], kept: Collection[Key]
     ) -> list[Row]:
-        config = self.config
-        wanted = [
-            (prompt, sample_idx)
-            for prompt in prompts
-            for sample_idx in range(config.n)
-            if sample_idx % len(self.samplers) == sampler_idx
-            and (prompt.prompt_id, sample_idx) not in kept
-        ]
+        """Return the rows of a part that one model makes, those in ``kept`` left out."""
+        wanted: list[tuple[Prompt, int]] = []
+        for prompt in prompts:
+            # models take turns among the samples of a prompt
+            samples = range(sampler_idx, self.config.n, len(self.engines))
+            wanted += [(prompt, i) for i in samples if (prompt.prompt_id, i) not in kept]
         if not wanted:
             return []
-        engine = self._engine(sampler_idx)
-        distinct = {prompt.prompt_id: prompt for prompt, _ in wanted}
-        if config.backend == SERVED:
-            for prompt in distinct.values():
-                if spells_control_token(text for turn in prompt.messages for text in turn.values()):
-                    self.spelling_control_tokens.add(prompt.prompt_id)
-        encoded = {prompt_id: encode(engine, prompt) for prompt_id, prompt in distinct.items()}
-        requests, rows = [], []
-        for prompt, sample_idx in wanted:
-            ids, refusal = encoded[prompt.prompt_id]
-            temperature = config.temperature[
-                (sample_idx // len(self.samplers)) % len(config.temperature)
-            ]
-            seed = seed_for(config.seed, prompt.prompt_id, sample_idx)
-            request = GenerationRequest(
-                prompt.prompt_id, sample_idx, prompt.messages, ids, seed, temperature
-            )
-            room = engine.max_model_len - config.max_tokens
-            if refusal is not None:
-                rows.append(self._row(sampler_idx, request, None, "error", refusal))
-            elif len(ids) > room:
-                reason = f"{len(ids)} prompt tokens, and {engine.max_model_len} - {config.max_tokens} leave room for {room}"
-                rows.append(self._row(sampler_idx, request, None, "prompt_too_long", reason))
-            else:
-                requests.append(request)
+
+        engine = self.engines[sampler_idx].get()
+        requests, rows = self._requests(sampler_idx, engine, wanted)
         if isinstance(engine, ServedGenerator):
-            engine.keep_answers_in(
-                _kept_answers(self.output, index).folder, ask_again=config.retry_errors
-            )
+            answers_folder = _kept_answers(self.output, index).folder
+            engine.keep_answers_in(answers_folder, ask_again=self.config.retry_errors)
+        answers: list[Generation] = []
         started = time.perf_counter()
-        answers = (
-            engine.generate(requests, SamplingParams(config.max_tokens, config.top_p, config.top_k))
-            if requests
-            else []
-        )
+        if requests:
+            params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
+            answers = engine.generate(requests, params)
         self.engine_s += time.perf_counter() - started
         if isinstance(engine, ServedGenerator) and engine.left_out:
             self._record_what_is_not_sent(sampler_idx, engine.left_out)
+
         for request, answer in zip(requests, answers, strict=True):
-            rows.append(
-                self._row(sampler_idx, request, answer, *status_of(answer, config.max_tokens))
-            )
+            status, reason = status_of(answer, self.config.max_tokens)
+            rows.append(self._row(sampler_idx, request, answer, status, reason))
             self.n_tokens += len(answer.token_ids) or answer.n_tokens or 0
         return rows
+
+    def _requests(
+        self, sampler_idx: int, engine: Generator, wanted: Sequence[tuple[Prompt, int]]
+    ) -> tuple[list[GenerationRequest], list[Row]]:
+        """Return what an engine is asked, and the rows of samples that it cannot be asked for."""
+        config = self.config
+        # a prompt is encoded once, however many of its samples are wanted
+        encoded: dict[str, tuple[list[int], str | None]] = {}
+        for prompt, _ in wanted:
+            if prompt.prompt_id in encoded:
+                continue
+            encoded[prompt.prompt_id] = encode(engine, prompt)
+            texts = (text for turn in prompt.messages for text in turn.values())
+            if config.backend == SERVED and spells_control_token(texts):
+                self.spelling_control_tokens.add(prompt.prompt_id)
+
+        requests: list[GenerationRequest] = []
+        rows: list[Row] = []
+        room = engine.max_model_len - config.max_tokens
+        for prompt, sample_idx in wanted:
+            ids, refusal = encoded[prompt.prompt_id]
+            seed = seed_for(config.seed, prompt.prompt_id, sample_idx)
+            # temperatures take turns among the samples of one model
+            turn = sample_idx // len(self.engines)
+            temperature = config.temperature[turn % len(config.temperature)]
+            request = GenerationRequest(
+                prompt.prompt_id, sample_idx, prompt.messages, ids, seed, temperature
+            )
+            if refusal is not None:
+                rows.append(self._row(sampler_idx, request, None, "error", refusal))
+            elif len(ids) > room:
+                reason = (
+                    f"{len(ids)} prompt tokens, and {engine.max_model_len} - {config.max_tokens} "
+                    f"leave room for {room}"
+                )
+                rows.append(self._row(sampler_idx, request, None, "prompt_too_long", reason))
+            else:
+                requests.append(request)
+        return requests, rows
 
     def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
         """Record in ``run.json``, once, that a server's own defaults hold for some sampling settings."""
         step = {
             "operation": "sampled_without",
-            "model": self.samplers[sampler_idx].name,
+            "model": self.names[sampler_idx],
             "settings": list(left_out),
         }
         if step not in self.output.record.history:
@@ -335,63 +420,35 @@ class _Work:
         status: str,
         reason: str | None,
     ) -> Row:
-        usable = answer is not None and status not in FAILING
-        row = {
+        row: Row = dict.fromkeys(_column_names(self.config))
+        row |= {
             "prompt_id": request.prompt_id,
             "sample_idx": request.sample_idx,
             "messages": list(request.messages),
-            "response": answer.text if answer is not None and usable else None,
-            "model": self.samplers[sampler_idx].name,
+            "model": self.names[sampler_idx],
             "prompt_token_ids": list(request.prompt_token_ids) or None,
-            "response_token_ids": (answer.token_ids or None)
-            if answer is not None and usable
-            else None,
-            "n_prompt_tokens": len(request.prompt_token_ids)
-            or (answer.n_prompt_tokens if answer is not None else None),
-            "n_response_tokens": _n_tokens(answer) if answer is not None and usable else None,
-            "finish_reason": answer.finish_reason if answer is not None else None,
-            "logp": answer.logp if answer is not None and usable else None,
+            "n_prompt_tokens": len(request.prompt_token_ids) or None,
             "temperature": request.temperature,
             "seed": request.seed,
-            "duplicate_of": None,
             "status": status,
             "reason": reason,
         }
+        if answer is None:
+            return row
+
+        row["finish_reason"] = answer.finish_reason
+        if not request.prompt_token_ids:
+            row["n_prompt_tokens"] = answer.n_prompt_tokens
         if self.config.backend == SERVED:
-            row[REASONING] = answer.reasoning if answer is not None else None
+            row[REASONING] = answer.reasoning
+        if status not in FAILING:
+            row |= {
+                "response": answer.text,
+                "response_token_ids": answer.token_ids or None,
+                "n_response_tokens": _n_tokens(answer),
+                "logp": answer.logp,
+            }
         return row
-
-    def _engine(self, sampler_idx: int) -> Generator:
-        if sampler_idx not in self.engines:
-            self.runtime.log(f"loading {self.samplers[sampler_idx].name}")
-            with self.runtime.interruptible():
-                engine = self.samplers[sampler_idx].open()
-            self.stack.callback(engine.close)
-            self.engines[sampler_idx] = engine
-        return self.engines[sampler_idx]
-
-    def _rows_to_keep(self, index: int) -> dict[tuple[str, int], Row]:
-        """Return the rows of an earlier part that an extension or a retry need not pay for again."""
-        if not (self.output.record.history or self.config.retry_errors):
-            return {}
-        try:
-            part = self.output.part_path(index)
-            table, footer = parts.read_part(
-                part, _column_names(self.config), if_there=[TEMPLATE_INPUT]
-            )
-        except CorruptPartError:
-            return {}
-        known = {self.output.record.fingerprint} | {
-            step.get("from") for step in self.output.record.history
-        }
-        if footer.fingerprint not in known:
-            return {}
-        rows = rows_of(table)
-        return {
-            (row["prompt_id"], row["sample_idx"]): row
-            for row in rows
-            if not (self.config.retry_errors and row["status"] == "error")
-        }
 
 
 def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
@@ -404,55 +461,31 @@ def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
 
 def _n_tokens(answer: Generation) -> int | None:
     """Return a response's length in tokens: that of its ids, or a server's count; an engine's response may have none."""
-    if answer.token_ids or answer.n_tokens is not None:
-        return len(answer.token_ids) or answer.n_tokens
-    return None if answer.text or answer.reasoning is not None else 0
+    if answer.token_ids:
+        return len(answer.token_ids)
+    if answer.n_tokens is not None:
+        return answer.n_tokens
+    has_said_something = answer.text or answer.reasoning is not None
+    return None if has_said_something else 0
 
 
 def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
     """Return the status and reason of one generation."""
     if answer.finish_reason == "error":
         reason = answer.error or "the engine gave no reason"
-        return (
-            ("prompt_too_long", reason.removeprefix(TOO_LONG))
-            if reason.startswith(TOO_LONG)
-            else ("error", reason)
-        )
-    if (
-        not answer.text.strip()
-        and answer.finish_reason == "length"
-        and answer.reasoning is not None
-    ):
-        return (
-            "truncated",
-            f"reached the limit of {max_tokens} tokens while thinking; the response has no text",
-        )
-    if not answer.text.strip():
-        only_thoughts = (
-            ", and the model's reasoning is all there is" if answer.reasoning is not None else ""
-        )
-        return "empty", f"the response has no text{only_thoughts}"
-    if answer.finish_reason == "length":
-        return "truncated", f"reached the limit of {max_tokens} tokens"
-    return "ok", None
+        if reason.startswith(TOO_LONG):
+            return "prompt_too_long", reason.removeprefix(TOO_LONG)
+        return "error", reason
 
-
-def _describe(summary: Summary, work: _Work, elapsed_s: float) -> None:
-    if summary.n_parts_made:
-        speed = work.n_tokens / work.engine_s if work.engine_s else 0.0
-        if work.n_tokens or work.config.backend != SERVED:
-            summary.notes.append(
-                f"{work.n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s in the engine)"
-            )
-        else:
-            summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
-        summary.notes.append(
-            f"{work.n_duplicates:,} responses repeat another response of their prompt"
-        )
-        summary.notes += note_on_server(len(work.spelling_control_tokens), "prompts")
-        summary.facts |= {
-            "n_tokens": work.n_tokens,
-            "elapsed_s": elapsed_s,
-            "engine_s": work.engine_s,
-            "n_duplicates": work.n_duplicates,
-        }
+    has_text = bool(answer.text.strip())
+    has_thought = answer.reasoning is not None
+    limit = f"reached the limit of {max_tokens} tokens"
+    if answer.finish_reason == "length" and has_text:
+        return "truncated", limit
+    if answer.finish_reason == "length" and has_thought:
+        return "truncated", f"{limit} while thinking; the response has no text"
+    if has_text:
+        return "ok", None
+    if has_thought:
+        return "empty", "the response has no text, and the model's reasoning is all there is"
+    return "empty", "the response has no text"

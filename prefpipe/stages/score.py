@@ -8,8 +8,8 @@ rated has a null reward, a status and a reason.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import isfinite
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow as pa
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
@@ -26,6 +27,7 @@ from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError
 from prefpipe.stages.shared.candidate_rows import (
     UNUSABLE,
+    Key,
     Row,
     count_by_status,
     key_of,
@@ -34,6 +36,7 @@ from prefpipe.stages.shared.candidate_rows import (
     user_columns,
 )
 from prefpipe.stages.shared.judge_spending import facts_of_spending, write_open_questions
+from prefpipe.stages.shared.lazy_engine import LazyEngine
 from prefpipe.stages.shared.runtime import (
     Runtime,
     Summary,
@@ -59,6 +62,18 @@ TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
 """Statuses of judges alone, which the next run tries to mend without being told."""
 
 
+CANDIDATE_COLUMNS = (
+    "prompt_id",
+    "sample_idx",
+    "messages",
+    "response",
+    "status",
+    "reason",
+    TEMPLATE_INPUT,
+)
+"""What scorers see of a candidate, beside the user's columns."""
+
+
 class Rater(NamedTuple):
     """A scorer that can be opened: the name its rows carry, its identity, and how to load it."""
 
@@ -66,15 +81,22 @@ class Rater(NamedTuple):
     identity: Mapping[str, Any]
     open: Callable[[], Scorer]
 
+    @property
+    def kind(self) -> str | None:
+        """``ratings``, ``checks``, ``judge``, ...; None for one that does not say."""
+        return self.identity.get("kind")
+
 
 def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summary:
     """Score the parts of this shard that are missing."""
     refuse_nesting(config.output, {"CANDIDATES": config.candidates})
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
-    ratings: list[Any] = [
-        rater.open() for rater in raters if rater.identity.get("kind") == "ratings"
-    ]
-    skipped = [row for scorer in ratings for row in scorer.skipped]
+    on_file = [rater for rater in raters if rater.kind == "ratings"]
+    skipped: list[BadRow] = []
+    for rater in on_file:
+        ratings: Any = rater.open()
+        skipped += ratings.skipped
+
     columns = _user_columns_of(candidates)
     record = RunRecord(
         stage=config.stage,
@@ -98,58 +120,61 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
         runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
     )
     parents = parent_digests(indices, candidates=candidates)
-    for rater in raters:
-        if (
-            rater.identity.get("kind") == "ratings"
-        ):  # before run.json records a file that has to be corrected
-            refuse_strangers(rater, candidates)
+    # before run.json records a file that has to be corrected
+    for rater in on_file:
+        refuse_strangers(rater, candidates)
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+
     summary = Summary(config.stage, config.output)
-    if config.emit_batch is not None:
-        _emit(config.emit_batch, raters, (candidates, output, indices, parents), runtime, summary)
-        return summary
-    output, failed = begin_retry(
-        output, indices, **({"keep": NOT_FAILED} if config.retry_errors else {"only": TRIED_AGAIN})
-    )
     started = time.perf_counter()
     with ExitStack() as stack:
-        work = _Work(candidates, output, raters, stack, runtime)
-        work.kept_parts = set() if config.retry_errors else failed
+        maker = ScoreMaker(candidates, raters, runtime, stack)
+        if config.emit_batch is not None:
+            judges = maker.ask_judges(output, parents)
+            write_open_questions(judges, config.emit_batch, summary)
+            return summary
+
+        if config.retry_errors:
+            output, to_mend = begin_retry(output, indices, keep=NOT_FAILED)
+            of_judges: set[int] = set()
+        else:
+            output, to_mend = begin_retry(output, indices, only=TRIED_AGAIN)
+            of_judges = to_mend  # made again for their judges' sake: other scorers' ratings stay
         loop_over_parts(
             output,
             parents.__getitem__,
-            lambda index: work.make(index, parents[index]),
+            lambda index: maker.make(
+                output, index, parents[index], judges_alone=index in of_judges
+            ),
             runtime,
             summary,
             indices=indices,
-            redo=failed.__contains__,
+            redo=to_mend.__contains__,
         )
-        for scorer in work.scorers.values():
+        for scorer in maker.opened.values():
             facts_of_spending(summary, scorer, config)
     if summary.n_parts_made:
-        summary.notes.append(f"{work.n_rated:,} ratings in {time.perf_counter() - started:.1f} s")
-    summary.notes += work.describe()
+        elapsed_s = time.perf_counter() - started
+        summary.notes.append(f"{maker.n_rated:,} ratings in {elapsed_s:.1f} s")
+    summary.notes += maker.notes()
     report_skipped_rows(config, skipped, summary)
-    check_error_rate(
-        summary,
-        [status for status in summary.counts if status not in NOT_FAILED],
-        config.max_error_rate,
-    )
+    failing = [status for status in summary.counts if status not in NOT_FAILED]
+    check_error_rate(summary, failing, config.max_error_rate)
     return summary
 
 
 def _user_columns_of(candidates: Artifact) -> list[str]:
     """Return the names of the user's columns; none where no part is there yet."""
-    present = next(
-        (index for index in range(candidates.n_parts) if candidates.part_path(index).exists()), None
-    )
-    return user_columns(candidates.read(present)[0]).column_names if present is not None else []
+    for index in range(candidates.n_parts):
+        if candidates.part_path(index).exists():
+            return list(user_columns(candidates.read(index)[0]).column_names)
+    return []
 
 
 def _identity(rater: Rater, columns: Sequence[str]) -> dict[str, Any]:
     """Return what a rater is in the fingerprint: checks that are made of IFEval's columns carry that version as well."""
     identity = dict(rater.identity)
-    if identity.get("kind") == "checks" and set(IFEVAL_COLUMNS) <= set(columns):
+    if rater.kind == "checks" and set(IFEVAL_COLUMNS) <= set(columns):
         identity["ifeval_version"] = IFEVAL_VERSION
     return identity
 
@@ -157,46 +182,25 @@ def _identity(rater: Rater, columns: Sequence[str]) -> dict[str, Any]:
 def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, Any]]:
     """Return the models and files that rate, so that ``status`` can tell when one of them has changed."""
     specs = {spec.name: spec for spec in map(parse_scorer, config.scorer)}
-    found = []
+    ingredients = []
     for rater in raters:
         spec = specs.get(rater.name)
         if spec is None:
             continue
-        if "content_hash" in rater.identity:
-            model = parse_judge(spec.target).model if spec.kind == "judge" else spec.target
-            found.append(
-                ingredient(
-                    "judge" if spec.kind == "judge" else "reward model", model, rater.identity
-                )
-            )
-        elif "ratings_sha256" in rater.identity:
-            found.append(
-                ingredient("ratings", spec.target, {"sha256": rater.identity["ratings_sha256"]})
-            )
-    return found
+        if "ratings_sha256" in rater.identity:
+            sha256 = {"sha256": rater.identity["ratings_sha256"]}
+            ingredients.append(ingredient("ratings", spec.target, sha256))
+        elif "content_hash" in rater.identity and spec.kind == "judge":
+            model = parse_judge(spec.target).model
+            ingredients.append(ingredient("judge", model, rater.identity))
+        elif "content_hash" in rater.identity:
+            ingredients.append(ingredient("reward model", spec.target, rater.identity))
+    return ingredients
 
 
 def _relevant(config: ScoreConfig) -> dict[str, Any]:
     """Leave out fields that a scorer's own identity carries where they apply: a model's dtype says nothing of checks."""
     return {name: value for name, value in config.identity().items() if name not in OF_ONE_KIND}
-
-
-def _emit(
-    path: Path, raters: Sequence[Rater], parts: tuple[Any, ...], runtime: Runtime, summary: Summary
-) -> None:
-    """Write the questions to judges that nobody has answered yet; no part is touched."""
-    candidates, output, indices, parents = parts
-    with ExitStack() as stack:
-        work = _Work(candidates, output, raters, stack, runtime)
-        for index in indices:
-            if output.is_done(index, parents[index]) and not set(TRIED_AGAIN) & set(
-                output.footer(index).counts
-            ):
-                continue
-            for rater in raters:
-                if rater.identity.get("kind") == "judge":
-                    work.rate(rater, *work.rows(index))
-        write_open_questions(work.scorers.values(), path, summary)
 
 
 def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
@@ -207,140 +211,171 @@ def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
     """
     if candidates.missing():
         return
-    known = set()
+    known: set[tuple[str, int, str | None]] = set()
+    columns = ["prompt_id", "sample_idx", "response"]
     for index in range(candidates.n_parts):
-        rows = candidates.read(index, ["prompt_id", "sample_idx", "response"])[0].to_pylist()
-        known |= {(row["prompt_id"], row["sample_idx"], row["response"]) for row in rows}
-    scorer: Any = rater.open()
-    strangers = scorer.unknown_keys(known)
+        table, _ = candidates.read(index, columns)
+        known.update(zip(*(table[name].to_pylist() for name in columns), strict=True))
+
+    ratings: Any = rater.open()
+    strangers = ratings.unknown_keys(known)
     if strangers:
         raise InputError(
-            f"{rater.name}: {len(strangers)} ratings are for other candidates than {candidates.path} holds, "
-            f"the first for {strangers[0]}",
+            f"{rater.name}: {len(strangers)} ratings are for other candidates than "
+            f"{candidates.path} holds, the first for {strangers[0]}",
             hint="pass the ratings that were made for these candidates, or remove the rows",
         )
 
 
-class _Work:
-    """One run's state: scorers opened when first needed, reward sums for the summary."""
+class ScoreMaker:
+    """Makes the parts of ``scores``, and adds up the rewards for the summary."""
 
     def __init__(
-        self,
-        candidates: Artifact,
-        output: Output,
-        raters: Sequence[Rater],
-        stack: ExitStack,
-        runtime: Runtime,
+        self, candidates: Artifact, raters: Sequence[Rater], runtime: Runtime, stack: ExitStack
     ) -> None:
-        self.candidates, self.output, self.raters = candidates, output, raters
-        self.stack, self.runtime = stack, runtime
-        self.scorers: dict[str, Scorer] = {}
-        self.n_rated = 0
+        """Prepare.
+
+        Args:
+            candidates: what is rated.
+            raters: in the order of their rows.
+            runtime: where to log, and whether to stop.
+            stack: closes the scorers that were opened.
+        """
+        self.candidates, self.raters, self.runtime = candidates, raters, runtime
+        self.scorers: dict[str, LazyEngine[Scorer]] = {}
+        for rater in raters:
+            scorer = LazyEngine(partial(self._open, rater), runtime, f"loading scorer {rater.name}")
+            self.scorers[rater.name] = stack.enter_context(scorer)
         self.totals: dict[str, tuple[int, float]] = {}
-        self.kept_parts: set[int] = set()
-        """Parts that are made again for their judges' sake: what other scorers said there stays."""
+        """Number and sum of the rewards that each scorer gave now."""
 
-    def make(self, index: int, parents: Mapping[str, str]) -> None:
-        """Score and write one part."""
-        rows, theirs = self.rows(index)
-        kept = self._kept(index, parents) if index in self.kept_parts else {}
-        scored: dict[str, list[Score]] = {
-            rater.name: [kept[rater.name, key_of(row)] for row in rows]
-            if kept and rater.identity.get("kind") != "judge"
-            else self.rate(rater, rows, theirs)
-            for rater in self.raters
-        }
-        out = [
-            {
-                "prompt_id": row["prompt_id"],
-                "sample_idx": row["sample_idx"],
-                "scorer": rater.name,
-                "reward": score.reward,
-                "detail": score.detail,
-                "status": score.status,
-                "reason": score.reason,
-            }
-            for position, row in enumerate(rows)
-            for rater in self.raters
-            for score in (scored[rater.name][position],)
-        ]
-        written = pa.Table.from_pylist(out, schema=SCORES.arrow())
-        self.output.write(index, written, counts=count_by_status(out), parents=parents)
+    @property
+    def n_rated(self) -> int:
+        """Rewards that were given now."""
+        return sum(count for count, _ in self.totals.values())
 
-    def rows(self, index: int) -> tuple[list[Row], list[Row]]:
-        """Return a part's candidates and the user's own columns."""
-        table, _ = self.candidates.read(index)
-        names = [
-            "prompt_id",
-            "sample_idx",
-            "messages",
-            "response",
-            "status",
-            "reason",
-            TEMPLATE_INPUT,
-        ]
-        rows = rows_of(table.select([name for name in names if name in table.column_names]))
-        return rows, python_rows(user_columns(table))
-
-    def _kept(
-        self, index: int, parents: Mapping[str, str]
-    ) -> dict[tuple[str, tuple[str, int]], Score]:
-        """Return what the part on disk holds, by scorer and candidate; {} where it was made from other candidates."""
-        table, footer = self.output.read(index)
-        if dict(footer.parents) != dict(parents):
-            return {}
+    @property
+    def opened(self) -> dict[str, Scorer]:
+        """The scorers that were needed, by name."""
         return {
-            (row["scorer"], key_of(row)): Score(
-                row["reward"], row["status"], row["reason"], row["detail"]
-            )
-            for row in table.to_pylist()
+            name: scorer.opened
+            for name, scorer in self.scorers.items()
+            if scorer.opened is not None
         }
 
-    def rate(self, rater: Rater, rows: Sequence[Row], theirs: Sequence[Row]) -> list[Score]:
-        """Return one score for each candidate; those without a response are not shown to the scorer."""
-        usable = [position for position, row in enumerate(rows) if row["status"] not in UNUSABLE]
-        requests = [
-            ScoreRequest(
-                *key_of(rows[i]), rows[i]["messages"], rows[i]["response"] or "", theirs[i]
-            )
-            for i in usable
-        ]
-        answers = self._scorer(rater).score(requests) if requests else []
-        result = [
-            Score(None, "no_response", f"generation ended with {row['status']}: {row['reason']}")
-            for row in rows
-        ]
-        for position, answer in zip(usable, answers, strict=True):
-            result[position] = checked(answer)
-        rewards = [score.reward for score in result if score.reward is not None]
-        count, total = self.totals.get(rater.name, (0, 0.0))
-        self.totals[rater.name] = (count + len(rewards), total + sum(rewards))
-        self.n_rated += len(rewards)
-        return result
+    def make(
+        self, output: Output, index: int, parents: Mapping[str, str], *, judges_alone: bool
+    ) -> None:
+        """Score and write one part.
 
-    def _scorer(self, rater: Rater) -> Scorer:
-        if rater.name not in self.scorers:
-            self.runtime.log(f"loading scorer {rater.name}")
-            with self.runtime.interruptible():
-                scorer = rater.open()
-            self.stack.callback(scorer.close)
-            example = getattr(scorer, "example", None)
-            if example:
-                self.runtime.log(f"{rater.name} sees, for example:\n{example}")
-            self.scorers[rater.name] = scorer
-        return self.scorers[rater.name]
+        Args:
+            output: where it goes.
+            index: of the part.
+            parents: digests of the candidates it is made of.
+            judges_alone: take what other scorers than judges said from the part on disk, where it is of these candidates.
+        """
+        candidates, columns = self._rows(index)
+        kept = self._kept_scores(output, index, parents) if judges_alone else {}
+        scores: dict[str, list[Score]] = {}
+        for rater in self.raters:
+            if kept and rater.kind != "judge":
+                scores[rater.name] = [kept[rater.name, key_of(row)] for row in candidates]
+            else:
+                scores[rater.name] = self._rate(rater, candidates, columns)
 
-    def describe(self) -> list[str]:
-        """Return a line for each scorer that was used now."""
-        lines = [
-            f"{name}: mean reward {total / count:.4f} over {count:,} ratings"
-            for name, (count, total) in self.totals.items()
-            if count
-        ]
-        for name, scorer in self.scorers.items():
+        rows = []
+        for place, candidate in enumerate(candidates):
+            for rater in self.raters:
+                score = scores[rater.name][place]
+                rows.append(
+                    {
+                        "prompt_id": candidate["prompt_id"],
+                        "sample_idx": candidate["sample_idx"],
+                        "scorer": rater.name,
+                        "reward": score.reward,
+                        "detail": score.detail,
+                        "status": score.status,
+                        "reason": score.reason,
+                    }
+                )
+        table = pa.Table.from_pylist(rows, schema=SCORES.arrow())
+        output.write(index, table, counts=count_by_status(rows), parents=parents)
+
+    def ask_judges(self, output: Output, parents: Mapping[int, Mapping[str, str]]) -> list[Scorer]:
+        """Ask judges that collect their questions about every part that is not finished; no part is touched.
+
+        Returns:
+            The judges, with the questions that nobody has answered yet.
+        """
+        for index, digests in parents.items():
+            if output.is_done(index, digests):
+                statuses = output.footer(index).counts.keys()
+                if statuses.isdisjoint(TRIED_AGAIN):
+                    continue
+            for rater in self.raters:
+                if rater.kind == "judge":
+                    self._rate(rater, *self._rows(index))
+        return list(self.opened.values())
+
+    def notes(self) -> list[str]:
+        """Return a line for each scorer that was used now, and what the scorers say themselves."""
+        lines = []
+        for name, (count, total) in self.totals.items():
+            if count:
+                lines.append(f"{name}: mean reward {total / count:.4f} over {count:,} ratings")
+        for name, scorer in self.opened.items():
             if hasattr(scorer, "notes"):
                 lines += [f"{name}: {note}" for note in scorer.notes()]
         return lines
+
+    def _open(self, rater: Rater) -> Scorer:
+        scorer = rater.open()
+        example = getattr(scorer, "example", None)
+        if example:
+            self.runtime.log(f"{rater.name} sees, for example:\n{example}")
+        return scorer
+
+    def _rows(self, index: int) -> tuple[list[Row], list[Row]]:
+        """Return a part's candidates, and the user's own columns beside them."""
+        table, _ = self.candidates.read(index)
+        columns = [name for name in CANDIDATE_COLUMNS if name in table.column_names]
+        return rows_of(table.select(columns)), python_rows(user_columns(table))
+
+    def _kept_scores(
+        self, output: Output, index: int, parents: Mapping[str, str]
+    ) -> dict[tuple[str, Key], Score]:
+        """Return what the part on disk holds, by scorer and candidate; {} where it was made from other candidates."""
+        table, footer = output.read(index)
+        if dict(footer.parents) != dict(parents):
+            return {}
+        kept = {}
+        for row in table.to_pylist():
+            score = Score(row["reward"], row["status"], row["reason"], row["detail"])
+            kept[row["scorer"], key_of(row)] = score
+        return kept
+
+    def _rate(self, rater: Rater, candidates: Sequence[Row], columns: Sequence[Row]) -> list[Score]:
+        """Return one score for each candidate; those without a response are not shown to the scorer."""
+        rated: list[Score] = []
+        places, requests = [], []
+        for place, (row, user_row) in enumerate(zip(candidates, columns, strict=True)):
+            reason = f"generation ended with {row['status']}: {row['reason']}"
+            rated.append(Score(None, "no_response", reason))
+            if row["status"] not in UNUSABLE:
+                places.append(place)
+                request = ScoreRequest(
+                    *key_of(row), row["messages"], row["response"] or "", user_row
+                )
+                requests.append(request)
+
+        answers = self.scorers[rater.name].get().score(requests) if requests else []
+        for place, answer in zip(places, answers, strict=True):
+            rated[place] = checked(answer)
+
+        rewards = [score.reward for score in rated if score.reward is not None]
+        count, total = self.totals.get(rater.name, (0, 0.0))
+        self.totals[rater.name] = (count + len(rewards), total + sum(rewards))
+        return rated
 
 
 def checked(score: Score) -> Score:

@@ -1,4 +1,4 @@
-"""Figures as text: a mean with its interval, or a dash where there is none."""
+"""Figures as text: short numbers, a mean with its interval, or a dash where there is none."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -8,20 +8,43 @@ LARGE = 1e9
 """From here on digits say nothing, and would push everything else out of a table."""
 
 
+def figure(value: float) -> str:
+    """Return a number as people read it.
+
+    It has four significant digits, thousands apart and no trailing zeros.
+    """
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}"
+    if abs(value) < 1000:
+        return f"{value:.4g}"
+    if abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
 def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
-    """Return ``0.412 [0.380, 0.444]``; the interval is left out where there is none."""
+    """Return ``0.412 [0.380, 0.444]``; the interval is left out where there is none.
+
+    Args:
+        values: ``mean``, ``low`` and ``high``.
+        form: how each number is written, ``{:.3f}``.
+        signed: write a plus sign too.
+    """
     if signed:
         form = form.replace("{:", "{:+")
+
     mean = number(values["mean"], form)
     if values["low"] is None or isnan(values["low"]):
         return mean
-    low, high = number(values["low"], form), number(values["high"], form)
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{number(values['low'], form)}, {number(values['high'], form)}]"
 
 
 def number(value: float | None, form: str) -> str:
     """Return a number in its form, or a dash where there is none."""
     if value is None or isnan(value):
         return "-"
-    is_decimal = form[-2] == "f"
-    return f"{value:.3g}" if is_decimal and abs(value) >= LARGE else form.format(value)
+
+    is_fixed_point = form[-2] == "f"
+    if is_fixed_point and abs(value) >= LARGE:
+        return f"{value:.3g}"
+    return form.format(value)

@@ -1,5 +1,6 @@
 """Names to objects: the only place that turns a config into models, back-ends and a stage.
 
-Back-ends and stages are reached through import strings, so that a command imports what it needs and nothing else;
-models are located and hashed here, and opened by the stage when the first part that needs them is made.
+Back-ends and stages are imported inside the functions that need them, so that a command loads what
+it needs and nothing else. Models are located and hashed here, and opened by the stage when the
+first part that needs them is made.
 """

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.tiny_models import BOS_ID, END_ID, START_ID, make_tiny_tokenizer
 
-from prefpipe.backends.chat_tokenizer import ChatTokenizer, find_eos_ids
+from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.errors import InputError, ModelError
 from prefpipe.models.files import ModelFiles
 
@@ -58,22 +58,3 @@ def test_two_bos_are_refused(tmp_path):
     assert chat.tokenizer.bos_token_id == BOS_ID
     with pytest.raises(ModelError, match=r"two <\|bos\|> tokens"):
         chat.encode(HELLO)
-
-
-@pytest.mark.parametrize(
-    ("generation", "model", "tokenizer_eos", "expected"),
-    [
-        ({"eos_token_id": [7, 8]}, {"eos_token_id": 9}, 3, {3, 7, 8}),
-        ({"eos_token_id": 7}, {"eos_token_id": 9}, None, {7}),
-        ({"temperature": 0.6}, {"eos_token_id": 9}, 3, {3, 9}),
-        (None, {"eos_token_id": [9, 10]}, 9, {9, 10}),
-        (None, {}, 3, {3}),
-    ],
-)
-def test_every_end_that_the_model_or_its_tokenizer_names_counts(
-    tmp_path, generation, model, tokenizer_eos, expected
-):
-    (tmp_path / "config.json").write_text(json.dumps(model))
-    if generation is not None:
-        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    assert find_eos_ids(tmp_path, tokenizer_eos) == expected

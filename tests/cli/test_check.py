@@ -20,7 +20,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 
 DOUBLE_BOS = "<|bos|><|bos|>" + CHAT_TEMPLATE
 REWRITES = (

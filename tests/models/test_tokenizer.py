@@ -6,7 +6,7 @@ import pytest
 from support.tiny_models import CHAT_TEMPLATE, make_tiny_tokenizer
 from transformers import AutoTokenizer
 
-from prefpipe.models.tokenizer import hash_tokenizer, read_chat_template
+from prefpipe.models.tokenizer import find_eos_ids, hash_tokenizer, read_chat_template
 
 
 @pytest.fixture
@@ -80,3 +80,22 @@ def test_the_template_is_found_wherever_it_is_kept(tmp_path, file, content):
 
 def test_no_template_is_none(tmp_path):
     assert read_chat_template(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("generation", "model", "tokenizer_eos", "expected"),
+    [
+        ({"eos_token_id": [7, 8]}, {"eos_token_id": 9}, 3, {3, 7, 8}),
+        ({"eos_token_id": 7}, {"eos_token_id": 9}, None, {7}),
+        ({"temperature": 0.6}, {"eos_token_id": 9}, 3, {3, 9}),
+        (None, {"eos_token_id": [9, 10]}, 9, {9, 10}),
+        (None, {}, 3, {3}),
+    ],
+)
+def test_every_end_that_the_model_or_its_tokenizer_names_counts(
+    tmp_path, generation, model, tokenizer_eos, expected
+):
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert find_eos_ids(tmp_path, tokenizer_eos) == expected

@@ -29,7 +29,7 @@ from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.inspect.overview import overview
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 from prefpipe.status import Inspector
 from prefpipe.training import forward
 

@@ -26,7 +26,7 @@ from prefpipe.errors import ErrorRateError, InputError, UsageError
 from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOKENIZER = make_tiny_tokenizer()

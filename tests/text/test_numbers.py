@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefpipe.text.numbers import interval, number
+from prefpipe.text.numbers import figure, interval, number
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,19 @@ def test_numbers_stay_short(value: float | None, form: str, shown: str) -> None:
 
 def test_a_mean_without_an_interval_stands_alone() -> None:
     assert interval({"mean": 0.25, "low": None, "high": None}, "{:.2f}", signed=True) == "+0.25"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (3.0, "3"),
+        (12345.0, "12,345"),
+        (0.12345, "0.1235"),
+        (1234.5, "1,234"),
+        (-0.5, "-0.5"),
+        (1e300, "1e+300"),
+    ],
+)
+def test_a_figure_has_four_significant_digits(value: float, text: str) -> None:
+    assert figure(value) == text

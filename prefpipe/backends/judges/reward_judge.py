@@ -1,4 +1,7 @@
-"""A reward model, or any scorer, as a judge of pairs: it sees each response alone, so there is no order to be biased by."""
+"""A reward model, or any scorer, as a judge of pairs.
+
+It sees each response alone, so there is no order to be biased by.
+"""
 
 import json
 from collections.abc import Sequence
@@ -13,8 +16,9 @@ from prefpipe.maths.statistics.winrate import preference
 class RewardJudge:
     """Compares rewards.
 
-    ``sigmoid``: the preference is ``1 / (1 + exp(-(r_first - r_second)))``, the Bradley-Terry probability, which means what it
-    says for rewards that were trained as such. ``hard``: 1, 0, or 1/2 where the rewards differ by ``tie_tolerance`` or less.
+    ``sigmoid``: the preference is ``1 / (1 + exp(-(r_first - r_second)))``, the Bradley-Terry
+    probability, which means what it says for rewards that were trained as such. ``hard``: 1, 0, or
+    1/2 where the rewards differ by ``tie_tolerance`` or less.
     """
 
     def __init__(
@@ -23,14 +27,20 @@ class RewardJudge:
         self._scorer, self._rule, self._tie_tolerance = scorer, rule, tie_tolerance
 
     def judge(self, requests: Sequence[PairRequest]) -> list[PairVerdict]:
-        """Return one verdict for each request, in order; a response that cannot be rated gives its status to the pair."""
-        asked = [
-            ScoreRequest("", number, request.messages, response, {})
-            for number, request in enumerate(requests)
-            for response in (request.first, request.second)
-        ]
-        scores = self._scorer.score(asked) if asked else []
-        return [self._compare(*pair) for pair in zip(scores[::2], scores[1::2], strict=True)]
+        """Return one verdict for each request, in order.
+
+        A response that cannot be rated gives its status to the pair.
+        """
+        if not requests:
+            return []
+        to_rate: list[ScoreRequest] = []
+        for number, request in enumerate(requests):
+            first = ScoreRequest("", number, request.messages, request.first, {})
+            to_rate += [first, first._replace(response=request.second)]
+
+        scores = self._scorer.score(to_rate)
+        pairs = zip(scores[::2], scores[1::2], strict=True)
+        return [self._compare(first, second) for first, second in pairs]
 
     def close(self) -> None:
         """Release the model's memory."""
@@ -40,19 +50,18 @@ class RewardJudge:
         for name, score in (("first", first), ("second", second)):
             if score.reward is None or not np.isfinite(score.reward):
                 status = score.status if score.status != "ok" else "not_finite"
-                return PairVerdict(
-                    None, status=status, reason=f"the {name} response: {score.reason}"
-                )
+                reason = f"the {name} response: {score.reason}"
+                return PairVerdict(None, status=status, reason=reason)
         assert first.reward is not None
         assert second.reward is not None
+
         hard = preference(
             np.array([first.reward]), np.array([second.reward]), tie_tolerance=self._tie_tolerance
         )
-        choice = {1.0: "first", 0.0: "second"}.get(hard, "tie")
-        graded = float(
-            0.5 * (1.0 + np.tanh(0.5 * (first.reward - second.reward)))
-        )  # the sigmoid, without overflow
-        value = graded if self._rule == "sigmoid" else hard
+        # the sigmoid, without overflow
+        graded = float(0.5 * (1.0 + np.tanh(0.5 * (first.reward - second.reward))))
         return PairVerdict(
-            value, choice, raw=json.dumps({"first": first.reward, "second": second.reward})
+            preference=graded if self._rule == "sigmoid" else hard,
+            choice={1.0: "first", 0.0: "second"}.get(hard, "tie"),
+            raw=json.dumps({"first": first.reward, "second": second.reward}),
         )

@@ -26,9 +26,9 @@ from prefpipe.maths.compute.training_compute import (
 from prefpipe.maths.compute.training_memory import StepRecipe, step_footprint
 from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
 from prefpipe.maths.statistics.distribution import Distribution
+from prefpipe.models.location import folders_on_disk
 from prefpipe.models.shape import (
     build_without_weights,
-    folders_on_disk,
     memory_shape,
     shape_of,
 )

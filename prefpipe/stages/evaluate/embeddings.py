@@ -7,10 +7,10 @@ import numpy as np
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
 from prefpipe.stages.shared.candidate_rows import Row, key_of
-from prefpipe.stages.shared.recipe import SIDES, Side
+from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
 
 
-def check_embeddings(policy: Side, baseline: Side) -> None:
+def check_embeddings(policy: RatedCandidates, baseline: RatedCandidates) -> None:
     """Refuse embeddings of other candidates than the side's, of candidates that were made again, or of two embedders.
 
     Raises:

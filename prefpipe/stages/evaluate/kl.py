@@ -13,14 +13,14 @@ from prefpipe.errors import InputError
 from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.maths.statistics.ratios import ratio_of_means
 from prefpipe.stages.shared.candidate_rows import Row, key_of
-from prefpipe.stages.shared.recipe import IMPORT, Side
+from prefpipe.stages.shared.recipe import IMPORT, RatedCandidates
 
 ESTIMATOR = "k1: mean of log p(policy) - log p(reference) over the policy's own samples"
 SERVED = ("openai", "fake")
 """Back-ends whose models are not on this disk."""
 
 
-class Reference(NamedTuple):
+class KlReference(NamedTuple):
     """The model that the policy is compared with and what it says of the policy's responses; ``reason``: why nothing."""
 
     name: str | None = None
@@ -28,7 +28,7 @@ class Reference(NamedTuple):
     reason: str | None = None
 
 
-def why_no_kl(config: EvalConfig, policy: Side, baseline: Side) -> str | None:
+def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandidates) -> str | None:
     """Return why there can be no divergence from this policy, None where there can."""
     if not config.kl:
         return "--no-kl"
@@ -75,7 +75,7 @@ def log_ratios(
 
 
 def kl_figures(
-    table: pa.Table, reference: Reference, policy: Side, bootstrap: Bootstrap
+    table: pa.Table, reference: KlReference, policy: RatedCandidates, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Return KL(policy || reference) a token and a response, in nats, in the form of every measure of `health_figures`."""
     ratios, tokens = (
@@ -107,7 +107,7 @@ def kl_figures(
     return figures
 
 
-def sampled_otherwise(policy: Side) -> str | None:
+def sampled_otherwise(policy: RatedCandidates) -> str | None:
     """Return how the responses were sampled, where that is not from the policy itself: temperature 1, whole distribution."""
     identity = policy.candidates.record.identity
     temperatures = identity.get("temperature") or [1.0]

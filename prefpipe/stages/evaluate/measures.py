@@ -19,7 +19,7 @@ from prefpipe.stages.evaluate.kl import log_ratios
 from prefpipe.stages.shared.candidate_rows import Row, key_of
 from prefpipe.stages.shared.logprob_rows import read_logprobs
 from prefpipe.stages.shared.pool_index import rewards_by_key
-from prefpipe.stages.shared.recipe import SIDES, Side
+from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
 from prefpipe.text.diversity import (
     copied_share,
     distinct_share,
@@ -51,7 +51,7 @@ OF_A_SET = (
 )
 
 
-class Pool(NamedTuple):
+class MeasuredResponses(NamedTuple):
     """A side's responses to one prompt.
 
     ``values``: each measure of `OF_A_RESPONSE` by response (n,), NaN where there is none. ``texts``: of the responses that
@@ -64,7 +64,9 @@ class Pool(NamedTuple):
     log_ratio: tuple[float, float] = (nan, nan)
 
 
-def pools_of(side: Side, reward: str, reference: Artifact | None = None) -> dict[str, Pool]:
+def pools_of(
+    side: RatedCandidates, reward: str, reference: Artifact | None = None
+) -> dict[str, MeasuredResponses]:
     """Return what is measured of each prompt of a side.
 
     Args:
@@ -73,7 +75,7 @@ def pools_of(side: Side, reward: str, reference: Artifact | None = None) -> dict
         reference: log-probabilities of its responses under a reference.
     """
     expression = parse_reward(reward)
-    result: dict[str, Pool] = {}
+    result: dict[str, MeasuredResponses] = {}
     for index in side.candidates.present(range(side.candidates.n_parts), allow_partial=False):
         rows = side.candidates.read(index, list(COLUMNS))[0].to_pylist()
         rewards = rewards_by_key(
@@ -88,7 +90,7 @@ def pools_of(side: Side, reward: str, reference: Artifact | None = None) -> dict
             by_prompt.setdefault(row["prompt_id"], []).append(row)
         for prompt_id in dict.fromkeys(row["prompt_id"] for row in rows):
             own = by_prompt[prompt_id]
-            result[prompt_id] = Pool(
+            result[prompt_id] = MeasuredResponses(
                 _values(own, [rewards[key_of(row)] for row in own]),
                 [row["response"] for row in own if row["response"] is not None],
                 vectors.get(prompt_id),
@@ -125,7 +127,9 @@ def _of_a_response(row: Row) -> dict[str, float]:
 
 
 def compare(
-    policy: Mapping[str, Pool], baseline: Mapping[str, Pool], tie_tolerance: float
+    policy: Mapping[str, MeasuredResponses],
+    baseline: Mapping[str, MeasuredResponses],
+    tie_tolerance: float,
 ) -> list[Row]:
     """Return one row for each prompt of either side, in the order of the policy's prompts."""
     rows = []
@@ -160,7 +164,7 @@ def compare(
     return rows
 
 
-def compare_sets(pools: Mapping[str, Pool]) -> dict[str, float | None]:
+def compare_sets(pools: Mapping[str, MeasuredResponses]) -> dict[str, float | None]:
     """Return the measures of a prompt's set of responses for each side that has any, as columns; None where there is none.
 
     These depend on how many responses there are. Of a side that has more than the other, the first of them count, so that

@@ -8,8 +8,8 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages import logprobs
-from prefpipe.stages.evaluate.kl import Reference
-from prefpipe.stages.shared.recipe import Side
+from prefpipe.stages.evaluate.kl import KlReference
+from prefpipe.stages.shared.recipe import RatedCandidates
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import ids_fit
 
@@ -19,8 +19,8 @@ NO_LIMIT = 1_000_000
 
 
 def measure_reference(
-    config: EvalConfig, policy: Side, model: ModelFiles, runtime: Runtime
-) -> Reference:
+    config: EvalConfig, policy: RatedCandidates, model: ModelFiles, runtime: Runtime
+) -> KlReference:
     """Return what ``model`` says of the policy's own token ids, or why that would mean nothing; finished parts are kept.
 
     The policy's ids must be the reference's own: the same tokenizer and the same chat template. Otherwise the two models
@@ -31,7 +31,7 @@ def measure_reference(
         samplers = policy.candidates.record.identity["models"]
         same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
         what = "chat template" if same else "tokenizer"
-        return Reference(
+        return KlReference(
             model.requested, None, f"{model.requested} has another {what} than the policy"
         )
     runtime.log(f"KL: the policy's responses under {model.requested}")
@@ -53,7 +53,7 @@ def measure_reference(
         model,
         runtime,
     )
-    return Reference(
+    return KlReference(
         model.requested, open_input(output, schema="logprobs", name="--kl-reference"), None
     )
 

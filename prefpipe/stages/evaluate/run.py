@@ -26,12 +26,12 @@ from prefpipe.stages.evaluate.comparison import comparison_table
 from prefpipe.stages.evaluate.embeddings import check_embeddings
 from prefpipe.stages.evaluate.figures import figures_of, health_figures, notes_on_length
 from prefpipe.stages.evaluate.health import health_notes
-from prefpipe.stages.evaluate.kl import Reference, kl_figures, notes_on_kl
+from prefpipe.stages.evaluate.kl import KlReference, kl_figures, notes_on_kl
 from prefpipe.stages.evaluate.measures import compare, pools_of
 from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.shared.recipe import (
     SIDES,
-    Side,
+    RatedCandidates,
     check_recipes,
     notes_on_force,
     notes_on_recipe,
@@ -45,10 +45,10 @@ MORE_MEASURES = ("reference_logprobs", *(f"{side}_embeddings" for side in SIDES)
 
 def run(
     config: EvalConfig,
-    policy: Side,
-    baseline: Side,
+    policy: RatedCandidates,
+    baseline: RatedCandidates,
     runtime: Runtime,
-    reference: Reference | None = None,
+    reference: KlReference | None = None,
 ) -> Summary:
     """Compute and write the per-prompt table and the summary.
 
@@ -59,7 +59,7 @@ def run(
         runtime: the surroundings.
         reference: what the policy's divergence is measured from; None measures none.
     """
-    reference = reference if reference is not None else Reference(reason="--no-kl")
+    reference = reference if reference is not None else KlReference(reason="--no-kl")
     artifacts = _inputs(policy, baseline, reference)
     outside = {
         f"--{name}": item.path
@@ -126,7 +126,9 @@ def run(
     return summary
 
 
-def _inputs(policy: Side, baseline: Side, reference: Reference) -> dict[str, Artifact]:
+def _inputs(
+    policy: RatedCandidates, baseline: RatedCandidates, reference: KlReference
+) -> dict[str, Artifact]:
     """Return everything that the table is made from, by the name it has in the record."""
     sides = {"policy": policy, "baseline": baseline}
     found = {
@@ -182,7 +184,7 @@ def own_identity(config: EvalConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def reward_text(config: EvalConfig, policy: Side, baseline: Side) -> str:
+def reward_text(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandidates) -> str:
     """Return the reward expression, checked against the scorers of both sides."""
     held = [
         {scorer["name"] for scorer in side.scores.record.identity["scorers"]}

@@ -32,7 +32,7 @@ from prefpipe.stages.evaluate.win_rate_recipes import (
 )
 
 
-class Sources(NamedTuple):
+class WinRateSources(NamedTuple):
     """The files beside the annotations, and how their preferences are written."""
 
     baseline_outputs: str | None = None
@@ -61,7 +61,7 @@ class Drawing(NamedTuple):
 
 
 def win_rates(
-    paths: Sequence[str], sources: Sources, drawing: Drawing, *, force: bool = False
+    paths: Sequence[str], sources: WinRateSources, drawing: Drawing, *, force: bool = False
 ) -> dict[str, Any]:
     """Return the figures of every file, and of each file after the first the paired difference to the first.
 
@@ -107,7 +107,7 @@ def win_rates(
     }
 
 
-def _prepared(path: str, sources: Sources) -> Prepared:
+def _prepared(path: str, sources: WinRateSources) -> Prepared:
     """Return the rows that count, with difficulty and baseline lengths beside them, and what is to be said about them."""
     read = read_annotations(path, scale=sources.scale, category=sources.category)
     notes = notes_of_folder(read)
@@ -202,7 +202,9 @@ def _refuse_other_recipe(paths: Sequence[str], unlike: Sequence[Sequence[str]]) 
             )
 
 
-def _fit(annotations: Annotations, sources: Sources, drawing: Drawing) -> LengthControlled | str:
+def _fit(
+    annotations: Annotations, sources: WinRateSources, drawing: Drawing
+) -> LengthControlled | str:
     """Return the length-controlled figure, or why there is none."""
     if annotations.lengths is None or annotations.baseline_lengths is None:
         side = "policy" if annotations.lengths is None else "baseline"

@@ -1,83 +1,100 @@
-"""Training metrics as small curves: what each measure was at first, at last, and on the way."""
+"""What a stage logged in ``metrics.parquet``: each measure at first, at last, and on the way."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.table import Table
-from rich.text import Text
-
-from prefpipe.maths.statistics.distribution import figure
-from prefpipe.text.untrusted import visible_line
 
 METRICS_FILE = "metrics.parquet"
 NOT_MEASURES = ("step", "epoch", "split")
-LEVELS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 32
+
+
+class LoggedMeasure(NamedTuple):
+    """One measure of one split: ``steps`` (N,) and ``values`` (N,), the rows in which it was logged."""
+
+    name: str
+    split: str
+    steps: np.ndarray
+    values: np.ndarray
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
     """Return each measure of ``metrics.parquet`` by split; [] where a stage left none.
 
-    Keys: ``name``, ``split``, ``n``, ``first``, ``last``, ``min``, ``max``, ``last_step`` and ``curve``, the means of at most
-    ``CURVE_WIDTH`` equal stretches. Rows without a finite value are left out.
+    Keys: ``name``, ``split``, ``n``, ``first``, ``last``, ``min``, ``max``, ``last_step`` and
+    ``curve``, the means of at most ``CURVE_WIDTH`` equal stretches. Rows without a finite value,
+    and measures that have no other, are left out.
     """
-    return [
-        {
-            "name": name,
-            "split": split,
-            "n": len(values),
-            "first": float(values[0]),
-            "last": float(values[-1]),
-            "min": float(values.min()),
-            "max": float(values.max()),
-            "last_step": int(steps[-1]),
-            "curve": [
-                float(stretch.mean())
-                for stretch in np.array_split(values, min(CURVE_WIDTH, len(values)))
-            ],
-        }
-        for name, split, steps, values in _finite_columns(folder)
-    ]
+    curves = []
+    for measure in _logged_measures(folder):
+        is_finite = np.isfinite(measure.values)
+        if not is_finite.any():
+            continue
+
+        values, steps = measure.values[is_finite], measure.steps[is_finite]
+        stretches = np.array_split(values, min(CURVE_WIDTH, len(values)))
+        curves.append(
+            {
+                "name": measure.name,
+                "split": measure.split,
+                "n": len(values),
+                "first": float(values[0]),
+                "last": float(values[-1]),
+                "min": float(values.min()),
+                "max": float(values.max()),
+                "last_step": int(steps[-1]),
+                "curve": [float(stretch.mean()) for stretch in stretches],
+            }
+        )
+    return curves
 
 
 def read_points(folder: Path, max_points: int) -> list[dict[str, Any]]:
-    """Return each measure of ``metrics.parquet`` by split as points that can be drawn; [] where a stage left none.
+    """Return each measure of ``metrics.parquet`` by split as points that can be drawn.
 
-    Keys: ``name``, ``split``, ``first``, ``last`` and ``last_step`` of what was logged, ``n`` and ``n_not_finite`` (NaN and
-    infinities) values, and what is drawn, ``steps`` and ``values``: as logged, or the means of ``max_points`` equal stretches
-    and their last steps. A measure that never was finite has None and no points.
+    Keys: ``name``, ``split``, ``first``, ``last`` and ``last_step`` of what was logged, and ``n``
+    and ``n_not_finite`` (NaN and infinities) values. What is drawn is ``steps`` and ``values``: as
+    logged, or the means of ``max_points`` equal stretches and their last steps.
+
+    A measure that never was finite has None and no points. [] where a stage left no metrics.
     """
-    found = []
-    for name, split, steps, values in _columns(folder):
-        known = np.isfinite(values)
-        n = min(max_points, int(known.sum()))
-        means = [float(stretch.mean()) for stretch in np.array_split(values[known], n)] if n else []
-        lasts = [int(stretch[-1]) for stretch in np.array_split(steps[known], n)] if n else []
-        found.append(
+    curves = []
+    for measure in _logged_measures(folder):
+        is_finite = np.isfinite(measure.values)
+        n_finite = int(is_finite.sum())
+
+        steps, values = [], []
+        if n_finite:
+            n_points = min(max_points, n_finite)
+            for stretch in np.array_split(np.flatnonzero(is_finite), n_points):
+                steps.append(int(measure.steps[stretch[-1]]))
+                values.append(float(measure.values[stretch].mean()))
+
+        curves.append(
             {
-                "name": name,
-                "split": split,
-                "n": int(known.sum()),
-                "n_not_finite": int((~known).sum()),
-                "first": _finite(values[0]),
-                "last": _finite(values[-1]),
-                "last_step": int(steps[-1]),
-                "steps": lasts,
-                "values": means,
+                "name": measure.name,
+                "split": measure.split,
+                "n": n_finite,
+                "n_not_finite": len(measure.values) - n_finite,
+                "first": _or_none(measure.values[0]),
+                "last": _or_none(measure.values[-1]),
+                "last_step": int(measure.steps[-1]),
+                "steps": steps,
+                "values": values,
             }
         )
-    return found
+    return curves
 
 
 def metrics_problem(folder: Path) -> str | None:
     """Return why ``metrics.parquet`` cannot be read, None where it can or is not there."""
     try:
-        list(_read_columns(folder))
+        list(_read_measures(folder))
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException, KeyError) as error:
@@ -85,66 +102,28 @@ def metrics_problem(folder: Path) -> str | None:
     return None
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _finite_columns(folder: Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Yield each measure with its split, steps and values, those rows that have a finite value; nothing where none has."""
-    for name, split, steps, values in _columns(folder):
-        known = np.isfinite(values)
-        if known.any():
-            yield name, split, steps[known], values[known]
-
-
-def _columns(folder: Path) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
-    """Return each measure with its split, steps and values, those rows in which it was logged; [] where nothing can be read."""
+def _logged_measures(folder: Path) -> list[LoggedMeasure]:
+    """Return every measure that was logged; [] where nothing can be read."""
     try:
-        return list(_read_columns(folder))
+        return list(_read_measures(folder))
     except (OSError, pa.ArrowException, KeyError):
         return []
 
 
-def _read_columns(folder: Path) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
+def _read_measures(folder: Path) -> Iterator[LoggedMeasure]:
     table = pq.read_table(folder / METRICS_FILE)
-    for split in dict.fromkeys(table["split"].to_pylist()):
+    for split in pc.unique(table["split"]).to_pylist():
         rows = table.filter(pc.equal(table["split"], split))
         steps = rows["step"].to_numpy()
+
         for name in rows.column_names:
-            if name not in NOT_MEASURES:
-                is_logged = rows[name].is_valid().to_numpy()
-                if is_logged.any():
-                    yield (
-                        name,
-                        split,
-                        steps[is_logged],
-                        rows[name].cast(pa.float64()).to_numpy()[is_logged],
-                    )
+            if name in NOT_MEASURES:
+                continue
+            is_logged = rows[name].is_valid().to_numpy()
+            if is_logged.any():
+                values = rows[name].cast(pa.float64()).to_numpy()
+                yield LoggedMeasure(name, split, steps[is_logged], values[is_logged])
 
 
-def curves_table(curves: list[dict[str, Any]]) -> Table:
-    """Return a row for each measure: its name, first and last value, and its course from the left to the right."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for justify in ("left", "left", "right", "right", "left"):
-        table.add_column(justify=justify, no_wrap=True)
-    table.add_row("", "", Text("first", style="dim"), Text("last", style="dim"), "")
-    for item in curves:
-        name, split = visible_line(item["name"], 32), visible_line(item["split"], 12)
-        table.add_row(
-            Text(name),
-            Text(split),
-            figure(item["first"]),
-            figure(item["last"]),
-            Text(sparkline(item["curve"])),
-        )
-    return table
-
-
-def sparkline(values: list[float]) -> str:
-    """Return one block for each value, the lowest for the least and the highest for the greatest."""
-    low, high = min(values), max(values)
-    if not high > low:
-        return LEVELS[0] * len(values)
-    return "".join(
-        LEVELS[round((value - low) / (high - low) * (len(LEVELS) - 1))] for value in values
-    )
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

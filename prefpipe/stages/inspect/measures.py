@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from prefpipe.maths.statistics.distribution import Distribution, concatenate
+from prefpipe.maths.statistics.distribution import Distribution
 
 Facts = dict[str, Any]
 NOT_KNOWN = "not known"
@@ -49,7 +49,7 @@ class Numbers:
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return the whole column, empty when nothing was added."""
-        return concatenate(self._pieces.get(name, []))
+        return np.concatenate(self._pieces.get(name, [np.empty(0)]))
 
     def names(self) -> list[str]:
         """Return the names in the order in which they came."""

@@ -53,7 +53,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Sources:
+class PromptSources:
     """The artifacts of one run that speak of the same candidates; each may be absent, not both first ones."""
 
     candidates: Artifact | None = None
@@ -91,7 +91,7 @@ def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
     )
 
 
-def one_prompt(sources: Sources, wanted: str, reward: str | None = None) -> dict[str, Any]:
+def one_prompt(sources: PromptSources, wanted: str, reward: str | None = None) -> dict[str, Any]:
     """Return the prompt, its place in the selection, and every candidate, ranked, as JSON values.
 
     Candidates stand by reward, the highest first, then by sample index; those without a reward last. The reward
@@ -104,7 +104,7 @@ def one_prompt(sources: Sources, wanted: str, reward: str | None = None) -> dict
 
 
 def prompt_of_part(
-    sources: Sources, prompt_id: str, part: int, reward: str | None = None
+    sources: PromptSources, prompt_id: str, part: int, reward: str | None = None
 ) -> dict[str, Any]:
     """Return what `one_prompt` does for a prompt whose id and part are known."""
     candidates = _rows_of(sources.candidates, part, prompt_id, CANDIDATE_COLUMNS)
@@ -154,7 +154,7 @@ def _rows_of(
     return rows_of(table.filter(pc.equal(table["prompt_id"], prompt_id)))
 
 
-def _expression(sources: Sources, scores: Sequence[Row], reward: str | None) -> str | None:
+def _expression(sources: PromptSources, scores: Sequence[Row], reward: str | None) -> str | None:
     if reward is not None:
         if not scores:
             raise UsageError(

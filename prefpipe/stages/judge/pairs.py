@@ -13,7 +13,7 @@ COLUMNS = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"
 NO_PARTNER, NO_RESPONSE = "no_partner", "no_response"
 
 
-class Pair(NamedTuple):
+class ResponsePair(NamedTuple):
     """Two responses to compare, or one that has no partner; ``status`` is ``ok`` where they can be compared."""
 
     prompt_id: str
@@ -78,7 +78,7 @@ def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def pairs_of(
     prompt_id: str, a_rows: Sequence[Row], b_rows: Sequence[Row], pairing: str
-) -> list[Pair]:
+) -> list[ResponsePair]:
     """Return a prompt's pairs, and a pair without a partner for each response that none has.
 
     ``same-index`` pairs equal ``sample_idx``; ``all`` pairs each of A with each of B.
@@ -95,19 +95,19 @@ def pairs_of(
     ]
 
 
-def _pair(prompt_id: str, a: Row | None, b: Row | None) -> Pair:
+def _pair(prompt_id: str, a: Row | None, b: Row | None) -> ResponsePair:
     if a is None or b is None:
         present, name, absent = (b, "B", "A") if a is None else (a, "A", "B")
         assert present is not None
         reason = f"{absent} has no response to compare with {name}'s sample {present['sample_idx']}"
-        return Pair(prompt_id, a, b, present["messages"], NO_PARTNER, reason)
+        return ResponsePair(prompt_id, a, b, present["messages"], NO_PARTNER, reason)
     messages = _shared_messages(prompt_id, a, b)
     for name, row in (("A", a), ("B", b)):
         if row["status"] in UNUSABLE or row["response"] is None:
-            return Pair(
+            return ResponsePair(
                 prompt_id, a, b, messages, NO_RESPONSE, f"{name}: {row['status']}: {row['reason']}"
             )
-    return Pair(prompt_id, a, b, messages)
+    return ResponsePair(prompt_id, a, b, messages)
 
 
 def _shared_messages(prompt_id: str, a: Row, b: Row) -> list[dict[str, str]]:

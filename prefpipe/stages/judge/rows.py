@@ -5,7 +5,7 @@ from typing import Any
 
 from prefpipe.artifacts.schemas import VERDICTS
 from prefpipe.backends.protocol import PairRequest, PairVerdict
-from prefpipe.stages.judge.pairs import Pair
+from prefpipe.stages.judge.pairs import ResponsePair
 from prefpipe.stages.shared.candidate_rows import Row
 
 ORDERS = ("a_first", "b_first")
@@ -34,7 +34,7 @@ def orders_of(orders: str) -> tuple[str, ...]:
     return ORDERS if orders == "both" else (orders.replace("-", "_"),)
 
 
-def blank_row(pair: Pair) -> Row:
+def blank_row(pair: ResponsePair) -> Row:
     """Return a pair's row before anyone is asked; texts that are equal need no judge: they tie."""
     row: Row = dict.fromkeys(VERDICTS.column_names)
     row |= {"prompt_id": pair.prompt_id, "status": pair.status, "reason": pair.reason}
@@ -47,12 +47,12 @@ def blank_row(pair: Pair) -> Row:
     return row
 
 
-def are_identical(pair: Pair) -> bool:
+def are_identical(pair: ResponsePair) -> bool:
     """Return whether a pair's texts are equal, character for character."""
     return pair.a is not None and pair.b is not None and pair.a["response"] == pair.b["response"]
 
 
-def request_of(pair: Pair, order: str) -> PairRequest:
+def request_of(pair: ResponsePair, order: str) -> PairRequest:
     """Return what a judge is asked in one order."""
     assert pair.a is not None
     assert pair.b is not None

@@ -26,7 +26,7 @@ from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import parse_judge
 from prefpipe.errors import CorruptPartError, InputError
 from prefpipe.stages.judge.figures import notes_of, tally_of
-from prefpipe.stages.judge.pairs import COLUMNS, OtherSide, Pair, by_prompt, pairs_of
+from prefpipe.stages.judge.pairs import COLUMNS, OtherSide, ResponsePair, by_prompt, pairs_of
 from prefpipe.stages.judge.rows import (
     are_identical,
     blank_row,
@@ -205,7 +205,7 @@ class _Work:
             for row, pair in zip(rows, pairs, strict=True)
         ]
 
-    def _pairs(self, index: int) -> list[Pair]:
+    def _pairs(self, index: int) -> list[ResponsePair]:
         ours = by_prompt(rows_of(self.a.read(index, COLUMNS)[0]))
         found = [
             pair

@@ -1,11 +1,11 @@
 """What a reader of scored pairs should know, in sentences: rows left out, ties, what RewardBench's figures lack."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from prefpipe.maths.statistics.calibration import TEMPERATURES
 from prefpipe.maths.statistics.rewardbench import ROWS
+from prefpipe.spelling import nearest
 
 
 def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[str]:
@@ -163,8 +163,8 @@ def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
 def near_subset(name: str) -> str | None:
     """Return the one of RewardBench's subsets that ``name`` is probably meant for, None where it is like none of them."""
     known = {each.casefold(): each for each in ROWS}
-    close = difflib.get_close_matches(name.casefold().replace("_", "-"), known, n=1, cutoff=0.9)
-    return known[close[0]] if close else None
+    match = nearest(name.casefold().replace("_", "-"), known, cutoff=0.9)
+    return None if match is None else known[match]
 
 
 def _told_near(name: str) -> str:

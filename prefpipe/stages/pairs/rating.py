@@ -1,4 +1,4 @@
-"""What rates pairs: a reward model here, a policy in `prefpipe.stages.pairs.policies`; and the two scores of a pair as a row.
+"""What rates pairs: a reward model here, a policy in `prefpipe.stages.pairs.model_raters`; and the two scores of a pair as a row.
 
 A pair is scored whole or not at all: a response that is too long, or that the template refuses, costs the other its score too,
 for half a pair compares nothing.
@@ -18,7 +18,7 @@ LARGEST = 1e100
 """No score is larger: sums and differences of larger ones overflow, and one such pair would take every figure with it."""
 SAME_TEXT = "chosen and rejected are the same text: a tie, whatever the model"
 SAME_TOKENS = "chosen and rejected are the same tokens to this model: a tie, whatever its weights"
-SIDES = ("chosen", "rejected")
+RESPONSES = ("chosen", "rejected")
 
 
 class Rated(NamedTuple):
@@ -104,7 +104,7 @@ class ScorerRater:
         self.scorer.close()
 
     def _rated(self, pair: ScoredTexts, scores: Sequence[Score]) -> Rated:
-        for side, score in zip(SIDES, scores, strict=True):
+        for side, score in zip(RESPONSES, scores, strict=True):
             if score.status != "ok":
                 return Rated(status=score.status, reason=f"{side}: {score.reason}")
         first, second = (score.reward for score in scores)
@@ -133,7 +133,7 @@ def scorer_rater(
 def given_scores(pair: ScoredTexts) -> Rated:
     """Return the scores that the file has."""
     assert pair.scores is not None
-    missing = [side for side, score in zip(SIDES, pair.scores, strict=True) if score is None]
+    missing = [side for side, score in zip(RESPONSES, pair.scores, strict=True) if score is None]
     return (
         Rated(pair.scores)
         if not missing
@@ -151,7 +151,7 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
     """
     if rated is None:
         rated = Rated(status="missing_text" if pair.is_null else "unreadable", reason=pair.problem)
-    for side, score in zip(SIDES, rated.scores, strict=True):
+    for side, score in zip(RESPONSES, rated.scores, strict=True):
         if rated.status in SCORED and (score is None or not abs(score) <= LARGEST):  # NaN neither
             rated = rated._replace(
                 status="not_finite",
@@ -173,7 +173,7 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
         "status": rated.status,
         "reason": rated.reason,
     }
-    for number, side in enumerate(SIDES):
+    for number, side in enumerate(RESPONSES):
         row |= {
             f"{side}_score": rated.scores[number] if is_scored else None,
             f"{side}_n_tokens": rated.n_tokens[number],

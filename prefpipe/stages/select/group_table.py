@@ -12,7 +12,7 @@ from prefpipe.artifacts.schemas import BEATS, GROUPS
 from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.pairs import build_pairs
 from prefpipe.maths.selection.screening import is_none
-from prefpipe.maths.selection.selection import Selection
+from prefpipe.maths.selection.select_pools import Selection
 from prefpipe.stages.shared.candidate_rows import further_columns
 from prefpipe.stages.shared.pool_index import Screened
 

@@ -20,7 +20,8 @@ from prefpipe.maths.selection.screening import (
     pool_verdicts,
     screen_candidates,
 )
-from prefpipe.maths.selection.selection import Selection, SelectOptions, select_pools
+from prefpipe.maths.selection.select_pools import Selection, select_pools
+from prefpipe.maths.selection.validation import SelectOptions
 from prefpipe.stages.select.group_table import group_table
 from prefpipe.stages.select.tally import tally_of
 from prefpipe.stages.shared.pool_index import (

@@ -14,8 +14,8 @@ from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, open_output, refuse_nesting
 from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.selection.pool_strategies import is_ready
 from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
+from prefpipe.maths.selection.strategies import is_ready
 from prefpipe.stages.select.part import PartSelector
 from prefpipe.stages.select.tally import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from prefpipe.maths.compute.training_compute import share_of_tokens_kept, tallied_tokens
 from prefpipe.maths.selection.screening import is_none
-from prefpipe.maths.selection.selection import Selection
+from prefpipe.maths.selection.select_pools import Selection
 from prefpipe.stages.shared.pool_index import Screened, flat
 
 LEFT_OUT, REJECTED = "left_out.", "rejected."

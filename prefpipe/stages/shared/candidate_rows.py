@@ -11,13 +11,15 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, template_input_of
 
 Row = dict[str, Any]
+Key = tuple[str, int]
+"""``(prompt_id, sample_idx)``."""
 UNUSABLE = ("error", "prompt_too_long")
 REASONING = "response_reasoning"
 """Column of candidates that a server made: what the model thought before the response and the server returned apart from it,
 empty where the server keeps it to itself, null where there was none."""
 
 
-def key_of(row: Row) -> tuple[str, int]:
+def key_of(row: Row) -> Key:
     """Return the key ``(prompt_id, sample_idx)``."""
     return row["prompt_id"], row["sample_idx"]
 

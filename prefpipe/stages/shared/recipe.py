@@ -23,7 +23,7 @@ IMPORT = "import"
 HINT = "make both sides with the same prompts, sampling and scorers, or pass --force to compare them all the same"
 
 
-class Side(NamedTuple):
+class RatedCandidates(NamedTuple):
     """One side of the comparison: what it was given as, its candidates, their scores and, where given, their embeddings."""
 
     name: str
@@ -37,7 +37,7 @@ class Side(NamedTuple):
         return self.candidates.record.stage == IMPORT
 
 
-def check_recipes(policy: Side, baseline: Side, *, force: bool) -> list[str]:
+def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: bool) -> list[str]:
     """Return in what two sides differ that were given other prompts, sampling settings or scorers, a line for each field.
 
     Raises:
@@ -134,7 +134,7 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
     return lines
 
 
-def notes_on_recipe(policy: Side, baseline: Side) -> list[str]:
+def notes_on_recipe(policy: RatedCandidates, baseline: RatedCandidates) -> list[str]:
     """Return what of the recipe is not known, in sentences."""
     imported = [
         name for name, side in (("policy", policy), ("baseline", baseline)) if side.is_imported
@@ -150,7 +150,7 @@ def notes_on_recipe(policy: Side, baseline: Side) -> list[str]:
     return notes
 
 
-def _imported_scorers(side: Side) -> list[str]:
+def _imported_scorers(side: RatedCandidates) -> list[str]:
     return [
         scorer["name"]
         for scorer in side.scores.record.identity["scorers"]
@@ -164,7 +164,10 @@ def digest_of_prompts(prompts: Mapping[str, Any]) -> str:
 
 
 def recipe_of(
-    policy: Side, baseline: Side, context: Mapping[str, Any], differences: Sequence[str] = ()
+    policy: RatedCandidates,
+    baseline: RatedCandidates,
+    context: Mapping[str, Any],
+    differences: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return what a reader needs to make the figures again, and a program to see whether two results can be compared.
 

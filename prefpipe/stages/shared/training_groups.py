@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
-from prefpipe.backends.chat_tokenizer import find_eos_ids
 from prefpipe.errors import InputError
 from prefpipe.models.files import ModelFiles
+from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from pydantic.dataclasses import dataclass
 
 from prefpipe.errors import InputError
+from prefpipe.spelling import did_you_mean
 from prefpipe.text.checks.answers import ExactAnswer, NumericAnswer
 from prefpipe.text.checks.counts import Bullets, Characters, Paragraphs, Sentences, Words
 from prefpipe.text.checks.formats import (
@@ -32,7 +33,7 @@ from prefpipe.text.checks.formats import (
 from prefpipe.text.checks.grading import Candidate, Check
 from prefpipe.text.checks.keywords import KeywordFrequency, Keywords
 from prefpipe.text.checks.languages import Language
-from prefpipe.text.checks.parameters import NotNegative, Switch, nearest, read_parameters
+from prefpipe.text.checks.parameters import NotNegative, Switch, read_parameters
 from prefpipe.text.checks.user_checks import PythonCheck
 
 CHECKS_VERSION: Final = 1
@@ -203,7 +204,7 @@ def _read_check(
 
     kind = item.get("type")
     if not isinstance(kind, str) or kind not in CHECKS:
-        guess = nearest(kind, CHECKS) if isinstance(kind, str) else ""
+        guess = did_you_mean(kind, CHECKS, quote="'") if isinstance(kind, str) else ""
         problems.append(f"[{index}]: unknown type {kind!r}{guess}; known: {', '.join(CHECKS)}")
         return None
 

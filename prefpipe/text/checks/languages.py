@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
+from prefpipe.spelling import did_you_mean
 from prefpipe.text.checks.grading import Candidate, Grade
-from prefpipe.text.checks.parameters import Texts, nearest
+from prefpipe.text.checks.parameters import Texts
 
 
 @functools.cache
@@ -58,7 +59,7 @@ class Language:
         known = known_languages()
         for code in self.language + self.among:
             if code not in known:
-                guess = nearest(code, known)
+                guess = did_you_mean(code, known, quote="'")
                 raise ValueError(
                     f"unknown language {code!r}{guess}; known: {', '.join(sorted(known))}"
                 )

@@ -4,13 +4,14 @@ A check is a pydantic dataclass whose fields have these types. They are strict, 
 another type is a mistake in somebody's prompts file.
 """
 
-import difflib
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+
+from prefpipe.spelling import did_you_mean
 
 
 def _whole(value: Any) -> Any:
@@ -35,12 +36,6 @@ NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 Count = Annotated[int, Field(strict=True, ge=0), BeforeValidator(_whole)]
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the closest known spelling, or nothing."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
-
-
 def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[str]) -> Any:
     """Return an instance of ``check_class``, or None after adding everything that is wrong.
 
@@ -56,7 +51,7 @@ def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[
     known = [field.name for field in fields(check_class)]
     unknown = [name for name in values if name not in known]
     for name in unknown:
-        guess = nearest(name, known)
+        guess = did_you_mean(name, known, quote="'")
         problems.append(f"unknown parameter {name!r}{guess}; it takes {', '.join(known)}")
         del values[name]
 

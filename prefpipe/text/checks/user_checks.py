@@ -10,8 +10,9 @@ from typing import Any, Final
 from pydantic.dataclasses import dataclass
 
 from prefpipe.errors import InputError
+from prefpipe.spelling import did_you_mean
 from prefpipe.text.checks.grading import Candidate, Grade
-from prefpipe.text.checks.parameters import Text, nearest
+from prefpipe.text.checks.parameters import Text
 from prefpipe.text.tool_turns import TOOLS, for_template
 
 ENTRY_POINT_GROUP: Final = "prefpipe.checks"
@@ -39,10 +40,11 @@ def load_function(name: str) -> UserFunction:
         installed = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
         if name not in installed.names:
             names = ", ".join(sorted(installed.names)) or "none"
-            guess = nearest(name, installed.names)
+            guess = did_you_mean(name, installed.names, quote="'")
             raise ValueError(
-                f"'function' {name!r} is no entry point of the group {ENTRY_POINT_GROUP!r}{guess}; "
-                f"installed: {names}; a module's function is written 'package.module:function'"
+                f"'function' {name!r} is no entry point of the group "
+                f"{ENTRY_POINT_GROUP!r}{guess}; installed: {names}; "
+                "a module's function is written 'package.module:function'"
             )
         reference = installed[name]
 

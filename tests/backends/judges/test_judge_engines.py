@@ -5,7 +5,7 @@ from math import exp
 import pytest
 
 from prefpipe.backends.chat_client import ChatClient, ServerSettings
-from prefpipe.backends.judges.engine_source import EngineSource
+from prefpipe.backends.judges.engine_answers import EngineAnswers
 from prefpipe.text.judging.verdicts import read_probabilities
 
 
@@ -22,11 +22,11 @@ def body(text, **more):
 @pytest.fixture(params=["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
 def source(request, tiny_folder):
     if request.param == "vllm":
-        return EngineSource(request.getfixturevalue("vllm_tiny"))
+        return EngineAnswers(request.getfixturevalue("vllm_tiny"))
     from prefpipe.backends.generators.hf_generator import HfGenerator
     from prefpipe.models.location import locate_model
 
-    return EngineSource(HfGenerator(locate_model(str(tiny_folder)), device="cpu", batch_size=4))
+    return EngineAnswers(HfGenerator(locate_model(str(tiny_folder)), device="cpu", batch_size=4))
 
 
 def test_an_engine_answers_like_a_server(source):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prefpipe.report.words import HEALTH_LABELS
+from prefpipe.report.page_figures import HEALTH_LABELS
 from prefpipe.stages.evaluate.health import HEALTH, SHARED, health_notes, health_rows
 
 NONE = dict.fromkeys(("mean", "se", "low", "high"))

@@ -1,12 +1,11 @@
-"""Training metrics become curves: first and last value, and blocks as high as the values."""
+"""Training metrics become curves: first and last value, and means of equal stretches between."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from prefpipe.stages.inspect.curves import CURVE_WIDTH, curves_table, read_curves, sparkline
+from prefpipe.stages.inspect.curves import CURVE_WIDTH, read_curves
 
 
 def write(folder: Path, **columns) -> Path:
@@ -39,22 +38,3 @@ def test_measures_without_a_number_and_absent_files_are_left_out(tmp_path: Path)
     ] == ["b"]
     (tmp_path / "metrics.parquet").write_bytes(b"no Parquet")
     assert read_curves(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("values", "blocks"),
-    [
-        ([0.0, 7.0], "▁█"),
-        ([1.0, 1.0], "▁▁"),
-        ([float(i) for i in range(8)], "▁▂▃▄▅▆▇█"),
-        ([5.0], "▁"),
-    ],
-)
-def test_blocks_are_as_high_as_the_values(values: list[float], blocks: str) -> None:
-    assert sparkline(values) == blocks
-
-
-def test_the_table_has_a_row_for_each_measure(tmp_path: Path) -> None:
-    assert (
-        curves_table(read_curves(write(tmp_path, a=[1, 2], b=[2, 1]))).row_count == 3
-    )  # with the heading

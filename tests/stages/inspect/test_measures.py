@@ -11,6 +11,7 @@ from prefpipe.stages.inspect.measures import (
     EmbeddingMeasure,
     EvaluationMeasure,
     GroupMeasure,
+    Numbers,
     ScoreMeasure,
     mean_pairwise_cosine,
 )
@@ -213,3 +214,11 @@ def test_mean_pairwise_cosine_is_the_mean_over_pairs() -> None:
     cosines = (vectors @ vectors.T)[~np.eye(7, dtype=bool)]
     assert mean_pairwise_cosine(vectors) == pytest.approx(cosines.mean())
     assert np.isnan(mean_pairwise_cosine(vectors[:1]))
+
+
+def test_pieces_of_a_column_are_joined() -> None:
+    numbers = Numbers()
+    numbers.add("x", np.array([1]))
+    numbers.add("x", np.array([2.5]))
+    assert numbers["x"].tolist() == [1.0, 2.5]
+    assert numbers["y"].shape == (0,)

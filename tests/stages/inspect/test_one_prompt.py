@@ -10,15 +10,17 @@ from support.pipelines import open_artifact, rows_of
 
 from prefpipe.errors import UsageError
 from prefpipe.pages.one_prompt import one_prompt_page
-from prefpipe.stages.inspect.one_prompt import Sources, find_prompt, one_prompt
+from prefpipe.stages.inspect.one_prompt import PromptSources, find_prompt, one_prompt
 
 
 def artifact(kind: str):
     return open_artifact(original() / "run" / kind)
 
 
-def sources(*kinds: str) -> Sources:
-    return Sources(**{kind: artifact(kind) for kind in kinds or ("candidates", "groups", "scores")})
+def sources(*kinds: str) -> PromptSources:
+    return PromptSources(
+        **{kind: artifact(kind) for kind in kinds or ("candidates", "groups", "scores")}
+    )
 
 
 def page_of(found: dict, width: int = 80, *, full: bool = False) -> str:
@@ -226,7 +228,9 @@ def test_pairs_come_from_the_rows_of_the_group(tmp_path: Path) -> None:
     words = ["select", str(run / "candidates"), "--scores", str(run / "scores"), "-o", str(tmp_path / "groups"), "--k", "2",
              "--strategy", "bottom-k", "--reward", "fake", "--pairs", "all-ordered"]  # fmt: skip
     command(words)
-    found = one_prompt(Sources(artifact("candidates"), open_artifact(tmp_path / "groups")), "p3")
+    found = one_prompt(
+        PromptSources(artifact("candidates"), open_artifact(tmp_path / "groups")), "p3"
+    )
     by_sample = {entry["sample_idx"]: entry for entry in found["candidates"]}
     pairs = {
         (idx, pair["sample_idx"]): pair["margin"]

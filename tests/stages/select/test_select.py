@@ -13,7 +13,7 @@ from prefpipe.artifacts.schemas import CANDIDATES, SCORES, embeddings_schema
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run
 from prefpipe.configs.select import SelectConfig
-from prefpipe.maths.selection.selection import select_responses
+from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.stages.select.tally import _lengths
 
 CORNERS = {

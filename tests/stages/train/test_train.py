@@ -25,7 +25,7 @@ from prefpipe.errors import (
 from prefpipe.maths.objectives.registry import OBJECTIVES
 from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOKENIZER = make_tiny_tokenizer()

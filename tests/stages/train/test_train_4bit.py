@@ -23,7 +23,7 @@ from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.merge import MergeRequest, merge
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 from prefpipe.training.policy import LoraSettings, load_policy, load_reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")

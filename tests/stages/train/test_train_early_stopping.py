@@ -13,7 +13,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, StoppedEarly, UsageError
 from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ANSWERS = ["one", "a second, longer one", "third", "the fourth"]

@@ -18,7 +18,7 @@ from prefpipe.errors import (
 from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 from prefpipe.status import Inspector
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

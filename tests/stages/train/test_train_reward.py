@@ -23,7 +23,7 @@ from prefpipe.errors import FingerprintError, ModelError, StoppedEarly, UsageErr
 from prefpipe.maths.objectives.losses import Targets, mmpo_reward_loss
 from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
-from prefpipe.stages.train.run import run as train
+from prefpipe.stages.train import run as train
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.trainer import GroupTrainer
 

@@ -5,15 +5,8 @@ from typing import Literal
 import pytest
 from pydantic.dataclasses import dataclass
 
-from prefpipe.text.checks.parameters import (
-    Count,
-    Number,
-    Switch,
-    Text,
-    Texts,
-    nearest,
-    read_parameters,
-)
+from prefpipe.spelling import did_you_mean
+from prefpipe.text.checks.parameters import Count, Number, Switch, Text, Texts, read_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,4 +83,4 @@ def test_a_check_may_refuse_what_its_parameters_say_together():
 
 
 def test_nothing_near_is_no_guess():
-    assert nearest("zzz", ["words"]) == ""
+    assert did_you_mean("zzz", ["words"]) == ""

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from prefpipe.backends.judges.judge_prompt_files import read_judge_prompt
+from prefpipe.backends.judges.prompt_files import read_judge_prompt
 from prefpipe.errors import UsageError
 from prefpipe.text.judging.judge_prompt import SHIPPED, fence, nonce_for, template_problems
 

@@ -1,6 +1,7 @@
-"""Where a judge's questions are answered: from what was paid for before, from a batch, or by asking.
+"""Where a judge's answers come from: what was paid for before, a batch, or asking.
 
-One question is asked once, however many rows need its answer; each answer is on disk before anything is made of it.
+One question is asked once, however many rows need its answer. Each answer is on disk before
+anything is made of it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from prefpipe.backends.chat_answers import ERROR, NOT_ANSWERED, ChatAnswer, read
 from prefpipe.text.control_text import spells_control_token
 
 Body = Mapping[str, Any]
+"""A chat-completion request, or the completion that answers it."""
 Mode = Literal["ask", "collect", "ingest"]
 
 
@@ -23,7 +25,10 @@ class CompletionSource(Protocol):
     def complete(
         self, bodies: Sequence[Body], keep: Callable[[int, Body], None]
     ) -> list[ChatAnswer]:
-        """Return one answer for each body, in order; ``keep`` is called with place and completion as each arrives."""
+        """Return one answer for each body, in order.
+
+        ``keep`` is called with place and completion as each arrives.
+        """
         ...
 
     def close(self) -> None:
@@ -33,14 +38,24 @@ class CompletionSource(Protocol):
 
 @dataclass
 class Spending:
-    """What this run asked and used: questions answered now and from before, and the tokens of those answered now."""
+    """What this run asked and used.
+
+    Questions answered now and before this run, and the tokens of those answered now.
+    """
 
     n_asked: int = 0
     n_from_cache: int = 0
     n_prompt_tokens: int = 0
     n_completion_tokens: int = 0
     n_uncounted: int = 0
-    """Answers whose tokens the server did not tell."""
+    """Answers whose tokens the server did not count."""
+
+    def add(self, answer: ChatAnswer) -> None:
+        """Count an answer that arrived now."""
+        self.n_asked += 1
+        self.n_prompt_tokens += answer.n_prompt_tokens or 0
+        self.n_completion_tokens += answer.n_completion_tokens or 0
+        self.n_uncounted += answer.n_prompt_tokens is None and answer.status != ERROR
 
     def cost(self, price_in: float, price_out: float) -> float:
         """Return the cost at so much a million prompt and completion tokens."""
@@ -48,17 +63,18 @@ class Spending:
 
 
 @dataclass
-class JudgeDesk:
-    """Answers questions by content.
+class JudgeAnswers:
+    """The answers to a judge's questions, by the content of the question.
 
     Args:
-        open_source: opens what answers questions; called when the first question has to be asked.
+        open_source: opens what answers questions; called when the first one has to be asked.
         cache: answers of before.
-        mode: ``ask``; ``collect``: nothing is asked, open questions are gathered in ``open_questions``; ``ingest``: answers come
-            from ``batch``, and nothing is asked.
+        mode: ``ask``; ``collect``: nothing is asked, open questions are gathered in
+            ``open_questions``; ``ingest``: answers come from ``batch``, and nothing is asked.
         batch: what a batch brought.
         ask_again: whether an answer of an earlier run that holds no verdict is asked for again.
-        is_served: whether a server renders the questions, which may take a control token that a response spells for its own.
+        is_served: whether a server renders the questions. It may take a control token that a
+            response spells for its own.
     """
 
     open_source: Callable[[], CompletionSource]
@@ -74,13 +90,13 @@ class JudgeDesk:
     """Questions to a server that spell a control token, by key."""
     _source: CompletionSource | None = None
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
-    """What was asked in this run in vain, by key: once a run is enough."""
+    """What was asked in vain in this run, by key: once a run is enough."""
 
     def __post_init__(self) -> None:
         """Clear away what a killed run left half written."""
         self.cache.sweep()
 
-    def answers(
+    def obtain(
         self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]
     ) -> list[ChatAnswer]:
         """Return one answer for each body, in order.
@@ -94,34 +110,33 @@ class JudgeDesk:
         """
         keys = [request_key(body) for body in bodies]
         if self.is_served:
-            for key, body in zip(keys, bodies, strict=True):
-                if spells_control_token(turn["content"] for turn in body["messages"]):
-                    self.spelling_control_tokens.add(key)
-        found: dict[str, ChatAnswer] = {}
+            self._note_control_tokens(keys, bodies)
+
+        answers: dict[str, ChatAnswer] = {}
         open_places: list[int] = []
         for place, key in enumerate(keys):
-            if key in found:
+            if key in answers:
                 continue
             known = self._known(key, bodies[place], is_usable[place])
             if known is None:
                 open_places.append(place)
                 known = self._unanswered(key)
-            found[key] = known
+            answers[key] = known
+
         if self.mode == "collect":
-            self.open_questions |= {keys[place]: bodies[place] for place in open_places}
+            for place in open_places:
+                self.open_questions[keys[place]] = bodies[place]
         elif self.mode == "ask" and open_places:
-            asked = self._ask([bodies[place] for place in open_places])
-            found |= {keys[place]: answer for place, answer in zip(open_places, asked, strict=True)}
-            self._failed |= {
-                keys[place]: answer
-                for place, answer in zip(open_places, asked, strict=True)
-                if not is_usable[place](answer)
-            }
-        return [found[key] for key in keys]
+            arrived = self._ask([bodies[place] for place in open_places])
+            for place, answer in zip(open_places, arrived, strict=True):
+                answers[keys[place]] = answer
+                if not is_usable[place](answer):
+                    self._failed[keys[place]] = answer
+        return [answers[key] for key in keys]
 
     @property
     def left_out(self) -> list[str]:
-        """Return the sampling settings that a server refuses, so that its own defaults hold."""
+        """The sampling settings that a server refuses, so that its own defaults hold."""
         return list(getattr(self._source, "left_out", []))
 
     def close(self) -> None:
@@ -129,25 +144,45 @@ class JudgeDesk:
         if self._source is not None:
             self._source.close()
 
+    def _note_control_tokens(self, keys: Sequence[str], bodies: Sequence[Body]) -> None:
+        for key, body in zip(keys, bodies, strict=True):
+            if spells_control_token(turn["content"] for turn in body["messages"]):
+                self.spelling_control_tokens.add(key)
+
     def _known(
         self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
     ) -> ChatAnswer | None:
-        arrived = self.batch.answers.get(key) if self.mode == "ingest" else None
-        if arrived is not None and key not in self.used_of_batch:
-            answer = _read_or_none(arrived)
-            if answer is not None:
-                self.used_of_batch.add(key)
-                before = _read_or_none(self.cache.get(body))
-                if before is None or not is_usable(before):
-                    self.cache.put(body, arrived)
-                    self._count(answer)
-                    return answer
+        """Return the answer that a batch or an earlier run brought; None if it is to be asked for."""
+        if self.mode == "ingest" and key not in self.used_of_batch:
+            arrived = self._take_from_batch(key, body, is_usable)
+            if arrived is not None:
+                return arrived
         if key in self._failed:
             return self._failed[key]
+
         answer = _read_or_none(self.cache.get(body))
-        if answer is None or (self.ask_again and self.mode != "ingest" and not is_usable(answer)):
+        if answer is None:
+            return None
+        if self.ask_again and self.mode != "ingest" and not is_usable(answer):
             return None
         self.spending.n_from_cache += 1
+        return answer
+
+    def _take_from_batch(
+        self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
+    ) -> ChatAnswer | None:
+        """Keep and return a batch's answer; None where it has none, or a usable one is kept already."""
+        arrived = self.batch.answers.get(key)
+        answer = _read_or_none(arrived)
+        if arrived is None or answer is None:
+            return None
+
+        self.used_of_batch.add(key)
+        before = _read_or_none(self.cache.get(body))
+        if before is not None and is_usable(before):
+            return None
+        self.cache.put(body, arrived)
+        self.spending.add(answer)
         return answer
 
     def _unanswered(self, key: str) -> ChatAnswer:
@@ -160,20 +195,16 @@ class JudgeDesk:
 
     def _ask(self, bodies: Sequence[Body]) -> list[ChatAnswer]:
         if self._source is None:
+            # before an answer is paid for that could not be kept
             self.cache.require_writable()
             self._source = self.open_source()
+
         answers = self._source.complete(
             bodies, lambda place, completion: self.cache.put(bodies[place], completion)
         )
         for answer in answers:
-            self._count(answer)
+            self.spending.add(answer)
         return answers
-
-    def _count(self, answer: ChatAnswer) -> None:
-        self.spending.n_asked += 1
-        self.spending.n_prompt_tokens += answer.n_prompt_tokens or 0
-        self.spending.n_completion_tokens += answer.n_completion_tokens or 0
-        self.spending.n_uncounted += answer.n_prompt_tokens is None and answer.status != ERROR
 
 
 def _read_or_none(completion: Body | None) -> ChatAnswer | None:

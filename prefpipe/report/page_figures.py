@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefpipe.maths.statistics.distribution import figure
 from prefpipe.stages.evaluate.comparison import ROWS
 from prefpipe.stages.evaluate.health import HEALTH, KL, SHARED
 from prefpipe.text import numbers
+from prefpipe.text.numbers import figure
 
 NONE = "\N{EN DASH}"
 PANELS = (

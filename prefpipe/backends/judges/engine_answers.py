@@ -1,4 +1,4 @@
-"""Questions answered by an engine in this process (vLLM or transformers) instead of a server: text verdicts only."""
+"""Questions answered by an engine in this process (vLLM or transformers): text verdicts only."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ Body = Mapping[str, Any]
 TOO_LONG_PREFIX = "prompt_too_long: "
 
 
-class EngineSource:
+class EngineAnswers:
     """Answers chat-completion bodies with a generator."""
 
     def __init__(self, engine: Generator) -> None:
@@ -21,9 +21,11 @@ class EngineSource:
         self, bodies: Sequence[Body], keep: Callable[[int, Body], None]
     ) -> list[ChatAnswer]:
         """Return one answer for each body, in order; all share the first one's ``max_tokens``."""
+        max_tokens = bodies[0]["max_tokens"]
+        room = self._engine.max_model_len - max_tokens
+
         answers: dict[int, ChatAnswer] = {}
         requests: dict[int, GenerationRequest] = {}
-        room = self._engine.max_model_len - bodies[0]["max_tokens"]
         for place, body in enumerate(bodies):
             try:
                 ids = self._engine.encode(body["messages"])
@@ -31,19 +33,23 @@ class EngineSource:
                 answers[place] = ChatAnswer(ERROR, error.message)
                 continue
             if len(ids) > room:
-                answers[place] = ChatAnswer(
-                    TOO_LONG, f"{len(ids)} prompt tokens, and there is room for {room}"
-                )
-            else:
-                requests[place] = GenerationRequest(
-                    "", 0, body["messages"], ids, 0, body["temperature"]
-                )
-        made = (
-            self._engine.generate(list(requests.values()), SamplingParams(bodies[0]["max_tokens"]))
-            if requests
-            else []
-        )
-        for (place, request), generation in zip(requests.items(), made, strict=True):
+                reason = f"{len(ids)} prompt tokens, and there is room for {room}"
+                answers[place] = ChatAnswer(TOO_LONG, reason)
+                continue
+            requests[place] = GenerationRequest(
+                prompt_id="",
+                sample_idx=0,
+                messages=body["messages"],
+                prompt_token_ids=ids,
+                seed=0,
+                temperature=body["temperature"],
+            )
+
+        generations: list[Generation] = []
+        if requests:
+            params = SamplingParams(max_tokens)
+            generations = self._engine.generate(list(requests.values()), params)
+        for (place, request), generation in zip(requests.items(), generations, strict=True):
             if generation.finish_reason == "error":
                 answers[place] = _failure(generation)
                 continue
@@ -64,6 +70,7 @@ def _failure(generation: Generation) -> ChatAnswer:
 
 
 def _completion(request: GenerationRequest, generation: Generation) -> dict[str, Any]:
+    """Return a generation as a server would write it, so that all answers are kept in one form."""
     message = {"role": "assistant", "content": generation.text}
     usage = {
         "prompt_tokens": len(request.prompt_token_ids),

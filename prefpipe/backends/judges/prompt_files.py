@@ -13,25 +13,22 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
     """Return a checked template given by a shipped name (``pairwise-v1``) or as a file.
 
     Raises:
-        UsageError: no such file, a name of the other kind, a placeholder that is missing or means nothing.
+        UsageError: no such file, a name of the other kind, a placeholder that is missing or means
+            nothing.
     """
+    names = ", ".join(name for name, shipped_kind in SHIPPED.items() if shipped_kind == kind)
     if reference in SHIPPED:
         if SHIPPED[reference] != kind:
-            names = ", ".join(name for name, its_kind in SHIPPED.items() if its_kind == kind)
             raise UsageError(
                 f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt",
                 hint=f"use {names}, or a file of yours",
             )
-        text = (
-            resources.files("prefpipe.text.judging")
-            .joinpath(FOLDER, f"{reference}.txt")
-            .read_text(encoding="utf-8")
-        )
-        return JudgePrompt(reference, text, kind)
+        file = resources.files("prefpipe.text.judging").joinpath(FOLDER, f"{reference}.txt")
+        return JudgePrompt(reference, file.read_text(encoding="utf-8"), kind)
+
     try:
         text = Path(reference).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        names = ", ".join(name for name, its_kind in SHIPPED.items() if its_kind == kind)
         raise UsageError(
             f"--judge-prompt {reference} cannot be read: {error}",
             hint=f"pass a text file, or one of {names}",

@@ -1,0 +1,75 @@
+"""What runs a model here: vLLM, transformers or a reward model, opened as a configuration says."""
+
+from typing import TYPE_CHECKING
+
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.judge import JudgeConfig
+from prefpipe.configs.score import ScoreConfig
+
+if TYPE_CHECKING:
+    from prefpipe.backends.chat_client import Surroundings
+    from prefpipe.backends.protocol import Generator, Scorer
+    from prefpipe.models.files import ModelFiles
+    from prefpipe.stages.shared.runtime import Runtime
+
+EngineConfig = GenerateConfig | JudgeConfig | ScoreConfig
+"""The configurations that name a language model to be run here."""
+
+
+def open_transformers(
+    model: "ModelFiles", config: EngineConfig, *, max_model_len: int | None
+) -> "Generator":
+    """Load a language model with transformers."""
+    from prefpipe.backends.generators.hf_generator import HfGenerator
+
+    return HfGenerator(
+        model,
+        dtype=config.dtype,
+        device=config.device,
+        batch_size=config.batch_size,
+        max_model_len=max_model_len,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def open_vllm(
+    model: "ModelFiles", config: EngineConfig, *, max_model_len: int | None
+) -> "Generator":
+    """Load a language model with vLLM."""
+    from prefpipe.backends.generators.vllm_engine import VllmGenerator
+
+    # `score` has no flags of vLLM's: its judge runs with the defaults of `judge`
+    gpus = JudgeConfig if isinstance(config, ScoreConfig) else config
+    shares_prompts = not isinstance(config, GenerateConfig) or config.enable_prefix_caching
+
+    return VllmGenerator(
+        model,
+        dtype=config.dtype,
+        max_model_len=max_model_len,
+        trust_remote_code=config.trust_remote_code,
+        tensor_parallel_size=gpus.tensor_parallel_size,
+        gpu_memory_utilization=gpus.gpu_memory_utilization,
+        enable_prefix_caching=shares_prompts,
+        enforce_eager=gpus.enforce_eager,
+    )
+
+
+def open_reward_model(model: "ModelFiles", config: JudgeConfig | ScoreConfig) -> "Scorer":
+    """Load a reward model."""
+    from prefpipe.backends.scorers.reward_model import RewardModelScorer
+
+    return RewardModelScorer(
+        model,
+        dtype=config.dtype,
+        device=config.device,
+        batch_size=config.batch_size,
+        max_length=config.max_length,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def client_surroundings(runtime: "Runtime") -> "Surroundings":
+    """Return what a client of a server sees of the run."""
+    from prefpipe.backends.chat_client import Surroundings
+
+    return Surroundings(runtime.log, runtime.should_stop, runtime.how_to_go_on)

@@ -1,0 +1,62 @@
+"""The samplers that ``prefpipe generate`` names."""
+
+from typing import TYPE_CHECKING
+
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.wiring.engines import client_surroundings, open_transformers, open_vllm
+from prefpipe.wiring.models import locate, template_date
+
+if TYPE_CHECKING:
+    from prefpipe.backends.protocol import Generator
+    from prefpipe.stages.generate import Sampler
+    from prefpipe.stages.shared.runtime import Runtime
+
+SERVED_VERSION = 2
+"""Grows when the same answers of a server would become other rows, or it is sent other settings."""
+
+
+def sampler_for(config: GenerateConfig, name: str, runtime: "Runtime") -> "Sampler":
+    """Return the sampler of a ``--model``: its name, its fingerprint entry, and how to open it."""
+    if config.backend == "fake":
+        return _fake_sampler(name)
+    if config.backend == "openai":
+        return _served_sampler(config, name, runtime)
+
+    from prefpipe.models.files import require_chat_template
+    from prefpipe.stages.generate import Sampler
+
+    model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
+    require_chat_template(model)
+
+    open_engine = open_vllm if config.backend == "vllm" else open_transformers
+
+    def open_sampler() -> "Generator":
+        return open_engine(model, config, max_model_len=config.max_model_len)
+
+    return Sampler(name, model.identity(), open_sampler)
+
+
+def _fake_sampler(reference: str) -> "Sampler":
+    from prefpipe.backends.fake import FakeModel
+    from prefpipe.stages.generate import Sampler
+
+    fake = FakeModel.parse(reference)
+    return Sampler(fake.name, {"fake": fake.identity}, fake.open)
+
+
+def _served_sampler(config: GenerateConfig, name: str, runtime: "Runtime") -> "Sampler":
+    from prefpipe.stages.generate import Sampler
+
+    def open_sampler() -> "Generator":
+        from prefpipe.backends.generators.openai_server import OpenAIGenerator
+
+        return OpenAIGenerator(
+            name,
+            base_url=config.base_url,
+            concurrency=config.batch_size,
+            max_model_len=config.max_model_len,
+            surroundings=client_surroundings(runtime),
+        )
+
+    identity = {"served": name, "served_version": SERVED_VERSION}
+    return Sampler(name, identity, open_sampler)
