@@ -29,7 +29,7 @@ from prefpipe.cli.main import run
 from prefpipe.errors import CorruptPartError, InputError
 from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.training_groups import encoder_of, groups_of, read_rows
-from prefpipe.text.chat_template import TemplateError
+from prefpipe.text.control_tokens import TemplateError
 from prefpipe.text.judging.judge_prompt import conversation_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

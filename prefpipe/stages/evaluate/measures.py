@@ -20,12 +20,12 @@ from prefpipe.stages.shared.candidate_rows import Row, key_of
 from prefpipe.stages.shared.logprob_rows import read_logprobs
 from prefpipe.stages.shared.pool_index import rewards_by_key
 from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
-from prefpipe.text.checks.repetition import repeated_ngram_share
 from prefpipe.text.diversity import (
     copied_share,
     distinct_share,
     expected_distinct_share,
     pooled_ngrams,
+    repeated_share,
 )
 from prefpipe.text.refusals import is_refusal
 from prefpipe.text.self_bleu import self_bleu
@@ -117,7 +117,7 @@ def _of_a_response(row: Row) -> dict[str, float]:
     if text is not None:
         found |= {
             "length_chars": float(len(text)),
-            "repetition": repeated_ngram_share(words_and_signs(text)),
+            "repetition": repeated_share(words_and_signs(text)),
             "refused": float(is_refusal(text)),
             "empty": float(not text.strip()),
         }
