@@ -39,7 +39,7 @@ from prefpipe.stages.shared.training_groups import (
 )
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import Measured, measure_responses, share_prompts
-from prefpipe.training.groups import Fate, Group, Key, check_group, fit_length
+from prefpipe.training.groups import Group, Key, ResponseStatus, check_group, fit_length
 from prefpipe.training.policy import computes_in_bfloat16, load_reference
 
 FAILING = ("not_finite", "template_error")
@@ -177,7 +177,7 @@ class _Work:
         table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS if is_candidates else COLUMNS))
         read = groups_of_candidates if is_candidates else groups_of
         fitting: list[Group] = []
-        fates: dict[Key, Fate] = {}
+        fates: dict[Key, ResponseStatus] = {}
         keys: list[Key] = []
         for group in read(rows_of(table), self.encoder):
             check_group(group, fates)
@@ -226,7 +226,7 @@ class _Work:
         )
 
 
-def _row(key: Key, fate: Fate, found: Measured | None, *, per_token: bool) -> Row:
+def _row(key: Key, fate: ResponseStatus, found: Measured | None, *, per_token: bool) -> Row:
     row: Row = {
         "prompt_id": key[0],
         "sample_idx": key[1],
