@@ -221,32 +221,24 @@ def reference_model_of(
         trains_adapter: whether adapters are trained.
 
     Raises:
-        UsageError: the base of no adapter.
+        UsageError: the base of no adapter, or a model of another tokenizer, to which the policy's token ids are other texts.
     """
-    if name != BASE:
-        return policy if named is None else named
-    if policy.base is not None:
-        return policy.base
-    if trains_adapter:
-        return policy
-    raise UsageError(
-        f"--reference-model base: {policy.requested} is no adapter and all its weights are trained",
-        hint="leave it out for the model as it is before its first step; a folder of that name is ./base",
-    )
+    reference = policy if named is None else named
+    if name == BASE:
+        if policy.base is None and not trains_adapter:
+            raise UsageError(
+                f"--reference-model base: {policy.requested} is no adapter and all its weights are trained",
+                hint="leave it out for the model as it is before its first step; a folder of that name is ./base",
+            )
+        reference = policy.base if policy.base is not None else policy
 
-
-def require_same_tokenizer(reference: ModelFiles, policy: ModelFiles) -> None:
-    """Refuse a reference to which the policy's token ids are other texts.
-
-    Raises:
-        UsageError: it has another tokenizer.
-    """
     if reference.tokenizer_hash != policy.tokenizer_hash:
         raise UsageError(
             f"the reference {reference.requested} has another tokenizer than {policy.requested}: "
             "the same ids are other texts to it",
             hint="pass a --reference-model with the policy's tokenizer, such as the model that it was trained from",
         )
+    return reference
 
 
 def dtype_of(*, bf16: bool, trains_adapter: bool, load_in_4bit: bool) -> str:

@@ -421,7 +421,7 @@ def test_knobs_are_those_of_the_reward_objective(rated, tmp_path):
     ):
         settings_of(config_of(rated, tmp_path, objective="bt-margin", beta=1.0))
     plain = TrainConfig(groups=tmp_path, output=tmp_path, model="m", target="reward")
-    assert (settings_of(plain).objective, train.settings_of(plain).learning_rate) == (
+    assert (settings_of(plain).objective, settings_of(plain).learning_rate) == (
         "bt",
         9e-6,
     )
