@@ -20,12 +20,12 @@ from prefpipe.stages.shared.candidate_rows import Row, key_of
 from prefpipe.stages.shared.logprob_rows import read_logprobs
 from prefpipe.stages.shared.pool_index import rewards_by_key
 from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
-from prefpipe.text.checks.repetition import repeated_ngram_share
 from prefpipe.text.diversity import (
     copied_share,
     distinct_share,
     expected_distinct_share,
     pooled_ngrams,
+    repeated_share,
 )
 from prefpipe.text.refusals import is_refusal
 from prefpipe.text.self_bleu import self_bleu
@@ -110,7 +110,7 @@ def _values(rows: Sequence[Row], rewards: Sequence[float]) -> dict[str, np.ndarr
         if text is None:
             continue
         values["length_chars"][place] = len(text)
-        values["repetition"][place] = repeated_ngram_share(words_and_signs(text))
+        values["repetition"][place] = repeated_share(words_and_signs(text))
         values["refused"][place] = is_refusal(text)
         values["empty"][place] = not text.strip()
         if ended_by is not None:
