@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefpipe.maths.selection.selection import select_responses
-from prefpipe.maths.selection.wide_spans import compare
+from prefpipe.maths.selection.opt_select.wide_spans import compare
+from prefpipe.maths.selection.select_responses import select_responses
 
 ROOMY = Context(prec=60, Emin=-(10**9), Emax=10**9)
 

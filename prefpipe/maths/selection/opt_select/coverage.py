@@ -1,4 +1,7 @@
-"""What a choice of negatives covers: its cost, whom each stands for, what each is worth, and what other rules would cost."""
+"""The cost matrix of a prompt, and what a choice of its columns covers.
+
+Whom each chosen column stands for, what each is worth, and what a random choice would cost.
+"""
 
 import numpy as np
 
@@ -22,24 +25,30 @@ def cost_matrix(
 def nearest_chosen(
     distances_RR: np.ndarray, clients_C: np.ndarray, chosen_K: np.ndarray, represents_R: np.ndarray
 ) -> None:
-    """Write for each client the chosen index nearest to it, the earlier of equals; a chosen one stands for itself."""
+    """Write for each client the chosen index nearest to it, the earlier of equals.
+
+    A chosen one stands for itself.
+    """
     for i in clients_C:
         nearest = chosen_K[0]
         for j in chosen_K:
             if distances_RR[i, j] < distances_RR[i, nearest]:
                 nearest = j
         represents_R[i] = nearest
+
+    # After the others: a copy at distance 0 may stand before it.
     for j in chosen_K:
         represents_R[j] = j
 
 
 @compiled
 def marginal_gains(cost_CJ: np.ndarray, columns_K: np.ndarray, gains_K: np.ndarray) -> None:
-    """Write by how much the cost would rise without each chosen column; NaN where it is the only one."""
+    """Write by how much the cost would rise without each chosen column; NaN of the only one."""
     gains_K[:] = 0.0
     if len(columns_K) == 1:
         gains_K[:] = np.nan
         return
+
     for i in range(cost_CJ.shape[0]):
         first, second, place = np.inf, np.inf, 0
         for m in range(len(columns_K)):
@@ -55,13 +64,15 @@ def marginal_gains(cost_CJ: np.ndarray, columns_K: np.ndarray, gains_K: np.ndarr
 def expected_random_cost(cost_CJ: np.ndarray, k: int) -> float:
     """Return the mean cost over all subsets of ``k`` columns, exactly.
 
-    The cheapest of k columns drawn from J is a client's t-th cheapest, t from 1, with probability ``C(J - t, k - 1) / C(J, k)``.
+    The cheapest of k columns drawn from J is a client's t-th cheapest, t from 1, with probability
+    ``C(J - t, k - 1) / C(J, k)``.
     """
     n_clients, n_facilities = cost_CJ.shape
     shares_J = np.zeros(n_facilities)
     shares_J[0] = k / n_facilities
     for t in range(1, n_facilities - k + 1):
         shares_J[t] = shares_J[t - 1] * (n_facilities - k - t + 1) / (n_facilities - t)
+
     total = 0.0
     for i in range(n_clients):
         ascending_J = np.sort(cost_CJ[i])

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from support.compiled_solvers import solve_k_medoids
 from support.highs import p_median_by_highs
 
-from prefpipe.maths.selection.facility import (
+from prefpipe.maths.selection.opt_select.k_medoids import (
     ROOT_STEPS,
     branch_and_bound,
     choose_greedily,
     coverage_cost,
     improve_by_swaps,
-    solve_k_medoids,
 )
-from prefpipe.maths.selection.relaxation import EQUAL, climb, new_workspace
+from prefpipe.maths.selection.opt_select.lagrangian_bound import EQUAL, climb, new_workspace
 
-DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
+DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[5] / "shared" / "data"))
 
 
 def brute_force(cost_CJ, k):

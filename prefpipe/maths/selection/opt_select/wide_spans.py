@@ -1,22 +1,24 @@
-"""Opt-Select's optimum for rewards of any span: `prefpipe.maths.selection.facility` with weights that do not fit into one float.
+"""Opt-Select's optimum for rewards of any span: `k_medoids` with weights that fit into no float.
 
-The cost of a subset is ``sum_i exp(-r_i / T) min_{j in S} A_ij``. A float64 holds weights down to ``e^-745`` and a sum shows
-differences of ``1e-16``; rewards in characters or summed log-probabilities span thousands of T. Two things keep the choice
-that of exact arithmetic:
+The cost of a subset is ``sum_i exp(-r_i / T) min_{j in S} A_ij``. A float64 holds weights down to
+``e^-745`` and a sum shows differences of ``1e-16``; rewards in characters or summed
+log-probabilities span thousands of T. Two things keep the choice that of exact arithmetic:
 
-- *The unit moves.* What the heaviest responses cost is 0 as soon as they are chosen, and then lighter ones decide. Where the
-  cost leaves the float range, weights are taken relative to the heaviest client that is not chosen, from differences of
-  rewards, so that what decides keeps its digits.
-- *Ties are settled by lighter clients.* Where heavy clients cost the same in several subsets (equal rewards whose twins can
-  stand for each other), clients too light to show in the sum decide. `compare` compares two subsets from the heaviest
-  client to the lightest, and a search lists every subset within rounding of the optimum.
+- *The unit moves.* What the heaviest responses cost is 0 as soon as they are chosen, and then
+  lighter ones decide. Where the cost leaves the float range, weights are taken relative to the
+  heaviest client that is not chosen, from differences of rewards, so that what decides keeps its
+  digits.
+- *Ties are settled by lighter clients.* Where heavy clients cost the same in several subsets (equal
+  rewards whose twins can stand for each other), clients too light to show in the sum decide.
+  `compare` compares two subsets from the heaviest client to the lightest, and a search lists every
+  subset within rounding of the optimum.
 """
 
 import numpy as np
 
 from prefpipe.maths.compute.compiled import compiled
-from prefpipe.maths.selection.coverage import cost_matrix
-from prefpipe.maths.selection.facility import (
+from prefpipe.maths.selection.opt_select.coverage import cost_matrix
+from prefpipe.maths.selection.opt_select.k_medoids import (
     ROOT_STEPS,
     certify,
     choose_greedily,
@@ -26,13 +28,15 @@ from prefpipe.maths.selection.facility import (
     shut_copies,
     start_multipliers,
 )
-from prefpipe.maths.selection.relaxation import EQUAL, climb, new_workspace
+from prefpipe.maths.selection.opt_select.lagrangian_bound import EQUAL, climb, new_workspace
 
 TINY = 1e-250
-"""A cost below this, in units of the largest weight, is close to where floats end: another unit is taken."""
+"""A cost below this, in units of the largest weight, is close to where floats end: another unit is
+taken."""
 
 LIGHT = 1e-5
-"""A client whose whole influence on the cost is smaller than this, relative, may decide between subsets that tie."""
+"""A client whose whole influence on the cost is smaller than this, relative, may decide between
+subsets that tie."""
 
 NOISE = 1e-12
 """Sums of distances that differ by less than this, relative, are the same."""
@@ -54,66 +58,66 @@ def solve_weighted(
     k: int,
     limit: int,
 ) -> tuple[np.ndarray, float, bool]:
-    """Return the best ``k`` columns of one prompt, the lower bound as a share of their cost, and whether they are the optimum.
+    """Return the best ``k`` columns of one prompt, with a bound.
 
     Args:
         distances_RR: between all candidates of the prompt.
-        weights_R: ``exp((lowest - r) / T)``, the lowest reward of the clients; 0 where that underflows.
+        weights_R: ``exp((lowest - r) / T)``, the lowest reward of the clients; 0 where that
+            underflows.
         rewards_R: of all candidates.
         temperature: T.
         clients_C: indices of the candidates that the sum covers.
         facilities_J: indices of the candidates that can be chosen, by ascending reward.
         k: how many to choose, from 1 to J.
         limit: work that may be done after local search, for the proof and once more for ties.
+
+    Returns:
+        ``(columns (k,), lower bound as a share of their cost, whether they are the optimum)``.
     """
     cost_CJ = cost_matrix(distances_RR, weights_R, clients_C, facilities_J)
     chosen = choose_greedily(cost_CJ, k)
     cost = improve_by_swaps(cost_CJ, chosen)
 
     if cost < TINY:
-        # Of what underflowed the local search knew nothing: the heaviest k distinct responses may be better by far.
-        distance_CJ, rewards_C = (
-            _distances(distances_RR, clients_C, facilities_J),
-            rewards_R[clients_C],
-        )
+        distance_CJ = _distances(distances_RR, clients_C, facilities_J)
+        rewards_C = rewards_R[clients_C]
+
+        # Of what underflowed the local search knew nothing: the heaviest k distinct responses may
+        # be better by far.
         order_C = np.argsort(rewards_C, kind="mergesort")
         heaviest = _heaviest_distinct(distances_RR, facilities_J, k)
         if compare(distance_CJ, rewards_C, order_C, temperature, heaviest, chosen) < 0:
             chosen = heaviest
+
+        # Each unit is the heaviest term of the present choice, until the cost is one that shows.
         while cost < TINY:
             reference = heaviest_term(distance_CJ, rewards_C, temperature, chosen)
             if reference < 0:
-                return (
-                    chosen,
-                    1.0,
-                    True,
-                )  # everyone is chosen, or equal to a chosen one: no subset is better
+                # Everyone is chosen, or equal to a chosen one: no subset is better.
+                return chosen, 1.0, True
             cost_CJ = _costs_relative_to(distance_CJ, rewards_C, temperature, chosen, reference)
             cost = improve_by_swaps(cost_CJ, chosen)
 
     if k == len(facilities_J):
         return chosen, 1.0, True
+
     if _has_light_client(cost_CJ, cost):
-        # In nearly all prompts the local optimum is the optimum, and the search for ties is its proof as well.
-        distance_CJ, rewards_C = (
-            _distances(distances_RR, clients_C, facilities_J),
-            rewards_R[clients_C],
-        )
-        best, is_settled = settle_ties(
-            in_units_of(cost_CJ, cost), distance_CJ, rewards_C, temperature, chosen, limit
-        )
+        # In nearly all prompts the local optimum is the optimum, and the search for ties is its
+        # proof as well.
+        distance_CJ = _distances(distances_RR, clients_C, facilities_J)
+        rewards_C = rewards_R[clients_C]
+        unit_CJ = in_units_of(cost_CJ, cost)
+        best, is_settled = settle_ties(unit_CJ, distance_CJ, rewards_C, temperature, chosen, limit)
         if is_settled:
             return best, 1.0, True
 
     chosen, cost, bound, is_optimal = certify(cost_CJ, chosen, cost, limit)
     if is_optimal and _has_light_client(cost_CJ, cost):
-        distance_CJ, rewards_C = (
-            _distances(distances_RR, clients_C, facilities_J),
-            rewards_R[clients_C],
-        )
-        chosen, _ = settle_ties(
-            in_units_of(cost_CJ, cost), distance_CJ, rewards_C, temperature, chosen, limit
-        )
+        distance_CJ = _distances(distances_RR, clients_C, facilities_J)
+        rewards_C = rewards_R[clients_C]
+        unit_CJ = in_units_of(cost_CJ, cost)
+        chosen, _ = settle_ties(unit_CJ, distance_CJ, rewards_C, temperature, chosen, limit)
+
     return chosen, bound / cost, is_optimal
 
 
@@ -131,28 +135,32 @@ def _distances(
 
 @compiled
 def _heaviest_distinct(distances_RR: np.ndarray, facilities_J: np.ndarray, k: int) -> np.ndarray:
-    """Return the first ``k`` columns of which no two are at distance 0, made up by the first others; ascending."""
+    """Return the first ``k`` columns of which no two are at distance 0, ascending.
+
+    Where there are fewer, the first of the others make them up.
+    """
     n_facilities = len(facilities_J)
     is_chosen = np.zeros(n_facilities, dtype=np.bool_)
     n_chosen = 0
+
     for column in range(n_facilities):
         if n_chosen == k:
             break
         is_copy = False
         for earlier in range(column):
-            if (
-                is_chosen[earlier]
-                and distances_RR[facilities_J[column], facilities_J[earlier]] == 0.0
-            ):
+            distance = distances_RR[facilities_J[column], facilities_J[earlier]]
+            if is_chosen[earlier] and distance == 0.0:
                 is_copy = True
                 break
         if not is_copy:
             is_chosen[column] = True
             n_chosen += 1
+
     for column in range(n_facilities):
         if n_chosen < k and not is_chosen[column]:
             is_chosen[column] = True
             n_chosen += 1
+
     return np.flatnonzero(is_chosen)
 
 
@@ -169,17 +177,23 @@ def _nearest(distance_J: np.ndarray, chosen_K: np.ndarray) -> float:
 def heaviest_term(
     distance_CJ: np.ndarray, rewards_C: np.ndarray, temperature: float, chosen_K: np.ndarray
 ) -> int:
-    """Return the client whose ``w_i d_i`` is the largest of the sum, compared in logarithms; -1 where every term is 0."""
+    """Return the client whose ``w_i d_i`` is the largest of the sum; -1 where every term is 0.
+
+    Terms are compared in logarithms, as weights may underflow.
+    """
     best, best_distance = -1, 0.0
     for i in range(len(rewards_C)):
         distance = _nearest(distance_CJ[i], chosen_K)
         if distance <= 0.0:
             continue
+
         if best >= 0:
             advantage = (rewards_C[best] - rewards_C[i]) / temperature
             if not advantage + np.log(distance) - np.log(best_distance) > 0.0:
                 continue
+
         best, best_distance = i, distance
+
     return best
 
 
@@ -191,16 +205,17 @@ def _costs_relative_to(
     chosen_K: np.ndarray,
     reference: int,
 ) -> np.ndarray:
-    """Return the costs (C, J) in units of the reference client's term in the cost of ``chosen_K``."""
+    """Return the costs (C, J) in units of what ``chosen_K`` costs the reference client."""
     cost_CJ = np.zeros_like(distance_CJ)
     log_unit = np.log(_nearest(distance_CJ[reference], chosen_K))
+
     for i in range(len(rewards_C)):
-        exponent = (rewards_C[reference] - rewards_C[i]) / temperature
+        log_weight = (rewards_C[reference] - rewards_C[i]) / temperature
         for j in range(distance_CJ.shape[1]):
             if distance_CJ[i, j] > 0.0:
-                cost_CJ[i, j] = np.exp(
-                    min(LARGEST_EXPONENT, exponent + np.log(distance_CJ[i, j]) - log_unit)
-                )
+                exponent = log_weight + np.log(distance_CJ[i, j]) - log_unit
+                cost_CJ[i, j] = np.exp(min(LARGEST_EXPONENT, exponent))
+
     return cost_CJ
 
 
@@ -222,15 +237,16 @@ def compare(
     one_K: np.ndarray,
     other_K: np.ndarray,
 ) -> int:
-    """Return -1 where subset ``one_K`` costs less than ``other_K``, 1 where it costs more, 0 where they tie.
+    """Return -1 where subset ``one_K`` costs less than ``other_K``, 1 where more, 0 where they tie.
 
-    ``order_C`` sorts the clients by ascending reward. The difference of the costs is summed from the heaviest client to
-    the lightest, always in units of the present one's weight: what is exactly 0 stays 0, and what is not grows with every
-    step, until nothing lighter can turn it. Clients of one reward are summed first, for twins cancel exactly.
+    ``order_C`` sorts the clients by ascending reward. The difference of the costs is summed from
+    the heaviest client to the lightest, always in units of the present one's weight: what is
+    exactly 0 stays 0, and what is not grows with every step, until nothing lighter can turn it.
     """
     n_clients = len(rewards_C)
     farthest = distance_CJ.max()
     difference, previous, place = 0.0, rewards_C[order_C[0]], 0
+
     while place < n_clients:
         reward = rewards_C[order_C[place]]
         if difference != 0.0:
@@ -238,6 +254,7 @@ def compare(
             if abs(difference) > 1e20 * n_clients * farthest:
                 break
 
+        # Clients of one reward are summed first, for twins cancel exactly.
         ones, others = 0.0, 0.0
         while place < n_clients and rewards_C[order_C[place]] == reward:
             i = order_C[place]
@@ -262,11 +279,15 @@ def settle_ties(
     chosen_K: np.ndarray,
     limit: int,
 ) -> tuple[np.ndarray, bool]:
-    """Return the best subset by `compare` of all that cost what ``chosen_K`` costs, 1, and whether all were looked at.
+    """Return the best subset by `compare` of all that cost what ``chosen_K`` costs, 1.
 
-    False also where a subset costs less than 1: then ``chosen_K`` is not the optimum, and the search for that comes first.
-    Depth first, as in `prefpipe.maths.selection.facility.branch_and_bound`, but a node is left only where its bound is above the
-    optimum, so that every subset within `EQUAL` of it is looked at. In nearly all prompts that is one.
+    Depth first, as in `k_medoids.branch_and_bound`, but a node is left only where its bound is
+    above the optimum, so that every subset within `EQUAL` of it is looked at. In nearly all prompts
+    that is one.
+
+    Returns:
+        ``(subset (K,), whether all were looked at)``. False also where a subset costs less than 1:
+        then ``chosen_K`` is not the optimum, and the search for that comes first.
     """
     n_clients, n_facilities = unit_CJ.shape
     k = len(chosen_K)
@@ -275,12 +296,15 @@ def settle_ties(
 
     best = chosen_K.copy()
     upper = 1.0 + 3.0 * EQUAL
+
+    # The stack of open nodes, N: what each has fixed, and its multipliers.
     depth = n_facilities + 2
     fixed_NJ = np.zeros((depth, n_facilities), dtype=np.int8)
     u_NC = np.empty((depth, n_clients))
     shut_copies(distance_CJ, k, fixed_NJ[0])
     start_multipliers(unit_CJ, chosen_K, u_NC[0])
     room = new_workspace(n_clients, n_facilities)
+
     n_open_nodes, work = 1, 0
     while n_open_nodes > 0 and work <= limit:
         n_open_nodes -= 1
@@ -307,6 +331,7 @@ def settle_ties(
             fixed_NJ[child, split] = mark
             u_NC[child] = u_C
         n_open_nodes += 2
+
     return best, n_open_nodes == 0
 
 
@@ -321,11 +346,13 @@ def _best_single_swap(
         for j in range(distance_CJ.shape[1]):
             if (chosen_K == j).any():
                 continue
+
             subset = chosen_K.copy()
             subset[place] = j
             subset.sort()
             if compare(distance_CJ, rewards_C, order_C, temperature, subset, best) < 0:
                 best = subset
+
     return best
 
 
@@ -338,7 +365,7 @@ def costs_in_unit_of(
     facilities_J: np.ndarray,
     unit_reward: float,
 ) -> np.ndarray:
-    """Return ``exp((unit_reward - r_i) / T) A_ij`` (C, J), the largest float where that overflows."""
+    """Return ``exp((unit_reward - r_i) / T) A_ij`` (C, J), at most the largest float."""
     cost_CJ = np.zeros((len(clients_C), len(facilities_J)))
     for row in range(len(clients_C)):
         i = clients_C[row]
@@ -347,6 +374,7 @@ def costs_in_unit_of(
             distance = distances_RR[i, facilities_J[column]]
             if distance > 0.0:
                 cost_CJ[row, column] = min(LARGEST, weight * distance)
+
     return cost_CJ
 
 
@@ -359,7 +387,10 @@ def unit_reward_of(
     facilities_J: np.ndarray,
     columns_K: np.ndarray,
 ) -> float:
-    """Return the reward whose weight is the unit for a cost that leaves the float range; NaN where the cost is 0."""
+    """Return the reward whose weight is the unit for a cost that leaves the float range.
+
+    NaN where the cost is 0.
+    """
     distance_CJ = _distances(distances_RR, clients_C, facilities_J)
     reference = heaviest_term(distance_CJ, rewards_R[clients_C], temperature, columns_K)
     return np.nan if reference < 0 else rewards_R[clients_C[reference]]

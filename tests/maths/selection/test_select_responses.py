@@ -10,12 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.selection.selection import (
-    STRATEGIES,
-    resolve_temperature,
-    response_weights,
-    select_responses,
-)
+from prefpipe.maths.selection.select_responses import select_responses
+from prefpipe.maths.selection.strategies import STRATEGIES
+from prefpipe.maths.selection.weights import resolve_temperature, response_weights
 
 NAMES = list(STRATEGIES)
 GROUPS = [name for name, rule in STRATEGIES.items() if rule.n_negatives is None]
