@@ -1,17 +1,19 @@
-"""Verifiable constraints that a prompt carries in its column ``checks``, and the graded reward they give.
+"""The column ``checks`` of a prompt: verifiable constraints, and the graded reward they give.
 
     [{"type": "words", "max": 50}, {"type": "language", "language": "de", "weight": 2.0}]
 
-``type`` names one of ``CHECKS``; ``weight`` (1.0) is its share in the weighted mean; ``strict`` (false) counts anything
-short of full marks as 0, and ``not_empty`` (false) gives a response of white space alone 0, as IFEval does both; every other
-key is a parameter of that type. See docs/checks.md.
+``type`` names one of ``CHECKS``. ``weight`` (1.0) is its share in the weighted mean. ``strict``
+(false) counts anything short of full marks as 0, and ``not_empty`` (false) gives a response of white
+space alone 0; IFEval does both. Every other key is a parameter of that type. See docs/checks.md.
 """
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any, Final, NamedTuple
+
+from pydantic.dataclasses import dataclass
 
 from prefpipe.errors import InputError
 from prefpipe.spelling import did_you_mean
@@ -31,7 +33,7 @@ from prefpipe.text.checks.formats import (
 from prefpipe.text.checks.grading import Candidate, Check
 from prefpipe.text.checks.keywords import KeywordFrequency, Keywords
 from prefpipe.text.checks.languages import Language
-from prefpipe.text.checks.parameters import read_number, read_parameters, read_switch
+from prefpipe.text.checks.parameters import NotNegative, Switch, read_parameters
 from prefpipe.text.checks.user_checks import PythonCheck
 
 CHECKS_VERSION: Final = 1
@@ -62,15 +64,24 @@ CHECKS: Final[Mapping[str, type[Check]]] = {
 """Every type of check, with the frozen dataclass whose fields are its parameters."""
 
 
-@dataclass(frozen=True)
-class WeightedCheck:
+@dataclass(frozen=True, kw_only=True)
+class Weighting:
+    """How the score of a check counts in the reward: the keys that every check takes."""
+
+    weight: NotNegative = 1.0
+    strict: Switch = False
+    not_empty: Switch = False
+
+
+_WEIGHTING_KEYS: Final = frozenset(field.name for field in fields(Weighting))
+
+
+class WeightedCheck(NamedTuple):
     """One entry of the column ``checks``, read and found good."""
 
     type: str
     check: Check
-    weight: float = 1.0
-    strict: bool = False
-    not_empty: bool = False
+    weighting: Weighting
 
 
 class CheckResult(NamedTuple):
@@ -97,21 +108,30 @@ def rate(
 ) -> Rating:
     """Return the reward ``sum(weight * score) / sum(weight)`` and what each check found.
 
-    Any string can be rated. Only a user's own function can fail (``InputError``). ``messages`` and ``columns`` are for
-    those functions.
+    Args:
+        response: any string.
+        checks: of the prompt, one or more.
+        messages: the conversation, for a user's own functions.
+        columns: the user's columns of the prompt, for the same.
+
+    Raises:
+        InputError: a user's own function failed. Nothing else does.
     """
     if not checks:
         raise ValueError("nothing to rate: the prompt carries no checks")
+
     candidate = Candidate(response, messages, columns or {})
+    is_empty = not response.strip()
     results = []
-    for item in checks:
-        if item.not_empty and not response.strip():
-            results.append(CheckResult(item.type, 0.0, item.weight, "the response is empty"))
-            continue
-        score, reason = item.check.grade(candidate)
-        if item.strict and score < 1.0:
-            score = 0.0
-        results.append(CheckResult(item.type, score, item.weight, reason))
+    for kind, check, weighting in checks:
+        if weighting.not_empty and is_empty:
+            score, reason = 0.0, "the response is empty"
+        else:
+            score, reason = check.grade(candidate)
+            if weighting.strict and score < 1.0:
+                score = 0.0
+        results.append(CheckResult(kind, score, weighting.weight, reason))
+
     total = math.fsum(result.weight for result in results)
     reward = math.fsum(result.weight * result.score for result in results) / total
     return Rating(min(1.0, reward), tuple(results))
@@ -120,20 +140,24 @@ def rate(
 def parse_checks(
     value: Any, where: str, *, trust_python_checks: bool = False
 ) -> tuple[WeightedCheck, ...]:
-    """Return the checks in ``value``: a list of objects, JSON text of such a list, or nothing (null, ``""``, ``[]``).
+    """Return the checks of a prompt.
 
-    ``where`` names the prompt in the message of the ``InputError``, which lists every problem. A prompts file is data,
-    often somebody else's: it may name a function in any module (``package.module:function``) only with
-    ``trust_python_checks``; functions installed as entry points need no such leave.
+    Args:
+        value: a list of objects, JSON text of such a list, or nothing (null, ``""``, ``[]``).
+        where: names the prompt in messages.
+        trust_python_checks: a check may name a function in any module
+            (``package.module:function``). A prompts file is data, often somebody else's: without
+            this it may only name functions that are installed as entry points.
+
+    Raises:
+        InputError: listing every problem.
     """
     problems: list[str] = []
     checks = _read_checks(value, trust_python_checks, problems)
     if problems:
-        text = (
-            problems[0]
-            if len(problems) == 1
-            else f"{len(problems)} problems\n  " + "\n  ".join(problems)
-        )
+        text = problems[0]
+        if len(problems) > 1:
+            text = "\n  ".join([f"{len(problems)} problems", *problems])
         raise InputError(
             f"{where}: column 'checks': {text}",
             hint="docs/checks.md lists every check with its parameters",
@@ -144,24 +168,31 @@ def parse_checks(
 def _read_checks(
     value: Any, trust_python_checks: bool, problems: list[str]
 ) -> tuple[WeightedCheck, ...]:
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str):
+        if not value.strip():
+            return ()
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             problems.append(f"not JSON: {error}")
             return ()
-    if value is None or (isinstance(value, str) and not value.strip()):
+        if isinstance(value, str) and not value.strip():
+            return ()
+
+    if value is None:
         return ()
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
         problems.append(f"must be a list of objects, got {type(value).__name__}: {value!r}")
         return ()
-    items = list(value)
-    checks = [
-        _read_check(item, index, trust_python_checks, problems) for index, item in enumerate(items)
-    ]
-    if items and not problems and not any(check.weight for check in checks if check):
+
+    checks = []
+    for index, item in enumerate(value):
+        check = _read_check(item, index, trust_python_checks, problems)
+        if check is not None:
+            checks.append(check)
+    if checks and not problems and not any(check.weighting.weight for check in checks):
         problems.append("all weights are 0")
-    return tuple(check for check in checks if check)
+    return tuple(checks)
 
 
 def _read_check(
@@ -170,43 +201,31 @@ def _read_check(
     if not isinstance(item, Mapping):
         problems.append(f"[{index}]: must be an object, got {item!r}")
         return None
+
     kind = item.get("type")
     if not isinstance(kind, str) or kind not in CHECKS:
         guess = did_you_mean(kind, CHECKS, quote="'") if isinstance(kind, str) else ""
         problems.append(f"[{index}]: unknown type {kind!r}{guess}; known: {', '.join(CHECKS)}")
         return None
-    found: list[str] = []
-    weight = _read_or(1.0, read_number, item.get("weight"), "weight", found)
-    strict = _read_or(False, read_switch, item.get("strict"), "strict", found)
-    not_empty = _read_or(False, read_switch, item.get("not_empty"), "not_empty", found)
-    if weight < 0:
-        found.append(f"'weight' cannot be negative, got {weight:g}")
-    given = {
-        name: value
-        for name, value in item.items()
-        if name not in {"type", "weight", "strict", "not_empty"}
-    }
+
+    parameters = {name: item[name] for name in item if name not in {"type", *_WEIGHTING_KEYS}}
+    shared = {name: item[name] for name in item if name in _WEIGHTING_KEYS}
+    of_check: list[str] = []
+    weighting = read_parameters(Weighting, shared, of_check)
+
+    # refused before the check is made, which loads the function
+    function = parameters.get("function")
     check = None
-    if kind == "python" and not trust_python_checks and ":" in str(given.get("function")):
-        found.append(
-            f"'function' {given['function']!r} names code to run: pass --trust-python-checks if you trust this prompts "
-            "file, or install the function as an entry point of the group 'prefpipe.checks' and give its name"
+    if kind == "python" and ":" in str(function) and not trust_python_checks:
+        of_check.append(
+            f"'function' {function!r} names code to run: pass --trust-python-checks if you trust "
+            "this prompts file, or install the function as an entry point of the group "
+            "'prefpipe.checks' and give its name"
         )
     else:
-        check = read_parameters(CHECKS[kind], given, found)
-    problems += [f"[{index}] {kind}: {problem}" for problem in found]
-    return (
-        WeightedCheck(kind, check, weight, strict, not_empty)
-        if check is not None and not found
-        else None
-    )
+        check = read_parameters(CHECKS[kind], parameters, of_check)
 
-
-def _read_or(default: Any, read: Any, value: Any, name: str, problems: list[str]) -> Any:
-    if value is None:
-        return default
-    try:
-        return read(value)
-    except ValueError as error:
-        problems.append(f"{name!r} {error}")
-        return default
+    problems += [f"[{index}] {kind}: {problem}" for problem in of_check]
+    if of_check or check is None:
+        return None
+    return WeightedCheck(kind, check, weighting)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefpipe.errors import InputError
-from prefpipe.text.checks.constraints import CHECKS, CheckResult, parse_checks, rate
+from prefpipe.text.checks.column import CHECKS, CheckResult, parse_checks, rate
 
 EVERY_CHECK = [
     {"type": "words", "min": 1, "max": 50},
@@ -187,7 +187,7 @@ def test_all_problems_of_a_prompt_are_told_at_once():
     assert caught.value.message.split("\n  ") == [
         "prompt 'p7': column 'checks': 7 problems",
         f"[0]: unknown type 'word' (did you mean 'words'?); known: {known}",
-        "[1] words: 'weight' cannot be negative, got -1",
+        "[1] words: 'weight' should be greater than or equal to 0, got -1",
         "[1] words: one of 'min', 'max', 'exactly' is needed",
         "[2] regex: unknown parameter 'patern' (did you mean 'pattern'?); it takes pattern, mode, ignore_case",
         "[2] regex: parameter 'pattern' is missing",
@@ -204,15 +204,15 @@ def test_all_problems_of_a_prompt_are_told_at_once():
         ('{"type": "quoted"}', "must be a list of objects, got dict"),
         (3, "must be a list of objects, got int: 3"),
         ([{"type": "quoted", "weight": 0}], "all weights are 0"),
-        ([{"type": "quoted", "weight": "x"}], "'weight' must be a finite number, got 'x'"),
-        ([{"type": "quoted", "strict": "yes"}], "'strict' must be true or false, got 'yes'"),
+        ([{"type": "quoted", "weight": "x"}], "'weight' should be a valid number, got 'x'"),
+        ([{"type": "quoted", "strict": "yes"}], "'strict' should be a valid boolean, got 'yes'"),
         ([{"type": "regex", "pattern": "("}], r"'pattern' '\(' is no regular expression"),
         ([{"type": "language", "language": "deutsch"}], "unknown language 'deutsch'"),
         (
             [{"type": "python", "function": "os:system"}],
             "names code to run: pass --trust-python-checks",
         ),
-        ([{"type": "python", "function": 7}], "'function' must be a text that is not empty, got 7"),
+        ([{"type": "python", "function": 7}], "'function' should be a valid string, got 7"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_the_prompt_named(value, message):
