@@ -34,8 +34,8 @@ def savings_page(savings: Mapping[str, Any], *, width: int) -> Iterator[Renderab
     yield Text(_title(savings["source"]), style="bold")
     yield Padding(_figures(savings), (1, 0, 1, 0), expand=False)
     for line in (_assumptions(savings), _model(savings["model"]), *savings["notes"]):
-        line = visible_line(line, 600)
-        wrapped = textwrap.fill(line, max(40, width), subsequent_indent="  ")
+        shown = visible_line(line, 600)
+        wrapped = textwrap.fill(shown, max(40, width), subsequent_indent="  ")
         yield Text(wrapped, style="dim")
 
 
