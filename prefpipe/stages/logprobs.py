@@ -1,8 +1,12 @@
-"""Measure the log-probability of responses under a model: the reference of training, or of an evaluation, kept.
+"""Measure the log-probability of responses under a model.
 
-Reads: ``groups`` or ``candidates``. Writes: ``logprobs``, one row for every kept response in the order of the groups, none for
-rejected prompts; of candidates one for each that has a response. Promises: the tokens are those that ``train`` takes for the
-same model and ``--max-length``; a number does not depend on batch, device count or resume point, up to the engine's rounding.
+It is the reference of training, or of an evaluation, and is kept.
+
+Reads: ``groups`` or ``candidates``.
+Writes: ``logprobs``, one row for every kept response in the order of the groups, none for rejected
+prompts; of candidates one for each that has a response.
+Promises: the tokens are those that ``train`` takes for the same model and ``--max-length``; a
+number does not depend on batch, device count or resume point, up to the engine's rounding.
 """
 
 import math
@@ -165,7 +169,10 @@ def reference_identity(model: ModelFiles, encode_as: ModelFiles) -> dict[str, st
 
 
 class ReferenceModel:
-    """The model whose log-probabilities are measured, and the encoder of conversations whose ids are not stored."""
+    """The model whose log-probabilities are measured, and an encoder.
+
+    The encoder is for conversations whose token ids are not stored.
+    """
 
     def __init__(
         self,
@@ -248,7 +255,7 @@ class LogprobMaker:
     def _read(
         self, index: int, encoder: Encoder | None
     ) -> tuple[list[Key], list[Group], dict[Key, Fate]]:
-        """Return the key of every response of a part, groups of those that can be measured, and what became of each."""
+        """Return every response's key, the groups that can be measured, and what became of each."""
         if kind_of(self.groups) == "candidates":
             table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
             groups = groups_of_candidates(rows_of(table), encoder)
