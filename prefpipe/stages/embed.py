@@ -169,12 +169,12 @@ def embedding_status(row: Row) -> tuple[str, str | None]:
     return "ok", None
 
 
-def text_of(row: Row, what: str) -> str:
+def text_of(row: Row, which: str) -> str:
     """Return the text that is embedded.
 
     That is the response, or every turn and the response with a blank line between.
     """
-    if what == "response":
+    if which == "response":
         return str(row["response"])
     texts = [text for _, text in readable_turns(row["messages"])]
     return "\n\n".join([*texts, row["response"]])

@@ -307,6 +307,7 @@ class CandidateMaker:
             )
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
+
         summary.notes.append(
             f"{self.n_duplicates:,} responses repeat another response of their prompt"
         )

@@ -137,6 +137,7 @@ def record_of(
     merged = {}
     if config.merge_adapter and model.base is not None:
         merged["merge_adapter"] = True
+
     return RunRecord(
         stage=config.stage,
         schema=LOGPROBS.tag,

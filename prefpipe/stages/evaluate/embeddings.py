@@ -76,4 +76,4 @@ def vectors_by_prompt(
         place_of_row = places.get(key_of(row))
         if place_of_row is not None:
             places_of_row.append(place_of_row)
-    return {prompt_id: vectors_ND[found] for prompt_id, found in places_of_prompt.items()}
+    return {prompt_id: vectors_ND[rows_N] for prompt_id, rows_N in places_of_prompt.items()}

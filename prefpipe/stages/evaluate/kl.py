@@ -83,6 +83,7 @@ def log_ratios(
             )
         ratios.append(row["logp"] - logp)
         tokens.append(n_tokens)
+
     if not ratios:
         return nan, nan
     return float(np.mean(ratios)), float(np.mean(tokens))

@@ -121,12 +121,14 @@ def _check_argument(name: str, value: str) -> None:
             "lm-evaluation-harness takes for a part of its list of arguments",
             hint="rename the folder, or make a link to it without those signs",
         )
+
     if has_open_bracket(value):
         raise UsageError(
             f"{name}: {value!r} has a bracket without its other half, and lm-evaluation-harness "
             "reads what is between brackets as one argument",
             hint="rename the folder, or make a link to it without brackets",
         )
+
     if not is_read_as_text(value):
         hint = f"download it, `hf download {value} --local-dir DIR`, and give ./DIR"
         if name == "revision":

@@ -110,6 +110,7 @@ def _values(rows: Sequence[Row], rewards: Sequence[float]) -> dict[str, np.ndarr
         n_tokens, text, ended_by = row["n_response_tokens"], row["response"], row["finish_reason"]
         if n_tokens is not None:
             values["n_tokens"][place] = n_tokens
+        # A response that was never written is not a short, clean, unrefused one.
         if text is None:
             continue
         values["length_chars"][place] = len(text)

@@ -35,8 +35,8 @@ def measure_reference(
     if not ids_fit(policy.candidates, model.tokenizer_hash, model.chat_template_hash):
         samplers = policy.candidates.record.identity["models"]
         is_same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
-        what = "chat template" if is_same else "tokenizer"
-        reason = f"{model.requested} has another {what} than the policy"
+        other = "chat template" if is_same else "tokenizer"
+        reason = f"{model.requested} has another {other} than the policy"
         return KlReference(model.requested, reason=reason)
 
     runtime.log(f"KL: the policy's responses under {model.requested}")

@@ -205,6 +205,7 @@ def reward_text(config: EvalConfig, policy: RatedCandidates, baseline: RatedCand
                 f"--reward is needed: the sides share the scorers {', '.join(shared) or 'none'}"
             )
         return str(shared[0])
+
     for name in parse_reward(config.reward).names:
         if name not in shared:
             raise UsageError(

@@ -102,6 +102,7 @@ class AnswerRows:
                 f"{self.n_uncounted:,} responses have no token count, which Arena-Hard's style "
                 "control needs"
             )
+
         summary.facts |= {
             "format": self.config.format,
             "n_rows": self.n_rows,

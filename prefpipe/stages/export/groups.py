@@ -166,6 +166,7 @@ class GroupRows:
         )
         for reason, count in self.left_out.most_common():
             summary.notes.append(f"{count:,} prompts left out: {reason}")
+
         summary.facts |= {
             "format": self.config.format,
             "n_rows": self.n_rows,

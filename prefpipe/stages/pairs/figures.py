@@ -243,10 +243,10 @@ def _calibration(
             hint="give a file with score_chosen and score_rejected (or chosen-rating and "
             "rejected-rating), and --model",
         )
-    column, what = ("outcome", "a preference") if gamma is None else ("rater_gap", "two ratings")
+    column, needed = ("outcome", "a preference") if gamma is None else ("rater_gap", "two ratings")
     known = scored.filter(pc.is_valid(scored[column]))
     if not known.num_rows:
-        return {"n_pairs": 0, "reason": f"no scored pair has {what}"}
+        return {"n_pairs": 0, "reason": f"no scored pair has {needed}"}
 
     gaps = known["rater_gap"].cast(pa.float64()).to_numpy()
     outcomes = known["outcome"].to_numpy()

@@ -139,6 +139,7 @@ class PairsOfFile:
         if self.rater is not None:
             identities = [dict(identity) for identity in self.rater.models]
             names = list(self.rater.names)
+
         columns = self.file.score_columns
         identity = {
             "stage": PAIR_SCORES.name,
@@ -150,6 +151,7 @@ class PairsOfFile:
         }
         if self.is_of_completions:
             identity["completions"] = 1
+
         return RunRecord(
             stage=self.config.stage,
             schema=PAIR_SCORES.tag,

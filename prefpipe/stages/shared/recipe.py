@@ -141,6 +141,7 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
                 f"prompts: {len(alone):,} of {len(prompts):,} are the {name}'s alone, "
                 f"the first is {alone[0]}"
             )
+
     with_other_text = [
         prompt_id
         for prompt_id, messages in policy.items()

@@ -203,13 +203,13 @@ class PartClock:
                 "one begun just before it would be lost",
             )
 
-    def _warn(self, what: str, loss: str) -> None:
+    def _warn(self, fact: str, loss: str) -> None:
         if self._has_warned:
             return
         self._has_warned = True
         notice_s = ceil(self.longest_s * 1.2 / 60) * 60
         self.runtime.log(
-            f"warning: a part takes {self.longest_s:.0f} s and {what}: {loss}. Ask for the signal "
+            f"warning: a part takes {self.longest_s:.0f} s and {fact}: {loss}. Ask for the signal "
             f"earlier, --signal=B:USR1@{notice_s}, or for smaller parts, --part-size"
         )
 
