@@ -199,13 +199,14 @@ class PolicyRater:
 
     def _too_long(self, group: Group) -> Rated | None:
         """Return why a pair cannot be read whole, None where both of its responses fit."""
-        fitting, fates = fit_length(group, max_length=self.max_length, on_too_long="drop")
+        fitting, statuses = fit_length(group, max_length=self.max_length, on_too_long="drop")
         if len(fitting) == len(RESPONSES):
             return None
-        number = next(key[1] for key, fate in fates.items() if fate.status != "ok")
-        fate = fates[group.prompt_id, number]
-        status = "too_long" if fate.status == "prompt_too_long" else fate.status
-        return Rated(status=status, reason=f"{RESPONSES[number]}: {fate.reason}")
+        number = next(key[1] for key, status in statuses.items() if status.status != "ok")
+        status, reason = statuses[group.prompt_id, number]
+        if status == "prompt_too_long":
+            status = "too_long"
+        return Rated(status=status, reason=f"{RESPONSES[number]}: {reason}")
 
     def _measure(self, model: Any, groups: Sequence[Group]) -> Logps:
         measured = measure_responses(
