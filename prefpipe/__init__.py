@@ -15,7 +15,8 @@ TYPE_CHECKING = (
 if TYPE_CHECKING:
     from prefpipe.frames import read
     from prefpipe.maths.selection.pairs import Pair, build_pairs
-    from prefpipe.maths.selection.selection import Selection, select_responses
+    from prefpipe.maths.selection.select_pools import Selection
+    from prefpipe.maths.selection.select_responses import select_responses
     from prefpipe.maths.statistics.calibration_figures import calibration_figures
     from prefpipe.maths.statistics.calibration_measures import measure_calibration
     from prefpipe.maths.statistics.intervals import Bootstrap
@@ -59,7 +60,7 @@ _PUBLIC = {
     "PartlyJudged": "prefpipe.maths.statistics.length_control",
     "RegularisingRows": "prefpipe.maths.statistics.length_control",
     "RewardBench": "prefpipe.maths.statistics.rewardbench",
-    "Selection": "prefpipe.maths.selection.selection",
+    "Selection": "prefpipe.maths.selection.select_pools",
     "WinRate": "prefpipe.maths.statistics.winrate",
     "build_pairs": "prefpipe.maths.selection.pairs",
     "calibration_figures": "prefpipe.maths.statistics.calibration_figures",
@@ -68,7 +69,7 @@ _PUBLIC = {
     "rewardbench_accuracy": "prefpipe.maths.statistics.rewardbench",
     "length_controlled_difference": "prefpipe.maths.statistics.length_control",
     "length_controlled_win_rate": "prefpipe.maths.statistics.length_control",
-    "select_responses": "prefpipe.maths.selection.selection",
+    "select_responses": "prefpipe.maths.selection.select_responses",
     "win_rate": "prefpipe.maths.statistics.winrate",
     "win_rate_difference": "prefpipe.maths.statistics.winrate",
 }

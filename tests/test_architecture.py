@@ -3,11 +3,13 @@
 import ast
 import importlib.util
 import json
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "prefpipe"
 FLOORS = {
-    "errors": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4,
+    "errors": 0, "spelling": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4,
     "stages": 5, "status": 6, "report": 6, "pages": 6, "wiring": 7, "frames": 8, "cli": 8, "__main__": 9,
 }  # fmt: skip
 APART_FLOORS = {1, 3, 6}
@@ -52,8 +54,6 @@ DEFERRED_ELSEWHERE = {"datasets", "polars", "py3langid"}
 HELP_BUDGET_S = 0.5
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-NAMES = [str(path.relative_to(PACKAGE)) for path in MODULES]
-each_module = pytest.mark.parametrize("path", MODULES, ids=NAMES)
 
 
 @cache
@@ -61,11 +61,17 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def name_of(path: Path) -> str:
+    """Return a module's dotted name below the package: ``stages.select.run``."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_names(tree: ast.AST) -> Iterator[str]:
+    """Yield every imported name in full, ``prefpipe.errors.UsageError``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -75,119 +81,147 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def imported_modules(path: Path) -> set[str]:
+    """Return the modules of this package that a file imports, dotted, wherever in the file the import stands."""
+    modules = {name_of(module) for module in MODULES}
+    imported = set()
+    for name in imported_names(tree_of(path)):
+        pieces = name.removeprefix("prefpipe.").split(".")
+        if not name.startswith("prefpipe."):
+            continue
+        for n_pieces in range(len(pieces), 0, -1):  # a name of a module, or a module
+            candidate = ".".join(pieces[:n_pieces])
+            if candidate in modules:
+                imported.add(candidate)
+                break
+    return imported
+
+
 def functions_of(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    return (
-        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    )
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    return (node for node in ast.walk(tree) if isinstance(node, functions))
 
 
 def is_for_type_checkers(node: ast.stmt) -> bool:
-    return (
-        isinstance(node, ast.If)
-        and isinstance(node.test, ast.Name)
-        and node.test.id == "TYPE_CHECKING"
-    )
+    if not isinstance(node, ast.If):
+        return False
+    return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-@each_module
-def test_imports_point_strictly_down(path: Path) -> None:
+def assert_none(offenders: list[str], rule: str) -> None:
+    """Fail with every offender at once, so that one run shows all that is to be mended."""
+    assert not offenders, f"{rule}:\n  " + "\n  ".join(offenders)
+
+
+def test_imports_point_strictly_down() -> None:
     """A module imports its own room and lower floors; rooms of one floor do not see each other."""
-    room = room_of(path)
-    if (
-        room == "__init__"
-    ):  # names for type checkers alone: importing the package must import nothing
-        at_run_time = ast.Module(
-            [node for node in tree_of(path).body if not is_for_type_checkers(node)], []
-        )
-        assert not [name for name in imported_names(at_run_time) if name.startswith("prefpipe")]
-        return
-    for name in imported_names(tree_of(path)):
-        pieces = name.split(".")
-        if pieces[0] != "prefpipe" or name == "prefpipe.__version__":
+    offenders = []
+    for path in MODULES:
+        room = room_of(path)
+        if room == "__init__":
             continue
-        target = next((piece for piece in pieces[1:] if piece in FLOORS), None)
-        assert target is not None, f"{path} imports {name}, which has no floor"
-        if target != room:
-            assert FLOORS[target] < FLOORS[room], (
-                f"{path} (floor {FLOORS[room]}) imports {name} (floor {FLOORS[target]})"
-            )
+        for name in imported_names(tree_of(path)):
+            pieces = name.split(".")
+            if pieces[0] != "prefpipe" or name == "prefpipe.__version__":
+                continue
+            target = next((piece for piece in pieces[1:] if piece in FLOORS), None)
+            if target is None:
+                offenders.append(f"{name_of(path)} imports {name}, which has no floor")
+            elif target != room and FLOORS[target] >= FLOORS[room]:
+                floors = f"floor {FLOORS[room]} imports floor {FLOORS[target]}"
+                offenders.append(f"{name_of(path)} imports {name}: {floors}")
+    assert_none(offenders, "imports point strictly down")
 
 
-def test_rooms_of_one_floor_are_apart() -> None:
-    """The rule above forbids imports between rooms of one floor; this names the pairs, so that none gets an exception."""
-    floors = {floor: {room for room in FLOORS if FLOORS[room] == floor} for floor in APART_FLOORS}
-    seen = {
-        (room_of(path), piece)
-        for path in MODULES
-        for name in imported_names(tree_of(path))
-        if name.startswith("prefpipe.")
-        for piece in name.split(".")[1:2]
-    }
-    assert not [
-        (a, b)
-        for rooms in floors.values()
-        for a in rooms
-        for b in rooms
-        if a != b and (a, b) in seen
+def test_the_package_itself_imports_nothing() -> None:
+    """The names in ``prefpipe/__init__.py`` are for type checkers: ``import prefpipe`` costs nothing."""
+    body = [
+        node for node in tree_of(PACKAGE / "__init__.py").body if not is_for_type_checkers(node)
     ]
+    at_run_time = imported_names(ast.Module(body, []))
+    assert not [name for name in at_run_time if name.startswith("prefpipe")]
 
 
-@each_module
-def test_imports_inside_functions_stay_at_the_doorstep(path: Path) -> None:
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count: a circle that Python forgives is still one that a reader walks."""
+    graph = {name_of(path): imported_modules(path) for path in MODULES}
+    graph["cli.reference"] -= {"cli.main"}  # until it is cut
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_imports_inside_functions_stay_at_the_doorstep() -> None:
     """Lazy at the doorstep, eager inside the room: elsewhere only packages that one kind of input needs."""
-    if room_of(path) in DOORSTEPS:
-        return
-    deferred = {
-        name.split(".")[0]
-        for function in functions_of(tree_of(path))
-        for name in imported_names(function)
-    }
-    assert deferred <= DEFERRED_ELSEWHERE, (
-        f"{path} imports {deferred - DEFERRED_ELSEWHERE} inside a function"
-    )
+    offenders = []
+    for path in MODULES:
+        if room_of(path) in DOORSTEPS:
+            continue
+        deferred = set()
+        for function in functions_of(tree_of(path)):
+            deferred |= {name.split(".")[0] for name in imported_names(function)}
+        if not deferred <= DEFERRED_ELSEWHERE:
+            offenders.append(f"{name_of(path)}: {sorted(deferred - DEFERRED_ELSEWHERE)}")
+    assert_none(offenders, "imports inside functions")
 
 
-@each_module
-def test_no_function_takes_a_crowd_of_arguments(path: Path) -> None:
+def test_no_module_is_named_in_a_string() -> None:
+    """Objects are named by imports, which editors follow and type checkers read, never by ``"module:name"``."""
+    offenders = []
+    for path in MODULES:
+        if name_of(path) == "maths.objectives.registry":
+            continue  # until its losses are named by imports
+        for node in ast.walk(tree_of(path)):
+            is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+            if is_text and re.fullmatch(r"prefpipe(\.\w+)+:\w+", node.value):
+                offenders.append(f"{name_of(path)}:{node.lineno} {node.value}")
+    assert_none(offenders, "modules named in strings")
+
+
+def test_no_function_takes_a_crowd_of_arguments() -> None:
     """At most 8 arguments a function (``self`` not counted): more is an object that nobody has named yet."""
-    for function in functions_of(tree_of(path)):
-        arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-        n_arguments = sum(argument.arg not in ("self", "cls") for argument in arguments)
-        assert n_arguments <= MAX_ARGUMENTS, (
-            f"{path}: {function.name} takes {n_arguments} arguments"
-        )
+    offenders = []
+    for path in MODULES:
+        for function in functions_of(tree_of(path)):
+            given = function.args
+            arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs]
+            n_arguments = sum(argument.arg not in ("self", "cls") for argument in arguments)
+            if n_arguments > MAX_ARGUMENTS:
+                offenders.append(f"{name_of(path)}.{function.name}: {n_arguments}")
+    assert_none(offenders, f"more than {MAX_ARGUMENTS} arguments")
 
 
-@each_module
-def test_names_say_something(path: Path) -> None:
+def test_names_say_something() -> None:
     """No module, package or class is called after nothing in particular."""
-    words = {piece.removesuffix(".py") for piece in path.relative_to(PACKAGE).parts}
-    words |= {
-        node.name.lower() for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)
-    }
-    vague = {word for word in words for piece in word.split("_") if piece in FORBIDDEN_NAMES}
-    assert not vague
     suffixes = ("manager", "handler", "helper", "utils")
-    assert not [word for word in words if word.endswith(suffixes)]
+    offenders = []
+    for path in MODULES:
+        words = {piece.removesuffix(".py") for piece in path.relative_to(PACKAGE).parts}
+        classes = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef))
+        words |= {node.name.lower() for node in classes}
+        for word in words:
+            is_vague = any(piece in FORBIDDEN_NAMES for piece in word.split("_"))
+            if is_vague or word.endswith(suffixes):
+                offenders.append(f"{name_of(path)}: {word}")
+    assert_none(offenders, "names that say nothing")
 
 
-@each_module
-def test_every_module_has_a_docstring(path: Path) -> None:
-    assert ast.get_docstring(tree_of(path)), f"{path} has no docstring"
+def test_every_module_has_a_docstring() -> None:
+    silent = [name_of(path) for path in MODULES if not ast.get_docstring(tree_of(path))]
+    assert_none(silent, "no docstring")
 
 
-@each_module
-def test_nothing_prints(path: Path) -> None:
+def test_nothing_prints() -> None:
     """Text leaves through the console; the one ``print`` is what ``--version`` is for."""
-    prints = [
-        node
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "print"
-    ]
-    allowed = 1 if path == PACKAGE / "cli" / "main.py" else 0
-    assert len(prints) <= allowed, f"{path} prints in line {prints[0].lineno}"
+    offenders = []
+    for path in MODULES:
+        allowed = 1 if path == PACKAGE / "cli" / "main.py" else 0
+        calls = (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call))
+        names = (call.func for call in calls if isinstance(call.func, ast.Name))
+        lines = [name.lineno for name in names if name.id == "print"]
+        offenders += [f"{name_of(path)}:{line}" for line in lines[allowed:]]
+    assert_none(offenders, "print")
 
 
 def is_importable(path: Path) -> bool:
@@ -222,26 +256,30 @@ def test_every_module_imports() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def command_names() -> list[list[str]]:
+HELP_OF_MANY = """
+import json, sys
+from prefpipe.cli.main import run
+
+codes = {}
+for words in json.loads(sys.argv[1]):
+    codes[" ".join(words)] = run([*words, "--help"])
+    sys.stdout.flush()
+loaded = sorted({name.partition(".")[0] for name in sys.modules})
+sys.stderr.write(json.dumps([codes, loaded]))
+"""
+
+
+def test_help_of_every_command_loads_nothing_heavy() -> None:
+    """``prefpipe X --help`` answers without PyTorch, Arrow or NumPy in the process."""
     from prefpipe.cli.reference import commands
 
-    return [[], ["models"], *(path.split()[1:] for path, _ in commands())]
-
-
-@pytest.mark.parametrize("words", command_names(), ids=lambda words: " ".join(words) or "prefpipe")
-def test_help_loads_nothing_heavy(words: list[str]) -> None:
-    """``prefpipe X --help`` answers without PyTorch, Arrow or NumPy in the process."""
-    code = (
-        "import json, sys\nfrom prefpipe.cli.main import run\n"
-        "code = run(sys.argv[1:])\nsys.stderr.write(json.dumps([code, sorted({n.partition('.')[0] for n in sys.modules})]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, check=True
-    )
-    code_and_modules = json.loads(done.stderr)
-    assert code_and_modules[0] == 0
-    assert not HEAVY & set(code_and_modules[1])
-    assert "Usage:" in done.stdout
+    words = [[], ["models"], *(path.split()[1:] for path, _ in commands())]
+    start = [sys.executable, "-c", HELP_OF_MANY, json.dumps(words)]
+    outcome = subprocess.run(start, capture_output=True, text=True, check=True)
+    codes, loaded = json.loads(outcome.stderr)
+    assert not {name: code for name, code in codes.items() if code != 0}
+    assert not HEAVY & set(loaded)
+    assert outcome.stdout.count("Usage:") >= len(words)
 
 
 def test_help_is_instant() -> None:

@@ -71,9 +71,9 @@ def _facts(objective: "Objective") -> dict[str, Any]:
 
 
 def _documentation(objective: "Objective") -> str:
-    from prefpipe.maths.objectives.scores import loss_function
+    from prefpipe.maths.objectives.losses import LOSSES
 
-    return inspect.getdoc(loss_function(objective.name)) or ""
+    return inspect.getdoc(LOSSES[objective.name]) or ""
 
 
 def _defaults(facts: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ A field has a type, a default or none (then it is required), a help sentence wit
 ``identity=False`` if it cannot change the answer.
 """
 
-import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import yaml
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.tables.locations import scheme_problem
 from prefpipe.errors import UsageError
+from prefpipe.spelling import did_you_mean
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """Number format of a model that is run; ``auto``: as it is stored, or as the device computes best."""
@@ -274,7 +274,7 @@ def _choice_problems(config: StageConfig) -> list[str]:
         bad = [each for each in values if choices and each not in choices]
         if bad:
             found.append(
-                f"{flag_of(item)} must be one of {', '.join(choices)}, not {bad[0]!r}{_nearest(bad[0], choices)}"
+                f"{flag_of(item)} must be one of {', '.join(choices)}, not {bad[0]!r}{did_you_mean(bad[0], choices)}"
             )
     return found
 
@@ -348,13 +348,8 @@ def _read_yaml(path: Path | None, cls: type[StageConfig]) -> dict[str, Any]:
     given = {str(key).replace("-", "_"): value for key, value in values.items()}
     unknown = [key for key in given if key not in known]
     if unknown:
-        words = "; ".join(f"unknown key `{key}`{_nearest(key, known)}" for key in unknown)
+        words = "; ".join(f"unknown key `{key}`{did_you_mean(key, known)}" for key in unknown)
         raise UsageError(
             f"--config {path}: {words}", hint=f"run `prefpipe {cls.stage} --help` for the keys"
         )
     return given
-
-
-def _nearest(word: Any, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(word), known, n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""

@@ -15,7 +15,7 @@ WIDEST, TALLEST, NARROWEST, LOWEST = 110, 33, 24, 3
 ROWS_AND_POINTS = 8
 """A grid has at most so many rows more than points: a few do not need a large one."""
 ROW_HEIGHT = 2.0
-"""A character is about twice as high as wide: one row is worth two columns, which keeps proportions."""
+"""A character is about twice as high as wide: a row worth two columns keeps proportions."""
 
 
 class Point(NamedTuple):

@@ -13,7 +13,7 @@ LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def curves_table(curves: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a row for each measure: its name, first and last value, and its course from left to right.
+    """Return a row for each measure: its name, first and last value, and its course.
 
     Args:
         curves: what `prefpipe.stages.inspect.curves.read_curves` returned.
@@ -35,7 +35,7 @@ def curves_table(curves: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return one block for each value, the lowest for the least and the highest for the greatest."""
+    """Return a block for each value, the lowest for the least, the highest for the greatest."""
     low, high = min(values), max(values)
     if not high > low:
         return LEVELS[0] * len(values)

@@ -37,7 +37,7 @@ def distribution_plot(distribution: Distribution) -> Text:
 
 
 def bar(share: float) -> str:
-    """Return a bar of ``share`` (in [0, 1]) of ``BAR_WIDTH`` characters; anything above zero is seen."""
+    """Return a bar of ``share``, in [0, 1], of ``BAR_WIDTH``; anything above zero is seen."""
     eighths = round(share * BAR_WIDTH * 8)
     if share > 0:
         eighths = max(1, eighths)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.selection.selection import select_responses
+from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.report.sources import ReportedPool, parts_on_disk, require_same_version
-from prefpipe.stages.select.part import Screening, screen_part
+from prefpipe.stages.select.screening import ScreeningFlags, screen_part
 
 N_PROMPTS, N_PARTS, MAX_K = 48, 8, 16
 COMPARED = ("bottom-k", "coreset", "opt-select")
@@ -42,8 +42,8 @@ def coverage_of(pool: ReportedPool) -> dict[str, Any] | None:
     if not indices or pool.expression is None:
         return None
     identity = pool.groups.artifact.record.identity if pool.groups is not None else {}
-    screening = Screening(
-        **{name: identity[name] for name in Screening._fields if name in identity}
+    screening = ScreeningFlags(
+        **{name: identity[name] for name in ScreeningFlags._fields if name in identity}
     )
     spread = [indices[place] for place in _spread(len(indices), N_PARTS)]
     shares = [len(share) for share in np.array_split(np.arange(N_PROMPTS), len(spread))]
@@ -116,7 +116,7 @@ def _spread(n: int, wanted: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, n - 1, min(n, wanted))})
 
 
-def _sample(pool: ReportedPool, index: int, screening: Screening, n_wanted: int) -> Sample:
+def _sample(pool: ReportedPool, index: int, screening: ScreeningFlags, n_wanted: int) -> Sample:
     """Return up to ``n_wanted`` prompts of a part, evenly spread, with the candidates that ``select`` would choose from."""
     candidates, scores, embeddings = pool.candidates, pool.scores, pool.embeddings
     assert candidates is not None

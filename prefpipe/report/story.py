@@ -22,7 +22,7 @@ from prefpipe.report.maps import maps_of
 from prefpipe.report.outcomes import calibrations_of, health_of, trainings_of, win_rates_of
 from prefpipe.report.pools import rewards_of
 from prefpipe.report.sources import ReportedArtifact, ReportedPool, pools_of
-from prefpipe.stages.select.part import Screening
+from prefpipe.stages.select.screening import ScreeningFlags
 
 PLAN = {
     "prompts": 60_000,
@@ -108,7 +108,7 @@ def _pool(
     key = (
         *names,
         pool.expression,
-        *(identity.get(name) for name in (*Screening._fields, "cover", "weight_temperature")),
+        *(identity.get(name) for name in (*ScreeningFlags._fields, "cover", "weight_temperature")),
     )
     if key not in seen:
         seen[key] = _or_error(coverage_of, pool)

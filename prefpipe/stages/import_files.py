@@ -7,7 +7,7 @@ without a text is a row with its reason, and a missing score is a row with a nul
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
@@ -18,14 +18,13 @@ import pyarrow as pa
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.interchange.formats import content_hash, read_pool
-from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions, WideColumns
 from prefpipe.artifacts.interchange.user_table import file_of
-from prefpipe.artifacts.interchange.wide_rows import WideColumns
-from prefpipe.artifacts.prompts import Prompts
 from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.schemas import CANDIDATES, SCORES, Schema
+from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Output, Shard, open_output, refuse_nesting
+from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.configs.import_files import ImportConfig
 from prefpipe.stages.shared.candidate_rows import (
@@ -46,71 +45,78 @@ from prefpipe.stages.shared.skipped_rows import (
 
 def run(config: ImportConfig, runtime: Runtime) -> Summary:
     """Import the parts that are missing."""
-    sources = {"SOURCE": config.source} | (
-        {"--requests": config.requests} if config.requests is not None else {}
-    )
-    refuse_nesting(
-        config.output,
-        {name: path for name, text in sources.items() if (path := file_of(text)) is not None},
-    )
-    pool, skipped = read_users_rows(
-        config,
-        lambda: read_pool(
-            config.source,
-            "wide" if config.is_wide else config.format,
-            requests=config.requests,
-            names=_names(config),
-            wide=_wide(config),
-            columns=config.kept_columns,
-            reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
-            rules=config.reading_rules,
-        ),
-    )
+    sources = {"SOURCE": config.source}
+    if config.requests is not None:
+        sources["--requests"] = config.requests
+    files = {name: file_of(text) for name, text in sources.items()}
+    refuse_nesting(config.output, {name: path for name, path in files.items() if path is not None})
+    pool, skipped = _read(config)
     runtime = replace(runtime, context={**runtime.context, **context_of_skipped_rows(skipped)})
     for note in pool.notes:
         runtime.log(note)
     runtime.log(
-        f"{len(pool.prompts):,} prompts, {pool.n_responses:,} responses, scorers: {', '.join(pool.scorers) or 'none'}"
+        f"{len(pool.prompts):,} prompts, {pool.n_responses:,} responses, "
+        f"scorers: {', '.join(pool.scorers) or 'none'}"
     )
+
     candidates = open_output(
         config.output / CANDIDATES.name,
-        _record(config, CANDIDATES, pool, runtime),
+        _record_of_candidates(config, pool, runtime),
         shard=Shard(),
         overwrite=config.overwrite,
     )
-    outputs = [candidates]
+    scores = None
     if pool.scorers:
-        record = _record(config, SCORES, pool, runtime, candidates)
-        outputs.append(
-            open_output(
-                config.output / SCORES.name, record, shard=Shard(), overwrite=config.overwrite
-            )
+        scores = open_output(
+            config.output / SCORES.name,
+            _record_of_scores(config, pool, runtime, candidates),
+            shard=Shard(),
+            overwrite=config.overwrite,
         )
     elif config.overwrite:  # scores of what was imported before: now there are none
         _remove_imported(config.output / SCORES.name)
-    work = _Work(config, pool, outputs)
+
     summary = Summary(config.stage, config.output)
     indices = range(candidates.n_parts)
     loop_over_parts(
-        candidates, lambda _index: {}, work.make_candidates, runtime, summary, indices=indices
+        candidates,
+        lambda _index: {},
+        lambda index: _make_candidates(config, pool, candidates, index),
+        runtime,
+        summary,
+        indices=indices,
     )
-    if pool.scorers:
-        of_scores = Summary(config.stage, config.output)
+    if scores is not None:
+        summary_of_scores = Summary(config.stage, config.output)
         parents = parent_digests(indices, candidates=candidates)
         loop_over_parts(
-            outputs[1],
+            scores,
             parents.__getitem__,
-            lambda index: work.make_scores(index, parents[index]),
+            lambda index: _make_scores(config, pool, scores, index, parents[index]),
             runtime,
-            of_scores,
+            summary_of_scores,
             indices=indices,
         )
-        summary.facts["scores"] = dict(sorted(of_scores.counts.items()))
-        summary.n_parts_made += of_scores.n_parts_made
-        summary.n_parts_kept += of_scores.n_parts_kept
+        summary.facts["scores"] = dict(sorted(summary_of_scores.counts.items()))
+        summary.n_parts_made += summary_of_scores.n_parts_made
+        summary.n_parts_kept += summary_of_scores.n_parts_kept
     _describe(summary, pool)
     report_skipped_rows(config, skipped, summary)
     return summary
+
+
+def _read(config: ImportConfig) -> tuple[Pool, list[BadRow]]:
+    """Return what the file holds, and the rows that ``--skip-bad-rows`` leaves out."""
+    kind = "wide" if config.is_wide else config.format
+    options = ReadOptions(
+        columns=config.kept_columns,
+        reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
+        rules=config.reading_rules,
+        requests=config.requests,
+        names=_names(config),
+        wide=_wide(config),
+    )
+    return read_users_rows(config, lambda: read_pool(config.source, kind, options))
 
 
 def _names(config: ImportConfig) -> ColumnNames:
@@ -134,74 +140,79 @@ def _wide(config: ImportConfig) -> WideColumns:
     )
 
 
-def _record(
-    config: ImportConfig,
-    schema: Schema,
-    pool: Pool,
-    runtime: Runtime,
-    candidates: Output | None = None,
-) -> RunRecord:
-    """Return what is written into ``run.json``: the scores are what the candidates are, and which scorers."""
-    if candidates is not None:
-        identity: dict[str, Any] = {
-            "scorers": [{"name": name, "kind": "import"} for name in pool.scorers],
-            "candidates": parent_identity(candidates),
-        }
-        parents = {"candidates": str(candidates.path)}
-    else:
-        identity = {**config.identity(), "source": content_hash(config.source)}
-        parents = {"source": config.source}
-        if config.requests is not None:
-            identity["requests"] = content_hash(config.requests)
-            parents["requests"] = config.requests
+def _record_of_candidates(config: ImportConfig, pool: Pool, runtime: Runtime) -> RunRecord:
+    identity: dict[str, Any] = {
+        "stage": config.stage,
+        "version": config.VERSION,
+        **config.identity(),
+        "source": content_hash(config.source),
+    }
+    parents = {"source": config.source}
+    if config.requests is not None:
+        identity["requests"] = content_hash(config.requests)
+        parents["requests"] = config.requests
     return RunRecord(
         stage=config.stage,
-        schema=schema.tag,
+        schema=CANDIDATES.tag,
         n_parts=pool.prompts.n_parts(config.part_size),
         context=dict(runtime.context),
-        identity={"stage": config.stage, "version": config.VERSION, **identity},
+        identity=identity,
         parents=parents,
+    )
+
+
+def _record_of_scores(
+    config: ImportConfig, pool: Pool, runtime: Runtime, candidates: Output
+) -> RunRecord:
+    """Return what the scores are: what the candidates are, and which scorers."""
+    return RunRecord(
+        stage=config.stage,
+        schema=SCORES.tag,
+        n_parts=pool.prompts.n_parts(config.part_size),
+        context=dict(runtime.context),
+        identity={
+            "stage": config.stage,
+            "version": config.VERSION,
+            "scorers": [{"name": name, "kind": "import"} for name in pool.scorers],
+            "candidates": parent_identity(candidates),
+        },
+        parents={"candidates": str(candidates.path)},
     )
 
 
 def _remove_imported(folder: Path) -> None:
     """Remove the scores of an earlier import, which are of other candidates; what another command wrote stays."""
-    if (folder / run_record.FILE_NAME).exists() and run_record.read_run_record(
-        folder
-    ).stage == ImportConfig.stage:
+    if not (folder / run_record.FILE_NAME).exists():
+        return
+    if run_record.read_run_record(folder).stage == ImportConfig.stage:
         shutil.rmtree(folder)
 
 
-class _Work:
-    """One run's state: what was read, and where it goes."""
+def _make_candidates(config: ImportConfig, pool: Pool, output: Output, index: int) -> None:
+    """Write one part of the candidates."""
+    prompts = pool.prompts.part(index, config.part_size)
+    rows = [_candidate(config, response) for response in _responses(config, pool, index)]
+    mark_duplicates(rows)
+    table = table_of_rows(rows, prompts)
+    output.write(index, table, counts=count_by_status(rows), parents={})
 
-    def __init__(self, config: ImportConfig, pool: Pool, outputs: Sequence[Output]) -> None:
-        self.config, self.pool, self.outputs = config, pool, outputs
 
-    def make_candidates(self, index: int) -> None:
-        """Write one part of the candidates."""
-        prompts, responses = self._part(index)
-        rows = [_candidate(self.config, response) for members in responses for response in members]
-        mark_duplicates(rows)
-        self.outputs[0].write(
-            index, table_of_rows(rows, prompts), counts=count_by_status(rows), parents={}
-        )
+def _make_scores(
+    config: ImportConfig, pool: Pool, output: Output, index: int, parents: Mapping[str, str]
+) -> None:
+    """Write one part of the scores."""
+    rows = []
+    for response in _responses(config, pool, index):
+        rows += [_score(response, scorer) for scorer in pool.scorers]
+    table = pa.Table.from_pylist(rows, schema=SCORES.arrow())
+    output.write(index, table, counts=count_by_status(rows), parents=parents)
 
-    def make_scores(self, index: int, parents: dict[str, str]) -> None:
-        """Write one part of the scores."""
-        _, responses = self._part(index)
-        rows = [
-            _score(response, scorer)
-            for members in responses
-            for response in members
-            for scorer in self.pool.scorers
-        ]
-        table = pa.Table.from_pylist(rows, schema=SCORES.arrow())
-        self.outputs[1].write(index, table, counts=count_by_status(rows), parents=parents)
 
-    def _part(self, index: int) -> tuple[Prompts, list[list[Response]]]:
-        start, size = index * self.config.part_size, self.config.part_size
-        return self.pool.prompts.part(index, size), self.pool.responses[start : start + size]
+def _responses(config: ImportConfig, pool: Pool, index: int) -> Iterator[Response]:
+    """Yield the responses of a part, prompt by prompt."""
+    start = index * config.part_size
+    for responses in pool.responses[start : start + config.part_size]:
+        yield from responses
 
 
 def _candidate(config: ImportConfig, response: Response) -> Row:
@@ -232,43 +243,55 @@ def _status_of(response: Response) -> tuple[str, str | None]:
 
 
 def _score(response: Response, scorer: str) -> Row:
-    value = response.scores.get(scorer)
-    row = {
+    row: Row = {
         "prompt_id": response.prompt_id,
         "sample_idx": response.sample_idx,
         "scorer": scorer,
         "reward": None,
         "detail": None,
     }
+    value = response.scores.get(scorer)
     if response.text is None:
-        return {
-            **row,
-            "status": "no_response",
-            "reason": f"there is no response: {response.failure}",
-        }
-    if value is None:
-        return {**row, "status": "unrated", "reason": f"the file holds no score of {scorer} for it"}
-    if not isfinite(value):
-        return {**row, "status": "not_finite", "reason": f"the file says {value}"}
-    return {**row, "reward": value, "status": "ok", "reason": None}
+        row["status"] = "no_response"
+        row["reason"] = f"there is no response: {response.failure}"
+    elif value is None:
+        row["status"] = "unrated"
+        row["reason"] = f"the file holds no score of {scorer} for it"
+    elif not isfinite(value):
+        row["status"] = "not_finite"
+        row["reason"] = f"the file says {value}"
+    else:
+        row |= {"reward": value, "status": "ok", "reason": None}
+    return row
 
 
 def _describe(summary: Summary, pool: Pool) -> None:
     """Add the range of each scorer, and what has none."""
     summary.facts |= {"n_prompts": len(pool.prompts), "n_responses": pool.n_responses}
-    sizes = [len(members) for members in pool.responses]
+    sizes = [len(responses) for responses in pool.responses]
     summary.notes.append(f"{len(sizes):,} prompts with {min(sizes):,} to {max(sizes):,} responses")
+
     rewards: dict[str, Any] = {}
     for scorer in pool.scorers:
-        rows = [_score(response, scorer) for members in pool.responses for response in members]
-        values = sorted(row["reward"] for row in rows if row["status"] == "ok")
-        others = Counter(row["status"] for row in rows if row["status"] != "ok")
-        told = "".join(f", {count:,} {status}" for status, count in sorted(others.items()))
-        spread = f"{values[0]:g} to {values[-1]:g}, median {median(values):g}" if values else "none"
-        summary.notes.append(f"scores of {scorer}: {len(values):,}, {spread}{told}")
-        rewards[scorer] = (
-            {"n": len(values), "lowest": values[0], "highest": values[-1]} if values else {"n": 0}
-        )
+        values: list[float] = []
+        not_rated: Counter[str] = Counter()
+        for responses in pool.responses:
+            for response in responses:
+                row = _score(response, scorer)
+                if row["status"] == "ok":
+                    values.append(row["reward"])
+                else:
+                    not_rated[row["status"]] += 1
+
+        rewards[scorer] = {"n": len(values)}
+        spread = "none"
+        if values:
+            values.sort()
+            lowest, highest = values[0], values[-1]
+            rewards[scorer] |= {"lowest": lowest, "highest": highest}
+            spread = f"{lowest:g} to {highest:g}, median {median(values):g}"
+        others = "".join(f", {count:,} {status}" for status, count in sorted(not_rated.items()))
+        summary.notes.append(f"scores of {scorer}: {len(values):,}, {spread}{others}")
     summary.facts["rewards"] = rewards
     if not pool.scorers:
         summary.notes.append("the file holds no scores: rate the candidates with `prefpipe score`")

@@ -7,9 +7,9 @@ same model and ``--max-length``; a number does not depend on batch, device count
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -27,6 +27,7 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_digests,
     parent_identity,
 )
+from prefpipe.stages.shared.lazy_engine import LazyEngine
 from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.stages.shared.training_groups import (
     AGAIN,
@@ -39,7 +40,7 @@ from prefpipe.stages.shared.training_groups import (
 )
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import Measured, measure_responses, share_prompts
-from prefpipe.training.groups import Fate, Group, Key, check_group, fit_length
+from prefpipe.training.groups import Group, Key, ResponseStatus, check_group, fit_length
 from prefpipe.training.policy import computes_in_bfloat16, load_reference
 
 FAILING = ("not_finite", "template_error")
@@ -62,41 +63,45 @@ def run(
         encode_as: whose tokenizer and chat template make the ids; default the reference's own.
         failing: statuses that count towards ``--max-error-rate``.
     """
-    words = encode_as if encode_as is not None else model
+    if encode_as is None:
+        encode_as = model
     refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
     groups = open_responses(config.groups)
-    require_chat_template(words)
-    record = record_of(config, model, groups, runtime, encode_as=words)
+    require_chat_template(encode_as)
+    record = record_of(config, model, groups, runtime, encode_as=encode_as)
     indices = groups.present(
         runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial
     )
     parents = parent_digests(indices, **{kind_of(groups): groups})
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
-    work = _Work(config, groups, output, runtime)
-    work.model_files, work.words = model, words
-    loop_over_parts(
-        output,
-        parents.__getitem__,
-        lambda index: work.make(index, parents[index]),
-        runtime,
-        summary,
-        indices=indices,
-    )
-    if work.encoder is not None:
-        summary.notes += work.encoder.notes()
-        summary.facts |= {
-            "n_tokenised": work.encoder.n_encoded,
-            "n_tokenised_apart": work.encoder.n_apart,
-        }
+    open_reference = partial(ReferenceModel, config, model, encode_as, groups, runtime.log)
+    with LazyEngine(open_reference, runtime) as reference:
+        maker = LogprobMaker(config, groups, output, reference)
+        loop_over_parts(
+            output,
+            parents.__getitem__,
+            lambda index: maker.make(index, parents[index]),
+            runtime,
+            summary,
+            indices=indices,
+        )
+        if reference.opened is not None and reference.opened.encoder is not None:
+            encoder = reference.opened.encoder
+            summary.notes += encoder.notes()
+            summary.facts |= {
+                "n_tokenised": encoder.n_encoded,
+                "n_tokenised_apart": encoder.n_apart,
+            }
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        rate = work.n_tokens / elapsed_s
+        rate = maker.n_tokens / elapsed_s
         summary.notes.append(
-            f"{work.n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
+            f"{maker.n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
         )
-        summary.facts |= {"n_tokens": work.n_tokens, "elapsed_s": elapsed_s}
+        summary.facts |= {"n_tokens": maker.n_tokens, "elapsed_s": elapsed_s}
     check_error_rate(summary, failing, config.max_error_rate)
     return summary
 
@@ -125,7 +130,9 @@ def record_of(
     encode_as: ModelFiles,
 ) -> RunRecord:
     """Return what a run of these groups under this model is."""
-    merged = {"merge_adapter": True} if config.merge_adapter and model.base is not None else {}
+    merged = {}
+    if config.merge_adapter and model.base is not None:
+        merged["merge_adapter"] = True
     return RunRecord(
         stage=config.stage,
         schema=LOGPROBS.tag,
@@ -149,84 +156,122 @@ def record_of(
 
 def reference_identity(model: ModelFiles, encode_as: ModelFiles) -> dict[str, str | None]:
     """Return the hashes of the weights, and of the tokenizer and template that make the ids."""
-    own = encode_as.identity()
-    names = [name for name in ("tokenizer_hash", "chat_template_hash", FIELD) if name in own]
-    return {**model.identity(), **{name: own[name] for name in names}}
+    identity = dict(model.identity())
+    of_ids = encode_as.identity()
+    for name in ("tokenizer_hash", "chat_template_hash", FIELD):
+        if name in of_ids:
+            identity[name] = of_ids[name]
+    return identity
 
 
-class _Work:
-    """One run's state: the model, opened when first needed, and counts for the summary."""
-
-    model_files: ModelFiles
-    words: ModelFiles
+class ReferenceModel:
+    """The model whose log-probabilities are measured, and the encoder of conversations whose ids are not stored."""
 
     def __init__(
-        self, config: LogprobsConfig, groups: Artifact, output: Output, runtime: Runtime
+        self,
+        config: LogprobsConfig,
+        model: ModelFiles,
+        encode_as: ModelFiles,
+        groups: Artifact,
+        log: Callable[[str], None],
     ) -> None:
-        self.config, self.groups, self.output, self.runtime = config, groups, output, runtime
-        self.model: Any = None
+        """Load it.
+
+        Args:
+            config: the stage's knobs.
+            model: whose weights.
+            encode_as: whose tokenizer and chat template.
+            groups: what is to be measured: whether it holds these token ids decides on the encoder.
+            log: where to say what is loaded.
+        """
+        self.config = config
         self.encoder: Encoder | None = None
-        self.n_tokens = 0
+        if not stored_ids_fit(groups, encode_as):
+            log(AGAIN)
+            self.encoder = encoder_of(encode_as, trust_remote_code=config.trust_remote_code)
 
-    def make(self, index: int, parents: Mapping[str, str]) -> None:
-        """Measure and write one part."""
-        if self.model is None:
-            with self.runtime.interruptible():
-                self._open()
-        is_candidates = kind_of(self.groups) == "candidates"
-        table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS if is_candidates else COLUMNS))
-        read = groups_of_candidates if is_candidates else groups_of
-        fitting: list[Group] = []
-        fates: dict[Key, Fate] = {}
-        keys: list[Key] = []
-        for group in read(rows_of(table), self.encoder):
-            check_group(group, fates)
-            responses, own = fit_length(
-                group, max_length=self.config.max_length, on_too_long=self.config.on_too_long
-            )
-            fates |= own
-            keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
-            if responses:
-                fitting.append(group._replace(responses=responses))
-        measured = measure_responses(
-            self.model,
-            fitting,
-            pad_token_id=0,
-            bf16=computes_in_bfloat16(self.config.dtype),
-            max_batch_tokens=self.config.max_batch_tokens,
-        )
-        found = {each.key: each for each in measured}
-        rows = [
-            _row(key, fates[key], found.get(key), per_token=self.config.per_token) for key in keys
-        ]
-        self.n_tokens += sum(row["n_tokens"] for row in rows)
-        self.output.write(
-            index,
-            pa.Table.from_pylist(rows, schema=LOGPROBS.arrow()),
-            counts=count_by_status(rows),
-            parents=parents,
-        )
-
-    def _open(self) -> None:
-        config, runtime = self.config, self.runtime
-        if not stored_ids_fit(self.groups, self.words):
-            runtime.log(AGAIN)
-            self.encoder = encoder_of(self.words, trust_remote_code=config.trust_remote_code)
-        runtime.log(f"loading {self.model_files.requested}")
+        log(f"loading {model.requested}")
         self.model = load_reference(
-            self.model_files,
+            model,
             dtype=config.dtype,
             merge_adapter=config.merge_adapter,
             trust_remote_code=config.trust_remote_code,
         )
         self.model.to(find_device(config.device))
         problem = share_prompts(self.model) if config.shared_prompt else "--no-shared-prompt"
-        runtime.log(
-            f"each prompt is computed once{'' if problem is None else f' a response: {problem}'}"
+        how = "" if problem is None else f" a response: {problem}"
+        log(f"each prompt is computed once{how}")
+
+    def measure(self, groups: Sequence[Group]) -> dict[Key, Measured]:
+        """Return the log-probability of every response of some groups, by key."""
+        measured = measure_responses(
+            self.model,
+            groups,
+            pad_token_id=0,
+            bf16=computes_in_bfloat16(self.config.dtype),
+            max_batch_tokens=self.config.max_batch_tokens,
         )
+        return {each.key: each for each in measured}
+
+    def close(self) -> None:
+        """Release the model."""
+        del self.model
 
 
-def _row(key: Key, fate: Fate, found: Measured | None, *, per_token: bool) -> Row:
+class LogprobMaker:
+    """Makes the parts of ``logprobs``, and counts the tokens."""
+
+    def __init__(
+        self,
+        config: LogprobsConfig,
+        groups: Artifact,
+        output: Output,
+        reference: LazyEngine[ReferenceModel],
+    ) -> None:
+        self.config, self.groups, self.output = config, groups, output
+        self.reference = reference
+        self.n_tokens = 0
+
+    def make(self, index: int, parents: Mapping[str, str]) -> None:
+        """Measure and write one part."""
+        reference = self.reference.get()
+        keys, groups, fates = self._read(index, reference.encoder)
+        measured = reference.measure(groups)
+        rows = []
+        for key in keys:
+            row = _row(key, fates[key], measured.get(key), per_token=self.config.per_token)
+            self.n_tokens += row["n_tokens"]
+            rows.append(row)
+        table = pa.Table.from_pylist(rows, schema=LOGPROBS.arrow())
+        self.output.write(index, table, counts=count_by_status(rows), parents=parents)
+
+    def _read(
+        self, index: int, encoder: Encoder | None
+    ) -> tuple[list[Key], list[Group], dict[Key, ResponseStatus]]:
+        """Return the key of every response of a part, groups of those that can be measured, and what became of each."""
+        if kind_of(self.groups) == "candidates":
+            table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
+            groups = groups_of_candidates(rows_of(table), encoder)
+        else:
+            table, _ = self.groups.read(index, list(COLUMNS))
+            groups = groups_of(rows_of(table), encoder)
+
+        keys: list[Key] = []
+        fitting: list[Group] = []
+        fates: dict[Key, ResponseStatus] = {}
+        for group in groups:
+            check_group(group, fates)
+            responses, fates_by_length = fit_length(
+                group, max_length=self.config.max_length, on_too_long=self.config.on_too_long
+            )
+            fates |= fates_by_length
+            keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
+            if responses:
+                fitting.append(group._replace(responses=responses))
+        return keys, fitting, fates
+
+
+def _row(key: Key, fate: ResponseStatus, measured: Measured | None, *, per_token: bool) -> Row:
     row: Row = {
         "prompt_id": key[0],
         "sample_idx": key[1],
@@ -235,12 +280,15 @@ def _row(key: Key, fate: Fate, found: Measured | None, *, per_token: bool) -> Ro
         "token_logps": None,
         **fate._asdict(),
     }
-    if found is None:
+    if measured is None:
         return row
-    if not math.isfinite(found.logp):
-        return row | {
-            "status": "not_finite",
-            "reason": f"the model gives it a log-probability of {found.logp}",
-        }
-    tokens = found.token_logps.tolist() if per_token else None
-    return row | {"logp": found.logp, "n_tokens": found.n_tokens, "token_logps": tokens}
+    if not math.isfinite(measured.logp):
+        row["status"] = "not_finite"
+        row["reason"] = f"the model gives it a log-probability of {measured.logp}"
+        return row
+
+    row["logp"] = measured.logp
+    row["n_tokens"] = measured.n_tokens
+    if per_token:
+        row["token_logps"] = measured.token_logps.tolist()
+    return row

@@ -1,7 +1,7 @@
 """Texts that spell control tokens, for models whose tokenizer is elsewhere.
 
-Where the tokenizer is here, such a text is tokenised as text (`prefpipe.text.chat_template`). A server renders and tokenises by
-itself, and nothing in its protocol says which letters are data.
+Where the tokenizer is here, such a text is tokenised as text (`prefpipe.text.chat_template`). A
+server renders and tokenises by itself, and nothing in its protocol says which letters are data.
 """
 
 import re
@@ -20,10 +20,10 @@ def spells_control_token(texts: Iterable[str]) -> bool:
 
 
 def note_on_server(n: int, what: str) -> list[str]:
-    """Return a sentence on texts that were sent to a server and spell control tokens, none for none.
+    """Return a sentence on texts that were sent to a server and spell control tokens.
 
     Args:
-        n: how many.
+        n: how many; none for none.
         what: they are, in the plural.
     """
     if not n:

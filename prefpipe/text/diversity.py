@@ -1,6 +1,7 @@
-"""How varied a set of texts is: distinct n-grams, raw and at an equal number of them, and exact copies.
+"""How varied texts are: distinct n-grams, raw and at an equal number of them, and exact copies.
 
-Texts come as lists of words, see `prefpipe.text.words`. n-grams do not run from one text into the next.
+Texts come as lists of words, see `prefpipe.text.words`. n-grams do not run from one text into the
+next.
 """
 
 from collections import Counter
@@ -23,34 +24,49 @@ def pooled_ngrams(texts: Sequence[Sequence[str]], n: int) -> Counter[tuple[str, 
 def distinct_share(counts: Counts) -> float:
     """Return distinct n-grams over all n-grams, in (0, 1]; NaN where there is none.
 
-    distinct-n of Li et al. 2016 (arXiv 1510.03055). It falls with the length of the texts, whatever they say, because words
-    recur: of two sets, compare `expected_distinct_share`.
+    distinct-n of Li et al. 2016 (arXiv 1510.03055). It falls with the length of the texts, whatever
+    they say, because words recur: of two sets, compare `expected_distinct_share`.
     """
     n_ngrams = sum(counts.values())
     return len(counts) / n_ngrams if n_ngrams else nan
 
 
+def repeated_share(words: Sequence[str], *, n: int = 4) -> float:
+    """Return the share of a text's n-grams that occurred before in it, in [0, 1).
+
+    ``1 - (distinct n-grams) / (n-grams)``: seq-rep-n of Welleck et al. 2019 (arXiv 1908.04319). A
+    text of fewer than ``n`` words has no n-gram and repeats none: 0.
+    """
+    counts = count_ngrams(words, n)
+    return 1.0 - distinct_share(counts) if counts else 0.0
+
+
 def expected_distinct_share(counts: Counts, n_drawn: int) -> float:
-    """Return the distinct share that ``n_drawn`` of the n-grams have on average, drawn without replacement, in (0, 1].
+    """Return the distinct share that ``n_drawn`` of the n-grams have on average, in (0, 1].
+
+    They are drawn without replacement.
 
     ::
 
         (1/m) sum_g [1 - C(N - c_g, m) / C(N, m)]        N = sum_g c_g, m = n_drawn
 
-    Rarefaction (Hurlbert 1971, "The nonconcept of species diversity"), for words known as HD-D (McCarthy and Jarvis 2007).
-    With one m for two sets it compares them at equal length. Equals `distinct_share` at m = N. NaN where m is 0 or above N.
+    Rarefaction (Hurlbert 1971, "The nonconcept of species diversity"), for words known as HD-D
+    (McCarthy and Jarvis 2007). With one m for two sets it compares them at equal length. Equals
+    `distinct_share` at m = N. NaN where m is 0 or above N.
     """
     n_ngrams = sum(counts.values())
     if not 0 < n_drawn <= n_ngrams:
         return nan
-    found = 0.0
+
+    # n-grams of one count have one probability, and there are few counts
+    n_expected = 0.0
     for count, n_such in Counter(counts.values()).items():
-        found += n_such * (1.0 - _probability_of_none(n_ngrams, count, n_drawn))
-    return min(found / n_drawn, 1.0)
+        n_expected += n_such * (1.0 - _probability_of_none(n_ngrams, count, n_drawn))
+    return min(n_expected / n_drawn, 1.0)
 
 
 def _probability_of_none(n_all: int, count: int, n_drawn: int) -> float:
-    """Return the probability that ``n_drawn`` of ``n_all`` hold none of ``count``, C(N - c, m) / C(N, m)."""
+    """Return C(N - c, m) / C(N, m): how probably ``n_drawn`` of ``n_all`` hold none of ``count``."""
     n_others = n_all - count
     if n_others < n_drawn:
         return 0.0

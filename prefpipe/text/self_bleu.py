@@ -13,65 +13,78 @@ Ngram = tuple[str, ...]
 
 
 def self_bleu(texts: Sequence[Sequence[str]]) -> float:
-    """Return the mean over texts of the BLEU of each against all others as its references, in [0, 1]; high is alike.
+    """Return the mean BLEU of each text against all others, in [0, 1]; high is alike.
 
     ::
 
         BLEU = BP exp( (1/K) sum_n log p_n ),  n = 1..K, K = min(4, words of the text)
-        p_n = (n-grams that are in a reference, each at most as often as in the reference that has most of it) / (n-grams)
-        BP = exp(min(0, 1 - r/h)),  h words, r words of the reference whose length is nearest, of two the shorter
+        p_n = (n-grams that are in a reference) / (n-grams)
+        BP = exp(min(0, 1 - r/h))
 
-    Self-BLEU is of Zhu et al. 2018 (Texygen, arXiv 1802.01886). An order without a match has ``p_n = 0.1 / (n-grams)``, and a
-    text without any match has BLEU 0: smoothing `floor` of sacrebleu, "method 1" of Chen and Cherry 2014, with effective order.
-    Self-BLEU rises with the number of texts. Texts without a word are left out; NaN where fewer than two are left.
+    An n-gram counts at most as often as in the reference that has most of it. h is the words of the
+    text, r those of the reference whose length is nearest, of two the shorter.
+
+    Self-BLEU is of Zhu et al. 2018 (Texygen, arXiv 1802.01886). An order without a match has
+    ``p_n = 0.1 / (n-grams)``, and a text without any match has BLEU 0: smoothing `floor` of
+    sacrebleu, "method 1" of Chen and Cherry 2014, with effective order.
+
+    Self-BLEU rises with the number of texts. Texts without a word are left out; NaN where fewer
+    than two are left.
     """
     texts = [words for words in texts if words]
     if len(texts) < 2:
         return nan
-    matches = [
-        _clipped_matches([count_ngrams(words, n) for words in texts])
-        for n in range(1, MAX_ORDER + 1)
-    ]
+
+    matches_by_order = []
+    for n in range(1, MAX_ORDER + 1):
+        counts = [count_ngrams(words, n) for words in texts]
+        matches_by_order.append(_clipped_matches(counts))
+
     lengths = [len(words) for words in texts]
     of_length = Counter(lengths)
     total = 0.0
     for place, length in enumerate(lengths):
-        orders = range(1, min(MAX_ORDER, length) + 1)
-        found = [matches[n - 1][place] for n in orders]
-        if any(found):
-            logs = [
-                log(max(n_matches, FLOOR) / (length - n + 1))
-                for n, n_matches in zip(orders, found, strict=True)
-            ]
-            nearest = _nearest_length(
-                length, (other for other in of_length if other != length or of_length[length] > 1)
-            )
-            total += exp(min(0.0, 1.0 - nearest / length) + sum(logs) / len(logs))
+        matches = [matches_by_order[n][place] for n in range(min(MAX_ORDER, length))]
+        if not any(matches):
+            continue
+
+        logs = []
+        for n, n_matches in enumerate(matches):
+            logs.append(log(max(n_matches, FLOOR) / (length - n)))
+
+        # its own length counts where another text has it as well
+        lengths_of_others = (
+            other for other in of_length if other != length or of_length[length] > 1
+        )
+        nearest = _nearest(length, lengths_of_others)
+        total += exp(min(0.0, 1.0 - nearest / length) + sum(logs) / len(logs))
     return total / len(texts)
 
 
 def _clipped_matches(counts: Sequence[Counter[Ngram]]) -> list[int]:
-    """Return for each text how many of its n-grams are in others, clipped: in time linear in all, not pair by pair."""
-    most: dict[
-        Ngram, tuple[int, int, int]
-    ] = {}  # the highest count, in which text, and the second highest
-    for place, own in enumerate(counts):
-        for ngram, count in own.items():
+    """Return for each text how many of its n-grams are in others, clipped.
+
+    In time linear in all texts together, not pair by pair.
+    """
+    # of each n-gram the highest count, the text that has it, and the second highest
+    most: dict[Ngram, tuple[int, int, int]] = {}
+    for place, of_text in enumerate(counts):
+        for ngram, count in of_text.items():
             first, where, second = most.get(ngram, (0, -1, 0))
-            most[ngram] = (
-                (count, place, first) if count > first else (first, where, max(second, count))
-            )
-    found = []
-    for place, own in enumerate(counts):
-        elsewhere = ((count, most[ngram]) for ngram, count in own.items())
-        found.append(
-            sum(
-                min(count, second if where == place else first)
-                for count, (first, where, second) in elsewhere
-            )
-        )
-    return found
+            if count > first:
+                most[ngram] = (count, place, first)
+            else:
+                most[ngram] = (first, where, max(second, count))
+
+    matches = []
+    for place, of_text in enumerate(counts):
+        n_matches = 0
+        for ngram, count in of_text.items():
+            first, where, second = most[ngram]
+            n_matches += min(count, second if where == place else first)
+        matches.append(n_matches)
+    return matches
 
 
-def _nearest_length(length: int, others: Iterable[int]) -> int:
+def _nearest(length: int, others: Iterable[int]) -> int:
     return min(others, key=lambda other: (abs(other - length), other))

@@ -1,7 +1,7 @@
 """Turns with tools and tool calls, as chat templates take them, as servers take them, and as people read them.
 
-A turn maps names to texts, see `prefpipe.artifacts.tool_calls`: its calls are JSON, and so are the tools, which stand in the
-prompt's last turn.
+A turn maps names to texts, see `prefpipe.artifacts.tool_calls`: its calls are JSON, and so are the
+tools, which stand in the prompt's last turn.
 """
 
 import json
@@ -18,15 +18,15 @@ Turn = Mapping[str, Any]
 def for_template(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any] | None]:
     """Return turns and tools as a chat template takes them: the arguments of a call are an object."""
     tools: list[Any] | None = None
-    found = []
+    messages = []
     for turn in turns:
-        told = dict(turn)
-        if isinstance(told.get(TOOLS), str):
-            tools = json.loads(told.pop(TOOLS))
-        if isinstance(told.get(CALLS), str):
-            told[CALLS] = json.loads(told[CALLS])
-        found.append(told)
-    return found, tools
+        message = dict(turn)
+        if isinstance(message.get(TOOLS), str):
+            tools = json.loads(message.pop(TOOLS))
+        if isinstance(message.get(CALLS), str):
+            message[CALLS] = json.loads(message[CALLS])
+        messages.append(message)
+    return messages, tools
 
 
 def for_server(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any] | None]:
@@ -53,58 +53,67 @@ def holds_tools(turns: Sequence[Turn]) -> bool:
     return any(CALLS in turn or TOOLS in turn or turn["role"] == "tool" for turn in turns)
 
 
-class Change(NamedTuple):
-    """A conversation without one thing: what it is, the way through for whoever can do without it, turns and tools."""
+class Omission(NamedTuple):
+    """A conversation without one thing.
+
+    ``what`` names it, and ``way_out`` says what to do for whoever can do without it.
+    """
 
     what: str
-    flag: str
+    way_out: str
     turns: list[dict[str, Any]]
     tools: list[Any] | None
 
 
-def without_each(turns: Sequence[dict[str, Any]], tools: Sequence[Any] | None) -> Iterator[Change]:
-    """Yield the conversation without each of its tools, calls, arguments and results, as `for_template` returns them.
+def without_each(
+    turns: Sequence[dict[str, Any]], tools: Sequence[Any] | None
+) -> Iterator[Omission]:
+    """Yield the conversation without each of its tools, calls, arguments and results.
 
     A template that tells all of them writes another text of each.
+
+    Args:
+        turns: as `for_template` returns them.
+        tools: the same.
     """
     whole, tools = list(turns), list(tools or ())
-    for place, tool in enumerate(tools):
-        function = tool.get("function", tool)
-        yield Change(
-            f"the tool {function['name']!r}", NO_TOOLS, whole, tools[:place] + tools[place + 1 :]
-        )
-        if function.get("parameters"):
-            bare = function | {"parameters": {}}
-            changed = tool | {"function": bare} if "function" in tool else bare
-            what = f"the parameters of the tool {function['name']!r}"
-            yield Change(what, NO_TOOLS, whole, [*tools[:place], changed, *tools[place + 1 :]])
+    yield from _without_each_tool(whole, tools)
 
     # results without their calls are no conversation, and are refused
-    no_calls = NO_ROWS if any(turn["role"] == "tool" for turn in whole) else NO_CALLS
+    way_out = NO_ROWS if any(turn["role"] == "tool" for turn in whole) else NO_CALLS
     for number, turn in enumerate(whole):
         calls = turn.get(CALLS, [])
         for place, call in enumerate(calls):
             what = f"the call of {call['function']['name']!r} in turn {number}"
-            yield Change(
-                what,
-                no_calls,
-                _with(whole, number, CALLS, calls[:place] + calls[place + 1 :]),
-                tools,
-            )
+            others = calls[:place] + calls[place + 1 :]
+            yield Omission(what, way_out, _with(whole, number, CALLS, others), tools)
+
             if call["function"]["arguments"]:
                 bare = call | {"function": call["function"] | {"arguments": {}}}
-                changed = [*calls[:place], bare, *calls[place + 1 :]]
-                yield Change(
-                    f"the arguments of {what}",
-                    no_calls,
-                    _with(whole, number, CALLS, changed),
-                    tools,
-                )
+                changed = _with(whole, number, CALLS, _replaced(calls, place, bare))
+                yield Omission(f"the arguments of {what}", way_out, changed, tools)
+
         if turn["role"] == "tool":
             what = f"the result of a tool in turn {number}"
-            yield Change(
-                what, NO_ROWS, _with(whole, number, "content", f"{turn['content']}."), tools
-            )
+            changed = _with(whole, number, "content", f"{turn['content']}.")
+            yield Omission(what, NO_ROWS, changed, tools)
+
+
+def _without_each_tool(turns: list[dict[str, Any]], tools: list[Any]) -> Iterator[Omission]:
+    for place, tool in enumerate(tools):
+        function = tool.get("function", tool)
+        name = f"the tool {function['name']!r}"
+        yield Omission(name, NO_TOOLS, turns, tools[:place] + tools[place + 1 :])
+
+        if function.get("parameters"):
+            bare = function | {"parameters": {}}
+            changed = tool | {"function": bare} if "function" in tool else bare
+            others = _replaced(tools, place, changed)
+            yield Omission(f"the parameters of {name}", NO_TOOLS, turns, others)
+
+
+def _replaced(items: Sequence[Any], place: int, item: Any) -> list[Any]:
+    return [*items[:place], item, *items[place + 1 :]]
 
 
 def _with(
@@ -114,16 +123,19 @@ def _with(
     changed = {name: held for name, held in turns[number].items() if name != key}
     if value or key != CALLS:
         changed[key] = value
-    return [*turns[:number], changed, *turns[number + 1 :]]
+    return _replaced(turns, number, changed)
 
 
 def readable_turns(turns: Sequence[Turn]) -> list[tuple[str, str]]:
     """Return a role and a text for each turn: calls are told as JSON, tools before all turns."""
-    found = []
-    for turn in turns:
-        said = [str(turn["content"])] if turn["content"] or CALLS not in turn else []
-        if CALLS in turn:
-            said.append(f"{CALLS}: {turn[CALLS]}")
-        found.append((str(turn["role"]), "\n".join(said)))
     tools = [("tools", str(turn[TOOLS])) for turn in turns if TOOLS in turn]
-    return [*tools, *found]
+    readable = []
+    for turn in turns:
+        texts = []
+        # a turn that is nothing but calls has no text of its own, not even an empty one
+        if turn["content"] or CALLS not in turn:
+            texts.append(str(turn["content"]))
+        if CALLS in turn:
+            texts.append(f"{CALLS}: {turn[CALLS]}")
+        readable.append((str(turn["role"]), "\n".join(texts)))
+    return tools + readable

@@ -1,7 +1,7 @@
 """Text that others wrote, made safe for a terminal.
 
-Responses may hold ANSI escapes, NUL bytes and characters that turn the reading direction. They are shown, so that
-one sees what a model really wrote, but as signs that do nothing.
+Responses may hold ANSI escapes, NUL bytes and characters that turn the reading direction. They are
+shown, so that one sees what a model really wrote, but as signs that do nothing.
 """
 
 import unicodedata
@@ -15,10 +15,13 @@ TAB = "    "
 def visible(text: str) -> str:
     r"""Return ``text`` with every control and formatting character replaced by a sign for it.
 
-    ESC becomes ``␛``, NUL ``␀``; what has no picture is written as its escape, RIGHT-TO-LEFT OVERRIDE as
-    ``\u202e``. New lines stay, tabs become four spaces. Letters of right-to-left scripts are letters and stay.
+    ESC becomes ``␛``, NUL ``␀``. What has no picture is written as its escape, RIGHT-TO-LEFT
+    OVERRIDE as ``\u202e``. New lines stay, tabs become four spaces. Letters of right-to-left scripts
+    are letters and stay.
     """
-    return text if text.isascii() and text.isprintable() else "".join(map(_sign, text))
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_sign, text))
 
 
 def visible_line(text: str, limit: int = 80) -> str:

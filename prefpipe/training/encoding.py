@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.errors import InputError
-from prefpipe.text.chat_template import PROBE_ANSWERS, PROBES, ChatTemplate, TemplateError
+from prefpipe.text.chat_template import PROBE_ANSWERS, PROBES, ChatTemplate
+from prefpipe.text.control_tokens import TemplateError
 
 Message = Mapping[str, Any]
 

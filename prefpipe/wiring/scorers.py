@@ -37,7 +37,7 @@ def _fake_rater(spec: ScorerSpec) -> "Rater":
 
 def _checks_rater(config: ScoreConfig, spec: ScorerSpec) -> "Rater":
     from prefpipe.stages.score import Rater
-    from prefpipe.text.checks.constraints import CHECKS_VERSION
+    from prefpipe.text.checks.column import CHECKS_VERSION
 
     def open_scorer() -> "Scorer":
         from prefpipe.backends.scorers.checks_scorer import ChecksScorer

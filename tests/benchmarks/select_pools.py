@@ -19,20 +19,17 @@ import kmedoids
 import numpy as np
 import pyarrow.compute as pc
 from sklearn.cluster import KMeans
+from support.compiled_solvers import cluster_k_means, solve_k_medoids
 from support.highs import p_median_by_highs
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.store import Artifact
-from prefpipe.maths.selection.clusters import cluster_k_means
-from prefpipe.maths.selection.coverage import cost_matrix
 from prefpipe.maths.selection.distances import pairwise_distances
-from prefpipe.maths.selection.facility import coverage_cost, solve_k_medoids
+from prefpipe.maths.selection.opt_select.coverage import cost_matrix
+from prefpipe.maths.selection.opt_select.k_medoids import coverage_cost
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.selection.selection import (
-    resolve_temperature,
-    response_weights,
-    select_responses,
-)
+from prefpipe.maths.selection.select_responses import select_responses
+from prefpipe.maths.selection.weights import resolve_temperature, response_weights
 from prefpipe.stages.shared.pool_index import find_rows, flat, index_pools, pool_rewards
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))

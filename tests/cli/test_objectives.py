@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from prefpipe.cli.main import run as prefpipe
+from prefpipe.maths.objectives.losses import LOSSES
 from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
-from prefpipe.maths.objectives.scores import loss_function
 
 
 def squeezed(text: str) -> str:
@@ -56,7 +56,7 @@ def test_the_list_as_json_is_the_table(capsys) -> None:
 def test_one_objective_is_explained_with_its_whole_docstring(name: str, capsys) -> None:
     assert prefpipe(["objectives", name]) == 0
     page = capsys.readouterr().out
-    for line in loss_function(name).__doc__.splitlines():
+    for line in LOSSES[name].__doc__.splitlines():
         assert line.strip() in page
     assert prefpipe(["objectives", name, "--json"]) == 0
     assert "Source:" in json.loads(capsys.readouterr().out)["documentation"]

@@ -14,7 +14,7 @@ from support.pipelines import rows_of, table_of
 from support.reported_run import MARKUP, N_PROMPTS, PROMPT, N, reported_run
 
 from prefpipe.cli.main import run
-from prefpipe.maths.selection.selection import select_responses
+from prefpipe.maths.selection.select_responses import select_responses
 
 
 def told_of(folder: Path, capsys: pytest.CaptureFixture, *flags: str) -> tuple[dict, str]:

@@ -16,7 +16,7 @@ from support.reported_run import reported_run
 
 from prefpipe.artifacts.parts import read_part, write_part
 from prefpipe.cli.main import run
-from prefpipe.maths.selection.selection import select_responses
+from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.stages.inspect.curves import metrics_problem, read_points
 
 

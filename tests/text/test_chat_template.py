@@ -4,7 +4,8 @@ import pytest
 from support.tiny_models import FAMILIES, make_tiny_tokenizer, make_tokenizer_like
 
 from prefpipe.errors import ModelError
-from prefpipe.text.chat_template import ChatTemplate, TemplateError
+from prefpipe.text.chat_template import ChatTemplate
+from prefpipe.text.control_tokens import TemplateError
 
 HELLO = [{"role": "user", "content": "Hi"}]
 ENDS = {

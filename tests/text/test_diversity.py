@@ -1,4 +1,4 @@
-"""Distinct n-grams, raw and at equal length, and copies."""
+"""Distinct n-grams, raw and at equal length, repeated ones, and copies."""
 
 import math
 import random
@@ -14,6 +14,7 @@ from prefpipe.text.diversity import (
     distinct_share,
     expected_distinct_share,
     pooled_ngrams,
+    repeated_share,
 )
 
 texts = st.lists(st.lists(st.sampled_from("abcd"), max_size=12), max_size=5)
@@ -101,3 +102,26 @@ def test_large_counts_lose_no_digits():
     assert expected_distinct_share({("a",): 10**6, ("b",): 10**6}, 100) == pytest.approx(
         2 / 100, rel=1e-6
     )
+
+
+def test_repeated_share_counts_ngrams_that_occurred_before():
+    """a b c d e a b c d: 4-grams abcd bcde cdea deab eabc abcd: one of six occurred before."""
+    words = ["a", "b", "c", "d", "e", "a", "b", "c", "d"]
+    assert repeated_share(words) == pytest.approx(1 / 6)
+    assert repeated_share(["a", "a", "a", "a"], n=1) == pytest.approx(3 / 4)
+    assert repeated_share(["a", "b", "c", "d", "e", "f"]) == 0.0
+
+
+@pytest.mark.parametrize("text", ["", "   ", "one", "one two three"])
+def test_a_text_too_short_for_an_ngram_repeats_none(text):
+    assert repeated_share(text.split()) == 0.0
+
+
+def test_a_loop_is_nearly_all_repetition():
+    """100 words have 97 4-grams, one of them distinct."""
+    assert repeated_share(["no"] * 100) == pytest.approx(1 - 1 / 97)
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "é", "🙂"]), max_size=30))
+def test_repeated_shares_lie_in_their_range(words):
+    assert 0.0 <= repeated_share(words) < 1.0

@@ -1,4 +1,4 @@
-"""Words for n-grams, in any script."""
+"""Words for checks and for n-grams, in any script."""
 
 import unicodedata
 
@@ -6,7 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefpipe.text.words import count_ngrams, words_and_signs
+from prefpipe.text.words import count_ngrams, split_words, words_and_signs
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        (
+            "Don't stop, well-known 3.14 and 1,000!",
+            ["Don't", "stop", "well-known", "3.14", "and", "1,000"],
+        ),
+        ("- a -- b ... c", ["a", "b", "c"]),
+        ("one,two", ["one,two"]),
+        ("**bold** _it_", ["bold", "_it_"]),
+        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
+        ("مرحبا بالعالم", ["مرحبا", "بالعالم"]),
+        ("你好 world", ["你", "好", "world"]),
+        ("👍🏽 yes \x00 no", ["yes", "no"]),
+    ],
+)
+def test_split_words_finds_words_without_punctuation(text, words):
+    assert split_words(text) == words
 
 
 @pytest.mark.parametrize(
@@ -40,8 +61,14 @@ from prefpipe.text.words import count_ngrams, words_and_signs
         ("e\u0301t\u00e9", ["\u00e9t\u00e9"]),  # composed or not, the same word
     ],
 )
-def test_words_of_every_script(text, words):
+def test_words_and_signs_knows_every_script(text, words):
     assert words_and_signs(text) == words
+
+
+def test_the_two_differ_in_thai_case_and_signs():
+    text = "\u0e01\u0e35\u0e48\u0e04\u0e19 Yes!"
+    assert split_words(text) == ["\u0e01\u0e35\u0e48\u0e04\u0e19", "Yes"]
+    assert words_and_signs(text) == ["\u0e01\u0e35\u0e48", "\u0e04", "\u0e19", "yes", "!"]
 
 
 @given(st.text())

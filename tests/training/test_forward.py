@@ -15,7 +15,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from prefpipe.maths.objectives.registry import logps as logps_module
+from prefpipe.maths.objectives import logps as logps_module
 from prefpipe.training import projection
 from prefpipe.training.batches import GroupCollator, pad_sequences
 from prefpipe.training.forward import (

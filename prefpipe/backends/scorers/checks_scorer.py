@@ -8,7 +8,7 @@ from typing import Any, Final
 from prefpipe.backends.protocol import Score, ScoreRequest
 from prefpipe.errors import InputError
 from prefpipe.surrogates import replace_lone_surrogates
-from prefpipe.text.checks.constraints import (
+from prefpipe.text.checks.column import (
     CHECKS_VERSION,
     Rating,
     WeightedCheck,

@@ -17,7 +17,8 @@ from prefpipe.backends.protocol import Message, Score, ScoreRequest
 from prefpipe.backends.scorers.padding_self_test import CONVERSATIONS, judge_padding
 from prefpipe.errors import ModelError, PrefpipeWarning
 from prefpipe.models.files import ModelFiles
-from prefpipe.text.chat_template import ChatTemplate, TemplateError
+from prefpipe.text.chat_template import ChatTemplate
+from prefpipe.text.control_tokens import TemplateError
 
 _WORST_LENGTH: Final = 1_000_000
 """Tokenizers without a limit say so with an absurd number; anything above this is no limit."""

@@ -1,6 +1,7 @@
-r"""Losses whose target for a score difference is a reward difference: how much better, not only which.
+r"""Losses whose target for a score difference is a reward difference: how much better, not which.
 
-Roles, or ``targets.pairs``, say which responses are compared; d is ``s_w - s_l`` and the reward gap ``r_w - r_l``.
+Roles, or ``targets.pairs``, say which responses are compared; d is ``s_w - s_l`` and the reward gap
+``r_w - r_l``.
 """
 
 import torch
@@ -25,11 +26,13 @@ def mmpo_loss(scores: Tensor, targets: Targets, *, gamma: float, comparison: str
         p    = sigma( gamma * (q_w - q_l) )
         loss = -p * log sigma(d) - (1 - p) * log sigma(-d)
 
-    The gradient with respect to d is ``sigma(d) - p``, so the optimum is ``d = gamma * (q_w - q_l)``. gamma -> infinity is
-    DPO. A zero margin, or gamma = 0, gives p = 1/2, which pulls the pair back to the reference: kept, not dropped.
-    A negative rated above the positive gives p < 1/2: the rewards decide, roles only say which pairs are formed.
+    The gradient with respect to d is ``sigma(d) - p``, so the optimum is
+    ``d = gamma * (q_w - q_l)``. gamma -> infinity is DPO. A zero margin, or gamma = 0, gives p =
+    1/2, which pulls the pair back to the reference: kept, not dropped. A negative rated above the
+    positive gives p < 1/2: the rewards decide, roles only say which pairs are formed.
 
-    Group form **(ours)**, the K-way version; it equals the pair form for two responses and reads no roles::
+    Group form **(ours)**, the K-way version; it equals the pair form for two responses and reads no
+    roles::
 
         loss = -sum_i softmax(gamma * q)_i * log softmax(s)_i
 
@@ -42,14 +45,28 @@ def mmpo_loss(scores: Tensor, targets: Targets, *, gamma: float, comparison: str
     Source: arXiv 2410.03145.
     """
     if comparison == "group":
-        target = shares_of(gamma * clean(targets.rewards, targets.mask), targets.mask)
+        target = mmpo_group_target(targets, gamma=gamma)
         return cross_entropy(scores, target, targets.mask)
+
     margins = differences_of(scores, targets.mask)
-    evidence = gamma * differences_of(targets.rewards, targets.mask)
-    losses = torch.sigmoid(evidence) * softplus(-margins) + torch.sigmoid(-evidence) * softplus(
-        margins
-    )
+    target, target_of_reverse = mmpo_pair_target(targets, gamma=gamma)
+    losses = target * softplus(-margins) + target_of_reverse * softplus(margins)
     return mean_over_pairs(losses, targets)
+
+
+def mmpo_pair_target(targets: Targets, *, gamma: float) -> tuple[Tensor, Tensor]:
+    r"""Return MMPO's targets ``p = sigma( gamma * (q_w - q_l) )`` and ``1 - p``, (P, R, R) each.
+
+    Entry (w, l) is the probability with which w should beat l, q the reward. ``1 - p`` is computed
+    as ``sigma(-x)``, which keeps its digits where p is close to 1.
+    """
+    evidence = gamma * differences_of(targets.rewards, targets.mask)
+    return torch.sigmoid(evidence), torch.sigmoid(-evidence)
+
+
+def mmpo_group_target(targets: Targets, *, gamma: float) -> Tensor:
+    r"""Return MMPO's target of a whole group, ``softmax(gamma * q)`` (P, R), q the reward."""
+    return shares_of(gamma * clean(targets.rewards, targets.mask), targets.mask)
 
 
 def odpo_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
@@ -59,9 +76,10 @@ def odpo_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
 
         loss = -log sigma( d - alpha * log(r_w - r_l) )
 
-    ``alpha = 0`` is ``dpo``. A gap below 1 has a negative offset, which asks for less than ``d > 0``: the unit of the rewards
-    matters. A gap of 0 or less has no logarithm: training refuses such pairs by name
-    (``prefpipe.training.groups.require_reward_gaps``); here they have loss 0 and gradient 0, the limit of a gap that shrinks.
+    ``alpha = 0`` is ``dpo``. A gap below 1 has a negative offset, which asks for less than
+    ``d > 0``: the unit of the rewards matters. A gap of 0 or less has no logarithm: training
+    refuses such pairs by name (``prefpipe.training.groups.require_reward_gaps``); here they have
+    loss 0 and gradient 0, the limit of a gap that shrinks.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
@@ -72,23 +90,26 @@ def odpo_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
     """
     gaps = differences_of(targets.rewards, targets.mask)
     has_gap = gaps > 0
+
+    # 1 stands where there is no gap: its logarithm reaches neither loss nor gradient.
     offsets = alpha * torch.where(has_gap, gaps, torch.ones_like(gaps)).log()
     losses = softplus(offsets - differences_of(scores, targets.mask))
     return mean_over_pairs(clean(losses, has_gap), targets)
 
 
 def rpo_loss(scores: Tensor, targets: Targets, *, eta: float, form: str) -> Tensor:
-    r"""Bring each score margin to eta times the reward margin (reward-aware preference optimisation).
+    r"""Bring each score margin to eta times the reward margin (RPO: reward-aware optimisation).
 
     With ``g = eta * (r_w - r_l)``::
 
         squared:     loss = (d - g)^2
-        forward-kl:  loss = sigma(d) * log( sigma(d) / sigma(g) ) + sigma(-d) * log( sigma(-d) / sigma(-g) )
+        forward-kl:  loss = sigma(d) * log( sigma(d) / sigma(g) )
+                          + sigma(-d) * log( sigma(-d) / sigma(-g) )
 
-    Both are least, 0, at ``d = g``. The forward form weighs by the policy's own probability, with gradient
-    ``sigma(d) * sigma(-d) * (d - g)``: pairs of which the policy is sure hardly move. The backward form is ``mmpo`` up to a
-    constant, with eta as gamma, and is not offered twice. A gap of 0 or below is legal: the rewards decide, roles only say which
-    pairs are formed.
+    Both are least, 0, at ``d = g``. The forward form weighs by the policy's own probability, with
+    gradient ``sigma(d) * sigma(-d) * (d - g)``: pairs of which the policy is sure hardly move. The
+    backward form is ``mmpo`` up to a constant, with eta as gamma, and is not offered twice. A gap
+    of 0 or below is legal: the rewards decide, roles only say which pairs are formed.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
@@ -102,7 +123,8 @@ def rpo_loss(scores: Tensor, targets: Targets, *, eta: float, form: str) -> Tens
     goals = eta * differences_of(targets.rewards, targets.mask)
     if form == "squared":
         return mean_over_pairs((margins - goals) ** 2, targets)
-    # log sigma(x) = -softplus(-x)
-    losses = torch.sigmoid(margins) * (softplus(-goals) - softplus(-margins))
-    losses = losses + torch.sigmoid(-margins) * (softplus(goals) - softplus(margins))
-    return mean_over_pairs(losses, targets)
+
+    # The divergence of two coins, with log sigma(x) = -softplus(-x).
+    of_win = torch.sigmoid(margins) * (softplus(-goals) - softplus(-margins))
+    of_loss = torch.sigmoid(-margins) * (softplus(goals) - softplus(margins))
+    return mean_over_pairs(of_win + of_loss, targets)

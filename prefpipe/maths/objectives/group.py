@@ -1,4 +1,7 @@
-r"""Losses that compare the scores of a whole group at once: softmax contrasts, and softmax or order as the target."""
+r"""Losses that compare the scores of a whole group at once.
+
+Softmax contrasts of positives with negatives; the softmax or the order of the rewards as target.
+"""
 
 import math
 
@@ -27,9 +30,10 @@ def ampo_loss(
         loss = -log( sum_{S+} e^{s_i} / (sum_{S+} e^{s_i} + gamma * sum_{S-} e^{s_j}) )
              = softplus( log gamma + logsumexp_{S-} s - logsumexp_{S+} s )
 
-    S+ and S- are the roles. ``alpha = 0`` is REFA-1-vs-k; one negative and alpha = 0 is SimPO with margin
-    ``log gamma``. At gamma = 1, alpha = 0 and one positive the gradient is ``p_+ - 1`` on the positive and ``p_j`` on
-    each negative, p the softmax of the group. ``deviation="absolute"`` takes ``|r_i - mean r|``.
+    S+ and S- are the roles. ``alpha = 0`` is REFA-1-vs-k; one negative and alpha = 0 is SimPO with
+    margin ``log gamma``. At gamma = 1, alpha = 0 and one positive the gradient is ``p_+ - 1`` on
+    the positive and ``p_j`` on each negative, p the softmax of the group. ``deviation="absolute"``
+    takes ``|r_i - mean r|``.
 
     Args:
         scores: (P, R) ``beta * mean_logp``.
@@ -60,18 +64,20 @@ def refa_loss(
 
         loss = ampo( s ) + eos_weight * sum_i P_i * max(0, L_max - n_i)
 
-    n_i is the number of tokens of response i, L_max that of the group's longest, and P_i the policy's probability of the
-    end-of-sequence token where response i ended; 0 for a response that was cut off, which never ended. A mean
-    over tokens can be raised by ending bad responses sooner; the second term takes that gain away.
-    ``eos_weight = 0`` is ``ampo``.
+    n_i is the number of tokens of response i, L_max that of the group's longest, and P_i the
+    policy's probability of the end-of-sequence token where response i ended; 0 for a response that
+    was cut off, which never ended. A mean over tokens can be raised by ending bad responses sooner;
+    the second term takes that gain away. ``eos_weight = 0`` is ``ampo``.
 
-    Two choices are **(ours)**: S+ and S- are the roles, where the paper splits at the mean reward, so that the same
-    selection serves both; and a prompt without a comparison has loss 0, its second term included.
+    Two choices are **(ours)**: S+ and S- are the roles, where the paper splits at the mean reward,
+    so that the same selection serves both; and a prompt without a comparison has loss 0, its second
+    term included.
 
     Args:
         scores: (P, R) ``beta * mean_logp``.
         targets: rewards are read only when alpha is not 0.
-        responses: ``n_tokens`` and ``end_probs``, each (P, R); gradients flow through ``end_probs``.
+        responses: ``n_tokens`` and ``end_probs``, each (P, R); gradients flow through
+            ``end_probs``.
         alpha: weight of the reward's deviation, in nats a unit of reward; at least 0.
         gamma: weight of the negatives, above 0.
         deviation: ``signed`` or ``absolute``.
@@ -84,10 +90,12 @@ def refa_loss(
     """
     if responses.end_probs is None:
         raise UsageError(
-            "refa reads the probability with which responses end, and the log-probabilities came without it",
+            "refa reads the probability with which responses end, "
+            "and the log-probabilities came without it",
             hint="pass ended_S to prefpipe.maths.objectives.logps.sum_response_logps",
         )
     contrast = ampo_loss(scores, targets, alpha=alpha, gamma=gamma, deviation=deviation)
+
     n_tokens = clean(responses.n_tokens, targets.mask)
     n_missing = clean(n_tokens.amax(-1, keepdim=True) - n_tokens, targets.mask)
     charge = eos_weight * (clean(responses.end_probs, targets.mask) * n_missing).sum(-1)
@@ -95,11 +103,12 @@ def refa_loss(
 
 
 def swepo_loss(scores: Tensor, targets: Targets, *, alpha: float, deviation: str) -> Tensor:
-    r"""Contrast the responses above the mean reward with the others, weighted by their deviation (SWEPO).
+    r"""Contrast the responses above the mean reward with the others, by their deviation (SWEPO).
 
-    ``ampo_loss`` with gamma = 1 and ``S+ = {r_i > mean r}``: the split comes from the rewards, roles are not read.
-    Signed deviations let very bad negatives weigh less in the denominator; ``absolute`` lets them weigh more.
-    Accounts of the paper differ, so both are offered. All rewards equal: nobody is above the mean, loss 0.
+    ``ampo_loss`` with gamma = 1 and ``S+ = {r_i > mean r}``: the split comes from the rewards,
+    roles are not read. Signed deviations let very bad negatives weigh less in the denominator;
+    ``absolute`` lets them weigh more. Accounts of the paper differ, so both are offered. All
+    rewards equal: nobody is above the mean, loss 0.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
@@ -121,12 +130,13 @@ def infonca_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
 
         loss = -sum_i softmax(r / alpha)_i * log softmax(s)_i
 
-    Roles are not read. The minimum is at ``s = r / alpha + constant``, where the loss is the entropy of the target.
-    Two responses with ``alpha = 1 / gamma`` are the pair form of ``mmpo``.
+    Roles are not read. The minimum is at ``s = r / alpha + constant``, where the loss is the
+    entropy of the target. Two responses with ``alpha = 1 / gamma`` are the pair form of ``mmpo``.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
-        targets: ``positives`` is ignored. All rewards equal: the target is uniform. One response: loss 0.
+        targets: ``positives`` is ignored. All rewards equal: the target is uniform. One response:
+            loss 0.
         alpha: temperature of the target, in units of reward, above 0.
 
     Source: arXiv 2402.05369.
@@ -136,20 +146,20 @@ def infonca_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
 
 
 def nca_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
-    r"""Tell each response apart from the reference by itself, with the softmax of the rewards as weight (NCA).
+    r"""Tell each response apart from the reference by itself, weighted by the rewards (NCA).
 
-    With K the number of responses and ``p_i = softmax(r / alpha)_i``::
+    With K the number of responses and the softmax of the rewards ``p_i = softmax(r / alpha)_i``::
 
         loss = -sum_i [ p_i * log sigma(s_i) + (1 / K) * log sigma(-s_i) ]
 
-    Roles are not read. The minimum is at ``s_i = log(K * p_i)``: scores are absolute here, so a constant added to all of
-    them does change the loss, and good responses cannot lose likelihood as long as bad ones lose more.
-    Two responses and alpha -> 0 are TRL's ``nca_pair``.
+    Roles are not read. The minimum is at ``s_i = log(K * p_i)``: scores are absolute here, so a
+    constant added to all of them does change the loss, and good responses cannot lose likelihood as
+    long as bad ones lose more. Two responses and alpha -> 0 are TRL's ``nca_pair``.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
-        targets: ``positives`` is ignored. All rewards equal: every score is pulled to 0. One response: loss 0 **(ours)**,
-            as everywhere; the formula itself would pull it to 0.
+        targets: ``positives`` is ignored. All rewards equal: every score is pulled to 0. One
+            response: loss 0 **(ours)**, as everywhere; the formula itself would pull it to 0.
         alpha: temperature of the target, in units of reward, above 0.
 
     Source: arXiv 2402.05369.
@@ -162,29 +172,32 @@ def nca_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
 
 
 def plackett_luce_loss(scores: Tensor, targets: Targets) -> Tensor:
-    r"""Likelihood of the order that the rewards give, best drawn first (Plackett-Luce; DPO's form for rankings).
+    r"""Likelihood of the order that the rewards give, best drawn first (Plackett-Luce).
 
-    With the responses sorted by reward, (1) the best::
+    DPO's form for rankings. With the responses sorted by reward, (1) the best::
 
         loss = -sum_k log( e^{s_(k)} / sum_{j >= k} e^{s_(j)} )
              = sum_i [ log sum_{j: r_j <= r_i} e^{s_j} - s_i ]
 
-    Roles are not read. Two responses with different rewards are ``dpo``. The second line is what is computed; without ties
-    it is the first. With ties it is Breslow's rule **(ours)**: each of the tied is drawn from all that are not rated above
-    it, the others of its tie included. So the order in which tied responses come is immaterial, and equal rewards pull to
-    equal scores, as under ``infonca`` and ``mmpo``. Only rewards that are equal to the last bit are tied.
+    Roles are not read. Two responses with different rewards are ``dpo``. The second line is what is
+    computed; without ties it is the first. With ties it is Breslow's rule **(ours)**: each of the
+    tied is drawn from all that are not rated above it, the others of its tie included. So the order
+    in which tied responses come is immaterial, and equal rewards pull to equal scores, as under
+    ``infonca`` and ``mmpo``. Only rewards that are equal to the last bit are tied.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
-        targets: ``positives`` is ignored; of the rewards, only their order counts. One response: loss 0.
+        targets: ``positives`` is ignored; of the rewards, only their order counts. One response:
+            loss 0.
 
     Source: arXiv 2305.18290, appendix A.3; ties: Breslow, Biometrics 30, 1974.
     """
     scores, rewards = clean(scores, targets.mask), clean(targets.rewards, targets.mask)
+
+    # [p, i, j]: both exist, and j is not rated above i.
     both = targets.mask[:, :, None] & targets.mask[:, None, :]
-    not_above = both & (
-        rewards[:, None, :] <= rewards[:, :, None]
-    )  # [p, i, j]: j is not rated above i
+    not_above = both & (rewards[:, None, :] <= rewards[:, :, None])
+
     log_sums = log_sum_exp(scores[:, None, :].expand(not_above.shape), not_above)
     return clean(log_sums - scores, targets.mask).sum(-1)
 

@@ -1,7 +1,7 @@
 """The settings of an objective: start value, meaning, and which values are allowed."""
 
-import math
 from dataclasses import dataclass
+from math import isfinite
 
 KnobValue = float | bool | str
 
@@ -30,26 +30,23 @@ class Knob:
             return "true or false"
         if self.choices:
             return " or ".join(self.choices)
+
         bounds = (("above", self.above), ("at least", self.at_least), ("below", self.below))
         return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
     def problem(self, value: object) -> str | None:
         """Say what is wrong with a value, or None."""
         if isinstance(self.default, bool):
-            return (
-                None if isinstance(value, bool) else f"{self.name} is {value!r}, not true or false"
-            )
+            if isinstance(value, bool):
+                return None
+            return f"{self.name} is {value!r}, not true or false"
+
         if self.choices:
-            return (
-                None
-                if value in self.choices
-                else f"{self.name} is {value!r}, not one of {', '.join(self.choices)}"
-            )
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+            if value in self.choices:
+                return None
+            return f"{self.name} is {value!r}, not one of {', '.join(self.choices)}"
+
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             return f"{self.name} is {value!r}, not a finite number"
         if self.above is not None and value <= self.above:
             return f"{self.name} is {value}, not above {self.above:g}"

@@ -1,28 +1,45 @@
 r"""Losses over groups of responses, one function an objective.
 
-Every loss takes ``scores`` (P, R), P prompts with up to R responses each, and ``targets``, what the scores are
-compared with; it returns one loss per prompt, (P,). Nothing here knows models, reference policies or beta:
-``prefpipe.maths.objectives.scores`` makes the scores, ``prefpipe.maths.objectives.registry`` holds the table.
+Every loss takes ``scores`` (P, R), P prompts with up to R responses each, and ``targets``, what the
+scores are compared with; it returns one loss per prompt, (P,). Nothing here knows models, reference
+policies or beta: ``prefpipe.maths.objectives.scores`` makes the scores,
+``prefpipe.maths.objectives.registry`` holds the table.
 
-group: a softmax over the whole group. pairwise: a loss of the score difference of a positive and a negative. graded: the
-same with the reward difference as the target. reward_head: for the scores of a reward model. masked: what they share.
+- ``group``: a softmax over the whole group, or its order;
+- ``pairwise``: a loss of the score difference of a positive and a negative;
+- ``graded``: the same with the reward difference as the target;
+- ``reward_head``: for the scores of a reward model;
+- ``masked``: what they share.
 
 What holds for all of them:
 
-- Entries outside ``targets.mask`` do not exist. They change neither loss nor gradient, NaN included.
-- A prompt that offers no comparison (no positive or no negative, or a single response) has loss 0 and gradient 0.
-- Losses and gradients are finite for scores and rewards of any size that float32 holds comfortably (tested at
-  1e4): softmax by ``logsumexp``, logistic terms by ``softplus``.
-- The order of responses is immaterial, and a constant added to all rewards of a prompt changes nothing.
-- A constant added to all scores of a prompt changes nothing, except under ``nca`` and ``orpo``, which look at scores one by one.
+- Entries outside ``targets.mask`` do not exist. They change neither loss nor gradient, NaN
+  included.
+- A prompt that offers no comparison (no positive or no negative, or a single response) has loss 0
+  and gradient 0.
+- Losses and gradients are finite for scores and rewards of any size that float32 holds comfortably
+  (tested at 1e4): softmax by ``logsumexp``, logistic terms by ``softplus``.
+- The order of responses is immaterial, and a constant added to all rewards of a prompt changes
+  nothing.
+- A constant added to all scores of a prompt changes nothing, except under ``nca`` and ``orpo``,
+  which look at scores one by one.
 
-Pairs. A pairwise loss on a group is the mean over all pairs (positive, negative) of the group, or over those that
-``targets.pairs`` names, so a group of 1 and k gives k pairs that share one positive, and each prompt weighs the same
-whatever its k **(ours)**: the papers have one pair a prompt, where the rule is the paper's. Roles, not rewards, say which
-of the two should win; where rewards tie, ``dpo`` and its like still follow the roles (dropping ties belongs to selection).
-The losses that let rewards order the responses say so: ``swepo``, ``infonca``, ``nca``, ``plackett-luce`` and the group form
-of ``mmpo`` read no roles; ``mmpo``, ``rpo`` and ``mmpo-reward`` take pairs from the roles and their order from the rewards.
+A pairwise loss on a group is the mean over all pairs (positive, negative) of the group, or
+over those that ``targets.pairs`` names, so a group of 1 and k gives k pairs that share one
+positive, and each prompt weighs the same whatever its k **(ours)**: the papers have one pair a
+prompt, where the rule is the paper's.
+
+Roles, not rewards, say which of the two should win; where
+rewards tie, ``dpo`` and its like still follow the roles (dropping ties belongs to selection). The
+losses that let rewards order the responses say so: ``swepo``, ``infonca``, ``nca``,
+``plackett-luce`` and the group form of ``mmpo`` read no roles; ``mmpo``, ``rpo`` and
+``mmpo-reward`` take pairs from the roles and their order from the rewards.
 """
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from torch import Tensor
 
 from prefpipe.maths.objectives.graded import mmpo_loss, odpo_loss, rpo_loss
 from prefpipe.maths.objectives.group import (
@@ -45,7 +62,35 @@ from prefpipe.maths.objectives.pairwise import (
 )
 from prefpipe.maths.objectives.reward_head import bt_loss, bt_margin_loss, mmpo_reward_loss
 
+LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {
+        "ampo": ampo_loss,
+        "refa": refa_loss,
+        "swepo": swepo_loss,
+        "infonca": infonca_loss,
+        "nca": nca_loss,
+        "plackett-luce": plackett_luce_loss,
+        "mmpo": mmpo_loss,
+        "odpo": odpo_loss,
+        "rpo": rpo_loss,
+        "dpo": dpo_loss,
+        "cdpo": cdpo_loss,
+        "rdpo": rdpo_loss,
+        "ipo": ipo_loss,
+        "hinge": hinge_loss,
+        "simpo": simpo_loss,
+        "orpo": orpo_loss,
+        "bt": bt_loss,
+        "bt-margin": bt_margin_loss,
+        "mmpo-reward": mmpo_reward_loss,
+    }
+)
+"""The loss of every objective of `prefpipe.maths.objectives.registry`, by the table's name:
+``loss(scores (P, R), targets, **knobs)`` gives (P,), where knobs are all of the objective's but
+those of the score."""
+
 __all__ = [
+    "LOSSES",
     "Targets",
     "ampo_loss",
     "bt_loss",

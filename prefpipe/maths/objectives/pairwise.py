@@ -1,6 +1,6 @@
-r"""Losses of one score difference, ``d = s_w - s_l``: a positive w and a negative l, the mean over pairs.
+r"""Losses of one score difference, ``d = s_w - s_l`` of a positive w and a negative l.
 
-Roles, or ``targets.pairs``, say who is to win; rewards are not read.
+The mean over pairs. Roles, or ``targets.pairs``, say who is to win; rewards are not read.
 """
 
 import torch
@@ -21,7 +21,8 @@ def dpo_loss(scores: Tensor, targets: Targets) -> Tensor:
 
     Source: arXiv 2305.18290.
     """
-    return mean_over_pairs(softplus(-differences_of(scores, targets.mask)), targets)
+    margins = differences_of(scores, targets.mask)
+    return mean_over_pairs(softplus(-margins), targets)
 
 
 def cdpo_loss(scores: Tensor, targets: Targets, *, eps: float) -> Tensor:
@@ -31,29 +32,31 @@ def cdpo_loss(scores: Tensor, targets: Targets, *, eps: float) -> Tensor:
 
         loss = -(1 - eps) * log sigma(d) - eps * log sigma(-d)
 
-    The gradient in d is ``sigma(d) - (1 - eps)``, so d is pulled to ``log((1 - eps) / eps)`` and no further; it is ``mmpo``
-    with the same p for every pair. ``eps = 0`` is ``dpo``.
+    The gradient in d is ``sigma(d) - (1 - eps)``, so d is pulled to ``log((1 - eps) / eps)`` and no
+    further; it is ``mmpo`` with the same p for every pair. ``eps = 0`` is ``dpo``.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
         targets: rewards are not read.
         eps: share of labels that are wrong, in [0, 0.5).
 
-    Source: Eric Mitchell, "A note on DPO with noisy preferences and relationship to IPO", 2023; arXiv 2305.18290.
+    Source: Eric Mitchell, "A note on DPO with noisy preferences and relationship to IPO", 2023;
+        arXiv 2305.18290.
     """
     margins = differences_of(scores, targets.mask)
-    return mean_over_pairs((1 - eps) * softplus(-margins) + eps * softplus(margins), targets)
+    losses = (1 - eps) * softplus(-margins) + eps * softplus(margins)
+    return mean_over_pairs(losses, targets)
 
 
 def rdpo_loss(scores: Tensor, targets: Targets, *, eps: float) -> Tensor:
-    r"""DPO's loss on the clean labels, estimated without bias from labels that are wrong with probability eps (robust DPO).
+    r"""DPO's loss on the clean labels, estimated without bias from noisy ones (robust DPO).
 
-    ::
+    With labels that are wrong with probability eps::
 
         loss = [ -(1 - eps) * log sigma(d) + eps * log sigma(-d) ] / (1 - 2 * eps)
 
-    Its mean over flips is the loss of ``dpo`` on labels without errors. It falls without bound as d grows, by
-    ``eps / (1 - 2 eps)`` a nat, so it can be negative. ``eps = 0`` is ``dpo``.
+    Its mean over flips is the loss of ``dpo`` on labels without errors. It falls without bound as d
+    grows, by ``eps / (1 - 2 eps)`` a nat, so it can be negative. ``eps = 0`` is ``dpo``.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
@@ -63,9 +66,8 @@ def rdpo_loss(scores: Tensor, targets: Targets, *, eps: float) -> Tensor:
     Source: arXiv 2403.00409.
     """
     margins = differences_of(scores, targets.mask)
-    return mean_over_pairs(
-        ((1 - eps) * softplus(-margins) - eps * softplus(margins)) / (1 - 2 * eps), targets
-    )
+    losses = ((1 - eps) * softplus(-margins) - eps * softplus(margins)) / (1 - 2 * eps)
+    return mean_over_pairs(losses, targets)
 
 
 def ipo_loss(scores: Tensor, targets: Targets, *, tau: float) -> Tensor:
@@ -78,18 +80,20 @@ def ipo_loss(scores: Tensor, targets: Targets, *, tau: float) -> Tensor:
     Not monotone: beyond ``d = 1 / (2 tau)`` the positive is pushed down again.
 
     Args:
-        scores: (P, R) ``logp - logp_ref`` without beta, summed as in the paper; with ``length_normalise`` the mean a token, as in
-            TRL, where the target then is ``1 / (2 tau)`` nats a token.
+        scores: (P, R) ``logp - logp_ref`` without beta, summed as in the paper; with
+            ``length_normalise`` the mean a token, as in TRL, where the target then is
+            ``1 / (2 tau)`` nats a token.
         targets: rewards are not read.
         tau: strength of the pull to the reference, above 0; smaller asks for a larger difference.
 
     Source: arXiv 2310.12036, equation 17.
     """
-    return mean_over_pairs((differences_of(scores, targets.mask) - 1 / (2 * tau)) ** 2, targets)
+    margins = differences_of(scores, targets.mask)
+    return mean_over_pairs((margins - 1 / (2 * tau)) ** 2, targets)
 
 
 def hinge_loss(scores: Tensor, targets: Targets) -> Tensor:
-    r"""Make each positive beat each negative by 1, and leave the pair alone from there (RSO's form of SLiC).
+    r"""Make each positive beat each negative by 1 and no more (RSO's form of SLiC).
 
     ``max(0, 1 - d)``, the mean over pairs. At ``d = 1`` the gradient is 0.
 
@@ -99,7 +103,8 @@ def hinge_loss(scores: Tensor, targets: Targets) -> Tensor:
 
     Source: arXiv 2309.06657.
     """
-    return mean_over_pairs(torch.relu(1 - differences_of(scores, targets.mask)), targets)
+    margins = differences_of(scores, targets.mask)
+    return mean_over_pairs(torch.relu(1 - margins), targets)
 
 
 def simpo_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tensor:
@@ -114,7 +119,8 @@ def simpo_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tensor:
 
     Source: arXiv 2405.14734.
     """
-    return mean_over_pairs(softplus(gamma - differences_of(scores, targets.mask)), targets)
+    margins = differences_of(scores, targets.mask)
+    return mean_over_pairs(softplus(gamma - margins), targets)
 
 
 def orpo_loss(scores: Tensor, targets: Targets, *, weight: float) -> Tensor:
@@ -124,11 +130,13 @@ def orpo_loss(scores: Tensor, targets: Targets, *, weight: float) -> Tensor:
 
         loss = -mean_logp_w - weight * log sigma( log odds_w - log odds_l )
 
-    The first term is fine-tuning on the positives, so training may start from a model that was not tuned before, and scores are
-    absolute: a constant added to all of them does change the loss. The first term is over the response; TRL and the authors' code
-    can count the prompt's tokens there too.
+    The first term is fine-tuning on the positives, so training may start from a model that was not
+    tuned before, and scores are absolute: a constant added to all of them does change the loss. The
+    first term is over the response; TRL and the authors' code can count the prompt's tokens there
+    too.
 
-    A P of 1 has infinite odds; it is held at 1 - 1e-7 (float32's last place), where the odds' gradient is 0.
+    A P of 1 has infinite odds; it is held at 1 - 1e-7 (float32's last place), where the odds'
+    gradient is 0.
 
     Args:
         scores: (P, R) ``mean_logp``, at most 0.

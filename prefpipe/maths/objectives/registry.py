@@ -1,6 +1,7 @@
 r"""The table of objectives: score, comparison, target, knobs.
 
-An objective is a **score** for each response, a **comparison** of the scores of a prompt, and a **target** for it.
+An objective is a **score** for each response, a **comparison** of the scores of a prompt, and a
+**target** for it.
 
 =========== ==================================== =====================
 score       value                                reference policy
@@ -11,12 +12,17 @@ logp        ``beta * logp``                      not needed
 reward_head ``r_phi(x, y)``                      none: a reward model
 =========== ==================================== =====================
 
-A comparison is ``group``, a softmax over the group or its order, or ``pair``, a function of score differences.
+A comparison is ``group``, a softmax over the group or its order, or ``pair``, a function of score
+differences.
 
-``ALL_OBJECTIVES`` is the one place that says which objectives exist and which knobs they have; flags, checks, docs and
-the trainer read it. ``OBJECTIVES`` are those that train a policy, ``REWARD_OBJECTIVES`` those that train a reward head.
-``TARGETS`` says by which names ``--target`` offers them: ``mmpo`` of a reward model is ``mmpo-reward`` here.
-The functions are named by import strings, so that the table is read without loading PyTorch.
+``ALL_OBJECTIVES`` is the one place that says which objectives exist and which knobs they have;
+flags, checks, docs and the trainer read it. ``OBJECTIVES`` are those that train a policy,
+``REWARD_OBJECTIVES`` those that train a reward head. ``TARGETS`` says by which names ``--target``
+offers them: ``mmpo`` of a reward model is ``mmpo-reward`` here.
+
+The functions stand in ``losses.LOSSES``, by the same names: flags and checks read this table
+without loading PyTorch. A new objective is a function there, a row here, and a row in
+docs/objectives.md.
 """
 
 from collections.abc import Mapping
@@ -58,19 +64,30 @@ _POSITIVES = "positives over negatives"
 class Objective:
     """One row of the table.
 
-    ``loss``: import string of the function, ``loss(scores (P, R), targets, **knobs)`` to (P,), where knobs are all of the
-    objective's but those of the score. ``target``: what the comparison is to agree with, in words.
-    What is declared of the loss, and held by tests: ``reads_roles``, ``reads_rewards``: whether they matter at the start
-    values of the knobs or at others; ``shift_invariant``: a constant added to all scores of a prompt changes nothing;
-    ``monotone``: a positive's score that rises never raises the loss; ``needs_reward_gaps``: each pair's winner must be
-    rated above its loser; ``reads_ends``: the loss also takes the log-probabilities themselves, third, for how responses end.
+    The flags from ``reads_roles`` on are declared of the loss, and held by tests.
+
+    Attributes:
+        name: as in the table, and in ``losses.LOSSES``.
+        score: ``log_ratio``, ``mean_logp``, ``logp`` or ``reward_head``.
+        comparison: ``group`` or ``pair``.
+        target: what the comparison is to agree with, in words.
+        knobs: its settings.
+        formula: the loss of one pair or group.
+        source: paper.
+        summary: when to take it, in half a sentence.
+        reads_roles: whether roles matter at the start values of the knobs or at others.
+        reads_rewards: whether rewards do.
+        shift_invariant: a constant added to all scores of a prompt changes nothing.
+        monotone: a positive's score that rises never raises the loss.
+        needs_reward_gaps: each pair's winner must be rated above its loser.
+        reads_ends: the loss also takes the log-probabilities themselves, third, for how responses
+            end.
     """
 
     name: str
     score: str
     comparison: str
     target: str
-    loss: str
     knobs: tuple[Knob, ...] = ()
     formula: str
     source: str
@@ -108,7 +125,6 @@ _GROUP = (
         score="mean_logp",
         comparison="group",
         target=_POSITIVES,
-        loss="prefpipe.maths.objectives.group:ampo_loss",
         knobs=(
             beta_knob(10.0),
             NEGATIVES_WEIGHT,
@@ -120,7 +136,8 @@ _GROUP = (
                 help="mean log-probability a token; false: the sum",
             ),
         ),
-        formula="-log( sum_{S+} e^s / (sum_{S+} e^s + gamma * sum_{S-} e^s) ), s = score + alpha * (r - mean r)",
+        formula="-log( sum_{S+} e^s / (sum_{S+} e^s + gamma * sum_{S-} e^s) ), "
+        "s = score + alpha * (r - mean r)",
         source="arXiv 2502.18293, 2412.16378",
         summary="one positive against all negatives at once, no reference model",
         reads_rewards=True,
@@ -131,7 +148,6 @@ _GROUP = (
         score="mean_logp",
         comparison="group",
         target=_POSITIVES,
-        loss="prefpipe.maths.objectives.group:refa_loss",
         knobs=(
             beta_knob(10.0),
             NEGATIVES_WEIGHT,
@@ -156,7 +172,6 @@ _GROUP = (
         score="log_ratio",
         comparison="group",
         target="those above the mean reward over the others",
-        loss="prefpipe.maths.objectives.group:swepo_loss",
         knobs=(
             beta_knob(0.1),
             Knob(
@@ -164,7 +179,8 @@ _GROUP = (
             ),
             DEVIATION,
         ),
-        formula="-log( sum_{S+} e^s / sum e^s ), s = score + alpha * (r - mean r), S+ = {r > mean r}",
+        formula="-log( sum_{S+} e^s / sum e^s ), "
+        "s = score + alpha * (r - mean r), S+ = {r > mean r}",
         source="arXiv 2412.04628",
         summary="all above the mean reward against all others",
         reads_roles=False,
@@ -175,7 +191,6 @@ _GROUP = (
         score="log_ratio",
         comparison="group",
         target="softmax of the rewards",
-        loss="prefpipe.maths.objectives.group:infonca_loss",
         knobs=(beta_knob(0.1), TARGET_TEMPERATURE),
         formula="-sum_i softmax(r / alpha)_i * log softmax(s)_i",
         source="arXiv 2402.05369",
@@ -188,11 +203,11 @@ _GROUP = (
         score="log_ratio",
         comparison="group",
         target="softmax of the rewards, each response by itself",
-        loss="prefpipe.maths.objectives.group:nca_loss",
         knobs=(beta_knob(0.01), TARGET_TEMPERATURE),
         formula="-sum_i [ softmax(r / alpha)_i * log sigma(s_i) + (1 / K) * log sigma(-s_i) ]",
         source="arXiv 2402.05369",
-        summary="as infonca, but absolute: good responses do not lose likelihood together with bad ones",
+        summary="as infonca, but absolute: "
+        "good responses do not lose likelihood together with bad ones",
         reads_roles=False,
         reads_rewards=True,
         shift_invariant=False,
@@ -202,7 +217,6 @@ _GROUP = (
         score="log_ratio",
         comparison="group",
         target="order of the rewards",
-        loss="prefpipe.maths.objectives.group:plackett_luce_loss",
         knobs=(beta_knob(0.1),),
         formula="-sum_k log( e^{s_(k)} / sum_{j >= k} e^{s_(j)} ), (1) the best rewarded",
         source="arXiv 2305.18290",
@@ -218,7 +232,6 @@ _GRADED = (
         score="log_ratio",
         comparison="pair",
         target="reward margins",
-        loss="prefpipe.maths.objectives.graded:mmpo_loss",
         knobs=(
             beta_knob(0.01),
             EVIDENCE,
@@ -229,7 +242,8 @@ _GRADED = (
                 choices=("pair", "group"),
             ),
         ),
-        formula="-p log sigma(d) - (1-p) log sigma(-d), d = s_w - s_l, p = sigma(gamma * (r_w - r_l)); "
+        formula="-p log sigma(d) - (1-p) log sigma(-d), "
+        "d = s_w - s_l, p = sigma(gamma * (r_w - r_l)); "
         "group: -sum_i softmax(gamma * r)_i * log softmax(s)_i",
         source="arXiv 2410.03145",
         summary="graded rewards as soft labels: score margins match reward margins",
@@ -240,7 +254,6 @@ _GRADED = (
         score="log_ratio",
         comparison="pair",
         target=f"{_POSITIVES}, by a margin that grows with the reward gap",
-        loss="prefpipe.maths.objectives.graded:odpo_loss",
         knobs=(
             beta_knob(0.1),
             Knob("alpha", 1.0, "weight of the offset log(r_w - r_l)", at_least=0.0),
@@ -257,7 +270,6 @@ _GRADED = (
         score="log_ratio",
         comparison="pair",
         target="reward margins",
-        loss="prefpipe.maths.objectives.graded:rpo_loss",
         knobs=(
             beta_knob(0.1),
             Knob("eta", 1.0, "nats of margin a unit of reward", at_least=0.0),
@@ -282,7 +294,6 @@ _PAIRWISE = (
         score="log_ratio",
         comparison="pair",
         target=_POSITIVES,
-        loss="prefpipe.maths.objectives.pairwise:dpo_loss",
         knobs=(beta_knob(0.1),),
         formula="-log sigma(s_w - s_l)",
         source="arXiv 2305.18290",
@@ -294,7 +305,6 @@ _PAIRWISE = (
         score="log_ratio",
         comparison="pair",
         target=f"{_POSITIVES}, wrong with probability eps",
-        loss="prefpipe.maths.objectives.pairwise:cdpo_loss",
         knobs=(beta_knob(0.1), FLIPPED),
         formula="-(1 - eps) log sigma(d) - eps log sigma(-d), d = s_w - s_l",
         source="Mitchell 2023 (the cDPO note)",
@@ -305,11 +315,11 @@ _PAIRWISE = (
         score="log_ratio",
         comparison="pair",
         target=f"{_POSITIVES}, wrong with probability eps",
-        loss="prefpipe.maths.objectives.pairwise:rdpo_loss",
         knobs=(beta_knob(0.1), FLIPPED),
         formula="[ -(1 - eps) log sigma(d) + eps log sigma(-d) ] / (1 - 2 eps), d = s_w - s_l",
         source="arXiv 2403.00409",
-        summary="dpo with noise corrected for: in the mean over wrong labels, dpo's loss on right ones",
+        summary="dpo with noise corrected for: "
+        "in the mean over wrong labels, dpo's loss on right ones",
         monotone=True,
     ),
     Objective(
@@ -317,7 +327,6 @@ _PAIRWISE = (
         score="log_ratio",
         comparison="pair",
         target=f"{_POSITIVES} by 1 / (2 tau)",
-        loss="prefpipe.maths.objectives.pairwise:ipo_loss",
         knobs=(
             Knob(
                 "tau", 0.1, "pull to the reference: the margin asked for is 1 / (2 tau)", above=0.0
@@ -337,7 +346,6 @@ _PAIRWISE = (
         score="log_ratio",
         comparison="pair",
         target=f"{_POSITIVES} by 1",
-        loss="prefpipe.maths.objectives.pairwise:hinge_loss",
         knobs=(beta_knob(0.1),),
         formula="max(0, 1 - (s_w - s_l))",
         source="arXiv 2309.06657",
@@ -349,7 +357,6 @@ _PAIRWISE = (
         score="mean_logp",
         comparison="pair",
         target=f"{_POSITIVES} by gamma",
-        loss="prefpipe.maths.objectives.pairwise:simpo_loss",
         knobs=(
             beta_knob(2.5),
             Knob(
@@ -369,7 +376,6 @@ _PAIRWISE = (
         score="mean_logp",
         comparison="pair",
         target=f"{_POSITIVES} in odds, and the positives themselves",
-        loss="prefpipe.maths.objectives.pairwise:orpo_loss",
         knobs=(
             Knob(
                 "weight",
@@ -378,7 +384,8 @@ _PAIRWISE = (
                 at_least=0.0,
             ),
         ),
-        formula="-s_w - weight * log sigma(log odds_w - log odds_l), odds = P / (1 - P), P = e^s, beta = 1",
+        formula="-s_w - weight * log sigma(log odds_w - log odds_l), "
+        "odds = P / (1 - P), P = e^s, beta = 1",
         source="arXiv 2403.07691",
         summary="fine-tuning and preferences at once, from a model that was not tuned before",
         shift_invariant=False,
@@ -392,7 +399,6 @@ _REWARD_HEAD = (
         score="reward_head",
         comparison="pair",
         target=_POSITIVES,
-        loss="prefpipe.maths.objectives.reward_head:bt_loss",
         formula="-log sigma(s_w - s_l)",
         source="arXiv 2203.02155",
         summary="a reward model's baseline (Bradley-Terry)",
@@ -403,7 +409,6 @@ _REWARD_HEAD = (
         score="reward_head",
         comparison="pair",
         target=f"{_POSITIVES} by a margin that ratings ask for",
-        loss="prefpipe.maths.objectives.reward_head:bt_margin_loss",
         knobs=(Knob("gamma", 1.0, "margin a unit of rating", at_least=0.0),),
         formula="-log sigma(s_w - s_l - m), m = gamma * (r_w - r_l)",
         source="arXiv 2307.09288",
@@ -416,9 +421,9 @@ _REWARD_HEAD = (
         score="reward_head",
         comparison="pair",
         target="reward margins",
-        loss="prefpipe.maths.objectives.reward_head:mmpo_reward_loss",
         knobs=(EVIDENCE,),
-        formula="-p log sigma(d) - (1-p) log sigma(-d), d = s_w - s_l, p = sigma(gamma * (r_w - r_l))",
+        formula="-p log sigma(d) - (1-p) log sigma(-d), "
+        "d = s_w - s_l, p = sigma(gamma * (r_w - r_l))",
         source="arXiv 2410.03145",
         summary="graded ratings as soft labels for a reward model",
         reads_rewards=True,
@@ -442,7 +447,8 @@ TARGETS: dict[str, dict[str, str]] = {
     "policy": {each.flag_name: name for name, each in OBJECTIVES.items()},
     "reward": {each.flag_name: name for name, each in REWARD_OBJECTIVES.items()},
 }
-"""What can be trained, and the objectives it takes: the name that is given, and that of the table."""
+"""What can be trained, and the objectives it takes: the name that is given, and that of the
+table."""
 DEFAULTS = {"policy": "ampo", "reward": "bt"}
 OFFERED: tuple[str, ...] = tuple(
     dict.fromkeys(name for names in TARGETS.values() for name in names)
@@ -451,22 +457,24 @@ OFFERED: tuple[str, ...] = tuple(
 
 
 def objective_of(target: str, given: str | None) -> str:
-    """Return the table's name of the objective that was asked for; the target's default where none was.
+    """Return the table's name of the objective asked for; the target's default where none was.
 
     Args:
         target: ``policy`` or ``reward``.
         given: as ``--objective`` says it.
 
     Raises:
-        UsageError: no such target, or an objective that it does not take; the message names those that it takes.
+        UsageError: no such target, or an objective that it does not take; the message names those
+            that it takes.
     """
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}", hint=f"choose one of {', '.join(TARGETS)}")
     name = DEFAULTS[target] if given is None else given
     if name in TARGETS[target]:
         return TARGETS[target][name]
-    others = [f"--target {other}" for other, names in TARGETS.items() if name in names]
-    where = f" (it belongs to {others[0]})" if others else ""
+
+    others = [other for other, names in TARGETS.items() if name in names]
+    where = f" (it belongs to --target {others[0]})" if others else ""
     raise UsageError(
         f"--target {target} has no objective {name}{where}",
         hint=f"choose one of {', '.join(TARGETS[target])}",
@@ -487,46 +495,57 @@ def find_objective(name: str) -> Objective:
 
 
 def owners_of(knob_name: str, trains: str | None = None) -> list[tuple[str, Knob]]:
-    """Return the objectives that have a knob, with their own form of it: all, or those that train a policy or a reward head."""
-    found = (
-        (each, each.knob(knob_name))
-        for each in ALL_OBJECTIVES.values()
-        if trains in (None, each.trains)
-    )
-    return [(each.name, knob) for each, knob in found if knob is not None]
+    """Return the objectives that have a knob, with their own form of it.
+
+    Args:
+        knob_name: its name.
+        trains: ``policy`` or ``reward head``, to ask those alone; None asks all.
+    """
+    owners = []
+    for objective in ALL_OBJECTIVES.values():
+        knob = objective.knob(knob_name)
+        if knob is not None and trains in (None, objective.trains):
+            owners.append((objective.name, knob))
+    return owners
 
 
 def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str, KnobValue]:
     """Return all knobs of an objective: those given, else the defaults. None counts as not given.
 
     Raises:
-        UsageError: a knob that the objective does not have (it names those that do), or a value out of range;
-            all problems in one message.
+        UsageError: a knob that the objective does not have (it names those that do), or a value out
+            of range; all problems in one message.
     """
     objective = find_objective(name)
     chosen = {key: value for key, value in given.items() if value is not None}
+
     problems = []
     for key, value in chosen.items():
         knob = objective.knob(key)
         if knob is None:
-            owners = ", ".join(
-                find_objective(owner).flag_name for owner, _ in owners_of(key, objective.trains)
+            problems.append(
+                f"{objective.flag_name} has no knob {key}: {_where_it_is(key, objective)}"
             )
-            nobody = (
-                f"no objective of a {objective.trains} has it"
-                if owners_of(key)
-                else "no objective has it"
-            )
-            owned = f"it belongs to {owners}" if owners else nobody
-            problems.append(f"{objective.flag_name} has no knob {key}: {owned}")
-        elif (problem := knob.problem(value)) is not None:
+            continue
+        problem = knob.problem(value)
+        if problem is not None:
             problems.append(problem)
+
     if problems:
         names = ", ".join(knob.name for knob in objective.knobs)
-        hint = (
-            f"the knobs of {objective.flag_name} are {names}"
-            if names
-            else f"{objective.flag_name} has no knobs"
-        )
+        hint = f"{objective.flag_name} has no knobs"
+        if names:
+            hint = f"the knobs of {objective.flag_name} are {names}"
         raise UsageError("; ".join(problems), hint=hint)
+
     return {knob.name: chosen.get(knob.name, knob.default) for knob in objective.knobs}
+
+
+def _where_it_is(knob_name: str, objective: Objective) -> str:
+    """Say which objectives have a knob that this one has not."""
+    owners = owners_of(knob_name, objective.trains)
+    if owners:
+        return f"it belongs to {', '.join(find_objective(name).flag_name for name, _ in owners)}"
+    if owners_of(knob_name):
+        return f"no objective of a {objective.trains} has it"
+    return "no objective has it"

@@ -1,6 +1,7 @@
-r"""Losses for the scores of a reward model, ``r_phi(x, y)``: one number a response, no beta and no reference.
+r"""Losses for the scores of a reward model, ``r_phi(x, y)``, without beta and reference.
 
-``targets.rewards`` are ratings that come with the data. Pairs as everywhere: positives with negatives, or those named.
+``targets.rewards`` are ratings that come with the data. Pairs as everywhere: positives with
+negatives, or those named.
 """
 
 from torch import Tensor
@@ -12,7 +13,9 @@ from prefpipe.maths.objectives.pairwise import dpo_loss
 
 
 def bt_loss(scores: Tensor, targets: Targets) -> Tensor:
-    r"""Likelihood of the positives winning under the Bradley-Terry model: ``-log sigma(s_w - s_l)``, the mean over pairs.
+    r"""Likelihood of the positives winning under the Bradley-Terry model.
+
+    ``-log sigma(s_w - s_l)``, the mean over pairs.
 
     Args:
         scores: (P, R) ``r_phi(x, y)``.
@@ -30,18 +33,21 @@ def bt_margin_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tensor:
 
         loss = -log sigma( d - m ),     m = gamma * (r_w - r_l)
 
-    ``gamma = 0`` is ``bt``. The paper gives m as a table over four steps of preference, "negligibly better" to "significantly
-    better"; its two tables are this line at ratings 0, 1, 2, 3 with gamma 1 and 1/3. For other ratings the line is **(ours)**.
+    ``gamma = 0`` is ``bt``. The paper gives m as a table over four steps of preference, "negligibly
+    better" to "significantly better"; its two tables are this line at ratings 0, 1, 2, 3 with gamma
+    1 and 1/3. For other ratings the line is **(ours)**.
 
     Args:
         scores: (P, R) ``r_phi(x, y)``.
-        targets: rewards are ratings; a pair whose winner is rated below its loser has a negative margin.
+        targets: rewards are ratings; a pair whose winner is rated below its loser has a negative
+            margin.
         gamma: margin a unit of rating, at least 0.
 
     Source: arXiv 2307.09288, section 3.2.2 and its appendix.
     """
-    margins = gamma * differences_of(targets.rewards, targets.mask)
-    return mean_over_pairs(softplus(margins - differences_of(scores, targets.mask)), targets)
+    asked = gamma * differences_of(targets.rewards, targets.mask)
+    margins = differences_of(scores, targets.mask)
+    return mean_over_pairs(softplus(asked - margins), targets)
 
 
 def mmpo_reward_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tensor:
@@ -51,8 +57,9 @@ def mmpo_reward_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tenso
 
         loss = -p * log sigma(d) - (1 - p) * log sigma(-d)
 
-    The pair form of ``mmpo`` without beta. gamma -> infinity is ``bt``; gamma = 0, and equal ratings, give p = 1/2. Each pair
-    sees its own p: the published code broadcasts (B, 1) with (B,), so that there every pair sees the mean of the batch.
+    The pair form of ``mmpo`` without beta. gamma -> infinity is ``bt``; gamma = 0, and equal
+    ratings, give p = 1/2. Each pair sees its own p: the published code broadcasts (B, 1) with (B,),
+    so that there every pair sees the mean of the batch.
 
     Args:
         scores: (P, R) ``r_phi(x, y)``.

@@ -1,8 +1,6 @@
 """From log-probabilities to scores, and from scores to the loss of an objective."""
 
-from collections.abc import Callable, Mapping
-from functools import cache
-from importlib import import_module
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,20 +8,9 @@ from torch import Tensor
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.knobs import KnobValue
 from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.losses import LOSSES
 from prefpipe.maths.objectives.masked import Targets
 from prefpipe.maths.objectives.registry import SCORE_KNOBS, find_objective
-
-
-@cache
-def loss_function(name: str) -> Callable[..., Tensor]:
-    """Return the function of an objective: ``loss(scores (P, R), targets, **knobs)`` gives (P,).
-
-    Raises:
-        UsageError: there is no such objective.
-    """
-    module, _, function = find_objective(name).loss.partition(":")
-    found: Callable[..., Tensor] = getattr(import_module(module), function)
-    return found
 
 
 def score_responses(
@@ -43,23 +30,29 @@ def score_responses(
         knobs: what ``resolve_knobs`` returned.
 
     Raises:
-        UsageError: the objective needs a reference and none was given, or it scores with a reward head.
+        UsageError: the objective needs a reference and none was given, or it scores with a reward
+            head.
     """
     objective = find_objective(name)
     if objective.trains != "policy":
         raise UsageError(
             f"objective {name} compares the scores of a reward head, not log-probabilities"
         )
+
     values = policy.logps
     if objective.needs_reference:
         if reference_logps is None:
             raise UsageError(
-                f"objective {name} compares the policy with a reference, and no reference log-probabilities were given",
+                f"objective {name} compares the policy with a reference, "
+                "and no reference log-probabilities were given",
                 hint="compute them with prefpipe.training.forward.reference_logps",
             )
         values = values - reference_logps
+
     if knobs.get("length_normalise", objective.score == "mean_logp"):
-        values = values / policy.n_tokens.clamp(min=1)  # 0 tokens only where there is no response
+        # 0 tokens only where there is no response.
+        values = values / policy.n_tokens.clamp(min=1)
+
     return torch.where(mask, float(knobs.get("beta", 1.0)) * values, torch.zeros_like(values))
 
 
@@ -83,11 +76,13 @@ def group_losses(
         UsageError: the objective reads how responses end, and ``policy`` does not say.
     """
     objective = find_objective(name)
-    of_loss = {key: value for key, value in knobs.items() if key not in SCORE_KNOBS}
+    loss = LOSSES[name]
+    loss_knobs = {key: value for key, value in knobs.items() if key not in SCORE_KNOBS}
     if not objective.reads_ends:
-        return loss_function(name)(scores, targets, **of_loss)
+        return loss(scores, targets, **loss_knobs)
+
     if policy is None:
         raise UsageError(
             f"objective {name} reads how responses end, and no log-probabilities were given"
         )
-    return loss_function(name)(scores, targets, policy, **of_loss)
+    return loss(scores, targets, policy, **loss_knobs)

@@ -1,1 +1,10 @@
-"""Which candidates of a prompt become its positives and its negatives."""
+"""Which candidates of a prompt become its positives and its negatives.
+
+- `select_responses`: the public function, for arrays; `validation` checks what it is given.
+- `screening`: which candidates can take part, and whether a prompt is worth training on.
+- `select_pools`: positives, candidate negatives and weights of many prompts; then the strategy.
+- `strategies`: the rules, and the table of their names.
+- `opt_select`: the one rule that is an optimisation problem, with its proven bound.
+- `explanation`: what a choice costs and covers, whatever strategy made it.
+- `pairs`: pairs of the kept responses, for pairwise objectives; `rewards`: reward expressions.
+"""

@@ -1,11 +1,13 @@
-"""k-means clusters of a prompt's candidates from their distances alone, and the lowest-reward member of each.
+"""k-means clusters of a prompt's candidates from their distances alone, and one member of each.
 
-A cluster's centre is never formed. With ``D2`` the squared distances between the points, the centre of cluster c is at squared
-distance ``S_ic / n_c - W_c / (2 n_c^2)`` from point i, where ``S_ic = sum_{j in c} D2_ij`` and ``W_c = sum_{i in c} S_ic``,
-and the cluster's inertia is ``W_c / (2 n_c)``: sums over a prompt's R x R matrix, whatever the dimension of the embeddings.
+A cluster's centre is never formed. With ``D2`` the squared distances between the points, the centre
+of cluster c is at squared distance ``S_ic / n_c - W_c / (2 n_c^2)`` from point i, where
+``S_ic = sum_{j in c} D2_ij`` and ``W_c = sum_{i in c} S_ic``, and the cluster's inertia is
+``W_c / (2 n_c)``: sums over a prompt's R x R matrix, whatever the dimension of the embeddings.
+
+Own code, as scikit-learn's ``KMeans`` takes points and not distances, and a hundred times as long
+for a prompt's few dozen: docs/benchmarks.md.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,59 +18,53 @@ MAX_PASSES = 100
 """Passes over the points in one start; each ends sooner when no move lowers the inertia."""
 
 
-class Clustering(NamedTuple):
-    """``labels`` (N,) of clusters, numbered by their first members; ``inertia`` the sum of squared distances to the centres."""
-
-    labels: np.ndarray
-    inertia: float
-
-
-def cluster_k_means(distances_NN: np.ndarray, k: int, *, seed: int, n_init: int = 10) -> Clustering:
-    """Return the best of ``n_init`` k-means clusterings of N points into at most ``k`` clusters.
-
-    Starts are scikit-learn's: greedy k-means++ (Arthur and Vassilvitskii 2007). From there points move one at a time while
-    that lowers the inertia, a point's own pull on both centres counted (Hartigan and Wong 1979): every result is a fixed
-    point of Lloyd's algorithm too, and most fixed points of Lloyd's are not results. With ``k`` or fewer distinct points each
-    is its own cluster, inertia 0.
-
-    Args:
-        distances_NN: (N, N) Euclidean distances.
-        k: clusters, at least 1.
-        seed: at least 0, below 2**64; equal inputs and seeds give equal clusters.
-        n_init: starts, at least 1.
-    """
-    distances_NN = np.ascontiguousarray(distances_NN, dtype=np.float64)
-    labels_N, inertia = k_means(distances_NN * distances_NN, k, np.uint64(seed), n_init)
-    return Clustering(labels_N, float(inertia))
-
-
 @compiled
 def k_means(
     squared_NN: np.ndarray, k: int, seed: np.uint64, n_init: int
 ) -> tuple[np.ndarray, float]:
-    """Return ``(labels (N,), inertia)`` for squared distances: see `cluster_k_means`."""
+    """Return the best of ``n_init`` k-means clusterings of N points into at most ``k`` clusters.
+
+    Starts are scikit-learn's: greedy k-means++ (Arthur and Vassilvitskii 2007). From there points
+    move one at a time while that lowers the inertia, a point's own pull on both centres counted
+    (Hartigan and Wong 1979): every result is a fixed point of Lloyd's algorithm too, and most fixed
+    points of Lloyd's are not results.
+
+    Args:
+        squared_NN: (N, N) squared Euclidean distances.
+        k: clusters, at least 1. With ``k`` or fewer distinct points each is its own cluster,
+            inertia 0.
+        seed: below 2**64; equal inputs and seeds give equal clusters.
+        n_init: starts, at least 1.
+
+    Returns:
+        ``(labels, inertia)``: labels (N,) numbered by the clusters' first members, and the sum of
+        squared distances to the centres.
+    """
     n_points = squared_NN.shape[0]
     labels = np.zeros(n_points, dtype=np.int64)
     n_distinct = _label_distinct(squared_NN, labels)
     if n_distinct <= k:
         return labels, 0.0
+
     state = seed_state(seed)
     best_labels, best_inertia = labels.copy(), np.inf
     sums_KN, within_K, sizes_K = np.empty((k, n_points)), np.empty(k), np.empty(k, dtype=np.int64)
     nearest, trial, chosen_trial = np.empty(n_points), np.empty(n_points), np.empty(n_points)
+
     for _ in range(n_init):
         _start(squared_NN, k, state, labels, nearest, trial, chosen_trial)
         inertia = _move_points(squared_NN, k, labels, sums_KN, within_K, sizes_K)
         if inertia < best_inertia * (1.0 - 1e-12):
             best_inertia = inertia
             best_labels[:] = labels
+
     _number_by_first_member(best_labels, k)
     return best_labels, best_inertia
 
 
 @compiled
 def choose_lowest_members(labels_N: np.ndarray, k: int) -> np.ndarray:
-    """Return ``min(k, N)`` ascending rows: the first of each cluster, then the first rows left over.
+    """Return ``min(k, N)`` ascending rows: the first of each cluster, then the first left over.
 
     With rows in ascending order of reward this is AMPO-Coreset's choice (arXiv 2502.18293).
     """
@@ -76,17 +72,20 @@ def choose_lowest_members(labels_N: np.ndarray, k: int) -> np.ndarray:
     is_chosen = np.zeros(n_points, dtype=np.bool_)
     is_seen = np.zeros(n_points + 1, dtype=np.bool_)
     n_chosen = 0
+
     for i in range(n_points):
         if not is_seen[labels_N[i]]:
             is_seen[labels_N[i]] = True
             is_chosen[i] = True
             n_chosen += 1
+
     for i in range(n_points):
         if n_chosen >= k:
             break
         if not is_chosen[i]:
             is_chosen[i] = True
             n_chosen += 1
+
     return np.flatnonzero(is_chosen)
 
 
@@ -116,18 +115,25 @@ def _start(
     trial: np.ndarray,
     chosen_trial: np.ndarray,
 ) -> None:
-    """Label each point with the nearest of ``k`` points drawn by greedy k-means++, the best of 2 + log k draws at a time."""
+    """Label each point with the nearest of ``k`` points drawn by greedy k-means++.
+
+    Each is the best of 2 + log k draws.
+    """
     n_points = len(labels)
     n_trials = 2 + int(np.log(k))
+
+    # The first centre is any point; the potential is the sum of squared distances to the nearest.
     centre = draw_below(state, n_points)
     potential = 0.0
     for i in range(n_points):
         labels[i] = 0
         nearest[i] = squared_NN[centre, i]
         potential += nearest[i]
+
     for cluster in range(1, k):
         best_potential, best_centre = np.inf, 0
         for _ in range(n_trials):
+            # A point, with a probability that is its share of the potential.
             threshold, candidate, total = draw_share(state) * potential, 0, 0.0
             for i in range(n_points):
                 total += nearest[i]
@@ -135,6 +141,8 @@ def _start(
                     candidate = i
                     if total > threshold:
                         break
+
+            # The potential with it as a centre.
             total = 0.0
             for i in range(n_points):
                 value = squared_NN[candidate, i]
@@ -143,6 +151,7 @@ def _start(
             if total < best_potential:
                 best_potential, best_centre = total, candidate
                 chosen_trial[:] = trial
+
         for i in range(n_points):
             if squared_NN[best_centre, i] < nearest[i]:
                 labels[i] = cluster
@@ -159,37 +168,47 @@ def _move_points(
     within_K: np.ndarray,
     sizes_K: np.ndarray,
 ) -> float:
-    """Move points between clusters while that lowers the inertia; return it. No cluster is emptied."""
+    """Move points between clusters while that lowers the inertia; return it.
+
+    No cluster is emptied.
+    """
     n_points = len(labels)
     inertia = _sum_up(squared_NN, k, labels, sums_KN, within_K, sizes_K)
+
     for _ in range(MAX_PASSES):
         n_moves = 0
         for i in range(n_points):
-            own = labels[i]
-            n_own = sizes_K[own]
-            if n_own == 1:
+            source = labels[i]
+            n_source = sizes_K[source]
+            if n_source == 1:
                 continue
-            # Removing i lowers its cluster's inertia by n / (n - 1) d2, adding it raises another's by n / (n + 1) d2.
-            relief = (sums_KN[own, i] - within_K[own] / (2.0 * n_own)) / (n_own - 1.0)
+
+            # Removing i lowers its cluster's inertia by n / (n - 1) d2, adding it raises another's
+            # by n / (n + 1) d2.
+            relief = (sums_KN[source, i] - within_K[source] / (2.0 * n_source)) / (n_source - 1.0)
             least, target = relief - 1e-12 * inertia, -1
             for c in range(k):
-                if c != own:
+                if c != source:
                     price = (sums_KN[c, i] - within_K[c] / (2.0 * sizes_K[c])) / (sizes_K[c] + 1.0)
                     if price < least:
                         least, target = price, c
             if target < 0:
                 continue
-            within_K[own] -= 2.0 * sums_KN[own, i]
+
+            within_K[source] -= 2.0 * sums_KN[source, i]
             within_K[target] += 2.0 * sums_KN[target, i]
-            sizes_K[own] -= 1
+            sizes_K[source] -= 1
             sizes_K[target] += 1
             labels[i] = target
             for j in range(n_points):
-                sums_KN[own, j] -= squared_NN[i, j]
+                sums_KN[source, j] -= squared_NN[i, j]
                 sums_KN[target, j] += squared_NN[i, j]
             n_moves += 1
+
         if n_moves == 0:
             break
+
+    # Summed afresh: the running sums gather rounding with every move.
     return _sum_up(squared_NN, k, labels, sums_KN, within_K, sizes_K)
 
 
@@ -206,11 +225,13 @@ def _sum_up(
     sums_KN[:] = 0.0
     within_K[:] = 0.0
     sizes_K[:] = 0
+
     for j in range(len(labels)):
         c = labels[j]
         sizes_K[c] += 1
         for i in range(len(labels)):
             sums_KN[c, i] += squared_NN[j, i]
+
     inertia = 0.0
     for i in range(len(labels)):
         within_K[labels[i]] += sums_KN[labels[i], i]

@@ -1,4 +1,4 @@
-"""Pairs for pairwise objectives: which kept response is to beat which, and by how much their rewards differ."""
+"""Pairs for pairwise objectives: which kept response is to beat which, and by how much."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,18 +30,21 @@ def build_pairs(
     """Return the pairs of one prompt's kept responses, the largest margin first, then by index.
 
     - ``positive-negative``: every positive with every negative;
-    - ``best-worst``: the highest with the lowest reward; ``best-random``: the highest with another one drawn by ``seed``;
+    - ``best-worst``: the highest with the lowest reward;
+    - ``best-random``: the highest with another one drawn by ``seed``;
     - ``all-ordered``: every two responses with different rewards, of whatever role;
     - ``adjacent``: each response with the nearest one below it.
 
-    Equal rewards make no pair, except of a positive with a negative, which are what selection says. With ``min_margin`` above
-    zero a smaller difference makes no pair, and ``adjacent`` skips to the next response below that is far enough.
+    Equal rewards make no pair, except of a positive with a negative, which are what selection says.
+    With ``min_margin`` above zero a smaller difference makes no pair, and ``adjacent`` skips to the
+    next response below that is far enough.
 
     Args:
         rewards: (R,) finite, of the kept responses.
         is_positive: (R,) bool.
         rule: one of `PAIR_RULES`.
-        max_pairs: at most so many, at least 1, spread evenly over the pairs by margin, the largest and the smallest included.
+        max_pairs: at most so many, at least 1, spread evenly over the pairs by margin, the largest
+            and the smallest included.
         min_margin: at least 0.
         seed: at least 0.
 
@@ -59,53 +62,82 @@ def build_pairs(
         )
     if len(rewards) != len(is_positive):
         raise InputError(
-            f"{len(rewards)} rewards and {len(is_positive)} roles: one of each a response is expected"
+            f"{len(rewards)} rewards and {len(is_positive)} roles: "
+            "one of each a response is expected"
         )
+
     values = [float(reward) for reward in rewards]
-    found = [
-        Pair(i, j, values[i] - values[j])
-        for i, j in _ordered(values, [bool(each) for each in is_positive], rule, min_margin, seed)
-        if values[i] - values[j] >= min_margin
-    ]
-    found.sort(key=lambda pair: (-pair.margin, pair.chosen, pair.rejected))
-    if max_pairs is None or len(found) <= max_pairs:
-        return found
-    if max_pairs == 1:
-        return found[:1]
-    return [found[round(place * (len(found) - 1) / (max_pairs - 1))] for place in range(max_pairs)]
-
-
-def _ordered(
-    rewards: list[float], is_positive: list[bool], rule: str, min_margin: float, seed: int
-) -> list[tuple[int, int]]:
-    everyone = range(len(rewards))
     if rule == "positive-negative":
-        return [(i, j) for i in everyone for j in everyone if is_positive[i] and not is_positive[j]]
-    if rule == "all-ordered":
-        return [(i, j) for i in everyone for j in everyone if rewards[i] > rewards[j]]
-    best_first = sorted(everyone, key=lambda i: (-rewards[i], i))
-    if len(best_first) < 2 or rewards[best_first[0]] == rewards[best_first[-1]]:
-        return []
-    best = best_first[0]
-    if rule == "best-worst":
-        return [(best, best_first[-1])]
-    if rule == "best-random":
-        below = [
-            i
-            for i in best_first
-            if rewards[best] > rewards[i] and rewards[best] - rewards[i] >= min_margin
-        ]
-        return (
-            [(best, below[int(np.random.default_rng(seed).integers(len(below)))])] if below else []
-        )
+        indices = _positives_with_negatives([bool(role) for role in is_positive])
+    elif rule == "all-ordered":
+        indices = _all_ordered(values)
+    elif rule == "adjacent":
+        indices = _adjacent(values, min_margin)
+    elif rule == "best-worst":
+        indices = _best_with_worst(values)
+    else:
+        indices = _best_with_random(values, min_margin, seed)
+
+    pairs = []
+    for i, j in indices:
+        margin = values[i] - values[j]
+        if margin >= min_margin:
+            pairs.append(Pair(i, j, margin))
+    pairs.sort(key=lambda pair: (-pair.margin, pair.chosen, pair.rejected))
+
+    if max_pairs is None or len(pairs) <= max_pairs:
+        return pairs
+    if max_pairs == 1:
+        return pairs[:1]
+    last = len(pairs) - 1
+    return [pairs[round(place * last / (max_pairs - 1))] for place in range(max_pairs)]
+
+
+def _positives_with_negatives(is_positive: list[bool]) -> list[tuple[int, int]]:
+    positives = [i for i, role in enumerate(is_positive) if role]
+    negatives = [j for j, role in enumerate(is_positive) if not role]
+    return [(i, j) for i in positives for j in negatives]
+
+
+def _all_ordered(rewards: list[float]) -> list[tuple[int, int]]:
+    pairs = []
+    for i, higher in enumerate(rewards):
+        pairs += [(i, j) for j, lower in enumerate(rewards) if higher > lower]
+    return pairs
+
+
+def _adjacent(rewards: list[float], min_margin: float) -> list[tuple[int, int]]:
+    best_first = _best_first(rewards)
     pairs = []
     for place, i in enumerate(best_first):
-        lower = (
-            j
-            for j in best_first[place + 1 :]
-            if rewards[i] > rewards[j] and rewards[i] - rewards[j] >= min_margin
-        )
-        j = next(lower, None)
-        if j is not None:
-            pairs.append((i, j))
+        for j in best_first[place + 1 :]:
+            margin = rewards[i] - rewards[j]
+            if margin > 0.0 and margin >= min_margin:
+                pairs.append((i, j))
+                break
     return pairs
+
+
+def _best_with_worst(rewards: list[float]) -> list[tuple[int, int]]:
+    best_first = _best_first(rewards)
+    if not best_first or rewards[best_first[0]] == rewards[best_first[-1]]:
+        return []
+    return [(best_first[0], best_first[-1])]
+
+
+def _best_with_random(rewards: list[float], min_margin: float, seed: int) -> list[tuple[int, int]]:
+    best_first = _best_first(rewards)
+    below = []
+    for j in best_first[1:]:
+        margin = rewards[best_first[0]] - rewards[j]
+        if margin > 0.0 and margin >= min_margin:
+            below.append(j)
+    if not below:
+        return []
+    drawn = int(np.random.default_rng(seed).integers(len(below)))
+    return [(best_first[0], below[drawn])]
+
+
+def _best_first(rewards: list[float]) -> list[int]:
+    """Return the indices by descending reward, equal rewards by ascending index."""
+    return sorted(range(len(rewards)), key=lambda i: (-rewards[i], i))

@@ -1,20 +1,18 @@
-"""Random numbers inside compiled loops: SplitMix64 (Steele, Lea and Flood 2014), the same on every machine and release."""
+"""Random numbers inside compiled loops: SplitMix64 (Steele, Lea and Flood 2014).
+
+Own code, as a compiled loop cannot make a NumPy generator of a seed. The same numbers on every
+machine and release.
+"""
 
 import numpy as np
 
 from prefpipe.maths.compute.compiled import compiled
 
-_GOLDEN, _MIX_1, _MIX_2 = (
-    np.uint64(0x9E3779B97F4A7C15),
-    np.uint64(0xBF58476D1CE4E5B9),
-    np.uint64(0x94D049BB133111EB),
-)
-_SHIFT_30, _SHIFT_27, _SHIFT_31, _SHIFT_11 = (
-    np.uint64(30),
-    np.uint64(27),
-    np.uint64(31),
-    np.uint64(11),
-)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_SHIFT_30, _SHIFT_27 = np.uint64(30), np.uint64(27)
+_SHIFT_31, _SHIFT_11 = np.uint64(31), np.uint64(11)
 
 
 @compiled

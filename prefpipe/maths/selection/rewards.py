@@ -1,6 +1,6 @@
 """Reward expressions: one number per candidate out of several scorers' columns.
 
-Grammar: numbers, scorer names, ``+ - * /``, unary minus, parentheses, and the functions of `FUNCTIONS`::
+Grammar: numbers, scorer names, ``+ - * /``, unary minus, parentheses, and `FUNCTIONS`::
 
     z(checks) + 0.5 * reward_model
     min(logit(judge), 3) - 0.01 * length
@@ -21,7 +21,7 @@ MAX_DEPTH = 100
 
 
 class Function(NamedTuple):
-    """``apply`` takes arrays (R,); ``n_arguments`` is the least number, and the most unless ``is_variadic``."""
+    """``apply`` takes arrays (R,); ``n_arguments`` is the least, and unless variadic the most."""
 
     apply: Callable[..., np.ndarray]
     n_arguments: int
@@ -29,25 +29,24 @@ class Function(NamedTuple):
 
 
 class RewardExpression(NamedTuple):
-    """A parsed expression. ``names`` are the scorers it reads, sorted; ``text`` is what the user wrote."""
+    """A parsed expression: the user's text, and the names of the scorers it reads, sorted."""
 
     text: str
     names: tuple[str, ...]
     tree: ast.expr
 
     def evaluate(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return (R,) rewards of one prompt's candidates from scorer columns of shape (R,), or (P, R) of P prompts.
+        """Return the rewards of one prompt's candidates (R,), or of P prompts (P, R).
 
-        NaN in a column gives NaN for that candidate, and pads prompts with fewer than R. Division by zero gives an
-        infinity or NaN.
+        NaN in a column gives NaN for that candidate, and pads prompts with fewer than R. Division
+        by zero gives an infinity or NaN.
 
-        Raises
-        ------
-        UsageError
-            A scorer that ``columns`` lacks; ``logit`` of a number outside (0, 1).
-        InputError
-            Columns of different shapes.
+        Args:
+            columns: by scorer, of shape (R,) or (P, R).
 
+        Raises:
+            UsageError: a scorer that ``columns`` has not; ``logit`` of a number outside (0, 1).
+            InputError: columns of different shapes.
         """
         missing = [name for name in self.names if name not in columns]
         if missing:
@@ -56,17 +55,26 @@ class RewardExpression(NamedTuple):
                 f"the reward {self.text!r} names a scorer without scores: {missing[0]}",
                 hint=f"scorers: {known}",
             )
+
         values = {name: np.array(columns[name], dtype=np.float64) for name in self.names}
         shapes = {column.shape for column in values.values()}
-        if len(shapes) > 1 or len(next(iter(shapes))) not in (1, 2):
-            told = ", ".join(f"{name} {column.shape}" for name, column in values.items())
-            raise InputError(f"scorer columns of one prompt have different or wrong shapes: {told}")
+        shape = next(iter(shapes))
+        if len(shapes) > 1 or len(shape) not in (1, 2):
+            listed = ", ".join(f"{name} {column.shape}" for name, column in values.items())
+            raise InputError(
+                f"scorer columns of one prompt have different or wrong shapes: {listed}"
+            )
+
         with np.errstate(all="ignore"):
-            return _evaluate(self.tree, values, next(iter(shapes)))
+            return _evaluate(self.tree, values, shape)
 
 
 def parse_reward(text: str) -> RewardExpression:
-    """Parse a reward expression; raise UsageError naming the offending token and its column (from 1)."""
+    """Parse a reward expression.
+
+    Raises:
+        UsageError: what is not in the grammar, naming the token and its column (from 1).
+    """
     stripped = text.strip()
     try:
         tree = ast.parse(stripped, mode="eval").body
@@ -74,6 +82,7 @@ def parse_reward(text: str) -> RewardExpression:
         raise _refuse(text, f"cannot be read at column {error.offset or 1}: {error.msg}") from error
     except (ValueError, MemoryError, RecursionError) as error:
         raise _refuse(text, f"cannot be read: {error}") from error
+
     names: set[str] = set()
     _check(tree, text, names, depth=1)
     if not names:
@@ -82,28 +91,38 @@ def parse_reward(text: str) -> RewardExpression:
 
 
 def standardise(values_R: np.ndarray) -> np.ndarray:
-    """Return z-scores within each pool, the last axis: ``(x - mean) / std`` with ddof 0, over the finite values.
+    """Return z-scores within each pool, the last axis: ``(x - mean) / std`` with ddof 0.
 
-    A spread within rounding (1e-12 of the largest value) is none and gives zeros. What is not finite becomes NaN.
+    Mean and spread are over the finite values. A spread within rounding (1e-12 of the largest
+    value) is none and gives zeros. What is not finite becomes NaN.
     """
     is_finite = np.isfinite(values_R)
-    largest = np.abs(np.where(is_finite, values_R, 0.0)).max(axis=-1, keepdims=True, initial=0.0)
-    # in units of the largest, so that squares of huge values stay numbers
-    finite = np.where(is_finite, values_R, 0.0) / np.where(largest > 0.0, largest, 1.0)
+    finite = np.where(is_finite, values_R, 0.0)
     n_finite = np.maximum(is_finite.sum(axis=-1, keepdims=True), 1)
-    centred = np.where(is_finite, finite - finite.sum(axis=-1, keepdims=True) / n_finite, 0.0)
+
+    # In units of the largest, so that squares of huge values stay numbers.
+    largest = np.abs(finite).max(axis=-1, keepdims=True, initial=0.0)
+    scaled = finite / np.where(largest > 0.0, largest, 1.0)
+    mean = scaled.sum(axis=-1, keepdims=True) / n_finite
+    centred = np.where(is_finite, scaled - mean, 0.0)
     spread = np.sqrt(np.square(centred).sum(axis=-1, keepdims=True) / n_finite)
+
     is_flat = spread <= 1e-12
     scores = np.where(is_flat, 0.0, centred / np.where(is_flat, 1.0, spread))
     return np.where(is_finite, scores, np.nan)
 
 
 def logit(values_R: np.ndarray) -> np.ndarray:
-    """Return ``log(x / (1 - x))`` for x in (0, 1); raise UsageError for any other number. NaN stays NaN."""
+    """Return ``log(x / (1 - x))`` for x in (0, 1); NaN stays NaN.
+
+    Raises:
+        UsageError: any other number, where SciPy's ``logit`` would answer with an infinity or NaN.
+    """
     is_bad = (values_R <= 0.0) | (values_R >= 1.0)
     if is_bad.any():
         raise UsageError(
-            f"logit of {values_R[is_bad][0]:g}: it is a finite number only strictly between 0 and 1",
+            f"logit of {values_R[is_bad][0]:g}: "
+            "it is a finite number only strictly between 0 and 1",
             hint="clip first, for example logit(clip(x, 0.001, 0.999))",
         )
     return np.asarray(np.log(values_R) - np.log1p(-values_R))
@@ -129,7 +148,8 @@ FUNCTIONS: dict[str, Function] = {
     "max": Function(_highest, 2, is_variadic=True),
     "clip": Function(clip, 3),
 }
-"""What an expression may call: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)``, ``clip(x, low, high)``."""
+"""What an expression may call: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)`` and
+``clip(x, low, high)``."""
 
 _OPERATORS: dict[type[ast.operator], Callable[..., np.ndarray]] = {
     ast.Add: np.add,
@@ -185,9 +205,11 @@ def _check(node: ast.expr, text: str, names: set[str], *, depth: int) -> None:
 
 
 def _check_number(node: ast.Constant, text: str) -> None:
-    # A bool is an int to Python, and 1e999 reads as infinity.
+    # A bool is an int to Python.
     if isinstance(node.value, bool) or not isinstance(node.value, int | float):
         raise _refuse(text, f"has {node.value!r}, which is no number,", node)
+
+    # 1e999 reads as infinity, and a long integer as one that no float holds.
     try:
         is_finite = bool(np.isfinite(float(node.value)))
     except OverflowError:
@@ -199,21 +221,29 @@ def _check_number(node: ast.Constant, text: str) -> None:
 def _check_call(node: ast.Call, text: str) -> None:
     if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
         raise _refuse(text, f"calls {ast.unparse(node.func)!r}, which is no function,", node)
-    function = FUNCTIONS[node.func.id]
+
+    name, n_given = node.func.id, len(node.args)
+    function = FUNCTIONS[name]
     if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
-        raise _refuse(text, f"gives {node.func.id} named or starred arguments", node)
-    is_too_many = len(node.args) > function.n_arguments and not function.is_variadic
-    if len(node.args) < function.n_arguments or is_too_many:
-        wanted = f"{function.n_arguments}{' or more' if function.is_variadic else ''}"
-        raise _refuse(text, f"gives {node.func.id} {len(node.args)} arguments, not {wanted},", node)
+        raise _refuse(text, f"gives {name} named or starred arguments", node)
+
+    is_too_many = n_given > function.n_arguments and not function.is_variadic
+    if n_given < function.n_arguments or is_too_many:
+        wanted = f"{function.n_arguments} or more" if function.is_variadic else function.n_arguments
+        raise _refuse(text, f"gives {name} {n_given} arguments, not {wanted},", node)
 
 
-def _refuse(text: str, what: str, node: ast.expr | None = None) -> UsageError:
-    # ast counts columns in UTF-8 bytes of the stripped text; expressions that parse are nearly always ASCII.
-    leading = len(text) - len(text.lstrip())
-    place = "" if node is None else f" at column {leading + node.col_offset + 1}"
-    told = text if len(text) <= 80 else f"{text[:77]}..."
+def _refuse(text: str, problem: str, node: ast.expr | None = None) -> UsageError:
+    place = ""
+    if node is not None:
+        # ast counts columns in UTF-8 bytes of the stripped text; expressions that parse are nearly
+        # always ASCII.
+        leading = len(text) - len(text.lstrip())
+        place = f" at column {leading + node.col_offset + 1}"
+
+    shown = text if len(text) <= 80 else f"{text[:77]}..."
     return UsageError(
-        f"the reward expression {told!r} {what}{place}",
-        hint=f"numbers, scorer names, + - * /, parentheses and {', '.join(FUNCTIONS)}; a name is letters, digits and _",
+        f"the reward expression {shown!r} {problem}{place}",
+        hint=f"numbers, scorer names, + - * /, parentheses and {', '.join(FUNCTIONS)}; "
+        "a name is letters, digits and _",
     )

@@ -1,4 +1,4 @@
-"""Which candidates of a prompt can be selected from, and whether the prompt is worth training on."""
+"""Which candidates can be selected from, and whether a prompt is worth training on."""
 
 import numpy as np
 
@@ -28,14 +28,18 @@ def screen_candidates(
     drop_truncated: bool = False,
     keep_duplicates: bool = False,
 ) -> np.ndarray:
-    """Return for each of N candidates None if it is usable, else the first of these reasons that holds, as objects (N,).
+    """Return for each of N candidates None if it is usable, else why not, as objects (N,).
 
-    - the status itself, unless it is ``ok`` or ``truncated``; ``error`` is named ``generation_error``;
+    The reason is the first of these that holds:
+
+    - the status itself, unless it is ``ok`` or ``truncated``; ``error`` is named
+      ``generation_error``;
     - ``empty``: no text but white space;
     - ``truncated``: that status, with ``drop_truncated``;
     - ``no_reward``: NaN; ``infinite_reward``: infinite, or beyond `LARGEST_REWARD`;
     - ``no_embedding``: where ``has_embedding_N`` is given (None: embeddings are not needed);
-    - ``duplicate``: the text, character for character, of a usable candidate of the same prompt that stands before it.
+    - ``duplicate``: the text, character for character, of a usable candidate of the same prompt
+      that stands before it.
 
     Args:
         prompts_N: int, which prompt each candidate is of.
@@ -51,13 +55,16 @@ def screen_candidates(
         InputError: columns of different lengths.
     """
     columns = [prompts_N, texts_N, is_blank_N, rewards_N, statuses_N]
-    columns += [] if has_embedding_N is None else [has_embedding_N]
-    if len({len(column) for column in columns}) > 1:
+    if has_embedding_N is not None:
+        columns.append(has_embedding_N)
+    lengths = [len(column) for column in columns]
+    if len(set(lengths)) > 1:
         raise InputError(
-            f"columns of {', '.join(str(len(column)) for column in columns)} rows: one value a candidate is expected"
+            f"columns of {', '.join(map(str, lengths))} rows: one value a candidate is expected"
         )
-    reasons_N = np.full(len(rewards_N), None, dtype=object)
+
     # The last reason first: each line takes precedence over those before it.
+    reasons_N = np.full(len(rewards_N), None, dtype=object)
     if has_embedding_N is not None:
         reasons_N[~has_embedding_N] = "no_embedding"
     reasons_N[np.abs(rewards_N) > LARGEST_REWARD] = "infinite_reward"
@@ -68,15 +75,17 @@ def screen_candidates(
     has_failed_N = ~np.isin(statuses_N, ANSWERED)
     reasons_N[has_failed_N] = statuses_N[has_failed_N]
     reasons_N[statuses_N == "error"] = "generation_error"
+
+    # Only usable candidates have copies: what is left out takes no place away.
     if not keep_duplicates:
         usable = np.flatnonzero(is_none(reasons_N))
-        keys = (
-            prompts_N[usable].astype(np.int64) * (int(texts_N.max(initial=0)) + 1) + texts_N[usable]
-        )
+        n_texts = int(texts_N.max(initial=0)) + 1
+        keys = prompts_N[usable].astype(np.int64) * n_texts + texts_N[usable]
         _, firsts = np.unique(keys, return_index=True)
         is_copy = np.ones(len(usable), dtype=bool)
         is_copy[firsts] = False
         reasons_N[usable[is_copy]] = "duplicate"
+
     return reasons_N
 
 
@@ -89,16 +98,16 @@ def mask_near_duplicates(
 ) -> np.ndarray:
     """Return (P, R) which candidates are near-copies of a better one.
 
-    Candidates are taken from the highest reward down, equal rewards by ascending index; one whose embedding has a cosine
-    similarity of ``threshold`` or more with one kept before is a near-copy. So the positive always stays, and nothing that says
-    the same becomes its negative **(ours)**. A vector of zeros is like no other.
+    Candidates are taken from the highest reward down, equal rewards by ascending index; one whose
+    embedding has a cosine similarity of ``threshold`` or more with one kept before is a near-copy.
+    So the positive always stays, and nothing that says the same becomes its negative **(ours)**. A
+    vector of zeros is like no other.
     """
     squared_norms_PR = np.einsum("prd,prd->pr", embeddings_PRD, embeddings_PRD, dtype=np.float64)
     order_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
+    n_usable_P = mask_PR.sum(axis=1)
     is_copy_PR = np.zeros(mask_PR.shape, dtype=np.bool_)
-    _mark_copies(
-        squared_norms_PR, distances_PRR, order_PR, mask_PR.sum(axis=1), threshold, is_copy_PR
-    )
+    _mark_copies(squared_norms_PR, distances_PRR, order_PR, n_usable_P, threshold, is_copy_PR)
     return is_copy_PR
 
 
@@ -118,19 +127,24 @@ def _mark_copies(
                 j = order_PR[p, earlier]
                 if is_copy_PR[p, j]:
                     continue
-                # the cosine from the distance: 2 a.b = |a|^2 + |b|^2 - |a - b|^2
+
+                # The cosine from the distance: 2 a.b = |a|^2 + |b|^2 - |a - b|^2.
                 twice_dot = (
                     squared_norms_PR[p, i] + squared_norms_PR[p, j] - distances_PRR[p, i, j] ** 2
                 )
                 length = 2.0 * np.sqrt(squared_norms_PR[p, i] * squared_norms_PR[p, j])
-                # 1e-12: equal vectors must reach a threshold of 1 whatever the rounding
+
+                # 1e-12: equal vectors must reach a threshold of 1 whatever the rounding.
                 if length > 0.0 and twice_dot >= length * (threshold - 1e-12):
                     is_copy_PR[p, i] = True
                     break
 
 
 def count_positives(usable_PR: np.ndarray, positives: int) -> np.ndarray:
-    """Return (P,) how many positives each prompt has: ``positives``, or one fewer than its usable candidates."""
+    """Return (P,) how many positives each prompt has.
+
+    ``positives`` of them, or one fewer than its usable candidates.
+    """
     return np.asarray(np.maximum(np.minimum(positives, usable_PR.sum(axis=1) - 1), 0))
 
 
@@ -139,24 +153,26 @@ def mask_low_margins(
 ) -> np.ndarray:
     """Return (P, R) which usable candidates are too close to the positives to be negatives.
 
-    The positives are the `count_positives` highest rewards of ``mask_PR``, ties to the lower index, as in
-    `prefpipe.maths.selection.selection`. Any other usable candidate i has margin ``min(r of positives) - r_i``
-    and is usable only with a
-    margin of at least ``min_margin``. Zero, as in the papers, changes nothing; any number above zero keeps candidates tied
-    with a positive out of the negatives. A prompt may be left with positives alone: `pool_verdicts` names it.
+    The positives are the `count_positives` highest rewards of ``mask_PR``, ties to the lower index,
+    as in `prefpipe.maths.selection.select_pools`. Any other usable candidate i has margin
+    ``min(r of positives) - r_i`` and is usable only with a margin of at least ``min_margin``. Zero,
+    as in the papers, changes nothing; any number above zero keeps candidates tied with a positive
+    out of the negatives. A prompt may be left with positives alone: `pool_verdicts` names it.
     """
     if not min_margin >= 0.0:
         raise UsageError(f"min_margin is {min_margin}; it is >= 0")
     if rewards_PR.size == 0 or min_margin == 0.0:
         return np.zeros(mask_PR.shape, dtype=bool)
+
     best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
     n_positives_P1 = count_positives(mask_PR, positives)[:, None]
     last_positive_P1 = np.take_along_axis(best_first_PR, np.maximum(n_positives_P1 - 1, 0), axis=1)
     floor_P1 = np.take_along_axis(rewards_PR, last_positive_P1, axis=1)
+
     is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
-    np.put_along_axis(
-        is_positive_PR, best_first_PR, np.arange(mask_PR.shape[1])[None] < n_positives_P1, axis=1
-    )
+    is_place_of_positive_PR = np.arange(mask_PR.shape[1])[None] < n_positives_P1
+    np.put_along_axis(is_positive_PR, best_first_PR, is_place_of_positive_PR, axis=1)
+
     with np.errstate(over="ignore"):
         is_close_PR = floor_P1 - rewards_PR < min_margin
     return np.asarray(mask_PR & ~is_positive_PR & is_close_PR & (n_positives_P1 > 0))
@@ -184,14 +200,16 @@ def pool_verdicts(
         kept_PR: bool, those of them that the margin leaves.
         positives: positives wanted a prompt.
     """
-    verdicts_P = np.full(len(rewards_PR), None, dtype=object)
-    verdicts_P[kept_PR.sum(axis=1) <= count_positives(usable_PR, positives)] = "low_margin"
     highest_P = np.where(usable_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
     lowest_P = np.where(usable_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
+    is_finite_PR = np.isfinite(np.where(is_there_PR, rewards_PR, np.nan))
+    has_reward_P = (is_there_PR & is_finite_PR).any(axis=1)
+    has_candidates_P = is_there_PR.any(axis=1)
+
+    # The last verdict first: each line takes precedence over those before it.
+    verdicts_P = np.full(len(rewards_PR), None, dtype=object)
+    verdicts_P[kept_PR.sum(axis=1) <= count_positives(usable_PR, positives)] = "low_margin"
     verdicts_P[highest_P == lowest_P] = "tie"
     verdicts_P[usable_PR.sum(axis=1) < 2] = "too_few_candidates"
-    has_reward_P = (is_there_PR & np.isfinite(np.where(is_there_PR, rewards_PR, np.nan))).any(
-        axis=1
-    )
-    verdicts_P[is_there_PR.any(axis=1) & ~has_reward_P] = "no_rewards"
+    verdicts_P[has_candidates_P & ~has_reward_P] = "no_rewards"
     return verdicts_P

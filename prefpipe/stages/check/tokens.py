@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prefpipe.stages.shared.candidate_rows import Row
-from prefpipe.text.chat_template import TemplateError
+from prefpipe.text.control_tokens import TemplateError
 from prefpipe.training.encoding import Encoder, EncodingError, begins_with_two_bos
 
 N_TEMPLATE_LOOKS = 64

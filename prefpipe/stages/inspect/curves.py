@@ -15,7 +15,7 @@ CURVE_WIDTH = 32
 
 
 class LoggedMeasure(NamedTuple):
-    """One measure of one split: ``steps`` (N,) and ``values`` (N,), the rows in which it was logged."""
+    """One measure of one split: ``steps`` (N,) and ``values`` (N,), where it was logged."""
 
     name: str
     split: str

@@ -20,11 +20,14 @@ FIELDS = (
     "prompt_tokens",
     "completion_tokens",
 )
+"""Columns of each order."""
 IDENTICAL = "identical"
-RowKey = tuple[str, int | None, int | None]
+"""The verdict of two equal texts, about which nobody was asked."""
+PairKey = tuple[str, int | None, int | None]
+"""``(prompt_id, a_sample_idx, b_sample_idx)``."""
 
 
-def key_of_pair(row: Row) -> RowKey:
+def key_of_pair(row: Row) -> PairKey:
     """Return what identifies a row."""
     return row["prompt_id"], row["a_sample_idx"], row["b_sample_idx"]
 
@@ -35,15 +38,14 @@ def orders_of(orders: str) -> tuple[str, ...]:
 
 
 def blank_row(pair: ResponsePair) -> Row:
-    """Return a pair's row before anyone is asked; texts that are equal need no judge: they tie."""
+    """Return a pair's row before anyone is asked."""
     row: Row = dict.fromkeys(VERDICTS.column_names)
     row |= {"prompt_id": pair.prompt_id, "status": pair.status, "reason": pair.reason}
-    for name, side in (("a", pair.a), ("b", pair.b)):
-        if side is not None:
-            row[f"{name}_sample_idx"] = side["sample_idx"]
-            row[f"{name}_length_chars"] = (
-                None if side["response"] is None else len(side["response"])
-            )
+    for name, candidate in (("a", pair.a), ("b", pair.b)):
+        if candidate is not None:
+            text = candidate["response"]
+            row[f"{name}_sample_idx"] = candidate["sample_idx"]
+            row[f"{name}_length_chars"] = None if text is None else len(text)
     return row
 
 
@@ -56,50 +58,49 @@ def request_of(pair: ResponsePair, order: str) -> PairRequest:
     """Return what a judge is asked in one order."""
     assert pair.a is not None
     assert pair.b is not None
-    texts = [pair.a["response"], pair.b["response"]]
-    return PairRequest(pair.messages, *(texts if order == "a_first" else texts[::-1]))
+    a, b = pair.a["response"], pair.b["response"]
+    if order == "a_first":
+        return PairRequest(pair.messages, a, b)
+    return PairRequest(pair.messages, b, a)
 
 
 def order_columns(verdict: PairVerdict, order: str) -> dict[str, Any]:
     """Return a verdict as an order's columns, turned round so that it speaks of A over B."""
-    is_turned = order == "b_first"
-    winners = {
-        "first": "b" if is_turned else "a",
-        "second": "a" if is_turned else "b",
-        "tie": "tie",
+    preference = verdict.preference
+    winners = {"first": "a", "second": "b", "tie": "tie"}
+    if order == "b_first":
+        winners = {"first": "b", "second": "a", "tie": "tie"}
+        preference = None if preference is None else 1.0 - preference
+    columns = {
+        "preference": preference,
+        "verdict": winners.get(verdict.choice or ""),
+        "mass": verdict.mass,
+        "raw": verdict.raw,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "request": verdict.request,
+        "prompt_tokens": verdict.n_prompt_tokens,
+        "completion_tokens": verdict.n_completion_tokens,
     }
-    value = verdict.preference
-    values = (
-        1.0 - value if is_turned and value is not None else value,
-        winners.get(verdict.choice or ""),
-        verdict.mass,
-        verdict.raw,
-        verdict.status,
-        verdict.reason,
-        verdict.request,
-        verdict.n_prompt_tokens,
-        verdict.n_completion_tokens,
-    )
-    return {f"{order}_{name}": value for name, value in zip(FIELDS, values, strict=True)}
+    return {f"{order}_{name}": value for name, value in columns.items()}
 
 
 def identical_columns(order: str) -> dict[str, Any]:
-    """Return an order's columns where the texts are equal."""
+    """Return an order's columns where the texts are equal: they tie, and no judge is needed."""
     return {f"{order}_preference": 0.5, f"{order}_verdict": IDENTICAL, f"{order}_status": "ok"}
 
 
 def finish_row(row: Row, orders: Sequence[str]) -> Row:
-    """Fill in preference, disagreement, status and reason from the orders that were asked for.
+    """Return a row with preference, disagreement, status and reason, from the orders that were asked for.
 
     The preference is the mean over the orders. Where one of them has no verdict there is no preference: half of a pair would
     bring back the bias that the other half is there to cancel.
     """
     for order in orders:
-        if row[f"{order}_status"] != "ok":
-            return row | {
-                "status": row[f"{order}_status"],
-                "reason": f"{order}: {row[f'{order}_reason']}",
-            }
+        status = row[f"{order}_status"]
+        if status != "ok":
+            return row | {"status": status, "reason": f"{order}: {row[f'{order}_reason']}"}
+
     preferences = [row[f"{order}_preference"] for order in orders]
     row = row | {"preference": sum(preferences) / len(preferences), "status": "ok", "reason": None}
     if len(orders) == 2:
@@ -111,11 +112,11 @@ def kept_orders(
     row: Row | None, orders: Sequence[str], is_kept: Callable[[str], bool]
 ) -> dict[str, Any]:
     """Return the columns of an earlier row's orders that need not be asked again: those whose status is kept."""
+    columns: dict[str, Any] = {}
     if row is None:
-        return {}
-    return {
-        f"{order}_{name}": row[f"{order}_{name}"]
-        for order in orders
-        if row[f"{order}_status"] is not None and is_kept(row[f"{order}_status"])
-        for name in FIELDS
-    }
+        return columns
+    for order in orders:
+        status = row[f"{order}_status"]
+        if status is not None and is_kept(status):
+            columns |= {f"{order}_{name}": row[f"{order}_{name}"] for name in FIELDS}
+    return columns

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.artifacts.finite_json import finite_values
-from prefpipe.artifacts.interchange.completion_rows import ITEM_SCHEMA
+from prefpipe.artifacts.interchange.rewardbench_two_rows import ITEM_SCHEMA
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact
@@ -55,53 +55,57 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         InputError: no pair was scored.
         UsageError: ``--beta`` for rewards.
     """
-    is_of_completions = (
-        artifact.n_parts > 0 and ITEM_SCHEMA.names[0] in artifact.read(0)[0].column_names
-    )
-    table = artifact.read_all((*COLUMNS, *COLUMNS_OF_ITEMS) if is_of_completions else COLUMNS)
+    is_of_completions = False
+    if artifact.n_parts > 0:
+        is_of_completions = ITEM_SCHEMA.names[0] in artifact.read(0)[0].column_names
+    columns = (*COLUMNS, *COLUMNS_OF_ITEMS) if is_of_completions else COLUMNS
+    table = artifact.read_all(columns)
+    counts = dict(sorted(artifact.counts().items()))
     kind = _kind(artifact)
     beta, beta_from = _beta(config, artifact, kind)
     scored = table.filter(pc.is_in(table["status"], pa.array(SCORED)))
     if not scored.num_rows:
-        reasons = ", ".join(
-            f"{count} {status}" for status, count in sorted(artifact.counts().items())
-        )
+        reasons = ", ".join(f"{count} {status}" for status, count in counts.items())
         raise InputError(
             f"no pair of {artifact.path} was scored: {reasons or 'there is none'}",
             hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for the reasons",
         )
+
     bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
     bench = _accuracies(table, scored, bootstrap)
-    figures: dict[str, Any] = finite_values(
-        {
-            "kind": PAIR_SCORES.name,
-            "command": config.stage,
-            "score_kind": kind,
-            "pairs": config.pairs,
-            "beta": beta,
-            "beta_from": beta_from,
-            "n_pairs": table.num_rows,
-            "n_scored": scored.num_rows,
-            "counts": dict(sorted(artifact.counts().items())),
-            "n_ties": bench["overall"]["n_ties"],
-            "n_identical": pc.sum(pc.equal(scored["status"], "identical")).as_py() or 0,
-            "n_duplicates": table.num_rows - table["duplicate_of"].null_count,
-            "n_rejected_preferred": pc.sum(pc.less(scored["outcome"], 0.5)).as_py() or 0,
-            "n_contradictions": int(artifact.tally().get("n_contradictions", 0)),
-            "share_longer_chosen": _share_longer(scored),
-            "confidence": config.confidence,
-            "bootstrap_draws": config.bootstrap_draws,
-            "bootstrap_seed": config.bootstrap_seed,
-            "accuracy": bench.pop("overall"),
-            "rewardbench": bench
-            if table["subset"].null_count < table.num_rows and not is_of_completions
-            else None,
-            **({"rewardbench_two": _completions(table, bootstrap)} if is_of_completions else {}),
-            "calibration": _calibration(config, artifact, scored, beta, bootstrap),
-            "recipe": _recipe(config, artifact, is_of_completions=is_of_completions),
-        }
-    )
-    return figures
+    accuracy = bench.pop("overall")
+    has_subsets = table["subset"].null_count < table.num_rows
+    figures: dict[str, Any] = {
+        "kind": PAIR_SCORES.name,
+        "command": config.stage,
+        "score_kind": kind,
+        "pairs": config.pairs,
+        "beta": beta,
+        "beta_from": beta_from,
+        "n_pairs": table.num_rows,
+        "n_scored": scored.num_rows,
+        "counts": counts,
+        "n_ties": accuracy["n_ties"],
+        "n_identical": _n_true(pc.equal(scored["status"], "identical")),
+        "n_duplicates": table.num_rows - table["duplicate_of"].null_count,
+        "n_rejected_preferred": _n_true(pc.less(scored["outcome"], 0.5)),
+        "n_contradictions": int(artifact.tally().get("n_contradictions", 0)),
+        "share_longer_chosen": _share_longer(scored),
+        "confidence": config.confidence,
+        "bootstrap_draws": config.bootstrap_draws,
+        "bootstrap_seed": config.bootstrap_seed,
+        "accuracy": accuracy,
+        "rewardbench": bench if has_subsets and not is_of_completions else None,
+    }
+    if is_of_completions:
+        figures["rewardbench_two"] = _completions(table, bootstrap)
+    figures["calibration"] = _calibration(config, artifact, scored, beta, bootstrap)
+    figures["recipe"] = _recipe(config, artifact, is_of_completions=is_of_completions)
+    return dict(finite_values(figures))
+
+
+def _n_true(values: pa.ChunkedArray) -> int:
+    return pc.sum(values).as_py() or 0
 
 
 def _kind(artifact: Artifact) -> str:
@@ -128,10 +132,11 @@ def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, st
         )
     if config.beta is not None:
         return config.beta, "given"
+
     models = artifact.record.context.get("models") or [config.model]
-    folder = Path(str(models[0]))
-    if kind in ("log_ratio", "mean_logp") and (folder / FILE_NAME).is_file():
-        identity = read_run_record(folder).identity
+    policy = Path(str(models[0]))
+    if kind in ("log_ratio", "mean_logp") and (policy / FILE_NAME).is_file():
+        identity = read_run_record(policy).identity
         objective = OBJECTIVES.get(identity.get("objective", ""))
         beta = identity.get("knobs", {}).get("beta")
         if objective is not None and objective.score == kind and beta is not None:
@@ -141,48 +146,50 @@ def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, st
 
 def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
     """Return the figures of `prefpipe.maths.statistics.rewardbench`, each subset with its rows in the file, scored or not."""
-    found = rewardbench_accuracy(
+    figures = rewardbench_accuracy(
         scored["chosen_score"].to_numpy(),
         scored["rejected_score"].to_numpy(),
         scored["subset"].to_pylist(),
         scored["prompt_id"].to_pylist(),
         bootstrap=bootstrap,
     ).figures()
+    subsets = list(figures["other_subsets"])
+    for section in figures["sections"]:
+        subsets += section["subsets"]
+
     n_rows = Counter(table["subset"].to_pylist())
-    for subset in [
-        *found["other_subsets"],
-        *(each for section in found["sections"] for each in section["subsets"]),
-    ]:
+    for subset in subsets:
         subset["n_rows"] = n_rows[subset["name"] or None]
-    there = {each["name"] for each in found["other_subsets"]}
-    there |= {each["name"] for section in found["sections"] for each in section["subsets"]}
-    found["subsets_not_scored"] = {
-        name or "": count for name, count in n_rows.items() if (name or "") not in there and name
+    names_scored = {subset["name"] for subset in subsets}
+    figures["subsets_not_scored"] = {
+        name: count for name, count in n_rows.items() if name and name not in names_scored
     }
-    found["is_complete"] = found["is_complete"] and table.num_rows == scored.num_rows
-    return found
+    figures["is_complete"] = figures["is_complete"] and table.num_rows == scored.num_rows
+    return figures
 
 
 def _completions(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any] | None:
     """Return RewardBench 2's figures; a prompt counts where every one of its completions is scored, None where none does."""
-    by_item: dict[int, list[Mapping[str, Any]]] = {}
+    rows_of_item: dict[int, list[Mapping[str, Any]]] = {}
     for row in table.to_pylist():
-        by_item.setdefault(row["row_idx"], []).append(row)
+        rows_of_item.setdefault(row["row_idx"], []).append(row)
 
     items = []
     left_out: Counter[str] = Counter()
-    for rows in by_item.values():
-        failed = next((row["status"] for row in rows if row["status"] not in SCORED), None)
-        if failed is not None:
-            left_out[failed] += 1
-            continue
-        items.append(_completions_of(rows))
+    for rows in rows_of_item.values():
+        failures = [row["status"] for row in rows if row["status"] not in SCORED]
+        if failures:
+            left_out[failures[0]] += 1
+        else:
+            items.append(_completions_of(rows))
     if not items:
         return None
-    found = rewardbench_two(items, bootstrap=bootstrap).figures()
-    found["n_items"], found["left_out"] = len(by_item), dict(sorted(left_out.items()))
-    found["is_complete"] = found["is_complete"] and not left_out
-    return found
+
+    figures = rewardbench_two(items, bootstrap=bootstrap).figures()
+    figures["n_items"] = len(rows_of_item)
+    figures["left_out"] = dict(sorted(left_out.items()))
+    figures["is_complete"] = figures["is_complete"] and not left_out
+    return figures
 
 
 def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
@@ -191,16 +198,17 @@ def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
     wrong: dict[int, float] = {}
     for row in rows:
         correct.setdefault(row["chosen_idx"], row["chosen_score"])
-        # with one correct completion the margins decide: its score may differ in the last digits from part to part
-        score = correct[0] - row["margin"] if row["n_chosen"] == 1 else row["rejected_score"]
+        score = row["rejected_score"]
+        # With one correct completion the margins decide: its score may differ in the last digits from part to part.
+        if row["n_chosen"] == 1:
+            score = correct[0] - row["margin"]
         wrong.setdefault(row["rejected_idx"], score)
-    first = rows[0]
     return Completions(
-        first["prompt_id"],
-        first["pair_id"],
-        first["subset"],
-        tuple(correct[each] for each in sorted(correct)),
-        tuple(wrong[each] for each in sorted(wrong)),
+        rows[0]["prompt_id"],
+        rows[0]["pair_id"],
+        rows[0]["subset"],
+        tuple(correct[index] for index in sorted(correct)),
+        tuple(wrong[index] for index in sorted(wrong)),
     )
 
 
@@ -213,30 +221,24 @@ def _calibration(
         UsageError: ``--outcome-gamma`` of pairs without two columns of ratings.
     """
     gamma = config.outcome_gamma
-    if gamma is not None and (
-        _kind(artifact) == "given" or not artifact.record.context.get("score_columns")
-    ):
+    has_ratings = _kind(artifact) != "given" and artifact.record.context.get("score_columns")
+    if gamma is not None and not has_ratings:
         raise UsageError(
-            f"--outcome-gamma {gamma:g} needs the raters' scores, and {config.pairs} has no two columns of ratings beside "
-            "what is evaluated",
-            hint="give a file with score_chosen and score_rejected (or chosen-rating and rejected-rating), and --model",
+            f"--outcome-gamma {gamma:g} needs the raters' scores, and {config.pairs} has no two "
+            "columns of ratings beside what is evaluated",
+            hint="give a file with score_chosen and score_rejected (or chosen-rating and "
+            "rejected-rating), and --model",
         )
-    known = scored.filter(pc.is_valid(scored["outcome" if gamma is None else "rater_gap"]))
+    column, what = ("outcome", "a preference") if gamma is None else ("rater_gap", "two ratings")
+    known = scored.filter(pc.is_valid(scored[column]))
     if not known.num_rows:
-        return {
-            "n_pairs": 0,
-            "reason": f"no scored pair has {'a preference' if gamma is None else 'two ratings'}",
-        }
+        return {"n_pairs": 0, "reason": f"no scored pair has {what}"}
+
     gaps = known["rater_gap"].cast(pa.float64()).to_numpy()
-    outcomes = (
-        known["outcome"].to_numpy() if gamma is None else preference_probabilities(gamma * gaps)
-    )
-    facts = {
-        "beta": beta,
-        "n_without_outcome": scored.num_rows - known.num_rows,
-        "outcome_gamma": gamma,
-    }
-    return facts | calibration_figures(
+    outcomes = known["outcome"].to_numpy()
+    if gamma is not None:
+        outcomes = preference_probabilities(gamma * gaps)
+    figures = calibration_figures(
         beta * known["margin"].to_numpy(),
         outcomes,
         known["prompt_id"].to_pylist(),
@@ -244,30 +246,38 @@ def _calibration(
         binning=Binning(config.n_bins, config.n_gap_bins, config.fit_share),
         bootstrap=bootstrap,
     )
+    return {
+        "beta": beta,
+        "n_without_outcome": scored.num_rows - known.num_rows,
+        "outcome_gamma": gamma,
+        **figures,
+    }
 
 
 def _share_longer(scored: pa.Table) -> float | None:
     """Return how often the longer response, in tokens, is the chosen one, equal lengths half; None where nobody counted."""
-    first, second = (
-        scored[f"{side}_n_tokens"].cast(pa.float64()).to_numpy() for side in ("chosen", "rejected")
-    )
-    shares = 0.5 * (1.0 + np.sign(first - second))
+    n_chosen = scored["chosen_n_tokens"].cast(pa.float64()).to_numpy()
+    n_rejected = scored["rejected_n_tokens"].cast(pa.float64()).to_numpy()
+    shares = 0.5 * (1.0 + np.sign(n_chosen - n_rejected))
     return float(np.mean(shares)) if np.isfinite(shares).all() else None
 
 
 def _recipe(config: PairsConfig, artifact: Artifact, *, is_of_completions: bool) -> dict[str, Any]:
     """Return what a reader needs to make the figures again, and a program to see whether two results can be compared."""
     origin, context = _origin(artifact), artifact.record.context
-    names, columns = context.get("models") or [], context.get("score_columns")
+    names = context.get("models") or []
+    columns = context.get("score_columns")
+    is_given = origin["score_kind"] == "given"
     return {
         "pairs_sha256": origin["pairs"],
         "score_kind": origin["score_kind"],
         "models": [
             {"name": name, **hashes} for name, hashes in zip(names, origin["models"], strict=True)
         ],
-        **{name: origin.get(name) for name in ("max_length", "dtype")},
-        "score_columns": columns if origin["score_kind"] == "given" else None,
-        "rater_columns": None if origin["score_kind"] == "given" else columns,
+        "max_length": origin.get("max_length"),
+        "dtype": origin.get("dtype"),
+        "score_columns": columns if is_given else None,
+        "rater_columns": None if is_given else columns,
         "tie_rule": TIE_RULES[is_of_completions],
         "versions": context.get("versions"),
         "command": config.stage,

@@ -1,4 +1,4 @@
-"""What rates pairs: a reward model here, a policy in `prefpipe.stages.pairs.model_raters`; and the two scores of a pair as a row.
+"""What rates pairs, and the two scores of a pair as a row; raters of ``--model`` are in `prefpipe.stages.pairs.model_raters`.
 
 A pair is scored whole or not at all: a response that is too long, or that the template refuses, costs the other its score too,
 for half a pair compares nothing.
@@ -19,6 +19,7 @@ LARGEST = 1e100
 SAME_TEXT = "chosen and rejected are the same text: a tie, whatever the model"
 SAME_TOKENS = "chosen and rejected are the same tokens to this model: a tie, whatever its weights"
 RESPONSES = ("chosen", "rejected")
+"""A pair's two responses, in the order of all its values."""
 
 
 class Rated(NamedTuple):
@@ -70,30 +71,27 @@ class ScorerRater:
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
         """Return rewards; both of a pair, or neither."""
+        # A completion that stands in several pairs of its row is scored once.
         requests: list[ScoreRequest] = []
-        places: dict[
-            Any, int
-        ] = {}  # a completion that stands in several pairs of its row is scored once
-        sides: list[list[int]] = []
+        place_of: dict[tuple[int, str | int], int] = {}
+        places_of_pairs: list[list[int]] = []
         for pair in pairs:
-            numbers = []
+            places = []
             for number, text in enumerate((pair.chosen, pair.rejected)):
-                key = (
-                    (pair.of_item.row_idx, text)
-                    if pair.of_item is not None
-                    else (pair.pair_idx, number)
-                )
-                if key not in places:
-                    places[key] = len(requests)
+                key: tuple[int, str | int] = (pair.pair_idx, number)
+                if pair.of_item is not None:
+                    key = (pair.of_item.row_idx, text)
+                if key not in place_of:
+                    place_of[key] = len(requests)
                     requests.append(ScoreRequest(pair.prompt_id, number, pair.messages, text, {}))
-                numbers.append(places[key])
-            sides.append(numbers)
+                places.append(place_of[key])
+            places_of_pairs.append(places)
 
         scores = self.scorer.score(requests)
-        return [
-            self._rated(pair, [scores[place] for place in numbers])
-            for pair, numbers in zip(pairs, sides, strict=True)
-        ]
+        rated = []
+        for pair, places in zip(pairs, places_of_pairs, strict=True):
+            rated.append(self._rated(pair, [scores[place] for place in places]))
+        return rated
 
     def notes(self) -> list[str]:
         """Return what the scorer says of the texts."""
@@ -104,17 +102,21 @@ class ScorerRater:
         self.scorer.close()
 
     def _rated(self, pair: ScoredTexts, scores: Sequence[Score]) -> Rated:
-        for side, score in zip(RESPONSES, scores, strict=True):
+        for name, score in zip(RESPONSES, scores, strict=True):
             if score.status != "ok":
-                return Rated(status=score.status, reason=f"{side}: {score.reason}")
-        first, second = (score.reward for score in scores)
+                return Rated(status=score.status, reason=f"{name}: {score.reason}")
+        chosen, rejected = (score.reward for score in scores)
         if not hasattr(self.scorer, "encode"):
-            return Rated((first, second))
-        ids = [self.scorer.encode(pair.messages, text) for text in (pair.chosen, pair.rejected)]
-        if ids[0] == ids[1]:
-            second = first  # in a batch the same tokens may differ in their last digits, which is no victory
-        rated = Rated((first, second), (len(ids[0]), len(ids[1])))
-        return rated._replace(status="identical", reason=SAME_TOKENS) if ids[0] == ids[1] else rated
+            return Rated((chosen, rejected))
+
+        ids_of_chosen = self.scorer.encode(pair.messages, pair.chosen)
+        ids_of_rejected = self.scorer.encode(pair.messages, pair.rejected)
+        n_tokens = (len(ids_of_chosen), len(ids_of_rejected))
+        if ids_of_chosen == ids_of_rejected:
+            # In a batch the same tokens may differ in their last digits, which is no victory.
+            scores_of_both = (chosen, chosen)
+            return Rated(scores_of_both, n_tokens, status="identical", reason=SAME_TOKENS)
+        return Rated((chosen, rejected), n_tokens)
 
 
 def scorer_rater(
@@ -133,12 +135,10 @@ def scorer_rater(
 def given_scores(pair: ScoredTexts) -> Rated:
     """Return the scores that the file has."""
     assert pair.scores is not None
-    missing = [side for side, score in zip(RESPONSES, pair.scores, strict=True) if score is None]
-    return (
-        Rated(pair.scores)
-        if not missing
-        else Rated(status="no_score", reason=f"{missing[0]}: its score is null")
-    )
+    for name, score in zip(RESPONSES, pair.scores, strict=True):
+        if score is None:
+            return Rated(status="no_score", reason=f"{name}: its score is null")
+    return Rated(pair.scores)
 
 
 def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
@@ -151,15 +151,12 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
     """
     if rated is None:
         rated = Rated(status="missing_text" if pair.is_null else "unreadable", reason=pair.problem)
-    for side, score in zip(RESPONSES, rated.scores, strict=True):
-        if rated.status in SCORED and (score is None or not abs(score) <= LARGEST):  # NaN neither
-            rated = rated._replace(
-                status="not_finite",
-                reason=f"{side}: its score is {score}, no number within {LARGEST:g}",
-            )
+    if rated.status in SCORED:
+        rated = _checked(rated)
     is_scored = rated.status in SCORED
     if is_scored and pair.has_equal_texts:
         rated = rated._replace(status="identical", reason=SAME_TEXT)
+
     row: Row = {
         "prompt_id": pair.prompt_id,
         "pair_idx": pair.pair_idx,
@@ -173,13 +170,11 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
         "status": rated.status,
         "reason": rated.reason,
     }
-    for number, side in enumerate(RESPONSES):
-        row |= {
-            f"{side}_score": rated.scores[number] if is_scored else None,
-            f"{side}_n_tokens": rated.n_tokens[number],
-            f"{side}_logp": rated.logps[number],
-            f"{side}_ref_logp": rated.ref_logps[number],
-        }
+    for number, name in enumerate(RESPONSES):
+        row[f"{name}_score"] = rated.scores[number] if is_scored else None
+        row[f"{name}_n_tokens"] = rated.n_tokens[number]
+        row[f"{name}_logp"] = rated.logps[number]
+        row[f"{name}_ref_logp"] = rated.ref_logps[number]
     if pair.of_item is not None:
         row |= pair.of_item._asdict()
     if is_scored:
@@ -187,15 +182,28 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
     return row
 
 
+def _checked(rated: Rated) -> Rated:
+    """Return scores as they are, or with a status where one of them is no number that can be counted with."""
+    for name, score in zip(RESPONSES, rated.scores, strict=True):
+        is_usable = score is not None and abs(score) <= LARGEST  # not so for NaN either
+        if not is_usable:
+            reason = f"{name}: its score is {score}, no number within {LARGEST:g}"
+            return rated._replace(status="not_finite", reason=reason)
+    return rated
+
+
 def _outcome(pair: ScoredTexts) -> float | None:
     """Return 1 where chosen is chosen, or the preference; None where the file has preferences and none for this pair."""
-    return pair.preference if pair.preference is not None or pair.has_preference_column else 1.0
+    if pair.preference is None and not pair.has_preference_column:
+        return 1.0
+    return pair.preference
 
 
 def _rater_gap(pair: ScoredTexts, kind: str) -> float | None:
-    if kind != "given" and pair.scores is not None:
-        first, second = pair.scores
-        if first is None or second is None or not isfinite(first - second):
-            return None
-        return first - second
-    return None if pair.preference is None else 2.0 * pair.preference - 1.0
+    """Return by how much the raters prefer chosen: the difference of their ratings, or 2 p - 1 of a preference p."""
+    if kind == "given" or pair.scores is None:
+        return None if pair.preference is None else 2.0 * pair.preference - 1.0
+    chosen, rejected = pair.scores
+    if chosen is None or rejected is None or not isfinite(chosen - rejected):
+        return None
+    return chosen - rejected

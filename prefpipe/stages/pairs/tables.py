@@ -35,6 +35,10 @@ SCORES = {
     "reward": "reward",
     "given": "scores that the file gives",
 }
+ORIGINS_OF_BETA = {
+    "training": ", the beta of the policy's training",
+    "given": ", the beta given",
+}
 
 
 def pairs_page(figures: Mapping[str, Any], *, shows: str) -> RenderableType:
@@ -55,61 +59,62 @@ def pairs_page(figures: Mapping[str, Any], *, shows: str) -> RenderableType:
 
 def _title(figures: Mapping[str, Any]) -> str:
     models = [short(model["name"]) for model in figures["recipe"]["models"]]
-    who = " against ".join(models) or "no model"
+    scorer = " against ".join(models) or "no model"
     return visible_line(
-        f"{who}: {SCORES[figures['score_kind']]}; {figures['n_scored']:,} of {figures['n_pairs']:,} pairs",
+        f"{scorer}: {SCORES[figures['score_kind']]}; {figures['n_scored']:,} of "
+        f"{figures['n_pairs']:,} pairs",
         200,
     )
 
 
 def _accuracy(figures: Mapping[str, Any]) -> Iterator[RenderableType]:
-    table = _table(
-        "", f"accuracy and {figures['confidence']:.0%} interval", "se", "pairs", "ties", "weight"
-    )
+    """Yield RewardBench's table: sections with their subsets, other subsets, all pairs, the means over sections."""
+    level = f"{figures['confidence']:.0%}"
+    table = _table("", f"accuracy and {level} interval", "se", "pairs", "ties", "weight")
     bench = figures["rewardbench"]
-    for section in bench["sections"] if bench is not None else ():
-        _row(table, section["name"], section["accuracy"], f"{section['weight']:g}", style="bold")
+    if bench is None:
+        _row_of_pairs(table, "all pairs", figures["accuracy"], "")
+        yield table
+        return
+
+    sections = bench["sections"]
+    for section in sections:
+        weight = f"{section['weight']:g}"
+        _row_of_pairs(table, section["name"], section["accuracy"], weight, style="bold")
         for subset in section["subsets"]:
-            _row(table, f"  {subset['name']}", subset["accuracy"], f"{subset['weight']}")
-    others = [] if bench is None else bench["other_subsets"]
-    if others and bench["sections"]:
+            name, weight = f"  {subset['name']}", f"{subset['weight']}"
+            _row_of_pairs(table, name, subset["accuracy"], weight)
+    if bench["other_subsets"] and sections:
         table.add_row(Text("in no section", style="dim"))
-    for subset in others:
-        _row(table, f"  {subset['name'] or '(no subset)'}", subset["accuracy"], "")
-    _row(table, "all pairs", figures["accuracy"], "")
-    if bench is not None and bench["core"] is not None:
-        found = [each["name"] for each in bench["sections"] if each["weight"] == 1.0]
-        _row(table, f"mean of {len(found)} of 4 core sections", bench["core"], "")
-    if bench is not None and bench["final"] is not None:
-        _row(
-            table,
-            "final" if bench["is_complete"] else "final, of what is there",
-            bench["final"],
-            "",
-            style="bold",
-        )
+    for subset in bench["other_subsets"]:
+        _row_of_pairs(table, f"  {subset['name'] or '(no subset)'}", subset["accuracy"], "")
+
+    _row_of_pairs(table, "all pairs", figures["accuracy"], "")
+    if bench["core"] is not None:
+        n_core = sum(section["weight"] == 1.0 for section in sections)
+        _row_of_pairs(table, f"mean of {n_core} of 4 core sections", bench["core"], "")
+    if bench["final"] is not None:
+        name = "final" if bench["is_complete"] else "final, of what is there"
+        _row_of_pairs(table, name, bench["final"], "", style="bold")
     yield table
 
 
 def _best_of(figures: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield RewardBench 2's table: subsets, and the mean of those that are its own."""
-    table = _table(
-        "RewardBench 2",
-        f"figure and {figures['confidence']:.0%} interval",
-        "se",
-        "prompts",
-        "shared",
-    )
-    found = figures["rewardbench_two"]
-    for subset in found["subsets"] if found is not None else ():
+    level = f"{figures['confidence']:.0%}"
+    table = _table("RewardBench 2", f"figure and {level} interval", "se", "prompts", "shared")
+    bench = figures["rewardbench_two"]
+    if bench is None:
+        yield table
+        return
+
+    n_counted = 0
+    for subset in bench["subsets"]:
         _row_of_prompts(table, subset["name"] or "(no subset)", subset["figure"])
-    if found is not None and found["final"] is not None:
-        n_counted = sum(
-            each["n_expected"] is not None and each["figure"] is not None
-            for each in found["subsets"]
-        )
-        name = "final" if found["is_complete"] else f"mean of {n_counted} of 6 subsets"
-        _row_of_prompts(table, name, found["final"], style="bold")
+        n_counted += subset["n_expected"] is not None and subset["figure"] is not None
+    if bench["final"] is not None:
+        name = "final" if bench["is_complete"] else f"mean of {n_counted} of 6 subsets"
+        _row_of_prompts(table, name, bench["final"], style="bold")
     yield table
 
 
@@ -129,11 +134,12 @@ def _row_of_prompts(
     )
 
 
-def _row(
+def _row_of_pairs(
     table: Table, name: str, accuracy: Mapping[str, Any], weight: str, style: str = ""
 ) -> None:
+    indent = "  " if name.startswith(" ") else ""  # visible_line takes it away
     table.add_row(
-        Text(("  " if name.startswith(" ") else "") + visible_line(name, 40), style=style),
+        Text(indent + visible_line(name, 40), style=style),
         interval(accuracy, PERCENT),
         number(accuracy["se"], PERCENT),
         f"{accuracy['n_pairs']:,}",
@@ -142,60 +148,58 @@ def _row(
     )
 
 
-def _calibration(found: Mapping[str, Any], figures: Mapping[str, Any]) -> Iterator[RenderableType]:
-    if not found["n_pairs"]:
-        yield Text(f"no calibration: {found['reason']}")
+def _calibration(
+    calibration: Mapping[str, Any], figures: Mapping[str, Any]
+) -> Iterator[RenderableType]:
+    """Yield what was predicted, the table of measures, the reliability curve, and measures by gap."""
+    if not calibration["n_pairs"]:
+        yield Text(f"no calibration: {calibration['reason']}")
         return
+
     difference = "s_chosen - s_rejected"
-    difference = difference if figures["beta"] == 1.0 else f"{figures['beta']:g} * ({difference})"
-    origin = {"training": ", the beta of the policy's training", "given": ", the beta given"}.get(
-        figures["beta_from"], ""
-    )
+    if figures["beta"] != 1.0:
+        difference = f"{figures['beta']:g} * ({difference})"
+    origin = ORIGINS_OF_BETA.get(figures["beta_from"], "")
     yield Text(
         f"predicted preference sigma({difference}){origin}; both orders of each pair", style="dim"
     )
-    if found["outcome_gamma"] is not None:
-        yield Text(
-            f"against graded outcomes sigma({found['outcome_gamma']:g} * (rating of chosen - rating of rejected))",
-            style="dim",
-        )
-    fitted = found["temperature"]
-    is_fitted = fitted["temperature"] is not None
-    heads = ("held out, T = 1", f"T = {fitted['temperature']:.3g}") if is_fitted else ()
-    table = _table("", f"figure and {figures['confidence']:.0%} interval", "se", *heads)
+    if calibration["outcome_gamma"] is not None:
+        gap = f"{calibration['outcome_gamma']:g} * (rating of chosen - rating of rejected)"
+        yield Text(f"against graded outcomes sigma({gap})", style="dim")
+
+    fitted = calibration["temperature"]
+    headings = ["", f"figure and {figures['confidence']:.0%} interval", "se"]
+    if fitted["temperature"] is not None:
+        headings += ["held out, T = 1", f"T = {fitted['temperature']:.3g}"]
+    table = _table(*headings)
     for label, name, form in CALIBRATION_ROWS:
-        drawn = found["intervals"][name]
-        split = (
-            [number(fitted[when][name], form) for when in ("before", "after")] if is_fitted else []
-        )
-        table.add_row(
-            label, interval({"mean": found[name], **drawn}, form), number(drawn["se"], form), *split
-        )
+        drawn = calibration["intervals"][name]
+        cells = [
+            label,
+            interval({"mean": calibration[name], **drawn}, form),
+            number(drawn["se"], form),
+        ]
+        if fitted["temperature"] is not None:
+            cells += [number(fitted["before"][name], form), number(fitted["after"][name], form)]
+        table.add_row(*cells)
     yield table
-    yield from _curve(found["reliability"])
+
+    yield from _curve(calibration["reliability"])
     for name, title in (("by_gap", "score gap"), ("by_rater_gap", "raters' gap")):
-        if found[name] is not None:
-            yield _gaps(found[name], title)
+        if calibration[name] is not None:
+            yield _gaps(calibration[name], title)
 
 
 def _curve(bins: Sequence[Mapping[str, float]]) -> Iterator[RenderableType]:
     """Yield the curve's upper half, which the lower mirrors: what was predicted (|) and what came of it (bar)."""
     yield Text("reliability: a bar is the share that won, | what was predicted", style="bold")
-    table = _table(
-        "predicted",
-        "won",
-        "pairs",
-        "0" + " " * (CURVE_WIDTH // 2 - 2) + "1/2" + " " * (CURVE_WIDTH // 2 - 2) + "1",
-    )
+    gap = " " * (CURVE_WIDTH // 2 - 2)
+    table = _table("predicted", "won", "pairs", f"0{gap}1/2{gap}1")
     table.columns[3].justify = "left"
     for each in bins:
         if each["lower"] >= 0.5 - 1e-12:
-            table.add_row(
-                f"{each['predicted']:.3f}",
-                f"{each['observed']:.3f}",
-                f"{each['n']:,.0f}",
-                _bar(each),
-            )
+            predicted, observed = f"{each['predicted']:.3f}", f"{each['observed']:.3f}"
+            table.add_row(predicted, observed, f"{each['n']:,.0f}", _bar(each))
     yield table
 
 
@@ -210,7 +214,7 @@ def _gaps(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     table = _table(title, "pairs", "mean confidence", "accuracy", "ECE", "Brier", "log loss")
     for row in rows:
         bounds = f"{row['gap_lower']:.3g} to {row['gap_upper']:.3g}"
-        figures = (number(row[name], form) for name, form in GAP_COLUMNS)
+        figures = [number(row[name], form) for name, form in GAP_COLUMNS]
         table.add_row(bounds, f"{row['n_pairs']:,}", *figures)
     return table
 

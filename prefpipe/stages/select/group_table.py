@@ -5,19 +5,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.schemas import BEATS, GROUPS
 from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.pairs import build_pairs
 from prefpipe.maths.selection.screening import is_none
-from prefpipe.maths.selection.selection import Selection
+from prefpipe.maths.selection.select_pools import Selection
+from prefpipe.stages.select.screening import ScreenedPart
 from prefpipe.stages.shared.candidate_rows import further_columns
-from prefpipe.stages.shared.pool_index import Screened
 
-TEXT_COLUMNS = (
-    "messages",
+CANDIDATE_COLUMNS = (
     "response",
     "model",
     "prompt_token_ids",
@@ -27,164 +25,197 @@ TEXT_COLUMNS = (
     "finish_reason",
     "logp",
 )
+"""Columns that a row takes over from its candidate; null in the row of a rejected prompt."""
 
 
-class _Rows:
+class _GroupRows:
     """The rows to write, in order: L of them.
 
-    ``prompts`` and ``places`` (L,) say which candidate; ``is_rejection`` (L,): the one row of a prompt without a group;
-    ``is_negative`` (L,); ``slots`` (L,) the place among the prompt's chosen negatives.
+    - ``prompts`` and ``places`` (L,): which candidate;
+    - ``origin`` (L,): its row in the table of candidates;
+    - ``is_rejection`` (L,): the one row of a prompt without a group;
+    - ``is_negative`` (L,);
+    - ``slots`` (L,): the place among the prompt's chosen negatives.
     """
 
-    def __init__(self, screened: Screened, selection: Selection) -> None:
+    def __init__(self, screened: ScreenedPart, selection: Selection) -> None:
+        # A row a prompt: the rejection first, then positives, then negatives. Flattened it is the
+        # order of the table. A rejection stands for the prompt's first candidate.
         is_rejected_P1 = ~is_none(screened.verdicts)[:, None]
-        # A row a prompt: the rejection first, then positives, then negatives; flattened it is the order of the table.
-        width = selection.positives.shape[1]
+        rejections_P1 = np.where(is_rejected_P1, 0, -1)
         places_PL = np.concatenate(
-            [np.where(is_rejected_P1, 0, -1), selection.positives, selection.negatives], axis=1
+            [rejections_P1, selection.positives, selection.negatives], axis=1
         )
+        n_positives = selection.positives.shape[1]
+
         self.prompts, columns = np.nonzero(places_PL >= 0)
         self.places = places_PL[self.prompts, columns]
-        self.is_rejection = columns == 0
-        self.is_negative = columns > width
-        self.slots = columns - width - 1
         self.origin = screened.pools.starts[self.prompts] + self.places
+        self.is_rejection = columns == 0
+        self.is_negative = columns > n_positives
+        self.slots = columns - n_positives - 1
 
     def of_prompts(self, values_P: np.ndarray) -> np.ndarray:
+        """Return (L,) the value of each row's prompt."""
         return np.asarray(values_P[self.prompts])
 
 
 def group_table(
-    table: pa.Table, screened: Screened, selection: Selection, config: SelectConfig
+    screened: ScreenedPart, selection: Selection, config: SelectConfig
 ) -> tuple[pa.Table, dict[str, int]]:
     """Return the rows of ``groups`` for one part and how many have each status.
 
     Args:
-        table: the candidates, in the order of ``screened.pools``.
-        screened: what was found out about them.
+        screened: the candidates, and what screening said of them.
         selection: what was chosen.
         config: for ``--pairs``.
     """
-    rows = _Rows(screened, selection)
-    schema = GROUPS.arrow()
-    own = _selection_columns(rows, screened, selection)
-    own["prompt_id"] = screened.pools.prompt_ids.take(pa.array(rows.prompts))
-    own["beats"] = _beats(rows, screened, config)
-    own["status"], own["reason"] = _statuses(rows, screened)
+    rows = _GroupRows(screened, selection)
+
+    # What selection says of a row, then what the row takes over from its candidate.
+    made = _selection_columns(rows, screened, selection)
+    made["prompt_id"] = screened.pools.prompt_ids.take(pa.array(rows.prompts))
+    made["beats"] = _beats(rows, screened, config)
+    made["status"], made["reason"] = _statuses(rows, screened)
     origin = pa.array(rows.origin, pa.int64())
-    text = table.select(["messages"]).take(origin)
-    kept = table.select(TEXT_COLUMNS[1:]).take(
-        pa.array(rows.origin, pa.int64(), mask=rows.is_rejection)
-    )
+    origin_if_kept = pa.array(rows.origin, pa.int64(), mask=rows.is_rejection)
+    taken = screened.table.select(CANDIDATE_COLUMNS).take(origin_if_kept)
+    taken = taken.append_column("messages", screened.table["messages"].take(origin))
+
+    schema = GROUPS.arrow()
     columns = []
     for field in schema:
-        source = text if field.name == "messages" else kept
-        column = own[field.name] if field.name in own else source[field.name]
-        columns.append(column.cast(field.type) if column.type != field.type else column)
-    written = pa.Table.from_arrays(columns, schema=schema)
-    theirs = further_columns(table).take(origin)
-    for field, column in zip(theirs.schema, theirs.columns, strict=True):
-        written = written.append_column(field, column)
-    verdicts = Counter(screened.verdicts[rows.prompts[rows.is_rejection]].tolist())
+        column = made[field.name] if field.name in made else taken[field.name]
+        columns.append(column if column.type == field.type else column.cast(field.type))
+    groups = pa.Table.from_arrays(columns, schema=schema)
+
+    # The user's own columns stand behind.
+    users = further_columns(screened.table).take(origin)
+    for field, column in zip(users.schema, users.columns, strict=True):
+        groups = groups.append_column(field, column)
+
+    rejected_prompts = rows.prompts[rows.is_rejection]
+    counts = dict(Counter(screened.verdicts[rejected_prompts].tolist()))
     n_kept = int((~rows.is_rejection).sum())
-    return written, dict(verdicts) | ({"ok": n_kept} if n_kept else {})
+    if n_kept:
+        counts["ok"] = n_kept
+    return groups, counts
 
 
 def _selection_columns(
-    rows: _Rows, screened: Screened, selection: Selection
+    rows: _GroupRows, screened: ScreenedPart, selection: Selection
 ) -> dict[str, pa.Array]:
-    ranks_PR = np.empty(screened.kept.shape, dtype=np.int32)
-    best_first_PR = np.argsort(
-        np.where(screened.kept, -np.nan_to_num(screened.rewards), np.inf), axis=1, kind="stable"
-    )
-    np.put_along_axis(
-        ranks_PR, best_first_PR, np.arange(screened.pools.shape[1], dtype=np.int32)[None], axis=1
-    )
-    no_group = rows.is_rejection
+    """Return the columns that selection fills in; null where a prompt was rejected."""
     at = (rows.prompts, rows.places)
-    clusters = selection.clusters[at]
-    gains = np.where(
-        rows.is_negative, selection.gains[rows.prompts, np.maximum(rows.slots, 0)], np.nan
-    )
-    cost, bound = rows.of_prompts(selection.cost), rows.of_prompts(selection.lower_bound)
-    roles = pa.array(np.where(rows.is_negative, 1, 0), mask=no_group)
+    no_group = rows.is_rejection
+    samples = screened.pools.samples[rows.origin].astype(np.int32)
+    roles = pa.array(rows.is_negative.astype(np.int64), mask=no_group)
+    clusters = selection.clusters[at].astype(np.int32)
+
+    gains = selection.gains[rows.prompts, np.maximum(rows.slots, 0)]
+    gains = np.where(rows.is_negative, gains, np.nan)
+    cost = rows.of_prompts(selection.cost)
+    bound = rows.of_prompts(selection.lower_bound)
+    is_optimal = rows.of_prompts(selection.is_optimal)
     return {
-        "sample_idx": pa.array(screened.pools.samples[rows.origin].astype(np.int32), mask=no_group),
+        "sample_idx": pa.array(samples, mask=no_group),
         "role": pa.array(["positive", "negative"]).take(roles),
-        "rank": pa.array(ranks_PR[at], mask=no_group),
+        "rank": pa.array(_ranks(screened)[at], mask=no_group),
         "reward": pa.array(screened.rewards[at], mask=no_group),
-        "cluster": pa.array(clusters.astype(np.int32), mask=no_group | (clusters < 0)),
+        "cluster": pa.array(clusters, mask=no_group | (clusters < 0)),
         "represents": _represents(rows, screened, selection),
         "marginal_gain": pa.array(gains, mask=np.isnan(gains)),
         "cost": pa.array(cost, mask=no_group | np.isnan(cost)),
         "lower_bound": pa.array(bound, mask=no_group | np.isnan(bound)),
-        "is_optimal": pa.array(
-            rows.of_prompts(selection.is_optimal), mask=no_group | np.isnan(bound)
-        ),
+        "is_optimal": pa.array(is_optimal, mask=no_group | np.isnan(bound)),
     }
 
 
-def _represents(rows: _Rows, screened: Screened, selection: Selection) -> pa.Array:
-    """Return for each negative the samples that it is nearest to, by sample index; null in other rows and without distances."""
-    members = np.nonzero(selection.represents >= 0)
-    by_owner = np.lexsort((members[1], selection.represents[members], members[0]))
-    prompts, places = members[0][by_owner], members[1][by_owner]
+def _ranks(screened: ScreenedPart) -> np.ndarray:
+    """Return (P, R) the rank of each kept candidate by reward, the best 0; others come behind."""
+    to_sort_by_PR = np.where(screened.kept, -np.nan_to_num(screened.rewards), np.inf)
+    best_first_PR = np.argsort(to_sort_by_PR, axis=1, kind="stable")
+    ranks_PR = np.empty(screened.kept.shape, dtype=np.int32)
+    all_ranks = np.arange(screened.pools.shape[1], dtype=np.int32)
+    np.put_along_axis(ranks_PR, best_first_PR, all_ranks[None], axis=1)
+    return ranks_PR
+
+
+def _represents(rows: _GroupRows, screened: ScreenedPart, selection: Selection) -> pa.Array:
+    """Return for each negative the samples that it is nearest to, by sample index.
+
+    Null in other rows, and without distances.
+    """
+    prompts, places = np.nonzero(selection.represents >= 0)
+    owners = selection.represents[prompts, places]
+    by_owner = np.lexsort((places, owners, prompts))
+    prompts, places, owners = prompts[by_owner], places[by_owner], owners[by_owner]
     samples = screened.pools.samples[screened.pools.starts[prompts] + places].astype(np.int32)
-    # The negatives of a prompt stand by place, as the owners do here, and each owns itself at least.
-    width = screened.kept.shape[1]
-    owners = prompts * width + selection.represents[prompts, places]
-    has_members = rows.is_negative if len(samples) else np.zeros(len(rows.prompts), dtype=bool)
+
+    # The negatives of a prompt stand by place, as the owners do here; each owns itself at least.
     sizes = np.zeros(len(rows.prompts), dtype=np.int64)
-    _, sizes[has_members] = np.unique(owners, return_counts=True) if len(samples) else (None, 0)
+    has_members = np.zeros(len(rows.prompts), dtype=bool)
+    if len(samples):
+        has_members = rows.is_negative
+        n_candidates = screened.kept.shape[1]
+        _, sizes[has_members] = np.unique(prompts * n_candidates + owners, return_counts=True)
+
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(offsets), pa.array(samples), mask=pa.array(~has_members)
     )
 
 
-def _beats(rows: _Rows, screened: Screened, config: SelectConfig) -> pa.Array:
-    """Return each row's pairs: null throughout unless pairs were asked for."""
-    found: list[Any] = [None] * len(rows.prompts)
-    if config.pairs is not None or config.max_pairs is not None:
-        rule = config.pairs or "positive-negative"
-        rewards = screened.rewards[rows.prompts, rows.places]
-        kept = np.flatnonzero(~rows.is_rejection)
-        starts = np.flatnonzero(np.diff(rows.prompts[kept], prepend=-1))
-        for group in np.split(kept, starts[1:]) if len(kept) else []:
-            prompt_id = screened.pools.prompt_ids[int(rows.prompts[group[0]])].as_py()
-            pairs = build_pairs(
-                rewards[group],
-                ~rows.is_negative[group],
-                rule,
-                max_pairs=config.max_pairs,
-                min_margin=config.min_margin,
-                seed=seed_for(config.seed, prompt_id, 1),
-            )
-            for row in group:
-                found[row] = []
-            for pair in pairs:
-                rejected = int(screened.pools.samples[rows.origin[group[pair.rejected]]])
-                found[group[pair.chosen]].append({"sample_idx": rejected, "margin": pair.margin})
-    return pa.array(found, BEATS)
+def _beats(rows: _GroupRows, screened: ScreenedPart, config: SelectConfig) -> pa.Array:
+    """Return each row's pairs; null throughout unless pairs were asked for."""
+    beats: list[Any] = [None] * len(rows.prompts)
+    if config.pairs is None and config.max_pairs is None:
+        return pa.array(beats, BEATS)
+
+    rewards = screened.rewards[rows.prompts, rows.places]
+    kept = np.flatnonzero(~rows.is_rejection)
+    starts = np.flatnonzero(np.diff(rows.prompts[kept], prepend=-1))
+    for group in np.split(kept, starts[1:]):
+        # The rows of one prompt; np.split makes one empty group of no rows at all.
+        if not len(group):
+            continue
+        prompt_id = screened.pools.prompt_ids[int(rows.prompts[group[0]])].as_py()
+        pairs = build_pairs(
+            rewards[group],
+            ~rows.is_negative[group],
+            config.pairs or "positive-negative",
+            max_pairs=config.max_pairs,
+            min_margin=config.min_margin,
+            seed=seed_for(config.seed, prompt_id, 1),
+        )
+        for row in group:
+            beats[row] = []
+        for pair in pairs:
+            rejected = int(screened.pools.samples[rows.origin[group[pair.rejected]]])
+            beats[group[pair.chosen]].append({"sample_idx": rejected, "margin": pair.margin})
+    return pa.array(beats, BEATS)
 
 
-def _statuses(rows: _Rows, screened: Screened) -> tuple[pa.Array, pa.Array]:
+def _statuses(rows: _GroupRows, screened: ScreenedPart) -> tuple[pa.Array, pa.Array]:
+    """Return each row's status, and the reason of a prompt without a group."""
     statuses = np.full(len(rows.prompts), "ok", dtype=object)
     reasons = np.full(len(rows.prompts), None, dtype=object)
     for row in np.flatnonzero(rows.is_rejection):
-        prompt = rows.prompts[row]
+        prompt = int(rows.prompts[row])
         statuses[row] = screened.verdicts[prompt]
-        reasons[row] = _what_was_wrong(screened, int(prompt))
-    return pa.array(statuses, pa.string()), pc.cast(pa.array(reasons, pa.string()), pa.string())
+        reasons[row] = _why_no_group(screened, prompt)
+    return pa.array(statuses, pa.string()), pa.array(reasons, pa.string())
 
 
-def _what_was_wrong(screened: Screened, prompt: int) -> str:
+def _why_no_group(screened: ScreenedPart, prompt: int) -> str:
     """Describe the candidates of a prompt that has no group."""
-    start, size = int(screened.pools.starts[prompt]), int(screened.pools.sizes[prompt])
-    reasons = screened.reasons[start : start + size].tolist()
-    flaws = Counter(reason for reason in reasons if reason is not None)
+    start = int(screened.pools.starts[prompt])
+    size = int(screened.pools.sizes[prompt])
+    reasons = Counter(screened.reasons[start : start + size].tolist())
+    n_usable = reasons.pop(None, 0)
+    flaws = "".join(f", {count} {reason}" for reason, count in reasons.most_common())
+
     rewards = screened.rewards[prompt, :size]
     finite = rewards[np.isfinite(rewards)]
     spread = f"rewards {finite.min():g} to {finite.max():g}" if len(finite) else "no rewards"
-    told = "".join(f", {count} {reason}" for reason, count in flaws.most_common())
-    return f"{size} candidates, {reasons.count(None)} usable{told}; {spread}"
+    return f"{size} candidates, {n_usable} usable{flaws}; {spread}"

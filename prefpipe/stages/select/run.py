@@ -1,9 +1,16 @@
 """Keep a small informative group of each prompt's candidates.
 
-Reads: ``candidates``, ``scores`` and, where they are given, ``embeddings``. Writes: ``groups``, one row for every kept candidate
-and one row, without a role, for every rejected prompt. Promises: prompts follow the order of the candidates, positives come
-first, the best before the others, then negatives by sample index; rows are joined by key; every candidate that is left out
-is counted under its reason; the rows are the same whatever the number of workers.
+Reads: ``candidates``, ``scores`` and, where they are given, ``embeddings``.
+
+Writes: ``groups``, one row for every kept candidate and one row, without a role, for every rejected
+prompt.
+
+Promises: prompts follow the order of the candidates. Positives come first, the best before the
+others, then negatives by sample index. Rows are joined by key. Every candidate that is left out is
+counted under its reason. The rows are the same whatever the number of workers.
+
+A part is screened (`screening`), chosen from (`part`), written as rows (`group_table`) and summed
+up (`tally`, `summary`).
 """
 
 import os
@@ -14,10 +21,10 @@ from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, open_output, refuse_nesting
 from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.selection.pool_strategies import is_ready
 from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
+from prefpipe.maths.selection.strategies import is_ready
 from prefpipe.stages.select.part import PartSelector
-from prefpipe.stages.select.tally import describe_tally, facts_of_tally
+from prefpipe.stages.select.summary import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards
 from prefpipe.stages.shared.runtime import Runtime, Summary, loop_over_parts
@@ -45,29 +52,27 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
         },
         parents={name: str(artifact.path) for name, artifact in inputs.items()},
     )
+
     indices = runtime.shard.parts(candidates.n_parts)
     for artifact in inputs.values():
         indices = artifact.present(indices, allow_partial=config.allow_partial)
     parents = _parent_digests(inputs, indices)
-    if (
-        indices
-    ):  # an expression that these rewards do not allow (logit of 0) must not cost an older result
-        first = candidates.read(indices[0], ["prompt_id", "sample_idx"])[0]
-        pools = index_pools(
-            flat(first, "prompt_id"),
-            flat(first, "sample_idx"),
-            str(candidates.part_path(indices[0])),
-        )
-        pool_rewards(scores.read(indices[0])[0], expression, pools)
+
+    # Before the output is opened, which may remove an older result: an expression that these
+    # rewards do not allow (logit of 0) must not cost it.
+    if indices:
+        _evaluate_once(expression, candidates, scores, indices[0])
     output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
-    summary = Summary(config.stage, config.output)
+
+    selector = PartSelector(config, expression, inputs, output)
     if "embeddings" in inputs and not is_ready():
         runtime.log(
             "compiling the selection loops, once an installation: about a quarter of a minute"
         )
-    selector = PartSelector(config, expression, inputs, output)
     if indices:
         selector.rehearse()
+
+    summary = Summary(config.stage, config.output)
     loop_over_parts(
         output,
         parents.__getitem__,
@@ -83,33 +88,50 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
 
 
 def _open_inputs(config: SelectConfig) -> dict[str, Artifact]:
+    """Return what is read, by name.
+
+    Raises:
+        InputError: scores or embeddings of other candidates.
+    """
     paths = {"candidates": config.candidates, "scores": config.scores}
     if config.embeddings is not None:
         paths["embeddings"] = config.embeddings
-    refuse_nesting(
-        config.output,
-        {
-            ("CANDIDATES" if name == "candidates" else f"--{name}"): path
-            for name, path in paths.items()
-        },
-    )
-    inputs = {
-        name: open_input(
-            path, schema=name, name="CANDIDATES" if name == "candidates" else f"--{name}"
-        )
-        for name, path in paths.items()
-    }
+    flags = {name: f"--{name}" for name in paths} | {"candidates": "CANDIDATES"}
+
+    refuse_nesting(config.output, {flags[name]: path for name, path in paths.items()})
+    inputs = {name: open_input(path, schema=name, name=flags[name]) for name, path in paths.items()}
+
     for name, artifact in inputs.items():
-        if (
-            name != "candidates"
-            and artifact.record.identity.get("candidates") != inputs["candidates"].record.identity
-        ):
+        if name == "candidates":
+            continue
+        if artifact.record.identity.get("candidates") != inputs["candidates"].record.identity:
             raise InputError(
                 f"--{name} {artifact.path} was made for other candidates than {config.candidates}",
                 hint=f"pass the {name} of these candidates, or make them: "
                 f"prefpipe {artifact.record.stage} {config.candidates} ...",
             )
     return inputs
+
+
+def _reward_expression(config: SelectConfig, scores: Artifact) -> RewardExpression:
+    """Return the reward to select by: ``--reward``, or the only scorer there is."""
+    scorers = [scorer["name"] for scorer in scores.record.identity["scorers"]]
+    if config.reward is None:
+        if len(scorers) > 1:
+            raise UsageError(
+                f"--reward is needed: {scores.path} holds several scorers: {', '.join(scorers)}",
+                hint=f'for example --reward "{" + ".join(scorers)}"',
+            )
+        return parse_reward(scorers[0])
+
+    expression = parse_reward(config.reward)
+    unknown = [name for name in expression.names if name not in scorers]
+    if unknown:
+        raise UsageError(
+            f"--reward {config.reward!r} names `{unknown[0]}`, and {scores.path} holds: "
+            f"{', '.join(scorers)}"
+        )
+    return expression
 
 
 def _parent_digests(
@@ -120,35 +142,35 @@ def _parent_digests(
     Raises:
         InputError: scores or embeddings of candidates that were made again since.
     """
+    candidates = inputs["candidates"]
     digests: dict[int, dict[str, str]] = {}
     for index in indices:
         footers = {name: artifact.footer(index) for name, artifact in inputs.items()}
         digests[index] = {name: footer.data_sha256 for name, footer in footers.items()}
+
         for name, footer in footers.items():
-            if (
-                name != "candidates"
-                and footer.parents.get("candidates") != footers["candidates"].data_sha256
-            ):
+            if name == "candidates":
+                continue
+            if footer.parents.get("candidates") != digests[index]["candidates"]:
                 raise InputError(
-                    f"{inputs[name].part_path(index)} was made from another version of {inputs['candidates'].part_path(index)}",
-                    hint=f"run the `prefpipe {inputs[name].record.stage}` command again: it makes this part anew",
+                    f"{inputs[name].part_path(index)} was made from another version of "
+                    f"{candidates.part_path(index)}",
+                    hint=f"run the `prefpipe {inputs[name].record.stage}` command again: "
+                    "it makes this part anew",
                 )
     return digests
 
 
-def _reward_expression(config: SelectConfig, scores: Artifact) -> RewardExpression:
-    names = [scorer["name"] for scorer in scores.record.identity["scorers"]]
-    if config.reward is None:
-        if len(names) > 1:
-            raise UsageError(
-                f"--reward is needed: {scores.path} holds several scorers: {', '.join(names)}",
-                hint=f'for example --reward "{" + ".join(names)}"',
-            )
-        return parse_reward(names[0])
-    expression = parse_reward(config.reward)
-    unknown = [name for name in expression.names if name not in names]
-    if unknown:
-        raise UsageError(
-            f"--reward {config.reward!r} names `{unknown[0]}`, and {scores.path} holds: {', '.join(names)}"
-        )
-    return expression
+def _evaluate_once(
+    expression: RewardExpression, candidates: Artifact, scores: Artifact, index: int
+) -> None:
+    """Evaluate the reward of one part.
+
+    Raises:
+        UsageError: the expression does not allow these rewards.
+    """
+    table, _ = candidates.read(index, ["prompt_id", "sample_idx"])
+    pools = index_pools(
+        flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index))
+    )
+    pool_rewards(scores.read(index)[0], expression, pools)

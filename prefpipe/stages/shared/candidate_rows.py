@@ -1,5 +1,6 @@
 """What the stages that make or read candidates share: rows, keys, duplicates, and the status of a row without a response."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,32 +27,29 @@ def key_of(row: Row) -> Key:
 
 def further_columns(table: pa.Table) -> pa.Table:
     """Return the columns of candidates that their schema does not name: the user's own, `REASONING` and `TEMPLATE_INPUT`."""
-    return table.select(
-        [name for name in table.column_names if name not in CANDIDATES.column_names]
-    )
+    names = [name for name in table.column_names if name not in CANDIDATES.column_names]
+    return table.select(names)
 
 
 def user_columns(table: pa.Table) -> pa.Table:
     """Return the columns that stand beside the candidates, without what belongs to their prompts."""
-    return table.select(
-        [name for name in further_columns(table).column_names if name != TEMPLATE_INPUT]
-    )
+    names = [name for name in further_columns(table).column_names if name != TEMPLATE_INPUT]
+    return table.select(names)
 
 
 def count_by_status(rows: Iterable[Row]) -> dict[str, int]:
     """Return how many rows have each status."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["status"]] = counts.get(row["status"], 0) + 1
-    return counts
+    return dict(Counter(row["status"] for row in rows))
 
 
 def parent_digests(indices: Sequence[int], **parents: Artifact) -> dict[int, dict[str, str]]:
     """Return for each part the digests of the parent parts it is made from, by parent name."""
-    return {
-        index: {name: artifact.footer(index).data_sha256 for name, artifact in parents.items()}
-        for index in indices
-    }
+    digests: dict[int, dict[str, str]] = {}
+    for index in indices:
+        digests[index] = {
+            name: artifact.footer(index).data_sha256 for name, artifact in parents.items()
+        }
+    return digests
 
 
 def parent_identity(artifact: Artifact) -> dict[str, Any]:
@@ -61,13 +59,14 @@ def parent_identity(artifact: Artifact) -> dict[str, Any]:
 
 def mark_duplicates(rows: Sequence[Row]) -> int:
     """Fill ``duplicate_of`` with the lowest sample index of the same prompt and text; return how many there are."""
-    first: dict[tuple[str, str], int] = {}
+    first_idx: dict[tuple[str, str], int] = {}
     n_duplicates = 0
     for row in sorted(rows, key=lambda row: row["sample_idx"]):
         row["duplicate_of"] = None
         if row["response"] is None:
             continue
-        original = first.setdefault((row["prompt_id"], row["response"]), row["sample_idx"])
+        text = (row["prompt_id"], row["response"])
+        original = first_idx.setdefault(text, row["sample_idx"])
         if original != row["sample_idx"]:
             row["duplicate_of"] = original
             n_duplicates += 1
@@ -77,12 +76,12 @@ def mark_duplicates(rows: Sequence[Row]) -> int:
 def table_of_rows(rows: Sequence[Row], prompts: Prompts, *, is_served: bool = False) -> pa.Table:
     """Return the part's table, each row with its prompt's user columns.
 
+    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` stands behind prefpipe's own columns.
+
     Args:
         rows: rows with the columns of ``candidates``, and `REASONING` where ``is_served``.
         prompts: the prompts that the rows answer.
-        is_served: whether a server made the responses: then a column `REASONING` stands behind prefpipe's own.
-
-    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` stands behind them as well.
+        is_served: whether a server made the responses: then `REASONING` stands behind prefpipe's own columns as well.
     """
     schema = CANDIDATES.arrow()
     if is_served:
@@ -90,11 +89,12 @@ def table_of_rows(rows: Sequence[Row], prompts: Prompts, *, is_served: bool = Fa
     if prompts.carries_tools:
         schema = schema.append(pa.field(TEMPLATE_INPUT, pa.string()))
         rows = [row | {TEMPLATE_INPUT: template_input_of(row["messages"])} for row in rows]
-    own = pa.Table.from_pylist(list(rows), schema=schema)
+    table = pa.Table.from_pylist(list(rows), schema=schema)
+
+    # The user's columns are of prompts: each row has those of its own.
     position = {prompt.prompt_id: number for number, prompt in enumerate(prompts.rows)}
-    theirs = prompts.columns.take(
-        pa.array([position[row["prompt_id"]] for row in rows], pa.int64())
-    )
-    for field, column in zip(theirs.schema, theirs.columns, strict=True):
-        own = own.append_column(field, column)
-    return own
+    positions = pa.array([position[row["prompt_id"]] for row in rows], pa.int64())
+    columns = prompts.columns.take(positions)
+    for field, column in zip(columns.schema, columns.columns, strict=True):
+        table = table.append_column(field, column)
+    return table

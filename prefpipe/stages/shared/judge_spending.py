@@ -19,8 +19,9 @@ def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) ->
         if isinstance(answers, JudgeAnswers):
             questions |= answers.open_questions
     files = write_batch(path, questions.values())
+    names = ", ".join(map(str, files))
     summary.notes.append(
-        f"{len(questions):,} requests are in {', '.join(map(str, files))}; all others are answered already"
+        f"{len(questions):,} requests are in {names}; all others are answered already"
     )
     summary.notes.append("run the batch, then pass its output with --ingest-batch")
     summary.facts |= {"n_requests": len(questions), "files": [str(file) for file in files]}
@@ -31,38 +32,40 @@ def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> No
     answers = getattr(judge, "answers", None)
     if not isinstance(answers, JudgeAnswers):
         return
+
     spent = answers.spending
-    facts: dict[str, Any] = {
+    source = "answers taken from the batch" if answers.mode == "ingest" else "questions asked now"
+    line = (
+        f"judge: {spent.n_asked:,} {source} ({spent.n_prompt_tokens:,} prompt and "
+        f"{spent.n_completion_tokens:,} answer tokens), {spent.n_from_cache:,} answered before"
+    )
+    summary.facts |= {
         "n_answered_now": spent.n_asked,
         "n_answered_before": spent.n_from_cache,
         "n_prompt_tokens_now": spent.n_prompt_tokens,
         "n_completion_tokens_now": spent.n_completion_tokens,
     }
-    what = "answers taken from the batch" if answers.mode == "ingest" else "questions asked now"
-    line = (
-        f"judge: {spent.n_asked:,} {what} ({spent.n_prompt_tokens:,} prompt and {spent.n_completion_tokens:,} "
-        f"answer tokens), {spent.n_from_cache:,} answered before"
-    )
     if config.price_in is not None and config.price_out is not None:
-        facts["cost_now"] = spent.cost(config.price_in, config.price_out)
-        line += f"; cost now {facts['cost_now']:.4f}"
+        cost = spent.cost(config.price_in, config.price_out)
+        summary.facts["cost_now"] = cost
+        line += f"; cost now {cost:.4f}"
     if spent.n_uncounted:
+        summary.facts["n_uncounted"] = spent.n_uncounted
         line += f"; {spent.n_uncounted:,} answers came without a token count"
-        facts["n_uncounted"] = spent.n_uncounted
     if answers.left_out:
-        facts["sampled_without"] = answers.left_out
-    summary.facts |= facts
+        summary.facts["sampled_without"] = answers.left_out
     summary.notes.append(line)
     summary.notes += note_on_server(len(answers.spelling_control_tokens), "questions")
-    strangers = (
-        len(answers.batch.answers) - len(answers.used_of_batch) if answers.mode == "ingest" else 0
-    )
-    if strangers:
-        none = (
-            "; none does: was the batch emitted with this judge, prompt and verdict?"
-            if not answers.used_of_batch
-            else ""
-        )
-        summary.notes.append(
-            f"{strangers:,} answers of the batch belong to no question that was open in this run{none}"
-        )
+    if answers.mode == "ingest":
+        summary.notes += _notes_on_unused_answers(answers)
+
+
+def _notes_on_unused_answers(answers: JudgeAnswers) -> list[str]:
+    """Return how many answers of a batch are to questions that this run did not ask."""
+    n_unused = len(answers.batch.answers) - len(answers.used_of_batch)
+    if not n_unused:
+        return []
+    line = f"{n_unused:,} answers of the batch belong to no question that was open in this run"
+    if not answers.used_of_batch:
+        line += "; none does: was the batch emitted with this judge, prompt and verdict?"
+    return [line]

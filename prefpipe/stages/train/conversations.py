@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from prefpipe.errors import InputError
 from prefpipe.stages.shared.candidate_rows import Row
-from prefpipe.text.chat_template import ChatTemplate, TemplateError
+from prefpipe.text.chat_template import ChatTemplate
+from prefpipe.text.control_tokens import TemplateError
 from prefpipe.training.groups import Group, Response
 from prefpipe.training.reward_model import check_ends
 

@@ -1,18 +1,20 @@
 r"""Checks on the final answer: an exact text, a number.
 
-Where the answer stands, in this order: the last ``\boxed{...}``; after the last ``####``; after the last ``answer is``,
-``answer:`` or ``answer =`` on its line; else the whole response (of numbers: the last one in it).
+Where the answer stands, in this order: the last ``\boxed{...}``; after the last ``####``; after the
+last ``answer is``, ``answer:`` or ``answer =`` on its line; else the whole response (of numbers: the
+last one in it).
 """
 
 import math
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import regex  # type: ignore[import-untyped]
+from pydantic.dataclasses import dataclass
 
 from prefpipe.text.checks.grading import Candidate, Grade, passed
+from prefpipe.text.checks.parameters import NotNegative, Number, Switch, Texts
 
 _ANSWER_IS: Final = regex.compile(r"\banswer(?:\s++is\b\s*+:?|\s*+[:=])", regex.IGNORECASE)
 _SENTENCE_END: Final = regex.compile(r"[.!?](?=\s)")
@@ -37,6 +39,7 @@ def _boxed(text: str) -> str | None:
     begin = text.rfind("\\boxed{")
     if begin < 0:
         return None
+
     begin += len("\\boxed{")
     depth = 1
     for position in range(begin, len(text)):
@@ -51,17 +54,20 @@ def marked_answers(text: str) -> Iterator[str]:
     boxed = _boxed(text)
     if boxed is not None:
         yield boxed
+
     if "####" in text:
         yield text.rpartition("####")[2]
+
     end = max((match.end() for match in _ANSWER_IS.finditer(text)), default=None)
     if end is not None:
         yield text[end:].lstrip(" \t*_").partition("\n")[0]
 
 
 def normalise_answer(text: str) -> str:
-    """Return ``text`` in one case and one Unicode form, with single spaces and no punctuation around a word.
+    """Return ``text`` in one case and one Unicode form, with single spaces.
 
-    Punctuation inside a word stays (``3.5``, ``don't``), and so does the sign of a number.
+    Punctuation around a word is left out. Inside a word it stays (``3.5``, ``don't``), and so does
+    the sign of a number.
     """
     words = unicodedata.normalize("NFKC", text).casefold().split()
     return " ".join(filter(None, map(_normalise_word, words)))
@@ -69,20 +75,21 @@ def normalise_answer(text: str) -> str:
 
 def _normalise_word(word: str) -> str:
     sign = "-" if word[0] in "-\u2212" and word[1:2].isdigit() else ""
-    kept = [
-        place
-        for place, letter in enumerate(word)
-        if not unicodedata.category(letter).startswith("P")
-    ]
-    return sign + word[kept[0] : kept[-1] + 1] if kept else ""
+    kept = []
+    for place, letter in enumerate(word):
+        if not unicodedata.category(letter).startswith("P"):
+            kept.append(place)
+    if not kept:
+        return ""
+    return sign + word[kept[0] : kept[-1] + 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExactAnswer:
     """The final answer, or the whole response, equals a text (or one of several)."""
 
-    answer: tuple[str, ...]
-    normalise: bool = True
+    answer: Texts
+    normalise: Switch = True
 
     def __post_init__(self) -> None:
         """Refuse an answer of which nothing is left to compare."""
@@ -95,13 +102,15 @@ class ExactAnswer:
     def grade(self, candidate: Candidate) -> Grade:
         """Return 1 or 0."""
         wanted = set(map(self._form, self.answer))
+        marked = list(marked_answers(candidate.response))
+        final = marked[0] if marked else candidate.response
+
+        # the whole response may be the answer, and so may the first sentence behind a mark
         given = [candidate.response]
-        for marked in marked_answers(candidate.response):
-            given += [marked, _SENTENCE_END.split(marked, maxsplit=1)[0]]
-        final = given[1] if len(given) > 1 else given[0]
-        return passed(
-            any(self._form(text) in wanted for text in given), f"answer {_shorten(final)}"
-        )
+        for text in marked:
+            given += [text, _SENTENCE_END.split(text, maxsplit=1)[0]]
+        is_right = any(self._form(text) in wanted for text in given)
+        return passed(is_right, f"answer {_shorten(final)}")
 
     def _form(self, text: str) -> str:
         return normalise_answer(text) if self.normalise else text.strip()
@@ -115,61 +124,70 @@ def _shorten(text: str, length: int = 60) -> str:
 def read_numbers(text: str) -> list[tuple[float, bool]]:
     r"""Return each number in ``text`` with whether a percent sign follows it.
 
-    Reads ``-3``, ``1,234.5``, ``.5``, ``1e-3``, ``$5``, ``3/4``, ``1 1/2``, ``\frac{3}{4}``, ``12 %``. The comma groups
-    thousands (``1,2,3`` is three numbers), the point is decimal. Digits inside a word or a version (``x2``, ``1.2.3``)
-    are not numbers.
+    Reads ``-3``, ``1,234.5``, ``.5``, ``1e-3``, ``$5``, ``3/4``, ``1 1/2``, ``\frac{3}{4}``,
+    ``12 %``. The comma groups thousands (``1,2,3`` is three numbers), the point is decimal. Digits
+    inside a word or a version (``x2``, ``1.2.3``) are not numbers.
     """
     for macro, plain in _LATEX:
         text = text.replace(macro, plain)
     text = _FRACTION_MACRO.sub(r"\1/\2", text)
-    return [number for match in _NUMBER.finditer(text) for number in _values(match)]
+    numbers: list[tuple[float, bool]] = []
+    for match in _NUMBER.finditer(text):
+        numbers += _values(match)
+    return numbers
 
 
 def _values(match: Any) -> list[tuple[float, bool]]:
+    """Return the numbers of one match: a fraction, a decimal, or a list that looks like thousands."""
     sign = -1.0 if (match["sign"] or match["sign2"] or "+") != "+" else 1.0
     is_percentage = match["percent"] is not None
+
     if match["decimal"] is None:
         below = int(match["below"])
-        value = int(match["whole"] or 0) + int(match["above"]) / below if below else math.nan
+        if not below:
+            return [(math.nan, is_percentage)]
+        value = int(match["whole"] or 0) + int(match["above"]) / below
         return [(sign * value, is_percentage)]
+
     if _THOUSANDS.fullmatch(match["decimal"]):
         return [(sign * float(match["decimal"].replace(",", "")), is_percentage)]
+
+    # ``1,2,3%`` is three numbers, the first with the sign and the last with the percent
     first, *others = match["decimal"].split(",")
     values = [sign * float(first), *map(float, others)]
     return [(value, is_percentage and place == len(others)) for place, value in enumerate(values)]
 
 
 def final_number(text: str) -> tuple[float, bool] | None:
-    """Return the number that the response gives as its answer, and whether it is a percentage; None without any."""
+    """Return the number that the response gives as its answer, and whether it is a percentage.
+
+    None where the response holds no number.
+    """
     for marked in marked_answers(text):
         numbers = read_numbers(marked)
         if numbers:
             return numbers[0]
-    return next(iter(read_numbers(text)[-1:]), None)
+    numbers = read_numbers(text)
+    return numbers[-1] if numbers else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumericAnswer:
     """The final answer is a number within ``tolerance`` or ``relative_tolerance`` of ``answer``."""
 
-    answer: float
-    tolerance: float = 1e-6
-    relative_tolerance: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse negative tolerances."""
-        if self.tolerance < 0 or self.relative_tolerance < 0:
-            raise ValueError("'tolerance' and 'relative_tolerance' cannot be negative")
+    answer: Number
+    tolerance: NotNegative = 1e-6
+    relative_tolerance: NotNegative = 0.0
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return 1 or 0. A percentage is right both ways: ``50%`` answers 50 and 0.5."""
-        found = final_number(candidate.response)
-        if found is None:
+        number = final_number(candidate.response)
+        if number is None:
             return Grade(0.0, "no number")
-        value, is_percentage = found
+
+        value, is_percentage = number
         readings = [value, value / 100] if is_percentage else [value]
         margin = max(self.tolerance, self.relative_tolerance * abs(self.answer))
-        right = any(abs(reading - self.answer) <= margin for reading in readings)
-        return passed(
-            right, f"answer {value:g}{'%' if is_percentage else ''}, wanted {self.answer:g}"
-        )
+        is_right = any(abs(reading - self.answer) <= margin for reading in readings)
+        unit = "%" if is_percentage else ""
+        return passed(is_right, f"answer {value:g}{unit}, wanted {self.answer:g}")

@@ -3,23 +3,18 @@
 Every function here is linear in the length of the text, whatever the text.
 """
 
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import regex  # type: ignore[import-untyped]
+from pydantic.dataclasses import dataclass
 
 from prefpipe.text.checks.grading import CountCheck
+from prefpipe.text.words import split_words
 
-_WORD: Final = regex.compile(
-    r"""(?V1)
-    [\p{Han}\p{Hiragana}\p{Katakana}]                                   # written without spaces: one sign, one word
-    | [[\p{L}\p{M}\p{N}_]--[\p{Han}\p{Hiragana}\p{Katakana}]]++         # letters with their marks, and digits
-      (?:['\u2019.,\-](?=[\p{L}\p{N}])[[\p{L}\p{M}\p{N}_]--[\p{Han}\p{Hiragana}\p{Katakana}]]++)*+  # don't, 3.14
-    """,
-    regex.VERBOSE,
-)
 _BULLET: Final = regex.compile(r"\s*+[-*+\u2022\u2023\u25e6\u2043]\s")
 _NUMBERED: Final = regex.compile(r"\s*+\d{1,4}[.)]\s")
+_LIST_NUMBER: Final = regex.compile(r"\d{1,4}[.)]")
+_OPENERS: Final = "\"'([{\u201c\u2018\u00ab*_"
 _CLOSERS: Final = "\"'\u2019\u201d\u00bb)]}*_\u300d\u300f\uff09"
 _SPACED_ENDS: Final = (".", "!", "?", "\u2026", "\u061f", "\u06d4", "\u0964", "\u0965")
 _UNSPACED_ENDS: Final = ("\u3002", "\uff01", "\uff1f")
@@ -28,22 +23,12 @@ _ABBREVIATIONS: Final = frozenset(
 )
 
 
-def split_words(text: str) -> list[str]:
-    """Return the words of ``text``.
-
-    A word is a run of letters, marks, digits and underscores, with an apostrophe, hyphen, full stop or comma
-    inside it (``don't``, ``well-known``, ``3.14``, ``1,000``); of Chinese and Japanese every sign is one.
-    """
-    words: list[str] = _WORD.findall(text)
-    return words
-
-
 def count_sentences(text: str) -> int:
     """Return the number of sentences.
 
-    A sentence ends at ``. ! ? …`` before white space (their Chinese and Japanese forms need none), or with its line.
-    Titles (``Dr.``), single capitals (``J. S. Bach``) and the number of a list item do not end one, and a sentence
-    needs a letter or digit.
+    A sentence ends at ``. ! ? …`` before white space (their Chinese and Japanese forms need none),
+    or with its line. Titles (``Dr.``), single capitals (``J. S. Bach``) and the number of a list
+    item do not end one, and a sentence needs a letter or digit.
     """
     for end in _UNSPACED_ENDS:
         text = text.replace(end, end + " ")
@@ -51,13 +36,15 @@ def count_sentences(text: str) -> int:
 
 
 def _count_in_line(tokens: list[str]) -> int:
-    if len(tokens) > 1 and regex.fullmatch(r"\d{1,4}[.)]", tokens[0]):
+    if len(tokens) > 1 and _LIST_NUMBER.fullmatch(tokens[0]):
         tokens = tokens[1:]
+
     n_sentences, is_open = 0, False
     for token in tokens:
         is_open = is_open or any(character.isalnum() for character in token)
         if is_open and _ends_sentence(token):
-            n_sentences, is_open = n_sentences + 1, False
+            n_sentences += 1
+            is_open = False
     return n_sentences + is_open
 
 
@@ -65,9 +52,12 @@ def _ends_sentence(token: str) -> bool:
     token = token.rstrip(_CLOSERS)
     if not token.endswith(_SPACED_ENDS + _UNSPACED_ENDS):
         return False
-    stem = token[:-1].lstrip("\"'([{\u201c\u2018\u00ab*_")
+    if not token.endswith("."):
+        return True
+
+    stem = token[:-1].lstrip(_OPENERS)
     is_initial = len(stem) == 1 and stem.isupper() and stem != "I"
-    return not (token.endswith(".") and (stem.lower() in _ABBREVIATIONS or is_initial))
+    return not is_initial and stem.lower() not in _ABBREVIATIONS
 
 
 def count_paragraphs(text: str) -> int:
@@ -118,14 +108,16 @@ class Paragraphs(CountCheck):
 
 @dataclass(frozen=True, kw_only=True)
 class Bullets(CountCheck):
-    """Number of list items: lines that begin with ``-``, ``*``, ``+`` or ``•``, or with ``1.`` or ``1)``."""
+    """Number of list items: lines that begin with ``-``, ``*``, ``+``, ``•``, ``1.`` or ``1)``."""
 
     style: Literal["any", "bullet", "numbered"] = "any"
 
     def count(self, text: str) -> int:
         """Return the number of lines that begin as list items of the style do."""
-        patterns = {"any": (_BULLET, _NUMBERED), "bullet": (_BULLET,), "numbered": (_NUMBERED,)}[
-            self.style
-        ]
-        lines = text.splitlines(keepends=True)
-        return sum(any(pattern.match(line) for pattern in patterns) for line in lines)
+        n_items = 0
+        # the new line at a line's end counts as the white space behind the sign
+        for line in text.splitlines(keepends=True):
+            is_bullet = self.style != "numbered" and _BULLET.match(line)
+            is_numbered = self.style != "bullet" and _NUMBERED.match(line)
+            n_items += bool(is_bullet or is_numbered)
+        return n_items

@@ -3,13 +3,14 @@
 import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import regex  # type: ignore[import-untyped]
+from pydantic.dataclasses import dataclass
 
-from prefpipe.text.checks.counts import split_words
 from prefpipe.text.checks.grading import Candidate, Grade, passed
+from prefpipe.text.checks.parameters import Switch, Text, Texts
+from prefpipe.text.words import split_words
 
 REGEX_TIMEOUT_S: Final = 1.0
 """A search that takes longer scores 0: a pattern that backtracks without end must not stop the run."""
@@ -22,35 +23,9 @@ _FENCE: Final = regex.compile(
     r"\s*+```[a-zA-Z]*+[ \t]*+\n(?P<body>.*)\n[ \t]*+```\s*+", regex.DOTALL
 )
 _FENCE_BEGINNINGS: Final = ("```json", "```Json", "```JSON", "```")
-_MINOR_WORDS: Final = frozenset(
-    {
-        "a",
-        "an",
-        "and",
-        "as",
-        "at",
-        "but",
-        "by",
-        "for",
-        "from",
-        "in",
-        "into",
-        "nor",
-        "of",
-        "on",
-        "onto",
-        "or",
-        "over",
-        "per",
-        "so",
-        "the",
-        "to",
-        "up",
-        "via",
-        "with",
-        "yet",
-    }
-)
+_SMALL: Final = """a an and as at but by for from in into nor of on onto or over per so the to up
+    via with yet"""
+_MINOR_WORDS: Final = frozenset(_SMALL.split())
 
 
 def _grade_words(words: list[str], is_right: Callable[[str], bool], wanted: str) -> Grade:
@@ -62,6 +37,7 @@ def _grade_words(words: list[str], is_right: Callable[[str], bool], wanted: str)
 
 
 def _cased_words(text: str) -> list[str]:
+    """Return the words that have upper and lower case at all."""
     return [word for word in split_words(text) if word.upper() != word.lower()]
 
 
@@ -71,9 +47,8 @@ class Lowercase:
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return the share of words without a capital letter."""
-        return _grade_words(
-            _cased_words(candidate.response), lambda word: word == word.lower(), "in lower case"
-        )
+        words = _cased_words(candidate.response)
+        return _grade_words(words, lambda word: word == word.lower(), "in lower case")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +57,8 @@ class Uppercase:
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return the share of words in capital letters."""
-        return _grade_words(
-            _cased_words(candidate.response), lambda word: word == word.upper(), "in capitals"
-        )
+        words = _cased_words(candidate.response)
+        return _grade_words(words, lambda word: word == word.upper(), "in capitals")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +85,8 @@ class NoCommas:
 class StartsWith:
     """The response begins with a text, white space before it not counted."""
 
-    text: str
-    ignore_case: bool = True
+    text: Text
+    ignore_case: Switch = True
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return 1 or 0."""
@@ -126,8 +100,8 @@ class StartsWith:
 class EndsWith:
     """The response ends with a text, white space after it not counted."""
 
-    text: str
-    ignore_case: bool = True
+    text: Text
+    ignore_case: Switch = True
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return 1 or 0."""
@@ -139,7 +113,10 @@ class EndsWith:
 
 @dataclass(frozen=True, kw_only=True)
 class Quoted:
-    """The whole response stands in one pair of double quotation marks (straight, curly, German, French, Japanese)."""
+    """The whole response stands in one pair of double quotation marks.
+
+    They may be straight, curly, German, French or Japanese.
+    """
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return 1 or 0."""
@@ -150,29 +127,30 @@ class Quoted:
 
 @dataclass(frozen=True, kw_only=True)
 class Json:
-    """The whole response is one JSON value, by default also inside a Markdown code fence; with ``required`` keys an object.
+    """The whole response is one JSON value; with ``required`` keys, an object.
 
-    ``style`` ``python`` takes what Python's own parser takes: NaN and Infinity are values, and a fence need not stand on lines
-    of its own.
+    By default it may stand inside a Markdown code fence. ``style`` ``python`` takes what Python's
+    parser takes: NaN and Infinity are values, and a fence need not stand on lines of its own.
     """
 
-    required: tuple[str, ...] = ()
-    fenced: bool = True
+    required: Texts = ()
+    fenced: Switch = True
     style: Literal["strict", "python"] = "strict"
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return 0 for what is not JSON, else (1 + keys present) / (1 + keys required)."""
-        text = candidate.response
+        read = self._read_loosely if self.style == "python" else self._read
         try:
-            value = self._read_loosely(text) if self.style == "python" else self._read(text)
+            value = read(candidate.response)
         except (ValueError, RecursionError) as error:
             return Grade(0.0, f"not JSON: {error or 'nested too deep'}")
-        missing = [key for key in self.required if not (isinstance(value, dict) and key in value)]
+
+        keys = value if isinstance(value, dict) else {}
+        missing = [key for key in self.required if key not in keys]
         score = (1 + len(self.required) - len(missing)) / (1 + len(self.required))
-        return Grade(
-            score,
-            f"valid JSON without {', '.join(map(repr, missing))}" if missing else "valid JSON",
-        )
+        if missing:
+            return Grade(score, f"valid JSON without {', '.join(map(repr, missing))}")
+        return Grade(score, "valid JSON")
 
     def _read(self, text: str) -> Any:
         fence = _FENCE.fullmatch(text) if self.fenced else None
@@ -188,7 +166,10 @@ class Json:
 
 
 def read_json(text: str) -> Any:
-    """Return the value of a JSON text. Unlike ``json.loads`` it refuses NaN and Infinity and takes long integers."""
+    """Return the value of a JSON text.
+
+    Unlike ``json.loads`` it refuses NaN and Infinity, and takes integers of any length.
+    """
 
     def refuse_constant(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
@@ -205,9 +186,9 @@ def _compile(pattern: str, ignore_case: bool) -> Any:
 class Regex:
     """A regular expression (syntax of Python's ``re``) found in the response, or matching all of it."""
 
-    pattern: str
+    pattern: Text
     mode: Literal["search", "fullmatch"] = "search"
-    ignore_case: bool = False
+    ignore_case: Switch = False
 
     def __post_init__(self) -> None:
         """Refuse a pattern that does not compile."""
@@ -225,6 +206,6 @@ class Regex:
             match = find(candidate.response, timeout=REGEX_TIMEOUT_S)
         except TimeoutError:
             return Grade(0.0, f"the pattern {self.pattern!r} took more than {REGEX_TIMEOUT_S} s")
-        return passed(
-            match is not None, "the pattern matches" if match else "the pattern does not match"
-        )
+        if match is None:
+            return passed(False, "the pattern does not match")
+        return passed(True, "the pattern matches")

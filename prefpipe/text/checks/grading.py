@@ -2,28 +2,31 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+from pydantic.dataclasses import dataclass
 
-@dataclass(frozen=True)
-class Candidate:
+from prefpipe.text.checks.parameters import Count
+
+
+class Candidate(NamedTuple):
     """A response, the conversation it answers and the user's own columns of the prompt."""
 
     response: str
     messages: Sequence[Mapping[str, str]] = ()
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Any] = MappingProxyType({})
 
 
 class Grade(NamedTuple):
-    """``score`` in [0, 1], where 1 means fully satisfied; ``reason`` says in a few words what was found."""
+    """``score`` in [0, 1], 1 for fully satisfied; ``reason`` says in a few words what was found."""
 
     score: float
     reason: str
 
 
 class Check(Protocol):
-    """A verifiable constraint. Its parameters are the fields of the frozen dataclass that implements it."""
+    """A verifiable constraint, implemented by a frozen dataclass whose fields are its parameters."""
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return how well the response satisfies the constraint."""
@@ -36,10 +39,10 @@ def passed(satisfied: bool, reason: str) -> Grade:
 
 
 def grade_count(count: int, least: int | None, most: int | None) -> float:
-    """Return 1 inside [least, most], falling linearly to 0 at a count of 0 and at twice the upper limit.
+    """Return 1 inside [least, most], falling linearly to 0 at 0 and at twice the upper limit.
 
-    Below: ``count / least``. Above: ``max(0, 1 - (count - most) / most)``; with ``most = 0`` any excess scores 0.
-    With ``least = most = m`` this is ``max(0, 1 - |count - m| / m)``.
+    Below: ``count / least``. Above: ``max(0, 1 - (count - most) / most)``; with ``most = 0`` any
+    excess scores 0. With ``least = most = m`` this is ``max(0, 1 - |count - m| / m)``.
     """
     if least is not None and count < least:
         return count / least
@@ -52,19 +55,17 @@ def grade_count(count: int, least: int | None, most: int | None) -> float:
 class CountCheck(ABC):
     """A number of things that must lie between ``min`` and ``max``, or be ``exactly`` so many."""
 
-    min: int | None = None
-    max: int | None = None
-    exactly: int | None = None
+    min: Count | None = None
+    max: Count | None = None
+    exactly: Count | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing can satisfy or that say nothing."""
-        limits = [self.min, self.max, self.exactly]
-        if all(limit is None for limit in limits):
+        has_range = self.min is not None or self.max is not None
+        if not has_range and self.exactly is None:
             raise ValueError("one of 'min', 'max', 'exactly' is needed")
-        if self.exactly is not None and (self.min is not None or self.max is not None):
+        if has_range and self.exactly is not None:
             raise ValueError("'exactly' excludes 'min' and 'max'")
-        if any(limit is not None and limit < 0 for limit in limits):
-            raise ValueError("'min', 'max' and 'exactly' cannot be negative")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"'min' {self.min} is above 'max' {self.max}")
 
@@ -74,14 +75,16 @@ class CountCheck(ABC):
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return ``grade_count`` of what was counted."""
-        found = self.count(candidate.response)
+        count = self.count(candidate.response)
         least = self.min if self.exactly is None else self.exactly
         most = self.max if self.exactly is None else self.exactly
-        return Grade(grade_count(found, least, most), f"found {found}, wanted {self._wanted()}")
+        return Grade(grade_count(count, least, most), f"found {count}, wanted {self._wanted()}")
 
     def _wanted(self) -> str:
         if self.exactly is not None:
             return f"exactly {self.exactly}"
         if self.max is None:
             return f"at least {self.min}"
-        return f"at most {self.max}" if self.min is None else f"{self.min} to {self.max}"
+        if self.min is None:
+            return f"at most {self.max}"
+        return f"{self.min} to {self.max}"

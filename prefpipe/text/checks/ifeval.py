@@ -1,11 +1,12 @@
-r"""IFEval's instructions as checks: what a prompts file of IFEval asks for, in the words of docs/checks.md.
+r"""IFEval's instructions as checks, with the parameters of docs/checks.md.
 
     {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     [{"type": "regex", "pattern": "\\A[^,]*+\\Z", "strict": true, "not_empty": true}]
 
-Twenty of the 25 instructions are judged exactly as google-research's ``instruction_following_eval`` judges them in its strict
-mode; five need a language detector or NLTK's sentence splitter there, and stand here by the nearest check (``NEAR``). What
-cannot be judged as it is there, such as an argument that IFEval would draw by chance, is refused and never left out.
+Twenty of the 25 instructions are judged exactly as google-research's
+``instruction_following_eval`` judges them in its strict mode. Five need a language detector or
+NLTK's sentence splitter there, and become the nearest check here (``NEAR``). What cannot be judged
+as it is there, such as an argument that IFEval would draw by chance, is refused and never left out.
 
 Patterns are written with possessive repeats, so that every one of them reads a response once.
 """
@@ -22,12 +23,17 @@ IFEVAL_VERSION: Final = 1
 IDS_COLUMN: Final = "instruction_id_list"
 KWARGS_COLUMN: Final = "kwargs"
 
+_CASE_ALONE: Final = "the case is judged exactly, and that it is English is not judged"
 NEAR: Final[Mapping[str, str]] = {
     "language:response_language": "py3langid tells the language here and langdetect there",
-    "length_constraints:number_sentences": "sentences are split by rules here and by NLTK's punkt there",
-    "change_case:capital_word_frequency": "words are found by a pattern here and by NLTK's tokenizer there",
-    "change_case:english_capital": "the case is judged exactly, and that it is English is not judged",
-    "change_case:english_lowercase": "the case is judged exactly, and that it is English is not judged",
+    "length_constraints:number_sentences": (
+        "sentences are split by rules here and by NLTK's punkt there"
+    ),
+    "change_case:capital_word_frequency": (
+        "words are found by a pattern here and by NLTK's tokenizer there"
+    ),
+    "change_case:english_capital": _CASE_ALONE,
+    "change_case:english_lowercase": _CASE_ALONE,
 }
 """Instructions whose check may differ from IFEval's, and in what."""
 
@@ -53,7 +59,8 @@ def checks_of_instructions(ids: Any, kwargs: Any) -> list[dict[str, Any]]:
     names, arguments = _as_list(ids, IDS_COLUMN), _as_list(kwargs, KWARGS_COLUMN)
     if len(names) != len(arguments):
         raise ValueError(
-            f"`{IDS_COLUMN}` holds {len(names)} and `{KWARGS_COLUMN}` {len(arguments)}: one of each belongs together"
+            f"`{IDS_COLUMN}` holds {len(names)} and `{KWARGS_COLUMN}` {len(arguments)}: one of each "
+            "belongs together"
         )
 
     checks = []
@@ -64,12 +71,13 @@ def checks_of_instructions(ids: Any, kwargs: Any) -> list[dict[str, Any]]:
             )
         if given is not None and not isinstance(given, Mapping):
             raise ValueError(f"{name}: its arguments are {given!r}, which is no object")
+
         present = {key: value for key, value in (given or {}).items() if value is not None}
         try:
-            made = _MAKERS[name](present)
+            check = _MAKERS[name](present)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        checks.append({**made, "strict": True, "not_empty": True})
+        checks.append({**check, "strict": True, "not_empty": True})
     return checks
 
 
@@ -79,6 +87,7 @@ def _as_list(value: Any, column: str) -> list[Any]:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"`{column}` is not JSON: {error}") from error
+
     if isinstance(value, str | Mapping) or not isinstance(value, Sequence):
         raise ValueError(f"`{column}` must be a list, got {value!r:.60}")  # noqa: TRY004 - reported, not raised
     return list(value)
@@ -87,14 +96,14 @@ def _as_list(value: Any, column: str) -> list[Any]:
 def _number(given: _Arguments, name: str, *, least: int = 0) -> int:
     """Return a whole number; IFEval draws one by chance where it is missing or negative."""
     value = given.get(name)
-    if (
-        isinstance(value, float) and value.is_integer()
-    ):  # tables keep whole numbers beside nulls as floats
+    # tables keep whole numbers beside nulls as floats
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         shown = "is missing" if value is None else f"is {value!r}"
         raise ValueError(
-            f"`{name}` {shown}, and IFEval would draw one by chance; a whole number from {least} is needed"
+            f"`{name}` {shown}, and IFEval would draw one by chance; a whole number from {least} is "
+            "needed"
         )
     return value
 
@@ -110,12 +119,8 @@ def _text(given: _Arguments, name: str) -> str:
 
 def _texts(given: _Arguments, name: str) -> list[str]:
     value = given.get(name)
-    if (
-        not isinstance(value, Sequence)
-        or isinstance(value, str)
-        or not value
-        or not all(isinstance(text, str) for text in value)
-    ):
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not value or not all(isinstance(text, str) for text in value):
         raise ValueError(
             f"`{name}` is {value!r}, and IFEval would draw some by chance; a list of texts is needed"
         )
@@ -138,16 +143,21 @@ def _pattern(pattern: str, *, ignore_case: bool = False) -> dict[str, Any]:
         regex.compile(pattern)
     except regex.error as error:
         raise ValueError(f"it gives no regular expression: {error}") from error
-    return {"type": "regex", "pattern": pattern} | ({"ignore_case": True} if ignore_case else {})
+
+    check: dict[str, Any] = {"type": "regex", "pattern": pattern}
+    if ignore_case:
+        check["ignore_case"] = True
+    return check
 
 
 def _at_least(item: str, number: int, *, run: str = "") -> str:
-    """Return a pattern: from the start, so many places where ``item`` matches, found from left to right as ``findall`` does.
+    """Return a pattern of so many places where ``item`` matches, from left to right as ``findall``.
 
     Args:
         item: what is counted.
         number: how often.
-        run: what holds no beginning of an item where none begins at its start, and is passed over at once.
+        run: what is passed over at once: where no item begins at its start, it holds the beginning
+            of none.
     """
     passed = rf"(?:{run}|[\s\S])" if run else r"[\s\S]"
     return rf"(?:(?:(?!{item}){passed})*+(?>{item})){{{number}}}"
@@ -155,29 +165,35 @@ def _at_least(item: str, number: int, *, run: str = "") -> str:
 
 def _counted(item: str, limits: Mapping[str, int], *, ignore_case: bool = False) -> dict[str, Any]:
     if "min" in limits:
-        return _pattern(r"\A" + _at_least(item, limits["min"]), ignore_case=ignore_case)
-    most = limits["max"]
-    return _pattern(
-        _NEVER if most < 0 else rf"\A(?!{_at_least(item, most + 1)})", ignore_case=ignore_case
-    )
+        pattern = r"\A" + _at_least(item, limits["min"])
+    elif limits["max"] < 0:
+        pattern = _NEVER
+    else:
+        pattern = rf"\A(?!{_at_least(item, limits['max'] + 1)})"
+    return _pattern(pattern, ignore_case=ignore_case)
 
 
 def _literal(text: str) -> str:
-    """Return a text as a pattern; IFEval takes such texts for regular expressions, and no sign may mean something there.
+    """Return a text as a pattern.
+
+    IFEval takes such texts for regular expressions, so that no sign may mean something in one.
 
     Raises:
         ValueError: the text holds such a sign.
     """
     if set(text) & set(r".^$*+?{}[]\|()"):
         raise ValueError(
-            f"{text!r} is a regular expression to IFEval, and how often one matches is not told exactly here"
+            f"{text!r} is a regular expression to IFEval, and how often one matches is not told "
+            "exactly here"
         )
     return re.escape(text)
 
 
 def _keywords(given: _Arguments) -> dict[str, Any]:
-    ahead = "".join(rf"(?=[\s\S]*?(?:{keyword}))" for keyword in sorted(_texts(given, "keywords")))
-    return _pattern(rf"\A{ahead}", ignore_case=True)
+    pattern = r"\A"
+    for keyword in sorted(_texts(given, "keywords")):
+        pattern += rf"(?=[\s\S]*?(?:{keyword}))"
+    return _pattern(pattern, ignore_case=True)
 
 
 def _frequency(given: _Arguments) -> dict[str, Any]:
@@ -186,12 +202,11 @@ def _frequency(given: _Arguments) -> dict[str, Any]:
 
 
 def _forbidden(given: _Arguments) -> dict[str, Any]:
-    # IFEval's \b is that of Python's re, to which a combining mark is no part of a word.
+    # IFEval's \b is that of Python's re, to which a combining mark is no part of a word
     edge = rf"(?:(?<={_WORD})(?!{_WORD})|(?<!{_WORD})(?={_WORD}))"
-    words = "|".join(
-        rf"{edge}{word}{edge}" for word in sorted(set(_texts(given, "forbidden_words")))
-    )
-    return _pattern(rf"\A(?![\s\S]*?(?:{words}))", ignore_case=True)
+    words = sorted(set(_texts(given, "forbidden_words")))
+    any_word = "|".join(rf"{edge}{word}{edge}" for word in words)
+    return _pattern(rf"\A(?![\s\S]*?(?:{any_word}))", ignore_case=True)
 
 
 def _letters(given: _Arguments) -> dict[str, Any]:
@@ -200,18 +215,18 @@ def _letters(given: _Arguments) -> dict[str, Any]:
         raise ValueError(
             f"`letter` is {letter!r}, and IFEval would draw one by chance; one sign is needed"
         )
-    lower = letter.lower()
-    signs = {
-        lower,
-        *(capital for capital in (lower.upper(),) if capital.lower() == lower),
-        *_EXTRA_CAPITALS.get(lower, ""),
-    }
+
     number = _number(given, "let_frequency")
     if given.get("let_relation") is None:
         raise ValueError("`let_relation` is missing, and IFEval would draw one by chance")
-    return _counted(
-        "[" + "".join(map(re.escape, sorted(signs))) + "]", _limits(given, "let_relation", number)
-    )
+    limits = _limits(given, "let_relation", number)
+
+    # IFEval counts in the response's lower case: every sign counts that becomes the letter there
+    lower = letter.lower()
+    signs = {lower, *_EXTRA_CAPITALS.get(lower, "")}
+    if lower.upper().lower() == lower:
+        signs.add(lower.upper())
+    return _counted("[" + "".join(map(re.escape, sorted(signs))) + "]", limits)
 
 
 def _language(given: _Arguments) -> dict[str, Any]:
@@ -226,13 +241,15 @@ def _sentences(given: _Arguments) -> dict[str, Any]:
 
 
 def _paragraphs(given: _Arguments) -> dict[str, Any]:
-    """Count texts between dividers of three asterisks: an empty one may stand at either end, and nowhere else."""
+    """Count texts between dividers of three asterisks.
+
+    An empty one may stand at either end, and nowhere else.
+    """
     number = _number(given, "num_paragraphs", least=1)
     inside = r"(?!\*\*\*)"
     paragraph = rf"(?:{inside}{_SPACE})*+{inside}{_NO_SPACE}(?:{inside}[\s\S])*+"
-    return _pattern(
-        rf"\A(?:{_SPACE}*+\*\*\*)?+{paragraph}(?:\*\*\*{paragraph}){{{number - 1}}}(?:\*\*\*{_SPACE}*+)?\Z"
-    )
+    more = rf"(?:\*\*\*{paragraph}){{{number - 1}}}"
+    return _pattern(rf"\A(?:{_SPACE}*+\*\*\*)?+{paragraph}{more}(?:\*\*\*{_SPACE}*+)?\Z")
 
 
 def _words(given: _Arguments) -> dict[str, Any]:
@@ -242,31 +259,39 @@ def _words(given: _Arguments) -> dict[str, Any]:
 
 
 def _first_word(given: _Arguments) -> dict[str, Any]:
-    """Count paragraphs between empty lines, and look for the word that one begins with, up to a punctuation mark."""
+    """Count paragraphs between empty lines, and look for the word that one of them begins with.
+
+    A word ends at a punctuation mark.
+    """
     number = _number(given, "num_paragraphs", least=1)
     place = _number(given, "nth_paragraph", least=1)
     if place > number:
         raise ValueError(
-            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, and IFEval would draw one by chance"
+            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, and IFEval would draw one "
+            "by chance"
         )
+
     word = _text(given, "first_word").lower()
+    # what IFEval compares with never holds such a sign
     if set(word) & set(".,?!'\"") or any(sign.isspace() for sign in word):
-        return _pattern(_NEVER)  # what IFEval compares with never holds such a sign
+        return _pattern(_NEVER)
 
     inside = r"(?!\n\n)"
     blank = rf"(?:{inside}{_SPACE})*+"
     full = rf"{blank}{inside}{_NO_SPACE}(?:{inside}[\s\S])*+"
-    so_many = rf"(?:{blank}\n\n)*+{full}(?:\n\n(?:{blank}\n\n)*+{full}){{{number - 1}}}(?:\n\n{blank})*+\Z"
-    begins = rf"(?:(?:{inside}[\s\S])*+\n\n){{{place - 1}}}{blank}'*+\"*+(?i:{re.escape(word)})(?=[.,?!'\"]|{_SPACE}|\Z)"
-    return _pattern(rf"\A(?={so_many}){begins}")
+    more = rf"(?:\n\n(?:{blank}\n\n)*+{full}){{{number - 1}}}"
+    so_many = rf"(?:{blank}\n\n)*+{full}{more}(?:\n\n{blank})*+\Z"
+
+    before = rf"(?:(?:{inside}[\s\S])*+\n\n){{{place - 1}}}{blank}'*+\"*+"
+    first_word = rf"(?i:{re.escape(word)})(?=[.,?!'\"]|{_SPACE}|\Z)"
+    return _pattern(rf"\A(?={so_many}){before}{first_word}")
 
 
 def _placeholders(given: _Arguments) -> dict[str, Any]:
     """Count square brackets that close on their line."""
+    number = _number(given, "num_placeholders")
     opened = r"\[[^\n\]]*+"
-    return _pattern(
-        r"\A" + _at_least(rf"{opened}\]", _number(given, "num_placeholders"), run=opened)
-    )
+    return _pattern(r"\A" + _at_least(rf"{opened}\]", number, run=opened))
 
 
 def _postscript(given: _Arguments) -> dict[str, Any]:
@@ -279,20 +304,20 @@ def _postscript(given: _Arguments) -> dict[str, Any]:
 def _bullets(given: _Arguments) -> dict[str, Any]:
     """Count lines that begin with an asterisk and another sign, and lines that begin with a dash.
 
-    They are counted apart there, and what follows an asterisk may be the line's end, so that the next line belongs to it.
+    They are counted apart there, and what follows an asterisk may be the line's end, so that the
+    next line belongs to it.
     """
     number = _number(given, "num_bullets")
     if number > 100:
         raise ValueError(f"`num_bullets` is {number}; more than 100 are not counted here")
+
     star, dash = rf"^{_SPACE}*+\*[^*][^\n]*+", rf"^{_SPACE}*+-[^\n]*+"
     white = rf"^{_SPACE}++"
-    ways = []
-    for n_stars in range(number + 1):
-        counts = ((star, n_stars), (dash, number - n_stars))
-        way = ""
-        for item, n in counts:
-            way += rf"(?={_at_least(item, n, run=white)})(?!{_at_least(item, n + 1, run=white)})"
-        ways.append(way)
+
+    def exactly(item: str, n: int) -> str:
+        return rf"(?={_at_least(item, n, run=white)})(?!{_at_least(item, n + 1, run=white)})"
+
+    ways = [exactly(star, n) + exactly(dash, number - n) for n in range(number + 1)]
     return _pattern(rf"(?m)\A(?:{'|'.join(ways)})")
 
 
@@ -301,17 +326,24 @@ def _options(_given: _Arguments) -> dict[str, Any]:
 
 
 def _highlights(given: _Arguments) -> dict[str, Any]:
-    """Count texts between single asterisks and texts between double ones, apart; empty ones do not count."""
+    """Count texts between single asterisks and texts between double ones, apart.
+
+    Empty ones do not count.
+    """
     number = _number(given, "num_highlights")
     if number > 100:
         raise ValueError(f"`num_highlights` is {number}; more than 100 are not counted here")
+
     single, double = _at_least_full(r"\*"), _at_least_full(r"\*\*")
     ways = [rf"(?={single(n)})(?={double(number - n)})" for n in range(number + 1)]
     return _pattern(rf"\A(?:{'|'.join(ways)})")
 
 
 def _at_least_full(edge: str) -> Callable[[int], str]:
-    """Return what makes a pattern of so many texts between edges, those of white space alone passed over."""
+    """Return what makes a pattern of so many texts between edges.
+
+    Those of white space alone are passed over.
+    """
     full = rf"{edge}(?=[^\n*]*?[^\s*\x1c-\x1f])[^\n*]*+{edge}"
     either = rf"{edge}[^\n*]*+{edge}"
 
@@ -333,19 +365,26 @@ def _json(_given: _Arguments) -> dict[str, Any]:
 
 
 def _title(_given: _Arguments) -> dict[str, Any]:
-    """Look for double angular brackets on one line with more than brackets and white space between them."""
+    """Look for double angular brackets on one line.
+
+    More than brackets and white space must stand between them.
+    """
     something = r"(?:[^\s>\x1c-\x1f]|>[^\n>])"
     return _pattern(rf"(?m)^(?:(?!<<)[^\n])*+<<<*+(?=[^\n]*>>)[^\n]*?{something}[^\n]*>>")
 
 
 def _two_responses(_given: _Arguments) -> dict[str, Any]:
-    """Look for two texts, not the same, with six asterisks between them; an empty one may stand at either end."""
+    """Look for two texts, not the same, with six asterisks between them.
+
+    An empty one may stand at either end.
+    """
     inside = r"(?!\*{6})"
     first = rf"(?>(?P<first>{inside}{_NO_SPACE}(?:{inside}[\s\S])*?)(?={_SPACE}*+\*{{6}}))"
     end = rf"(?:\*{{6}}{_SPACE}*+)?\Z"
+    other = rf"(?!{_SPACE}*+(?P=first){_SPACE}*+{end})"
+    second = rf"(?:{inside}{_SPACE})*+{inside}{_NO_SPACE}(?:{inside}[\s\S])*+"
     return _pattern(
-        rf"\A(?:{_SPACE}*+\*{{6}})?+{_SPACE}*+{first}{_SPACE}*+\*{{6}}(?!{_SPACE}*+(?P=first){_SPACE}*+{end})"
-        rf"(?:{inside}{_SPACE})*+{inside}{_NO_SPACE}(?:{inside}[\s\S])*+{end}"
+        rf"\A(?:{_SPACE}*+\*{{6}})?+{_SPACE}*+{first}{_SPACE}*+\*{{6}}{other}{second}{end}"
     )
 
 
@@ -354,24 +393,27 @@ def _repeat(given: _Arguments) -> dict[str, Any]:
 
 
 def _end(given: _Arguments) -> dict[str, Any]:
-    """Look for a phrase at the end, whatever its case; straight quotation marks around the response do not count."""
+    """Look for a phrase at the end, whatever its case.
+
+    Straight quotation marks around the response do not count.
+    """
     phrase = _text(given, "end_phrase").strip()
+    # the marks at the response's end are taken away there, and those of the phrase are not
     if phrase.endswith('"'):
-        return _pattern(
-            _NEVER
-        )  # the marks at the response's end are taken away there, and those of the phrase are not
+        return _pattern(_NEVER)
+
     before = rf'(?<!\A{_SPACE}*"*)' if phrase.startswith('"') else ""
     return _pattern(rf'{before}{re.escape(phrase)}"*+{_SPACE}*+\Z', ignore_case=True)
 
 
 def _capital_words(given: _Arguments) -> dict[str, Any]:
     limits = _limits(given, "capital_relation", _number(given, "capital_frequency"))
-    joint, edge = "[-'\u2019]", _WORD
-    word = (
-        rf"(?<!{edge})(?<!{edge}{joint})[\p{{N}}_]*+\p{{Lu}}[\p{{Lu}}\p{{N}}_]*+(?:{joint}[\p{{Lu}}\p{{N}}_]++)*+"
-        rf"(?!{joint}?{edge})"
-    )
-    return _counted(word, limits)
+    joint = "[-'\u2019]"
+    capitals = r"[\p{Lu}\p{N}_]"
+    begin = rf"(?<!{_WORD})(?<!{_WORD}{joint})"
+    end = rf"(?!{joint}?{_WORD})"
+    word = rf"[\p{{N}}_]*+\p{{Lu}}{capitals}*+(?:{joint}{capitals}++)*+"
+    return _counted(begin + word + end, limits)
 
 
 def _capital(_given: _Arguments) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 import functools
 import unicodedata
-from dataclasses import dataclass
 from typing import Any, Final
 
 import regex  # type: ignore[import-untyped]
+from pydantic.dataclasses import dataclass
 
 from prefpipe.text.checks.grading import Candidate, CountCheck, Grade
+from prefpipe.text.checks.parameters import Switch, Text, Texts
+from prefpipe.text.words import CHINESE_AND_JAPANESE, IN_WORDS, SOUTH_EAST_ASIAN
 
-_WITHOUT_SPACES: Final = regex.compile(
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
-)
+# Tibetan is not among them: a sign stands between its syllables, so that keywords have edges.
+_WITHOUT_EDGES: Final = regex.compile(f"[{CHINESE_AND_JAPANESE}{SOUTH_EAST_ASIAN}]")
 
 
 def count_keyword(
@@ -19,12 +20,11 @@ def count_keyword(
 ) -> int:
     """Return how often ``keyword`` occurs in ``text``.
 
-    White space inside the keyword matches any white space. A whole word has no letter or digit beside it, except
-    in scripts that are written without spaces.
+    White space inside the keyword matches any white space. A whole word has no letter or digit
+    beside it, except in scripts that are written without spaces.
     """
-    return sum(
-        1 for _ in _pattern(keyword, whole_words, ignore_case).finditer(_fold(text, ignore_case))
-    )
+    pattern = _pattern(keyword, whole_words, ignore_case)
+    return sum(1 for _ in pattern.finditer(_fold(text, ignore_case)))
 
 
 def _fold(text: str, ignore_case: bool) -> str:
@@ -34,11 +34,11 @@ def _fold(text: str, ignore_case: bool) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _pattern(keyword: str, whole_words: bool, ignore_case: bool) -> Any:
-    parts = _fold(keyword, ignore_case).split()
-    pattern = r"\s++".join(map(regex.escape, parts))
-    if whole_words and not _WITHOUT_SPACES.search(keyword):
-        # No \b: it would demand a letter beside a keyword such as "C++".
-        pattern = rf"(?<![\p{{L}}\p{{M}}\p{{N}}_]){pattern}(?![\p{{L}}\p{{M}}\p{{N}}_])"
+    words = _fold(keyword, ignore_case).split()
+    pattern = r"\s++".join(map(regex.escape, words))
+    if whole_words and not _WITHOUT_EDGES.search(keyword):
+        # no \b: it would demand a letter beside a keyword such as "C++"
+        pattern = rf"(?<![{IN_WORDS}]){pattern}(?![{IN_WORDS}])"
     return regex.compile(pattern)
 
 
@@ -51,11 +51,11 @@ def _require_text(keyword: str) -> None:
 class Keywords:
     """Words or phrases: ``all`` of one list, ``any`` of a second, none of a third (``exclude``)."""
 
-    all: tuple[str, ...] = ()
-    any: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    whole_words: bool = True
-    ignore_case: bool = True
+    all: Texts = ()
+    any: Texts = ()
+    exclude: Texts = ()
+    whole_words: Switch = True
+    ignore_case: Switch = True
 
     def __post_init__(self) -> None:
         """Refuse a check without keywords."""
@@ -66,34 +66,31 @@ class Keywords:
             _require_text(keyword)
 
     def grade(self, candidate: Candidate) -> Grade:
-        """Return the share of demands met: one for each of ``all``, one for ``any``, one for each of ``exclude``."""
-        missing = [keyword for keyword in self.all if not self._occurs(keyword, candidate.response)]
-        found = [keyword for keyword in self.exclude if self._occurs(keyword, candidate.response)]
-        lacks_any = bool(self.any) and not [
-            word for word in self.any if self._occurs(word, candidate.response)
-        ]
-        n_demands = len(self.all) + len(self.exclude) + bool(self.any)
-        faults = [f"lacks {word!r}" for word in missing] + [f"has {word!r}" for word in found]
-        if lacks_any:
+        """Return the share of demands met: one for each of ``all`` and ``exclude``, one for ``any``."""
+        text = candidate.response
+        faults = [f"lacks {word!r}" for word in self.all if not self._occurs(word, text)]
+        faults += [f"has {word!r}" for word in self.exclude if self._occurs(word, text)]
+        if self.any and not any(self._occurs(word, text) for word in self.any):
             faults.append(f"has none of {', '.join(map(repr, self.any))}")
-        return Grade(
-            1.0 - len(faults) / n_demands, "; ".join(faults) or f"all {n_demands} demands met"
-        )
+
+        n_demands = len(self.all) + len(self.exclude) + bool(self.any)
+        reason = "; ".join(faults) or f"all {n_demands} demands met"
+        return Grade(1.0 - len(faults) / n_demands, reason)
 
     def _occurs(self, keyword: str, text: str) -> bool:
-        return (
-            count_keyword(text, keyword, whole_words=self.whole_words, ignore_case=self.ignore_case)
-            > 0
+        n_found = count_keyword(
+            text, keyword, whole_words=self.whole_words, ignore_case=self.ignore_case
         )
+        return n_found > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeywordFrequency(CountCheck):
     """How often one word or phrase occurs."""
 
-    keyword: str
-    whole_words: bool = True
-    ignore_case: bool = True
+    keyword: Text
+    whole_words: Switch = True
+    ignore_case: Switch = True
 
     def __post_init__(self) -> None:
         """Refuse a keyword of white space, and limits as every count does."""

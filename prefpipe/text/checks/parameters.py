@@ -1,107 +1,84 @@
-"""Reads the parameters of a check from a mapping into the fields of its dataclass, reporting every problem."""
+"""The parameters of a check: types with their bounds, and every problem of a mapping of values.
 
-import difflib
-import math
-import types
-import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, fields
-from typing import Any, Literal, Union
+A check is a pydantic dataclass whose fields have these types. They are strict, for a value of
+another type is a mistake in somebody's prompts file.
+"""
 
-READERS: dict[Any, Callable[[Any], Any]] = {}
-"""How a value is read, by the annotation of the field; filled at the end of this file."""
+import functools
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-def read_whole_number(value: Any) -> int:
-    """Return an integer; ``3.0`` counts as one because tables keep integers beside blanks as floats."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise ValueError(f"must be a whole number, got {value!r}")
-    return int(value)
+from prefpipe.spelling import did_you_mean
 
 
-def read_number(value: Any) -> float:
-    """Return a finite float."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"must be a finite number, got {value!r}")
-    return float(value)
+def _whole(value: Any) -> Any:
+    """Return 3 for 3.0: tables keep whole numbers beside blanks as floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def read_text(value: Any) -> str:
-    """Return a string that is not empty."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"must be a text that is not empty, got {value!r}")
-    return value
-
-
-def read_texts(value: Any) -> tuple[str, ...]:
-    """Return one or several strings as a tuple; one string stands for a list of one."""
+def _one_or_several(value: Any) -> Any:
     if isinstance(value, str):
-        return (read_text(value),)
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise ValueError(f"must be a text or a list of texts, got {value!r}")  # noqa: TRY004 - reported, not raised
-    return tuple(read_text(item) for item in value)
+        return (value,)
+    if not isinstance(value, list | tuple):
+        raise ValueError("should be a text or a list of texts")  # noqa: TRY004 - pydantic reports it
+    return tuple(value)
 
 
-def read_switch(value: Any) -> bool:
-    """Return true or false."""
-    if not isinstance(value, bool):
-        raise ValueError(f"must be true or false, got {value!r}")  # noqa: TRY004 - reported, not raised
-    return value
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the closest known spelling, or nothing."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+Switch = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_or_several)]
+"""One or several texts; one stands for a list of one."""
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=0), BeforeValidator(_whole)]
 
 
 def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[str]) -> Any:
-    """Return an instance of ``check_class``, or None after adding to ``problems`` everything that is wrong.
+    """Return an instance of ``check_class``, or None after adding everything that is wrong.
 
-    A parameter whose value is null counts as absent: a Parquet column of structs gives every check the keys of
-    all others, filled with nulls.
+    A parameter whose value is null counts as absent: a Parquet column of structs gives every check
+    the keys of all others, filled with nulls.
+
+    Args:
+        check_class: a pydantic dataclass.
+        given: values by the names of its fields.
+        problems: what is wrong is added here.
     """
-    known = {field.name: field for field in fields(check_class)}
-    annotations = typing.get_type_hints(check_class)
-    n_before = len(problems)
-    values = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name not in known:
-            problems.append(
-                f"unknown parameter {name!r}{nearest(name, known)}; it takes {', '.join(known)}"
-            )
-            continue
-        try:
-            values[name] = _read(annotations[name], value)
-        except ValueError as error:
-            problems.append(f"{name!r} {error}")
-    for name, field in known.items():
-        required = field.default is MISSING and field.default_factory is MISSING
-        if required and given.get(name) is None:
-            problems.append(f"parameter {name!r} is missing")
-    if len(problems) > n_before:
-        return None
+    values = {name: value for name, value in given.items() if value is not None}
+    known = [field.name for field in fields(check_class)]
+    unknown = [name for name in values if name not in known]
+    for name in unknown:
+        guess = did_you_mean(name, known, quote="'")
+        problems.append(f"unknown parameter {name!r}{guess}; it takes {', '.join(known)}")
+        del values[name]
+
     try:
-        return check_class(**values)
-    except ValueError as error:
-        problems.append(str(error))
+        check = _reader(check_class).validate_python(values)
+    except ValidationError as error:
+        # what the parameters say together, without a place, is judged when each of them is known
+        found = [item for item in error.errors(include_url=False) if item["loc"] or not unknown]
+        problems += map(_worded, found)
         return None
+    return None if unknown else check
 
 
-def _read(annotation: Any, value: Any) -> Any:
-    if typing.get_origin(annotation) in {types.UnionType, Union}:  # an optional parameter
-        annotation = next(
-            kind for kind in typing.get_args(annotation) if kind is not types.NoneType
-        )
-    if typing.get_origin(annotation) is Literal:
-        choices = typing.get_args(annotation)
-        if value not in choices:
-            raise ValueError(f"must be one of {', '.join(map(repr, choices))}, got {value!r}")
-        return value
-    return READERS[annotation](value)
+@functools.cache
+def _reader(check_class: type) -> TypeAdapter[Any]:
+    return TypeAdapter(check_class)
 
 
-READERS |= {int: read_whole_number, float: read_number, str: read_text, bool: read_switch}
-READERS[tuple[str, ...]] = read_texts
+def _worded(item: Any) -> str:
+    """Return a problem that pydantic found, with the parameter's name and the value."""
+    if item["type"] == "missing":
+        return f"parameter {item['loc'][0]!r} is missing"
+
+    # a check's own objection comes as the exception that it raised
+    own = item.get("ctx", {}).get("error")
+    message = item["msg"] if own is None else str(own)
+    if not item["loc"]:
+        return str(message)
+    message = message.removeprefix("Input ")
+    return f"{item['loc'][0]!r} {message[0].lower()}{message[1:]}, got {item['input']!r}"

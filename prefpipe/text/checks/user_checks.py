@@ -5,25 +5,34 @@ import importlib
 import importlib.metadata
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
+from pydantic.dataclasses import dataclass
+
 from prefpipe.errors import InputError
+from prefpipe.spelling import did_you_mean
 from prefpipe.text.checks.grading import Candidate, Grade
-from prefpipe.text.checks.parameters import nearest
+from prefpipe.text.checks.parameters import Text
 from prefpipe.text.tool_turns import TOOLS, for_template
 
 ENTRY_POINT_GROUP: Final = "prefpipe.checks"
 
 UserFunction = Callable[[str, list[dict[str, Any]], dict[str, Any]], Any]
-"""``(response, messages, columns) -> float in [0, 1] or bool``. The prompt's tools are ``tools`` of its last turn."""
+"""``(response, messages, columns) -> float in [0, 1] or bool``.
+
+The prompt's tools are ``tools`` of its last turn.
+"""
 
 
 @functools.cache
 def load_function(name: str) -> UserFunction:
-    """Return the function called ``name``: ``package.module:function``, or an entry point of ``prefpipe.checks``.
+    """Return a user's function.
 
-    Raises ``ValueError`` with what went wrong: no such entry point, a failing import, no such attribute, not callable.
+    Args:
+        name: ``package.module:function``, or an entry point of ``prefpipe.checks``.
+
+    Raises:
+        ValueError: no such entry point, a failing import, no such attribute, not callable.
     """
     if ":" in name:
         reference = importlib.metadata.EntryPoint(name, name, ENTRY_POINT_GROUP)
@@ -31,11 +40,14 @@ def load_function(name: str) -> UserFunction:
         installed = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
         if name not in installed.names:
             names = ", ".join(sorted(installed.names)) or "none"
+            guess = did_you_mean(name, installed.names, quote="'")
             raise ValueError(
-                f"'function' {name!r} is no entry point of the group {ENTRY_POINT_GROUP!r}{nearest(name, installed.names)}; "
-                f"installed: {names}; a module's function is written 'package.module:function'"
+                f"'function' {name!r} is no entry point of the group "
+                f"{ENTRY_POINT_GROUP!r}{guess}; installed: {names}; "
+                "a module's function is written 'package.module:function'"
             )
         reference = installed[name]
+
     try:
         function = reference.load()
     except Exception as error:
@@ -43,39 +55,50 @@ def load_function(name: str) -> UserFunction:
             f"'function' {name!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     if not callable(function):
-        raise ValueError(f"'function' {name!r} is a {type(function).__name__}, not a function")  # noqa: TRY004 - reported
+        kind = type(function).__name__
+        raise ValueError(f"'function' {name!r} is a {kind}, not a function")  # noqa: TRY004 - reported
     loaded: UserFunction = function
     return loaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class PythonCheck:
-    """A function of the user's: ``function(response, messages, columns)`` returns a score in [0, 1] or a bool."""
+    """A function of the user's.
 
-    function: str
+    ``function(response, messages, columns)`` returns a score in [0, 1] or a bool.
+    """
+
+    function: Text
 
     def __post_init__(self) -> None:
         """Refuse a function that cannot be loaded."""
         load_function(self.function)
 
     def grade(self, candidate: Candidate) -> Grade:
-        """Return what the function returned; ``InputError`` if it raised or returned anything else."""
+        """Return what the function returned.
+
+        Raises:
+            InputError: it raised, or returned anything but a score.
+        """
         messages, tools = for_template(candidate.messages)
         if tools is not None:
             messages[-1][TOOLS] = tools
+
         try:
-            returned = load_function(self.function)(
-                candidate.response, messages, dict(candidate.columns)
-            )
+            function = load_function(self.function)
+            returned = function(candidate.response, messages, dict(candidate.columns))
         except Exception as error:
             raise InputError(
                 f"check function {self.function!r} raised {type(error).__name__}: {error}",
-                hint=f"call {self.function!r} on this response by hand, or let it return 0 for what it cannot judge",
+                hint=f"call {self.function!r} on this response by hand, or let it return 0 for what "
+                "it cannot judge",
             ) from error
+
         score = _read_score(returned)
         if score is None:
             raise InputError(
-                f"check function {self.function!r} returned {returned!r}, not a number in [0, 1] or a bool",
+                f"check function {self.function!r} returned {returned!r}, not a number in [0, 1] "
+                "or a bool",
                 hint="return a float between 0 and 1, True or False",
             )
         return Grade(score, f"returned {score:g}")

@@ -1,7 +1,8 @@
-"""Verdicts: from a judge's answer, or its token probabilities, to a preference or a rating. What is not clear is None.
+"""Verdicts: from a judge's answer, or its token probabilities, to a preference or a rating.
 
-Strict on purpose. In ``line`` form the answer has a line of its own, ``VERDICT 3fa9c210: A``; the code is in no text under
-test, so a verdict that the judge quotes from a response is none. In ``bare`` form the whole answer is the verdict.
+Strict on purpose: what is not clear is None. In ``line`` form the answer has a line of its own,
+``VERDICT 3fa9c210: A``. The code is in no text under test, so a verdict that the judge quotes from a
+response is none. In ``bare`` form the whole answer is the verdict.
 """
 
 import re
@@ -18,7 +19,10 @@ RATING_VALUES: Mapping[str, float] = {
     str(rating): float(rating) for rating in range(LOWEST_RATING, HIGHEST_RATING + 1)
 }
 MIN_MASS = 0.1
-"""Least probability that the verdict's tokens must have together: below it, renormalising would make a verdict of noise."""
+"""Least probability that the verdict's tokens must have together.
+
+Below it, renormalising would make a verdict of noise.
+"""
 
 _DECORATION = " \t\r\n*_`\"'[]().:"
 _VALUES: Mapping[Kind, Mapping[str, float]] = {
@@ -29,7 +33,7 @@ _CHOICES: Mapping[Kind, str] = {"pairwise": "[ABC]", "pointwise": "10|[1-9]"}
 
 
 class TokenChoice(NamedTuple):
-    """One sampled token, its natural log-probability, and the most probable tokens at its place with theirs."""
+    """One sampled token, its natural log-probability, and the likeliest tokens there with theirs."""
 
     token: str
     logprob: float
@@ -39,10 +43,11 @@ class TokenChoice(NamedTuple):
 class Reading(NamedTuple):
     """A verdict read from an answer.
 
-    ``value`` is the preference for the response shown first, in [0, 1], or the rating; None with the ``problem`` in words.
-    ``choice`` is the label, ``A``, ``B``, ``C`` or ``1`` to ``10``; with probabilities the most probable one. ``mass``
-    is the probability of all labels together, None for a verdict read from text. ``unsplit_one`` (ratings) is the probability
-    of a token ``1`` that may be the beginning of 10, None where it cannot be.
+    ``value`` is the preference for the response shown first, in [0, 1], or the rating; None with the
+    ``problem`` in words. ``choice`` is the label, ``A``, ``B``, ``C`` or ``1`` to ``10``; with
+    probabilities the most probable one. ``mass`` is the probability of all labels together, None for
+    a verdict read from text. ``unsplit_one`` (ratings) is the probability of a token ``1`` that may
+    be the beginning of 10, None where it cannot be.
     """
 
     value: float | None
@@ -54,23 +59,24 @@ class Reading(NamedTuple):
 
 def read_text(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
     """Return the verdict that the text states."""
-    own = without_thoughts(answer)
+    values = _VALUES[kind]
+    conclusion = without_thoughts(answer)
     if form == "bare":
-        choice = own.strip(_DECORATION)
-        if choice in _VALUES[kind]:
-            return Reading(_VALUES[kind][choice], choice)
-        return Reading(None, problem=f"the answer is not one of {', '.join(_VALUES[kind])} alone")
-    line = re.compile(
-        rf"^[ \t*_`]*{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*({_CHOICES[kind]})[ \t*_`\].]*\r?$",
-        re.MULTILINE,
-    )
-    choices = set(line.findall(own))
-    if len(choices) == 1:
-        (choice,) = choices
-        return Reading(_VALUES[kind][choice], choice)
-    if choices:
+        choice = conclusion.strip(_DECORATION)
+        if choice in values:
+            return Reading(values[choice], choice)
+        return Reading(None, problem=f"the answer is not one of {', '.join(values)} alone")
+
+    # a line may be repeated, and may be bold, a list item, or in brackets
+    begin = rf"^[ \t*_`]*{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*"
+    line = rf"{begin}({_CHOICES[kind]})[ \t*_`\].]*\r?$"
+    choices = set(re.findall(line, conclusion, re.MULTILINE))
+    if not choices:
+        return Reading(None, problem=f"the answer has no line `{VERDICT_LINE[kind]} {nonce}: ...`")
+    if len(choices) > 1:
         return Reading(None, problem=f"the answer contradicts itself: {', '.join(sorted(choices))}")
-    return Reading(None, problem=f"the answer has no line `{VERDICT_LINE[kind]} {nonce}: ...`")
+    (choice,) = choices
+    return Reading(values[choice], choice)
 
 
 def without_thoughts(answer: str) -> str:
@@ -87,24 +93,26 @@ def read_probabilities(
 
         value = sum_l p_l * v_l / sum_l p_l        v: A 1, B 0, C 1/2; or the rating itself
 
-    A rating of 10 is one token for some tokenizers and ``1``, ``0`` for others. Where a token ``10`` stands among the most
-    probable ones, ``1`` means 1. Where the answer is itself ``1``, ``0``, the second token's distribution splits the first's.
-    Else ``1`` counts as 1, and ``unsplit_one`` says how much it has: the value could be at most 9 times that higher.
+    A rating of 10 is one token for some tokenizers and ``1``, ``0`` for others. Where a token ``10``
+    stands among the most probable ones, ``1`` means 1. Where the answer is itself ``1``, ``0``, the
+    second token's distribution splits the first's. Else ``1`` counts as 1, and ``unsplit_one`` says
+    how much it has: the value could be at most 9 times that higher.
     """
+    values = _VALUES[kind]
     place = _verdict_place(tokens, kind, form, nonce)
     if place is None:
         return Reading(None, problem="the tokens have no one place for the verdict")
-    masses = _label_masses(tokens[place], _VALUES[kind])
+
+    masses = _label_masses(tokens[place], values)
     unsplit = None
     if kind == "pointwise":
-        unsplit = _split_ten(masses, tokens, place)
+        masses, unsplit = _split_ten(masses, tokens, place)
+
     mass = sum(masses.values())
     if mass < MIN_MASS:
-        words = ", ".join(_VALUES[kind])
-        return Reading(
-            None, problem=f"the tokens {words} have probability {mass:.3g} together", mass=mass
-        )
-    value = sum(masses[label] * _VALUES[kind][label] for label in masses) / mass
+        problem = f"the tokens {', '.join(values)} have probability {mass:.3g} together"
+        return Reading(None, problem=problem, mass=mass)
+    value = sum(masses[label] * values[label] for label in masses) / mass
     best = max(masses, key=lambda label: masses[label])
     return Reading(value, best, mass=min(mass, 1.0), unsplit_one=unsplit)
 
@@ -112,16 +120,17 @@ def read_probabilities(
 def _verdict_place(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce: str) -> int | None:
     """Return which token holds the verdict: the one where its first character is."""
     text = "".join(choice.token for choice in tokens)
-    start = text.rfind("</think>") + len("</think>") if "</think>" in text else 0
+    conclusion = without_thoughts(text)
+    start = len(text) - len(conclusion)
     if form == "line":
-        matches = list(
-            re.finditer(rf"{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*(?=\S)", text[start:])
-        )
+        line = rf"{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*(?=\S)"
+        matches = list(re.finditer(line, conclusion))
         if len(matches) != 1:
             return None
         start += matches[0].end()
     else:
-        start += len(text[start:]) - len(text[start:].lstrip(_DECORATION))
+        start = len(text) - len(conclusion.lstrip(_DECORATION))
+
     end = 0
     for place, choice in enumerate(tokens):
         end += len(choice.token)
@@ -141,14 +150,22 @@ def _label_masses(choice: TokenChoice, values: Mapping[str, float]) -> dict[str,
     return masses
 
 
-def _split_ten(masses: dict[str, float], tokens: Sequence[TokenChoice], place: int) -> float | None:
-    """Divide what ``1`` has between 1 and 10 where that can be known; return its probability where it cannot."""
-    if "10" in masses or not masses.get("1"):
-        return None
+def _split_ten(
+    masses: dict[str, float], tokens: Sequence[TokenChoice], place: int
+) -> tuple[dict[str, float], float | None]:
+    """Divide what ``1`` has between 1 and 10, where that can be known.
+
+    Returns:
+        The masses, and the probability of a ``1`` that cannot be divided, None where there is none.
+    """
+    one = masses.get("1")
+    if "10" in masses or not one:
+        return masses, None
     if tokens[place].token.strip(_DECORATION) != "1":
-        return masses["1"]
+        return masses, one
+    # the answer ended there: whatever followed was no digit
     if place + 1 == len(tokens):
-        return None  # the answer ended there: whatever followed was no digit
+        return masses, None
+
     zero = _label_masses(tokens[place + 1], {"0": 0.0}).get("0", 0.0)
-    masses["1"], masses["10"] = masses["1"] * (1 - zero), masses["1"] * zero
-    return None
+    return masses | {"1": one * (1 - zero), "10": one * zero}, None

@@ -7,7 +7,7 @@ import pytest
 from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.scorers.checks_scorer import ChecksScorer
 from prefpipe.errors import InputError
-from prefpipe.text.checks.constraints import CHECKS_VERSION
+from prefpipe.text.checks.column import CHECKS_VERSION
 
 SHORT = [{"type": "words", "min": 1, "max": 2, "weight": 3}, {"type": "no_commas"}]
 

@@ -11,6 +11,7 @@ import pytest
 
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
+from prefpipe.maths.objectives.losses import LOSSES
 from prefpipe.maths.objectives.registry import (
     ALL_OBJECTIVES,
     KNOB_NAMES,
@@ -22,7 +23,6 @@ from prefpipe.maths.objectives.registry import (
     objective_of,
     resolve_knobs,
 )
-from prefpipe.maths.objectives.scores import loss_function
 
 DOCS = Path(__file__).parents[3] / "docs" / "objectives.md"
 
@@ -34,6 +34,7 @@ def test_the_objectives_are_there():
     }  # fmt: skip
     assert set(REWARD_OBJECTIVES) == {"bt", "bt-margin", "mmpo-reward"}
     assert {**OBJECTIVES, **REWARD_OBJECTIVES} == ALL_OBJECTIVES
+    assert set(LOSSES) == set(ALL_OBJECTIVES)
 
 
 def test_a_reference_is_needed_exactly_for_log_ratios():
@@ -57,7 +58,7 @@ def test_a_row_says_what_the_algebra_asks(name):
 
 @pytest.mark.parametrize("name", ALL_OBJECTIVES)
 def test_each_objective_is_one_documented_function_that_takes_its_knobs_and_no_others(name):
-    row, function = ALL_OBJECTIVES[name], loss_function(name)
+    row, function = ALL_OBJECTIVES[name], LOSSES[name]
     assert function.__name__ == name.replace("-", "_") + "_loss"
     own = [knob.name for knob in row.knobs if knob.name not in SCORE_KNOBS]
     positional = ["scores", "targets", *(["responses"] if row.reads_ends else [])]

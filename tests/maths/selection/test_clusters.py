@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
+from support.compiled_solvers import cluster_k_means
 
-from prefpipe.maths.selection.clusters import choose_lowest_members, cluster_k_means
+from prefpipe.maths.selection.clusters import choose_lowest_members
 from prefpipe.maths.selection.distances import pairwise_distances
 
 

@@ -13,8 +13,8 @@ from prefpipe.artifacts.schemas import CANDIDATES, SCORES, embeddings_schema
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run
 from prefpipe.configs.select import SelectConfig
-from prefpipe.maths.selection.selection import select_responses
-from prefpipe.stages.select.tally import _lengths
+from prefpipe.maths.selection.select_responses import select_responses
+from prefpipe.stages.select.tally import token_counts
 
 CORNERS = {
     "a": (1.0, 0.0),
@@ -344,7 +344,7 @@ def test_sums_of_tokens_are_those_of_the_rows_and_estimates_say_so(
     table = open_artifact(tmp_path / "candidates").read(0)[0]
     place = table.column_names.index("n_response_tokens")
     blank = table.set_column(place, "n_response_tokens", pa.nulls(len(table), pa.int32()))
-    prompt, response, is_estimated = _lengths(blank)
+    prompt, response, is_estimated = token_counts(blank)
     assert is_estimated.all()
     assert prompt.tolist() == [2] * 5
     assert response.tolist() == [-(-len(text) // 4) for text, _ in POOL]

@@ -71,7 +71,7 @@ def test_numeric_answers_have_tolerances():
 
 
 def test_negative_tolerances_are_refused():
-    with pytest.raises(ValueError, match="cannot be negative"):
+    with pytest.raises(ValueError, match=r"tolerance\n.*greater than or equal to 0"):
         NumericAnswer(answer=1.0, tolerance=-1.0)
 
 

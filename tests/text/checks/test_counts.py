@@ -10,30 +10,8 @@ from prefpipe.text.checks.counts import (
     Words,
     count_paragraphs,
     count_sentences,
-    split_words,
 )
 from prefpipe.text.checks.grading import Candidate
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", []),
-        (
-            "Don't stop, well-known 3.14 and 1,000!",
-            ["Don't", "stop", "well-known", "3.14", "and", "1,000"],
-        ),
-        ("- a -- b ... c", ["a", "b", "c"]),
-        ("one,two", ["one,two"]),
-        ("**bold** _it_", ["bold", "_it_"]),
-        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
-        ("مرحبا بالعالم", ["مرحبا", "بالعالم"]),
-        ("你好 world", ["你", "好", "world"]),
-        ("👍🏽 yes \x00 no", ["yes", "no"]),
-    ],
-)
-def test_words(text, words):
-    assert split_words(text) == words
 
 
 @pytest.mark.parametrize(

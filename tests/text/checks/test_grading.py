@@ -53,7 +53,7 @@ def test_the_reason_says_what_was_found_and_wanted(limits, reason):
         ({}, "one of 'min', 'max', 'exactly' is needed"),
         ({"exactly": 1, "max": 2}, "'exactly' excludes 'min' and 'max'"),
         ({"min": 5, "max": 2}, "'min' 5 is above 'max' 2"),
-        ({"max": -1}, "cannot be negative"),
+        ({"max": -1}, r"max.*\n.*greater than or equal to 0"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(limits, message):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefpipe.text.checks.constraints import parse_checks, rate
+from prefpipe.text.checks.column import parse_checks, rate
 from prefpipe.text.checks.ifeval import INSTRUCTIONS, NEAR, checks_of_instructions
 
 Rule = Callable[[str], bool]

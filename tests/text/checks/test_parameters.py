@@ -1,20 +1,21 @@
 """Parameters are read strictly, tables' nulls and whole floats are forgiven, and every problem is told."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import pytest
+from pydantic.dataclasses import dataclass
 
-from prefpipe.text.checks.parameters import nearest, read_parameters
+from prefpipe.spelling import did_you_mean
+from prefpipe.text.checks.parameters import Count, Number, Switch, Text, Texts, read_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    needed: str
-    size: int | None = None
-    share: float = 0.5
-    names: tuple[str, ...] = ()
-    on: bool = False
+    needed: Text
+    size: Count | None = None
+    share: Number = 0.5
+    names: Texts = ()
+    on: Switch = False
     way: Literal["left", "right"] = "left"
 
     def __post_init__(self):
@@ -46,18 +47,18 @@ def test_every_problem_is_told():
     assert check is None
     assert problems == [
         "unknown parameter 'siz' (did you mean 'size'?); it takes needed, size, share, names, on, way",
-        "'share' must be a finite number, got 'much'",
-        "'on' must be true or false, got 1",
-        "'names' must be a text that is not empty, got 1",
-        "'way' must be one of 'left', 'right', got 'up'",
-        "'size' must be a whole number, got 2.5",
         "parameter 'needed' is missing",
+        "'size' should be a valid integer, got 2.5",
+        "'share' should be a valid number, got 'much'",
+        "'names' should be a valid string, got 1",
+        "'on' should be a valid boolean, got 1",
+        "'way' should be 'left' or 'right', got 'up'",
     ]
 
 
 @pytest.mark.parametrize("value", [True, float("nan"), float("inf"), "3", [3]])
 def test_what_is_no_whole_number_is_refused(value):
-    assert read(needed="x", size=value)[1] == [f"'size' must be a whole number, got {value!r}"]
+    assert read(needed="x", size=value)[1] == [f"'size' should be a valid integer, got {value!r}"]
 
 
 @pytest.mark.parametrize("value", [True, float("nan"), float("-inf"), None])
@@ -65,11 +66,16 @@ def test_numbers_are_finite(value):
     assert len(read(needed="x", share=value)[1]) == (value is not None)
 
 
+def test_bounds_are_named_with_the_value():
+    assert read(needed="x", size=-1)[1] == ["'size' should be greater than or equal to 0, got -1"]
+    assert read(needed="")[1] == ["'needed' string should have at least 1 character, got ''"]
+
+
 def test_lists_of_texts_are_lists_of_texts():
     assert read(needed="x", names={"a": 1})[1] == [
-        "'names' must be a text or a list of texts, got {'a': 1}"
+        "'names' should be a text or a list of texts, got {'a': 1}"
     ]
-    assert read(needed="x", names=3)[1] == ["'names' must be a text or a list of texts, got 3"]
+    assert read(needed="x", names=3)[1] == ["'names' should be a text or a list of texts, got 3"]
 
 
 def test_a_check_may_refuse_what_its_parameters_say_together():
@@ -77,4 +83,4 @@ def test_a_check_may_refuse_what_its_parameters_say_together():
 
 
 def test_nothing_near_is_no_guess():
-    assert nearest("zzz", ["words"]) == ""
+    assert did_you_mean("zzz", ["words"]) == ""

@@ -1,0 +1,68 @@
+"""What a strategy sees of many prompts at once, and what it answers."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Pools(NamedTuple):
+    """What a strategy sees of P prompts with up to R candidates, checked.
+
+    ``negatives`` (P, R): the candidate negatives by ascending reward, equal rewards by ascending
+    index, -1 behind the last; ``n_negatives`` (P,). ``positives`` (P, p): best first, -1 behind the
+    last; ``n_positives`` (P,). ``distances`` (P, R, R), or None without embeddings. ``rewards``
+    (P, R), 0 where there is no candidate. ``weights`` (P, R): see
+    `prefpipe.maths.selection.weights.response_weights`; ``temperatures`` (P,): their T. ``seeds``
+    (P,) uint64. ``k``: negatives that may be chosen.
+    """
+
+    negatives: np.ndarray
+    n_negatives: np.ndarray
+    positives: np.ndarray
+    n_positives: np.ndarray
+    distances: np.ndarray | None
+    rewards: np.ndarray
+    weights: np.ndarray
+    temperatures: np.ndarray
+    seeds: np.ndarray
+    k: int
+    covers_all: bool
+    n_init: int
+    work_limit: int
+
+    def clients(self) -> np.ndarray:
+        """Return (P, C) whom Opt-Select's objective covers, -1 behind the last.
+
+        The candidate negatives, or with ``covers_all`` everyone.
+        """
+        if not self.covers_all:
+            return self.negatives
+        both = np.concatenate([self.negatives, self.positives], axis=1)
+        padding_last = np.argsort(both < 0, axis=1, kind="stable")
+        return np.asarray(np.take_along_axis(both, padding_last, axis=1))
+
+    def weighting(self) -> "Weighting":
+        """Return the weights, and what they are made from."""
+        return Weighting(self.rewards, self.weights, self.temperatures)
+
+
+class Weighting(NamedTuple):
+    """Opt-Select's weights (P, R), and the rewards (P, R) and temperatures (P,) they come from."""
+
+    rewards: np.ndarray
+    weights: np.ndarray
+    temperatures: np.ndarray
+
+
+class Choice(NamedTuple):
+    """What was chosen, and what the strategy knows of it.
+
+    ``negatives`` (P, K) ascending, -1 behind the last. ``bound_share`` (P,), the lower bound as a
+    share of the choice's cost, and ``is_optimal`` (P,) are of ``opt-select``, ``clusters`` (P, R)
+    of ``coreset``; NaN, False and -1 elsewhere.
+    """
+
+    negatives: np.ndarray
+    bound_share: np.ndarray
+    is_optimal: np.ndarray
+    clusters: np.ndarray

@@ -1,0 +1,141 @@
+"""The choice for many prompts whose arrays are checked and screened, as ``select`` has them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prefpipe.maths.selection.explanation import explain
+from prefpipe.maths.selection.opt_select.k_medoids import work_limit
+from prefpipe.maths.selection.pools import Pools
+from prefpipe.maths.selection.screening import count_positives
+from prefpipe.maths.selection.strategies import STRATEGIES, choose
+from prefpipe.maths.selection.validation import SelectOptions
+from prefpipe.maths.selection.weights import pool_temperatures, pool_weights
+
+
+class Selection(NamedTuple):
+    """What is kept, as indices into the arrays given.
+
+    Shapes are those of one prompt; a batch has P in front and -1 as padding.
+
+    Attributes:
+        positives: (p,) best reward first.
+        negatives: (k,) ascending index; no index is in both.
+        cost: Opt-Select's objective of the negatives; NaN without embeddings or distances.
+        lower_bound: a proven bound on the least possible cost; NaN under other strategies than
+            ``opt-select``.
+        is_optimal: whether cost and bound agree to 1e-9 relative; False under other strategies.
+        clusters: (R,) the k-means cluster of each candidate negative (``coreset``), -1 elsewhere.
+        represents: (R,) the index of the chosen negative nearest to each candidate that the
+            objective covers, -1 elsewhere.
+        gains: (k,) by how much the cost would rise without each negative.
+        cost_bottom_k: what the k lowest rewards would cost.
+        cost_random: what k random candidates would cost on average.
+        log_unit: costs are in units of ``exp(log_unit)`` times the largest weight (see
+            `prefpipe.maths.selection.weights.response_weights`). 0 unless the rewards span hundreds
+            of T and the cost would leave the float range; what is beyond it then is the largest
+            float.
+        largest_share: the share of the sum of the weights that the lowest reward has. Near 1 it
+            alone decides what is chosen first, and ``weight_temperature="auto"`` lets the others
+            count.
+    """
+
+    positives: np.ndarray
+    negatives: np.ndarray
+    cost: Any
+    lower_bound: Any
+    is_optimal: Any
+    clusters: np.ndarray
+    represents: np.ndarray
+    gains: np.ndarray
+    cost_bottom_k: Any
+    cost_random: Any
+    log_unit: Any
+    largest_share: Any
+
+
+def select_pools(
+    rewards_PR: np.ndarray,
+    distances_PRR: np.ndarray | None,
+    mask_PR: np.ndarray,
+    *,
+    k: int,
+    strategy: str,
+    seeds_P: np.ndarray,
+    options: SelectOptions,
+) -> Selection:
+    """Choose the positives and negatives of many prompts.
+
+    Arguments mean what they mean for `prefpipe.maths.selection.select_responses.select_responses`.
+    ``min_margin`` and ``near_duplicates`` are the caller's to apply, to ``mask_PR``.
+    """
+    rule = STRATEGIES[strategy]
+    n_candidates = rewards_PR.shape[1]
+    places_R = np.arange(n_candidates)
+
+    # The positives: the highest rewards. Stable sorts: equal rewards stay in ascending order of
+    # index. What is masked stands last.
+    n_positives_P = count_positives(mask_PR, rule.n_positives or options.get("positives", 1))
+    best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
+    is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
+    np.put_along_axis(
+        is_positive_PR, best_first_PR, places_R[None] < n_positives_P[:, None], axis=1
+    )
+    width = int(n_positives_P.max(initial=1))
+    is_place_of_positive_PR = places_R[None, :width] < n_positives_P[:, None]
+    positives_PK = np.where(is_place_of_positive_PR, best_first_PR[:, :width], -1)
+
+    # The candidate negatives: all others, where there are two candidates at least.
+    has_two_P = mask_PR.sum(axis=1) >= 2
+    is_negative_PR = mask_PR & ~is_positive_PR & has_two_P[:, None]
+    n_negatives_P = is_negative_PR.sum(axis=1)
+    ascending_PR = np.argsort(np.where(is_negative_PR, rewards_PR, np.inf), axis=1, kind="stable")
+    negatives_PR = np.where(places_R[None] < n_negatives_P[:, None], ascending_PR, -1)
+
+    # Whom the objective covers, and with what weight.
+    covers_all = options.get("cover", "negatives") == "all"
+    covered_PR = mask_PR if covers_all else is_negative_PR
+    clients_PR = covered_PR & (n_negatives_P > 0)[:, None]
+    temperature = options.get("weight_temperature", "paper")
+    temperatures_P = pool_temperatures(rewards_PR, mask_PR, clients_PR, temperature)
+    weights_PR = pool_weights(rewards_PR, clients_PR, temperatures_P)
+
+    most = max(1, n_candidates - 1)
+    n_wanted = most if strategy == "all" else min(k, most)
+    pools = Pools(
+        negatives=negatives_PR,
+        n_negatives=n_negatives_P,
+        positives=positives_PK,
+        n_positives=n_positives_P,
+        distances=distances_PRR,
+        rewards=rewards_PR,
+        weights=weights_PR,
+        temperatures=temperatures_P,
+        seeds=seeds_P,
+        k=rule.n_negatives or n_wanted,
+        covers_all=covers_all,
+        n_init=options.get("n_init", 10),
+        work_limit=work_limit(options.get("time_limit_s", 10.0)),
+    )
+    choice = choose(rule, pools)
+    explanation = explain(pools, choice)
+
+    # The largest weight is 1, so its share is one over the sum.
+    sums_P = weights_PR.sum(axis=1)
+    nothing_P = np.full(len(sums_P), np.nan)
+    largest_share_P = np.divide(1.0, sums_P, out=nothing_P, where=sums_P > 0.0)
+
+    return Selection(
+        positives=pools.positives,
+        negatives=choice.negatives,
+        cost=explanation.cost,
+        lower_bound=explanation.cost * choice.bound_share,
+        is_optimal=choice.is_optimal,
+        clusters=choice.clusters,
+        represents=explanation.represents,
+        gains=explanation.gains,
+        cost_bottom_k=explanation.cost_bottom_k,
+        cost_random=explanation.cost_random,
+        log_unit=explanation.log_unit,
+        largest_share=largest_share_P,
+    )

@@ -1,0 +1,174 @@
+"""The public interface for arrays: positives and negatives of one prompt, or of a batch."""
+
+from typing import Any, Unpack
+
+import numpy as np
+
+from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.screening import (
+    count_positives,
+    mask_low_margins,
+    mask_near_duplicates,
+)
+from prefpipe.maths.selection.select_pools import Selection, select_pools
+from prefpipe.maths.selection.validation import (
+    SelectOptions,
+    check_geometry,
+    check_options,
+    check_rewards,
+    checked_geometry,
+    find_strategy,
+)
+
+PROMPTS_AT_ONCE = 256
+"""A batch is worked through in slices, so that memory does not grow with it."""
+
+
+def select_responses(
+    rewards: Any,
+    embeddings: Any = None,
+    k: int = 7,
+    strategy: str = "opt-select",
+    *,
+    distances: Any = None,
+    mask: Any = None,
+    seed: int = 0,
+    **options: Unpack[SelectOptions],
+) -> Selection:
+    """Choose the positives and the negatives of one prompt, or of a batch of prompts.
+
+    The positives are the highest rewards, ties to the lower index. A positive is never a negative,
+    also where its reward is tied. The strategies differ in the ``k`` negatives:
+
+    - ``opt-select``: the set S of k candidate negatives with the least
+      ``Cost(S) = sum_i w_i min_{j in S} ||e_i - e_j||`` (AMPO, arXiv 2502.18293), w as in
+      `prefpipe.maths.selection.weights.response_weights`, proven optimal;
+    - ``coreset``: k-means with k clusters over the embeddings of the candidate negatives, and of
+      each cluster the lowest-reward member (AMPO); missing clusters are made up by the lowest
+      rewards left;
+    - ``bottom-k``: the k lowest rewards (AMPO); ``top-bottom`` is the same rule, named for use with
+      several positives;
+    - ``random``: k candidate negatives without replacement, by ``seed``;
+    - ``best-worst`` (SimPO, arXiv 2405.14734) and ``best-random``: one pair, argmax with argmin or
+      with a random other candidate; ``k`` does not apply;
+    - ``all``: every candidate negative; ``k`` does not apply.
+
+    Args:
+        rewards: (R,), or (P, R) for a batch; finite, higher is better, any scale. Adding a constant
+            changes no choice.
+        embeddings: (R, D) or (P, R, D), finite; Euclidean distances between the rows as they are.
+        k: negatives wanted, at least 1. With fewer candidate negatives all of them are chosen;
+            never more than R - 1.
+        strategy: a key of `prefpipe.maths.selection.strategies.STRATEGIES`.
+        distances: (R, R) or (P, R, R), finite, at least 0, instead of embeddings.
+        mask: shape of ``rewards``, True where there is a candidate; values elsewhere are ignored. A
+            prompt of a batch with fewer than two candidates, or none left to be a negative, gets no
+            selection: -1 and NaN throughout.
+        seed: at least 0, below 2**64, for ``random``, ``best-random`` and the k-means starts; one
+            for every prompt of a batch, so that a row of a batch is chosen as it would be alone.
+        **options: see `SelectOptions`.
+
+    Raises:
+        InputError: fewer than two candidates, or no negative left; a value that is no finite
+            number; shapes that do not agree.
+        UsageError: an unknown strategy or option, a value out of range, embeddings that the
+            strategy needs and were not given.
+    """
+    find_strategy(strategy)
+    check_options(strategy, k, seed, options)
+    rewards_PR, mask_PR, is_single = check_rewards(rewards, mask)
+    geometry, is_distance = check_geometry(
+        strategy, rewards_PR.shape, is_single, embeddings, distances
+    )
+    needs_cosines = options.get("near_duplicates") is not None
+    if needs_cosines and (geometry is None or is_distance):
+        raise UsageError(
+            "near_duplicates is a cosine similarity, which needs embeddings",
+            hint="pass embeddings, or leave it out",
+        )
+
+    slices = []
+    for start in range(0, max(1, len(rewards_PR)), PROMPTS_AT_ONCE):
+        rows = slice(start, start + PROMPTS_AT_ONCE)
+        embeddings_PRD, distances_PRR = None, None
+        if geometry is not None:
+            checked = checked_geometry(
+                geometry[rows],
+                mask_PR[rows],
+                is_distance=is_distance,
+                first_prompt=None if is_single else start,
+            )
+            if is_distance:
+                distances_PRR = checked
+            else:
+                embeddings_PRD, distances_PRR = checked, pairwise_distances(checked)
+
+        kept_PR = _screened(rewards_PR[rows], embeddings_PRD, distances_PRR, mask_PR[rows], options)
+        seeds_P = np.full(len(kept_PR), seed, dtype=np.uint64)
+        slices.append(
+            select_pools(
+                rewards_PR[rows],
+                distances_PRR,
+                kept_PR,
+                k=k,
+                strategy=strategy,
+                seeds_P=seeds_P,
+                options=options,
+            )
+        )
+
+    selection = Selection(*(np.concatenate(columns) for columns in zip(*slices, strict=True)))
+    if is_single and not (selection.negatives >= 0).any():
+        raise InputError(
+            "near_duplicates and min_margin leave no candidate to be a negative",
+            hint="lower them, or drop the prompt",
+        )
+    return _only_prompt(selection) if is_single else selection
+
+
+def _screened(
+    rewards_PR: np.ndarray,
+    embeddings_PRD: np.ndarray | None,
+    distances_PRR: np.ndarray | None,
+    mask_PR: np.ndarray,
+    options: SelectOptions,
+) -> np.ndarray:
+    """Return the mask (P, R) that near-duplicates and margins leave."""
+    threshold = options.get("near_duplicates")
+    if threshold is not None and embeddings_PRD is not None and distances_PRR is not None:
+        is_copy_PR = mask_near_duplicates(
+            embeddings_PRD, distances_PRR, rewards_PR, mask_PR, threshold
+        )
+        mask_PR = mask_PR & ~is_copy_PR
+
+    margin = options.get("min_margin", 0.0)
+    if margin > 0.0:
+        positives = options.get("positives", 1)
+        n_positives_P = count_positives(mask_PR, positives)
+        is_close_PR = mask_low_margins(rewards_PR, mask_PR, min_margin=margin, positives=positives)
+        mask_PR = mask_PR & ~is_close_PR
+
+        # Positives alone are no selection.
+        has_negative_P = mask_PR.sum(axis=1) > n_positives_P
+        mask_PR = mask_PR & has_negative_P[:, None]
+
+    return mask_PR
+
+
+def _only_prompt(selection: Selection) -> Selection:
+    """Return the one prompt of a batch without its padding."""
+    one = Selection(*(column[0] for column in selection))
+    is_negative = one.negatives >= 0
+    return one._replace(
+        positives=one.positives[one.positives >= 0],
+        negatives=one.negatives[is_negative],
+        gains=one.gains[is_negative],
+        cost=float(one.cost),
+        lower_bound=float(one.lower_bound),
+        is_optimal=bool(one.is_optimal),
+        cost_bottom_k=float(one.cost_bottom_k),
+        cost_random=float(one.cost_random),
+        log_unit=float(one.log_unit),
+        largest_share=float(one.largest_share),
+    )

@@ -1,0 +1,182 @@
+"""The strategies: which of each prompt's candidate negatives are chosen.
+
+A strategy is a function of `Pools`, many prompts at once, that writes into a `Choice`, and a line
+in `STRATEGIES`.
+
+`Pools` lists each prompt's candidate negatives by ascending reward, equal rewards by ascending
+index, and every rule works on that list. So where rewards are distinct, permuting the candidates
+permutes the answer, and ties of any kind go to the lower reward and then to the lower index.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from prefpipe.maths.compute.compiled import compiled, is_cached
+from prefpipe.maths.selection.clusters import choose_lowest_members, k_means
+from prefpipe.maths.selection.explanation import count_chosen, explain_prompts
+from prefpipe.maths.selection.opt_select.wide_spans import solve_weighted
+from prefpipe.maths.selection.pools import Choice, Pools, Weighting
+from prefpipe.maths.selection.random_numbers import draw_below, seed_state
+
+
+class Strategy(NamedTuple):
+    """A rule, and what it asks for.
+
+    ``needs`` is ``"rewards"`` or ``"embeddings"`` (or distances). ``n_positives`` and
+    ``n_negatives`` are None where the caller decides.
+    """
+
+    choose: Callable[[Pools, Choice], None]
+    needs: Literal["rewards", "embeddings"] = "rewards"
+    n_positives: int | None = None
+    n_negatives: int | None = None
+
+
+def choose(strategy: Strategy, pools: Pools) -> Choice:
+    """Apply a strategy; ``k`` of the pools is the number of negatives it may choose."""
+    n_prompts, n_candidates = pools.negatives.shape
+    choice = Choice(
+        negatives=np.full((n_prompts, pools.k), -1, dtype=np.int64),
+        bound_share=np.full(n_prompts, np.nan),
+        is_optimal=np.zeros(n_prompts, dtype=bool),
+        clusters=np.full((n_prompts, n_candidates), -1, dtype=np.int64),
+    )
+    strategy.choose(pools, choice)
+    return choice
+
+
+def _choose_lowest(pools: Pools, choice: Choice) -> None:
+    """Choose the k lowest rewards."""
+    width = min(pools.k, pools.negatives.shape[1])
+    lowest_PK = pools.negatives[:, :width]
+
+    # Ascending by index, with the padding of -1 kept behind the last.
+    last = np.iinfo(np.int64).max
+    ordered_PK = np.sort(np.where(lowest_PK < 0, last, lowest_PK), axis=1)
+    choice.negatives[:, :width] = np.where(ordered_PK == last, -1, ordered_PK)
+
+
+def _choose_random(pools: Pools, choice: Choice) -> None:
+    """Choose k candidate negatives without replacement."""
+    _draw(pools.negatives, pools.n_negatives, pools.seeds, choice.negatives)
+
+
+def _choose_coreset(pools: Pools, choice: Choice) -> None:
+    """Choose the lowest reward of each of k clusters (AMPO-Coreset)."""
+    assert pools.distances is not None
+    _cluster(pools.distances, pools.negatives, pools.n_negatives, pools.n_init, pools.seeds, choice)
+
+
+def _choose_opt_select(pools: Pools, choice: Choice) -> None:
+    """Choose the k of least coverage cost, with a proven bound (AMPO-Opt-Select)."""
+    assert pools.distances is not None
+    _solve(
+        pools.distances,
+        pools.weighting(),
+        pools.clients(),
+        pools.negatives,
+        pools.n_negatives,
+        pools.work_limit,
+        choice,
+    )
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "bottom-k": Strategy(_choose_lowest),
+    "coreset": Strategy(_choose_coreset, needs="embeddings"),
+    "opt-select": Strategy(_choose_opt_select, needs="embeddings"),
+    "random": Strategy(_choose_random),
+    "best-worst": Strategy(_choose_lowest, n_positives=1, n_negatives=1),
+    "top-bottom": Strategy(_choose_lowest),
+    "best-random": Strategy(_choose_random, n_positives=1, n_negatives=1),
+    "all": Strategy(_choose_lowest),
+}
+"""Every strategy by the name that ``--strategy`` takes; ``all`` is ``bottom-k`` with k as large as
+the pool."""
+
+
+def is_ready() -> bool:
+    """Return whether the loops over pools are compiled.
+
+    If not, their first use takes a quarter of a minute.
+    """
+    return is_cached(explain_prompts) and is_cached(_solve)
+
+
+@compiled
+def _draw(
+    negatives_PR: np.ndarray, n_negatives_P: np.ndarray, seeds_P: np.ndarray, chosen_PK: np.ndarray
+) -> None:
+    """Draw without replacement (Fisher and Yates)."""
+    for p in range(len(n_negatives_P)):
+        n = n_negatives_P[p]
+        k = min(chosen_PK.shape[1], n)
+        state, deck = seed_state(seeds_P[p]), negatives_PR[p, :n].copy()
+
+        for place in range(k):
+            other = place + draw_below(state, n - place)
+            deck[place], deck[other] = deck[other], deck[place]
+
+        chosen_PK[p, :k] = np.sort(deck[:k])
+
+
+@compiled
+def _cluster(
+    distances_PRR: np.ndarray,
+    negatives_PR: np.ndarray,
+    n_negatives_P: np.ndarray,
+    n_init: int,
+    seeds_P: np.ndarray,
+    choice: Choice,
+) -> None:
+    """Write each prompt's clusters and the lowest-reward member of each."""
+    for p in range(len(n_negatives_P)):
+        negatives_N = negatives_PR[p, : n_negatives_P[p]]
+        n = len(negatives_N)
+        if n == 0:
+            continue
+
+        squared_NN = np.empty((n, n))
+        for row in range(n):
+            for column in range(n):
+                distance = distances_PRR[p, negatives_N[row], negatives_N[column]]
+                squared_NN[row, column] = distance**2
+
+        k = min(choice.negatives.shape[1], n)
+        labels, _ = k_means(squared_NN, k, seeds_P[p], n_init)
+        for row in range(n):
+            choice.clusters[p, negatives_N[row]] = labels[row]
+        choice.negatives[p, :k] = np.sort(negatives_N[choose_lowest_members(labels, k)])
+
+
+@compiled
+def _solve(
+    distances_PRR: np.ndarray,
+    weighting: Weighting,
+    clients_PC: np.ndarray,
+    negatives_PR: np.ndarray,
+    n_negatives_P: np.ndarray,
+    limit: int,
+    choice: Choice,
+) -> None:
+    """Write each prompt's Opt-Select optimum with its bound."""
+    for p in range(len(n_negatives_P)):
+        negatives_N = negatives_PR[p, : n_negatives_P[p]]
+        if len(negatives_N) == 0:
+            continue
+
+        columns_K, bound_share, is_optimal = solve_weighted(
+            distances_PRR[p],
+            weighting.weights[p],
+            weighting.rewards[p],
+            weighting.temperatures[p],
+            clients_PC[p, : count_chosen(clients_PC[p])],
+            negatives_N,
+            min(choice.negatives.shape[1], len(negatives_N)),
+            limit,
+        )
+        choice.negatives[p, : len(columns_K)] = np.sort(negatives_N[columns_K])
+        choice.bound_share[p] = bound_share
+        choice.is_optimal[p] = is_optimal

@@ -1,0 +1,71 @@
+"""What every export does with its output: it replaces nothing unasked, is written part by part, and is not empty."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from shlex import quote
+
+from prefpipe.artifacts.interchange.row_writers import RowWriter
+from prefpipe.configs.export_groups import ExportConfig
+from prefpipe.errors import InputError, StoppedEarly, UsageError
+from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.runtime import Runtime
+
+
+def refuse_existing_file(config: ExportConfig) -> None:
+    """Refuse to replace a folder, or a file without ``--overwrite``.
+
+    Raises:
+        UsageError: naming it.
+    """
+    path = config.output
+    if path.is_dir():
+        raise UsageError(
+            f"output {path} is a folder, and {config.format} is a file",
+            hint="choose another name with -o",
+        )
+    if path.exists() and not config.overwrite:
+        raise UsageError(
+            f"output {path} exists",
+            hint="choose another name with -o, or replace it with --overwrite",
+        )
+
+
+def write_parts(
+    config: ExportConfig,
+    writer: RowWriter,
+    rows_of_part: Callable[[int], list[Row]],
+    indices: Sequence[int],
+    runtime: Runtime,
+) -> None:
+    """Write the rows that parts become, one part after another.
+
+    Raises:
+        StoppedEarly: a stop was asked for; the file takes its name at the end alone, so that there is none yet.
+    """
+    with runtime.progress(f"{config.stage}: part", len(indices)) as advance:
+        for index in indices:
+            if runtime.should_stop():
+                raise StoppedEarly(
+                    "export stopped as asked; nothing was written",
+                    hint="run the same command again",
+                )
+            writer.write(rows_of_part(index))
+            advance(1)
+
+
+def refuse_no_rows(config: ExportConfig, left_out: Counter[str], looking_for: str = "") -> None:
+    """Refuse to write a file without rows: a trainer would fail on it, and later.
+
+    Args:
+        config: the stage's knobs.
+        left_out: how many prompts were left out, by reason.
+        looking_for: end of the hint: what `inspect` shows.
+
+    Raises:
+        InputError: with the reasons.
+    """
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+    raise InputError(
+        f"{config.groups} holds nothing to export: {reasons or 'it has no prompts'}",
+        hint=f"run `prefpipe inspect {quote(str(config.groups))}`{looking_for}",
+    )

@@ -1,0 +1,180 @@
+"""The candidates of one part, screened: which can be selected from, and why the others cannot."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from prefpipe.artifacts.store import Artifact
+from prefpipe.configs.select import AMONG_ALL, SelectConfig
+from prefpipe.errors import InputError
+from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.rewards import RewardExpression
+from prefpipe.maths.selection.screening import (
+    is_none,
+    mask_low_margins,
+    mask_near_duplicates,
+    pool_verdicts,
+    screen_candidates,
+)
+from prefpipe.stages.shared.pool_index import (
+    PoolIndex,
+    find_rows,
+    flat,
+    index_pools,
+    pool_rewards,
+)
+
+NOT_WHITE_SPACE = r"[^\x09-\x0d\x1c-\x20\x{85}\p{Z}]"
+"""A character that ``str.strip`` would leave."""
+
+
+class ScreeningFlags(NamedTuple):
+    """The flags of ``select`` that decide which candidates can be selected from, with defaults."""
+
+    keep_truncated: bool = SelectConfig.keep_truncated
+    keep_duplicates: bool = SelectConfig.keep_duplicates
+    near_duplicates: float | None = SelectConfig.near_duplicates
+    min_margin: float = SelectConfig.min_margin
+    positives: int = SelectConfig.positives
+    pairs: str | None = SelectConfig.pairs
+
+
+class ScreenedPart(NamedTuple):
+    """A part's pools, of P prompts with up to R candidates, and what screening said of them.
+
+    - ``table``: the N candidates, in the order of ``pools``;
+    - ``rewards`` (P, R): NaN where there is none;
+    - ``distances`` (P, R, R): None without embeddings;
+    - ``reasons`` (N,): objects, None for a usable candidate;
+    - ``usable`` and ``kept`` (P, R): without and with the margin;
+    - ``verdicts`` (P,): objects, None for a prompt that gets a group.
+    """
+
+    table: pa.Table
+    pools: PoolIndex
+    rewards: np.ndarray
+    distances: np.ndarray | None
+    reasons: np.ndarray
+    usable: np.ndarray
+    kept: np.ndarray
+    verdicts: np.ndarray
+
+
+def screen_part(
+    inputs: Mapping[str, Artifact],
+    expression: RewardExpression,
+    flags: SelectConfig | ScreeningFlags,
+    index: int,
+) -> ScreenedPart:
+    """Read a part and screen its candidates.
+
+    Args:
+        inputs: ``candidates``, ``scores`` and, where there are any, ``embeddings``.
+        expression: the reward.
+        flags: what decides which candidates can be selected from.
+        index: of the part.
+    """
+    table, pools = _read_candidates(inputs["candidates"], index)
+    scores, _ = inputs["scores"].read(index)
+    rewards = pool_rewards(scores, expression, pools)
+    embeddings, has_embedding_N, distances = None, None, None
+    if "embeddings" in inputs:
+        embeddings, has_embedding_N = _read_embeddings(inputs["embeddings"], index, pools)
+        distances = pairwise_distances(embeddings)
+
+    # First what is wrong with a candidate by itself, and copies of another one's text.
+    texts_N, is_blank_N = _texts(table)
+    reasons_N = screen_candidates(
+        prompts_N=pools.prompts,
+        texts_N=texts_N,
+        is_blank_N=is_blank_N,
+        rewards_N=pools.unpad(rewards),
+        statuses_N=flat(table, "status").to_numpy(zero_copy_only=False),
+        has_embedding_N=has_embedding_N,
+        drop_truncated=not flags.keep_truncated,
+        keep_duplicates=flags.keep_duplicates,
+    )
+    usable = pools.pad(is_none(reasons_N), fill=False)
+
+    # Then what says nearly the same as a better candidate.
+    if flags.near_duplicates is not None and embeddings is not None and distances is not None:
+        is_copy = mask_near_duplicates(
+            embeddings, distances, rewards, usable, flags.near_duplicates
+        )
+        reasons_N[pools.unpad(is_copy)] = "near_duplicate"
+        usable = usable & ~is_copy
+
+    # Last what is too close to the positives. Pairs between any two responses have margins of
+    # their own: a candidate close to the positive can still beat another.
+    pairs_have_margins = flags.pairs in AMONG_ALL
+    is_close = mask_low_margins(
+        np.where(usable, rewards, 0.0),
+        usable,
+        min_margin=0.0 if pairs_have_margins else flags.min_margin,
+        positives=flags.positives,
+    )
+    reasons_N[pools.unpad(is_close)] = "low_margin"
+    kept = usable & ~is_close
+
+    is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
+    verdicts = pool_verdicts(rewards, is_there, usable, kept, positives=flags.positives)
+    if pairs_have_margins and flags.min_margin > 0.0:
+        highest_P = np.where(usable, rewards, -np.inf).max(axis=1, initial=-np.inf)
+        lowest_P = np.where(usable, rewards, np.inf).min(axis=1, initial=np.inf)
+        has_no_pair_P = highest_P - lowest_P < flags.min_margin
+        verdicts[is_none(verdicts) & has_no_pair_P] = "low_margin"
+
+    return ScreenedPart(table, pools, rewards, distances, reasons_N, usable, kept, verdicts)
+
+
+def _read_candidates(candidates: Artifact, index: int) -> tuple[pa.Table, PoolIndex]:
+    """Return a part's candidates, in the order of their pools."""
+    table, _ = candidates.read(index)
+    pools = index_pools(
+        flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index))
+    )
+    is_in_order = (pools.order[1:] >= pools.order[:-1]).all()
+    return table if is_in_order else table.take(pools.order), pools
+
+
+def _read_embeddings(
+    embeddings: Artifact, index: int, pools: PoolIndex
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
+    table, _ = embeddings.read(index, ["prompt_id", "sample_idx", "embedding", "status"])
+    rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
+    column = flat(table, "embedding")
+    if not pa.types.is_fixed_size_list(column.type) or column.null_count:
+        raise InputError(
+            f"the vectors in {embeddings.part_path(index)} are null, or not all of one length",
+            hint="run `prefpipe embed` again",
+        )
+    n_dimensions = column.type.list_size
+    vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), n_dimensions)
+
+    # A candidate without a row has row -1, which is the False at the end.
+    is_ok = pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False)
+    has_one_N = np.append(is_ok, False)[rows]
+
+    # Where every pool is full and in order nothing needs to be copied.
+    n_prompts, n_candidates = pools.shape
+    is_full = len(vectors) == n_prompts * n_candidates
+    if is_full and (rows == np.arange(len(vectors))).all():
+        return vectors.reshape(n_prompts, n_candidates, n_dimensions), has_one_N
+
+    padded = np.zeros((n_prompts, n_candidates, n_dimensions), vectors.dtype)
+    padded[pools.prompts[has_one_N], pools.places[has_one_N]] = vectors[rows[has_one_N]]
+    return padded, has_one_N
+
+
+def _texts(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) numbers, equal where responses are, and (N,) which are blank or are not there."""
+    encoded = flat(table, "response").dictionary_encode()
+    has_text = pc.match_substring_regex(encoded.dictionary, NOT_WHITE_SPACE)
+    # No text at all is looked up behind the last one, where it has none.
+    has_text = np.append(has_text.to_numpy(zero_copy_only=False).astype(bool), False)
+    is_blank_N = ~has_text[encoded.indices.fill_null(len(encoded.dictionary)).to_numpy()]
+    return encoded.indices.fill_null(0).to_numpy(), is_blank_N

@@ -1,0 +1,238 @@
+"""Control tokens of a tokenizer, and how a content that spells one stays a text.
+
+**Contents are data.** A response may speak of ``<|im_end|>``. Rendered and tokenised as one text, it
+would end its own turn there, and could write the next ones. So a control token counts as one only
+where the template itself writes it; in contents its letters are tokenised like any others. A
+conversation that holds no such text, nearly every one, goes through ``transformers`` as it always
+did, to the same ids.
+
+The others go two ways round the tokenizer's own matching:
+
+- A mark is put inside each control token that a content spells, so that the template cannot lose
+  track of it. What the rendered text still spells out whole was written by the template.
+- These are then spelled anew, with letters that nobody else can write. The text is tokenised by a
+  copy of the tokenizer that knows the same control tokens, with the same ids, under these new
+  spellings alone. Everything between two control tokens is tokenised in one piece, with the
+  tokenizer's own rules, as text of ordinary letters is.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from prefpipe.errors import InputError
+
+
+class TemplateError(InputError):
+    """A conversation that the template cannot write, or that cannot be told apart from what it writes.
+
+    ``why`` is the reason alone, for messages that name the row.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"the model's chat template refuses this conversation: {why}",
+            hint="change the turns, or leave out --system-prompt if it is the system turn",
+        )
+        self.why = why
+
+
+class ControlTokens:
+    """The control tokens of a tokenizer with a chat template.
+
+    ``spellings`` are the texts of these tokens by id.
+
+    Args:
+        tokenizer: of transformers.
+        template: its source.
+        eos_ids: the ids that end a turn; they are control tokens whatever the tokenizer calls them.
+    """
+
+    def __init__(self, tokenizer: Any, template: str, eos_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self.spellings = _spellings_of(tokenizer, template, eos_ids)
+        self._pattern = re.compile(
+            "|".join(map(re.escape, _longest_first(self.spellings.values()))) or "(?!)"
+        )
+        self._normalised_pattern = self._pattern_in_normalised_text()
+
+        # digits, which no template changes, between two characters that are none
+        self._mark = f"\ufdd0{secrets.randbelow(10**16):016}\ufdd1"
+        self._escaped_mark = self._mark.encode("unicode_escape").decode()
+
+    @property
+    def example(self) -> str:
+        """A control token for messages: the end of a turn, where it is known."""
+        end = getattr(self._tokenizer, "eos_token", None)
+        return str(end or next(iter(self.spellings.values()), "none"))
+
+    def is_written_in(self, text: str) -> bool:
+        """Return whether what a template wrote holds a control token."""
+        return self._pattern.search(text) is not None
+
+    def is_spelled_in(self, content: str) -> bool:
+        """Return whether a content holds the text of a control token, which is read as text."""
+        return self.is_written_in(content) or self._is_in_normalised(content)
+
+    def marked(self, content: str) -> str:
+        """Return a content with a mark behind the first letter of each control token in it."""
+        # tokens may overlap: what is left of one may spell another
+        while self._pattern.search(content):
+            content = self._pattern.sub(self._with_mark, content)
+        return content
+
+    def _with_mark(self, match: re.Match[str]) -> str:
+        return match.group()[0] + self._mark + match.group()[1:]
+
+    def unescaped(self, text: str) -> str:
+        """Return a rendered text whose marks are as they were put, where a template wrote JSON."""
+        return text.replace(self._escaped_mark, self._mark)
+
+    def without_marks(self, text: str) -> str:
+        """Return a text as a reader should see it."""
+        return text.replace(self._mark, "")
+
+    def tokenise(self, text: str) -> list[int]:
+        """Return the ids of a rendered text, or of a piece of one; no token is added to it.
+
+        Raises:
+            TemplateError: control tokens in contents cannot be told from the template's own with
+                this tokenizer.
+        """
+        needs_care = self._mark in text or self._is_in_normalised(text)
+        if not needs_care:
+            ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            return ids
+
+        # what is still spelled out whole was written by the template
+        private = self._private_tokenizer
+        renamed = self._pattern.sub(lambda match: self._private_spellings[match.group()], text)
+        made: list[int] = private.encode(self.without_marks(renamed), add_special_tokens=False).ids
+
+        # no more of them may come out than were written; the unknown token comes of ordinary letters
+        unknown = getattr(self._tokenizer, "unk_token", None)
+        n_written = sum(match.group() != unknown for match in self._pattern.finditer(text))
+        n_made = sum(self.spellings.get(token, unknown) != unknown for token in made)
+        if n_made != n_written:
+            raise TemplateError(
+                "a content holds the text of a control token, and the tokenizer makes one of it"
+            )
+        return made
+
+    def _pattern_in_normalised_text(self) -> re.Pattern[str] | None:
+        """Return a pattern of the control tokens that are looked for in normalised text, if any.
+
+        A tokenizer that writes everything in lower case may find ``[SEP]`` in ``[sep]``.
+        """
+        normalizer = getattr(
+            getattr(self._tokenizer, "backend_tokenizer", None), "normalizer", None
+        )
+        if normalizer is None:
+            return None
+        tokens = self._tokenizer.added_tokens_decoder
+        late = {text for token_id, text in self.spellings.items() if tokens[token_id].normalized}
+        if not late:
+            return None
+        normalised = [normalizer.normalize_str(text) for text in _longest_first(late)]
+        return re.compile("|".join(map(re.escape, normalised)))
+
+    def _is_in_normalised(self, text: str) -> bool:
+        if self._normalised_pattern is None:
+            return False
+        # the template's own are found as they are spelled
+        written = self._pattern.sub("\n", text)
+        normalised = self._tokenizer.backend_tokenizer.normalizer.normalize_str(written)
+        return self._normalised_pattern.search(normalised) is not None
+
+    @cached_property
+    def _private_spellings(self) -> dict[str, str]:
+        """Return how each control token is spelled for the copy: by nobody else, for it is random."""
+        secret = secrets.token_hex(8)
+        return {
+            spelling: f"\ufdd2{secret}:{token_id}\ufdd3"
+            for token_id, spelling in self.spellings.items()
+        }
+
+    @cached_property
+    def _private_tokenizer(self) -> Tokenizer:
+        """Return the copy of the tokenizer that knows control tokens by their private spellings.
+
+        Raises:
+            TemplateError: there is no such copy of a tokenizer that is written in Python.
+        """
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise TemplateError(
+                "a content holds the text of a control token, which this kind of tokenizer cannot "
+                "keep apart"
+            )
+        content = _renamed(json.loads(backend.to_str()), self._private_spellings)
+        private = Tokenizer.from_str(json.dumps(content))
+        for token_id, spelling in self.spellings.items():
+            if private.token_to_id(self._private_spellings[spelling]) != token_id:
+                raise TemplateError(
+                    f"a content holds the text of a control token, and {spelling} cannot be "
+                    "spelled anew"
+                )
+        return private
+
+
+def _longest_first(spellings: Iterable[str]) -> list[str]:
+    """Return the spellings so that a token comes before those that it contains."""
+    return sorted(spellings, key=len, reverse=True)
+
+
+def _spellings_of(tokenizer: Any, template: str, eos_ids: Sequence[int]) -> dict[int, str]:
+    """Return the control tokens by id: special ones, ends of turns, and others that the template writes.
+
+    Not those that come as a pair of tags, ``<think>`` and ``</think>``, unless they are called
+    special: templates write them too, and responses that hold them mean the tokens.
+    """
+    added: Mapping[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    known = {token.content for token in added.values()}
+    spellings: dict[int, str] = {}
+    for token_id, token in added.items():
+        bare = token.content.removeprefix("</").removeprefix("<").removesuffix(">")
+        is_tag = {f"<{bare}>", f"</{bare}>"} <= known
+        is_written = token.content in template and not token.content.isspace() and not is_tag
+        if token.special or token_id in eos_ids or is_written:
+            spellings[token_id] = token.content
+    return spellings
+
+
+def _renamed(content: dict[str, Any], spellings: Mapping[str, str]) -> dict[str, Any]:
+    """Return a ``tokenizer.json`` with other spellings of control tokens, and their ids and habits.
+
+    They are renamed in the vocabulary as well: a model of pieces (Unigram) would find them there by
+    their old letters.
+    """
+    for token in content["added_tokens"]:
+        if token["content"] in spellings:
+            # their new letters are not touched by a normaliser, and are looked for before it
+            token |= {"content": spellings[token["content"]], "normalized": False}
+
+    model = content["model"]
+    pieces = model["vocab"]
+    if isinstance(pieces, dict):
+        model["vocab"] = {spellings.get(piece, piece): number for piece, number in pieces.items()}
+    else:
+        model["vocab"] = [[spellings.get(piece, piece), score] for piece, score in pieces]
+    if model.get("unk_token") in spellings:
+        model["unk_token"] = spellings[model["unk_token"]]
+
+    # a merge that makes a control token, or has one as its part, has nothing to make any more
+    if "merges" in model:
+        merges = []
+        for merge in model["merges"]:
+            pair = merge if isinstance(merge, list) else merge.split(" ")
+            if not {*pair, "".join(pair)} & spellings.keys():
+                merges.append(pair)
+        model["merges"] = merges
+
+    # nothing of these is used: what the template writes is tokenised as it is
+    return content | {"post_processor": None, "truncation": None, "padding": None}
