@@ -1,11 +1,11 @@
 """Answers that were paid for, kept by the content of the question: one small file each.
 
 The key is the sha256 of the request's canonical JSON: model, messages and every setting that is
-sent, and not the server's address. So a server that moves to another port is the same judge, and two
-judges of one name are one.
+sent, and not the server's address. So a server that moves to another port is the same judge, and
+two judges of one name are one.
 
-A file is written before its answer is used. Any number of processes may share a folder. Two that ask
-the same question in the same moment both pay, and the later answer stays: there are no locks.
+A file is written before its answer is used. Any number of processes may share a folder. Two that
+ask the same question in the same moment both pay, and the later answer stays: there are no locks.
 
 A file takes its name first and goes to the disk afterwards: a process can be killed while the disk
 is slow, and the answer is there all the same. What a loss of power leaves of it then is no answer,

@@ -2,8 +2,8 @@
 
 A file is written to a hidden temporary name beside its target, flushed, fsynced, renamed, and the
 folder is fsynced. A reader sees the old file or the new one, never a part of one. Accepted
-trade-offs: twice the space of one part for a moment, and a hidden file left behind by SIGKILL, which
-``sweep_temporary_files`` removes on the next run.
+trade-offs: twice the space of one part for a moment, and a hidden file left behind by SIGKILL,
+which ``sweep_temporary_files`` removes on the next run.
 """
 
 import errno
@@ -183,8 +183,8 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     """Write ``path`` whole if it does not exist; return False, touching nothing, if it does.
 
     The file appears under its name by a hard link, which fails when the name is taken, so that of
-    several processes starting at once exactly one wins. File systems without hard links fall back to
-    a rename.
+    several processes starting at once exactly one wins. File systems without hard links fall back
+    to a rename.
     """
     # so that a finished artifact on a read-only disk can be opened
     if path.exists():
@@ -288,8 +288,9 @@ def disk_failure(error: BaseException) -> OSError | None:
     """Return the operating system's error behind an exception, None where there is none.
 
     Libraries that write in another language raise classes of their own: safetensors a
-    ``SafetensorError`` and tokenizers a bare ``Exception``, both ending in Rust's ``(os error 28)``;
-    torch a ``RuntimeError`` that names the place in its own source and keeps the number to itself.
+    ``SafetensorError`` and tokenizers a bare ``Exception``, both ending in Rust's ``(os error
+    28)``; torch a ``RuntimeError`` that names the place in its own source and keeps the number to
+    itself.
     """
     if isinstance(error, OSError):
         return error

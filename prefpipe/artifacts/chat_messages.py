@@ -1,8 +1,8 @@
 """What one choice of a chat completion says.
 
 It is a server's answer while it is sampled, or a line of a batch that is read later. Servers differ
-in what they put into a message. Every shape is read: as a text, as thoughts beside it, or as a reason
-why there is no text. Halves of characters become U+FFFD, for no file holds them.
+in what they put into a message. Every shape is read: as a text, as thoughts beside it, or as a
+reason why there is no text. Halves of characters become U+FFFD, for no file holds them.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ TEXT_KEYS = ("text", "thinking", "content", "summary")
 
 ENDED_BY_ITSELF = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "end_of_turn")
 ENDED_BY_LENGTH = ("length", "max_tokens", "max_length", "max_output_tokens", "model_length")
-"""One fact in the words of OpenAI, vLLM, SGLang, TGI, Anthropic, Mistral and Gemini, in any case."""
+"""One fact as OpenAI, vLLM, SGLang, TGI, Anthropic, Mistral and Gemini call it, in any case."""
 
 
 class NoCompletionError(ValueError):
@@ -38,8 +38,8 @@ class Message(NamedTuple):
     """What a choice holds.
 
     ``text`` is None where the message has none, and ``problem`` says why what it has is no text.
-    ``thoughts`` is what the server returned apart from the text, ``""`` where there are some that it
-    does not show, None where there are none. ``tools`` are the names of the tools that it calls.
+    ``thoughts`` is what the server returned apart from the text, ``""`` where there are some that
+    it does not show, None where there are none. ``tools`` are the names of the tools that it calls.
     """
 
     text: str | None
@@ -61,7 +61,10 @@ class Message(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """The content of a message by what its parts are, and why it is no text; each None if there is none."""
+    """The content of a message by its kinds of parts, None for what it has not.
+
+    ``problem`` says why it is no text.
+    """
 
     text: str | None = None
     problem: str | None = None
@@ -103,7 +106,7 @@ def read_choice(choice: Any) -> Message:
 
 
 def places_of_thoughts(choice: Any) -> set[str]:
-    """Return where a choice holds thoughts: keys of its message, and types of its content's parts."""
+    """Return where a choice holds thoughts: keys of its message, types of parts of its content."""
     message = choice.get("message") if isinstance(choice, Mapping) else None
     if not isinstance(message, Mapping):
         return set()

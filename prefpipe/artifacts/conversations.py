@@ -47,9 +47,9 @@ TEXTS_FLAG = "--prompts-are-text"
 class ReadingRules(NamedTuple):
     """What the user says about a file's conversations.
 
-    ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text all
-    the same. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part of
-    the conversation. ``on_duplicate``: what several scores of one response come to: ``mean``,
+    ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text
+    all the same. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
+    of the conversation. ``on_duplicate``: what several scores of one response come to: ``mean``,
     ``first`` or ``refuse``; None is the format's own rule.
     """
 
@@ -111,12 +111,10 @@ def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[dict[str, str], str
         is_sharegpt = {"from", "value"} <= turn.keys()
         note = " (it has `from` and `value`, ShareGPT's names)" if is_sharegpt else ""
         return {}, f"needs `role` and `content`{note}"
-
     role = turn["role"]
-    if role in TOOL_ROLES and role != TOOL:
-        return {}, f"has role {role!r}: results of tools are carried in turns of role {TOOL!r}"
-    if role not in (*ROLES, TOOL):
-        return {}, f"has role {role!r}; roles are {', '.join(ROLES)}"
+    problem = _problem_of_role(role)
+    if problem is not None:
+        return {}, problem
 
     content, problem = content_text(turn.get("content"))
     # a turn may be nothing but its call, or nothing but what is left out
@@ -131,6 +129,14 @@ def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[dict[str, str], str
         problem = problem or flaw
         read[key] = text or ""
     return read, problem
+
+
+def _problem_of_role(role: Any) -> str | None:
+    if role in (*ROLES, TOOL):
+        return None
+    if role in TOOL_ROLES:
+        return f"has role {role!r}: results of tools are carried in turns of role {TOOL!r}"
+    return f"has role {role!r}; roles are {', '.join(ROLES)}"
 
 
 def carried_keys(turn: Mapping[str, Any]) -> list[str]:
@@ -223,7 +229,7 @@ def with_system(turns: Turns, system: str | None) -> tuple[Turns, str | None]:
 
 
 def is_blank(value: Any) -> bool:
-    """Return whether a value says nothing: null, an empty text, list or object, or a list of such."""
+    """Return whether a value says nothing: null, an empty text or object, or a list of such."""
     if isinstance(value, (list, tuple)):
         return all(map(is_blank, value))
     return value is None or (isinstance(value, (str, Mapping)) and not value)

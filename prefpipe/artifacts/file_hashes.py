@@ -20,12 +20,12 @@ A second change may leave the same size and time stamp.
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: ``PREFPIPE_CACHE``, or ``~/.cache/prefpipe``."""
+    """Return the folder for what can be made again: ``PREFPIPE_CACHE`` or ``~/.cache/prefpipe``."""
     return Path(os.environ.get("PREFPIPE_CACHE") or "~/.cache/prefpipe").expanduser()
 
 
 def hash_file(path: Path) -> str:
-    """Return the sha256 of a file, from the cache when the file has not changed since it was hashed."""
+    """Return the sha256 of a file, from the cache when the file has not changed since."""
     real = path.resolve()
     stat = real.stat()
     key = json.dumps([str(real), stat.st_size, stat.st_mtime_ns, stat.st_ino])

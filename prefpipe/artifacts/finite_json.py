@@ -1,4 +1,4 @@
-"""JSON has neither NaN nor infinity: what others write of them is read as null, and ours are written so."""
+"""JSON has neither NaN nor infinity: they are read as null, and written as null."""
 
 import json
 from math import isfinite
@@ -8,8 +8,8 @@ from typing import Any
 def parse_finite_json(text: str | bytes | bytearray) -> Any:
     """Return what a JSON text holds, with null for ``NaN``, ``Infinity`` and unreadable numbers.
 
-    Python's own writers make the former, and servers of models write them for the log-probability of
-    what cannot come. Python does not read whole numbers of thousands of digits.
+    Python's own writers make the former, and servers of models write them for the log-probability
+    of what cannot come. Python does not read whole numbers of thousands of digits.
 
     Raises:
         ValueError: it is no JSON.

@@ -1,10 +1,10 @@
 """One part: a small Parquet file that proves what it is.
 
-The footer carries the part's name, the run's fingerprint, the schema's tag, row counts by status, the
-digests of the parent parts it was made from, the sha256 of every byte before the footer, and the
-sha256 of the footer itself. So no byte can change unseen, and no byte is given to a parser before it
-has been compared. ``read_footer`` reads the footer alone; ``verify_part`` and ``read_part`` read and
-compare everything.
+The footer carries the part's name, the run's fingerprint, the schema's tag, row counts by status,
+the digests of the parent parts it was made from, the sha256 of every byte before the footer, and
+the sha256 of the footer itself. So no byte can change unseen, and no byte is given to a parser
+before it has been compared. ``read_footer`` reads the footer alone; ``verify_part`` and
+``read_part`` read and compare everything.
 
 Own code, where a Parquet library would be the first idea: none proves its bytes.
 """
@@ -69,7 +69,7 @@ def part_name(index: int, n_parts: int) -> str:
 
 
 class _HashingSink(io.RawIOBase):
-    """A file that counts and hashes what passes through it, until the footer, which it holds back."""
+    """A file that counts and hashes what passes through it, and holds the footer back."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -300,7 +300,8 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
         ) from error
     if not isinstance(values, dict):
         raise CorruptPartError(
-            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is no object",
+            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is no "
+            "object",
             hint=HINT,
         )
 

@@ -16,8 +16,8 @@ from prefpipe.errors import PrefpipeError
 def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
     """Return what has changed in a prompts file since, in sentences; [] when it hashes as it did.
 
-    The file is read as ``generate`` reads it, with the settings of the run. What changed is told from
-    the parts on disk, so that of a partial run only a lower bound can be given.
+    The file is read as ``generate`` reads it, with the settings of the run. What changed is told
+    from the parts on disk, so that of a partial run only a lower bound can be given.
     """
     identity = candidates.record.identity
     rules = ReadingRules(

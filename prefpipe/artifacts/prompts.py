@@ -1,9 +1,9 @@
 """Prompts from a user's file: keyed, checked, with the user's columns beside them.
 
-Reads JSONL, JSON (a list of objects), CSV, Parquet, a folder written by ``datasets.save_to_disk`` and
-``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns), optionally
-``prompt_id``, ``system`` and ``tools``; every other column passes through untouched. Every problem of
-the file is found before the first is reported.
+Reads JSONL, JSON (a list of objects), CSV, Parquet, a folder written by ``datasets.save_to_disk``
+and ``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns),
+optionally ``prompt_id``, ``system`` and ``tools``; every other column passes through untouched.
+Every problem of the file is found before the first is reported.
 """
 
 import hashlib
@@ -140,7 +140,7 @@ def load_prompts(
 def _check_rows(
     table: UserTable, name: str, extras: SystemAndToolsColumns, rules: ReadingRules
 ) -> tuple[list[Prompt], list[tuple[str, str]], list[str]]:
-    """Return the prompts, what is wrong with the others by place, and what was left out of turns."""
+    """Return the prompts, what is wrong with the others, and what was left out of turns."""
     values = table.values(name)
     has_ids = "prompt_id" in table.names
     ids = table.values_or_none("prompt_id")

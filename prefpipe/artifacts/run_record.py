@@ -38,7 +38,7 @@ CONTEXT_TYPES: dict[str, tuple[type, str]] = {
     "versions": (dict, "an object"),
     "models": (list, "a list of names"),
 }
-"""What the entries of the context that commands read must be; what else stands there is for people."""
+"""What the entries of the context that commands read must be; the others are for people."""
 MADE_WITH = "made_with"
 """Key of the context that lists models and files which are no parent artifacts, for ``status``."""
 INGREDIENT_KEYS = {"role", "reference", "hashes"}

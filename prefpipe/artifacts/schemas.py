@@ -57,10 +57,10 @@ class Schema(NamedTuple):
 
     def arrow(self, extra: pa.Schema | None = None) -> pa.Schema:
         """Return the Arrow schema, with the user's columns behind prefpipe's own."""
-        own = [
+        fields = [
             pa.field(column.name, column.type, nullable=column.nullable) for column in self.columns
         ]
-        return pa.schema([*own, *(extra or ())])
+        return pa.schema([*fields, *(extra or ())])
 
 
 _KEY = (
@@ -155,8 +155,8 @@ GROUPS = Schema(
         optional(
             "marginal_gain",
             FLOAT,
-            "by how much `cost` would rise without this negative; null without embeddings, or where "
-            "it is the only one",
+            "by how much `cost` would rise without this negative; null without embeddings, or "
+            "where it is the only one",
         ),
         optional(
             "cost",
@@ -172,8 +172,8 @@ GROUPS = Schema(
         optional(
             "beats",
             BEATS,
-            "pairs that `--pairs` asked for: the kept samples that this one is to beat, with reward "
-            "margins; null: every positive beats every negative",
+            "pairs that `--pairs` asked for: the kept samples that this one is to beat, with "
+            "reward margins; null: every positive beats every negative",
         ),
         _MESSAGES,
         _RESPONSE,
@@ -397,8 +397,8 @@ READABLE = {name: (version,) for name, version in VERSIONS.items()} | {
 }
 """The versions that it reads.
 
-candidates/1 is candidates/2 without nulls in ``temperature`` and ``seed``. evaluation/1 is evaluation/2
-without the columns from ``refused`` on and ``policy_log_ratio``.
+candidates/1 is candidates/2 without nulls in ``temperature`` and ``seed``. evaluation/1 is
+evaluation/2 without the columns from ``refused`` on and ``policy_log_ratio``.
 """
 
 
@@ -439,8 +439,8 @@ def column_types(tag: str) -> dict[str, pa.DataType]:
 def same_type(kind: pa.DataType, expected: pa.DataType) -> bool:
     """Return whether a column has the type of its schema.
 
-    Vectors may have any width and precision. Nested types are compared by structure: Parquet renames
-    a list's item, and whether it may be null.
+    Vectors may have any width and precision. Nested types are compared by structure: Parquet
+    renames a list's item, and whether it may be null.
     """
     if pa.types.is_fixed_size_list(expected):
         is_vector = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)

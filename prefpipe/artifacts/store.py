@@ -1,7 +1,7 @@
 """Folders of parts: open an input, open an output, know which parts are still to be made.
 
-Resuming has no flag: an output's finished parts are kept when they carry the fingerprint of this run
-and were made from the parent parts that are on disk now; everything else is made.
+Resuming has no flag: an output's finished parts are kept when they carry the fingerprint of this
+run and were made from the parent parts that are on disk now; everything else is made.
 """
 
 import hashlib
@@ -178,7 +178,7 @@ class Artifact:
         return hashlib.sha256(digests.encode()).hexdigest()
 
     def tally(self, indices: Sequence[int] | None = None) -> dict[str, float]:
-        """Return the sums that the parts on disk (of ``indices``, or all) recorded of their making."""
+        """Return the sums that the parts on disk (of ``indices``, or all) recorded."""
         wanted = range(self.n_parts) if indices is None else indices
         present = self.present(wanted, allow_partial=True)
         return add_tallies(self.footer(index).tally for index in present)
@@ -211,7 +211,8 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
         name: the flag or argument it was given as, for messages.
 
     Raises:
-        InputError: not an artifact, an artifact of another stage, or of another version of the schema.
+        InputError: not an artifact, an artifact of another stage, or of another version of the
+            schema.
     """
     record = run_record.read_run_record(path)
     held = record.schema.partition("/")[0]
@@ -225,7 +226,8 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
         raise InputError(
             f"{name}: {path} has schema {record.schema}, and this release reads "
             f"{' and '.join(readable)}",
-            hint=f"use the release of prefpipe that made it, or run `prefpipe {record.stage}` again",
+            hint="use the release of prefpipe that made it, or run `prefpipe "
+            f"{record.stage}` again",
         )
     return Artifact(path, record)
 
@@ -283,7 +285,7 @@ def open_output(
     overwrite: Overwrite | bool,
     extends: bool = False,
 ) -> Output:
-    """Open the output of a run: make the folder and ``run.json``, or validate against what is there.
+    """Open the output of a run: make the folder and ``run.json``, or check what is there.
 
     Args:
         path: the folder.
@@ -335,9 +337,9 @@ def _read_or_none(path: Path) -> RunRecord | None:
 
 
 def parts_without_record(path: Path) -> dict[Path, PartFooter]:
-    """Return the parts of a prefpipe run in a folder whose ``run.json`` was lost; {} where it is there.
+    """Return the parts of a prefpipe run in a folder whose ``run.json`` was lost.
 
-    What other tools wrote under such names is none.
+    {} where it is there. What other tools wrote under such names is none.
     """
     if not path.is_dir() or (path / run_record.FILE_NAME).exists():
         return {}

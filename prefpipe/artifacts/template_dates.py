@@ -1,9 +1,9 @@
 """The day that chat templates are told, for those that read the clock.
 
 Some templates write today's date into the system turn. What they write must not change with the day
-on which a command is run again, nor between a policy, its reference and its reward model. So the day
-is settled when a run begins: it is recorded with each model whose template reads the clock, and later
-stages take it from there.
+on which a command is run again, nor between a policy, its reference and its reward model. So the
+day is settled when a run begins: it is recorded with each model whose template reads the clock, and
+later stages take it from there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,8 @@ def date_for_run(given: str | None, output: Path | None, parents: Sequence[Path]
 
     Args:
         given: ``--template-date``.
-        output: the run's folder, which names the day where the run goes on; None where it starts again.
+        output: the run's folder, which names the day where the run goes on; None where it starts
+            again.
         parents: what the run is made from, in the order in which it is asked.
     """
     if given is not None:

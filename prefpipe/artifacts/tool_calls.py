@@ -1,14 +1,14 @@
 """Tools and tool calls of a prompt: checked, held in its turns, and stored beside them.
 
-A turn maps names to texts: ``role`` and ``content``, and in some conversations more. ``tool_calls`` of
-an assistant's turn is the JSON of its calls; ``tool_call_id`` and ``name`` of a tool's turn say what
-it answers; ``tools`` of the prompt's last turn is the JSON of what the model may call. So whatever
-hands turns on hands these on as well, and conversations that differ in them are different.
+A turn maps names to texts: ``role`` and ``content``, and in some conversations more. ``tool_calls``
+of an assistant's turn is the JSON of its calls; ``tool_call_id`` and ``name`` of a tool's turn say
+what it answers; ``tools`` of the prompt's last turn is the JSON of what the model may call. So
+whatever hands turns on hands these on as well, and conversations that differ in them are different.
 `prefpipe.text.tool_turns` turns them into what chat templates and servers take.
 
 In an artifact the column ``messages`` holds role and content alone, for every reader. The whole
-stands beside it, in the column `TEMPLATE_INPUT`, which an artifact has only where one of its prompts
-needs it.
+stands beside it, in the column `TEMPLATE_INPUT`, which an artifact has only where one of its
+prompts needs it.
 """
 
 import json
@@ -34,7 +34,8 @@ PLAIN_KEYS = {"role", "content"}
 def checked_calls(value: Any) -> tuple[str | None, str | None]:
     """Return the calls of a turn as JSON text, and what is wrong with them.
 
-    Arguments that are JSON text, as OpenAI writes them, become the object that chat templates expect.
+    Arguments that are JSON text, as OpenAI writes them, become the object that chat templates
+    expect.
 
     Args:
         value: a list of calls as OpenAI or transformers write them, or its JSON.
