@@ -121,11 +121,12 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
         runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
     )
     parents = parent_digests(indices, candidates=candidates)
-    # before run.json records a file that has to be corrected
+
+    # Before run.json records a file that has to be corrected.
     for rater in on_file:
         refuse_strangers(rater, candidates)
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
 
+    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     with ExitStack() as stack:

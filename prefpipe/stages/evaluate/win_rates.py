@@ -75,6 +75,8 @@ def win_rates(
         FingerprintError: two files that differ in prompts, baseline or judge, without ``force``.
     """
     files = [_read(path, sources) for path in paths]
+
+    # Resamples are shared by files of the same prompts, so these stand in one order.
     first = files[0]
     for number, file in enumerate(files):
         files[number] = file._replace(
