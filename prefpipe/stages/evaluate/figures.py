@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.errors import InputError
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import (
-    Bootstrap,
     bootstrap_interval,
     estimate_mean,
     paired_difference,
@@ -79,16 +79,11 @@ def paired_figures(
     ours_P: np.ndarray, theirs_P: np.ndarray, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Return ``difference``, ``policy`` and ``baseline`` of a measure's values by prompt (P,), each with error and interval."""
-    how: Any = {"level": bootstrap.level, "n_draws": bootstrap.n_draws}
-
-    def rng() -> np.random.Generator:
-        return np.random.default_rng(bootstrap.seed)
-
     figures: dict[str, Any] = {
-        "difference": paired_difference(ours_P, theirs_P, rng(), **how)._asdict()
+        "difference": paired_difference(ours_P, theirs_P, bootstrap)._asdict()
     }
     for name, values in (("policy", ours_P), ("baseline", theirs_P)):
-        low, high, _ = bootstrap_interval(values, rng(), **how)
+        low, high, _ = bootstrap_interval(values, bootstrap)
         figures[name] = estimate_mean(values)._asdict() | {"low": low, "high": high}
     return figures
 

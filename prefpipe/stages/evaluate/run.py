@@ -21,7 +21,7 @@ from prefpipe.artifacts.store import Artifact, Output, open_output, refuse_nesti
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.stages.evaluate.comparison import comparison_table
 from prefpipe.stages.evaluate.embeddings import check_embeddings
 from prefpipe.stages.evaluate.figures import figures_of, health_figures, notes_on_length

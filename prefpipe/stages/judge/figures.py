@@ -9,6 +9,7 @@ import pyarrow as pa
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.schemas import VERDICTS
 from prefpipe.configs.judge import JudgeConfig
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import bootstrap_interval, estimate_mean
 from prefpipe.stages.judge.rows import IDENTICAL, ORDERS
 
@@ -49,12 +50,8 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
     by_prompt = verdicts.group_by("prompt_id", maintain_order=True).agg(pl.col("preference").mean())
     preferences_P = by_prompt["preference"].fill_null(np.nan).to_numpy()
     estimate = estimate_mean(preferences_P)
-    interval = bootstrap_interval(
-        preferences_P,
-        np.random.default_rng(config.bootstrap_seed),
-        level=config.confidence,
-        n_draws=config.bootstrap_draws,
-    )
+    bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
+    interval = bootstrap_interval(preferences_P, bootstrap)
 
     preference = verdicts["preference"]
     in_both_orders = verdicts.filter(
