@@ -123,7 +123,8 @@ def _win_rate(flags: WinRateFlags) -> None:
     from prefpipe.cli import pages
     from prefpipe.maths.statistics.bootstrap import Bootstrap
     from prefpipe.pages.win_rates import win_rates_page
-    from prefpipe.stages.evaluate.win_rates import Drawing, WinRateSources, win_rates
+    from prefpipe.stages.evaluate.win_rate_recipes import WinRateSources
+    from prefpipe.stages.evaluate.win_rates import Drawing, win_rates
 
     beside = (flags.baseline_outputs, flags.difficulty, flags.regularising_rows)
     outputs, difficulty, rows = (None if path is None else str(path) for path in beside)

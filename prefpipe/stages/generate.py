@@ -1,8 +1,10 @@
 """Sample responses.
 
-Reads: a prompts file. Writes: ``candidates``, one row for every prompt and sample index. Promises: rows follow the
-order of the prompts file; a row's seed depends on run seed, prompt_id and sample_idx alone, so shards, restarts
-and a larger ``--n`` give the same rows; every sample asked for is a row, with a status when it failed.
+Reads: a prompts file.
+Writes: ``candidates``, one row for every prompt and sample index.
+Promises: rows follow the order of the prompts file; a row's seed depends on run seed, prompt_id and
+sample_idx alone, so shards, restarts and a larger ``--n`` give the same rows; every sample asked
+for is a row, with a status when it failed.
 """
 
 import dataclasses
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
 from prefpipe.artifacts.answer_cache import FOLDER_NAME, AnswerCache
-from prefpipe.artifacts.fingerprint import canonical_json, field_differences
+from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
 from prefpipe.artifacts.run_record import RunRecord
@@ -65,13 +67,16 @@ from prefpipe.text.control_text import note_on_server, spells_control_token
 FAILING = ("error", "prompt_too_long")
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
 SERVED = "openai"
-"""The back-end whose rows carry `REASONING`, and whose answers are kept one by one until their part is written."""
+"""The back-end whose rows carry `REASONING`.
+
+Its answers are kept one by one until their part is written.
+"""
 TOO_LONG = "prompt_too_long: "
 """How an engine that keeps its tokenizer to itself begins such an error."""
 
 
 class Sampler(NamedTuple):
-    """A model that can be opened: how it was named, what it is in the fingerprint, and how to load it."""
+    """A model that can be opened: its name, its fingerprint's entry, and how to load it."""
 
     name: str
     identity: Mapping[str, Any]
@@ -214,7 +219,12 @@ def _refuse_no_text_at_all(
 
 
 def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
-    """Check that the run on disk differs in ``n`` only and is smaller; return the record with the operation in it."""
+    """Return the record of ``--extend``, with the operation in it.
+
+    Raises:
+        UsageError: there is no run on disk, or it is not smaller.
+        FingerprintError: the run on disk differs in more than ``n``.
+    """
     try:
         on_disk = run_record.read_run_record(config.output)
     except PrefpipeError as error:
@@ -223,26 +233,24 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
         ) from error
     if on_disk.fingerprint == record.fingerprint:
         return on_disk
-    same_but_n = {**on_disk.identity, "n": config.n}
-    if canonical_json(same_but_n) != canonical_json(record.identity):
-        lines = [
-            difference.worded("on disk", "asked for")
-            for difference in field_differences(on_disk.identity, record.identity)
-            if difference.key != "n"
-        ]
+
+    differences = field_differences(on_disk.identity, record.identity)
+    lines = [each.worded("on disk", "asked for") for each in differences if each.key != "n"]
+    if lines:
         raise FingerprintError(
             f"--extend grows --n only, and {config.output} differs in more:\n  "
             + "\n  ".join(lines),
             hint="give back the old values, or choose another folder with -o",
         )
-    if on_disk.identity["n"] >= config.n:
+    n_before = on_disk.identity["n"]
+    if n_before >= config.n:
         raise UsageError(
-            f"--extend: {config.output} has n = {on_disk.identity['n']} already, {config.n} was asked for"
+            f"--extend: {config.output} has n = {n_before} already, {config.n} was asked for"
         )
     step = {
         "operation": "extend",
         "from": on_disk.fingerprint,
-        "n_before": on_disk.identity["n"],
+        "n_before": n_before,
         "n": config.n,
     }
     return dataclasses.replace(record, history=[*on_disk.history, step])
@@ -299,6 +307,7 @@ class CandidateMaker:
             )
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
+
         summary.notes.append(
             f"{self.n_duplicates:,} responses repeat another response of their prompt"
         )
@@ -311,7 +320,10 @@ class CandidateMaker:
         }
 
     def _kept_rows(self, index: int) -> dict[Key, Row]:
-        """Return the rows of an earlier part that an extension or a retry need not pay for again."""
+        """Return the rows of an earlier part that need not be paid for again.
+
+        Those are what an extension or a retry keeps.
+        """
         if not (self.output.record.history or self.config.retry_errors):
             return {}
         path = self.output.part_path(index)
@@ -403,7 +415,10 @@ class CandidateMaker:
         return requests, rows
 
     def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
-        """Record in ``run.json``, once, that a server's own defaults hold for some sampling settings."""
+        """Record in ``run.json``, once, which sampling settings a server was not sent.
+
+        Its own defaults hold for them.
+        """
         step = {
             "operation": "sampled_without",
             "model": self.names[sampler_idx],
@@ -452,7 +467,10 @@ class CandidateMaker:
 
 
 def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
-    """Return a prompt's token ids, or why the chat template refuses it: one such prompt must not lose its part."""
+    """Return a prompt's token ids, or why the chat template refuses it.
+
+    One such prompt must not lose its part.
+    """
     try:
         return engine.encode(prompt.messages), None
     except InputError as error:
@@ -460,7 +478,10 @@ def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
 
 
 def _n_tokens(answer: Generation) -> int | None:
-    """Return a response's length in tokens: that of its ids, or a server's count; an engine's response may have none."""
+    """Return a response's length in tokens: that of its ids, or a server's count.
+
+    An engine's response may have none.
+    """
     if answer.token_ids:
         return len(answer.token_ids)
     if answer.n_tokens is not None:

@@ -1,4 +1,7 @@
-"""The reference's log-probabilities of the policy's responses, made inside an evaluation by the stage ``logprobs``."""
+"""The reference's log-probabilities of the policy's responses.
+
+An evaluation makes them by the stage ``logprobs``.
+"""
 
 from transformers import AutoConfig
 
@@ -21,45 +24,47 @@ NO_LIMIT = 1_000_000
 def measure_reference(
     config: EvalConfig, policy: RatedCandidates, model: ModelFiles, runtime: Runtime
 ) -> KlReference:
-    """Return what ``model`` says of the policy's own token ids, or why that would mean nothing; finished parts are kept.
+    """Return what ``model`` says of the policy's own token ids, or why that would mean nothing.
 
-    The policy's ids must be the reference's own: the same tokenizer and the same chat template. Otherwise the two models
-    distribute probability over different texts, and there is no divergence to speak of.
+    Finished parts are kept.
+
+    The policy's ids must be the reference's own: the same tokenizer and the same chat template.
+    Otherwise the two models distribute probability over different texts, and there is no divergence
+    to speak of.
     """
-    template = model.chat_template_hash
-    if not ids_fit(policy.candidates, model.tokenizer_hash, template):
+    if not ids_fit(policy.candidates, model.tokenizer_hash, model.chat_template_hash):
         samplers = policy.candidates.record.identity["models"]
-        same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
-        what = "chat template" if same else "tokenizer"
-        return KlReference(
-            model.requested, None, f"{model.requested} has another {what} than the policy"
-        )
+        is_same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
+        other = "chat template" if is_same else "tokenizer"
+        reason = f"{model.requested} has another {other} than the policy"
+        return KlReference(model.requested, reason=reason)
+
     runtime.log(f"KL: the policy's responses under {model.requested}")
     output = config.output / "policy" / FOLDER
     dtype = dtype_of(config)
-    logprobs.run(
-        LogprobsConfig(
-            groups=policy.candidates.path,
-            model=model.requested,
-            output=output,
-            dtype=dtype,
-            device=config.device,
-            merge_adapter=dtype == "float32" and model.base is not None,
-            max_length=position_limit(model, config),
-            trust_remote_code=config.trust_remote_code,
-            overwrite=config.overwrite,
-            max_error_rate=config.max_error_rate,
-        ),
-        model,
-        runtime,
+    config_of_logprobs = LogprobsConfig(
+        groups=policy.candidates.path,
+        model=model.requested,
+        output=output,
+        dtype=dtype,
+        device=config.device,
+        merge_adapter=dtype == "float32" and model.base is not None,
+        max_length=position_limit(model, config),
+        trust_remote_code=config.trust_remote_code,
+        overwrite=config.overwrite,
+        max_error_rate=config.max_error_rate,
     )
+    logprobs.run(config_of_logprobs, model, runtime)
     return KlReference(
-        model.requested, open_input(output, schema="logprobs", name="--kl-reference"), None
+        model.requested, open_input(output, schema="logprobs", name="--kl-reference")
     )
 
 
 def dtype_of(config: EvalConfig) -> str:
-    """Return the precision in which the responses were sampled, so that no rounding is taken for a divergence."""
+    """Return the precision in which the responses were sampled.
+
+    No rounding is then taken for a divergence.
+    """
     if config.dtype == "auto":
         return "float32" if find_device(config.device).type == "cpu" else "bfloat16"
     return "bfloat16" if config.dtype == "float16" else config.dtype
@@ -68,7 +73,8 @@ def dtype_of(config: EvalConfig) -> str:
 def position_limit(model: ModelFiles, config: EvalConfig) -> int:
     """Return the reference's longest prompt plus response, in tokens."""
     whole = model.base if model.base is not None else model
-    found = AutoConfig.from_pretrained(
+    model_config = AutoConfig.from_pretrained(
         whole.path, trust_remote_code=config.trust_remote_code
-    ).get_text_config()
-    return int(getattr(found, "max_position_embeddings", None) or NO_LIMIT)
+    )
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return int(limit or NO_LIMIT)

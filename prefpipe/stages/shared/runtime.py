@@ -1,13 +1,14 @@
 """What every stage is handed beside its config, and what it hands back.
 
-A stage never prints and never looks at signals; it is given a place to log, a progress bar and a question to ask.
+A stage never prints and never looks at signals; it is given a place to log, a progress bar and a
+question to ask.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -33,13 +34,16 @@ def no_section(*, however_long: bool = False) -> AbstractContextManager[None]:  
 
 @dataclass(frozen=True)
 class Runtime:
-    """The world outside: where to log, whether to stop, how to show progress, what to record in ``run.json``.
+    """The world outside.
+
+    It is where to log, whether to stop, how to show progress, and what to record in ``run.json``.
 
     A request to stop ends the command there and then, unless it comes in a section that is
     ``finishing()`` something; there one asks ``should_stop()``. ``interruptible()`` is a section
-    within such a one that has nothing to finish: a model is loaded. ``when_asked()`` is when the
-    request came and ``ends_at`` when the batch system ends the job, both in seconds since the
-    epoch. ``started``: when the command began, on the monotonic clock.
+    within such a one that has nothing to finish: a model is loaded.
+
+    ``when_asked()`` is when the request came and ``ends_at`` when the batch system ends the job,
+    both in seconds since the epoch. ``started``: when the command began, on the monotonic clock.
     """
 
     log: Callable[[str], None] = lambda _line: None
@@ -57,7 +61,10 @@ class Runtime:
 
 @dataclass
 class Summary:
-    """What a stage did: rows by status and recorded sums over this shard's parts, and lines worth reading."""
+    """What a stage did.
+
+    Rows by status and recorded sums are over this shard's parts; notes are lines worth reading.
+    """
 
     stage: str
     path: Path
@@ -108,7 +115,8 @@ def loop_over_parts(
         summary: filled in.
         indices: the parts this call is to see to.
         redo: parts to make again although they are finished.
-        workers: threads that make parts at the same time; ``make`` must then share nothing between parts.
+        workers: threads that make parts at the same time; ``make`` must then share nothing between
+            parts.
 
     Raises:
         StoppedEarly: a stop was asked for and parts are left.
@@ -123,6 +131,7 @@ def loop_over_parts(
         )
     if not indices and runtime.shard.count > 1:
         runtime.log(_nothing_to_do(runtime.shard, output))
+
     clock = PartClock(runtime)
     with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
         for _ in _made(to_do, clock.timed(make), runtime, min(workers, len(to_do))):
@@ -131,9 +140,12 @@ def loop_over_parts(
     n_left = len(to_do) - summary.n_parts_made
     if n_left:
         raise StoppedEarly(
-            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, {n_left} left",
+            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, "
+            f"{n_left} left",
             hint=runtime.how_to_go_on,
         )
+
+    # Rows are counted from the footers, so that parts of earlier runs count as those made now.
     footers = [output.footer(index) for index in indices]
     summary.tally = add_tallies(footer.tally for footer in footers)
     for footer in footers:
@@ -191,13 +203,13 @@ class PartClock:
                 "one begun just before it would be lost",
             )
 
-    def _warn(self, what: str, loss: str) -> None:
+    def _warn(self, fact: str, loss: str) -> None:
         if self._has_warned:
             return
         self._has_warned = True
         notice_s = ceil(self.longest_s * 1.2 / 60) * 60
         self.runtime.log(
-            f"warning: a part takes {self.longest_s:.0f} s and {what}: {loss}. Ask for the signal "
+            f"warning: a part takes {self.longest_s:.0f} s and {fact}: {loss}. Ask for the signal "
             f"earlier, --signal=B:USR1@{notice_s}, or for smaller parts, --part-size"
         )
 
@@ -253,21 +265,32 @@ def _made(
 def begin_retry(
     output: Output, indices: Sequence[int], *, keep: Sequence[str] = (), only: Sequence[str] = ()
 ) -> tuple[Output, set[int]]:
-    """Find the parts with rows whose status is not in ``keep``, or is in ``only``; record that in ``run.json``."""
-    failed = {}
+    """Find the parts with rows to retry, and record that in ``run.json``.
+
+    A row is to be retried whose status is not in ``keep``, or is in ``only``.
+
+    Returns:
+        The output with the operation in its record, and the parts to make again.
+    """
+    n_failed: dict[int, int] = {}
     for index in indices:
-        with suppress(CorruptPartError):  # missing or damaged: made again anyway
+        try:
             counts = output.footer(index).counts
-            failed[index] = sum(
-                n
-                for status, n in counts.items()
-                if (status in only if only else status not in keep)
-            )
-    failed = {index: n_rows for index, n_rows in failed.items() if n_rows}
-    if not failed:
+        except CorruptPartError:  # missing or damaged: made again anyway
+            continue
+        for status, n_rows in counts.items():
+            is_to_retry = status in only if only else status not in keep
+            if is_to_retry and n_rows:
+                n_failed[index] = n_failed.get(index, 0) + n_rows
+    if not n_failed:
         return output, set()
-    step = {"operation": "retry_errors", "n_rows": sum(failed.values()), "parts": sorted(failed)}
-    return output.with_step(step), set(failed)
+
+    step = {
+        "operation": "retry_errors",
+        "n_rows": sum(n_failed.values()),
+        "parts": sorted(n_failed),
+    }
+    return output.with_step(step), set(n_failed)
 
 
 def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> None:
@@ -277,15 +300,16 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
         ErrorRateError: rows whose status is in ``failing`` are a larger share than ``limit``.
     """
     n_failed = sum(summary.counts[status] for status in failing)
-    if summary.n_rows and n_failed > limit * summary.n_rows:
-        reasons = ", ".join(
-            f"{count:,} {status}"
-            for status, count in summary.counts.most_common()
-            if status in failing
-        )
-        raise ErrorRateError(
-            f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
-            f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good is in {summary.path}",
-            hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons, or raise --max-error-rate",
-            summary=summary,
-        )
+    if n_failed <= limit * summary.n_rows:
+        return
+    reasons = ", ".join(
+        f"{count:,} {status}" for status, count in summary.counts.most_common() if status in failing
+    )
+    raise ErrorRateError(
+        f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
+        f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good "
+        f"is in {summary.path}",
+        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons, or raise "
+        "--max-error-rate",
+        summary=summary,
+    )
