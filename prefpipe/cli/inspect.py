@@ -145,7 +145,7 @@ def _open(path: Path) -> Any:
     from prefpipe.artifacts.run_record import read_run_record
     from prefpipe.artifacts.store import Artifact
     from prefpipe.errors import InputError
-    from prefpipe.status import find_artifacts
+    from prefpipe.status.folders import find_artifacts
 
     inside = find_artifacts(path)
     if inside and path not in inside:
@@ -160,7 +160,7 @@ def _related(flags: InspectFlags) -> dict[str, Any]:
     """Return the artifacts that belong together by kind: those named, and those found through the parents."""
     from prefpipe.artifacts.store import open_input
     from prefpipe.errors import UsageError
-    from prefpipe.status import locate_parent
+    from prefpipe.status.origins import locate_parent
 
     artifact = _open(flags.path)
     kind = artifact.record.schema.split("/")[0]

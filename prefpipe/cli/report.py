@@ -107,7 +107,9 @@ def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, An
     from prefpipe.artifacts.store import Artifact
     from prefpipe.errors import PrefpipeError
     from prefpipe.report.sources import ReportedArtifact
-    from prefpipe.status import Inspector, find_artifacts, locate_parent, standing_of
+    from prefpipe.status.checker import StatusChecker, standing_of
+    from prefpipe.status.folders import find_artifacts
+    from prefpipe.status.origins import locate_parent
 
     opened, unreadable = {}, []
     all_paths = find_artifacts(workdir)
@@ -125,9 +127,9 @@ def _found(workdir: Path, *, strict: bool) -> tuple[list[Any], list[dict[str, An
             )
     places = {path.resolve(): names[path] for path in opened}
     by_name = {names[path]: artifact for path, artifact in opened.items()}
-    inspector, found = Inspector(), []
+    checker, found = StatusChecker(), []
     for path, artifact in opened.items():
-        state = inspector.report(path, quick=not strict)
+        state = checker.check(path, quick=not strict)
         parents = {}
         for kind in artifact.record.parents:
             place = locate_parent(artifact, kind)
@@ -188,7 +190,7 @@ def _twin(artifact: Any, name: str, kind: str, by_name: Mapping[str, Any]) -> st
 
 def _outside(artifact: Any, kind: str, by_name: Mapping[str, Any]) -> str:
     """Return where a parent outside the folder was when this was made: where it is now depends on where one stands."""
-    from prefpipe.status import FILES
+    from prefpipe.status.origins import FILES
 
     recorded, folder = artifact.record.parents[kind], artifact.record.context.get("folder")
     told = recorded if kind in FILES or not isinstance(folder, str) else str(Path(folder, recorded))

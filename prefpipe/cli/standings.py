@@ -20,13 +20,13 @@ def not_done(paths: Iterable[Path | None], *, strict: bool = False) -> list[dict
     from prefpipe.artifacts.run_record import FILE_NAME
     from prefpipe.cli import console
     from prefpipe.errors import InputError
-    from prefpipe.status import Inspector, standing_of
+    from prefpipe.status.checker import StatusChecker, standing_of
 
-    inspector = Inspector()
+    checker = StatusChecker()
     artifacts = dict.fromkeys(
         path for path in paths if path is not None and (path / FILE_NAME).exists()
     )
-    standings = [standing_of(path, inspector, quick=not strict) for path in artifacts]
+    standings = [standing_of(path, checker, quick=not strict) for path in artifacts]
     found = [standing for standing in standings if not standing.is_done]
     if found and strict:
         raise InputError(

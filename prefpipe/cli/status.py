@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from prefpipe.status import Report
+    from prefpipe.status.artifact_status import ArtifactStatus
 
 STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "corrupt": "bold red"}
 INDENT = " " * 9
@@ -50,18 +50,19 @@ def status(
     raise typer.Exit(1 if "corrupt" in states else 4 if states & {"partial", "stale"} else 0)
 
 
-def _reports(paths: Sequence[Path], *, quick: bool) -> "list[Report]":
-    from prefpipe.status import Inspector, find_artifacts
+def _reports(paths: Sequence[Path], *, quick: bool) -> "list[ArtifactStatus]":
+    from prefpipe.status.checker import StatusChecker
+    from prefpipe.status.folders import find_artifacts
 
-    inspector = Inspector()
+    checker = StatusChecker()
     # a folder without artifacts is handed on, so that the error says what it lacks
     found = dict.fromkeys(
         artifact for path in paths for artifact in (find_artifacts(path) or [path])
     )
-    return [inspector.report(path, quick=quick) for path in found]
+    return [checker.check(path, quick=quick) for path in found]
 
 
-def _page(reports: "Sequence[Report]", num_shards: int | None) -> "Iterator[Text]":
+def _page(reports: "Sequence[ArtifactStatus]", num_shards: int | None) -> "Iterator[Text]":
     from prefpipe.cli import pages
 
     longest = max(len(str(report.path)) for report in reports)
@@ -69,7 +70,7 @@ def _page(reports: "Sequence[Report]", num_shards: int | None) -> "Iterator[Text
         yield _block(report, longest, num_shards, pages.width())
 
 
-def _block(report: "Report", longest: int, num_shards: int | None, width: int) -> "Text":
+def _block(report: "ArtifactStatus", longest: int, num_shards: int | None, width: int) -> "Text":
     from rich.text import Text
 
     from prefpipe.text.untrusted import visible, visible_line
@@ -99,10 +100,10 @@ def _block(report: "Report", longest: int, num_shards: int | None, width: int) -
     return text
 
 
-def _next_steps(report: "Report", num_shards: int | None) -> Iterator[str]:
+def _next_steps(report: "ArtifactStatus", num_shards: int | None) -> Iterator[str]:
     """Yield the lines to paste: what to delete, the command, and the shards of an array."""
     from prefpipe.artifacts.parts import part_name
-    from prefpipe.status import ranges
+    from prefpipe.status.artifact_status import ranges
 
     if report.state == "done" or not report.command:
         return
