@@ -13,8 +13,8 @@ import pyarrow as pa
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
-from prefpipe.maths.statistics.ratios import ratio_of_means
+from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.intervals import ratio_of_means
 from prefpipe.stages.shared.candidate_rows import Key, Row, key_of
 from prefpipe.stages.shared.recipe import IMPORT, RatedCandidates
 

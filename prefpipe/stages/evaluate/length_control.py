@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 
 MAX_FITS = 1_000

@@ -22,7 +22,7 @@ from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.stages.evaluate.comparison import comparison_table
 from prefpipe.stages.evaluate.embeddings import check_embeddings
 from prefpipe.stages.evaluate.figures import figures_of, health_figures

@@ -13,7 +13,7 @@ from prefpipe.artifacts.interchange.prompt_values import (
     read_regularising_rows,
 )
 from prefpipe.errors import FingerprintError, InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import (
     LengthControlled,
     PartlyJudged,

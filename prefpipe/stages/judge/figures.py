@@ -12,6 +12,7 @@ import pyarrow as pa
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.schemas import VERDICTS
 from prefpipe.configs.judge import JudgeConfig
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import bootstrap_interval, estimate_mean
 from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 from prefpipe.stages.judge.rows import IDENTICAL, ORDERS
@@ -54,12 +55,8 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
     rows = rows_of_prompts(verdicts["prompt_id"].to_list(), verdicts.height)
     preferences_P = rows.means(verdicts["preference"].fill_null(np.nan).to_numpy())
     estimate = estimate_mean(preferences_P)
-    interval = bootstrap_interval(
-        preferences_P,
-        np.random.default_rng(config.bootstrap_seed),
-        level=config.confidence,
-        n_draws=config.bootstrap_draws,
-    )
+    bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
+    interval = bootstrap_interval(preferences_P, bootstrap)
 
     preference = verdicts["preference"]
     in_both_orders = verdicts.filter(

@@ -18,9 +18,12 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.objectives.registry import OBJECTIVES
-from prefpipe.maths.statistics.calibration import preference_probabilities
-from prefpipe.maths.statistics.calibration_figures import Binning, calibration_figures
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.calibration import (
+    Binning,
+    calibration_figures,
+    preference_probabilities,
+)
 from prefpipe.maths.statistics.rewardbench import rewardbench_accuracy
 from prefpipe.maths.statistics.rewardbench_two import Completions, rewardbench_two
 from prefpipe.stages.pairs.rating import SCORED
