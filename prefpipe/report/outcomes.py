@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.report.sources import ReportedArtifact
 from prefpipe.stages.evaluate.health import health_notes
 from prefpipe.stages.evaluate.win_rate_recipes import WinRateSources
