@@ -127,8 +127,8 @@ def load_prompts(
         bad_rows = [BadRow(source, line, problem) for line, problem in problems]
         hint = hint_for([problem for _, problem in problems], DEFAULT_HINT)
         noun = "prompts" if len(bad_rows) > 1 else "prompt"
-        what = f"has {len(bad_rows):,} {noun} that cannot be used"
-        raise BadRowsError(source, bad_rows, hint=hint, what=what)
+        summary = f"has {len(bad_rows):,} {noun} that cannot be used"
+        raise BadRowsError(source, bad_rows, hint=hint, summary=summary)
 
     rows, columns = _deduplicate(rows, columns, table.places, source, drop=drop_duplicates)
     if system_prompt:

@@ -110,9 +110,9 @@ def _check(flags: CheckFlags) -> None:
     )  # before libraries that take seconds to load
     unfinished = not_done([flags.groups], strict=flags.strict)
     from prefpipe.pages.check import check_page
-    from prefpipe.stages.check.run import Training, check
+    from prefpipe.stages.check.run import PlannedTraining, check
 
-    training = Training(**{name: getattr(flags, name) for name in Training._fields})
+    training = PlannedTraining(**{name: getattr(flags, name) for name in PlannedTraining._fields})
     found = check(groups, training, _machine(flags))
     if flags.as_json:
         pages.pipe_json({**found, "not_done": unfinished})
@@ -125,14 +125,14 @@ check = command_from(CheckFlags, _check)
 
 
 def _machine(flags: CheckFlags) -> Any:
-    from prefpipe.stages.check.run import Machine
+    from prefpipe.stages.savings import Machine
 
     if flags.tflops is not None:
-        return Machine("GPU", flags.tflops, flags.mfu)
+        return Machine("GPU", flags.tflops, None, flags.mfu)
     if flags.gpu is None:
         return None
     gpu = ACCELERATORS[flags.gpu.lower()]
-    return Machine(gpu.name, gpu.tflops, flags.mfu)
+    return Machine(gpu.name, gpu.tflops, gpu.dtype, flags.mfu)
 
 
 def _problems(flags: CheckFlags) -> list[str]:
