@@ -121,7 +121,7 @@ def _win_rate(flags: WinRateFlags) -> None:
     if problems:
         raise UsageError("; ".join(problems), hint=HINT)
     from prefpipe.cli import pages
-    from prefpipe.maths.statistics.intervals import Bootstrap
+    from prefpipe.maths.statistics.bootstrap import Bootstrap
     from prefpipe.pages.win_rates import win_rates_page
     from prefpipe.stages.evaluate.win_rate_recipes import WinRateSources
     from prefpipe.stages.evaluate.win_rates import Drawing, win_rates
