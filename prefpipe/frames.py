@@ -10,7 +10,8 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import IncompleteInputError, InputError, PrefpipeWarning
-from prefpipe.status import find_artifacts, standing_of
+from prefpipe.status.checker import standing_of
+from prefpipe.status.folders import find_artifacts
 
 
 def read(

@@ -10,7 +10,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,15 +24,18 @@ from prefpipe.artifacts.conversations import (
 )
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.conversation_columns import (
-    BesidePrompts,
-    checked_prompt,
+from prefpipe.artifacts.interchange.conversation_columns import checked_prompt, prompt_column
+from prefpipe.artifacts.interchange.reading_notes import (
     notes_of_keys_left_out,
     notes_of_texts_read_back,
-    read_beside,
 )
+from prefpipe.artifacts.interchange.system_and_tools import (
+    SystemAndToolsColumns,
+    read_system_and_tools,
+)
+from prefpipe.artifacts.interchange.user_table import UserTable
 from prefpipe.artifacts.tables.bad_rows import DEFAULT_HINT, BadRow, BadRowsError
-from prefpipe.artifacts.tables.columns import column_values, python_rows
+from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.artifacts.tables.locations import refuse_scheme
 from prefpipe.artifacts.tables.reading import read_table
 from prefpipe.artifacts.tables.values import id_of
@@ -109,53 +111,41 @@ def load_prompts(
     Raises:
         InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the first eight.
     """
-    table, lines = read_table(source)
-    if table.num_rows == 0:
+    table = UserTable(source, *read_table(source))
+    if table.n_rows == 0:
         raise InputError(f"{source} holds no prompts", hint="each row needs `prompt` or `messages`")
 
-    names = table.column_names
-    if ("prompt" in names) == ("messages" in names):
-        which = (
-            "both `prompt` and `messages`"
-            if "prompt" in names
-            else "neither `prompt` nor `messages`"
-        )
-        raise InputError(
-            f"{source} has {which}; its columns are: {', '.join(names)}",
-            hint="give each row `prompt` (text) or `messages` (a list of role and content)",
-        )
-
-    beside = read_beside(names, partial(column_values, table), table.num_rows, rules=rules)
-    reserved_names = tuple(name for name in beside.used if name not in (keep_columns or ()))
-    columns = _user_columns(table, keep_columns, reserved, source, conversation=reserved_names)
-    rows, problems, notes = _check_rows(table, lines, beside, rules)
+    hint = "give each row `prompt` (text) or `messages` (a list of role and content)"
+    prompts = prompt_column(table, None, hint=hint)
+    extras = read_system_and_tools(table, rules=rules)
+    used = tuple(name for name in extras.used if name not in (keep_columns or ()))
+    columns = _user_columns(table.table, keep_columns, reserved, source, conversation=used)
+    rows, problems, notes = _check_rows(table, prompts, extras, rules)
     if problems:
         bad = [BadRow(source, line, problem) for line, problem in problems]
         hint = hint_for([problem for _, problem in problems], DEFAULT_HINT)
         what = f"has {len(bad):,} prompt{'s' if len(bad) > 1 else ''} that cannot be used"
         raise BadRowsError(source, bad, hint=hint, what=what)
 
-    rows, columns = _deduplicate(rows, columns, lines, source, drop=drop_duplicates)
+    rows, columns = _deduplicate(rows, columns, table.places, source, drop=drop_duplicates)
     if system_prompt:
         rows = _with_system(rows, system_prompt, source)
     carries_tools = any(holds_tools(prompt.messages) for prompt in rows)
-    return Prompts(rows, columns, (*beside.notes, *notes), carries_tools)
+    return Prompts(rows, columns, (*extras.notes, *notes), carries_tools)
 
 
 def _check_rows(
-    table: pa.Table, lines: Sequence[str], beside: BesidePrompts, rules: ReadingRules
+    table: UserTable, name: str, extras: SystemAndToolsColumns, rules: ReadingRules
 ) -> tuple[list[Prompt], list[tuple[str, str]], list[str]]:
-    """Return the prompts, what is wrong with the others, each with its place, and what was left out of the turns."""
-    name = "prompt" if "prompt" in table.column_names else "messages"
-    values = column_values(table, name)
-    has_ids = "prompt_id" in table.column_names
-    ids = column_values(table, "prompt_id") if has_ids else [None] * len(values)
+    """Return the prompts, what is wrong with the others by place, and what was left out of turns."""
+    values = table.values(name)
+    has_ids = "prompt_id" in table.names
+    ids = table.values_or_none("prompt_id")
 
     rows: list[Prompt] = []
     problems: list[tuple[str, str]] = []
-    for row, (line, given_id, value) in enumerate(zip(lines, ids, values, strict=True)):
-        turns, problem = checked_prompt(value, name, rules=rules, beside=beside.rows[row])
-        problem = beside.problems[row] or problem
+    for row, (line, given_id, value) in enumerate(zip(table.places, ids, values, strict=True)):
+        turns, problem = checked_prompt(value, name, rules=rules, system_and_tools=extras.rows[row])
         prompt_id = None
         if has_ids:
             prompt_id, reason = id_of(given_id)

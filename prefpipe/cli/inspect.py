@@ -73,7 +73,7 @@ def _open(path: Path) -> "Artifact":
     from prefpipe.artifacts.run_record import read_run_record
     from prefpipe.artifacts.store import Artifact
     from prefpipe.errors import InputError
-    from prefpipe.status import find_artifacts
+    from prefpipe.status.folders import find_artifacts
 
     inside = find_artifacts(path)
     if inside and path not in inside:
@@ -88,7 +88,7 @@ def _related(config: InspectConfig) -> "dict[str, Artifact]":
     """Return the artifacts that belong together, by kind: those named, and their parents."""
     from prefpipe.artifacts.store import open_input
     from prefpipe.errors import UsageError
-    from prefpipe.status import locate_parent
+    from prefpipe.status.origins import locate_parent
 
     artifact = _open(config.path)
     kind = artifact.record.schema.split("/")[0]

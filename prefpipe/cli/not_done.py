@@ -19,13 +19,13 @@ def not_done(paths: Iterable[Path | None], *, strict: bool = False) -> list[dict
     from prefpipe.artifacts.run_record import FILE_NAME
     from prefpipe.cli import stderr
     from prefpipe.errors import InputError
-    from prefpipe.status import Inspector, standing_of
+    from prefpipe.status.checker import StatusChecker, standing_of
 
     folders = [path for path in paths if path is not None and (path / FILE_NAME).exists()]
-    inspector = Inspector()
+    checker = StatusChecker()
     unfinished = []
     for folder in dict.fromkeys(folders):
-        standing = standing_of(folder, inspector, quick=not strict)
+        standing = standing_of(folder, checker, quick=not strict)
         if not standing.is_done:
             unfinished.append(standing)
 

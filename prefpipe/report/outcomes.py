@@ -7,7 +7,8 @@ from prefpipe.errors import PrefpipeError
 from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.report.sources import ReportedArtifact
 from prefpipe.stages.evaluate.health import health_notes
-from prefpipe.stages.evaluate.win_rates import Drawing, WinRateSources, win_rates
+from prefpipe.stages.evaluate.win_rate_recipes import WinRateSources
+from prefpipe.stages.evaluate.win_rates import Drawing, win_rates
 from prefpipe.stages.inspect.curves import read_points
 from prefpipe.stages.inspect.overview import read_summary
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
 from prefpipe.artifacts.answer_cache import FOLDER_NAME, AnswerCache
-from prefpipe.artifacts.fingerprint import canonical_json, field_differences
+from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
 from prefpipe.artifacts.run_record import RunRecord
@@ -214,7 +214,12 @@ def _refuse_no_text_at_all(
 
 
 def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
-    """Check that the run on disk differs in ``n`` only and is smaller; return the record with the operation in it."""
+    """Return the record of ``--extend``, with the operation in it.
+
+    Raises:
+        UsageError: there is no run on disk, or it is not smaller.
+        FingerprintError: the run on disk differs in more than ``n``.
+    """
     try:
         on_disk = run_record.read_run_record(config.output)
     except PrefpipeError as error:
@@ -223,26 +228,24 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
         ) from error
     if on_disk.fingerprint == record.fingerprint:
         return on_disk
-    same_but_n = {**on_disk.identity, "n": config.n}
-    if canonical_json(same_but_n) != canonical_json(record.identity):
-        lines = [
-            difference.worded("on disk", "asked for")
-            for difference in field_differences(on_disk.identity, record.identity)
-            if difference.key != "n"
-        ]
+
+    differences = field_differences(on_disk.identity, record.identity)
+    lines = [each.worded("on disk", "asked for") for each in differences if each.key != "n"]
+    if lines:
         raise FingerprintError(
             f"--extend grows --n only, and {config.output} differs in more:\n  "
             + "\n  ".join(lines),
             hint="give back the old values, or choose another folder with -o",
         )
-    if on_disk.identity["n"] >= config.n:
+    n_before = on_disk.identity["n"]
+    if n_before >= config.n:
         raise UsageError(
-            f"--extend: {config.output} has n = {on_disk.identity['n']} already, {config.n} was asked for"
+            f"--extend: {config.output} has n = {n_before} already, {config.n} was asked for"
         )
     step = {
         "operation": "extend",
         "from": on_disk.fingerprint,
-        "n_before": on_disk.identity["n"],
+        "n_before": n_before,
         "n": config.n,
     }
     return dataclasses.replace(record, history=[*on_disk.history, step])

@@ -18,10 +18,9 @@ import pyarrow as pa
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.interchange.formats import content_hash, read_pool
-from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions, WideColumns
 from prefpipe.artifacts.interchange.user_table import file_of
-from prefpipe.artifacts.interchange.wide_rows import WideColumns
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Output, Shard, open_output, refuse_nesting
@@ -108,20 +107,16 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
 
 def _read(config: ImportConfig) -> tuple[Pool, list[BadRow]]:
     """Return what the file holds, and the rows that ``--skip-bad-rows`` leaves out."""
-
-    def read() -> Pool:
-        return read_pool(
-            config.source,
-            "wide" if config.is_wide else config.format,
-            requests=config.requests,
-            names=_names(config),
-            wide=_wide(config),
-            columns=config.kept_columns,
-            reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
-            rules=config.reading_rules,
-        )
-
-    return read_users_rows(config, read)
+    kind = "wide" if config.is_wide else config.format
+    options = ReadOptions(
+        columns=config.kept_columns,
+        reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
+        rules=config.reading_rules,
+        requests=config.requests,
+        names=_names(config),
+        wide=_wide(config),
+    )
+    return read_users_rows(config, lambda: read_pool(config.source, kind, options))
 
 
 def _names(config: ImportConfig) -> ColumnNames:

@@ -40,7 +40,7 @@ from prefpipe.stages.shared.training_groups import (
 )
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.forward import Measured, measure_responses, share_prompts
-from prefpipe.training.groups import Fate, Group, Key, check_group, fit_length
+from prefpipe.training.groups import Group, Key, ResponseStatus, check_group, fit_length
 from prefpipe.training.policy import computes_in_bfloat16, load_reference
 
 FAILING = ("not_finite", "template_error")
@@ -247,7 +247,7 @@ class LogprobMaker:
 
     def _read(
         self, index: int, encoder: Encoder | None
-    ) -> tuple[list[Key], list[Group], dict[Key, Fate]]:
+    ) -> tuple[list[Key], list[Group], dict[Key, ResponseStatus]]:
         """Return the key of every response of a part, groups of those that can be measured, and what became of each."""
         if kind_of(self.groups) == "candidates":
             table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
@@ -258,7 +258,7 @@ class LogprobMaker:
 
         keys: list[Key] = []
         fitting: list[Group] = []
-        fates: dict[Key, Fate] = {}
+        fates: dict[Key, ResponseStatus] = {}
         for group in groups:
             check_group(group, fates)
             responses, fates_by_length = fit_length(
@@ -271,7 +271,7 @@ class LogprobMaker:
         return keys, fitting, fates
 
 
-def _row(key: Key, fate: Fate, measured: Measured | None, *, per_token: bool) -> Row:
+def _row(key: Key, fate: ResponseStatus, measured: Measured | None, *, per_token: bool) -> Row:
     row: Row = {
         "prompt_id": key[0],
         "sample_idx": key[1],

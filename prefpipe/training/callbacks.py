@@ -15,7 +15,11 @@ from prefpipe.errors import PrefpipeWarning
 from prefpipe.training.measures import N_FIRST_ROWS
 from prefpipe.training.tables import METRICS, METRICS_FILE, write_table
 
+TENSORBOARD_FOLDER = "tensorboard"
+
 FLUSH_EVERY_S = 5.0
+"""``metrics.parquet`` is written anew so often at most."""
+
 COLLAPSE_NATS = 1.0
 """Fall of the positives' mean log-probability, in nats a token, that is called a collapse **(ours)**: every token of a good
 answer has become e times less likely. Falls of a few tenths are ordinary for contrastive objectives."""

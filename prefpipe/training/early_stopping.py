@@ -41,6 +41,11 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Whether the patience is used up."""
         return self.n_waited >= self.patience
 
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation, None before there is one."""
+        return None if self.best is None else int(self.best["step"])
+
     def on_evaluate(
         self,
         _args: TrainingArguments,

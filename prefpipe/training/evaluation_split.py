@@ -1,8 +1,8 @@
 """Which prompts are kept out of training to be evaluated on.
 
-A prompt's side follows from the seed and its own id, and from nothing else: not from the order of rows, the parts, the
-objective, or which other prompts there are. So two runs with the same seed hold out the same prompts, and more data moves none
-of the old ones to the other side.
+Whether a prompt is held out follows from the seed and its own id, and from nothing else: not from the order of rows, the
+parts, the objective, or which other prompts there are. So two runs with the same seed hold out the same prompts, and more
+data moves none of the old ones.
 """
 
 import hashlib
@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from prefpipe.errors import InputError
-from prefpipe.training.groups import Fate, Group, PreparedGroups
+from prefpipe.training.groups import Group, PreparedGroups, ResponseStatus
 
 HELD_OUT = "held_out"
+
 N_NAMED = 3
+"""Prompts that a message names of those that are in both sets."""
 
 
 class HasPrompt(Protocol):
@@ -29,7 +31,7 @@ Item = TypeVar("Item", bound=HasPrompt)
 
 
 class Split(NamedTuple):
-    """What is trained on, with every response's fate, and what is evaluated on."""
+    """What is trained on, with every response's status, and what is evaluated on."""
 
     train: PreparedGroups
     evaluation: list[Group]
@@ -44,7 +46,7 @@ def place_of(prompt_id: str, seed: int) -> float:
 def split_groups(
     items: Sequence[Item], fraction: float, seed: int
 ) -> tuple[list[Item], list[Item]]:
-    """Return (train, evaluation), both in the order they came in; all items of a prompt are on one side.
+    """Return (train, evaluation), both in the order they came in; all items of a prompt are in the same one.
 
     Args:
         items: groups, or anything else that has a ``prompt_id``.
@@ -52,38 +54,45 @@ def split_groups(
         seed: another seed holds out other prompts.
 
     Raises:
-        InputError: nothing is left on one of the sides.
+        InputError: one of the two is left empty.
     """
     if fraction <= 0:
         return list(items), []
-    held = [place_of(item.prompt_id, seed) < fraction for item in items]
-    train = [item for item, is_held in zip(items, held, strict=True) if not is_held]
-    evaluation = [item for item, is_held in zip(items, held, strict=True) if is_held]
+
+    train: list[Item] = []
+    evaluation: list[Item] = []
+    for item in items:
+        is_held_out = place_of(item.prompt_id, seed) < fraction
+        (evaluation if is_held_out else train).append(item)
+
     if not train or not evaluation:
         n_prompts = len({item.prompt_id for item in items})
+        empty = "evaluate" if train else "train"
         raise InputError(
-            f"--eval-fraction {fraction:g} of {n_prompts} prompts leaves none to {'evaluate' if train else 'train'} on",
+            f"--eval-fraction {fraction:g} of {n_prompts} prompts leaves none to {empty} on",
             hint="another --eval-fraction or --seed, or hold prompts out yourself with --eval-groups",
         )
     return train, evaluation
 
 
 def hold_out(prepared: PreparedGroups, fraction: float, seed: int) -> Split:
-    """Split prepared groups; responses that are evaluated on have the fate ``held_out``, those left out keep theirs.
+    """Split prepared groups; responses that are evaluated on have the status ``held_out``, those left out keep theirs.
 
     Raises:
-        InputError: nothing is left on one of the sides.
+        InputError: one of the two is left empty.
     """
     train, evaluation = split_groups(prepared.groups, fraction, seed)
-    fates = dict(prepared.fates)
+
+    statuses = dict(prepared.statuses)
     for group in evaluation:
         for response in group.responses:
             key = group.prompt_id, response.sample_idx
-            reason = fates[key].reason
-            fates[key] = Fate(
-                HELD_OUT, "evaluated on" if reason is None else f"evaluated on, truncated: {reason}"
-            )
-    return Split(PreparedGroups(train, fates), evaluation)
+            reason = "evaluated on"
+            if statuses[key].reason is not None:
+                reason = f"evaluated on, truncated: {statuses[key].reason}"
+            statuses[key] = ResponseStatus(HELD_OUT, reason)
+
+    return Split(PreparedGroups(train, statuses), evaluation)
 
 
 def refuse_shared_prompts(
@@ -92,13 +101,17 @@ def refuse_shared_prompts(
     """Refuse an evaluation set that has a prompt of the training set.
 
     Raises:
-        InputError: how many prompts are on both sides, and the first of them.
+        InputError: how many prompts are in both, and the first of them.
     """
-    both = sorted({item.prompt_id for item in train} & {item.prompt_id for item in evaluation})
-    if both:
-        shown = ", ".join(both[:N_NAMED]) + (", ..." if len(both) > N_NAMED else "")
-        n_prompts = len({item.prompt_id for item in evaluation})
-        raise InputError(
-            f"{len(both)} of the {n_prompts} prompts of {name} are trained on as well: {shown}",
-            hint="evaluate on other prompts, or hold some of these out with --eval-fraction",
-        )
+    evaluated = {item.prompt_id for item in evaluation}
+    shared = sorted(evaluated & {item.prompt_id for item in train})
+    if not shared:
+        return
+
+    shown = ", ".join(shared[:N_NAMED])
+    if len(shared) > N_NAMED:
+        shown += ", ..."
+    raise InputError(
+        f"{len(shared)} of the {len(evaluated)} prompts of {name} are trained on as well: {shown}",
+        hint="evaluate on other prompts, or hold some of these out with --eval-fraction",
+    )

@@ -15,7 +15,9 @@ from prefpipe.errors import InputError, UsageError
 
 KEPT = ("ok", "truncated", "held_out")
 """The statuses of responses that are trained or evaluated on."""
+
 ON_TOO_LONG = ("drop", "truncate", "error")
+
 Key = tuple[str, int]
 """``(prompt_id, sample_idx)``: what joins a candidate's rows everywhere."""
 
@@ -46,23 +48,23 @@ class Group(NamedTuple):
     responses: Sequence[Response]
 
 
-class Fate(NamedTuple):
-    """What became of one response: ``ok``, or why it is not trained on (``truncated`` ones are)."""
+class ResponseStatus(NamedTuple):
+    """``ok``, or why a response is not trained on (``truncated`` ones are)."""
 
     status: str
     reason: str | None = None
 
 
 class PreparedGroups(NamedTuple):
-    """Groups that can be trained on, and the fate of every response that came in, by key."""
+    """Groups that can be trained on, and the status of every response that came in, by key."""
 
     groups: list[Group]
-    fates: dict[Key, Fate]
+    statuses: dict[Key, ResponseStatus]
 
     @property
     def counts(self) -> Counter[str]:
         """Responses by status."""
-        return Counter(fate.status for fate in self.fates.values())
+        return Counter(each.status for each in self.statuses.values())
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -91,14 +93,17 @@ class GroupDataset(Dataset[Group | None]):
         return None if index == NO_GROUP else self.groups[index]
 
 
-def lacks_role(group: Group) -> str | None:
-    """Name the role that a group lacks, None for neither."""
+def missing_role(group: Group) -> str | None:
+    """Name the role that no response of a group has, None where both are there."""
     roles = {response.role for response in group.responses}
-    return next((role for role in ("positive", "negative") if role not in roles), None)
+    for role in ("positive", "negative"):
+        if role not in roles:
+            return role
+    return None
 
 
-def lacks_pair(group: Group) -> str | None:
-    """Return ``pair`` where a group has none, of those that selection named or else of a positive and a negative."""
+def missing_pair(group: Group) -> str | None:
+    """Return ``pair`` where a group has none: of those that selection named, or of a positive and a negative."""
     return None if pairs_in(group) else "pair"
 
 
@@ -107,7 +112,7 @@ def prepare_groups(
     *,
     max_length: int,
     on_too_long: str,
-    lacks: Callable[[Group], str | None] = lacks_role,
+    find_missing: Callable[[Group], str | None] = missing_role,
 ) -> PreparedGroups:
     """Check groups against the length limit and leave out what cannot be compared.
 
@@ -120,29 +125,31 @@ def prepare_groups(
         groups: any order; order is kept.
         max_length: longest prompt plus response, in tokens.
         on_too_long: ``drop`` the response, ``truncate`` it to the limit, or stop with an ``error``.
-        lacks: names what a group needs and lacks, None for nothing.
+        find_missing: names what a group would need to be trained on and does not have, None for nothing.
 
     Raises:
         UsageError: something is too long and ``on_too_long`` is ``error``.
         InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes twice.
     """
     kept: list[Group] = []
-    fates: dict[Key, Fate] = {}
+    statuses: dict[Key, ResponseStatus] = {}
     for group in groups:
-        check_group(group, fates)
-        fitting, own_fates = fit_length(group, max_length=max_length, on_too_long=on_too_long)
+        check_group(group, statuses)
+        fitting, lengths = fit_length(group, max_length=max_length, on_too_long=on_too_long)
         responses, copies = _without_copies(group.prompt_id, fitting)
-        fates |= own_fates | copies
-        left = group._replace(responses=responses)
-        lost = lacks(left)
-        if lost is None:
-            kept.append(left)
+        statuses |= lengths | copies
+
+        # Last of all: what is too long or a copy may have been the group's only negative.
+        remaining = group._replace(responses=responses)
+        missing = find_missing(remaining)
+        if missing is None:
+            kept.append(remaining)
             continue
+        no_contrast = ResponseStatus("no_contrast", f"no {missing} is left in the group")
         for response in responses:
-            fates[group.prompt_id, response.sample_idx] = Fate(
-                "no_contrast", f"no {lost} is left in the group"
-            )
-    return PreparedGroups(kept, fates)
+            statuses[group.prompt_id, response.sample_idx] = no_contrast
+
+    return PreparedGroups(kept, statuses)
 
 
 def with_reference(
@@ -157,30 +164,49 @@ def with_reference(
     Raises:
         InputError: a response is missing from ``reference``, or was measured over another number of tokens.
     """
-    return [
-        group._replace(
-            responses=[
-                _with_reference(group.prompt_id, response, reference)
-                for response in group.responses
-            ]
-        )
-        for group in groups
-    ]
+    measured = []
+    for group in groups:
+        responses = []
+        for response in group.responses:
+            place = f"response {response.sample_idx} of prompt {group.prompt_id}"
+            key = group.prompt_id, response.sample_idx
+            if key not in reference:
+                raise InputError(
+                    f"no reference log-probability for {place}",
+                    hint="make the reference again, of these groups",
+                )
+
+            logp, n_tokens = reference[key]
+            if n_tokens != len(response.token_ids):
+                raise InputError(
+                    f"the reference log-probability of {place} is a sum over {n_tokens} tokens, "
+                    f"and the response has {len(response.token_ids)}",
+                    hint="the reference was made with another --max-length or --on-too-long; "
+                    "make it again",
+                )
+            responses.append(response._replace(ref_logp=logp))
+        measured.append(group._replace(responses=responses))
+    return measured
 
 
 def pairs_in(group: Group) -> list[tuple[Response, Response]]:
-    """Return (winner, loser): the pairs that selection named, of responses that are still there, else positives x negatives."""
+    """Return (winner, loser) of every pair.
+
+    The pairs are those that selection named, of responses that are still there; where it named none, positives x negatives.
+    """
+    pairs: list[tuple[Response, Response]] = []
     if any(response.beats is not None for response in group.responses):
-        places = {response.sample_idx: response for response in group.responses}
-        return [
-            (winner, places[idx])
-            for winner in group.responses
-            for idx in winner.beats or ()
-            if idx in places
-        ]
-    positives = [response for response in group.responses if response.role == "positive"]
+        by_index = {response.sample_idx: response for response in group.responses}
+        for winner in group.responses:
+            losers = [by_index[index] for index in winner.beats or () if index in by_index]
+            pairs += [(winner, loser) for loser in losers]
+        return pairs
+
     negatives = [response for response in group.responses if response.role == "negative"]
-    return [(winner, loser) for winner in positives for loser in negatives]
+    for response in group.responses:
+        if response.role == "positive":
+            pairs += [(response, negative) for negative in negatives]
+    return pairs
 
 
 def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
@@ -189,40 +215,26 @@ def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
     Raises:
         UsageError: there is such a pair; it names the first and counts all.
     """
-    pairs = [(group, winner, loser) for group in groups for winner, loser in pairs_in(group)]
-    without = [
-        (group, winner, loser) for group, winner, loser in pairs if not winner.reward > loser.reward
-    ]
-    if without:
-        group, winner, loser = without[0]
-        raise UsageError(
-            f"{objective} takes the logarithm of the reward gap, and in {len(without)} of {len(pairs)} pairs the winner is not "
-            f"rated above the loser: in prompt {group.prompt_id} response {winner.sample_idx} has reward {winner.reward:g} and "
-            f"response {loser.sample_idx} has {loser.reward:g}",
-            hint="leave such pairs out with `prefpipe select --min-margin`, or train with mmpo or rpo, which can read them",
-        )
+    n_pairs = 0
+    without_gap = []
+    for group in groups:
+        for winner, loser in pairs_in(group):
+            n_pairs += 1
+            if not winner.reward > loser.reward:
+                without_gap.append((group, winner, loser))
+    if not without_gap:
+        return
+
+    group, winner, loser = without_gap[0]
+    raise UsageError(
+        f"{objective} takes the logarithm of the reward gap, and in {len(without_gap)} of {n_pairs} pairs the winner is not "
+        f"rated above the loser: in prompt {group.prompt_id} response {winner.sample_idx} has reward {winner.reward:g} and "
+        f"response {loser.sample_idx} has {loser.reward:g}",
+        hint="leave such pairs out with `prefpipe select --min-margin`, or train with mmpo or rpo, which can read them",
+    )
 
 
-def _with_reference(
-    prompt_id: str, response: Response, reference: Mapping[Key, tuple[float, int]]
-) -> Response:
-    logp, n_tokens = reference.get((prompt_id, response.sample_idx), (None, 0))
-    place = f"response {response.sample_idx} of prompt {prompt_id}"
-    if logp is None:
-        raise InputError(
-            f"no reference log-probability for {place}",
-            hint="make the reference again, of these groups",
-        )
-    if n_tokens != len(response.token_ids):
-        raise InputError(
-            f"the reference log-probability of {place} is a sum over {n_tokens} tokens, and the response has "
-            f"{len(response.token_ids)}",
-            hint="the reference was made with another --max-length or --on-too-long; make it again",
-        )
-    return response._replace(ref_logp=logp)
-
-
-def check_group(group: Group, seen: Mapping[Key, Fate]) -> None:
+def check_group(group: Group, seen: Mapping[Key, ResponseStatus]) -> None:
     """Refuse a group that cannot be trained on or measured, whatever its length.
 
     Raises:
@@ -234,13 +246,17 @@ def check_group(group: Group, seen: Mapping[Key, Fate]) -> None:
             f"prompt {group.prompt_id} has no token",
             hint="nothing would predict a response's first token",
         )
-    for position, response in enumerate(group.responses):
+
+    indices: set[int] = set()
+    for response in group.responses:
         place = f"response {response.sample_idx} of prompt {group.prompt_id}"
-        twice = any(other.sample_idx == response.sample_idx for other in group.responses[:position])
-        if twice or (group.prompt_id, response.sample_idx) in seen:
+        is_in_group = response.sample_idx in indices
+        if is_in_group or (group.prompt_id, response.sample_idx) in seen:
             raise InputError(
                 f"{place} comes twice", hint="groups are keyed by prompt_id and sample_idx"
             )
+        indices.add(response.sample_idx)
+
         if response.reward is None or not isfinite(response.reward):
             raise InputError(f"{place} has reward {response.reward}", hint="score and select again")
         if response.role not in {"positive", "negative"}:
@@ -256,72 +272,80 @@ def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
         InputError: naming the first.
     """
     for group in groups:
-        for place, ids in (
-            (f"prompt {group.prompt_id}", group.prompt_token_ids),
-            *(
-                (f"response {each.sample_idx} of prompt {group.prompt_id}", each.token_ids)
-                for each in group.responses
-            ),
-        ):
-            if ids and not 0 <= min(ids) <= max(ids) < n_vocabulary:
-                wrong = next(token for token in ids if not 0 <= token < n_vocabulary)
-                raise InputError(
-                    f"{place} holds the token id {wrong}, and the model has {n_vocabulary} tokens",
-                    hint="pass the model that sampled the responses, or generate again; `prefpipe check` lists them all",
-                )
+        _require_known(group.prompt_token_ids, n_vocabulary, f"prompt {group.prompt_id}")
+        for response in group.responses:
+            place = f"response {response.sample_idx} of prompt {group.prompt_id}"
+            _require_known(response.token_ids, n_vocabulary, place)
+
+
+def _require_known(token_ids: Sequence[int], n_vocabulary: int, place: str) -> None:
+    # min and max first: they are fast, and nearly always the whole check
+    if not token_ids or 0 <= min(token_ids) <= max(token_ids) < n_vocabulary:
+        return
+    wrong = next(token for token in token_ids if not 0 <= token < n_vocabulary)
+    raise InputError(
+        f"{place} holds the token id {wrong}, and the model has {n_vocabulary} tokens",
+        hint="pass the model that sampled the responses, or generate again; `prefpipe check` lists them all",
+    )
 
 
 def fit_length(
     group: Group, *, max_length: int, on_too_long: str
-) -> tuple[list[Response], dict[Key, Fate]]:
-    """Return the responses that fit the length limit, cut where that is asked for, in their order, and the fate of all.
+) -> tuple[list[Response], dict[Key, ResponseStatus]]:
+    """Return the responses that fit the length limit, cut where that is asked for, in their order, and the status of all.
 
     Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long``, ``empty`` and ``template_error``, as in `prepare_groups`.
 
     Raises:
         UsageError: something is too long and ``on_too_long`` is ``error``.
     """
-    room = max_length - len(group.prompt_token_ids)
-    fates: dict[Key, Fate] = {}
+    n_prompt = len(group.prompt_token_ids)
+    room = max_length - n_prompt
+    statuses: dict[Key, ResponseStatus] = {}
     fitting: list[Response] = []
     for response in group.responses:
-        key = group.prompt_id, response.sample_idx
-        length = len(response.token_ids)
-        words = f"{len(group.prompt_token_ids)} prompt tokens + {length} response tokens, the limit is {max_length}"
+        n_response = len(response.token_ids)
+        lengths = (
+            f"{n_prompt} prompt tokens + {n_response} response tokens, the limit is {max_length}"
+        )
+
         if response.problem is not None:
-            fates[key] = Fate("template_error", response.problem)
-        elif length == 0:
-            fates[key] = Fate("empty", "the response has no token")
-        elif length <= room:
-            fates[key] = Fate("ok")
+            status = ResponseStatus("template_error", response.problem)
+        elif n_response == 0:
+            status = ResponseStatus("empty", "the response has no token")
+        elif n_response <= room:
+            status = ResponseStatus("ok")
             fitting.append(response)
         elif on_too_long == "error":
             raise UsageError(
-                f"response {response.sample_idx} of prompt {group.prompt_id} is too long: {words}",
+                f"response {response.sample_idx} of prompt {group.prompt_id} is too long: {lengths}",
                 hint="raise --max-length, or choose --on-too-long drop or truncate",
             )
         elif room < 1:
-            fates[key] = Fate("prompt_too_long", words)
+            status = ResponseStatus("prompt_too_long", lengths)
         elif on_too_long == "truncate":
-            fates[key] = Fate("truncated", words)
+            status = ResponseStatus("truncated", lengths)
             fitting.append(response._replace(token_ids=response.token_ids[:room]))
         else:
-            fates[key] = Fate("too_long", words)
-    return fitting, fates
+            status = ResponseStatus("too_long", lengths)
+        statuses[group.prompt_id, response.sample_idx] = status
+
+    return fitting, statuses
 
 
 def _without_copies(
     prompt_id: str, responses: Sequence[Response]
-) -> tuple[list[Response], dict[Key, Fate]]:
-    """Return the responses whose tokens differ, in their order, and the fate of the others."""
-    fates: dict[Key, Fate] = {}
-    first: dict[tuple[int, ...], Response] = {}
+) -> tuple[list[Response], dict[Key, ResponseStatus]]:
+    """Return the responses whose tokens differ, in their order, and the status of the others."""
+    statuses: dict[Key, ResponseStatus] = {}
+    originals: dict[tuple[int, ...], Response] = {}
     for response in sorted(responses, key=lambda each: (each.role != "positive", each.sample_idx)):
-        original = first.setdefault(tuple(response.token_ids), response)
+        original = originals.setdefault(tuple(response.token_ids), response)
         if original is not response:
-            fates[prompt_id, response.sample_idx] = Fate(
-                "identical", f"the same tokens as response {original.sample_idx}"
-            )
-    return [
-        response for response in responses if first[tuple(response.token_ids)] is response
-    ], fates
+            reason = f"the same tokens as response {original.sample_idx}"
+            statuses[prompt_id, response.sample_idx] = ResponseStatus("identical", reason)
+
+    different = [
+        response for response in responses if originals[tuple(response.token_ids)] is response
+    ]
+    return different, statuses

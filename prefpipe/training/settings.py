@@ -52,7 +52,6 @@ of 512 pairs, one a prompt. mmpo-reward: the authors' recipe for Gemma-7B (2B: 1
 The others have no recipe of their own here: the batch of most and DPO's customary learning rate (ours).
 """
 
-
 EVAL_SHARE = 0.1
 """Share of the run between two evaluations where ``eval_steps`` is not given; the trainer rounds up to whole steps."""
 
@@ -62,7 +61,10 @@ class TrainSettings:
     """One training run.
 
     ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts, ``max_batch_tokens`` tokens.
+    ``shared_prompt``: each prompt is computed once for all its responses, where the model allows.
     ``evaluates``: there are evaluation groups; every ``eval_steps`` steps, None: ten times a run.
+    ``early_stopping_patience``: evaluations without a better one that end the run, None: none do.
+    ``max_hours``: wall-clock budget, None for no limit.
     """
 
     objective: str
@@ -80,12 +82,27 @@ class TrainSettings:
     bf16: bool = False
     gradient_checkpointing: bool = False
     max_batch_tokens: int = 16_384
+    shared_prompt: bool = True
     evaluates: bool = False
     eval_steps: int | None = None
+    early_stopping_patience: int | None = None
+    max_hours: float | None = None
     save_steps: int = 100
     save_total_limit: int = 2
     logging_steps: int = 1
     report_to: tuple[str, ...] = ("tensorboard",)
+
+
+def check_settings(settings: TrainSettings, n_processes: int) -> None:
+    """Refuse what would otherwise end the run once the model is loaded and the reference measured.
+
+    Raises:
+        UsageError: a tracker whose package is not installed, or batch sizes that do not divide.
+    """
+    require_trackers(settings.report_to)
+    derive_accumulation(
+        settings.global_batch_size, settings.per_device_train_batch_size, n_processes
+    )
 
 
 def require_trackers(names: Iterable[str]) -> None:
@@ -95,11 +112,13 @@ def require_trackers(names: Iterable[str]) -> None:
         UsageError: naming the package.
     """
     for name in names:
-        if name not in ("none", "tensorboard") and find_spec(name) is None:
-            raise UsageError(
-                f"--report-to {name}: the package {name} is not installed",
-                hint=f"pip install {name.replace('_', '-')}, or leave out --report-to: TensorBoard gets every measure",
-            )
+        if name in ("none", "tensorboard") or find_spec(name) is not None:
+            continue
+        package = name.replace("_", "-")
+        raise UsageError(
+            f"--report-to {name}: the package {name} is not installed",
+            hint=f"pip install {package}, or leave out --report-to: TensorBoard gets every measure",
+        )
 
 
 def derive_accumulation(global_batch_size: int, per_device: int, world_size: int) -> int:
@@ -132,30 +151,34 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         raise UsageError(
             f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`"
         ) from error
+
     if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
         raise UsageError(
             f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is in float32",
             hint="pass --bf16 to `prefpipe train`, or `--mixed_precision no` to `accelerate launch`",
         )
+
     # Without a launcher and with several GPUs in sight, the trainer would split batches over them (DataParallel),
     # which cannot split groups. One process trains on one device; `accelerate launch` starts more.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - the trainer itself sets it so for model parallelism
-    accumulation = derive_accumulation(
+
+    arguments.gradient_accumulation_steps = derive_accumulation(
         settings.global_batch_size, settings.per_device_train_batch_size, arguments.world_size
     )
-    arguments.gradient_accumulation_steps = accumulation
     return arguments
 
 
 def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
-    known = {field.name for field in fields(TrainingArguments)}
     # Newer transformers renamed gradient checkpointing: the old name warns there, and is the only one before.
-    checkpointing = (
-        "activation_checkpointing"
-        if "activation_checkpointing" in known
-        else "gradient_checkpointing"
-    )
-    return {
+    known = {field.name for field in fields(TrainingArguments)}
+    checkpointing = "gradient_checkpointing"
+    if "activation_checkpointing" in known:
+        checkpointing = "activation_checkpointing"
+
+    # TensorBoard is a callback of prefpipe's own: see `prefpipe.training.callbacks.TensorBoard`.
+    trackers = [name for name in settings.report_to if name != "tensorboard"]
+
+    arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "learning_rate": settings.learning_rate,
         "num_train_epochs": settings.num_train_epochs,
@@ -169,9 +192,6 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "seed": settings.seed,
         "bf16": settings.bf16,
         checkpointing: settings.gradient_checkpointing,
-        f"{checkpointing}_kwargs": {"use_reentrant": False}
-        if settings.gradient_checkpointing
-        else None,
         "eval_strategy": "steps" if settings.evaluates else "no",
         "eval_steps": EVAL_SHARE if settings.eval_steps is None else settings.eval_steps,
         "save_strategy": "steps",
@@ -182,9 +202,11 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "logging_nan_inf_filter": False,  # a NaN loss is an error here, not a number to paper over
         "disable_tqdm": True,
         "log_level": "error",
-        # TensorBoard is a callback of prefpipe's own, without a timestamp in its path.
-        "report_to": [name for name in settings.report_to if name != "tensorboard"] or "none",
+        "report_to": trackers or "none",
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available(),
     }
+    if settings.gradient_checkpointing:
+        arguments[f"{checkpointing}_kwargs"] = {"use_reentrant": False}
+    return arguments

@@ -43,13 +43,13 @@ from prefpipe.training.forward import by_group, shares_prompts
 from prefpipe.training.groups import Group, GroupDataset
 from prefpipe.training.measures import complete_entry
 from prefpipe.training.policy import end_token_ids
+from prefpipe.training.scoring import PolicyScoring, Scoring, differentiable_figures
 from prefpipe.training.settings import TrainSettings
-from prefpipe.training.targets import PolicyTarget, Target, figures_of
 from prefpipe.training.throughput import Throughput, throughput_figures
 
 
 class GroupTrainer(Trainer):  # type: ignore[misc]
-    """Train a policy on groups with any objective of ``prefpipe.maths.objectives.registry``, or what else ``target`` says."""
+    """Train a policy on groups with any objective of ``prefpipe.maths.objectives.registry``, or what else ``scoring`` says."""
 
     # compute_loss normalises over the accumulated batch itself, so the trainer must not divide again.
     loss_is_scaled_for_ga = True
@@ -64,41 +64,41 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         tokenizer: PreTrainedTokenizerBase,
         eval_groups: Sequence[Group] = (),
         callbacks: Sequence[TrainerCallback] = (),
-        target: Target | None = None,
+        scoring: Scoring | None = None,
     ) -> None:
+        # The trainer's own __init__ asks for some of these.
         self.settings = settings
-        self.target: Target = (
-            target if target is not None else PolicyTarget(settings.objective, settings.knobs)
-        )
         self.tokenizer = tokenizer
-        pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        super().__init__(
-            model=model,
-            args=arguments,
-            data_collator=BudgetCollator(
-                GroupCollator(
-                    pad_token_id, end_token_ids(model, tokenizer), packed=shares_prompts(model)
-                ),
-                settings.max_batch_tokens,
-            ),
-            train_dataset=GroupDataset(train_groups),
-            eval_dataset=GroupDataset(eval_groups) if eval_groups else None,
-            compute_metrics=lambda prediction: self.target.summarise(
-                np.asarray(prediction.predictions)
-            ),
-            callbacks=list(callbacks),
-        )
-        # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss arguments from us.
-        self.model_accepts_loss_kwargs = True
-        self.args.load_best_model_at_end = self._early_stopping() is not None
+        self.scoring: Scoring = PolicyScoring(settings.objective, settings.knobs)
+        if scoring is not None:
+            self.scoring = scoring
         self._measured: list[Tensor] = []
         self._n_tokens: list[Tensor] = []
         self._throughput = Throughput()
-        for callback in (
-            PrinterCallback,
-            ProgressCallback,
-        ):  # stdout belongs to the command's result
-            self.remove_callback(callback)
+
+        pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+        collator = GroupCollator(
+            pad_token_id, end_token_ids(model, tokenizer), packed=shares_prompts(model)
+        )
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=BudgetCollator(collator, settings.max_batch_tokens),
+            train_dataset=GroupDataset(train_groups),
+            eval_dataset=GroupDataset(eval_groups) if eval_groups else None,
+            compute_metrics=self._summarise,
+            callbacks=list(callbacks),
+        )
+
+        # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss arguments from us.
+        self.model_accepts_loss_kwargs = True
+        self.args.load_best_model_at_end = self._early_stopping() is not None
+        # stdout belongs to the command's result
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+
+    def _summarise(self, prediction: Any) -> dict[str, float]:
+        return self.scoring.summarise(np.asarray(prediction.predictions))
 
     def create_accelerator_and_postprocess(self) -> None:
         """Let FSDP2 compute what one device computes under autocast: weights travel in bfloat16, all else stays as it is.
@@ -109,7 +109,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         super().create_accelerator_and_postprocess()
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if plugin is not None and plugin.fsdp_version == 2 and self.args.bf16:
-            # embeddings that are float32 on one device give float32 hidden states; a frozen bfloat16 base does not
+            # Embeddings that are float32 on one device give float32 hidden states; a frozen bfloat16 base does not.
             is_float32 = self.model.get_input_embeddings().weight.dtype == torch.float32
             plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16,
@@ -159,42 +159,48 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         model.train()
         inputs = self._prepare_inputs(inputs)
         batches, idle_row = inputs["batches"], inputs["idle"]
-        rows = [row for batch in batches for row in batch.get("rows", ())]
-        whole = [batch for batch in batches if "rows" not in batch]
-        looks = iter(self._look(model, rows, spare=idle_row))
         shares: list[Tensor] = []
+
+        # The first pass over groups in several rows, of all of them at once: processes count their passes together.
+        rows = [row for batch in batches for row in batch.get("rows", ())]
+        outputs = iter(self._read_without_gradients(model, rows, spare=idle_row))
+
+        whole = [batch for batch in batches if "rows" not in batch]
         passes: list[Callable[[], Tensor]] = [
             partial(self._share, model, batch, num_items_in_batch, shares) for batch in whole
         ]
         for batch in batches:
             if "rows" in batch:
-                looked = list(islice(looks, len(batch["rows"])))
-                weights = self._weights(batch, looked, num_items_in_batch, shares)
-                passes += [
-                    partial(self._weighted, model, row, own)
-                    for row, own in zip(batch["rows"], weights, strict=True)
-                ]
-        passes += [partial(self._weighted, model, idle_row, None)] * (
-            self._most(len(passes)) - len(passes)
-        )
+                of_batch = list(islice(outputs, len(batch["rows"])))
+                weights = self._weights(batch, of_batch, num_items_in_batch, shares)
+                for row, row_weights in zip(batch["rows"], weights, strict=True):
+                    passes.append(partial(self._weighted, model, row, row_weights))
+        n_idle = self._most(len(passes)) - len(passes)
+        passes += [partial(self._weighted, model, idle_row, None)] * n_idle
+
         ends_step = self.accelerator.sync_gradients
         for number, compute in enumerate(passes, start=1):
-            last = number == len(passes)
+            is_last = number == len(passes)
             # DeepSpeed takes the optimizer's step inside a backward pass that ends one: only the very last may.
-            self.accelerator.gradient_state._set_sync_gradients(ends_step and last)  # noqa: SLF001 - as the trainer does
-            with nullcontext() if last or self.is_fsdp_enabled else self.accelerator.no_sync(model):
+            self.accelerator.gradient_state._set_sync_gradients(ends_step and is_last)  # noqa: SLF001 - as the trainer does
+            syncs = is_last or self.is_fsdp_enabled
+            with nullcontext() if syncs else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = compute()
                 self._backward(loss)
+
         return torch.stack(shares).sum() if shares else torch.zeros((), device=self.args.device)
 
-    def _look(self, model: nn.Module, rows: Sequence[Batch], *, spare: Batch) -> list[Any]:
-        """Return what the model says of rows without gradients; ``spare`` is computed where other processes have more."""
-        n_looks = self._most(len(rows))
+    def _read_without_gradients(
+        self, model: nn.Module, rows: Sequence[Batch], *, spare: Batch
+    ) -> list[Any]:
+        """Return the model's output on rows without gradients; ``spare`` is computed where other processes have more."""
+        n_spare = self._most(len(rows)) - len(rows)
         with torch.no_grad(), self.compute_loss_context_manager():
-            return [
-                self.target.read(model, row) for row in [*rows, *[spare] * (n_looks - len(rows))]
-            ][: len(rows)]
+            outputs = [self.scoring.read(model, row) for row in rows]
+            for _ in range(n_spare):
+                self.scoring.read(model, spare)
+        return outputs
 
     def _most(self, count: int) -> int:
         """Return the largest count over all processes."""
@@ -203,61 +209,66 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         return int(self.accelerator.gather(torch.tensor([count], device=self.args.device)).max())
 
     def _backward(self, loss: Tensor) -> None:
-        # DeepSpeed would divide by the accumulated micro-batches, which the loss has been divided by already.
-        is_deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if is_deepspeed else {}))
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # It would divide by the accumulated micro-batches, which the loss has been divided by already.
+            self.accelerator.backward(loss, scale_wrt_gas=False)
+        else:
+            self.accelerator.backward(loss)
 
     def _share(
         self, model: nn.Module, batch: Batch, n_prompts: Any, shares: list[Tensor]
     ) -> Tensor:
         """Return a micro-batch's share of the step's mean loss."""
-        return self._count(
-            batch, by_group([self.target.read(model, batch)], batch["slots"]), n_prompts, shares
-        )
+        output = by_group([self.scoring.read(model, batch)], batch["slots"])
+        return self._count(batch, output, n_prompts, shares)
 
     def _weights(
-        self, batch: Batch, looked: Sequence[Any], n_prompts: Any, shares: list[Tensor]
+        self, batch: Batch, row_outputs: Sequence[Any], n_prompts: Any, shares: list[Tensor]
     ) -> list[tuple[Tensor, ...]]:
-        """Return for each row the loss's derivatives to what the model says of its responses, figure by figure."""
-        found = by_group(looked, batch["slots"])
-        leaves: dict[str, Any] = {
-            name: figure.detach().requires_grad_() for name, figure in figures_of(found).items()
-        }
-        loss: Any = self._count(batch, found._replace(**leaves), n_prompts, shares)
+        """Return for each row the loss's derivatives to the model's output on its responses, figure by figure."""
+        output = by_group(row_outputs, batch["slots"])
+        leaves: dict[str, Any] = {}
+        for name, figure in differentiable_figures(output).items():
+            leaves[name] = figure.detach().requires_grad_()
+        loss: Any = self._count(batch, output._replace(**leaves), n_prompts, shares)
         loss.backward()
-        exists, sizes = batch["slots"] >= 0, [len(row.n_tokens) for row in looked]
-        grads = [
-            torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves.values()
-        ]
-        return list(zip(*(grad[exists].split(sizes) for grad in grads), strict=True))
+
+        # from prompts by responses back to the rows that the responses lie in
+        exists = batch["slots"] >= 0
+        sizes = [len(row_output.n_tokens) for row_output in row_outputs]
+        weights = []
+        for leaf in leaves.values():
+            grad = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+            weights.append(grad[exists].split(sizes))
+        return list(zip(*weights, strict=True))
 
     def _weighted(self, model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) -> Tensor:
-        """Return what the model says of a row, each figure times its weight, summed; with None, a pass that adds nothing."""
-        figures = list(figures_of(self.target.read(model, row, measured=False)).values())
+        """Return the model's output on a row, each figure times its weight, summed; with None, a pass that adds nothing."""
+        figures = list(
+            differentiable_figures(self.scoring.read(model, row, measured=False)).values()
+        )
         if weights is None:
             return figures[0].sum() * 0.0
-        return torch.stack(
-            [(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]
-        ).sum()
+        sums = [(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]
+        return torch.stack(sums).sum()
 
-    def _count(self, batch: Batch, found: Any, n_prompts: Any, shares: list[Tensor]) -> Tensor:
+    def _count(self, batch: Batch, output: Any, n_prompts: Any, shares: list[Tensor]) -> Tensor:
         """Return the share of the step's mean loss, and keep it and the measures for the log."""
-        measured, losses = self.target.measure(batch, found)
+        measured, losses = self.scoring.measure(batch, output)
         loss_sum = losses.sum()
         if not bool(torch.isfinite(loss_sum)):
             raise PrefpipeError(
                 f"the loss is {loss_sum.item()} at step {self.state.global_step + 1}",
                 hint="lower --learning-rate or --beta and run again; the last checkpoint is still good",
             )
+
         self._measured.append(measured)
-        self._n_tokens.append(found.n_tokens.sum())
+        self._n_tokens.append(output.n_tokens.sum())
         self._throughput.count(batch)
+
         # Gradients are averaged over processes, and the divisor counts the prompts of all of them.
-        share: Tensor = (
-            loss_sum
-            * self.accelerator.num_processes
-            / (len(losses) if n_prompts is None else n_prompts)
-        )
+        n_averaged = len(losses) if n_prompts is None else n_prompts
+        share: Tensor = loss_sum * self.accelerator.num_processes / n_averaged
         shares.append(share.detach())
         return share
 
@@ -271,21 +282,20 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         """Return the measures of each prompt; their means, the loss among them, are the evaluation."""
         del prediction_loss_only, ignore_keys
         batches = self._prepare_inputs(inputs)["batches"]
-        rows = [batch.get("rows", [batch]) for batch in batches]
-        looks = iter(self._look(model, [row for own in rows for row in own], spare=rows[0][0]))
-        found = [
-            by_group(list(islice(looks, len(own))), batch["slots"])
-            for own, batch in zip(rows, batches, strict=True)
-        ]
+        rows_by_batch = [batch.get("rows", [batch]) for batch in batches]
+        rows = [row for rows in rows_by_batch for row in rows]
+        outputs = iter(self._read_without_gradients(model, rows, spare=rows[0]))
+
+        examined = []
         with torch.no_grad():
-            measured = torch.cat(
-                [self.target.examine(batch, own) for batch, own in zip(batches, found, strict=True)]
-            )
-        return (
-            None,
-            measured,
-            measured[:, 0],
-        )  # the loop computes metrics only where there are labels; nobody reads them
+            for batch, rows in zip(batches, rows_by_batch, strict=True):
+                output = by_group(list(islice(outputs, len(rows))), batch["slots"])
+                examined.append(self.scoring.examine(batch, output))
+        measured = torch.cat(examined)
+
+        # The loop computes metrics only where there are labels; nobody reads these.
+        labels = measured[:, 0]
+        return None, measured, labels
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """Return the means over the evaluation groups; training goes on as if there had been no evaluation.
@@ -293,18 +303,16 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         A data loader takes a random number when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
         """
         device = self.args.device
-        own_randomness = torch.random.fork_rng(
-            [device] if device.type == "cuda" else [], device_type="cuda"
-        )
-        with own_randomness, self._throughput.apart():
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices, device_type="cuda"), self._throughput.apart():
             metrics: dict[str, float] = super().evaluate(*arguments, **named)
         return metrics
 
     def _early_stopping(self) -> EarlyStopping | None:
-        return next(
-            (each for each in self.callback_handler.callbacks if isinstance(each, EarlyStopping)),
-            None,
-        )
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStopping):
+                return callback
+        return None
 
     def _init_training_state(
         self,
@@ -327,28 +335,30 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
-        if "loss" in logs:  # on all processes, also on those that had no prompt
-            rows = torch.cat(
-                [
-                    torch.zeros(0, len(self.target.measures), device=self.args.device),
-                    *self._measured,
-                ]
-            )
-            sums = torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
-            n_tokens = self.accelerator.reduce(
-                torch.stack([rows.new_zeros(()).long(), *self._n_tokens]).sum(), "sum"
-            )
-            *totals, n_prompts = self.accelerator.reduce(sums, "sum").tolist()
-            means = {
-                name: total / n_prompts
-                for name, total in zip(self.target.measures, totals, strict=True)
-            }
-            # The trainer's own loss is a mean over steps; in a short last step prompts would count more than elsewhere.
-            logs |= means | {"n_tokens": int(n_tokens), "n_prompts": int(n_prompts)}
-            logs |= self._throughput_figures(int(n_tokens))
-            self._measured, self._n_tokens = [], []
+        if "loss" in logs:
+            logs |= self._take_measures()
         complete_entry(logs, self.state.log_history)
         super().log(logs, start_time)
+
+    def _take_measures(self) -> dict[str, float]:
+        """Return the means over all prompts since the last time, of all processes, and how many there were.
+
+        All processes must ask, also those that had no prompt. The trainer's own loss is a mean over steps, in which prompts of
+        a short last step would count more than elsewhere; the mean here takes its place.
+        """
+        measures = self.scoring.measures
+        no_rows = torch.zeros(0, len(measures), device=self.args.device)
+        rows = torch.cat([no_rows, *self._measured])
+        no_tokens = rows.new_zeros(()).long()
+        n_tokens = torch.stack([no_tokens, *self._n_tokens]).sum()
+        sums = torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
+        self._measured, self._n_tokens = [], []
+
+        n_response = int(self.accelerator.reduce(n_tokens, "sum"))
+        *totals, n_prompts = self.accelerator.reduce(sums, "sum").tolist()
+        figures = {name: total / n_prompts for name, total in zip(measures, totals, strict=True)}
+        figures |= {"n_tokens": n_response, "n_prompts": int(n_prompts)}
+        return figures | self._throughput_figures(n_response)
 
     def _throughput_figures(self, n_response: int) -> dict[str, float]:
         work = self._throughput.take()
@@ -363,9 +373,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     @property
     def wrapper(self) -> str:
         """What holds the model: ``FSDP``, ``DeepSpeed``, or ``DDP``, which leaves it as it is on one device."""
-        return (
-            "FSDP" if self.is_fsdp_enabled else "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
-        )
+        if self.is_fsdp_enabled:
+            return "FSDP"
+        return "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
 
     def whole_weights(self) -> dict[str, Tensor] | None:
         """Return the model's weights gathered from all processes, on the first of them; None where each has them whole.
@@ -380,12 +390,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _untied(self, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
         """Return gathered weights without those that the model takes from others: gathered, both are whole."""
+        if weights is None:
+            return None
         tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
-        return (
-            None
-            if weights is None
-            else {name: weight for name, weight in weights.items() if name not in tied}
-        )
+        return {name: weight for name, weight in weights.items() if name not in tied}
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -396,7 +404,6 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
     ) -> None:
         super()._save(output_dir, self._untied(state_dict))
-        if (
-            self.args.should_save
-        ):  # a checkpoint is a whole model: tokenizer and chat template with it
+        if self.args.should_save:
+            # A checkpoint is a whole model: tokenizer and chat template with it.
             self.tokenizer.save_pretrained(output_dir or self.args.output_dir)

@@ -33,7 +33,9 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
     from prefpipe.errors import PrefpipeError
     from prefpipe.report.parent_names import recorded_place, twin_in_report
     from prefpipe.report.sources import ReportedArtifact
-    from prefpipe.status import FILES, Inspector, find_artifacts, locate_parent, standing_of
+    from prefpipe.status.checker import StatusChecker, standing_of
+    from prefpipe.status.folders import find_artifacts
+    from prefpipe.status.origins import FILES, locate_parent
 
     opened: list[tuple[str, Artifact]] = []
     unreadable = []
@@ -48,10 +50,10 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
 
     by_name = dict(opened)
     names = {artifact.path.resolve(): name for name, artifact in opened}
-    inspector = Inspector()
+    checker = StatusChecker()
     artifacts = []
     for name, artifact in opened:
-        report = inspector.report(artifact.path, quick=not strict)
+        status = checker.check(artifact.path, quick=not strict)
         parents = {}
         for kind in artifact.record.parents:
             place = locate_parent(artifact, kind)
@@ -63,7 +65,7 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
             )
         artifacts.append(
             ReportedArtifact(
-                name, artifact, parents, report.state, tuple(report.reasons), report.command
+                name, artifact, parents, status.state, tuple(status.reasons), status.command
             )
         )
     return ReportedFolder(artifacts, unreadable)

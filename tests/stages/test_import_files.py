@@ -18,7 +18,7 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run
 from prefpipe.cli.signals import stop_request
 from prefpipe.configs.import_files import FORMATS
-from prefpipe.status import Inspector
+from prefpipe.status.checker import StatusChecker
 
 N_PROMPTS, N = 6, 4
 
@@ -236,11 +236,11 @@ def test_status_understands_an_import_and_sees_a_changed_file(
     assert run(["status", f"{tmp_path}/run"]) == 4
     assert "--array" not in capsys.readouterr().out
     lines(tmp_path / "rows.jsonl", *long_rows(), *long_rows(1, 1))
-    report = Inspector().report(tmp_path / "run" / "candidates")
+    report = StatusChecker().check(tmp_path / "run" / "candidates")
     assert report.state == "stale"
     assert report.reasons == [f"its source, {source}, has changed since"]
     Path(source).unlink()
-    report = Inspector().report(tmp_path / "run" / "candidates")
+    report = StatusChecker().check(tmp_path / "run" / "candidates")
     assert report.state == "done"
     assert report.notes == [f"its source, {source}, no longer exists"]
 

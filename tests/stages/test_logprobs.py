@@ -30,7 +30,7 @@ from prefpipe.stages import logprobs
 from prefpipe.stages.inspect.overview import overview
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
-from prefpipe.status import Inspector
+from prefpipe.status.checker import StatusChecker
 from prefpipe.training import forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -267,7 +267,7 @@ def test_a_part_of_the_groups_that_changed_is_measured_again_alone(groups, model
         [None, [row_of("new", i, text) for i, text in enumerate(ANSWERS)], None],
         [model.identity()],
     )
-    assert Inspector().report(tmp_path / "reference").outdated == [1]
+    assert StatusChecker().check(tmp_path / "reference").outdated == [1]
     measure(groups, tmp_path / "reference", model)
     after = identities_of(tmp_path / "reference")
     assert {name for name in after if after[name] != before[name]} == {
@@ -323,7 +323,7 @@ def test_inspect_and_status_know_the_artifact(groups, model, tmp_path):
     found = overview(open_artifact(tmp_path / "reference"))
     assert found["facts"] == {"n_responses": 18, "n_measured": 18}
     assert found["columns"]["logp"]["meaning"].startswith("summed natural log-probability")
-    assert Inspector().report(tmp_path / "reference").state == "done"
+    assert StatusChecker().check(tmp_path / "reference").state == "done"
 
 
 def ref_logps_of(policy):
@@ -497,12 +497,12 @@ def test_status_sees_a_model_that_changed_since_it_was_measured(groups, tmp_path
         base, path = path, make_tiny_adapter(tmp_path / "adapter", path)
     measured = inspect_model(path, str(path))
     measure(groups, tmp_path / "reference", measured)
-    assert Inspector().report(tmp_path / "reference").state == "done"
+    assert StatusChecker().check(tmp_path / "reference").state == "done"
     if what == "template":
         (path / "chat_template.jinja").write_text("{{ messages }}")
     else:
         make_tiny_causal_lm(base if what == "base" else path, seed=5)
-    report = Inspector().report(tmp_path / "reference")
+    report = StatusChecker().check(tmp_path / "reference")
     assert report.state == "stale"
     assert report.reasons == [
         f"its model, {path}, has changed since: it has other weights, tokenizer or template"
@@ -516,12 +516,12 @@ def test_status_sees_a_policy_whose_tokenizer_made_the_ids_and_changed(groups, m
     other = make_tiny_causal_lm(tmp_path / "reference-model", seed=1)
     files = [inspect_model(path, str(path)) for path in (policy, other)]
     training(groups, tmp_path / "run", files[0], reference_model=str(other), files=files[1])
-    assert Inspector().report(tmp_path / "run" / "reference").state == "done"
+    assert StatusChecker().check(tmp_path / "run" / "reference").state == "done"
     (other / "chat_template.jinja").write_text("{{ messages }}")  # whose template made nothing
     make_tiny_causal_lm(policy, seed=7)  # whose weights were not measured
-    assert Inspector().report(tmp_path / "run" / "reference").state == "done"
+    assert StatusChecker().check(tmp_path / "run" / "reference").state == "done"
     (policy / "chat_template.jinja").write_text("{{ messages }}")
-    report = Inspector().report(tmp_path / "run" / "reference")
+    report = StatusChecker().check(tmp_path / "run" / "reference")
     assert (report.state, report.reasons[0].split(",")[1].strip()) == ("stale", str(policy))
 
 
@@ -686,7 +686,7 @@ def test_candidates_are_measured_as_groups_are(tmp_path, model, other):
         token_logps = exact(other.path, row["prompt_token_ids"], row["response_token_ids"])
         assert found[row["sample_idx"]]["logp"] == pytest.approx(sum(token_logps), abs=1e-4)
         assert found[row["sample_idx"]]["n_tokens"] == len(token_logps)
-    assert Inspector().report(tmp_path / "out").state == "done"
+    assert StatusChecker().check(tmp_path / "out").state == "done"
 
 
 def test_training_takes_no_logprobs_of_candidates(tmp_path, model, groups):

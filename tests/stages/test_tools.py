@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from prefpipe.artifacts.ids import prompt_id_of
 from prefpipe.artifacts.interchange.openai_batch import read_batch
+from prefpipe.artifacts.interchange.read_options import ReadOptions
 from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.tool_calls import rows_of as rows_with_tools
@@ -414,7 +415,9 @@ def test_a_batch_carries_the_tools_of_its_requests(tmp_path):
     requests = write_json_lines(tmp_path / "r.jsonl", [{"custom_id": "a", "body": body}])
     choice = {"index": 0, "message": {"content": "Hot."}, "finish_reason": "stop"}
     answer = {"custom_id": "a", "response": {"status_code": 200, "body": {"choices": [choice]}}}
-    pool = read_batch(str(write_json_lines(tmp_path / "a.jsonl", [answer])), str(requests))
+    pool = read_batch(
+        str(write_json_lines(tmp_path / "a.jsonl", [answer])), ReadOptions(requests=str(requests))
+    )
     assert pool.prompts.carries_tools
     assert json.loads(pool.prompts.rows[0].messages[-1]["tools"]) == [WEATHER]
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules
 from prefpipe.artifacts.interchange.formats import read_pool
-from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pool import Pool
+from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, GROUPS
 from prefpipe.artifacts.store import Shard, open_output
@@ -47,15 +47,14 @@ def read(
 ) -> Pool:
     """Read a file as ``prefpipe import`` does; ``names`` are those of the long form."""
     columns = [] if columns is None and kind != "rows" else columns
-    return read_pool(
-        source,
-        kind,
-        requests=requests,
-        names=ColumnNames(**names),
+    options = ReadOptions(
         columns=columns,
         reserved=CANDIDATES.column_names,
         rules=rules,
+        requests=requests,
+        names=ColumnNames(**names),
     )
+    return read_pool(source, kind, options)
 
 
 def held(pool: Pool) -> dict[tuple[str, int], Any]:

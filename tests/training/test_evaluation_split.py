@@ -13,7 +13,7 @@ from prefpipe.training.evaluation_split import (
     refuse_shared_prompts,
     split_groups,
 )
-from prefpipe.training.groups import Fate, prepare_groups
+from prefpipe.training.groups import ResponseStatus, prepare_groups
 
 
 def ids(items):
@@ -84,13 +84,13 @@ def test_an_empty_side_is_an_error(fraction, word):
 def test_held_out_responses_have_that_fate_and_those_left_out_keep_theirs():
     groups = [make_group(f"p{i}", lengths=(4, 6, 30)) for i in range(20)]
     prepared = prepare_groups(groups, max_length=15, on_too_long="drop")
-    (train, fates), evaluation = hold_out(prepared, 0.5, seed=0)
+    (train, statuses), evaluation = hold_out(prepared, 0.5, seed=0)
     held = evaluation[0].prompt_id
-    assert fates[held, 0] == Fate("held_out", "evaluated on")
-    assert fates[held, 2].status == "too_long"
-    assert {fates[group.prompt_id, 0] for group in train} == {Fate("ok")}
+    assert statuses[held, 0] == ResponseStatus("held_out", "evaluated on")
+    assert statuses[held, 2].status == "too_long"
+    assert {statuses[group.prompt_id, 0] for group in train} == {ResponseStatus("ok")}
     assert len(train) + len(evaluation) == 20
-    assert prepared.fates[held, 0] == Fate("ok")
+    assert prepared.statuses[held, 0] == ResponseStatus("ok")
 
 
 def test_a_held_out_response_that_was_cut_says_so():
@@ -99,9 +99,9 @@ def test_a_held_out_response_that_was_cut_says_so():
         max_length=15,
         on_too_long="truncate",
     )
-    (_, fates), evaluation = hold_out(prepared, 0.5, seed=0)
-    assert fates[evaluation[0].prompt_id, 1].status == "held_out"
-    assert fates[evaluation[0].prompt_id, 1].reason.startswith(
+    (_, statuses), evaluation = hold_out(prepared, 0.5, seed=0)
+    assert statuses[evaluation[0].prompt_id, 1].status == "held_out"
+    assert statuses[evaluation[0].prompt_id, 1].reason.startswith(
         "evaluated on, truncated: 5 prompt tokens + 30"
     )
 

@@ -5,9 +5,9 @@ from support.tiny_groups import make_group, make_groups
 
 from prefpipe.errors import InputError, UsageError
 from prefpipe.training.groups import (
-    Fate,
     GroupDataset,
-    lacks_pair,
+    ResponseStatus,
+    missing_pair,
     pairs_in,
     prepare_groups,
     require_known_tokens,
@@ -17,7 +17,7 @@ from prefpipe.training.groups import (
 
 
 def statuses(prepared):
-    return {key: fate.status for key, fate in prepared.fates.items()}
+    return {key: each.status for key, each in prepared.statuses.items()}
 
 
 def test_groups_within_the_limit_pass_unchanged():
@@ -31,7 +31,7 @@ def test_a_response_of_exactly_the_limit_fits_and_one_token_more_does_not():
     group = make_group("p", n_prompt=5, lengths=(4, 6, 3))
     assert prepare_groups([group], max_length=11, on_too_long="drop").counts == {"ok": 3}
     prepared = prepare_groups([group], max_length=10, on_too_long="drop")
-    assert prepared.fates["p", 1] == Fate(
+    assert prepared.statuses["p", 1] == ResponseStatus(
         "too_long", "5 prompt tokens + 6 response tokens, the limit is 10"
     )
     assert [response.sample_idx for response in prepared.groups[0].responses] == [0, 2]
@@ -75,14 +75,16 @@ def test_a_group_that_loses_its_positive_is_left_out_whole():
         ("p", 1): "no_contrast",
         ("p", 2): "no_contrast",
     }
-    assert prepared.fates["p", 1].reason == "no positive is left in the group"
+    assert prepared.statuses["p", 1].reason == "no positive is left in the group"
 
 
 def test_a_group_that_loses_its_last_negative_is_left_out_whole():
     prepared = prepare_groups(
         [make_group("p", n_prompt=5, lengths=(4, 9))], max_length=10, on_too_long="drop"
     )
-    assert prepared.fates["p", 0] == Fate("no_contrast", "no negative is left in the group")
+    assert prepared.statuses["p", 0] == ResponseStatus(
+        "no_contrast", "no negative is left in the group"
+    )
 
 
 def test_responses_that_truncation_makes_identical_are_trained_on_once():
@@ -95,7 +97,7 @@ def test_responses_that_truncation_makes_identical_are_trained_on_once():
         max_length=10,
         on_too_long="truncate",
     )
-    assert prepared.fates["p", 1] == Fate("identical", "the same tokens as response 0")
+    assert prepared.statuses["p", 1] == ResponseStatus("identical", "the same tokens as response 0")
     assert [response.sample_idx for response in prepared.groups[0].responses] == [2, 0]
 
 
@@ -103,7 +105,7 @@ def test_an_empty_response_is_dropped_with_its_reason():
     group = make_group("p")
     group.responses[2] = group.responses[2]._replace(token_ids=[])
     prepared = prepare_groups([group], max_length=100, on_too_long="drop")
-    assert prepared.fates["p", 2] == Fate("empty", "the response has no token")
+    assert prepared.statuses["p", 2] == ResponseStatus("empty", "the response has no token")
 
 
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), None])
@@ -212,11 +214,13 @@ def test_a_group_without_its_positive_stays_where_pairs_are_what_counts():
             each._replace(beats=own) for each, own in zip(group.responses, beats, strict=True)
         ]
     )
-    prepared = prepare_groups([group], max_length=20, on_too_long="drop", lacks=lacks_pair)
+    prepared = prepare_groups([group], max_length=20, on_too_long="drop", find_missing=missing_pair)
     assert [each.sample_idx for each in prepared.groups[0].responses] == [1, 2]
     assert pairs_in(prepared.groups[0]) == [tuple(prepared.groups[0].responses)]
     by_role = prepare_groups([group], max_length=20, on_too_long="drop")
     assert by_role.groups == []
     alone = group._replace(responses=[group.responses[0], group.responses[2]._replace(beats=[])])
-    fates = prepare_groups([alone], max_length=20, on_too_long="drop", lacks=lacks_pair).fates
-    assert fates["p", 2].reason == "no pair is left in the group"
+    statuses = prepare_groups(
+        [alone], max_length=20, on_too_long="drop", find_missing=missing_pair
+    ).statuses
+    assert statuses["p", 2].reason == "no pair is left in the group"

@@ -24,8 +24,8 @@ from prefpipe.training.groups import pairs_in
 from prefpipe.training.head_scores import head_scores, score_head, share_conversations
 from prefpipe.training.policy import LoraSettings, turn_dropout_off
 from prefpipe.training.reward_model import load_reward_model, load_reward_tokenizer
+from prefpipe.training.scoring import RewardScoring
 from prefpipe.training.settings import TrainSettings, training_arguments
-from prefpipe.training.targets import RewardTarget
 from prefpipe.training.trainer import GroupTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -181,7 +181,7 @@ def make_trainer(
     width = max((len(group.responses) for group in eval_groups), default=0)
     return GroupTrainer(
         model, arguments, settings, groups, tokenizer=make_tiny_tokenizer(), eval_groups=eval_groups, callbacks=callbacks,
-        target=RewardTarget(objective, settings.knobs, width=width),
+        scoring=RewardScoring(objective, settings.knobs, width=width),
     )  # fmt: skip
 
 
@@ -263,7 +263,7 @@ def test_evaluation_does_not_depend_on_batches_and_counts_every_pair(tmp_path):
             max_batch_tokens=max_batch_tokens,
         )  # fmt: skip
         found.append(trainer.evaluate())
-        assert trainer.target.calibration["n_pairs"] == sum(
+        assert trainer.scoring.calibration["n_pairs"] == sum(
             len(pairs_in(group)) for group in groups
         )
     for name in (
@@ -297,7 +297,7 @@ def test_named_pairs_are_what_is_measured(tmp_path):
     gap = scores[low.sample_idx] - scores[middle.sample_idx]
     assert rows["eval_rewards/margins"] == pytest.approx(gap, rel=1e-4)
     assert rows["eval_rewards/accuracy"] == float(gap > 0)
-    assert trainer.target.calibration["n_pairs"] == 1
+    assert trainer.scoring.calibration["n_pairs"] == 1
 
 
 def test_lora_trains_adapters_and_the_head_and_nothing_else(tmp_path):

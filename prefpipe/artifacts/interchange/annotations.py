@@ -1,7 +1,8 @@
-"""Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, a table, or a folder of prefpipe's.
+"""Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, a table, or a folder.
 
-Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are turned from 1..2 (0 is a draw
-in old files) to 0..1; of every other file they are 0..1 unless the user says otherwise, and what does not fit is refused.
+Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are turned
+from 1..2 (0 is a draw in old files) to 0..1; of every other file they are 0..1 unless the user says
+otherwise, and what does not fit is refused.
 """
 
 import hashlib
@@ -9,50 +10,76 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isnan, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
 from prefpipe.artifacts.interchange.arena_judgments import is_judgment_file, of_category, read_games
+from prefpipe.artifacts.interchange.checked_values import checked_number
+from prefpipe.artifacts.interchange.row_problems import Problems
 from prefpipe.artifacts.interchange.user_table import (
-    Problems,
+    MissingColumnsError,
     UserTable,
-    checked_number,
     read_user_table,
-    told,
 )
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import EVALUATION, VERDICTS
 from prefpipe.artifacts.store import open_input
 from prefpipe.artifacts.tables.reading import SUFFIXES
+from prefpipe.artifacts.tables.values import shortened
 from prefpipe.errors import InputError, UsageError
 
 SCALES = ("0-1", "1-2")
-ALPACA_EVAL = ("preference", "output_1", "output_2")
-"""What tells the format: output_1 is the baseline's, output_2 the policy's response."""
 TEXT_KEYS = ("instruction", "prompt", "messages")
 LENGTHS = ("length_chars", "policy_length_chars", "a_length_chars")
 BASELINE_LENGTHS = ("baseline_length_chars", "b_length_chars")
-RESPONSES = {"alpaca-eval": ("output_2", "output_1"), "rows": ("response", "baseline_response")}
-POLICY_NAMES, BASELINE_NAMES = (
-    ("generator_2", "policy", "model"),
-    ("generator_1", "baseline", "baseline_model"),
-)
+POLICY_NAMES = ("generator_2", "policy", "model")
+BASELINE_NAMES = ("generator_1", "baseline", "baseline_model")
 JUDGE_NAMES = ("annotator", "judge", "rater")
 DIFFICULTIES = ("instruction_difficulty", "difficulty")
 HINT = (
-    "each row needs `preference`, and `prompt_id`, `prompt` or `instruction`; for length control `length_chars` and "
-    "`baseline_length_chars`, or `response` and `baseline_response`"
+    "each row needs `preference`, and `prompt_id`, `prompt` or `instruction`; for length control "
+    "`length_chars` and `baseline_length_chars`, or `response` and `baseline_response`"
 )
 OF_PREFERENCES = (EVALUATION.name, VERDICTS.name)
 """Artifacts that hold a preference in each row."""
 
 
+class _Kind(NamedTuple):
+    """How a kind of file writes preferences: its scale, and the columns of both responses.
+
+    ``draw_at_0``: old files of AlpacaEval, and no others, write a draw as 0.
+    """
+
+    name: str
+    scale: str
+    response: str
+    baseline_response: str
+    draw_at_0: bool
+
+
+ALPACA_EVAL = _Kind("alpaca-eval", "1-2", "output_2", "output_1", draw_at_0=True)
+ROWS = _Kind("rows", "0-1", "response", "baseline_response", draw_at_0=False)
+
+
 @dataclass(frozen=True)
 class Annotations:
-    """Preferences row by row: the prompt's keys, the preference in [0, 1] or NaN, the lengths in characters where they are known.
+    """Preferences row by row.
 
-    ``ids`` are the file's prompt ids, ``texts`` the prompts; a file has one or both. ``policy``, ``baseline`` and ``judges``
-    are what the file names. ``record`` is the run record of a folder. ``weights`` are those that Arena-Hard gives its games.
+    Attributes:
+        source: the file or folder.
+        kind: its format.
+        ids: prompt ids; a file has them, or ``texts``, or both.
+        texts: the prompts.
+        preferences: in [0, 1], or NaN.
+        lengths: of the policy's responses in characters, where they are known.
+        baseline_lengths: of the baseline's.
+        difficulty: of the prompts.
+        policy: as the file names it.
+        baseline: as the file names it.
+        judges: as the file names them.
+        sha256: of the content.
+        record: the run record of a folder.
+        weights: those that Arena-Hard gives its games.
     """
 
     source: str
@@ -88,11 +115,9 @@ class Annotations:
 
     def text_of(self) -> dict[str, str]:
         """Return each prompt's text by its id; empty where the file does not have both."""
-        return (
-            dict(zip(self.ids, self.texts, strict=True))
-            if self.ids is not None and self.texts is not None
-            else {}
-        )
+        if self.ids is None or self.texts is None:
+            return {}
+        return dict(zip(self.ids, self.texts, strict=True))
 
     def known(self) -> "Annotations":
         """Return the rows that have a preference."""
@@ -110,12 +135,10 @@ class Annotations:
             "difficulty",
             "weights",
         )
-        picked: dict[str, Any] = {
-            name: None
-            if getattr(self, name) is None
-            else [getattr(self, name)[row] for row in rows]
-            for name in columns
-        }
+        picked: dict[str, Any] = {}
+        for name in columns:
+            values = getattr(self, name)
+            picked[name] = None if values is None else [values[row] for row in rows]
         return replace(self, **picked)
 
 
@@ -130,13 +153,16 @@ def read_annotations(
     """Read preferences.
 
     Args:
-        source: AlpacaEval's ``annotations.json``, Arena-Hard's ``model_judgment/<judge>/<model>.jsonl``, a JSONL, JSON, CSV or
-            Parquet file, or a folder of prefpipe's with a column ``preference``, such as `prefpipe eval` and `judge` write.
+        source: AlpacaEval's ``annotations.json``, Arena-Hard's
+            ``model_judgment/<judge>/<model>.jsonl``, a JSONL, JSON, CSV or Parquet file, or a folder
+            of prefpipe's with a column ``preference``, such as `prefpipe eval` and `judge` write.
         scale: ``0-1`` or ``1-2``; None is what the format says: 1-2 of AlpacaEval's, else 0-1.
         category: of Arena-Hard's prompts, where a file has several.
 
     Raises:
-        InputError: missing columns, a preference outside the scale, a response that is no text; all such rows are gathered.
+        InputError: missing columns, a preference outside the scale, a response that is no text; all
+            such rows are gathered.
+        UsageError: an option that does not go with the file.
     """
     table, record, sha256 = _opened(source)
     if is_judgment_file(table):
@@ -146,50 +172,55 @@ def read_annotations(
             f"--category is for Arena-Hard's judgments, and {source} holds none",
             hint="leave it out",
         )
-    kind = "alpaca-eval" if all(name in table.names for name in ALPACA_EVAL) else "rows"
+
     table.require(["preference"], hint=HINT)
+    kind = ALPACA_EVAL if table.has(("preference", "output_1", "output_2")) else ROWS
+    text_column = table.first_name(TEXT_KEYS)
+    if text_column is None and "prompt_id" not in table.names:
+        problem = "does not say of which prompt a row is"
+        raise MissingColumnsError(table, problem, hint=HINT)
+
     problems = Problems(source)
-    ids = _keys(table, "prompt_id", problems) if "prompt_id" in table.names else None
-    text = next((name for name in TEXT_KEYS if name in table.names), None)
-    texts = _keys(table, text, problems) if text is not None else None
-    if ids is None and texts is None:
-        raise InputError(
-            f"{source} does not say of which prompt a row is; its columns are: {', '.join(table.names)}",
-            hint=HINT,
-        )
+    ids = _keys(table, table.first_name(["prompt_id"]), problems)
+    texts = _keys(table, text_column, problems)
     if ids is not None and texts is not None:
-        _one_text_an_id(table, ids, texts, problems)
-    ours, theirs = RESPONSES[kind]
-    preferences = _preferences(
-        table,
-        scale or ("1-2" if kind == "alpaca-eval" else "0-1"),
-        problems,
-        draw_at_0=kind == "alpaca-eval",
+        _note_shared_ids(table, ids, texts, problems)
+    preferences = _preferences(table, scale or kind.scale, problems, draw_at_0=kind.draw_at_0)
+    lengths = _lengths(table, LENGTHS, kind.response, preferences, problems)
+    baseline_lengths = _lengths(
+        table, BASELINE_LENGTHS, kind.baseline_response, preferences, problems
     )
-    lengths = _lengths(table, LENGTHS, ours, preferences, problems)
-    baseline_lengths = _lengths(table, BASELINE_LENGTHS, theirs, preferences, problems)
-    difficulty = next((name for name in DIFFICULTIES if name in table.names), None)
-    difficulties = _numbers(table, difficulty, problems) if difficulty is not None else None
-    scales = (
-        f"say how preferences are written with --scale {'|'.join(SCALES)}, or correct these rows"
-    )
-    is_of_scale = all("`preference` is" in sentence for sentence in problems.found)
-    problems.raise_if_any(hint=scales if is_of_scale else f"correct these rows; {HINT}")
+    difficulty = None
+    difficulty_column = table.first_name(DIFFICULTIES)
+    if difficulty_column is not None:
+        difficulty = _numbers(table, difficulty_column, problems)
+    problems.raise_if_any(hint=_hint(problems))
+
     return Annotations(
-        source,
-        kind,
-        ids,
-        texts,
-        preferences,
-        lengths,
-        baseline_lengths,
-        difficulties,
-        _one_name(table, POLICY_NAMES),
-        _one_name(table, BASELINE_NAMES),
-        _names(table, JUDGE_NAMES) or _judges_of(record),
-        sha256,
-        record,
+        source=source,
+        kind=kind.name,
+        ids=ids,
+        texts=texts,
+        preferences=preferences,
+        lengths=lengths,
+        baseline_lengths=baseline_lengths,
+        difficulty=difficulty,
+        policy=_one_name(table, POLICY_NAMES),
+        baseline=_one_name(table, BASELINE_NAMES),
+        judges=_names(table, JUDGE_NAMES) or _judges_of(record),
+        sha256=sha256,
+        record=record,
     )
+
+
+def _hint(problems: Problems) -> str:
+    """Return what to do: where every problem is a preference, the scale may be another."""
+    if all("`preference` is" in row.reason for row in problems.rows):
+        return (
+            f"say how preferences are written with --scale {'|'.join(SCALES)}, or correct these "
+            "rows"
+        )
+    return f"correct these rows; {HINT}"
 
 
 def _arena_annotations(table: UserTable, sha256: str, scale: str | None) -> Annotations:
@@ -203,18 +234,18 @@ def _arena_annotations(table: UserTable, sha256: str, scale: str | None) -> Anno
     games = read_games(table, problems)
     problems.raise_if_any()
     return Annotations(
-        table.source,
-        "arena-hard",
-        games.ids,
-        None,
-        games.preferences,
-        None,
-        None,
-        None,
-        _one_name(table, POLICY_NAMES),
-        _one_name(table, BASELINE_NAMES),
-        _names(table, JUDGE_NAMES),
-        sha256,
+        source=table.source,
+        kind="arena-hard",
+        ids=games.ids,
+        texts=None,
+        preferences=games.preferences,
+        lengths=None,
+        baseline_lengths=None,
+        difficulty=None,
+        policy=_one_name(table, POLICY_NAMES),
+        baseline=_one_name(table, BASELINE_NAMES),
+        judges=_names(table, JUDGE_NAMES),
+        sha256=sha256,
         weights=games.weights,
     )
 
@@ -222,65 +253,80 @@ def _arena_annotations(table: UserTable, sha256: str, scale: str | None) -> Anno
 def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
     """Return the rows, the record of a folder, and a hash of the content."""
     path = Path(source)
-    if path.is_dir() and (path / "run.json").exists():
-        record = read_run_record(path)
-        kind = record.schema.partition("/")[0]
-        if kind not in OF_PREFERENCES:
-            raise InputError(
-                f"ANNOTATIONS: {path} holds {kind} (made by `prefpipe {record.stage}`), and no preferences",
-                hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote",
-            )
-        table = open_input(path, schema=kind, name="ANNOTATIONS").read_all()
-        places = [f"row {number}" for number in range(1, table.num_rows + 1)]
-        return UserTable(source, table, places), record, record.fingerprint
     if path.is_dir():
-        raise InputError(
-            f"{source} is a folder that no stage wrote",
-            hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder",
-        )
+        table, record = _opened_folder(path, source)
+        return table, record, record.fingerprint
+
     table = read_user_table(source, text_columns=(*TEXT_KEYS, "uid", "question_id"), hint=HINT)
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     return table, None, digest
 
 
-def _keys(table: UserTable, name: str, problems: Problems) -> list[str]:
-    """Return a column's values as texts; nulls are problems."""
-    found = []
+def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
+    if not (path / "run.json").exists():
+        raise InputError(
+            f"{source} is a folder that no stage wrote",
+            hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder",
+        )
+    record = read_run_record(path)
+    artifact = record.schema.partition("/")[0]
+    if artifact not in OF_PREFERENCES:
+        raise InputError(
+            f"ANNOTATIONS: {path} holds {artifact} (made by `prefpipe {record.stage}`), and no "
+            "preferences",
+            hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote",
+        )
+    rows = open_input(path, schema=artifact, name="ANNOTATIONS").read_all()
+    places = [f"row {number}" for number in range(1, rows.num_rows + 1)]
+    return UserTable(source, rows, places), record
+
+
+def key_of(value: Any) -> str:
+    """Return a value that names a prompt, an id, a text or turns, as text."""
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+def _keys(table: UserTable, name: str | None, problems: Problems) -> list[str] | None:
+    """Return a column's values as texts, None where there is no column; nulls are problems."""
+    if name is None:
+        return None
+    keys = []
     for place, value in zip(table.places, table.values(name), strict=True):
         if value is None or value == "":
             problems.add(place, f"`{name}` is empty")
-        found.append(value if isinstance(value, str) else canonical_json(value))
-    return found
+        keys.append(key_of(value))
+    return keys
 
 
-def _one_text_an_id(
+def _note_shared_ids(
     table: UserTable, ids: Sequence[str], texts: Sequence[str], problems: Problems
 ) -> None:
     """Note prompts that bear another's id: they would be averaged as one."""
     first: dict[str, str] = {}
-    for place, name, text in zip(table.places, ids, texts, strict=True):
-        if first.setdefault(name, text) != text:
-            problems.add(place, f"prompt_id {told(name)} stood for another prompt further up")
+    for place, prompt_id, text in zip(table.places, ids, texts, strict=True):
+        if first.setdefault(prompt_id, text) != text:
+            problems.add(
+                place, f"prompt_id {shortened(prompt_id)} stood for another prompt further up"
+            )
 
 
 def _preferences(
     table: UserTable, scale: str, problems: Problems, *, draw_at_0: bool
 ) -> list[float]:
-    """Return preferences in [0, 1], NaN for null. Old files of AlpacaEval, and no others, write a draw as 0."""
-    found = []
+    """Return preferences in [0, 1], NaN for null."""
+    preferences = []
     for place, value in zip(table.places, table.values("preference"), strict=True):
         number, problem = checked_number(value, "preference")
         if number is not None and not isnan(number):
             if scale == "1-2":
                 number = 0.5 if number == 0.0 and draw_at_0 else number - 1.0
             if not 0.0 <= number <= 1.0:
-                problem = (
-                    f"`preference` is {value:g}, and this file's are {scale.replace('-', ' to ')}"
-                )
+                bounds = scale.replace("-", " to ")
+                problem = f"`preference` is {value:g}, and this file's are {bounds}"
         if problem is not None:
             problems.add(place, problem)
-        found.append(nan if number is None else number)
-    return found
+        preferences.append(nan if number is None else number)
+    return preferences
 
 
 def _lengths(
@@ -290,55 +336,76 @@ def _lengths(
     preferences: Sequence[float],
     problems: Problems,
 ) -> list[float] | None:
-    """Return lengths in characters, from a column of them or of responses; of a row without a preference they may be missing."""
-    name = next((column for column in columns if column in table.names), None)
+    """Return lengths in characters, from a column of them or of responses.
+
+    Of a row without a preference they may be missing.
+    """
+    name = table.first_name(columns)
     if name is not None:
         return _numbers(table, name, problems, preferences)
     if response not in table.names:
         return None
-    found = []
-    for place, value, preference in zip(
-        table.places, table.values(response), preferences, strict=True
-    ):
-        if not isinstance(value, str) and not isnan(preference):
-            problems.add(place, f"`{response}` is {told(value)}, which is no text")
-        found.append(float(len(value)) if isinstance(value, str) else nan)
-    return found
+
+    lengths = []
+    rows = zip(table.places, table.values(response), preferences, strict=True)
+    for place, value, preference in rows:
+        if isinstance(value, str):
+            lengths.append(float(len(value)))
+            continue
+        if not isnan(preference):
+            problems.add(place, f"`{response}` is {shortened(value)}, which is no text")
+        lengths.append(nan)
+    return lengths
 
 
 def _numbers(
     table: UserTable, name: str, problems: Problems, preferences: Sequence[float] | None = None
 ) -> list[float]:
-    found = []
+    """Return a column of numbers; of a row without a preference it may be missing.
+
+    Args:
+        table: the file.
+        name: the column.
+        problems: where what is wrong is noted.
+        preferences: of the rows; None where every row needs a number.
+    """
+    numbers = []
     for row, (place, value) in enumerate(zip(table.places, table.values(name), strict=True)):
         number, problem = checked_number(value, name)
         is_needed = preferences is None or not isnan(preferences[row])
-        if problem is None and is_needed and (number is None or isnan(number)):
+        is_missing = number is None or isnan(number)
+        if problem is None and is_needed and is_missing:
             problem = f"`{name}` is {value}"
         if problem is not None:
             problems.add(place, problem)
-        found.append(nan if number is None else number)
-    return found
+        numbers.append(nan if number is None else number)
+    return numbers
 
 
 def _names(table: UserTable, columns: Sequence[str]) -> tuple[str, ...]:
-    name = next((column for column in columns if column in table.names), None)
-    return tuple(sorted({str(value) for value in table.values_or_none(name) if value is not None}))
+    """Return the names in the first of several columns that the file has."""
+    values = table.values_or_none(table.first_name(columns))
+    return tuple(sorted({str(value) for value in values if value is not None}))
 
 
 def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
-    """Return who judged the rows of a folder: the judge, or the reward expression of an evaluation."""
+    """Return who judged a folder's rows: the judge, or the reward expression of an evaluation."""
     if record is None:
         return ()
-    found = record.identity.get("judge", record.identity.get("reward"))
-    if isinstance(found, dict):  # its hashes stand under `judged_by`
-        names = [str(found[name]) for name in ("kind", "model", "served") if found.get(name)]
-        return (" ".join([*names, fingerprint_of(found)[:12]]),)
-    return () if found is None else (str(found),)
+    judge = record.identity.get("judge", record.identity.get("reward"))
+    if judge is None:
+        return ()
+    if not isinstance(judge, dict):
+        return (str(judge),)
+    # its hashes stand under `judged_by`
+    names = [str(judge[name]) for name in ("kind", "model", "served") if judge.get(name)]
+    return (" ".join([*names, fingerprint_of(judge)[:12]]),)
 
 
 def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:
-    """Return the one name that all rows bear; several in one file would be averaged into one figure.
+    """Return the one name that all rows bear.
+
+    Several in one file would be averaged into one figure.
 
     Raises:
         InputError: several names.

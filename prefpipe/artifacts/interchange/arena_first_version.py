@@ -1,25 +1,27 @@
-"""``arena-hard`` of v0.1: ``model_answer/<model>.jsonl`` joined with ``question.jsonl``, which holds the prompts, by question_id.
+"""``arena-hard`` of v0.1: answers in ``model_answer/<model>.jsonl``, prompts in ``question.jsonl``.
 
-A question is ``{"question_id", "category", "cluster", "turns": [{"content"}]}``, an answer ``{"question_id", "model_id",
-"choices": [{"index", "turns": [{"content", "token_len"}]}]}``. Several choices are samples of one prompt.
+A question is ``{"question_id", "category", "cluster", "turns": [{"content"}]}``, an answer
+``{"question_id", "model_id", "choices": [{"index", "turns": [{"content", "token_len"}]}]}``. Several
+choices are samples of one prompt. The two files are joined by ``question_id``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns
-from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
-from prefpipe.artifacts.interchange.pool import Pool, Response, gather
-from prefpipe.artifacts.interchange.user_table import (
-    Problems,
-    UserTable,
+from prefpipe.artifacts.conversations import ReadingRules, Turns
+from prefpipe.artifacts.interchange.checked_values import (
     checked_id,
     checked_list,
     checked_optional_text,
     checked_text,
-    read_user_table,
-    told,
 )
+from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
+from prefpipe.artifacts.interchange.gathering import gather
+from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.read_options import ReadOptions
+from prefpipe.artifacts.interchange.row_problems import Problems
+from prefpipe.artifacts.interchange.user_table import UserTable, read_user_table
+from prefpipe.artifacts.tables.values import shortened
 
 ANSWER_HINT = "each line needs `question_id`, `model_id` and `choices`"
 QUESTION_HINT = "pass Arena-Hard's question.jsonl, whose lines hold `question_id` and `turns`"
@@ -27,114 +29,124 @@ FAILED = "$ERROR$"
 """What the tool writes for an answer that it did not get."""
 
 
-def read_first_version(
-    source: str,
-    questions: str,
-    *,
-    columns: Sequence[str] | None,
-    reserved: Sequence[str],
-    rules: ReadingRules = DEFAULT_RULES,
-) -> Pool:
+class _Question(NamedTuple):
+    row: int
+    place: str
+    prompt: Turns
+
+
+class _Answer(NamedTuple):
+    """One choice; ``text`` is None where the tool got none."""
+
+    place: str
+    text: str | None
+    model: str | None
+
+
+def read_first_version(source: str, questions: str, options: ReadOptions) -> Pool:
     """Read an answer file; a question without an answer is a response that failed.
 
     Args:
         source: path or ``hf:`` reference of the answers.
-        questions: that of the questions.
-        columns: the questions' columns that pass through.
-        reserved: names that the artifact uses itself.
-        rules: what the user says about the file's conversations.
+        questions: that of the questions, whose columns pass through.
+        options: what the user says about the files.
 
     Raises:
-        InputError: missing columns, a question or an answer that stands twice, an answer to no question.
+        InputError: missing columns, a question or an answer that stands twice, an answer to no
+            question.
     """
-    asked, answered = (
-        read_user_table(questions, hint=QUESTION_HINT),
-        read_user_table(source, hint=ANSWER_HINT),
-    )
+    asked = read_user_table(questions, hint=QUESTION_HINT)
+    answered = read_user_table(source, hint=ANSWER_HINT)
     asked.require(["question_id", "turns"], hint=QUESTION_HINT)
     answered.require(["question_id", "choices"], hint=ANSWER_HINT)
+
     problems = Problems(questions)
-    prompts = _questions(asked, problems, rules)
+    prompts = _questions(asked, problems, options.rules)
     problems.raise_if_any()
+
     problems = Problems(source)
     answers = _answers(answered, prompts, questions, problems)
-    responses = _responses(prompts, answers, asked.places)
-    used = {"question_id", "turns", *reserved}
     return gather(
-        responses, problems, scorers=(), table=asked, columns=columns, reserved=sorted(used)
+        _responses(prompts, answers),
+        problems,
+        table=asked,
+        options=options,
+        used={"question_id", "turns"},
     )
 
 
-def _questions(
-    table: UserTable, problems: Problems, rules: ReadingRules
-) -> dict[str, tuple[int, Turns]]:
-    """Return each question's row and prompt by its id."""
-    found: dict[str, tuple[int, Turns]] = {}
-    rows = zip(table.places, table.values("question_id"), table.values("turns"), strict=True)
-    for row, (place, value, turns) in enumerate(rows):
-        question_id, problem = checked_id(value, "question_id")
-        text, second = _only_turn(turns, "turns")
-        prompt, third = (
-            checked_prompt(text, "turns[0].content", rules=rules) if second is None else ([], None)
-        )
-        sentences = [sentence for sentence in (problem, second, third) if sentence is not None]
-        if question_id in found:
-            sentences.append(f"question {question_id!r} stands twice")
-        for sentence in sentences:
-            problems.add(place, sentence)
-        if question_id is not None:
-            found.setdefault(question_id, (row, prompt))
-    return found
+def _questions(table: UserTable, problems: Problems, rules: ReadingRules) -> dict[str, _Question]:
+    """Return the questions by their ids."""
+    questions: dict[str, _Question] = {}
+    ids, turns = table.values("question_id"), table.values("turns")
+    for row, place in enumerate(table.places):
+        row_problems = problems.at(place)
+        question_id = row_problems.take(checked_id(ids[row], "question_id"))
+        text, problem = _only_turn(turns[row], "turns")
+        row_problems.add(problem)
+        prompt: Turns = []
+        if problem is None:
+            prompt = row_problems.take(checked_prompt(text, "turns[0].content", rules=rules))
+
+        if question_id in questions:
+            row_problems.add(f"question {question_id!r} stands twice")
+        elif question_id is not None:
+            questions[question_id] = _Question(row, place, prompt)
+    return questions
 
 
 def _answers(
     table: UserTable, known: Mapping[str, Any], questions: str, problems: Problems
-) -> dict[str, list[tuple[str, str | None, str | None]]]:
-    """Return each question's answers: place, text (None where the tool got none) and model."""
-    found: dict[str, list[tuple[str, str | None, str | None]]] = {}
+) -> dict[str, list[_Answer]]:
+    """Return each question's answers."""
+    answers: dict[str, list[_Answer]] = {}
+    ids, choices = table.values("question_id"), table.values("choices")
     models = table.values_or_none("model_id")
-    rows = zip(
-        table.places, table.values("question_id"), table.values("choices"), models, strict=True
-    )
-    for place, value, choices, model in rows:
-        question_id, problem = checked_id(value, "question_id")
+    for row, place in enumerate(table.places):
+        row_problems = problems.at(place)
+        question_id, problem = checked_id(ids[row], "question_id")
         if problem is None and question_id not in known:
             problem = f"`question_id` {question_id!r} is of no question in {questions}"
-        if problem is None and question_id in found:
+        if problem is None and question_id in answers:
             problem = f"question {question_id!r} is answered further up already"
-        name, second = checked_optional_text(model, "model_id")
-        several, third = checked_list(choices, "choices")
-        sentences = [sentence for sentence in (problem, second, third) if sentence is not None]
-        texts = []
-        for number, choice in enumerate([] if sentences else several):
-            where = f"choices[{number}].turns"
-            text, wrong = _only_turn(
-                choice.get("turns") if isinstance(choice, Mapping) else None, where
-            )
-            sentences += [wrong] if wrong is not None else []
-            texts.append((place, None if text == FAILED else text, name))
-        for sentence in sentences:
-            problems.add(place, sentence)
-        if not sentences and question_id is not None:
-            found[question_id] = texts
-    return found
+        row_problems.add(problem)
+        model = row_problems.take(checked_optional_text(models[row], "model_id"))
+        several = row_problems.take(checked_list(choices[row], "choices"))
+        if row_problems:
+            continue
+
+        of_question = []
+        for number, choice in enumerate(several):
+            turns = choice.get("turns") if isinstance(choice, Mapping) else None
+            text = row_problems.take(_only_turn(turns, f"choices[{number}].turns"))
+            of_question.append(_Answer(place, None if text == FAILED else text, model))
+        if question_id is not None and not row_problems:
+            answers[question_id] = of_question
+    return answers
 
 
 def _responses(
-    prompts: Mapping[str, tuple[int, Turns]],
-    answers: Mapping[str, Sequence[tuple[str, str | None, str | None]]],
-    places: Sequence[str],
+    questions: Mapping[str, _Question], answers: Mapping[str, Sequence[_Answer]]
 ) -> Iterator[Response]:
-    for question_id, (row, prompt) in prompts.items():
-        for place, text, model in answers.get(question_id) or [(places[row], None, None)]:
-            failure = "the file holds no answer" if text is None else None
+    for question_id, question in questions.items():
+        missing = _Answer(question.place, None, None)
+        for place, text, model in answers.get(question_id) or [missing]:
             yield Response(
-                row, place, prompt, text, prompt_id=question_id, model=model, failure=failure
+                question.row,
+                place,
+                question.prompt,
+                text,
+                prompt_id=question_id,
+                model=model,
+                failure="the file holds no answer" if text is None else None,
             )
 
 
 def _only_turn(turns: Any, name: str) -> tuple[str, str | None]:
-    """Return the text of a list of one turn, and what is wrong: answers between several prompts are no prompts of ours."""
+    """Return the text of a list of one turn, and what is wrong.
+
+    Answers between several prompts are no prompts of ours.
+    """
     if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], Mapping):
-        return "", f"`{name}` is {told(turns)}; one turn with `content` is expected"
+        return "", f"`{name}` is {shortened(turns)}; one turn with `content` is expected"
     return checked_text(turns[0].get("content"), f"{name}[0].content")

@@ -1,15 +1,19 @@
-"""Arena-Hard's ``model_judgment/<judge>/<model>.jsonl``: a line for each prompt, with a verdict in both presentation orders.
+"""Arena-Hard's ``model_judgment/<judge>/<model>.jsonl``: a line a prompt, with a verdict in both orders.
 
-The first of ``games`` shows the baseline as A and the model as B, the second the other way round. A verdict is a label such as
-``A>>B``; the tool counts a clear one, of two signs, three times. Without a label there is no verdict: v2.0 (``uid``) leaves both
-games of the prompt out then, v0.1 (``question_id``) that game alone.
+The first of ``games`` shows the baseline as A and the model as B, the second the other way round. A
+verdict is a label such as ``A>>B``; the tool counts a clear one, of two signs, three times. Without
+a label there is no verdict: v2.0 (``uid``) leaves both games of the prompt out then, v0.1
+(``question_id``) that game alone.
 """
 
 from collections.abc import Mapping
 from math import nan
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.interchange.user_table import Problems, UserTable, checked_id, told
+from prefpipe.artifacts.interchange.checked_values import checked_id
+from prefpipe.artifacts.interchange.row_problems import Problems, RowProblems
+from prefpipe.artifacts.interchange.user_table import UserTable
+from prefpipe.artifacts.tables.values import shortened
 from prefpipe.errors import InputError, UsageError
 
 CLEAR_WEIGHT = 3.0
@@ -26,10 +30,15 @@ LABELS: Mapping[str, tuple[float, float]] = _FOR_A | {
 }
 """Label to the preference for A and the weight."""
 MOST_GAMES = 2
+ID_COLUMNS = ("uid", "question_id")
 
 
 class Judgments(NamedTuple):
-    """Games as rows: the prompt's id, the preference for the model in [0, 1] or NaN, and the weight that the tool gives it."""
+    """Games as rows.
+
+    The prompt's id, the preference for the model in [0, 1] or NaN, and the weight that the tool
+    gives it.
+    """
 
     ids: list[str]
     preferences: list[float]
@@ -38,14 +47,17 @@ class Judgments(NamedTuple):
 
 def is_judgment_file(table: UserTable) -> bool:
     """Return whether the file has Arena-Hard's games."""
-    return "games" in table.names and _id_column(table) is not None
+    return "games" in table.names and table.first_name(ID_COLUMNS) is not None
 
 
 def of_category(table: UserTable, category: str | None) -> UserTable:
-    """Return the lines of one category; v2.0 has several in a file, each with a baseline of its own.
+    """Return the lines of one category.
+
+    v2.0 has several in a file, each with a baseline of its own.
 
     Raises:
-        InputError: several categories and none is chosen. UsageError: a category that the file does not have.
+        InputError: several categories and none is chosen.
+        UsageError: a category that the file does not have.
     """
     values = table.values_or_none("category")
     counts = {name: values.count(name) for name in dict.fromkeys(values) if name is not None}
@@ -53,10 +65,12 @@ def of_category(table: UserTable, category: str | None) -> UserTable:
     if category is None:
         if len(counts) > 1:
             raise InputError(
-                f"{table.source} holds {len(counts)} categories, which Arena-Hard scores apart: {shown}",
+                f"{table.source} holds {len(counts)} categories, which Arena-Hard scores apart: "
+                f"{shown}",
                 hint=f"choose one, --category {next(iter(counts))}",
             )
         return table
+
     if category not in counts:
         raise UsageError(f"--category {category}: {table.source} has {shown or 'no categories'}")
     kept = [row for row, name in enumerate(values) if name == category]
@@ -65,40 +79,42 @@ def of_category(table: UserTable, category: str | None) -> UserTable:
 
 def read_games(table: UserTable, problems: Problems) -> Judgments:
     """Return every game as a row."""
-    name = _id_column(table)
-    assert name is not None
-    found = Judgments([], [], [])
-    for place, value, games in zip(
-        table.places, table.values(name), table.values("games"), strict=True
-    ):
-        prompt_id, problem = checked_id(value, name)
-        if problem is None and (not isinstance(games, list) or not 1 <= len(games) <= MOST_GAMES):
-            problem = f"`games` is {told(games)}; one or two games are expected"
-        if problem is not None or prompt_id is None:
-            problems.add(place, problem or f"`{name}` is empty")
+    id_column = table.first_name(ID_COLUMNS)
+    assert id_column is not None
+    ids, games_of_rows = table.values(id_column), table.values("games")
+    judgments = Judgments([], [], [])
+    for row, place in enumerate(table.places):
+        row_problems = problems.at(place)
+        games = games_of_rows[row]
+        prompt_id = row_problems.take(checked_id(ids[row], id_column))
+        if row_problems or prompt_id is None:
             continue
-        read = [_verdict(game, place, problems) for game in games]
-        if name == "uid" and any(verdict is None for verdict in read):
-            read = [None] * len(read)
-        for number, verdict in enumerate(read):
+        if not isinstance(games, list) or not 1 <= len(games) <= MOST_GAMES:
+            row_problems.add(f"`games` is {shortened(games)}; one or two games are expected")
+            continue
+
+        verdicts = [_verdict(game, row_problems) for game in games]
+        if id_column == "uid" and None in verdicts:
+            verdicts = [None] * len(verdicts)
+        for number, verdict in enumerate(verdicts):
             for_a, weight = verdict or (nan, 1.0)
-            found.ids.append(prompt_id)
-            found.preferences.append(
-                for_a if number else 1.0 - for_a
-            )  # in the first game the model is B
-            found.weights.append(weight)
-    return found
+            is_model_a = number == 1
+            judgments.ids.append(prompt_id)
+            judgments.preferences.append(for_a if is_model_a else 1.0 - for_a)
+            judgments.weights.append(weight)
+    return judgments
 
 
-def _id_column(table: UserTable) -> str | None:
-    return next((name for name in ("uid", "question_id") if name in table.names), None)
+def _verdict(game: Any, row_problems: RowProblems) -> tuple[float, float] | None:
+    """Return the preference for A and its weight.
 
-
-def _verdict(game: Any, place: str, problems: Problems) -> tuple[float, float] | None:
-    """Return the preference for A and its weight; None where there is no label, or one that the tool does not know."""
+    None where there is no label, or one that the tool does not know.
+    """
     if game is None:  # v2.0 writes null where the judge could not be reached
         return None
     score = game.get("score") if isinstance(game, Mapping) else game
-    if score is not None and not isinstance(score, str):
-        problems.add(place, f"`games[].score` is {told(score)}; a label such as A>>B is expected")
-    return LABELS.get(score) if isinstance(score, str) else None
+    if isinstance(score, str):
+        return LABELS.get(score)
+    if score is not None:
+        row_problems.add(f"`games[].score` is {shortened(score)}; a label such as A>>B is expected")
+    return None

@@ -1,4 +1,7 @@
-"""What stands beside a data file so that a trainer finds it: ``dataset_info.json``, or a piece of axolotl's config."""
+"""What stands beside a data file so that a trainer finds it.
+
+``dataset_info.json`` for LLaMA-Factory, a piece of a config for axolotl.
+"""
 
 import json
 from pathlib import Path
@@ -13,31 +16,34 @@ AXOLOTL_TURN = "[[dummy_message]]"
 AXOLOTL_HEADS = (
     f"<|im_start|>user\n{AXOLOTL_TURN}<|im_end|>\n<|im_start|>assistant\n",
     (
-        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\n{AXOLOTL_TURN}<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+        f"<|im_end|>\n<|im_start|>user\n{AXOLOTL_TURN}<|im_end|>\n<|im_start|>assistant\n"
     ),
     (
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-        f"<|im_start|>user\n{AXOLOTL_TURN}<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        f"<|im_end|>\n<|im_start|>user\n{AXOLOTL_TURN}<|im_end|>\n<|im_start|>assistant\n"
     ),
     (
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
-        "Today Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
         f"{AXOLOTL_TURN}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     ),
     f"<bos><start_of_turn>user\n{AXOLOTL_TURN}<end_of_turn>\n<start_of_turn>model\n",
     f"<s>[INST] {AXOLOTL_TURN} [/INST]",
     f"<|user|>\n{AXOLOTL_TURN}<|end|>\n<|assistant|>\n",
 )
-"""What ChatML, Qwen 2.5, SmolLM2, Llama 3, Gemma, Mistral and Phi write before a response that axolotl templates."""
+"""What chat templates write before a response that axolotl templates.
+
+Those of ChatML, Qwen 2.5, SmolLM2, Llama 3, Gemma, Mistral and Phi.
+"""
 
 
 def is_lost_in_template(response: str) -> bool:
     """Return whether axolotl would cut a response at the wrong place.
 
-    It templates ``[a user turn, the response]`` and keeps everything from the first place where the response's text stands: of
-    ``user`` that is the name of the user's role, so that the policy would learn to write the template. An empty response
-    stands at the very beginning.
+    It templates ``[a user turn, the response]`` and keeps everything from the first place where the
+    response's text stands: of ``user`` that is the name of the user's role, so that the policy would
+    learn to write the template. An empty response stands at the very beginning.
     """
     return any((head + response).find(response) < len(head) for head in AXOLOTL_HEADS)
 
@@ -48,16 +54,17 @@ def description(kind: str, folder: Path) -> bytes:
 
 
 def other_names(content: bytes) -> list[str]:
-    """Return the data sets of a ``dataset_info.json`` that are not of an export; of a file that cannot be read, its name."""
+    """Return the data sets of a ``dataset_info.json`` that are not of an export.
+
+    Of a file that cannot be read, what it is.
+    """
     try:
-        found = json.loads(content)
+        entries = json.loads(content)
     except ValueError:
         return ["something that is no JSON"]
-    return (
-        [name for name in found if name != DATASET_NAME]
-        if isinstance(found, dict)
-        else ["something that is no object"]
-    )
+    if not isinstance(entries, dict):
+        return ["something that is no object"]
+    return [name for name in entries if name != DATASET_NAME]
 
 
 def _dataset_info() -> bytes:
@@ -78,12 +85,17 @@ def _dataset_info() -> bytes:
 
 
 def _axolotl(folder: Path) -> bytes:
+    path = json.dumps((folder / DATA_FILE).as_posix(), ensure_ascii=False)
+    first_comment = (
+        "# A piece of an axolotl config; base_model, chat_template, the learning settings and the "
+        "rest stand beside it."
+    )
     lines = [
-        "# A piece of an axolotl config; base_model, chat_template, the learning settings and the rest stand beside it.",
+        first_comment,
         "# The path holds where axolotl is started from the folder in which `prefpipe export` was.",
         "rl: dpo",
         "datasets:",
-        f"  - path: {json.dumps((folder / DATA_FILE).as_posix(), ensure_ascii=False)}",
+        f"  - path: {path}",
         "    ds_type: json",
         "    split: train",
         "    type: chat_template.default",

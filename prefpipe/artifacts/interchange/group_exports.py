@@ -1,4 +1,7 @@
-"""Groups in the words of other tools: one function a format, a group in, its rows out, and the schema of those rows."""
+"""Groups in the words of other tools: one function a format, a group in, its rows out.
+
+``ROWS`` has the functions by format, ``SCHEMAS`` the schemas of those that can be Parquet.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +13,6 @@ from prefpipe.artifacts.schemas import MESSAGES
 from prefpipe.artifacts.tool_calls import told_apart
 
 Row = dict[str, Any]
-TURN = pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())])
 SCORED_PAIR = (
     pa.field("prompt_id", pa.string()),
     pa.field("chosen_sample_idx", pa.int32()),
@@ -45,7 +47,10 @@ class Pair(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What select kept for one prompt: its responses as rows of ``groups``, in their order there, and the pairs."""
+    """What select kept for one prompt.
+
+    Its responses as rows of ``groups``, in their order there, and the pairs.
+    """
 
     prompt_id: str
     messages: Turns
@@ -63,48 +68,42 @@ def groups_of(rows: Sequence[Row], strategy: str | None) -> tuple[list[Group], l
             rejected.append(row)
         else:
             kept.setdefault(row["prompt_id"], []).append(row)
-    groups = [
-        Group(prompt_id, members[0]["messages"], members, pairs_of(members), strategy)
-        for prompt_id, members in kept.items()
-    ]
+
+    groups = []
+    for prompt_id, members in kept.items():
+        messages, pairs = members[0]["messages"], pairs_of(members)
+        groups.append(Group(prompt_id, messages, members, pairs, strategy))
     return groups, rejected
 
 
 def pairs_of(responses: Sequence[Row]) -> list[Pair]:
-    """Return the pairs that select chose (``beats``), or every positive with every negative where it chose none."""
+    """Return the pairs that select chose (``beats``).
+
+    Every positive with every negative where it chose none.
+    """
+    pairs: list[Pair] = []
     if any(row["beats"] is not None for row in responses):
         by_index = {row["sample_idx"]: row for row in responses}
-        return [
-            Pair(row, by_index[pair["sample_idx"]], pair["margin"])
-            for row in responses
-            for pair in row["beats"] or []
-        ]
-    return [
-        Pair(chosen, rejected, chosen["reward"] - rejected["reward"])
-        for chosen in responses
-        if chosen["role"] == "positive"
-        for rejected in responses
-        if rejected["role"] == "negative"
-    ]
+        for row in responses:
+            pairs += [
+                Pair(row, by_index[beaten["sample_idx"]], beaten["margin"])
+                for beaten in row["beats"] or []
+            ]
+        return pairs
+
+    negatives = [row for row in responses if row["role"] == "negative"]
+    for chosen in responses:
+        if chosen["role"] == "positive":
+            pairs += [
+                Pair(chosen, rejected, chosen["reward"] - rejected["reward"])
+                for rejected in negatives
+            ]
+    return pairs
 
 
 def answer(row: Row) -> dict[str, str]:
     """Return a response as the assistant's turn."""
     return {"role": "assistant", "content": row["response"] or ""}
-
-
-def _scored(pair: Pair, prompt_id: str) -> Row:
-    chosen, rejected = pair.chosen, pair.rejected
-    return {
-        "prompt_id": prompt_id,
-        "chosen_sample_idx": chosen["sample_idx"],
-        "rejected_sample_idx": rejected["sample_idx"],
-        "score_chosen": chosen["reward"],
-        "score_rejected": rejected["reward"],
-        "margin": pair.margin,
-        "chosen_model": chosen["model"],
-        "rejected_model": rejected["model"],
-    }
 
 
 def trl_rows(group: Group) -> Iterator[Row]:
@@ -119,13 +118,30 @@ def trl_rows(group: Group) -> Iterator[Row]:
 
 
 def implicit_rows(group: Group) -> Iterator[Row]:
-    """Yield preference rows without a prompt: each side is the whole conversation, as open-instruct and OpenRLHF take it."""
+    """Yield preference rows without a prompt, as open-instruct and OpenRLHF take them.
+
+    Each side is the whole conversation.
+    """
     for pair in group.pairs:
         turns = {
             "chosen": [*group.messages, answer(pair.chosen)],
             "rejected": [*group.messages, answer(pair.rejected)],
         }
         yield turns | _scored(pair, group.prompt_id)
+
+
+def _scored(pair: Pair, prompt_id: str) -> Row:
+    chosen, rejected = pair.chosen, pair.rejected
+    return {
+        "prompt_id": prompt_id,
+        "chosen_sample_idx": chosen["sample_idx"],
+        "rejected_sample_idx": rejected["sample_idx"],
+        "score_chosen": chosen["reward"],
+        "score_rejected": rejected["reward"],
+        "margin": pair.margin,
+        "chosen_model": chosen["model"],
+        "rejected_model": rejected["model"],
+    }
 
 
 def unpaired_rows(group: Group) -> Iterator[Row]:
@@ -149,32 +165,35 @@ def nemo_pair_rows(group: Group) -> Iterator[Row]:
 
 
 def nemo_group_rows(group: Group) -> Iterator[Row]:
-    """Yield one of NeMo-RL's ranked rows with every kept response; equal rewards have equal ranks."""
+    """Yield one of NeMo-RL's ranked rows with every kept response.
+
+    Equal rewards have equal ranks.
+    """
     ordered = sorted(group.responses, key=lambda row: -row["reward"])
     rewards = [row["reward"] for row in ordered]
-    yield _ranked(
-        group, [(rewards.index(row["reward"]), row) for row in ordered], rewards[0] - rewards[-1]
-    )
+    ranked = [(rewards.index(row["reward"]), row) for row in ordered]
+    yield _ranked(group, ranked, rewards[0] - rewards[-1])
 
 
 def _ranked(group: Group, ranked: Sequence[tuple[int, Row]], margin: float) -> Row:
-    # No `task_name`: NeMo-RL's loaders add that column themselves, and fail where the file has it.
-    completions = [
-        {
-            "rank": rank,
-            "completion": [answer(row)],
-            "sample_idx": row["sample_idx"],
-            "score": row["reward"],
-            "model": row["model"],
-        }
-        for rank, row in ranked
-    ]
-    scores = [row["reward"] for _, row in ranked]
+    completions = []
+    for rank, row in ranked:
+        completions.append(
+            {
+                "rank": rank,
+                "completion": [answer(row)],
+                "sample_idx": row["sample_idx"],
+                "score": row["reward"],
+                "model": row["model"],
+            }
+        )
+
+    # no `task_name`: NeMo-RL's loaders add that column themselves, and fail where the file has it
     return {
         "context": group.messages,
         "completions": completions,
         "prompt_id": group.prompt_id,
-        "scores": scores,
+        "scores": [row["reward"] for _, row in ranked],
         "margin": margin,
     }
 
@@ -191,23 +210,21 @@ def message_rows(group: Group) -> Iterator[Row]:
 
 
 def group_lines(group: Group) -> Iterator[Row]:
-    """Yield the whole group in one row, its pairs by sample index; with the tools where the prompt has any."""
+    """Yield the whole group in one row, its pairs by sample index.
+
+    With the tools where the prompt has any.
+    """
     messages, tools = told_apart(group.messages)
-    yield {
-        "prompt_id": group.prompt_id,
-        "messages": messages,
-        **({"tools": tools} if tools else {}),
-        "strategy": group.strategy,
-        "responses": [{key: row[key] for key in RESPONSE_KEYS} for row in group.responses],
-        "pairs": [
-            {
-                "chosen": pair.chosen["sample_idx"],
-                "rejected": pair.rejected["sample_idx"],
-                "margin": pair.margin,
-            }
-            for pair in group.pairs
-        ],
-    }
+    row: Row = {"prompt_id": group.prompt_id, "messages": messages}
+    if tools:
+        row["tools"] = tools
+    row["strategy"] = group.strategy
+    row["responses"] = [{key: kept[key] for key in RESPONSE_KEYS} for kept in group.responses]
+    row["pairs"] = []
+    for pair in group.pairs:
+        chosen, rejected = pair.chosen["sample_idx"], pair.rejected["sample_idx"]
+        row["pairs"].append({"chosen": chosen, "rejected": rejected, "margin": pair.margin})
+    yield row
 
 
 COMPLETION = pa.struct(
@@ -265,9 +282,11 @@ ROWS: Mapping[str, Callable[[Group], Iterator[Row]]] = {
 
 
 def alternates(messages: Turns) -> bool:
-    """Return whether user and assistant speak in turn, the user first and last, a system turn before them at most."""
+    """Return whether user and assistant speak in turn, the user first and last.
+
+    A system turn may stand before them.
+    """
     roles = [turn["role"] for turn in messages]
     spoken = roles[1:] if roles[:1] == ["system"] else roles
-    return len(spoken) % 2 == 1 and all(
-        role == ("user", "assistant")[place % 2] for place, role in enumerate(spoken)
-    )
+    expected = ["user" if place % 2 == 0 else "assistant" for place in range(len(spoken))]
+    return len(spoken) % 2 == 1 and spoken == expected

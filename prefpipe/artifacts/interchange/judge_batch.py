@@ -1,7 +1,11 @@
-"""The requests of a judge as OpenAI batch files, and the answers of a batch, joined by ``custom_id`` whatever their order.
+"""The requests of a judge as OpenAI batch files, and the answers of a batch, by ``custom_id``.
 
-``custom_id`` is the request's content hash (``answer_cache.request_key``), so an answer finds its question in every run that
-asks it. Format: https://platform.openai.com/docs/guides/batch, also read by ``vllm run-batch`` and others.
+``custom_id`` is the request's content hash (``answer_cache.request_key``), so an answer finds its
+question in every run that asks it, whatever the order of the lines. Format:
+https://platform.openai.com/docs/guides/batch, also read by ``vllm run-batch`` and others.
+
+Not read by the reader of users' tables: an answer goes into the cache as it is, under the hash of
+its request, and JSON that is not finite has none.
 """
 
 import json
@@ -27,26 +31,41 @@ class BatchAnswers(NamedTuple):
     failures: Mapping[str, str]
 
 
+class _Line(NamedTuple):
+    """One line of a batch's output: an answer, or a failure in words."""
+
+    custom_id: str
+    answer: Mapping[str, Any] | None
+    failure: str = ""
+
+
 def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]:
-    """Write requests as batch lines and return the files: ``path``, and ``NAME-2.jsonl``, ... where one is not enough.
+    """Write requests as batch lines.
+
+    Returns:
+        The files: ``path``, and ``NAME-2.jsonl``, ... where one is not enough.
 
     Raises:
-        PrefpipeError: the file cannot be written.
+        PrefpipeError: a file cannot be written.
     """
     chunks: list[list[bytes]] = [[]]
     size = 0
     for body in requests:
         line = {"custom_id": request_key(body), "method": "POST", "url": URL, "body": body}
         data = (json.dumps(line, ensure_ascii=True) + "\n").encode()
-        if chunks[-1] and (len(chunks[-1]) == MOST_REQUESTS or size + len(data) > MOST_BYTES):
+        is_full = len(chunks[-1]) == MOST_REQUESTS or size + len(data) > MOST_BYTES
+        if chunks[-1] and is_full:
             chunks.append([])
             size = 0
         chunks[-1].append(data)
         size += len(data)
+
     make_folder(path.parent)
     written = []
     for number, chunk in enumerate(chunks, 1):
-        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        target = path
+        if number > 1:
+            target = path.with_name(f"{path.stem}-{number}{path.suffix}")
         with atomic_write(target) as file:
             file.writelines(chunk)
         written.append(target)
@@ -54,25 +73,29 @@ def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]
 
 
 def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
-    """Read the output and error files of batches; of several lines for one request, one that has an answer counts.
+    """Read the output and error files of batches.
+
+    Of several lines for one request, one that has an answer counts.
 
     Raises:
-        InputError: a file that cannot be read, a line that is no JSON object or has no ``custom_id``, with its number.
+        InputError: a file that cannot be read, a line that is no JSON object or has no
+            ``custom_id``, with its number.
     """
     answers: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
     for path in paths:
-        for number, line in enumerate(_lines(path), 1):
-            if not line.strip():
+        for number, text in enumerate(_lines(path), 1):
+            if not text.strip():
                 continue
-            name, answer, failure = _read_line(line, f"{path}, line {number}")
-            if answer is not None:
-                answers[name] = answer
+            line = _read_line(text, f"{path}, line {number}")
+            if line.answer is not None:
+                answers[line.custom_id] = line.answer
             else:
-                failures[name] = failure
-    return BatchAnswers(
-        answers, {name: failure for name, failure in failures.items() if name not in answers}
-    )
+                failures[line.custom_id] = line.failure
+
+    for name in answers:
+        failures.pop(name, None)
+    return BatchAnswers(answers, failures)
 
 
 def _lines(path: Path) -> list[str]:
@@ -90,9 +113,9 @@ def _lines(path: Path) -> list[str]:
         ) from error
 
 
-def _read_line(line: str, place: str) -> tuple[str, Mapping[str, Any] | None, str]:
+def _read_line(text: str, place: str) -> _Line:
     try:
-        values = parse_finite_json(line)
+        values = parse_finite_json(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{place}: broken JSON ({error})", hint="download the file again, or remove the line"
@@ -102,23 +125,27 @@ def _read_line(line: str, place: str) -> tuple[str, Mapping[str, Any] | None, st
             f"{place}: no `custom_id`",
             hint="pass the output or error file of the batch, not the requests",
         )
+
+    custom_id = values["custom_id"]
     response, fault = values.get("response"), values.get("error")
     if "body" in values and response is None and fault is None:
         raise InputError(
             f"{place} is a request, not an answer", hint="pass the output file of the batch"
         )
     if fault is not None:
-        return values["custom_id"], None, f"the batch says: {_words(fault)}"
-    body = response.get("body") if isinstance(response, dict) else None
-    status = response.get("status_code", 200) if isinstance(response, dict) else None
+        return _Line(custom_id, None, f"the batch says: {_message(fault)}")
+
+    status, body = None, None
+    if isinstance(response, dict):
+        status, body = response.get("status_code", 200), response.get("body")
     if status != 200 or not isinstance(body, dict) or not isinstance(body.get("choices"), list):
-        shown = body.get("error", body) if isinstance(body, dict) else body
-        return values["custom_id"], None, f"the batch has status {status}: {_words(shown)}"
-    return values["custom_id"], body, ""
+        reason = body.get("error", body) if isinstance(body, dict) else body
+        return _Line(custom_id, None, f"the batch has status {status}: {_message(reason)}")
+    return _Line(custom_id, body)
 
 
-def _words(error: Any) -> str:
-    found = (
-        (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
-    )
-    return str(found).encode("utf-8", "replace").decode()[:500]
+def _message(error: Any) -> str:
+    """Return a server's words, at most 500 characters that UTF-8 can hold."""
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("code") or error
+    return str(error).encode("utf-8", "replace").decode()[:500]

@@ -1,7 +1,8 @@
-"""``openai-batch``: the answers of a batch, joined with its requests by ``custom_id``, whatever their order.
+"""``openai-batch``: the answers of a batch, joined with its requests by ``custom_id``, in any order.
 
-A batch's answers do not hold the messages, come in any order, and leave out or fail single requests. Each request gives the
-responses that it asked for: one, or ``n``; those that did not come are rows with the reason.
+A batch's answers do not hold the messages, come in any order, and leave out or fail single requests.
+Each request gives the responses that it asked for: one, or ``n``. Those that did not come are rows
+with the reason.
 """
 
 import re
@@ -16,27 +17,29 @@ from prefpipe.artifacts.chat_messages import (
     read_choice,
     shown,
 )
-from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, is_blank
+from prefpipe.artifacts.conversations import ReadingRules, Turns, is_blank
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.conversation_columns import (
-    Beside,
-    checked_prompt,
-    notes_of_keys_left_out,
-)
-from prefpipe.artifacts.interchange.pool import Pool, Response, gather
-from prefpipe.artifacts.interchange.user_table import (
+from prefpipe.artifacts.interchange.checked_values import (
     LONGEST_INDEX,
-    Problems,
-    UserTable,
     checked_optional_text,
     checked_text,
-    read_user_table,
-    told,
 )
+from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
+from prefpipe.artifacts.interchange.gathering import gather
+from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.read_options import ReadOptions
+from prefpipe.artifacts.interchange.reading_notes import notes_of_keys_left_out
+from prefpipe.artifacts.interchange.row_problems import Problems, UnusableRowError, needed
+from prefpipe.artifacts.interchange.system_and_tools import SystemAndTools
+from prefpipe.artifacts.interchange.user_table import UserTable, read_user_table
+from prefpipe.artifacts.tables.values import shortened
 from prefpipe.artifacts.tool_calls import TOOLS, checked_tools
 from prefpipe.surrogates import replace_lone_surrogates
 
-REQUEST_HINT = 'each request needs `custom_id` and `body` with `messages`: {"custom_id": "...", "body": {"messages": [...]}}'
+REQUEST_HINT = (
+    "each request needs `custom_id` and `body` with `messages`: "
+    '{"custom_id": "...", "body": {"messages": [...]}}'
+)
 ANSWER_HINT = (
     "each answer needs `custom_id`, and `response` or `error`: pass the output file of the batch"
 )
@@ -55,137 +58,143 @@ class Request(NamedTuple):
     n: int
 
 
-def read_batch(source: str, requests: str, *, rules: ReadingRules = DEFAULT_RULES) -> Pool:
+class Answer(NamedTuple):
+    """One line of the batch's output."""
+
+    place: str
+    response: Any
+    error: Any
+
+
+def read_batch(source: str, options: ReadOptions) -> Pool:
     """Read the answers of a batch.
 
     Args:
         source: the batch's output file.
-        requests: the file of requests that was sent.
-        rules: what the user says about the file's conversations.
+        options: ``requests`` is the file of requests that was sent.
 
     Raises:
-        InputError: an id that stands twice, an answer to no request, and every row that cannot be used.
+        InputError: an id that stands twice, an answer to no request, and every row that cannot be
+            used.
     """
-    asked, answered = (
-        read_user_table(requests, hint=REQUEST_HINT),
-        read_user_table(source, hint=ANSWER_HINT),
-    )
+    requests_file = options.requests
+    assert requests_file is not None  # the config sees to it
+    asked = read_user_table(requests_file, hint=REQUEST_HINT)
+    answered = read_user_table(source, hint=ANSWER_HINT)
     asked.require(["custom_id", "body"], hint=REQUEST_HINT)
     answered.require(["custom_id"], hint=ANSWER_HINT)
-    problems = Problems(requests)
-    wanted = _requests(asked, problems, rules)
+
+    problems = Problems(requests_file)
+    requests = _requests(asked, problems, options.rules)
     problems.raise_if_any()  # before the answers are judged by them
+
     problems = Problems(source)
-    answers = _answers(answered, {request.custom_id for request in wanted}, requests, problems)
-    keys = _keys(wanted)
-    found = [
-        response._replace(
-            prompt_id=keys[request.custom_id][0], sample_idx=keys[request.custom_id][1]
-        )
-        if keys
-        else response
-        for request in wanted
-        for response in _responses(request, answers.get(request.custom_id))
-    ]
-    pool = gather(found, problems, scorers=())
-    bodies = [
-        body.get("messages") if isinstance(body, dict) else None for body in asked.values("body")
-    ]
-    pool.notes.extend(
-        [*notes_of_keys_left_out({"messages": bodies}, rules), *_notes_of_thoughts(answers)]
-    )
+    known = {request.custom_id for request in requests}
+    answers = _answers(answered, known, requests_file, problems)
+    pool = gather(_keyed_responses(requests, answers), problems)
+
+    bodies = asked.values("body")
+    messages = [body.get("messages") if isinstance(body, dict) else None for body in bodies]
+    pool.notes.extend(notes_of_keys_left_out({"messages": messages}, options.rules))
+    pool.notes.extend(_notes_of_thoughts(answers))
     return pool
 
 
-def _notes_of_thoughts(answers: Mapping[str, tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Return how many answers hold thoughts beside their text, which are left out, by where they stand."""
-    counts: Counter[str] = Counter()
-    for _, values in answers.values():
-        body = values["response"].get("body") if isinstance(values["response"], dict) else None
-        choices = body.get("choices") if isinstance(body, dict) else None
-        places = (
-            [places_of_thoughts(choice) for choice in choices] if isinstance(choices, list) else []
-        )
-        counts.update(set().union(*places))
-    shown = ", ".join(f"`{place}` ({count:,} answers)" for place, count in sorted(counts.items()))
-    return [f"thoughts beside the answers are left out of the responses: {shown}"] if counts else []
-
-
 def _requests(table: UserTable, problems: Problems, rules: ReadingRules) -> list[Request]:
-    found: list[Request] = []
+    """Return the requests that can be used; what is wrong with the others is noted."""
+    requests: list[Request] = []
     places: dict[str, str] = {}
-    bodies = table.values("body")
-    for row, (place, custom_id) in enumerate(
-        zip(table.places, table.values("custom_id"), strict=True)
-    ):
-        name, problem = _checked_id(custom_id, place, places)
-        body: dict[str, Any] = bodies[row] if isinstance(bodies[row], dict) else {}
-        if not isinstance(bodies[row], dict):
-            problem = problem or f"`body` is {told(bodies[row])}, which is no object"
-        tools = None
-        if not is_blank(body.get(TOOLS)) and TOOLS not in rules.leave_out:
-            tools, tools_problem = checked_tools(body[TOOLS])
-            problem = problem or tools_problem
-        turns, turns_problem = checked_prompt(
-            body.get("messages"), "body.messages", rules=rules, beside=Beside(tools=tools)
+    ids, bodies = table.values("custom_id"), table.values("body")
+    for row, place in enumerate(table.places):
+        try:
+            custom_id = _custom_id(ids[row], place, places)
+            requests.append(_request(row, place, custom_id, bodies[row], rules))
+        except UnusableRowError as error:
+            problems.add(place, str(error))
+    return requests
+
+
+def _request(row: int, place: str, custom_id: str, body: Any, rules: ReadingRules) -> Request:
+    if not isinstance(body, dict):
+        raise UnusableRowError(f"`body` is {shortened(body)}, which is no object")
+
+    tools = None
+    if not is_blank(body.get(TOOLS)) and TOOLS not in rules.leave_out:
+        tools = needed(checked_tools(body[TOOLS]))
+    turns = needed(
+        checked_prompt(
+            body.get("messages"),
+            "body.messages",
+            rules=rules,
+            system_and_tools=SystemAndTools(tools=tools),
         )
-        model, model_problem = checked_optional_text(body.get("model"), "body.model")
-        n, n_problem = _checked_n(body.get("n"))
-        problem = problem or turns_problem or model_problem or n_problem
-        if problem is not None:
-            problems.add(place, problem)
-        else:
-            found.append(Request(row, place, name, turns, model, n))
-    return found
+    )
+    model = needed(checked_optional_text(body.get("model"), "body.model"))
+    n = body.get("n")
+    if n is None:
+        n = 1
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise UnusableRowError(f"`body.n` is {shortened(n)}, which is no whole number from 1")
+    return Request(row, place, custom_id, turns, model, n)
 
 
-def _checked_n(value: Any) -> tuple[int, str | None]:
-    if value is None:
-        return 1, None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        return 1, f"`body.n` is {told(value)}, which is no whole number from 1"
-    return value, None
+def _custom_id(value: Any, place: str, places: dict[str, str]) -> str:
+    """Return a request's id; note where it stands.
 
-
-def _checked_id(custom_id: Any, place: str, places: dict[str, str]) -> tuple[str, str | None]:
-    """Return a request's id and what is wrong with it; note where it stands."""
-    text, problem = checked_text(custom_id, "custom_id")
+    Raises:
+        UnusableRowError: it is none, or stands further up already.
+    """
+    text, problem = checked_text(value, "custom_id")
+    first_place = places.setdefault(text, place)
     if problem is None and not text:
         problem = "`custom_id` is empty"
-    if problem is None and text in places:
-        problem = f"`custom_id` {text!r} stands at {places[text]} already"
-    places.setdefault(text, place)
-    return text, problem
+    if problem is None and first_place != place:
+        problem = f"`custom_id` {text!r} stands at {first_place} already"
+    if problem is not None:
+        raise UnusableRowError(problem)
+    return text
 
 
 def _answers(
-    table: UserTable, known: set[str], requests: str, problems: Problems
-) -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """Return place and content of each answer by its request's id."""
-    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    table: UserTable, known: set[str], requests_file: str, problems: Problems
+) -> dict[str, Answer]:
+    """Return each answer by its request's id."""
+    answers: dict[str, Answer] = {}
     places: dict[str, str] = {}
-    columns = zip(
-        table.places,
-        table.values("custom_id"),
-        table.values_or_none("response"),
-        table.values_or_none("error"),
-        strict=True,
-    )
-    for place, custom_id, response, error in columns:
-        name, problem = _checked_id(custom_id, place, places)
-        if problem is None and name not in known:
-            problem = f"`custom_id` {name!r} is of no request in {requests}"
-        if problem is not None:
-            problems.add(place, problem)
+    ids = table.values("custom_id")
+    responses, errors = table.values_or_none("response"), table.values_or_none("error")
+    for row, place in enumerate(table.places):
+        try:
+            custom_id = _custom_id(ids[row], place, places)
+        except UnusableRowError as error:
+            problems.add(place, str(error))
+            continue
+        if custom_id in known:
+            answers[custom_id] = Answer(place, responses[row], errors[row])
         else:
-            found[name] = (place, {"response": response, "error": error})
-    return found
+            problems.add(place, f"`custom_id` {custom_id!r} is of no request in {requests_file}")
+    return answers
+
+
+def _keyed_responses(
+    requests: Sequence[Request], answers: Mapping[str, Answer]
+) -> Iterator[Response]:
+    """Yield the responses of all requests, under the keys that their ids are made of."""
+    keys = _keys(requests)
+    for request in requests:
+        for response in _responses(request, answers.get(request.custom_id)):
+            if not keys:
+                yield response
+                continue
+            prompt_id, sample_idx = keys[request.custom_id]
+            yield response._replace(prompt_id=prompt_id, sample_idx=sample_idx)
 
 
 def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
     """Return prompt id and sample index by ``custom_id``; {} where the ids are not made of them.
 
-    They are when every one reads ``<prompt_id>_<sample_idx>``, and prompt ids and messages belong to each other one to one.
+    They are when every one reads ``<prompt_id>_<sample_idx>``, and prompt ids and messages belong to
+    each other one to one.
     """
     keys: dict[str, tuple[str, int]] = {}
     ids_of_messages: dict[str, str] = {}
@@ -194,54 +203,55 @@ def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
         match = KEY.fullmatch(request.custom_id)
         if match is None or request.n != 1 or int(match[2]) > LONGEST_INDEX:
             return {}
-        content = prompt_id_of(request.messages)
-        if (
-            ids_of_messages.setdefault(content, match[1]) != match[1]
-            or messages_of_ids.setdefault(match[1], content) != content
-        ):
+        prompt_id, content = match[1], prompt_id_of(request.messages)
+        if ids_of_messages.setdefault(content, prompt_id) != prompt_id:
             return {}
-        keys[request.custom_id] = (match[1], int(match[2]))
+        if messages_of_ids.setdefault(prompt_id, content) != content:
+            return {}
+        keys[request.custom_id] = (prompt_id, int(match[2]))
     return keys
 
 
-def _responses(
-    request: Request, answer: tuple[str, Mapping[str, Any]] | None
-) -> Iterator[Response]:
-    """Yield a request's responses in the order of the choices' own index; those that did not come carry the reason."""
+def _responses(request: Request, answer: Answer | None) -> Iterator[Response]:
+    """Yield a request's responses in the order of the choices' own index.
+
+    Those that did not come carry the reason.
+    """
     blank = Response(request.row, request.place, request.messages, None, model=request.model)
     choices: dict[int, Any] = {}
     failure: str | None = "the batch holds no answer to this request"
     if answer is not None:
-        place, values = answer
-        blank, failure = blank._replace(place=place), _failure(values)
-        if failure is None:
-            body = values["response"]["body"]
-            choices = _choices(body["choices"], request.n)
-            model, _ = checked_optional_text(body.get("model"), "response.body.model")
-            blank = blank._replace(model=replace_lone_surrogates(model) if model else request.model)
+        blank = blank._replace(place=answer.place)
+        failure = _failure(answer)
+    if answer is not None and failure is None:
+        body = answer.response["body"]
+        choices = _choices(body["choices"], request.n)
+        model, _ = checked_optional_text(body.get("model"), "response.body.model")
+        if model:
+            blank = blank._replace(model=replace_lone_surrogates(model))
 
     for index in range(max(request.n, max(choices, default=-1) + 1)):
         if index in choices:
             yield _response(choices[index], blank)
-        else:
-            yield blank._replace(
-                failure=failure
-                or f"the answer holds {len(choices)} of {request.n} choices, and not this one"
-            )
+            continue
+        missing = f"the answer holds {len(choices)} of {request.n} choices, and not this one"
+        yield blank._replace(failure=failure or missing)
 
 
-def _failure(values: Mapping[str, Any]) -> str | None:
+def _failure(answer: Answer) -> str | None:
     """Return why a request failed, None where it has an answer."""
-    error, response = values["error"], values["response"]
-    if error is not None:
-        return f"the request failed: {_message(error)}"
+    response = answer.response
+    if answer.error is not None:
+        return f"the request failed: {_message(answer.error)}"
     if response is None:
         return "the answer has neither `response` nor `error`"
     if not isinstance(response, dict):
         return f"the answer's `response` is {shown(response)}, which is no object"
+
     status, body = response.get("status_code"), response.get("body")
     if status not in (None, 200):
-        return f"the server answered {status}: {_message(body.get('error') if isinstance(body, dict) else body)}"
+        error = body.get("error") if isinstance(body, dict) else body
+        return f"the server answered {status}: {_message(error)}"
     if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
         return "the answer has no `body.choices`"
     return None
@@ -249,30 +259,26 @@ def _failure(values: Mapping[str, Any]) -> str | None:
 
 def _message(error: Any) -> str:
     """Return a server's words, as UTF-8 can hold them."""
-    found = (
-        (error.get("message") or error.get("code") or error) if isinstance(error, dict) else error
-    )
-    return replace_lone_surrogates(str(found)) if found is not None else "no reason given"
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("code") or error
+    return replace_lone_surrogates(str(error)) if error is not None else "no reason given"
 
 
 def _choices(choices: Sequence[Any], n: int) -> dict[int, Any]:
-    """Return the choices by their own index, or as they stand where those are no places among the ``n`` asked for.
+    """Return the choices by their own index.
 
-    They are samples of one prompt, so that none is worth another's.
+    As they stand where those are no places among the ``n`` asked for. They are samples of one
+    prompt, so that none is worth another's.
     """
-    places = [
-        choice.get("index", position) if isinstance(choice, dict) else position
-        for position, choice in enumerate(choices)
-    ]
-    are_indices = all(isinstance(place, int) and not isinstance(place, bool) for place in places)
     limit = max(n, len(choices))
-    if (
-        not are_indices
-        or len(set(places)) < len(places)
-        or not all(0 <= place < limit for place in places)
-    ):
-        places = list(range(len(choices)))
-    return dict(zip(places, choices, strict=True))
+    by_index: dict[int, Any] = {}
+    for position, choice in enumerate(choices):
+        index = choice.get("index", position) if isinstance(choice, dict) else position
+        is_whole = isinstance(index, int) and not isinstance(index, bool)
+        if not is_whole or not 0 <= index < limit or index in by_index:
+            return dict(enumerate(choices))
+        by_index[index] = choice
+    return by_index
 
 
 def _response(choice: Any, blank: Response) -> Response:
@@ -283,25 +289,45 @@ def _response(choice: Any, blank: Response) -> Response:
         return blank._replace(failure=str(error))
 
     # the words of every server come to the two that the artifact knows
-    reason = message.ending or message.finish_reason
-    blank = blank._replace(finish_reason=reason)
+    blank = blank._replace(finish_reason=message.ending or message.finish_reason)
     failure = _why_no_response(message)
-    return blank._replace(text=message.text) if failure is None else blank._replace(failure=failure)
+    if failure is not None:
+        return blank._replace(failure=failure)
+    return blank._replace(text=message.text)
 
 
 def _why_no_response(message: Message) -> str | None:
     """Return why a choice is no response, None if it is one."""
     ended = f"(finish_reason {message.finish_reason})"
     if message.tools:
-        return (
-            f"the answer calls tools, which a text cannot hold: {', '.join(message.tools)} {ended}"
-        )
+        names = ", ".join(message.tools)
+        return f"the answer calls tools, which a text cannot hold: {names} {ended}"
     if message.problem is not None:
         return message.problem
     if message.text is None or (message.refusal and not message.text):
-        refusal = f", but a refusal: {message.refusal}" if message.refusal else ""
-        thoughts = ", but thoughts" if message.thoughts is not None else ""
-        return f"the answer holds no text{refusal or thoughts} {ended}"
+        instead = ""
+        if message.refusal:
+            instead = f", but a refusal: {message.refusal}"
+        elif message.thoughts is not None:
+            instead = ", but thoughts"
+        return f"the answer holds no text{instead} {ended}"
     if message.ending is None and message.finish_reason:
         return f"the server ended the response with finish_reason {message.finish_reason!r}"
     return None
+
+
+def _notes_of_thoughts(answers: Mapping[str, Answer]) -> list[str]:
+    """Return how many answers hold thoughts beside their text, by where they stand.
+
+    They are left out of the responses.
+    """
+    counts: Counter[str] = Counter()
+    for answer in answers.values():
+        body = answer.response.get("body") if isinstance(answer.response, dict) else None
+        choices = body.get("choices") if isinstance(body, dict) else None
+        if isinstance(choices, list):
+            counts.update(set().union(*map(places_of_thoughts, choices)))
+    if not counts:
+        return []
+    shown_counts = [f"`{place}` ({count:,} answers)" for place, count in sorted(counts.items())]
+    return [f"thoughts beside the answers are left out of the responses: {', '.join(shown_counts)}"]

@@ -1,7 +1,7 @@
-"""Pairs of a chosen and a rejected response, row by row, to be scored: RewardBench's files, TRL's, or one's own.
+"""Pairs of a chosen and a rejected response, row by row, to be scored: RewardBench's, TRL's, or one's own.
 
-Nothing vanishes: a row whose texts cannot be used stays, with what is wrong with it. What is wrong with a whole column (numbers
-that are texts, preferences beyond 1) is an error.
+Nothing vanishes: a row whose texts cannot be used stays, with what is wrong with it. What is wrong
+with a whole column (numbers that are texts, preferences beyond 1) is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,27 +9,25 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts.conversations import DEFAULT_RULES, ReadingRules, Turns, hint_for
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.conversation_columns import (
-    Beside,
-    BesidePrompts,
-    notes_of_keys_left_out,
-    notes_of_texts_read_back,
-    read_beside,
-)
-from prefpipe.artifacts.interchange.preference_rows import (
+from prefpipe.artifacts.interchange.checked_values import checked_id, checked_number, word_of
+from prefpipe.artifacts.interchange.preference_texts import (
     response_columns,
     split_row,
     unpacked_column,
 )
-from prefpipe.artifacts.interchange.score_columns import PLAIN_WORDS, pairs_of_columns
-from prefpipe.artifacts.interchange.user_table import (
-    Problems,
-    UserTable,
-    checked_id,
-    checked_number,
-    read_user_table,
-    told,
+from prefpipe.artifacts.interchange.reading_notes import (
+    notes_of_keys_left_out,
+    notes_of_texts_read_back,
 )
+from prefpipe.artifacts.interchange.row_problems import Problems, RowProblems, UnusableRowError
+from prefpipe.artifacts.interchange.score_columns import PLAIN_WORDS, pairs_of_columns
+from prefpipe.artifacts.interchange.system_and_tools import SystemAndTools, read_system_and_tools
+from prefpipe.artifacts.interchange.user_table import (
+    MissingColumnsError,
+    UserTable,
+    read_user_table,
+)
+from prefpipe.artifacts.tables.values import shortened
 from prefpipe.errors import InputError
 
 HINT = (
@@ -41,7 +39,10 @@ PREFERENCE = "preference"
 
 
 class PairOfItem(NamedTuple):
-    """Which completions a pair is of: the row of the file, and one of its correct and one of its wrong completions."""
+    """Which completions a pair is of.
+
+    The row of the file, and one of its correct and one of its wrong completions.
+    """
 
     row_idx: int
     chosen_idx: int
@@ -53,11 +54,24 @@ class PairOfItem(NamedTuple):
 class ScoredTexts(NamedTuple):
     """A pair as the file has it.
 
-    ``messages``, ``chosen`` and ``rejected`` are empty where ``problem`` says what is wrong with the texts. ``scores``: numbers
-    of chosen and rejected that the file has, None where a field is null. ``preference`` for the chosen response, in [0, 1].
-    ``has_preference_column``: whether a missing preference is one that nobody knows. ``duplicate_of``: the first row with the
-    same prompt, responses and subset. ``is_contrary``: an earlier row has the same responses the other way round.
-    ``of_item``: what it is of, in a file whose rows hold lists of completions.
+    Attributes:
+        pair_idx: its number in the file, from 0.
+        place: of its row, for messages.
+        prompt_id: the file's, or the hash of the prompt.
+        pair_id: the file's own name of the pair.
+        subset: to which part of the file it belongs.
+        messages: the prompt; empty where ``problem`` says what is wrong with the texts, as are
+            ``chosen`` and ``rejected``.
+        chosen: the better response.
+        rejected: the other one.
+        scores: numbers of chosen and rejected that the file has, None where a field is null.
+        preference: for the chosen response, in [0, 1].
+        has_preference_column: whether a missing preference is one that nobody knows.
+        duplicate_of: the first row with the same prompt, responses and subset.
+        is_contrary: an earlier row has the same responses the other way round.
+        problem: why it cannot be used.
+        is_null: whether that is because a response is missing.
+        of_item: what it is of, in a file whose rows hold lists of completions.
     """
 
     pair_idx: int
@@ -84,7 +98,11 @@ class ScoredTexts(NamedTuple):
 
 
 class PairFile(NamedTuple):
-    """``score_columns``: the names of the two numbers, None where there are none. ``notes``: of how the file was read."""
+    """The pairs of a file.
+
+    ``score_columns``: the names of the two numbers, None where there are none. ``notes``: of how
+    the file was read.
+    """
 
     rows: list[ScoredTexts]
     score_columns: tuple[str, str] | None
@@ -94,9 +112,10 @@ class PairFile(NamedTuple):
 def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_RULES) -> PairFile:
     """Read pairs from Parquet, JSONL, JSON, CSV, a datasets folder or ``hf:``.
 
-    Columns: ``chosen`` and ``rejected``, texts or lists of turns; ``prompt``, a text or turns, unless they hold the whole
-    conversation; ``subset``, ``prompt_id`` and ``id`` where there are any; ``preference`` in [0, 1]; and two numbers of scores,
-    ``score_chosen`` and ``score_rejected`` however they are spelled.
+    Columns: ``chosen`` and ``rejected``, texts or lists of turns; ``prompt``, a text or turns,
+    unless they hold the whole conversation; ``subset``, ``prompt_id`` and ``id`` where there are
+    any; ``preference`` in [0, 1]; and two numbers of scores, ``score_chosen`` and
+    ``score_rejected`` however they are spelled.
 
     Args:
         source: path or ``hf:`` reference.
@@ -104,128 +123,125 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
         rules: what the user says about the file's conversations.
 
     Raises:
-        InputError: missing columns, numbers that are none, preferences outside [0, 1], a pair of texts in one row that are lists
-            of several responses.
+        InputError: missing columns, numbers that are none, preferences outside [0, 1], a pair of
+            texts in one row that are lists of several responses.
     """
     table = read_user_table(source, text_columns=(*TEXTS, "subset", "id"), hint=HINT)
-    columns, notes = _score_columns(table, is_sure=not needs_texts)
-    has_texts = all(name in table.names for name in TEXTS)
+    score_columns, notes = _score_columns(table, is_sure=not needs_texts)
+    has_texts = table.has(TEXTS)
     if needs_texts:
         table.require(TEXTS, hint=HINT)
-    elif columns is None:
-        raise InputError(
-            f"{source} has no two columns of scores; its columns are: {', '.join(table.names) or 'none'}",
-            hint=SCORES_HINT,
-        )
-    problems = Problems(source)
-    texts = (
-        response_columns(table, TEXTS, rules)
-        if has_texts
-        else {name: table.values_or_none(name) for name in TEXTS}
-    )
+    elif score_columns is None:
+        raise MissingColumnsError(table, "has no two columns of scores", hint=SCORES_HINT)
+
+    texts = {name: table.values_or_none(name) for name in TEXTS}
+    if has_texts:
+        texts = response_columns(table, TEXTS, rules)
     texts["prompt"] = unpacked_column(table, "prompt")
-    beside = read_beside(table.names, table.values, table.table.num_rows, rules=rules)
-    rows = _rows(table, texts, columns, beside=beside, rules=rules, problems=problems)
-    problems.raise_if_any(
-        hint="correct the columns; a score is a number, a preference lies in [0, 1]"
-    )
-    reasons = [row.problem for row in rows if row.problem is not None]
-    raw = [unpacked_column(table, name) for name in TEXTS] if has_texts else []
-    read_back = notes_of_texts_read_back(texts["prompt"], rules, raw)
-    hint = hint_for(reasons, "")
-    if hint:
-        notes.append(
-            f"{len(reasons):,} of {len(rows):,} pairs cannot be used as they are, first {reasons[0]}; {hint}"
-        )
-    return PairFile(
-        _compared(rows),
-        columns,
-        (*notes, *beside.notes, *notes_of_keys_left_out(texts, rules), *read_back),
-    )
+    extras = read_system_and_tools(table, rules=rules)
 
-
-def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] | None, list[str]]:
-    """Return the two columns of scores, those with a plain name first, and notes; ``is_sure``: there must be no choice."""
-    found, notes = pairs_of_columns(table)
-    plain = [pair for pair in found if pair.scorer in PLAIN_WORDS]
-    if is_sure and len(plain or found) > 1:
-        shown = "; ".join(" and ".join(pair.columns) for pair in plain or found)
-        raise InputError(
-            f"{table.source} has several pairs of scores: {shown}",
-            hint="keep the two columns that are meant",
-        )
-
-    pairs = plain or found
-    return (pairs[0].columns if pairs else None), notes
-
-
-def _rows(
-    table: UserTable,
-    texts: Mapping[str, Sequence[Any]],
-    columns: tuple[str, str] | None,
-    *,
-    beside: BesidePrompts,
-    rules: ReadingRules,
-    problems: Problems,
-) -> list[ScoredTexts]:
-    has_texts = all(name in table.names for name in TEXTS)
-    named = {name: table.values_or_none(name) for name in ("prompt_id", "id", "subset", PREFERENCE)}
-    numbers = [table.values(name) for name in columns] if columns is not None else []
+    problems = Problems(source)
+    columns = dict(texts)
+    for name in ("prompt_id", "id", "subset", PREFERENCE, *(score_columns or ())):
+        columns[name] = table.values_or_none(name)
     rows = []
     for row, place in enumerate(table.places):
-        values = {name: column[row] for name, column in {**named, **texts}.items()}
-        scores = tuple(
-            _number(column[row], name, place, problems)
-            for column, name in zip(numbers, columns or (), strict=True)
-        )
-        messages: Turns = []
-        responses, problem, is_null = ["", ""], None, False
+        values = {name: column[row] for name, column in columns.items()}
+        content = _Content([], "", "")
         if has_texts:
-            messages, responses, problem, is_null = _texts(values, rules, beside.rows[row])
-            if beside.problems[row] is not None:
-                messages, responses, problem = [], ["", ""], beside.problems[row]
-        prompt_id, id_problem = _prompt_id(values, messages, row)
-        if id_problem is not None and problem is None:
-            problem = id_problem
+            content = _content(values, rules, extras.rows[row])
+        prompt_id, id_problem = _prompt_id(values, content.messages, row)
+        row_problems = problems.at(place)
         rows.append(
             ScoredTexts(
                 row,
                 place,
                 prompt_id,
-                _word(values["id"]),
-                _word(values["subset"]),
-                messages,
-                responses[0],
-                responses[1],
-                (scores[0], scores[1]) if scores else None,
-                _preference(values[PREFERENCE], place, problems),
+                word_of(values["id"]),
+                word_of(values["subset"]),
+                content.messages,
+                content.chosen,
+                content.rejected,
+                _scores(values, score_columns, row_problems),
+                _preference(values[PREFERENCE], row_problems),
                 PREFERENCE in table.names,
-                problem=problem,
-                is_null=is_null,
+                problem=content.problem or id_problem,
+                is_null=content.is_null,
             )
         )
-    return rows
-
-
-def _texts(
-    values: dict[str, Any], rules: ReadingRules, beside: Beside
-) -> tuple[Turns, list[str], str | None, bool]:
-    """Return a row's prompt, its two texts, what is wrong with them, and whether it is that one is null."""
-    null = [name for name in TEXTS if values[name] is None]
-    if null:
-        return [], ["", ""], f"`{null[0]}` is null", True
-    responses = [values[name] for name in TEXTS]
-    turns, texts, problem = split_row(
-        values["prompt"], responses, TEXTS, rules=rules, beside=beside
+    problems.raise_if_any(
+        hint="correct the columns; a score is a number, a preference lies in [0, 1]"
     )
-    return (turns, texts, None, False) if problem is None else ([], ["", ""], problem, False)
+
+    notes += _notes_of_unusable_rows(rows)
+    notes += extras.notes
+    notes += notes_of_keys_left_out(texts, rules)
+    texts_as_written = [unpacked_column(table, name) for name in TEXTS] if has_texts else []
+    notes += notes_of_texts_read_back(texts["prompt"], rules, texts_as_written)
+    return PairFile(_compared(rows), score_columns, tuple(notes))
 
 
-def _prompt_id(values: dict[str, Any], messages: Turns, row: int) -> tuple[str, str | None]:
-    """Return a key: the file's, the hash of the prompt, or the row's own where nothing says which prompt it is."""
+def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] | None, list[str]]:
+    """Return the two columns of scores, those with a plain name first, and notes.
+
+    Args:
+        table: the file.
+        is_sure: there must be no choice.
+
+    Raises:
+        InputError: there is one.
+    """
+    pairs, notes = pairs_of_columns(table)
+    plain = [pair for pair in pairs if pair.scorer in PLAIN_WORDS]
+    pairs = plain or pairs
+    if is_sure and len(pairs) > 1:
+        shown = "; ".join(" and ".join(pair.columns) for pair in pairs)
+        raise InputError(
+            f"{table.source} has several pairs of scores: {shown}",
+            hint="keep the two columns that are meant",
+        )
+    return (pairs[0].columns if pairs else None), notes
+
+
+class _Content(NamedTuple):
+    """The texts of a pair; empty where ``problem`` says what is wrong with them."""
+
+    messages: Turns
+    chosen: str
+    rejected: str
+    problem: str | None = None
+    is_null: bool = False
+
+
+def _content(
+    values: Mapping[str, Any], rules: ReadingRules, system_and_tools: SystemAndTools
+) -> _Content:
+    """Return a row's prompt and its two texts."""
+    for name in TEXTS:
+        if values[name] is None:
+            problem = system_and_tools.problem or f"`{name}` is null"
+            return _Content([], "", "", problem, is_null=True)
+    try:
+        messages, (chosen, rejected) = split_row(
+            values["prompt"],
+            [values[name] for name in TEXTS],
+            TEXTS,
+            rules=rules,
+            system_and_tools=system_and_tools,
+        )
+    except UnusableRowError as error:
+        return _Content([], "", "", str(error))
+    return _Content(messages, chosen, rejected)
+
+
+def _prompt_id(values: Mapping[str, Any], messages: Turns, row: int) -> tuple[str, str | None]:
+    """Return a key, and what is wrong with the file's own.
+
+    The file's, the hash of the prompt, or the row's own where nothing says which prompt it is.
+    """
     if values["prompt_id"] is not None:
-        found, problem = checked_id(values["prompt_id"], "prompt_id")
-        return found or f"row-{row}", problem
+        prompt_id, problem = checked_id(values["prompt_id"], "prompt_id")
+        return prompt_id or f"row-{row}", problem
     if messages:
         return prompt_id_of(messages), None
     if isinstance(values["prompt"], str) and values["prompt"].strip():
@@ -233,26 +249,40 @@ def _prompt_id(values: dict[str, Any], messages: Turns, row: int) -> tuple[str, 
     return f"row-{row}", None
 
 
-def _word(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
+def _scores(
+    values: Mapping[str, Any], columns: tuple[str, str] | None, row_problems: RowProblems
+) -> tuple[float | None, float | None] | None:
+    if columns is None:
+        return None
+    chosen, rejected = columns
+    return (
+        row_problems.take(checked_number(values[chosen], chosen)),
+        row_problems.take(checked_number(values[rejected], rejected)),
+    )
 
 
-def _number(value: Any, name: str, place: str, problems: Problems) -> float | None:
-    found, problem = checked_number(value, name)
-    if problem is not None:
-        problems.add(place, problem)
-    return found
-
-
-def _preference(value: Any, place: str, problems: Problems) -> float | None:
-    found = _number(value, PREFERENCE, place, problems)
-    if found is not None and not 0.0 <= found <= 1.0:
-        problems.add(
-            place,
-            f"`{PREFERENCE}` is {told(value)}; a preference for the chosen response lies in [0, 1]",
+def _preference(value: Any, row_problems: RowProblems) -> float | None:
+    preference = row_problems.take(checked_number(value, PREFERENCE))
+    if preference is not None and not 0.0 <= preference <= 1.0:
+        row_problems.add(
+            f"`{PREFERENCE}` is {shortened(value)}; a preference for the chosen response lies in "
+            "[0, 1]"
         )
         return None
-    return found
+    return preference
+
+
+def _notes_of_unusable_rows(rows: Sequence[ScoredTexts]) -> list[str]:
+    """Return how many pairs cannot be used for a reason that a flag would remove."""
+    reasons = [row.problem for row in rows if row.problem is not None]
+    hint = hint_for(reasons, "")
+    if not hint:
+        return []
+    note = (
+        f"{len(reasons):,} of {len(rows):,} pairs cannot be used as they are, first {reasons[0]}; "
+        f"{hint}"
+    )
+    return [note]
 
 
 def _compared(rows: Sequence[ScoredTexts]) -> list[ScoredTexts]:

@@ -35,7 +35,8 @@ class JsonLinesWriter:
                 text = json.dumps(row, ensure_ascii=False, allow_nan=False)
             except ValueError as error:
                 raise InputError(
-                    f"prompt {row.get('prompt_id')} holds a number that is not finite, for which JSON has no word",
+                    f"prompt {row.get('prompt_id')} holds a number that is not finite, for which "
+                    "JSON has no word",
                     hint="look at it with `prefpipe inspect`, and select again",
                 ) from error
             self.file.write(f"{text}\n".encode())
@@ -45,7 +46,9 @@ class JsonListWriter:
     """One JSON list of objects, a row a line."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.lines, self.n_rows = file, JsonLinesWriter(file), 0
+        self.file = file
+        self.lines = JsonLinesWriter(file)
+        self.n_rows = 0
         file.write(b"[\n")
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -80,15 +83,16 @@ def row_writer(path: Path, schema: pa.Schema | None) -> Iterator[RowWriter]:
         path: ``.parquet``, ``.json`` for a list, or anything else, which is JSON lines.
         schema: of a Parquet file.
     """
+    suffix = path.suffix.lower()
     with atomic_write(path) as file:
-        if path.suffix.lower() == ".json":
-            listed = JsonListWriter(file)
-            yield listed
-            listed.close()
-            return
-        if path.suffix.lower() != ".parquet":
+        if suffix == ".json":
+            writer = JsonListWriter(file)
+            yield writer
+            writer.close()
+        elif suffix == ".parquet":
+            assert schema is not None
+            target = pa.PythonFile(file, mode="w")
+            with pq.ParquetWriter(target, schema, compression="zstd") as parquet:
+                yield ParquetRowsWriter(parquet, schema)
+        else:
             yield JsonLinesWriter(file)
-            return
-        assert schema is not None
-        with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema, compression="zstd") as writer:
-            yield ParquetRowsWriter(writer, schema)

@@ -1,14 +1,16 @@
 """Which columns hold scores, by their names: one rule for every way in which people spell them.
 
-A name is its words: ``chosen-rating``, ``chosen_ratings``, ``ChosenRating`` and ``rating_chosen`` are all *chosen* and *rating*.
-A pair of columns that differ in *chosen* and *rejected* alone, and speak of a score, are the scores of the two responses.
+A name is its words: ``chosen-rating``, ``chosen_ratings``, ``ChosenRating`` and ``rating_chosen``
+are all *chosen* and *rating*. A pair of columns that differ in *chosen* and *rejected* alone, and
+speak of a score, are the scores of the two responses.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.interchange.user_table import UserTable, parsed_json
+from prefpipe.artifacts.interchange.checked_values import parsed_json
+from prefpipe.artifacts.interchange.user_table import UserTable
 from prefpipe.artifacts.tables.values import number_of
 
 SCORE_WORDS = ("score", "rating", "reward", "grade", "quality")
@@ -61,14 +63,17 @@ def words_of(name: str) -> tuple[str, ...]:
     """Return the words of a column's name in lower case, plurals of scores in the singular."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", parted) if word]
-    singular = {f"{word}s": word for word in (*SCORE_WORDS, *COUNTING_WORDS)}
-    return tuple(singular.get(word, word) for word in words)
+    return tuple(_SINGULAR.get(word, word) for word in words)
+
+
+_SINGULAR = {f"{word}s": word for word in (*SCORE_WORDS, *COUNTING_WORDS)}
 
 
 def pairs_of_columns(table: UserTable) -> tuple[list[PairOfColumns], list[str]]:
-    """Return the pairs of score columns, the plainly named first, and a note on columns that look like scores and are none.
+    """Return the pairs of score columns, and a note on columns that look like scores and are none.
 
-    Of several spellings of one scorer's columns the plain one is taken, ``score_chosen`` or ``chosen_score``, else the first.
+    The plainly named pairs come first. Of several spellings of one scorer's columns the plain one is
+    taken, ``score_chosen`` or ``chosen_score``, else the first.
     """
     by_scorer: dict[str, dict[str, str]] = {}
     left_out: list[str] = []
@@ -79,45 +84,51 @@ def pairs_of_columns(table: UserTable) -> tuple[list[PairOfColumns], list[str]]:
         rest = tuple(word for word in words if word not in SIDES)
         if len(sides) != 1 or not speaks_of_scores(rest):
             continue
-        scorer = "_".join(rest) if rest[0].isidentifier() else "_".join(("score", *rest))
-        columns = by_scorer.setdefault(scorer, {})
-        if sides[0] in columns or not (_is_plain(name) or holds_numbers(table.values(name))):
-            left_out.append(name)
-        else:
-            columns[sides[0]] = name
 
-    found = [
-        PairOfColumns(scorer, *map(columns.__getitem__, SIDES))
-        for scorer, columns in by_scorer.items()
-        if len(columns) == 2
-    ]
-    used = {name for pair in found for name in pair.columns}
-    left_out += [
-        name for columns in by_scorer.values() for name in columns.values() if name not in used
-    ]
+        scorer = "_".join(rest)
+        if not rest[0].isidentifier():
+            scorer = f"score_{scorer}"
+        columns = by_scorer.setdefault(scorer, {})
+        is_score = _is_plain(name) or holds_numbers(table.values(name))
+        if is_score and sides[0] not in columns:
+            columns[sides[0]] = name
+        else:
+            left_out.append(name)
+
+    pairs = []
+    for scorer, columns in by_scorer.items():
+        if len(columns) == len(SIDES):
+            pairs.append(PairOfColumns(scorer, columns["chosen"], columns["rejected"]))
+        else:
+            left_out += columns.values()
+    if not left_out:
+        return pairs, []
     note = (
-        "columns that look like scores and are not taken "
-        "(a pair is two columns of numbers, as score_chosen and score_rejected)"
+        "columns that look like scores and are not taken (a pair is two columns of numbers, as "
+        f"score_chosen and score_rejected): {', '.join(sorted(set(left_out)))}"
     )
-    return found, [f"{note}: {', '.join(sorted(set(left_out)))}"] if left_out else []
+    return pairs, [note]
 
 
 def single_columns(table: UserTable) -> dict[str, str]:
-    """Return the score columns of rows with one response: scorer to column, where the name is nothing but a score's."""
-    found: dict[str, str] = {}
+    """Return the score columns of rows with one response: scorer to column.
+
+    Their names are nothing but a score's.
+    """
+    columns: dict[str, str] = {}
     for name in sorted(table.names, key=lambda name: name not in PLAIN_WORDS):
         words = words_of(name)
         is_score = len(words) == 1 and words[0] in PLAIN_WORDS
         if is_score and (name in PLAIN_WORDS or holds_numbers(table.values(name))):
-            found.setdefault(words[0], name)
-    return found
+            columns.setdefault(words[0], name)
+    return columns
 
 
 def speaks_of_scores(words: Sequence[str]) -> bool:
     """Return whether a name's words speak of a score, and not of the number of something."""
-    return any(word in SCORE_WORDS for word in words) and not any(
-        word in COUNTING_WORDS for word in words
-    )
+    if any(word in COUNTING_WORDS for word in words):
+        return False
+    return any(word in SCORE_WORDS for word in words)
 
 
 def counts_something(name: str) -> bool:
@@ -130,7 +141,7 @@ def counts_something(name: str) -> bool:
 
 
 def _is_plain(name: str) -> bool:
-    """Return whether a name is one of those that people publish pairs under: ``score_chosen``, ``rejected_reward``."""
+    """Return whether people publish pairs under a name: ``score_chosen``, ``rejected_reward``."""
     first, _, second = name.partition("_")
     return (first in SIDES and second in PLAIN_WORDS) or (first in PLAIN_WORDS and second in SIDES)
 
@@ -138,7 +149,7 @@ def _is_plain(name: str) -> bool:
 def holds_numbers(values: Sequence[Any]) -> bool:
     """Return whether a column holds numbers, nulls beside them, and nothing else."""
     given = [value for value in values if value is not None and value != ""]
-    return bool(given) and all(is_number(value) for value in given)
+    return bool(given) and all(map(is_number, given))
 
 
 def holds_lists_of_numbers(values: Sequence[Any]) -> bool:
@@ -148,12 +159,17 @@ def holds_lists_of_numbers(values: Sequence[Any]) -> bool:
 
 
 def numbers_of(value: Any) -> list[Any] | None:
-    """Return a list of numbers, nulls among them, also one that stands in a text; None where a value is none."""
-    found = parsed_json(value) if isinstance(value, str) and value.startswith("[") else value
-    is_list = isinstance(found, list) and all(
-        member is None or is_number(member) for member in found
-    )
-    return found if is_list else None
+    """Return a list of numbers, nulls among them, also one that stands in a text.
+
+    None where a value is none.
+    """
+    if isinstance(value, str) and value.startswith("["):
+        value = parsed_json(value)
+    if not isinstance(value, list):
+        return None
+    if all(member is None or is_number(member) for member in value):
+        return value
+    return None
 
 
 def is_number(value: Any) -> bool:

@@ -1,9 +1,11 @@
 """What is a number and what is an id in users' tables: one rule for every entrance.
 
-A number is a whole number, a number with a point, a decimal, or a text that reads as one (`7.5`, `-1e3`, `nan`, `inf`); CSV
-holds nothing but texts, and other tools write numbers as texts into JSON and Parquet. A boolean is none.
-An id is a text, a whole number, or a number with a point that is whole: `7.0`, which is what tables make of 7 beside a
-missing value, is `7`.
+A number is a whole number, a number with a point, a decimal, or a text that reads as one (`7.5`,
+`-1e3`, `nan`, `inf`): CSV holds nothing but texts, and other tools write numbers as texts into JSON
+and Parquet. A boolean is none.
+
+An id is a text, a whole number, or a number with a point that is whole: `7.0`, which is what tables
+make of 7 beside a missing value, is `7`.
 """
 
 import re
@@ -22,22 +24,25 @@ LARGEST_EXACT: Final = 2**53
 
 
 def number_of(value: Any) -> tuple[float | None, str | None]:
-    """Return a value as a number and, when it is none, why; null and an empty text are a missing one."""
+    """Return a value as a number and, when it is none, why.
+
+    Null and an empty text are a missing number.
+    """
     if value is None or value == "":
         return None, None
+
     if isinstance(value, str):
         text = value.strip()
-        return (
-            (float(text), None)
-            if _NUMBER.fullmatch(text)
-            else (None, f"is {_shown(value)}, which is no number")
-        )
+        if _NUMBER.fullmatch(text) is None:
+            return None, f"is {shortened(value)}, which is no number"
+        return float(text), None
+
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        return None, f"is {_shown(value)}, which is no number"
+        return None, f"is {shortened(value)}, which is no number"
     try:
         return float(value), None
     except OverflowError:
-        return None, f"is {_shown(value)}, which is too large a number"
+        return None, f"is {shortened(value)}, which is too large a number"
     except ValueError:  # a signalling NaN of decimals
         return nan, None
 
@@ -52,17 +57,30 @@ def id_of(value: Any) -> tuple[str | None, str | None]:
         return None, f"is {value}; an id is a text or a whole number"
     if isinstance(value, int | UUID | date):
         return str(value), None
+
     if isinstance(value, float | Decimal):
         if not isfinite(value) or value != int(value):
-            return None, f"is {_shown(value)}; an id is a text or a whole number"
+            return None, f"is {shortened(value)}; an id is a text or a whole number"
         if isinstance(value, float) and abs(value) > LARGEST_EXACT:
-            return (
-                None,
-                f"is {_shown(value)}, a number with a point that is too large to hold an id exactly; write ids as texts",
+            return None, (
+                f"is {shortened(value)}, a number with a point that is too large to hold an id "
+                "exactly; write ids as texts"
             )
         return str(int(value)), None
-    return None, f"is {_shown(value)}; an id is a text or a whole number"
+
+    return None, f"is {shortened(value)}; an id is a text or a whole number"
 
 
-def _shown(value: Any) -> str:
+def half_character_of(text: str) -> str | None:
+    """Return what is wrong with a text that UTF-8 cannot hold, None where it can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start].encode("unicode_escape").decode()
+        return f"holds half of a surrogate pair ({half}), which is no character"
+    return None
+
+
+def shortened(value: Any) -> str:
+    """Return a value for a message, in 60 characters at most."""
     return f"{value!r:.60}"

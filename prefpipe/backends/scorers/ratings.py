@@ -13,18 +13,17 @@ from math import fsum, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefpipe.artifacts.interchange.formats import content_hash
-from prefpipe.artifacts.interchange.user_table import (
-    Problems,
-    UserTable,
+from prefpipe.artifacts.interchange.checked_values import (
     checked_id,
     checked_index,
     checked_number,
     checked_text,
-    read_user_table,
-    told,
 )
+from prefpipe.artifacts.interchange.formats import content_hash
+from prefpipe.artifacts.interchange.row_problems import Problems
+from prefpipe.artifacts.interchange.user_table import UserTable, read_user_table
 from prefpipe.artifacts.tables.bad_rows import read_without_bad_rows
+from prefpipe.artifacts.tables.values import shortened
 from prefpipe.backends.protocol import Score, ScoreRequest
 from prefpipe.errors import InputError
 
@@ -225,7 +224,7 @@ def _checked_rating(value: Any, name: str) -> tuple[float | None, str | None]:
     if problem is None and rating is None:
         return None, f"`{name}` is empty"
     if rating is not None and not isfinite(rating):
-        return None, f"`{name}` is {told(value)}, which is not finite"
+        return None, f"`{name}` is {shortened(value)}, which is not finite"
     return rating, problem
 
 

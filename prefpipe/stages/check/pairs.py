@@ -11,10 +11,10 @@ from prefpipe.maths.compute.training_compute import TokenSums
 from prefpipe.maths.statistics.calibration import preference_probabilities
 from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
 from prefpipe.training.groups import (
-    Fate,
     Group,
     Key,
     Response,
+    ResponseStatus,
     check_group,
     pairs_in,
     prepare_groups,
@@ -36,7 +36,7 @@ class PairCheck:
         self.on_too_long = "truncate" if on_too_long == "truncate" else "drop"
         self.pairs: Counter[str] = Counter()
         self.fates: Counter[str] = Counter()
-        self.fates_by_key: dict[Key, Fate] = {}
+        self.fates_by_key: dict[Key, ResponseStatus] = {}
         self.broken: list[str] = []
         self.n_groups, self.n_left, self.largest = 0, 0, 0
         self.n_same_text, self.n_same_ids, self.n_equal_rewards = 0, 0, 0
@@ -58,8 +58,8 @@ class PairCheck:
             self.broken.append(error.message)
             return
         self.n_groups += 1
-        self.fates_by_key |= prepared.fates
-        self.fates.update(fate.status for fate in prepared.fates.values())
+        self.fates_by_key |= prepared.statuses
+        self.fates.update(fate.status for fate in prepared.statuses.values())
         rewards = [response.reward for response in group.responses]
         self.n_equal_rewards += len(rewards) > 1 and min(rewards) == max(rewards)
         self.rewards += rewards

@@ -1,6 +1,7 @@
 """Embeddings of an evaluation's two sides: the same embedder, of these candidates, found by key."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,13 @@ def check_embeddings(policy: RatedCandidates, baseline: RatedCandidates) -> None
     Raises:
         InputError: naming the folder.
     """
-    made_by = []
+    embedders: list[dict[str, Any]] = []
     for name, side in zip(SIDES, (policy, baseline), strict=True):
         if side.embeddings is None:
             continue
         flag = f"--{name}-embeddings {side.embeddings.path}"
         again = f"make them: prefpipe embed {side.candidates.path} -o {side.embeddings.path} ..."
+
         identity = dict(side.embeddings.record.identity)
         if identity.pop("candidates", None) != side.candidates.record.identity:
             raise InputError(
@@ -34,8 +36,9 @@ def check_embeddings(policy: RatedCandidates, baseline: RatedCandidates) -> None
                     f"{flag}: part {index} is of another version of {side.candidates.path}",
                     hint=again,
                 )
-        made_by.append(identity)
-    if len(made_by) == len(SIDES) and made_by[0] != made_by[1]:
+        embedders.append(identity)  # without its candidates: what is left is the embedder
+
+    if len(embedders) == len(SIDES) and embedders[0] != embedders[1]:
         raise InputError(
             "--policy-embeddings and --baseline-embeddings are not of the same embedder",
             hint="embed both with the same --model",
@@ -52,17 +55,20 @@ def vectors_by_prompt(
         index: of the part.
         rows: the part's candidates.
     """
-    table, _ = embeddings.read(index, ["prompt_id", "sample_idx", "embedding", "status"])
-    column = table["embedding"].combine_chunks()
-    vectors_ND = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
-    keys = zip(table["prompt_id"].to_pylist(), table["sample_idx"].to_pylist(), strict=True)
-    places = {
-        key: place
-        for place, (key, status) in enumerate(zip(keys, table["status"].to_pylist(), strict=True))
-        if status == "ok"
-    }
-    found: dict[str, list[int]] = {}
+    columns = ["prompt_id", "sample_idx", "status"]
+    table, _ = embeddings.read(index, [*columns, "embedding"])
+    vectors = table["embedding"].combine_chunks()
+    vectors_ND = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(vectors), -1)
+    places: dict[tuple[str, int], int] = {}
+    values = (table[name].to_pylist() for name in columns)
+    for place, (prompt_id, sample_idx, status) in enumerate(zip(*values, strict=True)):
+        if status == "ok":
+            places[prompt_id, sample_idx] = place
+
+    places_of_prompt: dict[str, list[int]] = {}
     for row in rows:
-        place = places.get(key_of(row))
-        found.setdefault(row["prompt_id"], []).extend([] if place is None else [place])
-    return {prompt_id: vectors_ND[own] for prompt_id, own in found.items()}
+        places_of_row = places_of_prompt.setdefault(row["prompt_id"], [])
+        place_of_row = places.get(key_of(row))
+        if place_of_row is not None:
+            places_of_row.append(place_of_row)
+    return {prompt_id: vectors_ND[found] for prompt_id, found in places_of_prompt.items()}

@@ -8,35 +8,78 @@ from prefpipe.text.numbers import interval, number
 LEAST_PROMPTS = 10
 """Below so many prompts a percentile interval is too narrow to warn by."""
 LEAST_CHANGE = 0.1
-"""Change of the length that is worth a word, as a share of the baseline's."""
+"""Change of the length that is worth a note, as a share of the baseline's."""
 
 
-class Watched(NamedTuple):
-    """A measure: its row's label, its name in a sentence, its form, and the direction that is worse, 0 for neither."""
+class HealthMeasure(NamedTuple):
+    """How a measure is shown, and when it is a bad sign.
+
+    ``label`` of its row, ``name`` in a sentence, ``form`` of its numbers; ``worse``: the direction that is worse, 0 for neither;
+    ``no_value``: why it would have no value.
+    """
 
     label: str
     name: str
     form: str
     worse: int
+    no_value: str = ""
 
 
 SHARED = {
-    "repetition": Watched("repeated 4-grams", "repetition within a response", "{:.1%}", 1),
-    "truncated": Watched("cut at the token limit", "responses cut at the token limit", "{:.1%}", 1),
+    "repetition": HealthMeasure("repeated 4-grams", "repetition within a response", "{:.1%}", 1),
+    "truncated": HealthMeasure(
+        "cut at the token limit", "responses cut at the token limit", "{:.1%}", 1
+    ),
 }
 """Measures that stand at the top of ``summary.json``, over the prompts that are rated on both sides."""
 HEALTH = {
-    "refused": Watched("refusals", "refusals", "{:.1%}", 1),
-    "empty": Watched("empty responses", "empty responses", "{:.1%}", 1),
-    "copied": Watched("copies within a prompt", "copies among a prompt's responses", "{:.1%}", 1),
-    "distinct_1": Watched("distinct-1", "distinct-1", "{:.3f}", 0),
-    "distinct_2": Watched("distinct-2", "distinct-2", "{:.3f}", 0),
-    "distinct_2_equal": Watched("  at equal length", "distinct-2 at equal length", "{:.3f}", -1),
-    "self_bleu": Watched("self-BLEU", "self-BLEU", "{:.3f}", 1),
-    "embedding_diversity": Watched(
-        "embedding distance", "embedding distance among a prompt's responses", "{:.3f}", -1
+    "refused": HealthMeasure(
+        "refusals", "refusals", "{:.1%}", 1, no_value="no response on both sides"
+    ),
+    "empty": HealthMeasure(
+        "empty responses", "empty responses", "{:.1%}", 1, no_value="no response on both sides"
+    ),
+    "copied": HealthMeasure(
+        "copies within a prompt",
+        "copies among a prompt's responses",
+        "{:.1%}",
+        1,
+        no_value="no prompt has two responses on both sides; sample with --n 2 or more",
+    ),
+    "distinct_1": HealthMeasure(
+        "distinct-1", "distinct-1", "{:.3f}", 0, no_value="no prompt has a word on both sides"
+    ),
+    "distinct_2": HealthMeasure(
+        "distinct-2",
+        "distinct-2",
+        "{:.3f}",
+        0,
+        no_value="no prompt has two words in a row on both sides",
+    ),
+    "distinct_2_equal": HealthMeasure(
+        "  at equal length",
+        "distinct-2 at equal length",
+        "{:.3f}",
+        -1,
+        no_value="no prompt has two words in a row on both sides",
+    ),
+    "self_bleu": HealthMeasure(
+        "self-BLEU",
+        "self-BLEU",
+        "{:.3f}",
+        1,
+        no_value="no prompt has two responses with words on both sides; sample with --n 2 or more",
+    ),
+    "embedding_diversity": HealthMeasure(
+        "embedding distance",
+        "embedding distance among a prompt's responses",
+        "{:.3f}",
+        -1,
+        no_value="no prompt has two embeddings on both sides; give --policy-embeddings and "
+        "--baseline-embeddings",
     ),
 }
+"""Measures under ``health`` in ``summary.json``, over all prompts where both sides have a value."""
 KL = {
     "kl_per_token": ("KL to the reference", "nats a token"),
     "kl_per_response": ("", "nats a response"),
@@ -52,22 +95,20 @@ def health_rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     health = figures.get("health", {})  # the summary of an earlier release has none
     for key, (label, unit) in KL.items():
         if key in health and "reason" not in health[key]:
-            found = health[key]["policy"]
+            divergence = health[key]["policy"]
+            se = number(divergence["se"], "{:.3f}")
+            name = label or "  the same"
+            yield f"{name}, {unit}", "", interval(divergence, "{:.3f}"), "", se
+
+    for measure, values in _measures(figures):
+        difference = values["difference"]
+        if difference["mean"] is not None:
             yield (
-                f"{label or '  the same'}, {unit}",
-                "",
-                interval(found, "{:.3f}"),
-                "",
-                number(found["se"], "{:.3f}"),
-            )
-    for watched, values in _measures(figures):
-        if values["difference"]["mean"] is not None:
-            yield (
-                watched.label,
-                interval(values["baseline"], watched.form),
-                interval(values["policy"], watched.form),
-                interval(values["difference"], watched.form, signed=True),
-                number(values["difference"]["se"], watched.form),
+                measure.label,
+                interval(values["baseline"], measure.form),
+                interval(values["policy"], measure.form),
+                interval(difference, measure.form, signed=True),
+                number(difference["se"], measure.form),
             )
 
 
@@ -78,30 +119,32 @@ def health_notes(figures: Mapping[str, Any]) -> list[str]:
         figures: what ``summary.json`` holds.
     """
     notes = []
-    has_tokens = figures["n_tokens"]["difference"]["mean"] is not None  # imports have none
-    measure, form, unit = (
-        ("n_tokens", "{:.1f}", "tokens") if has_tokens else ("length_chars", "{:.0f}", "characters")
-    )
-    lengths = figures[measure]
+    lengths, form, unit = figures["n_tokens"], "{:.1f}", "tokens"
+    if lengths["difference"]["mean"] is None:  # imports have no tokens
+        lengths, form, unit = figures["length_chars"], "{:.0f}", "characters"
     if _moved(lengths) and lengths["baseline"]["mean"]:
         change = lengths["difference"]["mean"] / lengths["baseline"]["mean"]
         if abs(change) >= LEAST_CHANGE:
-            name = f"responses are {abs(change):.0%} {'longer' if change > 0 else 'shorter'}"
-            notes.append(f"{name}: {_change(lengths, form)} {unit}")
-    for watched, values in _measures(figures):
-        if watched.worse and _moved(values) == watched.worse:
-            verb = "rose" if watched.worse > 0 else "fell"
-            notes.append(f"{watched.name} {verb}: {_change(values, watched.form)}")
+            direction = "longer" if change > 0 else "shorter"
+            notes.append(
+                f"responses are {abs(change):.0%} {direction}: {_change(lengths, form)} {unit}"
+            )
+
+    for measure, values in _measures(figures):
+        if measure.worse and _moved(values) == measure.worse:
+            verb = "rose" if measure.worse > 0 else "fell"
+            notes.append(f"{measure.name} {verb}: {_change(values, measure.form)}")
     return notes
 
 
-def _measures(figures: Mapping[str, Any]) -> Iterator[tuple[Watched, Mapping[str, Any]]]:
-    yield from ((watched, figures[key]) for key, watched in SHARED.items())
-    yield from (
-        (watched, figures["health"][key])
-        for key, watched in HEALTH.items()
-        if key in figures.get("health", {})
-    )
+def _measures(figures: Mapping[str, Any]) -> Iterator[tuple[HealthMeasure, Mapping[str, Any]]]:
+    """Yield every measure that the figures have, with its values."""
+    for key, measure in SHARED.items():
+        yield measure, figures[key]
+    health = figures.get("health", {})
+    for key, measure in HEALTH.items():
+        if key in health:
+            yield measure, health[key]
 
 
 def _moved(values: Mapping[str, Any]) -> int:
@@ -113,5 +156,6 @@ def _moved(values: Mapping[str, Any]) -> int:
 
 
 def _change(values: Mapping[str, Any], form: str) -> str:
-    before, after = (number(values[side]["mean"], form) for side in ("baseline", "policy"))
+    before = number(values["baseline"]["mean"], form)
+    after = number(values["policy"]["mean"], form)
     return f"{before} to {after}, difference {interval(values['difference'], form, signed=True)}"

@@ -12,7 +12,7 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.maths.statistics.ratios import ratio_of_means
-from prefpipe.stages.shared.candidate_rows import Row, key_of
+from prefpipe.stages.shared.candidate_rows import Key, Row, key_of
 from prefpipe.stages.shared.recipe import IMPORT, RatedCandidates
 
 ESTIMATOR = "k1: mean of log p(policy) - log p(reference) over the policy's own samples"
@@ -21,7 +21,10 @@ SERVED = ("openai", "fake")
 
 
 class KlReference(NamedTuple):
-    """The model that the policy is compared with and what it says of the policy's responses; ``reason``: why nothing."""
+    """The model that the divergence is measured from, and its log-probabilities of the policy's responses.
+
+    ``reason``: why there are none.
+    """
 
     name: str | None = None
     logprobs: Artifact | None = None
@@ -34,10 +37,12 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
         return "--no-kl"
     if policy.candidates.record.stage == IMPORT:
         return "the policy's responses were imported, without log-probabilities"
-    if not all(
-        model.get("tokenizer_hash") for model in policy.candidates.record.identity.get("models", [])
-    ):
-        return "the policy's responses are not of a model on this disk, so that their token ids are not known"
+    samplers = policy.candidates.record.identity.get("models", [])
+    if not all(sampler.get("tokenizer_hash") for sampler in samplers):
+        return (
+            "the policy's responses are not of a model on this disk, so that their token ids are "
+            "not known"
+        )
     if config.kl_reference is None:
         if not baseline.candidates.path.is_relative_to(config.output):
             return "the baseline is a candidates folder; name its model with --kl-reference"
@@ -47,7 +52,7 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
 
 
 def log_ratios(
-    rows: Sequence[Row], reference: Mapping[tuple[str, int], tuple[float, int]]
+    rows: Sequence[Row], reference: Mapping[Key, tuple[float, int]]
 ) -> tuple[float, float]:
     """Return a prompt's mean log ratio in nats a response, and the mean tokens of the responses that it is of; NaN for none.
 
@@ -58,52 +63,60 @@ def log_ratios(
     Raises:
         InputError: the two are sums over different numbers of tokens.
     """
-    ratios, tokens = [], []
+    ratios: list[float] = []
+    tokens: list[int] = []
     for row in rows:
         logp, n_tokens = reference.get(key_of(row), (None, 0))
         if logp is None or row["logp"] is None:
             continue
         if n_tokens != row["n_response_tokens"]:
             raise InputError(
-                f"the reference's log-probability of response {row['sample_idx']} of prompt {row['prompt_id']} is a sum over "
-                f"{n_tokens} tokens, and the policy's over {row['n_response_tokens']}",
+                f"the reference's log-probability of response {row['sample_idx']} of prompt "
+                f"{row['prompt_id']} is a sum over {n_tokens} tokens, and the policy's over "
+                f"{row['n_response_tokens']}",
                 hint="remove the folder policy/reference-logprobs and run the same command again",
             )
         ratios.append(row["logp"] - logp)
         tokens.append(n_tokens)
-    return (float(np.mean(ratios)), float(np.mean(tokens))) if ratios else (nan, nan)
+    if not ratios:
+        return nan, nan
+    return float(np.mean(ratios)), float(np.mean(tokens))
 
 
 def kl_figures(
     table: pa.Table, reference: KlReference, policy: RatedCandidates, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Return KL(policy || reference) a token and a response, in nats, in the form of every measure of `health_figures`."""
-    ratios, tokens = (
-        np.array(table[name].to_pylist(), dtype=np.float64)
-        for name in ("policy_log_ratio", "policy_log_ratio_tokens")
-    )
-    none = dict.fromkeys(("mean", "se", "low", "high"))
-    more: dict[str, Any] = {
-        "reference": reference.name,
-        "estimator": ESTIMATOR,
-        "sampled_otherwise": sampled_otherwise(policy),
-    }
+    """Return KL(policy || reference) a token and a response, in nats, in the form of every measure of `health_figures`.
+
+    Both are ratios of means over prompts::
+
+        a token:     mean of a prompt's log ratio / mean of its tokens
+        a response:  mean of a prompt's log ratio / 1
+    """
+    ratios_P = np.array(table["policy_log_ratio"].to_pylist(), dtype=np.float64)
+    tokens_P = np.array(table["policy_log_ratio_tokens"].to_pylist(), dtype=np.float64)
+    ones_P = np.where(np.isnan(ratios_P), np.nan, 1.0)
     reason = reference.reason
-    if reason is None and np.isnan(ratios).all():
+    if reason is None and np.isnan(ratios_P).all():
         reason = "no response has the log-probabilities of both models"
-    if reason is not None:
-        more["reason"] = reason
+
+    no_value = dict.fromkeys(("mean", "se", "low", "high"))
     figures = {}
-    for what, below in (("token", tokens), ("response", np.where(np.isnan(ratios), np.nan, 1.0))):
-        found = ratio_of_means(ratios, below, bootstrap)
-        figures[f"kl_per_{what}"] = {
-            "policy": found._asdict(),
-            "baseline": none,
-            "difference": none,
-            "n_prompts": found.n,
-            "unit": f"nats a {what}",
-            **more,
+    for unit, below_P in (("token", tokens_P), ("response", ones_P)):
+        ratio = ratio_of_means(ratios_P, below_P, bootstrap)
+        values: dict[str, Any] = {
+            "policy": ratio._asdict(),
+            "baseline": no_value,
+            "difference": no_value,
+            "n_prompts": ratio.n,
+            "unit": f"nats a {unit}",
+            "reference": reference.name,
+            "estimator": ESTIMATOR,
+            "sampled_otherwise": sampled_otherwise(policy),
         }
+        if reason is not None:
+            values["reason"] = reason
+        figures[f"kl_per_{unit}"] = values
     return figures
 
 
@@ -111,14 +124,14 @@ def sampled_otherwise(policy: RatedCandidates) -> str | None:
     """Return how the responses were sampled, where that is not from the policy itself: temperature 1, whole distribution."""
     identity = policy.candidates.record.identity
     temperatures = identity.get("temperature") or [1.0]
-    words = []
+    settings = []
     if set(temperatures) != {1.0}:
-        words.append("temperature " + ", ".join(f"{value:g}" for value in temperatures))
+        settings.append("temperature " + ", ".join(f"{value:g}" for value in temperatures))
     if identity.get("top_p", 1.0) < 1:
-        words.append(f"top-p {identity['top_p']:g}")
+        settings.append(f"top-p {identity['top_p']:g}")
     if identity.get("top_k", 0) > 0:
-        words.append(f"top-k {identity['top_k']}")
-    return ", ".join(words) or None
+        settings.append(f"top-k {identity['top_k']}")
+    return ", ".join(settings) or None
 
 
 def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
@@ -129,16 +142,20 @@ def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
         n_prompts: of the table.
     """
     reason = figures.get("reason")
+    if reason == "--no-kl":
+        return []
     if reason is not None:
-        return [] if reason == "--no-kl" else [f"no KL to the reference: {reason}"]
+        return [f"no KL to the reference: {reason}"]
+
     notes = []
     if figures["sampled_otherwise"] is not None:
         notes.append(
-            f"KL is over responses sampled at {figures['sampled_otherwise']}, and so biased; for the policy's own, sample with "
-            "--temperature 1 and without --top-p and --top-k"
+            f"KL is over responses sampled at {figures['sampled_otherwise']}, and so biased; for "
+            "the policy's own, sample with --temperature 1 and without --top-p and --top-k"
         )
     if figures["n_prompts"] < n_prompts:
         notes.append(
-            f"KL is over {figures['n_prompts']} of {n_prompts} prompts: the others have no response that both measured"
+            f"KL is over {figures['n_prompts']} of {n_prompts} prompts: the others have no "
+            "response that both measured"
         )
     return notes

@@ -44,66 +44,90 @@ def lm_eval_command(
             f"{reference} is no folder of safetensors, which lm-evaluation-harness needs",
             hint=f"run `prefpipe models convert {reference} -o DIR` and give DIR",
         )
-    has_template = True
     if path.is_dir():
-        base = find_adapter_base(path)
-        if base is None and not (path / "config.json").exists():
+        arguments, has_template = _arguments_of_folder(reference, path)
+    else:
+        arguments, has_template = _arguments_of_hub_model(reference), True
+    if dtype != "auto":
+        arguments["dtype"] = dtype
+    for name, value in arguments.items():
+        _check_argument(name, value)
+
+    model_args = ",".join(f"{name}={value}" for name, value in arguments.items())
+    words = ["lm_eval", "--model", "hf", "--model_args", model_args, "--tasks", ",".join(tasks)]
+    if has_template:
+        words.append("--apply_chat_template")
+    words += ["--batch_size", batch_size, "--output_path", output, "--log_samples"]
+    return shlex.join(words)
+
+
+def _arguments_of_folder(reference: str, path: Path) -> tuple[dict[str, str], bool]:
+    """Return the arguments of a model folder, whole or an adapter, and whether its tokenizer has a chat template."""
+    base = find_adapter_base(path)
+    has_tokenizer = bool(find_tokenizer_files(path))
+    if base is None:
+        if not (path / "config.json").exists():
             raise UsageError(
-                f"{reference or '.'} is no model folder: it holds neither config.json nor an adapter",
+                f"{reference or '.'} is no model folder: it holds neither config.json nor an "
+                "adapter",
                 hint="give the folder that `prefpipe train` or `merge` wrote",
             )
-        has_tokenizer = bool(find_tokenizer_files(path))
         arguments = {"pretrained": _as_text(path)}
-        if base is not None:
-            arguments = {"pretrained": _base_path(path, base.reference), "peft": _as_text(path)}
-            arguments |= {"revision": base.revision} if base.revision else {}
-            arguments |= {"tokenizer": _as_text(path)} if has_tokenizer else {}
-        owner = path if has_tokenizer else Path(arguments["pretrained"])
-        has_template = not owner.is_dir() or read_chat_template(owner) is not None
-    elif (
-        path.exists()
-        or HUB_NAME.fullmatch(reference.partition("@")[0]) is None
-        or reference.startswith(".")
-    ):
+    else:
+        arguments = {"pretrained": _base_path(path, base.reference), "peft": _as_text(path)}
+        if base.revision:
+            arguments["revision"] = base.revision
+        if has_tokenizer:
+            arguments["tokenizer"] = _as_text(path)
+
+    # A base of the hub is not on this disk; that it has a template is the likelier case.
+    owner = path if has_tokenizer else Path(arguments["pretrained"])
+    has_template = not owner.is_dir() or read_chat_template(owner) is not None
+    return arguments, has_template
+
+
+def _arguments_of_hub_model(reference: str) -> dict[str, str]:
+    """Return the arguments of ``org/name[@revision]``."""
+    name, _, revision = reference.partition("@")
+    is_hub_name = HUB_NAME.fullmatch(name) is not None and not reference.startswith(".")
+    if Path(reference).expanduser().exists() or not is_hub_name:
         raise UsageError(
             f"{reference or 'an empty name'} is no model folder, and no org/name of the hub",
             hint="give the folder that `prefpipe train` wrote",
         )
-    else:
-        name, _, revision = reference.partition("@")
-        arguments = {"pretrained": name} | ({"revision": revision} if revision else {})
-    arguments |= {"dtype": dtype} if dtype != "auto" else {}
-    for name, value in arguments.items():
-        if any(sign in value for sign in MEANT_FOR_ARGUMENTS):
-            raise UsageError(
-                f"{name}: {value!r} holds one of {' '.join(MEANT_FOR_ARGUMENTS)}, which lm-evaluation-harness takes for a part "
-                "of its list of arguments",
-                hint="rename the folder, or make a link to it without those signs",
-            )
-        if has_open_bracket(value):
-            raise UsageError(
-                f"{name}: {value!r} has a bracket without its other half, and lm-evaluation-harness reads what is between "
-                "brackets as one argument",
-                hint="rename the folder, or make a link to it without brackets",
-            )
-        if not is_read_as_text(value):
-            raise UsageError(
-                f"{name}: lm-evaluation-harness reads {value!r} as a number or another value of Python, and no text can be told "
-                "from one there",
-                hint=f"download it, `hf download {value} --local-dir DIR`, and give ./DIR"
-                if name != "revision"
-                else "name a branch, a tag or a longer commit hash",
-            )
-    words = [
-        "lm_eval",
-        "--model",
-        "hf",
-        "--model_args",
-        ",".join(f"{name}={value}" for name, value in arguments.items()),
-    ]
-    words += ["--tasks", ",".join(tasks), *(["--apply_chat_template"] if has_template else [])]
-    words += ["--batch_size", batch_size, "--output_path", output, "--log_samples"]
-    return shlex.join(words)
+    arguments = {"pretrained": name}
+    if revision:
+        arguments["revision"] = revision
+    return arguments
+
+
+def _check_argument(name: str, value: str) -> None:
+    """Refuse a value that the harness's list of arguments cannot hold.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if any(sign in value for sign in MEANT_FOR_ARGUMENTS):
+        raise UsageError(
+            f"{name}: {value!r} holds one of {' '.join(MEANT_FOR_ARGUMENTS)}, which "
+            "lm-evaluation-harness takes for a part of its list of arguments",
+            hint="rename the folder, or make a link to it without those signs",
+        )
+    if has_open_bracket(value):
+        raise UsageError(
+            f"{name}: {value!r} has a bracket without its other half, and lm-evaluation-harness "
+            "reads what is between brackets as one argument",
+            hint="rename the folder, or make a link to it without brackets",
+        )
+    if not is_read_as_text(value):
+        hint = f"download it, `hf download {value} --local-dir DIR`, and give ./DIR"
+        if name == "revision":
+            hint = "name a branch, a tag or a longer commit hash"
+        raise UsageError(
+            f"{name}: lm-evaluation-harness reads {value!r} as a number or another value of "
+            "Python, and no text can be told from one there",
+            hint=hint,
+        )
 
 
 def is_read_as_text(value: str) -> bool:
@@ -141,9 +165,10 @@ def has_open_bracket(value: str) -> bool:
 
 def _base_path(adapter: Path, reference: str) -> str:
     """Return where an adapter's base is: a folder beside it, a path, or a name of the hub."""
-    beside, path = adapter / reference, Path(reference).expanduser()
+    path = Path(reference).expanduser()
     if path.is_dir():
         return _as_text(path)
+    beside = adapter / reference
     return str(beside.resolve()) if beside.is_dir() else reference
 
 

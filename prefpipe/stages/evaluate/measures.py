@@ -64,7 +64,7 @@ class MeasuredResponses(NamedTuple):
     log_ratio: tuple[float, float] = (nan, nan)
 
 
-def pools_of(
+def measures_by_prompt(
     side: RatedCandidates, reward: str, reference: Artifact | None = None
 ) -> dict[str, MeasuredResponses]:
     """Return what is measured of each prompt of a side.
@@ -75,55 +75,47 @@ def pools_of(
         reference: log-probabilities of its responses under a reference.
     """
     expression = parse_reward(reward)
-    result: dict[str, MeasuredResponses] = {}
+    measured: dict[str, MeasuredResponses] = {}
     for index in side.candidates.present(range(side.candidates.n_parts), allow_partial=False):
         rows = side.candidates.read(index, list(COLUMNS))[0].to_pylist()
-        rewards = rewards_by_key(
-            side.scores.read(index)[0], expression, [key_of(row) for row in rows]
-        )
-        found = read_logprobs(reference, [index]) if reference is not None else {}
-        vectors = (
-            vectors_by_prompt(side.embeddings, index, rows) if side.embeddings is not None else {}
-        )
-        by_prompt: dict[str, list[Row]] = {}
+        scores, _ = side.scores.read(index)
+        rewards = rewards_by_key(scores, expression, [key_of(row) for row in rows])
+        logprobs = {} if reference is None else read_logprobs(reference, [index])
+        vectors: dict[str, np.ndarray] = {}
+        if side.embeddings is not None:
+            vectors = vectors_by_prompt(side.embeddings, index, rows)
+
+        # prompts in the order of the file, their responses by sample index
+        rows_of_prompt: dict[str, list[Row]] = {row["prompt_id"]: [] for row in rows}
         for row in sorted(rows, key=lambda row: row["sample_idx"]):
-            by_prompt.setdefault(row["prompt_id"], []).append(row)
-        for prompt_id in dict.fromkeys(row["prompt_id"] for row in rows):
-            own = by_prompt[prompt_id]
-            result[prompt_id] = MeasuredResponses(
-                _values(own, [rewards[key_of(row)] for row in own]),
-                [row["response"] for row in own if row["response"] is not None],
+            rows_of_prompt[row["prompt_id"]].append(row)
+        for prompt_id, responses in rows_of_prompt.items():
+            measured[prompt_id] = MeasuredResponses(
+                _values(responses, [rewards[key_of(row)] for row in responses]),
+                [row["response"] for row in responses if row["response"] is not None],
                 vectors.get(prompt_id),
-                log_ratios(own, found),
+                log_ratios(responses, logprobs),
             )
-    return result
+    return measured
 
 
 def _values(rows: Sequence[Row], rewards: Sequence[float]) -> dict[str, np.ndarray]:
-    measured = [
-        _of_a_response(row) | {"reward": reward} for row, reward in zip(rows, rewards, strict=True)
-    ]
-    return {
-        name: np.array([each[name] for each in measured], dtype=np.float64)
-        for name in OF_A_RESPONSE
-    }
-
-
-def _of_a_response(row: Row) -> dict[str, float]:
-    n_tokens, text, ended_by = row["n_response_tokens"], row["response"], row["finish_reason"]
-    found = dict.fromkeys(OF_A_RESPONSE, nan)
-    if n_tokens is not None:
-        found["n_tokens"] = float(n_tokens)
-    if text is not None:
-        found |= {
-            "length_chars": float(len(text)),
-            "repetition": repeated_share(words_and_signs(text)),
-            "refused": float(is_refusal(text)),
-            "empty": float(not text.strip()),
-        }
-    if text is not None and ended_by is not None:
-        found["truncated"] = float(ended_by == "length")
-    return found
+    """Return the measures of `OF_A_RESPONSE` of a prompt's responses, (n,) each."""
+    values = {name: np.full(len(rows), nan) for name in OF_A_RESPONSE}
+    values["reward"][:] = rewards
+    for place, row in enumerate(rows):
+        n_tokens, text, ended_by = row["n_response_tokens"], row["response"], row["finish_reason"]
+        if n_tokens is not None:
+            values["n_tokens"][place] = n_tokens
+        if text is None:
+            continue
+        values["length_chars"][place] = len(text)
+        values["repetition"][place] = repeated_share(words_and_signs(text))
+        values["refused"][place] = is_refusal(text)
+        values["empty"][place] = not text.strip()
+        if ended_by is not None:
+            values["truncated"][place] = ended_by == "length"
+    return values
 
 
 def compare(
@@ -131,30 +123,15 @@ def compare(
     baseline: Mapping[str, MeasuredResponses],
     tie_tolerance: float,
 ) -> list[Row]:
-    """Return one row for each prompt of either side, in the order of the policy's prompts."""
+    """Return one row for each prompt of either side, in the order of the policy's prompts.
+
+    Raises:
+        InputError: no prompt has a rated response on both sides.
+    """
     rows = []
     for prompt_id in [*policy, *(key for key in baseline if key not in policy)]:
-        row: Row = {"prompt_id": prompt_id, "preference": None, "status": "ok", "reason": None}
-        pools = {"policy": policy.get(prompt_id), "baseline": baseline.get(prompt_id)}
-        rated = {}
-        for name, pool in pools.items():
-            rewards = pool.values["reward"] if pool is not None else np.array([])
-            rated[name] = rewards[~np.isnan(rewards)]
-            row[f"n_{name}"] = len(rated[name])
-            for measure in OF_A_RESPONSE:
-                row[f"{name}_{measure}"] = _mean(pool.values[measure]) if pool is not None else None
-        row |= compare_sets({name: pool for name, pool in pools.items() if pool is not None})
-        if pools["policy"] is not None:
-            ratio, tokens = pools["policy"].log_ratio
-            row |= {"policy_log_ratio": _known(ratio), "policy_log_ratio_tokens": _known(tokens)}
-        missing = [name for name in SIDES if not len(rated[name])]
-        if missing:
-            row["status"] = f"no_{missing[0]}_reward"
-            row["reason"] = f"no rated response of the {' and the '.join(missing)}"
-        else:
-            row["preference"] = preference(
-                rated["policy"], rated["baseline"], tie_tolerance=tie_tolerance
-            )
+        sides = {"policy": policy.get(prompt_id), "baseline": baseline.get(prompt_id)}
+        row = {"prompt_id": prompt_id} | _compare_prompt(sides, tie_tolerance)
         rows.append(row)
     if not any(row["status"] == "ok" for row in rows):
         raise InputError(
@@ -164,33 +141,78 @@ def compare(
     return rows
 
 
-def compare_sets(pools: Mapping[str, MeasuredResponses]) -> dict[str, float | None]:
+def _compare_prompt(sides: Mapping[str, MeasuredResponses | None], tie_tolerance: float) -> Row:
+    """Return a prompt's row but for its key; None is a side that does not hold the prompt."""
+    row: Row = {"preference": None, "status": "ok", "reason": None}
+    rewards: dict[str, np.ndarray] = {}
+    held: dict[str, MeasuredResponses] = {}
+    for name, responses in sides.items():
+        rewards[name] = np.array([])
+        for measure in OF_A_RESPONSE:
+            row[f"{name}_{measure}"] = None
+        if responses is not None:
+            held[name] = responses
+            known = responses.values["reward"]
+            rewards[name] = known[~np.isnan(known)]
+            for measure in OF_A_RESPONSE:
+                row[f"{name}_{measure}"] = _mean(responses.values[measure])
+        row[f"n_{name}"] = len(rewards[name])
+    row |= compare_sets(held)
+    if "policy" in held:
+        ratio, n_tokens = held["policy"].log_ratio
+        row["policy_log_ratio"] = _known(ratio)
+        row["policy_log_ratio_tokens"] = _known(n_tokens)
+
+    missing = [name for name in SIDES if not len(rewards[name])]
+    if missing:
+        row["status"] = f"no_{missing[0]}_reward"
+        row["reason"] = f"no rated response of the {' and the '.join(missing)}"
+    else:
+        row["preference"] = preference(
+            rewards["policy"], rewards["baseline"], tie_tolerance=tie_tolerance
+        )
+    return row
+
+
+def compare_sets(sides: Mapping[str, MeasuredResponses]) -> dict[str, float | None]:
     """Return the measures of a prompt's set of responses for each side that has any, as columns; None where there is none.
 
     These depend on how many responses there are. Of a side that has more than the other, the first of them count, so that
     both have as many; and ``distinct_2_equal`` is over as many word pairs as the side with fewer has.
     """
-    sizes = [len(pool.texts) for pool in pools.values() if pool.texts]
-    texts = {name: pool.texts[: min(sizes, default=0)] for name, pool in pools.items()}
-    words = {name: [words_and_signs(text) for text in own] for name, own in texts.items()}
-    pairs = {name: pooled_ngrams(own, 2) for name, own in words.items()}
-    n_pairs = min(counts.total() for counts in pairs.values()) if len(pairs) == len(SIDES) else 0
-    vectors = {name: pool.vectors for name, pool in pools.items() if pool.vectors is not None}
-    n_vectors = min((len(own) for own in vectors.values() if len(own)), default=0)
+    n_texts = min((len(side.texts) for side in sides.values() if side.texts), default=0)
+    n_vectors = _smallest_number_of_vectors(sides)
+    texts, words, word_pairs = {}, {}, {}
+    for name, side in sides.items():
+        texts[name] = side.texts[:n_texts]
+        words[name] = [words_and_signs(text) for text in texts[name]]
+        word_pairs[name] = pooled_ngrams(words[name], 2)
+    n_word_pairs = 0
+    if len(sides) == len(SIDES):
+        n_word_pairs = min(pairs.total() for pairs in word_pairs.values())
+
     row: dict[str, float | None] = {}
-    for name in pools:
-        found = {
+    for name, side in sides.items():
+        distance = nan
+        if side.vectors is not None:
+            distance = mean_pairwise_distance(side.vectors[:n_vectors])
+        values = {
             "copied": copied_share(texts[name]),
             "distinct_1": distinct_share(pooled_ngrams(words[name], 1)),
-            "distinct_2": distinct_share(pairs[name]),
-            "distinct_2_equal": expected_distinct_share(pairs[name], n_pairs),
+            "distinct_2": distinct_share(word_pairs[name]),
+            "distinct_2_equal": expected_distinct_share(word_pairs[name], n_word_pairs),
             "self_bleu": self_bleu(words[name]),
-            "embedding_diversity": mean_pairwise_distance(vectors[name][:n_vectors])
-            if name in vectors
-            else nan,
+            "embedding_diversity": distance,
         }
-        row |= {f"{name}_{measure}": _known(found[measure]) for measure in OF_A_SET}
+        for measure in OF_A_SET:
+            row[f"{name}_{measure}"] = _known(values[measure])
     return row
+
+
+def _smallest_number_of_vectors(sides: Mapping[str, MeasuredResponses]) -> int:
+    """Return how many embeddings the side with fewer has, of those that have any."""
+    numbers = [len(side.vectors) for side in sides.values() if side.vectors is not None]
+    return min((number for number in numbers if number), default=0)
 
 
 def _known(value: float) -> float | None:

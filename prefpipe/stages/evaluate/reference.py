@@ -26,35 +26,31 @@ def measure_reference(
     The policy's ids must be the reference's own: the same tokenizer and the same chat template. Otherwise the two models
     distribute probability over different texts, and there is no divergence to speak of.
     """
-    template = model.chat_template_hash
-    if not ids_fit(policy.candidates, model.tokenizer_hash, template):
+    if not ids_fit(policy.candidates, model.tokenizer_hash, model.chat_template_hash):
         samplers = policy.candidates.record.identity["models"]
-        same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
-        what = "chat template" if same else "tokenizer"
-        return KlReference(
-            model.requested, None, f"{model.requested} has another {what} than the policy"
-        )
+        is_same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
+        what = "chat template" if is_same else "tokenizer"
+        reason = f"{model.requested} has another {what} than the policy"
+        return KlReference(model.requested, reason=reason)
+
     runtime.log(f"KL: the policy's responses under {model.requested}")
     output = config.output / "policy" / FOLDER
     dtype = dtype_of(config)
-    logprobs.run(
-        LogprobsConfig(
-            groups=policy.candidates.path,
-            model=model.requested,
-            output=output,
-            dtype=dtype,
-            device=config.device,
-            merge_adapter=dtype == "float32" and model.base is not None,
-            max_length=position_limit(model, config),
-            trust_remote_code=config.trust_remote_code,
-            overwrite=config.overwrite,
-            max_error_rate=config.max_error_rate,
-        ),
-        model,
-        runtime,
+    config_of_logprobs = LogprobsConfig(
+        groups=policy.candidates.path,
+        model=model.requested,
+        output=output,
+        dtype=dtype,
+        device=config.device,
+        merge_adapter=dtype == "float32" and model.base is not None,
+        max_length=position_limit(model, config),
+        trust_remote_code=config.trust_remote_code,
+        overwrite=config.overwrite,
+        max_error_rate=config.max_error_rate,
     )
+    logprobs.run(config_of_logprobs, model, runtime)
     return KlReference(
-        model.requested, open_input(output, schema="logprobs", name="--kl-reference"), None
+        model.requested, open_input(output, schema="logprobs", name="--kl-reference")
     )
 
 
@@ -68,7 +64,8 @@ def dtype_of(config: EvalConfig) -> str:
 def position_limit(model: ModelFiles, config: EvalConfig) -> int:
     """Return the reference's longest prompt plus response, in tokens."""
     whole = model.base if model.base is not None else model
-    found = AutoConfig.from_pretrained(
+    model_config = AutoConfig.from_pretrained(
         whole.path, trust_remote_code=config.trust_remote_code
-    ).get_text_config()
-    return int(getattr(found, "max_position_embeddings", None) or NO_LIMIT)
+    )
+    limit = getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    return int(limit or NO_LIMIT)

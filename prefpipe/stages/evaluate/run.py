@@ -6,28 +6,28 @@ intervals. Promises: sides are joined by prompt_id, never by position; a prompt 
 scored as something; every figure carries its standard error and a seeded interval.
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
-from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import EVALUATION
 from prefpipe.artifacts.store import Artifact, Output, open_output, refuse_nesting
+from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.stages.evaluate.comparison import comparison_table
 from prefpipe.stages.evaluate.embeddings import check_embeddings
-from prefpipe.stages.evaluate.figures import figures_of, health_figures, notes_on_length
+from prefpipe.stages.evaluate.figures import figures_of, health_figures
 from prefpipe.stages.evaluate.health import health_notes
 from prefpipe.stages.evaluate.kl import KlReference, kl_figures, notes_on_kl
-from prefpipe.stages.evaluate.measures import compare, pools_of
+from prefpipe.stages.evaluate.length_control import notes_on_length
+from prefpipe.stages.evaluate.measures import compare, measures_by_prompt
 from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
 from prefpipe.stages.shared.recipe import (
     SIDES,
@@ -59,17 +59,19 @@ def run(
         runtime: the surroundings.
         reference: what the policy's divergence is measured from; None measures none.
     """
-    reference = reference if reference is not None else KlReference(reason="--no-kl")
-    artifacts = _inputs(policy, baseline, reference)
+    if reference is None:
+        reference = KlReference(reason="--no-kl")
+    inputs = _inputs(policy, baseline, reference)
     outside = {
-        f"--{name}": item.path
-        for name, item in artifacts.items()
-        if not item.path.is_relative_to(config.output)
+        f"--{name}": artifact.path
+        for name, artifact in inputs.items()
+        if not artifact.path.is_relative_to(config.output)
     }
     refuse_nesting(config.output, outside)
     differences = check_recipes(policy, baseline, force=config.force)
     check_embeddings(policy, baseline)
-    text = reward_text(config, policy, baseline)
+
+    reward = reward_text(config, policy, baseline)
     record = RunRecord(
         stage=config.stage,
         schema=EVALUATION.tag,
@@ -78,51 +80,52 @@ def run(
         identity={
             "stage": config.stage,
             "version": config.VERSION,
-            **own_identity(config),
-            "reward": text,
-            **{name: parent_identity(item) for name, item in artifacts.items()},
+            **_identity(config),
+            "reward": reward,
+            **{name: parent_identity(artifact) for name, artifact in inputs.items()},
         },
-        parents={name: str(item.path) for name, item in artifacts.items()},
+        parents={name: str(artifact.path) for name, artifact in inputs.items()},
     )
     output = _open(config, record, runtime)
-    parents = {name: item.digest() for name, item in artifacts.items()}
+    parents = {name: artifact.digest() for name, artifact in inputs.items()}
     summary = Summary(config.stage, config.output)
     if output.is_done(0, parents):
         summary.n_parts_kept = 1
         runtime.log(f"{config.output}: the per-prompt table is finished and kept")
     else:
         rows = compare(
-            pools_of(policy, text, reference.logprobs),
-            pools_of(baseline, text),
+            measures_by_prompt(policy, reward, reference.logprobs),
+            measures_by_prompt(baseline, reward),
             config.tie_tolerance,
         )
-        table = pa.Table.from_pylist(rows, schema=EVALUATION.arrow())
-        output.write(0, table, counts=count_by_status(rows), parents=parents)
+        new_table = pa.Table.from_pylist(rows, schema=EVALUATION.arrow())
+        output.write(0, new_table, counts=count_by_status(rows), parents=parents)
         summary.n_parts_made = 1
+
+    # The figures are made of the table on disk, whether it is of now or of an earlier run.
     table, footer = output.read(0)
     summary.counts.update(footer.counts)
     bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
+    health = kl_figures(table, reference, policy, bootstrap) | health_figures(table, bootstrap)
     figures = {
         "policy_name": policy.name,
         "baseline_name": baseline.name,
-        "reward_expression": text,
+        "reward_expression": reward,
         "confidence": config.confidence,
         "bootstrap_draws": config.bootstrap_draws,
         "bootstrap_seed": config.bootstrap_seed,
         **figures_of(table, bootstrap),
-        "health": kl_figures(table, reference, policy, bootstrap)
-        | health_figures(table, bootstrap),
+        "health": health,
         "recipe": recipe_of(policy, baseline, runtime.context, differences),
     }
-    _finish(summary, finite_values(figures))
-    summary.notes += (
-        notes_on_force(differences)
-        + notes_on_recipe(policy, baseline)
-        + notes_on_length(figures["length_controlled"])
-    )
-    summary.notes += notes_on_kl(
-        figures["health"]["kl_per_token"], n_prompts=table.num_rows
-    ) + health_notes(figures)
+    write_summary(config.output, figures)
+    summary.facts |= finite_values(figures)
+    summary.table = comparison_table(summary.facts)
+    summary.notes += notes_on_force(differences)
+    summary.notes += notes_on_recipe(policy, baseline)
+    summary.notes += notes_on_length(figures["length_controlled"])
+    summary.notes += notes_on_kl(health["kl_per_token"], n_prompts=table.num_rows)
+    summary.notes += health_notes(figures)
     return summary
 
 
@@ -130,76 +133,71 @@ def _inputs(
     policy: RatedCandidates, baseline: RatedCandidates, reference: KlReference
 ) -> dict[str, Artifact]:
     """Return everything that the table is made from, by the name it has in the record."""
-    sides = {"policy": policy, "baseline": baseline}
-    found = {
-        f"{name}_{what}": getattr(side, what)
-        for name, side in sides.items()
-        for what in ("candidates", "scores")
+    inputs: dict[str, Artifact | None] = {
+        "policy_candidates": policy.candidates,
+        "policy_scores": policy.scores,
+        "baseline_candidates": baseline.candidates,
+        "baseline_scores": baseline.scores,
+        "policy_embeddings": policy.embeddings,
+        "baseline_embeddings": baseline.embeddings,
+        "reference_logprobs": reference.logprobs,
     }
-    more = {f"{name}_embeddings": side.embeddings for name, side in sides.items()} | {
-        "reference_logprobs": reference.logprobs
-    }
-    return found | {name: item for name, item in more.items() if item is not None}
+    return {name: artifact for name, artifact in inputs.items() if artifact is not None}
 
 
 def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
     """Open the output; a table of an earlier release, or one with fewer measures, is made again from the same responses."""
     on_disk = None
-    with suppress(InputError):
-        on_disk = read_run_record(config.output)
-    extends = (
-        not config.overwrite.replaces_this_run
-        and on_disk is not None
-        and _is_less(on_disk.identity, record.identity)
-    )
+    if not config.overwrite.replaces_this_run:
+        with suppress(InputError):
+            on_disk = read_run_record(config.output)
+    extends = on_disk is not None and _lacks_measures_alone(on_disk.identity, record.identity)
     if extends:
         runtime.log(
-            f"{config.output}: its per-prompt table lacks measures and is made again; responses and rewards are kept"
+            f"{config.output}: its per-prompt table lacks measures and is made again; responses "
+            "and rewards are kept"
         )
     return open_output(
         config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=extends
     )
 
 
-def _is_less(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def _lacks_measures_alone(on_disk: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Return whether an identity is another that differs by an earlier version and by missing inputs of measures alone."""
-    added = {name for name in MORE_MEASURES if name in wanted and name not in found}
-    same = {name: value for name, value in wanted.items() if name not in added} | {
-        "version": found.get("version")
-    }
-    is_older = isinstance(found.get("version"), int) and found["version"] <= wanted["version"]
-    return is_older and dict(found) == same and dict(found) != dict(wanted)
+    version = on_disk.get("version")
+    if not isinstance(version, int) or version > wanted["version"]:
+        return False
+    would_be = {**wanted, "version": version}
+    for name in MORE_MEASURES:
+        if name not in on_disk:
+            would_be.pop(name, None)
+    return dict(on_disk) == would_be and dict(on_disk) != dict(wanted)
 
 
-def _finish(summary: Summary, figures: Mapping[str, Any]) -> None:
-    with atomic_write(summary.path / "summary.json") as file:
-        file.write((json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
-    summary.facts |= figures
-    summary.table = comparison_table(figures)
-
-
-def own_identity(config: EvalConfig) -> dict[str, Any]:
+def _identity(config: EvalConfig) -> dict[str, Any]:
     """Return the fields that matter to the comparison; how the sides were sampled is in their own identities."""
     names = ("tie_tolerance", "confidence", "bootstrap_draws", "bootstrap_seed")
     return {name: getattr(config, name) for name in names}
 
 
 def reward_text(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandidates) -> str:
-    """Return the reward expression, checked against the scorers of both sides."""
-    held = [
-        {scorer["name"] for scorer in side.scores.record.identity["scorers"]}
-        for side in (policy, baseline)
-    ]
-    both = sorted(held[0] & held[1])
+    """Return the reward expression, checked against the scorers of both sides.
+
+    Raises:
+        UsageError: it names a scorer that a side lacks, or it is not given and the sides share none, or several.
+    """
+    of_policy = {scorer["name"] for scorer in policy.scores.record.identity["scorers"]}
+    of_baseline = {scorer["name"] for scorer in baseline.scores.record.identity["scorers"]}
+    shared = sorted(of_policy & of_baseline)
     if config.reward is None:
-        if len(both) != 1:
+        if len(shared) != 1:
             raise UsageError(
-                f"--reward is needed: the sides share the scorers {', '.join(both) or 'none'}"
+                f"--reward is needed: the sides share the scorers {', '.join(shared) or 'none'}"
             )
-        return str(both[0])
-    unknown = [name for name in parse_reward(config.reward).names if name not in both]
-    if unknown:
-        raise UsageError(
-            f"--reward {config.reward!r} names `{unknown[0]}`; both sides have: {', '.join(both)}"
-        )
+        return str(shared[0])
+    for name in parse_reward(config.reward).names:
+        if name not in shared:
+            raise UsageError(
+                f"--reward {config.reward!r} names `{name}`; both sides have: {', '.join(shared)}"
+            )
     return config.reward

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from prefpipe import __version__
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.interchange.annotations import Annotations
+from prefpipe.artifacts.summary_file import SUMMARY_FILE
 
 COMPARED = ("baseline", "judges", "judged_by")
 """What two results must share to be compared, beside the prompts: the baseline, and who judged, and how."""
@@ -17,28 +18,35 @@ OF_THE_POLICY = ("policy_candidates", "policy_scores", "a")
 """What may differ in the identities of two folders: whose responses were compared with the baseline's."""
 
 
-class Beside(NamedTuple):
-    """What the figures depend on beside the annotations: files, and the category of Arena-Hard's prompts."""
+class WinRateSources(NamedTuple):
+    """What the figures are made of beside the annotations, and how the annotations' preferences are written.
 
+    ``baseline_outputs``, ``difficulty`` and ``regularising_rows`` are files; ``scale`` is of the preferences; ``category``
+    of Arena-Hard's prompts; ``allow_missing`` leaves out rows without a preference.
+    """
+
+    baseline_outputs: str | None = None
     difficulty: str | None = None
     regularising_rows: str | None = None
+    scale: str | None = None
     category: str | None = None
+    allow_missing: bool = False
 
 
-def recipe_of(annotations: Annotations, prompts_sha256: str, beside: Beside) -> dict[str, Any]:
+def recipe_of(
+    annotations: Annotations, prompts_sha256: str, sources: WinRateSources
+) -> dict[str, Any]:
     """Return what a reader needs to make the figures again.
 
     Args:
         annotations: the rows that have a preference.
         prompts_sha256: of all prompts of the file, those without a preference too.
-        beside: the files beside them.
+        sources: the files beside them, and the category.
     """
-    record = annotations.record
     judged_by = None
-    if record is not None:
-        judged_by = {
-            key: value for key, value in record.identity.items() if key not in OF_THE_POLICY
-        }
+    if annotations.record is not None:
+        identity = annotations.record.identity
+        judged_by = {key: value for key, value in identity.items() if key not in OF_THE_POLICY}
     return {
         "file": annotations.source,
         "file_sha256": annotations.sha256,
@@ -48,24 +56,24 @@ def recipe_of(annotations: Annotations, prompts_sha256: str, beside: Beside) -> 
         "baseline": annotations.baseline,
         "judges": list(annotations.judges),
         "judged_by": judged_by,
-        "difficulty": beside.difficulty,
-        "regularising_rows": beside.regularising_rows,
-        "category": beside.category,
+        "difficulty": sources.difficulty,
+        "regularising_rows": sources.regularising_rows,
+        "category": sources.category,
         "versions": {"prefpipe": __version__, "numpy": metadata.version("numpy")},
     }
 
 
 def notes_of_folder(annotations: Annotations) -> list[str]:
-    """Return in what the two sides of a folder differed when they were compared with --force, as its summary tells."""
+    """Return in what the two sides of a folder differed when they were compared with --force, as its summary says."""
     if annotations.record is None:
         return []
+    path = Path(annotations.source) / SUMMARY_FILE
     try:
-        recipe = (
-            json.loads((Path(annotations.source) / "summary.json").read_bytes()).get("recipe") or {}
-        )
+        recipe = json.loads(path.read_bytes()).get("recipe") or {}
+        differences = recipe.get("differences") or ()
         return [
             f"its sides were compared with --force although not made by the same recipe: {line}"
-            for line in recipe.get("differences") or ()
+            for line in differences
         ]
     except (OSError, ValueError, AttributeError):
         return []  # not all parts are there yet, or an earlier release's
@@ -74,40 +82,55 @@ def notes_of_folder(annotations: Annotations) -> list[str]:
 def differences_of_recipes(
     first: tuple[Annotations, Mapping[str, Any]], other: tuple[Annotations, Mapping[str, Any]]
 ) -> list[str]:
-    """Return in what two files differ that are to be compared, a line each: annotations, nulls included, and recipe of either."""
-    (ours, recipe), (theirs, its_recipe) = first, other
+    """Return in what two files differ that are to be compared, a line each.
+
+    Args:
+        first: annotations, those without a preference included, and the recipe.
+        other: the same of the other file.
+    """
+    (annotations, recipe), (other_annotations, other_recipe) = first, other
+    lines = _differences_of_prompts(annotations, other_annotations)
     differences = field_differences(
-        {name: recipe[name] for name in COMPARED}, {name: its_recipe[name] for name in COMPARED}
+        {name: recipe[name] for name in COMPARED},
+        {name: other_recipe[name] for name in COMPARED},
     )
-    lines = [
-        difference.worded(f"in {ours.source}", f"in {theirs.source}") for difference in differences
-    ]
-    return _differences_of_prompts(ours, theirs) + lines
+    for difference in differences:
+        line = difference.worded(f"in {annotations.source}", f"in {other_annotations.source}")
+        lines.append(line)
+    return lines
 
 
-def _differences_of_prompts(ours: Annotations, theirs: Annotations) -> list[str]:
+def _differences_of_prompts(first: Annotations, other: Annotations) -> list[str]:
     """Return which prompts only one file has, or has with another text."""
-    keys, others = (dict.fromkeys(item.keys) for item in (ours, theirs))
-    lines, alone = [], []
-    for these, those, source in ((keys, others, ours.source), (others, keys, theirs.source)):
-        alone.append([key for key in these if key not in those])
-        if alone[-1]:
+    lines = []
+    prompts, other_prompts = dict.fromkeys(first.keys), dict.fromkeys(other.keys)
+    alone = [key for key in prompts if key not in other_prompts]
+    other_alone = [key for key in other_prompts if key not in prompts]
+    for keys, n_prompts, source in (
+        (alone, len(prompts), first.source),
+        (other_alone, len(other_prompts), other.source),
+    ):
+        if keys:
             lines.append(
-                f"prompts: {len(alone[-1]):,} of {len(these):,} are in {source} alone, the first is {alone[-1][0][:60]!r}"
+                f"prompts: {len(keys):,} of {n_prompts:,} are in {source} alone, the first is "
+                f"{keys[0][:60]!r}"
             )
-    n_alike = len({_plain(key) for key in alone[0]} & {_plain(key) for key in alone[1]})
+
+    n_alike = len(set(map(_plain, alone)) & set(map(_plain, other_alone)))
     if n_alike:
         lines.append(
             f"prompts: {n_alike:,} of these differ in white space or in the form of Unicode alone"
         )
-    texts, other_texts = ours.text_of(), theirs.text_of()
-    other_text = [key for key, text in texts.items() if other_texts.get(key, text) != text]
-    if other_text:
+    texts, other_texts = first.text_of(), other.text_of()
+    with_other_text = [key for key, text in texts.items() if other_texts.get(key, text) != text]
+    if with_other_text:
         lines.append(
-            f"prompts: {len(other_text):,} have another text under the same prompt_id, the first is {other_text[0]!r}"
+            f"prompts: {len(with_other_text):,} have another text under the same prompt_id, the "
+            f"first is {with_other_text[0]!r}"
         )
     return lines
 
 
 def _plain(text: str) -> str:
+    """Return a text in one form of Unicode, with single spaces."""
     return " ".join(unicodedata.normalize("NFKC", text).split())

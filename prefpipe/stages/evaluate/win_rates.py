@@ -23,30 +23,23 @@ from prefpipe.maths.statistics.length_control import (
 )
 from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 from prefpipe.maths.statistics.winrate import weighted_win_rate, win_rate, win_rate_difference
-from prefpipe.stages.evaluate.comparison import length_notes
+from prefpipe.stages.evaluate.length_control import notes_on_length
 from prefpipe.stages.evaluate.win_rate_recipes import (
-    Beside,
+    WinRateSources,
     differences_of_recipes,
     notes_of_folder,
     recipe_of,
 )
 
 
-class WinRateSources(NamedTuple):
-    """The files beside the annotations, and how their preferences are written."""
+class AnnotatedFile(NamedTuple):
+    """One file of preferences.
 
-    baseline_outputs: str | None = None
-    difficulty: str | None = None
-    regularising_rows: str | None = None
-    scale: str | None = None
-    category: str | None = None
-    allow_missing: bool = False
+    ``judged``: its rows that have a preference; ``everyone``: all its rows, in the same order; ``read``: the file as it was
+    read; ``notes``: what a reader should know of it.
+    """
 
-
-class Prepared(NamedTuple):
-    """One file's rows that have a preference, all its rows, the file as it was read, and notes on it."""
-
-    rows: Annotations
+    judged: Annotations
     everyone: Annotations
     read: Annotations
     notes: list[str]
@@ -60,6 +53,16 @@ class Drawing(NamedTuple):
     of_fits: Bootstrap = Bootstrap(n_draws=1_000)
 
 
+class Fits(NamedTuple):
+    """A file's length-controlled fits, or why there is none.
+
+    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None where all have one.
+    """
+
+    everyone: LengthControlled | str
+    judged: LengthControlled | str | None
+
+
 def win_rates(
     paths: Sequence[str], sources: WinRateSources, drawing: Drawing, *, force: bool = False
 ) -> dict[str, Any]:
@@ -69,34 +72,38 @@ def win_rates(
         InputError: rows that cannot be used, null preferences that are not allowed, other prompts where prompts are compared.
         FingerprintError: two files that differ in prompts, baseline or judge, without ``force``.
     """
-    files = [_prepared(path, sources) for path in paths]
-    files = [
-        file._replace(
-            rows=_in_order_of(files[0].rows, file.rows),
-            everyone=_in_order_of(files[0].everyone, file.everyone),
+    files = [_read(path, sources) for path in paths]
+    first = files[0]
+    for number, file in enumerate(files):
+        files[number] = file._replace(
+            judged=_in_order_of(first.judged, file.judged),
+            everyone=_in_order_of(first.everyone, file.everyone),
         )
-        for file in files
-    ]
-    beside = Beside(sources.difficulty, sources.regularising_rows, sources.category)
-    recipes = [recipe_of(file.rows, file.read.prompts_sha256(), beside) for file in files]
-    unlike = [
-        differences_of_recipes((files[0].read, recipes[0]), (file.read, recipe))
-        for file, recipe in zip(files[1:], recipes[1:], strict=True)
-    ]
-    if not force:
-        _refuse_other_recipe(paths, unlike)
-    fits = [_fit(file.everyone, sources, drawing) for file in files]
-    judged_fits = [
-        _fit(file.rows, sources, drawing) if file.read.n_missing else None for file in files
-    ]
-    results = [
-        _figures(file, (fit, judged), drawing, recipe)
-        for file, fit, judged, recipe in zip(files, fits, judged_fits, recipes, strict=True)
-    ]
-    differences = [
-        _difference(files[0], file, (fits[0], fit), drawing) | {"recipe_differences": lines}
-        for file, fit, lines in zip(files[1:], fits[1:], unlike, strict=True)
-    ]
+    first = files[0]
+
+    recipes = [recipe_of(file.judged, file.read.prompts_sha256(), sources) for file in files]
+    differences_to_first: list[list[str]] = []
+    for path, file, recipe in zip(paths[1:], files[1:], recipes[1:], strict=True):
+        lines = differences_of_recipes((first.read, recipes[0]), (file.read, recipe))
+        if lines and not force:
+            raise FingerprintError(
+                f"{path} and {paths[0]} are not of the same recipe:\n  " + "\n  ".join(lines),
+                hint="compare results of the same prompts, baseline and judge, or pass --force",
+            )
+        differences_to_first.append(lines)
+
+    fits = []
+    for file in files:
+        of_judged = _fit(file.judged, sources, drawing) if file.read.n_missing else None
+        fits.append(Fits(_fit(file.everyone, sources, drawing), of_judged))
+
+    results = []
+    for file, fits_of_file, recipe in zip(files, fits, recipes, strict=True):
+        results.append(_figures(file, fits_of_file, drawing, recipe))
+    differences = []
+    for number, lines in enumerate(differences_to_first, start=1):
+        difference = _difference(first, files[number], (fits[0], fits[number]), drawing)
+        differences.append(difference | {"recipe_differences": lines})
     return {
         "confidence": drawing.of_means.level,
         "bootstrap_draws": drawing.of_means.n_draws,
@@ -107,23 +114,31 @@ def win_rates(
     }
 
 
-def _prepared(path: str, sources: WinRateSources) -> Prepared:
-    """Return the rows that count, with difficulty and baseline lengths beside them, and what is to be said about them."""
+def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
+    """Return the rows that count, with difficulty and baseline lengths beside them, and notes on them.
+
+    Raises:
+        InputError: no row has a preference, or some have none and may not be left out.
+    """
     read = read_annotations(path, scale=sources.scale, category=sources.category)
     notes = notes_of_folder(read)
     if read.n_missing:
         if not sources.allow_missing:
             raise InputError(
                 f"{path}: {read.n_missing:,} of {len(read.preferences):,} rows have no preference",
-                hint="judge them again, or leave them out and have them counted with --allow-missing",
+                hint="judge them again, or leave them out and have them counted with "
+                "--allow-missing",
             )
         notes.append(
-            f"{read.n_missing:,} of {len(read.preferences):,} rows have no preference and are left out of the win rate"
+            f"{read.n_missing:,} of {len(read.preferences):,} rows have no preference and are left "
+            "out of the win rate"
         )
-    place = None
+
+    place_of_prompt = None
     if sources.difficulty is not None:
         matched = read_difficulty(sources.difficulty, read)
-        read, place = replace(read, difficulty=matched.values), matched.place
+        read = replace(read, difficulty=matched.values)
+        place_of_prompt = matched.place
         notes.append(f"difficulty is matched by {matched.by}" + _unused(matched.n_unused))
     if sources.baseline_outputs is not None:
         matched = read_baseline_lengths(sources.baseline_outputs, read)
@@ -131,53 +146,57 @@ def _prepared(path: str, sources: WinRateSources) -> Prepared:
         notes.append(
             f"the baseline's responses are matched by {matched.by}" + _unused(matched.n_unused)
         )
-    known = read.known()
-    if not known.preferences:
+
+    judged = read.known()
+    if not judged.preferences:
         raise InputError(f"{path}: no row has a preference", hint="judge them first")
-    n_again = _n_said_again(known)
+    n_again = _n_said_again(judged)
     if n_again:
         notes.append(
-            f"{n_again:,} rows say again what another row says: same prompt, lengths, judge and preference"
+            f"{n_again:,} rows say again what another row says: same prompt, lengths, judge and "
+            "preference"
         )
-    is_by_row = sources.difficulty is not None and place is None
+
     everyone = read
-    if read.record is None and not is_by_row:
-        known, everyone = _in_own_order(known, place), _in_own_order(read, place)
-    return Prepared(known, everyone, read, notes)
+    is_matched_by_row = sources.difficulty is not None and place_of_prompt is None
+    if read.record is None and not is_matched_by_row:
+        judged = _in_order_of_their_own(judged, place_of_prompt or {})
+        everyone = _in_order_of_their_own(read, place_of_prompt or {})
+    return AnnotatedFile(judged, everyone, read, notes)
 
 
-def _in_own_order(rows: Annotations, place: Mapping[str, int] | None) -> Annotations:
+def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]) -> Annotations:
     """Return rows in an order that is not the file's: folds and resamples, and so the figures, do not depend on it then.
 
-    That of the table of difficulties, where there is one, else that of the prompts as texts.
+    Args:
+        rows: to be sorted.
+        place_of_prompt: in the table of difficulties, which decides first; {} where there is none. Then the prompts do, as texts.
     """
-    keys, preferences = rows.keys, rows.preferences
-    sides = [rows.lengths or preferences, rows.baseline_lengths or preferences]
-    known = {} if place is None else place
+    preferences = rows.preferences
+    lengths = rows.lengths or preferences
+    baseline_lengths = rows.baseline_lengths or preferences
 
-    def rank(row: int) -> tuple[int, str, list[float]]:
-        return (
-            known.get(keys[row], len(known)),
-            keys[row],
-            [preferences[row], *(side[row] for side in sides)],
-        )
+    def rank(row: int) -> tuple[int, str, float, float, float]:
+        key = rows.keys[row]
+        place = place_of_prompt.get(key, len(place_of_prompt))
+        return place, key, preferences[row], lengths[row], baseline_lengths[row]
 
-    return rows.at(sorted(range(len(keys)), key=rank))
+    return rows.at(sorted(range(len(rows.keys)), key=rank))
 
 
 def _n_said_again(rows: Annotations) -> int:
     """Return how many rows of AlpacaEval's format, which has one a prompt and judge, repeat another one."""
     if rows.kind != "alpaca-eval" or len(rows.judges) > 1:
         return 0
-    nothing = [0.0] * len(rows.preferences)
-    seen = zip(
+    unknown = [0.0] * len(rows.preferences)
+    contents = zip(
         rows.keys,
         rows.preferences,
-        rows.lengths or nothing,
-        rows.baseline_lengths or nothing,
+        rows.lengths or unknown,
+        rows.baseline_lengths or unknown,
         strict=True,
     )
-    return len(rows.preferences) - len(set(seen))
+    return len(rows.preferences) - len(set(contents))
 
 
 def _in_order_of(first: Annotations, other: Annotations) -> Annotations:
@@ -192,29 +211,19 @@ def _unused(count: int) -> str:
     return f"; {count:,} prompts of that file are not annotated" if count else ""
 
 
-def _refuse_other_recipe(paths: Sequence[str], unlike: Sequence[Sequence[str]]) -> None:
-    for path, lines in zip(paths[1:], unlike, strict=True):
-        if lines:
-            told = "\n  ".join(lines)
-            raise FingerprintError(
-                f"{path} and {paths[0]} are not of the same recipe:\n  {told}",
-                hint="compare results of the same prompts, baseline and judge, or pass --force",
-            )
-
-
 def _fit(
     annotations: Annotations, sources: WinRateSources, drawing: Drawing
 ) -> LengthControlled | str:
     """Return the length-controlled figure, or why there is none."""
+    without = "no length-controlled win rate"
     if annotations.lengths is None or annotations.baseline_lengths is None:
         side = "policy" if annotations.lengths is None else "baseline"
-        return f"no length-controlled win rate: the file does not hold the {side}'s responses or their lengths"
-    extra = None
+        return f"{without}: the file does not hold the {side}'s responses or their lengths"
+    regularising_rows = None
     if sources.regularising_rows is not None:
-        read = read_regularising_rows(sources.regularising_rows)
-        extra = RegularisingRows(*read)
+        regularising_rows = RegularisingRows(*read_regularising_rows(sources.regularising_rows))
     if rows_of_prompts(annotations.keys, len(annotations.keys)).n_prompts < 2:
-        return "no length-controlled win rate: there is one prompt"
+        return f"{without}: there is one prompt"
     try:
         return length_controlled_win_rate(
             PartlyJudged(annotations.preferences),
@@ -222,30 +231,35 @@ def _fit(
             annotations.baseline_lengths,
             annotations.difficulty,
             prompt_ids=annotations.keys,
-            regularising_rows=extra,
+            regularising_rows=regularising_rows,
             penalty_c=drawing.penalty_c,
             bootstrap=drawing.of_fits,
         )
     except InputError as error:  # the win rate beside it does not need lengths
-        return f"no length-controlled win rate: {error.message}"
+        return f"{without}: {error.message}"
 
 
 def _figures(
-    file: Prepared,
-    fits: tuple[LengthControlled | str, LengthControlled | str | None],
-    drawing: Drawing,
-    recipe: dict[str, Any],
+    file: AnnotatedFile, fits: Fits, drawing: Drawing, recipe: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return a file's figures; ``fits`` are over all rows, as AlpacaEval's, and over those with a preference alone."""
-    rows, (fit, judged) = file.rows, fits
+    """Return a file's figures."""
+    rows = file.judged
     raw = win_rate(rows.preferences, rows.keys, bootstrap=drawing.of_means)
     weighted = None
     if rows.weights is not None:
         weighted = weighted_win_rate(
             rows.preferences, rows.weights, rows.keys, bootstrap=drawing.of_means
         )._asdict()
-    ours, theirs = rows.lengths, rows.baseline_lengths
-    controlled = None if isinstance(fit, str) else fit.figures()
+
+    controlled, controlled_judged = None, None
+    notes = list(file.notes)
+    if isinstance(fits.everyone, str):
+        notes.append(fits.everyone)
+    else:
+        controlled = fits.everyone.figures()
+        notes += notes_on_length(controlled)
+    if isinstance(fits.judged, LengthControlled):
+        controlled_judged = fits.judged.figures()
     return {
         "name": rows.policy or rows.source,
         "n_rows": len(rows.preferences),
@@ -253,52 +267,56 @@ def _figures(
         "win_rate": raw._asdict(),
         "arena_hard_score": weighted,
         "length_controlled": controlled,
-        "length_controlled_judged_rows": judged.figures()
-        if isinstance(judged, LengthControlled)
-        else None,
-        "mean_length_chars": float(np.mean(ours)) if ours is not None else None,
-        "mean_baseline_length_chars": float(np.mean(theirs)) if theirs is not None else None,
-        "notes": [*file.notes, *([str(fit)] if controlled is None else length_notes(controlled))],
+        "length_controlled_judged_rows": controlled_judged,
+        "mean_length_chars": _mean(rows.lengths),
+        "mean_baseline_length_chars": _mean(rows.baseline_lengths),
+        "notes": notes,
         "recipe": recipe,
     }
 
 
+def _mean(values: Sequence[float] | None) -> float | None:
+    return None if values is None else float(np.mean(values))
+
+
 def _difference(
-    first_file: Prepared,
-    other_file: Prepared,
-    fits: tuple[LengthControlled | str, LengthControlled | str],
-    drawing: Drawing,
+    first_file: AnnotatedFile, other_file: AnnotatedFile, fits: tuple[Fits, Fits], drawing: Drawing
 ) -> dict[str, Any]:
     """Return by how much another file's figures are higher, paired by prompt."""
-    first, other = first_file.rows, other_file.rows
-    rows, rows_of_other = (rows_of_prompts(item.keys, len(item.keys)) for item in (first, other))
-    ours = dict(
-        zip(dict.fromkeys(first.keys), rows.means(np.array(first.preferences)), strict=True)
-    )
-    theirs = dict(
-        zip(
-            dict.fromkeys(other.keys), rows_of_other.means(np.array(other.preferences)), strict=True
-        )
-    )
-    both = [key for key in ours if key in theirs]
-    names = {
+    first, other = first_file.judged, other_file.judged
+    first_means, other_means = _means_by_prompt(first), _means_by_prompt(other)
+    both = [key for key in first_means if key in other_means]
+    difference: dict[str, Any] = {
         "name": other.policy or other.source,
         "from": first.policy or first.source,
         "n_prompts": len(both),
+        "win_rate": None,
+        "length_controlled": None,
     }
     if not both:
-        reason = (
-            f"{first.source} and {other.source} have no prompt in common; prompts are matched by prompt_id where the files "
-            "have it, else by their text, every character"
+        difference["reason"] = (
+            f"{first.source} and {other.source} have no prompt in common; prompts are matched by "
+            "prompt_id where the files have it, else by their text, every character"
         )
-        return names | {"win_rate": None, "length_controlled": None, "reason": reason}
-    raw = win_rate_difference(
-        [ours[key] for key in both], [theirs[key] for key in both], bootstrap=drawing.of_means
-    )
-    controlled = None
-    are_same = list(dict.fromkeys(first_file.everyone.keys)) == list(
-        dict.fromkeys(other_file.everyone.keys)
-    )
-    if not isinstance(fits[0], str) and not isinstance(fits[1], str) and are_same:
-        controlled = length_controlled_difference(fits[0], fits[1])._asdict()
-    return names | {"win_rate": raw._asdict(), "length_controlled": controlled}
+        return difference
+
+    difference["win_rate"] = win_rate_difference(
+        [first_means[key] for key in both],
+        [other_means[key] for key in both],
+        bootstrap=drawing.of_means,
+    )._asdict()
+    first_fit, other_fit = fits[0].everyone, fits[1].everyone
+    first_prompts = list(dict.fromkeys(first_file.everyone.keys))
+    other_prompts = list(dict.fromkeys(other_file.everyone.keys))
+    if isinstance(first_fit, str) or isinstance(other_fit, str):
+        return difference
+    if first_prompts == other_prompts:
+        gain = length_controlled_difference(first_fit, other_fit)
+        difference["length_controlled"] = gain._asdict()
+    return difference
+
+
+def _means_by_prompt(rows: Annotations) -> dict[str, float]:
+    """Return the mean preference of each prompt."""
+    means = rows_of_prompts(rows.keys, len(rows.keys)).means(np.array(rows.preferences))
+    return dict(zip(dict.fromkeys(rows.keys), means, strict=True))

@@ -10,6 +10,7 @@ from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.schemas import VERDICTS
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.maths.statistics.intervals import bootstrap_interval, estimate_mean
+from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 from prefpipe.stages.judge.rows import IDENTICAL, ORDERS
 
 FIELDS_OF_ORDER = ("status", "verdict", "preference", "prompt_tokens", "completion_tokens")
@@ -33,7 +34,7 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
 
     empty = VERDICTS.arrow().empty_table()  # a shard may have no part
     table = pa.concat_tables([part.select(COLUMNS) for part in (empty, *tables)])
-    verdicts = pl.DataFrame(table)
+    verdicts = pl.DataFrame(table).with_row_index("row")
 
     # What the judge was asked, a row an order, with its preference for the response shown first.
     orders = []
@@ -41,13 +42,14 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
         columns = [pl.col(f"{order}_{name}").alias(name) for name in FIELDS_OF_ORDER]
         for_a = pl.col(f"{order}_preference")
         for_first = for_a if order == "a_first" else 1.0 - for_a
-        orders.append(verdicts.select(*columns, for_first.alias("preference_for_first")))
+        orders.append(verdicts.select("row", *columns, for_first.alias("preference_for_first")))
     was_asked = pl.col("status").is_not_null() & pl.col("verdict").ne_missing(IDENTICAL)
-    asked = pl.concat(orders).filter(was_asked)
+    asked = pl.concat(orders).filter(was_asked).sort("row", maintain_order=True)
+    for_first_shown = asked["preference_for_first"].drop_nulls().to_numpy()
 
     # A prompt's pairs are averaged before anything else, for they are not independent.
-    by_prompt = verdicts.group_by("prompt_id", maintain_order=True).agg(pl.col("preference").mean())
-    preferences_P = by_prompt["preference"].fill_null(np.nan).to_numpy()
+    rows = rows_of_prompts(verdicts["prompt_id"].to_list(), verdicts.height)
+    preferences_P = rows.means(verdicts["preference"].fill_null(np.nan).to_numpy())
     estimate = estimate_mean(preferences_P)
     interval = bootstrap_interval(
         preferences_P,
@@ -81,7 +83,9 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
         "share_orders_disagree": _share(
             int(in_both_orders["disagree"].sum()), in_both_orders.height
         ),
-        "preference_for_first_shown": asked["preference_for_first"].mean(),
+        "preference_for_first_shown": (
+            float(np.mean(for_first_shown)) if len(for_first_shown) else None
+        ),
         "n_prompt_tokens": n_prompt_tokens,
         "n_completion_tokens": n_completion_tokens,
     }

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.artifacts.finite_json import finite_values
-from prefpipe.artifacts.interchange.completion_rows import ITEM_SCHEMA
+from prefpipe.artifacts.interchange.rewardbench_two_rows import ITEM_SCHEMA
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import Artifact

@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from prefpipe.artifacts.interchange.completion_rows import (
+from prefpipe.artifacts.interchange.formats import content_hash
+from prefpipe.artifacts.interchange.pair_rows import HINT, PairFile, ScoredTexts, read_pairs
+from prefpipe.artifacts.interchange.rewardbench_two_rows import (
     ITEM_SCHEMA,
     holds_completions,
     read_completions,
 )
-from prefpipe.artifacts.interchange.formats import content_hash
-from prefpipe.artifacts.interchange.pair_rows import HINT, PairFile, ScoredTexts, read_pairs
 from prefpipe.artifacts.interchange.user_table import file_of, read_user_table
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES

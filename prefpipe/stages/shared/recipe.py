@@ -1,12 +1,12 @@
 """By which recipe two sides were made, of `eval` and of `judge`, and whether it is the same one.
 
 Of a side that prefpipe sampled the recipe is known: prompts, sampling settings, scorers. Of one that was imported it is known
-which prompts it answers and what its scores are called, and nothing of how it was sampled: there the prompts themselves are
-compared, and what is not known is told.
+which prompts it answers and what its scores are called, and nothing of how it was sampled. There the prompts themselves are
+compared, and a note says what is not known.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.fingerprint import canonical_json, field_differences
@@ -15,12 +15,16 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import FingerprintError
 
-NOT_COMPARED = ("models", "seed", "stage", "columns", "part_size")
-"""Fields in which the two sides may differ: which model, and what does not change the task."""
 SIDES = ("policy", "baseline")
+NOT_COMPARED = ("models", "seed", "stage", "columns", "part_size", "candidates")
+"""Fields in which the two sides may differ: which model, and what does not change the task."""
 NOT_COMPARED_OF_PAIRS = ("n", "prompts", "drop_duplicate_prompts", "system_prompt")
+"""Fields in which they may differ as well where pairs are joined, one by one."""
 IMPORT = "import"
-HINT = "make both sides with the same prompts, sampling and scorers, or pass --force to compare them all the same"
+HINT = (
+    "make both sides with the same prompts, sampling and scorers, or pass --force to compare them "
+    "all the same"
+)
 
 
 class RatedCandidates(NamedTuple):
@@ -49,9 +53,12 @@ def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: 
             prompts_of(policy.candidates), prompts_of(baseline.candidates)
         )
     else:
-        lines = _differences_of_identities(policy.candidates, baseline.candidates, names)
-    lines += _differences_of_identities(policy.scores, baseline.scores, names)
-    return _refuse_unless_forced(lines, force=force)
+        lines = _differences_of_identities(
+            policy.candidates, baseline.candidates, names, NOT_COMPARED
+        )
+    lines += _differences_of_identities(policy.scores, baseline.scores, names, NOT_COMPARED)
+    _refuse_unless_forced(lines, force=force)
+    return lines
 
 
 def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
@@ -64,21 +71,19 @@ def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
     Raises:
         FingerprintError: it differs, and they are not to be compared all the same.
     """
-    is_known = IMPORT not in (a.record.stage, b.record.stage)
-    lines: list[str] = []
-    if is_known:
-        lines = _differences_of_identities(a, b, ("A", "B"), besides=NOT_COMPARED_OF_PAIRS)
-    return _refuse_unless_forced(lines, force=force)
-
-
-def _refuse_unless_forced(lines: list[str], *, force: bool) -> list[str]:
-    """Return the lines, in which two sides differ, if they are to be compared all the same."""
-    if lines and not force:
-        shown = "\n  ".join(lines)
-        raise FingerprintError(
-            f"the two sides were not made by the same recipe:\n  {shown}", hint=HINT
-        )
+    if IMPORT in (a.record.stage, b.record.stage):
+        return []
+    left_out = (*NOT_COMPARED, *NOT_COMPARED_OF_PAIRS)
+    lines = _differences_of_identities(a, b, ("A", "B"), left_out)
+    _refuse_unless_forced(lines, force=force)
     return lines
+
+
+def _refuse_unless_forced(lines: Sequence[str], *, force: bool) -> None:
+    if lines and not force:
+        raise FingerprintError(
+            "the two sides were not made by the same recipe:\n  " + "\n  ".join(lines), hint=HINT
+        )
 
 
 def notes_on_force(differences: Sequence[str]) -> list[str]:
@@ -90,72 +95,77 @@ def notes_on_force(differences: Sequence[str]) -> list[str]:
 
 
 def _differences_of_identities(
-    policy: Artifact, baseline: Artifact, names: tuple[str, str], besides: Sequence[str] = ()
+    first: Artifact, other: Artifact, names: tuple[str, str], left_out: Collection[str]
 ) -> list[str]:
-    """Return the fields in which two artifacts differ, a line each, with the names of policy and baseline."""
-    ours, theirs = (
-        {
-            key: value
-            for key, value in artifact.record.identity.items()
-            if key not in (*NOT_COMPARED, "candidates", *besides)
-        }
-        for artifact in (baseline, policy)
-    )
-    return [
-        difference.worded(f"for {names[1]}", f"for {names[0]}")
-        for difference in field_differences(ours, theirs)
-    ]
+    """Return the fields in which two artifacts differ, a line each.
+
+    Args:
+        first: of the first side.
+        other: of the other side, whose value stands first in a line.
+        names: of the two sides.
+        left_out: fields that are not compared.
+    """
+    before = {key: value for key, value in other.record.identity.items() if key not in left_out}
+    after = {key: value for key, value in first.record.identity.items() if key not in left_out}
+    lines = []
+    for difference in field_differences(before, after):
+        line = difference.worded(f"for {names[1]}", f"for {names[0]}")
+        lines.append(line)
+    return lines
 
 
 def prompts_of(candidates: Artifact, *, allow_partial: bool = False) -> dict[str, Any]:
     """Return the messages of each prompt."""
-    found: dict[str, Any] = {}
+    messages: dict[str, Any] = {}
     for index in candidates.present(range(candidates.n_parts), allow_partial=allow_partial):
-        table = candidates.read(index, ["prompt_id", "messages"])[0]
-        found |= {row["prompt_id"]: row["messages"] for row in rows_of(table)}
-    return found
+        table, _ = candidates.read(index, ["prompt_id", "messages"])
+        for row in rows_of(table):
+            messages[row["prompt_id"]] = row["messages"]
+    return messages
 
 
 def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+    """Return which prompts only one side answers, and which of them both have with another text."""
     lines = []
-    for ours, theirs, where in ((policy, baseline, "policy"), (baseline, policy, "baseline")):
-        alone = [key for key in ours if key not in theirs]
+    for name, prompts, others in (("policy", policy, baseline), ("baseline", baseline, policy)):
+        alone = [prompt_id for prompt_id in prompts if prompt_id not in others]
         if alone:
             lines.append(
-                f"prompts: {len(alone):,} of {len(ours):,} are the {where}'s alone, the first is {alone[0]}"
+                f"prompts: {len(alone):,} of {len(prompts):,} are the {name}'s alone, "
+                f"the first is {alone[0]}"
             )
-    other_text = [
-        key for key, messages in policy.items() if key in baseline and baseline[key] != messages
+    with_other_text = [
+        prompt_id
+        for prompt_id, messages in policy.items()
+        if prompt_id in baseline and baseline[prompt_id] != messages
     ]
-    if other_text:
+    if with_other_text:
         lines.append(
-            f"prompts: {len(other_text):,} have another text on either side (a system prompt?), the first is {other_text[0]}"
+            f"prompts: {len(with_other_text):,} have another text on either side (a system "
+            f"prompt?), the first is {with_other_text[0]}"
         )
     return lines
 
 
 def notes_on_recipe(policy: RatedCandidates, baseline: RatedCandidates) -> list[str]:
     """Return what of the recipe is not known, in sentences."""
-    imported = [
-        name for name, side in (("policy", policy), ("baseline", baseline)) if side.is_imported
-    ]
-    notes = (
-        [f"imported, so that the sampling is not known: {', '.join(imported)}"] if imported else []
-    )
-    names = {name for side in (policy, baseline) for name in _imported_scorers(side)}
-    if names:
+    sides = dict(zip(SIDES, (policy, baseline), strict=True))
+    imported = [name for name, side in sides.items() if side.is_imported]
+    scorers: set[str] = set()
+    for side in sides.values():
+        for scorer in side.scores.record.identity["scorers"]:
+            if scorer.get("kind") == IMPORT:
+                scorers.add(scorer["name"])
+
+    notes = []
+    if imported:
+        notes.append(f"imported, so that the sampling is not known: {', '.join(imported)}")
+    if scorers:
         notes.append(
-            f"imported, so that the name alone says that both sides have the same rater: {', '.join(sorted(names))}"
+            "imported, so that the name alone says that both sides have the same rater: "
+            + ", ".join(sorted(scorers))
         )
     return notes
-
-
-def _imported_scorers(side: RatedCandidates) -> list[str]:
-    return [
-        scorer["name"]
-        for scorer in side.scores.record.identity["scorers"]
-        if scorer.get("kind") == IMPORT
-    ]
 
 
 def digest_of_prompts(prompts: Mapping[str, Any]) -> str:
@@ -172,24 +182,21 @@ def recipe_of(
     """Return what a reader needs to make the figures again, and a program to see whether two results can be compared.
 
     Args:
-        policy: its prompts, sampling and scorers are told; without ``--force`` the baseline's are the same.
+        policy: whose prompts, sampling and scorers are given; without ``--force`` the baseline's are the same.
         baseline: for its model.
         context: of the run, for the versions.
-        differences: what `check_recipes` found and ``--force`` let pass.
+        differences: what `check_recipes` returned and ``--force`` let pass.
     """
-    sampling = {
-        key: value
-        for key, value in policy.candidates.record.identity.items()
-        if key not in ("models", "stage")
-    }
-    sides = {"policy": policy, "baseline": baseline}
+    identity = policy.candidates.record.identity
+    sampling = {key: value for key, value in identity.items() if key not in ("models", "stage")}
     return {
         "prompts_sha256": digest_of_prompts(prompts_of(policy.candidates)),
         "sampling": sampling,
         "scorers": policy.scores.record.identity["scorers"],
         # the models' identities hold the hashes of weights, tokenizer and chat template
         "models": {
-            name: side.candidates.record.identity.get("models") for name, side in sides.items()
+            "policy": identity.get("models"),
+            "baseline": baseline.candidates.record.identity.get("models"),
         },
         "versions": context.get("versions"),
         "differences": list(differences),
@@ -202,21 +209,21 @@ def recipe_of_pairs(
     """Return what a reader of verdicts needs to make the figures again.
 
     Args:
-        a: the candidates whose preference is told.
+        a: the candidates whose preference is measured.
         b: those that they were compared with.
         record: of the verdicts; its judge holds the hashes of the prompt template and of a model that is run here.
-        differences: what `check_sampling` found and ``--force`` let pass.
+        differences: what `check_sampling` returned and ``--force`` let pass.
     """
-    sides = {"a": a, "b": b}
-    prompts = {
-        key: turns
-        for side in sides.values()
-        for key, turns in prompts_of(side, allow_partial=True).items()
-    }
+    prompts = prompts_of(a, allow_partial=True) | prompts_of(b, allow_partial=True)
     return {
         "prompts_sha256": digest_of_prompts(prompts),
-        **{key: record.identity[key] for key in ("judge", "orders", "pairing")},
-        "models": {name: side.record.identity.get("models") for name, side in sides.items()},
+        "judge": record.identity["judge"],
+        "orders": record.identity["orders"],
+        "pairing": record.identity["pairing"],
+        "models": {
+            "a": a.record.identity.get("models"),
+            "b": b.record.identity.get("models"),
+        },
         "versions": record.context.get("versions"),
         "differences": list(differences),
     }

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -37,9 +37,10 @@ class Runtime:
 
     A request to stop ends the command there and then, unless it comes in a section that is
     ``finishing()`` something; there one asks ``should_stop()``. ``interruptible()`` is a section
-    within such a one that has nothing to finish: a model is loaded. ``when_asked()`` is when the
-    request came and ``ends_at`` when the batch system ends the job, both in seconds since the
-    epoch. ``started``: when the command began, on the monotonic clock.
+    within such a one that has nothing to finish: a model is loaded.
+
+    ``when_asked()`` is when the request came and ``ends_at`` when the batch system ends the job,
+    both in seconds since the epoch. ``started``: when the command began, on the monotonic clock.
     """
 
     log: Callable[[str], None] = lambda _line: None
@@ -123,6 +124,7 @@ def loop_over_parts(
         )
     if not indices and runtime.shard.count > 1:
         runtime.log(_nothing_to_do(runtime.shard, output))
+
     clock = PartClock(runtime)
     with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
         for _ in _made(to_do, clock.timed(make), runtime, min(workers, len(to_do))):
@@ -131,9 +133,12 @@ def loop_over_parts(
     n_left = len(to_do) - summary.n_parts_made
     if n_left:
         raise StoppedEarly(
-            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, {n_left} left",
+            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, "
+            f"{n_left} left",
             hint=runtime.how_to_go_on,
         )
+
+    # Rows are counted from the footers, so that parts of earlier runs count as those made now.
     footers = [output.footer(index) for index in indices]
     summary.tally = add_tallies(footer.tally for footer in footers)
     for footer in footers:
@@ -253,21 +258,30 @@ def _made(
 def begin_retry(
     output: Output, indices: Sequence[int], *, keep: Sequence[str] = (), only: Sequence[str] = ()
 ) -> tuple[Output, set[int]]:
-    """Find the parts with rows whose status is not in ``keep``, or is in ``only``; record that in ``run.json``."""
-    failed = {}
+    """Find the parts with rows whose status is not in ``keep``, or is in ``only``; record that in ``run.json``.
+
+    Returns:
+        The output with the operation in its record, and the parts to make again.
+    """
+    n_failed: dict[int, int] = {}
     for index in indices:
-        with suppress(CorruptPartError):  # missing or damaged: made again anyway
+        try:
             counts = output.footer(index).counts
-            failed[index] = sum(
-                n
-                for status, n in counts.items()
-                if (status in only if only else status not in keep)
-            )
-    failed = {index: n_rows for index, n_rows in failed.items() if n_rows}
-    if not failed:
+        except CorruptPartError:  # missing or damaged: made again anyway
+            continue
+        for status, n_rows in counts.items():
+            is_to_retry = status in only if only else status not in keep
+            if is_to_retry and n_rows:
+                n_failed[index] = n_failed.get(index, 0) + n_rows
+    if not n_failed:
         return output, set()
-    step = {"operation": "retry_errors", "n_rows": sum(failed.values()), "parts": sorted(failed)}
-    return output.with_step(step), set(failed)
+
+    step = {
+        "operation": "retry_errors",
+        "n_rows": sum(n_failed.values()),
+        "parts": sorted(n_failed),
+    }
+    return output.with_step(step), set(n_failed)
 
 
 def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> None:
@@ -277,15 +291,16 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
         ErrorRateError: rows whose status is in ``failing`` are a larger share than ``limit``.
     """
     n_failed = sum(summary.counts[status] for status in failing)
-    if summary.n_rows and n_failed > limit * summary.n_rows:
-        reasons = ", ".join(
-            f"{count:,} {status}"
-            for status, count in summary.counts.most_common()
-            if status in failing
-        )
-        raise ErrorRateError(
-            f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
-            f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good is in {summary.path}",
-            hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons, or raise --max-error-rate",
-            summary=summary,
-        )
+    if n_failed <= limit * summary.n_rows:
+        return
+    reasons = ", ".join(
+        f"{count:,} {status}" for status, count in summary.counts.most_common() if status in failing
+    )
+    raise ErrorRateError(
+        f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
+        f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good "
+        f"is in {summary.path}",
+        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons, or raise "
+        "--max-error-rate",
+        summary=summary,
+    )

@@ -79,13 +79,13 @@ def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: S
                 "row": row.content,
             }
             file.write(f"{json.dumps(line, default=repr)}\n".encode())
-    number = (
-        "1 row cannot be used and is"
-        if len(rows) == 1
-        else f"{len(rows):,} rows cannot be used and are"
-    )
+
+    number = f"{len(rows):,} rows cannot be used and are"
+    if len(rows) == 1:
+        number = "1 row cannot be used and is"
     summary.notes.append(f"{number} left out, see {path}:")
-    summary.notes += [f"  {count:,} {reason}" for reason, count in count_by_reason(rows).items()]
+    for reason, count in count_by_reason(rows).items():
+        summary.notes.append(f"  {count:,} {reason}")
 
 
 def context_of_skipped_rows(rows: Sequence[BadRow]) -> dict[str, Any]:

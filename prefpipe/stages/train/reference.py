@@ -6,10 +6,10 @@ reference is belongs to the run's identity; where it lies does not.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
@@ -17,9 +17,7 @@ from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
-from prefpipe.maths.objectives.registry import find_objective
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.candidate_rows import parent_identity
@@ -29,226 +27,255 @@ from prefpipe.stages.shared.training_groups import stored_ids_fit
 from prefpipe.training.groups import Key
 from prefpipe.training.ranks import processes
 
-FOLDER, EVAL_FOLDER = "reference", "reference-eval"
+FOLDER = "reference"
+EVAL_FOLDER = "reference-eval"
+
 BASE = "base"
 """What ``--reference-model`` says for the model under an adapter."""
 
 
-class Reference(NamedTuple):
-    """``identity``: what the reference is, for the run's. ``given``: its log-probabilities, if they were; else of which model.
+class Reference(Protocol):
+    """The reference of a set of groups."""
 
-    ``folder``: where they are kept within the output.
-    """
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What it is, for the run's identity: the model's hashes and the number format."""
 
-    identity: dict[str, Any]
-    groups: Artifact
-    given: Artifact | None = None
-    model: ModelFiles | None = None
-    folder: str = FOLDER
+    def open_logprobs(self, groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
+        """Return its log-probabilities of the groups, which are measured now where they are not on disk yet."""
 
-    def logps(
-        self, config: TrainConfig, policy: ModelFiles, runtime: Runtime
-    ) -> dict[Key, tuple[float, int]]:
-        """Return sum and token count of every measured response, by key; what is missing is measured first."""
-        if self.given is not None:
-            is_start = (
-                self.given.record.identity["model"]["content_hash"]
-                == policy.identity()["content_hash"]
-            )
-            other = (
-                ""
-                if is_start
-                else f", of another model than the training starts from, {policy.requested}"
-            )
-            runtime.log(f"the reference is {self.given.path}{other}")
-            return read_logprobs(self.given, self._indices(config, self.given))
-        made = self._measure(config, policy, runtime)
-        return read_logprobs(made, self._indices(config, made))
 
-    def _indices(self, config: TrainConfig, found: Artifact) -> list[int]:
-        """Return the parts to read: of every part of the groups that is trained on, each made from it."""
-        indices = self.groups.present(
-            range(self.groups.n_parts), allow_partial=config.allow_partial
-        )
-        for index in found.present(indices, allow_partial=False):
-            if found.footer(index).parents != {"groups": self.groups.footer(index).data_sha256}:
-                raise InputError(
-                    f"{found.part_path(index)} was made from another version of {self.groups.part_path(index)}",
-                    hint="run the `prefpipe logprobs` command again: it makes this part anew",
-                )
-        return indices
+@dataclass(frozen=True)
+class GivenReference:
+    """Log-probabilities that the user names."""
 
-    def _measure(self, config: TrainConfig, policy: ModelFiles, runtime: Runtime) -> Artifact:
-        """Make what is missing of the run's own reference, each process its share of the parts."""
-        assert self.model is not None
+    artifact: Artifact
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The model that was measured, by its own record."""
+        measured = self.artifact.record.identity
+        return _identity(measured["model"], measured["dtype"])
+
+    def open_logprobs(self, _groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
+        """Return them; the log says so, and whether they are of the model that the training starts from."""
+        line = f"the reference is {self.artifact.path}"
+        if self.identity["content_hash"] != policy.identity()["content_hash"]:
+            line += f", of another model than the training starts from, {policy.requested}"
+        runtime.log(line)
+        return self.artifact
+
+
+@dataclass(frozen=True)
+class MeasuredReference:
+    """A model whose log-probabilities the run measures itself. ``config``: how `logprobs` is to do it, and where."""
+
+    model: ModelFiles
+    config: LogprobsConfig
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The model that is measured, and how."""
+        return _identity(self.model.identity(), self.config.dtype)
+
+    def of(self, groups: Path, folder: Path) -> "MeasuredReference":
+        """Return the same reference of other groups, which must be whole, kept in another folder."""
+        config = replace(self.config, groups=groups, output=folder, allow_partial=False)
+        return replace(self, config=config)
+
+    def open_logprobs(self, groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
+        """Measure what is missing, each process its share of the parts.
+
+        Raises:
+            StoppedEarly: a stop was asked for, of this process or another.
+        """
         state = processes()
-        wanted = LogprobsConfig(
-            groups=config.groups,
-            output=config.output / self.folder,
-            model=self.model.requested,
-            dtype=dtype_of(config),
-            max_length=config.max_length,
-            on_too_long=config.on_too_long,
-            max_batch_tokens=config.max_batch_tokens,
-            shared_prompt=config.shared_prompt,
-            allow_partial=config.allow_partial,
-            device=str(state.device),
-            max_error_rate=0.0,
-            trust_remote_code=config.trust_remote_code,
-            merge_adapter=not config.lora_r,
-        )
-        record = logprobs.record_of(wanted, self.model, self.groups, runtime, encode_as=policy)
-        with (
-            state.main_process_first()
-        ):  # whoever starts again must not throw away what others have made anew
-            if state.is_main_process and _fingerprint_on_disk(wanted.output) not in (
-                None,
-                record.fingerprint,
-            ):
-                runtime.log(f"{wanted.output} holds another reference: it is measured again")
-                open_output(wanted.output, record, shard=Shard(), overwrite=Overwrite.ALL)
+        folder = self.config.output
+        record = logprobs.record_of(self.config, self.model, groups, runtime, encode_as=policy)
+
+        # One process at a time: whoever starts again must not throw away what others have made anew.
+        with state.main_process_first():
+            expected = (None, record.fingerprint)
+            if state.is_main_process and _fingerprint_on_disk(folder) not in expected:
+                runtime.log(f"{folder} holds another reference: it is measured again")
+                open_output(folder, record, shard=Shard(), overwrite=Overwrite.ALL)
+
         shard = Shard(state.process_index, state.num_processes)
         stopped = None
         try:
-            # what the policy's template refuses is left out of the training, too: it stops nothing
             logprobs.run(
-                wanted,
+                self.config,
                 self.model,
                 replace(runtime, shard=shard),
                 encode_as=policy,
+                # What the policy's template refuses is left out of the training, too: it stops nothing.
                 failing=("not_finite",),
             )
         except StoppedEarly as error:
             stopped = error
-        state.wait_for_everyone()  # a process that stops must not leave others waiting for its parts
-        made = Artifact(wanted.output, record)
-        if stopped is not None or made.missing(
-            self.groups.present(range(made.n_parts), allow_partial=config.allow_partial)
-        ):
-            raise stopped or StoppedEarly(
+
+        # A process that stops must not leave others waiting for its parts.
+        state.wait_for_everyone()
+        measured = Artifact(folder, record)
+        wanted = groups.present(range(groups.n_parts), allow_partial=self.config.allow_partial)
+        if stopped is None and measured.missing(wanted):
+            stopped = StoppedEarly(
                 "train stopped as asked before its first step", hint=runtime.how_to_go_on
             )
-        return made
+        if stopped is not None:
+            raise stopped
+        return measured
 
 
-def dtype_of(config: TrainConfig) -> str:
-    """Return the number format in which the policy itself would be measured before its first step."""
-    if config.load_in_4bit:
-        return "nf4-bfloat16" if config.bf16 else "nf4-float32"
-    return "float32" if not config.bf16 else "bfloat16" if config.lora_r else "mixed"
-
-
-def reference_of(
-    config: TrainConfig,
-    objective: str,
-    model: ModelFiles,
+def measure_reference(
+    reference: Reference,
     groups: Artifact,
-    named: ModelFiles | None,
+    policy: ModelFiles,
+    runtime: Runtime,
     *,
-    name: str = "--reference",
-) -> Reference | None:
-    """Return what the reference of a run is; None for an objective without one, unless it is given for what is logged.
-
-    Args:
-        config: of the run.
-        objective: by name.
-        model: what the training starts from.
-        groups: what is trained on.
-        named: the files of ``--reference-model`` where it names a model.
-        name: the flag that gives log-probabilities.
+    allow_partial: bool,
+) -> dict[Key, tuple[float, int]]:
+    """Return sum and token count of every response under the reference, by key; what is missing is measured first.
 
     Raises:
-        UsageError: a reference of another tokenizer, or made with other settings.
-        InputError: log-probabilities of other groups.
+        InputError: a part was made from another version of the groups' part.
+        StoppedEarly: a stop was asked for while they were measured.
     """
-    is_given = config.reference is not None or config.reference_model is not None
-    if not is_given and not find_objective(objective).needs_reference:
-        return None
-    if config.reference is not None:
-        artifact = open_input(config.reference, schema="logprobs", name=name)
-        _check_given(artifact, config, model, groups, name)
-        return Reference(
-            _identity(artifact.record.identity["model"], artifact.record.identity["dtype"]),
-            groups,
-            given=artifact,
+    logps = reference.open_logprobs(groups, policy, runtime)
+    indices = groups.present(range(groups.n_parts), allow_partial=allow_partial)
+    for index in logps.present(indices, allow_partial=False):
+        if logps.footer(index).parents != {"groups": groups.footer(index).data_sha256}:
+            raise InputError(
+                f"{logps.part_path(index)} was made from another version of {groups.part_path(index)}",
+                hint="run the `prefpipe logprobs` command again: it makes this part anew",
+            )
+    return read_logprobs(logps, indices)
+
+
+def open_given_reference(
+    path: Path,
+    groups: Artifact,
+    policy: ModelFiles,
+    *,
+    max_length: int,
+    on_too_long: str,
+    flag: str,
+) -> GivenReference:
+    """Open log-probabilities that were not made by this run; their parts are checked when they are read.
+
+    Args:
+        path: of the artifact.
+        groups: what they must have been made for, token by token.
+        policy: what the training starts from.
+        max_length: longest prompt plus response, in tokens.
+        on_too_long: what becomes of a longer response.
+        flag: what gave them, for messages.
+
+    Raises:
+        InputError: no log-probabilities, or of other groups.
+        UsageError: of another tokenizer, or made with other settings.
+    """
+    artifact = open_input(path, schema="logprobs", name=flag)
+    again = f"make it again: prefpipe logprobs {quote(str(groups.path))} --model REFERENCE ..."
+    identity = artifact.record.identity
+    if "groups" not in identity:
+        raise InputError(
+            f"{flag} {path} is of candidates, and training takes those of its groups", hint=again
         )
-    own = _reference_model(config, model, named)
-    if own.tokenizer_hash != model.tokenizer_hash:
+    wanted = parent_identity(groups)
+    if artifact.n_parts != groups.n_parts or identity["groups"] != wanted:
+        differences = field_differences(identity["groups"], wanted)[:4]
+        lines = [difference.worded("there", "here") for difference in differences]
+        problem = f"{flag} {path} is of other groups than {groups.path}:"
+        raise InputError("\n  ".join([problem, *lines]), hint=again)
+
+    if identity["max_length"] != max_length:
         raise UsageError(
-            f"the reference {own.requested} has another tokenizer than {model.requested}: the same ids are other texts to it",
+            f"{flag} {path} was made with --max-length {identity['max_length']}, and this run has {max_length}",
+            hint=f"pass --max-length {identity['max_length']}, or {again}",
+        )
+    if on_too_long == "truncate" and not identity["truncates"]:
+        raise UsageError(
+            f"{flag} {path} leaves longer responses out, and this run truncates them",
+            hint=f"{again} --on-too-long truncate",
+        )
+    for name, noun in (("tokenizer_hash", "tokenizer"), ("chat_template_hash", "chat template")):
+        if identity["model"][name] != getattr(policy, name):
+            raise UsageError(
+                f"{flag} {path} was made with another {noun} than that of {policy.requested}",
+                hint=f"leave {flag} out and pass --reference-model: the policy's own is used then",
+            )
+    _check_day(artifact, policy, groups, flag)
+    return GivenReference(artifact)
+
+
+def reference_model_of(
+    name: str | None, policy: ModelFiles, named: ModelFiles | None, *, trains_adapter: bool
+) -> ModelFiles:
+    """Return the model that is the reference: what the training starts from, unless another one is asked for.
+
+    Args:
+        name: ``--reference-model``.
+        policy: what the training starts from.
+        named: the files of ``--reference-model`` where it names a model.
+        trains_adapter: whether adapters are trained.
+
+    Raises:
+        UsageError: the base of no adapter, or a model of another tokenizer, to which the policy's token ids are other texts.
+    """
+    reference = policy if named is None else named
+    if name == BASE:
+        if policy.base is None and not trains_adapter:
+            raise UsageError(
+                f"--reference-model base: {policy.requested} is no adapter and all its weights are trained",
+                hint="leave it out for the model as it is before its first step; a folder of that name is ./base",
+            )
+        reference = policy.base if policy.base is not None else policy
+
+    if reference.tokenizer_hash != policy.tokenizer_hash:
+        raise UsageError(
+            f"the reference {reference.requested} has another tokenizer than {policy.requested}: "
+            "the same ids are other texts to it",
             hint="pass a --reference-model with the policy's tokenizer, such as the model that it was trained from",
         )
-    return Reference(_identity(own.identity(), dtype_of(config)), groups, model=own)
+    return reference
+
+
+def dtype_of(*, bf16: bool, trains_adapter: bool, load_in_4bit: bool) -> str:
+    """Return the number format in which the policy itself would be measured before its first step."""
+    if load_in_4bit:
+        return "nf4-bfloat16" if bf16 else "nf4-float32"
+    if not bf16:
+        return "float32"
+    return "bfloat16" if trains_adapter else "mixed"
 
 
 def _identity(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    return {**{name: model[name] for name in ("content_hash", "base_content_hash")}, "dtype": dtype}
+    return {
+        "content_hash": model["content_hash"],
+        "base_content_hash": model["base_content_hash"],
+        "dtype": dtype,
+    }
 
 
-def _reference_model(
-    config: TrainConfig, model: ModelFiles, named: ModelFiles | None
-) -> ModelFiles:
-    if config.reference_model == BASE:
-        if model.base is None and not config.lora_r:
-            raise UsageError(
-                f"--reference-model base: {model.requested} is no adapter and all its weights are trained",
-                hint="leave it out for the model as it is before its first step; a folder of that name is ./base",
-            )
-        return model.base if model.base is not None else model
-    return named if named is not None else model
-
-
-def _check_given(
-    artifact: Artifact, config: TrainConfig, model: ModelFiles, groups: Artifact, flag: str
-) -> None:
-    """Refuse log-probabilities that were not made for these groups, token by token; their parts are checked when read."""
-    identity = artifact.record.identity
-    again = f"make it again: prefpipe logprobs {quote(str(config.groups))} --model REFERENCE ..."
-    if "groups" not in identity:
-        raise InputError(
-            f"{flag} {artifact.path} is of candidates, and training takes those of its groups",
-            hint=again,
-        )
-    if artifact.n_parts != groups.n_parts or identity["groups"] != parent_identity(groups):
-        differences = field_differences(identity["groups"], parent_identity(groups))
-        lines = [difference.worded("there", "here") for difference in differences[:4]]
-        what = f"{flag} {artifact.path} is of other groups than {groups.path}:"
-        raise InputError("\n  ".join([what, *lines]), hint=again)
-    if identity["max_length"] != config.max_length:
-        raise UsageError(
-            f"{flag} {artifact.path} was made with --max-length {identity['max_length']}, and this run has {config.max_length}",
-            hint=f"pass --max-length {identity['max_length']}, or {again}",
-        )
-    if config.on_too_long == "truncate" and not identity["truncates"]:
-        raise UsageError(
-            f"{flag} {artifact.path} leaves longer responses out, and this run truncates them",
-            hint=f"{again} --on-too-long truncate",
-        )
-    for name, what in (("tokenizer_hash", "tokenizer"), ("chat_template_hash", "chat template")):
-        if identity["model"][name] != getattr(model, name):
-            raise UsageError(
-                f"{flag} {artifact.path} was made with another {what} than that of {model.requested}",
-                hint=f"leave {flag} out and pass --reference-model: the policy's own is used then",
-            )
-
-    _check_day(artifact, model, groups, flag)
-
-
-def _check_day(artifact: Artifact, model: ModelFiles, groups: Artifact, flag: str) -> None:
+def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: str) -> None:
     """Refuse log-probabilities of prompts that tell another day; stored ids are the same whatever the day.
 
     Raises:
         UsageError: the chat template was told another day than in this run.
     """
     day = artifact.record.identity["model"].get(FIELD)
-    if day == model.template_date or stored_ids_fit(groups, model):
+    if day == policy.template_date or stored_ids_fit(groups, policy):
         return
-    told = "no day that is on record" if day is None else day
+
     measured = quote(str(artifact.record.parents["groups"]))
-    again = f"make it again: prefpipe logprobs {measured} --template-date {model.template_date} ..."
+    hint = f"make it again: prefpipe logprobs {measured} --template-date {policy.template_date} ..."
+    if day is not None:
+        hint = f"pass --template-date {day}, or {hint}"
+    recorded = "no day that is on record" if day is None else day
     raise UsageError(
-        f"{flag} {artifact.path}: the chat template was told {told}, and in this run it is {model.template_date}",
-        hint=again if day is None else f"pass --template-date {day}, or {again}",
+        f"{flag} {artifact.path}: the chat template was told {recorded}, and in this run it is {policy.template_date}",
+        hint=hint,
     )
 
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from jinja2 import Environment
 from support.tiny_models import CHAT_TEMPLATE
 
+from prefpipe.artifacts.interchange.serialised_turns import serialised_turns
 from prefpipe.artifacts.interchange.templated_prompts import (
     begins_templated,
     is_templated,
-    serialised_turns,
     untemplated,
 )
 

@@ -12,8 +12,8 @@ import pytest
 
 from prefpipe.artifacts.interchange.annotations import read_annotations
 from prefpipe.artifacts.interchange.formats import read_pool
-from prefpipe.artifacts.interchange.long_rows import ColumnNames
 from prefpipe.artifacts.interchange.pair_rows import read_pairs
+from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions
 from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.scorers.ratings import RatingsScorer
@@ -129,9 +129,7 @@ def test_imported_rows(tmp_path: Path, write: Write) -> None:
         for i, text in enumerate(TEXTS)
     ]
     names = ColumnNames(rewards={"judge": "judge", "whole": "whole"})
-    pool = read_pool(
-        write(tmp_path, rows), "rows", requests=None, names=names, columns=[], reserved=()
-    )
+    pool = read_pool(write(tmp_path, rows), "rows", ReadOptions(columns=(), names=names))
     found = [response for members in pool.responses for response in members]
     assert [(each.prompt_id, each.sample_idx, each.text, dict(each.scores)) for each in found] == [
         (
@@ -156,9 +154,7 @@ def test_imported_pairs(tmp_path: Path, write: Write) -> None:
         }
         for i, text in enumerate(TEXTS)
     ]
-    pool = read_pool(
-        write(tmp_path, rows), "trl", requests=None, names=ColumnNames(), columns=[], reserved=()
-    )
+    pool = read_pool(write(tmp_path, rows), "trl", ReadOptions(columns=()))
     found = [response for members in pool.responses for response in members]
     assert [each.text for each in found] == [
         row[name] for row in rows for name in ("chosen", "rejected")
@@ -227,15 +223,15 @@ def test_annotations(tmp_path: Path, write: Write) -> None:
 ENTRANCES: dict[str, tuple[Callable[[str], Any], Row, str]] = {
     "prompts": (load_prompts, {"prompt_id": "p", "prompt": "q"}, "prompt"),
     "rows": (
-        lambda source: read_pool(source, "rows", requests=None, names=ColumnNames(rewards={"r": "r"}), columns=[], reserved=()),
+        lambda source: read_pool(source, "rows", ReadOptions(columns=(), names=ColumnNames(rewards={"r": "r"}))),
         {"prompt": "q", "response": "a", "r": 1.0}, "r",
     ),
     "trl": (
-        lambda source: read_pool(source, "trl", requests=None, names=ColumnNames(), columns=[], reserved=()),
+        lambda source: read_pool(source, "trl", ReadOptions(columns=())),
         {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 0.0}, "score_chosen",
     ),
     "alpaca-eval": (
-        lambda source: read_pool(source, "alpaca-eval", requests=None, names=ColumnNames(), columns=[], reserved=()),
+        lambda source: read_pool(source, "alpaca-eval", ReadOptions(columns=())),
         {"instruction": "q", "output": "a"}, "output",
     ),
     "pairs": (

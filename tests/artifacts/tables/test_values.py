@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prefpipe.artifacts.interchange.user_table import checked_id, checked_index, checked_number
+from prefpipe.artifacts.interchange.checked_values import checked_id, checked_index, checked_number
 from prefpipe.artifacts.tables.values import id_of, number_of
 
 

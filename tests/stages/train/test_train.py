@@ -26,6 +26,7 @@ from prefpipe.maths.objectives.registry import OBJECTIVES
 from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
+from prefpipe.stages.train.inputs import settings_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 TOKENIZER = make_tiny_tokenizer()
@@ -338,9 +339,9 @@ def test_an_output_inside_its_input_is_refused(groups, model):
 
 def test_start_values_follow_objective_and_lora(tmp_path):
     plain = TrainConfig(groups=tmp_path, output=tmp_path, model="m")
-    full = train.settings_of(plain)
+    full = settings_of(plain)
     assert (full.learning_rate, full.global_batch_size, full.knobs["gamma"]) == (4e-7, 128, 3.0)
-    adapters = train.settings_of(TrainConfig(groups=tmp_path, output=tmp_path, model="m", lora_r=8))
+    adapters = settings_of(TrainConfig(groups=tmp_path, output=tmp_path, model="m", lora_r=8))
     assert adapters.learning_rate == 10 * full.learning_rate
 
 
@@ -353,7 +354,7 @@ def test_the_flag_offers_every_objective():
 def test_length_normalise_has_the_start_value_of_the_objective_unless_given(tmp_path, given):
     values = {"groups": tmp_path, "output": tmp_path, "model": "m", "length_normalise": given}
     chosen = [
-        train.settings_of(TrainConfig(objective=name, **values)).knobs["length_normalise"]
+        settings_of(TrainConfig(objective=name, **values)).knobs["length_normalise"]
         for name in ("ampo", "ipo")
     ]
     assert chosen == ([True, False] if given is None else [given, given])
@@ -368,7 +369,7 @@ def test_a_knob_of_another_objective_is_refused(tmp_path, name, value):
         groups=tmp_path, output=tmp_path, model="m", objective="dpo", **{name: value}
     )
     with pytest.raises(UsageError, match=f"dpo has no knob {name}: it belongs to "):
-        train.settings_of(config)
+        settings_of(config)
 
 
 def test_odpo_refuses_a_pair_without_a_reward_gap_before_the_reference_is_measured(tmp_path, model):

@@ -24,6 +24,7 @@ from prefpipe.maths.objectives.losses import Targets, mmpo_reward_loss
 from prefpipe.models.files import inspect_model
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
+from prefpipe.stages.train.inputs import settings_of
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.trainer import GroupTrainer
 
@@ -105,7 +106,7 @@ class KeepTrainer:
             with torch.no_grad():
                 for group in trainer.train_dataset.groups:
                     (batch,) = trainer.data_collator([group])["batches"]
-                    found = trainer.target.read(
+                    found = trainer.scoring.read(
                         trainer.model, batch, measured=False
                     ).scores.tolist()
                     self.scores |= {
@@ -414,13 +415,13 @@ def test_what_does_not_fit_the_target_is_an_error(rated, tmp_path, changes, mess
 
 def test_knobs_are_those_of_the_reward_objective(rated, tmp_path):
     with pytest.raises(UsageError, match="bt has no knob gamma: it belongs to bt-margin, mmpo"):
-        train.settings_of(config_of(rated, tmp_path, gamma=1.0))
+        settings_of(config_of(rated, tmp_path, gamma=1.0))
     with pytest.raises(
         UsageError, match="bt-margin has no knob beta: no objective of a reward head has it"
     ):
-        train.settings_of(config_of(rated, tmp_path, objective="bt-margin", beta=1.0))
+        settings_of(config_of(rated, tmp_path, objective="bt-margin", beta=1.0))
     plain = TrainConfig(groups=tmp_path, output=tmp_path, model="m", target="reward")
-    assert (train.settings_of(plain).objective, train.settings_of(plain).learning_rate) == (
+    assert (settings_of(plain).objective, settings_of(plain).learning_rate) == (
         "bt",
         9e-6,
     )

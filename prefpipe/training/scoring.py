@@ -1,7 +1,7 @@
-"""What is trained: how a model's word on a batch becomes scores, losses, and what is logged.
+"""How a model's output on a batch becomes scores, losses, and what is logged.
 
-The trainer knows batches, passes and averages; a target knows the rest, and is all in which a policy and a reward model differ
-there. What a model says of responses is a named tuple of figures: (S,) one after the other, (P, R) by group.
+The trainer knows batches, passes and averages; a scoring knows the rest, and is all in which a policy and a reward model
+differ there. A model's output on responses is a named tuple of figures: (S,) one after the other, (P, R) by group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,10 +33,11 @@ from prefpipe.training.measures import (
 )
 
 LOGGED_ONLY = ("entropies",)
+"""Figures of a model's output that no loss is made of."""
 
 
-class Target(Protocol):
-    """What `GroupTrainer` asks of a target.
+class Scoring(Protocol):
+    """What `GroupTrainer` asks of a scoring.
 
     ``measures``: names of the columns that ``measure`` returns, ``loss`` the first.
     """
@@ -44,53 +45,54 @@ class Target(Protocol):
     measures: Sequence[str]
 
     def read(self, model: nn.Module, batch: Batch, *, measured: bool = True) -> Any:
-        """Return what the model says of the batch's responses: a named tuple of figures (S,) with ``n_tokens``.
+        """Return the model's output on the batch's responses: a named tuple of figures (S,) with ``n_tokens``.
 
         ``measured``: with the figures that are logged and not trained on.
         """
 
-    def measure(self, batch: Batch, found: Any) -> tuple[Tensor, Tensor]:
+    def measure(self, batch: Batch, output: Any) -> tuple[Tensor, Tensor]:
         """Return the measures (P, M) and the losses (P,) of figures by group."""
 
-    def examine(self, batch: Batch, found: Any) -> Tensor:
+    def examine(self, batch: Batch, output: Any) -> Tensor:
         """Return a row (P, E) for each evaluated prompt, the loss first; E is the same in all batches."""
 
     def summarise(self, rows: np.ndarray) -> dict[str, float]:
         """Return the evaluation's figures by name, of the rows (P, E) of all prompts."""
 
 
-class PolicyTarget:
+class PolicyScoring:
     """Scores are made of log-probabilities."""
 
     measures: Sequence[str] = MEASURES
 
     def __init__(self, objective: str, knobs: Mapping[str, KnobValue]) -> None:
-        self.objective, self.knobs = objective, knobs
+        self.objective = objective
+        self.knobs = knobs
 
     def read(self, model: nn.Module, batch: Batch, *, measured: bool = True) -> ResponseLogps:
         """Return log-probabilities, token counts and ends; measured, entropies too."""
         return batch_logps(model, batch, entropy=measured)
 
-    def measure(self, batch: Batch, found: ResponseLogps) -> tuple[Tensor, Tensor]:
+    def measure(self, batch: Batch, output: ResponseLogps) -> tuple[Tensor, Tensor]:
         """Return the columns of ``MEASURES``, and the losses."""
         targets = targets_of(batch)
-        scores = score_responses(
-            self.objective, found, batch.get("ref_logps"), targets.mask, self.knobs
-        )
-        losses = group_losses(self.objective, scores, targets, self.knobs, found)
-        return measure_groups(losses, scores, found, targets, batch.get("ref_logps")), losses
+        ref_logps = batch.get("ref_logps")
+        scores = score_responses(self.objective, output, ref_logps, targets.mask, self.knobs)
+        losses = group_losses(self.objective, scores, targets, self.knobs, output)
+        return measure_groups(losses, scores, output, targets, ref_logps), losses
 
-    def examine(self, batch: Batch, found: ResponseLogps) -> Tensor:
+    def examine(self, batch: Batch, output: ResponseLogps) -> Tensor:
         """Return the measures."""
-        return self.measure(batch, found)[0]
+        measured, _ = self.measure(batch, output)
+        return measured
 
     def summarise(self, rows: np.ndarray) -> dict[str, float]:
         """Return the means."""
         return dict(zip(self.measures, rows.mean(0).tolist(), strict=True))
 
 
-class RewardTarget:
-    """Scores are what the head of a reward model says.
+class RewardScoring:
+    """Scores are the output of a reward model's head.
 
     An evaluation keeps the score difference of every pair, so that its calibration is that of all pairs, however they were
     batched; ``calibration`` is the last one, in full.
@@ -100,7 +102,9 @@ class RewardTarget:
 
     def __init__(self, objective: str, knobs: Mapping[str, KnobValue], *, width: int = 0) -> None:
         """Take the objective, its knobs, and the most responses that an evaluated group has."""
-        self.objective, self.knobs, self.width = objective, knobs, width
+        self.objective = objective
+        self.knobs = knobs
+        self.width = width
         self.calibration: dict[str, Any] | None = None
 
     def read(self, model: nn.Module, batch: Batch, *, measured: bool = True) -> HeadScores:
@@ -108,20 +112,22 @@ class RewardTarget:
         del measured
         return head_scores(model, batch)
 
-    def measure(self, batch: Batch, found: HeadScores) -> tuple[Tensor, Tensor]:
+    def measure(self, batch: Batch, output: HeadScores) -> tuple[Tensor, Tensor]:
         """Return the columns of ``measures``, and the losses."""
         targets = targets_of(batch)
-        losses = group_losses(self.objective, found.scores, targets, self.knobs)
-        return measure_pairs(losses, found.scores, named_pairs(targets)), losses
+        losses = group_losses(self.objective, output.scores, targets, self.knobs)
+        return measure_pairs(losses, output.scores, named_pairs(targets)), losses
 
-    def examine(self, batch: Batch, found: HeadScores) -> Tensor:
+    def examine(self, batch: Batch, output: HeadScores) -> Tensor:
         """Return the measures, then ``width^2`` score differences and as many reward gaps, NaN where there is no pair."""
-        measured, _ = self.measure(batch, found)
+        measured, _ = self.measure(batch, output)
         pairs = named_pairs(targets_of(batch))
-        n_prompts, n_responses = found.scores.shape
+        n_prompts, n_responses = output.scores.shape
+
         columns = [measured]
-        for values in (found.scores, batch["rewards"]):
+        for values in (output.scores, batch["rewards"]):
             gaps = (values[:, :, None] - values[:, None, :]).float()
+            # every batch to the same width: the trainer concatenates the rows of all
             padded = gaps.new_full((n_prompts, self.width, self.width), float("nan"))
             padded[:, :n_responses, :n_responses] = gaps.masked_fill(~pairs, float("nan"))
             columns.append(padded.flatten(1))
@@ -129,29 +135,31 @@ class RewardTarget:
 
     def summarise(self, rows: np.ndarray) -> dict[str, float]:
         """Return the means of the measures, and how right and how sure the scores are about the winners of the pairs."""
-        means = dict(
-            zip(self.measures, rows[:, : len(self.measures)].mean(0).tolist(), strict=True)
-        )
-        differences, gaps = np.split(rows[:, len(self.measures) :].astype(np.float64), 2, axis=1)
-        exists = ~np.isnan(differences)
-        figures = measure_calibration(differences[exists])
-        curves = {
-            kind: preference_curve(differences[exists], binning=kind)._asdict()
-            for kind in ("width", "mass")
-        }
+        n_measures = len(self.measures)
+        means = rows[:, :n_measures].mean(0).tolist()
+
+        columns = rows[:, n_measures:].astype(np.float64)
+        differences, gaps = np.split(columns, 2, axis=1)
+        is_pair = ~np.isnan(differences)
+        differences, gaps = differences[is_pair], gaps[is_pair]
+
+        reliability = {}
+        for binning in ("width", "mass"):
+            curve = preference_curve(differences, binning=binning)._asdict()
+            reliability[binning] = {name: column.tolist() for name, column in curve.items()}
+
+        figures = measure_calibration(differences)
+        # rounded, so that 2/3 is one gap whichever two float32 ratings it is the difference of
+        reward_gaps = np.abs(gaps).round(5)
         self.calibration = {
             **figures,
-            "reliability": {
-                kind: {name: column.tolist() for name, column in curve.items()}
-                for kind, curve in curves.items()
-            },
-            "by_score_gap": calibration_by_gap(differences[exists]),
-            # rounded, so that 2/3 is one gap whichever two float32 ratings it is the difference of
-            "by_reward_gap": calibration_by_gap(
-                differences[exists], 1.0, np.abs(gaps[exists]).round(5)
-            ),
+            "reliability": reliability,
+            "by_score_gap": calibration_by_gap(differences),
+            "by_reward_gap": calibration_by_gap(differences, 1.0, reward_gaps),
         }
-        return means | {f"pairs/{name}": figures[name] for name in PAIR_FIGURES}
+
+        pair_figures = {f"pairs/{name}": figures[name] for name in PAIR_FIGURES}
+        return dict(zip(self.measures, means, strict=True)) | pair_figures
 
 
 def targets_of(batch: Batch) -> Targets:
@@ -159,11 +167,15 @@ def targets_of(batch: Batch) -> Targets:
     return Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0, batch.get("pairs"))
 
 
-def figures_of(found: Any) -> dict[str, Tensor]:
-    """Return what has a derivative of what a model says: not the token counts, nor what is logged only or nobody asked for."""
-    figures = (
-        (name, value)
-        for name, value in found._asdict().items()
-        if value is not None and name not in LOGGED_ONLY
-    )
-    return {name: value for name, value in figures if value.is_floating_point()}
+def differentiable_figures(output: Any) -> dict[str, Tensor]:
+    """Return the figures of a model's output that a loss has a derivative to.
+
+    These are not the token counts, nor what is only logged, nor what nobody asked for.
+    """
+    figures = {}
+    for name, value in output._asdict().items():
+        if value is None or name in LOGGED_ONLY:
+            continue
+        if value.is_floating_point():
+            figures[name] = value
+    return figures

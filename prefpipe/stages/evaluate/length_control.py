@@ -1,0 +1,93 @@
+"""The length-controlled win rate of an evaluation, and what a reader should know about such a figure."""
+
+from collections.abc import Mapping
+from math import isnan
+from typing import Any
+
+import numpy as np
+
+from prefpipe.errors import InputError
+from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.length_control import length_controlled_win_rate
+
+MAX_FITS = 1_000
+"""Resamples of the length-controlled fit, at most: each is a fit of its own."""
+LEAST_SHARE = 0.1
+"""Below this share of rows on one side of equal length, the figure at equal lengths is an extrapolation."""
+MOST_SES_WIDE = 8.0
+"""An interval of 95 % is about 4 standard errors wide; from here on the two do not agree."""
+FLAT = 1e-3
+"""A figure this near 0 or 1 is of a fit that went as far as the penalty let it."""
+
+
+def length_controlled(
+    preferences_P: np.ndarray,
+    lengths_P: np.ndarray,
+    baseline_lengths_P: np.ndarray,
+    bootstrap: Bootstrap,
+) -> dict[str, Any]:
+    """Return the figures at equal lengths, without a difficulty term; where there are none, their ``reason``.
+
+    Args:
+        preferences_P: for the policy, by prompt.
+        lengths_P: the policy's mean characters a response, by prompt.
+        baseline_lengths_P: the baseline's.
+        bootstrap: of at most `MAX_FITS` resamples.
+    """
+    fits = bootstrap._replace(n_draws=min(bootstrap.n_draws, MAX_FITS))
+    try:
+        fit = length_controlled_win_rate(
+            preferences_P, lengths_P, baseline_lengths_P, bootstrap=fits
+        )
+    except InputError as error:
+        return {"mean": None, "se": None, "low": None, "high": None, "reason": error.message}
+    return fit.figures()
+
+
+def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
+    """Return what a reader should know about a length-controlled figure, in sentences.
+
+    Args:
+        figures: what `length_controlled`, or ``LengthControlled.figures``, returned.
+    """
+    if "reason" in figures:
+        return [f"no length-controlled win rate: {figures['reason']}"]
+
+    notes = []
+    without = figures["name"].partition(" without ")[2]
+    if without:
+        notes.append(
+            f"without {without}: not AlpacaEval's length-controlled figure, and not to be compared "
+            "with it"
+        )
+    rare, frequent = "shorter", "longer"
+    if figures["share_longer"] < figures["share_shorter"]:
+        rare, frequent = frequent, rare
+    share = figures[f"share_{rare}"]
+    if share < LEAST_SHARE < figures[f"share_{frequent}"]:
+        notes.append(
+            f"the policy's response is the {rare} one in {share:.1%} of rows only: the "
+            "length-controlled figure is an extrapolation"
+        )
+    if _runs_to_an_end(figures):
+        notes.append(
+            "the length-controlled fit runs to an end of its scale, where its standard error says "
+            "nothing: too few prompts, or lengths that part wins from losses"
+        )
+    if not figures["model_coefficient"]:
+        notes.append(
+            f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says "
+            "nothing here"
+        )
+    return notes
+
+
+def _runs_to_an_end(figures: Mapping[str, Any]) -> bool:
+    """Return whether the figure, or those of many resamples, are where the curve is flat and the delta method sees no error."""
+    se = figures["se"]
+    if se is None or isnan(se):
+        return False
+    if min(figures["mean"], 1.0 - figures["mean"]) < FLAT:
+        return True
+    width = figures["high"] - figures["low"]
+    return bool(width > MOST_SES_WIDE * se and width > LEAST_SHARE)

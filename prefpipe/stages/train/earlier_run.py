@@ -1,0 +1,131 @@
+"""What an earlier run has left in an output folder: whether its steps may be gone on from, and whether its model is whole.
+
+A run notes in ``inputs.json`` what it is made from. Checkpoints beside that note are of that run and of no other.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.errors import UsageError
+from prefpipe.training.callbacks import TENSORBOARD_FOLDER
+from prefpipe.training.checkpoints import require_checkpoint, weights_problem
+from prefpipe.training.tables import METRICS_FILE
+
+INPUTS_FILE = "inputs.json"
+
+CONFIG_FILES = ("config.json", "adapter_config.json")
+"""What makes a folder a model, or an adapter; written last of its files."""
+
+WRITTEN_FILES = (
+    INPUTS_FILE,
+    METRICS_FILE,
+    SUMMARY_FILE,
+    *CONFIG_FILES,
+    "model.safetensors.index.json",
+)
+"""What a run writes beside its part, its checkpoints and its weights."""
+
+
+def refuse_checkpoint_of_another_run(
+    resume_from: Path, made_from: Mapping[str, str], log: Callable[[str], None]
+) -> None:
+    """Refuse to go on from steps that another run took: the result would be that run's under this one's name.
+
+    Args:
+        resume_from: a checkpoint, or a folder that holds some.
+        made_from: digests of this run's groups, and its fingerprint as ``run``.
+        log: where to say that nothing is known of the run that wrote it.
+
+    Raises:
+        UsageError: no complete checkpoint, or its folder says that it is of another configuration, model or groups.
+    """
+    checkpoint = require_checkpoint(resume_from)
+    noted = _read_inputs(checkpoint.resolve().parent)
+    if noted is None:
+        log(
+            f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of this run"
+        )
+        return
+    if noted == made_from:
+        return
+
+    other = "another configuration or model"
+    if noted.get("groups") != made_from["groups"]:
+        other = "other groups"
+    raise UsageError(
+        f"--resume-from {checkpoint} was written by a run with {other}",
+        hint=f"give the settings of that run, or start from its weights: --model {checkpoint}",
+    )
+
+
+def start_again_if_changed(
+    folder: Path,
+    made_from: Mapping[str, str],
+    *,
+    places: Mapping[str, Path | None],
+    is_asked: bool,
+    log: Callable[[str], None],
+) -> None:
+    """Throw checkpoints away that are of other groups or of another run, or all when asked to; note what this run is.
+
+    The run is noted because a kill may come after ``run.json`` is replaced and before the old checkpoints are gone.
+
+    Args:
+        folder: the output.
+        made_from: digests of this run's groups, by name, and its fingerprint as ``run``.
+        places: where the groups are, by name.
+        is_asked: whether to throw away what is of this very run, too.
+        log: where to say what changed.
+    """
+    noted = _read_inputs(folder)
+    is_changed = noted != made_from
+    if not is_changed and not is_asked:
+        return
+
+    if noted is not None and not is_asked:
+        changed = "the configuration"
+        for name, place in places.items():
+            if name in made_from and noted.get(name) != made_from[name]:
+                changed = str(place)
+                break
+        log(f"{changed} changed since {folder} was trained: training starts again")
+
+    _remove_run(folder)
+    with atomic_write(folder / INPUTS_FILE) as file:
+        file.write(json.dumps(dict(made_from)).encode())
+
+
+def holds_model(folder: Path, log: Callable[[str], None]) -> bool:
+    """Return whether a finished run's model is still there and whole; else it is saved again from the last checkpoint."""
+    problem = weights_problem(folder)
+    if not any((folder / name).is_file() for name in CONFIG_FILES):
+        problem = "its configuration is missing"
+    if problem is not None:
+        log(f"{folder}: the training was finished, but the model is not usable: {problem}")
+    return problem is None
+
+
+def _read_inputs(folder: Path) -> dict[str, str] | None:
+    """Return what the run in a folder was made from, None where nothing says it."""
+    try:
+        noted: dict[str, str] = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return noted
+
+
+def _remove_run(folder: Path) -> None:
+    """Throw away what an earlier run left beside its part: checkpoints, logs and the model.
+
+    Not the reference: its own stage knows whether it is still the one that is wanted.
+    """
+    for path in folder.iterdir():
+        is_checkpoint = path.name.startswith("checkpoint-")
+        if path.is_dir() and (is_checkpoint or path.name == TENSORBOARD_FOLDER):
+            shutil.rmtree(path)
+        elif path.name in WRITTEN_FILES or path.suffix == ".safetensors":
+            path.unlink()

@@ -1,0 +1,417 @@
+"""What a training run is given: opened, checked against each other, and signed with the run's fingerprint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from prefpipe.artifacts.fingerprint import field_differences, fingerprint_of
+from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
+from prefpipe.artifacts.store import (
+    Artifact,
+    Output,
+    Shard,
+    open_input,
+    open_output,
+    refuse_nesting,
+)
+from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import UsageError
+from prefpipe.maths.objectives.registry import (
+    KNOB_NAMES,
+    Objective,
+    find_objective,
+    objective_of,
+    resolve_knobs,
+)
+from prefpipe.models.files import ModelFiles
+from prefpipe.stages.shared.candidate_rows import parent_identity
+from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.train.earlier_run import (
+    refuse_checkpoint_of_another_run,
+    start_again_if_changed,
+)
+from prefpipe.stages.train.reference import (
+    BASE,
+    EVAL_FOLDER,
+    FOLDER,
+    MeasuredReference,
+    Reference,
+    dtype_of,
+    open_given_reference,
+    reference_model_of,
+)
+from prefpipe.stages.train.trainable import StartSettings, check_start
+from prefpipe.training.policy import LoraSettings
+from prefpipe.training.ranks import processes
+from prefpipe.training.reward_model import read_template
+from prefpipe.training.settings import (
+    START_VALUES,
+    StartValues,
+    TrainSettings,
+    check_settings,
+)
+from prefpipe.training.tables import POLICY
+
+EVAL_FLAG = "--eval-groups"
+
+LORA_LEARNING_RATE_FACTOR = 10.0
+"""Adapters want a learning rate about ten times that of full training **(ours)**."""
+
+
+@dataclass(frozen=True)
+class OpenedGroups:
+    """Groups to train or to evaluate on, and their reference, None where the run has none.
+
+    ``flag``: what gave them, "" for the command's own. ``allow_partial``: whether parts may be missing.
+    """
+
+    artifact: Artifact
+    reference: Reference | None
+    flag: str = ""
+    allow_partial: bool = False
+
+    @property
+    def digest(self) -> str:
+        """What they are on disk: a partial set never has the digest of the whole."""
+        if not self.allow_partial:
+            return self.artifact.digest()
+        present = self.artifact.present(range(self.artifact.n_parts), allow_partial=True)
+        digests = {str(index): self.artifact.footer(index).data_sha256 for index in present}
+        return fingerprint_of(digests)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainInputs:
+    """What a run trains, on what, and how.
+
+    Attributes:
+        start: what the training starts from.
+        settings: of the optimizer loop.
+        objective: what is optimised.
+        groups: what is trained on.
+        eval_groups: what is evaluated on, None for a share of the groups, or for nothing.
+        eval_fraction: that share.
+        on_too_long: what to do with a longer response.
+        resume_from: checkpoint to go on from, None for the last one in the output.
+        output: where the run's record and rows go, the run's record written.
+        parents: digests of the groups on disk.
+        how_to_go_on: what to do after a stop, for messages.
+    """
+
+    start: StartSettings
+    settings: TrainSettings
+    objective: Objective
+    groups: OpenedGroups
+    eval_groups: OpenedGroups | None
+    eval_fraction: float
+    on_too_long: str
+    resume_from: Path | None
+    output: Output
+    parents: Mapping[str, str]
+    how_to_go_on: str
+
+
+def open_training(
+    config: TrainConfig, model: ModelFiles, reference_model: ModelFiles | None, runtime: Runtime
+) -> TrainInputs:
+    """Open what a run is given and its output folder, once everything fits together.
+
+    Whatever needs no row is checked before ``--overwrite`` throws anything away.
+
+    Args:
+        config: the stage's knobs.
+        model: what the training starts from.
+        reference_model: the files of ``--reference-model`` where it names a model of its own.
+        runtime: the surroundings.
+
+    Raises:
+        UsageError: values, a model or a checkpoint that do not go together.
+        InputError: no groups, or log-probabilities of others.
+        FingerprintError: the output folder holds another run.
+    """
+    settings = settings_of(config)
+    objective = find_objective(settings.objective)
+    check_settings(settings, processes().num_processes)
+    artifact = open_input(config.groups, schema="groups", name="GROUPS")
+    refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
+    start = _start_of(config, model)
+    check_start(start)
+
+    measured = None
+    if config.reference_model is not None or objective.needs_reference:
+        measured = _reference_to_measure(config, model, reference_model)
+    groups = OpenedGroups(artifact, measured, allow_partial=config.allow_partial)
+    if config.reference is not None:
+        given = open_given_reference(
+            config.reference,
+            artifact,
+            model,
+            max_length=config.max_length,
+            on_too_long=config.on_too_long,
+            flag="--reference",
+        )
+        groups = replace(groups, reference=given)
+    eval_groups = None
+    if config.eval_groups is not None:
+        eval_groups = _open_eval_groups(config, config.eval_groups, model, measured)
+        _check_same_reference(groups, eval_groups)
+
+    parents = {"groups": groups.digest}
+    if eval_groups is not None:
+        parents["eval_groups"] = eval_groups.digest
+
+    # The first process opens the output, and may throw away what was there; the others find it open.
+    with processes().main_process_first():
+        record = _record_of(
+            config, settings, objective, model, groups, eval_groups, runtime.context
+        )
+        made_from = {**parents, "run": record.fingerprint}
+        if config.resume_from is not None:
+            refuse_checkpoint_of_another_run(config.resume_from, made_from, runtime.log)
+        is_first = processes().is_main_process
+        output = open_output(
+            config.output,
+            record,
+            shard=Shard(),
+            overwrite=config.overwrite if is_first else Overwrite.NO,
+        )
+        if is_first:
+            start_again_if_changed(
+                config.output,
+                {**parents, "run": output.record.fingerprint},
+                places={"groups": config.groups, "eval_groups": config.eval_groups},
+                is_asked=config.overwrite.replaces_this_run,
+                log=runtime.log,
+            )
+
+    return TrainInputs(
+        start=start,
+        settings=settings,
+        objective=objective,
+        groups=groups,
+        eval_groups=eval_groups,
+        eval_fraction=config.eval_fraction,
+        on_too_long=config.on_too_long,
+        resume_from=config.resume_from,
+        output=output,
+        parents=parents,
+        how_to_go_on=_how_to_go_on(config),
+    )
+
+
+def settings_of(config: TrainConfig) -> TrainSettings:
+    """Return the run's settings: what was given, else the objective's start values.
+
+    Raises:
+        UsageError: a knob that the objective does not have, or a bad value.
+    """
+    objective = objective_of(config.target, config.objective)
+    knobs = resolve_knobs(objective, {name: getattr(config, name) for name in KNOB_NAMES})
+
+    start = START_VALUES[objective]._asdict()
+    if config.lora_r:
+        start["learning_rate"] *= LORA_LEARNING_RATE_FACTOR
+    for name in start:
+        if getattr(config, name) is not None:
+            start[name] = getattr(config, name)
+
+    return TrainSettings(
+        objective=objective,
+        knobs=knobs,
+        **start,
+        max_steps=config.max_steps if config.max_steps is not None else -1,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        lr_scheduler_type=config.lr_scheduler_type,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        bf16=config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        max_batch_tokens=config.max_batch_tokens,
+        shared_prompt=config.shared_prompt,
+        evaluates=config.evaluates,
+        eval_steps=config.eval_steps,
+        early_stopping_patience=config.early_stopping_patience,
+        max_hours=config.max_hours,
+        save_steps=config.save_steps,
+        save_total_limit=config.save_total_limit,
+        logging_steps=config.logging_steps,
+        report_to=tuple(name for name in config.report_to if name != "none"),
+    )
+
+
+def _start_of(config: TrainConfig, model: ModelFiles) -> StartSettings:
+    lora = None
+    if config.lora_r:
+        alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_r
+        lora = LoraSettings(config.lora_r, alpha, config.lora_dropout, config.lora_target_modules)
+    return StartSettings(
+        target=config.target,
+        model=model,
+        lora=lora,
+        max_length=config.max_length,
+        seed=config.seed,
+        bf16=config.bf16,
+        load_in_4bit=config.load_in_4bit,
+        chat_template=config.chat_template,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _reference_to_measure(
+    config: TrainConfig, policy: ModelFiles, named: ModelFiles | None
+) -> MeasuredReference:
+    """Return the reference that the run measures itself where no log-probabilities are given.
+
+    Raises:
+        UsageError: a reference of another tokenizer, or the base of no adapter.
+    """
+    trains_adapter = config.lora_r > 0
+    model = reference_model_of(config.reference_model, policy, named, trains_adapter=trains_adapter)
+    dtype = dtype_of(
+        bf16=config.bf16, trains_adapter=trains_adapter, load_in_4bit=config.load_in_4bit
+    )
+    measurement = LogprobsConfig(
+        groups=config.groups,
+        output=config.output / FOLDER,
+        model=model.requested,
+        dtype=dtype,
+        max_length=config.max_length,
+        on_too_long=config.on_too_long,
+        max_batch_tokens=config.max_batch_tokens,
+        shared_prompt=config.shared_prompt,
+        allow_partial=config.allow_partial,
+        device=str(processes().device),
+        max_error_rate=0.0,
+        trust_remote_code=config.trust_remote_code,
+        merge_adapter=not trains_adapter,
+    )
+    return MeasuredReference(model, measurement)
+
+
+def _open_eval_groups(
+    config: TrainConfig, path: Path, policy: ModelFiles, measured: MeasuredReference | None
+) -> OpenedGroups:
+    """Open ``--eval-groups``, at ``path``, and their reference.
+
+    Raises:
+        InputError: no groups, or log-probabilities of others.
+        IncompleteInputError: parts are missing. The same set is to be evaluated on every time.
+        UsageError: the output lies inside them, or their reference was made with other settings.
+    """
+    artifact = open_input(path, schema="groups", name=EVAL_FLAG)
+    refuse_nesting(config.output, {EVAL_FLAG: path})
+    artifact.present(range(artifact.n_parts), allow_partial=False)
+
+    reference: Reference | None = None
+    if config.eval_reference is not None:
+        reference = open_given_reference(
+            config.eval_reference,
+            artifact,
+            policy,
+            max_length=config.max_length,
+            on_too_long=config.on_too_long,
+            flag="--eval-reference",
+        )
+    elif measured is not None:
+        reference = measured.of(path, config.output / EVAL_FOLDER)
+    return OpenedGroups(artifact, reference, flag=EVAL_FLAG)
+
+
+def _check_same_reference(trained: OpenedGroups, evaluated: OpenedGroups) -> None:
+    """Refuse an evaluation under another reference than the training's.
+
+    Raises:
+        UsageError: it is another model, or another number format.
+    """
+    if trained.reference is None or evaluated.reference is None:
+        return
+    differences = field_differences(trained.reference.identity, evaluated.reference.identity)
+    if not differences:
+        return
+    lines = [
+        f"{EVAL_FLAG} would be measured under another reference than the groups that are trained on:"
+    ]
+    lines += [difference.worded("in training", "in evaluation") for difference in differences]
+    raise UsageError(
+        "\n  ".join(lines),
+        hint=f"prefpipe logprobs {quote(str(evaluated.artifact.path))} --model REFERENCE ..., and pass its folder with "
+        "--eval-reference",
+    )
+
+
+def _record_of(
+    config: TrainConfig,
+    settings: TrainSettings,
+    objective: Objective,
+    model: ModelFiles,
+    groups: OpenedGroups,
+    eval_groups: OpenedGroups | None,
+    context: Mapping[str, Any],
+) -> RunRecord:
+    """Return what the run is: what can change its weights, and what it is made with."""
+    identity = {"stage": config.stage, "version": config.VERSION, **config.identity()}
+    # Each objective, by its name in the table, has one target; its knobs come below, with their values.
+    for name in ("target", *KNOB_NAMES):
+        identity.pop(name, None)
+    for name in ("objective", *StartValues._fields):
+        identity[name] = getattr(settings, name)
+    if config.chat_template is not None:
+        # the text's hash, not the path
+        text = read_template(config.chat_template)
+        identity["chat_template"] = sha256(text.encode()).hexdigest()
+
+    made_with = [ingredient("model", config.model, model.identity())]
+    # A reference that the objective does not need is only for what is logged.
+    if groups.reference is not None and objective.needs_reference:
+        identity["reference"] = groups.reference.identity
+        made_with += _reference_ingredients(config, groups.reference.identity)
+
+    parents = {"groups": str(config.groups)}
+    if eval_groups is not None:
+        identity["eval_groups"] = parent_identity(eval_groups.artifact)
+        parents["eval_groups"] = str(config.eval_groups)
+    if config.early_stopping_patience is not None:
+        identity["eval_steps"] = config.eval_steps  # elsewhere it does not change the weights
+    identity["knobs"] = dict(settings.knobs)
+    identity["model"] = model.identity()
+    identity["groups"] = parent_identity(groups.artifact)
+
+    given = {} if config.reference is None else {"reference": str(config.reference)}
+    return RunRecord(
+        stage=config.stage,
+        schema=POLICY.tag,
+        n_parts=1,
+        context={**context, **given, MADE_WITH: made_with},
+        identity=identity,
+        parents=parents,
+    )
+
+
+def _reference_ingredients(
+    config: TrainConfig, identity: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the reference as ``status`` looks for it: log-probabilities that were given, or a model that was named."""
+    if config.reference is not None:
+        # its number format is part of what it is
+        hashes = dict(identity)
+        return [{"role": "reference", "reference": str(config.reference), "hashes": hashes}]
+    if config.reference_model not in (None, BASE):
+        return [ingredient("reference model", str(config.reference_model), identity)]
+    return []
+
+
+def _how_to_go_on(config: TrainConfig) -> str:
+    """Say what to do after a stop; some flags would throw away what the stopped run has done if they were given again."""
+    flags = []
+    if config.overwrite.replaces_this_run:
+        flags.append("--overwrite")
+    if config.resume_from is not None:
+        flags.append("--resume-from")
+    without = f" without {' and '.join(flags)}" if flags else ""
+    return f"run the same command again{without} to go on"

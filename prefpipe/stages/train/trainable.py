@@ -1,0 +1,279 @@
+"""What differs between training a policy and training a reward model, outside the steps themselves.
+
+A trainable model reads rows as groups of tokens, is loaded, tells the trainer how its output is scored, and is saved.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from prefpipe.artifacts.store import Artifact
+from prefpipe.errors import UsageError
+from prefpipe.models.files import ModelFiles, require_chat_template
+from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.training_groups import groups_for
+from prefpipe.stages.train.conversations import conversations_of
+from prefpipe.text.chat_template import ChatTemplate
+from prefpipe.training.forward import share_prompts
+from prefpipe.training.groups import Group, missing_pair, missing_role
+from prefpipe.training.head_scores import share_conversations
+from prefpipe.training.policy import (
+    LoraSettings,
+    Policy,
+    check_lora,
+    load_policy,
+    model_card,
+    save_policy,
+)
+from prefpipe.training.ranks import cuts_weights
+from prefpipe.training.reward_model import (
+    finished_reward_model,
+    load_reward_model,
+    load_reward_tokenizer,
+    longest_conversation,
+    require_reward_start,
+)
+from prefpipe.training.scoring import PolicyScoring, RewardScoring, Scoring
+from prefpipe.training.settings import TrainSettings
+from prefpipe.training.trainer import GroupTrainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartSettings:
+    """What the training starts from, and what of it is trained.
+
+    ``target``: ``policy`` or ``reward``. ``lora``: the adapters, None where all weights are trained.
+    ``max_length``: longest prompt plus response, in tokens.
+    """
+
+    target: str
+    model: ModelFiles
+    lora: LoraSettings | None
+    max_length: int
+    seed: int
+    bf16: bool
+    load_in_4bit: bool
+    chat_template: Path | None
+    trust_remote_code: bool
+
+    @property
+    def kind(self) -> str:
+        """What the saved folder is called in the run's figures."""
+        if self.target == "reward":
+            return "reward-model"
+        return "model" if self.lora is None else "adapter"
+
+
+class Trainable(Protocol):
+    """A model that can be trained. ``max_length``: longest prompt plus response, in tokens."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest prompt plus response, in tokens."""
+
+    def missing(self, group: Group) -> str | None:
+        """Name what a group would need to be trained on and does not have."""
+
+    def groups(self, rows: Sequence[Row], source: Artifact) -> list[Group]:
+        """Return the rows' groups as tokens."""
+
+    def load(self) -> Policy:
+        """Load the model and its tokenizer for training."""
+
+    def share(self, model: Any) -> str | None:
+        """Prepare the model so that each prompt is computed once, or say why it cannot be."""
+
+    def scoring(self, settings: TrainSettings, eval_groups: Sequence[Group]) -> Scoring:
+        """Return how the trainer makes scores, losses and measures of the model's output."""
+
+    def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
+        """Return the calibration of the trained model on the evaluated pairs, None where it has none."""
+
+    def save(
+        self, trained: Policy, folder: Path, facts: dict[str, Any], weights: dict[str, Any] | None
+    ) -> None:
+        """Write the result into the output folder; the trained object may be used up.
+
+        ``facts``: what the model card says of the run. ``weights``: all of them, where the object's own are cut over
+        several devices.
+        """
+
+
+@dataclass(frozen=True)
+class TrainablePolicy:
+    """A language model, on the tokens that it sampled itself where they are stored."""
+
+    start: StartSettings
+    log: Callable[[str], None]
+
+    @property
+    def max_length(self) -> int:
+        """The length that was asked for."""
+        return self.start.max_length
+
+    def missing(self, group: Group) -> str | None:
+        """Name the missing role: objectives of a group compare positives with negatives."""
+        return missing_role(group)
+
+    def groups(self, rows: Sequence[Row], source: Artifact) -> list[Group]:
+        """Return the groups with stored ids, or tokenised again."""
+        return groups_for(
+            rows,
+            source,
+            self.start.model,
+            self.log,
+            trust_remote_code=self.start.trust_remote_code,
+        )
+
+    def load(self) -> Policy:
+        """Load the policy."""
+        return load_policy(
+            self.start.model,
+            lora=self.start.lora,
+            bf16=self.start.bf16,
+            seed=self.start.seed,
+            load_in_4bit=self.start.load_in_4bit,
+            trust_remote_code=self.start.trust_remote_code,
+        )
+
+    def share(self, model: Any) -> str | None:
+        """Prepare the model for packed rows."""
+        return share_prompts(model)
+
+    def scoring(self, settings: TrainSettings, _eval_groups: Sequence[Group]) -> Scoring:
+        """Return scores made of log-probabilities."""
+        return PolicyScoring(settings.objective, settings.knobs)
+
+    def calibration(self, _trainer: GroupTrainer) -> None:
+        """Return nothing: the scores of a policy are relative to a reference."""
+
+    def save(
+        self, trained: Policy, folder: Path, facts: dict[str, Any], weights: dict[str, Any] | None
+    ) -> None:
+        """Write the policy, or its adapter."""
+        card = model_card(trained, self.start.model, facts)
+        save_policy(trained, folder, card, weights=weights)
+
+
+@dataclass(frozen=True)
+class TrainableRewardModel:
+    """A sequence classifier with one output, on whole conversations in its own chat template."""
+
+    start: StartSettings
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate
+    max_length: int
+    log: Callable[[str], None]
+
+    def missing(self, group: Group) -> str | None:
+        """Say that there is no pair: whatever roles are left, pairs are all that a reward model learns from."""
+        return missing_pair(group)
+
+    def groups(self, rows: Sequence[Row], _source: Artifact) -> list[Group]:
+        """Return the groups as templated conversations; stored ids are a policy's."""
+        groups = conversations_of(rows, self.template)
+
+        kept = [row for row in rows if row["role"] is not None]
+        n_with_control_text = sum(self.template.holds_control_text(row["response"]) for row in kept)
+        for note in self.template.note_on_control_text(n_with_control_text, len(kept)):
+            self.log(note)
+        return groups
+
+    def load(self) -> Policy:
+        """Load the classifier, with a fresh head where it has none.
+
+        Raises:
+            UsageError: adapters, which are merged in the end, over weights that are cut over several devices.
+        """
+        if self.start.lora is not None and cuts_weights():
+            raise UsageError(
+                "--lora-r of a reward model is merged when it is saved, which FSDP and ZeRO-3 do not allow",
+                hint="use `prefpipe launch-config ddp` or zero2, or leave out --lora-r",
+            )
+        return load_reward_model(
+            self.start.model,
+            self.tokenizer,
+            lora=self.start.lora,
+            seed=self.start.seed,
+            trust_remote_code=self.start.trust_remote_code,
+        )
+
+    def share(self, model: Any) -> str | None:
+        """Prepare the model for packed rows."""
+        return share_conversations(model)
+
+    def scoring(self, settings: TrainSettings, eval_groups: Sequence[Group]) -> Scoring:
+        """Return scores of the head, and the calibration of evaluated pairs."""
+        width = max((len(group.responses) for group in eval_groups), default=0)
+        return RewardScoring(settings.objective, settings.knobs, width=width)
+
+    def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
+        """Return the calibration of the model that is saved, measured now unless the last evaluation was of it."""
+        scoring = trainer.scoring
+        assert isinstance(scoring, RewardScoring)
+        if trainer.eval_dataset is None:
+            return None
+
+        state = trainer.state
+        saved_step = state.global_step
+        if trainer.args.load_best_model_at_end and state.best_global_step:
+            saved_step = state.best_global_step
+        evaluated_steps = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
+
+        # Early stopping may have taken another model, and a run may have gone on from its last step.
+        if scoring.calibration is None or evaluated_steps[-1:] != [saved_step]:
+            trainer.predict(trainer.eval_dataset)
+        return scoring.calibration
+
+    def save(
+        self, trained: Policy, folder: Path, facts: dict[str, Any], weights: dict[str, Any] | None
+    ) -> None:
+        """Write the whole model, adapters merged."""
+        merged = finished_reward_model(trained)
+        card = model_card(merged, self.start.model, facts, kind="A reward model")
+        save_policy(merged, folder, card, weights=weights)
+
+
+def open_trainable(start: StartSettings, log: Callable[[str], None]) -> Trainable:
+    """Return what ``--target`` names: a policy, or a reward model with its tokenizer and chat template.
+
+    Raises:
+        ModelError: a reward model's template fails on a question and its answer.
+    """
+    if start.target == "policy":
+        return TrainablePolicy(start, log)
+
+    tokenizer = load_reward_tokenizer(
+        start.model, chat_template=start.chat_template, trust_remote_code=start.trust_remote_code
+    )
+    template = ChatTemplate(tokenizer, today=start.model.template_date)
+    limit = longest_conversation(start.model, tokenizer, trust_remote_code=start.trust_remote_code)
+    if limit < start.max_length:
+        log(
+            f"{start.model.requested} reads {limit} tokens at most: --max-length {start.max_length} is {limit}"
+        )
+    return TrainableRewardModel(start, tokenizer, template, min(start.max_length, limit), log)
+
+
+def check_start(start: StartSettings) -> None:
+    """Refuse a model that the target cannot be trained from, and adapters that it cannot have; no weights are loaded.
+
+    Raises:
+        ModelError: no chat template, or a kind of model that the target does not start from.
+        UsageError: a chat template that cannot be read, or adapters as `check_lora` refuses them.
+    """
+    if start.target == "reward":
+        require_reward_start(start.model, start.chat_template)
+        return
+
+    require_chat_template(start.model)
+    if start.lora is not None:
+        check_lora(
+            start.model,
+            start.lora,
+            load_in_4bit=start.load_in_4bit,
+            trust_remote_code=start.trust_remote_code,
+        )

@@ -1,0 +1,233 @@
+"""The training itself: from opened inputs to a trained model and the figures of the run."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainingArguments
+
+from prefpipe.errors import StoppedEarly
+from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.stages.train.inputs import TrainInputs
+from prefpipe.stages.train.trainable import Trainable, open_trainable
+from prefpipe.stages.train.training_data import TrainingData, read_training_data
+from prefpipe.training.callbacks import (
+    TENSORBOARD_FOLDER,
+    CollapseWarning,
+    FirstStep,
+    LogWithCheckpoints,
+    MetricsFile,
+    ProgressBar,
+    StopWhenAsked,
+    TensorBoard,
+)
+from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, require_wrapper
+from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
+from prefpipe.training.forward import share_as_first
+from prefpipe.training.groups import require_known_tokens
+from prefpipe.training.measures import FALLS, mean_measures
+from prefpipe.training.policy import Policy
+from prefpipe.training.ranks import any_process, cuts_weights, from_first
+from prefpipe.training.settings import TrainSettings, training_arguments
+from prefpipe.training.shared_prompt import pieces_of
+from prefpipe.training.time_budget import TimeBudget
+from prefpipe.training.trainer import GroupTrainer
+
+COMPARED_MEASURES = (
+    "loss",
+    "rewards/margins",
+    "rewards/accuracy",
+    "logps/chosen",
+    "logps/rejected",
+    *FALLS,
+    "kl",
+)
+"""What the summary compares between the first and the last steps of a run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """A trained model that is not saved yet, and what is to be recorded of the run.
+
+    ``weights``: all of the model's, on the first process, where its own are cut over several devices. ``best_step``: of the
+    evaluation whose model this is, None where the last one is taken.
+    """
+
+    trainable: Trainable
+    policy: Policy
+    weights: dict[str, Any] | None
+    best_step: int | None
+    data: TrainingData
+    figures: dict[str, Any]
+
+
+def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainResult:
+    """Train on the groups, from the start or from the last checkpoint.
+
+    Args:
+        inputs: what `prefpipe.stages.train.inputs.open_training` returned.
+        runtime: the surroundings.
+        finishing: from the first step on, a stop waits until this is closed.
+
+    Raises:
+        InputError: no group is left to train on, or what the model cannot read.
+        StoppedEarly: a stop was asked for; what was measured is kept, and a checkpoint is on disk if there was a step.
+    """
+    settings = inputs.settings
+    trainable = open_trainable(inputs.start, runtime.log)
+    budget = None
+    if settings.max_hours is not None:
+        budget = TimeBudget(settings.max_hours, runtime.started)
+    arguments = training_arguments(settings, inputs.output.path)
+    data = read_training_data(inputs, trainable, runtime, budget)
+
+    runtime.log(f"loading {inputs.start.model.requested}")
+    policy = trainable.load()
+    if not cuts_weights():
+        policy.model.to(arguments.device)
+    n_vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    require_known_tokens([*data.groups, *data.eval_groups], n_vocabulary)
+    runtime.log(_prepare_prompts(policy, trainable, settings, data))
+    runtime.log(_describe_steps(settings, arguments, data))
+
+    checkpoint = _checkpoint_to_go_on_from(inputs, runtime)
+    if checkpoint is not None:
+        runtime.log(f"going on from {checkpoint}")
+    # The baseline; a checkpoint has it in its log.
+    arguments.eval_on_start = bool(data.eval_groups) and checkpoint is None
+
+    stop = StopWhenAsked(
+        lambda: any_process(runtime.should_stop() or (budget is not None and budget.is_up()))
+    )
+    early = None
+    if settings.early_stopping_patience is not None:
+        early = EarlyStopping(settings.early_stopping_patience)
+    trainer = GroupTrainer(
+        policy.model,
+        arguments,
+        settings,
+        data.groups,
+        tokenizer=policy.tokenizer,
+        eval_groups=data.eval_groups,
+        callbacks=_callbacks(inputs, runtime, finishing, budget=budget, stop=stop, early=early),
+        scoring=trainable.scoring(settings, data.eval_groups),
+    )
+    if checkpoint is not None:
+        require_wrapper(checkpoint, trainer.wrapper)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    if stop.stopped:
+        is_budget = budget is not None and not runtime.should_stop()
+        why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "as asked"
+        raise StoppedEarly(
+            f"train stopped {why} at step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint",
+            hint=inputs.how_to_go_on,
+        )
+
+    figures = _figures(inputs, data, trainer, early)
+    calibration = trainable.calibration(trainer)
+    if calibration is not None:
+        figures["calibration"] = calibration
+    return TrainResult(
+        trainable=trainable,
+        policy=policy,
+        weights=trainer.whole_weights(),
+        best_step=early.best_step if early is not None else None,
+        data=data,
+        figures=figures,
+    )
+
+
+def _prepare_prompts(
+    policy: Policy, trainable: Trainable, settings: TrainSettings, data: TrainingData
+) -> str:
+    """Compute each prompt once a group, where that can be; return a line that says so, or why it is computed once a response."""
+    problem: str | None = "--no-shared-prompt"
+    if settings.shared_prompt:
+        problem = share_as_first(policy.model, trainable.share)
+
+    n_each = sum(len(group.prompt_token_ids) * len(group.responses) for group in data.groups)
+    if problem is not None:
+        return f"each prompt is computed once a response, {n_each:,} prompt tokens: {problem}"
+
+    pieces = pieces_of(data.groups, settings.max_batch_tokens)
+    n_once = sum(len(group.prompt_token_ids) for group in pieces)
+    n_cut = len(pieces) - len(data.groups)
+    more = f", once for each of {n_cut:,} more rows that --max-batch-tokens cuts" if n_cut else ""
+    return f"each prompt is computed once{more}: {n_once:,} prompt tokens instead of {n_each:,}"
+
+
+def _describe_steps(
+    settings: TrainSettings, arguments: TrainingArguments, data: TrainingData
+) -> str:
+    """Return a line that says what an optimizer step is made of."""
+    evaluated = f" and {len(data.eval_groups)} to evaluate on" if data.eval_groups else ""
+    return (
+        f"{len(data.groups)} groups{evaluated}, {settings.global_batch_size} prompts a step = "
+        f"{arguments.world_size} devices x {settings.per_device_train_batch_size} x "
+        f"{arguments.gradient_accumulation_steps} accumulated; learning rate {settings.learning_rate:g}"
+    )
+
+
+def _checkpoint_to_go_on_from(inputs: TrainInputs, runtime: Runtime) -> Path | None:
+    if inputs.resume_from is not None:
+        return require_checkpoint(inputs.resume_from)
+    return from_first(find_last_checkpoint(inputs.output.path, runtime.log))
+
+
+def _callbacks(
+    inputs: TrainInputs,
+    runtime: Runtime,
+    finishing: ExitStack,
+    *,
+    budget: TimeBudget | None,
+    stop: StopWhenAsked,
+    early: EarlyStopping | None,
+) -> list[TrainerCallback]:
+    """Return what happens beside the steps, in the order in which it must be asked."""
+    folder = inputs.output.path
+    callbacks = [MetricsFile(folder), CollapseWarning(), ProgressBar(runtime.progress)]
+    if budget is not None:
+        callbacks.append(budget)  # before `stop`: it measures a step before it is asked
+    callbacks.append(stop)
+    callbacks.append(LogWithCheckpoints())  # behind what asks for checkpoints
+    # From the first step until the model is saved, steps are kept however long that takes.
+    callbacks.append(
+        FirstStep(lambda: finishing.enter_context(runtime.finishing(however_long=True)))
+    )
+    if early is not None:
+        callbacks.append(early)
+    if "tensorboard" in inputs.settings.report_to:
+        callbacks.append(TensorBoard(folder / TENSORBOARD_FOLDER))
+    return callbacks
+
+
+def _figures(
+    inputs: TrainInputs, data: TrainingData, trainer: GroupTrainer, early: EarlyStopping | None
+) -> dict[str, Any]:
+    """Return what ``summary.json`` says of the run."""
+    settings, log_history = inputs.settings, trainer.state.log_history
+    figures: dict[str, Any] = {
+        "objective": settings.objective,
+        "knobs": dict(settings.knobs),
+        "learning_rate": settings.learning_rate,
+        "n_groups": len(data.groups),
+        "n_responses": sum(len(group.responses) for group in data.groups),
+        "n_eval_groups": len(data.eval_groups),
+        "n_eval_responses": sum(len(group.responses) for group in data.eval_groups),
+    }
+    if data.eval_counts:
+        figures["eval_counts"] = data.eval_counts
+
+    # Single steps see other prompts, so their losses do not compare: means of a third of the run.
+    rows = [entry for entry in log_history if "loss" in entry]
+    n_averaged = max(1, len(rows) // 3)
+    return figures | {
+        "n_steps": trainer.state.global_step,
+        "first": mean_measures(rows[:n_averaged], COMPARED_MEASURES),
+        "last": mean_measures(rows[-n_averaged:], COMPARED_MEASURES),
+        "n_steps_averaged": n_averaged,
+        "evaluation": evaluation_figures(log_history, early),
+        "kind": inputs.start.kind,
+    }
