@@ -124,8 +124,8 @@ def load_prompts(
     if problems:
         bad = [BadRow(source, line, problem) for line, problem in problems]
         hint = hint_for([problem for _, problem in problems], DEFAULT_HINT)
-        what = f"has {len(bad):,} prompt{'s' if len(bad) > 1 else ''} that cannot be used"
-        raise BadRowsError(source, bad, hint=hint, what=what)
+        summary = f"has {len(bad):,} prompt{'s' if len(bad) > 1 else ''} that cannot be used"
+        raise BadRowsError(source, bad, hint=hint, summary=summary)
 
     rows, columns = _deduplicate(rows, columns, table.places, source, drop=drop_duplicates)
     if system_prompt:

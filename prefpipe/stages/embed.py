@@ -1,7 +1,9 @@
 """Embed responses.
 
-Reads: ``candidates``. Writes: ``embeddings``, one row for every candidate, vectors of fixed size that NumPy reads
-without a copy. Promises: rows follow the order of the candidates; a response that was cut by the embedder says so.
+Reads: ``candidates``.
+Writes: ``embeddings``, one row for every candidate, vectors of fixed size that NumPy reads without
+a copy.
+Promises: rows follow the order of the candidates; a response that was cut by the embedder says so.
 """
 
 import time
@@ -79,7 +81,7 @@ def run(
 
 
 def _made_with(config: EmbedConfig, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the model, where it has files that could change, so that ``status`` can tell when they have."""
+    """Return the model, where it has files, so that ``status`` can tell when they have changed."""
     if "content_hash" not in identity:
         return []
     return [ingredient("model", config.model, identity)]
@@ -167,9 +169,12 @@ def embedding_status(row: Row) -> tuple[str, str | None]:
     return "ok", None
 
 
-def text_of(row: Row, what: str) -> str:
-    """Return the text that is embedded: the response, or every turn and the response, a blank line between."""
-    if what == "response":
+def text_of(row: Row, which: str) -> str:
+    """Return the text that is embedded.
+
+    That is the response, or every turn and the response with a blank line between.
+    """
+    if which == "response":
         return str(row["response"])
     texts = [text for _, text in readable_turns(row["messages"])]
     return "\n\n".join([*texts, row["response"]])

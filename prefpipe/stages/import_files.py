@@ -1,8 +1,10 @@
 """Make candidates, and scores where there are any, of a file of another tool.
 
-Reads: a user's file. Writes: ``candidates``, one row for every response, and ``scores``, one row for every response and
-scorer, into two folders of the output. Promises: prompts stand in the order in which the file first names them; a response
-without a text is a row with its reason, and a missing score is a row with a null reward.
+Reads: a user's file.
+Writes: ``candidates``, one row for every response, and ``scores``, one row for every response and
+scorer, into two folders of the output.
+Promises: prompts stand in the order in which the file first names them; a response without a text
+is a row with its reason, and a missing score is a row with a null reward.
 """
 
 import shutil
@@ -181,7 +183,10 @@ def _record_of_scores(
 
 
 def _remove_imported(folder: Path) -> None:
-    """Remove the scores of an earlier import, which are of other candidates; what another command wrote stays."""
+    """Remove the scores of an earlier import, which are of other candidates.
+
+    What another command wrote stays.
+    """
     if not (folder / run_record.FILE_NAME).exists():
         return
     if run_record.read_run_record(folder).stage == ImportConfig.stage:

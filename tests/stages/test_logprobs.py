@@ -96,8 +96,14 @@ def measure(groups, output, model, said=None, **changes):
 
 
 def training(groups, output, model, said=None, **changes):
-    values = {"model": "org/tiny", "learning_rate": 1e-3, "global_batch_size": 2, "max_steps": 2, "report_to": ("none",),
-              "objective": "dpo"}  # fmt: skip
+    values = {
+        "model": "org/tiny",
+        "learning_rate": 1e-3,
+        "global_batch_size": 2,
+        "max_steps": 2,
+        "report_to": ("none",),
+        "objective": "dpo",
+    }
     runtime = Runtime(log=(said if said is not None else []).append)
     reference_model = changes.pop("files", None)
     return train.run(
@@ -219,9 +225,13 @@ def test_what_is_computed_at_once_changes_nothing_but_the_last_digits(
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"max_length": 100}, "max_length"), ({"dtype": "mixed"}, "dtype"), ({"per_token": True}, "per_token"),
-     ({"on_too_long": "truncate"}, "truncates")],
-)  # fmt: skip
+    [
+        ({"max_length": 100}, "max_length"),
+        ({"dtype": "mixed"}, "dtype"),
+        ({"per_token": True}, "per_token"),
+        ({"on_too_long": "truncate"}, "truncates"),
+    ],
+)
 def test_another_configuration_in_the_same_folder_is_refused_by_name(
     groups, model, tmp_path, changes, field
 ):
@@ -357,10 +367,17 @@ def test_training_makes_its_own_reference_and_takes_a_given_one_alike(groups, mo
 
 @pytest.mark.parametrize(
     "changes",
-    [{"learning_rate": 5e-3}, {"beta": 0.7}, {"objective": "mmpo"}, {"global_batch_size": 3}, {"seed": 5},
-     {"per_device_train_batch_size": 2}, {"weight_decay": 0.1}],
+    [
+        {"learning_rate": 5e-3},
+        {"beta": 0.7},
+        {"objective": "mmpo"},
+        {"global_batch_size": 3},
+        {"seed": 5},
+        {"per_device_train_batch_size": 2},
+        {"weight_decay": 0.1},
+    ],
     ids=lambda changes: next(iter(changes)),
-)  # fmt: skip
+)
 def test_what_does_not_concern_the_reference_never_measures_it_again(
     groups, model, tmp_path, forwards, changes
 ):
@@ -574,8 +591,13 @@ def test_a_reference_of_another_length_or_truncation_is_refused(groups, model, t
         UsageError, match="leaves longer responses out, and this run truncates them"
     ):
         training(
-            groups, tmp_path / "policy", model, reference=tmp_path / "reference", max_length=64, on_too_long="truncate"
-        )  # fmt: skip
+            groups,
+            tmp_path / "policy",
+            model,
+            reference=tmp_path / "reference",
+            max_length=64,
+            on_too_long="truncate",
+        )
 
 
 def test_a_reference_with_other_token_counts_is_refused(groups, model, tmp_path):
@@ -638,8 +660,16 @@ def test_a_reference_with_another_chat_template_measures_the_policys_own_tokens(
 def test_the_run_of_a_reference_that_was_stopped_goes_on_part_by_part(groups, model, tmp_path):
     training(groups, tmp_path / "straight", model)
     asked = iter([False, True])
-    config = TrainConfig(groups=groups, output=tmp_path / "stopped", model="org/tiny", learning_rate=1e-3, global_batch_size=2,
-                         max_steps=2, report_to=("none",), objective="dpo")  # fmt: skip
+    config = TrainConfig(
+        groups=groups,
+        output=tmp_path / "stopped",
+        model="org/tiny",
+        learning_rate=1e-3,
+        global_batch_size=2,
+        max_steps=2,
+        report_to=("none",),
+        objective="dpo",
+    )
     with pytest.raises(StoppedEarly, match="stopped as asked: 1 parts made now, 2 left"):
         train.run(config, model, Runtime(should_stop=lambda: next(asked)))
     first = identities_of(tmp_path / "stopped" / "reference")

@@ -1,8 +1,8 @@
-"""Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, a table, or a folder.
+"""Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, or a table.
 
-Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are turned
-from 1..2 (0 is a draw in old files) to 0..1; of every other file they are 0..1 unless the user says
-otherwise, and what does not fit is refused.
+Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are
+turned from 1..2 (0 is a draw in old files) to 0..1; of every other file they are 0..1 unless the
+user says otherwise, and what does not fit is refused.
 """
 
 import hashlib
@@ -154,8 +154,9 @@ def read_annotations(
 
     Args:
         source: AlpacaEval's ``annotations.json``, Arena-Hard's
-            ``model_judgment/<judge>/<model>.jsonl``, a JSONL, JSON, CSV or Parquet file, or a folder
-            of prefpipe's with a column ``preference``, such as `prefpipe eval` and `judge` write.
+            ``model_judgment/<judge>/<model>.jsonl``, a JSONL, JSON, CSV or Parquet file, or a
+            folder of prefpipe's with a column ``preference``, such as `prefpipe eval` and `judge`
+            write.
         scale: ``0-1`` or ``1-2``; None is what the format says: 1-2 of AlpacaEval's, else 0-1.
         category: of Arena-Hard's prompts, where a file has several.
 

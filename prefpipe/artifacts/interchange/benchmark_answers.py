@@ -1,8 +1,8 @@
 """``alpaca-eval`` and ``arena-hard``: answers to a benchmark's prompts, one a prompt.
 
 As those tools read and write them. AlpacaEval's ``model_outputs.json`` is a JSON list of
-``instruction``, ``output`` and ``generator``; Arena-Hard's ``model_answer/<model>.jsonl`` has a line
-for each ``uid``, whose ``messages`` end with the answer, in an object.
+``instruction``, ``output`` and ``generator``; Arena-Hard's ``model_answer/<model>.jsonl`` has a
+line for each ``uid``, whose ``messages`` end with the answer, in an object.
 """
 
 import hashlib

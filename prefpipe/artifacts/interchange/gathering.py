@@ -132,7 +132,7 @@ def _contradicted(response: Response, members: Sequence[Response]) -> list[str]:
 
 
 class _UserColumns(NamedTuple):
-    """The user's columns with a row for each prompt, and notes on those that do not pass through."""
+    """The user's columns, a row for each prompt, and notes on those that do not pass through."""
 
     table: pa.Table
     notes: list[str]

@@ -1,4 +1,4 @@
-"""``nemo-rl``: NeMo-RL's ranked completions, those of ``prefpipe export --format nemo-rl`` among them."""
+"""``nemo-rl``: NeMo-RL's ranked completions, as ``prefpipe export`` writes them too."""
 
 from collections.abc import Mapping
 from typing import Any

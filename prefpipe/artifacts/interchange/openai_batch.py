@@ -1,8 +1,8 @@
-"""``openai-batch``: the answers of a batch, joined with its requests by ``custom_id``, in any order.
+"""``openai-batch``: the answers of a batch, joined with its requests by ``custom_id``.
 
-A batch's answers do not hold the messages, come in any order, and leave out or fail single requests.
-Each request gives the responses that it asked for: one, or ``n``. Those that did not come are rows
-with the reason.
+A batch's answers do not hold the messages, come in any order, and leave out or fail single
+requests. Each request gives the responses that it asked for: one, or ``n``. Those that did not come
+are rows with the reason.
 """
 
 import re
@@ -193,8 +193,8 @@ def _keyed_responses(
 def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
     """Return prompt id and sample index by ``custom_id``; {} where the ids are not made of them.
 
-    They are when every one reads ``<prompt_id>_<sample_idx>``, and prompt ids and messages belong to
-    each other one to one.
+    They are when every one reads ``<prompt_id>_<sample_idx>``, and prompt ids and messages belong
+    to each other one to one.
     """
     keys: dict[str, tuple[str, int]] = {}
     ids_of_messages: dict[str, str] = {}

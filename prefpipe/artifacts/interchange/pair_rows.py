@@ -1,7 +1,8 @@
-"""Pairs of a chosen and a rejected response, row by row, to be scored: RewardBench's, TRL's, or one's own.
+"""Pairs of a chosen and a rejected response, row by row, to be scored.
 
-Nothing vanishes: a row whose texts cannot be used stays, with what is wrong with it. What is wrong
-with a whole column (numbers that are texts, preferences beyond 1) is an error.
+RewardBench's files, TRL's, or one's own. Nothing vanishes: a row whose texts cannot be used stays,
+with what is wrong with it. What is wrong with a whole column (numbers that are texts, preferences
+beyond 1) is an error.
 """
 
 from collections.abc import Mapping, Sequence

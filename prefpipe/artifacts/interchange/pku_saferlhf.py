@@ -1,4 +1,4 @@
-"""``pku-saferlhf``: two responses a row, which is better, which is safer, and whether each is safe."""
+"""``pku-saferlhf``: two responses a row, which is better, which safer, and whether each is safe."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
-"""``simpo``, ``online-rlhf``, ``ultrafeedback`` and ``jsonl``: one row a prompt, responses in a list.
+"""``simpo``, ``online-rlhf``, ``ultrafeedback`` and ``jsonl``: a prompt and a list of responses.
 
-The first two hold lists side by side, the others an object for each response.
+One row a prompt. The first two hold lists side by side, the others an object for each response.
 """
 
 import re

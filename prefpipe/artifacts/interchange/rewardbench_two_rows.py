@@ -1,4 +1,4 @@
-"""RewardBench 2's files: a row holds a prompt, a list of correct completions and a list of wrong ones.
+"""RewardBench 2's files: a row holds a prompt and lists of correct and of wrong completions.
 
 They are scored as pairs like any others: as few pairs as hold every completion at least once, so
 that a correct completion stands against each of three wrong ones, and seven correct ones against

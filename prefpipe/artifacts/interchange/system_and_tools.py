@@ -1,4 +1,4 @@
-"""What stands in columns beside a table's prompts and belongs to the conversations: system prompts and tools."""
+"""System prompts and tools, which stand in columns beside a table's prompts."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -198,7 +198,10 @@ def _tools(
     problems: list[str | None],
     notes: list[str],
 ) -> list[str | None]:
-    """Return the tools of each row as JSON; a column that defines none anywhere is the user's own."""
+    """Return the tools of each row as JSON.
+
+    A column that defines none anywhere is the user's own.
+    """
     tools: list[str | None] = [None] * table.n_rows
     if TOOLS not in table.names or TOOLS in taken:
         return tools

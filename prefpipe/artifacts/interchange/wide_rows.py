@@ -1,4 +1,4 @@
-"""``wide``: one row a prompt, its responses in columns or lists that the user names, and scores beside."""
+"""``wide``: one row a prompt, its responses and scores in columns or lists that the user names."""
 
 from collections import Counter
 from collections.abc import Sequence

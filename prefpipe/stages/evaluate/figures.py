@@ -1,4 +1,7 @@
-"""The figures of an evaluation's per-prompt table: means, paired differences, standard errors and intervals."""
+"""The figures of an evaluation's per-prompt table.
+
+They are means, paired differences, standard errors and intervals.
+"""
 
 from typing import Any
 
@@ -21,10 +24,10 @@ MEASURES = ("reward", "n_tokens", "length_chars", "repetition", "truncated")
 
 
 def figures_of(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return the win rate and the mean of every measure on both sides and of their paired difference.
+    """Return the win rate, and every measure's means and paired difference.
 
-    Only prompts with a reward on both sides count; each figure has its standard error over prompts and a percentile
-    bootstrap interval that resamples prompts.
+    Only prompts with a reward on both sides count; each figure has its standard error over prompts
+    and a percentile bootstrap interval that resamples prompts.
     """
     both = table.filter(pc.equal(table["status"], "ok"))
     preferences_P = _column(both, "preference")
@@ -46,9 +49,12 @@ def figures_of(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
 
 
 def health_figures(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return for each measure of `HEALTH` both sides and their paired difference, over the prompts where both have a value.
+    """Return each measure of `HEALTH`: both sides and their paired difference.
 
-    Prompts without a reward count too. ``n_prompts``: how many have both values; ``reason``: why there is no figure.
+    They are over the prompts where both sides have a value.
+
+    Prompts without a reward count too. ``n_prompts``: how many have both values; ``reason``: why
+    there is no figure.
     """
     figures: dict[str, Any] = {}
     for name, measure in HEALTH.items():
@@ -65,7 +71,10 @@ def health_figures(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
 def paired_figures(
     policy_P: np.ndarray, baseline_P: np.ndarray, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Return ``difference``, ``policy`` and ``baseline`` of a measure's values by prompt (P,), each with error and interval."""
+    """Return ``difference``, ``policy`` and ``baseline``, each with error and interval.
+
+    The values are a measure's by prompt, (P,) each.
+    """
 
     def rng() -> np.random.Generator:  # each interval draws the same prompts
         return np.random.default_rng(bootstrap.seed)
@@ -80,7 +89,10 @@ def paired_figures(
 
 
 def _columns_of(table: pa.Table, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a measure of the policy and of the baseline by prompt, (P,) each, NaN where there is none."""
+    """Return a measure of the policy and of the baseline by prompt.
+
+    Both are (P,), NaN where there is no value.
+    """
     return _column(table, f"policy_{measure}"), _column(table, f"baseline_{measure}")
 
 

@@ -1,4 +1,7 @@
-"""KL divergence from the policy to a reference, from log-probabilities that are on disk, or why there is none."""
+"""KL divergence from the policy to a reference, or why there is none.
+
+It is of log-probabilities that are on disk.
+"""
 
 from collections.abc import Mapping, Sequence
 from math import nan
@@ -21,7 +24,7 @@ SERVED = ("openai", "fake")
 
 
 class KlReference(NamedTuple):
-    """The model that the divergence is measured from, and its log-probabilities of the policy's responses.
+    """The model that the divergence is measured from, and what it says of the policy's responses.
 
     ``reason``: why there are none.
     """
@@ -54,7 +57,9 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
 def log_ratios(
     rows: Sequence[Row], reference: Mapping[Key, tuple[float, int]]
 ) -> tuple[float, float]:
-    """Return a prompt's mean log ratio in nats a response, and the mean tokens of the responses that it is of; NaN for none.
+    """Return a prompt's mean log ratio in nats a response, and the mean tokens of a response.
+
+    Both are over the responses that both models measured; NaN where there is none.
 
     Args:
         rows: the prompt's candidates, with ``logp`` and ``n_response_tokens``.
@@ -78,6 +83,7 @@ def log_ratios(
             )
         ratios.append(row["logp"] - logp)
         tokens.append(n_tokens)
+
     if not ratios:
         return nan, nan
     return float(np.mean(ratios)), float(np.mean(tokens))
@@ -86,7 +92,9 @@ def log_ratios(
 def kl_figures(
     table: pa.Table, reference: KlReference, policy: RatedCandidates, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Return KL(policy || reference) a token and a response, in nats, in the form of every measure of `health_figures`.
+    """Return KL(policy || reference) a token and a response, in nats.
+
+    The form is that of every measure of `health_figures`.
 
     Both are ratios of means over prompts::
 
@@ -121,7 +129,10 @@ def kl_figures(
 
 
 def sampled_otherwise(policy: RatedCandidates) -> str | None:
-    """Return how the responses were sampled, where that is not from the policy itself: temperature 1, whole distribution."""
+    """Return how the responses were sampled, None where that is from the policy itself.
+
+    From the policy itself means temperature 1 and the whole distribution.
+    """
     identity = policy.candidates.record.identity
     temperatures = identity.get("temperature") or [1.0]
     settings = []

@@ -1,4 +1,4 @@
-"""Win rates of one or several files of preferences: raw beside length-controlled, with what they were made of."""
+"""Win rates of one or several files of preferences, raw beside length-controlled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,8 +35,8 @@ from prefpipe.stages.evaluate.win_rate_recipes import (
 class AnnotatedFile(NamedTuple):
     """One file of preferences.
 
-    ``judged``: its rows that have a preference; ``everyone``: all its rows, in the same order; ``read``: the file as it was
-    read; ``notes``: what a reader should know of it.
+    ``judged``: its rows that have a preference; ``everyone``: all its rows, in the same order;
+    ``read``: the file as it was read; ``notes``: what a reader should know of it.
     """
 
     judged: Annotations
@@ -56,7 +56,8 @@ class Drawing(NamedTuple):
 class Fits(NamedTuple):
     """A file's length-controlled fits, or why there is none.
 
-    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None where all have one.
+    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None
+    where all have one.
     """
 
     everyone: LengthControlled | str
@@ -66,10 +67,11 @@ class Fits(NamedTuple):
 def win_rates(
     paths: Sequence[str], sources: WinRateSources, drawing: Drawing, *, force: bool = False
 ) -> dict[str, Any]:
-    """Return the figures of every file, and of each file after the first the paired difference to the first.
+    """Return the figures of every file, and the paired difference of each to the first.
 
     Raises:
-        InputError: rows that cannot be used, null preferences that are not allowed, other prompts where prompts are compared.
+        InputError: rows that cannot be used, null preferences that are not allowed, other prompts
+            where prompts are compared.
         FingerprintError: two files that differ in prompts, baseline or judge, without ``force``.
     """
     files = [_read(path, sources) for path in paths]
@@ -115,7 +117,7 @@ def win_rates(
 
 
 def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
-    """Return the rows that count, with difficulty and baseline lengths beside them, and notes on them.
+    """Return the rows that count, with difficulty and baseline lengths beside them.
 
     Raises:
         InputError: no row has a preference, or some have none and may not be left out.
@@ -166,11 +168,14 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
 
 
 def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]) -> Annotations:
-    """Return rows in an order that is not the file's: folds and resamples, and so the figures, do not depend on it then.
+    """Return rows in an order that is not the file's.
+
+    Folds and resamples, and so the figures, then do not depend on the file's.
 
     Args:
         rows: to be sorted.
-        place_of_prompt: in the table of difficulties, which decides first; {} where there is none. Then the prompts do, as texts.
+        place_of_prompt: in the table of difficulties, which decides first; {} where there is none.
+            Then the prompts do, as texts.
     """
     preferences = rows.preferences
     lengths = rows.lengths or preferences
@@ -185,7 +190,10 @@ def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]
 
 
 def _n_said_again(rows: Annotations) -> int:
-    """Return how many rows of AlpacaEval's format, which has one a prompt and judge, repeat another one."""
+    """Return how many rows of AlpacaEval's format repeat another one.
+
+    The format has one row a prompt and judge.
+    """
     if rows.kind != "alpaca-eval" or len(rows.judges) > 1:
         return 0
     unknown = [0.0] * len(rows.preferences)
@@ -200,7 +208,10 @@ def _n_said_again(rows: Annotations) -> int:
 
 
 def _in_order_of(first: Annotations, other: Annotations) -> Annotations:
-    """Return rows with the prompts in the order of another file's, where both are of the same: resamples are shared then."""
+    """Return rows with the prompts in the order of another file's, where both have the same.
+
+    Resamples are then shared.
+    """
     order = {key: number for number, key in enumerate(dict.fromkeys(first.keys))}
     if set(other.keys) != order.keys():
         return other

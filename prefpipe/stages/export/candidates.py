@@ -1,7 +1,9 @@
 """Write candidates as a file that a benchmark judges: one response a prompt.
 
-Reads: ``candidates``. Writes: one file. Promises: prompts in the order of the candidates; a prompt without the response is left
-out and counted; the file appears whole or not at all, and memory does not grow with the number of prompts.
+Reads: ``candidates``.
+Writes: one file.
+Promises: prompts in the order of the candidates; a prompt without the response is left out and
+counted; the file appears whole or not at all, and memory does not grow with the number of prompts.
 """
 
 from collections import Counter
@@ -100,6 +102,7 @@ class AnswerRows:
                 f"{self.n_uncounted:,} responses have no token count, which Arena-Hard's style "
                 "control needs"
             )
+
         summary.facts |= {
             "format": self.config.format,
             "n_rows": self.n_rows,

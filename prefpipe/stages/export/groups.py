@@ -1,8 +1,10 @@
 """Write groups as a file that another trainer reads.
 
-Reads: ``groups``. Writes: one file, or a folder with a data file and its description. Promises: prompts in the order of the
-groups; every pair that select chose, or every positive with every negative, with both scores and the margin; rejected
-prompts are counted and left out; the file appears whole or not at all, and memory does not grow with the number of prompts.
+Reads: ``groups``.
+Writes: one file, or a folder with a data file and its description.
+Promises: prompts in the order of the groups; every pair that select chose, or every positive with
+every negative, with both scores and the margin; rejected prompts are counted and left out; the file
+appears whole or not at all, and memory does not grow with the number of prompts.
 """
 
 from array import array
@@ -121,7 +123,10 @@ def _opened(config: ExportConfig) -> Iterator[RowWriter]:
 
 
 class GroupRows:
-    """Rows of a trainer's file, and what the summary says of them; margins take eight bytes a pair, for their median."""
+    """Rows of a trainer's file, and what the summary says of them.
+
+    Margins are kept for their median, eight bytes a pair.
+    """
 
     def __init__(self, config: ExportConfig, groups: Artifact) -> None:
         self.config, self.groups = config, groups
@@ -161,6 +166,7 @@ class GroupRows:
         )
         for reason, count in self.left_out.most_common():
             summary.notes.append(f"{count:,} prompts left out: {reason}")
+
         summary.facts |= {
             "format": self.config.format,
             "n_rows": self.n_rows,

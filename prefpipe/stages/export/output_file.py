@@ -1,4 +1,7 @@
-"""What every export does with its output: it replaces nothing unasked, is written part by part, and is not empty."""
+"""What every export does with its output.
+
+It replaces nothing unasked, is written part by part, and is not empty.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,7 +43,8 @@ def write_parts(
     """Write the rows that parts become, one part after another.
 
     Raises:
-        StoppedEarly: a stop was asked for; the file takes its name at the end alone, so that there is none yet.
+        StoppedEarly: a stop was asked for; the file takes its name at the end alone, so that there
+            is none yet.
     """
     with runtime.progress(f"{config.stage}: part", len(indices)) as advance:
         for index in indices:

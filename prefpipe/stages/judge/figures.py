@@ -1,4 +1,7 @@
-"""What the verdicts of a run come to: win rate, ties, position bias, what could not be read, tokens and cost."""
+"""What the verdicts of a run come to.
+
+That is win rate, ties, position bias, what could not be read, tokens and cost.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -131,7 +134,10 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _line_on_missing(figures: Mapping[str, Any]) -> str:
-    """Return how many verdicts are unclear, and how many are missing for another reason, such as a server that failed."""
+    """Return how many verdicts are unclear, and how many are missing.
+
+    Verdicts are missing for other reasons, such as a server that failed.
+    """
     line = (
         f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts "
         "could not be read"

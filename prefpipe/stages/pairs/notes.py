@@ -1,4 +1,7 @@
-"""What a reader of scored pairs should know, in sentences: rows left out, ties, what RewardBench's figures lack."""
+"""What a reader of scored pairs should know, in sentences.
+
+That is rows left out, ties, and what RewardBench's figures lack.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +21,8 @@ def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[st
 
     Args:
         figures: what ``summary.json`` of ``pair_scores`` holds.
-        shows: ``rewardbench`` or ``calibration``: leave out what concerns the other's figures alone; None tells all.
+        shows: ``rewardbench`` or ``calibration``: leave out what concerns the other's figures
+            alone; None tells all.
     """
     notes = _notes_on_rows(figures)
     if shows != "calibration" and "rewardbench_two" in figures:
@@ -174,7 +178,7 @@ def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
 
 
 def near_subset(name: str) -> str | None:
-    """Return the one of RewardBench's subsets that ``name`` is probably meant for, None where it is like none of them."""
+    """Return the RewardBench subset that ``name`` is probably meant for, None for none."""
     known = {subset.casefold(): subset for subset in ROWS}
     match = nearest(name.casefold().replace("_", "-"), known, cutoff=0.9)
     return None if match is None else known[match]

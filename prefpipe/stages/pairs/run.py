@@ -1,8 +1,12 @@
-"""Score pairs of a chosen and a rejected response, for ``eval rewardbench`` and ``eval calibration`` alike.
+"""Score pairs of a chosen and a rejected response.
 
-Reads: a file of pairs, or a folder that one of the two wrote. Writes: ``pair_scores``, one row for every pair of the file in its
-order, and ``summary.json`` with all figures of both commands once all parts are there. Promises: a pair is scored whole or kept
-with its reason, never cut; the same folder is scored once, whichever of the two commands goes on.
+``eval rewardbench`` and ``eval calibration`` share this stage.
+
+Reads: a file of pairs, or a folder that one of the two wrote.
+Writes: ``pair_scores``, one row for every pair of the file in its order, and ``summary.json`` with
+all figures of both commands once all parts are there.
+Promises: a pair is scored whole or kept with its reason, never cut; the same folder is scored once,
+whichever of the two commands goes on.
 """
 
 import time
@@ -135,6 +139,7 @@ class PairsOfFile:
         if self.rater is not None:
             identities = [dict(identity) for identity in self.rater.models]
             names = list(self.rater.names)
+
         columns = self.file.score_columns
         identity = {
             "stage": PAIR_SCORES.name,
@@ -146,6 +151,7 @@ class PairsOfFile:
         }
         if self.is_of_completions:
             identity["completions"] = 1
+
         return RunRecord(
             stage=self.config.stage,
             schema=PAIR_SCORES.tag,

@@ -28,7 +28,10 @@ def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) ->
 
 
 def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> None:
-    """Add a line and figures on what was asked now; nothing for a judge that is no language model."""
+    """Add a line and figures on what was asked now.
+
+    Of a judge that is no language model there is nothing to add.
+    """
     answers = getattr(judge, "answers", None)
     if not isinstance(answers, JudgeAnswers):
         return

@@ -76,3 +76,10 @@ def test_whole_numbers_of_any_size_are_exact_and_too_many_digits_are_said(
     path.write_text(f'[{{"n": {"1" * 5000}}}]' if name == "a.json" else f'{{"n": {"1" * 5000}}}')
     with pytest.raises(InputError, match="a whole number of more than 4,300 digits"):
         read_table(str(path))
+
+
+def test_what_is_broken_behind_a_repeated_key_is_refused_with_its_line(tmp_path: Path) -> None:
+    source = tmp_path / "a.json"
+    source.write_text('[{"prompt": "a", "prompt": "b"},\n {"prompt" "c"}]')
+    with pytest.raises(InputError, match=r"a\.json, line 2: broken JSON"):
+        read_table(str(source))
