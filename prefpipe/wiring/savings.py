@@ -1,13 +1,13 @@
-"""What ``prefpipe savings`` names: groups or a plan, a model and a GPU."""
+"""What ``prefpipe savings`` names: groups or a plan, and a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefpipe.configs.savings import SavingsConfig
-from prefpipe.maths.compute.accelerators import ACCELERATORS
+from prefpipe.wiring.gpus import gpu_to_pay_for
 
 if TYPE_CHECKING:
-    from prefpipe.stages.savings import Basis, Machine, TrainedModel
+    from prefpipe.stages.savings import Basis, TrainedModel
 
 
 def savings_of(config: SavingsConfig) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def savings_of(config: SavingsConfig) -> dict[str, Any]:
 
     basis = _basis(config)  # before the model, whose libraries take seconds to load
     recipe = Recipe(config.epochs, config.gradient_checkpointing, config.lora, config.reference)
-    return savings(basis, _trained_model(config.model), recipe, _machine(config))
+    return savings(basis, _trained_model(config.model), recipe, gpu_to_pay_for(config))
 
 
 def _basis(config: SavingsConfig) -> "Basis":
@@ -60,13 +60,3 @@ def _trained_model(reference: str) -> "TrainedModel":
     return TrainedModel(
         reference, named.shape, named.n_parameters, named.n_active_parameters, named.notes
     )
-
-
-def _machine(config: SavingsConfig) -> "Machine":
-    from prefpipe.stages.savings import Machine
-
-    if config.tflops is not None:
-        return Machine("another GPU", config.tflops, None, config.mfu, config.price_per_hour)
-    assert config.gpu is not None
-    gpu = ACCELERATORS[config.gpu.lower()]
-    return Machine(gpu.name, gpu.tflops, gpu.dtype, config.mfu, config.price_per_hour)
