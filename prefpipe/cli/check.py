@@ -4,11 +4,6 @@ import typer
 
 from prefpipe.cli.not_done import not_done
 from prefpipe.configs.check import CheckConfig
-from prefpipe.maths.compute.accelerators import ACCELERATORS
-
-<<<<<<< HEAD
-if TYPE_CHECKING:
-    from prefpipe.stages.check.run import Machine
 
 
 def check(config: CheckConfig) -> None:
@@ -25,9 +20,7 @@ def check(config: CheckConfig) -> None:
     from prefpipe.stages.check.run import check as check_groups
     from prefpipe.wiring.gpus import gpu_to_check
 
-    training = PlannedTraining(
-        **{name: getattr(config, name) for name in PlannedTraining._fields}
-    )
+    training = PlannedTraining(**{name: getattr(config, name) for name in PlannedTraining._fields})
     facts = check_groups(groups, training, gpu_to_check(config))
     if config.as_json:
         stdout.pipe_json({**facts, "not_done": unfinished})
@@ -36,4 +29,3 @@ def check(config: CheckConfig) -> None:
 
     has_errors = any(finding["severity"] == "error" for finding in facts["findings"])
     raise typer.Exit(int(has_errors))
-
