@@ -6,7 +6,7 @@ from prefpipe.configs.win_rate import WinRateConfig
 def win_rate(config: WinRateConfig) -> None:
     """Print the win rates."""
     from prefpipe.cli import stdout
-    from prefpipe.maths.statistics.intervals import Bootstrap
+    from prefpipe.maths.statistics.bootstrap import Bootstrap
     from prefpipe.pages.win_rates import win_rates_page
     from prefpipe.stages.evaluate.win_rate_recipes import WinRateSources
     from prefpipe.stages.evaluate.win_rates import Drawing, win_rates

@@ -11,7 +11,7 @@ from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run as prefpipe
-from prefpipe.maths.statistics.calibration_measures import measure_calibration, preference_curve
+from prefpipe.maths.statistics.calibration import measure_calibration, preference_curve
 
 FAKE = ("--model", "fake", "--reward-model")
 

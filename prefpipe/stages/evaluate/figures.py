@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import (
-    Bootstrap,
     bootstrap_interval,
     estimate_mean,
     paired_difference,
@@ -42,6 +42,7 @@ def figures_of(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
             bootstrap,
         ),
     }
+
     for measure in MEASURES:
         policy_P, baseline_P = _columns_of(both, measure)
         figures[measure] = paired_figures(policy_P, baseline_P, bootstrap)
@@ -73,17 +74,12 @@ def paired_figures(
 ) -> dict[str, Any]:
     """Return ``difference``, ``policy`` and ``baseline``, each with error and interval.
 
-    The values are a measure's by prompt, (P,) each.
+    The values are a measure's by prompt, (P,) each. All intervals draw the same prompts.
     """
-
-    def rng() -> np.random.Generator:  # each interval draws the same prompts
-        return np.random.default_rng(bootstrap.seed)
-
-    draws: Any = {"level": bootstrap.level, "n_draws": bootstrap.n_draws}
-    difference = paired_difference(policy_P, baseline_P, rng(), **draws)
+    difference = paired_difference(policy_P, baseline_P, bootstrap)
     figures: dict[str, Any] = {"difference": difference._asdict()}
     for name, values_P in (("policy", policy_P), ("baseline", baseline_P)):
-        low, high, _ = bootstrap_interval(values_P, rng(), **draws)
+        low, high, _ = bootstrap_interval(values_P, bootstrap)
         figures[name] = estimate_mean(values_P)._asdict() | {"low": low, "high": high}
     return figures
 

@@ -22,7 +22,7 @@ from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.stages.evaluate.comparison import comparison_table
 from prefpipe.stages.evaluate.embeddings import check_embeddings
 from prefpipe.stages.evaluate.figures import figures_of, health_figures
@@ -88,6 +88,7 @@ def run(
         },
         parents={name: str(artifact.path) for name, artifact in inputs.items()},
     )
+
     output = _open(config, record, runtime)
     parents = {name: artifact.digest() for name, artifact in inputs.items()}
     summary = Summary(config.stage, config.output)
@@ -163,6 +164,7 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
             f"{config.output}: its per-prompt table lacks measures and is made again; responses "
             "and rewards are kept"
         )
+
     return open_output(
         config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=extends
     )

@@ -18,9 +18,12 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.objectives.registry import OBJECTIVES
-from prefpipe.maths.statistics.calibration import preference_probabilities
-from prefpipe.maths.statistics.calibration_figures import Binning, calibration_figures
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.calibration import (
+    Binning,
+    calibration_figures,
+    preference_probabilities,
+)
 from prefpipe.maths.statistics.rewardbench import rewardbench_accuracy
 from prefpipe.maths.statistics.rewardbench_two import Completions, rewardbench_two
 from prefpipe.stages.pairs.rating import SCORED
@@ -99,6 +102,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         "accuracy": accuracy,
         "rewardbench": bench if has_subsets and not is_of_completions else None,
     }
+
     if is_of_completions:
         figures["rewardbench_two"] = _completions(table, bootstrap)
     figures["calibration"] = _calibration(config, artifact, scored, beta, bootstrap)
@@ -243,6 +247,7 @@ def _calibration(
             hint="give a file with score_chosen and score_rejected (or chosen-rating and "
             "rejected-rating), and --model",
         )
+
     column, needed = ("outcome", "a preference") if gamma is None else ("rater_gap", "two ratings")
     known = scored.filter(pc.is_valid(scored[column]))
     if not known.num_rows:
@@ -252,6 +257,7 @@ def _calibration(
     outcomes = known["outcome"].to_numpy()
     if gamma is not None:
         outcomes = preference_probabilities(gamma * gaps)
+
     figures = calibration_figures(
         beta * known["margin"].to_numpy(),
         outcomes,
@@ -288,6 +294,7 @@ def _recipe(config: PairsConfig, artifact: Artifact, *, is_of_completions: bool)
     names = context.get("models") or []
     columns = context.get("score_columns")
     is_given = origin["score_kind"] == "given"
+
     return {
         "pairs_sha256": origin["pairs"],
         "score_kind": origin["score_kind"],

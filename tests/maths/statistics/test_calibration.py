@@ -13,18 +13,16 @@ from prefpipe.maths.statistics.calibration import (
     TEMPERATURES,
     both_orders,
     brier_score,
+    calibration_by_gap,
     expected_calibration_error,
     fit_temperature,
+    measure_calibration,
     pair_accuracy,
+    preference_curve,
     preference_log_loss,
     preference_probabilities,
     reliability_curve,
     roc_auc,
-)
-from prefpipe.maths.statistics.calibration_measures import (
-    calibration_by_gap,
-    measure_calibration,
-    preference_curve,
     scale_temperature,
 )
 

@@ -5,15 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from prefpipe.maths.statistics.calibration import preference_probabilities
-from prefpipe.maths.statistics.calibration_figures import FIGURES, Binning, calibration_figures
-from prefpipe.maths.statistics.calibration_measures import (
+from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.calibration import (
+    FIGURES,
+    Binning,
     calibration_by_gap,
+    calibration_figures,
     measure_calibration,
     preference_curve,
+    preference_probabilities,
     scale_temperature,
 )
-from prefpipe.maths.statistics.intervals import Bootstrap
 
 QUICK = Bootstrap(n_draws=200)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from scipy.special import expit as sigmoid
 
 import prefpipe
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import (
     PENALTY_GRID,
     PartlyJudged,
@@ -17,7 +18,6 @@ from prefpipe.maths.statistics.length_control import (
     length_controlled_difference,
     length_controlled_win_rate,
 )
-from prefpipe.maths.statistics.penalised_logistic import sigmoid
 from prefpipe.maths.statistics.winrate import win_rate
 
 QUICK = Bootstrap(n_draws=1)

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
-from prefpipe.maths.statistics.ratios import ratio_of_means
+from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.intervals import ratio_of_means
 
 
 def test_by_hand():

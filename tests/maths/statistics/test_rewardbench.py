@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import prefpipe
 from prefpipe.errors import InputError
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.clustered_means import clustered_means
-from prefpipe.maths.statistics.intervals import Bootstrap
 from prefpipe.maths.statistics.rewardbench import CORE, PRIOR, ROWS, WEIGHTS, rewardbench_accuracy
 
 QUICK = Bootstrap(n_draws=300)
@@ -138,7 +138,7 @@ def test_pairs_of_one_prompt_are_not_independent() -> None:
 
 def test_the_error_is_the_spread_of_repeated_samples() -> None:
     """Two subsets, prompts with one to three pairs: the mean of se over draws is the spread of the figure."""
-    weights = np.array([[0.75, 0.25]])
+    weights = {"mean of both": np.array([0.75, 0.25])}
     rng = np.random.default_rng(2)
     figures, errors = [], []
     for _ in range(400):
@@ -147,7 +147,8 @@ def test_the_error_is_the_spread_of_repeated_samples() -> None:
         subsets = (prompts >= 50).astype(int)
         ability = rng.random(80)
         values = (rng.random(len(prompts)) < ability[prompts]).astype(float)
-        (found,) = clustered_means(values, subsets, prompts, weights, bootstrap=None)
+        means = clustered_means(values, subsets, prompts, weights, bootstrap=None)
+        found = means["mean of both"]
         figures.append(found.mean)
         errors.append(found.se)
     assert np.mean(errors) == pytest.approx(np.std(figures), rel=0.1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.rewardbench_two import EXPECTED, Completions, rewardbench_two
 
 QUICK = Bootstrap(0.95, 500, 0)

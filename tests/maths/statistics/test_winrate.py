@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.statistics.intervals import Bootstrap, bootstrap_interval
+from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.intervals import bootstrap_interval
 from prefpipe.maths.statistics.winrate import preference, win_rate, win_rate_difference
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -119,7 +120,7 @@ def test_repeating_every_row_changes_neither_figure_nor_error():
 def test_the_interval_is_the_seeded_bootstrap_over_prompts():
     values = np.random.default_rng(1).uniform(size=30)
     found = win_rate(values, bootstrap=Bootstrap(0.9, 500, 7))
-    low, high, _ = bootstrap_interval(values, np.random.default_rng(7), level=0.9, n_draws=500)
+    low, high, _ = bootstrap_interval(values, Bootstrap(0.9, 500, 7))
     assert (found.low, found.high, found.level) == (low, high, 0.9)
     assert found != win_rate(values, bootstrap=Bootstrap(0.9, 500, 8))
 

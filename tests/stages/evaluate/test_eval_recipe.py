@@ -9,7 +9,7 @@ import pytest
 from support.interchange_files import lines
 
 from prefpipe.cli.main import run
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 
 N_PROMPTS = 30
