@@ -275,7 +275,11 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
     from prefpipe.cli.app import app
     from prefpipe.cli.reference import commands
 
-    words = [[], ["models"], *(path.split()[1:] for path, _ in commands(typer.main.get_command(app)))]
+    words = [
+        [],
+        ["models"],
+        *(path.split()[1:] for path, _ in commands(typer.main.get_command(app))),
+    ]
     start = [sys.executable, "-c", HELP_OF_MANY, json.dumps(words)]
     outcome = subprocess.run(start, capture_output=True, text=True, check=True)
     codes, loaded = json.loads(outcome.stderr)
