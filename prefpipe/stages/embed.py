@@ -56,6 +56,7 @@ def run(
             "candidates": parent_identity(candidates),
         },
     )
+
     indices = candidates.present(
         runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
     )
@@ -74,6 +75,7 @@ def run(
             summary,
             indices=indices,
         )
+
     if summary.n_parts_made:
         maker.describe(summary, time.perf_counter() - started)
     check_error_rate(summary, FAILING, config.max_error_rate)

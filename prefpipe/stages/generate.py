@@ -110,6 +110,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         },
         parents={"prompts": config.prompts},
     )
+
     if config.extend:
         record = _extended(config, record)
     output = open_output(
@@ -123,6 +124,8 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     with_errors: set[int] = set()
     if config.retry_errors:
         output, with_errors = begin_retry(output, indices, keep=NOT_RETRIED)
+
+    # What an earlier run paid for counts no more.
     if config.overwrite.replaces_this_run:
         for index in indices:
             _kept_answers(output, index).remove()
@@ -242,11 +245,13 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
             + "\n  ".join(lines),
             hint="give back the old values, or choose another folder with -o",
         )
+
     n_before = on_disk.identity["n"]
     if n_before >= config.n:
         raise UsageError(
             f"--extend: {config.output} has n = {n_before} already, {config.n} was asked for"
         )
+
     step = {
         "operation": "extend",
         "from": on_disk.fingerprint,
@@ -360,6 +365,7 @@ class CandidateMaker:
         if isinstance(engine, ServedGenerator):
             answers_folder = _kept_answers(self.output, index).folder
             engine.keep_answers_in(answers_folder, ask_again=self.config.retry_errors)
+
         answers: list[Generation] = []
         started = time.perf_counter()
         if requests:
@@ -399,6 +405,7 @@ class CandidateMaker:
             # temperatures take turns among the samples of one model
             turn = sample_idx // len(self.engines)
             temperature = config.temperature[turn % len(config.temperature)]
+
             request = GenerationRequest(
                 prompt.prompt_id, sample_idx, prompt.messages, ids, seed, temperature
             )

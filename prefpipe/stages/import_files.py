@@ -88,6 +88,8 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
         summary,
         indices=indices,
     )
+
+    # The scores name the digests of the candidates, which are all there by now.
     if scores is not None:
         summary_of_scores = Summary(config.stage, config.output)
         parents = parent_digests(indices, candidates=candidates)
@@ -102,6 +104,7 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
         summary.facts["scores"] = dict(sorted(summary_of_scores.counts.items()))
         summary.n_parts_made += summary_of_scores.n_parts_made
         summary.n_parts_kept += summary_of_scores.n_parts_kept
+
     _describe(summary, pool)
     report_skipped_rows(config, skipped, summary)
     return summary
@@ -255,6 +258,7 @@ def _score(response: Response, scorer: str) -> Row:
         "reward": None,
         "detail": None,
     }
+
     value = response.scores.get(scorer)
     if response.text is None:
         row["status"] = "no_response"

@@ -73,6 +73,7 @@ def run(
     groups = open_responses(config.groups)
     require_chat_template(encode_as)
     record = record_of(config, model, groups, runtime, encode_as=encode_as)
+
     indices = groups.present(
         runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial
     )
@@ -99,6 +100,7 @@ def run(
                 "n_tokenised": encoder.n_encoded,
                 "n_tokenised_apart": encoder.n_apart,
             }
+
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
         rate = maker.n_tokens / elapsed_s

@@ -117,15 +117,17 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
         },
         parents={"candidates": str(config.candidates)},
     )
+
     indices = candidates.present(
         runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
     )
     parents = parent_digests(indices, candidates=candidates)
-    # before run.json records a file that has to be corrected
+
+    # Before run.json records a file that has to be corrected.
     for rater in on_file:
         refuse_strangers(rater, candidates)
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
 
+    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -154,10 +156,12 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
         )
         for scorer in maker.opened.values():
             facts_of_spending(summary, scorer, config)
+
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
         summary.notes.append(f"{maker.n_rated:,} ratings in {elapsed_s:.1f} s")
     summary.notes += maker.notes()
+
     report_skipped_rows(config, skipped, summary)
     failing = [status for status in summary.counts if status not in NOT_FAILED]
     check_error_rate(summary, failing, config.max_error_rate)
@@ -191,6 +195,7 @@ def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, A
         spec = specs.get(rater.name)
         if spec is None:
             continue
+
         if "ratings_sha256" in rater.identity:
             sha256 = {"sha256": rater.identity["ratings_sha256"]}
             ingredients.append(ingredient("ratings", spec.target, sha256))

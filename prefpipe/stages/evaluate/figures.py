@@ -42,6 +42,7 @@ def figures_of(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
             bootstrap,
         ),
     }
+
     for measure in MEASURES:
         policy_P, baseline_P = _columns_of(both, measure)
         figures[measure] = paired_figures(policy_P, baseline_P, bootstrap)

@@ -46,6 +46,7 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
             "the policy's responses are not of a model on this disk, so that their token ids are "
             "not known"
         )
+
     if config.kl_reference is None:
         if not baseline.candidates.path.is_relative_to(config.output):
             return "the baseline is a candidates folder; name its model with --kl-reference"
@@ -81,6 +82,7 @@ def log_ratios(
                 f"{row['n_response_tokens']}",
                 hint="remove the folder policy/reference-logprobs and run the same command again",
             )
+
         ratios.append(row["logp"] - logp)
         tokens.append(n_tokens)
 

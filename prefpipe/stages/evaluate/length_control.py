@@ -62,6 +62,7 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
             f"without {without}: not AlpacaEval's length-controlled figure, and not to be compared "
             "with it"
         )
+
     rare, frequent = "shorter", "longer"
     if figures["share_longer"] < figures["share_shorter"]:
         rare, frequent = frequent, rare
@@ -71,11 +72,13 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
             f"the policy's response is the {rare} one in {share:.1%} of rows only: the "
             "length-controlled figure is an extrapolation"
         )
+
     if _runs_to_an_end(figures):
         notes.append(
             "the length-controlled fit runs to an end of its scale, where its standard error says "
             "nothing: too few prompts, or lengths that part wins from losses"
         )
+
     if not figures["model_coefficient"]:
         notes.append(
             f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says "

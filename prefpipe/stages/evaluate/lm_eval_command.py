@@ -53,6 +53,7 @@ def lm_eval_command(
         arguments, has_template = _arguments_of_folder(reference, path)
     else:
         arguments, has_template = _arguments_of_hub_model(reference), True
+
     if dtype != "auto":
         arguments["dtype"] = dtype
     for name, value in arguments.items():

@@ -161,6 +161,7 @@ def _compare_prompt(sides: Mapping[str, MeasuredResponses | None], tie_tolerance
             for measure in OF_A_RESPONSE:
                 row[f"{name}_{measure}"] = _mean(responses.values[measure])
         row[f"n_{name}"] = len(rewards[name])
+
     row |= compare_sets(held)
     if "policy" in held:
         ratio, n_tokens = held["policy"].log_ratio
@@ -192,6 +193,7 @@ def compare_sets(sides: Mapping[str, MeasuredResponses]) -> dict[str, float | No
         texts[name] = side.texts[:n_texts]
         words[name] = [words_and_signs(text) for text in texts[name]]
         word_pairs[name] = pooled_ngrams(words[name], 2)
+
     n_word_pairs = 0
     if len(sides) == len(SIDES):
         n_word_pairs = min(pairs.total() for pairs in word_pairs.values())

@@ -42,6 +42,7 @@ def measure_reference(
     runtime.log(f"KL: the policy's responses under {model.requested}")
     output = config.output / "policy" / FOLDER
     dtype = dtype_of(config)
+
     config_of_logprobs = LogprobsConfig(
         groups=policy.candidates.path,
         model=model.requested,
@@ -54,6 +55,7 @@ def measure_reference(
         overwrite=config.overwrite,
         max_error_rate=config.max_error_rate,
     )
+
     logprobs.run(config_of_logprobs, model, runtime)
     return KlReference(
         model.requested, open_input(output, schema="logprobs", name="--kl-reference")

@@ -88,6 +88,7 @@ def run(
         },
         parents={name: str(artifact.path) for name, artifact in inputs.items()},
     )
+
     output = _open(config, record, runtime)
     parents = {name: artifact.digest() for name, artifact in inputs.items()}
     summary = Summary(config.stage, config.output)
@@ -163,6 +164,7 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
             f"{config.output}: its per-prompt table lacks measures and is made again; responses "
             "and rewards are kept"
         )
+
     return open_output(
         config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=extends
     )

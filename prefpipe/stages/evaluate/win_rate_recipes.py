@@ -128,6 +128,7 @@ def _differences_of_prompts(first: Annotations, other: Annotations) -> list[str]
         lines.append(
             f"prompts: {n_alike:,} of these differ in white space or in the form of Unicode alone"
         )
+
     texts, other_texts = first.text_of(), other.text_of()
     with_other_text = [key for key, text in texts.items() if other_texts.get(key, text) != text]
     if with_other_text:

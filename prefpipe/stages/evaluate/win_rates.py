@@ -75,6 +75,8 @@ def win_rates(
         FingerprintError: two files that differ in prompts, baseline or judge, without ``force``.
     """
     files = [_read(path, sources) for path in paths]
+
+    # Resamples are shared by files of the same prompts, so these stand in one order.
     first = files[0]
     for number, file in enumerate(files):
         files[number] = file._replace(
@@ -102,6 +104,7 @@ def win_rates(
     results = []
     for file, fits_of_file, recipe in zip(files, fits, recipes, strict=True):
         results.append(_figures(file, fits_of_file, drawing, recipe))
+
     differences = []
     for number, lines in enumerate(differences_to_first, start=1):
         difference = _difference(first, files[number], (fits[0], fits[number]), drawing)
@@ -142,6 +145,7 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
         read = replace(read, difficulty=matched.values)
         place_of_prompt = matched.place
         notes.append(f"difficulty is matched by {matched.by}" + _unused(matched.n_unused))
+
     if sources.baseline_outputs is not None:
         matched = read_baseline_lengths(sources.baseline_outputs, read)
         read = replace(read, baseline_lengths=matched.values)
@@ -233,6 +237,7 @@ def _fit(
     regularising_rows = None
     if sources.regularising_rows is not None:
         regularising_rows = RegularisingRows(*read_regularising_rows(sources.regularising_rows))
+
     if rows_of_prompts(annotations.keys, len(annotations.keys)).n_prompts < 2:
         return f"{without}: there is one prompt"
     try:
@@ -316,6 +321,7 @@ def _difference(
         [other_means[key] for key in both],
         bootstrap=drawing.of_means,
     )._asdict()
+
     first_fit, other_fit = fits[0].everyone, fits[1].everyone
     first_prompts = list(dict.fromkeys(first_file.everyone.keys))
     other_prompts = list(dict.fromkeys(other_file.everyone.keys))

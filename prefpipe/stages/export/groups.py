@@ -77,6 +77,7 @@ def _refuse_existing(config: ExportConfig) -> None:
             f"output {path} is a file, and {config.format} gets a folder",
             hint="choose another name with -o",
         )
+
     label = path / DESCRIPTIONS[config.format]
     names = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
     for name in names:
@@ -152,6 +153,7 @@ class GroupRows:
             if reason is not None:
                 self.left_out[reason] += 1
                 continue
+
             rows_of_group = list(self.to_rows(group))
             if rows_of_group:
                 self._count(group, len(rows_of_group))
@@ -175,6 +177,7 @@ class GroupRows:
             "n_pairs": self.n_pairs,
             "left_out": dict(self.left_out),
         }
+
         if self.margins:
             margins = {
                 "lowest": min(self.margins),
@@ -215,6 +218,7 @@ class GroupRows:
                 "that strips it, axolotl does not find them in the templated text and loses them"
             )
             summary.facts["n_responses_with_outer_white_space"] = self.n_edged
+
         if self.n_lost_in_template:
             summary.notes.append(
                 f"{self.n_lost_in_template:,} responses stand in the text that chat templates "

@@ -65,6 +65,7 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
     n_asked = asked.height
     n_prompt_tokens = int(asked["prompt_tokens"].sum())
     n_completion_tokens = int(asked["completion_tokens"].sum())
+
     figures: dict[str, Any] = {
         "win_rate_a": estimate.mean,
         "win_rate_se": estimate.se,
@@ -89,6 +90,7 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
         "n_prompt_tokens": n_prompt_tokens,
         "n_completion_tokens": n_completion_tokens,
     }
+
     if config.price_in is not None and config.price_out is not None:
         cost = n_prompt_tokens * config.price_in + n_completion_tokens * config.price_out
         figures["cost"] = cost / 1e6
@@ -118,6 +120,7 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
         f"pairs: {figures['n_pairs_won_by_a']:,} for A, {figures['n_pairs_tied']:,} tied, "
         f"{figures['n_pairs_won_by_b']:,} for B"
     )
+
     if figures["n_pairs_in_both_orders"]:
         lines.append(
             "the two orders name different winners in "

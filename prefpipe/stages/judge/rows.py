@@ -71,6 +71,7 @@ def order_columns(verdict: PairVerdict, order: str) -> dict[str, Any]:
     if order == "b_first":
         winners = {"first": "b", "second": "a", "tie": "tie"}
         preference = None if preference is None else 1.0 - preference
+
     columns = {
         "preference": preference,
         "verdict": winners.get(verdict.choice or ""),

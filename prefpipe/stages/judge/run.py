@@ -109,6 +109,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
         },
         parents={"a": str(config.a), "b": str(config.b)},
     )
+
     indices = a.present(runtime.shard.parts(a.n_parts), allow_partial=config.allow_partial)
     indices_of_b = b.present(range(b.n_parts), allow_partial=config.allow_partial)
     b_by_prompt = CandidatesByPrompt(b, indices_of_b)
@@ -127,6 +128,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     with LazyEngine(judge.open, runtime, f"opening the judge {config.judge}") as engine:
         orders = orders_of(config.orders) if judge.sees_order else ("a_first",)
         maker = VerdictMaker(config, orders, a, b_by_prompt, engine)
+
         if config.emit_batch is not None:
             for index in indices:
                 maker.rows(output, index, parents[index])

@@ -102,6 +102,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         "accuracy": accuracy,
         "rewardbench": bench if has_subsets and not is_of_completions else None,
     }
+
     if is_of_completions:
         figures["rewardbench_two"] = _completions(table, bootstrap)
     figures["calibration"] = _calibration(config, artifact, scored, beta, bootstrap)
@@ -246,6 +247,7 @@ def _calibration(
             hint="give a file with score_chosen and score_rejected (or chosen-rating and "
             "rejected-rating), and --model",
         )
+
     column, needed = ("outcome", "a preference") if gamma is None else ("rater_gap", "two ratings")
     known = scored.filter(pc.is_valid(scored[column]))
     if not known.num_rows:
@@ -255,6 +257,7 @@ def _calibration(
     outcomes = known["outcome"].to_numpy()
     if gamma is not None:
         outcomes = preference_probabilities(gamma * gaps)
+
     figures = calibration_figures(
         beta * known["margin"].to_numpy(),
         outcomes,
@@ -291,6 +294,7 @@ def _recipe(config: PairsConfig, artifact: Artifact, *, is_of_completions: bool)
     names = context.get("models") or []
     columns = context.get("score_columns")
     is_given = origin["score_kind"] == "given"
+
     return {
         "pairs_sha256": origin["pairs"],
         "score_kind": origin["score_kind"],

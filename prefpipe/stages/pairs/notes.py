@@ -47,11 +47,13 @@ def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
             f"{n_left_out:,} of {n_pairs:,} pairs were not scored and count nowhere; `reason` "
             "says why"
         )
+
     if n_too_long:
         notes.append(
             f"{n_too_long:,} pairs are longer than the model or --max-length allows: kept, not "
             "scored, and never cut"
         )
+
     if figures["n_identical"]:
         notes.append(
             f"{figures['n_identical']:,} pairs have two identical responses and tie by construction"
@@ -81,6 +83,7 @@ def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
             f"prompts of {bench['n_items']:,} that are left out, since one of their completions "
             f"has no score: {reasons}"
         )
+
     for subset in bench["subsets"]:
         if subset["reason"] is not None:
             notes.append(f"{subset['name']}: {subset['reason']}")
@@ -90,6 +93,7 @@ def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
                 f"{subset['name']} has {figure['n_prompts']:,} prompts, RewardBench 2 "
                 f"{n_expected:,}"
             )
+
     if bench["final"] is None:
         notes.append("no subset is one of RewardBench 2's, so there is no final figure")
     elif bench["missing"]:
@@ -108,6 +112,7 @@ def _notes_on_accuracy(figures: Mapping[str, Any]) -> list[str]:
             f"{figures['n_ties']:,} of {figures['n_scored']:,} pairs tie and count as lost, as in "
             f"RewardBench v1; counted half, the accuracy is {half:.1%}"
         )
+
     if figures["n_rejected_preferred"]:
         notes.append(
             f"in {figures['n_rejected_preferred']:,} of {figures['n_scored']:,} pairs `preference` "
@@ -127,6 +132,7 @@ def _notes_on_temperature(calibration: Mapping[str, Any]) -> list[str]:
     verdict = "say nothing, or the contrary, of them"
     if temperature == TEMPERATURES[0]:
         verdict = "separate all of them"
+
     note = (
         f"the temperature is {temperature:g}, its limit: on the pairs that it was fitted on the "
         f"scores {verdict}"
@@ -152,19 +158,23 @@ def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
             notes.append(
                 f"{section['name']} lacks {missing}: the other subsets' weights are renormalised"
             )
+
     if bench["subsets_not_scored"]:
         notes.append(
             f"no pair of these subsets was scored: {', '.join(bench['subsets_not_scored'])}"
         )
+
     if bench["other_subsets"] and bench["sections"]:
         names = ", ".join(subset["name"] or "(none)" for subset in bench["other_subsets"])
         notes.append(f"no subsets of RewardBench, in no section: {names}")
+
     for subset in bench["other_subsets"]:
         near = near_subset(subset["name"])
         if near is not None:
             notes.append(
                 f"the subset {subset['name']} counts in no section; RewardBench's is spelt {near}"
             )
+
     if not bench["sections"]:
         notes.append(
             "no subset is one of RewardBench's, so there are no sections and no final figure"

@@ -178,11 +178,13 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
         "status": rated.status,
         "reason": rated.reason,
     }
+
     for number, name in enumerate(RESPONSES):
         row[f"{name}_score"] = rated.scores[number] if is_scored else None
         row[f"{name}_n_tokens"] = rated.n_tokens[number]
         row[f"{name}_logp"] = rated.logps[number]
         row[f"{name}_ref_logp"] = rated.ref_logps[number]
+
     if pair.of_item is not None:
         row |= pair.of_item._asdict()
     if is_scored:

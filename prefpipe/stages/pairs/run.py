@@ -125,6 +125,7 @@ class PairsOfFile:
         for note in self.file.notes:
             runtime.log(note)
         self.is_of_completions = self.file.rows[0].of_item is not None
+
         self.kind = "given"
         self.model: LazyEngine[OpenRater] | None = None
         if rater is not None:
@@ -177,6 +178,7 @@ class PairsOfFile:
         rated = self._rate(pairs)
         rows = [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]
         self.n_scored += sum(row["margin"] is not None for row in rows)
+
         schema = PAIR_SCORES.arrow(ITEM_SCHEMA if self.is_of_completions else None)
         output.write(
             index,

@@ -181,6 +181,7 @@ def _calibration(
     if fitted["temperature"] is not None:
         headings += ["held out, T = 1", f"T = {fitted['temperature']:.3g}"]
     table = _table(*headings)
+
     for label, name, form in CALIBRATION_ROWS:
         drawn = calibration["intervals"][name]
         cells = [

@@ -227,6 +227,7 @@ def recipe_of_pairs(
         differences: what `check_sampling` returned and ``--force`` let pass.
     """
     prompts = prompts_of(a, allow_partial=True) | prompts_of(b, allow_partial=True)
+
     return {
         "prompts_sha256": digest_of_prompts(prompts),
         "judge": record.identity["judge"],

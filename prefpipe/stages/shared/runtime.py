@@ -305,6 +305,7 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
     reasons = ", ".join(
         f"{count:,} {status}" for status, count in summary.counts.most_common() if status in failing
     )
+
     raise ErrorRateError(
         f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
         f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good "
