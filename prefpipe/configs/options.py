@@ -237,7 +237,7 @@ def _converted(value: Any, kind: Any) -> Any:
     if not isinstance(value, _WRITTEN_AS[target]):
         raise TypeError
     if target is Path:
-        return _at_home(Path(value))
+        return _at_home(Path(str(value)))
     converted = target(value)
     if target is float and not isfinite(converted):
         raise ValueError
