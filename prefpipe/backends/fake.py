@@ -28,12 +28,12 @@ FIRST_BYTE_ID = 3
 """Token ids are UTF-8 bytes plus this."""
 
 VOCABULARY = (
-    "a and answer because bright but careful clear could each every example first follow from give "
-    "good have here however idea if important in into is it keep later like make many may more "
-    "most need not of often one only or other our people please point question reason result same "
-    "say second see short should simple so some step still such take than that the then there these "
-    "these think this time to true try under use very want way we well what when which while why will "
-    "with word work would you your"
+    "a and answer because bright but careful clear could each every example first follow from "
+    "give good have here however idea if important in into is it keep later like make many "
+    "may more most need not of often one only or other our people please point question "
+    "reason result same say second see short should simple so some step still such take than "
+    "that the then there these think this time to true try under use very want way we well "
+    "what when which while why will with word work would you your"
 )
 WORDS = VOCABULARY.split()
 LONGEST_ANSWER_WORDS = 80
