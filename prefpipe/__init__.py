@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from prefpipe.maths.selection.pairs import Pair, build_pairs
     from prefpipe.maths.selection.select_pools import Selection
     from prefpipe.maths.selection.select_responses import select_responses
-    from prefpipe.maths.statistics.calibration_figures import calibration_figures
-    from prefpipe.maths.statistics.calibration_measures import measure_calibration
-    from prefpipe.maths.statistics.intervals import Bootstrap
+    from prefpipe.maths.statistics.bootstrap import Bootstrap
+    from prefpipe.maths.statistics.calibration import calibration_figures, measure_calibration
     from prefpipe.maths.statistics.length_control import (
         LengthControlled,
         PartlyJudged,
@@ -54,7 +53,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Bootstrap": "prefpipe.maths.statistics.intervals",
+    "Bootstrap": "prefpipe.maths.statistics.bootstrap",
     "LengthControlled": "prefpipe.maths.statistics.length_control",
     "Pair": "prefpipe.maths.selection.pairs",
     "PartlyJudged": "prefpipe.maths.statistics.length_control",
@@ -63,8 +62,8 @@ _PUBLIC = {
     "Selection": "prefpipe.maths.selection.select_pools",
     "WinRate": "prefpipe.maths.statistics.winrate",
     "build_pairs": "prefpipe.maths.selection.pairs",
-    "calibration_figures": "prefpipe.maths.statistics.calibration_figures",
-    "measure_calibration": "prefpipe.maths.statistics.calibration_measures",
+    "calibration_figures": "prefpipe.maths.statistics.calibration",
+    "measure_calibration": "prefpipe.maths.statistics.calibration",
     "read": "prefpipe.frames",
     "rewardbench_accuracy": "prefpipe.maths.statistics.rewardbench",
     "length_controlled_difference": "prefpipe.maths.statistics.length_control",

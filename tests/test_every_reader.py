@@ -16,7 +16,7 @@ import prefpipe
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run
 from prefpipe.errors import PrefpipeError
-from prefpipe.status import find_artifacts
+from prefpipe.status.folders import find_artifacts
 
 CONDITIONS = (
     "fake",

@@ -1,4 +1,7 @@
-"""``summary.json``: the figures of a whole artifact, written last, when everything else is on disk."""
+"""``summary.json``: the figures of a whole artifact.
+
+It is written last, when everything else is on disk.
+"""
 
 import json
 from collections.abc import Mapping

@@ -12,43 +12,17 @@ from typing import Any, NamedTuple
 import yaml
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.configs.embed import EmbedConfig
-from prefpipe.configs.eval import EvalConfig
-from prefpipe.configs.export_groups import ExportConfig
-from prefpipe.configs.generate import GenerateConfig
-from prefpipe.configs.import_files import ImportConfig
-from prefpipe.configs.judge import JudgeConfig
-from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.options import (
-    ShardedConfig,
-    StageConfig,
     flag_of,
     is_list,
     resolved_types,
     scalar_type,
+    short_flag_of,
 )
-from prefpipe.configs.pairs import CalibrationConfig, RewardBenchConfig
-from prefpipe.configs.score import ScoreConfig
-from prefpipe.configs.select import SelectConfig
-from prefpipe.configs.train import TrainConfig
+from prefpipe.configs.stage import ShardedConfig, StageConfig
+from prefpipe.configs.stages import EVALUATIONS, STAGES
 
-CONFIGS: dict[str, type[StageConfig]] = {
-    config_class.stage: config_class
-    for config_class in (
-        GenerateConfig,
-        ScoreConfig,
-        EmbedConfig,
-        SelectConfig,
-        TrainConfig,
-        EvalConfig,
-        JudgeConfig,
-        LogprobsConfig,
-        ImportConfig,
-        ExportConfig,
-        RewardBenchConfig,
-        CalibrationConfig,
-    )
-}
+CONFIGS = {config_class.stage: config_class for config_class in (*STAGES, *EVALUATIONS)}
 OF_ONE_WORKER = ("shard_index", "num_shards", "shards", "no_shards")
 """Flags that say which share of the parts is made: a line that goes on says it anew."""
 NAMED_TARGETS = ("scorer", "judge")
@@ -251,8 +225,9 @@ def _read(words: Sequence[str], config_class: type[StageConfig]) -> Iterator[Wor
         is_switch = scalar_type(kinds[item.name]) in (bool, Overwrite)
         by_flag[flag_of(item)] = (item.name, not is_switch)
         by_flag["--no-" + flag_of(item)[2:]] = (item.name, False)
-        if item.metadata["short"]:
-            by_flag["-" + item.metadata["short"]] = (item.name, True)
+        short = short_flag_of(item)
+        if short is not None:
+            by_flag[short] = (item.name, True)
         if item.metadata["positional"]:
             arguments.append(item)
 

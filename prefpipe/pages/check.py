@@ -17,110 +17,113 @@ from prefpipe.text.untrusted import visible, visible_line
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 INDENT = " " * 9
-GIB = 2.0**30
+MIB, GIB = 2.0**20, 2.0**30
 MESSAGE_LIMIT = 600
+BELOW = (1, 0, 0, 0)
+"""Padding of a section below another one."""
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "output")
 
 
-def check_page(found: Mapping[str, Any], *, width: int) -> Iterator[RenderableType]:
-    """Yield the page of a check: what was looked at, the findings, lengths against the limit, and the step.
+def check_page(check: Mapping[str, Any], *, width: int) -> Iterator[RenderableType]:
+    """Yield the page of a check.
+
+    It says what was looked at, the findings, lengths against the limit, and what a step takes.
 
     Args:
-        found: what ``prefpipe.stages.check.run.check`` returned.
+        check: what `prefpipe.stages.check.run.check` returned.
         width: columns of the terminal.
     """
-    training = found["training"]
-    yield Text(visible(f"{found['groups']} for {training['model']}"), style="bold")
-    ids = "stored token ids" if found["stored_ids_fit"] else "tokens made again"
+    training = check["training"]
+    yield Text(visible(f"{check['groups']} for {training['model']}"), style="bold")
+    ids = "stored token ids" if check["stored_ids_fit"] else "tokens made again"
     yield Text(
-        f"{found['n_groups']:,} groups, {found['n_responses']:,} responses, {found['pairs']['n']:,} pairs, {ids}; "
-        f"{found['n_groups_left']:,} groups can be trained on at --max-length {training['max_length']:,}"
+        f"{check['n_groups']:,} groups, {check['n_responses']:,} responses, "
+        f"{check['pairs']['n']:,} pairs, {ids}; {check['n_groups_left']:,} groups can be trained "
+        f"on at --max-length {training['max_length']:,}"
     )
-    for finding in found["findings"]:
+
+    for finding in check["findings"]:
         yield _finding(finding, max(width, 60))
-    if not found["findings"]:
+    if not check["findings"]:
         yield Text("nothing was found to be wrong", style="green")
-    if found["lengths"]["n"]:
-        yield Padding(
-            distribution_plot(Distribution(**found["lengths"])), (1, 0, 0, 0), expand=False
-        )
-        yield Text(f"  {found['n_over_limit']:,} beyond the limit of {training['max_length']:,}")
-    yield Padding(_figures(found), (1, 0, 0, 0), expand=False)
-    if found["step"] is not None:
-        yield Padding(_step(found["step"]), (1, 0, 0, 0), expand=False)
+
+    if check["lengths"]["n"]:
+        yield Padding(distribution_plot(Distribution(**check["lengths"])), BELOW, expand=False)
+        yield Text(f"  {check['n_over_limit']:,} beyond the limit of {training['max_length']:,}")
+    yield Padding(_figures(check), BELOW, expand=False)
+
+    if check["step"] is not None:
+        yield Padding(_step(check["step"]), BELOW, expand=False)
         yield Text(
-            "memory is a rough count of weights, gradients, optimizer and activations: leave a third on top",
+            "memory is a rough count of weights, gradients, optimizer and activations: "
+            "leave a third on top",
             style="dim",
         )
 
 
 def _finding(finding: Mapping[str, Any], width: int) -> Text:
+    severity = finding["severity"]
     text = Text()
-    text.append(f"{finding['severity']:<9}", style=STYLES[finding["severity"]])
-    message = visible_line(finding["message"], MESSAGE_LIMIT)
-    text.append(
-        textwrap.fill(message, width, initial_indent=INDENT, subsequent_indent=INDENT).lstrip()
-    )
+    text.append(f"{severity:<{len(INDENT)}}", style=STYLES[severity])
+    text.append(_indented(finding["message"], width).lstrip())
     if finding["hint"]:
-        hint = visible_line(f"hint: {finding['hint']}", MESSAGE_LIMIT)
-        text.append(
-            "\n" + textwrap.fill(hint, width, initial_indent=INDENT, subsequent_indent=INDENT),
-            style="dim",
-        )
+        text.append("\n" + _indented(f"hint: {finding['hint']}", width), style="dim")
     return text
 
 
-def _figures(found: Mapping[str, Any]) -> Table:
+def _indented(message: str, width: int) -> str:
+    line = visible_line(message, MESSAGE_LIMIT)
+    return textwrap.fill(line, width, initial_indent=INDENT, subsequent_indent=INDENT)
+
+
+def _figures(check: Mapping[str, Any]) -> Table:
     """Return rewards against lengths, pairs and ends in a few lines."""
-    pairs, rho = found["pairs"], found["reward_and_length"]
-    n_apart = pairs["chosen_longer"] + pairs["chosen_shorter"]
     table = _table()
-    table.add_row(
-        "reward and length",
-        f"Spearman {_rho(rho['within_prompts'])} within prompts, {_rho(rho['over_all'])} over all",
-    )
-    if n_apart:
-        table.add_row(
-            "chosen is longer",
-            f"in {pairs['chosen_longer'] / n_apart:.0%} of {n_apart:,} pairs of different length",
-        )
-    table.add_row(
-        "ties", f"{pairs['tied']:,} of {pairs['n']:,} pairs; {pairs['inverted']:,} inverted"
-    )
-    ends = ", ".join(
-        f"{count:,} {visible_line(name, 20)}"
-        for name, count in sorted(found["finish_reasons"].items())
-    )
-    table.add_row("finish reasons", ends or "none")
+    correlation = check["reward_and_length"]
+    within, over_all = _rho(correlation["within_prompts"]), _rho(correlation["over_all"])
+    spearman = f"Spearman {within} within prompts, {over_all} over all"
+    table.add_row("reward and length", spearman)
+
+    pairs = check["pairs"]
+    n_unequal = pairs["chosen_longer"] + pairs["chosen_shorter"]
+    if n_unequal:
+        share = f"in {pairs['chosen_longer'] / n_unequal:.0%}"
+        table.add_row("chosen is longer", f"{share} of {n_unequal:,} pairs of different length")
+    ties = f"{pairs['tied']:,} of {pairs['n']:,} pairs; {pairs['inverted']:,} inverted"
+    table.add_row("ties", ties)
+
+    reasons = []
+    for name, count in sorted(check["finish_reasons"].items()):
+        reasons.append(f"{count:,} {visible_line(name, 20)}")
+    table.add_row("finish reasons", ", ".join(reasons) or "none")
     return table
 
 
 def _step(step: Mapping[str, Any]) -> Table:
+    """Return what a step and a pass take: tokens, memory, work and, on a known machine, time."""
     table = _table()
-    memory, machine = step["memory_bytes"], step["machine"]
-    parts = ", ".join(
-        f"{name} {_gib(memory[name])}"
-        for name in ("weights", "gradients", "optimizer", "activations", "output")
-    )
     table.add_row(
         "a step",
         f"{step['global_batch_size']:,} prompts, about {step['n_tokens_a_step']:,} tokens, "
-        f"{step['n_tokens_at_once']:,} at once on a device; steps a pass: {step['n_steps_a_pass']:,}",
+        f"{step['n_tokens_at_once']:,} at once on a device; "
+        f"steps a pass: {step['n_steps_a_pass']:,}",
     )
-    table.add_row("memory, about", f"{_gib(memory['total'])} ({parts})")
-    table.add_row(
-        "work",
-        f"{_flop(step['flop_a_step'])} a step, {_flop(step['flop_a_pass'])} a pass"
-        + (
-            f", {_flop(step['flop_reference'])} for the reference, once"
-            if step["flop_reference"]
-            else ""
-        ),
-    )
+
+    memory = step["memory_bytes"]
+    parts = ", ".join(f"{name} {_memory(memory[name])}" for name in MEMORY_PARTS)
+    table.add_row("memory, about", f"{_memory(memory['total'])} ({parts})")
+
+    work = f"{_flop(step['flop_a_step'])} a step, {_flop(step['flop_a_pass'])} a pass"
+    if step["flop_reference"]:
+        work += f", {_flop(step['flop_reference'])} for the reference, once"
+    table.add_row("work", work)
+
+    machine = step["machine"]
     if machine is not None:
+        step_time, pass_time = _time(machine["step_s"]), _time(machine["pass_hours"] * 3600)
         table.add_row(
             "time, about",
-            f"{_time(machine['step_s'])} a step, {_time(machine['pass_hours'] * 3600)} a pass on "
-            f"one {machine['name']} at "
+            f"{step_time} a step, {pass_time} a pass on one {machine['name']} at "
             f"{machine['mfu']:.0%} of {machine['tflops']:,g} TFLOP/s",
         )
     for note in step["notes"]:
@@ -139,8 +142,10 @@ def _rho(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
 
 
-def _gib(n_bytes: float) -> str:
-    return f"{n_bytes / GIB:.1f} GiB" if n_bytes >= GIB / 10 else f"{n_bytes / 2**20:.1f} MiB"
+def _memory(n_bytes: float) -> str:
+    if n_bytes >= GIB / 10:
+        return f"{n_bytes / GIB:.1f} GiB"
+    return f"{n_bytes / MIB:.1f} MiB"
 
 
 def _flop(value: float) -> str:

@@ -1,6 +1,6 @@
-"""What the strategies would cover with k negatives, for every k: from the embeddings of a sample of prompts."""
+"""What the strategies would cover with k negatives, for every k, in a sample of prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,78 +13,96 @@ from prefpipe.stages.select.screening import ScreeningFlags, screen_part
 N_PROMPTS, N_PARTS, MAX_K = 48, 8, 16
 COMPARED = ("bottom-k", "coreset", "opt-select")
 PROOF_S = 0.05
-"""Opt-select's seconds a prompt for its proof; what it has found by then is drawn, and it starts from the best known."""
+"""Opt-select's seconds a prompt for its proof; it starts from the best that is known by then."""
 MOST_LEFT_OUT = 0.25
-"""Share of the prompts whose pools may be too small for the largest k: one of them must not end everyone's curve."""
+"""Share of prompts whose pools may be too small for the largest k: one must not end all curves."""
 LEAST_CANDIDATES = 3
 """Below, every k covers everything."""
 
 
-class Sample(NamedTuple):
-    """P prompts with up to R candidates: ``rewards`` (P, R), ``distances`` (P, R, R), ``mask`` (P, R)."""
+class SampledPools(NamedTuple):
+    """P prompts with up to R candidates.
+
+    ``rewards`` (P, R), ``distances`` (P, R, R), ``mask`` (P, R).
+    """
 
     rewards: np.ndarray
     distances: np.ndarray
     mask: np.ndarray
 
+    def where(self, chosen: np.ndarray) -> "SampledPools":
+        """Return some of the prompts."""
+        return SampledPools(self.rewards[chosen], self.distances[chosen], self.mask[chosen])
+
 
 def coverage_of(pool: ReportedPool) -> dict[str, Any] | None:
     """Return the coverage cost of each strategy by k, None without scores or embeddings.
 
-    The cost is Opt-Select's objective of the k chosen negatives over that of one candidate drawn at random, of the same prompt,
-    averaged over prompts: 1 is one random negative, 0 covers every candidate. ``random`` is its exact expectation.
+    The cost is Opt-Select's objective of the k chosen negatives over that of one candidate drawn at
+    random, of the same prompt, averaged over prompts: 1 is one random negative, 0 covers every
+    candidate. ``random`` is its exact expectation.
 
-    Keys: ``n_prompts``, ``n_too_few`` (prompts looked at that have too few candidates for the largest k and are left out, at most
-    `MOST_LEFT_OUT` of them), ``k`` (the values of k) and ``strategies`` (name to costs, one a k; none where all candidates of
-    every prompt are equal).
+    Keys:
+
+    - ``n_prompts``;
+    - ``n_too_few``: prompts looked at that have too few candidates for the largest k and are left
+      out, at most `MOST_LEFT_OUT` of them;
+    - ``k``: the values of k;
+    - ``strategies``: name to costs, one a k; none where all candidates of every prompt are equal.
     """
     indices = parts_on_disk(pool, needs=["scores", "embeddings"])
     if not indices or pool.expression is None:
         return None
-    identity = pool.groups.artifact.record.identity if pool.groups is not None else {}
-    screening = ScreeningFlags(
+    identity = pool.selection
+    flags = ScreeningFlags(
         **{name: identity[name] for name in ScreeningFlags._fields if name in identity}
     )
-    spread = [indices[place] for place in _spread(len(indices), N_PARTS)]
-    shares = [len(share) for share in np.array_split(np.arange(N_PROMPTS), len(spread))]
+
+    parts = [indices[place] for place in _spread(len(indices), N_PARTS)]
+    shares = np.array_split(np.arange(N_PROMPTS), len(parts))
     sample = _joined(
         [
-            _sample(pool, index, screening, share)
-            for index, share in zip(spread, shares, strict=True)
+            _sample_part(pool, index, flags, len(share))
+            for index, share in zip(parts, shares, strict=True)
         ]
     )
     if not len(sample.mask):
         return None
-    sizes = sample.mask.sum(axis=1) - screening.positives
-    largest = min(MAX_K, int(np.quantile(sizes, MOST_LEFT_OUT, method="lower")) - 1)
+
+    # The largest k is one with which most prompts have a choice left.
+    n_negatives = sample.mask.sum(axis=1) - flags.positives
+    largest = int(np.quantile(n_negatives, MOST_LEFT_OUT, method="lower")) - 1
+    largest = min(MAX_K, largest)
     if largest < 1:
         return None
-    is_enough = sizes > largest
+    is_enough = n_negatives > largest
     ks = list(range(1, largest + 1))
-    costs = _costs(
-        Sample(*(values[is_enough] for values in sample)), ks, screening.positives, identity
-    )
     return {
         "n_prompts": int(is_enough.sum()),
         "n_too_few": int((~is_enough).sum()),
         "k": ks,
-        "strategies": costs,
+        "strategies": _costs(sample.where(is_enough), ks, flags.positives, identity),
     }
 
 
 def _costs(
-    sample: Sample, ks: Sequence[int], positives: int, identity: dict[str, Any]
+    sample: SampledPools, ks: Sequence[int], positives: int, identity: Mapping[str, Any]
 ) -> dict[str, list[float]]:
+    """Return each strategy's cost by k, in units of one candidate drawn at random."""
+    temperature = identity.get("weight_temperature", "paper")
+    if temperature not in ("paper", "auto"):
+        temperature = float(temperature)
     options: Any = {
         "positives": positives,
         "time_limit_s": PROOF_S,
         "cover": identity.get("cover", "negatives"),
-        "weight_temperature": _temperature(identity.get("weight_temperature", "paper")),
+        "weight_temperature": temperature,
     }
+
     costs: dict[str, list[np.ndarray]] = {name: [] for name in ("random", *COMPARED)}
     for k in ks:
         for name in COMPARED:
-            found = select_responses(
+            selection = select_responses(
                 sample.rewards,
                 None,
                 k,
@@ -93,22 +111,24 @@ def _costs(
                 mask=sample.mask,
                 **options,
             )
-            # every strategy and every k in one unit, the largest weight: what is beyond floats there is 0 beside random
-            unit = np.exp(found.log_unit)
-            costs[name].append(found.cost * unit)
-        costs["random"].append(found.cost_random * unit)
-    scale = costs["random"][0]
-    usable = np.isfinite(scale) & (scale > 0)  # equal responses cost nothing, whatever is chosen
-    if not usable.any():
+            # Every strategy and every k in one unit, the largest weight: what is beyond floats
+            # there is 0 beside random.
+            unit = np.exp(selection.log_unit)
+            costs[name].append(selection.cost * unit)
+        costs["random"].append(selection.cost_random * unit)
+
+    # Equal responses cost nothing, whatever is chosen.
+    one_random = costs["random"][0]
+    is_usable = np.isfinite(one_random) & (one_random > 0)
+    if not is_usable.any():
         return {}
-    return {
-        name: [float((cost[usable] / scale[usable]).mean()) for cost in column]
-        for name, column in costs.items()
-    }
-
-
-def _temperature(value: Any) -> Any:
-    return value if value in ("paper", "auto") else float(value)
+    means: dict[str, list[float]] = {}
+    for name, costs_by_k in costs.items():
+        means[name] = []
+        for cost in costs_by_k:
+            shares = cost[is_usable] / one_random[is_usable]
+            means[name].append(float(shares.mean()))
+    return means
 
 
 def _spread(n: int, wanted: int) -> list[int]:
@@ -116,39 +136,48 @@ def _spread(n: int, wanted: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, n - 1, min(n, wanted))})
 
 
-def _sample(pool: ReportedPool, index: int, screening: ScreeningFlags, n_wanted: int) -> Sample:
-    """Return up to ``n_wanted`` prompts of a part, evenly spread, with the candidates that ``select`` would choose from."""
+def _sample_part(
+    pool: ReportedPool, index: int, flags: ScreeningFlags, n_wanted: int
+) -> SampledPools:
+    """Return up to ``n_wanted`` prompts of a part, evenly spread.
+
+    They have the candidates that ``select`` would choose from.
+    """
     candidates, scores, embeddings = pool.candidates, pool.scores, pool.embeddings
     assert candidates is not None
     assert scores is not None
     assert embeddings is not None
+    digest = candidates.artifact.footer(index).data_sha256
     for child in (scores, embeddings):
-        parents = child.artifact.footer(index).parents
-        require_same_version(child, index, parents, candidates.artifact.footer(index).data_sha256)
+        require_same_version(child, index, child.artifact.footer(index).parents, digest)
+
     inputs = {
         "candidates": candidates.artifact,
         "scores": scores.artifact,
         "embeddings": embeddings.artifact,
     }
-    screened = screen_part(inputs, parse_reward(str(pool.expression)), screening, index)
+    screened = screen_part(inputs, parse_reward(str(pool.expression)), flags, index)
+    assert screened.distances is not None
     enough = np.flatnonzero(screened.kept.sum(axis=1) >= LEAST_CANDIDATES)
     chosen = enough[_spread(len(enough), n_wanted)] if len(enough) else enough
+
     mask = screened.kept[chosen]
-    assert screened.distances is not None
-    distances = np.where(mask[:, :, None] & mask[:, None, :], screened.distances[chosen], 0.0)
-    return Sample(np.where(mask, screened.rewards[chosen], 0.0), distances, mask)
+    both = mask[:, :, None] & mask[:, None, :]
+    rewards = np.where(mask, screened.rewards[chosen], 0.0)
+    distances = np.where(both, screened.distances[chosen], 0.0)
+    return SampledPools(rewards, distances, mask)
 
 
-def _joined(samples: Sequence[Sample]) -> Sample:
+def _joined(samples: Sequence[SampledPools]) -> SampledPools:
     """Return the prompts of several parts, padded to the largest pool."""
     width = max(sample.mask.shape[1] for sample in samples)
 
     def widen(values: np.ndarray) -> np.ndarray:
-        return np.pad(values, [(0, 0), *[(0, width - values.shape[1])] * (values.ndim - 1)])
+        missing = width - values.shape[1]
+        return np.pad(values, [(0, 0)] + [(0, missing)] * (values.ndim - 1))
 
-    return Sample(
-        *(
-            np.concatenate([widen(values) for values in column])
-            for column in zip(*samples, strict=True)
-        )
+    return SampledPools(
+        rewards=np.concatenate([widen(sample.rewards) for sample in samples]),
+        distances=np.concatenate([widen(sample.distances) for sample in samples]),
+        mask=np.concatenate([widen(sample.mask) for sample in samples]),
     )

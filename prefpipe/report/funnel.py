@@ -10,99 +10,110 @@ from prefpipe.stages.select.tally import LEFT_OUT, REJECTED
 GOES_ON = {"candidates": ("truncated",), "policy": ("truncated", "held_out")}
 """Statuses beside ``ok`` with which a row goes on, by kind of artifact."""
 
+Step = dict[str, Any]
 
-def funnel_of(pool: ReportedPool, policies: Sequence[ReportedArtifact]) -> dict[str, Any]:
-    """Return the steps of a pool, in responses and in prompts.
 
-    Keys: ``responses`` and ``prompts``, each a list of steps with ``step``, ``artifact``, ``n_in``, ``n_out`` and ``reasons``,
-    a mapping from why rows went no further to how many they are; ``n_in = n_out + sum(reasons)``. A step of which a part is
+def funnel_of(pool: ReportedPool, policies: Sequence[ReportedArtifact]) -> dict[str, list[Step]]:
+    """Return the steps of a pool, in ``responses`` and in ``prompts``.
+
+    A step has ``step``, ``artifact``, ``n_in``, ``n_out`` and ``reasons``, a mapping from why rows
+    went no further to how many they are: ``n_in = n_out + sum(reasons)``. One of which a part is
     damaged has ``error`` in place of numbers.
     """
-    responses = [
-        _or_error(item, _counted)
-        for item in (pool.candidates, pool.scores, pool.embeddings)
-        if item is not None
-    ]
-    prompts = []
-    if pool.groups is not None:
-        responses.append(_or_error(pool.groups, _selected))
-        prompts.append(_or_error(pool.groups, _selected_prompts))
-        trained = (item for item in policies if item.parents.get("groups") == pool.groups.name)
-        responses += [_or_error(item, lambda item: _trained(item, pool.groups)) for item in trained]
-    return {"responses": responses, "prompts": prompts}
+    sampled = (pool.candidates, pool.scores, pool.embeddings)
+    responses = [_or_error(artifact, _counted) for artifact in sampled if artifact is not None]
+    groups = pool.groups
+    if groups is None:
+        return {"responses": responses, "prompts": []}
+
+    responses.append(_or_error(groups, _selected))
+    trained = [policy for policy in policies if policy.parents.get("groups") == groups.name]
+    responses += [_or_error(policy, lambda policy: _trained(policy, groups)) for policy in trained]
+    return {"responses": responses, "prompts": [_or_error(groups, _selected_prompts)]}
 
 
-def _or_error(
-    found: ReportedArtifact, count: Callable[[ReportedArtifact], dict[str, Any]]
-) -> dict[str, Any]:
+def _or_error(artifact: ReportedArtifact, count: Callable[[ReportedArtifact], Step]) -> Step:
+    """Return an artifact's step, or the error in its place."""
     try:
-        return count(found)
+        return count(artifact)
     except PrefpipeError as error:
-        return {"step": found.artifact.record.stage, "artifact": found.name, "error": error.message}
+        return {
+            "step": artifact.artifact.record.stage,
+            "artifact": artifact.name,
+            "error": error.message,
+        }
 
 
-def _selected(groups: ReportedArtifact) -> dict[str, Any]:
-    """Return the candidates that were kept; usable ones of prompts without a group are lost by that name."""
+def _counted(artifact: ReportedArtifact) -> Step:
+    """Return a step of which each row has a status."""
+    counts = artifact.artifact.counts()
+    kept_as = {}
+    for status in ("ok", *GOES_ON.get(artifact.kind, ())):
+        count = counts.pop(status, 0)
+        if count:
+            kept_as[status] = count
+
+    n_kept, n_lost = sum(kept_as.values()), sum(counts.values())
+    return _step(artifact, n_kept + n_lost, n_kept, counts) | {"kept_as": kept_as}
+
+
+def _selected(groups: ReportedArtifact) -> Step:
+    """Return the candidates that were kept; usable ones of rejected prompts have their own name."""
     tally = groups.artifact.tally()
-    n_in, n_out, lost = (
-        tally.get("n_candidates", 0),
-        tally.get("n_kept", 0),
-        _under(tally, LEFT_OUT),
-    )
-    rest = n_in - n_out - sum(lost.values())
-    return _step(groups, n_in, n_out, lost | ({"prompt_without_group": rest} if rest > 0 else {}))
+    n_in, n_out = tally.get("n_candidates", 0), tally.get("n_kept", 0)
+    reasons = _under(tally, LEFT_OUT)
+    n_without_group = n_in - n_out - sum(reasons.values())
+    if n_without_group > 0:
+        reasons["prompt_without_group"] = n_without_group
+    return _step(groups, n_in, n_out, reasons)
 
 
-def _selected_prompts(groups: ReportedArtifact) -> dict[str, Any]:
+def _selected_prompts(groups: ReportedArtifact) -> Step:
+    """Return the prompts that got a group."""
     tally = groups.artifact.tally()
-    return _step(
-        groups, tally.get("n_prompts", 0), tally.get("n_groups", 0), _under(tally, REJECTED)
-    )
+    n_in, n_out = tally.get("n_prompts", 0), tally.get("n_groups", 0)
+    return _step(groups, n_in, n_out, _under(tally, REJECTED))
 
 
-def _trained(policy: ReportedArtifact, groups: ReportedArtifact | None) -> dict[str, Any]:
-    """Return a training's step without the one row that stands for each prompt that select rejected: it is no response."""
+def _trained(policy: ReportedArtifact, groups: ReportedArtifact) -> Step:
+    """Return the responses that were trained on.
+
+    The one row that stands for each prompt that select rejected is no response, and left out.
+    """
     step = _counted(policy)
-    rejected = groups.artifact.counts() if groups is not None else {}
-    reasons = {name: count - rejected.get(name, 0) for name, count in step["reasons"].items()}
-    reasons = {name: count for name, count in reasons.items() if count > 0}
+    rejected = groups.artifact.counts()
+    reasons = {}
+    for name, count in step["reasons"].items():
+        n_responses = count - rejected.get(name, 0)
+        if n_responses > 0:
+            reasons[name] = n_responses
     return step | {"reasons": reasons, "n_in": step["n_out"] + sum(reasons.values())}
 
 
-def _counted(found: ReportedArtifact) -> dict[str, Any]:
-    """Return a step of which each row has a status."""
-    counts = found.artifact.counts()
-    good = {name: counts.pop(name, 0) for name in ("ok", *GOES_ON.get(found.kind, ()))}
-    kept = sum(good.values())
-    step_of = _step(found, kept + sum(counts.values()), kept, counts)
-    return step_of | {"kept_as": {name: count for name, count in good.items() if count}}
-
-
 def _step(
-    found: ReportedArtifact, n_in: float, n_out: float, reasons: Mapping[str, float]
-) -> dict[str, Any]:
-    ordered = dict(
-        sorted(
-            ((name, round(count)) for name, count in reasons.items() if count),
-            key=lambda item: -item[1],
-        )
-    )
-    scorers = found.artifact.record.identity.get("scorers", ()) if found.kind == "scores" else ()
-    several = (
-        f", {len(scorers)} scorers" if len(scorers) > 1 else ""
-    )  # a response has a row for each
+    artifact: ReportedArtifact, n_in: float, n_out: float, reasons: Mapping[str, float]
+) -> Step:
+    rounded = {name: round(count) for name, count in reasons.items() if count}
+    most_first = sorted(rounded.items(), key=lambda item: -item[1])
+
+    stage = artifact.artifact.record.stage
+    if artifact.kind == "scores":
+        n_scorers = len(artifact.identity.get("scorers", ()))
+        if n_scorers > 1:
+            stage += f", {n_scorers} scorers"  # a response has a row for each
     return {
-        "step": found.artifact.record.stage + several,
-        "artifact": found.name,
+        "step": stage,
+        "artifact": artifact.name,
         "n_in": round(n_in),
         "n_out": round(n_out),
-        "reasons": ordered,
-        "n_parts_missing": len(found.artifact.missing()),
+        "reasons": dict(most_first),
+        "n_parts_missing": len(artifact.artifact.missing()),
         "kept_as": {},
     }
 
 
 def _under(tally: Mapping[str, float], prefix: str) -> dict[str, float]:
+    """Return the sums whose name has this prefix, by the rest of their name."""
     return {
         name.removeprefix(prefix): value for name, value in tally.items() if name.startswith(prefix)
     }

@@ -1,72 +1,85 @@
-"""By which configuration a run was made, and from what: every artifact of the folder with its parents."""
+"""By which configuration a run was made, and from what: every artifact with its parents."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.errors import PrefpipeError
 from prefpipe.report.sources import ReportedArtifact
 from prefpipe.stages.inspect.curves import metrics_problem
 from prefpipe.stages.inspect.overview import read_summary
 
-PARENTS_IN_IDENTITY = ("stage", "version")
+NOT_SETTINGS = ("stage", "version")
+"""Fields of an identity that nobody chose."""
 
 
-def lineage_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
+def lineage_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return one entry an artifact, in the order of the pipeline.
 
-    Keys: ``name``, ``stage``, ``schema``, ``fingerprint``, ``state``, ``reasons``, ``n_parts``, ``n_parts_missing``, ``n_rows``
-    (None where a part is damaged), ``parents`` (what it was made from, to where that is), ``settings`` (as text), ``command``,
-    ``versions``, ``history``, ``trouble`` (files beside the parts that are there and cannot be read).
+    Keys:
+
+    - ``name``, ``stage``, ``schema``, ``fingerprint``, ``state``, ``reasons``;
+    - ``n_parts``, ``n_parts_missing`` and ``n_rows`` (None where a part is damaged);
+    - ``parents``: what it was made from, to where that is;
+    - ``settings`` (as text), ``command``, ``versions``, ``history``;
+    - ``trouble``: files beside the parts that are there and cannot be read.
     """
-    return [_entry(item) for item in found]
+    return [_entry(artifact) for artifact in artifacts]
 
 
-def _entry(item: ReportedArtifact) -> dict[str, Any]:
-    record = item.artifact.record
+def _entry(reported: ReportedArtifact) -> dict[str, Any]:
+    artifact, record = reported.artifact, reported.artifact.record
     versions = record.context.get("versions")
     return {
-        "name": item.name,
+        "name": reported.name,
         "stage": record.stage,
         "schema": record.schema,
         "fingerprint": record.fingerprint,
-        "state": item.state,
-        "reasons": list(item.reasons),
+        "state": reported.state,
+        "reasons": list(reported.reasons),
         "n_parts": record.n_parts,
-        "n_parts_missing": len(item.artifact.missing()),
-        "n_rows": _n_rows(item.artifact),
-        "parents": dict(item.parents),
+        "n_parts_missing": len(artifact.missing()),
+        "n_rows": _n_rows(artifact),
+        "parents": dict(reported.parents),
         "settings": settings_of(record.identity, record.parents),
-        "command": item.command,
+        "command": reported.command,
         "versions": dict(versions) if isinstance(versions, Mapping) else {},
         "history": list(record.history),
-        "trouble": _trouble(item.artifact),
+        "trouble": _trouble(artifact),
     }
 
 
-def _trouble(artifact: Artifact) -> list[str]:
-    """Return what is wrong with the summary and the metrics: what they hold is missing from the other sections."""
-    found = [metrics_problem(artifact.path)]
-    summary = artifact.path / "summary.json"
-    if summary.exists() and read_summary(artifact) is None:
-        found.append(f"{summary} cannot be read: it is no JSON object")
-    return [problem for problem in found if problem is not None]
+def settings_of(identity: Mapping[str, Any], parents: Mapping[str, str]) -> dict[str, str]:
+    """Return what was chosen for a run, each value as text.
+
+    The identities of its parents have entries of their own.
+    """
+    settings = {}
+    for name, value in identity.items():
+        if name in NOT_SETTINGS or name in parents:
+            continue
+        is_text = isinstance(value, str)
+        settings[name] = value if is_text else json.dumps(value, ensure_ascii=False)
+    return settings
 
 
 def _n_rows(artifact: Artifact) -> int | None:
-    """Return the rows on disk, None where a damaged part does not tell."""
+    """Return the rows on disk, None where a part is damaged."""
     try:
         return sum(artifact.counts().values())
     except PrefpipeError:
         return None
 
 
-def settings_of(identity: Mapping[str, Any], parents: Mapping[str, str]) -> dict[str, str]:
-    """Return what was chosen for a run, each value as text; the identities of its parents have entries of their own."""
-    left_out = {*PARENTS_IN_IDENTITY, *parents}
-    return {name: _text(value) for name, value in identity.items() if name not in left_out}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _trouble(artifact: Artifact) -> list[str]:
+    """Return what is wrong with summary and metrics: it is missing from the other sections."""
+    problems = []
+    metrics = metrics_problem(artifact.path)
+    if metrics is not None:
+        problems.append(metrics)
+    summary = artifact.path / SUMMARY_FILE
+    if summary.exists() and read_summary(artifact) is None:
+        problems.append(f"{summary} cannot be read: it is no JSON object")
+    return problems

@@ -1,10 +1,10 @@
-"""What came of a run: training curves, win rates, the health of the policy, and whether probabilities are right."""
+"""What a run led to: training curves, win rates, the policy's health, and calibration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.report.sources import ReportedArtifact
 from prefpipe.stages.evaluate.health import health_notes
 from prefpipe.stages.evaluate.win_rate_recipes import WinRateSources
@@ -18,7 +18,6 @@ FITS = 500
 PREFERENCES = ("evaluation", "verdicts")
 FIGURES = ("n_pairs", "accuracy", "auc", "ece", "ece_mass", "brier", "log_loss")
 CURVE = ("lower", "upper", "n", "predicted", "observed")
-SIDES = ("policy", "baseline", "difference")
 SETTINGS = (
     "objective",
     "target",
@@ -32,122 +31,138 @@ SETTINGS = (
 )
 
 
-def trainings_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
+def trainings_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return every training: ``name``, ``settings``, ``curves`` and ``summary``, which may be None.
 
     The curves are those of `prefpipe.stages.inspect.curves.read_points`.
     """
-    trained = []
-    for item in (item for item in found if item.kind == "policy"):
-        identity = item.artifact.record.identity | (
-            item.artifact.record.identity.get("knobs") or {}
-        )
-        trained.append(
+    trainings = []
+    for policy in artifacts:
+        if policy.kind != "policy":
+            continue
+        chosen = {**policy.identity, **(policy.identity.get("knobs") or {})}
+        trainings.append(
             {
-                "name": item.name,
-                "settings": {name: identity[name] for name in SETTINGS if identity.get(name)},
-                "curves": read_points(item.artifact.path, MAX_CURVE_POINTS),
-                "summary": read_summary(item.artifact),
+                "name": policy.name,
+                "settings": {name: chosen[name] for name in SETTINGS if chosen.get(name)},
+                "curves": read_points(policy.artifact.path, MAX_CURVE_POINTS),
+                "summary": read_summary(policy.artifact),
             }
         )
-    return trained
+    return trainings
 
 
-def win_rates_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
-    """Return the win rates of every evaluation and every judgement: what `prefpipe eval win-rate DIR` finds, one each.
+def win_rates_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
+    """Return the win rates of every evaluation and every judgement.
 
-    Keys: ``name``, and either ``error``, or ``policy``, ``n_rows``, ``n_rows_missing``, ``confidence``, ``win_rate``,
+    That is what ``prefpipe eval win-rate DIR`` computes, one each. Keys: ``name``, and either
+    ``error``, or ``policy``, ``n_rows``, ``n_rows_missing``, ``confidence``, ``win_rate``,
     ``length_controlled`` (None where there is none), ``notes`` and ``recipe``.
     """
-    results = []
-    for item in (item for item in found if item.kind in PREFERENCES):
-        try:
-            drawing = Drawing(of_fits=Bootstrap(n_draws=FITS))
-            told = win_rates([str(item.artifact.path)], WinRateSources(allow_missing=True), drawing)
-        except PrefpipeError as error:
-            results.append({"name": item.name, "error": error.message})
+    entries = []
+    for judged in artifacts:
+        if judged.kind not in PREFERENCES:
             continue
-        result = dict(told["results"][0])
-        results.append(
-            result | {"name": item.name, "policy": result["name"], "confidence": told["confidence"]}
-        )
-    return results
+        try:
+            computed = win_rates(
+                [str(judged.artifact.path)],
+                WinRateSources(allow_missing=True),
+                Drawing(of_fits=Bootstrap(n_draws=FITS)),
+            )
+        except PrefpipeError as error:
+            entries.append({"name": judged.name, "error": error.message})
+            continue
+
+        [result] = computed["results"]
+        of_policy = {"policy": result["name"], "confidence": computed["confidence"]}
+        entries.append({**result, "name": judged.name, **of_policy})
+    return entries
 
 
-def health_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
+def health_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return what every evaluation measured of its two sides.
 
-    Keys: ``name``, the sides' names, ``confidence``, ``measures``, those of ``summary.json`` that have a value, ``absent``, why
-    others have none, and ``notes``: what got worse.
+    Keys: ``name``, the sides' names as ``policy`` and ``baseline``, ``confidence``, ``measures``,
+    those of ``summary.json`` that have a value, ``absent``, why others have none, and ``notes``:
+    what got worse.
     """
-    told = []
-    for item in (item for item in found if item.kind == "evaluation"):
-        summary = read_summary(item.artifact) or {}
-        every = {
-            name: value
-            for name, value in {**summary, **(summary.get("health") or {})}.items()
-            if is_measure(value)
-        }
-        if every:
-            sides = {side: summary.get(f"{side}_name") for side in ("policy", "baseline")}
-            told.append(
+    entries = []
+    for evaluation in artifacts:
+        if evaluation.kind != "evaluation":
+            continue
+        summary = read_summary(evaluation.artifact) or {}
+        measures, absent = {}, {}
+        for name, value in {**summary, **(summary.get("health") or {})}.items():
+            if not is_measure(value):
+                continue
+            if "reason" in value:
+                absent[name] = value["reason"]
+            else:
+                measures[name] = value
+
+        if measures or absent:
+            entries.append(
                 {
-                    "name": item.name,
-                    **sides,
+                    "name": evaluation.name,
+                    "policy": summary.get("policy_name"),
+                    "baseline": summary.get("baseline_name"),
                     "confidence": summary.get("confidence"),
-                    "measures": {
-                        name: value for name, value in every.items() if "reason" not in value
-                    },
-                    "absent": {
-                        name: value["reason"] for name, value in every.items() if "reason" in value
-                    },
+                    "measures": measures,
+                    "absent": absent,
                     "notes": health_notes(summary) if "health" in summary else [],
                 }
             )
-    return told
+    return entries
 
 
 def is_measure(value: Any) -> bool:
     """Whether a value of a summary is a figure of both sides and of their difference."""
-    return isinstance(value, Mapping) and all(
-        isinstance(value.get(side), Mapping) for side in SIDES
-    )
+    if not isinstance(value, Mapping):
+        return False
+    return all(isinstance(value.get(of), Mapping) for of in ("policy", "baseline", "difference"))
 
 
-def calibrations_of(found: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
-    """Return every calibration on disk, of reward models in training and of ``eval calibration``, in one form.
+def calibrations_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
+    """Return every calibration on disk, of reward models and of ``eval calibration``, in one form.
 
-    Keys: ``name``, the figures (``n_pairs``, ``accuracy``, ``auc``, ``ece``, ``ece_mass``, ``brier``, ``log_loss``),
-    ``reliability`` (``width`` and ``mass``, each columns ``lower``, ``upper``, ``n``, ``predicted``, ``observed``), ``by_gap`` (a
-    list, by the gap of the scores), ``by_rater_gap`` (a list, by the raters' gap; empty without one) and ``temperature`` (before
-    and after scaling, or None).
+    Keys:
+
+    - ``name`` and the figures: ``n_pairs``, ``accuracy``, ``auc``, ``ece``, ``ece_mass``,
+      ``brier``, ``log_loss``;
+    - ``reliability``: ``width`` and ``mass``, each columns ``lower``, ``upper``, ``n``,
+      ``predicted``, ``observed``;
+    - ``temperature``: before and after scaling, or None;
+    - ``by_gap``: a list, by the gap of the scores;
+    - ``by_rater_gap``: a list, by the raters' gap; empty without one.
     """
-    told = []
-    for item in found:
-        figures = (read_summary(item.artifact) or {}).get("calibration")
-        if isinstance(figures, Mapping) and figures.get("reliability"):
-            told.append(
-                {
-                    "name": item.name,
-                    **{name: figures.get(name) for name in FIGURES},
-                    "reliability": _curves(figures),
-                    "temperature": figures.get("temperature"),
-                    "by_gap": figures.get("by_gap") or figures.get("by_score_gap") or [],
-                    "by_rater_gap": figures.get("by_rater_gap")
-                    or figures.get("by_reward_gap")
-                    or [],
-                }
-            )
-    return told
+    entries = []
+    for artifact in artifacts:
+        figures = (read_summary(artifact.artifact) or {}).get("calibration")
+        if not isinstance(figures, Mapping) or not figures.get("reliability"):
+            continue
+        # `train` and `eval calibration` name the gaps differently.
+        by_rater_gap = figures.get("by_rater_gap") or figures.get("by_reward_gap")
+        entries.append(
+            {
+                "name": artifact.name,
+                **{name: figures.get(name) for name in FIGURES},
+                "reliability": _reliability_curves(figures),
+                "temperature": figures.get("temperature"),
+                "by_gap": figures.get("by_gap") or figures.get("by_score_gap") or [],
+                "by_rater_gap": by_rater_gap or [],
+            }
+        )
+    return entries
 
 
-def _curves(figures: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """Return both curves as columns; ``eval calibration`` writes them as rows, ``train`` as columns."""
+def _reliability_curves(figures: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Return both curves as columns; ``eval calibration`` writes them as rows."""
     if isinstance(figures["reliability"], Mapping):
         return dict(figures["reliability"])
-    rows = {"width": figures["reliability"], "mass": figures.get("reliability_mass") or []}
-    return {
-        kind: {name: [row[name] for row in curve] for name in CURVE}
-        for kind, curve in rows.items()
-        if curve
-    }
+
+    curves = {}
+    for kind, name in (("width", "reliability"), ("mass", "reliability_mass")):
+        rows = figures.get(name)
+        if rows:
+            curves[kind] = {column: [row[column] for row in rows] for column in CURVE}
+    return curves

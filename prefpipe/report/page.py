@@ -1,14 +1,15 @@
 """A story (`prefpipe.report.story.tell`) as one HTML file that asks the network for nothing.
 
-The charts are plotly.js's, inlined. Every text of the run is escaped: in the page by Jinja, in the data as JSON in which ``<`` is
-written as an escape. Should a text get through all the same, the page's content security policy runs the scripts whose
-hashes it names and no other, and loads nothing from anywhere.
+The charts are plotly.js's, inlined. Every text of the run is escaped: in the page by Jinja, in the
+data as JSON in which ``<`` is written as an escape. Should a text get through all the same, the
+page's content security policy runs the scripts whose hashes it names and no other, and loads
+nothing from anywhere.
 """
 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,16 @@ from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
 from prefpipe.report.page_figures import (
     GAP_COLUMNS,
-    NONE,
     curve_panels,
+    figure_or_dash,
     gap_rows,
     health_rows,
     interval,
     percent,
     reliability_tables,
+    spelled_out,
     tiles,
-    words,
 )
-from prefpipe.text.numbers import figure
 from prefpipe.text.untrusted import visible
 
 FOLDER = Path(__file__).parent / "html"
@@ -41,7 +41,7 @@ ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 def render(story: Mapping[str, Any]) -> str:
     """Return the page of a story."""
-    told = _visible(story)
+    story = _visible(story)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -50,35 +50,28 @@ def render(story: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "figure": _figure,
+        "figure": figure_or_dash,
         "percent": percent,
         "interval": interval,
-        "words": words,
+        "words": spelled_out,
         "gap_rows": gap_rows,
     }
-    scripts = [_plotly(), "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"]
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            "script-src " + " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
-            "style-src 'unsafe-inline'",
-            "img-src data: blob:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
+
+    # prefpipe's own scripts share one scope that nothing else on the page can reach.
+    own_script = "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"
+    scripts = [_plotly(), own_script]
     return environment.get_template("report.html.jinja").render(
-        story=told,
-        policy=policy,
+        story=story,
+        policy=_security_policy(scripts),
         style=_asset("report.css"),
         scripts=scripts,
-        data=json.dumps(told).translate(ESCAPES),
-        panels=[curve_panels(training["curves"]) for training in told["trainings"]],
-        health=[health_rows(entry) for entry in told["health"]],
-        reliability=[reliability_tables(entry) for entry in told["calibrations"]],
+        data=json.dumps(story).translate(ESCAPES),
+        panels=[curve_panels(training["curves"]) for training in story["trainings"]],
+        health=[health_rows(entry) for entry in story["health"]],
+        reliability=[reliability_tables(entry) for entry in story["calibrations"]],
         tiles=tiles,
         gap_columns=GAP_COLUMNS,
-        places={entry["name"]: place for place, entry in enumerate(told["lineage"])},
+        places={entry["name"]: place for place, entry in enumerate(story["lineage"])},
     )
 
 
@@ -86,7 +79,8 @@ def refuse_other_file(path: Path, *, overwrite: bool) -> None:
     """Refuse a name under which a report cannot be written; an earlier report is no hindrance.
 
     Raises:
-        UsageError: the path is a folder, in a folder that does not exist, or a file that is no report.
+        UsageError: the path is a folder, in a folder that does not exist, or a file that is no
+            report.
     """
     if path.is_dir():
         raise UsageError(f"-o {path} is a folder", hint=f"name the file: -o {path / 'report.html'}")
@@ -102,6 +96,19 @@ def refuse_other_file(path: Path, *, overwrite: bool) -> None:
         )
 
 
+def write_report(path: Path, page: str, *, overwrite: bool) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        UsageError: see `refuse_other_file`.
+        PrefpipeError: the disk is full, or the folder read-only; an earlier report is as it was.
+    """
+    refuse_other_file(path, overwrite=overwrite)
+    sweep_temporary_files(path.parent, path.name)
+    with atomic_write(path) as file:
+        file.write(page.encode())
+
+
 def _is_report(path: Path) -> bool:
     if not path.is_file():
         return False
@@ -112,17 +119,21 @@ def _is_report(path: Path) -> bool:
         return False
 
 
-def write_report(path: Path, page: str, *, overwrite: bool) -> None:
-    """Write the page, whole or not at all.
-
-    Raises:
-        UsageError: see `refuse_other_file`.
-        PrefpipeError: the disk is full, the folder is read-only; an earlier report is as it was.
-    """
-    refuse_other_file(path, overwrite=overwrite)
-    sweep_temporary_files(path.parent, path.name)
-    with atomic_write(path) as file:
-        file.write(page.encode())
+def _security_policy(scripts: Sequence[str]) -> str:
+    """Return the policy that runs these scripts and no other, and loads nothing."""
+    hashes = []
+    for script in scripts:
+        digest = hashlib.sha256(script.encode()).digest()
+        hashes.append(f"'sha256-{base64.b64encode(digest).decode()}'")
+    rules = [
+        "default-src 'none'",
+        f"script-src {' '.join(hashes)}",
+        "style-src 'unsafe-inline'",
+        "img-src data: blob:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    return "; ".join(rules)
 
 
 @cache
@@ -137,18 +148,12 @@ def _plotly() -> str:
     return script.replace("</script", "<\\/script")
 
 
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
 def _visible(value: Any) -> Any:
-    """Return the story with every control and direction character as a sign that does nothing."""
+    """Return the story with control and direction characters as signs that do nothing."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, Mapping):
         return {visible(str(key)): _visible(item) for key, item in value.items()}
-    return [_visible(item) for item in value] if isinstance(value, list) else value
-
-
-def _figure(value: float | None) -> str:
-    return NONE if value is None else figure(value)
+    if isinstance(value, list):
+        return [_visible(item) for item in value]
+    return value

@@ -31,6 +31,12 @@ HEALTH_LABELS: dict[str, tuple[str, str]] = {
 }
 """Name and form of each measure of ``prefpipe eval``, in the order in which it prints them."""
 GAP_COLUMNS = ("n_pairs", "confidence", "accuracy", "ece", "brier", "log_loss")
+RELIABILITY_COLUMNS = ("lower", "upper", "n", "predicted", "observed")
+
+
+def figure_or_dash(value: float | None) -> str:
+    """Return a number as people read it."""
+    return NONE if value is None else figure(value)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -42,120 +48,143 @@ def interval(figures: Mapping[str, Any] | None, *, as_percent: bool = False) -> 
     """Return mean and interval of a figure: ``0.34 [0.21, 0.47]``."""
     if not figures or figures.get("mean") is None:
         return NONE
-    shown = percent if as_percent else _number
-    low, high = figures.get("low"), figures.get("high")
-    between = f" [{shown(low)}, {shown(high)}]" if low is not None and high is not None else ""
-    return shown(figures["mean"]) + between
+    shown = percent if as_percent else _short
+    mean, low, high = shown(figures["mean"]), figures.get("low"), figures.get("high")
+    if low is None or high is None:
+        return mean
+    return f"{mean} [{shown(low)}, {shown(high)}]"
 
 
-def words(name: str) -> str:
+def spelled_out(name: str) -> str:
     """Return a name of the code as words."""
     return name.replace("_", " ").replace("/", " ")
 
 
-def _number(value: float) -> str:
-    return figure(float(f"{value:.4g}"))
-
-
 def curve_panels(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the charts of a training: ``title`` and the places of their curves; measures that no panel names come last."""
-    by_name: dict[str, list[int]] = {}
+    """Return the charts of a training: ``title`` and the places of their curves.
+
+    Measures that no panel names come last, in charts of their own.
+    """
+    places: dict[str, list[int]] = {}
     for place, curve in enumerate(curves):
-        by_name.setdefault(curve["name"], []).append(place)
-    panels = [
-        (title, [place for name in names for place in by_name.pop(name, [])])
-        for title, names in PANELS
-    ]
-    panels += [
-        (words(name), places) for name, places in by_name.items() if name not in IN_TABLE_ONLY
-    ]
-    return [{"title": title, "places": places} for title, places in panels if places]
+        places.setdefault(curve["name"], []).append(place)
+
+    panels = []
+    for title, names in PANELS:
+        in_panel = []
+        for name in names:
+            in_panel += places.pop(name, [])
+        if in_panel:
+            panels.append({"title": title, "places": in_panel})
+    for name, in_panel in places.items():
+        if name not in IN_TABLE_ONLY:
+            panels.append({"title": spelled_out(name), "places": in_panel})
+    return panels
 
 
 def health_rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row a measure: both sides, the paired difference, and whether its interval leaves out zero."""
-    known = entry["measures"]
+    """Return a row a measure: both sides, the paired difference, and whether it is clear.
+
+    A difference is clear where its interval leaves out zero.
+    """
+    measures = entry["measures"]
+    names = [name for name in HEALTH_LABELS if name in measures]
+    names += [name for name in measures if name not in HEALTH_LABELS]
+
     rows = []
-    for name in [
-        *(name for name in HEALTH_LABELS if name in known),
-        *(name for name in known if name not in HEALTH_LABELS),
-    ]:
-        label, form = HEALTH_LABELS.get(name, (words(name), "{:.4g}"))
-        low, high = (known[name]["difference"].get(end) for end in ("low", "high"))
-        is_clear = low is not None and high is not None and (low > 0 or high < 0)
-        shown = {side: _with_interval(known[name][side], form) for side in ("policy", "baseline")}
-        difference = _with_interval(known[name]["difference"], form, signed=True)
-        rows.append({"name": label, **shown, "difference": difference, "is_clear": is_clear})
+    for name in names:
+        label, form = HEALTH_LABELS.get(name, (spelled_out(name), "{:.4g}"))
+        measure, difference = measures[name], measures[name]["difference"]
+        low, high = difference.get("low"), difference.get("high")
+        rows.append(
+            {
+                "name": label,
+                "policy": _with_interval(measure["policy"], form),
+                "baseline": _with_interval(measure["baseline"], form),
+                "difference": _with_interval(difference, form, signed=True),
+                "is_clear": low is not None and high is not None and (low > 0 or high < 0),
+            }
+        )
     return rows
 
 
-def _with_interval(figures: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
-    return NONE if figures.get("mean") is None else numbers.interval(figures, form, signed=signed)
-
-
 def gap_rows(bins: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the figures of a calibration by gap: a row a bin, its gaps first, then `GAP_COLUMNS`."""
-    return [
-        [
-            f"{figure(row['gap_lower'])} to {figure(row['gap_upper'])}",
-            *(
-                NONE if row.get(name) is None else figure(float(f"{row[name]:.4g}"))
-                for name in GAP_COLUMNS
-            ),
-        ]
-        for row in bins
-    ]
+    """Return the figures of a calibration by gap: a row a bin, its gaps, then `GAP_COLUMNS`."""
+    rows = []
+    for gap_bin in bins:
+        row = [f"{figure(gap_bin['gap_lower'])} to {figure(gap_bin['gap_upper'])}"]
+        for name in GAP_COLUMNS:
+            value = gap_bin.get(name)
+            row.append(NONE if value is None else _short(value))
+        rows.append(row)
+    return rows
 
 
 def reliability_tables(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the reliability curves of a calibration, each ``kind`` and rows of lower, upper, n, predicted, observed."""
-    names = ("lower", "upper", "n", "predicted", "observed")
-    return [
-        {
-            "kind": kind,
-            "rows": [
-                dict(zip(names, row, strict=True))
-                for row in zip(*(curve[name] for name in names), strict=True)
-            ],
-        }
-        for kind, curve in entry["reliability"].items()
-    ]
+    """Return the reliability curves of a calibration, each ``kind`` and ``rows``.
+
+    A row has ``lower``, ``upper``, ``n``, ``predicted`` and ``observed``.
+    """
+    tables = []
+    for kind, curve in entry["reliability"].items():
+        columns = [curve[name] for name in RELIABILITY_COLUMNS]
+        rows = [
+            dict(zip(RELIABILITY_COLUMNS, values, strict=True))
+            for values in zip(*columns, strict=True)
+        ]
+        tables.append({"kind": kind, "rows": rows})
+    return tables
 
 
 def tiles(story: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the few figures that stand on top: ``value`` and ``label``."""
-    found: list[dict[str, str]] = []
+    """Return the few figures that stand on top: ``value`` and ``label``.
+
+    A label is marked where something that its figure is made of is stale, partial or corrupt.
+    """
     states = {entry["name"]: entry["state"] for entry in story["not_done"]}
+    shown: list[dict[str, str]] = []
 
     def add(value: str, label: str, *made_of: str | None) -> None:
-        """Add a figure, its label marked where something that it is made of is stale, partial or corrupt."""
         marks = dict.fromkeys(states[name] for name in made_of if name in states)
-        found.append({"value": value, "label": f"{label} ({', '.join(marks)})" if marks else label})
+        if marks:
+            label += f" ({', '.join(marks)})"
+        shown.append({"value": value, "label": label})
 
+    # The first of each kind: the sections below have all of them.
     for pool in story["pools"][:1]:
-        known = {
-            kind: [step for step in steps if "error" not in step]
-            for kind, steps in pool["funnel"].items()
-        }
-        for step in known["responses"]:
-            if step["artifact"] == pool["candidates"]:
-                add(figure(step["n_in"]), f"responses in {pool['candidates']}", pool["candidates"])
+        candidates, made_of = pool["candidates"], pool["made_of"]
+        for step in pool["funnel"]["responses"]:
+            if "error" in step:
+                continue
+            if step["artifact"] == candidates:
+                add(figure(step["n_in"]), f"responses in {candidates}", candidates)
             if step["step"] == "select":
-                add(figure(step["n_out"]), f"kept by {pool['name']}", *pool["made_of"])
-        for step in known["prompts"]:
-            add(
-                figure(step["n_out"]), f"groups of {figure(step['n_in'])} prompts", *pool["made_of"]
-            )
-    for entry in [entry for entry in story["win_rates"] if "error" not in entry][:1]:
-        add(percent(entry["win_rate"]["mean"]), f"win rate, {entry['name']}", entry["name"])
-        if entry["length_controlled"]:
-            add(percent(entry["length_controlled"]["mean"]), "at equal length", entry["name"])
+                add(figure(step["n_out"]), f"kept by {pool['name']}", *made_of)
+        for step in pool["funnel"]["prompts"]:
+            if "error" not in step:
+                label = f"groups of {figure(step['n_in'])} prompts"
+                add(figure(step["n_out"]), label, *made_of)
+
+    with_win_rate = [entry for entry in story["win_rates"] if "error" not in entry]
+    for entry in with_win_rate[:1]:
+        name, controlled = entry["name"], entry["length_controlled"]
+        add(percent(entry["win_rate"]["mean"]), f"win rate, {name}", name)
+        if controlled:
+            add(percent(controlled["mean"]), "at equal length", name)
+
     for entry in story["health"][:1]:
         reward = entry["measures"].get("reward")
-        if reward is not None and reward["difference"].get("mean") is not None:
-            add(
-                f"{reward['difference']['mean']:+.3g}",
-                "held-out reward, policy - baseline",
-                entry["name"],
-            )
-    return found
+        difference = None if reward is None else reward["difference"].get("mean")
+        if difference is not None:
+            add(f"{difference:+.3g}", "held-out reward, policy - baseline", entry["name"])
+    return shown
+
+
+def _short(value: float) -> str:
+    return figure(float(f"{value:.4g}"))
+
+
+def _with_interval(figures: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
+    if figures.get("mean") is None:
+        return NONE
+    return numbers.interval(figures, form, signed=signed)

@@ -13,15 +13,16 @@ from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.stages.inspect.one_prompt import PromptSources
 from prefpipe.stages.shared.pool_index import PoolIndex, flat, index_pools, pool_rewards
 
-KINDS = ("scores", "embeddings")
 SIDES_OF_EVAL = ("policy_candidates", "baseline_candidates")
 
 
 class ReportedArtifact(NamedTuple):
     """An artifact as a report names it.
 
-    ``name`` is its path inside the folder. ``parents`` maps what it was made from to the name of an artifact of this report, or
-    to the path of something outside. ``state`` and ``reasons`` are what ``prefpipe status --quick`` says.
+    - ``name``: its path inside the folder;
+    - ``parents``: what it was made from, to the name of an artifact of this report, or to the path
+      of something outside;
+    - ``state``, ``reasons`` and ``command``: what ``prefpipe status --quick`` says.
     """
 
     name: str
@@ -36,11 +37,17 @@ class ReportedArtifact(NamedTuple):
         """The schema's name: ``candidates``, ``groups``."""
         return self.artifact.record.schema.partition("/")[0]
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What was chosen for its run."""
+        return self.artifact.record.identity
+
 
 class ReportedPool(NamedTuple):
-    """Candidates with what is known of them; ``name`` is that of the selection, or of the candidates where there is none.
+    """Candidates with what is known of them.
 
-    What a selection was made from and is not in the folder of the report is None, and named in ``elsewhere``.
+    ``name`` is that of the selection, or of the candidates where there is none. What a selection
+    was made from and is not in the folder of the report is None, and named in ``elsewhere``.
     """
 
     name: str
@@ -51,110 +58,130 @@ class ReportedPool(NamedTuple):
     elsewhere: tuple[str, ...] = ()
 
     @property
-    def sources(self) -> PromptSources:
+    def prompt_sources(self) -> PromptSources:
         """The same for the pages about one prompt."""
         return PromptSources(
-            *(item and item.artifact for item in (self.candidates, self.groups, self.scores))
+            candidates=self.candidates and self.candidates.artifact,
+            groups=self.groups and self.groups.artifact,
+            scores=self.scores and self.scores.artifact,
         )
 
     @property
+    def selection(self) -> Mapping[str, Any]:
+        """The identity of the selection; nothing where there is none."""
+        return {} if self.groups is None else self.groups.identity
+
+    @property
     def expression(self) -> str | None:
-        """The reward that was selected by, or the only scorer's; None where that is not known."""
-        if self.groups is not None and isinstance(
-            self.groups.artifact.record.identity.get("reward"), str
-        ):
-            return str(self.groups.artifact.record.identity["reward"])
-        if self.scores is None:
-            return None
-        names = [
-            str(scorer["name"])
-            for scorer in self.scores.artifact.record.identity.get("scorers", [])
-        ]
-        return names[0] if names else None
+        """The reward that was selected by, or the first scorer's; None where that is not known."""
+        selected_by = self.selection.get("reward")
+        if isinstance(selected_by, str):
+            return selected_by
+        scorers = [] if self.scores is None else self.scores.identity.get("scorers", [])
+        return str(scorers[0]["name"]) if scorers else None
 
 
 class ReportedPart(NamedTuple):
-    """One part: its candidates in pools, rewards (P, R) with NaN where there is none, and the table they are rows of."""
+    """One part: its candidates in pools, and the table they are rows of.
+
+    ``rewards`` (P, R), NaN where there is none.
+    """
 
     table: pa.Table
     pools: PoolIndex
     rewards: np.ndarray
 
 
-def pools_of(found: Sequence[ReportedArtifact]) -> list[ReportedPool]:
-    """Return every selection with what it was made from, then the candidates that nothing was selected from.
+def pools_of(artifacts: Sequence[ReportedArtifact]) -> list[ReportedPool]:
+    """Return every selection with what it was made from, then the candidates without a selection.
 
-    The two sides that an evaluation sampled are no pools: they are told under the evaluation.
+    The two sides that an evaluation sampled are no pools: they stand under the evaluation.
     """
-    named = {item.name: item for item in found}
-    evaluated = {
-        item.parents.get(side)
-        for item in found
-        if item.kind == "evaluation"
-        for side in SIDES_OF_EVAL
-    }
-    pools: list[ReportedPool] = []
-    selected: set[str | None] = set()
-    for groups in (item for item in found if item.kind == "groups"):
-        candidates, scores, embeddings = (
-            named.get(groups.parents.get(kind, "")) for kind in ("candidates", *KINDS)
-        )
-        if candidates is not None:
-            selected.add(candidates.name)
-            if (
-                "embeddings" not in groups.parents
-            ):  # bottom-k needs none; scores of another kind are not what it selected by
-                embeddings = _child(found, candidates, "embeddings")
-        elsewhere = tuple(
-            kind
-            for kind in ("candidates", *KINDS)
-            if kind in groups.parents and groups.parents[kind] not in named
-        )
-        pools.append(ReportedPool(groups.name, candidates, scores, embeddings, groups, elsewhere))
-    alone = (
-        item
-        for item in found
-        if item.kind == "candidates" and item.name not in selected | evaluated
+    by_name = {artifact.name: artifact for artifact in artifacts}
+    pools = [
+        _selected_pool(artifact, artifacts, by_name)
+        for artifact in artifacts
+        if artifact.kind == "groups"
+    ]
+
+    told_elsewhere = {pool.candidates.name for pool in pools if pool.candidates is not None}
+    for artifact in artifacts:
+        if artifact.kind == "evaluation":
+            told_elsewhere |= {artifact.parents.get(side, "") for side in SIDES_OF_EVAL}
+
+    for candidates in artifacts:
+        if candidates.kind == "candidates" and candidates.name not in told_elsewhere:
+            scores = _first_child(artifacts, candidates, "scores")
+            embeddings = _first_child(artifacts, candidates, "embeddings")
+            pools.append(ReportedPool(candidates.name, candidates, scores, embeddings, None))
+    return pools
+
+
+def _selected_pool(
+    groups: ReportedArtifact,
+    artifacts: Sequence[ReportedArtifact],
+    by_name: Mapping[str, ReportedArtifact],
+) -> ReportedPool:
+    """Return a selection with what it was made from, as far as the report has it."""
+    parents: dict[str, ReportedArtifact | None] = {}
+    elsewhere = []
+    for kind in ("candidates", "scores", "embeddings"):
+        parents[kind] = by_name.get(groups.parents.get(kind, ""))
+        if kind in groups.parents and parents[kind] is None:
+            elsewhere.append(kind)
+
+    # bottom-k needs no embeddings, and any of its candidates show what it covers. Scores are its
+    # own alone: others are not what it selected by.
+    candidates, embeddings = parents["candidates"], parents["embeddings"]
+    if candidates is not None and "embeddings" not in groups.parents:
+        embeddings = _first_child(artifacts, candidates, "embeddings")
+    return ReportedPool(
+        groups.name, candidates, parents["scores"], embeddings, groups, tuple(elsewhere)
     )
-    return pools + [_pool(found, item) for item in alone]
 
 
-def _pool(found: Sequence[ReportedArtifact], candidates: ReportedArtifact) -> ReportedPool:
-    """Return candidates that nothing was selected from, with the first scores and embeddings of them."""
-    scores, embeddings = (_child(found, candidates, kind) for kind in KINDS)
-    return ReportedPool(candidates.name, candidates, scores, embeddings, None)
-
-
-def _child(
-    found: Sequence[ReportedArtifact], candidates: ReportedArtifact, kind: str
+def _first_child(
+    artifacts: Sequence[ReportedArtifact], candidates: ReportedArtifact, kind: str
 ) -> ReportedArtifact | None:
-    return next(
-        (
-            item
-            for item in found
-            if item.kind == kind and item.parents.get("candidates") == candidates.name
-        ),
-        None,
-    )
+    """Return the first artifact of a kind that was made from these candidates."""
+    for artifact in artifacts:
+        if artifact.kind == kind and artifact.parents.get("candidates") == candidates.name:
+            return artifact
+    return None
 
 
 def parts_on_disk(pool: ReportedPool, *, needs: Sequence[str]) -> list[int]:
-    """Return the parts that the candidates and all of ``needs`` (``scores``, ``embeddings``, ``groups``) have."""
+    """Return the parts that the candidates and all of ``needs`` have.
+
+    None of them where the report has not all of these artifacts.
+
+    Args:
+        pool: the candidates.
+        needs: of ``scores``, ``embeddings``, ``groups``.
+
+    Raises:
+        InputError: an artifact has another number of parts than its candidates.
+    """
     if pool.candidates is None:
         return []
-    wanted = [pool.candidates, *(getattr(pool, name) for name in needs)]
-    if any(item is None for item in wanted):
-        return []
-    present = range(pool.candidates.artifact.n_parts)
-    for item in wanted:
-        if item.artifact.n_parts != len(present):
+    needed = [pool.candidates.artifact]
+    for name in needs:
+        reported = getattr(pool, name)
+        if reported is None:
+            return []
+        needed.append(reported.artifact)
+
+    n_parts = pool.candidates.artifact.n_parts
+    for artifact in needed:
+        if artifact.n_parts != n_parts:
             raise InputError(
-                f"{item.artifact.path} has {item.artifact.n_parts} parts and its candidates {len(present)}",
-                hint=f"run `prefpipe status {quote(str(item.artifact.path))}`",
+                f"{artifact.path} has {artifact.n_parts} parts and its candidates {n_parts}",
+                hint=f"run `prefpipe status {quote(str(artifact.path))}`",
             )
-    return [
-        index for index in present if not any(item.artifact.missing([index]) for item in wanted)
-    ]
+    missing: set[int] = set()
+    for artifact in needed:
+        missing |= set(artifact.missing())
+    return [index for index in range(n_parts) if index not in missing]
 
 
 def read_pool_part(pool: ReportedPool, index: int, columns: Sequence[str] = ()) -> ReportedPart:
@@ -167,7 +194,8 @@ def read_pool_part(pool: ReportedPool, index: int, columns: Sequence[str] = ()) 
 
     Raises:
         CorruptPartError: a part is damaged.
-        InputError: scores that were made from another version of the candidates, two rows with one key.
+        InputError: scores that were made from another version of the candidates, or two rows with
+            one key.
     """
     assert pool.candidates is not None
     candidates = pool.candidates.artifact
@@ -177,11 +205,12 @@ def read_pool_part(pool: ReportedPool, index: int, columns: Sequence[str] = ()) 
     )
     if pool.scores is None or pool.expression is None:
         return ReportedPart(table, pools, np.full(pools.shape, np.nan))
-    scores, scores_footer = pool.scores.artifact.read(
-        index, ["prompt_id", "sample_idx", "scorer", "reward"]
-    )
+
+    names = ["prompt_id", "sample_idx", "scorer", "reward"]
+    scores, scores_footer = pool.scores.artifact.read(index, names)
     require_same_version(pool.scores, index, scores_footer.parents, footer.data_sha256)
-    return ReportedPart(table, pools, pool_rewards(scores, parse_reward(pool.expression), pools))
+    rewards = pool_rewards(scores, parse_reward(pool.expression), pools)
+    return ReportedPart(table, pools, rewards)
 
 
 def require_same_version(

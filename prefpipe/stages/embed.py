@@ -1,7 +1,9 @@
 """Embed responses.
 
-Reads: ``candidates``. Writes: ``embeddings``, one row for every candidate, vectors of fixed size that NumPy reads
-without a copy. Promises: rows follow the order of the candidates; a response that was cut by the embedder says so.
+Reads: ``candidates``.
+Writes: ``embeddings``, one row for every candidate, vectors of fixed size that NumPy reads without
+a copy.
+Promises: rows follow the order of the candidates; a response that was cut by the embedder says so.
 """
 
 import time
@@ -54,6 +56,7 @@ def run(
             "candidates": parent_identity(candidates),
         },
     )
+
     indices = candidates.present(
         runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
     )
@@ -72,6 +75,7 @@ def run(
             summary,
             indices=indices,
         )
+
     if summary.n_parts_made:
         maker.describe(summary, time.perf_counter() - started)
     check_error_rate(summary, FAILING, config.max_error_rate)
@@ -79,7 +83,7 @@ def run(
 
 
 def _made_with(config: EmbedConfig, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the model, where it has files that could change, so that ``status`` can tell when they have."""
+    """Return the model, where it has files, so that ``status`` can tell when they have changed."""
     if "content_hash" not in identity:
         return []
     return [ingredient("model", config.model, identity)]
@@ -167,9 +171,12 @@ def embedding_status(row: Row) -> tuple[str, str | None]:
     return "ok", None
 
 
-def text_of(row: Row, what: str) -> str:
-    """Return the text that is embedded: the response, or every turn and the response, a blank line between."""
-    if what == "response":
+def text_of(row: Row, which: str) -> str:
+    """Return the text that is embedded.
+
+    That is the response, or every turn and the response with a blank line between.
+    """
+    if which == "response":
         return str(row["response"])
     texts = [text for _, text in readable_turns(row["messages"])]
     return "\n\n".join([*texts, row["response"]])

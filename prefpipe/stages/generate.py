@@ -1,8 +1,10 @@
 """Sample responses.
 
-Reads: a prompts file. Writes: ``candidates``, one row for every prompt and sample index. Promises: rows follow the
-order of the prompts file; a row's seed depends on run seed, prompt_id and sample_idx alone, so shards, restarts
-and a larger ``--n`` give the same rows; every sample asked for is a row, with a status when it failed.
+Reads: a prompts file.
+Writes: ``candidates``, one row for every prompt and sample index.
+Promises: rows follow the order of the prompts file; a row's seed depends on run seed, prompt_id and
+sample_idx alone, so shards, restarts and a larger ``--n`` give the same rows; every sample asked
+for is a row, with a status when it failed.
 """
 
 import dataclasses
@@ -65,13 +67,16 @@ from prefpipe.text.control_text import note_on_server, spells_control_token
 FAILING = ("error", "prompt_too_long")
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
 SERVED = "openai"
-"""The back-end whose rows carry `REASONING`, and whose answers are kept one by one until their part is written."""
+"""The back-end whose rows carry `REASONING`.
+
+Its answers are kept one by one until their part is written.
+"""
 TOO_LONG = "prompt_too_long: "
 """How an engine that keeps its tokenizer to itself begins such an error."""
 
 
 class Sampler(NamedTuple):
-    """A model that can be opened: how it was named, what it is in the fingerprint, and how to load it."""
+    """A model that can be opened: its name, its fingerprint's entry, and how to load it."""
 
     name: str
     identity: Mapping[str, Any]
@@ -105,6 +110,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         },
         parents={"prompts": config.prompts},
     )
+
     if config.extend:
         record = _extended(config, record)
     output = open_output(
@@ -118,6 +124,8 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     with_errors: set[int] = set()
     if config.retry_errors:
         output, with_errors = begin_retry(output, indices, keep=NOT_RETRIED)
+
+    # What an earlier run paid for counts no more.
     if config.overwrite.replaces_this_run:
         for index in indices:
             _kept_answers(output, index).remove()
@@ -237,11 +245,13 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
             + "\n  ".join(lines),
             hint="give back the old values, or choose another folder with -o",
         )
+
     n_before = on_disk.identity["n"]
     if n_before >= config.n:
         raise UsageError(
             f"--extend: {config.output} has n = {n_before} already, {config.n} was asked for"
         )
+
     step = {
         "operation": "extend",
         "from": on_disk.fingerprint,
@@ -302,6 +312,7 @@ class CandidateMaker:
             )
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
+
         summary.notes.append(
             f"{self.n_duplicates:,} responses repeat another response of their prompt"
         )
@@ -314,7 +325,10 @@ class CandidateMaker:
         }
 
     def _kept_rows(self, index: int) -> dict[Key, Row]:
-        """Return the rows of an earlier part that an extension or a retry need not pay for again."""
+        """Return the rows of an earlier part that need not be paid for again.
+
+        Those are what an extension or a retry keeps.
+        """
         if not (self.output.record.history or self.config.retry_errors):
             return {}
         path = self.output.part_path(index)
@@ -351,6 +365,7 @@ class CandidateMaker:
         if isinstance(engine, ServedGenerator):
             answers_folder = _kept_answers(self.output, index).folder
             engine.keep_answers_in(answers_folder, ask_again=self.config.retry_errors)
+
         answers: list[Generation] = []
         started = time.perf_counter()
         if requests:
@@ -390,6 +405,7 @@ class CandidateMaker:
             # temperatures take turns among the samples of one model
             turn = sample_idx // len(self.engines)
             temperature = config.temperature[turn % len(config.temperature)]
+
             request = GenerationRequest(
                 prompt.prompt_id, sample_idx, prompt.messages, ids, seed, temperature
             )
@@ -406,7 +422,10 @@ class CandidateMaker:
         return requests, rows
 
     def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
-        """Record in ``run.json``, once, that a server's own defaults hold for some sampling settings."""
+        """Record in ``run.json``, once, which sampling settings a server was not sent.
+
+        Its own defaults hold for them.
+        """
         step = {
             "operation": "sampled_without",
             "model": self.names[sampler_idx],
@@ -455,7 +474,10 @@ class CandidateMaker:
 
 
 def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
-    """Return a prompt's token ids, or why the chat template refuses it: one such prompt must not lose its part."""
+    """Return a prompt's token ids, or why the chat template refuses it.
+
+    One such prompt must not lose its part.
+    """
     try:
         return engine.encode(prompt.messages), None
     except InputError as error:
@@ -463,7 +485,10 @@ def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
 
 
 def _n_tokens(answer: Generation) -> int | None:
-    """Return a response's length in tokens: that of its ids, or a server's count; an engine's response may have none."""
+    """Return a response's length in tokens: that of its ids, or a server's count.
+
+    An engine's response may have none.
+    """
     if answer.token_ids:
         return len(answer.token_ids)
     if answer.n_tokens is not None:

@@ -1,8 +1,10 @@
 """Make candidates, and scores where there are any, of a file of another tool.
 
-Reads: a user's file. Writes: ``candidates``, one row for every response, and ``scores``, one row for every response and
-scorer, into two folders of the output. Promises: prompts stand in the order in which the file first names them; a response
-without a text is a row with its reason, and a missing score is a row with a null reward.
+Reads: a user's file.
+Writes: ``candidates``, one row for every response, and ``scores``, one row for every response and
+scorer, into two folders of the output.
+Promises: prompts stand in the order in which the file first names them; a response without a text
+is a row with its reason, and a missing score is a row with a null reward.
 """
 
 import shutil
@@ -86,6 +88,8 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
         summary,
         indices=indices,
     )
+
+    # The scores name the digests of the candidates, which are all there by now.
     if scores is not None:
         summary_of_scores = Summary(config.stage, config.output)
         parents = parent_digests(indices, candidates=candidates)
@@ -100,6 +104,7 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
         summary.facts["scores"] = dict(sorted(summary_of_scores.counts.items()))
         summary.n_parts_made += summary_of_scores.n_parts_made
         summary.n_parts_kept += summary_of_scores.n_parts_kept
+
     _describe(summary, pool)
     report_skipped_rows(config, skipped, summary)
     return summary
@@ -181,7 +186,10 @@ def _record_of_scores(
 
 
 def _remove_imported(folder: Path) -> None:
-    """Remove the scores of an earlier import, which are of other candidates; what another command wrote stays."""
+    """Remove the scores of an earlier import, which are of other candidates.
+
+    What another command wrote stays.
+    """
     if not (folder / run_record.FILE_NAME).exists():
         return
     if run_record.read_run_record(folder).stage == ImportConfig.stage:
@@ -250,6 +258,7 @@ def _score(response: Response, scorer: str) -> Row:
         "reward": None,
         "detail": None,
     }
+
     value = response.scores.get(scorer)
     if response.text is None:
         row["status"] = "no_response"

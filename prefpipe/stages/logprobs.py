@@ -1,8 +1,12 @@
-"""Measure the log-probability of responses under a model: the reference of training, or of an evaluation, kept.
+"""Measure the log-probability of responses under a model.
 
-Reads: ``groups`` or ``candidates``. Writes: ``logprobs``, one row for every kept response in the order of the groups, none for
-rejected prompts; of candidates one for each that has a response. Promises: the tokens are those that ``train`` takes for the
-same model and ``--max-length``; a number does not depend on batch, device count or resume point, up to the engine's rounding.
+It is the reference of training, or of an evaluation, and is kept.
+
+Reads: ``groups`` or ``candidates``.
+Writes: ``logprobs``, one row for every kept response in the order of the groups, none for rejected
+prompts; of candidates one for each that has a response.
+Promises: the tokens are those that ``train`` takes for the same model and ``--max-length``; a
+number does not depend on batch, device count or resume point, up to the engine's rounding.
 """
 
 import math
@@ -69,6 +73,7 @@ def run(
     groups = open_responses(config.groups)
     require_chat_template(encode_as)
     record = record_of(config, model, groups, runtime, encode_as=encode_as)
+
     indices = groups.present(
         runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial
     )
@@ -95,6 +100,7 @@ def run(
                 "n_tokenised": encoder.n_encoded,
                 "n_tokenised_apart": encoder.n_apart,
             }
+
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
         rate = maker.n_tokens / elapsed_s
@@ -133,6 +139,7 @@ def record_of(
     merged = {}
     if config.merge_adapter and model.base is not None:
         merged["merge_adapter"] = True
+
     return RunRecord(
         stage=config.stage,
         schema=LOGPROBS.tag,
@@ -165,7 +172,10 @@ def reference_identity(model: ModelFiles, encode_as: ModelFiles) -> dict[str, st
 
 
 class ReferenceModel:
-    """The model whose log-probabilities are measured, and the encoder of conversations whose ids are not stored."""
+    """The model whose log-probabilities are measured, and an encoder.
+
+    The encoder is for conversations whose token ids are not stored.
+    """
 
     def __init__(
         self,
@@ -235,11 +245,11 @@ class LogprobMaker:
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Measure and write one part."""
         reference = self.reference.get()
-        keys, groups, fates = self._read(index, reference.encoder)
+        keys, groups, statuses = self._read(index, reference.encoder)
         measured = reference.measure(groups)
         rows = []
         for key in keys:
-            row = _row(key, fates[key], measured.get(key), per_token=self.config.per_token)
+            row = _row(key, statuses[key], measured.get(key), per_token=self.config.per_token)
             self.n_tokens += row["n_tokens"]
             rows.append(row)
         table = pa.Table.from_pylist(rows, schema=LOGPROBS.arrow())
@@ -248,7 +258,7 @@ class LogprobMaker:
     def _read(
         self, index: int, encoder: Encoder | None
     ) -> tuple[list[Key], list[Group], dict[Key, ResponseStatus]]:
-        """Return the key of every response of a part, groups of those that can be measured, and what became of each."""
+        """Return every response's key, the groups that can be measured, and what became of each."""
         if kind_of(self.groups) == "candidates":
             table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
             groups = groups_of_candidates(rows_of(table), encoder)
@@ -258,27 +268,27 @@ class LogprobMaker:
 
         keys: list[Key] = []
         fitting: list[Group] = []
-        fates: dict[Key, ResponseStatus] = {}
+        statuses: dict[Key, ResponseStatus] = {}
         for group in groups:
-            check_group(group, fates)
-            responses, fates_by_length = fit_length(
+            check_group(group, statuses)
+            responses, statuses_by_length = fit_length(
                 group, max_length=self.config.max_length, on_too_long=self.config.on_too_long
             )
-            fates |= fates_by_length
+            statuses |= statuses_by_length
             keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
             if responses:
                 fitting.append(group._replace(responses=responses))
-        return keys, fitting, fates
+        return keys, fitting, statuses
 
 
-def _row(key: Key, fate: ResponseStatus, measured: Measured | None, *, per_token: bool) -> Row:
+def _row(key: Key, status: ResponseStatus, measured: Measured | None, *, per_token: bool) -> Row:
     row: Row = {
         "prompt_id": key[0],
         "sample_idx": key[1],
         "logp": None,
         "n_tokens": 0,
         "token_logps": None,
-        **fate._asdict(),
+        **status._asdict(),
     }
     if measured is None:
         return row

@@ -1,4 +1,4 @@
-"""What training on the kept groups costs beside training on every usable candidate, as JSON values."""
+"""What training on the kept groups costs beside training on every usable candidate."""
 
 from collections.abc import Mapping
 from shlex import quote
@@ -23,7 +23,10 @@ AGAIN_HINT = "run the `prefpipe select` command that made it again, with --overw
 
 
 class TrainedModel(NamedTuple):
-    """The model as it was named, its shape, and what is to be known of the count; ``n_parameters`` are all it has."""
+    """The model as it was named, its shape, and what is to be known of the count.
+
+    ``n_parameters`` are all it has.
+    """
 
     name: str
     shape: ModelShape
@@ -33,7 +36,10 @@ class TrainedModel(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """The GPU, its peak in 10^12 FLOP a second, the share of it that is reached, and the price of an hour, if there is one."""
+    """A GPU: its peak in 10^12 FLOP a second, and the share of it that training reaches.
+
+    ``price_per_hour`` where there is one.
+    """
 
     name: str
     tflops: float
@@ -58,31 +64,33 @@ def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
         InputError: no tally, or no group.
     """
     present = artifact.present(range(artifact.n_parts), allow_partial=True)
+    if not present:
+        raise InputError(
+            f"{artifact.path} has no parts yet",
+            hint=f"run `prefpipe status {quote(str(artifact.path))}`",
+        )
     tally = artifact.tally(present)
     if any(name not in tally for name in TALLIED):
-        what = "has no parts yet" if not present else "has no sums of tokens in its parts"
-        raise InputError(
-            f"{artifact.path} {what}",
-            hint=AGAIN_HINT if present else f"run `prefpipe status {quote(str(artifact.path))}`",
-        )
+        raise InputError(f"{artifact.path} has no sums of tokens in its parts", hint=AGAIN_HINT)
     if not tally["n_groups"]:
         raise InputError(
             f"no prompt of {artifact.path} has a group: there is nothing to train on",
             hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for what select rejected",
         )
-    sums = tallied_tokens(tally, shared_prompt=shared_prompt)
+
     source = {
         "groups": str(artifact.path),
         "n_parts": artifact.n_parts,
         "n_parts_present": len(present),
         "tally": tally,
     }
-    return Basis(
-        sums, source, shared_prompt, tuple(_notes_of_tally(tally, artifact.n_parts, len(present)))
-    )
+    sums = tallied_tokens(tally, shared_prompt=shared_prompt)
+    notes = _notes_of_tally(tally, artifact.n_parts, len(present))
+    return Basis(sums, source, shared_prompt, tuple(notes))
 
 
 def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) -> list[str]:
+    """Return what is to be known of sums that parts tallied."""
     notes = ["the full pool is every usable candidate of the prompts that have a group"]
     if n_present < n_parts:
         notes.append(f"of {n_present} of {n_parts} parts, those on disk")
@@ -90,33 +98,41 @@ def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) ->
     if n_rejected:
         notes.append(f"{n_rejected:,.0f} prompts without a group are on neither side")
     if tally["usable_estimated"]:
+        usable = f"{tally['usable_estimated']:,.0f} of {tally['n_usable']:,.0f} usable candidates"
+        kept = f"{tally['kept_estimated']:,.0f} of {tally['n_kept']:,.0f} kept ones"
         notes.append(
-            f"{tally['usable_estimated']:,.0f} of {tally['n_usable']:,.0f} usable candidates, {tally['kept_estimated']:,.0f} of "
-            f"{tally['n_kept']:,.0f} kept ones, have no token counts: their tokens are estimated from characters"
+            f"{usable}, {kept}, have no token counts: their tokens are estimated from characters"
         )
     return notes
 
 
 def basis_of_plan(plan: Plan, *, shared_prompt: bool) -> Basis:
     """Return what a selection that has not been run would be made from and keep."""
-    note = "an estimate before any run: every prompt gets a group, every candidate is usable and of mean length"
-    return Basis(
-        planned_tokens(plan, shared_prompt=shared_prompt),
-        {"plan": plan._asdict()},
-        shared_prompt,
-        (note,),
+    sums = planned_tokens(plan, shared_prompt=shared_prompt)
+    note = (
+        "an estimate before any run: every prompt gets a group, every candidate is usable and of "
+        "mean length"
     )
+    return Basis(sums, {"plan": plan._asdict()}, shared_prompt, (note,))
 
 
 def savings(basis: Basis, model: TrainedModel, recipe: Recipe, machine: Machine) -> dict[str, Any]:
-    """Return the work of both trainings and their difference.
+    """Return the work of both trainings and their difference, as JSON values.
 
-    Keys: ``pool``, ``kept`` and ``saved``, each with ``n_prompts``, ``n_responses``, ``n_prompt_tokens``, ``n_response_tokens``,
-    ``n_tokens`` (a pass over the data), ``flop`` (all passes), ``gpu_hours`` and ``cost`` (null without a price);
-    ``saved_share`` of the FLOP, in [0, 1]; ``model``, ``recipe``, ``machine``, ``source`` and ``notes``: what it rests on.
+    Keys:
+
+    - ``pool``, ``kept`` and ``saved``, each with ``n_prompts``, ``n_responses``,
+      ``n_prompt_tokens``, ``n_response_tokens``, ``n_tokens`` (a pass over the data), ``flop`` (all
+      passes), ``gpu_hours`` and ``cost`` (null without a price);
+    - ``saved_share`` of the FLOP, in [0, 1];
+    - ``model``, ``recipe``, ``machine``, ``source`` and ``notes``: what it rests on.
     """
-    pool, kept = (_side(sums, model.shape, recipe, machine) for sums in basis.sums)
-    saved = {name: None if pool[name] is None else pool[name] - kept[name] for name in pool}
+    pool = _costs(basis.sums.pool, model.shape, recipe, machine)
+    kept = _costs(basis.sums.kept, model.shape, recipe, machine)
+    saved = {}
+    for name, whole in pool.items():
+        saved[name] = None if whole is None else whole - kept[name]
+
     return {
         "source": dict(basis.source),
         "pool": pool,
@@ -141,9 +157,11 @@ def savings(basis: Basis, model: TrainedModel, recipe: Recipe, machine: Machine)
     }
 
 
-def _side(sums: TokenSums, shape: ModelShape, recipe: Recipe, machine: Machine) -> dict[str, Any]:
+def _costs(sums: TokenSums, shape: ModelShape, recipe: Recipe, machine: Machine) -> dict[str, Any]:
+    """Return what one training costs: tokens, FLOP, GPU-hours and money."""
     flop = training_work(shape, sums, recipe).total
     hours = gpu_hours(flop, tflops=machine.tflops, mfu=machine.mfu)
+    price = machine.price_per_hour
     return {
         "n_prompts": sums.n_prompts,
         "n_responses": sums.n_responses,
@@ -152,5 +170,5 @@ def _side(sums: TokenSums, shape: ModelShape, recipe: Recipe, machine: Machine) 
         "n_tokens": sums.tokens,
         "flop": flop,
         "gpu_hours": hours,
-        "cost": None if machine.price_per_hour is None else hours * machine.price_per_hour,
+        "cost": None if price is None else hours * price,
     }

@@ -1,8 +1,9 @@
 """Rate candidates.
 
-Reads: ``candidates``. Writes: ``scores``, one row for every candidate and scorer. Promises: rows follow the order of
-the candidates, scorers in the order given; a score is never dropped, averaged away or made up: what could not be
-rated has a null reward, a status and a reason.
+Reads: ``candidates``.
+Writes: ``scores``, one row for every candidate and scorer.
+Promises: rows follow the order of the candidates, scorers in the order given; a score is never
+dropped, averaged away or made up: what could not be rated has a null reward, a status and a reason.
 """
 
 import time
@@ -116,15 +117,17 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
         },
         parents={"candidates": str(config.candidates)},
     )
+
     indices = candidates.present(
         runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
     )
     parents = parent_digests(indices, candidates=candidates)
-    # before run.json records a file that has to be corrected
+
+    # Before run.json records a file that has to be corrected.
     for rater in on_file:
         refuse_strangers(rater, candidates)
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
 
+    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -153,10 +156,12 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
         )
         for scorer in maker.opened.values():
             facts_of_spending(summary, scorer, config)
+
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
         summary.notes.append(f"{maker.n_rated:,} ratings in {elapsed_s:.1f} s")
     summary.notes += maker.notes()
+
     report_skipped_rows(config, skipped, summary)
     failing = [status for status in summary.counts if status not in NOT_FAILED]
     check_error_rate(summary, failing, config.max_error_rate)
@@ -172,7 +177,10 @@ def _user_columns_of(candidates: Artifact) -> list[str]:
 
 
 def _identity(rater: Rater, columns: Sequence[str]) -> dict[str, Any]:
-    """Return what a rater is in the fingerprint: checks that are made of IFEval's columns carry that version as well."""
+    """Return what a rater is in the fingerprint.
+
+    Checks that are made of IFEval's columns carry that version as well.
+    """
     identity = dict(rater.identity)
     if rater.kind == "checks" and set(IFEVAL_COLUMNS) <= set(columns):
         identity["ifeval_version"] = IFEVAL_VERSION
@@ -180,13 +188,14 @@ def _identity(rater: Rater, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, Any]]:
-    """Return the models and files that rate, so that ``status`` can tell when one of them has changed."""
+    """Return the models and files that rate, so that ``status`` can tell when one has changed."""
     specs = {spec.name: spec for spec in map(parse_scorer, config.scorer)}
     ingredients = []
     for rater in raters:
         spec = specs.get(rater.name)
         if spec is None:
             continue
+
         if "ratings_sha256" in rater.identity:
             sha256 = {"sha256": rater.identity["ratings_sha256"]}
             ingredients.append(ingredient("ratings", spec.target, sha256))
@@ -199,7 +208,10 @@ def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, A
 
 
 def _relevant(config: ScoreConfig) -> dict[str, Any]:
-    """Leave out fields that a scorer's own identity carries where they apply: a model's dtype says nothing of checks."""
+    """Leave out fields that a scorer's own identity carries where they apply.
+
+    A model's dtype says nothing of checks.
+    """
     return {name: value for name, value in config.identity().items() if name not in OF_ONE_KIND}
 
 
@@ -272,7 +284,8 @@ class ScoreMaker:
             output: where it goes.
             index: of the part.
             parents: digests of the candidates it is made of.
-            judges_alone: take what other scorers than judges said from the part on disk, where it is of these candidates.
+            judges_alone: take what other scorers than judges said from the part on disk, where it
+                is of these candidates.
         """
         candidates, columns = self._rows(index)
         kept = self._kept_scores(output, index, parents) if judges_alone else {}
@@ -302,7 +315,9 @@ class ScoreMaker:
         output.write(index, table, counts=count_by_status(rows), parents=parents)
 
     def ask_judges(self, output: Output, parents: Mapping[int, Mapping[str, str]]) -> list[Scorer]:
-        """Ask judges that collect their questions about every part that is not finished; no part is touched.
+        """Ask judges that collect their questions about every part that is not finished.
+
+        No part is touched.
 
         Returns:
             The judges, with the questions that nobody has answered yet.
@@ -344,7 +359,10 @@ class ScoreMaker:
     def _kept_scores(
         self, output: Output, index: int, parents: Mapping[str, str]
     ) -> dict[tuple[str, Key], Score]:
-        """Return what the part on disk holds, by scorer and candidate; {} where it was made from other candidates."""
+        """Return what the part on disk holds, by scorer and candidate.
+
+        It is {} where the part was made from other candidates.
+        """
         table, footer = output.read(index)
         if dict(footer.parents) != dict(parents):
             return {}
@@ -355,7 +373,10 @@ class ScoreMaker:
         return kept
 
     def _rate(self, rater: Rater, candidates: Sequence[Row], columns: Sequence[Row]) -> list[Score]:
-        """Return one score for each candidate; those without a response are not shown to the scorer."""
+        """Return one score for each candidate.
+
+        Those without a response are not shown to the scorer.
+        """
         rated: list[Score] = []
         places, requests = [], []
         for place, (row, user_row) in enumerate(zip(candidates, columns, strict=True)):

@@ -36,45 +36,55 @@ class GroupCollator:
     def __init__(
         self, pad_token_id: int, end_token_ids: Collection[int] = (), *, packed: bool = False
     ) -> None:
-        self.pad_token_id, self.packed = pad_token_id, packed
+        self.pad_token_id = pad_token_id
+        self.packed = packed
         self.end_token_ids = frozenset(end_token_ids)
 
     def __call__(self, groups: Sequence[Group]) -> Batch:
         """Return the batch; see ``Batch`` for its tensors."""
-        batch = (
-            pack_groups(groups)
-            if self.packed
-            else pad_sequences(_sequences(groups), self.pad_token_id)
-        )
+        batch = pack_groups(groups) if self.packed else self._pad(groups)
         batch["ended"] = self.ended(groups)
+        batch["n_prompt_tokens"] = sum(
+            len(group.prompt_token_ids) * len(group.responses) for group in groups
+        )
+
         width = max(len(group.responses) for group in groups)
         slots = torch.full((len(groups), width), -1)
         rewards = torch.zeros(len(groups), width)
         positives = torch.zeros(len(groups), width, dtype=torch.bool)
         ref_logps = torch.zeros(len(groups), width)
+        has_reference, has_named_pairs = True, False
         row = 0
         for p, group in enumerate(groups):
             for r, response in enumerate(group.responses):
                 slots[p, r] = row
                 rewards[p, r] = response.reward
                 positives[p, r] = response.role == "positive"
-                ref_logps[p, r] = (
-                    response.ref_logp if response.ref_logp is not None else float("nan")
-                )
+                if response.ref_logp is None:
+                    has_reference = False
+                else:
+                    ref_logps[p, r] = response.ref_logp
+                has_named_pairs |= response.beats is not None
                 row += 1
+
         batch |= {"slots": slots, "rewards": rewards, "positives": positives}
-        batch["n_prompt_tokens"] = sum(
-            len(group.prompt_token_ids) * len(group.responses) for group in groups
-        )
-        if any(response.beats is not None for group in groups for response in group.responses):
+        if has_named_pairs:
             batch["pairs"] = pairs_of(groups, width)
-        has_reference = not bool(ref_logps.isnan().any())
-        return batch | {"ref_logps": ref_logps} if has_reference else batch
+        if has_reference:
+            batch["ref_logps"] = ref_logps
+        return batch
+
+    def _pad(self, groups: Sequence[Group]) -> Batch:
+        return pad_sequences(sequences_of(groups), self.pad_token_id)
 
     def ended(self, groups: Sequence[Group]) -> Tensor:
         """Return (S,) bool: which responses end with an end-of-sequence token."""
-        responses = [response.token_ids for group in groups for response in group.responses]
-        return torch.tensor([len(ids) > 0 and ids[-1] in self.end_token_ids for ids in responses])
+        ended = []
+        for group in groups:
+            for response in group.responses:
+                ids = response.token_ids
+                ended.append(len(ids) > 0 and ids[-1] in self.end_token_ids)
+        return torch.tensor(ended)
 
 
 IDLE = Group("", [0], [Response(0, [0, 0], 0.0, "positive")])
@@ -91,7 +101,8 @@ class BudgetCollator:
     """
 
     def __init__(self, collator: GroupCollator, max_tokens: int) -> None:
-        self.collator, self.max_tokens = collator, max_tokens
+        self.collator = collator
+        self.max_tokens = max_tokens
 
     def __call__(self, places: Sequence[Group | None]) -> dict[str, Any]:
         """Return the micro-batches, in order."""
@@ -114,14 +125,11 @@ class BudgetCollator:
 
     def _batch(self, groups: Sequence[Group]) -> Batch:
         batch = self.collator(groups)
-        if (
-            self.collator.packed
-            and self._n_tokens(groups) > self.max_tokens
-            and len(groups[0].responses) > 1
-        ):
-            pieces = [[piece] for piece in pieces_of(groups, self.max_tokens)]
+        is_too_long = self._n_tokens(groups) > self.max_tokens
+        if self.collator.packed and is_too_long and len(groups[0].responses) > 1:
             batch["rows"] = [
-                pack_groups(piece) | {"ended": self.collator.ended(piece)} for piece in pieces
+                pack_groups([piece]) | {"ended": self.collator.ended([piece])}
+                for piece in pieces_of(groups, self.max_tokens)
             ]
         return batch
 
@@ -139,12 +147,12 @@ def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
     return pairs
 
 
-def _sequences(groups: Sequence[Group]) -> list[tuple[Sequence[int], Sequence[int]]]:
-    return [
-        (group.prompt_token_ids, response.token_ids)
-        for group in groups
-        for response in group.responses
-    ]
+def sequences_of(groups: Sequence[Group]) -> list[tuple[Sequence[int], Sequence[int]]]:
+    """Return (prompt, response) token ids of all responses, one after the other."""
+    sequences: list[tuple[Sequence[int], Sequence[int]]] = []
+    for group in groups:
+        sequences += [(group.prompt_token_ids, each.token_ids) for each in group.responses]
+    return sequences
 
 
 def pad_sequences(
@@ -169,9 +177,8 @@ def pad_sequences(
 
 def longest_sequence(group: Group) -> int:
     """Return the tokens of the group's longest prompt plus response: the width it pads to."""
-    return len(group.prompt_token_ids) + max(
-        len(response.token_ids) for response in group.responses
-    )
+    longest_response = max(len(response.token_ids) for response in group.responses)
+    return len(group.prompt_token_ids) + longest_response
 
 
 class GlobalBatchSampler(Sampler[int]):

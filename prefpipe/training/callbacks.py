@@ -21,8 +21,10 @@ FLUSH_EVERY_S = 5.0
 """``metrics.parquet`` is written anew so often at most."""
 
 COLLAPSE_NATS = 1.0
-"""Fall of the positives' mean log-probability, in nats a token, that is called a collapse **(ours)**: every token of a good
-answer has become e times less likely. Falls of a few tenths are ordinary for contrastive objectives."""
+"""Fall of the positives' mean log-probability, in nats a token, that is called a collapse **(ours)**.
+
+Every token of a good answer has become e times less likely then. Falls of a few tenths are ordinary for contrastive objectives.
+"""
 
 Progress = Callable[[str, int], Any]
 """``progress("train: step", total)``: a context manager that gives ``advance(n)``."""
@@ -40,33 +42,17 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         self._flushed_at = 0.0
 
     def on_train_begin(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
+        self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any
     ) -> None:
         """Drop the rows that the resumed checkpoint does not know."""
         self._flush(state)
 
-    def on_log(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
         """Write the rows if the last time was long enough ago."""
         if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
             self._flush(state)
 
-    def on_train_end(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_train_end(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
         """Write all rows."""
         self._flush(state)
 
@@ -82,10 +68,10 @@ def metric_rows(log_history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for entry in log_history:
         if "loss" in entry:
-            rows.append(
-                {name: entry.get(name) for name in METRICS.column_names} | {"split": "train"}
-            )
+            row = {name: entry.get(name) for name in METRICS.column_names}
+            rows.append(row | {"split": "train"})
         elif "eval_loss" in entry:
+            # only the measures have the prefix; step and epoch have none
             row = {
                 name: entry.get(name, entry.get(f"eval_{name}")) for name in METRICS.column_names
             }
@@ -97,23 +83,19 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
     """Warn, once, when the positives' log-probability falls far below where it began."""
 
     def __init__(self) -> None:
-        self._warned = False
+        self._has_warned = False
 
-    def on_log(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
         """Compare the last train rows with the first."""
         values = [entry["logps/chosen"] for entry in state.log_history if "logps/chosen" in entry]
-        if self._warned or len(values) < 2 * N_FIRST_ROWS or not state.is_world_process_zero:
+        is_too_early = len(values) < 2 * N_FIRST_ROWS
+        if self._has_warned or is_too_early or not state.is_world_process_zero:
             return
+
         began, now = fmean(values[:N_FIRST_ROWS]), fmean(values[-N_FIRST_ROWS:])
         if began - now < COLLAPSE_NATS:
             return
-        self._warned = True
+        self._has_warned = True
         warnings.warn(
             f"the log-probability of the positives fell from {began:.2f} to {now:.2f} nats a token by step "
             f"{state.global_step}: the policy is unlearning good answers too; lower --learning-rate or --beta",
@@ -146,13 +128,7 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
     def __init__(self, begin: Callable[[], None]) -> None:
         self._begin: Callable[[], None] | None = begin
 
-    def on_step_begin(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_step_begin(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
         """Call it, unless it was called."""
         if self._begin is not None:
             self._begin()
@@ -166,13 +142,7 @@ class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
     next row. Stands behind whatever asks for a checkpoint.
     """
 
-    def on_step_end(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_step_end(self, _args: Any, _state: Any, control: TrainerControl, **_kwargs: Any) -> None:
         """Ask for a row."""
         if control.should_save or control.should_evaluate:
             control.should_log = True
@@ -186,78 +156,51 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._stack = ExitStack()
 
     def on_train_begin(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
+        self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any
     ) -> None:
         """Open the bar with the steps that are left."""
         if state.is_world_process_zero:
-            self._advance = self._stack.enter_context(
-                self.progress("train: step", state.max_steps - state.global_step)
-            )
+            n_left = state.max_steps - state.global_step
+            self._advance = self._stack.enter_context(self.progress("train: step", n_left))
 
-    def on_step_end(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_step_end(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
         """Advance by one step."""
         if state.is_world_process_zero:
             self._advance(1)
 
-    def on_train_end(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
         """Close the bar."""
         self._stack.close()
 
 
 class TensorBoard(TrainerCallback):  # type: ignore[misc]
-    """Write the metrics as TensorBoard scalars, one folder a run, without a timestamp in its name."""
+    """Write the metrics as TensorBoard scalars, one folder a run, without a timestamp in its name.
+
+    Not the callback of transformers: that one gives evaluations no ``eval/epoch``, adds the figures of the whole run and the
+    speed of evaluations as tags, and on resume leaves the points of steps that are taken again beside the new ones.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer: SummaryWriter | None = None
 
     def on_train_begin(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
+        self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any
     ) -> None:
         """Open the event file; on resume, TensorBoard forgets the steps that are taken again."""
         if state.is_world_process_zero:
             self._writer = SummaryWriter(str(self.folder), purge_step=state.global_step + 1)
 
-    def on_log(
-        self,
-        _args: TrainingArguments,
-        state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
         """Write the newest row."""
+        if self._writer is None:
+            return
         for row in metric_rows(state.log_history[-1:]):
             for name, value in row.items():
-                if self._writer is not None and isinstance(value, (int, float)) and name != "step":
+                if isinstance(value, (int, float)) and name != "step":
                     self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
 
-    def on_train_end(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()

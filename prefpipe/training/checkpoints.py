@@ -13,9 +13,13 @@ from pathlib import Path
 from prefpipe.errors import ModelError, UsageError
 from prefpipe.models.weights import check_safetensors
 
-CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
-STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
 HINT = "give a complete checkpoint-N folder, or drop --resume-from"
+
+CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+
+STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
+"""What a checkpoint has beside its weights, on one device and under DDP."""
+
 SHARDED_STATES = ("optimizer_*", "global_step*", "pytorch_model_fsdp*")
 """Where FSDP and DeepSpeed keep optimizer and weights: folders, which their own loaders check, or files that hold all of it."""
 
@@ -26,12 +30,14 @@ def find_last_checkpoint(
     """Return the complete checkpoint with the highest step in ``folder``, or None; log each one skipped."""
     if not folder.is_dir():
         return None
-    found = [
-        (int(match[1]), path)
-        for path in folder.iterdir()
-        if (match := CHECKPOINT_NAME.fullmatch(path.name))
-    ]
-    for _, path in sorted(found, reverse=True):
+
+    checkpoints: list[tuple[int, Path]] = []
+    for path in folder.iterdir():
+        match = CHECKPOINT_NAME.fullmatch(path.name)
+        if match:
+            checkpoints.append((int(match[1]), path))
+
+    for _, path in sorted(checkpoints, reverse=True):
         problem = checkpoint_problem(path)
         if problem is None:
             return path
@@ -50,14 +56,15 @@ def require_checkpoint(path: Path) -> Path:
         if problem is not None:
             raise UsageError(f"{path} is not a complete checkpoint: {problem}", hint=HINT)
         return path
+
     if not path.is_dir():
         raise UsageError(f"{path}: there is no such folder", hint=HINT)
     skipped: list[str] = []
-    found = find_last_checkpoint(path, skipped.append)
-    if found is None:
+    last = find_last_checkpoint(path, skipped.append)
+    if last is None:
         details = f" ({'; '.join(skipped)})" if skipped else ""
         raise UsageError(f"{path} holds no complete checkpoint{details}", hint=HINT)
-    return found
+    return last
 
 
 def require_wrapper(path: Path, wrapper: str) -> None:
@@ -70,17 +77,16 @@ def require_wrapper(path: Path, wrapper: str) -> None:
     Raises:
         UsageError: it was written under another.
     """
-    found = (
-        "FSDP"
-        if any(path.glob("pytorch_model_fsdp*"))
-        else "DeepSpeed"
-        if any(path.glob("global_step*"))
-        else "DDP"
-    )
-    if found != wrapper:
-        names = {"DDP": "DDP or on one device"}
+    written_under = "DDP"
+    if any(path.glob("pytorch_model_fsdp*")):
+        written_under = "FSDP"
+    elif any(path.glob("global_step*")):
+        written_under = "DeepSpeed"
+
+    if written_under != wrapper:
+        names = {"DDP": "DDP or on one device", "FSDP": "FSDP", "DeepSpeed": "DeepSpeed"}
         raise UsageError(
-            f"{path} was written under {names.get(found, found)}, and this run is under {names.get(wrapper, wrapper)}",
+            f"{path} was written under {names[written_under]}, and this run is under {names[wrapper]}",
             hint="start it as it was started before, or begin again with --overwrite",
         )
 
@@ -94,15 +100,23 @@ def checkpoint_problem(path: Path) -> str | None:
         int(state["global_step"])
     except (OSError, ValueError, KeyError, TypeError):
         return "trainer_state.json, which is written last, is missing or cut off"
-    if any(next(path.glob(pattern), None) for pattern in SHARDED_STATES):
-        broken = [file.name for file in sorted(path.glob("*.bin")) if not zipfile.is_zipfile(file)]
+
+    if any(any(path.glob(pattern)) for pattern in SHARDED_STATES):
+        broken = _broken_archives(path, "*.bin")
         return f"{broken[0]} is cut off" if broken else None
+
     for pattern in STATE_FILES:
-        files = sorted(path.glob(pattern))
-        broken = [file.name for file in files if not zipfile.is_zipfile(file)]
-        if not files or broken:
-            return f"{broken[0] if broken else pattern} is missing or cut off"
+        broken = _broken_archives(path, pattern)
+        if broken:
+            return f"{broken[0]} is missing or cut off"
+        if not any(path.glob(pattern)):
+            return f"{pattern} is missing or cut off"
     return weights_problem(path)
+
+
+def _broken_archives(folder: Path, pattern: str) -> list[str]:
+    """Return the files that torch has not written to their end: it writes zip archives, whose directory comes last."""
+    return [file.name for file in sorted(folder.glob(pattern)) if not zipfile.is_zipfile(file)]
 
 
 def weights_problem(path: Path) -> str | None:

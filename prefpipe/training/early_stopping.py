@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_callback import ExportableState
 
 from prefpipe.errors import UsageError
@@ -48,7 +48,7 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def on_evaluate(
         self,
-        _args: TrainingArguments,
+        _args: Any,
         state: TrainerState,
         control: TrainerControl,
         metrics: Mapping[str, float],
@@ -57,18 +57,21 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         """Compare with the best; save a new best, and stop at the end of patience, with a checkpoint that says so."""
         if state.global_step == 0:
             return
-        found = evaluation_of({**metrics, "step": state.global_step})
-        if self.best is None or is_better(found, self.best):
-            self.best, self.n_waited = found, 0
-            state.best_global_step = (
-                state.global_step
-            )  # the trainer protects the checkpoint of this step
-            state.best_metric = found["rewards/accuracy"]
+
+        evaluation = evaluation_of({**metrics, "step": state.global_step})
+        if self.best is None or is_better(evaluation, self.best):
+            self.best = evaluation
+            self.n_waited = 0
+            # The trainer protects the checkpoint of this step.
+            state.best_global_step = state.global_step
+            state.best_metric = evaluation["rewards/accuracy"]
             control.should_save = True
         else:
             self.n_waited += 1
+
         if self.is_over:
-            control.should_save = control.should_training_stop = True
+            control.should_save = True
+            control.should_training_stop = True
 
     def state(self) -> dict[str, Any]:
         """Return what goes into a checkpoint."""
@@ -78,40 +81,38 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         }
 
     def restore(self, state: TrainerState, output: Path, checkpoint: Path) -> None:
-        """Take back what a checkpoint knows, and find the best model's checkpoint: in the output, or beside the one gone on from.
+        """Take back what a checkpoint knows, and find the checkpoint of the best model.
+
+        That one is in the output, or beside the checkpoint that is gone on from.
 
         Raises:
             UsageError: it is gone. The best model of the run could not be saved any more.
         """
-        name = type(self).__name__
-        attributes = state.stateful_callbacks.setdefault(name, self.state())["attributes"]
-        self.n_waited, best = attributes["n_waited"], attributes["best"]
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.n_waited = saved["attributes"]["n_waited"]
+        best = saved["attributes"]["best"]
         if best is None:
             return
-        self.best = {
-            key: best[key] for key in ("step", *MEASURES) if key in best
-        }  # JSON sorted the keys
-        name = f"checkpoint-{int(self.best['step'])}"
-        found = next(
-            (
-                place
-                for place in (output / name, checkpoint.parent / name)
-                if checkpoint_problem(place) is None
-            ),
-            None,
+        # JSON sorted the keys
+        self.best = {name: best[name] for name in ("step", *MEASURES) if name in best}
+
+        step = int(self.best["step"])
+        for folder in (output, checkpoint.parent):
+            place = folder / f"checkpoint-{step}"
+            if checkpoint_problem(place) is None:
+                state.best_model_checkpoint = str(place)
+                return
+        raise UsageError(
+            f"{checkpoint} goes on from a run whose best evaluation was at step {step}, and its model, "
+            f"{checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
+            hint="put it back, or start again with --overwrite",
         )
-        if found is None:
-            raise UsageError(
-                f"{checkpoint} goes on from a run whose best evaluation was at step {int(self.best['step'])}, and its model, "
-                f"{checkpoint.parent / name}, is gone or incomplete",
-                hint="put it back, or start again with --overwrite",
-            )
-        state.best_model_checkpoint = str(found)
 
 
-def is_better(found: Mapping[str, float], best: Mapping[str, float]) -> bool:
+def is_better(evaluation: Mapping[str, float], best: Mapping[str, float]) -> bool:
     """Return whether an evaluation has a higher accuracy than another, or the same and a lower loss."""
-    return (found["rewards/accuracy"], -found["loss"]) > (best["rewards/accuracy"], -best["loss"])
+    rank = evaluation["rewards/accuracy"], -evaluation["loss"]
+    return rank > (best["rewards/accuracy"], -best["loss"])
 
 
 def evaluation_of(entry: Mapping[str, float]) -> Evaluation:
@@ -128,15 +129,18 @@ def evaluation_figures(
     ``baseline``: before the first step; ``last``; with early stopping ``best``, whose model is saved, and
     ``stopped_early``: whether the patience ended the run; {} for a run without evaluations.
     """
-    found = [evaluation_of(entry) for entry in log_history if "eval_loss" in entry]
-    if not found:
+    evaluations = [evaluation_of(entry) for entry in log_history if "eval_loss" in entry]
+    if not evaluations:
         return {}
+
+    first = evaluations[0]
     figures: dict[str, Any] = {
-        "baseline": found[0] if found[0]["step"] == 0 else None,
-        "last": found[-1],
+        "baseline": first if first["step"] == 0 else None,
+        "last": evaluations[-1],
     }
     if early is not None:
-        figures |= {"best": early.best, "stopped_early": early.is_over}
+        figures["best"] = early.best
+        figures["stopped_early"] = early.is_over
     return figures
 
 
@@ -144,21 +148,23 @@ def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
     """Return in words what the evaluations of a run say, and which model was saved."""
     if not figures:
         return []
+
     baseline, last, best = figures["baseline"], figures["last"], figures.get("best")
-    sides = [f"{_words(baseline)} before the first step"] if baseline is not None else []
-    sides.append(f"{_words(last)} at step {last['step']}")
-    lines = [f"held-out prompts: {'; '.join(sides)}"]
-    if best is not None:
-        end = "patience ended the run" if figures["stopped_early"] else "the run ended"
+    before = "" if baseline is None else f"{_in_words(baseline)} before the first step; "
+    lines = [f"held-out prompts: {before}{_in_words(last)} at step {last['step']}"]
+    if best is None:
+        return lines
+
+    end = "patience ended the run" if figures["stopped_early"] else "the run ended"
+    lines.append(
+        f"the saved model is that of step {best['step']}, the best evaluation: {_in_words(best)}; {end} at step {last['step']}"
+    )
+    if baseline is not None and not is_better(best, baseline):
         lines.append(
-            f"the saved model is that of step {best['step']}, the best evaluation: {_words(best)}; {end} at step {last['step']}"
+            "no evaluation is better than the one before the first step: training did not help on held-out prompts"
         )
-        if baseline is not None and not is_better(best, baseline):
-            lines.append(
-                "no evaluation is better than the one before the first step: training did not help on held-out prompts"
-            )
     return lines
 
 
-def _words(evaluation: Mapping[str, float]) -> str:
+def _in_words(evaluation: Mapping[str, float]) -> str:
     return f"accuracy {describe_accuracy(evaluation, digits=1)}, loss {evaluation['loss']:.3f}"

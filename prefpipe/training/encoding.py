@@ -62,7 +62,9 @@ class Encoder:
         self.tokenizer = tokenizer
         self.eos_token_ids = {tokenizer.eos_token_id, *eos_token_ids} - {None}
         self.template = ChatTemplate(tokenizer, eos_ids=sorted(self.eos_token_ids), today=today)
-        self.n_encoded = self.n_apart = self.n_with_control_text = 0
+        self.n_encoded = 0
+        self.n_apart = 0
+        self.n_with_control_text = 0
         self._last_prompt: tuple[list[Message], str, list[int]] | None = None
         self._anchors: list[str] | None = None
 
@@ -190,14 +192,13 @@ class Encoder:
     def _until_end(self, ids: list[int], *, finished: bool) -> list[int]:
         """Cut what the template adds after the end of the turn, and the end itself where the response was cut off."""
         ends = [position for position, token in enumerate(ids) if token in self.eos_token_ids]
-        # control tokens are the template's alone; an ordinary token that ends turns may stand in the response as well
-        written = [position for position in ends if ids[position] in self.template.control_tokens]
-        if written:
-            end = written[0]
+        # Control tokens are the template's alone; an ordinary token that ends turns may stand in the response as well.
+        control_ends = [end for end in ends if ids[end] in self.template.control_tokens]
+        end = len(ids)
+        if control_ends:
+            end = control_ends[0]
         elif ends:
             end = ends[-1]
-        else:
-            end = len(ids)
         return ids[: end + 1] if finished else ids[:end]
 
     def holds_control_text(self, turn: Message) -> bool:

@@ -18,7 +18,7 @@ from prefpipe.maths.objectives.logps import (
     token_entropies,
     token_logps,
 )
-from prefpipe.training.batches import Batch, pad_sequences
+from prefpipe.training.batches import Batch, pad_sequences, sequences_of
 from prefpipe.training.groups import Group, Key, require_known_tokens
 from prefpipe.training.projection import changes_logits, scoring_head
 from prefpipe.training.ranks import from_first, processes
@@ -31,9 +31,21 @@ from prefpipe.training.shared_prompt import (
     trial_groups,
 )
 
-Found = TypeVar("Found", bound=tuple[Tensor | None, ...])
+Figures = TypeVar("Figures", bound=tuple[Tensor | None, ...])
+"""A named tuple of what a model says of responses, (S,) each; None for what nobody asked for."""
+
 PADDED = ("input_ids", "attention_mask", "response_mask")
 """What `sequence_logps` reads of a padded batch."""
+
+NOT_PACKABLE = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+)
+"""What a model's own code raises that does not take packed rows."""
 
 
 def sequence_logps(
@@ -70,19 +82,18 @@ def _sequence_token_logps(
     *,
     entropy: bool,
 ) -> Tensor:
+    # The token before each response token predicts it.
     predicting = torch.zeros_like(response_mask)
     predicting[:, :-1] = response_mask[:, 1:]
     with _project_only(model, predicting):
-        logits = model(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).logits  # (N, V)
+        output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    logits = output.logits  # (N, V)
+
     labels = input_ids[response_mask]
     logps = token_logps(logits, labels)
-    return (
-        torch.stack([logps, token_entropies(logits, labels, logps)], -1)
-        if entropy
-        else logps[:, None]
-    )
+    if not entropy:
+        return logps[:, None]
+    return torch.stack([logps, token_entropies(logits, labels, logps)], -1)
 
 
 def packed_logps(
@@ -104,29 +115,23 @@ def packed_logps(
 
 def _packed_token_logps(model: nn.Module, packed: Mapping[str, Any], *, entropy: bool) -> Tensor:
     with scoring_head(unwrap(model), packed["predictors"], packed["labels"], entropy=entropy):
-        tokens: Tensor = model(
+        output = model(
             input_ids=packed["input_ids"],
             position_ids=packed["position_ids"],
             use_cache=False,
             packed_layout=packed["layout"],
-        ).logits
+        )
+    tokens: Tensor = output.logits
     return tokens
 
 
 def _summed(tokens: Tensor, response_mask: Tensor, ended: Tensor | None) -> ResponseLogps:
     """Return responses of (N, 1) log-probabilities, or (N, 2) with entropies."""
-    found = sum_response_logps(tokens[:, 0], response_mask, ended)
+    summed = sum_response_logps(tokens[:, 0], response_mask, ended)
     if tokens.shape[1] == 1:
-        return found
+        return summed
     entropies = sum_response_logps(tokens[:, 1].detach(), response_mask)
-    return found._replace(entropies=mean_logps(entropies))
-
-
-def group_logps(
-    model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False
-) -> ResponseLogps:
-    """Return the log-probabilities of a batch's responses by group, each (P, R), 0 where there is no response."""
-    return by_group([batch_logps(model, batch, entropy=entropy)], batch["slots"])
+    return summed._replace(entropies=mean_logps(entropies))
 
 
 def batch_logps(
@@ -139,7 +144,7 @@ def batch_logps(
     return sequence_logps(model, **padded, ended=batch.get("ended"), entropy=entropy)
 
 
-def by_group(rows: Sequence[Found], slots: Tensor) -> Found:
+def by_group(rows: Sequence[Figures], slots: Tensor) -> Figures:
     """Return responses that come one after the other as (P, R), 0 where ``slots`` (P, R) is -1.
 
     Args:
@@ -148,15 +153,17 @@ def by_group(rows: Sequence[Found], slots: Tensor) -> Found:
     """
     places, exists = slots.clamp(min=0), slots >= 0
 
-    def spread(columns: Sequence[Tensor | None]) -> Tensor | None:
+    grouped: list[Tensor | None] = []
+    for columns in zip(*rows, strict=True):
         known = [column for column in columns if column is not None]
         if not known:
-            return None
+            grouped.append(None)
+            continue
         values = torch.cat(known)[places]
-        return torch.where(exists, values, torch.zeros_like(values))
+        grouped.append(torch.where(exists, values, torch.zeros_like(values)))
 
     kind: Any = type(rows[0])
-    return kind(*map(spread, zip(*rows, strict=True)))  # type: ignore[no-any-return]
+    return kind(*grouped)  # type: ignore[no-any-return]
 
 
 def share_prompts(model: nn.Module) -> str | None:
@@ -168,23 +175,15 @@ def share_prompts(model: nn.Module) -> str | None:
     Returns:
         None, or the reason why prompts are computed once a response instead.
     """
-    problem = changes_logits(_causal_of(model).config)
+    problem = changes_logits(without_adapters(model).config)
     if problem is not None:
         return problem
-    return prepare_packing(
-        model,
-        padded=lambda batch: sequence_logps(model, *(batch[name] for name in PADDED)).logps,
-        packed=lambda batch: packed_logps(model, batch).logps,
-    )
+    return prepare_packing(model, lambda batch: batch_logps(model, batch).logps)
 
 
 @torch.no_grad()
 def prepare_packing(
-    model: nn.Module,
-    *,
-    padded: Callable[[Batch], Tensor],
-    packed: Callable[[Batch], Tensor],
-    pad_token_id: int | None = None,
+    model: nn.Module, read: Callable[[Batch], Tensor], *, pad_token_id: int | None = None
 ) -> str | None:
     """Give a model the attention of packed rows if it computes the same with it, or say what differs.
 
@@ -194,42 +193,35 @@ def prepare_packing(
 
     Args:
         model: in the precision it is trained in.
-        padded: what the model says (S,) of a padded batch; packed: the same of a packed row.
-        packed: see ``padded``.
+        read: returns what the model says of a batch's responses, (S,), packed or padded as they come.
         pad_token_id: what padded batches must be padded with, for a model that finds the ends of rows by it.
     """
-    inside = _causal_of(model)
+    inside = without_adapters(model)
     problem = changes_attention(inside.config)
     if problem is not None:
         return problem
-    n_vocabulary, device = (
-        int(inside.get_input_embeddings().weight.shape[0]),
-        next(model.parameters()).device,
-    )
+
+    n_vocabulary = int(inside.get_input_embeddings().weight.shape[0])
+    weight = next(model.parameters())
     groups = trial_groups(n_vocabulary, without=pad_token_id)
-    was_training, before = model.training, inside.config._attn_implementation  # noqa: SLF001 - its only name
+
+    was_training = model.training
+    attention_before = inside.config._attn_implementation  # noqa: SLF001 - its only name
     model.eval()
     try:
-        sequences = [
-            (group.prompt_token_ids, each.token_ids) for group in groups for each in group.responses
-        ]
-        expected = padded(to_device(pad_sequences(sequences, pad_token_id or 0), device))
+        plain_batch = pad_sequences(sequences_of(groups), pad_token_id or 0)
+        plain = read(to_device(plain_batch, weight.device))
         inside.set_attn_implementation(ATTENTION)
-        found = packed(to_device(pack_groups(groups), device))
-        problem = _difference(found, expected, next(model.parameters()).dtype)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        IndexError,
-        NotImplementedError,
-    ) as error:
-        problem = f"its code does not take packed rows ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+        packed = read(to_device(pack_groups(groups), weight.device))
+        problem = _difference(packed, plain, weight.dtype)
+    except NOT_PACKABLE as error:
+        first_line = str(error).partition("\n")[0][:120]
+        problem = f"its code does not take packed rows ({type(error).__name__}: {first_line})"
     finally:
         model.train(was_training)
+
     if problem is not None:
-        inside.set_attn_implementation(before)
+        inside.set_attn_implementation(attention_before)
     return problem
 
 
@@ -238,42 +230,41 @@ def share_as_first(model: nn.Module, share: Callable[[nn.Module], str | None]) -
 
     The others may have no weights yet (FSDP sends them later), and packed and plain passes do not go together.
     """
-    problem = from_first(share(model) if processes().is_main_process else None)
+    problem = None
+    if processes().is_main_process:
+        problem = share(model)
+    problem = from_first(problem)
     if problem is None:
-        _causal_of(model).set_attn_implementation(ATTENTION)
+        without_adapters(model).set_attn_implementation(ATTENTION)
     return problem
 
 
-def _difference(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str | None:
-    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+def _difference(packed: Tensor, plain: Tensor, dtype: torch.dtype) -> str | None:
+    """Say by how much a model's output on packed rows differs from the plain one, None where that is rounding."""
+    # relative to the mean size where a value is smaller: a score may be near 0 by itself
+    sizes = plain.abs().maximum(plain.nan_to_num(0.0).abs().mean())
+    error = float(((packed - plain).abs() / sizes).nan_to_num(0.0).max())
+
     # NaN on both sides is a broken model, which is not this check's to report
-    sizes = expected.abs().maximum(
-        expected.nan_to_num(0.0).abs().mean()
-    )  # a score may be near 0 by itself
-    error = float(((found - expected).abs() / sizes).nan_to_num(0.0).max())
-    is_same = error < tolerance and bool((found.isnan() == expected.isnan()).all())
-    return (
-        None if is_same else f"what it says of packed rows differs by {error:.1e} from plain ones"
-    )
+    has_same_nans = bool((packed.isnan() == plain.isnan()).all())
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    if error < tolerance and has_same_nans:
+        return None
+    return f"what it says of packed rows differs by {error:.1e} from plain ones"
 
 
 def shares_prompts(model: nn.Module) -> bool:
     """Return whether `share_prompts` has prepared the model."""
-    return bool(_causal_of(model).config._attn_implementation == ATTENTION)  # noqa: SLF001 - its only name
-
-
-def _causal_of(model: nn.Module) -> Any:
-    """Return the language model, or the classifier, inside wrappers and adapters."""
-    inside = unwrap(model)
-    return inside.get_base_model() if hasattr(inside, "get_base_model") else inside
+    return bool(without_adapters(model).config._attn_implementation == ATTENTION)  # noqa: SLF001 - its only name
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Return a batch with its tensors on a device."""
-    return {
-        name: value.to(device) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }
+    moved = dict(batch)
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            moved[name] = value.to(device)
+    return moved
 
 
 class Measured(NamedTuple):
@@ -308,32 +299,31 @@ def measure_responses(
     Raises:
         InputError: a token id that the model does not have.
     """
-    require_known_tokens(groups, _causal_of(model).get_input_embeddings().weight.shape[0])
+    require_known_tokens(groups, without_adapters(model).get_input_embeddings().weight.shape[0])
     batches = _packed_batches if shares_prompts(model) else _padded_batches
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
         for keys, batch in batches(groups, pad_token_id, max_batch_tokens):
+            on_device = to_device(batch, device)
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                there = to_device(batch, device)
-                if "layout" in there:
-                    tokens = _packed_token_logps(model, there, entropy=False)[:, 0]
-                else:
-                    tokens = _sequence_token_logps(
-                        model, *(there[name] for name in PADDED), entropy=False
-                    )[:, 0]
-                summed = sum_response_logps(tokens, there["response_mask"])
-            n_tokens = summed.n_tokens.tolist()
-            yield from map(
-                Measured,
-                keys,
-                summed.logps.tolist(),
-                n_tokens,
-                torch.split(tokens.float().cpu(), n_tokens),
-            )
+                tokens = _token_logps(model, on_device)
+                summed = sum_response_logps(tokens, on_device["response_mask"])
+
+            logps, n_tokens = summed.logps.tolist(), summed.n_tokens.tolist()
+            by_response = torch.split(tokens.float().cpu(), n_tokens)
+            yield from map(Measured, keys, logps, n_tokens, by_response)
     finally:
         model.train(was_training)
+
+
+def _token_logps(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """Return the log-probability of every response token, (N,), packed or padded as they come."""
+    if "layout" in batch:
+        return _packed_token_logps(model, batch, entropy=False)[:, 0]
+    padded = {name: batch[name] for name in PADDED}
+    return _sequence_token_logps(model, **padded, entropy=False)[:, 0]
 
 
 def reference_logps(
@@ -345,10 +335,10 @@ def reference_logps(
     max_batch_tokens: int = 8192,
 ) -> dict[Key, tuple[float, int]]:
     """Return the sums and token counts of `measure_responses` by key, as `with_reference` takes them."""
-    found = measure_responses(
+    measured = measure_responses(
         model, groups, pad_token_id=pad_token_id, bf16=bf16, max_batch_tokens=max_batch_tokens
     )
-    return {each.key: (each.logp, each.n_tokens) for each in found}
+    return {each.key: (each.logp, each.n_tokens) for each in measured}
 
 
 def _packed_batches(
@@ -367,29 +357,32 @@ def _packed_batches(
         yield _keys(pending), pack_groups(pending)
 
 
-def _keys(groups: Sequence[Group]) -> list[Key]:
-    return [
-        (group.prompt_id, response.sample_idx) for group in groups for response in group.responses
-    ]
-
-
 def _padded_batches(
     groups: Sequence[Group], pad_token_id: int, max_tokens: int
 ) -> Iterator[tuple[list[Key], Batch]]:
-    pending = [
-        ((group.prompt_id, response.sample_idx), (group.prompt_token_ids, response.token_ids))
-        for group in groups
-        for response in group.responses
-    ]
-    pending.sort(key=lambda item: len(item[1][0]) + len(item[1][1]), reverse=True)
+    """Yield responses, the longest first, each with its prompt; as many as the longest of them lets in."""
+    pending: list[tuple[int, Key, tuple[Sequence[int], Sequence[int]]]] = []
+    for group in groups:
+        for response in group.responses:
+            key = group.prompt_id, response.sample_idx
+            length = len(group.prompt_token_ids) + len(response.token_ids)
+            pending.append((length, key, (group.prompt_token_ids, response.token_ids)))
+    pending.sort(key=lambda item: item[0], reverse=True)
+
     while pending:
-        longest = len(pending[0][1][0]) + len(pending[0][1][1])
+        longest, _, _ = pending[0]
         size = max(1, max_tokens // longest)
         chunk, pending = pending[:size], pending[size:]
-        yield (
-            [key for key, _ in chunk],
-            pad_sequences([sequence for _, sequence in chunk], pad_token_id),
-        )
+        keys = [key for _, key, _ in chunk]
+        sequences = [sequence for _, _, sequence in chunk]
+        yield keys, pad_sequences(sequences, pad_token_id)
+
+
+def _keys(groups: Sequence[Group]) -> list[Key]:
+    keys: list[Key] = []
+    for group in groups:
+        keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
+    return keys
 
 
 @contextmanager
@@ -414,3 +407,9 @@ def unwrap(model: Any) -> Any:
     while hasattr(model, "module"):
         model = model.module
     return model
+
+
+def without_adapters(model: nn.Module) -> Any:
+    """Return the language model, or the classifier, inside wrappers and adapters."""
+    inside = unwrap(model)
+    return inside.get_base_model() if hasattr(inside, "get_base_model") else inside

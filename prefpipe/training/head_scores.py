@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prefpipe.errors import ModelError
-from prefpipe.training.forward import prepare_packing, unwrap
+from prefpipe.training.forward import prepare_packing, unwrap, without_adapters
 from prefpipe.training.shared_prompt import Layout
 
 
@@ -25,23 +25,18 @@ class HeadScores(NamedTuple):
 
 def head_scores(model: nn.Module, batch: Mapping[str, Any]) -> HeadScores:
     """Return the scores of a batch's responses one after the other, each (S,), float32, packed or padded as they come."""
-    packed = "layout" in batch
-    scores = (
-        _packed_scores(model, batch)
-        if packed
-        else _padded_scores(model, batch["input_ids"], batch["attention_mask"])
-    )
+    read = _packed_scores if "layout" in batch else _padded_scores
+    scores = read(model, batch)
     return HeadScores(scores, batch["response_mask"].sum(-1))
 
 
 def share_conversations(model: nn.Module) -> str | None:
     """Prepare a reward model so that groups are computed packed, or say why they cannot be; as `share_prompts` does."""
-    if score_head(model) is getattr(_inside(model), "classifier", None):
+    if score_head(model) is getattr(without_adapters(model), "classifier", None):
         return "an encoder's prompt looks at the response behind it, so it is another one for each"
     return prepare_packing(
         model,
-        padded=lambda batch: _padded_scores(model, batch["input_ids"], batch["attention_mask"]),
-        packed=lambda batch: _packed_scores(model, batch),
+        lambda batch: head_scores(model, batch).scores,
         pad_token_id=int(unwrap(model).config.get_text_config().pad_token_id),
     )
 
@@ -52,7 +47,7 @@ def score_head(model: nn.Module) -> Any:
     Raises:
         ModelError: the classifier has neither.
     """
-    inside = _inside(model)
+    inside = without_adapters(model)
     for name in ("score", "classifier"):
         if isinstance(getattr(inside, name, None), nn.Module):
             return getattr(inside, name)
@@ -62,26 +57,22 @@ def score_head(model: nn.Module) -> Any:
     )
 
 
-def _inside(model: nn.Module) -> Any:
-    """Return the classifier inside wrappers and adapters."""
-    inside: Any = unwrap(model)
-    return inside.get_base_model() if hasattr(inside, "get_base_model") else inside
-
-
-def _padded_scores(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    found: Tensor = model(input_ids=input_ids, attention_mask=attention_mask).logits  # (S, 1)
-    return found[:, 0].float()
+def _padded_scores(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    scores: Tensor = output.logits  # (S, 1)
+    return scores[:, 0].float()
 
 
 def _packed_scores(model: nn.Module, packed: Mapping[str, Any]) -> Tensor:
     with _read_ends(model, packed["layout"]):
-        found: Tensor = model(
+        output = model(
             input_ids=packed["input_ids"],
             position_ids=packed["position_ids"],
             use_cache=False,
             packed_layout=packed["layout"],
-        ).logits  # (1, S)
-    return found[0].float()
+        )
+    scores: Tensor = output.logits  # (1, S)
+    return scores[0].float()
 
 
 @contextmanager
@@ -93,13 +84,14 @@ def _read_ends(model: nn.Module, layout: Layout) -> Iterator[None]:
     """
     head = score_head(model)
     project = head.forward
-    places = [span.start + span.length - 1 for group in layout.groups for span in group.responses]
+    ends: list[int] = []
+    for group in layout.groups:
+        ends += [span.start + span.length - 1 for span in group.responses]
 
     def score(hidden: Tensor) -> Tensor:
-        scores: Tensor = project(hidden[0][torch.tensor(places, device=hidden.device)])[
-            :, 0
-        ]  # (S,)
-        return scores[None, None].expand(1, hidden.shape[1], len(places))
+        last_hidden = hidden[0][torch.tensor(ends, device=hidden.device)]
+        scores: Tensor = project(last_hidden)[:, 0]  # (S,)
+        return scores[None, None].expand(1, hidden.shape[1], len(ends))
 
     head.forward = score
     try:

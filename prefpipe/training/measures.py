@@ -27,27 +27,32 @@ MEASURES = (
 )
 SCORE_MEASURES = MEASURES[: MEASURES.index("logps/chosen")]
 """Those that scores alone have."""
+
 MEASURE_MEANINGS = {
     "loss": "mean over prompts of the objective",
-    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, and so on), in the objective's "
-    "units (of a policy: the implicit reward)",
+    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, and so on), "
+    "in the objective's units (of a policy: the implicit reward)",
     "rewards/rejected": "mean score of the negatives",
     "rewards/margins": "rewards/chosen - rewards/rejected",
     "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is higher, in [0, 1]",
     "rewards/best": "share of prompts in which every positive's score is above every negative's, in [0, 1]",
     "logps/chosen": "mean log-probability of the positives, nats a token",
     "logps/rejected": "mean log-probability of the negatives, nats a token",
-    "entropy": "mean entropy of the policy's next-token distribution over the tokens of the responses, each response alike, nats",
-    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate of the policy's distance from "
-    "the reference, KL(reference || policy) a token, only where the reference sampled the responses; null without a reference",
-    "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the same responses, nats a token; "
-    "without a reference below the mean of the first ten `train` rows, or the first `eval` row",
+    "entropy": "mean entropy of the policy's next-token distribution over the tokens of the responses, "
+    "each response alike, nats",
+    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate of the "
+    "policy's distance from the reference, KL(reference || policy) a token, only where the reference sampled "
+    "the responses; null without a reference",
+    "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the same responses, "
+    "nats a token; without a reference below the mean of the first ten `train` rows, or the first `eval` row",
     "logps/rejected_fall": "the same for the negatives",
 }
+
 FALLS = {"logps/chosen_fall": "logps/chosen", "logps/rejected_fall": "logps/rejected"}
+"""How far a log-probability has fallen, and which one it is."""
+
 N_FIRST_ROWS = 10
 """Rows that are averaged for where a run began: each is of other prompts, and single rows differ by more."""
-
 
 PAIR_FIGURES = ("accuracy", "ece", "brier", "log_loss")
 PAIR_MEANINGS = {
@@ -76,20 +81,22 @@ def measure_groups(
     """
     chosen = targets.positives & targets.mask
     rejected = targets.mask & ~targets.positives
+
+    # A token's share, so that long responses count as much as short ones.
     n_tokens = policy.n_tokens.clamp(min=1)
-    means = policy.logps / n_tokens
-    falls = (
-        (ref_logps - policy.logps) / n_tokens
-        if ref_logps is not None
-        else torch.full_like(means, torch.nan)
-    )
+    mean_logps = policy.logps / n_tokens
+    falls = torch.full_like(mean_logps, torch.nan)
+    if ref_logps is not None:
+        falls = (ref_logps - policy.logps) / n_tokens
+    entropy = torch.full_like(losses, torch.nan)
+    if policy.entropies is not None:
+        entropy = _mean(policy.entropies, targets.mask)
+
     columns = [
         *measure_pairs(losses, scores, named_pairs(targets)).unbind(-1),
-        _mean(means, chosen),
-        _mean(means, rejected),
-        _mean(policy.entropies, targets.mask)
-        if policy.entropies is not None
-        else torch.full_like(losses, torch.nan),
+        _mean(mean_logps, chosen),
+        _mean(mean_logps, rejected),
+        entropy,
         _mean(falls, targets.mask),
         _mean(falls, chosen),
         _mean(falls, rejected),
@@ -115,13 +122,17 @@ def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
     """
     n_pairs = pairs.sum((-2, -1)).clamp(min=1)
     won = ((scores[:, :, None] > scores[:, None, :]) & pairs).sum((-2, -1))
-    winners, losers = (
-        torch.where(pairs.sum(axis) > 0, scores * pairs.sum(axis), torch.zeros_like(scores))
-        for axis in (-1, -2)
-    )
-    chosen, rejected = winners.sum(-1) / n_pairs, losers.sum(-1) / n_pairs
+
+    # Each response counts as often as it wins, or loses.
+    chosen = _weighted_sum(scores, pairs.sum(-1)) / n_pairs
+    rejected = _weighted_sum(scores, pairs.sum(-2)) / n_pairs
     columns = [losses, chosen, rejected, chosen - rejected, won / n_pairs, won == n_pairs]
     return torch.stack([column.detach().float() for column in columns], -1)
+
+
+def _weighted_sum(values: Tensor, counts: Tensor) -> Tensor:
+    """Return (P,) sums of values (P, R); where the count is 0 a value may be anything, infinite too."""
+    return torch.where(counts > 0, values * counts, torch.zeros_like(values)).sum(-1)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
@@ -137,25 +148,28 @@ def complete_entry(entry: dict[str, float], log_history: Sequence[Mapping[str, f
         entry: with the names of ``MEASURES``, all behind ``eval_`` in an evaluation.
         log_history: the entries before it.
     """
-    prefix = "eval_" if "eval_loss" in entry else ""
+    is_evaluation = "eval_loss" in entry
+    prefix = "eval_" if is_evaluation else ""
     for name in (*FALLS, "kl", "entropy"):
         if isnan(entry.get(prefix + name, nan)):
             entry.pop(prefix + name, None)
+
+    n_first = 1 if is_evaluation else N_FIRST_ROWS
     for fall, name in FALLS.items():
-        if prefix + fall not in entry and prefix + name in entry:
-            values = [row[prefix + name] for row in (*log_history, entry) if prefix + name in row]
-            entry[prefix + fall] = (
-                fmean(values[: 1 if prefix else N_FIRST_ROWS]) - entry[prefix + name]
-            )
+        if prefix + fall in entry or prefix + name not in entry:
+            continue
+        values = [row[prefix + name] for row in (*log_history, entry) if prefix + name in row]
+        entry[prefix + fall] = fmean(values[:n_first]) - entry[prefix + name]
 
 
 def mean_measures(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> dict[str, float]:
-    """Return the mean of each measure over log rows."""
-    return {
-        name: fmean(row[name] for row in rows)
-        for name in names
-        if rows and all(name in row for row in rows)
-    }
+    """Return the mean over log rows of each measure that all rows have."""
+    means: dict[str, float] = {}
+    for name in names:
+        values = [row[name] for row in rows if name in row]
+        if values and len(values) == len(rows):
+            means[name] = fmean(values)
+    return means
 
 
 UNDECIDED_MARGIN = 5e-4

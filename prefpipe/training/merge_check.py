@@ -1,10 +1,11 @@
-"""Whether a merged model is what base and adapter were: log-probabilities of real texts, or rewards of them.
+"""Whether a merged model is what base and adapter were, on a few real texts.
 
-Both sides compute in float32, so that what is compared is the weights: what is left in float32 is the order of sums, in half
-precision the rounding of the weights as well.
+Compared are log-probabilities, or rewards for a classifier. Both models compute in float32, so that
+what is compared is the weights. What differs in float32 is the order of sums; in half precision the
+rounding of the weights comes on top.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,15 +14,19 @@ from torch import Tensor
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}
 """Mean absolute difference, in nats a token or in units of reward, that rounding explains **(ours)**."""
 MAX_TOKENS = 256
+PHOTOSYNTHESIS = (
+    "Plants, algae and some bacteria turn light into chemical energy: chlorophyll takes it in, "
+    "and water is split."
+)
+FIBONACCI = """\
+def fibonacci(n):
+    a, b = 0, 1
+    for _ in range(n):
+        a, b = b, a + b
+    return a"""
 CONVERSATIONS = (
-    (
-        "What is photosynthesis?",
-        "Plants, algae and some bacteria turn light into chemical energy: chlorophyll takes it in, and water is split.",
-    ),
-    (
-        "Write a function that returns the n-th Fibonacci number.",
-        "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return a",
-    ),
+    ("What is photosynthesis?", PHOTOSYNTHESIS),
+    ("Write a function that returns the n-th Fibonacci number.", FIBONACCI),
     (
         "A train covers 180 km in 2.5 hours. How fast is it?",
         "Speed is distance over time: 180 km / 2.5 h = 72 km/h.",
@@ -33,10 +38,19 @@ CONVERSATIONS = (
 )
 
 
-class Agreement(NamedTuple):
-    """Mean and largest absolute difference of merged model and adapter, and how far the adapter moves its base on average.
+class Expected(NamedTuple):
+    """What a merged model is held against: `measure` of its base, alone and with the adapter."""
 
-    In nats a token for a language model, in units of reward for a classifier.
+    texts: list[list[int]]
+    base: Tensor
+    adapted: Tensor
+
+
+class Agreement(NamedTuple):
+    """Mean and largest absolute difference of merged model and adapter.
+
+    ``mean_effect`` is how far the adapter moves its base on average. All in nats a token for a
+    language model, in units of reward for a classifier.
     """
 
     n_texts: int
@@ -46,22 +60,34 @@ class Agreement(NamedTuple):
     mean_effect: float
 
 
+def measure_adapted(model: Any, tokenizer: Any) -> Expected:
+    """Measure a peft model, with its adapter and without."""
+    texts = encode_texts(tokenizer)
+    adapted = measure(model, texts)
+    with model.disable_adapter():
+        return Expected(texts, measure(model, texts), adapted)
+
+
 def encode_texts(tokenizer: Any) -> list[list[int]]:
     """Return the ids of a few conversations, in the model's own template where there is one."""
-    found = []
+    texts = []
     for question, answer in CONVERSATIONS:
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         if getattr(tokenizer, "chat_template", None):
-            ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+            encoded = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
         else:
-            ids = tokenizer(f"{question}\n{answer}")["input_ids"]
-        found.append(list(ids)[:MAX_TOKENS])
-    return found
+            encoded = tokenizer(f"{question}\n{answer}")
+        texts.append(list(encoded["input_ids"])[:MAX_TOKENS])
+    return texts
 
 
 @torch.no_grad()
 def measure(model: Any, texts: Sequence[Sequence[int]]) -> Tensor:
-    """Return the log-probability of each text's tokens but the first, or each text's reward; float64, one after the other."""
+    """Return the log-probability of each text's tokens but the first, or each text's reward.
+
+    Returns:
+        (tokens of all texts,) or (texts,), float64.
+    """
     values = []
     device = next(model.parameters()).device
     for ids in texts:
@@ -70,39 +96,37 @@ def measure(model: Any, texts: Sequence[Sequence[int]]) -> Tensor:
         if logits.ndim == 2:
             values.append(logits[0])
         else:
-            values.append(logits[0, :-1].log_softmax(-1).gather(-1, row.cpu()[0, 1:, None])[:, 0])
+            next_ids = row.cpu()[0, 1:, None]
+            values.append(logits[0, :-1].log_softmax(-1).gather(-1, next_ids)[:, 0])
     return torch.cat(values)
 
 
 def compare(base: Tensor, adapted: Tensor, merged: Tensor, n_texts: int) -> Agreement:
-    """Compare what `measure` said of three models; a number that is not finite on one side alone is an endless difference."""
+    """Compare what `measure` returned for three models.
+
+    A number that is not finite on one side alone is an endless difference.
+    """
     difference = (merged - adapted).abs()
-    difference = torch.where(
-        torch.isfinite(difference) | (merged.isnan() & adapted.isnan()), difference, torch.inf
-    ).nan_to_num(0.0, torch.inf)
+    both_nan = merged.isnan() & adapted.isnan()
+    difference = torch.where(torch.isfinite(difference) | both_nan, difference, torch.inf)
+    difference = difference.nan_to_num(0.0, torch.inf)
     return Agreement(
         n_texts,
-        len(merged),
-        float(difference.mean()),
-        float(difference.max()),
-        float((adapted - base).abs().mean()),
+        n_values=len(merged),
+        mean_difference=float(difference.mean()),
+        max_difference=float(difference.max()),
+        mean_effect=float((adapted - base).abs().mean()),
     )
 
 
-def contents(model: Any) -> dict[str, tuple[tuple[int, ...], float, float]]:
-    """Return shape, sum and sum of squares of every weight: the same before a model is saved and after it is loaded."""
-    return {
-        name: (
-            tuple(value.shape),
-            float(value.double().sum()),
-            float(value.double().square().sum()),
-        )
-        for name, value in model.state_dict().items()
-    }
+def weight_sums(model: Any) -> dict[str, tuple[tuple[int, ...], float, float]]:
+    """Return shape, sum and sum of squares of every weight.
 
-
-def lost(saved: Mapping[str, Any], loaded: Mapping[str, Any]) -> list[str]:
-    """Return the names of weights that did not come back from disk as they were."""
-    return sorted(
-        name for name in saved.keys() | loaded.keys() if saved.get(name) != loaded.get(name)
-    )
+    They are the same before a model is saved and after it is loaded, and take no second model in
+    memory.
+    """
+    sums = {}
+    for name, value in model.state_dict().items():
+        exact = value.double()
+        sums[name] = (tuple(value.shape), float(exact.sum()), float(exact.square().sum()))
+    return sums

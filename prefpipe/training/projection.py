@@ -21,6 +21,14 @@ KEPT_LOGITS = 2**27
 CHUNK_LOGITS = 2**25
 """Logits of one chunk where they are computed again: 128 MiB in float32."""
 
+NEUTRAL = {
+    "final_logit_softcapping": None,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+    "lm_head_multiplier": 1.0,
+}
+"""What models do to their logits by their configuration, and the value at which it changes nothing."""
+
 
 def chunked_token_logps(
     project: Callable[[Tensor], Tensor],
@@ -43,34 +51,25 @@ def chunked_token_logps(
     def score(some_hidden: Tensor, some_labels: Tensor) -> Tensor:
         logits = project(some_hidden)
         logps = token_logps(logits, some_labels)
-        return (
-            torch.stack([logps, token_entropies(logits, some_labels, logps)], -1)
-            if entropy
-            else logps[:, None].clone()
-        )
+        if not entropy:
+            return logps[:, None].clone()
+        return torch.stack([logps, token_entropies(logits, some_labels, logps)], -1)
 
     if len(labels) * n_vocabulary <= KEPT_LOGITS:
         return score(hidden, labels)
-    size = max(1, CHUNK_LOGITS // n_vocabulary)
 
-    pieces = [
-        checkpoint(
-            score, hidden[start : start + size], labels[start : start + size], use_reentrant=False
-        )
-        for start in range(0, len(labels), size)
-    ]
-    return torch.cat(pieces)
+    size = max(1, CHUNK_LOGITS // n_vocabulary)
+    chunks = []
+    for start in range(0, len(labels), size):
+        chunk = slice(start, start + size)
+        chunks.append(checkpoint(score, hidden[chunk], labels[chunk], use_reentrant=False))
+    return torch.cat(chunks)
 
 
 def changes_logits(config: Any) -> str | None:
     """Name what a model does to its logits after the projection, None for nothing: then they must be made whole."""
     text = getattr(config, "text_config", config)
-    for name, neutral in (
-        ("final_logit_softcapping", None),
-        ("logit_scale", 1.0),
-        ("logits_scaling", 1.0),
-        ("lm_head_multiplier", 1.0),
-    ):
+    for name, neutral in NEUTRAL.items():
         value = getattr(text, name, neutral)
         if value is not None and value != neutral:
             return f"{name} = {value}"
@@ -95,10 +94,14 @@ def scoring_head(
     project = head.forward
 
     def score(hidden: Tensor) -> Tensor:
-        n_vocabulary = head.weight.shape[0]
-        return chunked_token_logps(
-            project, hidden[0][predictors], labels, n_vocabulary=n_vocabulary, entropy=entropy
-        ).clone()
+        scores = chunked_token_logps(
+            project,
+            hidden[0][predictors],
+            labels,
+            n_vocabulary=head.weight.shape[0],
+            entropy=entropy,
+        )
+        return scores.clone()
 
     head.forward = score
     try:

@@ -15,7 +15,7 @@ from prefpipe.maths.objectives.knobs import KnobValue
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
 from prefpipe.maths.objectives.scores import group_losses, score_responses
-from prefpipe.maths.statistics.calibration_measures import (
+from prefpipe.maths.statistics.calibration import (
     calibration_by_gap,
     measure_calibration,
     preference_curve,

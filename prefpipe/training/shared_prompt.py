@@ -6,8 +6,8 @@ A micro-batch is one row of tokens, group after group, a group being its prompt 
 
 Positions start again after the prompt in every response. A prompt's tokens attend to the prompt; a response's
 tokens attend to their prompt and to the tokens before them in the same response, and to nothing else. All other layers
-work token by token, so the
-prompt's are computed once, with gradients from every response. Nothing is padded but the responses inside an attention call.
+work token by token, so the prompt's are computed once, with gradients from every response. Nothing is padded but the
+responses inside an attention call.
 
 The attention is a function registered with transformers, so it holds for every model that looks its attention up there,
 through adapters, gradient checkpointing and wrappers for several devices.
@@ -66,11 +66,11 @@ class Layout:
     @property
     def sizes(self) -> list[int]:
         """Tokens of each prompt and of all the responses behind it, in turn."""
-        both = (
-            (group.prompt.length, sum(span.length for span in group.responses))
-            for group in self.groups
-        )
-        return [size for sizes in both for size in sizes if size]
+        sizes = []
+        for group in self.groups:
+            sizes.append(group.prompt.length)
+            sizes.append(sum(span.length for span in group.responses))
+        return [size for size in sizes if size > 0]
 
     def places(self, device: torch.device) -> list[Places]:
         """Return the places of each group, made once: every layer asks for them, and copying them to a GPU would stop it."""
@@ -93,30 +93,33 @@ def pack_groups(groups: Sequence[Group]) -> dict[str, Any]:
     positions: list[int] = []
     predictors: list[int] = []
     labels: list[int] = []
+    lengths: list[int] = []
     layout = []
     for group in groups:
         prompt = Span(len(ids), len(group.prompt_token_ids))
         ids += group.prompt_token_ids
         positions += range(prompt.length)
+
         spans = []
         for response in group.responses:
             span = Span(len(ids), len(response.token_ids))
             ids += response.token_ids
             positions += range(prompt.length, prompt.length + span.length)
-            predictors += [
-                prompt.start + prompt.length - 1,
-                *range(span.start, span.start + span.length - 1),
-            ]
+            # the prompt's last token predicts the first one; each of them the next
+            predictors.append(prompt.start + prompt.length - 1)
+            predictors += range(span.start, span.start + span.length - 1)
             labels += response.token_ids
+            lengths.append(span.length)
             spans.append(span)
         layout.append(PackedGroup(prompt, tuple(spans)))
-    lengths = torch.tensor([span.length for group in layout for span in group.responses])
+
+    places = torch.arange(max(lengths))
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
         "predictors": torch.tensor(predictors),
         "labels": torch.tensor(labels),
-        "response_mask": torch.arange(int(lengths.max()))[None] < lengths[:, None],
+        "response_mask": places[None] < torch.tensor(lengths)[:, None],
         "layout": Layout(layout),
     }
 
@@ -148,21 +151,16 @@ def trial_groups(n_vocabulary: int, *, without: int | None = None) -> list[Group
     """Return two small groups of arbitrary tokens but one, ragged, for comparing packed with plain computation."""
 
     def tokens(start: int, n: int) -> list[int]:
-        found = [(start * 7919 + place * 104729) % n_vocabulary for place in range(n)]
-        return [(token + 1) % n_vocabulary if token == without else token for token in found]
+        arbitrary = [(start * 7919 + place * 104729) % n_vocabulary for place in range(n)]
+        return [(token + 1) % n_vocabulary if token == without else token for token in arbitrary]
 
-    shapes = ((5, (3, 4, 1)), (2, (6, 2)))
-    return [
-        Group(
-            str(p),
-            tokens(p + 1, n_prompt),
-            [
-                Response(r, tokens(10 * p + r + 3, n), 0.0, "positive")
-                for r, n in enumerate(lengths)
-            ],
-        )
-        for p, (n_prompt, lengths) in enumerate(shapes)
-    ]
+    groups = []
+    for p, (n_prompt, lengths) in enumerate(((5, (3, 4, 1)), (2, (6, 2)))):
+        responses = [
+            Response(r, tokens(10 * p + r + 3, n), 0.0, "positive") for r, n in enumerate(lengths)
+        ]
+        groups.append(Group(str(p), tokens(p + 1, n_prompt), responses))
+    return groups
 
 
 def changes_attention(config: Any) -> str | None:
@@ -170,11 +168,12 @@ def changes_attention(config: Any) -> str | None:
     text = getattr(config, "text_config", config)
     if getattr(text, "attn_logit_softcapping", None):
         return f"its attention caps scores (attn_logit_softcapping = {text.attn_logit_softcapping})"
+
     layers = getattr(text, "layer_types", None)
     window = getattr(text, "sliding_window", None)
-    is_sliding = (
-        any("sliding" in kind or "chunked" in kind for kind in layers) if layers else bool(window)
-    )
+    is_sliding = bool(window)
+    if layers:
+        is_sliding = any("sliding" in kind or "chunked" in kind for kind in layers)
     if is_sliding and getattr(text, "use_sliding_window", True):
         return f"its attention looks back over a window of {window} tokens only"
     return None
@@ -203,26 +202,29 @@ def shared_prompt_attention(
         scaling: factor of the scores; default one over the root of the head size.
         dropout: of the weights, in training.
     """
-    dropout = dropout if module.training else 0.0
-    attend = partial(_attend, scaling=scaling, dropout=dropout)
-    # one split, whose backward pass is one concatenation; slices would each fill a row with zeros and add it
+    attend = partial(_attend, scaling=scaling, dropout=dropout if module.training else 0.0)
+    # One split, whose backward pass is one concatenation; slices would each fill a row with zeros and add it.
     states = [iter(torch.split(each, packed_layout.sizes, dim=2)) for each in (query, key, value)]
     all_places = iter(packed_layout.places(query.device))
-    pieces = []
+
+    outputs = []
     for group in packed_layout.groups:
-        # copies, because what the backward pass keeps of a view is the whole row
+        # Copies, because what the backward pass keeps of a view is the whole row.
         prompt_query, prompt_key, prompt_value = (next(each).contiguous() for each in states)
-        pieces.append(attend(prompt_query, prompt_key, prompt_value, None)[0])
+        outputs.append(attend(prompt_query, prompt_key, prompt_value, None)[0])
         if not group.responses:
             continue
+
         places, n = next(all_places), len(group.responses)
-        own_query, own_key, own_value = (_by_response(next(each), n, places) for each in states)
-        keys = torch.cat([prompt_key.expand(n, -1, -1, -1), own_key], dim=2)
-        values = torch.cat([prompt_value.expand(n, -1, -1, -1), own_value], dim=2)
-        found = attend(own_query, keys, values, places.sees).flatten(0, 1)
-        # padding stands behind each response, where no token of it looks; here it is left out again
-        pieces.append(found if places.real is None else found.index_select(0, places.real))
-    return torch.cat(pieces)[None], None
+        queries, keys, values = (_by_response(next(each), n, places) for each in states)
+        keys = torch.cat([prompt_key.expand(n, -1, -1, -1), keys], dim=2)
+        values = torch.cat([prompt_value.expand(n, -1, -1, -1), values], dim=2)
+        output = attend(queries, keys, values, places.sees).flatten(0, 1)
+        if places.real is not None:
+            # Padding stands behind each response, where no token of it looks; here it is left out again.
+            output = output.index_select(0, places.real)
+        outputs.append(output)
+    return torch.cat(outputs)[None], None
 
 
 def _attend(
@@ -237,10 +239,12 @@ def _attend(
     """Return (B, T, heads, head size) of (B, heads, T, head size); without ``sees`` each token sees those before it."""
     n_shared = query.shape[1] // key.shape[1]
     # On a GPU the kernels that take a mask take no shared heads, and torch would fall back to one that holds every weight.
-    has_own_heads = n_shared == 1 or query.device.type == "cpu"
-    if not has_own_heads:
-        key, value = (states.repeat_interleave(n_shared, dim=1) for states in (key, value))
-    return scaled_dot_product_attention(
+    copies_heads = n_shared > 1 and query.device.type != "cpu"
+    if copies_heads:
+        key = key.repeat_interleave(n_shared, dim=1)
+        value = value.repeat_interleave(n_shared, dim=1)
+
+    output = scaled_dot_product_attention(
         query,
         key,
         value,
@@ -248,26 +252,32 @@ def _attend(
         is_causal=sees is None,
         scale=scaling,
         dropout_p=dropout,
-        enable_gqa=has_own_heads and n_shared > 1,
-    ).transpose(1, 2)
+        enable_gqa=n_shared > 1 and not copies_heads,
+    )
+    return output.transpose(1, 2)
 
 
 def _by_response(states: Tensor, n: int, places: Places) -> Tensor:
     """Return (n, heads, longest, head size) of the n responses' tokens (1, heads, tokens, head size)."""
-    found = states[0] if places.padded is None else states[0].index_select(1, places.padded)
-    n_heads, n_places, head_size = found.shape
-    return found.reshape(n_heads, n, n_places // n, head_size).transpose(0, 1)
+    tokens = states[0]
+    if places.padded is not None:
+        tokens = tokens.index_select(1, places.padded)
+    n_heads, n_places, head_size = tokens.shape
+    return tokens.reshape(n_heads, n, n_places // n, head_size).transpose(0, 1)
 
 
 def _places_of(group: PackedGroup, device: torch.device) -> Places:
     starts = torch.tensor([span.start - group.responses[0].start for span in group.responses])
     lengths = torch.tensor([span.length for span in group.responses])
     longest = int(lengths.max())
-    sees = torch.ones(longest, group.prompt.length + longest, dtype=torch.bool, device=device).tril(
-        group.prompt.length
-    )
+
+    # every token sees the whole prompt and what comes before it in its response
+    n_prompt = group.prompt.length
+    everything = torch.ones(longest, n_prompt + longest, dtype=torch.bool, device=device)
+    sees = everything.tril(n_prompt)
     if bool((lengths == longest).all()):
         return Places(None, None, sees)
+
     steps = torch.arange(longest)
     padded = starts[:, None] + torch.minimum(steps[None], lengths[:, None] - 1)
     real = torch.nonzero((steps[None] < lengths[:, None]).flatten()).flatten()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 
-class Work(NamedTuple):
+class ComputedTokens(NamedTuple):
     """What was computed since the last time it was asked, on this process.
 
     ``n_computed``: tokens that went through the model to be trained on, prompts and responses, each pass over a prompt counted,
@@ -26,7 +26,8 @@ class Throughput:
         self.clock = clock
         self._since: float | None = None
         self._apart_s = 0.0
-        self._n_computed = self._n_prompt_each = 0
+        self._n_computed = 0
+        self._n_prompt_each = 0
 
     def begin(self) -> None:
         """Start the clock, if it stands."""
@@ -35,7 +36,8 @@ class Throughput:
 
     def count(self, batch: Mapping[str, Any]) -> None:
         """Count a micro-batch that is trained on."""
-        self._n_computed += sum(_n_tokens(row) for row in batch.get("rows", [batch]))
+        for row in batch.get("rows", [batch]):
+            self._n_computed += _n_tokens(row)
         self._n_prompt_each += batch["n_prompt_tokens"]
 
     @contextmanager
@@ -45,14 +47,21 @@ class Throughput:
         try:
             yield
         finally:
-            self._apart_s += self.clock() - began if self._since is not None else 0.0
+            if self._since is not None:
+                self._apart_s += self.clock() - began
 
-    def take(self) -> Work:
-        """Return the work since the last time, and stop the clock."""
-        elapsed_s = 0.0 if self._since is None else self.clock() - self._since - self._apart_s
-        work = Work(self._n_computed, self._n_prompt_each, elapsed_s)
-        self._since, self._apart_s, self._n_computed, self._n_prompt_each = None, 0.0, 0, 0
-        return work
+    def take(self) -> ComputedTokens:
+        """Return what was computed since the last time, and stop the clock."""
+        elapsed_s = 0.0
+        if self._since is not None:
+            elapsed_s = self.clock() - self._since - self._apart_s
+        computed = ComputedTokens(self._n_computed, self._n_prompt_each, elapsed_s)
+
+        self._since = None
+        self._apart_s = 0.0
+        self._n_computed = 0
+        self._n_prompt_each = 0
+        return computed
 
 
 def throughput_figures(
@@ -66,15 +75,15 @@ def throughput_figures(
         n_response: response tokens, over all processes.
         elapsed_s: of this process.
     """
-    figures = {"tokens_per_s": n_computed / elapsed_s} if elapsed_s > 0 else {}
+    figures = {}
+    if elapsed_s > 0:
+        figures["tokens_per_s"] = n_computed / elapsed_s
     if n_prompt_each > 0:
         figures["prompt_tokens_saved"] = 1.0 - (n_computed - n_response) / n_prompt_each
     return figures
 
 
 def _n_tokens(row: Mapping[str, Any]) -> int:
-    return (
-        int(row["attention_mask"].sum())
-        if "attention_mask" in row
-        else int(row["input_ids"].numel())
-    )
+    if "attention_mask" in row:
+        return int(row["attention_mask"].sum())
+    return int(row["input_ids"].numel())

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainingArguments
 
 SAVE_BYTES_PER_S = 2e8
 """Speed at which a first checkpoint is taken to be written **(ours)**: below a network file system's usual."""
+
 SECONDS_AN_HOUR = 3600.0
 
 
@@ -34,16 +35,20 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.deadline = started + hours * SECONDS_AN_HOUR
         self.clock = clock
-        self.step_s = self.evaluation_s = self.save_s = 0.0
-        self._evaluation_is_due = self._was_step = self._was_saved = False
-        self._at = clock()
+        self.step_s = 0.0
+        self.evaluation_s = 0.0
+        self.save_s = 0.0
+        self._has_stepped = False
+        self._has_saved = False
+        self._evaluation_is_due = False
+        self._lap_began = clock()
 
     def is_up(self) -> bool:
         """Return whether one more step, the evaluations that are due and the saving would not fit any more."""
-        # one evaluation that is due now comes in any case; another may be due after the step
+        # One evaluation that is due now comes in any case; another may be due after the step.
         n_evaluations = int(self._evaluation_is_due) + 1
         needed_s = self.step_s + n_evaluations * self.evaluation_s + self.save_s
-        return self._was_step and self.clock() + needed_s > self.deadline
+        return self._has_stepped and self.clock() + needed_s > self.deadline
 
     def stops_between_parts(self) -> Callable[[], bool]:
         """Return a question to ask before each part of work before the training: whether one like the longest would not fit."""
@@ -61,76 +66,46 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
         return would_not_fit
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        _state: TrainerState,
-        _control: TrainerControl,
-        model: nn.Module,
-        **_kwargs: Any,
+        self, args: TrainingArguments, _state: Any, _control: Any, model: nn.Module, **_kwargs: Any
     ) -> None:
         """Reckon how long the first checkpoint takes: the weights, and two moments of those that are trained, in float32."""
-        n_bytes = sum(each.numel() * each.element_size() for each in model.parameters())
-        n_bytes += sum(8 * each.numel() for each in model.parameters() if each.requires_grad)
+        n_bytes = 0
+        for weight in model.parameters():
+            n_bytes += weight.numel() * weight.element_size()
+            if weight.requires_grad:
+                n_bytes += 8 * weight.numel()
         self.save_s = n_bytes / SAVE_BYTES_PER_S
-        self._at, self._evaluation_is_due = self.clock(), bool(args.eval_on_start)
 
-    def on_step_begin(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+        self._lap_began = self.clock()
+        self._evaluation_is_due = bool(args.eval_on_start)
+
+    def on_step_begin(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
         """Start the clock of a step."""
-        self._at = self.clock()
+        self._lap_began = self.clock()
 
-    def on_step_end(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_step_end(self, _args: Any, _state: Any, control: TrainerControl, **_kwargs: Any) -> None:
         """Keep the longest step."""
         self.step_s = max(self.step_s, self._lap())
-        self._was_step, self._evaluation_is_due = True, control.should_evaluate
+        self._has_stepped = True
+        self._evaluation_is_due = control.should_evaluate
 
-    def on_log(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_log(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
         """Keep what is written with a row of the log out of the evaluation after it."""
         if not self._evaluation_is_due:
             self._lap()
 
-    def on_evaluate(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_evaluate(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
         """Keep the longest evaluation."""
         self.evaluation_s = max(self.evaluation_s, self._lap())
 
-    def on_save(
-        self,
-        _args: TrainingArguments,
-        _state: TrainerState,
-        _control: TrainerControl,
-        **_kwargs: Any,
-    ) -> None:
+    def on_save(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
         """Keep the longest saving; the first one replaces what was reckoned."""
         saved_s = self._lap()
-        self.save_s, self._was_saved = (
-            max(self.save_s, saved_s) if self._was_saved else saved_s,
-            True,
-        )
+        self.save_s = max(self.save_s, saved_s) if self._has_saved else saved_s
+        self._has_saved = True
 
     def _lap(self) -> float:
         now = self.clock()
-        lap_s, self._at = now - self._at, now
+        lap_s = now - self._lap_began
+        self._lap_began = now
         return lap_s

@@ -361,10 +361,12 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         return figures | self._throughput_figures(n_response)
 
     def _throughput_figures(self, n_response: int) -> dict[str, float]:
-        work = self._throughput.take()
-        counts = torch.tensor([work.n_computed, work.n_prompt_each], device=self.args.device)
+        computed = self._throughput.take()
+        counts = torch.tensor(
+            [computed.n_computed, computed.n_prompt_each], device=self.args.device
+        )
         n_computed, n_prompt_each = self.accelerator.reduce(counts, "sum").tolist()
-        return throughput_figures(n_computed, n_prompt_each, n_response, work.elapsed_s)
+        return throughput_figures(n_computed, n_prompt_each, n_response, computed.elapsed_s)
 
     def _save_checkpoint(self, *arguments: Any, **named: Any) -> None:
         with self._throughput.apart():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts.store import Shard
-from prefpipe.configs.options import ShardedConfig
+from prefpipe.configs.stage import ShardedConfig
 from prefpipe.errors import UsageError
 
 ARRAY = "SLURM_ARRAY_TASK_"

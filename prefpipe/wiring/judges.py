@@ -7,10 +7,10 @@ from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import ENGINES, JudgeSpec, parse_judge
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.wiring.engines import (
-    client_surroundings,
     open_reward_model,
     open_transformers,
     open_vllm,
+    run_control,
 )
 from prefpipe.wiring.models import locate, template_date
 
@@ -184,7 +184,7 @@ def _server(
             can_do_without=("logprobs", "top_logprobs") if verdict == "either" else (),
             needs_logprobs=verdict == "logprobs",
         )
-        return ChatClient(settings, client_surroundings(runtime))
+        return ChatClient(settings, run_control(runtime))
 
     return _AnswerSource(spec.model, {"served": spec.model}, open_client)
 

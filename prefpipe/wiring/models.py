@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.template_dates import date_for_run
-from prefpipe.configs.options import TemplatedConfig
+from prefpipe.configs.stage import TemplatedConfig
 
 if TYPE_CHECKING:
     from prefpipe.models.files import ModelFiles

@@ -10,7 +10,7 @@ from support.arena_files import POINTS, judgment, judgment_v01, judgments, point
 
 from prefpipe.cli.main import run
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.winrate import weighted_win_rate
 
 QUICK = ("--bootstrap-draws", "200")

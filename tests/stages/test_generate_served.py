@@ -40,8 +40,23 @@ def prompts(tmp_path):
 
 
 def generate(prompts, output, server, *more):
-    words = ["generate", prompts, "-o", output, "--backend", "openai", "--model", "m", "--base-url", server.url, "--n", 1,
-             "--batch-size", 4, *more]  # fmt: skip
+    words = [
+        "generate",
+        prompts,
+        "-o",
+        output,
+        "--backend",
+        "openai",
+        "--model",
+        "m",
+        "--base-url",
+        server.url,
+        "--n",
+        1,
+        "--batch-size",
+        4,
+        *more,
+    ]
     return run([str(word) for word in words])
 
 
@@ -73,9 +88,15 @@ def test_odd_answers_are_rows_and_lose_no_other(prompts, tmp_path):
     rows = by_prompt(tmp_path / "out")
     found = {name: (row["status"], row["response"]) for name, row in rows.items() if name != "fine"}
     assert found == {
-        "parts": ("ok", "Lake Chad."), "number": ("error", None), "half": ("ok", "Lake \ufffd"), "tool": ("error", None),
-        "nothing": ("empty", ""), "infinite": ("ok", "A"), "text-ids": ("ok", "A"), "ending": ("error", None),
-    }  # fmt: skip
+        "parts": ("ok", "Lake Chad."),
+        "number": ("error", None),
+        "half": ("ok", "Lake \ufffd"),
+        "tool": ("error", None),
+        "nothing": ("empty", ""),
+        "infinite": ("ok", "A"),
+        "text-ids": ("ok", "A"),
+        "ending": ("error", None),
+    }
     assert rows["parts"]["response_reasoning"] == "Hm."
     assert rows["number"]["reason"] == "the answer's content is 7, which is no text"
     assert rows["tool"]["reason"] == "the answer calls a tool (look_up) and holds no text"
@@ -119,8 +140,12 @@ def test_neutral_settings_are_sent_and_ones_that_are_asked_for_take_their_place(
         assert generate(prompts("a"), tmp_path / "two", server, "--top-k", 7) == 0
     neutral, asked = server.bodies
     assert {name: neutral[name] for name in NEUTRAL} == {
-        "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0,
-    }  # fmt: skip
+        "top_k": -1,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+    }
     assert (asked["top_k"], asked["min_p"]) == (7, 0.0)
 
 
@@ -226,7 +251,8 @@ def test_a_column_of_the_users_is_not_overwritten(tmp_path, capsys, column):
 
 
 def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_path, capsys):
-    from prefpipe.backends.chat_client import ChatClient, ServerSettings, Surroundings
+    from prefpipe.backends.chat_client import ChatClient, ServerSettings
+    from prefpipe.backends.request_threads import RunControl
     from prefpipe.errors import StoppedEarly
 
     lines, started = [], time.monotonic()
@@ -234,8 +260,8 @@ def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_pat
         faults={"a": ("always", 429, {"error": {"message": "slow down"}})}
     ) as server:
         server.retry_after = "3600"
-        surroundings = Surroundings(lines.append, lambda: time.monotonic() - started > 1)
-        client = ChatClient(ServerSettings(server.url, concurrency=2), surroundings)
+        run_control = RunControl(lines.append, lambda: time.monotonic() - started > 1)
+        client = ChatClient(ServerSettings(server.url, concurrency=2), run_control)
         body = {
             "model": "m",
             "messages": [{"role": "user", "content": "a"}],

@@ -18,18 +18,24 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.cli.main import run
 from prefpipe.cli.signals import stop_request
 from prefpipe.configs.import_files import FORMATS
-from prefpipe.status import Inspector
+from prefpipe.status.checker import StatusChecker
 
 N_PROMPTS, N = 6, 4
 
 
 def long_rows(n_prompts: int = N_PROMPTS, n: int = N) -> list[dict[str, Any]]:
     return [
-        {"prompt_id": f"p{i}", "prompt": f"question {i}", "response": f"answer {i} {'abcdefgh'[j] * (1 + j)}", "model": f"m{j % 2}",
-         "judge": round((i * 7 + j * 5) % 11 / 10, 3), "topic": f"t{i % 2}"}
+        {
+            "prompt_id": f"p{i}",
+            "prompt": f"question {i}",
+            "response": f"answer {i} {'abcdefgh'[j] * (1 + j)}",
+            "model": f"m{j % 2}",
+            "judge": round((i * 7 + j * 5) % 11 / 10, 3),
+            "topic": f"t{i % 2}",
+        }
         for i in range(n_prompts)
         for j in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def words(source: str, out: Path, *more: str) -> list[str]:
@@ -61,14 +67,33 @@ def test_candidates_and_scores_on_disk(tmp_path: Path, source: str) -> None:
         (f"p{i}", j) for i in range(N_PROMPTS) for j in range(N)
     ]
     assert rows[5] == {
-        "prompt_id": "p1", "sample_idx": 1, "messages": [{"role": "user", "content": "question 1"}], "response": "answer 1 bb",
-        "model": "m1", "prompt_token_ids": None, "response_token_ids": None, "n_prompt_tokens": None, "n_response_tokens": None,
-        "finish_reason": None, "logp": None, "temperature": None, "seed": None, "duplicate_of": None, "status": "ok", "reason": None,
+        "prompt_id": "p1",
+        "sample_idx": 1,
+        "messages": [{"role": "user", "content": "question 1"}],
+        "response": "answer 1 bb",
+        "model": "m1",
+        "prompt_token_ids": None,
+        "response_token_ids": None,
+        "n_prompt_tokens": None,
+        "n_response_tokens": None,
+        "finish_reason": None,
+        "logp": None,
+        "temperature": None,
+        "seed": None,
+        "duplicate_of": None,
+        "status": "ok",
+        "reason": None,
         "topic": "t1",
-    }  # fmt: skip
+    }
     assert rows_of(scores)[5] == {
-        "prompt_id": "p1", "sample_idx": 1, "scorer": "judge", "reward": 0.1, "detail": None, "status": "ok", "reason": None,
-    }  # fmt: skip
+        "prompt_id": "p1",
+        "sample_idx": 1,
+        "scorer": "judge",
+        "reward": 0.1,
+        "detail": None,
+        "status": "ok",
+        "reason": None,
+    }
     identity = read_run_record(candidates).identity
     assert read_run_record(scores).identity["candidates"] == identity
     assert read_run_record(scores).identity["scorers"] == [{"name": "judge", "kind": "import"}]
@@ -83,10 +108,13 @@ def test_candidates_and_scores_on_disk(tmp_path: Path, source: str) -> None:
 def test_statuses_of_responses_and_scores(tmp_path: Path, capsys) -> None:
     """Nothing vanishes: what has no text or no score is a row that says why."""
     cases = [
-        ("fine", "stop", 1.0, "ok", "ok"), (" \n", None, 0.5, "empty", "ok"), ("cut", "length", None, "truncated", "unrated"),
-        (None, "error", 2.0, "error", "no_response"), ("x", None, float("nan"), "ok", "not_finite"),
+        ("fine", "stop", 1.0, "ok", "ok"),
+        (" \n", None, 0.5, "empty", "ok"),
+        ("cut", "length", None, "truncated", "unrated"),
+        (None, "error", 2.0, "error", "no_response"),
+        ("x", None, float("nan"), "ok", "not_finite"),
         ("fine", None, float("inf"), "ok", "not_finite"),
-    ]  # fmt: skip
+    ]
     rows = [
         {
             "prompt": "q",
@@ -236,11 +264,11 @@ def test_status_understands_an_import_and_sees_a_changed_file(
     assert run(["status", f"{tmp_path}/run"]) == 4
     assert "--array" not in capsys.readouterr().out
     lines(tmp_path / "rows.jsonl", *long_rows(), *long_rows(1, 1))
-    report = Inspector().report(tmp_path / "run" / "candidates")
+    report = StatusChecker().check(tmp_path / "run" / "candidates")
     assert report.state == "stale"
     assert report.reasons == [f"its source, {source}, has changed since"]
     Path(source).unlink()
-    report = Inspector().report(tmp_path / "run" / "candidates")
+    report = StatusChecker().check(tmp_path / "run" / "candidates")
     assert report.state == "done"
     assert report.notes == [f"its source, {source}, no longer exists"]
 
@@ -253,8 +281,22 @@ def test_the_other_commands_take_it(tmp_path: Path, source: str) -> None:
     command(["score", candidates, "-o", f"{out}/fakes", "--scorer", "fake"])
     command(["embed", candidates, "-o", f"{out}/embeddings", "--model", "fake"])
     for scores, name in (("scores", "coreset"), ("fakes", "bottom-k")):
-        command(["select", candidates, "--scores", f"{out}/{scores}", "--embeddings", f"{out}/embeddings", "-o", f"{out}/{name}",
-                 "--strategy", name, "--k", "2"])  # fmt: skip
+        command(
+            [
+                "select",
+                candidates,
+                "--scores",
+                f"{out}/{scores}",
+                "--embeddings",
+                f"{out}/embeddings",
+                "-o",
+                f"{out}/{name}",
+                "--strategy",
+                name,
+                "--k",
+                "2",
+            ]
+        )
         groups = rows_of(out / name)
         assert len({row["prompt_id"] for row in groups}) == N_PROMPTS
         assert groups[0]["topic"] == "t0"
@@ -274,8 +316,16 @@ def test_eval_takes_imported_candidates_as_a_side(tmp_path: Path, source: str, c
     command(words(source, tmp_path / "a"))
     better = [row | {"judge": row["judge"] + 1} for row in long_rows()]
     command(words(lines(tmp_path / "better.jsonl", *better), tmp_path / "b"))
-    sides = ["--policy", f"{tmp_path}/b/candidates", "--policy-scores", f"{tmp_path}/b/scores",
-             "--baseline", f"{tmp_path}/a/candidates", "--baseline-scores", f"{tmp_path}/a/scores"]  # fmt: skip
+    sides = [
+        "--policy",
+        f"{tmp_path}/b/candidates",
+        "--policy-scores",
+        f"{tmp_path}/b/scores",
+        "--baseline",
+        f"{tmp_path}/a/candidates",
+        "--baseline-scores",
+        f"{tmp_path}/a/scores",
+    ]
     capsys.readouterr()
     assert run(["eval", *sides, "-o", f"{tmp_path}/eval", "--force", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["win_rate"]["mean"] > 0.9
@@ -289,8 +339,21 @@ def test_a_batch_in_any_order_gives_the_same_artifact(tmp_path: Path) -> None:
         }
         for i in range(9)
     ]
-    answers = [{"custom_id": f"r{i}", "response": {"status_code": 200, "body": {"choices": [
-        {"index": 0, "message": {"content": f"a{i}"}, "finish_reason": "stop"}]}}} for i in range(9) if i != 4]  # fmt: skip
+    answers = [
+        {
+            "custom_id": f"r{i}",
+            "response": {
+                "status_code": 200,
+                "body": {
+                    "choices": [
+                        {"index": 0, "message": {"content": f"a{i}"}, "finish_reason": "stop"}
+                    ]
+                },
+            },
+        }
+        for i in range(9)
+        if i != 4
+    ]
     sent = lines(tmp_path / "in.jsonl", *requests)
     found = []
     for seed in range(3):
@@ -305,7 +368,7 @@ def test_a_batch_in_any_order_gives_the_same_artifact(tmp_path: Path) -> None:
     assert read_run_record(tmp_path / "0" / "candidates").identity["requests"]
 
 
-def test_the_alpaca_eval_pool(tmp_path: Path, data_dir: Path) -> None:
+def test_the_alpaca_eval_pool_is_imported_whole(tmp_path: Path, data_dir: Path) -> None:
     """805 prompts with 32 responses each: integer ids become text, columns of the prompt pass through."""
     command(
         [
@@ -332,14 +395,51 @@ def test_the_alpaca_eval_pool(tmp_path: Path, data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "n"),
     [
-        ("wildbench_scores_1to10", ["--prompt-id-column", "session_id", "--prompt-column", "session_id", "--reward-column", "score_1_10"], 12_120),
-        ("realsumm_human", ["--prompt-id-column", "doc_id", "--prompt-column", "source", "--model-column", "system",
-                            "--reward-column", "litepyramid_recall"], 2_400),
-        ("summeval_human", ["--prompt-id-column", "doc_id", "--prompt-column", "source", "--model-column", "system",
-                            "--reward-column", "score", "--reward-column", "fluency"], 1_600),
+        (
+            "wildbench_scores_1to10",
+            [
+                "--prompt-id-column",
+                "session_id",
+                "--prompt-column",
+                "session_id",
+                "--reward-column",
+                "score_1_10",
+            ],
+            12_120,
+        ),
+        (
+            "realsumm_human",
+            [
+                "--prompt-id-column",
+                "doc_id",
+                "--prompt-column",
+                "source",
+                "--model-column",
+                "system",
+                "--reward-column",
+                "litepyramid_recall",
+            ],
+            2_400,
+        ),
+        (
+            "summeval_human",
+            [
+                "--prompt-id-column",
+                "doc_id",
+                "--prompt-column",
+                "source",
+                "--model-column",
+                "system",
+                "--reward-column",
+                "score",
+                "--reward-column",
+                "fluency",
+            ],
+            1_600,
+        ),
     ],
-)  # fmt: skip
-def test_other_public_pools_by_the_names_of_their_columns(
+)
+def test_other_public_pools_are_imported_by_the_names_of_their_columns(
     tmp_path: Path, data_dir: Path, name: str, options: list[str], n: int
 ) -> None:
     command(

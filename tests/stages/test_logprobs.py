@@ -30,7 +30,7 @@ from prefpipe.stages import logprobs
 from prefpipe.stages.inspect.overview import overview
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
-from prefpipe.status import Inspector
+from prefpipe.status.checker import StatusChecker
 from prefpipe.training import forward
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -96,8 +96,14 @@ def measure(groups, output, model, said=None, **changes):
 
 
 def training(groups, output, model, said=None, **changes):
-    values = {"model": "org/tiny", "learning_rate": 1e-3, "global_batch_size": 2, "max_steps": 2, "report_to": ("none",),
-              "objective": "dpo"}  # fmt: skip
+    values = {
+        "model": "org/tiny",
+        "learning_rate": 1e-3,
+        "global_batch_size": 2,
+        "max_steps": 2,
+        "report_to": ("none",),
+        "objective": "dpo",
+    }
     runtime = Runtime(log=(said if said is not None else []).append)
     reference_model = changes.pop("files", None)
     return train.run(
@@ -219,9 +225,13 @@ def test_what_is_computed_at_once_changes_nothing_but_the_last_digits(
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"max_length": 100}, "max_length"), ({"dtype": "mixed"}, "dtype"), ({"per_token": True}, "per_token"),
-     ({"on_too_long": "truncate"}, "truncates")],
-)  # fmt: skip
+    [
+        ({"max_length": 100}, "max_length"),
+        ({"dtype": "mixed"}, "dtype"),
+        ({"per_token": True}, "per_token"),
+        ({"on_too_long": "truncate"}, "truncates"),
+    ],
+)
 def test_another_configuration_in_the_same_folder_is_refused_by_name(
     groups, model, tmp_path, changes, field
 ):
@@ -267,7 +277,7 @@ def test_a_part_of_the_groups_that_changed_is_measured_again_alone(groups, model
         [None, [row_of("new", i, text) for i, text in enumerate(ANSWERS)], None],
         [model.identity()],
     )
-    assert Inspector().report(tmp_path / "reference").outdated == [1]
+    assert StatusChecker().check(tmp_path / "reference").outdated == [1]
     measure(groups, tmp_path / "reference", model)
     after = identities_of(tmp_path / "reference")
     assert {name for name in after if after[name] != before[name]} == {
@@ -323,7 +333,7 @@ def test_inspect_and_status_know_the_artifact(groups, model, tmp_path):
     found = overview(open_artifact(tmp_path / "reference"))
     assert found["facts"] == {"n_responses": 18, "n_measured": 18}
     assert found["columns"]["logp"]["meaning"].startswith("summed natural log-probability")
-    assert Inspector().report(tmp_path / "reference").state == "done"
+    assert StatusChecker().check(tmp_path / "reference").state == "done"
 
 
 def ref_logps_of(policy):
@@ -357,10 +367,17 @@ def test_training_makes_its_own_reference_and_takes_a_given_one_alike(groups, mo
 
 @pytest.mark.parametrize(
     "changes",
-    [{"learning_rate": 5e-3}, {"beta": 0.7}, {"objective": "mmpo"}, {"global_batch_size": 3}, {"seed": 5},
-     {"per_device_train_batch_size": 2}, {"weight_decay": 0.1}],
+    [
+        {"learning_rate": 5e-3},
+        {"beta": 0.7},
+        {"objective": "mmpo"},
+        {"global_batch_size": 3},
+        {"seed": 5},
+        {"per_device_train_batch_size": 2},
+        {"weight_decay": 0.1},
+    ],
     ids=lambda changes: next(iter(changes)),
-)  # fmt: skip
+)
 def test_what_does_not_concern_the_reference_never_measures_it_again(
     groups, model, tmp_path, forwards, changes
 ):
@@ -497,12 +514,12 @@ def test_status_sees_a_model_that_changed_since_it_was_measured(groups, tmp_path
         base, path = path, make_tiny_adapter(tmp_path / "adapter", path)
     measured = inspect_model(path, str(path))
     measure(groups, tmp_path / "reference", measured)
-    assert Inspector().report(tmp_path / "reference").state == "done"
+    assert StatusChecker().check(tmp_path / "reference").state == "done"
     if what == "template":
         (path / "chat_template.jinja").write_text("{{ messages }}")
     else:
         make_tiny_causal_lm(base if what == "base" else path, seed=5)
-    report = Inspector().report(tmp_path / "reference")
+    report = StatusChecker().check(tmp_path / "reference")
     assert report.state == "stale"
     assert report.reasons == [
         f"its model, {path}, has changed since: it has other weights, tokenizer or template"
@@ -516,12 +533,12 @@ def test_status_sees_a_policy_whose_tokenizer_made_the_ids_and_changed(groups, m
     other = make_tiny_causal_lm(tmp_path / "reference-model", seed=1)
     files = [inspect_model(path, str(path)) for path in (policy, other)]
     training(groups, tmp_path / "run", files[0], reference_model=str(other), files=files[1])
-    assert Inspector().report(tmp_path / "run" / "reference").state == "done"
+    assert StatusChecker().check(tmp_path / "run" / "reference").state == "done"
     (other / "chat_template.jinja").write_text("{{ messages }}")  # whose template made nothing
     make_tiny_causal_lm(policy, seed=7)  # whose weights were not measured
-    assert Inspector().report(tmp_path / "run" / "reference").state == "done"
+    assert StatusChecker().check(tmp_path / "run" / "reference").state == "done"
     (policy / "chat_template.jinja").write_text("{{ messages }}")
-    report = Inspector().report(tmp_path / "run" / "reference")
+    report = StatusChecker().check(tmp_path / "run" / "reference")
     assert (report.state, report.reasons[0].split(",")[1].strip()) == ("stale", str(policy))
 
 
@@ -574,8 +591,13 @@ def test_a_reference_of_another_length_or_truncation_is_refused(groups, model, t
         UsageError, match="leaves longer responses out, and this run truncates them"
     ):
         training(
-            groups, tmp_path / "policy", model, reference=tmp_path / "reference", max_length=64, on_too_long="truncate"
-        )  # fmt: skip
+            groups,
+            tmp_path / "policy",
+            model,
+            reference=tmp_path / "reference",
+            max_length=64,
+            on_too_long="truncate",
+        )
 
 
 def test_a_reference_with_other_token_counts_is_refused(groups, model, tmp_path):
@@ -638,8 +660,16 @@ def test_a_reference_with_another_chat_template_measures_the_policys_own_tokens(
 def test_the_run_of_a_reference_that_was_stopped_goes_on_part_by_part(groups, model, tmp_path):
     training(groups, tmp_path / "straight", model)
     asked = iter([False, True])
-    config = TrainConfig(groups=groups, output=tmp_path / "stopped", model="org/tiny", learning_rate=1e-3, global_batch_size=2,
-                         max_steps=2, report_to=("none",), objective="dpo")  # fmt: skip
+    config = TrainConfig(
+        groups=groups,
+        output=tmp_path / "stopped",
+        model="org/tiny",
+        learning_rate=1e-3,
+        global_batch_size=2,
+        max_steps=2,
+        report_to=("none",),
+        objective="dpo",
+    )
     with pytest.raises(StoppedEarly, match="stopped as asked: 1 parts made now, 2 left"):
         train.run(config, model, Runtime(should_stop=lambda: next(asked)))
     first = identities_of(tmp_path / "stopped" / "reference")
@@ -686,7 +716,7 @@ def test_candidates_are_measured_as_groups_are(tmp_path, model, other):
         token_logps = exact(other.path, row["prompt_token_ids"], row["response_token_ids"])
         assert found[row["sample_idx"]]["logp"] == pytest.approx(sum(token_logps), abs=1e-4)
         assert found[row["sample_idx"]]["n_tokens"] == len(token_logps)
-    assert Inspector().report(tmp_path / "out").state == "done"
+    assert StatusChecker().check(tmp_path / "out").state == "done"
 
 
 def test_training_takes_no_logprobs_of_candidates(tmp_path, model, groups):

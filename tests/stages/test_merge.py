@@ -517,11 +517,11 @@ def test_a_merge_that_loses_the_adapter_is_refused(adapter, base, tmp_path, monk
             tmp_path / "out",
         )
     else:
-        real_contents = stage.contents
+        real_sums = stage.weight_sums
         monkeypatch.setattr(
             stage,
-            "contents",
-            lambda model: real_contents(model) | {"n": len(seen.append(1) or seen)},
+            "weight_sums",
+            lambda model: real_sums(model) | {"n": len(seen.append(1) or seen)},
         )
         seen = []
         refused(

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from support.group_logps import group_logps
 from support.tiny_groups import make_group, make_groups
 from support.tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import (
@@ -19,7 +20,6 @@ from prefpipe.maths.objectives import logps as logps_module
 from prefpipe.training import projection
 from prefpipe.training.batches import GroupCollator, pad_sequences
 from prefpipe.training.forward import (
-    group_logps,
     measure_responses,
     reference_logps,
     sequence_logps,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from support.group_logps import group_logps
 from support.tiny_groups import make_group, make_groups
 from support.tiny_models import END_ID, VOCAB_SIZE, tiny_config
 from transformers import (
@@ -21,7 +22,7 @@ from transformers import (
 
 from prefpipe.training import projection
 from prefpipe.training.batches import GroupCollator
-from prefpipe.training.forward import group_logps, reference_logps, share_prompts, shares_prompts
+from prefpipe.training.forward import reference_logps, share_prompts, shares_prompts
 from prefpipe.training.shared_prompt import ATTENTION, pack_groups
 
 

@@ -4,7 +4,7 @@ import pytest
 from support.tiny_groups import make_group
 
 from prefpipe.training.batches import BudgetCollator, GroupCollator
-from prefpipe.training.throughput import Throughput, Work, throughput_figures
+from prefpipe.training.throughput import ComputedTokens, Throughput, throughput_figures
 
 GROUPS = [
     make_group("a", n_prompt=5, lengths=(4, 6, 3)),
@@ -54,7 +54,7 @@ def test_what_is_done_apart_and_between_the_rows_takes_no_time():
         clock.now += 100
     throughput.begin()  # the next step, before a row
     clock.now += 4
-    assert throughput.take() == Work(0, 0, 7.0)
+    assert throughput.take() == ComputedTokens(0, 0, 7.0)
     with throughput.apart():  # evaluation after the row: the clock stands
         clock.now += 50
     throughput.begin()

@@ -5,6 +5,7 @@ import math
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support.group_logps import group_logps
 from support.tiny_groups import make_groups
 from support.tiny_models import VOCAB_SIZE, make_tiny_tokenizer, tiny_config
 from transformers import LlamaForCausalLM, TrainerCallback
@@ -13,7 +14,7 @@ from prefpipe.errors import PrefpipeError
 from prefpipe.maths.objectives.registry import OBJECTIVES, resolve_knobs
 from prefpipe.training.batches import GroupCollator
 from prefpipe.training.callbacks import MetricsFile
-from prefpipe.training.forward import group_logps, reference_logps, share_prompts
+from prefpipe.training.forward import reference_logps, share_prompts
 from prefpipe.training.groups import with_reference
 from prefpipe.training.policy import turn_dropout_off
 from prefpipe.training.settings import TrainSettings, training_arguments

@@ -1,1 +1,1 @@
-"""Files of other tools: what they hold becomes candidates and scores, and groups become what they read."""
+"""Files of other tools become candidates and scores, and groups become files of other tools."""

@@ -1,8 +1,8 @@
-"""Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, a table, or a folder.
+"""Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, or a table.
 
-Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are turned
-from 1..2 (0 is a draw in old files) to 0..1; of every other file they are 0..1 unless the user says
-otherwise, and what does not fit is refused.
+Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are
+turned from 1..2 (0 is a draw in old files) to 0..1; of every other file they are 0..1 unless the
+user says otherwise, and what does not fit is refused.
 """
 
 import hashlib
@@ -154,8 +154,9 @@ def read_annotations(
 
     Args:
         source: AlpacaEval's ``annotations.json``, Arena-Hard's
-            ``model_judgment/<judge>/<model>.jsonl``, a JSONL, JSON, CSV or Parquet file, or a folder
-            of prefpipe's with a column ``preference``, such as `prefpipe eval` and `judge` write.
+            ``model_judgment/<judge>/<model>.jsonl``, a JSONL, JSON, CSV or Parquet file, or a
+            folder of prefpipe's with a column ``preference``, such as `prefpipe eval` and `judge`
+            write.
         scale: ``0-1`` or ``1-2``; None is what the format says: 1-2 of AlpacaEval's, else 0-1.
         category: of Arena-Hard's prompts, where a file has several.
 
@@ -230,9 +231,11 @@ def _arena_annotations(table: UserTable, sha256: str, scale: str | None) -> Anno
             f"--scale is for numbers, and {table.source} holds Arena-Hard's labels",
             hint="leave it out",
         )
+
     problems = Problems(table.source)
     games = read_games(table, problems)
     problems.raise_if_any()
+
     return Annotations(
         source=table.source,
         kind="arena-hard",
@@ -268,6 +271,7 @@ def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
             f"{source} is a folder that no stage wrote",
             hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder",
         )
+
     record = read_run_record(path)
     artifact = record.schema.partition("/")[0]
     if artifact not in OF_PREFERENCES:
@@ -276,6 +280,8 @@ def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
             "preferences",
             hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote",
         )
+
+    # the evaluation's own fingerprint says what the rows are: the parts are not hashed again
     rows = open_input(path, schema=artifact, name="ANNOTATIONS").read_all()
     places = [f"row {number}" for number in range(1, rows.num_rows + 1)]
     return UserTable(source, rows, places), record

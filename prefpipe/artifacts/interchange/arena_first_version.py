@@ -1,8 +1,8 @@
 """``arena-hard`` of v0.1: answers in ``model_answer/<model>.jsonl``, prompts in ``question.jsonl``.
 
 A question is ``{"question_id", "category", "cluster", "turns": [{"content"}]}``, an answer
-``{"question_id", "model_id", "choices": [{"index", "turns": [{"content", "token_len"}]}]}``. Several
-choices are samples of one prompt. The two files are joined by ``question_id``.
+``{"question_id", "model_id", "choices": [{"index", "turns": [{"content", "token_len"}]}]}``.
+Several choices are samples of one prompt. The two files are joined by ``question_id``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

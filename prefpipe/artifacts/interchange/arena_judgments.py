@@ -1,9 +1,9 @@
-"""Arena-Hard's ``model_judgment/<judge>/<model>.jsonl``: a line a prompt, with a verdict in both orders.
+"""Arena-Hard's ``model_judgment/<judge>/<model>.jsonl``: verdicts in both presentation orders.
 
-The first of ``games`` shows the baseline as A and the model as B, the second the other way round. A
-verdict is a label such as ``A>>B``; the tool counts a clear one, of two signs, three times. Without
-a label there is no verdict: v2.0 (``uid``) leaves both games of the prompt out then, v0.1
-(``question_id``) that game alone.
+A line holds the ``games`` of one prompt. The first shows the baseline as A and the model as B, the
+second the other way round. A verdict is a label such as ``A>>B``; the tool counts a clear one, of
+two signs, three times. Without a label there is no verdict: v2.0 (``uid``) leaves both games of the
+prompt out then, v0.1 (``question_id``) that game alone.
 """
 
 from collections.abc import Mapping

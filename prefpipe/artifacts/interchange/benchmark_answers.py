@@ -1,8 +1,8 @@
 """``alpaca-eval`` and ``arena-hard``: answers to a benchmark's prompts, one a prompt.
 
 As those tools read and write them. AlpacaEval's ``model_outputs.json`` is a JSON list of
-``instruction``, ``output`` and ``generator``; Arena-Hard's ``model_answer/<model>.jsonl`` has a line
-for each ``uid``, whose ``messages`` end with the answer, in an object.
+``instruction``, ``output`` and ``generator``; Arena-Hard's ``model_answer/<model>.jsonl`` has a
+line for each ``uid``, whose ``messages`` end with the answer, in an object.
 """
 
 import hashlib
@@ -120,6 +120,8 @@ def _arena_responses(
     for row, place in enumerate(table.places):
         row_problems = problems.at(place)
         prompt_id = row_problems.take(checked_id(ids[row], "uid"))
+
+        # every problem of a line is told, so that a bad answer does not hide a bad model
         turns: Turns = []
         answer = None
         try:

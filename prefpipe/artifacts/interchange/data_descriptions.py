@@ -25,7 +25,8 @@ AXOLOTL_HEADS = (
     ),
     (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+        "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
         f"{AXOLOTL_TURN}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     ),
     f"<bos><start_of_turn>user\n{AXOLOTL_TURN}<end_of_turn>\n<start_of_turn>model\n",
@@ -42,8 +43,8 @@ def is_lost_in_template(response: str) -> bool:
     """Return whether axolotl would cut a response at the wrong place.
 
     It templates ``[a user turn, the response]`` and keeps everything from the first place where the
-    response's text stands: of ``user`` that is the name of the user's role, so that the policy would
-    learn to write the template. An empty response stands at the very beginning.
+    response's text stands: of ``user`` that is the name of the user's role, so that the policy
+    would learn to write the template. An empty response stands at the very beginning.
     """
     return any((head + response).find(response) < len(head) for head in AXOLOTL_HEADS)
 
@@ -90,6 +91,8 @@ def _axolotl(folder: Path) -> bytes:
         "# A piece of an axolotl config; base_model, chat_template, the learning settings and the "
         "rest stand beside it."
     )
+
+    # written by hand, so that it can hold comments
     lines = [
         first_comment,
         "# The path holds where axolotl is started from the folder in which `prefpipe export` was.",

@@ -6,6 +6,7 @@ A new format is a function ``(source, options) -> Pool`` in a file of its own an
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.file_hashes import hash_file, hash_files
@@ -134,11 +135,12 @@ def _are_lists(values: Sequence[Any]) -> bool:
     given = [value for value in values if value is not None]
     if not given or not all(isinstance(value, list) for value in given):
         return False
-    return not any(isinstance(member, Mapping) for value in given for member in value)
+    members = chain.from_iterable(given)
+    return not any(isinstance(member, Mapping) for member in members)
 
 
 def _hint_for_columns(source: str, kind: str) -> str | None:
-    """Return what to type for a file whose columns are of another format; None for nothing known."""
+    """Return what to type for a file with the columns of another format; None for nothing known."""
     names = set(read_table(source).columns.column_names)
     for columns in READ_ELSEWHERE:
         if set(columns) <= names:
@@ -154,7 +156,7 @@ def _command_for(columns: Columns, source: str) -> str:
 
 
 def content_hash(source: str) -> str:
-    """Return the sha256 of a file's bytes, of a folder's files, or of the rows of a hub data set."""
+    """Return the sha256 of a file's bytes, a folder's files, or the rows of a hub data set."""
     path = file_of(source)
     if path is not None and path.is_dir():
         return hash_files(path, (item for item in path.rglob("*") if item.is_file()))

@@ -1,4 +1,4 @@
-"""``helpsteer2`` and ``helpsteer3``: a row a response with its scores, or two responses and a preference."""
+"""``helpsteer2`` and ``helpsteer3``: scored responses, or two responses and a preference a row."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -53,7 +53,7 @@ class Problems:
             self.source,
             self.rows,
             hint=hint_for([row.reason for row in self.rows], hint),
-            what=f"has {len(self.rows):,} {word}",
+            summary=f"has {len(self.rows):,} {word}",
         )
 
 

@@ -15,7 +15,7 @@ from prefpipe.artifacts.tables.values import number_of
 
 SCORE_WORDS = ("score", "rating", "reward", "grade", "quality")
 PLAIN_WORDS = ("score", "rating", "reward")
-"""Words that name the scores of a file whatever its columns hold: no numbers in one is a mistake."""
+"""Words that name scores whatever the column holds: no numbers in it is a mistake."""
 COUNTING_WORDS = (
     "id",
     "idx",
@@ -72,8 +72,8 @@ _SINGULAR = {f"{word}s": word for word in (*SCORE_WORDS, *COUNTING_WORDS)}
 def pairs_of_columns(table: UserTable) -> tuple[list[PairOfColumns], list[str]]:
     """Return the pairs of score columns, and a note on columns that look like scores and are none.
 
-    The plainly named pairs come first. Of several spellings of one scorer's columns the plain one is
-    taken, ``score_chosen`` or ``chosen_score``, else the first.
+    The plainly named pairs come first. Of several spellings of one scorer's columns the plain one
+    is taken, ``score_chosen`` or ``chosen_score``, else the first.
     """
     by_scorer: dict[str, dict[str, str]] = {}
     left_out: list[str] = []

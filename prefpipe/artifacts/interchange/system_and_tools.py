@@ -1,4 +1,4 @@
-"""What stands in columns beside a table's prompts and belongs to the conversations: system prompts and tools."""
+"""System prompts and tools, which stand in columns beside a table's prompts."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -141,7 +141,13 @@ def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[st
             f"`{name}` holds names such as {shortened(given[0])}, and is taken for no system prompt"
         )
         return None
-    return [value if isinstance(value, str) and value.strip() else None for value in values]
+
+    # blank values beside texts may be of any type
+    texts: list[str | None] = []
+    for value in values:
+        says_something = isinstance(value, str) and value.strip() != ""
+        texts.append(value if says_something else None)
+    return texts
 
 
 def _systems(
@@ -198,7 +204,10 @@ def _tools(
     problems: list[str | None],
     notes: list[str],
 ) -> list[str | None]:
-    """Return the tools of each row as JSON; a column that defines none anywhere is the user's own."""
+    """Return the tools of each row as JSON.
+
+    A column that defines none anywhere is the user's own.
+    """
     tools: list[str | None] = [None] * table.n_rows
     if TOOLS not in table.names or TOOLS in taken:
         return tools

@@ -56,7 +56,8 @@ TURN_HEADERS = re.compile(
       | <start_of_turn>\ *(?:system|user|model)\b
       | \[INST\].*?\[/INST\]\s*(?:</s>|\Z)
       | <<SYS>>\s*\n.*?<</SYS>>
-      | ^<\|(?:system|user|assistant|prompter)\|>(?=[\ \t\r]*\n|.*?<\|(?:end|assistant|endoftext)\|>)
+      | ^<\|(?:system|user|assistant|prompter)\|>
+            (?=[\ \t\r]*\n|.*?<\|(?:end|assistant|endoftext)\|>)
       | <\|START_OF_TURN_TOKEN\|><\|
       | <\uff5c(?:hy_)?(?:User|Assistant)\uff5c>
       | ^GPT4\ Correct\ (?:User|Assistant):
@@ -84,7 +85,7 @@ LLAMA_DATES = re.compile(r"\ACutting Knowledge Date: [^\n]*\nToday Date: [^\n]*\
 
 
 class Template(NamedTuple):
-    """How a template writes: one turn, the beginning of the answer, and its own names of the roles."""
+    """How a template writes: a turn, the beginning of the answer, and its names of the roles."""
 
     name: str
     bos: str
@@ -130,7 +131,7 @@ HH_RLHF = TEMPLATES[3]
 
 
 class Script(NamedTuple):
-    """A conversation written out with the speakers' names: the names, and what may stand between two turns."""
+    """How a conversation is written out: the speakers' names, and what may be between two turns."""
 
     user: str
     assistant: str
@@ -226,8 +227,8 @@ def untemplated(text: str) -> tuple[Turns, str | None]:
     script = script_of(text)
     if script is not None and not begins_templated(text) and not _holds_header(text):
         return [], (
-            f"it is a conversation written as text (`{script.user}` and `{script.assistant}`) whose "
-            "turns cannot be read back exactly"
+            f"it is a conversation written as text (`{script.user}` and `{script.assistant}`) "
+            "whose turns cannot be read back exactly"
         )
     return [], (
         f"it went through a chat template ({_first_marker(text)}) whose turns cannot be read back "

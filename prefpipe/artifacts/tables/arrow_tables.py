@@ -15,7 +15,7 @@ from prefpipe.artifacts.tables.strict_json import explained, parse_json
 from prefpipe.errors import InputError
 
 EXTENSION_NAME: Final = b"ARROW:extension:name"
-"""Where an extension type stands that this pyarrow does not know: in the metadata of the field."""
+"""Where an extension type stands that this pyarrow does not know: in the field's metadata."""
 Decode = Callable[[Any], Any]
 
 
@@ -26,33 +26,41 @@ def read_parquet(path: Path) -> pa.Table:
         InputError: it is none, is damaged, or has two columns of one name.
     """
     try:
-        table = pq.ParquetFile(path).read()
+        return pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{path} cannot be read as Parquet: {next(iter(str(error).splitlines()), type(error).__name__)}",
+            f"{path} cannot be read as Parquet: {first_line(error)}",
             hint="was the file written to its end, and is it Parquet?",
         ) from error
-    return table
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library says, its error's name where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def plain_table(
     table: pa.Table, source: str, places: Sequence[str]
 ) -> tuple[pa.Table, list[BadRow]]:
-    """Return a table without JSON, UUIDs, views and runs as types, and the rows that hold what cannot be decoded.
+    """Return a table without JSON, UUIDs, views and runs as types.
 
-    ``arrow.json`` becomes the values that it holds: a column of JSON texts is a column of texts, a column of JSON objects is
-    JSON text, as it is from a JSON file. UUIDs become their text. Other extension types stay: their Python
-    values are what they stand for.
+    ``arrow.json`` becomes the values that it holds: a column of JSON texts is a column of texts, a
+    column of JSON objects is JSON text, as it is from a JSON file. UUIDs become their text. Other
+    extension types stay: their Python values are what they stand for.
 
     Args:
         table: as it was read.
         source: for messages.
         places: the name of each row's place.
 
+    Returns:
+        The table, and the rows that hold what cannot be decoded; with such rows it is not plain.
+
     Raises:
         InputError: two columns of one name; a value that JSON cannot hold.
     """
-    twice = next((name for name in table.column_names if table.column_names.count(name) > 1), None)
+    names = table.column_names
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(
             f"{source}: two columns are called `{twice}`", hint="name every column differently"
@@ -62,9 +70,8 @@ def plain_table(
     for number, field in enumerate(table.schema):
         column = table.column(number)
         if pa.types.is_run_end_encoded(field.type):
-            column = pa.chunked_array(
-                [pc.run_end_decode(chunk) for chunk in column.chunks], field.type.value_type
-            )
+            chunks = [pc.run_end_decode(chunk) for chunk in column.chunks]
+            column = pa.chunked_array(chunks, field.type.value_type)
             table = table.set_column(number, field.with_type(column.type), column)
         bad += _undecodable_texts(column, field.name, source, places)
     if bad:
@@ -79,7 +86,9 @@ def plain_table(
         if not faults:
             plain, column = column_of(field.name, values, source=source, places=places)
             table = table.set_column(number, plain, column)
-    return cast(table, _without_views) if not bad else table, bad
+    if bad:
+        return table, bad
+    return cast(table, _without_views), []
 
 
 def _decoded(
@@ -90,26 +99,23 @@ def _decoded(
         try:
             values.append(None if value is None else decode(value))
         except ValueError as error:
-            bad.append(
-                BadRow(
-                    source, place, f"`{name}` is declared JSON, and is no JSON: {explained(error)}"
-                )
-            )
+            reason = f"`{name}` is declared JSON, and is no JSON: {explained(error)}"
+            bad.append(BadRow(source, place, reason))
     return values, bad
 
 
 def _decoder(field: pa.Field) -> Decode | None:
-    """Return what makes values of a field's Python objects, None where these are the values already."""
+    """Return what makes values of a field's Python objects, None where these are the values."""
     kind = field.type
-    name = (
-        kind.extension_name.encode()
-        if isinstance(kind, pa.BaseExtensionType)
-        else (field.metadata or {}).get(EXTENSION_NAME)
-    )
+    name = (field.metadata or {}).get(EXTENSION_NAME)
+    if isinstance(kind, pa.BaseExtensionType):
+        name = kind.extension_name.encode()
     if name == b"arrow.json":
         return parse_json
     if name == b"arrow.uuid":
         return _uuid_text
+
+    # of every other type, what is inside it
     if isinstance(kind, pa.BaseExtensionType):
         return _decoder(pa.field(field.name, kind.storage_type))
     if pa.types.is_dictionary(kind):
@@ -155,8 +161,8 @@ def _of_map(decode_key: Decode | None, decode_item: Decode | None) -> Decode | N
     def decode_map(items: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
         decoded = {}
         for key, item in items:
-            plain = key if decode_key is None else decode_key(key)
-            decoded[plain] = item if item is None or decode_item is None else decode_item(item)
+            plain_key = key if decode_key is None else decode_key(key)
+            decoded[plain_key] = item if item is None or decode_item is None else decode_item(item)
         return decoded
 
     return decode_map
@@ -178,10 +184,10 @@ def _undecodable_texts(
         try:
             value.as_py()
         except UnicodeDecodeError as error:
-            reason = (
-                f"`{name}` holds the byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+            byte = error.object[error.start]
+            bad.append(
+                BadRow(source, place, f"`{name}` holds the byte 0x{byte:02x}, which is not UTF-8")
             )
-            bad.append(BadRow(source, place, reason))
     return bad
 
 

@@ -1,7 +1,8 @@
 """Rows of a user's file that cannot be used: refused together, or left out and counted.
 
-A reader refuses with ``BadRowsError``. ``read_without_bad_rows`` calls it again without the rows that it named, until it
-has none to name: what comes out is what the file would give if somebody had deleted those rows.
+A reader refuses with ``BadRowsError``. ``read_without_bad_rows`` calls it again without the rows
+that it named, until it has none to name: what comes out is what the file would give if somebody had
+deleted those rows.
 """
 
 import re
@@ -16,13 +17,29 @@ from prefpipe.errors import InputError
 MAX_ROWS_SHOWN: Final = 8
 DEFAULT_HINT: Final = "correct or remove these rows"
 Read = TypeVar("Read")
+_VALUES: Final = re.compile(
+    r"""'(?:[^'\\]|\\.)*'
+      | "(?:[^"\\]|\\.)*"
+      | [{\[].*[}\]]
+      | [-+]?\b\d[\w.]*\b
+      | \bline\ \d+
+      | \brow\ \d+""",
+    re.VERBOSE,
+)
+"""What differs between two reasons that are the same: texts, numbers, lists, places."""
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used: its file, its place in it (``line 7``), why, and what it holds.
+    """A row that cannot be used.
 
-    ``contradicted``: places of the rows that say otherwise. Which of them is right nobody knows: they are left out together.
+    Attributes:
+        source: its file.
+        place: where it stands in it, such as ``line 7``.
+        reason: why it cannot be used.
+        content: what it holds.
+        contradicted: places of the rows that say otherwise. Which of them is right nobody knows:
+            they are left out together.
     """
 
     source: str
@@ -41,18 +58,18 @@ class BadRowsError(InputError):
         rows: Sequence[BadRow],
         *,
         hint: str = DEFAULT_HINT,
-        what: str | None = None,
+        summary: str | None = None,
     ) -> None:
         self.rows = list(rows)
-        if what is None and len(rows) == 1:
+        if summary is None and len(rows) == 1:
             super().__init__(f"{source}, {rows[0].place}: {rows[0].reason}", hint=hint)
             return
 
         shown = "\n  ".join(f"{row.place}: {row.reason}" for row in rows[:MAX_ROWS_SHOWN])
         n_more = len(rows) - MAX_ROWS_SHOWN
         more = f"\n  and {n_more:,} more" if n_more > 0 else ""
-        what = what or f"has {len(rows):,} rows that cannot be read"
-        super().__init__(f"{source} {what}:\n  {shown}{more}", hint=hint)
+        summary = summary or f"has {len(rows):,} rows that cannot be read"
+        super().__init__(f"{source} {summary}:\n  {shown}{more}", hint=hint)
 
 
 _left_out: ContextVar[dict[str, dict[str, BadRow]] | None] = ContextVar(
@@ -60,8 +77,14 @@ _left_out: ContextVar[dict[str, dict[str, BadRow]] | None] = ContextVar(
 )
 
 
+class NoRowsLeftError(InputError):
+    """Every row of a file was left out."""
+
+
 def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]:
-    """Call a reader until it names no more rows that it cannot use, each time without those named before.
+    """Call a reader until it names no more rows that it cannot use.
+
+    Each time without those that it named before.
 
     Args:
         read: reads its files through ``read_table``.
@@ -73,51 +96,52 @@ def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]
         BadRowsError: it names a row that is left out already, so that leaving out does not help.
         InputError: a fault of a whole file, such as a missing column; or no row is left.
     """
-    rows: dict[str, dict[str, BadRow]] = {}
+    left_out: dict[str, dict[str, BadRow]] = {}
     first: BadRowsError | None = None
-    token = _left_out.set(rows)
+    token = _left_out.set(left_out)  # read_table looks there, however deep in the reader it is
     try:
         while True:
             try:
-                found = read()
+                content = read()
             except BadRowsError as error:
                 first = first or error
-                new = [row for row in error.rows if row.place not in rows.get(row.source, {})]
+                new = [row for row in error.rows if row.place not in left_out.get(row.source, {})]
+                # it would go on for ever
                 if not new:
                     raise
-                _add(rows, new)
+                _leave_out(left_out, new)
             except NoRowsLeftError:
                 assert first is not None
                 raise first from None
             else:
-                return found, [row for places in rows.values() for row in places.values()]
+                return content, [row for rows in left_out.values() for row in rows.values()]
     finally:
         _left_out.reset(token)
 
 
-class NoRowsLeftError(InputError):
-    """Every row of a file was left out."""
-
-
-def _add(rows: dict[str, dict[str, BadRow]], new: Iterable[BadRow]) -> None:
-    """Add rows; what is wrong with one row twice becomes one reason."""
+def _leave_out(left_out: dict[str, dict[str, BadRow]], new: Iterable[BadRow]) -> None:
+    """Add rows to those that are left out; what is wrong with one row twice becomes one reason."""
     merged: dict[tuple[str, str], BadRow] = {}
     for row in new:
-        known = merged.get((row.source, row.place))
-        if known is not None:
-            row = replace(  # noqa: PLW2901 - one row, two reasons
-                known,
-                reason=f"{known.reason}; {row.reason}",
-                contradicted=(*known.contradicted, *row.contradicted),
-            )
-        merged[row.source, row.place] = row
+        key = row.source, row.place
+        merged[key] = _with_both_reasons(merged[key], row) if key in merged else row
+
+    # which of several rows that contradict each other is right nobody knows
     for row in list(merged.values()):
         for place in row.contradicted:
-            merged.setdefault(
-                (row.source, place), BadRow(row.source, place, f"{row.place} contradicts it")
-            )
+            other = BadRow(row.source, place, f"{row.place} contradicts it")
+            merged.setdefault((row.source, place), other)
+
     for row in merged.values():
-        rows.setdefault(row.source, {})[row.place] = row
+        left_out.setdefault(row.source, {})[row.place] = row
+
+
+def _with_both_reasons(row: BadRow, again: BadRow) -> BadRow:
+    return replace(
+        row,
+        reason=f"{row.reason}; {again.reason}",
+        contradicted=(*row.contradicted, *again.contradicted),
+    )
 
 
 def rows_to_keep(
@@ -158,16 +182,17 @@ def _hint(rows: Sequence[BadRow]) -> str:
     if any("not UTF-8" in reason for reason in reasons):
         return f"save the file as UTF-8: iconv -f LATIN1 -t UTF-8 {rows[0].source} > converted"
     if any("fields than the header" in reason for reason in reasons):
-        return 'put a text with commas or line breaks into "double quotes", and write an empty field for a missing value'
+        return (
+            'put a text with commas or line breaks into "double quotes", and write an empty field '
+            "for a missing value"
+        )
     return "correct or remove the line" if len(rows) == 1 else DEFAULT_HINT
 
 
 def count_by_reason(rows: Iterable[BadRow]) -> Mapping[str, int]:
-    """Return how many rows have each reason, the most frequent first; values within a reason do not make it another."""
+    """Return how many rows have each reason, the most frequent first.
+
+    Values within a reason do not make it another.
+    """
     counts = Counter(_VALUES.sub("...", row.reason) for row in rows)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-_VALUES: Final = re.compile(
-    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[{\[].*[}\]]|[-+]?\b\d[\w.]*\b|\bline \d+|\brow \d+"""
-)

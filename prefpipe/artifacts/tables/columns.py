@@ -1,6 +1,7 @@
-"""Columns of users' rows: types where the values agree, JSON text where they do not, and the way back to values.
+"""Columns of users' rows: types where the values agree, JSON text where they do not.
 
-Nothing is dropped or padded: what has no one type is kept as JSON text, marked in the field's metadata.
+And the way back to values. Nothing is dropped or padded: what has no one type is kept as JSON text,
+marked in the field's metadata.
 """
 
 import json
@@ -12,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from prefpipe.artifacts.tables.bad_rows import BadRow, BadRowsError
+from prefpipe.artifacts.tables.values import LARGEST_EXACT, half_character_of
 from prefpipe.errors import InputError
 
 JSON_TEXT: Final = {b"prefpipe.encoding": b"json"}
@@ -31,12 +33,12 @@ def table_of(
         BadRowsError: texts that hold half of a surrogate pair.
     """
     places = places or [f"row {number}" for number in range(1, len(rows) + 1)]
-    first: dict[str, str] = {}
+    first_place: dict[str, str] = {}
     for row, place in zip(rows, places, strict=True):
         for name in row:
-            first.setdefault(name, place)
-    names = list(first)
-    _refuse_half_characters("the name of a column", names, list(first.values()), source)
+            first_place.setdefault(name, place)
+    names = list(first_place)
+    _refuse_half_characters("the name of a column", names, list(first_place.values()), source)
     if not names:
         return pa.table({})
 
@@ -59,26 +61,32 @@ def column_of(
         InputError: a value that JSON cannot hold.
     """
     kind = None if name == "messages" else _scalar_type(values)
-    if kind == pa.string():
-        _refuse_half_characters(f"`{name}`", values, places, source)
     if kind is not None:
-        return pa.field(name, kind), pa.array(values, kind)
+        try:
+            return pa.field(name, kind), pa.array(values, kind)
+        except UnicodeEncodeError:
+            _refuse_half_characters(f"`{name}`", values, places, source)
+            raise
 
     texts = []
     for value, place in zip(values, places, strict=True):
-        try:
-            texts.append(
-                None if value is None else json.dumps(value, ensure_ascii=True, default=_as_json)
-            )
-        except TypeError as error:
-            raise InputError(
-                f"{source}, {place}: `{name}` {error}", hint="leave the column out of the file"
-            ) from error
+        text = None
+        if value is not None:
+            try:
+                text = json.dumps(value, ensure_ascii=True, default=_as_json)
+            except TypeError as error:
+                raise InputError(
+                    f"{source}, {place}: `{name}` {error}", hint="leave the column out of the file"
+                ) from error
+        texts.append(text)
     return pa.field(name, pa.string(), metadata=JSON_TEXT), pa.array(texts, pa.string())
 
 
 def _as_json(value: Any) -> Any:
-    """Return what stands beside JSON in a Parquet column as JSON: decimals keep their digits, dates are ISO texts."""
+    """Return what stands beside JSON in a Parquet column as JSON.
+
+    Decimals keep their digits, dates are ISO texts.
+    """
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, date | datetime | time):
@@ -87,21 +95,13 @@ def _as_json(value: Any) -> Any:
 
 
 def _refuse_half_characters(
-    what: str, values: Sequence[str | None], places: Sequence[str], source: str
+    subject: str, values: Sequence[str | None], places: Sequence[str], source: str
 ) -> None:
     bad = []
     for value, place in zip(values, places, strict=False):
-        try:
-            (value or "").encode()
-        except UnicodeEncodeError as error:
-            half = error.object[error.start].encode("unicode_escape").decode()
-            bad.append(
-                BadRow(
-                    source,
-                    place,
-                    f"{what} holds half of a surrogate pair ({half}), which is no character",
-                )
-            )
+        reason = half_character_of(value or "")
+        if reason is not None:
+            bad.append(BadRow(source, place, f"{subject} {reason}"))
     if bad:
         raise BadRowsError(
             source, bad, hint="correct the row; the text was cut inside an emoji, probably"
@@ -109,19 +109,21 @@ def _refuse_half_characters(
 
 
 def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {bool}:
-        return pa.bool_()
-    if kinds == {int} and all(-(2**63) <= v < 2**63 for v in values if v is not None):
-        return pa.int64()
-    if (
-        kinds
-        and kinds <= {int, float}
-        and all(-(2**53) <= v <= 2**53 for v in values if type(v) is int)
-    ):
-        return pa.float64()
-    if kinds <= {str}:
+    """Return the type of a column of Python values, None where they have no one type."""
+    types = {type(value) for value in values if value is not None}
+    if types <= {str}:
         return pa.string()
+    if types == {bool}:
+        return pa.bool_()
+    if not types <= {int, float}:
+        return None
+
+    whole = [value for value in values if type(value) is int]
+    if types == {int} and min(whole) >= -(2**63) and max(whole) < 2**63:
+        return pa.int64()
+    # a whole number must keep its digits beside numbers with a point
+    if all(abs(value) <= LARGEST_EXACT for value in whole):
+        return pa.float64()
     return None
 
 
@@ -130,39 +132,47 @@ def column_values(table: pa.Table, name: str) -> list[Any]:
     field = table.schema.field(name)
     if (field.metadata or {}).items() >= JSON_TEXT.items():
         return [None if text is None else json.loads(text) for text in table[name].to_pylist()]
-    values: list[Any] = table[name].to_pylist(
-        maps_as_pydicts="strict" if _holds_map(field.type) else None
-    )
+
+    maps = "strict" if _holds_map(field.type) else None
+    values: list[Any] = table[name].to_pylist(maps_as_pydicts=maps)
     if field.name == "tools" or _holds_field(field.type, "tool_calls"):
-        return [_without_fillers(value) for value in values]
+        return list(map(_without_fillers, values))
     return values
 
 
 def _without_fillers(value: Any) -> Any:
-    """Return a value without what is null in it: structs give every tool the parameters of all others, as nulls."""
+    """Return a value without what is null in it.
+
+    Structs give every tool the parameters of all others, as nulls.
+    """
     if isinstance(value, dict):
-        return {key: _without_fillers(held) for key, held in value.items() if held is not None}
+        return {key: _without_fillers(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return [_without_fillers(member) for member in value]
+        return list(map(_without_fillers, value))
     return value
 
 
 def _holds_field(kind: pa.DataType, name: str) -> bool:
-    fields = [kind.field(number) for number in range(kind.num_fields)]
-    return any(field.name == name or _holds_field(field.type, name) for field in fields)
+    """Return whether a type has a field of a name, at any depth."""
+    for number in range(kind.num_fields):
+        field = kind.field(number)
+        if field.name == name or _holds_field(field.type, name):
+            return True
+    return False
 
 
 def _holds_map(kind: pa.DataType) -> bool:
-    return pa.types.is_map(kind) or any(
-        _holds_map(kind.field(number).type) for number in range(kind.num_fields)
-    )
+    """Return whether a type has a map in it, at any depth."""
+    if pa.types.is_map(kind):
+        return True
+    return any(_holds_map(kind.field(number).type) for number in range(kind.num_fields))
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
     """Return a table's rows as Python values, dates and times as whole numbers of their own unit.
 
-    Python's own types do not hold nanoseconds or the year 10000, and what pyarrow does about it depends on
-    whether pandas is installed.
+    Python's own types do not hold nanoseconds or the year 10000, and what pyarrow does about it
+    depends on whether pandas is installed.
     """
     rows: list[dict[str, Any]] = cast(table, _times_as_integers).to_pylist()
     return rows
@@ -170,12 +180,10 @@ def python_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def cast(table: pa.Table, change: Callable[[pa.DataType], pa.DataType]) -> pa.Table:
     """Change the types of columns, also inside lists and structs."""
-    fields = [field.with_type(_mapped(field.type, change)) for field in table.schema]
-    return (
-        table
-        if pa.schema(fields) == table.schema
-        else table.cast(pa.schema(fields, metadata=table.schema.metadata))
-    )
+    schema = pa.schema([field.with_type(_mapped(field.type, change)) for field in table.schema])
+    if schema == table.schema:
+        return table
+    return table.cast(schema.with_metadata(table.schema.metadata))
 
 
 def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
@@ -184,12 +192,11 @@ def _mapped(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> 
     if pa.types.is_map(kind):
         return pa.map_(_mapped(kind.key_type, change), _mapped(kind.item_type, change))
     if pa.types.is_fixed_size_list(kind):
-        return pa.list_(
-            kind.value_field.with_type(_mapped(kind.value_type, change)), kind.list_size
-        )
+        member = kind.value_field.with_type(_mapped(kind.value_type, change))
+        return pa.list_(member, kind.list_size)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
-        return make(kind.value_field.with_type(_mapped(kind.value_type, change)))
+        member = kind.value_field.with_type(_mapped(kind.value_type, change))
+        return pa.list_(member) if pa.types.is_list(kind) else pa.large_list(member)
     return change(kind)
 
 

@@ -1,12 +1,13 @@
-"""CSV and TSV, strictly: RFC 4180 with a header, every row of as many fields, each row with the line on which it begins.
+"""CSV and TSV, strictly: RFC 4180 with a header, every row of as many fields.
 
-An empty field is a missing value, a quoted empty one (``""``) a text without characters.
+Each row has the line on which it begins. An empty field is a missing value, a quoted empty one
+(``""``) a text without characters. Python's ``csv`` tells neither, and repairs what is broken.
 """
 
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -20,7 +21,12 @@ _QUOTED: Final = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 """A whole number; ``007`` is none, for its zeros would be lost."""
 _DECIMAL: Final = re.compile(
-    r"[-+]?(?:(?:0|[1-9][0-9]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?|inf|NaN|[0-9]+[eE][-+]?[0-9]+|[0-9]+\.)"
+    r"""[-+]?(?: (?:0|[1-9][0-9]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?
+               | [0-9]+[eE][-+]?[0-9]+
+               | [0-9]+\.
+               | inf
+               | NaN)""",
+    re.VERBOSE,
 )
 NAMES_OF_DELIMITERS: Final = {
     ",": ("a comma", "commas"),
@@ -39,7 +45,7 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
         InputError: it cannot be read, a quote is left open, a column's name stands twice.
     """
     text = read_text(path)
-    found = TextRows()
+    rows = TextRows()
     header: list[str] | None = None
     position, line = 0, 1
     while position < len(text):
@@ -54,6 +60,7 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
         line += text.count("\n", begin, position)
         if not raw:
             continue
+
         reason = damage_of(raw) or reason
         if header is None:
             if reason is not None:
@@ -65,24 +72,26 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
             _refuse_other_dialects(raw, header, delimiter, path)
             _refuse_repeated_names(header, path, place)
             continue
+
         if reason is None and len(fields) != len(header):
             comparison = "fewer" if len(fields) < len(header) else "more"
             reason = f"{comparison} fields than the header, {len(fields)} and not {len(header)}"
         if reason is not None:
-            found.bad.append(BadRow(str(path), place, reason, raw))
+            rows.bad.append(BadRow(str(path), place, reason, raw))
         else:
-            found.add(place, dict(zip(header, fields, strict=True)))
-    found.names = header
-    return found
+            rows.add(place, dict(zip(header, fields, strict=True)))
+    rows.names = header
+    return rows
 
 
 def _record(text: str, position: int, delimiter: str) -> tuple[Fields | None, int, str | None]:
-    """Return the fields of the row that begins at a position, where the next one begins, and what is wrong with it.
+    """Read the row that begins at a position.
 
-    None for the fields: a quote is never closed, so that nothing behind it can be read.
+    Returns:
+        Its fields, the position of the next row, and what is wrong with it. None for the fields: a
+        quote is never closed, so that nothing behind it can be read.
     """
-    end = text.find("\n", position)
-    end = len(text) if end < 0 else end
+    end = _end_of_line(text, position)
     line = text[position:end]
     if '"' not in line:
         fields: Fields = [field or None for field in line.removesuffix("\r").split(delimiter)]
@@ -97,19 +106,16 @@ def _record(text: str, position: int, delimiter: str) -> tuple[Fields | None, in
             fields.append(match[1].replace('""', '"'))
             position = match.end()
         else:
-            stops = [
-                stop
-                for stop in (text.find(delimiter, position), text.find("\n", position))
-                if stop >= 0
-            ]
-            stop = min(stops, default=len(text))
-            fields.append(
-                text[position:stop].removesuffix(
-                    "\r" if not text.startswith(delimiter, stop) else ""
-                )
-                or None
-            )
+            end = _end_of_line(text, position)
+            stop = text.find(delimiter, position, end)
+            if stop < 0:
+                stop = end
+                fields.append(text[position:stop].removesuffix("\r") or None)
+            else:
+                fields.append(text[position:stop] or None)
             position = stop
+
+        # behind a field: another one, the end of the row, or something that should not be there
         if text.startswith(delimiter, position):
             position += 1
             continue
@@ -117,17 +123,21 @@ def _record(text: str, position: int, delimiter: str) -> tuple[Fields | None, in
             position += 1
         if position >= len(text) or text[position] == "\n":
             return fields, position + 1, None
-        end = text.find("\n", position)
-        return (
-            fields,
-            len(text) if end < 0 else end + 1,
-            f"text follows the quote that closes field {len(fields)}",
-        )
+        next_row = min(_end_of_line(text, position) + 1, len(text))
+        return fields, next_row, f"text follows the quote that closes field {len(fields)}"
+
+
+def _end_of_line(text: str, position: int) -> int:
+    """Return where the line ends in which a position is, before its newline."""
+    end = text.find("\n", position)
+    return len(text) if end < 0 else end
 
 
 def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path: Path) -> None:
-    """Refuse a header as other programs write it: with another delimiter, Excel's first line, or an old Mac's ends of lines."""
-    name, meant = NAMES_OF_DELIMITERS[delimiter]
+    """Refuse a header as other programs write it.
+
+    With another delimiter, Excel's first line, or an old Mac's ends of lines.
+    """
     if re.fullmatch(r"sep=.", raw.strip(' "')):
         raise InputError(
             f"{path}, line 1: `{raw}` is a line of Excel's, and no header",
@@ -140,21 +150,17 @@ def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path
         )
     if len(header) > 1:
         return
-    other = next(
-        (sign for sign in OTHER_DELIMITERS if sign != delimiter and raw.count(sign) > 0), None
-    )
-    if other is not None:
-        spelled = NAMES_OF_DELIMITERS.get(other, (repr(other), ""))[0]
-        way = (
-            "name the file .tsv"
-            if other == "\t"
-            else "name the file .csv"
-            if other == ","
-            else f"save the file with {meant}"
-        )
+
+    others = [sign for sign in OTHER_DELIMITERS if sign != delimiter and sign in raw]
+    if others:
+        other = others[0]
+        name, plural = NAMES_OF_DELIMITERS[delimiter]
+        other_name = NAMES_OF_DELIMITERS.get(other, (repr(other), ""))[0]
+        hints = {"\t": "name the file .tsv", ",": "name the file .csv"}
         raise InputError(
-            f"{path}, line 1: one column, `{raw[:60]}`: fields are separated by {spelled} and not by {name}",
-            hint=way,
+            f"{path}, line 1: one column, `{raw[:60]}`: fields are separated by {other_name} and "
+            f"not by {name}",
+            hint=hints.get(other, f"save the file with {plural}"),
         )
 
 
@@ -172,12 +178,15 @@ def _refuse_repeated_names(header: Sequence[str], path: Path, place: str) -> Non
         )
 
 
-def csv_table(found: TextRows, text_columns: Collection[str]) -> pa.Table:
-    """Return rows as a table: whole numbers, numbers and booleans where all values of a column are, else texts."""
-    names = found.names or []
+def csv_table(rows: TextRows, text_columns: Collection[str]) -> pa.Table:
+    """Return rows as a table, each column of the one type of all its values.
+
+    Booleans, whole numbers or numbers; else texts, and the ``text_columns`` in any case.
+    """
+    names = rows.names or []
     columns = []
     for name in names:
-        values = [row[name] for row in found.rows]
+        values = [row[name] for row in rows.rows]
         is_text = name in ALWAYS_TEXT or name in text_columns
         columns.append(pa.array(values, pa.large_string()) if is_text else _typed(values))
     return pa.table(columns, names=names)
@@ -185,19 +194,30 @@ def csv_table(found: TextRows, text_columns: Collection[str]) -> pa.Table:
 
 def _typed(values: Sequence[str | None]) -> pa.Array:
     given = [value for value in values if value is not None]
-    if given and all(map(_BOOLEAN.fullmatch, given)):
-        return pa.array(
-            [None if value is None else value.lower() == "true" for value in values], pa.bool_()
-        )
-    if given and all(map(_WHOLE.fullmatch, given)):
-        whole = [None if value is None else int(value) for value in values]
-        if all(number is None or -(2**63) <= number < 2**63 for number in whole):
-            return pa.array(whole, pa.int64())
-    elif given and all(_WHOLE.fullmatch(value) or _DECIMAL.fullmatch(value) for value in given):
-        numbers = [None if value is None else float(value) for value in values]
-        if all(map(_is_exact, given)):
-            return pa.array(numbers, pa.float64())
+    if not given:
+        return pa.array(values, pa.large_string())
+
+    if all(map(_BOOLEAN.fullmatch, given)):
+        booleans = [value.lower() == "true" for value in given]
+        return pa.array(_with_missing(values, booleans), pa.bool_())
+
+    if all(map(_WHOLE.fullmatch, given)):
+        whole = list(map(int, given))
+        if min(whole) >= -(2**63) and max(whole) < 2**63:
+            return pa.array(_with_missing(values, whole), pa.int64())
+    elif all(map(_is_number, given)) and all(map(_is_exact, given)):
+        return pa.array(_with_missing(values, list(map(float, given))), pa.float64())
     return pa.array(values, pa.large_string())
+
+
+def _with_missing(values: Sequence[str | None], converted: Sequence[Any]) -> list[Any]:
+    """Return converted values with None where the column has no value."""
+    rest = iter(converted)
+    return [None if value is None else next(rest) for value in values]
+
+
+def _is_number(text: str) -> bool:
+    return _WHOLE.fullmatch(text) is not None or _DECIMAL.fullmatch(text) is not None
 
 
 def _is_exact(text: str) -> bool:

@@ -23,30 +23,33 @@ def read_json_lines(path: Path) -> TextRows:
 
 
 def _lines(text: str, path: Path) -> TextRows:
-    found = TextRows()
+    rows = TextRows()
     # split on newlines only: str.splitlines would also cut at U+2028 inside a JSON string
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         place = f"line {number}"
-        reason = damage_of(line)
         row: Any = None
+        reason = damage_of(line)
         if reason is None:
             try:
                 row = parse_json(line)
             except ValueError as error:
                 reason = explained(error)
-        if reason is None and not isinstance(row, dict):
-            reason = f"a JSON object is needed, not {type(row).__name__}"
-        if reason is not None:
-            found.bad.append(BadRow(str(path), place, reason, line))
+            else:
+                if not isinstance(row, dict):
+                    reason = f"a JSON object is needed, not {type(row).__name__}"
+        if reason is None:
+            rows.add(place, row)
         else:
-            found.add(place, row)
-    return found
+            rows.bad.append(BadRow(str(path), place, reason, line))
+    return rows
 
 
 def read_json(path: Path) -> TextRows:
-    """Read a list of objects, such a list under a key of ``LISTS``, or one object a line under this name.
+    """Read a list of objects.
+
+    Also such a list under a key of ``LISTS``, or one object a line under the name of a JSON file.
 
     Raises:
         InputError: the file cannot be read, is broken, or holds something else.
@@ -57,65 +60,82 @@ def read_json(path: Path) -> TextRows:
     try:
         rows = parse_json(text)
     except RepeatedKeyError as error:
-        return _named(text, path, error)
-    except ValueError as error:
-        is_lines = (
-            isinstance(error, json.JSONDecodeError)
-            and error.msg == "Extra data"
-            and text.lstrip().startswith("{")
-        )
-        if is_lines:
+        return _rows_around_repeated_keys(text, path, error)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _lines(text, path)
         refuse_damaged_text(text, path)
-        place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise InputError(f"{path}{place}: {explained(error)}", hint="correct the file") from error
+        raise _broken(path, error) from error
+    except ValueError as error:
+        refuse_damaged_text(text, path)
+        raise InputError(f"{path}: {explained(error)}", hint="correct the file") from error
 
     refuse_damaged_text(text, path)
     if isinstance(rows, dict):
-        rows = next((rows[name] for name in LISTS if isinstance(rows.get(name), list)), rows)
+        wrapped = [rows[name] for name in LISTS if isinstance(rows.get(name), list)]
+        rows = wrapped[0] if wrapped else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(
-            f"{path}: a JSON list of objects is needed",
-            hint="for one object a line name the file .jsonl",
-        )
+        raise _no_list_of_objects(path)
     return TextRows(rows, [f"row {number}" for number in range(1, len(rows) + 1)])
 
 
-def _named(text: str, path: Path, error: RepeatedKeyError) -> TextRows:
-    """Read a list item by item, so that the rows with a key twice are known."""
-    beginning = text.lstrip()
-    if (
-        beginning.startswith("{") and "\n" in beginning.rstrip()
-    ):  # one object a line, or an object around the list
-        first = _lines(text, path)
-        if first.rows:
-            return first
+def _broken(path: Path, error: json.JSONDecodeError) -> InputError:
+    place = f"{path}, line {error.lineno}"
+    return InputError(f"{place}: {explained(error)}", hint="correct the file")
+
+
+def _no_list_of_objects(path: Path) -> InputError:
+    return InputError(
+        f"{path}: a JSON list of objects is needed",
+        hint="for one object a line name the file .jsonl",
+    )
+
+
+def _rows_around_repeated_keys(text: str, path: Path, error: RepeatedKeyError) -> TextRows:
+    """Read a list item by item, so that the rows with a key twice are known.
+
+    Args:
+        text: of the file, whose syntax is right up to the first such key.
+        path: of the file.
+        error: of the first such key.
+
+    Raises:
+        InputError: it is no list of objects.
+    """
+    beginning = text.strip()
+    if beginning.startswith("{") and "\n" in beginning:
+        # one object a line, or an object around the list
+        rows = _lines(text, path)
+        if rows.rows:
+            return rows
     if not beginning.startswith("["):
         raise InputError(f"{path}: {error}", hint="correct the file") from error
 
-    found = TextRows()
+    rows = TextRows()
     loose = json.JSONDecoder()
-    position = text.index("[") + 1
+    position = _skip(text, text.index("[") + 1)
     number = 0
-    while True:
-        while position < len(text) and text[position] in " \t\r\n,":
-            position += 1
-        if position >= len(text) or text[position] == "]":
-            return found
+    while position < len(text) and text[position] != "]":
         number += 1
-        row, end = loose.raw_decode(
-            text, position
-        )  # its syntax is that of the whole, which was read up to the key
-        piece = text[position:end]
-        position = end
+        place = f"row {number}"
         try:
-            strict = parse_json(piece)
-        except ValueError as again:
-            found.bad.append(BadRow(str(path), f"row {number}", explained(again), row))
-            continue
-        if not isinstance(strict, dict):
-            raise InputError(
-                f"{path}: a JSON list of objects is needed",
-                hint="for one object a line name the file .jsonl",
-            )
-        found.add(f"row {number}", strict)
+            row, end = loose.raw_decode(text, position)
+        except json.JSONDecodeError as fault:
+            raise _broken(path, fault) from fault
+        try:
+            row = parse_json(text[position:end])
+        except ValueError as fault:
+            rows.bad.append(BadRow(str(path), place, explained(fault), row))
+        else:
+            if not isinstance(row, dict):
+                raise _no_list_of_objects(path)
+            rows.add(place, row)
+        position = _skip(text, end)
+    return rows
+
+
+def _skip(text: str, position: int) -> int:
+    """Return the position of the next item of a list, or of its end."""
+    while position < len(text) and text[position] in " \t\r\n,":
+        position += 1
+    return position

@@ -8,13 +8,11 @@ from prefpipe.errors import UsageError
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 """``s3://b`` or, after pathlib has had it, ``s3:/b``; a letter alone is a drive of Windows."""
-
-
 HINT: Final = "copy the files here, or mount the bucket and pass the mounted path"
 
 
 def scheme_of(path: str | Path) -> str | None:
-    """Return the scheme of an address such as ``s3://bucket/x``, None for a path of this machine."""
+    """Return the scheme of an address such as ``s3://bucket/x``, None for a path."""
     match = _SCHEME.match(str(path))
     return None if match is None else match[1]
 

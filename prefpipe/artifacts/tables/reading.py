@@ -1,6 +1,8 @@
-"""The one reader of users' tables: files, folders of ``datasets`` and hub data sets become one Arrow table with places.
+"""The one reader of users' tables: every kind of source becomes one Arrow table with places.
 
-JSON, JSON lines, CSV, TSV and Parquet, a folder written by ``datasets.save_to_disk``, ``hf:org/name[@revision][:split]``.
+JSON, JSON lines, CSV, TSV and Parquet files, a folder written by ``datasets.save_to_disk``,
+``hf:org/name[@revision][:split]``. The strict readers are our own: pyarrow's and polars' take the
+schema from the first rows, lose what differs, and name no line.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from prefpipe.artifacts.tables.arrow_tables import plain_table, read_parquet
+from prefpipe.artifacts.tables.arrow_tables import first_line, plain_table, read_parquet
 from prefpipe.artifacts.tables.bad_rows import BadRowsError, rows_to_keep
 from prefpipe.artifacts.tables.columns import column_values, table_of
 from prefpipe.artifacts.tables.csv_rows import csv_table, read_csv
@@ -30,7 +32,7 @@ DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 
 
 class Table(NamedTuple):
-    """Rows of a user's file: the columns, and the name of each row's place (``line 3``, ``row 2``)."""
+    """Rows of a user's file: the columns, and each row's place (``line 3``, ``row 2``)."""
 
     columns: pa.Table
     places: Sequence[str]
@@ -41,7 +43,8 @@ def read_table(source: str, *, text_columns: Sequence[str] = ()) -> Table:
 
     Args:
         source: path or ``hf:`` reference.
-        text_columns: columns that are text in a CSV file whatever they look like, beside those of prompts.
+        text_columns: columns that are text in a CSV file whatever they look like, beside those of
+            prompts.
 
     Raises:
         BadRowsError: rows that cannot be read, each with its place.
@@ -63,13 +66,11 @@ def read_table(source: str, *, text_columns: Sequence[str] = ()) -> Table:
     if suffix == ".json":
         return _from_text(read_json(path), source, _json_table)
     if suffix in DELIMITERS:
-        return _from_text(
-            read_csv(path, DELIMITERS[suffix]),
-            source,
-            lambda rows, _: csv_table(rows, text_columns),
-        )
+        rows = read_csv(path, DELIMITERS[suffix])
+        return _from_text(rows, source, lambda kept, _: csv_table(kept, text_columns))
     if suffix == ".parquet":
         return _from_arrow(read_parquet(path), source)
+
     if suffix in COMPRESSED:
         raise UsageError(
             f"{path}: compressed files are not read", hint=f"{COMPRESSED[suffix]} {path}"
@@ -87,7 +88,9 @@ def _from_text(
     kept = rows_to_keep(source, rows.places, rows.bad, rows.rows.__getitem__)
     if kept is not None:
         rows = TextRows(
-            [rows.rows[row] for row in kept], [rows.places[row] for row in kept], names=rows.names
+            rows=[rows.rows[row] for row in kept],
+            places=[rows.places[row] for row in kept],
+            names=rows.names,
         )
     return Table(make_table(rows, source), rows.places)
 
@@ -101,7 +104,9 @@ def _from_arrow(table: pa.Table, source: str) -> Table:
     # rows that are left out go before anything is decoded: they may be what cannot be
     kept = rows_to_keep(source, places, [], lambda row: _raw_row(table, row))
     if kept is not None:
-        table, places = _rows_of(table, kept), [places[row] for row in kept]
+        table = _rows_of(table, kept)
+        places = [places[row] for row in kept]
+
     plain, bad = plain_table(table, source, places)
     if bad:
         raise BadRowsError(source, bad)
@@ -110,11 +115,13 @@ def _from_arrow(table: pa.Table, source: str) -> Table:
 
 def _rows_of(table: pa.Table, rows: Sequence[int]) -> pa.Table:
     """Return the rows of these numbers; pyarrow takes rows of some types by slices alone."""
-    slices, begin = [], 0
-    for number in range(1, len(rows) + 1):
-        if number == len(rows) or rows[number] != rows[number - 1] + 1:
-            slices.append(table.slice(rows[begin], number - begin))
-            begin = number
+    slices = []
+    begin = 0
+    for end in range(1, len(rows) + 1):
+        is_last_of_run = end == len(rows) or rows[end] != rows[end - 1] + 1
+        if is_last_of_run:
+            slices.append(table.slice(rows[begin], end - begin))
+            begin = end
     return pa.concat_tables(slices)
 
 
@@ -130,34 +137,37 @@ def _raw_row(table: pa.Table, row: int) -> dict[str, Any]:
 
 def _from_saved_dataset(path: Path) -> pa.Table:
     if (path / "dataset_dict.json").exists():
-        splits = sorted(item.name for item in path.iterdir() if item.is_dir())
-        if len(splits) == 1:
-            return _from_saved_dataset(path / splits[0])
-        hint = (
-            f"pass one of them, {path / splits[0]}"
-            if splits
-            else "was the folder copied to its end?"
-        )
-        raise InputError(f"{path} holds several splits: {', '.join(splits) or 'none'}", hint=hint)
+        return _from_saved_dataset(path / _only_split(path))
     if not (path / "dataset_info.json").exists():
         raise InputError(
             f"{path} is a folder, and not one written by datasets.save_to_disk",
             hint="pass the prompts file itself",
         )
+
     library = _datasets()
+    damaged = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
     try:
         return library.load_from_disk(str(path)).with_format("arrow")[:]
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ) as error:  # a damaged file of the folder
+    except damaged as error:
         raise InputError(
-            f"{path} cannot be read as a folder of datasets.save_to_disk: {_first_line(error)}",
+            f"{path} cannot be read as a folder of datasets.save_to_disk: {first_line(error)}",
             hint="was the folder written, or copied, to its end?",
         ) from error
+
+
+def _only_split(path: Path) -> str:
+    """Return the name of the one split that a folder holds.
+
+    Raises:
+        InputError: it holds several, or none.
+    """
+    splits = sorted(item.name for item in path.iterdir() if item.is_dir())
+    if len(splits) == 1:
+        return splits[0]
+    hint = "was the folder copied to its end?"
+    if splits:
+        hint = f"pass one of them, {path / splits[0]}"
+    raise InputError(f"{path} holds several splits: {', '.join(splits) or 'none'}", hint=hint)
 
 
 def _from_hub(reference: str) -> pa.Table:
@@ -169,13 +179,9 @@ def _from_hub(reference: str) -> pa.Table:
         return dataset.with_format("arrow")[:]
     except (pa.ArrowException, OSError, ValueError, library.exceptions.DatasetsError) as error:
         raise InputError(
-            f"hf:{reference} cannot be loaded: {_first_line(error)}",
+            f"hf:{reference} cannot be loaded: {first_line(error)}",
             hint="look at the name, the split (hf:org/name:split) and HF_HUB_OFFLINE",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _datasets() -> Any:

@@ -12,16 +12,17 @@ class RepeatedKeyError(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """Return what a JSON text holds. ``NaN`` and ``Infinity``, which Python's own writer writes, are numbers.
+    """Return what a JSON text holds.
+
+    ``NaN`` and ``Infinity``, which Python's own writer writes, are numbers.
 
     Raises:
-        ValueError: in words, without the place: broken JSON, a key that stands twice, a number of too many digits.
+        ValueError: in words, without the place: broken JSON, a key that stands twice, a number of
+            too many digits.
     """
     try:
         return _DECODER.decode(text)
-    except json.JSONDecodeError:
-        raise
-    except RepeatedKeyError:
+    except (json.JSONDecodeError, RepeatedKeyError):
         raise
     except RecursionError as error:
         raise ValueError("broken JSON (it is nested too deep)") from error
@@ -37,11 +38,11 @@ def explained(error: ValueError) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         raise RepeatedKeyError(next(key for key in keys if keys.count(key) > 1))
-    return found
+    return values
 
 
 _DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)

@@ -15,7 +15,10 @@ _ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")
 
 @dataclass
 class TextRows:
-    """Rows with their places, and those that could not be read; ``names`` are the columns where a header has them."""
+    """Rows with their places, and those that could not be read.
+
+    ``names`` are the columns where a header has them.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
@@ -29,7 +32,9 @@ class TextRows:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file without its byte order mark; bytes that are no UTF-8 are escaped, see ``damage_of``.
+    """Return the text of a file without its byte order mark.
+
+    Bytes that are no UTF-8 are escaped, see ``damage_of``.
 
     Raises:
         InputError: it cannot be read, or is UTF-16.
@@ -66,8 +71,7 @@ def refuse_damaged_text(text: str, path: Path) -> None:
     Raises:
         InputError: there is one.
     """
-    damage = damage_of(text)
-    if damage is None:
+    if damage_of(text) is None:
         return
     for number, line in enumerate(text.split("\n"), 1):
         damage = damage_of(line)

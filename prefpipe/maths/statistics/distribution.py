@@ -7,7 +7,7 @@ import numpy as np
 
 N_BINS = 10
 NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)
-"""Widths of a bin, times a power of ten. 10 and 20 are there for a power that rounding made too small."""
+"""Widths of a bin, times a power of ten; 10 and 20 for a power that rounding made too small."""
 LARGEST_WHOLE = 2.0**50
 """Beyond it, halves between whole numbers cannot be told apart in float64."""
 

@@ -6,13 +6,14 @@ import numpy as np
 
 
 def mean_pairwise_distance(vectors_ND: np.ndarray) -> float:
-    """Return the mean cosine distance of two of N embeddings (N, D), in [0, N / (N - 1)]; NaN for fewer than two.
+    """Return the mean cosine distance of two of N embeddings (N, D), in [0, N / (N - 1)].
 
     ::
 
         mean over i < j of (1 - u_i . u_j) = N / (N - 1) (1 - |mean_i u_i|^2),  u = v / |v|
 
-    0 where all point the same way. Rows of zeros, which stand for no embedding, are left out.
+    0 where all point the same way, NaN for fewer than two. Rows of zeros, which stand for no
+    embedding, are left out.
     """
     vectors_ND = np.asarray(vectors_ND, dtype=np.float64)
     lengths_N = np.linalg.norm(vectors_ND, axis=1)
@@ -20,6 +21,7 @@ def mean_pairwise_distance(vectors_ND: np.ndarray) -> float:
     n = len(units_ND)
     if n < 2:
         return nan
-    return max(
-        0.0, float(n / (n - 1) * (1.0 - (units_ND.mean(axis=0) ** 2).sum()))
-    )  # rounding of equal ones
+
+    # Rounding can put equal embeddings just below 0.
+    distance = n / (n - 1) * (1.0 - (units_ND.mean(axis=0) ** 2).sum())
+    return max(0.0, float(distance))

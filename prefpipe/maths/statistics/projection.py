@@ -3,17 +3,20 @@
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.decomposition import PCA
 
 from prefpipe.errors import InputError
 
 ROUNDING = 1e-9
-"""Relative differences below this are rounding: of singular values to the largest norm, of coordinates to the largest."""
+"""Relative differences below this are rounding: of singular values to the largest norm, of
+coordinates to the largest."""
 
 
 class Projection(NamedTuple):
-    """Coordinates (R, 2), the share of the variance that each axis shows (2,), in [0, 1], and the dimensions they come from.
+    """Coordinates (R, 2), the share of the variance that each axis shows, and where they come from.
 
-    The shares are 0 where all points are equal. What is not shown is ``1 - sum(shares)``.
+    ``shares`` (2,) are in [0, 1], and 0 where all points are equal. What is not shown is
+    ``1 - sum(shares)``. ``n_dimensions`` are those of the points.
     """
 
     coordinates: np.ndarray
@@ -24,9 +27,10 @@ class Projection(NamedTuple):
 def project(vectors_RD: np.ndarray) -> Projection:
     """Return the first two principal components of points.
 
-    Principal components are classical multidimensional scaling of the Euclidean distances (Torgerson 1952), which are the
-    distances that selection works with. Distances in the plane are at most the real ones. Of each axis the coordinate that is
-    furthest from 0 is positive, of equal ones the first, so the picture does not depend on the solver's signs.
+    Principal components are classical multidimensional scaling of the Euclidean distances
+    (Torgerson 1952), which are the distances that selection works with. Distances in the plane are
+    at most the real ones. Of each axis the coordinate that is furthest from 0 is positive, of equal
+    ones the first, so the picture does not depend on the solver's signs.
 
     Args:
         vectors_RD: (R, D), finite, R and D at least 1.
@@ -39,26 +43,33 @@ def project(vectors_RD: np.ndarray) -> Projection:
         raise InputError(
             f"embeddings have shape {vectors.shape}, expected (R, D): a vector for each candidate"
         )
-    if not np.isfinite(vectors).all():
-        raise InputError(
-            f"the embedding of candidate {int(np.argmin(np.isfinite(vectors).all(axis=1)))} is not finite"
-        )
-    centred = vectors - vectors.mean(axis=0)
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    singular[singular <= ROUNDING * np.linalg.norm(vectors, axis=1).max()] = 0.0
-    n_axes = min(2, len(singular))
+    is_finite = np.isfinite(vectors).all(axis=1)
+    if not is_finite.all():
+        raise InputError(f"the embedding of candidate {int(np.argmin(is_finite))} is not finite")
+
+    # The full solver is deterministic. Points without spread have a variance of 0 to divide by.
+    pca = PCA(svd_solver="full")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        components = pca.fit_transform(vectors)
+
+    # An axis within rounding is none, and is no part of the variance.
+    largest_norm = np.linalg.norm(vectors, axis=1).max()
+    is_axis = pca.singular_values_ > ROUNDING * largest_norm
+    squares = np.where(is_axis, pca.singular_values_, 0.0) ** 2
+
+    n_axes = min(2, len(squares))
     coordinates, shares = np.zeros((len(vectors), 2)), np.zeros(2)
-    coordinates[:, :n_axes] = left[:, :n_axes] * singular[:n_axes]
-    total = float((singular**2).sum())
-    if total > 0.0:
-        shares[:n_axes] = singular[:n_axes] ** 2 / total
-    return Projection(
-        coordinates * _signs(coordinates) + 0.0, shares, vectors.shape[1]
-    )  # + 0.0: no -0.0
+    if is_axis.any():
+        coordinates[:, :n_axes] = np.where(is_axis, components, 0.0)[:, :n_axes]
+        shares[:n_axes] = squares[:n_axes] / squares.sum()
+
+    # Adding 0.0 turns -0.0 into 0.0.
+    return Projection(coordinates * _signs(coordinates) + 0.0, shares, vectors.shape[1])
 
 
 def _signs(coordinates: np.ndarray) -> np.ndarray:
     """Return 1 or -1 for each axis, so that its coordinate furthest from 0 becomes positive."""
     sizes = np.abs(coordinates)
-    first = np.argmax(sizes >= sizes.max(axis=0) * (1.0 - ROUNDING), axis=0)
+    is_furthest = sizes >= sizes.max(axis=0) * (1.0 - ROUNDING)
+    first = np.argmax(is_furthest, axis=0)
     return np.where(coordinates[first, np.arange(coordinates.shape[1])] < 0.0, -1.0, 1.0)

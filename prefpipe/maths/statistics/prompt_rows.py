@@ -1,7 +1,8 @@
 """Rows that belong to prompts: which rows are of one prompt, and the mean of each prompt.
 
-Several rows of one prompt (several samples, several raters, both orders of a judge) are not independent. Every figure of
-an evaluation averages them first, so that a prompt counts once, whatever its number of rows.
+Several rows of one prompt (several samples, several raters, both orders of a judge) are not
+independent. Every figure of an evaluation averages them first, so that a prompt counts once,
+whatever its number of rows.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,11 @@ from prefpipe.errors import InputError
 
 
 class PromptRows(NamedTuple):
-    """``prompt_of_row`` (N,) is the number of each row's prompt, from 0 in order of first appearance; ``n_prompts`` of them."""
+    """Which rows are of which prompt.
+
+    ``prompt_of_row`` (N,) is the number of each row's prompt, from 0 in order of first appearance;
+    ``n_prompts`` of them.
+    """
 
     prompt_of_row: np.ndarray
     n_prompts: int
@@ -21,9 +26,8 @@ class PromptRows(NamedTuple):
     @property
     def weights(self) -> np.ndarray:
         """Return ``1 / rows of its prompt`` for each row (N,): every prompt weighs 1 in all."""
-        return np.asarray(
-            1.0 / np.bincount(self.prompt_of_row, minlength=self.n_prompts)[self.prompt_of_row]
-        )
+        n_rows_P = np.bincount(self.prompt_of_row, minlength=self.n_prompts)
+        return np.asarray(1.0 / n_rows_P[self.prompt_of_row])
 
     def sums(self, values_N: np.ndarray) -> np.ndarray:
         """Return the sum of each prompt's values, (P,) for (N,)."""
@@ -32,22 +36,22 @@ class PromptRows(NamedTuple):
         )
 
     def means(self, values_N: np.ndarray) -> np.ndarray:
-        """Return the mean of each prompt's known values, (P,) for (N,); NaN where a prompt has none."""
-        is_known = ~np.isnan(values_N)
-        n_known = np.bincount(self.prompt_of_row[is_known], minlength=self.n_prompts)
-        total = np.bincount(
-            self.prompt_of_row[is_known], weights=values_N[is_known], minlength=self.n_prompts
-        )
-        return np.asarray(
-            np.divide(total, n_known, out=np.full(self.n_prompts, np.nan), where=n_known > 0)
-        )
+        """Return the mean of each prompt's known values, (P,) for (N,); NaN where it has none."""
+        is_known_N = ~np.isnan(values_N)
+        prompts, values = self.prompt_of_row[is_known_N], values_N[is_known_N]
+        n_known_P = np.bincount(prompts, minlength=self.n_prompts)
+        total_P = np.bincount(prompts, weights=values, minlength=self.n_prompts)
+
+        none_P = np.full(self.n_prompts, np.nan)
+        return np.asarray(np.divide(total_P, n_known_P, out=none_P, where=n_known_P > 0))
 
 
 def rows_of_prompts(prompt_ids: Sequence[Any] | None, n_rows: int) -> PromptRows:
     """Return which rows are of one prompt.
 
     Args:
-        prompt_ids: an id for each row, (N,), of any kind that can be hashed; None makes each row a prompt of its own.
+        prompt_ids: an id for each row, (N,), of any kind that can be hashed; None makes each row a
+            prompt of its own.
         n_rows: N.
 
     Raises:
@@ -59,8 +63,9 @@ def rows_of_prompts(prompt_ids: Sequence[Any] | None, n_rows: int) -> PromptRows
         raise InputError(
             f"{len(prompt_ids)} prompt ids for {n_rows} preferences; each row has one of each"
         )
+
     numbers: dict[Any, int] = {}
-    prompt_N = np.fromiter(
-        (numbers.setdefault(key, len(numbers)) for key in prompt_ids), dtype=np.int64, count=n_rows
-    )
+    prompt_N = np.empty(n_rows, dtype=np.int64)
+    for row, prompt_id in enumerate(prompt_ids):
+        prompt_N[row] = numbers.setdefault(prompt_id, len(numbers))
     return PromptRows(prompt_N, len(numbers))

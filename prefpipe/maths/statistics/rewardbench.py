@@ -1,22 +1,22 @@
-"""RewardBench's accuracy: how often the chosen response of a pair has the higher score, by subset, section and in all.
+"""RewardBench's accuracy: how often a pair's chosen response scores higher, by subset and section.
 
-A pair counts as won where ``s_chosen > s_rejected``, strictly: a tie is a loss, as in RewardBench v1. Sections are means of
-their subsets with RewardBench's own weights, whatever number of rows a file has; the final figure gives the four core sections
-weight 1 and the prior sets 1/2.
+A pair counts as won where ``s_chosen > s_rejected``, strictly: a tie is a loss, as in RewardBench
+v1. Sections are means of their subsets with RewardBench's own weights, whatever number of rows a
+file has; the final figure gives the four core sections weight 1 and the prior sets 1/2.
 
-Source: Lambert et al., arXiv 2403.13787. Axes: N pairs, P prompts, S subsets in the file, F figures, B resamples.
+Source: Lambert et al., arXiv 2403.13787. Axes: N pairs, P prompts, S subsets in the file.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.clustered_means import ClusteredMean, clustered_means
-from prefpipe.maths.statistics.intervals import BOOTSTRAP, Bootstrap
+from prefpipe.maths.statistics.bootstrap import BOOTSTRAP, Bootstrap
+from prefpipe.maths.statistics.clustered_means import clustered_means
 from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 
 CORE = ("Chat", "Chat Hard", "Safety", "Reasoning")
@@ -57,7 +57,8 @@ WEIGHTS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         PRIOR: {"anthropic_helpful": 1, "anthropic_hhh": 1, "shp": 1, "summarize": 1},
     }
 )
-"""Sections, their subsets, and the weight of each subset in its section; of the prior sets all the same."""
+"""Sections, their subsets, and the weight of each subset in its section; of the prior sets all the
+same."""
 SECTION_WEIGHTS: Mapping[str, float] = MappingProxyType({**dict.fromkeys(CORE, 1.0), PRIOR: 0.5})
 ROWS: Mapping[str, int | None] = MappingProxyType(
     {
@@ -70,10 +71,11 @@ ROWS: Mapping[str, int | None] = MappingProxyType(
 
 
 class Accuracy(NamedTuple):
-    """A share of pairs won: mean, standard error, bootstrap interval; ``n_pairs`` of ``n_prompts``, ``n_ties`` among them.
+    """A share of pairs won, over ``n_pairs`` of ``n_prompts``, ``n_ties`` among them.
 
-    ``ties_half`` is the same figure with ties counted half. ``se``, ``low`` and ``high`` are NaN where a subset that
-    counts has fewer than two prompts.
+    Mean, standard error, bootstrap interval and its level. ``ties_half`` is the same figure with
+    ties counted half. ``se``, ``low`` and ``high`` are NaN where a subset that counts has fewer
+    than two prompts.
     """
 
     mean: float
@@ -87,35 +89,51 @@ class Accuracy(NamedTuple):
     n_ties: int
 
 
-class Subset(NamedTuple):
-    """A subset of the file; ``weight`` within its section and ``n_expected`` are RewardBench's, None where it has none."""
+class SubsetAccuracy(NamedTuple):
+    """A subset of the file.
+
+    ``weight`` within its section and ``n_expected`` are RewardBench's, None where it has none.
+    """
 
     name: str
     weight: int | None
     n_expected: int | None
     accuracy: Accuracy
 
+    def figures(self) -> dict[str, Any]:
+        """Return the figures as values for JSON."""
+        return self._asdict() | {"accuracy": self.accuracy._asdict()}
 
-class Section(NamedTuple):
-    """A section with the subsets that the file has, and the names of those that it lacks."""
+
+class SectionAccuracy(NamedTuple):
+    """A section with the subsets that the file has, and the names of those that it has not."""
 
     name: str
     weight: float
     accuracy: Accuracy
-    subsets: tuple[Subset, ...]
+    subsets: tuple[SubsetAccuracy, ...]
     missing: tuple[str, ...]
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures as values for JSON."""
+        return self._asdict() | {
+            "accuracy": self.accuracy._asdict(),
+            "subsets": [subset.figures() for subset in self.subsets],
+            "missing": list(self.missing),
+        }
 
 
 class RewardBench(NamedTuple):
     """Figures of a file of pairs.
 
-    ``overall``: the plain share of all pairs. ``core``: the mean of the four core sections, ``final``: RewardBench's figure,
-    both of the sections that are there, None where there is none. ``others``: subsets that RewardBench does not know.
+    ``overall``: the plain share of all pairs. ``core``: the mean of the four core sections,
+    ``final``: RewardBench's figure, both of the sections that are there, None where there is none.
+    ``others``: subsets that RewardBench does not know.
     """
 
     overall: Accuracy
-    sections: tuple[Section, ...]
-    others: tuple[Subset, ...]
+    sections: tuple[SectionAccuracy, ...]
+    others: tuple[SubsetAccuracy, ...]
     missing_sections: tuple[str, ...]
     core: Accuracy | None
     final: Accuracy | None
@@ -123,31 +141,29 @@ class RewardBench(NamedTuple):
     @property
     def is_complete(self) -> bool:
         """Whether every subset of RewardBench is there with its number of pairs."""
-        found = [subset for section in self.sections for subset in section.subsets]
-        return len(found) == len(ROWS) and all(
-            each.n_expected in (None, each.accuracy.n_pairs) for each in found
-        )
+        n_subsets = 0
+        for section in self.sections:
+            for subset in section.subsets:
+                n_subsets += 1
+                if subset.n_expected not in (None, subset.accuracy.n_pairs):
+                    return False
+        return n_subsets == len(ROWS)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures as values for JSON; NaN stays NaN."""
-        sections = [
-            section._asdict()
-            | {
-                "accuracy": section.accuracy._asdict(),
-                "subsets": [_plain(each) for each in section.subsets],
-                "missing": list(section.missing),
-            }
-            for section in self.sections
-        ]
         return {
             "overall": self.overall._asdict(),
-            "sections": sections,
-            "other_subsets": [_plain(each) for each in self.others],
+            "sections": [section.figures() for section in self.sections],
+            "other_subsets": [subset.figures() for subset in self.others],
             "missing_sections": list(self.missing_sections),
             "is_complete": self.is_complete,
             "core": None if self.core is None else self.core._asdict(),
             "final": None if self.final is None else self.final._asdict(),
         }
+
+
+FigureKey = tuple[Literal["overall", "subset", "section", "core", "final"], str | None]
+"""What a figure is of, and the name of its subset or section."""
 
 
 def rewardbench_accuracy(
@@ -163,149 +179,168 @@ def rewardbench_accuracy(
     ::
 
         a_s     = mean over the pairs of subset s of  1[ s_chosen > s_rejected ]
-        section = sum_s w_s a_s / sum_s w_s          over the subsets that are there, w_s of `WEIGHTS`
-        final   = (Chat + Chat Hard + Safety + Reasoning + 0.5 * Prior) / 4.5, over the sections that are there
+        section = sum_s w_s a_s / sum_s w_s,  over the subsets that are there, w_s of `WEIGHTS`
+        final   = (Chat + Chat Hard + Safety + Reasoning + 0.5 * Prior) / 4.5,  over the sections
+                  that are there
 
-    Errors and intervals are over prompts: pairs of one prompt are drawn together (`clustered_means`).
+    Errors and intervals are over prompts: pairs of one prompt are drawn together
+    (`clustered_means`).
 
     Args:
         chosen_scores: (N,) any scale, higher is better.
         rejected_scores: (N,).
-        subsets: the subset of each pair, (N,), None for a pair without one; None for a file without subsets: then there is
-            ``overall`` alone.
+        subsets: the subset of each pair, (N,), None for a pair without one; None for a file without
+            subsets: then there is ``overall`` alone.
         prompt_ids: the prompt of each pair, (N,); None where each pair has a prompt of its own.
         bootstrap: level, resamples and seed of the intervals.
 
     Raises:
         InputError: no pair, arrays of different lengths, or a score that is not finite.
     """
-    chosen, rejected = (
-        np.asarray(values, dtype=np.float64) for values in (chosen_scores, rejected_scores)
+    chosen = np.asarray(chosen_scores, dtype=np.float64)
+    rejected = np.asarray(rejected_scores, dtype=np.float64)
+    _check_scores(chosen, rejected)
+    names_N: list[str | None] = [None] * len(chosen) if subsets is None else list(subsets)
+    if len(names_N) != len(chosen):
+        raise InputError(f"{len(names_N)} subsets for {len(chosen)} pairs; each pair has one")
+    prompt_N = rows_of_prompts(prompt_ids, len(chosen)).prompt_of_row
+
+    n_pairs = Counter(names_N)
+    accuracies = _accuracies(chosen, rejected, names_N, prompt_N, _figures(n_pairs), bootstrap)
+
+    sections, known = [], set()
+    for section, weights in WEIGHTS.items():
+        if ("section", section) not in accuracies:
+            continue
+        members, missing = [], []
+        for name, weight in weights.items():
+            if name in n_pairs:
+                accuracy = accuracies["subset", name]
+                members.append(SubsetAccuracy(name, weight, ROWS.get(name), accuracy))
+                known.add(name)
+            else:
+                missing.append(name)
+        sections.append(
+            SectionAccuracy(
+                section,
+                SECTION_WEIGHTS[section],
+                accuracies["section", section],
+                tuple(members),
+                tuple(missing),
+            )
+        )
+
+    # A file without subsets has nothing beside ``overall``.
+    others = []
+    if set(n_pairs) != {None}:
+        for other in n_pairs:
+            if other not in known:
+                accuracy = accuracies["subset", other]
+                others.append(SubsetAccuracy(other or "", None, None, accuracy))
+
+    return RewardBench(
+        overall=accuracies["overall", None],
+        sections=tuple(sections),
+        others=tuple(others),
+        missing_sections=tuple(name for name in WEIGHTS if ("section", name) not in accuracies),
+        core=accuracies.get(("core", None)),
+        final=accuracies.get(("final", None)),
     )
+
+
+def _check_scores(chosen: np.ndarray, rejected: np.ndarray) -> None:
     if chosen.ndim != 1 or chosen.shape != rejected.shape or not len(chosen):
         raise InputError(
-            f"chosen scores {chosen.shape} and rejected scores {rejected.shape}: one of each a pair is expected"
+            f"chosen scores {chosen.shape} and rejected scores {rejected.shape}: "
+            "one of each a pair is expected"
         )
     for name, values in (("chosen", chosen), ("rejected", rejected)):
-        if not np.isfinite(values).all():
-            row = int(np.argmin(np.isfinite(values)))
+        is_finite = np.isfinite(values)
+        if not is_finite.all():
+            row = int(np.argmin(is_finite))
             raise InputError(
                 f"the {name} score of pair {row} is {values[row]}",
                 hint="leave out pairs without a score",
             )
-    names_N: list[str | None] = [None] * len(chosen) if subsets is None else list(subsets)
-    if len(names_N) != len(chosen):
-        raise InputError(f"{len(names_N)} subsets for {len(chosen)} pairs; each pair has one")
-    return _Tally(
-        chosen, rejected, names_N, rows_of_prompts(prompt_ids, len(chosen)).prompt_of_row
-    ).figures(bootstrap)
 
 
-class _Tally:
-    """Pairs by subset, and figures as weights over subsets: all are then drawn together."""
+def _figures(n_pairs: Mapping[str | None, int]) -> dict[FigureKey, dict[str | None, float]]:
+    """Return every figure as a weighted mean of subsets, so that all are drawn together.
 
-    def __init__(
-        self,
-        chosen: np.ndarray,
-        rejected: np.ndarray,
-        names_N: list[str | None],
-        prompt_N: np.ndarray,
-    ) -> None:
-        self.names = list(dict.fromkeys(names_N))
-        places = {name: number for number, name in enumerate(self.names)}
-        self.subset_N = np.array([places[name] for name in names_N])
-        self.prompt_N = prompt_N
-        self.won_N = (chosen > rejected).astype(np.float64)
-        self.tied_N = chosen == rejected
-        self.n_pairs = Counter(names_N)
-        self.weights: list[np.ndarray] = []
+    Args:
+        n_pairs: of each subset of the file.
 
-    def figures(self, bootstrap: Bootstrap) -> RewardBench:
-        sections = {
-            name: [each for each in WEIGHTS[name] if each in self.n_pairs] for name in WEIGHTS
-        }
-        there = [name for name, found in sections.items() if found]
-        core = [name for name in there if name in CORE]
-        self._add({name: float(count) for name, count in self.n_pairs.items()})
-        for name in self.names:
-            self._add({name: 1.0})
-        by_section: dict[str, dict[str | None, float]] = {
-            name: {each: float(WEIGHTS[name][each]) for each in sections[name]} for name in there
-        }
-        for name in there:
-            self._add(by_section[name])
-        self._add_mean([by_section[name] for name in core], [1.0] * len(core))
-        self._add_mean(
-            [by_section[name] for name in there], [SECTION_WEIGHTS[name] for name in there]
+    Returns:
+        Of each figure, the subsets that count and their weights, of any sum.
+    """
+    figures: dict[FigureKey, dict[str | None, float]] = {
+        ("overall", None): {name: float(count) for name, count in n_pairs.items()}
+    }
+    for subset in n_pairs:
+        figures["subset", subset] = {subset: 1.0}
+
+    sections: dict[str, dict[str | None, float]] = {}
+    for section, weights in WEIGHTS.items():
+        present: dict[str | None, float] = {}
+        for name, weight in weights.items():
+            if name in n_pairs:
+                present[name] = float(weight)
+        if present:
+            sections[section] = present
+            figures["section", section] = present
+
+    core = {section: weights for section, weights in sections.items() if section in CORE}
+    if core:
+        figures["core", None] = _mean_of_sections(core)
+    if sections:
+        figures["final", None] = _mean_of_sections(sections)
+    return figures
+
+
+def _mean_of_sections(
+    sections: Mapping[str, Mapping[str | None, float]],
+) -> dict[str | None, float]:
+    """Return the weights of subsets in the weighted mean of sections."""
+    total = {}
+    for section, weights in sections.items():
+        for name, weight in weights.items():
+            total[name] = SECTION_WEIGHTS[section] * weight / sum(weights.values())
+    return total
+
+
+def _accuracies(
+    chosen: np.ndarray,
+    rejected: np.ndarray,
+    names_N: Sequence[str | None],
+    prompt_N: np.ndarray,
+    figures: Mapping[FigureKey, Mapping[str | None, float]],
+    bootstrap: Bootstrap,
+) -> dict[FigureKey, Accuracy]:
+    """Return the accuracy of each figure, with ties as losses, and half."""
+    names = list(dict.fromkeys(names_N))
+    numbers = {name: number for number, name in enumerate(names)}
+    subset_N = np.array([numbers[name] for name in names_N])
+
+    weights_S = {}
+    for key, weights in figures.items():
+        row = np.array([weights.get(name, 0.0) for name in names])
+        weights_S[key] = row / row.sum()
+
+    is_tied_N = chosen == rejected
+    won_N = (chosen > rejected).astype(np.float64)
+    won_or_half_N = won_N + 0.5 * is_tied_N
+    won = clustered_means(won_N, subset_N, prompt_N, weights_S, bootstrap=bootstrap)
+    half = clustered_means(won_or_half_N, subset_N, prompt_N, weights_S, bootstrap=None)
+
+    accuracies = {}
+    for key, mean in won.items():
+        counts_N = (weights_S[key] > 0.0)[subset_N]
+        accuracies[key] = Accuracy(
+            *mean,
+            level=bootstrap.level,
+            ties_half=half[key].mean,
+            n_pairs=int(counts_N.sum()),
+            n_prompts=len(np.unique(prompt_N[counts_N])),
+            n_ties=int(is_tied_N[counts_N].sum()),
         )
-        found = iter(self._measure(bootstrap))
-        overall = next(found)
-        by_subset = {
-            name: Subset(name or "", None, ROWS.get(name or ""), next(found)) for name in self.names
-        }
-        made = tuple(
-            Section(
-                name,
-                SECTION_WEIGHTS[name],
-                next(found),
-                tuple(
-                    by_subset[each]._replace(weight=WEIGHTS[name][each]) for each in sections[name]
-                ),
-                tuple(each for each in WEIGHTS[name] if each not in self.n_pairs),
-            )
-            for name in there
-        )
-        known = {each for names in sections.values() for each in names}
-        others = tuple(
-            each for name, each in by_subset.items() if name not in known and self.names != [None]
-        )
-        lacks = tuple(name for name in WEIGHTS if name not in there)
-        return RewardBench(
-            overall,
-            made,
-            others,
-            lacks,
-            next(found) if core else None,
-            next(found) if there else None,
-        )
-
-    def _add(self, weights: Mapping[str | None, float]) -> None:
-        """Note a figure: the mean of some subsets with these weights."""
-        row = np.array([weights.get(name, 0.0) for name in self.names])
-        self.weights.append(row / row.sum())
-
-    def _add_mean(
-        self, parts: Sequence[Mapping[str | None, float]], weights: Sequence[float]
-    ) -> None:
-        """Note a figure: the mean of figures; none where there are no parts."""
-        if not parts:
-            return
-        total: Counter[str | None] = Counter()
-        for part, weight in zip(parts, weights, strict=True):
-            for name, value in part.items():
-                total[name] += weight * value / sum(part.values())  # type: ignore[assignment]  # floats count too
-        self._add(total)
-
-    def _measure(self, bootstrap: Bootstrap) -> list[Accuracy]:
-        weights_FS = np.stack(self.weights)
-        won, half = (
-            clustered_means(values, self.subset_N, self.prompt_N, weights_FS, bootstrap=each)
-            for values, each in ((self.won_N, bootstrap), (self.won_N + 0.5 * self.tied_N, None))
-        )
-        return [
-            self._accuracy(mean, float(other.mean), weights > 0.0, bootstrap.level)
-            for mean, other, weights in zip(won, half, weights_FS, strict=True)
-        ]
-
-    def _accuracy(
-        self, found: ClusteredMean, ties_half: float, subsets_S: np.ndarray, level: float
-    ) -> Accuracy:
-        here = subsets_S[self.subset_N]
-        n_prompts = len(np.unique(self.prompt_N[here]))
-        return Accuracy(
-            *found, level, ties_half, int(here.sum()), n_prompts, int(self.tied_N[here].sum())
-        )
-
-
-def _plain(subset: Subset) -> dict[str, Any]:
-    return subset._asdict() | {"accuracy": subset.accuracy._asdict()}
+    return accuracies

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.statistics.bootstrap import BOOTSTRAP, Bootstrap
 from prefpipe.maths.statistics.intervals import (
-    BOOTSTRAP,
-    Bootstrap,
     PairedDifference,
     bootstrap_interval,
     estimate_mean,
@@ -23,10 +22,11 @@ HINT_FOR_MISSING = (
 
 
 class WinRate(NamedTuple):
-    """A win rate in [0, 1] over ``n`` prompts, its standard error and bootstrap interval, and the counts.
+    """A win rate in [0, 1] over ``n`` prompts, with error, bootstrap interval and counts.
 
-    ``n_wins``, ``n_draws`` and ``n_losses`` count rows by AlpacaEval's rule: above 1/2, exactly 1/2, below 1/2; and
-    ``discrete`` is ``(n_wins + n_draws / 2) / (n_wins + n_draws + n_losses)``. ``n_missing`` prompts had no preference.
+    ``n_wins``, ``n_draws`` and ``n_losses`` count rows by AlpacaEval's rule: above 1/2, exactly
+    1/2, below 1/2; and ``discrete`` is ``(n_wins + n_draws / 2) / (n_wins + n_draws + n_losses)``.
+    ``n_missing`` prompts had no preference.
     """
 
     mean: float
@@ -51,28 +51,33 @@ def preference(
 
         1 if r_i - r_j > tie_tolerance,   0 if r_j - r_i > tie_tolerance,   1/2 otherwise
 
-    so swapping the sides gives one minus it. ``policy_rewards`` (M,), ``baseline_rewards`` (N,). NaN, "no verdict", when
-    a side is empty or a reward is NaN: leave out samples without a reward before, and count them.
+    so swapping policy and baseline gives one minus it.
+
+    Args:
+        policy_rewards: (M,).
+        baseline_rewards: (N,).
+        tie_tolerance: rewards that differ by no more are a tie, at least 0.
+
+    Returns:
+        NaN, "no verdict", when there is no sample or a reward is NaN: leave out samples without a
+        reward before, and count them.
     """
     if not tie_tolerance >= 0.0:
         raise UsageError(f"tie_tolerance is {tie_tolerance}; it is >= 0")
     policy_M = np.asarray(policy_rewards, dtype=np.float64)
     baseline_N = np.asarray(baseline_rewards, dtype=np.float64)
-    if (
-        not policy_M.size
-        or not baseline_N.size
-        or np.isnan(policy_M).any()
-        or np.isnan(baseline_N).any()
-    ):
-        return np.nan
-    ours_MN, theirs_MN = np.broadcast_arrays(policy_M[:, None], baseline_N[None, :])
+    for rewards in (policy_M, baseline_N):
+        if not rewards.size or np.isnan(rewards).any():
+            return np.nan
+
     # Equal infinities are a tie, not a NaN.
-    lead_MN = np.subtract(
-        ours_MN, theirs_MN, out=np.zeros(ours_MN.shape), where=ours_MN != theirs_MN
-    )
-    return float(
-        np.where(lead_MN > tie_tolerance, 1.0, np.where(lead_MN < -tie_tolerance, 0.0, 0.5)).mean()
-    )
+    policy_MN, baseline_MN = np.broadcast_arrays(policy_M[:, None], baseline_N[None, :])
+    is_equal_MN = policy_MN == baseline_MN
+    lead_MN = np.zeros(policy_MN.shape)
+    np.subtract(policy_MN, baseline_MN, out=lead_MN, where=~is_equal_MN)
+
+    lost_or_tied_MN = np.where(lead_MN < -tie_tolerance, 0.0, 0.5)
+    return float(np.where(lead_MN > tie_tolerance, 1.0, lost_or_tied_MN).mean())
 
 
 def win_rate(
@@ -82,16 +87,18 @@ def win_rate(
     allow_missing: bool = False,
     bootstrap: Bootstrap = BOOTSTRAP,
 ) -> WinRate:
-    """Return the win rate of preferences in [0, 1], where 1 says that the policy's response is better.
+    """Return the win rate of preferences in [0, 1]; 1 says that the policy's response is better.
 
-    The mean over prompts of each prompt's mean preference; ``se = s / sqrt(P)`` with s over prompts, ddof 1; a percentile
-    bootstrap interval that resamples prompts. With one row a prompt these are AlpacaEval's win rate and standard error,
-    divided by 100. One prompt has no error (NaN, never 0) and no interval.
+    The mean over prompts of each prompt's mean preference; ``se = s / sqrt(P)`` with s over
+    prompts, ddof 1; a percentile bootstrap interval that resamples prompts. With one row a prompt
+    these are AlpacaEval's win rate and standard error, divided by 100. One prompt has no error
+    (NaN, never 0) and no interval.
 
     Args:
         preferences: (N,), one a row. AlpacaEval's files hold 1 to 2: subtract 1.
         prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
-        allow_missing: take NaN for "no verdict", leave such rows out and count the prompts without any; else NaN is refused.
+        allow_missing: take NaN for "no verdict", leave such rows out and count the prompts without
+            any; else NaN is refused.
         bootstrap: level, resamples and seed of the interval.
 
     Raises:
@@ -100,34 +107,31 @@ def win_rate(
     preferences_N = checked_preferences(preferences, allow_missing=allow_missing)
     values_P = rows_of_prompts(prompt_ids, len(preferences_N)).means(preferences_N)
     estimate = estimate_mean(values_P)
-    interval = bootstrap_interval(
-        values_P,
-        np.random.default_rng(bootstrap.seed),
-        level=bootstrap.level,
-        n_draws=bootstrap.n_draws,
-    )
-    n_wins, n_draws, n_losses = (
-        int(hits.sum()) for hits in (preferences_N > 0.5, preferences_N == 0.5, preferences_N < 0.5)
-    )
+    interval = bootstrap_interval(values_P, bootstrap)
+
+    n_wins = int((preferences_N > 0.5).sum())
+    n_draws = int((preferences_N == 0.5).sum())
+    n_losses = int((preferences_N < 0.5).sum())
     n_known = n_wins + n_draws + n_losses
     discrete = (n_wins + n_draws / 2) / n_known if n_known else np.nan
+
     return WinRate(
-        estimate.mean,
-        estimate.se,
-        interval.low,
-        interval.high,
-        interval.level,
-        estimate.n,
-        estimate.n_missing,
-        n_wins,
-        n_draws,
-        n_losses,
-        discrete,
+        mean=estimate.mean,
+        se=estimate.se,
+        low=interval.low,
+        high=interval.high,
+        level=interval.level,
+        n=estimate.n,
+        n_missing=estimate.n_missing,
+        n_wins=n_wins,
+        n_draws=n_draws,
+        n_losses=n_losses,
+        discrete=discrete,
     )
 
 
 class WeightedRate(NamedTuple):
-    """A weighted mean of preferences in [0, 1] over ``n`` prompts, its standard error and bootstrap interval."""
+    """A weighted mean of preferences in [0, 1] over ``n`` prompts, with error and interval."""
 
     mean: float
     se: float
@@ -144,11 +148,14 @@ def weighted_win_rate(
     *,
     bootstrap: Bootstrap = BOOTSTRAP,
 ) -> WeightedRate:
-    """Return the mean of rows that weigh as given, as Arena-Hard scores: a prompt with clear verdicts weighs more.
+    """Return the mean of rows that weigh as given, as Arena-Hard scores.
 
-    ``sum_i w_i y_i / sum_i w_i``. The error is that of a ratio of sums over prompts, linearised, with ``d_p`` the sum of
-    ``w_i (y_i - mean)`` over the rows of prompt p: ``se = sqrt(P / (P - 1) sum_p d_p^2) / sum_i w_i``. The interval is a
-    percentile bootstrap of that ratio over prompts. One prompt has no error and no interval (NaN).
+    A prompt with clear verdicts weighs more.
+
+    ``sum_i w_i y_i / sum_i w_i``. The error is that of a ratio of sums over prompts, linearised,
+    with ``d_p`` the sum of ``w_i (y_i - mean)`` over the rows of prompt p:
+    ``se = sqrt(P / (P - 1) sum_p d_p^2) / sum_i w_i``. The interval is a percentile bootstrap of
+    that ratio over prompts. One prompt has no error and no interval (NaN).
 
     Args:
         preferences: (N,), one a row.
@@ -157,22 +164,23 @@ def weighted_win_rate(
         bootstrap: level, resamples and seed of the interval.
 
     Raises:
-        InputError: a preference outside [0, 1] or NaN, a weight that is not above 0, different numbers of rows, no rows.
+        InputError: a preference outside [0, 1] or NaN, a weight that is not above 0, different
+            numbers of rows, no rows.
     """
     preferences_N, weights_N = checked_preferences(preferences), as_numbers(weights, "weights")
-    if (
-        weights_N.shape != preferences_N.shape
-        or not len(weights_N)
-        or not ((weights_N > 0) & np.isfinite(weights_N)).all()
-    ):
+    fits = weights_N.shape == preferences_N.shape and len(weights_N) > 0
+    if not fits or not ((weights_N > 0) & np.isfinite(weights_N)).all():
         raise InputError(
-            f"weights of shape {weights_N.shape} for {len(preferences_N)} preferences; each row has one above 0"
+            f"weights of shape {weights_N.shape} for {len(preferences_N)} preferences; "
+            "each row has one above 0"
         )
+
     rows = rows_of_prompts(prompt_ids, len(preferences_N))
     won_P, weight_P = rows.sums(weights_N * preferences_N), rows.sums(weights_N)
     mean, n = float(won_P.sum() / weight_P.sum()), rows.n_prompts
     if n < 2:
         return WeightedRate(mean, np.nan, np.nan, np.nan, bootstrap.level, n)
+
     off_P = won_P - mean * weight_P
     se = float(np.sqrt(n / (n - 1) * (off_P**2).sum()) / weight_P.sum())
     low, high = ratio_interval(won_P, weight_P, bootstrap)
@@ -187,7 +195,9 @@ def win_rate_difference(
     allow_missing: bool = False,
     bootstrap: Bootstrap = BOOTSTRAP,
 ) -> PairedDifference:
-    """Return by how much the second policy's win rate is higher than the first's, on the same rows, paired by prompt.
+    """Return by how much the second policy's win rate is higher than the first's.
+
+    Both are of the same rows, paired by prompt.
 
     Args:
         first: preferences (N,) in [0, 1].
@@ -199,22 +209,15 @@ def win_rate_difference(
     Raises:
         InputError: as in `win_rate`, and different numbers of rows.
     """
-    first_N, second_N = (
-        checked_preferences(values, allow_missing=allow_missing) for values in (first, second)
-    )
+    first_N = checked_preferences(first, allow_missing=allow_missing)
+    second_N = checked_preferences(second, allow_missing=allow_missing)
     if len(first_N) != len(second_N):
         raise InputError(
-            f"{len(first_N)} and {len(second_N)} preferences; a paired difference takes one of each a row"
+            f"{len(first_N)} and {len(second_N)} preferences; "
+            "a paired difference takes one of each a row"
         )
     rows = rows_of_prompts(prompt_ids, len(first_N))
-    rng = np.random.default_rng(bootstrap.seed)
-    return paired_difference(
-        rows.means(second_N),
-        rows.means(first_N),
-        rng,
-        level=bootstrap.level,
-        n_draws=bootstrap.n_draws,
-    )
+    return paired_difference(rows.means(second_N), rows.means(first_N), bootstrap)
 
 
 def checked_preferences(
@@ -223,22 +226,27 @@ def checked_preferences(
     """Return preferences (N,) as float64; ``hint`` says how to have a NaN allowed.
 
     Raises:
-        InputError: not one value a row, a value outside [0, 1], or a NaN that is not allowed; the first such row is named.
+        InputError: not one value a row, a value outside [0, 1], or a NaN that is not allowed; the
+            first such row is named.
     """
     preferences_N = as_numbers(preferences, "preferences")
     if preferences_N.ndim != 1:
         raise InputError(f"preferences of shape {preferences_N.shape}; one value a row is expected")
+
     is_outside = (preferences_N < 0.0) | (preferences_N > 1.0)
     if is_outside.any():
         row = int(np.flatnonzero(is_outside)[0])
         raise InputError(
             f"the preference in row {row} is {preferences_N[row]:g}; preferences lie in [0, 1]",
-            hint="AlpacaEval's files hold 1 to 2 (subtract 1), percentages 0 to 100 (divide by 100)",
+            hint="AlpacaEval's files hold 1 to 2 (subtract 1), "
+            "percentages 0 to 100 (divide by 100)",
         )
-    if not allow_missing and np.isnan(preferences_N).any():
-        row = int(np.flatnonzero(np.isnan(preferences_N))[0])
+
+    is_missing = np.isnan(preferences_N)
+    if is_missing.any() and not allow_missing:
+        row = int(np.flatnonzero(is_missing)[0])
         raise InputError(
-            f"the preference in row {row} is NaN, and so are {int(np.isnan(preferences_N).sum())} in all",
+            f"the preference in row {row} is NaN, and so are {int(is_missing.sum())} in all",
             hint=hint,
         )
     return preferences_N

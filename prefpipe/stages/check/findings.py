@@ -1,7 +1,10 @@
 """What the facts of ``prefpipe check`` mean: findings with a severity, in sentences.
 
-``error``: ``train`` would stop, or what it trained on would not be what one thinks; ``warning``: it trains, and one should look
-first; ``note``: worth knowing. The thresholds are prefpipe's own.
+- ``error``: ``train`` would stop, or what it trained on would not be what one thinks;
+- ``warning``: it trains, and one should look first;
+- ``note``: worth knowing.
+
+The thresholds are prefpipe's own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,20 +13,24 @@ from typing import Any, NamedTuple
 
 SEVERITIES = ("error", "warning", "note")
 STRONG_CORRELATION = 0.3
-"""Rank correlation from which rewards are said to follow lengths: about a tenth of the variance of ranks."""
+"""Rank correlation from which rewards follow lengths: about a tenth of the variance of ranks."""
 ONE_SIDED = 0.7
-"""Share of pairs with the longer response chosen, or rejected, from which lengths alone tell a pair."""
+"""Share of pairs with the longer response chosen, or rejected, from which lengths tell a pair."""
 ENOUGH = 20
 """Pairs, or responses, below which no share or correlation is judged."""
 MANY_LOST, MANY_CUT, MANY_TIED = 0.05, 0.1, 0.01
 MANY_LIKE = 0.5
 """Share of targets near 1/2, or near 1, from which gamma does not fit the scale of the ratings."""
 
-Facts = Mapping[str, Any]
+CheckFacts = Mapping[str, Any]
+"""What `prefpipe.stages.check.run.check` gathered."""
 
 
 class Finding(NamedTuple):
-    """One thing that was found; ``name`` stays the same from release to release, ``hint`` is what to do about it, if anything."""
+    """One thing that was found.
+
+    ``name`` stays the same from release to release; ``hint`` is what to do about it, if anything.
+    """
 
     severity: str
     name: str
@@ -31,428 +38,426 @@ class Finding(NamedTuple):
     hint: str | None = None
 
 
-def judge(found: Facts) -> list[Finding]:
-    """Return the findings of a check's facts, the gravest first."""
-    rooms = (
-        _of_model,
-        _of_ids,
-        _of_templates,
-        _of_lengths,
-        _of_targets,
-        _of_rewards,
-        _of_copies,
-        _of_length_bias,
-        _of_ends,
-    )
-    findings = [finding for room in rooms for finding in room(found)]
+class _IdProblem(NamedTuple):
+    """A problem of token ids that is counted in responses."""
+
+    name: str
+    severity: str
+    predicate: str
+    hint: str
+
+
+ID_PROBLEMS = (
+    _IdProblem(
+        "double_bos",
+        "error",
+        "begin with two beginning-of-sequence tokens: the model never saw that",
+        "remove bos_token from the chat template; ids that are stored so: generate again",
+    ),
+    _IdProblem(
+        "no_ids",
+        "error",
+        "have no token ids, and none can be made",
+        "generate again, or give the model a chat template",
+    ),
+    _IdProblem(
+        "other_prompt",
+        "error",
+        "have other prompt tokens than the first of their prompt",
+        "select again",
+    ),
+    _IdProblem(
+        "beyond_vocabulary",
+        "error",
+        "hold a token id beyond the model's vocabulary",
+        "train the model that sampled them",
+    ),
+    _IdProblem(
+        "bos_in_response",
+        "warning",
+        "hold a beginning-of-sequence token",
+        "a template or an import put it there; look at one",
+    ),
+    _IdProblem(
+        "text_differs",
+        "warning",
+        "of those looked at have stored ids that are another text than the stored one",
+        "ids are what train takes; look at one with `prefpipe inspect --prompt-id`",
+    ),
+)
+
+
+def findings_of(facts: CheckFacts) -> list[Finding]:
+    """Return the findings of a check, the gravest first."""
+    findings = [
+        *_of_model(facts),
+        *_of_ids(facts),
+        *_of_templates(facts),
+        *_of_lengths(facts),
+        *_of_targets(facts),
+        *_of_rewards(facts),
+        *_of_copies(facts),
+        *_of_length_bias(facts),
+        *_of_ends(facts),
+    ]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _of_model(found: Facts) -> Iterator[Finding]:
-    tokenizer, limit = found["tokenizer"], found["training"]["max_length"]
-    if tokenizer["hash"] is None:
-        yield Finding(
-            "error",
+def _of_model(facts: CheckFacts) -> Iterator[Finding]:
+    tokenizer = facts["tokenizer"]
+    has_tokenizer = tokenizer["hash"] is not None
+    if not has_tokenizer:
+        yield _error(
             "no_tokenizer",
             "the model has no tokenizer",
             "copy tokenizer.json from the model it was made from",
         )
     elif tokenizer["chat_template_hash"] is None:
-        yield Finding(
-            "error",
+        yield _error(
             "no_chat_template",
             "the model has no chat template",
             "use the instruct version, or put a chat_template.jinja into the folder",
         )
-    if found["model_problem"] is not None:
-        yield Finding("error", "no_causal_lm", found["model_problem"])
-    if tokenizer["hash"] is not None and tokenizer["pad_token"] is None:
-        yield Finding(
-            "note",
+    if facts["model_problem"] is not None:
+        yield _error("no_causal_lm", facts["model_problem"])
+
+    pad_token, eos_token = tokenizer["pad_token"], tokenizer["eos_token"]
+    if has_tokenizer and pad_token is None:
+        yield _note(
             "no_pad_token",
             "the tokenizer has no pad token; prefpipe masks padding and needs none, other tools do",
         )
-    elif tokenizer["pad_token"] is not None and tokenizer["pad_token"] == tokenizer["eos_token"]:
-        yield Finding(
-            "note",
+    elif pad_token is not None and pad_token == eos_token:
+        yield _note(
             "pad_is_eos",
-            f"pad and end of sequence are the same token, {tokenizer['pad_token']}; "
-            "prefpipe masks by "
-            "position, other tools may leave the end of every response out of their loss",
+            f"pad and end of sequence are the same token, {pad_token}; prefpipe masks by position, "
+            "other tools may leave the end of every response out of their loss",
         )
-    positions = found["max_positions"]
+
+    limit, positions = facts["training"]["max_length"], facts["max_positions"]
     if positions is not None and limit > positions:
-        yield Finding(
-            "warning",
+        yield _warning(
             "beyond_positions",
             f"--max-length {limit:,} is beyond the {positions:,} positions of the model",
             f"pass --max-length {positions}",
         )
-    n_missing = found["n_parts"] - found["n_parts_present"]
+    n_missing = facts["n_parts"] - facts["n_parts_present"]
     if n_missing:
-        yield Finding(
-            "warning",
+        yield _warning(
             "incomplete",
-            f"{n_missing} of {found['n_parts']} parts of the groups are missing: the "
-            "rest was looked at",
-            f"run `prefpipe status {quote(str(found['groups']))}`",
+            f"{n_missing} of {facts['n_parts']} parts of the groups are missing: "
+            "the rest was looked at",
+            f"run `prefpipe status {quote(str(facts['groups']))}`",
         )
 
 
-def _of_ids(found: Facts) -> Iterator[Finding]:
-    problems = found["problems"]
-    if not found["stored_ids_fit"]:
-        why = "the stored token ids are of another tokenizer or chat template"
-        why = why if found["samplers"] else "the responses are of no model whose tokenizer is known"
-        yield Finding(
-            "warning",
+def _of_ids(facts: CheckFacts) -> Iterator[Finding]:
+    if not facts["stored_ids_fit"]:
+        why = "the responses are of no model whose tokenizer is known"
+        if facts["samplers"]:
+            why = "the stored token ids are of another tokenizer or chat template"
+        yield _warning(
             "other_tokenizer",
-            f"{why}: train tokenises the conversations, and takes what the "
-            "template makes for what was sampled",
+            f"{why}: train tokenises the conversations, and takes what the template makes for "
+            "what was sampled",
         )
-    told = (
-        (
-            "double_bos",
-            "error",
-            "begin with two beginning-of-sequence tokens: the model never saw that",
-            "remove bos_token from the chat template; ids that are stored so: generate again",
-        ),
-        (
-            "no_ids",
-            "error",
-            "have no token ids, and none can be made",
-            "generate again, or give the model a chat template",
-        ),
-        (
-            "other_prompt",
-            "error",
-            "have other prompt tokens than the first of their prompt",
-            "select again",
-        ),
-        (
-            "beyond_vocabulary",
-            "error",
-            "hold a token id beyond the model's vocabulary",
-            "train the model that sampled them",
-        ),
-        (
-            "bos_in_response",
-            "warning",
-            "hold a beginning-of-sequence token",
-            "a template or an import put it there; look at one",
-        ),
-        (
-            "text_differs",
-            "warning",
-            "of those looked at have stored ids that are another text than the stored one",
-            "ids are what train takes; look at one with `prefpipe inspect --prompt-id`",
-        ),
-    )
-    for name, severity, words, hint in told:
-        if problems.get(name):
-            yield Finding(
-                severity,
-                name,
-                f"{_count(problems[name], 'response')} {words}{_example(found, name)}",
-                hint,
-            )
-    if found["n_broken"]:
-        yield Finding(
-            "error",
+
+    for problem in ID_PROBLEMS:
+        n = facts["problems"].get(problem.name)
+        if n:
+            message = f"{_many(n, 'response')} {problem.predicate}{_example(facts, problem.name)}"
+            yield Finding(problem.severity, problem.name, message, problem.hint)
+    if facts["n_broken"]:
+        yield _error(
             "broken_groups",
-            f"{_count(found['n_broken'], 'group')} cannot be read: {found['broken'][0]}",
+            f"{_many(facts['n_broken'], 'group')} cannot be read: {facts['broken'][0]}",
             "select again",
         )
 
 
-def _of_templates(found: Facts) -> Iterator[Finding]:
-    problems, fits = found["problems"], found["stored_ids_fit"]
-    if found["template_problem"] is not None:
-        yield Finding("warning" if fits else "error", "template_broken", found["template_problem"])
+def _of_templates(facts: CheckFacts) -> Iterator[Finding]:
+    problems, fits = facts["problems"], facts["stored_ids_fit"]
+    n_tokenised = facts["n_tokenised"]
+    if facts["template_problem"] is not None:
+        severity = "warning" if fits else "error"
+        yield Finding(severity, "template_broken", facts["template_problem"])
 
-    # train leaves such responses out; where nothing else is there, it stops
-    severity = "warning" if found["n_tokenised"] else "error"
-    if problems.get("template_error"):
-        what = f"{_count(problems['template_error'], 'response')} cannot go through the template and are left out"
+    # train leaves such responses out; where nothing else is there, it stops.
+    severity = "warning" if n_tokenised else "error"
+    n = problems.get("template_error")
+    if n:
         yield Finding(
             severity,
             "template_error",
-            f"{what}{_example(found, 'template_error')}",
+            f"{_many(n, 'response')} cannot go through the template and are left out"
+            f"{_example(facts, 'template_error')}",
             "choose a model whose template takes them",
         )
-    n_rewritten = problems.get("not_prefix", 0)
-    if n_rewritten and not fits:
+    n = problems.get("not_prefix")
+    if n and not fits:
         yield Finding(
             severity,
             "not_prefix",
-            f"{_count(n_rewritten, 'response')} are left out: the template writes the prompt differently once it is answered"
-            f"{_example(found, 'not_prefix')}",
+            f"{_many(n, 'response')} are left out: the template writes the prompt differently once "
+            f"it is answered{_example(facts, 'not_prefix')}",
             "train the model that generated the responses, whose ids are stored",
         )
-    elif n_rewritten:
-        yield Finding(
-            "note",
+    elif n:
+        yield _note(
             "not_prefix",
-            "the template writes a finished turn differently (it strips or rewrites); "
-            "train takes the stored "
-            "ids and is not touched, tools that tokenise again are",
+            "the template writes a finished turn differently (it strips or rewrites); train takes "
+            "the stored ids and is not touched, tools that tokenise again are",
         )
-    if problems.get("control_text"):
-        yield Finding(
-            "note",
+
+    n = problems.get("control_text")
+    if n:
+        yield _note(
             "control_text",
-            f"{_of(problems['control_text'], found['n_tokenised'])} conversations hold the text of a control token, which train "
-            f"reads as text{_example(found, 'control_text')}",
+            f"{_share(n, n_tokenised)} conversations hold the text of a control token, which train "
+            f"reads as text{_example(facts, 'control_text')}",
         )
-    if problems.get("apart"):
-        yield Finding(
-            "note",
+    n = problems.get("apart")
+    if n:
+        yield _note(
             "apart",
-            f"{_of(problems['apart'], found['n_tokenised'])} responses are tokenised apart from their prompts, whose last tokens "
-            f"they would change{_example(found, 'apart')}",
+            f"{_share(n, n_tokenised)} responses are tokenised apart from their prompts, whose "
+            f"last tokens they would change{_example(facts, 'apart')}",
         )
-    if problems.get("turn_words"):
-        yield Finding(
-            "warning",
+    n = problems.get("turn_words")
+    if n:
+        yield _warning(
             "turn_words",
-            f"{_count(problems['turn_words'], 'response')} hold the plain words that the template writes in front of a user's "
-            f"turn, and cannot be told from one{_example(found, 'turn_words')}",
-            "look at one: a response that goes on with the user's next turn should not be trained on",
+            f"{_many(n, 'response')} hold the plain words that the template writes in front of a "
+            f"user's turn, and cannot be told from one{_example(facts, 'turn_words')}",
+            "look at one: a response that goes on with the user's next turn should not be "
+            "trained on",
         )
-    if problems.get("template_drift"):
-        yield Finding(
-            "warning",
+    n = problems.get("template_drift")
+    if n:
+        yield _warning(
             "template_drift",
-            f"the template makes other prompts now than the stored ones, in "
-            f"{problems['template_drift']} of {found['n_template_looks']} looked at{_example(found, 'template_drift')}",
+            f"the template makes other prompts now than the stored ones, in {n} of "
+            f"{facts['n_template_looks']} looked at{_example(facts, 'template_drift')}",
             "a template that writes the date does that; train takes the stored ids",
         )
 
 
-def _of_lengths(found: Facts) -> Iterator[Finding]:
-    training, fates, n = found["training"], found["fates"], found["n_responses"]
-    limit, n_over = training["max_length"], found["n_over_limit"]
-    if not found["n_groups_left"]:
-        yield Finding(
-            "error",
+def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
+    n, n_over, statuses = facts["n_responses"], facts["n_over_limit"], facts["fates"]
+    limit = facts["training"]["max_length"]
+    left_out = ", ".join(
+        f"{count:,} {name}"
+        for name, count in sorted(statuses.items())
+        if name not in ("ok", "truncated")
+    )
+    if not facts["n_groups_left"]:
+        yield _error(
             "nothing_left",
-            f"no group can be trained on: {_words(fates) or 'there is none'}",
+            f"no group can be trained on: {left_out or 'there is none'}",
             "raise --max-length, or look at what select rejected: `prefpipe inspect`",
         )
-    if n_over and training["on_too_long"] == "error":
-        yield Finding(
-            "error",
+
+    too_long = (
+        f"{_share(n_over, n)} responses are longer than --max-length {limit:,} with their prompt"
+    )
+    if n_over and facts["training"]["on_too_long"] == "error":
+        yield _error(
             "too_long",
-            f"{_of(n_over, n)} responses are longer than --max-length {limit:,} with their "
-            "prompt, and "
-            "--on-too-long error stops at the first",
+            f"{too_long}, and --on-too-long error stops at the first",
             "raise --max-length",
         )
         return
     if n_over:
-        n_cut = fates.get("truncated", 0)
-        what = f"{n_cut:,} are cut, {n_over - n_cut:,} left out" if n_cut else "they are left out"
-        severity = "warning" if n_over >= MANY_LOST * n else "note"
+        n_cut = statuses.get("truncated", 0)
+        outcome = "they are left out"
+        if n_cut:
+            outcome = f"{n_cut:,} are cut, {n_over - n_cut:,} left out"
         yield Finding(
-            severity,
+            "warning" if n_over >= MANY_LOST * n else "note",
             "too_long",
-            f"{_of(n_over, n)} responses are longer than --max-length {limit:,} with "
-            f"their prompt: {what}",
+            f"{too_long}: {outcome}",
             "raise --max-length if memory allows",
         )
-    if fates.get("prompt_too_long"):
+    if statuses.get("prompt_too_long"):
+        responses = _many(statuses["prompt_too_long"], "response")
+        yield _warning("prompt_too_long", f"the prompt of {responses} leaves no room for a token")
+
+    n_groups = facts["n_groups"]
+    n_lost = n_groups - facts["n_groups_left"]
+    if n_lost and facts["n_groups_left"]:
         yield Finding(
-            "warning",
-            "prompt_too_long",
-            f"the prompt of {_count(fates['prompt_too_long'], 'response')} leaves no room for a token",
-        )
-    n_lost = found["n_groups"] - found["n_groups_left"]
-    if n_lost and found["n_groups_left"]:
-        severity = "warning" if n_lost >= MANY_LOST * found["n_groups"] else "note"
-        yield Finding(
-            severity,
+            "warning" if n_lost >= MANY_LOST * n_groups else "note",
             "groups_lost",
-            f"{_of(n_lost, found['n_groups'])} groups are left out whole: no positive "
-            "or no negative "
-            f"stays ({_words(fates)})",
+            f"{_share(n_lost, n_groups)} groups are left out whole: no positive or no negative "
+            f"stays ({left_out})",
         )
-    if fates.get("empty"):
-        yield Finding(
-            "warning",
-            "empty",
-            f"{_count(fates['empty'], 'response')} have no token and are left out",
-        )
+    if statuses.get("empty"):
+        responses = _many(statuses["empty"], "response")
+        yield _warning("empty", f"{responses} have no token and are left out")
 
 
-def _of_targets(found: Facts) -> Iterator[Finding]:
-    """Yield what a soft-label objective is told: its targets take the place of ties and least margins."""
-    targets = found["targets"]
+def _of_targets(facts: CheckFacts) -> Iterator[Finding]:
+    """Yield what the targets of a soft-label objective are.
+
+    They take the place of ties and least margins.
+    """
+    targets, pairs = facts["targets"], facts["pairs"]
     if targets is None or not targets["n"]:
         return
-    low, median, high = (targets["quantiles"][level] for level in ("0.05", "0.5", "0.95"))
     near_half, near_one = targets["share_near_half"], targets["share_near_one"]
-    is_lopsided = max(near_half, near_one) >= MANY_LIKE and targets["n"] >= ENOUGH
-    hint = None
-    if is_lopsided:
-        hint = (
-            "a larger --gamma reads the same margins as more"
-            if near_half > near_one
-            else "a smaller --gamma reads them as less"
-        )
+    severity, hint = "note", None
+    if max(near_half, near_one) >= MANY_LIKE and targets["n"] >= ENOUGH:
+        severity, hint = "warning", "a smaller --gamma reads them as less"
+        if near_half > near_one:
+            hint = "a larger --gamma reads the same margins as more"
+
+    low, median, high = (targets["quantiles"][level] for level in ("0.05", "0.5", "0.95"))
     yield Finding(
-        "warning" if is_lopsided else "note",
+        severity,
         "targets",
-        f"targets sigma({targets['gamma']:g} x margin) of {_count(targets['n'], 'pair')}: median {median:.2f}, 5 % to 95 % "
-        f"{low:.2f} to {high:.2f}; {near_half:.0%} are near 1/2 and say little, {near_one:.0%} are near 1 as in DPO",
+        f"targets sigma({targets['gamma']:g} x margin) of {_many(targets['n'], 'pair')}: median "
+        f"{median:.2f}, 5 % to 95 % {low:.2f} to {high:.2f}; {near_half:.0%} are near 1/2 and say "
+        f"little, {near_one:.0%} are near 1 as in DPO",
         hint,
     )
-    if found["pairs"]["inverted"]:
-        yield Finding(
-            "note",
+    if pairs["inverted"]:
+        yield _note(
             "inverted",
-            f"{_of(found['pairs']['inverted'], found['pairs']['n'])} pairs have the rejected response rated above the chosen "
-            "one: their targets are below 1/2",
+            f"{_share(pairs['inverted'], pairs['n'])} pairs have the rejected response rated above "
+            "the chosen one: their targets are below 1/2",
         )
 
 
-def _of_hard_labels(found: Facts) -> Iterator[Finding]:
+def _of_rewards(facts: CheckFacts) -> Iterator[Finding]:
+    if facts["targets"] is None:
+        yield from _of_hard_labels(facts)
+    outliers = facts["outliers"]
+    if outliers["n"]:
+        yield _warning(
+            "reward_outliers",
+            f"{_share(outliers['n'], facts['n_responses'])} rewards lie more than 10 robust "
+            f"standard deviations from the median {outliers['median']:.4g}: from "
+            f"{outliers['min']:.4g} to {outliers['max']:.4g}; objectives that read rewards follow "
+            "them",
+        )
+
+
+def _of_hard_labels(facts: CheckFacts) -> Iterator[Finding]:
     """Yield pairs whose order the objective takes for certain."""
-    pairs = found["pairs"]
-    for name, words in (
-        ("tied", "have equal rewards: the choice between them is arbitrary"),
-        ("inverted", "have the rejected response rated above the chosen one"),
-    ):
-        if pairs[name]:
-            severity = "warning" if pairs[name] >= MANY_TIED * pairs["n"] else "note"
-            yield Finding(
-                severity,
-                name,
-                f"{_of(pairs[name], pairs['n'])} pairs {words}",
-                "select with --min-margin",
-            )
-    if found["n_groups_of_equal_rewards"]:
-        yield Finding(
-            "warning",
+    pairs = facts["pairs"]
+    predicates = {
+        "tied": "have equal rewards: the choice between them is arbitrary",
+        "inverted": "have the rejected response rated above the chosen one",
+    }
+    for name, predicate in predicates.items():
+        n = pairs[name]
+        if n:
+            severity = "warning" if n >= MANY_TIED * pairs["n"] else "note"
+            message = f"{_share(n, pairs['n'])} pairs {predicate}"
+            yield Finding(severity, name, message, "select with --min-margin")
+
+    n_equal = facts["n_groups_of_equal_rewards"]
+    if n_equal:
+        yield _warning(
             "equal_rewards",
-            "all rewards are equal in "
-            f"{_of(found['n_groups_of_equal_rewards'], found['n_groups'])} groups",
+            f"all rewards are equal in {_share(n_equal, facts['n_groups'])} groups",
             "select with --min-margin",
         )
 
 
-def _of_rewards(found: Facts) -> Iterator[Finding]:
-    if found["targets"] is None:
-        yield from _of_hard_labels(found)
-    outliers = found["outliers"]
-    if outliers["n"]:
-        yield Finding(
-            "warning",
-            "reward_outliers",
-            f"{_of(outliers['n'], found['n_responses'])} rewards lie more than 10 "
-            "robust standard "
-            f"deviations from the median {outliers['median']:.4g}: from {outliers['min']:.4g} to "
-            f"{outliers['max']:.4g}; "
-            "objectives that read rewards follow them",
-        )
-
-
-def _of_copies(found: Facts) -> Iterator[Finding]:
-    pairs, n = found["pairs"], found["n_responses"]
+def _of_copies(facts: CheckFacts) -> Iterator[Finding]:
+    pairs = facts["pairs"]
     if pairs["same_text"]:
-        yield Finding(
-            "warning",
+        yield _warning(
             "identical_pairs",
-            f"{_of(pairs['same_text'], pairs['n'])} pairs are the same text, "
-            "chosen and rejected; train leaves "
-            "out those with the same tokens",
+            f"{_share(pairs['same_text'], pairs['n'])} pairs are the same text, chosen and "
+            "rejected; train leaves out those with the same tokens",
             "select with --near-duplicates",
         )
     if pairs["same_when_cut"]:
-        cuts = found["training"]["on_too_long"] == "truncate"
-        words = "differ only beyond --max-length: cut, they are identical, and train leaves one of them out"
+        cuts = facts["training"]["on_too_long"] == "truncate"
         yield Finding(
             "warning" if cuts else "note",
             "identical_when_cut",
-            f"{_of(pairs['same_when_cut'], pairs['n'])} pairs {words}",
+            f"{_share(pairs['same_when_cut'], pairs['n'])} pairs differ only beyond --max-length: "
+            "cut, they are identical, and train leaves one of them out",
             "raise --max-length" if cuts else None,
         )
-    if found["n_same_text"]:
-        yield Finding(
-            "note",
+    if facts["n_same_text"]:
+        yield _note(
             "duplicates",
-            f"{_of(found['n_same_text'], n)} responses repeat a text of their group, {found['n_same_ids']:,} its tokens",
+            f"{_share(facts['n_same_text'], facts['n_responses'])} responses repeat a text of "
+            f"their group, {facts['n_same_ids']:,} its tokens",
         )
 
 
-def _of_length_bias(found: Facts) -> Iterator[Finding]:
-    pairs, rho = found["pairs"], found["reward_and_length"]
-    if found["n_responses"] >= ENOUGH:
-        for name, where in (
-            ("within_prompts", "within prompts"),
-            ("over_all", "over all responses"),
-        ):
-            value = rho[name]
-            if value is not None and abs(value) >= STRONG_CORRELATION:
-                which = "longer" if value > 0 else "shorter"
-                message = f"rewards rise with {which} responses {where} (Spearman {value:+.2f}): training may teach length first"
-                yield Finding(
-                    "warning",
-                    f"length_bias_{name}",
-                    message,
-                    "look at length-controlled scores, or train with a length-normalised objective, simpo",
-                )
-    n_apart = pairs["chosen_longer"] + pairs["chosen_shorter"]
-    share = pairs["chosen_longer"] / n_apart if n_apart else 0.5
-    if n_apart >= ENOUGH and not 1 - ONE_SIDED < share < ONE_SIDED:
-        yield Finding(
-            "warning",
+def _of_length_bias(facts: CheckFacts) -> Iterator[Finding]:
+    pairs, correlations = facts["pairs"], facts["reward_and_length"]
+    wheres = {"within_prompts": "within prompts", "over_all": "over all responses"}
+    for name, where in wheres.items():
+        rho = correlations[name]
+        if facts["n_responses"] < ENOUGH or rho is None or abs(rho) < STRONG_CORRELATION:
+            continue
+        which = "longer" if rho > 0 else "shorter"
+        yield _warning(
+            f"length_bias_{name}",
+            f"rewards rise with {which} responses {where} (Spearman {rho:+.2f}): "
+            "training may teach length first",
+            "look at length-controlled scores, or train with a length-normalised objective, simpo",
+        )
+
+    n_unequal = pairs["chosen_longer"] + pairs["chosen_shorter"]
+    share = pairs["chosen_longer"] / n_unequal if n_unequal else 0.5
+    if n_unequal >= ENOUGH and not 1 - ONE_SIDED < share < ONE_SIDED:
+        yield _warning(
             "length_tells_pairs",
-            f"the chosen response is the longer one in {share:.0%} of "
-            f"{n_apart:,} pairs of different "
-            "length",
+            f"the chosen response is the longer one in {share:.0%} of {n_unequal:,} pairs of "
+            "different length",
         )
 
 
-def _of_ends(found: Facts) -> Iterator[Finding]:
-    n, finish = found["n_responses"], found["finish_reasons"]
-    n_cut = finish.get("length", 0)
+def _of_ends(facts: CheckFacts) -> Iterator[Finding]:
+    n = facts["n_responses"]
+    n_cut = facts["finish_reasons"].get("length", 0)
     if n_cut:
         yield Finding(
             "warning" if n_cut >= MANY_CUT * n else "note",
             "cut_off",
-            f"{_of(n_cut, n)} responses were cut at "
-            "the token limit of "
-            "generation: they end in the middle, without an end of sequence",
+            f"{_share(n_cut, n)} responses were cut at the token limit of generation: they end in "
+            "the middle, without an end of sequence",
             "generate with more --max-tokens",
         )
-    n_open = found["problems"].get("stop_without_eos", 0)
+    n_open = facts["problems"].get("stop_without_eos", 0)
     if n_open:
-        yield Finding(
-            "warning",
+        yield _warning(
             "stop_without_eos",
-            f"{_of(n_open, n)} responses ended by themselves, and their ids do "
-            "not end with an end of "
-            f"sequence: the policy is not taught to stop{_example(found, 'stop_without_eos')}",
+            f"{_share(n_open, n)} responses ended by themselves, and their ids do not end with an "
+            "end of sequence: the policy is not taught to stop"
+            f"{_example(facts, 'stop_without_eos')}",
             "a stop string ends them so; generate with the model's own end of sequence",
         )
 
 
-def _example(found: Facts, name: str) -> str:
-    example = found["examples"].get(name)
+def _error(name: str, message: str, hint: str | None = None) -> Finding:
+    return Finding("error", name, message, hint)
+
+
+def _warning(name: str, message: str, hint: str | None = None) -> Finding:
+    return Finding("warning", name, message, hint)
+
+
+def _note(name: str, message: str) -> Finding:
+    return Finding("note", name, message)
+
+
+def _example(facts: CheckFacts, name: str) -> str:
+    example = facts["examples"].get(name)
     return "" if example is None else f" ({example})"
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+def _many(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _of(n: int, total: int) -> str:
+def _share(n: int, total: int) -> str:
     return f"{n:,} of {total:,} ({n / total:.1%})" if total else f"{n:,}"
-
-
-def _words(fates: Mapping[str, int]) -> str:
-    return ", ".join(
-        f"{count:,} {name}"
-        for name, count in sorted(fates.items())
-        if name not in ("ok", "truncated")
-    )

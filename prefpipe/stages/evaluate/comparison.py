@@ -34,6 +34,7 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
+
     table.add_column("")
     table.add_column(escape(f"baseline {short(figures['baseline_name'])}"), justify="right")
     table.add_column(escape(f"policy {short(figures['policy_name'])}"), justify="right")
@@ -50,6 +51,7 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
             interval(difference, form, signed=True),
             number(difference["se"], form),
         )
+
     label = "  length-controlled"
     controlled = figures["length_controlled"]
     if "reason" not in controlled and controlled["difficulty_coefficient"] is None:

@@ -12,7 +12,10 @@ from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
 
 
 def check_embeddings(policy: RatedCandidates, baseline: RatedCandidates) -> None:
-    """Refuse embeddings of other candidates than the side's, of candidates that were made again, or of two embedders.
+    """Refuse embeddings that do not belong to the sides' candidates.
+
+    These are embeddings of other candidates, of candidates that were made again, or of two
+    embedders.
 
     Raises:
         InputError: naming the folder.
@@ -48,7 +51,9 @@ def check_embeddings(policy: RatedCandidates, baseline: RatedCandidates) -> None
 def vectors_by_prompt(
     embeddings: Artifact, index: int, rows: Sequence[Row]
 ) -> dict[str, np.ndarray]:
-    """Return each prompt's embeddings (N, D) in the order of ``rows``, without those that have none.
+    """Return each prompt's embeddings (N, D) in the order of ``rows``.
+
+    Rows that have none are left out.
 
     Args:
         embeddings: checked by `check_embeddings`.
@@ -71,4 +76,4 @@ def vectors_by_prompt(
         place_of_row = places.get(key_of(row))
         if place_of_row is not None:
             places_of_row.append(place_of_row)
-    return {prompt_id: vectors_ND[found] for prompt_id, found in places_of_prompt.items()}
+    return {prompt_id: vectors_ND[rows_N] for prompt_id, rows_N in places_of_prompt.items()}

@@ -1,4 +1,7 @@
-"""The figures of an evaluation's per-prompt table: means, paired differences, standard errors and intervals."""
+"""The figures of an evaluation's per-prompt table.
+
+They are means, paired differences, standard errors and intervals.
+"""
 
 from typing import Any
 
@@ -6,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import (
-    Bootstrap,
     bootstrap_interval,
     estimate_mean,
     paired_difference,
@@ -21,10 +24,10 @@ MEASURES = ("reward", "n_tokens", "length_chars", "repetition", "truncated")
 
 
 def figures_of(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return the win rate and the mean of every measure on both sides and of their paired difference.
+    """Return the win rate, and every measure's means and paired difference.
 
-    Only prompts with a reward on both sides count; each figure has its standard error over prompts and a percentile
-    bootstrap interval that resamples prompts.
+    Only prompts with a reward on both sides count; each figure has its standard error over prompts
+    and a percentile bootstrap interval that resamples prompts.
     """
     both = table.filter(pc.equal(table["status"], "ok"))
     preferences_P = _column(both, "preference")
@@ -39,6 +42,7 @@ def figures_of(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
             bootstrap,
         ),
     }
+
     for measure in MEASURES:
         policy_P, baseline_P = _columns_of(both, measure)
         figures[measure] = paired_figures(policy_P, baseline_P, bootstrap)
@@ -46,9 +50,12 @@ def figures_of(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
 
 
 def health_figures(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return for each measure of `HEALTH` both sides and their paired difference, over the prompts where both have a value.
+    """Return each measure of `HEALTH`: both sides and their paired difference.
 
-    Prompts without a reward count too. ``n_prompts``: how many have both values; ``reason``: why there is no figure.
+    They are over the prompts where both sides have a value.
+
+    Prompts without a reward count too. ``n_prompts``: how many have both values; ``reason``: why
+    there is no figure.
     """
     figures: dict[str, Any] = {}
     for name, measure in HEALTH.items():
@@ -65,22 +72,23 @@ def health_figures(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
 def paired_figures(
     policy_P: np.ndarray, baseline_P: np.ndarray, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Return ``difference``, ``policy`` and ``baseline`` of a measure's values by prompt (P,), each with error and interval."""
+    """Return ``difference``, ``policy`` and ``baseline``, each with error and interval.
 
-    def rng() -> np.random.Generator:  # each interval draws the same prompts
-        return np.random.default_rng(bootstrap.seed)
-
-    draws: Any = {"level": bootstrap.level, "n_draws": bootstrap.n_draws}
-    difference = paired_difference(policy_P, baseline_P, rng(), **draws)
+    The values are a measure's by prompt, (P,) each. All intervals draw the same prompts.
+    """
+    difference = paired_difference(policy_P, baseline_P, bootstrap)
     figures: dict[str, Any] = {"difference": difference._asdict()}
     for name, values_P in (("policy", policy_P), ("baseline", baseline_P)):
-        low, high, _ = bootstrap_interval(values_P, rng(), **draws)
+        low, high, _ = bootstrap_interval(values_P, bootstrap)
         figures[name] = estimate_mean(values_P)._asdict() | {"low": low, "high": high}
     return figures
 
 
 def _columns_of(table: pa.Table, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a measure of the policy and of the baseline by prompt, (P,) each, NaN where there is none."""
+    """Return a measure of the policy and of the baseline by prompt.
+
+    Both are (P,), NaN where there is no value.
+    """
     return _column(table, f"policy_{measure}"), _column(table, f"baseline_{measure}")
 
 

@@ -1,4 +1,7 @@
-"""Whether training has harmed the policy in ways that a reward does not show: rows for the table, and what to look at."""
+"""Whether training has harmed the policy in ways that a reward does not show.
+
+Here are the rows for the table, and notes on what to look at.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,8 +17,8 @@ LEAST_CHANGE = 0.1
 class HealthMeasure(NamedTuple):
     """How a measure is shown, and when it is a bad sign.
 
-    ``label`` of its row, ``name`` in a sentence, ``form`` of its numbers; ``worse``: the direction that is worse, 0 for neither;
-    ``no_value``: why it would have no value.
+    ``label`` of its row, ``name`` in a sentence, ``form`` of its numbers; ``worse``: the direction
+    that is worse, 0 for neither; ``no_value``: why it would have no value.
     """
 
     label: str
@@ -31,7 +34,7 @@ SHARED = {
         "cut at the token limit", "responses cut at the token limit", "{:.1%}", 1
     ),
 }
-"""Measures that stand at the top of ``summary.json``, over the prompts that are rated on both sides."""
+"""Measures at the top of ``summary.json``, over the prompts that are rated on both sides."""
 HEALTH = {
     "refused": HealthMeasure(
         "refusals", "refusals", "{:.1%}", 1, no_value="no response on both sides"
@@ -87,7 +90,9 @@ KL = {
 
 
 def health_rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield label, baseline, policy, difference and its standard error; a measure without any value has no row.
+    """Yield label, baseline, policy, difference and its standard error of each measure.
+
+    A measure without any value has no row.
 
     Args:
         figures: what ``summary.json`` holds.
@@ -113,7 +118,9 @@ def health_rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def health_notes(figures: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each measure that got worse by more than its interval, and for a length that moved by a tenth.
+    """Return a sentence for each measure that got worse by more than its interval.
+
+    So for a length that moved by a tenth.
 
     Args:
         figures: what ``summary.json`` holds.

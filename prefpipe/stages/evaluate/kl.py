@@ -1,4 +1,7 @@
-"""KL divergence from the policy to a reference, from log-probabilities that are on disk, or why there is none."""
+"""KL divergence from the policy to a reference, or why there is none.
+
+It is of log-probabilities that are on disk.
+"""
 
 from collections.abc import Mapping, Sequence
 from math import nan
@@ -10,8 +13,8 @@ import pyarrow as pa
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
-from prefpipe.maths.statistics.ratios import ratio_of_means
+from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.intervals import ratio_of_means
 from prefpipe.stages.shared.candidate_rows import Key, Row, key_of
 from prefpipe.stages.shared.recipe import IMPORT, RatedCandidates
 
@@ -21,7 +24,7 @@ SERVED = ("openai", "fake")
 
 
 class KlReference(NamedTuple):
-    """The model that the divergence is measured from, and its log-probabilities of the policy's responses.
+    """The model that the divergence is measured from, and what it says of the policy's responses.
 
     ``reason``: why there are none.
     """
@@ -43,6 +46,7 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
             "the policy's responses are not of a model on this disk, so that their token ids are "
             "not known"
         )
+
     if config.kl_reference is None:
         if not baseline.candidates.path.is_relative_to(config.output):
             return "the baseline is a candidates folder; name its model with --kl-reference"
@@ -54,7 +58,9 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
 def log_ratios(
     rows: Sequence[Row], reference: Mapping[Key, tuple[float, int]]
 ) -> tuple[float, float]:
-    """Return a prompt's mean log ratio in nats a response, and the mean tokens of the responses that it is of; NaN for none.
+    """Return a prompt's mean log ratio in nats a response, and the mean tokens of a response.
+
+    Both are over the responses that both models measured; NaN where there is none.
 
     Args:
         rows: the prompt's candidates, with ``logp`` and ``n_response_tokens``.
@@ -76,8 +82,10 @@ def log_ratios(
                 f"{row['n_response_tokens']}",
                 hint="remove the folder policy/reference-logprobs and run the same command again",
             )
+
         ratios.append(row["logp"] - logp)
         tokens.append(n_tokens)
+
     if not ratios:
         return nan, nan
     return float(np.mean(ratios)), float(np.mean(tokens))
@@ -86,7 +94,9 @@ def log_ratios(
 def kl_figures(
     table: pa.Table, reference: KlReference, policy: RatedCandidates, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Return KL(policy || reference) a token and a response, in nats, in the form of every measure of `health_figures`.
+    """Return KL(policy || reference) a token and a response, in nats.
+
+    The form is that of every measure of `health_figures`.
 
     Both are ratios of means over prompts::
 
@@ -121,7 +131,10 @@ def kl_figures(
 
 
 def sampled_otherwise(policy: RatedCandidates) -> str | None:
-    """Return how the responses were sampled, where that is not from the policy itself: temperature 1, whole distribution."""
+    """Return how the responses were sampled, None where that is from the policy itself.
+
+    From the policy itself means temperature 1 and the whole distribution.
+    """
     identity = policy.candidates.record.identity
     temperatures = identity.get("temperature") or [1.0]
     settings = []

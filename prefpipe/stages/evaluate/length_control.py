@@ -1,4 +1,4 @@
-"""The length-controlled win rate of an evaluation, and what a reader should know about such a figure."""
+"""The length-controlled win rate of an evaluation, and what a reader should know of it."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 
 MAX_FITS = 1_000
 """Resamples of the length-controlled fit, at most: each is a fit of its own."""
 LEAST_SHARE = 0.1
-"""Below this share of rows on one side of equal length, the figure at equal lengths is an extrapolation."""
+"""Below this share of rows that are longer, or shorter, the figure is an extrapolation."""
 MOST_SES_WIDE = 8.0
 """An interval of 95 % is about 4 standard errors wide; from here on the two do not agree."""
 FLAT = 1e-3
@@ -26,7 +26,9 @@ def length_controlled(
     baseline_lengths_P: np.ndarray,
     bootstrap: Bootstrap,
 ) -> dict[str, Any]:
-    """Return the figures at equal lengths, without a difficulty term; where there are none, their ``reason``.
+    """Return the figures at equal lengths, or the ``reason`` why there are none.
+
+    The fit has no difficulty term.
 
     Args:
         preferences_P: for the policy, by prompt.
@@ -60,6 +62,7 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
             f"without {without}: not AlpacaEval's length-controlled figure, and not to be compared "
             "with it"
         )
+
     rare, frequent = "shorter", "longer"
     if figures["share_longer"] < figures["share_shorter"]:
         rare, frequent = frequent, rare
@@ -69,11 +72,13 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
             f"the policy's response is the {rare} one in {share:.1%} of rows only: the "
             "length-controlled figure is an extrapolation"
         )
+
     if _runs_to_an_end(figures):
         notes.append(
             "the length-controlled fit runs to an end of its scale, where its standard error says "
             "nothing: too few prompts, or lengths that part wins from losses"
         )
+
     if not figures["model_coefficient"]:
         notes.append(
             f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says "
@@ -83,7 +88,10 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _runs_to_an_end(figures: Mapping[str, Any]) -> bool:
-    """Return whether the figure, or those of many resamples, are where the curve is flat and the delta method sees no error."""
+    """Return whether the figure, or those of many resamples, are where the curve is flat.
+
+    There the delta method sees no error.
+    """
     se = figures["se"]
     if se is None or isnan(se):
         return False

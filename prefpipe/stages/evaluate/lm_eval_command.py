@@ -11,9 +11,12 @@ from prefpipe.models.files import find_adapter_base
 from prefpipe.models.tokenizer import find_tokenizer_files, read_chat_template
 
 MEANT_FOR_ARGUMENTS = tuple(",='\"{}")
-"""``--model_args`` is a list of ``name=value`` parted by commas outside of quotes, or a JSON object; it cannot quote these."""
+"""``--model_args`` is a list of ``name=value`` parted by commas, or a JSON object.
+
+Neither can quote these.
+"""
 BRACKETS = {"]": "[", ")": "("}
-"""A comma between them parts nothing, so that one that stays open swallows every argument behind it."""
+"""A comma between them parts nothing: one that stays open swallows what is behind it."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
@@ -28,15 +31,17 @@ def lm_eval_command(
     """Return one line for a shell.
 
     Args:
-        reference: a model folder, whole or an adapter, or ``org/name[@revision]``. Of an adapter the base is ``pretrained``,
-            and its tokenizer is the adapter's own where it has one, since that is what it was trained with.
+        reference: a model folder, whole or an adapter, or ``org/name[@revision]``. Of an adapter
+            the base is ``pretrained``, and its tokenizer is the adapter's own where it has one,
+            since that is what it was trained with.
         tasks: names of the harness's tasks.
         output: folder for its results.
         batch_size: sequences at once, or ``auto``.
         dtype: of the weights; ``auto`` is the checkpoint's.
 
     Raises:
-        UsageError: a reference that the harness cannot open, or whose name its list of arguments cannot hold.
+        UsageError: a reference that the harness cannot open, or whose name its list of arguments
+            cannot hold.
     """
     path = Path(reference).expanduser()
     if path.suffix == ".gguf" or reference.startswith("bundled:"):
@@ -48,6 +53,7 @@ def lm_eval_command(
         arguments, has_template = _arguments_of_folder(reference, path)
     else:
         arguments, has_template = _arguments_of_hub_model(reference), True
+
     if dtype != "auto":
         arguments["dtype"] = dtype
     for name, value in arguments.items():
@@ -62,7 +68,10 @@ def lm_eval_command(
 
 
 def _arguments_of_folder(reference: str, path: Path) -> tuple[dict[str, str], bool]:
-    """Return the arguments of a model folder, whole or an adapter, and whether its tokenizer has a chat template."""
+    """Return the arguments of a model folder, and whether its tokenizer has a chat template.
+
+    The folder is a whole model or an adapter.
+    """
     base = find_adapter_base(path)
     has_tokenizer = bool(find_tokenizer_files(path))
     if base is None:
@@ -113,12 +122,14 @@ def _check_argument(name: str, value: str) -> None:
             "lm-evaluation-harness takes for a part of its list of arguments",
             hint="rename the folder, or make a link to it without those signs",
         )
+
     if has_open_bracket(value):
         raise UsageError(
             f"{name}: {value!r} has a bracket without its other half, and lm-evaluation-harness "
             "reads what is between brackets as one argument",
             hint="rename the folder, or make a link to it without brackets",
         )
+
     if not is_read_as_text(value):
         hint = f"download it, `hf download {value} --local-dir DIR`, and give ./DIR"
         if name == "revision":
@@ -133,8 +144,9 @@ def _check_argument(name: str, value: str) -> None:
 def is_read_as_text(value: str) -> bool:
     """Return whether lm-evaluation-harness takes the value of an argument for a text.
 
-    It turns everything into a number, a switch, a list or another literal of Python that is spelt like one: a folder ``0x10``
-    becomes 16, ``[1]`` a list, ``Infinity`` a float. The rule is that of lm-eval 0.4.13 and of the releases before it.
+    It turns everything into a number, a switch, a list or another literal of Python that is spelt
+    like one: a folder ``0x10`` becomes 16, ``[1]`` a list, ``Infinity`` a float. The rule is that
+    of lm-eval 0.4.13 and of the releases before it.
     """
     if value.lower() in ("true", "false", "none") or value.isnumeric():
         return False
@@ -173,5 +185,8 @@ def _base_path(adapter: Path, reference: str) -> str:
 
 
 def _as_text(path: Path) -> str:
-    """Return a folder's path so that the harness reads a text: no literal of Python begins with ``./``."""
+    """Return a folder's path so that the harness reads a text.
+
+    No literal of Python begins with ``./``.
+    """
     return str(path) if is_read_as_text(str(path)) else f"./{path}"

@@ -1,4 +1,6 @@
-"""What an evaluation measures of each prompt: its responses one by one, and the set of them, on both sides.
+"""What an evaluation measures of each prompt, on both sides.
+
+Some measures are of responses one by one, others of a prompt's set of them.
 
 Nulls stay null: a response that was never written is not a short, clean, unrefused one.
 """
@@ -54,8 +56,9 @@ OF_A_SET = (
 class MeasuredResponses(NamedTuple):
     """A side's responses to one prompt.
 
-    ``values``: each measure of `OF_A_RESPONSE` by response (n,), NaN where there is none. ``texts``: of the responses that
-    were written. ``vectors``: (N, D) embeddings of those that have one, or None. ``log_ratio``: see `log_ratios`.
+    ``values``: each measure of `OF_A_RESPONSE` by response (n,), NaN where there is none.
+    ``texts``: of the responses that were written. ``vectors``: (N, D) embeddings of those that have
+    one, or None. ``log_ratio``: see `log_ratios`.
     """
 
     values: Mapping[str, np.ndarray]
@@ -107,6 +110,7 @@ def _values(rows: Sequence[Row], rewards: Sequence[float]) -> dict[str, np.ndarr
         n_tokens, text, ended_by = row["n_response_tokens"], row["response"], row["finish_reason"]
         if n_tokens is not None:
             values["n_tokens"][place] = n_tokens
+        # A response that was never written is not a short, clean, unrefused one.
         if text is None:
             continue
         values["length_chars"][place] = len(text)
@@ -157,6 +161,7 @@ def _compare_prompt(sides: Mapping[str, MeasuredResponses | None], tie_tolerance
             for measure in OF_A_RESPONSE:
                 row[f"{name}_{measure}"] = _mean(responses.values[measure])
         row[f"n_{name}"] = len(rewards[name])
+
     row |= compare_sets(held)
     if "policy" in held:
         ratio, n_tokens = held["policy"].log_ratio
@@ -175,10 +180,11 @@ def _compare_prompt(sides: Mapping[str, MeasuredResponses | None], tie_tolerance
 
 
 def compare_sets(sides: Mapping[str, MeasuredResponses]) -> dict[str, float | None]:
-    """Return the measures of a prompt's set of responses for each side that has any, as columns; None where there is none.
+    """Return the measures of a prompt's set of responses as columns, None where there is no value.
 
-    These depend on how many responses there are. Of a side that has more than the other, the first of them count, so that
-    both have as many; and ``distinct_2_equal`` is over as many word pairs as the side with fewer has.
+    These depend on how many responses there are. Of a side that has more than the other, the first
+    of them count, so that both have as many; and ``distinct_2_equal`` is over as many word pairs as
+    the side with fewer has.
     """
     n_texts = min((len(side.texts) for side in sides.values() if side.texts), default=0)
     n_vectors = _smallest_number_of_vectors(sides)
@@ -187,6 +193,7 @@ def compare_sets(sides: Mapping[str, MeasuredResponses]) -> dict[str, float | No
         texts[name] = side.texts[:n_texts]
         words[name] = [words_and_signs(text) for text in texts[name]]
         word_pairs[name] = pooled_ngrams(words[name], 2)
+
     n_word_pairs = 0
     if len(sides) == len(SIDES):
         n_word_pairs = min(pairs.total() for pairs in word_pairs.values())

@@ -1,4 +1,7 @@
-"""The reference's log-probabilities of the policy's responses, made inside an evaluation by the stage ``logprobs``."""
+"""The reference's log-probabilities of the policy's responses.
+
+An evaluation makes them by the stage ``logprobs``.
+"""
 
 from transformers import AutoConfig
 
@@ -21,21 +24,25 @@ NO_LIMIT = 1_000_000
 def measure_reference(
     config: EvalConfig, policy: RatedCandidates, model: ModelFiles, runtime: Runtime
 ) -> KlReference:
-    """Return what ``model`` says of the policy's own token ids, or why that would mean nothing; finished parts are kept.
+    """Return what ``model`` says of the policy's own token ids, or why that would mean nothing.
 
-    The policy's ids must be the reference's own: the same tokenizer and the same chat template. Otherwise the two models
-    distribute probability over different texts, and there is no divergence to speak of.
+    Finished parts are kept.
+
+    The policy's ids must be the reference's own: the same tokenizer and the same chat template.
+    Otherwise the two models distribute probability over different texts, and there is no divergence
+    to speak of.
     """
     if not ids_fit(policy.candidates, model.tokenizer_hash, model.chat_template_hash):
         samplers = policy.candidates.record.identity["models"]
         is_same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
-        what = "chat template" if is_same else "tokenizer"
-        reason = f"{model.requested} has another {what} than the policy"
+        other = "chat template" if is_same else "tokenizer"
+        reason = f"{model.requested} has another {other} than the policy"
         return KlReference(model.requested, reason=reason)
 
     runtime.log(f"KL: the policy's responses under {model.requested}")
     output = config.output / "policy" / FOLDER
     dtype = dtype_of(config)
+
     config_of_logprobs = LogprobsConfig(
         groups=policy.candidates.path,
         model=model.requested,
@@ -48,6 +55,7 @@ def measure_reference(
         overwrite=config.overwrite,
         max_error_rate=config.max_error_rate,
     )
+
     logprobs.run(config_of_logprobs, model, runtime)
     return KlReference(
         model.requested, open_input(output, schema="logprobs", name="--kl-reference")
@@ -55,7 +63,10 @@ def measure_reference(
 
 
 def dtype_of(config: EvalConfig) -> str:
-    """Return the precision in which the responses were sampled, so that no rounding is taken for a divergence."""
+    """Return the precision in which the responses were sampled.
+
+    No rounding is then taken for a divergence.
+    """
     if config.dtype == "auto":
         return "float32" if find_device(config.device).type == "cpu" else "bfloat16"
     return "bfloat16" if config.dtype == "float16" else config.dtype

@@ -1,9 +1,11 @@
 """Compare a policy with a baseline.
 
-Reads: ``candidates`` and ``scores`` of both sides; where there are any, their ``embeddings``, and the reference's ``logprobs`` of
-the policy's responses. Writes: ``evaluation``, one row for every prompt, and ``summary.json`` with the figures and their
-intervals. Promises: sides are joined by prompt_id, never by position; a prompt or response without a reward is counted, never
-scored as something; every figure carries its standard error and a seeded interval.
+Reads: ``candidates`` and ``scores`` of both sides; where there are any, their ``embeddings``, and
+the reference's ``logprobs`` of the policy's responses.
+Writes: ``evaluation``, one row for every prompt, and ``summary.json`` with the figures and their
+intervals.
+Promises: sides are joined by prompt_id, never by position; a prompt or response without a reward is
+counted, never scored as something; every figure carries its standard error and a seeded interval.
 """
 
 from collections.abc import Mapping
@@ -20,7 +22,7 @@ from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.stages.evaluate.comparison import comparison_table
 from prefpipe.stages.evaluate.embeddings import check_embeddings
 from prefpipe.stages.evaluate.figures import figures_of, health_figures
@@ -40,7 +42,7 @@ from prefpipe.stages.shared.recipe import (
 from prefpipe.stages.shared.runtime import Runtime, Summary
 
 MORE_MEASURES = ("reference_logprobs", *(f"{side}_embeddings" for side in SIDES))
-"""Parents that add columns and change none: a finished table is made again with them, without a question."""
+"""Parents that add columns and change none: a finished table is made again with them."""
 
 
 def run(
@@ -86,6 +88,7 @@ def run(
         },
         parents={name: str(artifact.path) for name, artifact in inputs.items()},
     )
+
     output = _open(config, record, runtime)
     parents = {name: artifact.digest() for name, artifact in inputs.items()}
     summary = Summary(config.stage, config.output)
@@ -146,7 +149,11 @@ def _inputs(
 
 
 def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
-    """Open the output; a table of an earlier release, or one with fewer measures, is made again from the same responses."""
+    """Open the output.
+
+    A table of an earlier release, or one with fewer measures, is made again from the same
+    responses.
+    """
     on_disk = None
     if not config.overwrite.replaces_this_run:
         with suppress(InputError):
@@ -157,13 +164,14 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
             f"{config.output}: its per-prompt table lacks measures and is made again; responses "
             "and rewards are kept"
         )
+
     return open_output(
         config.output, record, shard=runtime.shard, overwrite=config.overwrite, extends=extends
     )
 
 
 def _lacks_measures_alone(on_disk: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Return whether an identity is another that differs by an earlier version and by missing inputs of measures alone."""
+    """Return whether an identity lacks nothing but inputs of measures, and perhaps a version."""
     version = on_disk.get("version")
     if not isinstance(version, int) or version > wanted["version"]:
         return False
@@ -175,7 +183,10 @@ def _lacks_measures_alone(on_disk: Mapping[str, Any], wanted: Mapping[str, Any])
 
 
 def _identity(config: EvalConfig) -> dict[str, Any]:
-    """Return the fields that matter to the comparison; how the sides were sampled is in their own identities."""
+    """Return the fields that matter to the comparison.
+
+    How the sides were sampled is in their own identities.
+    """
     names = ("tie_tolerance", "confidence", "bootstrap_draws", "bootstrap_seed")
     return {name: getattr(config, name) for name in names}
 
@@ -184,7 +195,8 @@ def reward_text(config: EvalConfig, policy: RatedCandidates, baseline: RatedCand
     """Return the reward expression, checked against the scorers of both sides.
 
     Raises:
-        UsageError: it names a scorer that a side lacks, or it is not given and the sides share none, or several.
+        UsageError: it names a scorer that a side lacks, or it is not given and the sides share
+            none, or several.
     """
     of_policy = {scorer["name"] for scorer in policy.scores.record.identity["scorers"]}
     of_baseline = {scorer["name"] for scorer in baseline.scores.record.identity["scorers"]}
@@ -195,6 +207,7 @@ def reward_text(config: EvalConfig, policy: RatedCandidates, baseline: RatedCand
                 f"--reward is needed: the sides share the scorers {', '.join(shared) or 'none'}"
             )
         return str(shared[0])
+
     for name in parse_reward(config.reward).names:
         if name not in shared:
             raise UsageError(

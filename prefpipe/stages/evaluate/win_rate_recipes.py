@@ -1,4 +1,7 @@
-"""What a win rate was made of, and in what two of them differ: prompts, baseline, judge, and how the judge was asked."""
+"""What a win rate was made of, and in what two of them differ.
+
+That is prompts, baseline, judge, and how the judge was asked.
+"""
 
 import json
 import unicodedata
@@ -13,16 +16,17 @@ from prefpipe.artifacts.interchange.annotations import Annotations
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 
 COMPARED = ("baseline", "judges", "judged_by")
-"""What two results must share to be compared, beside the prompts: the baseline, and who judged, and how."""
+"""What two results must share beside the prompts: the baseline, and who judged, and how."""
 OF_THE_POLICY = ("policy_candidates", "policy_scores", "a")
-"""What may differ in the identities of two folders: whose responses were compared with the baseline's."""
+"""What may differ in the identities of two folders: whose responses were judged."""
 
 
 class WinRateSources(NamedTuple):
-    """What the figures are made of beside the annotations, and how the annotations' preferences are written.
+    """What the figures are made of beside the annotations.
 
-    ``baseline_outputs``, ``difficulty`` and ``regularising_rows`` are files; ``scale`` is of the preferences; ``category``
-    of Arena-Hard's prompts; ``allow_missing`` leaves out rows without a preference.
+    ``baseline_outputs``, ``difficulty`` and ``regularising_rows`` are files; ``scale`` is of the
+    preferences; ``category`` of Arena-Hard's prompts; ``allow_missing`` leaves out rows without a
+    preference.
     """
 
     baseline_outputs: str | None = None
@@ -64,7 +68,10 @@ def recipe_of(
 
 
 def notes_of_folder(annotations: Annotations) -> list[str]:
-    """Return in what the two sides of a folder differed when they were compared with --force, as its summary says."""
+    """Return in what the two sides of a folder differed that were compared with --force.
+
+    The folder's summary says it.
+    """
     if annotations.record is None:
         return []
     path = Path(annotations.source) / SUMMARY_FILE
@@ -121,6 +128,7 @@ def _differences_of_prompts(first: Annotations, other: Annotations) -> list[str]
         lines.append(
             f"prompts: {n_alike:,} of these differ in white space or in the form of Unicode alone"
         )
+
     texts, other_texts = first.text_of(), other.text_of()
     with_other_text = [key for key, text in texts.items() if other_texts.get(key, text) != text]
     if with_other_text:

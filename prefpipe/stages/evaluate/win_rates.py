@@ -1,4 +1,4 @@
-"""Win rates of one or several files of preferences: raw beside length-controlled, with what they were made of."""
+"""Win rates of one or several files of preferences, raw beside length-controlled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from prefpipe.artifacts.interchange.prompt_values import (
     read_regularising_rows,
 )
 from prefpipe.errors import FingerprintError, InputError
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import (
     LengthControlled,
     PartlyJudged,
@@ -35,8 +35,8 @@ from prefpipe.stages.evaluate.win_rate_recipes import (
 class AnnotatedFile(NamedTuple):
     """One file of preferences.
 
-    ``judged``: its rows that have a preference; ``everyone``: all its rows, in the same order; ``read``: the file as it was
-    read; ``notes``: what a reader should know of it.
+    ``judged``: its rows that have a preference; ``everyone``: all its rows, in the same order;
+    ``read``: the file as it was read; ``notes``: what a reader should know of it.
     """
 
     judged: Annotations
@@ -56,7 +56,8 @@ class Drawing(NamedTuple):
 class Fits(NamedTuple):
     """A file's length-controlled fits, or why there is none.
 
-    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None where all have one.
+    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None
+    where all have one.
     """
 
     everyone: LengthControlled | str
@@ -66,13 +67,16 @@ class Fits(NamedTuple):
 def win_rates(
     paths: Sequence[str], sources: WinRateSources, drawing: Drawing, *, force: bool = False
 ) -> dict[str, Any]:
-    """Return the figures of every file, and of each file after the first the paired difference to the first.
+    """Return the figures of every file, and the paired difference of each to the first.
 
     Raises:
-        InputError: rows that cannot be used, null preferences that are not allowed, other prompts where prompts are compared.
+        InputError: rows that cannot be used, null preferences that are not allowed, other prompts
+            where prompts are compared.
         FingerprintError: two files that differ in prompts, baseline or judge, without ``force``.
     """
     files = [_read(path, sources) for path in paths]
+
+    # Resamples are shared by files of the same prompts, so these stand in one order.
     first = files[0]
     for number, file in enumerate(files):
         files[number] = file._replace(
@@ -100,6 +104,7 @@ def win_rates(
     results = []
     for file, fits_of_file, recipe in zip(files, fits, recipes, strict=True):
         results.append(_figures(file, fits_of_file, drawing, recipe))
+
     differences = []
     for number, lines in enumerate(differences_to_first, start=1):
         difference = _difference(first, files[number], (fits[0], fits[number]), drawing)
@@ -115,7 +120,7 @@ def win_rates(
 
 
 def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
-    """Return the rows that count, with difficulty and baseline lengths beside them, and notes on them.
+    """Return the rows that count, with difficulty and baseline lengths beside them.
 
     Raises:
         InputError: no row has a preference, or some have none and may not be left out.
@@ -140,6 +145,7 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
         read = replace(read, difficulty=matched.values)
         place_of_prompt = matched.place
         notes.append(f"difficulty is matched by {matched.by}" + _unused(matched.n_unused))
+
     if sources.baseline_outputs is not None:
         matched = read_baseline_lengths(sources.baseline_outputs, read)
         read = replace(read, baseline_lengths=matched.values)
@@ -166,11 +172,14 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
 
 
 def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]) -> Annotations:
-    """Return rows in an order that is not the file's: folds and resamples, and so the figures, do not depend on it then.
+    """Return rows in an order that is not the file's.
+
+    Folds and resamples, and so the figures, then do not depend on the file's.
 
     Args:
         rows: to be sorted.
-        place_of_prompt: in the table of difficulties, which decides first; {} where there is none. Then the prompts do, as texts.
+        place_of_prompt: in the table of difficulties, which decides first; {} where there is none.
+            Then the prompts do, as texts.
     """
     preferences = rows.preferences
     lengths = rows.lengths or preferences
@@ -185,7 +194,10 @@ def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]
 
 
 def _n_said_again(rows: Annotations) -> int:
-    """Return how many rows of AlpacaEval's format, which has one a prompt and judge, repeat another one."""
+    """Return how many rows of AlpacaEval's format repeat another one.
+
+    The format has one row a prompt and judge.
+    """
     if rows.kind != "alpaca-eval" or len(rows.judges) > 1:
         return 0
     unknown = [0.0] * len(rows.preferences)
@@ -200,7 +212,10 @@ def _n_said_again(rows: Annotations) -> int:
 
 
 def _in_order_of(first: Annotations, other: Annotations) -> Annotations:
-    """Return rows with the prompts in the order of another file's, where both are of the same: resamples are shared then."""
+    """Return rows with the prompts in the order of another file's, where both have the same.
+
+    Resamples are then shared.
+    """
     order = {key: number for number, key in enumerate(dict.fromkeys(first.keys))}
     if set(other.keys) != order.keys():
         return other
@@ -222,6 +237,7 @@ def _fit(
     regularising_rows = None
     if sources.regularising_rows is not None:
         regularising_rows = RegularisingRows(*read_regularising_rows(sources.regularising_rows))
+
     if rows_of_prompts(annotations.keys, len(annotations.keys)).n_prompts < 2:
         return f"{without}: there is one prompt"
     try:
@@ -305,6 +321,7 @@ def _difference(
         [other_means[key] for key in both],
         bootstrap=drawing.of_means,
     )._asdict()
+
     first_fit, other_fit = fits[0].everyone, fits[1].everyone
     first_prompts = list(dict.fromkeys(first_file.everyone.keys))
     other_prompts = list(dict.fromkeys(other_file.everyone.keys))

@@ -1,7 +1,9 @@
 """Write candidates as a file that a benchmark judges: one response a prompt.
 
-Reads: ``candidates``. Writes: one file. Promises: prompts in the order of the candidates; a prompt without the response is left
-out and counted; the file appears whole or not at all, and memory does not grow with the number of prompts.
+Reads: ``candidates``.
+Writes: one file.
+Promises: prompts in the order of the candidates; a prompt without the response is left out and
+counted; the file appears whole or not at all, and memory does not grow with the number of prompts.
 """
 
 from collections import Counter
@@ -12,7 +14,7 @@ from prefpipe.artifacts.interchange.row_writers import row_writer
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
-from prefpipe.configs.export_groups import ExportConfig
+from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import InputError
 from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
 from prefpipe.stages.shared.candidate_rows import Row
@@ -100,6 +102,7 @@ class AnswerRows:
                 f"{self.n_uncounted:,} responses have no token count, which Arena-Hard's style "
                 "control needs"
             )
+
         summary.facts |= {
             "format": self.config.format,
             "n_rows": self.n_rows,

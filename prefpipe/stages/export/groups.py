@@ -1,8 +1,10 @@
 """Write groups as a file that another trainer reads.
 
-Reads: ``groups``. Writes: one file, or a folder with a data file and its description. Promises: prompts in the order of the
-groups; every pair that select chose, or every positive with every negative, with both scores and the margin; rejected
-prompts are counted and left out; the file appears whole or not at all, and memory does not grow with the number of prompts.
+Reads: ``groups``.
+Writes: one file, or a folder with a data file and its description.
+Promises: prompts in the order of the groups; every pair that select chose, or every positive with
+every negative, with both scores and the margin; rejected prompts are counted and left out; the file
+appears whole or not at all, and memory does not grow with the number of prompts.
 """
 
 from array import array
@@ -31,7 +33,7 @@ from prefpipe.artifacts.interchange.row_writers import RowWriter, row_writer
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
-from prefpipe.configs.export_groups import ExportConfig
+from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import UsageError
 from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
 from prefpipe.stages.shared.candidate_rows import Row
@@ -75,6 +77,7 @@ def _refuse_existing(config: ExportConfig) -> None:
             f"output {path} is a file, and {config.format} gets a folder",
             hint="choose another name with -o",
         )
+
     label = path / DESCRIPTIONS[config.format]
     names = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
     for name in names:
@@ -121,7 +124,10 @@ def _opened(config: ExportConfig) -> Iterator[RowWriter]:
 
 
 class GroupRows:
-    """Rows of a trainer's file, and what the summary says of them; margins take eight bytes a pair, for their median."""
+    """Rows of a trainer's file, and what the summary says of them.
+
+    Margins are kept for their median, eight bytes a pair.
+    """
 
     def __init__(self, config: ExportConfig, groups: Artifact) -> None:
         self.config, self.groups = config, groups
@@ -147,6 +153,7 @@ class GroupRows:
             if reason is not None:
                 self.left_out[reason] += 1
                 continue
+
             rows_of_group = list(self.to_rows(group))
             if rows_of_group:
                 self._count(group, len(rows_of_group))
@@ -161,6 +168,7 @@ class GroupRows:
         )
         for reason, count in self.left_out.most_common():
             summary.notes.append(f"{count:,} prompts left out: {reason}")
+
         summary.facts |= {
             "format": self.config.format,
             "n_rows": self.n_rows,
@@ -169,6 +177,7 @@ class GroupRows:
             "n_pairs": self.n_pairs,
             "left_out": dict(self.left_out),
         }
+
         if self.margins:
             margins = {
                 "lowest": min(self.margins),
@@ -209,6 +218,7 @@ class GroupRows:
                 "that strips it, axolotl does not find them in the templated text and loses them"
             )
             summary.facts["n_responses_with_outer_white_space"] = self.n_edged
+
         if self.n_lost_in_template:
             summary.notes.append(
                 f"{self.n_lost_in_template:,} responses stand in the text that chat templates "

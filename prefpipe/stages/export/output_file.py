@@ -1,11 +1,14 @@
-"""What every export does with its output: it replaces nothing unasked, is written part by part, and is not empty."""
+"""What every export does with its output.
+
+It replaces nothing unasked, is written part by part, and is not empty.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from shlex import quote
 
 from prefpipe.artifacts.interchange.row_writers import RowWriter
-from prefpipe.configs.export_groups import ExportConfig
+from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import InputError, StoppedEarly, UsageError
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.runtime import Runtime
@@ -40,7 +43,8 @@ def write_parts(
     """Write the rows that parts become, one part after another.
 
     Raises:
-        StoppedEarly: a stop was asked for; the file takes its name at the end alone, so that there is none yet.
+        StoppedEarly: a stop was asked for; the file takes its name at the end alone, so that there
+            is none yet.
     """
     with runtime.progress(f"{config.stage}: part", len(indices)) as advance:
         for index in indices:

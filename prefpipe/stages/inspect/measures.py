@@ -1,20 +1,20 @@
 """What is worth knowing of each kind of artifact, gathered part by part.
 
-Only numbers and short names are kept between parts, never texts. Prompts do not span parts, so whatever is within
-a prompt is finished with its part.
+Only numbers and short names are kept between parts, never texts. Prompts do not span parts, so
+whatever is within a prompt is finished with its part.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.maths.statistics.distribution import Distribution
 
-Facts = dict[str, Any]
 NOT_KNOWN = "not known"
 """What an import does not tell, or a server."""
 
@@ -26,7 +26,7 @@ class Measure(Protocol):
         """Take in one part."""
         ...
 
-    def facts(self) -> Facts:
+    def facts(self) -> dict[str, Any]:
         """Return counts and means as JSON values, by name."""
         ...
 
@@ -42,7 +42,7 @@ class Numbers:
         self._pieces: dict[str, list[np.ndarray]] = {}
 
     def add(self, name: str, values: Any) -> None:
-        """Append (N,) numbers, or an Arrow column whose nulls become NaN."""
+        """Append (N,) numbers, or a column of Arrow or polars whose nulls become NaN."""
         if isinstance(values, pa.ChunkedArray):
             values = values.cast(pa.float64()).to_numpy()
         self._pieces.setdefault(name, []).append(np.asarray(values, np.float64))
@@ -68,25 +68,25 @@ class CandidateMeasure:
 
     def add(self, table: pa.Table) -> None:
         """Take in one part."""
-        self.numbers.add("prompt length", _first_of_prompt(table, "n_prompt_tokens"))
-        self.numbers.add("response length", table["n_response_tokens"])
-        self.numbers.add("response text", pc.utf8_length(table["response"]))
-        self.numbers.add(
-            "mean log-probability",
-            pc.divide(table["logp"], pc.cast(table["n_response_tokens"], pa.float64())),
-        )
-        self.by_model.update(table["model"].to_pylist())
-        temperatures, reasons = (
-            table[name].to_pylist() for name in ("temperature", "finish_reason")
-        )
-        self.by_temperature.update(
-            NOT_KNOWN if value is None else f"{value:g}" for value in temperatures
-        )
-        self.by_finish.update(NOT_KNOWN if value is None else str(value) for value in reasons)
-        self.n_prompts += len(pc.unique(table["prompt_id"]))
+        prompts = first_rows(table, ["n_prompt_tokens"])
+        self.n_prompts += len(prompts)
         self.n_duplicates += table.num_rows - table["duplicate_of"].null_count
 
-    def facts(self) -> Facts:
+        n_tokens = pc.cast(table["n_response_tokens"], pa.float64())
+        self.numbers.add("prompt length", prompts["n_prompt_tokens"])
+        self.numbers.add("response length", n_tokens)
+        self.numbers.add("response text", pc.utf8_length(table["response"]))
+        self.numbers.add("mean log-probability", pc.divide(table["logp"], n_tokens))
+
+        for model, n in value_counts(table["model"]).items():
+            self.by_model[model] += n
+        for temperature, n in value_counts(table["temperature"]).items():
+            name = NOT_KNOWN if temperature is None else f"{temperature:g}"
+            self.by_temperature[name] += n
+        for reason, n in value_counts(table["finish_reason"]).items():
+            self.by_finish[NOT_KNOWN if reason is None else str(reason)] += n
+
+    def facts(self) -> dict[str, Any]:
         """Return counts of prompts, duplicates, models, temperatures and finish reasons."""
         return {
             "n_prompts": self.n_prompts,
@@ -108,43 +108,48 @@ class CandidateMeasure:
 
 
 class ScoreMeasure:
-    """Each scorer's rewards, what was not rated, and how often a prompt's rewards are all the same."""
+    """Each scorer's rewards, what was not rated, and how often a prompt's rewards are all equal."""
 
     def __init__(self) -> None:
         self.numbers = Numbers()
+        self.stds = Numbers()
         self.statuses: dict[str, Counter[str]] = {}
-        self.n_prompts: Counter[str] = Counter()
         self.n_flat: Counter[str] = Counter()
-        self.spreads: dict[str, list[float]] = {}
 
     def add(self, table: pa.Table) -> None:
         """Take in one part."""
         for scorer in pc.unique(table["scorer"]).to_pylist():
-            own = table.filter(pc.equal(table["scorer"], scorer))
-            self.numbers.add(scorer, own["reward"])
-            self.statuses.setdefault(scorer, Counter()).update(own["status"].to_pylist())
-            for _, rewards in by_prompt(own, "reward"):
-                known = rewards[~np.isnan(rewards)]
-                if len(known) > 1:
-                    self.n_prompts[scorer] += 1
-                    self.n_flat[scorer] += bool(known.min() == known.max())
-                    self.spreads.setdefault(scorer, []).append(float(known.std()))
+            rows = table.filter(pc.equal(table["scorer"], scorer))
+            self.numbers.add(scorer, rows["reward"])
+            self.statuses.setdefault(scorer, Counter()).update(value_counts(rows["status"]))
 
-    def facts(self) -> Facts:
-        """Return for each scorer its statuses, the mean spread within a prompt and the prompts without spread."""
-        return {
-            "scorers": {
-                scorer: {
-                    "statuses": dict(self.statuses[scorer]),
-                    "n_prompts": self.n_prompts[scorer],
-                    "n_prompts_all_equal": self.n_flat[scorer],
-                    "mean_std_within_prompt": float(np.mean(self.spreads[scorer]))
-                    if self.spreads.get(scorer)
-                    else None,
-                }
-                for scorer in self.numbers.names()
+            # Within a prompt, among the rewards that are known.
+            reward = pl.col("reward").cast(pl.Float64).fill_nan(None)
+            prompts = (
+                pl.DataFrame(rows.select(["prompt_id", "reward"]))
+                .group_by("prompt_id", maintain_order=True)
+                .agg(
+                    n=reward.count(),
+                    is_flat=reward.min() == reward.max(),
+                    std=reward.std(ddof=0),
+                )
+                .filter(pl.col("n") > 1)
+            )
+            self.stds.add(scorer, prompts["std"])
+            self.n_flat[scorer] += int(prompts["is_flat"].sum())
+
+    def facts(self) -> dict[str, Any]:
+        """Return for each scorer its statuses, and how its rewards spread within a prompt."""
+        scorers = {}
+        for scorer in self.numbers.names():
+            stds = self.stds[scorer]
+            scorers[scorer] = {
+                "statuses": dict(self.statuses[scorer]),
+                "n_prompts": len(stds),
+                "n_prompts_all_equal": self.n_flat[scorer],
+                "mean_std_within_prompt": float(np.mean(stds)) if len(stds) else None,
             }
-        }
+        return {"scorers": scorers}
 
     def distributions(self) -> list[Distribution]:
         """Return the rewards of each scorer."""
@@ -163,35 +168,35 @@ class EmbeddingMeasure:
 
     def add(self, table: pa.Table) -> None:
         """Take in one part."""
+        self.n_truncated += int(pc.sum(table["truncated"]).as_py() or 0)
+        table = table.filter(pc.equal(table["status"], "ok"))
+        self.n_texts += table.num_rows
+        self.numbers.add("text length", table["n_tokens"])
+
         column = table["embedding"].combine_chunks()
         self.dim = column.type.list_size
-        vectors = (
-            column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim).astype(np.float64)
-        )
-        is_ok = pc.equal(table["status"], "ok").to_numpy(zero_copy_only=False).astype(bool)
+        vectors = column.flatten().to_numpy(zero_copy_only=False)
+        vectors = vectors.reshape(-1, self.dim).astype(np.float64)
         norms = np.linalg.norm(vectors, axis=1)
-        self.numbers.add("norm", norms[is_ok])
-        self.numbers.add("text length", table.filter(pa.array(is_ok))["n_tokens"])
-        self.n_texts += int(is_ok.sum())
-        self.n_truncated += int(pc.sum(table["truncated"]).as_py() or 0)
-        unit = vectors / np.where(norms > 0, norms, 1.0)[:, None]
-        prompt_ids = np.array(table["prompt_id"].to_pylist(), object)[is_ok]
-        self.numbers.add(
-            "cosine within prompts",
-            [
-                mean_pairwise_cosine(unit[is_ok][prompt_ids == one])
-                for one in dict.fromkeys(prompt_ids)
-            ],
-        )
+        self.numbers.add("norm", norms)
 
-    def facts(self) -> Facts:
+        unit = vectors / np.where(norms > 0, norms, 1.0)[:, None]
+        rows_by_prompt = (
+            pl.DataFrame(table.select(["prompt_id"]))
+            .with_row_index("row")
+            .group_by("prompt_id", maintain_order=True)
+            .agg("row")
+        )
+        cosines = [mean_pairwise_cosine(unit[rows.to_numpy()]) for rows in rows_by_prompt["row"]]
+        self.numbers.add("cosine within prompts", cosines)
+
+    def facts(self) -> dict[str, Any]:
         """Return the dimensions and how many texts the embedder cut."""
-        share = self.n_truncated / self.n_texts if self.n_texts else 0.0
         return {
             "dim": self.dim,
             "n_texts": self.n_texts,
             "n_truncated": self.n_truncated,
-            "truncated_share": share,
+            "truncated_share": self.n_truncated / self.n_texts if self.n_texts else 0.0,
         }
 
     def distributions(self) -> list[Distribution]:
@@ -213,46 +218,48 @@ class GroupMeasure:
         """Take in one part."""
         kept = table.filter(pc.is_valid(table["role"]))
         self.n_rejected += table.num_rows - kept.num_rows
-        roles = np.array(kept["role"].to_pylist(), object)
-        self.roles.update(roles.tolist())
+        self.roles.update(value_counts(kept["role"]))
         self.numbers.add("response length", kept["n_response_tokens"])
-        optimal = kept["is_optimal"].to_pylist()
-        for place, rewards in by_prompt(kept, "reward"):
-            is_positive = roles[place] == "positive"
-            n_positive, n_negative = int(is_positive.sum()), int((~is_positive).sum())
-            self.n_groups += 1
-            self.n_optimal += optimal[place[0]] is True
-            self.sizes[f"{n_positive}+{n_negative}"] += 1
-            self.numbers.add("group size", [len(place)])
-            if n_positive and n_negative:
-                self.numbers.add(
-                    "margin", [rewards[is_positive].min() - rewards[~is_positive].max()]
-                )
-                self.numbers.add(
-                    "mean margin", [rewards[is_positive].mean() - rewards[~is_positive].mean()]
-                )
-        for name in ("cost", "lower_bound"):
-            self.numbers.add(name, _first_of_prompt(kept, name))
         for role in ("positive", "negative"):
-            self.numbers.add(role, kept.filter(pa.array(roles == role, pa.bool_()))["reward"])
+            self.numbers.add(role, kept.filter(pc.equal(kept["role"], role))["reward"])
 
-    def facts(self) -> Facts:
-        """Return counts of groups, rejected prompts, roles, sizes (positives + negatives), and the optimality gap."""
-        has_cost = bool(np.isfinite(self.numbers["cost"]).any())
-        facts: Facts = {
+        groups = _groups_of(kept)
+        self.n_groups += len(groups)
+        self.n_optimal += int(groups["is_optimal"].sum())
+        for name in ("group size", "cost", "lower_bound"):
+            self.numbers.add(name, groups[name])
+
+        has_both = (pl.col("n_positives") > 0) & (pl.col("n_negatives") > 0)
+        with_both = groups.filter(has_both)
+        for name in ("margin", "mean margin"):
+            self.numbers.add(name, with_both[name])
+
+        sizes = groups.group_by("n_positives", "n_negatives", maintain_order=True).len()
+        for n_positives, n_negatives, n in sizes.iter_rows():
+            self.sizes[f"{n_positives}+{n_negatives}"] += n
+
+    def facts(self) -> dict[str, Any]:
+        """Return counts of groups, rejected prompts, roles and sizes, and the optimality gap.
+
+        Sizes are positives + negatives. The gap is None without a bound: only opt-select has one.
+        """
+        facts: dict[str, Any] = {
             "n_groups": self.n_groups,
             "n_prompts_rejected": self.n_rejected,
             "roles": dict(self.roles),
             "sizes": dict(self.sizes.most_common()),
         }
-        if has_cost:
-            gap = np.nanmax(self.numbers["cost"] - self.numbers["lower_bound"])
-            facts |= {"n_groups_optimal": self.n_optimal, "largest_gap_to_lower_bound": float(gap)}
+        cost = self.numbers["cost"]
+        if np.isfinite(cost).any():
+            gaps = cost - self.numbers["lower_bound"]
+            has_bound = not np.isnan(gaps).all()
+            facts["n_groups_optimal"] = self.n_optimal
+            facts["largest_gap_to_lower_bound"] = float(np.nanmax(gaps)) if has_bound else None
         return facts
 
     def distributions(self) -> list[Distribution]:
-        """Return rewards by role, margins, costs and lengths."""
-        names = {
+        """Return rewards by role, margins, costs and lengths, those that there are."""
+        titles = {
             "positive": ("reward of positives", ""),
             "negative": ("reward of negatives", ""),
             "margin": ("margin", "worst positive - best negative"),
@@ -260,11 +267,31 @@ class GroupMeasure:
             "cost": ("coverage cost", ""),
             "response length": ("response length", "tokens"),
         }
-        found = [
+        distributions = [
             Distribution.of(title, self.numbers[name], unit)
-            for name, (title, unit) in names.items()
+            for name, (title, unit) in titles.items()
         ]
-        return [item for item in found if item.n]
+        return [distribution for distribution in distributions if distribution.n]
+
+
+def _groups_of(kept: pa.Table) -> pl.DataFrame:
+    """Return a row for each prompt: its numbers of positives and negatives, margins and cost."""
+    is_positive = pl.col("role") == "positive"
+    positives = pl.col("reward").filter(is_positive)
+    negatives = pl.col("reward").filter(~is_positive)
+    names = ["prompt_id", "role", "reward", "cost", "lower_bound", "is_optimal"]
+    return (
+        pl.DataFrame(kept.select(names))
+        .group_by("prompt_id", maintain_order=True)
+        .agg(
+            pl.len().alias("group size"),
+            is_positive.sum().alias("n_positives"),
+            (~is_positive).sum().alias("n_negatives"),
+            (positives.min() - negatives.max()).alias("margin"),
+            (positives.mean() - negatives.mean()).alias("mean margin"),
+            pl.col("cost", "lower_bound", "is_optimal").first(),
+        )
+    )
 
 
 class LogprobMeasure:
@@ -279,13 +306,12 @@ class LogprobMeasure:
         measured = table.filter(pc.is_valid(table["logp"]))
         self.n_responses += table.num_rows
         self.n_measured += measured.num_rows
+        n_tokens = pc.cast(measured["n_tokens"], pa.float64())
         self.numbers.add("summed", measured["logp"])
-        self.numbers.add(
-            "mean", pc.divide(measured["logp"], pc.cast(measured["n_tokens"], pa.float64()))
-        )
-        self.numbers.add("response length", measured["n_tokens"])
+        self.numbers.add("mean", pc.divide(measured["logp"], n_tokens))
+        self.numbers.add("response length", n_tokens)
 
-    def facts(self) -> Facts:
+    def facts(self) -> dict[str, Any]:
         """Return how many responses there are, and how many have a log-probability."""
         return {"n_responses": self.n_responses, "n_measured": self.n_measured}
 
@@ -310,22 +336,18 @@ class EvaluationMeasure:
         for name in ("reward", "n_tokens"):
             self.numbers.add(name, pc.subtract(table[f"policy_{name}"], table[f"baseline_{name}"]))
 
-    def facts(self) -> Facts:
+    def facts(self) -> dict[str, Any]:
         """Return nothing: the headline figures are in ``summary.json``."""
         return {}
 
     def distributions(self) -> list[Distribution]:
         """Return preferences and differences."""
+        preference, reward = self.numbers["preference"], self.numbers["reward"]
+        length = self.numbers["n_tokens"]
         return [
-            Distribution.of(
-                "preference for the policy",
-                self.numbers["preference"],
-                "share of pairs won a prompt",
-            ),
-            Distribution.of("reward difference", self.numbers["reward"], "policy - baseline"),
-            Distribution.of(
-                "length difference", self.numbers["n_tokens"], "tokens, policy - baseline"
-            ),
+            Distribution.of("preference for the policy", preference, "share of pairs won a prompt"),
+            Distribution.of("reward difference", reward, "policy - baseline"),
+            Distribution.of("length difference", length, "tokens, policy - baseline"),
         ]
 
 
@@ -341,23 +363,20 @@ class VerdictMeasure:
         self.numbers.add("preference", table["preference"])
         self.numbers.add("length", pc.subtract(table["a_length_chars"], table["b_length_chars"]))
         for order in ("a_first", "b_first"):
-            self.verdicts.update(
-                f"{order}: {verdict}"
-                for verdict in table[f"{order}_verdict"].to_pylist()
-                if verdict is not None
-            )
+            for verdict, n in value_counts(table[f"{order}_verdict"]).items():
+                if verdict is not None:
+                    self.verdicts[f"{order}: {verdict}"] += n
 
-    def facts(self) -> Facts:
-        """Return verdicts by presentation order: a judge without position bias gives both the same."""
+    def facts(self) -> dict[str, Any]:
+        """Return verdicts by order: a judge without position bias gives both orders the same."""
         return {"verdicts": dict(sorted(self.verdicts.items()))}
 
     def distributions(self) -> list[Distribution]:
         """Return preferences and differences of length."""
+        preference, length = self.numbers["preference"], self.numbers["length"]
         return [
-            Distribution.of(
-                "preference for A", self.numbers["preference"], "mean over presentation orders"
-            ),
-            Distribution.of("length difference", self.numbers["length"], "characters, A - B"),
+            Distribution.of("preference for A", preference, "mean over presentation orders"),
+            Distribution.of("length difference", length, "characters, A - B"),
         ]
 
 
@@ -370,23 +389,21 @@ class PairMeasure:
 
     def add(self, table: pa.Table) -> None:
         """Take in one part."""
+        lengths = pc.subtract(table["chosen_n_tokens"], table["rejected_n_tokens"])
         self.numbers.add("margin", table["margin"])
-        self.numbers.add(
-            "length", pc.subtract(table["chosen_n_tokens"], table["rejected_n_tokens"])
-        )
+        self.numbers.add("length", lengths)
         self.n_tied += pc.sum(pc.equal(table["margin"], 0.0)).as_py() or 0
 
-    def facts(self) -> Facts:
+    def facts(self) -> dict[str, Any]:
         """Return how many pairs tie."""
         return {"n_tied": self.n_tied}
 
     def distributions(self) -> list[Distribution]:
         """Return differences of scores and lengths."""
+        margin, length = self.numbers["margin"], self.numbers["length"]
         return [
-            Distribution.of("margin", self.numbers["margin"], "score of chosen - rejected"),
-            Distribution.of(
-                "length difference", self.numbers["length"], "tokens, chosen - rejected"
-            ),
+            Distribution.of("margin", margin, "score of chosen - rejected"),
+            Distribution.of("length difference", length, "tokens, chosen - rejected"),
         ]
 
 
@@ -404,7 +421,7 @@ MEASURES: Mapping[str, type[Measure]] = {
 
 
 def mean_pairwise_cosine(unit_vectors: np.ndarray) -> float:
-    """Return the mean cosine over pairs of distinct rows of (N, D) unit vectors, NaN below two rows.
+    """Return the mean cosine over pairs of distinct rows of (N, D) unit vectors, NaN below two.
 
     ``(|sum_i v_i|^2 - N) / (N (N - 1))``, which needs no N x N matrix.
     """
@@ -415,16 +432,12 @@ def mean_pairwise_cosine(unit_vectors: np.ndarray) -> float:
     return float((total @ total - n) / (n * (n - 1)))
 
 
-def by_prompt(table: pa.Table, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield for each prompt, in order, the places of its rows and a column's numbers there."""
-    values = table[column].cast(pa.float64()).to_numpy()
-    places: dict[str, list[int]] = {}
-    for place, prompt_id in enumerate(table["prompt_id"].to_pylist()):
-        places.setdefault(prompt_id, []).append(place)
-    for members in places.values():
-        index = np.array(members)
-        yield index, values[index]
+def first_rows(table: pa.Table, columns: list[str]) -> pl.DataFrame:
+    """Return these columns of the first row of each prompt, in order."""
+    rows = pl.DataFrame(table.select(["prompt_id", *columns]))
+    return rows.unique("prompt_id", keep="first", maintain_order=True)
 
 
-def _first_of_prompt(table: pa.Table, column: str) -> np.ndarray:
-    return np.array([values[0] for _, values in by_prompt(table, column)])
+def value_counts(column: pa.ChunkedArray) -> dict[Any, int]:
+    """Return how often each value stands in a column, in the order in which they come."""
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}

@@ -12,6 +12,7 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
+from prefpipe.stages.shared.candidate_rows import Row
 
 SHOWN_IDS = 5
 CANDIDATE_COLUMNS = [
@@ -49,12 +50,15 @@ GROUP_COLUMNS = [
     "status",
     "reason",
 ]
-Row = dict[str, Any]
+SCORE_COLUMNS = ["prompt_id", "sample_idx", "scorer", "reward", "status", "reason"]
 
 
 @dataclass(frozen=True)
 class PromptSources:
-    """The artifacts of one run that speak of the same candidates; each may be absent, not both first ones."""
+    """The artifacts of one run that speak of the same candidates.
+
+    Each may be absent, not both of the first two.
+    """
 
     candidates: Artifact | None = None
     groups: Artifact | None = None
@@ -63,9 +67,9 @@ class PromptSources:
     @property
     def index(self) -> Artifact:
         """The artifact whose prompts can be asked for."""
-        found = self.candidates or self.groups
-        assert found is not None
-        return found
+        artifact = self.candidates or self.groups
+        assert artifact is not None
+        return artifact
 
 
 def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
@@ -76,143 +80,167 @@ def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
     """
     parts: dict[str, int] = {}
     for index in artifact.present(range(artifact.n_parts), allow_partial=True):
-        for prompt_id in artifact.read(index, ["prompt_id"])[0]["prompt_id"].to_pylist():
+        table, _ = artifact.read(index, ["prompt_id"])
+        for prompt_id in pc.unique(table["prompt_id"]).to_pylist():
             parts.setdefault(prompt_id, index)
+
     if wanted in parts:
         return wanted, parts[wanted]
-    found = [prompt_id for prompt_id in parts if prompt_id.startswith(wanted)]
-    if len(found) == 1:
-        return found[0], parts[found[0]]
-    what = "no prompt" if not found else f"{len(found)} prompts"
-    examples = ", ".join(prompt_id[:80] for prompt_id in (found or list(parts))[:SHOWN_IDS])
+    alike = [prompt_id for prompt_id in parts if prompt_id.startswith(wanted)]
+    if len(alike) == 1:
+        return alike[0], parts[alike[0]]
+
+    count, advice = f"{len(alike)} prompts", "give more of the id"
+    if not alike:
+        count, advice = "no prompt", "its ids are, for example"
+    examples = [prompt_id[:80] for prompt_id in (alike or list(parts))[:SHOWN_IDS]]
     raise UsageError(
-        f"--prompt-id {wanted}: {artifact.path} has {what} with an id that begins so",
-        hint=f"{'give more of the id' if found else 'its ids are, for example'}: {examples}",
+        f"--prompt-id {wanted}: {artifact.path} has {count} with an id that begins so",
+        hint=f"{advice}: {', '.join(examples)}",
     )
 
 
 def one_prompt(sources: PromptSources, wanted: str, reward: str | None = None) -> dict[str, Any]:
     """Return the prompt, its place in the selection, and every candidate, ranked, as JSON values.
 
-    Candidates stand by reward, the highest first, then by sample index; those without a reward last. The reward
-    is the expression ``reward``, else what the groups were selected with, else the first scorer.
+    Candidates stand by reward, the highest first, then by sample index; those without a reward
+    last. The reward is the expression ``reward``, else what the groups were selected with, else the
+    first scorer.
 
     Raises:
         UsageError: no such prompt, or ``reward`` names a scorer that is not there.
     """
-    return prompt_of_part(sources, *find_prompt(sources.index, wanted), reward)
+    prompt_id, part = find_prompt(sources.index, wanted)
+    return prompt_of_part(sources, prompt_id, part, reward)
 
 
 def prompt_of_part(
     sources: PromptSources, prompt_id: str, part: int, reward: str | None = None
 ) -> dict[str, Any]:
     """Return what `one_prompt` does for a prompt whose id and part are known."""
-    candidates = _rows_of(sources.candidates, part, prompt_id, CANDIDATE_COLUMNS)
-    groups = _rows_of(sources.groups, part, prompt_id, GROUP_COLUMNS)
-    scores = _rows_of(
-        sources.scores,
-        part,
-        prompt_id,
-        ["prompt_id", "sample_idx", "scorer", "reward", "status", "reason"],
-    )
+    candidates = _rows_of_prompt(sources.candidates, part, prompt_id, CANDIDATE_COLUMNS)
+    groups = _rows_of_prompt(sources.groups, part, prompt_id, GROUP_COLUMNS)
+    scores = _rows_of_prompt(sources.scores, part, prompt_id, SCORE_COLUMNS)
     kept = {row["sample_idx"]: row for row in groups if row["role"] is not None}
     rows = candidates or list(kept.values())
-    expression = _expression(sources, scores, reward)
-    rewards = (
-        _rewards(expression, rows, scores)
-        if scores
-        else {idx: row["reward"] for idx, row in kept.items()}
-    )
-    entries = [
-        _entry(row, kept.get(row["sample_idx"]), scores, rewards.get(row["sample_idx"]))
-        for row in rows
-    ]
+
+    # Rewards are evaluated again from the scores, so that those of other candidates are known too;
+    # without scores there are those of the groups.
+    ranked_by = _reward_expression(sources, scores, reward)
+    if ranked_by is not None:
+        rewards = _rewards(ranked_by, rows, scores)
+    else:
+        rewards = {sample_idx: row["reward"] for sample_idx, row in kept.items()}
+        ranked_by = "reward in the groups" if kept else None
+
+    scores_by_sample: dict[int, list[Row]] = {}
+    for row in scores:
+        scores_by_sample.setdefault(row["sample_idx"], []).append(row)
+
+    entries = []
+    for row in rows:
+        sample_idx = row["sample_idx"]
+        of_sample = scores_by_sample.get(sample_idx, [])
+        entries.append(_entry(row, kept.get(sample_idx), of_sample, rewards.get(sample_idx)))
     _add_pairs(entries, kept)
-    entries.sort(
-        key=lambda entry: (entry["reward"] is None, -(entry["reward"] or 0.0), entry["sample_idx"])
-    )
-    for rank, entry in enumerate(entries, start=1):
-        entry["rank"] = rank if entry["reward"] is not None else None
-    rejection = next((row for row in groups if row["role"] is None), None)
+    _rank(entries)
     return {
         "prompt_id": prompt_id,
         "part": part,
         "messages": (candidates or groups)[0]["messages"],
-        "ranked_by": expression if scores else ("reward in the groups" if kept else None),
-        "group": _group_words(sources.groups, groups, rejection),
+        "ranked_by": ranked_by,
+        "group": _group_facts(sources.groups, groups),
         "n_candidates": len(entries),
         "candidates": entries,
     }
 
 
-def _rows_of(
+def _rows_of_prompt(
     artifact: Artifact | None, part: int, prompt_id: str, columns: Sequence[str]
 ) -> list[Row]:
+    """Return a prompt's rows; none where there is no artifact, or not this part of it."""
     if artifact is None or artifact.missing([part]):
         return []
     table, _ = artifact.read(part, columns)
     return rows_of(table.filter(pc.equal(table["prompt_id"], prompt_id)))
 
 
-def _expression(sources: PromptSources, scores: Sequence[Row], reward: str | None) -> str | None:
+def _reward_expression(
+    sources: PromptSources, scores: Sequence[Row], reward: str | None
+) -> str | None:
+    """Return the expression to rank by; None where nothing is scored."""
+    if not scores:
+        if reward is None:
+            return None
+        raise UsageError(
+            "--reward needs scores", hint="pass the folder that score wrote with --scores"
+        )
     if reward is not None:
-        if not scores:
-            raise UsageError(
-                "--reward needs scores", hint="pass the folder that score wrote with --scores"
-            )
         return reward
-    selected = sources.groups.record.identity.get("reward") if sources.groups is not None else None
-    held = list(dict.fromkeys(row["scorer"] for row in scores))
-    if isinstance(selected, str) and set(parse_reward(selected).names) <= set(held):
-        return selected
-    return held[0] if held else None
+
+    scorers = [row["scorer"] for row in scores]
+    if sources.groups is not None:
+        selected_by = sources.groups.record.identity.get("reward")
+        if isinstance(selected_by, str) and set(parse_reward(selected_by).names) <= set(scorers):
+            return selected_by
+    return str(scorers[0])
 
 
 def _rewards(
-    expression: str | None, rows: Sequence[Row], scores: Sequence[Row]
+    expression: str, rows: Sequence[Row], scores: Sequence[Row]
 ) -> dict[int, float | None]:
-    if expression is None:
-        return {}
-    known: dict[str, dict[int, float]] = {}
+    """Return each candidate's reward by sample, None where it is not a finite number."""
+    by_scorer: dict[str, dict[int, float]] = {}
     for row in scores:
-        of_scorer = known.setdefault(row["scorer"], {})
-        if row["sample_idx"] in of_scorer:
+        scorer, sample_idx = row["scorer"], row["sample_idx"]
+        by_sample = by_scorer.setdefault(scorer, {})
+        if sample_idx in by_sample:
             raise InputError(
-                f"scorer {row['scorer']} has two scores for sample {row['sample_idx']} of this prompt"
+                f"scorer {scorer} has two scores for sample {sample_idx} of this prompt"
             )
-        of_scorer[row["sample_idx"]] = math.nan if row["reward"] is None else row["reward"]
+        by_sample[sample_idx] = math.nan if row["reward"] is None else row["reward"]
+
     samples = [row["sample_idx"] for row in rows]
-    columns = {
-        scorer: np.array([values.get(idx, np.nan) for idx in samples])
-        for scorer, values in known.items()
-    }
-    values = parse_reward(expression).evaluate(columns).tolist()
-    return {
-        idx: value if math.isfinite(value) else None
-        for idx, value in zip(samples, values, strict=True)
-    }
+    columns = {}
+    for scorer, by_sample in by_scorer.items():
+        columns[scorer] = np.array([by_sample.get(sample_idx, np.nan) for sample_idx in samples])
+
+    rewards: dict[int, float | None] = {}
+    evaluated = parse_reward(expression).evaluate(columns).tolist()
+    for sample_idx, reward in zip(samples, evaluated, strict=True):
+        rewards[sample_idx] = reward if math.isfinite(reward) else None
+    return rewards
 
 
 def _entry(
     row: Row, kept: Row | None, scores: Sequence[Row], reward: float | None
 ) -> dict[str, Any]:
-    own = [score for score in scores if score["sample_idx"] == row["sample_idx"]]
+    """Return what is shown of a candidate.
+
+    Args:
+        row: of ``candidates``, or of ``groups`` where the candidates are not there.
+        kept: its row of ``groups``, None where it was not kept.
+        scores: its rows of ``scores``.
+        reward: that it is ranked by.
+    """
+    chosen = kept if kept is not None else {}
+    problems = {
+        score["scorer"]: f"{score['status']}: {score['reason']}"
+        for score in scores
+        if score["status"] != "ok"
+    }
     return {
         "rank": None,
         "sample_idx": row["sample_idx"],
         "reward": reward,
-        "role": kept["role"] if kept is not None else None,
-        "cluster": kept["cluster"] if kept is not None else None,
-        "represents": kept["represents"] if kept is not None else None,
-        "marginal_gain": kept["marginal_gain"] if kept is not None else None,
+        "role": chosen.get("role"),
+        "cluster": chosen.get("cluster"),
+        "represents": chosen.get("represents"),
+        "marginal_gain": chosen.get("marginal_gain"),
         "beats": None,
         "beaten_by": None,
-        "scores": {score["scorer"]: score["reward"] for score in own},
-        "score_problems": {
-            score["scorer"]: f"{score['status']}: {score['reason']}"
-            for score in own
-            if score["status"] != "ok"
-        },
+        "scores": {score["scorer"]: score["reward"] for score in scores},
+        "score_problems": problems,
         "status": row["status"],
         "reason": row["reason"],
         "n_response_tokens": row["n_response_tokens"],
@@ -226,28 +254,47 @@ def _entry(
 
 
 def _add_pairs(entries: Sequence[dict[str, Any]], kept: Mapping[int, Row]) -> None:
-    """Tell each kept candidate which it is to beat and which are to beat it, where select wrote pairs down."""
+    """Note which candidates each kept one is to beat, and which are to beat it.
+
+    Only where select wrote pairs down.
+    """
     if all(row["beats"] is None for row in kept.values()):
         return
-    pairs = [(idx, pair) for idx, row in kept.items() for pair in row["beats"] or ()]
-    for entry in entries:
-        own = entry["sample_idx"]
-        if own in kept:
-            entry["beats"] = [dict(pair) for idx, pair in pairs if idx == own]
-            entry["beaten_by"] = [
-                pair | {"sample_idx": idx} for idx, pair in pairs if pair["sample_idx"] == own
-            ]
+    kept_entries = {entry["sample_idx"]: entry for entry in entries if entry["sample_idx"] in kept}
+    for entry in kept_entries.values():
+        entry["beats"], entry["beaten_by"] = [], []
+
+    for chosen, row in kept.items():
+        for pair in row["beats"] or []:
+            rejected = pair["sample_idx"]
+            if chosen in kept_entries:
+                kept_entries[chosen]["beats"].append(dict(pair))
+            if rejected in kept_entries:
+                kept_entries[rejected]["beaten_by"].append({**pair, "sample_idx": chosen})
 
 
-def _group_words(
-    artifact: Artifact | None, groups: Sequence[Row], rejection: Row | None
-) -> Mapping[str, Any] | None:
+def _rank(entries: list[dict[str, Any]]) -> None:
+    """Sort the candidates by reward, and number those that have one."""
+
+    def order(entry: Mapping[str, Any]) -> tuple[bool, float, int]:
+        has_none = entry["reward"] is None
+        return has_none, 0.0 if has_none else -entry["reward"], entry["sample_idx"]
+
+    entries.sort(key=order)
+    for rank, entry in enumerate(entries, start=1):
+        if entry["reward"] is not None:
+            entry["rank"] = rank
+
+
+def _group_facts(artifact: Artifact | None, groups: Sequence[Row]) -> Mapping[str, Any] | None:
     """Return what select made of the prompt: its strategy and roles, or why it was rejected."""
     if artifact is None or not groups:
         return None
     strategy = artifact.record.identity.get("strategy")
-    if rejection is not None:
-        return {"strategy": strategy, "status": rejection["status"], "reason": rejection["reason"]}
+    for row in groups:
+        if row["role"] is None:
+            return {"strategy": strategy, "status": row["status"], "reason": row["reason"]}
+
     roles = [row["role"] for row in groups]
     return {
         "strategy": strategy,

@@ -1,4 +1,7 @@
-"""What the verdicts of a run come to: win rate, ties, position bias, what could not be read, tokens and cost."""
+"""What the verdicts of a run come to.
+
+That is win rate, ties, position bias, what could not be read, tokens and cost.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +12,7 @@ import pyarrow as pa
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.schemas import VERDICTS
 from prefpipe.configs.judge import JudgeConfig
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import bootstrap_interval, estimate_mean
 from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 from prefpipe.stages.judge.rows import IDENTICAL, ORDERS
@@ -51,12 +55,8 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
     rows = rows_of_prompts(verdicts["prompt_id"].to_list(), verdicts.height)
     preferences_P = rows.means(verdicts["preference"].fill_null(np.nan).to_numpy())
     estimate = estimate_mean(preferences_P)
-    interval = bootstrap_interval(
-        preferences_P,
-        np.random.default_rng(config.bootstrap_seed),
-        level=config.confidence,
-        n_draws=config.bootstrap_draws,
-    )
+    bootstrap = Bootstrap(config.confidence, config.bootstrap_draws, config.bootstrap_seed)
+    interval = bootstrap_interval(preferences_P, bootstrap)
 
     preference = verdicts["preference"]
     in_both_orders = verdicts.filter(
@@ -65,6 +65,7 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
     n_asked = asked.height
     n_prompt_tokens = int(asked["prompt_tokens"].sum())
     n_completion_tokens = int(asked["completion_tokens"].sum())
+
     figures: dict[str, Any] = {
         "win_rate_a": estimate.mean,
         "win_rate_se": estimate.se,
@@ -89,6 +90,7 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
         "n_prompt_tokens": n_prompt_tokens,
         "n_completion_tokens": n_completion_tokens,
     }
+
     if config.price_in is not None and config.price_out is not None:
         cost = n_prompt_tokens * config.price_in + n_completion_tokens * config.price_out
         figures["cost"] = cost / 1e6
@@ -118,6 +120,7 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
         f"pairs: {figures['n_pairs_won_by_a']:,} for A, {figures['n_pairs_tied']:,} tied, "
         f"{figures['n_pairs_won_by_b']:,} for B"
     )
+
     if figures["n_pairs_in_both_orders"]:
         lines.append(
             "the two orders name different winners in "
@@ -131,7 +134,10 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _line_on_missing(figures: Mapping[str, Any]) -> str:
-    """Return how many verdicts are unclear, and how many are missing for another reason, such as a server that failed."""
+    """Return how many verdicts are unclear, and how many are missing.
+
+    Verdicts are missing for other reasons, such as a server that failed.
+    """
     line = (
         f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts "
         "could not be read"

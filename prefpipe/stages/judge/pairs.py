@@ -1,4 +1,7 @@
-"""Which responses of two candidates folders are compared: joined by prompt_id, never by position."""
+"""Which responses of two candidates folders are compared.
+
+They are joined by prompt_id, never by position.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,7 +19,10 @@ MOST_PARTS_HELD = 4
 
 
 class ResponsePair(NamedTuple):
-    """Two responses to compare, or one that has no partner; ``status`` is ``ok`` where they can be compared."""
+    """Two responses to compare, or one that has no partner.
+
+    ``status`` is ``ok`` where they can be compared.
+    """
 
     prompt_id: str
     a: Row | None
@@ -60,7 +66,9 @@ class CandidatesByPrompt:
         return not self._parts_of_prompt.keys().isdisjoint(prompt_ids)
 
     def prompts_of_b_alone(self, known: set[str], index: int, n_parts: int) -> Iterator[str]:
-        """Yield the prompts that A lacks whose rows go with A's part ``index``: of B's parts ``index``, ``index + n``, ...
+        """Yield the prompts that A lacks whose rows go with A's part ``index``.
+
+        They are those of B's parts ``index``, ``index + n``, ...
 
         Args:
             known: A's prompts.
@@ -129,7 +137,10 @@ def _pair(prompt_id: str, a: Row | None, b: Row | None) -> ResponsePair:
 
 
 def _shared_messages(prompt_id: str, a: Row, b: Row) -> list[dict[str, str]]:
-    """Return the conversation that both answer; of two with different system prompts what stands behind them."""
+    """Return the conversation that both answer.
+
+    Of two with different system prompts it is what stands behind them.
+    """
     if a["messages"] == b["messages"]:
         return list(a["messages"])
     of_a = [turn for turn in a["messages"] if turn["role"] != "system"]

@@ -1,4 +1,4 @@
-"""The rows of ``verdicts``: a pair's two presentation orders, and the preference that they come to."""
+"""The rows of ``verdicts``: two presentation orders, and the preference that they come to."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -71,6 +71,7 @@ def order_columns(verdict: PairVerdict, order: str) -> dict[str, Any]:
     if order == "b_first":
         winners = {"first": "b", "second": "a", "tie": "tie"}
         preference = None if preference is None else 1.0 - preference
+
     columns = {
         "preference": preference,
         "verdict": winners.get(verdict.choice or ""),
@@ -91,10 +92,10 @@ def identical_columns(order: str) -> dict[str, Any]:
 
 
 def finish_row(row: Row, orders: Sequence[str]) -> Row:
-    """Return a row with preference, disagreement, status and reason, from the orders that were asked for.
+    """Return a row with preference, disagreement, status and reason filled in.
 
-    The preference is the mean over the orders. Where one of them has no verdict there is no preference: half of a pair would
-    bring back the bias that the other half is there to cancel.
+    The preference is the mean over the orders. Where one of them has no verdict there is no
+    preference: half of a pair would bring back the bias that the other half is there to cancel.
     """
     for order in orders:
         status = row[f"{order}_status"]
@@ -111,7 +112,10 @@ def finish_row(row: Row, orders: Sequence[str]) -> Row:
 def kept_orders(
     row: Row | None, orders: Sequence[str], is_kept: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """Return the columns of an earlier row's orders that need not be asked again: those whose status is kept."""
+    """Return the columns of an earlier row's orders that need not be asked again.
+
+    Those are the orders whose status is kept.
+    """
     columns: dict[str, Any] = {}
     if row is None:
         return columns

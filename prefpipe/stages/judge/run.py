@@ -1,9 +1,11 @@
 """Compare the responses of two candidates folders with a judge.
 
-Reads: ``candidates`` of A and of B. Writes: ``verdicts``, one row for every pair with both presentation orders, and
-``summary.json`` once all parts are there. Promises: sides are joined by prompt_id, never by position; a response without a
-partner is a row; a verdict that could not be read is null with the judge's words, and asked for again on the next run; no answer
-is paid for twice.
+Reads: ``candidates`` of A and of B.
+Writes: ``verdicts``, one row for every pair with both presentation orders, and ``summary.json``
+once all parts are there.
+Promises: sides are joined by prompt_id, never by position; a response without a partner is a row; a
+verdict that could not be read is null with the judge's words, and asked for again on the next run;
+no answer is paid for twice.
 """
 
 import time
@@ -75,7 +77,10 @@ NOT_RETRIED = (
 
 
 class Judge(NamedTuple):
-    """A judge that can be opened: what it is in the fingerprint, whether it sees an order, and how to load it."""
+    """A judge that can be opened.
+
+    It has its entry in the fingerprint, says whether it sees an order, and loads itself.
+    """
 
     identity: Mapping[str, Any]
     sees_order: bool
@@ -104,6 +109,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
         },
         parents={"a": str(config.a), "b": str(config.b)},
     )
+
     indices = a.present(runtime.shard.parts(a.n_parts), allow_partial=config.allow_partial)
     indices_of_b = b.present(range(b.n_parts), allow_partial=config.allow_partial)
     b_by_prompt = CandidatesByPrompt(b, indices_of_b)
@@ -122,6 +128,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     with LazyEngine(judge.open, runtime, f"opening the judge {config.judge}") as engine:
         orders = orders_of(config.orders) if judge.sees_order else ("a_first",)
         maker = VerdictMaker(config, orders, a, b_by_prompt, engine)
+
         if config.emit_batch is not None:
             for index in indices:
                 maker.rows(output, index, parents[index])
@@ -153,7 +160,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
 
 
 def _made_with(config: JudgeConfig, judge: Judge) -> list[dict[str, Any]]:
-    """Return the judge's model, where it has files that could change, so that ``status`` can tell when they have."""
+    """Return the judge's model, where it has files, so that ``status`` sees when they change."""
     if "content_hash" not in judge.identity:
         return []
     return [ingredient("judge", parse_judge(config.judge).model, judge.identity)]
@@ -220,7 +227,10 @@ class VerdictMaker:
         return rows
 
     def _pairs(self, index: int) -> list[ResponsePair]:
-        """Return the pairs of a part of A, and B's responses to prompts that A lacks which go with it."""
+        """Return the pairs of a part of A.
+
+        B's responses to prompts that A lacks go with one part or another.
+        """
         table, _ = self.a.read(index, COLUMNS)
         pairs: list[ResponsePair] = []
         for prompt_id, rows in by_prompt(rows_of(table)).items():
@@ -258,7 +268,9 @@ def _prompts_of_parts(candidates: Artifact, indices: Sequence[int]) -> set[str]:
 
 
 def _refuse_no_prompt_in_common(config: JudgeConfig, a: Artifact, b: CandidatesByPrompt) -> None:
-    """Refuse two whole sides without a prompt in common: nothing could be judged, and a table alone would say so.
+    """Refuse two whole sides without a prompt in common.
+
+    Nothing could be judged, and a table alone would say so.
 
     Raises:
         InputError: no prompt of A is one of B's.
@@ -278,7 +290,7 @@ def _sum_up(
     summary: Summary,
     recipe: Mapping[str, Any],
 ) -> None:
-    """Add the figures of this shard's parts, and write those of the whole when all parts are there."""
+    """Add the figures of this shard's parts; write those of the whole when all parts are there."""
     figures = figures_of((output.read(index, COLUMNS_OF_FIGURES)[0] for index in indices), config)
     summary.facts |= figures | {"recipe": recipe}
     summary.notes += notes_of(figures)
@@ -289,7 +301,8 @@ def _sum_up(
         try:
             parts_of_all = [output.read(i, COLUMNS_OF_FIGURES)[0] for i in range(output.n_parts)]
         except CorruptPartError:
-            # Another shard's part is of an earlier run; that shard sums up when it has made it again.
+            # Another shard's part is of an earlier run; that shard sums up when it has made it
+            # again.
             return
         figures = figures_of(parts_of_all, config)
     whole = {

@@ -18,9 +18,12 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.pairs import BETAS, PairsConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.objectives.registry import OBJECTIVES
-from prefpipe.maths.statistics.calibration import preference_probabilities
-from prefpipe.maths.statistics.calibration_figures import Binning, calibration_figures
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.calibration import (
+    Binning,
+    calibration_figures,
+    preference_probabilities,
+)
 from prefpipe.maths.statistics.rewardbench import rewardbench_accuracy
 from prefpipe.maths.statistics.rewardbench_two import Completions, rewardbench_two
 from prefpipe.stages.pairs.rating import SCORED
@@ -49,7 +52,9 @@ TIE_RULES = {
 
 
 def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
-    """Return all figures of a finished ``pair_scores`` as JSON values, ``docs/evaluation.md`` says which.
+    """Return all figures of a finished ``pair_scores`` as JSON values.
+
+    ``docs/evaluation.md`` says which.
 
     Raises:
         InputError: no pair was scored.
@@ -97,6 +102,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         "accuracy": accuracy,
         "rewardbench": bench if has_subsets and not is_of_completions else None,
     }
+
     if is_of_completions:
         figures["rewardbench_two"] = _completions(table, bootstrap)
     figures["calibration"] = _calibration(config, artifact, scored, beta, bootstrap)
@@ -121,10 +127,13 @@ def _origin(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, str]:
-    """Return what differences of scores are multiplied by, and where it is from: ``given``, ``training`` or ``default``.
+    """Return what differences of scores are multiplied by, and where it is from.
 
-    A policy that prefpipe trained says its beta in its record. It is that of its objective's scores: SimPO's belongs to mean
-    log-probabilities, DPO's to log-ratios, and with the other kind of score it means nothing.
+    That is ``given``, ``training`` or ``default``.
+
+    A policy that prefpipe trained says its beta in its record. It is that of its objective's
+    scores: SimPO's belongs to mean log-probabilities, DPO's to log-ratios, and with the other kind
+    of score it means nothing.
     """
     if config.beta is not None and kind == "reward":
         raise UsageError(
@@ -145,7 +154,10 @@ def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, st
 
 
 def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Return the figures of `prefpipe.maths.statistics.rewardbench`, each subset with its rows in the file, scored or not."""
+    """Return the figures of `prefpipe.maths.statistics.rewardbench`.
+
+    Each subset has its number of rows in the file, scored or not.
+    """
     figures = rewardbench_accuracy(
         scored["chosen_score"].to_numpy(),
         scored["rejected_score"].to_numpy(),
@@ -169,7 +181,10 @@ def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict
 
 
 def _completions(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """Return RewardBench 2's figures; a prompt counts where every one of its completions is scored, None where none does."""
+    """Return RewardBench 2's figures, None where no prompt counts.
+
+    A prompt counts where every one of its completions is scored.
+    """
     rows_of_item: dict[int, list[Mapping[str, Any]]] = {}
     for row in table.to_pylist():
         rows_of_item.setdefault(row["row_idx"], []).append(row)
@@ -199,7 +214,8 @@ def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
     for row in rows:
         correct.setdefault(row["chosen_idx"], row["chosen_score"])
         score = row["rejected_score"]
-        # With one correct completion the margins decide: its score may differ in the last digits from part to part.
+        # With one correct completion the margins decide: its score may differ in the last digits
+        # from part to part.
         if row["n_chosen"] == 1:
             score = correct[0] - row["margin"]
         wrong.setdefault(row["rejected_idx"], score)
@@ -215,7 +231,9 @@ def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
 def _calibration(
     config: PairsConfig, artifact: Artifact, scored: pa.Table, beta: float, bootstrap: Bootstrap
 ) -> dict[str, Any]:
-    """Return the figures of calibration against the file's outcomes, or with ``--outcome-gamma`` against graded ones.
+    """Return the figures of calibration.
+
+    They are against the file's outcomes, or with ``--outcome-gamma`` against graded ones.
 
     Raises:
         UsageError: ``--outcome-gamma`` of pairs without two columns of ratings.
@@ -229,15 +247,17 @@ def _calibration(
             hint="give a file with score_chosen and score_rejected (or chosen-rating and "
             "rejected-rating), and --model",
         )
-    column, what = ("outcome", "a preference") if gamma is None else ("rater_gap", "two ratings")
+
+    column, needed = ("outcome", "a preference") if gamma is None else ("rater_gap", "two ratings")
     known = scored.filter(pc.is_valid(scored[column]))
     if not known.num_rows:
-        return {"n_pairs": 0, "reason": f"no scored pair has {what}"}
+        return {"n_pairs": 0, "reason": f"no scored pair has {needed}"}
 
     gaps = known["rater_gap"].cast(pa.float64()).to_numpy()
     outcomes = known["outcome"].to_numpy()
     if gamma is not None:
         outcomes = preference_probabilities(gamma * gaps)
+
     figures = calibration_figures(
         beta * known["margin"].to_numpy(),
         outcomes,
@@ -255,7 +275,10 @@ def _calibration(
 
 
 def _share_longer(scored: pa.Table) -> float | None:
-    """Return how often the longer response, in tokens, is the chosen one, equal lengths half; None where nobody counted."""
+    """Return how often the longer response, in tokens, is the chosen one.
+
+    Equal lengths count half; None where nobody counted tokens.
+    """
     n_chosen = scored["chosen_n_tokens"].cast(pa.float64()).to_numpy()
     n_rejected = scored["rejected_n_tokens"].cast(pa.float64()).to_numpy()
     shares = 0.5 * (1.0 + np.sign(n_chosen - n_rejected))
@@ -263,11 +286,15 @@ def _share_longer(scored: pa.Table) -> float | None:
 
 
 def _recipe(config: PairsConfig, artifact: Artifact, *, is_of_completions: bool) -> dict[str, Any]:
-    """Return what a reader needs to make the figures again, and a program to see whether two results can be compared."""
+    """Return what a reader needs to make the figures again.
+
+    A program sees by it whether two results can be compared.
+    """
     origin, context = _origin(artifact), artifact.record.context
     names = context.get("models") or []
     columns = context.get("score_columns")
     is_given = origin["score_kind"] == "given"
+
     return {
         "pairs_sha256": origin["pairs"],
         "score_kind": origin["score_kind"],

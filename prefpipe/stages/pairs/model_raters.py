@@ -1,8 +1,9 @@
 """Pairs rated by ``--model``: a reward model, or a policy.
 
-A reward model rates each response in its own chat template, as ``score`` does. A policy gives log-ratios to its reference, or
-mean log-probabilities a token. Its tokens are those that ``train`` and ``logprobs`` take of the same texts: the policy's own
-chat template, the response with the end of its turn. A prompt is computed once for both responses where the model allows.
+A reward model rates each response in its own chat template, as ``score`` does. A policy gives
+log-ratios to its reference, or mean log-probabilities a token. Its tokens are those that ``train``
+and ``logprobs`` take of the same texts: the policy's own chat template, the response with the end
+of its turn. A prompt is computed once for both responses where the model allows.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +33,8 @@ def reward_rater(config: PairsConfig, model: ModelFiles) -> PairRater:
     """Return the rater of ``--model`` with ``--reward-model``.
 
     Raises:
-        ModelError: no chat template. What else is wrong with a reward model is found when it is opened.
+        ModelError: no chat template. What else is wrong with a reward model is found when it is
+            opened.
     """
     require_chat_template(model)
 
@@ -67,7 +69,8 @@ def policy_rater(
 
     Raises:
         ModelError: no chat template.
-        UsageError: a reward model without ``--reward-model``, a reference of another tokenizer, or ``base`` of no adapter.
+        UsageError: a reward model without ``--reward-model``, a reference of another tokenizer, or
+            ``base`` of no adapter.
     """
     if policy.kind == CLASSIFIER:
         raise UsageError(
@@ -196,13 +199,14 @@ class PolicyRater:
 
     def _too_long(self, group: Group) -> Rated | None:
         """Return why a pair cannot be read whole, None where both of its responses fit."""
-        fitting, fates = fit_length(group, max_length=self.max_length, on_too_long="drop")
+        fitting, statuses = fit_length(group, max_length=self.max_length, on_too_long="drop")
         if len(fitting) == len(RESPONSES):
             return None
-        number = next(key[1] for key, fate in fates.items() if fate.status != "ok")
-        fate = fates[group.prompt_id, number]
-        status = "too_long" if fate.status == "prompt_too_long" else fate.status
-        return Rated(status=status, reason=f"{RESPONSES[number]}: {fate.reason}")
+        number = next(key[1] for key, status in statuses.items() if status.status != "ok")
+        status, reason = statuses[group.prompt_id, number]
+        if status == "prompt_too_long":
+            status = "too_long"
+        return Rated(status=status, reason=f"{RESPONSES[number]}: {reason}")
 
     def _measure(self, model: Any, groups: Sequence[Group]) -> Logps:
         measured = measure_responses(

@@ -1,4 +1,7 @@
-"""What a reader of scored pairs should know, in sentences: rows left out, ties, what RewardBench's figures lack."""
+"""What a reader of scored pairs should know, in sentences.
+
+That is rows left out, ties, and what RewardBench's figures lack.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +21,8 @@ def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[st
 
     Args:
         figures: what ``summary.json`` of ``pair_scores`` holds.
-        shows: ``rewardbench`` or ``calibration``: leave out what concerns the other's figures alone; None tells all.
+        shows: ``rewardbench`` or ``calibration``: leave out what concerns the other's figures
+            alone; None tells all.
     """
     notes = _notes_on_rows(figures)
     if shows != "calibration" and "rewardbench_two" in figures:
@@ -43,11 +47,13 @@ def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
             f"{n_left_out:,} of {n_pairs:,} pairs were not scored and count nowhere; `reason` "
             "says why"
         )
+
     if n_too_long:
         notes.append(
             f"{n_too_long:,} pairs are longer than the model or --max-length allows: kept, not "
             "scored, and never cut"
         )
+
     if figures["n_identical"]:
         notes.append(
             f"{figures['n_identical']:,} pairs have two identical responses and tie by construction"
@@ -77,6 +83,7 @@ def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
             f"prompts of {bench['n_items']:,} that are left out, since one of their completions "
             f"has no score: {reasons}"
         )
+
     for subset in bench["subsets"]:
         if subset["reason"] is not None:
             notes.append(f"{subset['name']}: {subset['reason']}")
@@ -86,6 +93,7 @@ def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
                 f"{subset['name']} has {figure['n_prompts']:,} prompts, RewardBench 2 "
                 f"{n_expected:,}"
             )
+
     if bench["final"] is None:
         notes.append("no subset is one of RewardBench 2's, so there is no final figure")
     elif bench["missing"]:
@@ -104,6 +112,7 @@ def _notes_on_accuracy(figures: Mapping[str, Any]) -> list[str]:
             f"{figures['n_ties']:,} of {figures['n_scored']:,} pairs tie and count as lost, as in "
             f"RewardBench v1; counted half, the accuracy is {half:.1%}"
         )
+
     if figures["n_rejected_preferred"]:
         notes.append(
             f"in {figures['n_rejected_preferred']:,} of {figures['n_scored']:,} pairs `preference` "
@@ -123,6 +132,7 @@ def _notes_on_temperature(calibration: Mapping[str, Any]) -> list[str]:
     verdict = "say nothing, or the contrary, of them"
     if temperature == TEMPERATURES[0]:
         verdict = "separate all of them"
+
     note = (
         f"the temperature is {temperature:g}, its limit: on the pairs that it was fitted on the "
         f"scores {verdict}"
@@ -148,19 +158,23 @@ def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
             notes.append(
                 f"{section['name']} lacks {missing}: the other subsets' weights are renormalised"
             )
+
     if bench["subsets_not_scored"]:
         notes.append(
             f"no pair of these subsets was scored: {', '.join(bench['subsets_not_scored'])}"
         )
+
     if bench["other_subsets"] and bench["sections"]:
         names = ", ".join(subset["name"] or "(none)" for subset in bench["other_subsets"])
         notes.append(f"no subsets of RewardBench, in no section: {names}")
+
     for subset in bench["other_subsets"]:
         near = near_subset(subset["name"])
         if near is not None:
             notes.append(
                 f"the subset {subset['name']} counts in no section; RewardBench's is spelt {near}"
             )
+
     if not bench["sections"]:
         notes.append(
             "no subset is one of RewardBench's, so there are no sections and no final figure"
@@ -174,7 +188,7 @@ def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
 
 
 def near_subset(name: str) -> str | None:
-    """Return the one of RewardBench's subsets that ``name`` is probably meant for, None where it is like none of them."""
+    """Return the RewardBench subset that ``name`` is probably meant for, None for none."""
     known = {subset.casefold(): subset for subset in ROWS}
     match = nearest(name.casefold().replace("_", "-"), known, cutoff=0.9)
     return None if match is None else known[match]

@@ -1,7 +1,9 @@
-"""What rates pairs, and the two scores of a pair as a row; raters of ``--model`` are in `prefpipe.stages.pairs.model_raters`.
+"""What rates pairs, and the two scores of a pair as a row.
 
-A pair is scored whole or not at all: a response that is too long, or that the template refuses, costs the other its score too,
-for half a pair compares nothing.
+Raters of ``--model`` are in `prefpipe.stages.pairs.model_raters`.
+
+A pair is scored whole or not at all: a response that is too long, or that the template refuses,
+costs the other its score too, for half a pair compares nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +17,10 @@ from prefpipe.stages.shared.candidate_rows import Row
 SCORED = ("ok", "identical")
 """Statuses of pairs that count; identical ones tie whatever the model."""
 LARGEST = 1e100
-"""No score is larger: sums and differences of larger ones overflow, and one such pair would take every figure with it."""
+"""No score is larger.
+
+Sums and differences of larger ones overflow, and one such pair would take every figure with it.
+"""
 SAME_TEXT = "chosen and rejected are the same text: a tie, whatever the model"
 SAME_TOKENS = "chosen and rejected are the same tokens to this model: a tie, whatever its weights"
 RESPONSES = ("chosen", "rejected")
@@ -23,7 +28,10 @@ RESPONSES = ("chosen", "rejected")
 
 
 class Rated(NamedTuple):
-    """What a rater says of one pair: scores, token counts and log-probabilities, each of (chosen, rejected)."""
+    """What a rater says of one pair.
+
+    Scores, token counts and log-probabilities are each of (chosen, rejected).
+    """
 
     scores: tuple[float | None, float | None] = (None, None)
     n_tokens: tuple[int | None, int | None] = (None, None)
@@ -52,8 +60,8 @@ class OpenRater(Protocol):
 class PairRater(NamedTuple):
     """A rater that can be opened.
 
-    ``kind`` of score; ``models``: what its models are in the fingerprint; ``names``: as the user wrote them; ``notes``: what a
-    reader should know.
+    ``kind`` of score; ``models``: what its models are in the fingerprint; ``names``: as the user
+    wrote them; ``notes``: what a reader should know.
     """
 
     kind: str
@@ -170,11 +178,13 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
         "status": rated.status,
         "reason": rated.reason,
     }
+
     for number, name in enumerate(RESPONSES):
         row[f"{name}_score"] = rated.scores[number] if is_scored else None
         row[f"{name}_n_tokens"] = rated.n_tokens[number]
         row[f"{name}_logp"] = rated.logps[number]
         row[f"{name}_ref_logp"] = rated.ref_logps[number]
+
     if pair.of_item is not None:
         row |= pair.of_item._asdict()
     if is_scored:
@@ -183,7 +193,7 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
 
 
 def _checked(rated: Rated) -> Rated:
-    """Return scores as they are, or with a status where one of them is no number that can be counted with."""
+    """Return scores as they are, or with a status where one of them is no usable number."""
     for name, score in zip(RESPONSES, rated.scores, strict=True):
         is_usable = score is not None and abs(score) <= LARGEST  # not so for NaN either
         if not is_usable:
@@ -193,14 +203,20 @@ def _checked(rated: Rated) -> Rated:
 
 
 def _outcome(pair: ScoredTexts) -> float | None:
-    """Return 1 where chosen is chosen, or the preference; None where the file has preferences and none for this pair."""
+    """Return 1 where chosen is chosen, or the preference.
+
+    None where the file has preferences and none for this pair.
+    """
     if pair.preference is None and not pair.has_preference_column:
         return 1.0
     return pair.preference
 
 
 def _rater_gap(pair: ScoredTexts, kind: str) -> float | None:
-    """Return by how much the raters prefer chosen: the difference of their ratings, or 2 p - 1 of a preference p."""
+    """Return by how much the raters prefer chosen.
+
+    That is the difference of their ratings, or 2 p - 1 of a preference p.
+    """
     if kind == "given" or pair.scores is None:
         return None if pair.preference is None else 2.0 * pair.preference - 1.0
     chosen, rejected = pair.scores

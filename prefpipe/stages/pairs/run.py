@@ -1,8 +1,12 @@
-"""Score pairs of a chosen and a rejected response, for ``eval rewardbench`` and ``eval calibration`` alike.
+"""Score pairs of a chosen and a rejected response.
 
-Reads: a file of pairs, or a folder that one of the two wrote. Writes: ``pair_scores``, one row for every pair of the file in its
-order, and ``summary.json`` with all figures of both commands once all parts are there. Promises: a pair is scored whole or kept
-with its reason, never cut; the same folder is scored once, whichever of the two commands goes on.
+``eval rewardbench`` and ``eval calibration`` share this stage.
+
+Reads: a file of pairs, or a folder that one of the two wrote.
+Writes: ``pair_scores``, one row for every pair of the file in its order, and ``summary.json`` with
+all figures of both commands once all parts are there.
+Promises: a pair is scored whole or kept with its reason, never cut; the same folder is scored once,
+whichever of the two commands goes on.
 """
 
 import time
@@ -121,6 +125,7 @@ class PairsOfFile:
         for note in self.file.notes:
             runtime.log(note)
         self.is_of_completions = self.file.rows[0].of_item is not None
+
         self.kind = "given"
         self.model: LazyEngine[OpenRater] | None = None
         if rater is not None:
@@ -135,6 +140,7 @@ class PairsOfFile:
         if self.rater is not None:
             identities = [dict(identity) for identity in self.rater.models]
             names = list(self.rater.names)
+
         columns = self.file.score_columns
         identity = {
             "stage": PAIR_SCORES.name,
@@ -146,6 +152,7 @@ class PairsOfFile:
         }
         if self.is_of_completions:
             identity["completions"] = 1
+
         return RunRecord(
             stage=self.config.stage,
             schema=PAIR_SCORES.tag,
@@ -171,6 +178,7 @@ class PairsOfFile:
         rated = self._rate(pairs)
         rows = [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]
         self.n_scored += sum(row["margin"] is not None for row in rows)
+
         schema = PAIR_SCORES.arrow(ITEM_SCHEMA if self.is_of_completions else None)
         output.write(
             index,

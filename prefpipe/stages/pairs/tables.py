@@ -1,4 +1,7 @@
-"""Scored pairs as a page for the terminal: sections and subsets, or calibration with its reliability curve."""
+"""Scored pairs as a page for the terminal.
+
+It shows sections and subsets, or calibration with its reliability curve.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -68,7 +71,10 @@ def _title(figures: Mapping[str, Any]) -> str:
 
 
 def _accuracy(figures: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield RewardBench's table: sections with their subsets, other subsets, all pairs, the means over sections."""
+    """Yield RewardBench's table.
+
+    Sections stand with their subsets, then other subsets, all pairs, the means over sections.
+    """
     level = f"{figures['confidence']:.0%}"
     table = _table("", f"accuracy and {level} interval", "se", "pairs", "ties", "weight")
     bench = figures["rewardbench"]
@@ -151,7 +157,10 @@ def _row_of_pairs(
 def _calibration(
     calibration: Mapping[str, Any], figures: Mapping[str, Any]
 ) -> Iterator[RenderableType]:
-    """Yield what was predicted, the table of measures, the reliability curve, and measures by gap."""
+    """Yield the page on calibration.
+
+    What was predicted, the table of measures, the reliability curve, measures by gap.
+    """
     if not calibration["n_pairs"]:
         yield Text(f"no calibration: {calibration['reason']}")
         return
@@ -172,6 +181,7 @@ def _calibration(
     if fitted["temperature"] is not None:
         headings += ["held out, T = 1", f"T = {fitted['temperature']:.3g}"]
     table = _table(*headings)
+
     for label, name, form in CALIBRATION_ROWS:
         drawn = calibration["intervals"][name]
         cells = [
@@ -191,7 +201,10 @@ def _calibration(
 
 
 def _curve(bins: Sequence[Mapping[str, float]]) -> Iterator[RenderableType]:
-    """Yield the curve's upper half, which the lower mirrors: what was predicted (|) and what came of it (bar)."""
+    """Yield the curve's upper half, which the lower mirrors.
+
+    A bar is what was observed, | what was predicted.
+    """
     yield Text("reliability: a bar is the share that won, | what was predicted", style="bold")
     gap = " " * (CURVE_WIDTH // 2 - 2)
     table = _table("predicted", "won", "pairs", f"0{gap}1/2{gap}1")

@@ -1,4 +1,7 @@
-"""What the stages that make or read candidates share: rows, keys, duplicates, and the status of a row without a response."""
+"""What the stages that make or read candidates share.
+
+That is rows, keys, duplicates, and the status of a row without a response.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,8 +19,11 @@ Key = tuple[str, int]
 """``(prompt_id, sample_idx)``."""
 UNUSABLE = ("error", "prompt_too_long")
 REASONING = "response_reasoning"
-"""Column of candidates that a server made: what the model thought before the response and the server returned apart from it,
-empty where the server keeps it to itself, null where there was none."""
+"""Column of candidates that a server made: what the model thought before the response.
+
+It is what the server returned apart from the response, empty where it keeps that to itself, null
+where there was none.
+"""
 
 
 def key_of(row: Row) -> Key:
@@ -26,13 +32,16 @@ def key_of(row: Row) -> Key:
 
 
 def further_columns(table: pa.Table) -> pa.Table:
-    """Return the columns of candidates that their schema does not name: the user's own, `REASONING` and `TEMPLATE_INPUT`."""
+    """Return the columns of candidates that their schema does not name.
+
+    Those are the user's own, `REASONING` and `TEMPLATE_INPUT`.
+    """
     names = [name for name in table.column_names if name not in CANDIDATES.column_names]
     return table.select(names)
 
 
 def user_columns(table: pa.Table) -> pa.Table:
-    """Return the columns that stand beside the candidates, without what belongs to their prompts."""
+    """Return the columns beside the candidates, without what belongs to their prompts."""
     names = [name for name in further_columns(table).column_names if name != TEMPLATE_INPUT]
     return table.select(names)
 
@@ -53,12 +62,18 @@ def parent_digests(indices: Sequence[int], **parents: Artifact) -> dict[int, dic
 
 
 def parent_identity(artifact: Artifact) -> dict[str, Any]:
-    """Return what a parent is in its child's identity: its own, so that a difference can be named."""
+    """Return what a parent is in its child's identity.
+
+    That is its own, so that a difference can be named.
+    """
     return dict(artifact.record.identity)
 
 
 def mark_duplicates(rows: Sequence[Row]) -> int:
-    """Fill ``duplicate_of`` with the lowest sample index of the same prompt and text; return how many there are."""
+    """Fill ``duplicate_of``; return how many rows have one.
+
+    It is the lowest sample index of the same prompt and text.
+    """
     first_idx: dict[tuple[str, str], int] = {}
     n_duplicates = 0
     for row in sorted(rows, key=lambda row: row["sample_idx"]):
@@ -76,12 +91,14 @@ def mark_duplicates(rows: Sequence[Row]) -> int:
 def table_of_rows(rows: Sequence[Row], prompts: Prompts, *, is_served: bool = False) -> pa.Table:
     """Return the part's table, each row with its prompt's user columns.
 
-    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` stands behind prefpipe's own columns.
+    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` stands behind prefpipe's
+    own columns.
 
     Args:
         rows: rows with the columns of ``candidates``, and `REASONING` where ``is_served``.
         prompts: the prompts that the rows answer.
-        is_served: whether a server made the responses: then `REASONING` stands behind prefpipe's own columns as well.
+        is_served: whether a server made the responses: then `REASONING` stands behind prefpipe's
+            own columns as well.
     """
     schema = CANDIDATES.arrow()
     if is_served:

@@ -23,12 +23,16 @@ def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) ->
     summary.notes.append(
         f"{len(questions):,} requests are in {names}; all others are answered already"
     )
+
     summary.notes.append("run the batch, then pass its output with --ingest-batch")
     summary.facts |= {"n_requests": len(questions), "files": [str(file) for file in files]}
 
 
 def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> None:
-    """Add a line and figures on what was asked now; nothing for a judge that is no language model."""
+    """Add a line and figures on what was asked now.
+
+    Of a judge that is no language model there is nothing to add.
+    """
     answers = getattr(judge, "answers", None)
     if not isinstance(answers, JudgeAnswers):
         return
@@ -45,15 +49,18 @@ def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> No
         "n_prompt_tokens_now": spent.n_prompt_tokens,
         "n_completion_tokens_now": spent.n_completion_tokens,
     }
+
     if config.price_in is not None and config.price_out is not None:
         cost = spent.cost(config.price_in, config.price_out)
         summary.facts["cost_now"] = cost
         line += f"; cost now {cost:.4f}"
+
     if spent.n_uncounted:
         summary.facts["n_uncounted"] = spent.n_uncounted
         line += f"; {spent.n_uncounted:,} answers came without a token count"
     if answers.left_out:
         summary.facts["sampled_without"] = answers.left_out
+
     summary.notes.append(line)
     summary.notes += note_on_server(len(answers.spelling_control_tokens), "questions")
     if answers.mode == "ingest":

@@ -1,4 +1,7 @@
-"""A back-end that is opened at the first part that needs it, so that a run whose parts are finished loads no model."""
+"""A back-end that is opened at the first part that needs it.
+
+A run whose parts are finished loads no model.
+"""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -19,10 +22,12 @@ Engine = TypeVar("Engine", bound=Closeable)
 
 
 class LazyEngine(Generic[Engine]):
-    """A back-end that is opened once, when it is first asked for, and closed at the end of the ``with`` block.
+    """A back-end that is opened when it is first asked for, once.
 
-    A request to stop that comes while it is being opened ends the command there and then: a model that is half loaded is
-    nothing that could be finished.
+    It is closed at the end of the ``with`` block.
+
+    A request to stop that comes while it is being opened ends the command there and then: a model
+    that is half loaded is nothing that could be finished.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from prefpipe.stages.shared.candidate_rows import Key
 
 
 def read_logprobs(artifact: Artifact, indices: Sequence[int]) -> dict[Key, tuple[float, int]]:
-    """Return sum and token count of every measured response of some parts, by ``(prompt_id, sample_idx)``."""
+    """Return sum and token count of every measured response of some parts, by key."""
     columns = ["prompt_id", "sample_idx", "logp", "n_tokens"]
     logprobs: dict[Key, tuple[float, int]] = {}
     for index in indices:

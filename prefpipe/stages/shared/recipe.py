@@ -1,8 +1,8 @@
 """By which recipe two sides were made, of `eval` and of `judge`, and whether it is the same one.
 
-Of a side that prefpipe sampled the recipe is known: prompts, sampling settings, scorers. Of one that was imported it is known
-which prompts it answers and what its scores are called, and nothing of how it was sampled. There the prompts themselves are
-compared, and a note says what is not known.
+Of a side that prefpipe sampled the recipe is known: prompts, sampling settings, scorers. Of one
+that was imported it is known which prompts it answers and what its scores are called, and nothing
+of how it was sampled. There the prompts themselves are compared, and a note says what is not known.
 """
 
 import hashlib
@@ -28,7 +28,10 @@ HINT = (
 
 
 class RatedCandidates(NamedTuple):
-    """One side of the comparison: what it was given as, its candidates, their scores and, where given, their embeddings."""
+    """One side of a comparison.
+
+    It has what it was given as, its candidates, their scores and, where given, their embeddings.
+    """
 
     name: str
     candidates: Artifact
@@ -42,7 +45,9 @@ class RatedCandidates(NamedTuple):
 
 
 def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: bool) -> list[str]:
-    """Return in what two sides differ that were given other prompts, sampling settings or scorers, a line for each field.
+    """Return in what two sides differ, a line for each field.
+
+    Sides differ that were given other prompts, sampling settings or scorers.
 
     Raises:
         FingerprintError: they differ, and are not to be compared all the same.
@@ -62,11 +67,13 @@ def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: 
 
 
 def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
-    """Return in what the sampling of two candidates folders differs, which are to be compared pair by pair.
+    """Return in what the sampling of two candidates folders differs.
 
-    How many samples a prompt has, and which prompts, is no difference: pairs are joined, and what has no partner is counted.
-    Nor is the system prompt: the judge is shown the conversation without it. Of imported candidates nobody knows how they were
-    sampled.
+    They are to be compared pair by pair.
+
+    How many samples a prompt has, and which prompts, is no difference: pairs are joined, and what
+    has no partner is counted. Nor is the system prompt: the judge is shown the conversation without
+    it. Of imported candidates nobody knows how they were sampled.
 
     Raises:
         FingerprintError: it differs, and they are not to be compared all the same.
@@ -134,6 +141,7 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
                 f"prompts: {len(alone):,} of {len(prompts):,} are the {name}'s alone, "
                 f"the first is {alone[0]}"
             )
+
     with_other_text = [
         prompt_id
         for prompt_id, messages in policy.items()
@@ -179,10 +187,13 @@ def recipe_of(
     context: Mapping[str, Any],
     differences: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what a reader needs to make the figures again, and a program to see whether two results can be compared.
+    """Return what a reader needs to make the figures again.
+
+    A program sees by it whether two results can be compared.
 
     Args:
-        policy: whose prompts, sampling and scorers are given; without ``--force`` the baseline's are the same.
+        policy: whose prompts, sampling and scorers are given; without ``--force`` the baseline's
+            are the same.
         baseline: for its model.
         context: of the run, for the versions.
         differences: what `check_recipes` returned and ``--force`` let pass.
@@ -211,10 +222,12 @@ def recipe_of_pairs(
     Args:
         a: the candidates whose preference is measured.
         b: those that they were compared with.
-        record: of the verdicts; its judge holds the hashes of the prompt template and of a model that is run here.
+        record: of the verdicts; its judge holds the hashes of the prompt template and of a model
+            that is run here.
         differences: what `check_sampling` returned and ``--force`` let pass.
     """
     prompts = prompts_of(a, allow_partial=True) | prompts_of(b, allow_partial=True)
+
     return {
         "prompts_sha256": digest_of_prompts(prompts),
         "judge": record.identity["judge"],

@@ -1,6 +1,7 @@
 """What every stage is handed beside its config, and what it hands back.
 
-A stage never prints and never looks at signals; it is given a place to log, a progress bar and a question to ask.
+A stage never prints and never looks at signals; it is given a place to log, a progress bar and a
+question to ask.
 """
 
 import time
@@ -33,7 +34,9 @@ def no_section(*, however_long: bool = False) -> AbstractContextManager[None]:  
 
 @dataclass(frozen=True)
 class Runtime:
-    """The world outside: where to log, whether to stop, how to show progress, what to record in ``run.json``.
+    """The world outside.
+
+    It is where to log, whether to stop, how to show progress, and what to record in ``run.json``.
 
     A request to stop ends the command there and then, unless it comes in a section that is
     ``finishing()`` something; there one asks ``should_stop()``. ``interruptible()`` is a section
@@ -58,7 +61,10 @@ class Runtime:
 
 @dataclass
 class Summary:
-    """What a stage did: rows by status and recorded sums over this shard's parts, and lines worth reading."""
+    """What a stage did.
+
+    Rows by status and recorded sums are over this shard's parts; notes are lines worth reading.
+    """
 
     stage: str
     path: Path
@@ -109,7 +115,8 @@ def loop_over_parts(
         summary: filled in.
         indices: the parts this call is to see to.
         redo: parts to make again although they are finished.
-        workers: threads that make parts at the same time; ``make`` must then share nothing between parts.
+        workers: threads that make parts at the same time; ``make`` must then share nothing between
+            parts.
 
     Raises:
         StoppedEarly: a stop was asked for and parts are left.
@@ -196,13 +203,13 @@ class PartClock:
                 "one begun just before it would be lost",
             )
 
-    def _warn(self, what: str, loss: str) -> None:
+    def _warn(self, fact: str, loss: str) -> None:
         if self._has_warned:
             return
         self._has_warned = True
         notice_s = ceil(self.longest_s * 1.2 / 60) * 60
         self.runtime.log(
-            f"warning: a part takes {self.longest_s:.0f} s and {what}: {loss}. Ask for the signal "
+            f"warning: a part takes {self.longest_s:.0f} s and {fact}: {loss}. Ask for the signal "
             f"earlier, --signal=B:USR1@{notice_s}, or for smaller parts, --part-size"
         )
 
@@ -258,7 +265,9 @@ def _made(
 def begin_retry(
     output: Output, indices: Sequence[int], *, keep: Sequence[str] = (), only: Sequence[str] = ()
 ) -> tuple[Output, set[int]]:
-    """Find the parts with rows whose status is not in ``keep``, or is in ``only``; record that in ``run.json``.
+    """Find the parts with rows to retry, and record that in ``run.json``.
+
+    A row is to be retried whose status is not in ``keep``, or is in ``only``.
 
     Returns:
         The output with the operation in its record, and the parts to make again.
@@ -296,6 +305,7 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
     reasons = ", ".join(
         f"{count:,} {status}" for status, count in summary.counts.most_common() if status in failing
     )
+
     raise ErrorRateError(
         f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
         f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good "

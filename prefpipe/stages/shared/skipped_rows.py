@@ -1,4 +1,7 @@
-"""Rows of users' files that a stage leaves out with ``--skip-bad-rows``: counted by reason, and kept in a file."""
+"""Rows of users' files that a stage leaves out with ``--skip-bad-rows``.
+
+They are counted by reason, and kept in a file.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,7 +25,7 @@ Read = TypeVar("Read")
 
 
 def read_users_rows(config: TablesConfig, read: Callable[[], Read]) -> tuple[Read, list[BadRow]]:
-    """Read a user's files as the run asks for it: strictly, or without the rows that cannot be used.
+    """Read a user's files: strictly, or without the rows that cannot be used.
 
     Args:
         config: the stage's knobs.
@@ -45,7 +48,10 @@ def read_users_rows(config: TablesConfig, read: Callable[[], Read]) -> tuple[Rea
 
 
 def file_of_skipped_rows(output: Path) -> Path:
-    """Return where a run lists the rows that it left out: beside its output, which holds parts alone."""
+    """Return where a run lists the rows that it left out.
+
+    That is beside its output, which holds parts alone.
+    """
     return output.with_name(f"{output.name}.skipped-rows.jsonl")
 
 

@@ -50,7 +50,9 @@ def test_a_key_twice_is_refused_at_any_depth(text: str, key: str) -> None:
         ("a.json", '{"a": 1}\n{"a": 2, "a": 3}\n', "line 2"),
     ],
 )
-def test_the_row_is_named(tmp_path: Path, name: str, content: str, place: str) -> None:
+def test_a_key_twice_is_refused_with_its_row(
+    tmp_path: Path, name: str, content: str, place: str
+) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(BadRowsError) as caught:
         read_table(str(tmp_path / name))
@@ -76,3 +78,10 @@ def test_whole_numbers_of_any_size_are_exact_and_too_many_digits_are_said(
     path.write_text(f'[{{"n": {"1" * 5000}}}]' if name == "a.json" else f'{{"n": {"1" * 5000}}}')
     with pytest.raises(InputError, match="a whole number of more than 4,300 digits"):
         read_table(str(path))
+
+
+def test_what_is_broken_behind_a_repeated_key_is_refused_with_its_line(tmp_path: Path) -> None:
+    source = tmp_path / "a.json"
+    source.write_text('[{"prompt": "a", "prompt": "b"},\n {"prompt" "c"}]')
+    with pytest.raises(InputError, match=r"a\.json, line 2: broken JSON"):
+        read_table(str(source))

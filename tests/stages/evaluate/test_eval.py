@@ -63,8 +63,20 @@ def sides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(folder: Path, out: str, *more: str) -> list[str]:
-    return ["eval", "--policy", f"{folder}/a", "--baseline", f"{folder}/b", "--policy-scores", f"{folder}/a-scores",
-            "--baseline-scores", f"{folder}/b-scores", "-o", f"{folder}/{out}", *more]  # fmt: skip
+    return [
+        "eval",
+        "--policy",
+        f"{folder}/a",
+        "--baseline",
+        f"{folder}/b",
+        "--policy-scores",
+        f"{folder}/a-scores",
+        "--baseline-scores",
+        f"{folder}/b-scores",
+        "-o",
+        f"{folder}/{out}",
+        *more,
+    ]
 
 
 def rewards(folder: Path, name: str) -> dict[str, np.ndarray]:
@@ -93,8 +105,19 @@ def test_figures_agree_with_a_recomputation_from_the_scores(sides: Path) -> None
 
 def test_swapping_the_sides_gives_one_minus_the_win_rate(sides: Path) -> None:
     assert run(arguments(sides, "eval")) == 0
-    swapped = ["eval", "--policy", f"{sides}/b", "--baseline", f"{sides}/a", "--policy-scores", f"{sides}/b-scores",
-               "--baseline-scores", f"{sides}/a-scores", "-o", f"{sides}/swapped"]  # fmt: skip
+    swapped = [
+        "eval",
+        "--policy",
+        f"{sides}/b",
+        "--baseline",
+        f"{sides}/a",
+        "--policy-scores",
+        f"{sides}/b-scores",
+        "--baseline-scores",
+        f"{sides}/a-scores",
+        "-o",
+        f"{sides}/swapped",
+    ]
     assert run(swapped) == 0
     first, second = (
         json.loads((sides / name / "summary.json").read_text()) for name in ("eval", "swapped")
@@ -136,8 +159,19 @@ def test_sides_sampled_differently_are_refused(
         "3",
     ]
     assert run([*sample, "--temperature", "1.5", "--part-size", "5", "--max-tokens", "200"]) == 0
-    compare = ["eval", "--policy", f"{sides}/hot", "--baseline", f"{sides}/b", "--scorer", "checks",
-               "--baseline-scores", f"{sides}/b-scores", "-o", f"{sides}/hot-eval"]  # fmt: skip
+    compare = [
+        "eval",
+        "--policy",
+        f"{sides}/hot",
+        "--baseline",
+        f"{sides}/b",
+        "--scorer",
+        "checks",
+        "--baseline-scores",
+        f"{sides}/b-scores",
+        "-o",
+        f"{sides}/hot-eval",
+    ]
     assert run(compare) == 2
     told = capsys.readouterr().err
     assert "not made by the same recipe" in told
@@ -171,8 +205,23 @@ def test_a_model_needs_prompts(sides: Path, capsys: pytest.CaptureFixture[str]) 
 def test_several_scorers_need_a_reward_before_anything_is_sampled(
     sides: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["eval", "--policy", "fake", "--baseline", "fake", "--backend", "fake", "--prompts", f"{sides}/prompts.jsonl",
-               "--scorer", "a=fake", "--scorer", "b=fake", "-o", f"{sides}/two"]  # fmt: skip
+    command = [
+        "eval",
+        "--policy",
+        "fake",
+        "--baseline",
+        "fake",
+        "--backend",
+        "fake",
+        "--prompts",
+        f"{sides}/prompts.jsonl",
+        "--scorer",
+        "a=fake",
+        "--scorer",
+        "b=fake",
+        "-o",
+        f"{sides}/two",
+    ]
     assert run(command) == 2
     told = capsys.readouterr().err
     assert "--reward is needed: --scorer gives a, b" in told
@@ -292,8 +341,27 @@ def test_a_reward_over_several_scorers_is_evaluated_for_models_too(
     sides: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The expression is checked before anything is sampled; f + g of two fakes of one seed is twice either."""
-    command = ["eval", "--policy", "fake", "--baseline", "fake", "--backend", "fake", "--prompts", f"{sides}/prompts.jsonl", "--n", "1",
-               "--max-tokens", "50", "--scorer", "f=fake", "--scorer", "g=fake", "-o", f"{sides}/both"]  # fmt: skip
+    command = [
+        "eval",
+        "--policy",
+        "fake",
+        "--baseline",
+        "fake",
+        "--backend",
+        "fake",
+        "--prompts",
+        f"{sides}/prompts.jsonl",
+        "--n",
+        "1",
+        "--max-tokens",
+        "50",
+        "--scorer",
+        "f=fake",
+        "--scorer",
+        "g=fake",
+        "-o",
+        f"{sides}/both",
+    ]
     assert run([*command, "--reward", "f + h"]) == 2
     assert "names `h`; --scorer gives: f, g" in capsys.readouterr().err
     assert not (sides / "both").exists()

@@ -59,9 +59,30 @@ def sampled(
     baseline: str = "start",
     n: int = N,
 ) -> list[str]:
-    return ["eval", "--policy", f"{models}/{policy}", "--baseline", f"{models}/{baseline}", "--prompts", f"{models}/prompts.jsonl",
-            "--scorer", "fake", "--n", str(n), "--max-tokens", "12", "--temperature", "1", "--bootstrap-draws", "200",
-            "--part-size", "4", "-o", str(out), *more]  # fmt: skip
+    return [
+        "eval",
+        "--policy",
+        f"{models}/{policy}",
+        "--baseline",
+        f"{models}/{baseline}",
+        "--prompts",
+        f"{models}/prompts.jsonl",
+        "--scorer",
+        "fake",
+        "--n",
+        str(n),
+        "--max-tokens",
+        "12",
+        "--temperature",
+        "1",
+        "--bootstrap-draws",
+        "200",
+        "--part-size",
+        "4",
+        "-o",
+        str(out),
+        *more,
+    ]
 
 
 def health(out: Path) -> dict[str, Any]:
@@ -165,8 +186,16 @@ def test_there_is_no_divergence_between_models_that_read_other_ids(
 
 def beside(trained: Path, out: Path, *more: str) -> list[str]:
     """The command on the candidates and scores of a finished evaluation."""
-    sides = [word for side in ("policy", "baseline") for word in
-             (f"--{side}", f"{trained}/{side}/candidates", f"--{side}-scores", f"{trained}/{side}/scores")]  # fmt: skip
+    sides = [
+        word
+        for side in ("policy", "baseline")
+        for word in (
+            f"--{side}",
+            f"{trained}/{side}/candidates",
+            f"--{side}-scores",
+            f"{trained}/{side}/scores",
+        )
+    ]
     return ["eval", *sides, "-o", str(out), "--bootstrap-draws", "200", *more]
 
 
@@ -221,8 +250,23 @@ def as_an_earlier_release_left_it(out: Path) -> None:
         identity,
         parents={k: v for k, v in record.parents.items() if k in identity},
     )
-    added = [name for name in table.column_names if name.endswith(("refused", "empty", "copied", "distinct_1", "distinct_2",
-             "distinct_2_equal", "self_bleu", "embedding_diversity")) or "log_ratio" in name]  # fmt: skip
+    added = [
+        name
+        for name in table.column_names
+        if name.endswith(
+            (
+                "refused",
+                "empty",
+                "copied",
+                "distinct_1",
+                "distinct_2",
+                "distinct_2_equal",
+                "self_bleu",
+                "embedding_diversity",
+            )
+        )
+        or "log_ratio" in name
+    ]
     output = open_output(out, old, shard=Shard(), overwrite=True)
     parents = {name: open_artifact(Path(path)).digest() for name, path in old.parents.items()}
     output.write(0, table.drop_columns(added), counts={"ok": table.num_rows}, parents=parents)
@@ -252,7 +296,7 @@ def test_a_folder_of_an_earlier_release_is_read_and_gets_its_health_by_the_same_
     assert read_run_record(out).schema == EVALUATION.tag == "evaluation/2"
 
 
-def test_other_temperatures_are_told(
+def test_a_note_names_a_temperature_other_than_1(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [
@@ -315,13 +359,16 @@ def compared(
     folder: Path, policy: dict[str, list[str]], baseline: dict[str, list[str]], *more: str
 ) -> pl.DataFrame:
     sides = [imported(folder, "policy", policy), imported(folder, "baseline", baseline)]
-    words = [word for name, side in zip(("policy", "baseline"), sides, strict=True)
-             for word in (f"--{name}", f"{side}/candidates", f"--{name}-scores", f"{side}/scores")]  # fmt: skip
+    words = [
+        word
+        for name, side in zip(("policy", "baseline"), sides, strict=True)
+        for word in (f"--{name}", f"{side}/candidates", f"--{name}-scores", f"{side}/scores")
+    ]
     assert run(["eval", *words, "-o", f"{folder}/eval", "--bootstrap-draws", "100", *more]) == 0
     return pl.read_parquet(folder / "eval" / "part-00000-of-00001.parquet")
 
 
-def test_measures_by_hand(tmp_path: Path) -> None:
+def test_measures_agree_with_those_made_by_hand(tmp_path: Path) -> None:
     """Two responses a prompt. Policy "a b a b" and "a b c": pairs ab ba ab ab bc, 3 of 5; baseline 4 pairs of 4."""
     rows = compared(
         tmp_path,
@@ -347,7 +394,7 @@ def test_measures_by_hand(tmp_path: Path) -> None:
     assert "imported" in found["kl_per_token"]["reason"]
 
 
-def test_hostile_responses(tmp_path: Path) -> None:
+def test_white_space_is_empty_and_a_single_word_has_no_pairs(tmp_path: Path) -> None:
     """White space is empty and has no words; one character, one emoji, no pair of words."""
     rows = compared(
         tmp_path,
@@ -378,8 +425,27 @@ def test_what_was_never_written_is_null_everywhere(tmp_path: Path) -> None:
         tmp_path / "prompts.jsonl",
         *({"prompt_id": f"p{i}", "prompt": f"Say {i}"} for i in range(12)),
     )
-    command = ["eval", "--policy", "fake:error_rate=0.5", "--baseline", "fake", "--backend", "fake", "--prompts", str(prompts), "--n",
-               "1", "--scorer", "fake", "--max-error-rate", "1", "--max-tokens", "200", "-o", f"{tmp_path}/e"]  # fmt: skip
+    command = [
+        "eval",
+        "--policy",
+        "fake:error_rate=0.5",
+        "--baseline",
+        "fake",
+        "--backend",
+        "fake",
+        "--prompts",
+        str(prompts),
+        "--n",
+        "1",
+        "--scorer",
+        "fake",
+        "--max-error-rate",
+        "1",
+        "--max-tokens",
+        "200",
+        "-o",
+        f"{tmp_path}/e",
+    ]
     assert run(command) == 0
     failed = {
         row["prompt_id"]

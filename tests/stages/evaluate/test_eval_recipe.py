@@ -9,7 +9,7 @@ import pytest
 from support.interchange_files import lines
 
 from prefpipe.cli.main import run
-from prefpipe.maths.statistics.intervals import Bootstrap
+from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 
 N_PROMPTS = 30
@@ -61,9 +61,22 @@ def imported(folder: Path, name: str, **more: Any) -> Path:
 
 
 def compare(folder: Path, policy: str, baseline: str, out: str, *more: str) -> list[str]:
-    return ["eval", "--policy", f"{folder}/{policy}/candidates", "--policy-scores", f"{folder}/{policy}/scores",
-            "--baseline", f"{folder}/{baseline}/candidates", "--baseline-scores", f"{folder}/{baseline}/scores",
-            "-o", f"{folder}/{out}", "--bootstrap-draws", "200", *more]  # fmt: skip
+    return [
+        "eval",
+        "--policy",
+        f"{folder}/{policy}/candidates",
+        "--policy-scores",
+        f"{folder}/{policy}/scores",
+        "--baseline",
+        f"{folder}/{baseline}/candidates",
+        "--baseline-scores",
+        f"{folder}/{baseline}/scores",
+        "-o",
+        f"{folder}/{out}",
+        "--bootstrap-draws",
+        "200",
+        *more,
+    ]
 
 
 def summary(folder: Path, out: str) -> dict[str, Any]:
@@ -154,8 +167,23 @@ def test_an_imported_baseline_goes_with_a_sampled_policy(
     answers = [row | {"response": "a few words " * (i + 1)} for i, row in enumerate(prompts)]
     source = lines(tmp_path / "answers.jsonl", *answers)
     assert run(["import", source, "-o", f"{tmp_path}/theirs", "--format", "rows"]) == 0
-    compare_with = ["eval", "--policy", "fake", "--backend", "fake", "--prompts", f"{tmp_path}/prompts.jsonl", "--max-tokens", "50",
-                    "--baseline", f"{tmp_path}/theirs/candidates", "--scorer", "checks", "-o", f"{tmp_path}/eval"]  # fmt: skip
+    compare_with = [
+        "eval",
+        "--policy",
+        "fake",
+        "--backend",
+        "fake",
+        "--prompts",
+        f"{tmp_path}/prompts.jsonl",
+        "--max-tokens",
+        "50",
+        "--baseline",
+        f"{tmp_path}/theirs/candidates",
+        "--scorer",
+        "checks",
+        "-o",
+        f"{tmp_path}/eval",
+    ]
     capsys.readouterr()
     assert run([*compare_with, "--bootstrap-draws", "100"]) == 0
     assert "imported, so that the sampling is not known: baseline" in capsys.readouterr().err
@@ -189,7 +217,7 @@ def test_the_length_controlled_figure_stands_beside_the_raw_one(
     assert (controlled["low"], controlled["high"]) == pytest.approx((expected.low, expected.high))
 
 
-def test_where_there_is_no_length_controlled_figure_the_reason_is_told(
+def test_a_missing_length_controlled_figure_has_its_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     imported(tmp_path, "policy", prompts=range(1))

@@ -53,7 +53,7 @@ def test_what_got_worse_beyond_its_interval_is_told_and_what_got_better_is_not(n
     assert health_notes(figures(**{name: measure(0.5, 0.5 + 0.05 * watched.worse, 0.1)})) == []
 
 
-def test_the_sentences() -> None:
+def test_notes_give_both_means_and_the_difference() -> None:
     notes = health_notes(
         figures(truncated=measure(0.1, 0.3, 0.1), n_tokens=measure(100.0, 140.0, 20.0))
     )
@@ -74,7 +74,7 @@ def test_of_few_prompts_no_warning_is_made() -> None:
     assert len(health_notes(figures(refused=measure(0.0, 0.5, 0.1, n=10)))) == 1
 
 
-def test_rows() -> None:
+def test_rows_show_both_sides_and_the_difference() -> None:
     rows = list(health_rows(figures(refused=measure(0.1, 0.2, 0.05))))
     assert rows[0] == ("KL to the reference, nats a token", "", "0.250 [0.200, 0.300]", "", "0.020")
     assert (

@@ -37,12 +37,21 @@ def arena(
 ) -> dict[str, Any]:
     """Return a line as Arena-Hard v2's gen_answer.py writes it."""
     return {
-        "uid": uid, "ans_id": "dgYCTvj3bz42JVPxnkZNB2", "model": model,
-        "messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": {"answer": answer}}],
+        "uid": uid,
+        "ans_id": "dgYCTvj3bz42JVPxnkZNB2",
+        "model": model,
+        "messages": [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": {"answer": answer}},
+        ],
         "tstamp": 1744155079.1383833885,
-        "metadata": {"token_len": 179, "header_count": {"h1": 0, "h2": 0, "h3": 0, "h4": 0, "h5": 0, "h6": 0},
-                     "list_count": {"ordered": 0, "unordered": 0}, "bold_count": {"**": 0, "__": 0}},
-    }  # fmt: skip
+        "metadata": {
+            "token_len": 179,
+            "header_count": {"h1": 0, "h2": 0, "h3": 0, "h4": 0, "h5": 0, "h6": 0},
+            "list_count": {"ordered": 0, "unordered": 0},
+            "bold_count": {"**": 0, "__": 0},
+        },
+    }
 
 
 def test_alpaca_outputs_become_candidates(tmp_path: Path) -> None:
@@ -66,8 +75,10 @@ def test_alpaca_outputs_become_candidates(tmp_path: Path) -> None:
     )
     rows = rows_of(tmp_path / "run" / "candidates")
     assert [(row["response"], row["model"], row["status"]) for row in rows] == [
-        ("One.", "claude-2", "ok"), ("", "claude-2", "empty"), ("Drei, \u2028 größer.", "claude-2", "ok"),
-    ]  # fmt: skip
+        ("One.", "claude-2", "ok"),
+        ("", "claude-2", "empty"),
+        ("Drei, \u2028 größer.", "claude-2", "ok"),
+    ]
     assert rows[0]["messages"] == user("What is 1?")
     assert rows[0]["prompt_id"] == prompt_id_of(user("What is 1?"))
     assert rows[0]["dataset"] == "helpful_base"
@@ -84,16 +95,22 @@ def test_arena_answers_become_candidates(tmp_path: Path) -> None:
     command(["import", source, "-o", f"{tmp_path}/run", "--format", "arena-hard"])
     rows = rows_of(tmp_path / "run" / "candidates")
     assert [(row["prompt_id"], row["response"], row["status"]) for row in rows] == [
-        ("0253f", "Use C.", "ok"), ("0275c", None, "error"),
-    ]  # fmt: skip
+        ("0253f", "Use C.", "ok"),
+        ("0275c", None, "error"),
+    ]
     assert rows[0]["messages"] == user("Explain IPv6.")
     assert rows[0]["model"] == "o3-mini-2025-01-31"
 
 
 def question(number: int, **more: Any) -> dict[str, Any]:
     """Return a line of Arena-Hard v0.1's question.jsonl."""
-    return {"question_id": f"q{number}", "category": "arena-hard-v0.1", "cluster": f"c{number}", "turns": [{"content": f"Why {number}?"}],
-            **more}  # fmt: skip
+    return {
+        "question_id": f"q{number}",
+        "category": "arena-hard-v0.1",
+        "cluster": f"c{number}",
+        "turns": [{"content": f"Why {number}?"}],
+        **more,
+    }
 
 
 def old_answer(number: int, *texts: str | None) -> dict[str, Any]:
@@ -130,9 +147,15 @@ def test_answers_of_the_first_version_are_joined_with_their_questions(
         ]
     )
     rows = rows_of(tmp_path / "run" / "candidates")
-    assert [(row["prompt_id"], row["sample_idx"], row["response"], row["status"], row["cluster"]) for row in rows] == [
-        ("q1", 0, "one", "ok", "c1"), ("q1", 1, "another", "ok", "c1"), ("q2", 0, None, "error", "c2"), ("q3", 0, None, "error", "c3"),
-    ]  # fmt: skip
+    assert [
+        (row["prompt_id"], row["sample_idx"], row["response"], row["status"], row["cluster"])
+        for row in rows
+    ] == [
+        ("q1", 0, "one", "ok", "c1"),
+        ("q1", 1, "another", "ok", "c1"),
+        ("q2", 0, None, "error", "c2"),
+        ("q3", 0, None, "error", "c3"),
+    ]
     assert (rows[0]["messages"], rows[0]["model"]) == (user("Why 1?"), "gpt-4-0314")
 
 
@@ -176,14 +199,32 @@ def test_first_version_files_that_do_not_fit_are_refused(
     ("kind", "row", "message"),
     [
         ("alpaca-eval", {"instruction": "x", "output": None, "generator": "m"}, "`output` is null"),
-        ("alpaca-eval", {"instruction": "x", "output": "y", "input": "z"}, "`input` is 'z'; join it"),
+        (
+            "alpaca-eval",
+            {"instruction": "x", "output": "y", "input": "z"},
+            "`input` is 'z'; join it",
+        ),
         ("alpaca-eval", {"instruction": "x", "answer": "y"}, "no column `output`"),
-        ("arena-hard", {"uid": "u", "model": "m", "messages": [{"role": "user", "content": "x"}]}, "does not end with the assistant"),
-        ("arena-hard", {"uid": "u", "model": "m", "messages": [{"role": "user", "content": "x"},
-                        {"role": "assistant", "content": {"answer": 3}}]}, "which is no text"),
+        (
+            "arena-hard",
+            {"uid": "u", "model": "m", "messages": [{"role": "user", "content": "x"}]},
+            "does not end with the assistant",
+        ),
+        (
+            "arena-hard",
+            {
+                "uid": "u",
+                "model": "m",
+                "messages": [
+                    {"role": "user", "content": "x"},
+                    {"role": "assistant", "content": {"answer": 3}},
+                ],
+            },
+            "which is no text",
+        ),
         ("arena-hard", {"uid": None, "model": "m", "messages": []}, "`uid` is empty"),
     ],
-)  # fmt: skip
+)
 def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, capsys, kind, row, message) -> None:
     assert (
         run(["import", lines(tmp_path / "a.jsonl", row), "-o", f"{tmp_path}/run", "--format", kind])
@@ -196,10 +237,17 @@ def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, capsys, kind, row,
 def candidates(tmp_path: Path) -> Path:
     """Two samples of three prompts, as `generate` or `import` leaves them; one first sample failed."""
     rows = [
-        {"prompt_id": f"p{i}", "prompt": f"question {i}", "sample_idx": j, "response": MARKDOWN if (i, j) == (0, 0) else f"answer {i} {j}",
-         "model": "org/policy", "dataset": "mine"}
-        for i in range(3) for j in range(2)
-    ]  # fmt: skip
+        {
+            "prompt_id": f"p{i}",
+            "prompt": f"question {i}",
+            "sample_idx": j,
+            "response": MARKDOWN if (i, j) == (0, 0) else f"answer {i} {j}",
+            "model": "org/policy",
+            "dataset": "mine",
+        }
+        for i in range(3)
+        for j in range(2)
+    ]
     rows[4] |= {"response": None, "finish_reason": "error"}
     command(
         [
@@ -317,9 +365,11 @@ def test_several_turns_and_several_models_are_told(tmp_path: Path, capsys) -> No
         {"role": "assistant", "content": "Hello."},
         {"role": "user", "content": "And now?"},
     ]
-    rows = [{"prompt_id": "a", "messages": turns, "response": "x", "model": "m"},
-            {"prompt_id": "b", "messages": user("q"), "response": "y", "model": "n"},
-            {"prompt_id": "c", "messages": user("r"), "response": "z", "model": "m"}]  # fmt: skip
+    rows = [
+        {"prompt_id": "a", "messages": turns, "response": "x", "model": "m"},
+        {"prompt_id": "b", "messages": user("q"), "response": "y", "model": "n"},
+        {"prompt_id": "c", "messages": user("r"), "response": "z", "model": "m"},
+    ]
     command(
         ["import", lines(tmp_path / "r.jsonl", *rows), "-o", f"{tmp_path}/run", "--format", "rows"]
     )
@@ -368,8 +418,12 @@ def test_what_does_not_go_together_is_refused(
 def test_real_instructions_pass_through(tmp_path: Path, data_dir: Path) -> None:
     """The 805 instructions and baseline responses of AlpacaEval, of which none is taken for a templated prompt."""
     baseline = pl.read_parquet(data_dir / "alpaca_baseline.parquet").sort("prompt_id")
-    rows = [{"dataset": dataset, "instruction": prompt, "output": response, "generator": model} for prompt, dataset, model, response in
-            baseline.select("prompt", "dataset", "model", "response").iter_rows()]  # fmt: skip
+    rows = [
+        {"dataset": dataset, "instruction": prompt, "output": response, "generator": model}
+        for prompt, dataset, model, response in baseline.select(
+            "prompt", "dataset", "model", "response"
+        ).iter_rows()
+    ]
     command(
         [
             "import",

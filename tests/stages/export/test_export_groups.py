@@ -35,11 +35,20 @@ def groups(tmp_path: Path) -> Path:
     """Three parts: two groups and a rejected prompt, nothing but a rejected prompt, one group."""
     return write_groups(
         tmp_path / "groups",
-        [kept("a", 0, "positive", 2.0), kept("a", 1, "negative", 1.0), kept("a", 2, "negative", -1.0), rejected("b"),
-         kept("c", 0, "positive", 0.5, messages=SYSTEM + SKY), kept("c", 3, "negative", 0.25, messages=SYSTEM + SKY)],
+        [
+            kept("a", 0, "positive", 2.0),
+            kept("a", 1, "negative", 1.0),
+            kept("a", 2, "negative", -1.0),
+            rejected("b"),
+            kept("c", 0, "positive", 0.5, messages=SYSTEM + SKY),
+            kept("c", 3, "negative", 0.25, messages=SYSTEM + SKY),
+        ],
         [rejected("d", "no_rewards")],
-        [kept("e", 1, "positive", 1.0, "Grüße \U0001f600\u2028"), kept("e", 0, "negative", 0.0, " \n")],
-    )  # fmt: skip
+        [
+            kept("e", 1, "positive", 1.0, "Grüße \U0001f600\u2028"),
+            kept("e", 0, "negative", 0.0, " \n"),
+        ],
+    )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -68,10 +77,11 @@ def test_trl_is_a_preference_set_that_datasets_loads(
         kind, data_files=str(out), split="train", cache_dir=str(tmp_path / "cache")
     )
     assert loaded.to_list() == [
-        row("a", 0, 1, 2.0, 1.0, user("question a")), row("a", 0, 2, 2.0, -1.0, user("question a")),
+        row("a", 0, 1, 2.0, 1.0, user("question a")),
+        row("a", 0, 2, 2.0, -1.0, user("question a")),
         row("c", 0, 3, 0.5, 0.25, SYSTEM + SKY),
         row("e", 1, 0, 1.0, 0.0, user("question e"), "Grüße \U0001f600\u2028", " \n"),
-    ]  # fmt: skip
+    ]
 
 
 def row(
@@ -85,19 +95,35 @@ def row(
     lost: str | None = None,
 ) -> dict[str, Any]:
     return {
-        "prompt": messages, "chosen": assistant(chosen or f"answer {prompt_id}.{a}"), "rejected": assistant(lost or f"answer {prompt_id}.{b}"),
-        "prompt_id": prompt_id, "chosen_sample_idx": a, "rejected_sample_idx": b, "score_chosen": x, "score_rejected": y, "margin": x - y,
-        "chosen_model": f"m{a % 2}", "rejected_model": f"m{b % 2}",
-    }  # fmt: skip
+        "prompt": messages,
+        "chosen": assistant(chosen or f"answer {prompt_id}.{a}"),
+        "rejected": assistant(lost or f"answer {prompt_id}.{b}"),
+        "prompt_id": prompt_id,
+        "chosen_sample_idx": a,
+        "rejected_sample_idx": b,
+        "score_chosen": x,
+        "score_rejected": y,
+        "margin": x - y,
+        "chosen_model": f"m{a % 2}",
+        "rejected_model": f"m{b % 2}",
+    }
 
 
-def test_facts_for_scripts(tmp_path: Path, groups: Path, capsys) -> None:
+def test_json_output_holds_the_counts_and_margins(tmp_path: Path, groups: Path, capsys) -> None:
     assert export(groups, tmp_path / "a.jsonl", "trl", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
-    assert {key: facts[key] for key in ("stage", "path", "n_rows", "n_prompts", "n_pairs", "left_out", "margin")} == {
-        "stage": "export", "path": f"{tmp_path}/a.jsonl", "n_rows": 4, "n_prompts": 3, "n_pairs": 4,
-        "left_out": {"tie": 1, "no_rewards": 1}, "margin": {"lowest": 0.25, "median": 1.0, "highest": 3.0},
-    }  # fmt: skip
+    assert {
+        key: facts[key]
+        for key in ("stage", "path", "n_rows", "n_prompts", "n_pairs", "left_out", "margin")
+    } == {
+        "stage": "export",
+        "path": f"{tmp_path}/a.jsonl",
+        "n_rows": 4,
+        "n_prompts": 3,
+        "n_pairs": 4,
+        "left_out": {"tie": 1, "no_rewards": 1},
+        "margin": {"lowest": 0.25, "median": 1.0, "highest": 3.0},
+    }
 
 
 def test_nemo_rl_loads_as_its_loaders_load_it(tmp_path: Path, groups: Path) -> None:
@@ -119,7 +145,7 @@ def test_nemo_rl_loads_as_its_loaders_load_it(tmp_path: Path, groups: Path) -> N
             assert conversation[-1]["role"] == "assistant"
 
 
-def test_nemo_rl_whole_groups(tmp_path: Path, groups: Path) -> None:
+def test_nemo_rl_whole_groups_are_one_row_each(tmp_path: Path, groups: Path) -> None:
     assert export(groups, tmp_path / "a.jsonl", "nemo-rl", "--whole-groups") == 0
     assert [len(item["completions"]) for item in read_lines(tmp_path / "a.jsonl")] == [3, 2, 2]
 
@@ -166,8 +192,12 @@ def test_llama_factory_is_a_folder_that_describes_itself(
 
 def test_llama_factory_leaves_out_what_it_would_skip(tmp_path: Path, capsys) -> None:
     twice = user("one") + user("two")
-    rows = [kept("a", 0, "positive", 1.0), kept("a", 1, "negative", 0.0),
-            kept("b", 0, "positive", 1.0, messages=twice), kept("b", 1, "negative", 0.0, messages=twice)]  # fmt: skip
+    rows = [
+        kept("a", 0, "positive", 1.0),
+        kept("a", 1, "negative", 0.0),
+        kept("b", 0, "positive", 1.0, messages=twice),
+        kept("b", 1, "negative", 0.0, messages=twice),
+    ]
     groups = write_groups(tmp_path / "groups", rows)
     assert export(groups, tmp_path / "out", "llama-factory") == 0
     assert "1 prompts left out: turns_do_not_alternate" in capsys.readouterr().err
@@ -353,7 +383,7 @@ def test_a_stop_leaves_no_file(tmp_path: Path, groups: Path, monkeypatch, capsys
         ),
     ],
 )
-def test_flags_that_cannot_be_used(
+def test_flags_that_cannot_be_used_are_refused(
     tmp_path: Path, groups: Path, monkeypatch, capsys, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -380,11 +410,18 @@ def imported(
     return rows_of(out / "candidates"), rows_of(out / "scores")
 
 
-@pytest.mark.parametrize(("kind", "suffix", "reader"), [
-    ("trl", ".parquet", "trl"), ("trl", ".jsonl", "trl"), ("trl-implicit", ".parquet", "trl"), ("trl-implicit", ".jsonl", "trl"),
-    ("trl-unpaired", ".jsonl", "trl"), ("trl-unpaired", ".parquet", "trl"),
-    ("jsonl", ".jsonl", "jsonl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "suffix", "reader"),
+    [
+        ("trl", ".parquet", "trl"),
+        ("trl", ".jsonl", "trl"),
+        ("trl-implicit", ".parquet", "trl"),
+        ("trl-implicit", ".jsonl", "trl"),
+        ("trl-unpaired", ".jsonl", "trl"),
+        ("trl-unpaired", ".parquet", "trl"),
+        ("jsonl", ".jsonl", "jsonl"),
+    ],
+)
 def test_what_is_exported_is_imported_as_it_was(
     tmp_path: Path, groups: Path, kind: str, suffix: str, reader: str
 ) -> None:
@@ -426,8 +463,14 @@ def load(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_whole_chain_from_another_tools_file_to_another_tools_file(tmp_path: Path) -> None:
-    rows = [{"prompt": f"question {i}", "all_generated_responses": [f"answer {i} {j}" for j in range(5)],
-             "all_rm_scores": [(i * 3 + j * 7) % 11 / 2 for j in range(5)]} for i in range(7)]  # fmt: skip
+    rows = [
+        {
+            "prompt": f"question {i}",
+            "all_generated_responses": [f"answer {i} {j}" for j in range(5)],
+            "all_rm_scores": [(i * 3 + j * 7) % 11 / 2 for j in range(5)],
+        }
+        for i in range(7)
+    ]
     out = tmp_path / "run"
     command(
         [
@@ -443,8 +486,22 @@ def test_the_whole_chain_from_another_tools_file_to_another_tools_file(tmp_path:
     )
     command(["embed", f"{out}/candidates", "-o", f"{out}/embeddings", "--model", "fake"])
     command(["score", f"{out}/candidates", "-o", f"{out}/fakes", "--scorer", "fake"])
-    command(["select", f"{out}/candidates", "--scores", f"{out}/scores", "--embeddings", f"{out}/embeddings", "-o", f"{out}/groups",
-             "--strategy", "coreset", "--k", "2"])  # fmt: skip
+    command(
+        [
+            "select",
+            f"{out}/candidates",
+            "--scores",
+            f"{out}/scores",
+            "--embeddings",
+            f"{out}/embeddings",
+            "-o",
+            f"{out}/groups",
+            "--strategy",
+            "coreset",
+            "--k",
+            "2",
+        ]
+    )
     command(["export", f"{out}/groups", "-o", f"{out}/pairs.jsonl", "--format", "trl"])
     pairs = read_lines(out / "pairs.jsonl")
     assert len(pairs) == 14
@@ -469,8 +526,20 @@ def test_memory_does_not_grow_with_the_number_of_parts(tmp_path: Path) -> None:
     )
     peaks_mib = []
     for n_parts in (10, 80):
-        parts = [[kept(f"p{i}.{j}", k, "positive" if k == 0 else "negative", -float(k), f"{text}{i} {j} {k}")
-                  for j in range(20) for k in range(4)] for i in range(n_parts)]  # fmt: skip
+        parts = [
+            [
+                kept(
+                    f"p{i}.{j}",
+                    k,
+                    "positive" if k == 0 else "negative",
+                    -float(k),
+                    f"{text}{i} {j} {k}",
+                )
+                for j in range(20)
+                for k in range(4)
+            ]
+            for i in range(n_parts)
+        ]
         groups = write_groups(tmp_path / f"groups{n_parts}", *parts)
         words = ["export", str(groups), "-o", str(tmp_path / f"{n_parts}.jsonl"), "--format", "trl"]
         done = subprocess.run(

@@ -182,6 +182,14 @@ def test_groups_have_sizes_margins_and_costs_and_rejected_prompts_are_counted() 
     assert (found["reward of positives"].mean, found["reward of negatives"].mean) == (3.0, 0.5)
 
 
+def test_groups_without_a_bound_have_no_gap() -> None:
+    """coreset measures a cost and proves nothing."""
+    measure = GroupMeasure()
+    row = {"prompt_id": "a", "sample_idx": 0, "role": "positive", "reward": 3.0, "cost": 0.5}
+    measure.add(table(GROUPS, [row]))
+    assert measure.facts()["largest_gap_to_lower_bound"] is None
+
+
 def test_an_evaluation_is_measured_by_paired_differences() -> None:
     measure = EvaluationMeasure()
     row = {

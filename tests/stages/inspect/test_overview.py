@@ -140,3 +140,9 @@ def test_a_damaged_part_is_an_error(tmp_path: Path) -> None:
 )
 def test_types_are_told_in_few_words(kind: pa.DataType, words: str) -> None:
     assert type_words(kind) == words
+
+
+def test_groups_without_a_bound_have_a_page() -> None:
+    found = found_of("groups")
+    found["facts"]["largest_gap_to_lower_bound"] = None
+    assert "largest gap to lower bound  -" in page_of(found, 120)

@@ -145,7 +145,7 @@ def test_one_prompt_id_with_two_conversations_is_refused(tmp_path, capsys):
     del b
 
 
-def test_pairs_of_several_samples(tmp_path):
+def test_several_samples_pair_by_index_or_each_with_each(tmp_path):
     """Equal sample_idx by default; with --pairing all each with each, and prompts still count once in the win rate."""
     a = write_side(tmp_path, "a", {"p0": ["aaaa", "aaaaaa"], "p1": ["aaaa", "aa"]})
     b = write_side(tmp_path, "b", {"p0": ["bbb", "bbbbb", "bbbbbbb"], "p1": ["bbb"]})

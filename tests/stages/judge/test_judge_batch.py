@@ -18,8 +18,12 @@ NOWHERE = "http://127.0.0.1:9/v1"
 def answer(line: dict, text: str | None = None) -> dict:
     """What a batch's output file holds for a request."""
     text = longer_wins(line["body"]["messages"][0]["content"]) if text is None else text
-    body = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 10}}  # fmt: skip
+    body = {
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        ],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 10},
+    }
     return {
         "id": "x",
         "custom_id": line["custom_id"],

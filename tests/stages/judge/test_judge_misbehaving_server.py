@@ -91,9 +91,10 @@ def test_retry_after_is_obeyed_by_all(sides, tmp_path, form):
     wait_s = 1.0
     later = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=4)
     header = {
-        "seconds": {"Retry-After": "1"}, "milliseconds": {"retry-after-ms": "1000"},
+        "seconds": {"Retry-After": "1"},
+        "milliseconds": {"retry-after-ms": "1000"},
         "date": {"Retry-After": email.utils.format_datetime(later, usegmt=True)},
-    }[form]  # fmt: skip
+    }[form]
     with running_judge(faults={"a1 ": [("status", 429, "slow down", header)]}) as server:
         code, _ = judged(sides, tmp_path, server, "--concurrency", 1, "--max-tries", 2)
     assert code == 0
@@ -111,12 +112,24 @@ def test_retry_after_is_obeyed_by_all(sides, tmp_path, form):
         (("always", 401, "Incorrect API key provided: sk-very-secret"), "status 401"),
         (("always", 403, "no access"), "status 403"),
         (("always", 404, "The model `the-judge` does not exist"), "does not exist"),
-        (("always", 429, {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}), "quota"),
+        (
+            (
+                "always",
+                429,
+                {
+                    "error": {
+                        "message": "You exceeded your current quota",
+                        "code": "insufficient_quota",
+                    }
+                },
+            ),
+            "quota",
+        ),
         (("always", 400, "Unknown parameter: 'temperature'"), "the first 3 requests were refused"),
         (("always", 500, "out of memory"), "status 500"),
     ],
     ids=lambda value: str(value)[:30],
-)  # fmt: skip
+)
 def test_a_run_in_which_nothing_can_work_ends_with_a_hint(
     sides, tmp_path, monkeypatch, capsys, fault, told
 ):
@@ -134,7 +147,7 @@ def test_a_run_in_which_nothing_can_work_ends_with_a_hint(
     assert KEY not in captured
 
 
-def test_no_server_at_all(sides, tmp_path, capsys):
+def test_no_server_at_all_fails_with_the_connection(sides, tmp_path, capsys):
     with running_judge() as server:
         pass
     assert judged(sides, tmp_path, server, "--max-tries", 2)[0] == 1

@@ -118,9 +118,15 @@ def test_a_language_model_in_this_process_judges_and_its_answers_are_kept(tmp_pa
 
 @pytest.mark.parametrize(
     ("judge", "verdict"),
-    [("reward-model:x", "text"), ("openai:x", "hard"), ("transformers:x", "logprobs"), ("fake", "logprobs"), ("nobody:x", None),
-     ("openai:", None)],
-)  # fmt: skip
+    [
+        ("reward-model:x", "text"),
+        ("openai:x", "hard"),
+        ("transformers:x", "logprobs"),
+        ("fake", "logprobs"),
+        ("nobody:x", None),
+        ("openai:", None),
+    ],
+)
 def test_verdicts_that_a_judge_cannot_give_are_refused(tmp_path, judge, verdict):
     more = ["--verdict", verdict] if verdict else []
     assert run(["judge", "a", "b", "-o", str(tmp_path / "out"), "--judge", judge, *more]) == 2

@@ -18,8 +18,21 @@ def _quick(monkeypatch):
 
 
 def score(candidates, output, url, *more):
-    return run(["score", str(candidates), "-o", str(output), "--scorer", "judge:openai:the-judge", "--base-url", url,
-                "--max-error-rate", "1", *map(str, more)])  # fmt: skip
+    return run(
+        [
+            "score",
+            str(candidates),
+            "-o",
+            str(output),
+            "--scorer",
+            "judge:openai:the-judge",
+            "--base-url",
+            url,
+            "--max-error-rate",
+            "1",
+            *map(str, more),
+        ]
+    )
 
 
 def test_half_a_character_in_an_answer_ends_no_run(tmp_path):
@@ -35,7 +48,7 @@ def test_half_a_character_in_an_answer_ends_no_run(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")], ids=str)
-def test_probabilities_that_are_no_numbers(tmp_path, value):
+def test_a_token_whose_probability_is_no_number_cannot_come(tmp_path, value):
     """Python's servers write them; a token that has one cannot come."""
     a, b = two_sides(tmp_path, 2)
     top = [{"token": "A", "logprob": -0.1}, {"token": "B", "logprob": value}]
@@ -50,7 +63,7 @@ def test_probabilities_that_are_no_numbers(tmp_path, value):
         assert row["a_first_mass"] == pytest.approx(0.9048374)
 
 
-def test_a_batch_whose_probabilities_are_no_numbers(tmp_path):
+def test_a_batch_whose_probabilities_are_no_numbers_is_taken(tmp_path):
     a, b = two_sides(tmp_path, 2)
     words = [
         "judge",
@@ -131,8 +144,22 @@ def test_a_rating_that_was_cut_behind_a_one_is_none(tmp_path):
     (row,) = rows_of(tmp_path / "scores")
     assert (row["reward"], row["status"]) == (None, "parse_error")
     assert "1, which may be the beginning of 10; it was cut at 1 tokens" in row["reason"]
-    with running_judge(faults={"good": [("status", 200, {"choices": [cut["choices"][0] | {
-        "logprobs": logprobs_of({"1": 0.6, "10": 0.4}, "1")}]})]}) as server:  # fmt: skip
+    with running_judge(
+        faults={
+            "good": [
+                (
+                    "status",
+                    200,
+                    {
+                        "choices": [
+                            cut["choices"][0]
+                            | {"logprobs": logprobs_of({"1": 0.6, "10": 0.4}, "1")}
+                        ]
+                    },
+                )
+            ]
+        }
+    ) as server:
         assert score(candidates, tmp_path / "known", server.url, "--judge-max-tokens", 1) == 0
     assert rows_of(tmp_path / "known")[0]["reward"] == pytest.approx(0.6 + 4.0)
 
@@ -173,11 +200,15 @@ def test_a_batch_line_that_is_no_completion_is_told(tmp_path):
 VERDICT_BY_SHAPE = {
     "a0 ": ([{"type": "thinking", "thinking": "B?"}, {"type": "text", "text": "A"}], "ok", None),
     "a1 ": (7, "error", "a_first: the answer's content is 7, which is no text"),
-    "a2 ": ([{"type": "image_url", "image_url": {"url": "x"}}], "error", "a_first: the answer's content holds {'type': 'image_url'"),
+    "a2 ": (
+        [{"type": "image_url", "image_url": {"url": "x"}}],
+        "error",
+        "a_first: the answer's content holds {'type': 'image_url'",
+    ),
     "a3 ": ({"text": "B"}, "ok", None),
     "a4 ": ([], "parse_error", "a_first: the answer is not one of A, B, C alone"),
     "a5 ": ("C", "ok", None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("is_batch", [False, True], ids=["server", "batch"])
@@ -256,8 +287,11 @@ def test_bytes_that_are_no_utf_8_cost_a_character_and_not_the_answer(tmp_path):
     a, b = two_sides(tmp_path, 2)
     body = json.dumps(server_answer("A, caf\u00e9"), ensure_ascii=False).encode("latin-1")
     with running_judge() as server:
-        server.RequestHandlerClass = type("Latin", (server.RequestHandlerClass,), {
-            "reply": lambda self, _status, _content: self.reply_bytes(body)})  # fmt: skip
+        server.RequestHandlerClass = type(
+            "Latin",
+            (server.RequestHandlerClass,),
+            {"reply": lambda self, _status, _content: self.reply_bytes(body)},
+        )
         assert (
             run(
                 judge_command(

@@ -51,7 +51,13 @@ def test_the_summary_holds_the_recipe(tmp_path, capsys):
         recipe = summary_of(tmp_path / "out")["recipe"]
         assert len(recipe["prompts_sha256"]) == len(recipe["judge"]["prompt"]) == 64
         assert recipe["judge"] | {"prompt": ""} == {
-            "kind": "openai", "served": "the-judge", "prompt": "", "verdict": "text", "max_tokens": 1024, "temperature": 0.0}  # fmt: skip
+            "kind": "openai",
+            "served": "the-judge",
+            "prompt": "",
+            "verdict": "text",
+            "max_tokens": 1024,
+            "temperature": 0.0,
+        }
         assert (recipe["orders"], recipe["pairing"], recipe["differences"]) == (
             "both",
             "same-index",

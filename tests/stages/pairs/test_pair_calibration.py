@@ -20,19 +20,51 @@ def trained(tmp_path_factory):
     """A reward model trained on rated pairs by the commands, and the file of the pairs that it was evaluated on."""
     folder = tmp_path_factory.mktemp("trained")
     rows = [
-        {"prompt": f"Question {i}?", "chosen": f"{ANSWERS[i % 4]} {i}", "rejected": f"{ANSWERS[(i + 1) % 4]} {j}",
-         "score_chosen": 4.0 + i % 2, "score_rejected": 3.0 - j}
-        for i in range(24) for j in range(2)
-    ]  # fmt: skip
+        {
+            "prompt": f"Question {i}?",
+            "chosen": f"{ANSWERS[i % 4]} {i}",
+            "rejected": f"{ANSWERS[(i + 1) % 4]} {j}",
+            "score_chosen": 4.0 + i % 2,
+            "score_rejected": 3.0 - j,
+        }
+        for i in range(24)
+        for j in range(2)
+    ]
     pairs = str(write_json_lines(folder / "pairs.jsonl", rows))
     model = make_tiny_reward_model(folder / "start")
     for words in (
         ["import", pairs, "-o", str(folder), "--format", "trl"],
-        ["select", str(folder / "candidates"), "--scores", str(folder / "scores"), "-o", str(folder / "groups"), "--strategy",
-         "all", "--pairs", "all-ordered"],
-        ["train", str(folder / "groups"), "-o", str(folder / "reward"), "--model", str(model), "--target", "reward",
-         "--eval-fraction", "0.4", "--learning-rate", "3e-3", "--global-batch-size", "4", "--report-to", "none"],
-    ):  # fmt: skip
+        [
+            "select",
+            str(folder / "candidates"),
+            "--scores",
+            str(folder / "scores"),
+            "-o",
+            str(folder / "groups"),
+            "--strategy",
+            "all",
+            "--pairs",
+            "all-ordered",
+        ],
+        [
+            "train",
+            str(folder / "groups"),
+            "-o",
+            str(folder / "reward"),
+            "--model",
+            str(model),
+            "--target",
+            "reward",
+            "--eval-fraction",
+            "0.4",
+            "--learning-rate",
+            "3e-3",
+            "--global-batch-size",
+            "4",
+            "--report-to",
+            "none",
+        ],
+    ):
         assert prefpipe(words) == 0
     held = {
         (row["prompt_id"], row["sample_idx"])
@@ -41,10 +73,17 @@ def trained(tmp_path_factory):
     }
     groups = {(row["prompt_id"], row["sample_idx"]): row for row in rows_of(folder / "groups")}
     again = [
-        {"prompt": row["messages"], "chosen": row["response"], "rejected": groups[key[0], beaten["sample_idx"]]["response"],
-         "score_chosen": row["reward"], "score_rejected": groups[key[0], beaten["sample_idx"]]["reward"]}
-        for key, row in groups.items() if key in held for beaten in row["beats"] or ()
-    ]  # fmt: skip
+        {
+            "prompt": row["messages"],
+            "chosen": row["response"],
+            "rejected": groups[key[0], beaten["sample_idx"]]["response"],
+            "score_chosen": row["reward"],
+            "score_rejected": groups[key[0], beaten["sample_idx"]]["reward"],
+        }
+        for key, row in groups.items()
+        if key in held
+        for beaten in row["beats"] or ()
+    ]
     return folder, pairs_file(folder, again, "held_out.jsonl")
 
 
@@ -95,8 +134,24 @@ def policy(trained):
     """A policy trained for one step of SimPO at beta 2.5 by the command, and the model that it started from."""
     folder, _ = trained
     start = make_tiny_causal_lm(folder / "start-policy")
-    words = ["train", str(folder / "groups"), "-o", str(folder / "policy"), "--model", str(start), "--objective", "simpo",
-             "--beta", "2.5", "--max-steps", "1", "--global-batch-size", "4", "--report-to", "none"]  # fmt: skip
+    words = [
+        "train",
+        str(folder / "groups"),
+        "-o",
+        str(folder / "policy"),
+        "--model",
+        str(start),
+        "--objective",
+        "simpo",
+        "--beta",
+        "2.5",
+        "--max-steps",
+        "1",
+        "--global-batch-size",
+        "4",
+        "--report-to",
+        "none",
+    ]
     assert prefpipe(words) == 0
     return str(folder / "policy"), str(start)
 

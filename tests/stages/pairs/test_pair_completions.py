@@ -19,16 +19,27 @@ def item(
 ) -> dict[str, Any]:
     """A row with scores of its own, as reward-bench writes them: correct completions first."""
     return {
-        "id": str(number), "prompt": f"Question {number}?", "chosen": [f"right {i}" for i in range(len(correct))],
-        "rejected": [f"wrong {i}" for i in range(len(wrong))], "num_correct": len(correct), "num_incorrect": len(wrong),
-        "total_completions": len(correct) + len(wrong), "subset": subset, "scores": [*correct, *wrong], **more,
-    }  # fmt: skip
+        "id": str(number),
+        "prompt": f"Question {number}?",
+        "chosen": [f"right {i}" for i in range(len(correct))],
+        "rejected": [f"wrong {i}" for i in range(len(wrong))],
+        "num_correct": len(correct),
+        "num_incorrect": len(wrong),
+        "total_completions": len(correct) + len(wrong),
+        "subset": subset,
+        "scores": [*correct, *wrong],
+        **more,
+    }
 
 
 ROWS = [
-    item(0, [2.0], [1.0, 0.0, -1.0]), item(1, [1.0], [1.0, 0.0, 0.0]), item(2, [0.0], [1.0, 0.0, 0.0]), item(3, [1.0], [0.0, 0.5, 0.0], "Focus"),
-    item("tied:0", [5.0, 4.0], [2.0, 1.0, 0.0], "Ties"), item("ref:0", [3.0], [1.5, 0.0], "Ties"),
-]  # fmt: skip
+    item(0, [2.0], [1.0, 0.0, -1.0]),
+    item(1, [1.0], [1.0, 0.0, 0.0]),
+    item(2, [0.0], [1.0, 0.0, 0.0]),
+    item(3, [1.0], [0.0, 0.5, 0.0], "Focus"),
+    item("tied:0", [5.0, 4.0], [2.0, 1.0, 0.0], "Ties"),
+    item("ref:0", [3.0], [1.5, 0.0], "Ties"),
+]
 
 
 def test_the_figures_are_those_of_rewardbench_2(tmp_path: Path, capsys) -> None:
@@ -71,7 +82,7 @@ def test_where_parts_end_changes_nothing(tmp_path: Path, part_size: str) -> None
     assert parted["rewardbench_two"] == whole["rewardbench_two"]
 
 
-def test_a_reward_model_that_likes_long_texts(tmp_path: Path) -> None:
+def test_figures_of_a_reward_model_agree_with_its_rewards(tmp_path: Path) -> None:
     """Its rewards, from the folder, put together again by hand."""
     rows = [{**row, "rejected": [text + "!" * 9 for text in row["rejected"]]} for row in ROWS[:3]]
     found = evaluate(
@@ -104,14 +115,17 @@ def test_a_folder_is_read_again_by_both_commands(tmp_path: Path) -> None:
         assert run(words) == 0
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    ({"num_correct": 2}, "`num_correct` is 2, and `chosen` holds 1"),
-    ({"total_completions": 5}, "`total_completions` is 5, and there are 4"),
-    ({"rejected": []}, "`rejected` is an empty list"),
-    ({"chosen": [7]}, "`chosen[0]` is 7, which is no text"),
-    ({"chosen": None}, "`chosen` is null"),
-    ({"prompt": ""}, "the prompt is empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"num_correct": 2}, "`num_correct` is 2, and `chosen` holds 1"),
+        ({"total_completions": 5}, "`total_completions` is 5, and there are 4"),
+        ({"rejected": []}, "`rejected` is an empty list"),
+        ({"chosen": [7]}, "`chosen[0]` is 7, which is no text"),
+        ({"chosen": None}, "`chosen` is null"),
+        ({"prompt": ""}, "the prompt is empty"),
+    ],
+)
 def test_a_row_that_cannot_be_used_is_kept_with_its_reason(
     tmp_path: Path, change: dict[str, Any], reason: str, capsys
 ) -> None:

@@ -72,8 +72,15 @@ def test_a_policy_without_a_reference_has_mean_log_probabilities(models, tmp_pat
 def test_a_policy_with_a_reference_has_summed_log_ratios(models, tmp_path):
     """No beta and no length; beta enters the calibration alone."""
     rows = some_pairs(6)
-    found = evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", "--model", models["policy"],
-                     "--reference", models["reference"])  # fmt: skip
+    found = evaluate(
+        "rewardbench",
+        pairs_file(tmp_path, rows),
+        tmp_path / "out",
+        "--model",
+        models["policy"],
+        "--reference",
+        models["reference"],
+    )
     for row, scored in zip(rows, rows_of(tmp_path / "out"), strict=True):
         for side in ("chosen", "rejected"):
             own, ref = (
@@ -110,8 +117,15 @@ def test_an_adapter_is_compared_with_its_base(models, tmp_path):
 
 
 def test_a_model_against_itself_ties_everywhere_and_loses_everything(models, tmp_path, capsys):
-    found = evaluate("rewardbench", pairs_file(tmp_path, some_pairs(6)), tmp_path / "out", "--model", models["policy"],
-                     "--reference", models["policy"])  # fmt: skip
+    found = evaluate(
+        "rewardbench",
+        pairs_file(tmp_path, some_pairs(6)),
+        tmp_path / "out",
+        "--model",
+        models["policy"],
+        "--reference",
+        models["policy"],
+    )
     assert [row["margin"] for row in rows_of(tmp_path / "out")] == [0.0] * 6
     assert (found["accuracy"]["mean"], found["accuracy"]["ties_half"], found["n_ties"]) == (
         0.0,
@@ -168,8 +182,11 @@ def test_a_reward_model_says_what_score_says(models, tmp_path):
 def test_no_score_depends_on_its_batch(models, tmp_path, kind):
     """Padding, packing, the size of batches and of parts."""
     pairs = pairs_file(tmp_path, some_pairs(11))
-    words = {"policy": ["--model", models["policy"]], "reward": ["--model", models["reward"], *REWARD],
-             "reference": ["--model", models["policy"], "--reference", models["reference"]]}[kind]  # fmt: skip
+    words = {
+        "policy": ["--model", models["policy"]],
+        "reward": ["--model", models["reward"], *REWARD],
+        "reference": ["--model", models["policy"], "--reference", models["reference"]],
+    }[kind]
     evaluate("rewardbench", pairs, tmp_path / "wide", *words, "--batch-size", "64")
     evaluate(
         "rewardbench",
@@ -264,8 +281,11 @@ def test_identical_responses_tie_exactly_and_are_told(models, tmp_path, kind, ca
     """In a batch with others, where the same tokens may come out with other last digits."""
     same = some_pairs(1)[0] | {"chosen": "Same words.", "rejected": "Same words."}
     rows = [*some_pairs(7), same, same]
-    words = {"policy": ["--model", models["policy"]], "reward": ["--model", models["reward"], *REWARD],
-             "reference": ["--model", models["policy"], "--reference", models["reference"]]}[kind]  # fmt: skip
+    words = {
+        "policy": ["--model", models["policy"]],
+        "reward": ["--model", models["reward"], *REWARD],
+        "reference": ["--model", models["policy"], "--reference", models["reference"]],
+    }[kind]
     found = evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", *words)
     scored = rows_of(tmp_path / "out")
     assert [row["status"] for row in scored] == ["ok"] * 7 + ["identical"] * 2
@@ -298,8 +318,16 @@ def test_rows_without_texts_are_kept_counted_and_fail_the_command_when_many(
     rows = some_pairs(6)
     rows[2]["chosen"] = None
     rows[3]["prompt"] = None
-    words = ["eval", "rewardbench", "--pairs", pairs_file(tmp_path, rows), "-o", str(tmp_path / "out"), "--model",
-             models["policy"]]  # fmt: skip
+    words = [
+        "eval",
+        "rewardbench",
+        "--pairs",
+        pairs_file(tmp_path, rows),
+        "-o",
+        str(tmp_path / "out"),
+        "--model",
+        models["policy"],
+    ]
     assert prefpipe(words) == 3
     assert "2 of 6 rows failed" in capsys.readouterr().err
     assert prefpipe([*words, "--max-error-rate", "0.5"]) == 0
@@ -471,7 +499,7 @@ def test_a_response_that_melts_into_the_prompts_last_token_is_scored(tmp_path):
     assert found["chosen_n_tokens"] == found["rejected_n_tokens"] + 1
 
 
-def test_real_rows_of_both_files(models, data_dir, tmp_path):
+def test_real_rows_of_both_files_get_their_sections(models, data_dir, tmp_path):
     """Sixteen pairs of each, unchanged columns and names: sections, and what lies outside of them."""
     for name, section in (("llmbar", "Chat Hard"), ("xstest", "Safety")):
         source = tmp_path / f"{name}.parquet"

@@ -87,8 +87,11 @@ def test_a_signal_with_less_notice_than_a_part_takes_is_warned_about(
     ends_at = time.time() + 3600  # so that no part is begun too late
     asked = iter([False, True])
     runtime = Runtime(
-        log=said.append, should_stop=lambda: next(asked), ends_at=ends_at, when_asked=lambda: ends_at - notice_s
-    )  # fmt: skip
+        log=said.append,
+        should_stop=lambda: next(asked),
+        ends_at=ends_at,
+        when_asked=lambda: ends_at - notice_s,
+    )
     with pytest.raises(StoppedEarly, match="1 parts made now, 5 left"):
         loop(output, writes(output, 0.1), runtime)
     wanted = "warning: a part takes 0 s and the signal came 0 s before the job ends: one begun just before it would be lost."

@@ -220,8 +220,13 @@ def test_ratings_and_pairs_leave_bad_rows_out_too(
 ) -> None:
     prompts = json_lines(tmp_path / "p.jsonl", [{"prompt_id": "a", "prompt": "A?"}])
     assert run(["generate", str(prompts), "-o", str(tmp_path / "cand"), *FAKE]) == 0
-    ratings = json_lines(tmp_path / "r.jsonl", [{"prompt_id": "a", "sample_idx": 0, "rating": 3},
-                                                {"prompt_id": "a", "sample_idx": 1, "rating": "n/a"}])  # fmt: skip
+    ratings = json_lines(
+        tmp_path / "r.jsonl",
+        [
+            {"prompt_id": "a", "sample_idx": 0, "rating": 3},
+            {"prompt_id": "a", "sample_idx": 1, "rating": "n/a"},
+        ],
+    )
     score = [
         "score",
         str(tmp_path / "cand"),
@@ -239,10 +244,25 @@ def test_ratings_and_pairs_leave_bad_rows_out_too(
         (None, "unrated"),
     ]
 
-    pairs = json_lines(tmp_path / "pairs.jsonl", [
-        {"prompt": "A?", "chosen": "x", "rejected": "y", "score_chosen": 2, "score_rejected": 1},
-        {"prompt": "B?", "chosen": "x", "rejected": "y", "score_chosen": "high", "score_rejected": 1},
-    ])  # fmt: skip
+    pairs = json_lines(
+        tmp_path / "pairs.jsonl",
+        [
+            {
+                "prompt": "A?",
+                "chosen": "x",
+                "rejected": "y",
+                "score_chosen": 2,
+                "score_rejected": 1,
+            },
+            {
+                "prompt": "B?",
+                "chosen": "x",
+                "rejected": "y",
+                "score_chosen": "high",
+                "score_rejected": 1,
+            },
+        ],
+    )
     command = ["eval", "calibration", "--pairs", str(pairs), "-o", str(tmp_path / "cal")]
     assert run(command) == 1
     capsys.readouterr()

@@ -19,7 +19,7 @@ from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
-from prefpipe.status import Inspector
+from prefpipe.status.checker import StatusChecker
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 ANSWERS = ["one", "a second, longer one", "third", "the fourth"]
@@ -218,10 +218,10 @@ def test_a_policy_is_stale_when_its_evaluation_groups_were_made_again(
     groups, others, model, tmp_path
 ):
     run(config_of(groups, tmp_path / "policy", eval_groups=others), model)
-    assert Inspector().report(tmp_path / "policy").state == "done"
+    assert StatusChecker().check(tmp_path / "policy").state == "done"
     (others / "part-00000-of-00001.parquet").unlink()
     write_groups(others, [rows_of(20, 22)], [model.identity()], note="others")
-    report = Inspector().report(tmp_path / "policy")
+    report = StatusChecker().check(tmp_path / "policy")
     assert report.state == "stale"
     assert any("another version of its eval_groups" in reason for reason in report.reasons)
 

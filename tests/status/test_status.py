@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ from support.pipelines import open_artifact
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
-from prefpipe.status import Inspector, Report, find_artifacts, locate_parent, ranges
+from prefpipe.status.artifact_status import ArtifactStatus, ranges
+from prefpipe.status.checker import StatusChecker
+from prefpipe.status.folders import find_artifacts
+from prefpipe.status.origins import locate_parent
 
 
 @pytest.fixture
@@ -32,8 +36,8 @@ def part_of(folder: Path, index: int) -> Path:
 
 
 def states_of(run: Path) -> dict[str, str]:
-    inspector = Inspector()
-    return {path.name: inspector.report(path).state for path in find_artifacts(run)}
+    checker = StatusChecker()
+    return {path.name: checker.check(path).state for path in find_artifacts(run)}
 
 
 def again(folder: Path, *more: str) -> None:
@@ -42,8 +46,8 @@ def again(folder: Path, *more: str) -> None:
 
 
 def test_a_finished_run_is_done_without_a_reason(run: Path) -> None:
-    inspector = Inspector()
-    reports = [inspector.report(path) for path in find_artifacts(run)]
+    checker = StatusChecker()
+    reports = [checker.check(path) for path in find_artifacts(run)]
     assert [(report.path.name, report.state) for report in reports] == [
         ("candidates", "done"), ("scores", "done"), ("embeddings", "done"), ("groups", "done"),
     ]  # fmt: skip
@@ -55,7 +59,7 @@ def test_a_finished_run_is_done_without_a_reason(run: Path) -> None:
 def test_missing_parts_make_it_partial_and_are_listed(run: Path) -> None:
     part_of(run / "scores", 0).unlink()
     part_of(run / "scores", 2).unlink()
-    report = Inspector().report(run / "scores")
+    report = StatusChecker().check(run / "scores")
     assert (report.state, report.missing, report.to_make) == ("partial", [0, 2], [0, 2])
     assert report.reasons == ["missing: 2 parts, 0,2"]
     assert report.shards(2) == [0]  # parts 0 and 2 are both of shard 0 of 2
@@ -68,24 +72,24 @@ def test_a_changed_byte_is_corrupt_and_only_the_footer_is_read_when_quick(run: P
     data = bytearray(part.read_bytes())
     data[10] ^= 1
     part.write_bytes(data)
-    report = Inspector().report(run / "embeddings")
+    report = StatusChecker().check(run / "embeddings")
     assert (report.state, report.corrupt_parts, report.to_make) == ("corrupt", [1], [1])
     assert f"{part} is corrupt: its bytes changed after it was written" in report.reasons
-    assert Inspector().report(run / "embeddings", quick=True).state == "done"
+    assert StatusChecker().check(run / "embeddings", quick=True).state == "done"
 
 
 @pytest.mark.parametrize("quick", [False, True])
 def test_a_truncated_part_is_corrupt(run: Path, quick: bool) -> None:
     part = part_of(run / "groups", 2)
     part.write_bytes(part.read_bytes()[:-20])
-    report = Inspector().report(run / "groups", quick=quick)
+    report = StatusChecker().check(run / "groups", quick=quick)
     assert (report.state, report.corrupt_parts) == ("corrupt", [2])
 
 
 def test_an_edited_run_json_is_corrupt(run: Path) -> None:
     record = run / "scores" / "run.json"
     record.write_text(record.read_text().replace('"name": "fake"', '"name": "fakes"'))
-    report = Inspector().report(run / "scores")
+    report = StatusChecker().check(run / "scores")
     assert report.state == "corrupt"
     assert "was edited: its identity does not match its fingerprint" in report.reasons[0]
 
@@ -94,7 +98,7 @@ def test_a_parent_of_another_configuration_makes_it_stale_and_the_fields_are_nam
     run: Path, tmp_path: Path
 ) -> None:
     again(run / "candidates", "--seed", "7", "--overwrite")
-    report = Inspector().report(run / "scores")
+    report = StatusChecker().check(run / "scores")
     assert report.state == "stale"
     assert report.to_make == list(range(N_PARTS))
     assert (
@@ -124,10 +128,10 @@ def test_a_parent_part_with_other_bytes_makes_that_part_stale(run: Path) -> None
         counts=footer.counts,
         parents={},
     )
-    report = Inspector().report(run / "scores")
+    report = StatusChecker().check(run / "scores")
     assert (report.state, report.outdated, report.to_make) == ("stale", [1], [1])
     assert report.reasons == ["part 1 was made from another version of its candidates"]
-    groups = Inspector().report(run / "groups")
+    groups = StatusChecker().check(run / "groups")
     assert (groups.state, groups.outdated) == ("stale", [1])
     assert f"its scores, {run / 'scores'}, are stale themselves" in groups.reasons
 
@@ -136,7 +140,7 @@ def test_staleness_reaches_grandchildren(run: Path) -> None:
     """Groups are made from scores: when only the scores' own parent moved on, groups are behind as well."""
     again(run / "candidates", "--seed", "7", "--overwrite")
     shutil.rmtree(run / "embeddings")
-    report = Inspector().report(run / "groups")
+    report = StatusChecker().check(run / "groups")
     assert report.state == "stale"
     assert f"its scores, {run / 'scores'}, are stale themselves" in report.reasons
 
@@ -145,13 +149,13 @@ def test_parts_of_another_run_than_run_json_describes_are_stale(run: Path) -> No
     again(
         run / "candidates", "--n", str(N + 1), "--extend", "--shard-index", "0", "--num-shards", "2"
     )
-    report = Inspector().report(run / "candidates")
+    report = StatusChecker().check(run / "candidates")
     assert (report.state, report.outdated) == (
         "stale",
         [1],
     )  # parts 0 and 2 were grown by shard 0 of 2
     assert report.reasons == ["from before the last extend: part 1"]
-    scores = Inspector().report(run / "scores")
+    scores = StatusChecker().check(run / "scores")
     assert f"  n: {N} then, {N + 1} now" in scores.reasons
 
 
@@ -181,7 +185,7 @@ def test_changed_prompts_make_candidates_stale_and_say_what_changed(
     prompts = run.parent / "prompts.jsonl"
     rows = [json.loads(line) for line in prompts.read_text().splitlines()]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
-    report = Inspector().report(run / "candidates")
+    report = StatusChecker().check(run / "candidates")
     assert report.state == "stale"
     assert report.reasons[0] == f"its prompts, {prompts}, have changed since:"
     assert report.reasons[1].startswith(reason)
@@ -189,13 +193,16 @@ def test_changed_prompts_make_candidates_stale_and_say_what_changed(
 
 def test_prompts_written_anew_with_the_same_content_change_nothing(run: Path) -> None:
     write_run_prompts(run.parent / "prompts.jsonl")
-    assert Inspector().report(run / "candidates").state == "done"
+    assert StatusChecker().check(run / "candidates").state == "done"
 
 
 def test_deleted_parents_are_noted_and_not_judged(run: Path) -> None:
     (run.parent / "prompts.jsonl").unlink()
     shutil.move(run / "candidates", run / "elsewhere")
-    scores, candidates = Inspector().report(run / "scores"), Inspector().report(run / "elsewhere")
+    scores, candidates = (
+        StatusChecker().check(run / "scores"),
+        StatusChecker().check(run / "elsewhere"),
+    )
     assert (scores.state, candidates.state) == ("done", "done")
     assert scores.notes == [f"its candidates, {run / 'candidates'}, no longer exist"]
     assert candidates.notes == [f"its prompts, {run.parent / 'prompts.jsonl'}, no longer exist"]
@@ -270,9 +277,9 @@ def test_a_lost_run_json_is_corrupt_and_the_same_command_mends_it(run: Path) -> 
         "embeddings": "done",
         "groups": "done",
     }
-    report = Inspector().report(run / "candidates")
+    report = StatusChecker().check(run / "candidates")
     assert report.reasons[0].startswith(f"{run / 'candidates'} has {N_PARTS} parts and no run.json")
-    assert Inspector().report(run / "scores").notes == [
+    assert StatusChecker().check(run / "scores").notes == [
         f"its candidates, {run / 'candidates'}, have lost their run.json"
     ]
 
@@ -291,7 +298,7 @@ def test_of_an_artifact_that_was_renamed_alone_the_parents_are_where_they_were(r
     shutil.move(run / "groups", run.parent / "old-groups")
     groups = open_artifact(run.parent / "old-groups")
     assert locate_parent(groups, "candidates") == run / "candidates"
-    assert Inspector().report(groups.path).state == "done"
+    assert StatusChecker().check(groups.path).state == "done"
 
 
 def test_parents_recorded_as_relative_paths_are_found_from_the_recorded_folder(
@@ -315,12 +322,12 @@ def test_an_artifact_that_names_itself_as_parent_ends(run: Path) -> None:
     record = json.loads((run / "scores" / "run.json").read_text())
     record["parents"]["candidates"] = str(run / "scores")
     (run / "scores" / "run.json").write_text(json.dumps(record))
-    assert Inspector().report(run / "scores").state == "done"
+    assert StatusChecker().check(run / "scores").state == "done"
 
 
 def test_a_parent_that_lacks_parts_is_noted(run: Path) -> None:
     part_of(run / "candidates", 0).unlink()
-    report = Inspector().report(run / "scores")
+    report = StatusChecker().check(run / "scores")
     assert report.state == "done"
     assert report.notes == ["1 part could not be compared with its candidates, which lack it"]
 
@@ -330,16 +337,16 @@ def test_an_evaluation_without_its_summary_is_partial(run: Path) -> None:
     sides = ["--policy", str(run / "candidates"), "--baseline", str(run / "candidates")]
     scores = ["--policy-scores", str(run / "scores"), "--baseline-scores", str(run / "scores")]
     command(["eval", *sides, *scores, "--reward", "fake", "-o", str(run / "eval")])
-    assert Inspector().report(run / "eval").state == "done"
+    assert StatusChecker().check(run / "eval").state == "done"
     (run / "eval" / "summary.json").unlink()
-    report = Inspector().report(run / "eval")
+    report = StatusChecker().check(run / "eval")
     assert (report.state, report.reasons) == (
         "partial",
         ["it has no summary.json, which is written last"],
     )
     (run / "eval" / "checkpoint-9").mkdir()
     (run / "eval" / "checkpoint-10").mkdir()
-    assert Inspector().report(run / "eval").reasons[0].endswith("it goes on from checkpoint-10")
+    assert StatusChecker().check(run / "eval").reasons[0].endswith("it goes on from checkpoint-10")
 
 
 def test_an_evaluation_of_candidates_that_were_made_again_is_stale(run: Path) -> None:
@@ -347,7 +354,7 @@ def test_an_evaluation_of_candidates_that_were_made_again_is_stale(run: Path) ->
     scores = ["--policy-scores", str(run / "scores"), "--baseline-scores", str(run / "scores")]
     command(["eval", *sides, *scores, "--reward", "fake", "-o", str(run / "eval")])
     again(run / "candidates", "--seed", "7", "--overwrite")
-    report = Inspector().report(run / "eval")
+    report = StatusChecker().check(run / "eval")
     assert report.state == "stale"
     assert any("policy_candidates" in reason for reason in report.reasons)
 
@@ -374,7 +381,7 @@ def test_what_is_no_artifact_is_an_error(run: Path, tmp_path: Path) -> None:
     assert caught.value.hint == f"pass {run / 'scores'}"
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"is not a prefpipe artifact: it has no run\.json"):
-        Inspector().report(tmp_path / "empty")
+        StatusChecker().check(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
@@ -386,18 +393,18 @@ def test_ranges_read_as_slurm_reads_them(numbers: list[int], text: str) -> None:
 
 
 def test_the_gravest_state_wins() -> None:
-    report = Report(Path("x"), n_parts=4)
-    assert report.state == "done"
-    report.missing.append(3)
-    assert report.state == "partial"
-    report.outdated.append(1)
-    assert report.state == "stale"
-    report.corrupt_parts.append(0)
-    assert report.state == "corrupt"
-    assert report.to_make == [0, 1, 3]
+    status = ArtifactStatus(Path("x"), n_parts=4)
+    assert status.state == "done"
+    status = replace(status, missing=[3])
+    assert status.state == "partial"
+    status = replace(status, outdated=[1])
+    assert status.state == "stale"
+    status = replace(status, corrupt_parts=[0])
+    assert status.state == "corrupt"
+    assert status.to_make == [0, 1, 3]
 
 
 def test_the_command_that_made_it_can_be_pasted(run: Path) -> None:
     """``checks + 0.5 * fake`` has spaces and a star, and comes back as one word."""
-    report = Inspector().report(run / "groups")
+    report = StatusChecker().check(run / "groups")
     assert shlex.split(report.command) == open_artifact(run / "groups").record.context["command"]

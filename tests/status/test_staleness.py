@@ -16,7 +16,9 @@ from support.tiny_models import (
 from support.two_rounds import SAMPLING, copy_to
 
 from prefpipe.cli.main import run as prefpipe
-from prefpipe.status import Inspector, Standing, find_artifacts, standing_of
+from prefpipe.status.artifact_status import Standing
+from prefpipe.status.checker import StatusChecker, standing_of
+from prefpipe.status.folders import find_artifacts
 
 ALL = {
     "candidates", "scores", "embeddings", "groups", "policy", "rm", "logprobs", "dpo", "round2/candidates", "round2/scores", "eval",
@@ -40,9 +42,9 @@ def rounds(tmp_path: Path) -> Path:
 
 def stale_in(folder: Path) -> set[str]:
     """Return what is stale; everything else must be done."""
-    inspector = Inspector()
+    checker = StatusChecker()
     states = {
-        str(path.relative_to(folder)): inspector.report(path, quick=True).state
+        str(path.relative_to(folder)): checker.check(path, quick=True).state
         for path in find_artifacts(folder)
     }
     assert states.keys() == ALL
@@ -51,7 +53,7 @@ def stale_in(folder: Path) -> set[str]:
 
 
 def reasons(path: Path) -> list[str]:
-    return Inspector().report(path, quick=True).reasons
+    return StatusChecker().check(path, quick=True).reasons
 
 
 def test_nothing_is_stale_where_nothing_changed(rounds: Path) -> None:
@@ -150,7 +152,7 @@ def test_changed_ratings_make_scores_stale(rounds: Path) -> None:
 def test_what_was_deleted_is_said(rounds: Path, gone: str, child: str, told: str) -> None:
     path = rounds / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert told.format(path) in Inspector().report(rounds / child).notes
+    assert told.format(path) in StatusChecker().check(rounds / child).notes
 
 
 def test_what_was_never_copied_to_this_machine_is_not_called_deleted(rounds: Path) -> None:
@@ -160,7 +162,7 @@ def test_what_was_never_copied_to_this_machine_is_not_called_deleted(rounds: Pat
     record.write_text(json.dumps(values))
     shutil.rmtree(rounds / "candidates")
     told = f"its candidates, {rounds / 'candidates'}, are not on this disk and were not looked at"
-    assert Inspector().report(rounds / "scores").notes == [told]
+    assert StatusChecker().check(rounds / "scores").notes == [told]
 
 
 def test_a_model_of_the_hub_is_no_deleted_folder(rounds: Path) -> None:
@@ -168,7 +170,7 @@ def test_a_model_of_the_hub_is_no_deleted_folder(rounds: Path) -> None:
     values = json.loads(record.read_text())
     values["context"]["made_with"][0]["reference"] = "sentence-transformers/all-MiniLM-L6-v2"
     record.write_text(json.dumps(values))
-    assert Inspector().report(rounds / "embeddings").notes == []
+    assert StatusChecker().check(rounds / "embeddings").notes == []
 
 
 def test_models_of_a_run_that_was_moved_are_found_above_its_artifacts(
@@ -268,7 +270,7 @@ def test_a_merged_model_that_was_moved_is_judged_by_what_moved_with_it(
 
 def test_an_adapter_that_was_deleted_after_its_merge_is_said_and_no_more(merged: Path) -> None:
     shutil.rmtree(merged / "adapter")
-    report = Inspector().report(merged / "candidates")
+    report = StatusChecker().check(merged / "candidates")
     assert report.state == "done"
     assert report.notes == [
         f"its model, {merged / 'merged'}, was merged: its adapter, {merged / 'adapter'}, no longer exists"

@@ -1,0 +1,205 @@
+"""The state of an artifact, why it is so, and the commands that finish what is there."""
+
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings
+
+State = Literal["done", "partial", "stale", "corrupt"]
+
+
+class Effect(Enum):
+    """What a finding makes of the whole artifact."""
+
+    CORRUPT = auto()
+    """It cannot be told what it is."""
+    OTHER_RUN = auto()
+    """It was made from something else than what is there now, and all of it is to be made again."""
+    BEHIND = auto()
+    """Something that it was made from is to be made again first."""
+    UNFINISHED = auto()
+    """Its parts are there, and what is written last is not."""
+    NOTE = auto()
+    """Nothing: something could not be looked at."""
+
+
+class Finding(NamedTuple):
+    """One thing that was found out about an artifact, with a line that says so."""
+
+    effect: Effect
+    text: str
+
+
+@dataclass(frozen=True)
+class ArtifactStatus:
+    """The state of one artifact.
+
+    ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
+    state is not ``done``, ``notes`` what could not be looked at. ``words`` are the command that
+    made it, as it was typed, and ``folder`` is where it was run.
+    """
+
+    path: Path
+    stage: str = "?"
+    fingerprint: str = ""
+    n_parts: int = 0
+    n_rows: int = 0
+    missing: Sequence[int] = ()
+    outdated: Sequence[int] = ()
+    corrupt_parts: Sequence[int] = ()
+    effects: Collection[Effect] = ()
+    reasons: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    words: Sequence[str] = ()
+    folder: str = ""
+
+    @property
+    def state(self) -> State:
+        """The gravest of what was found."""
+        if Effect.CORRUPT in self.effects or self.corrupt_parts:
+            return "corrupt"
+        if Effect.OTHER_RUN in self.effects or Effect.BEHIND in self.effects or self.outdated:
+            return "stale"
+        if Effect.UNFINISHED in self.effects or self.missing:
+            return "partial"
+        return "done"
+
+    @property
+    def command(self) -> str:
+        """The command that made it, to paste into a shell."""
+        return shlex.join(self.words)
+
+    @property
+    def to_make(self) -> list[int]:
+        """The parts that are still to be made, or made again: all of them of another run."""
+        if Effect.OTHER_RUN in self.effects:
+            return list(range(self.n_parts))
+        return sorted({*self.missing, *self.outdated, *self.corrupt_parts})
+
+    def shards(self, num_shards: int | None) -> list[int]:
+        """Return the shards (of ``num_shards``, default one a part) that have something to make."""
+        count = num_shards or max(1, self.n_parts)
+        # as `Shard.parts` divides them
+        return sorted({index % count for index in self.to_make})
+
+    def again(self, num_shards: int | None) -> list[list[str]]:
+        """Return the commands that finish what is there, each as its words.
+
+        It is one, or one a shard that has something to make: for the shards of ``num_shards``, or
+        those that the recorded command was one of. They go on, without ``--overwrite``, with paths
+        that are right in the folder of now. What is of another configuration is made again, with
+        ``--overwrite=stale``.
+        """
+        recorded = self._recorded_command()
+        if self.state == "done" or recorded is None:
+            return []
+
+        output = output_of(recorded.stage, self.stage, self.path)
+        surroundings = Surroundings(Path(self.folder or "."), output, Path.cwd())
+        count = num_shards or recorded.num_shards or 1
+        shards: list[tuple[int, int] | None] = [None]
+        if recorded.takes_shards and self.n_parts > 1 and count > 1:
+            shards = [(index, count) for index in self.shards(count)] or shards
+
+        is_replaced = Effect.OTHER_RUN in self.effects or Effect.BEHIND in self.effects
+        has_checkpoints = any(output.glob("checkpoint-*"))
+        return [
+            recorded.to_go_on(
+                surroundings,
+                replaces_other_runs=is_replaced,
+                shard=shard,
+                has_checkpoints=has_checkpoints,
+            )
+            for shard in shards
+        ]
+
+    @property
+    def takes_shards(self) -> bool:
+        """Whether the command that made it divides its parts among workers."""
+        recorded = self._recorded_command()
+        return recorded is not None and recorded.takes_shards
+
+    def _recorded_command(self) -> RecordedCommand | None:
+        try:
+            return RecordedCommand(self.words)
+        except ValueError:
+            return None
+
+    def to_json(self, num_shards: int | None) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "path": str(self.path),
+            "stage": self.stage,
+            "state": self.state,
+            "fingerprint": self.fingerprint,
+            "n_parts": self.n_parts,
+            "n_rows": self.n_rows,
+            "missing": list(self.missing),
+            "outdated": list(self.outdated),
+            "corrupt": list(self.corrupt_parts),
+            "reasons": list(self.reasons),
+            "notes": list(self.notes),
+            "command": self.command,
+            "num_shards": num_shards or max(1, self.n_parts),
+            "shards_to_run": self.shards(num_shards),
+            "again": self.again(num_shards),
+        }
+
+
+class Standing(NamedTuple):
+    """What ``prefpipe status --quick`` says of an artifact that another command reads.
+
+    The command says it, marks its figures, or refuses.
+    """
+
+    path: Path
+    state: State
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether figures made from it need no mark."""
+        return self.state == "done"
+
+    @property
+    def line(self) -> str:
+        """One line for the top of a page: ``run/scores is stale: its candidates ...``."""
+        first = self.reasons[0].rstrip(":") if self.reasons else "see why with prefpipe status"
+        line = f"{self.path} is {self.state}: {first}"
+        n_more = len(self.reasons) - 1
+        return f"{line} (and {n_more} more)" if n_more > 0 else line
+
+    @property
+    def command(self) -> str:
+        """The command that says all of it."""
+        return f"prefpipe status {shlex.quote(str(self.path))}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"path": str(self.path), "state": self.state, "reasons": list(self.reasons)}
+
+
+def output_of(command_stage: str, stage: str, path: Path) -> Path:
+    """Return the output of the command that made an artifact.
+
+    Some commands write several artifacts, in folders of their output: an import, the sides of an
+    evaluation, a training's own reference.
+    """
+    if command_stage == stage:
+        return path.parent if stage == "import" else path
+    return path.parent.parent if command_stage == "eval" else path.parent
+
+
+def ranges(indices: Sequence[int]) -> str:
+    """Return sorted numbers as Slurm's ``--array`` takes them: ``0,3-7,12``."""
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], index)
+        else:
+            runs.append((index, index))
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)

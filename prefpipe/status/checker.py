@@ -1,0 +1,333 @@
+"""Artifacts compared with what they were made from, each once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefpipe.artifacts import run_record
+from prefpipe.artifacts.file_hashes import hash_file
+from prefpipe.artifacts.fingerprint import field_differences
+from prefpipe.artifacts.interchange.formats import content_hash
+from prefpipe.artifacts.interchange.user_table import file_of
+from prefpipe.artifacts.prompt_changes import changes_of_prompts
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.store import Artifact, parts_without_record
+from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
+from prefpipe.errors import InputError, PrefpipeError
+from prefpipe.models.files import content_hash_of
+from prefpipe.models.location import locate_model
+from prefpipe.models.merge_record import MergedPart, MergeRecord, read_merge_record
+from prefpipe.status.artifact_status import ArtifactStatus, Effect, Finding, Standing
+from prefpipe.status.folders import PAIR_STAGES
+from prefpipe.status.origins import (
+    FILES,
+    REFERENCE,
+    Ingredient,
+    absence,
+    ingredients_of,
+    is_path,
+    locate_ingredient,
+    locate_merged_part,
+    locate_parent,
+)
+from prefpipe.status.part_states import part_states
+
+SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
+"""Stages that write ``summary.json`` when everything else is on disk."""
+SOURCES = ("source", "requests", "pairs")
+"""Parents that are files, and are compared by their hash."""
+MAX_DIFFERENCES = 8
+
+
+class StatusChecker:
+    """Looks at artifacts, each once, however many others are made from it."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
+
+    def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
+        """Return the status of the artifact in a folder.
+
+        Every byte of every part is verified, unless ``quick``: then the footers alone. Parents are
+        looked at quickly in any case.
+
+        Raises:
+            InputError: the folder holds no ``run.json``.
+        """
+        key = (path.resolve(), quick)
+        if key in self._known:
+            return self._known[key]
+        if not (path / run_record.FILE_NAME).exists() and not parts_without_record(path):
+            run_record.read_run_record(path)  # raises the error that names what is wrong
+
+        # what is asked for while it is being looked at is taken for done: no endless circle
+        self._known[key] = ArtifactStatus(path)
+        self._known[key] = self._status(path, quick=quick)
+        return self._known[key]
+
+    def _status(self, path: Path, *, quick: bool) -> ArtifactStatus:
+        lost = parts_without_record(path)
+        if lost:
+            reason = (
+                f"{path} has {len(lost)} parts and no {run_record.FILE_NAME}: restore it, or run "
+                "the command that made them again, which writes it anew and keeps them"
+            )
+            return ArtifactStatus(path, effects={Effect.CORRUPT}, reasons=[reason])
+        try:
+            record = run_record.read_run_record(path)
+        except PrefpipeError as error:
+            return ArtifactStatus(path, effects={Effect.CORRUPT}, reasons=[error.message])
+
+        artifact = Artifact(path, record)
+        findings: list[Finding] = []
+        if record.stage == "generate":
+            findings += _prompt_findings(artifact)
+        for ingredient in ingredients_of(record):
+            findings += self._ingredient_findings(artifact, ingredient)
+        findings += _source_findings(artifact)
+
+        parents = {}
+        for name in record.parents:
+            if name not in FILES:
+                parent, of_parent = self._parent(artifact, name)
+                findings += of_parent
+                if parent is not None:
+                    parents[name] = parent
+
+        states = part_states(artifact, parents, quick=quick)
+        unfinished = []
+        if record.stage in SUMMARY_STAGES and not (path / "summary.json").exists():
+            unfinished.append(Finding(Effect.UNFINISHED, _unfinished(path)))
+
+        reasons = [finding.text for finding in findings if finding.effect is not Effect.NOTE]
+        notes = [finding.text for finding in findings if finding.effect is Effect.NOTE]
+        return ArtifactStatus(
+            path,
+            stage=record.stage,
+            fingerprint=record.fingerprint,
+            n_parts=record.n_parts,
+            n_rows=states.n_rows,
+            missing=states.missing,
+            outdated=states.outdated,
+            corrupt_parts=states.corrupt,
+            effects={finding.effect for finding in [*findings, *unfinished]},
+            reasons=[*reasons, *states.reasons, *(finding.text for finding in unfinished)],
+            notes=[*notes, *states.notes],
+            words=_command_words(record),
+            folder=_command_folder(record),
+        )
+
+    def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[Finding]]:
+        """Return a parent that is still the one this artifact was made from, and what was found.
+
+        It is None where it is not on disk, or is of another configuration now.
+        """
+        place = locate_parent(artifact, name)
+        if place is not None and parts_without_record(place):
+            text = f"its {name}, {place}, have lost their {run_record.FILE_NAME}"
+            return None, [Finding(Effect.NOTE, text)]
+        if place is None or not (place / run_record.FILE_NAME).exists():
+            gone = absence(_host(artifact), are=True)
+            text = f"its {name}, {artifact.record.parents[name]}, {gone}"
+            return None, [Finding(Effect.NOTE, text)]
+
+        status = self.check(place, quick=True)
+        try:
+            parent = Artifact(place, run_record.read_run_record(place))
+        except InputError as error:
+            text = f"its {name} cannot be looked at: {error.message}"
+            return None, [Finding(Effect.NOTE, text)]
+
+        then, now = artifact.record.identity.get(name), parent.record.identity
+        if isinstance(then, dict) and then != now:
+            header = f"its {name}, {place}, are of another configuration now:"
+            lines = [header, *_difference_lines(then, now)]
+            return None, [Finding(Effect.OTHER_RUN, line) for line in lines]
+        if status.state == "stale":
+            return parent, [Finding(Effect.BEHIND, f"its {name}, {place}, are stale themselves")]
+        return parent, []
+
+    def _ingredient_findings(self, artifact: Artifact, ingredient: Ingredient) -> Iterator[Finding]:
+        """Compare a model or a file with what it was then.
+
+        Where it is an artifact itself, that it is stale is passed on.
+        """
+        place = locate_ingredient(artifact, ingredient.reference)
+        name = f"its {ingredient.role}, {ingredient.reference}"
+        if place is None:
+            if is_path(artifact, ingredient.reference):
+                yield Finding(Effect.NOTE, f"{name}, {absence(_host(artifact))}")
+        elif ingredient.role == REFERENCE:
+            yield from self._reference_findings(name, place, ingredient.hashes)
+        elif place.is_dir():
+            yield from self._model_findings(name, place, ingredient.hashes)
+        elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
+            yield Finding(Effect.OTHER_RUN, f"{name}, has changed since")
+
+    def _model_findings(
+        self, name: str, place: Path, hashes: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        """Compare a model folder with its hashes of then.
+
+        Args:
+            name: of the model in the run, for the lines.
+            place: its folder.
+            hashes: those that it had.
+        """
+        try:
+            now = locate_model(str(place)).identity()
+        except PrefpipeError as error:
+            yield Finding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+            return
+
+        # the day that its template was told then is the run's, and no file of the model has one
+        then = {key: value for key, value in hashes.items() if key != TEMPLATE_DATE}
+        if any(now.get(key) != value for key, value in then.items()):
+            yield Finding(
+                Effect.OTHER_RUN,
+                f"{name}, has changed since: it has other weights, tokenizer or template",
+            )
+
+        # a model of ours may be out of date although its weights are those of then
+        if self._is_stale_model(place):
+            yield Finding(Effect.BEHIND, f"{name}, is stale itself")
+        record = read_merge_record(place)
+        if record is not None:
+            for part in record.made_of:
+                yield from self._merged_part_findings(name, place, record, part)
+
+    def _is_stale_model(self, place: Path) -> bool:
+        """Return whether a model is a stale artifact, or the checkpoint of a stale training."""
+        folder = place.parent if place.name.startswith("checkpoint-") else place
+        if not (folder / run_record.FILE_NAME).exists():
+            return False
+        return self.check(folder, quick=True).state == "stale"
+
+    def _merged_part_findings(
+        self, name: str, place: Path, record: MergeRecord, part: MergedPart
+    ) -> Iterator[Finding]:
+        """Pass on that a merged model is out of date: its adapter or base is another, or stale."""
+        folder = locate_merged_part(record, part, place)
+        if folder is None:
+            gone = absence(record.host)
+            text = f"{name}, was merged: its {part.role}, {part.reference}, {gone}"
+            yield Finding(Effect.NOTE, text)
+            return
+        try:
+            has_changed = content_hash_of(folder) != part.content_hash
+        except PrefpipeError as error:
+            text = f"{name}, was merged: its {part.role} cannot be looked at: {error.message}"
+            yield Finding(Effect.NOTE, text)
+            return
+
+        if has_changed or self._is_stale_model(folder):
+            why = "has changed since" if has_changed else "is stale itself"
+            yield Finding(
+                Effect.BEHIND,
+                f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
+            )
+
+    def _reference_findings(
+        self, name: str, place: Path, hashes: Mapping[str, Any]
+    ) -> Iterator[Finding]:
+        """Compare the log-probabilities that a training was given with those of then."""
+        try:
+            identity = run_record.read_run_record(place).identity
+        except PrefpipeError as error:
+            yield Finding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+            return
+
+        measured = identity.get("model")
+        now: dict[str, Any] = {}
+        if isinstance(measured, dict):
+            now = {**measured, "dtype": identity.get("dtype")}
+        if any(now.get(key) != value for key, value in hashes.items()):
+            yield Finding(Effect.OTHER_RUN, f"{name}, is of another model or number format now")
+        if self.check(place, quick=True).state == "stale":
+            yield Finding(Effect.BEHIND, f"{name}, is stale itself")
+
+
+def standing_of(
+    path: Path, checker: StatusChecker | None = None, *, quick: bool = True
+) -> Standing:
+    """Return what status says of an artifact; one that cannot be read is ``corrupt``.
+
+    Args:
+        path: the artifact's folder.
+        checker: one that has looked at others of the run, so that none is looked at twice.
+        quick: look at the footers of parts alone, and not at every byte.
+    """
+    try:
+        status = (checker or StatusChecker()).check(path, quick=quick)
+    except PrefpipeError as error:
+        return Standing(path, "corrupt", (error.message,))
+    return Standing(path, status.state, tuple(line.strip() for line in status.reasons))
+
+
+def _prompt_findings(artifact: Artifact) -> Iterator[Finding]:
+    """Compare the prompts that were sampled with those of the file now."""
+    source = artifact.record.parents.get("prompts", "")
+    if source.startswith("hf:"):
+        yield Finding(Effect.NOTE, f"its prompts are {source}, which were not looked at")
+        return
+    place = locate_parent(artifact, "prompts")
+    if place is None:
+        gone = absence(_host(artifact), are=True)
+        yield Finding(Effect.NOTE, f"its prompts, {source}, {gone}")
+        return
+
+    changes = changes_of_prompts(artifact, place)
+    if changes:
+        yield Finding(Effect.OTHER_RUN, f"its prompts, {place}, have changed since:")
+        for line in changes:
+            yield Finding(Effect.OTHER_RUN, f"  {line}")
+
+
+def _source_findings(artifact: Artifact) -> Iterator[Finding]:
+    """Compare the files that were imported with what they were then, by their hash."""
+    for name in SOURCES:
+        recorded = artifact.record.parents.get(name)
+        if recorded is None:
+            continue
+        if file_of(recorded) is None:
+            yield Finding(Effect.NOTE, f"its {name}, {recorded}, was not looked at")
+            continue
+
+        place = locate_parent(artifact, name)
+        if place is None:
+            yield Finding(Effect.NOTE, f"its {name}, {recorded}, {absence(_host(artifact))}")
+        elif content_hash(str(place)) != artifact.record.identity.get(name):
+            yield Finding(Effect.OTHER_RUN, f"its {name}, {place}, has changed since")
+
+
+def _difference_lines(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the first fields in which an identity differs, and how many more there are."""
+    lines = [f"  {item.worded('then', 'now')}" for item in field_differences(then, now)]
+    n_more = len(lines) - MAX_DIFFERENCES
+    if n_more <= 0:
+        return lines
+    return [*lines[:MAX_DIFFERENCES], f"  and {n_more} more"]
+
+
+def _command_words(record: RunRecord) -> Sequence[str]:
+    words = record.context.get("command")
+    return [str(word) for word in words] if isinstance(words, list) else []
+
+
+def _command_folder(record: RunRecord) -> str:
+    folder = record.context.get("folder")
+    return folder if isinstance(folder, str) else ""
+
+
+def _host(artifact: Artifact) -> Any:
+    """Return the machine on which the artifact was made."""
+    return artifact.record.context.get("host")
+
+
+def _unfinished(path: Path) -> str:
+    prefix = "checkpoint-"
+    steps = [item.name.removeprefix(prefix) for item in path.glob(f"{prefix}*")]
+    numbers = [int(step) for step in steps if step.isdigit()]
+    if not numbers:
+        return "it has no summary.json, which is written last"
+    return f"it has no summary.json, which is written last; it goes on from {prefix}{max(numbers)}"

@@ -1,0 +1,207 @@
+"""What an artifact was made from, and where that is now: parents, models and files.
+
+A run may have been moved or copied, to another folder or another machine. What moved along comes
+before what is still where it was: a copy is judged by its own parents, and the original by its own.
+"""
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts import run_record
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.store import Artifact
+from prefpipe.configs.recorded_commands import RecordedCommand, moved_folders
+from prefpipe.models.merge_record import MergedPart, MergeRecord
+from prefpipe.status.artifact_status import output_of
+from prefpipe.status.folders import PAIR_STAGES
+
+FILES = ("prompts", "source", "requests", "pairs")
+"""Parents that are files of the user's, and no artifacts."""
+REFERENCE = "reference"
+"""The role of log-probabilities that a training was given."""
+TOKENIZER_HASHES = ("tokenizer_hash", "chat_template_hash")
+MARKS = (run_record.FILE_NAME, "config.json", "adapter_config.json")
+"""Files of which an artifact or a model folder has one."""
+
+
+class Ingredient(NamedTuple):
+    """A model or a file that is no parent artifact.
+
+    ``role`` is what it is to the run, ``reference`` how it was named, ``hashes`` those it had then.
+    """
+
+    role: str
+    reference: str
+    hashes: Mapping[str, Any]
+
+
+def ingredients_of(record: RunRecord) -> list[Ingredient]:
+    """Return the models and files that a run was made with, as far as its record names them."""
+    context, identity = record.context, record.identity
+    listed = [Ingredient(**item) for item in context.get(run_record.MADE_WITH, [])]
+    names = context.get("models", [])
+
+    if record.stage in ("generate", *PAIR_STAGES):
+        for name, hashes in zip(names, identity.get("models", []), strict=False):
+            if "content_hash" in hashes:
+                listed.append(Ingredient("model", name, hashes))
+
+    measured = identity.get("model")
+    if record.stage == "logprobs" and isinstance(measured, dict):
+        listed += _measured_models(names, measured, context.get("tokenizer_of"))
+    return listed
+
+
+def _measured_models(
+    names: Iterable[str], hashes: Mapping[str, Any], tokenizer_of: Any
+) -> list[Ingredient]:
+    """Return the models of log-probabilities.
+
+    Weights may be of one model, and tokenizer and template of another: of the policy that is
+    trained, which is ``tokenizer_of``.
+    """
+    of_weights = {name: held for name, held in hashes.items() if name not in TOKENIZER_HASHES}
+    of_tokenizer = {name: held for name, held in hashes.items() if name in TOKENIZER_HASHES}
+    if not isinstance(tokenizer_of, str):
+        return [Ingredient("model", name, of_weights) for name in names]
+    if tokenizer_of in names:
+        return [Ingredient("model", name, hashes) for name in names]
+    models = [Ingredient("model", name, of_weights) for name in names]
+    return [*models, Ingredient("model", tokenizer_of, of_tokenizer)]
+
+
+def locate_parent(artifact: Artifact, name: str) -> Path | None:
+    """Return where a parent is now, or None.
+
+    It is looked for where it was recorded, from the recorded folder, from here, and beside the
+    artifact. The last is for runs that came from another machine.
+    """
+    recorded = artifact.record.parents.get(name)
+    if recorded is None:
+        return None
+
+    places = [
+        *_places_moved_along(artifact, recorded),
+        *_places_of_then(artifact, recorded),
+        *_places_in_moved_run(artifact, recorded),
+        artifact.path.parent / Path(recorded).name,
+    ]
+    itself = artifact.path.resolve()
+    for place in places:
+        if place.exists() and place.resolve() != itself:
+            here = Path.cwd()
+            return place.relative_to(here) if place.is_relative_to(here) else place
+    return None
+
+
+def locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
+    """Return where a model or file is now, or None.
+
+    It is looked for where it was recorded, from here, and beside or above the artifact. The last is
+    for runs that were moved: of ``run/eval/policy/candidates`` the model ``run/policy`` is three
+    folders up.
+    """
+    recorded = Path(reference).expanduser()
+    places = [
+        *_places_moved_along(artifact, str(recorded)),
+        *_places_of_then(artifact, str(recorded)),
+    ]
+    for place in places:
+        if place.exists():
+            return place
+    if "/" not in reference:
+        return None
+
+    # a folder of that name may be anything
+    places = [
+        *_places_in_moved_run(artifact, reference),
+        *(folder / recorded.name for folder in _folders_above(artifact)),
+    ]
+    for place in places:
+        if place.is_file() or any((place / mark).exists() for mark in MARKS):
+            return place
+    return None
+
+
+def locate_merged_part(record: MergeRecord, part: MergedPart, place: Path) -> Path | None:
+    """Return where the adapter or base of the merged model in ``place`` is now, or None.
+
+    It may have moved along with the model, or be where it was.
+    """
+    then = Path(part.path)
+    moves = moved_folders(Path(record.output), place.absolute())
+    moved = [to / then.relative_to(from_) for from_, to in moves if then.is_relative_to(from_)]
+    return next((folder for folder in [*moved, then] if folder.is_dir()), None)
+
+
+def _folders_above(artifact: Artifact) -> list[Path]:
+    """Return the folders in which other artifacts of the same run may be, the nearest first."""
+    return list(artifact.path.absolute().parents[:4])
+
+
+def _places_of_then(artifact: Artifact, recorded: str) -> list[Path]:
+    """Return where a recorded path was, from the folder of then, and where it is from here."""
+    made_in = artifact.record.context.get("folder")
+    from_then = [Path(made_in) / recorded] if isinstance(made_in, str) else []
+    return [*from_then, Path(recorded)]
+
+
+def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
+    """Yield where a recorded path is if it was moved or copied with the artifact.
+
+    Nothing, where the artifact was not moved.
+    """
+    context = artifact.record.context
+    folder, words = context.get("folder"), context.get("command")
+    if not isinstance(folder, str) or not isinstance(words, list):
+        return
+    try:
+        command = RecordedCommand([str(word) for word in words])
+    except ValueError:
+        return
+
+    output_then = command.output(Path(folder))
+    if output_then is None:
+        return
+    output_now = output_of(command.stage, artifact.record.stage, artifact.path.absolute())
+    place_then = Path(folder) / recorded
+    for from_, to in moved_folders(output_then.absolute(), output_now):
+        if place_then.is_relative_to(from_):
+            yield to / place_then.relative_to(from_)
+
+
+def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
+    """Yield where a recorded path may be in a run that was moved: below one of the folders above.
+
+    Of its last folders, two or more, the longest first: of ``eval`` the parent
+    ``/then/eval/policy/candidates`` is not the ``candidates`` beside it.
+    """
+    pieces = [piece for piece in Path(recorded).parts if piece not in ("/", "..")]
+    for start in range(len(pieces) - 1):
+        for folder in _folders_above(artifact):
+            yield folder.joinpath(*pieces[start:])
+
+
+def is_path(artifact: Artifact, reference: str) -> bool:
+    """Return whether a name that is not on disk is that of a file or folder, not of the hub."""
+    if reference.startswith(("bundled:", "hf:")):
+        return False
+    place = Path(artifact.record.context.get("folder", ".")) / reference
+    is_spelled_out = reference.startswith((".", "~", "/")) or reference.count("/") > 1
+    return is_spelled_out or ("/" in reference and place.parent.is_dir())
+
+
+def absence(host: Any, *, are: bool = False) -> str:
+    """Say that something is not there: gone, or on another machine perhaps never copied here.
+
+    Args:
+        host: the machine that it was seen on.
+        are: it is a plural.
+    """
+    if host == socket.gethostname():
+        return "no longer exist" if are else "no longer exists"
+    if are:
+        return "are not on this disk and were not looked at"
+    return "is not on this disk and was not looked at"

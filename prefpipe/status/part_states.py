@@ -1,0 +1,121 @@
+"""Which parts of an artifact are missing, damaged, or of other parents than those on disk now."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from prefpipe.artifacts import parts
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.store import Artifact
+from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
+from prefpipe.status.artifact_status import ranges
+
+WHOLE_PARENTS = {"train": None, "eval": None, "judge": ("b",)}
+"""Parents of which each part needs all parts; None for all of a stage's parents."""
+
+
+class PartStates(NamedTuple):
+    """The parts of an artifact by their state, as numbers, and the lines that say so."""
+
+    n_rows: int
+    missing: list[int]
+    outdated: list[int]
+    corrupt: list[int]
+    reasons: list[str]
+    notes: list[str]
+
+
+def part_states(artifact: Artifact, parents: Mapping[str, Artifact], *, quick: bool) -> PartStates:
+    """Look at every part.
+
+    Args:
+        artifact: whose parts they are.
+        parents: those that are on disk and still the ones that it was made from.
+        quick: read the footers alone, and not every byte.
+    """
+    digests = _ParentDigests(artifact.record.stage, parents)
+    n_rows = 0
+    missing, of_other_run, outdated, corrupt = [], [], [], []
+    reasons = []
+    for index in range(artifact.n_parts):
+        part = artifact.part_path(index)
+        if not part.exists():
+            missing.append(index)
+            continue
+
+        try:
+            footer = parts.read_footer(part) if quick else parts.verify_part(part)
+        except (CorruptPartError, InputError) as error:
+            # damaged, not to be read, or of a newer release
+            corrupt.append(index)
+            reasons.append(error.message)
+            continue
+
+        n_rows += footer.n_rows
+        if footer.fingerprint != artifact.record.fingerprint:
+            of_other_run.append(index)
+            continue
+        changed = [
+            name
+            for name, digest in footer.parents.items()
+            if digests.of(name, index) not in (None, digest)
+        ]
+        if changed:
+            outdated.append(index)
+            names = " and ".join(changed)
+            reasons.append(f"part {index} was made from another version of its {names}")
+
+    if of_other_run:
+        reasons.append(_of_other_run(artifact.record, of_other_run))
+    if missing:
+        reasons.append(f"missing: {_numbered(missing)}")
+    outdated = sorted([*outdated, *of_other_run])
+    return PartStates(n_rows, missing, outdated, corrupt, reasons, digests.notes())
+
+
+class _ParentDigests:
+    """The digests of the parents' parts on disk now; what is not there is counted, not judged."""
+
+    def __init__(self, stage: str, parents: Mapping[str, Artifact]) -> None:
+        self._whole_names = WHOLE_PARENTS.get(stage, ())
+        self._parents = parents
+        self._n_unknown: dict[str, int] = {}
+        self._whole: dict[str, str | None] = {}
+
+    def of(self, name: str, index: int) -> str | None:
+        """Return the digest of what a part was made from, None where it cannot be known."""
+        parent = self._parents.get(name)
+        if parent is None:
+            return None
+        try:
+            if self._whole_names is not None and name not in self._whole_names:
+                return parent.footer(index).data_sha256
+            if name not in self._whole:
+                self._whole[name] = parent.digest()
+            return self._whole[name]
+        except PrefpipeError:
+            self._n_unknown[name] = self._n_unknown.get(name, 0) + 1
+            self._whole[name] = None
+            return None
+
+    def notes(self) -> list[str]:
+        """Return a line for each parent that lacks parts."""
+        lines = []
+        for name, count in self._n_unknown.items():
+            noun, pronoun = ("part", "it") if count == 1 else ("parts", "them")
+            lines.append(
+                f"{count} {noun} could not be compared with its {name}, which lack {pronoun}"
+            )
+        return lines
+
+
+def _of_other_run(record: RunRecord, indices: Sequence[int]) -> str:
+    if record.history:
+        operation = record.history[-1].get("operation", "change")
+        return f"from before the last {operation}: {_numbered(indices)}"
+    return f"of another run than run.json describes: {_numbered(indices)}"
+
+
+def _numbered(indices: Sequence[int]) -> str:
+    if len(indices) == 1:
+        return f"part {indices[0]}"
+    return f"{len(indices)} parts, {ranges(indices)}"
