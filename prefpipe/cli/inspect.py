@@ -1,6 +1,5 @@
 """``prefpipe inspect``: what an artifact holds, or one of its prompts with every candidate."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefpipe.cli.not_done import not_done
