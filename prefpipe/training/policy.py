@@ -1,14 +1,16 @@
-"""The policy before and after training: loaded in the right precision, saved as a folder that every tool reads.
+"""The policy before and after training: loaded, and saved as a folder that every tool reads.
 
-What is trained. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps float32 weights, because at
-learning rates near 1e-6 an update is smaller than the spacing of bfloat16 numbers and would be lost. With LoRA the adapter is
-float32, and the frozen base is bfloat16 where ``bf16`` is set, or 4-bit where ``load_in_4bit`` is.
+What is trained. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps
+float32 weights, because at learning rates near 1e-6 an update is smaller than the spacing of
+bfloat16 numbers and would be lost. With LoRA the adapter is float32, and the frozen base is
+bfloat16 where ``bf16`` is set, or 4-bit where ``load_in_4bit`` is.
 
-Starting from an adapter folder. With LoRA the adapter itself is trained further (its rank and modules must be the ones
-asked for), so that the result names the same base model. Without LoRA it is merged into its base first, and the
-result is a whole model.
+Starting from an adapter folder. With LoRA the adapter itself is trained further (its rank and
+modules must be the ones asked for), so that the result names the same base model. Without LoRA it
+is merged into its base first, and the result is a whole model.
 
-Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout`` asks for some.
+Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout``
+asks for some.
 """
 
 import shutil
@@ -43,7 +45,10 @@ SAVED_SUFFIX = ".saving"
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters (arXiv 2106.09685). ``target_modules`` empty means every linear layer but the output."""
+    """Low-rank adapters (arXiv 2106.09685).
+
+    ``target_modules`` empty means every linear layer but the output.
+    """
 
     r: int
     alpha: float
@@ -52,7 +57,10 @@ class LoraSettings:
 
 
 class Policy(NamedTuple):
-    """A model ready to be trained, its tokenizer, and the base that an adapter is saved against (None: a whole model)."""
+    """A model ready to be trained, and its tokenizer.
+
+    ``adapter_base``: what an adapter is saved against, None for a whole model.
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -80,14 +88,16 @@ def load_policy(
 
     Raises:
         ModelError: not a causal language model, no tokenizer or chat template.
-        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks; no bitsandbytes.
+        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model
+            lacks; no bitsandbytes.
     """
     whole = _require_causal(files)
     require_chat_template(files)
-    dtype = torch.bfloat16 if bf16 and lora is not None else torch.float32
     transformers_logging.disable_progress_bar()
     # Numpy and python randomness too: adapters start from random numbers.
     set_seed(seed)
+
+    dtype = torch.bfloat16 if bf16 and lora is not None else torch.float32
     with loading_whole(fsdp_sends=True):
         model = _load_weights(
             whole, dtype, load_in_4bit=load_in_4bit, trust_remote_code=trust_remote_code
@@ -96,24 +106,28 @@ def load_policy(
         files.tokenizer_path, trust_remote_code=trust_remote_code
     )
     turn_dropout_off(model)
-    if files.base is not None:
-        with old_names_of_peft():
-            model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
+
+    if files.base is None:
         if lora is None:
-            return Policy(
-                model.merge_and_unload().requires_grad_(requires_grad=True), tokenizer, None
-            )
-        _check_same_lora(model.peft_config["default"], lora, files.path)
-        return Policy(model, tokenizer, files.base)
+            return Policy(model, tokenizer, None)
+        return Policy(_add_lora(model, lora), tokenizer, files)
+
+    with old_names_of_peft():
+        model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
     if lora is None:
-        return Policy(model, tokenizer, None)
-    return Policy(_add_lora(model, lora), tokenizer, files)
+        merged = model.merge_and_unload().requires_grad_(requires_grad=True)
+        return Policy(merged, tokenizer, None)
+    _check_same_lora(model.peft_config["default"], lora, files.path)
+    return Policy(model, tokenizer, files.base)
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Return the tokens that end a response: the tokenizer's and those at which the model's generation stops."""
-    stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
+    """Return what ends a response: the tokenizer's token and those that generation stops at."""
+    generation = getattr(model, "generation_config", None)
+    stops = getattr(generation, "eos_token_id", None)
+    if not isinstance(stops, list):
+        stops = [stops]
+    return {tokenizer.eos_token_id, *stops} - {None}
 
 
 def check_lora(
@@ -123,7 +137,9 @@ def check_lora(
     load_in_4bit: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
-    """Check adapters that are to be trained against the model's configuration alone; no weights are loaded.
+    """Check adapters that are to be trained against the model's configuration alone.
+
+    No weights are loaded.
 
     Raises:
         ModelError: not a causal language model.
@@ -135,11 +151,12 @@ def check_lora(
     if files.base is not None:
         _check_same_lora(PeftConfig.from_pretrained(files.path), lora, files.path)
         return
+
     config = AutoConfig.from_pretrained(whole.path, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception:  # noqa: BLE001 - a model's own code may need real weights; loading it will tell
+    except Exception:  # noqa: BLE001 - its code may need real weights; loading will tell
         return
     _add_lora(model, lora, low_cpu_mem_usage=True)
 
@@ -151,10 +168,11 @@ def load_reference(
 
     Args:
         files: a checked model folder: a causal language model, or an adapter of one.
-        dtype: ``float32`` and ``mixed`` have float32 weights, ``bfloat16`` has bfloat16 weights, ``nf4-float32`` and
-            ``nf4-bfloat16`` have 4-bit weights as `load_policy` would.
-        merge_adapter: add an adapter to its base's weights, as a policy that is trained whole has it, instead of computing
-            it beside them, as one whose adapter is trained further does. The two differ in the last digits.
+        dtype: ``float32`` and ``mixed`` have float32 weights, ``bfloat16`` has bfloat16 weights,
+            ``nf4-float32`` and ``nf4-bfloat16`` have 4-bit weights as `load_policy` would.
+        merge_adapter: add an adapter to its base's weights, as a policy that is trained whole has
+            it, instead of computing it beside them, as one whose adapter is trained further does.
+            The two differ in the last digits.
         trust_remote_code: run Python files that come with the model.
 
     Raises:
@@ -163,16 +181,23 @@ def load_reference(
     """
     whole = _require_causal(files)
     transformers_logging.disable_progress_bar()
-    kind = NF4.get(dtype, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+
+    is_quantised = dtype in NF4
+    torch_dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     with loading_whole():
         model = _load_weights(
-            whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code
+            whole,
+            NF4.get(dtype, torch_dtype),
+            load_in_4bit=is_quantised,
+            trust_remote_code=trust_remote_code,
         )
     turn_dropout_off(model)
+
     if files.base is not None:
         with old_names_of_peft():
             model = PeftModel.from_pretrained(model, files.path)
-        model = model.merge_and_unload() if merge_adapter else model
+        if merge_adapter:
+            model = model.merge_and_unload()
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -184,9 +209,9 @@ def computes_in_bfloat16(dtype: str) -> bool:
 def _load_weights(
     whole: ModelFiles, dtype: torch.dtype, *, load_in_4bit: bool, trust_remote_code: bool
 ) -> Any:
-    how = {"quantization_config": nf4_config(dtype)} if load_in_4bit else {}
+    quantisation = {"quantization_config": nf4_config(dtype)} if load_in_4bit else {}
     model = AutoModelForCausalLM.from_pretrained(
-        whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **how
+        whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **quantisation
     )
     require_generation_config(model, whole.path)
     if load_in_4bit:
@@ -197,8 +222,8 @@ def _load_weights(
 def require_generation_config(model: Any, folder: Path) -> None:
     """Give a model the generation configuration of its folder, where there is one.
 
-    transformers passes over a ``generation_config.json`` that it cannot open. Such a model would stop at other tokens,
-    and what is saved of it would have lost the file for good.
+    transformers passes over a ``generation_config.json`` that it cannot open. Such a model would
+    stop at other tokens, and what is saved of it would have lost the file for good.
 
     Raises:
         OSError: the file is there and cannot be read.
@@ -208,7 +233,10 @@ def require_generation_config(model: Any, folder: Path) -> None:
 
 
 def turn_dropout_off(model: nn.Module) -> None:
-    """Set every dropout probability of a model to 0: modules, and the attribute that attention functions read."""
+    """Set every dropout probability of a model to 0.
+
+    Those of modules, and the attribute that attention functions read.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -220,10 +248,11 @@ def turn_dropout_off(model: nn.Module) -> None:
 def save_policy(
     policy: Policy, folder: Path, card: str, *, weights: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write the trained policy: safetensors, configuration, tokenizer, chat template and a model card.
+    """Write the policy: safetensors, configuration, tokenizer, chat template and a model card.
 
-    A whole model, or an adapter that names its base and the base's revision. Everything is written to a hidden folder
-    beside and then moved file by file, ``config.json`` or ``adapter_config.json`` last: without it a folder is no model.
+    A whole model, or an adapter that names its base and the base's revision. Everything is written
+    to a hidden folder beside and then moved file by file, ``config.json`` or
+    ``adapter_config.json`` last: without it a folder is no model.
 
     Args:
         policy: as loaded, trained.
@@ -234,7 +263,9 @@ def save_policy(
     staging = folder / SAVED_SUFFIX
     with suppress(FileNotFoundError):
         shutil.rmtree(staging)
+
     model = policy.model
+    options: dict[str, Any] = {}
     if policy.adapter_base is not None:
         config = model.peft_config["default"]
         config.base_model_name_or_path = policy.adapter_base.requested
@@ -243,18 +274,20 @@ def save_policy(
         for name, value in list(vars(config).items()):
             if isinstance(value, set):
                 setattr(config, name, sorted(value))
-    # The trainer switches the cache off; a saved model that generates without one is many times slower.
-    model.config.use_cache = True
-    # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
-    options: dict[str, Any] = (
-        {} if policy.adapter_base is None else {"save_embedding_layers": False}
-    )
+        # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they
+        # changed.
+        options["save_embedding_layers"] = False
     if weights is not None:
         options["state_dict"] = dict(weights)
+
+    # The trainer switches the cache off; a saved model that generates without one is many times
+    # slower.
+    model.config.use_cache = True
     model.save_pretrained(staging, **options)
     policy.tokenizer.save_pretrained(staging)
     with atomic_write(staging / "README.md") as file:
         file.write(card.encode())
+
     last = {"config.json", "adapter_config.json"}
     for path in sorted(staging.iterdir(), key=lambda path: (path.name in last, path.name)):
         settle_file(path)
@@ -266,36 +299,33 @@ def save_policy(
 def model_card(
     policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kind: str = "A model"
 ) -> str:
-    """Return a short model card: what was trained from what, and how; ``kind`` is what a whole model is called."""
-    kind = "A LoRA adapter" if policy.adapter_base is not None else kind
-    base = (
-        source.requested
-        if source.base is None
-        else f"{source.requested} (an adapter of {source.base.requested})"
-    )
-    front = [
-        "---",
-        "library_name: " + ("peft" if policy.adapter_base is not None else "transformers"),
-        "tags: [prefpipe]",
-    ]
-    if not Path(base).exists() and ":" not in base:
-        front.append(f"base_model: {base}")
-    lines = [
-        *front,
-        "---",
-        "",
-        f"{kind} trained by prefpipe from `{base}`.",
-        "",
-        "| setting | value |",
-        "|---|---|",
-    ]
+    """Return a short model card: what was trained from what, and how.
+
+    ``kind`` is what a whole model is called.
+    """
+    library = "transformers"
+    if policy.adapter_base is not None:
+        kind, library = "A LoRA adapter", "peft"
+    start = source.requested
+    if source.base is not None:
+        start += f" (an adapter of {source.base.requested})"
+
+    lines = ["---", f"library_name: {library}", "tags: [prefpipe]"]
+    # The hub takes names of its own only: no path, no bundled:NAME.
+    if not Path(start).exists() and ":" not in start:
+        lines.append(f"base_model: {start}")
+    lines += ["---", "", f"{kind} trained by prefpipe from `{start}`.", ""]
+    lines += ["| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join(lines) + "\n"
 
 
 @contextmanager
 def old_names_of_peft() -> Iterator[None]:
-    """Keep a warning from users that is about peft's code: it asks for gradient checkpointing by transformers' old name."""
+    """Keep a warning from users that is about peft's code.
+
+    It asks for gradient checkpointing by transformers' old name.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning
@@ -314,7 +344,7 @@ def _require_causal(files: ModelFiles) -> ModelFiles:
     return whole
 
 
-def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
+def _add_lora(model: Any, lora: LoraSettings, *, low_cpu_mem_usage: bool = False) -> Any:
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -324,7 +354,7 @@ def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
     )
     try:
         with old_names_of_peft():
-            return get_peft_model(model, config, **how)
+            return get_peft_model(model, config, low_cpu_mem_usage=low_cpu_mem_usage)
     except ValueError as error:
         raise UsageError(
             f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
@@ -332,16 +362,22 @@ def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
         ) from error
 
 
-def _check_same_lora(found: Any, asked: LoraSettings, path: Path) -> None:
+def _check_same_lora(adapter: Any, lora: LoraSettings, path: Path) -> None:
+    """Refuse adapters of another shape than the one whose training goes on.
+
+    Raises:
+        UsageError: naming every difference.
+    """
     differences = []
-    if found.r != asked.r:
-        differences.append(f"r is {found.r} there, {asked.r} here")
-    if found.lora_alpha != asked.alpha:
-        differences.append(f"alpha is {found.lora_alpha} there, {asked.alpha} here")
-    if asked.target_modules and set(found.target_modules) != set(asked.target_modules):
-        differences.append(f"modules are {', '.join(sorted(found.target_modules))} there")
+    if adapter.r != lora.r:
+        differences.append(f"r is {adapter.r} there, {lora.r} here")
+    if adapter.lora_alpha != lora.alpha:
+        differences.append(f"alpha is {adapter.lora_alpha} there, {lora.alpha} here")
+    if lora.target_modules and set(adapter.target_modules) != set(lora.target_modules):
+        differences.append(f"modules are {', '.join(sorted(adapter.target_modules))} there")
     if differences:
         raise UsageError(
             f"the adapter in {path} is trained further as it is: {'; '.join(differences)}",
-            hint="give the adapter's own --lora-* values; without --lora-r it is merged and all weights are trained",
+            hint="give the adapter's own --lora-* values; without --lora-r it is merged and all "
+            "weights are trained",
         )

@@ -5,7 +5,6 @@ from typing import Literal
 import pytest
 from pydantic.dataclasses import dataclass
 
-from prefpipe.spelling import did_you_mean
 from prefpipe.text.checks.parameters import Count, Number, Switch, Text, Texts, read_parameters
 
 
@@ -42,7 +41,7 @@ def test_one_text_stands_for_a_list_of_one():
     assert read(needed="x", names="only")[0].names == ("only",)
 
 
-def test_every_problem_is_told():
+def test_every_problem_of_the_parameters_is_reported():
     check, problems = read(siz=3, share="much", on=1, names=[1], way="up", size=2.5)
     assert check is None
     assert problems == [
@@ -62,7 +61,7 @@ def test_what_is_no_whole_number_is_refused(value):
 
 
 @pytest.mark.parametrize("value", [True, float("nan"), float("-inf"), None])
-def test_numbers_are_finite(value):
+def test_numbers_that_are_not_finite_are_refused(value):
     assert len(read(needed="x", share=value)[1]) == (value is not None)
 
 
@@ -80,7 +79,3 @@ def test_lists_of_texts_are_lists_of_texts():
 
 def test_a_check_may_refuse_what_its_parameters_say_together():
     assert read(needed="never") == (None, ["'needed' can be anything but that"])
-
-
-def test_nothing_near_is_no_guess():
-    assert did_you_mean("zzz", ["words"]) == ""
