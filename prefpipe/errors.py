@@ -3,8 +3,8 @@
 Every error that a user can cause is one of these. The command line prints ``error: <message>`` and
 ``hint: <hint>`` and exits with ``exit_code``; a traceback is a bug in prefpipe.
 
-Exit codes: 0 done; 1 failed; 2 bad usage, config or fingerprint clash; 3 finished, but the error rate is
-above the limit; 4 input incomplete; 75 stopped early, safe to run again; 130 interrupted.
+Exit codes: 0 done; 1 failed; 2 bad usage, config or fingerprint clash; 3 finished, but the error
+rate is above the limit; 4 input incomplete; 75 stopped early, safe to run again; 130 interrupted.
 """
 
 from typing import Any, ClassVar
@@ -54,7 +54,8 @@ class ModelError(PrefpipeError):
 class ErrorRateError(PrefpipeError):
     """The stage finished and everything good is on disk, but too many rows failed (exit 3).
 
-    ``summary`` is what the stage would have handed back: it is printed, as after any finished stage.
+    ``summary`` is what the stage would have handed back: it is printed, as after any finished
+    stage.
     """
 
     exit_code = 3

@@ -1,10 +1,11 @@
-"""``prefpipe.read``: an artifact as a polars frame, every byte compared, and what is missing or out of date said."""
+"""``prefpipe.read``: an artifact as a polars frame, with a warning of what is missing or stale."""
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE
@@ -19,8 +20,8 @@ def read(
 ) -> pl.DataFrame:
     """Return the rows of an artifact, those of all its parts in their order.
 
-    Every byte is compared with its checksum. Parts that are missing are left out, and a warning says so, as it does of an
-    artifact that is stale: ``prefpipe status`` has the reasons.
+    Every byte is compared with its checksum. Parts that are missing are left out, and a warning
+    says so, as it does of an artifact that is stale: ``prefpipe status`` has the reasons.
 
     Args:
         path: the folder that a stage wrote with ``-o``.
@@ -49,9 +50,13 @@ def read(
 
     if len(missing) == artifact.n_parts:
         return _without_rows(artifact, columns)
-    found = pl.from_arrow(artifact.read_all(columns, allow_partial=True))
-    assert isinstance(found, pl.DataFrame)
-    return found
+    return _frame_of(artifact.read_all(columns, allow_partial=True))
+
+
+def _frame_of(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _open(path: Path) -> Artifact:
@@ -70,16 +75,21 @@ def _open(path: Path) -> Artifact:
 
 
 def _without_rows(artifact: Artifact, columns: Sequence[str] | None) -> pl.DataFrame:
-    """Return a frame without rows; of embeddings and policies, whose columns no part tells, without columns too."""
+    """Return a frame without rows.
+
+    Of embeddings and policies it has no columns either: only a part tells which they are.
+    """
     tag = artifact.record.schema
     schema = next((schema for schema in ALIKE_EVERYWHERE if schema.tag == tag), None)
     if schema is None:
         return pl.DataFrame()
-    found = pl.from_arrow(schema.arrow().empty_table())
-    assert isinstance(found, pl.DataFrame)
-    unknown = [name for name in columns or () if name not in found.columns]
+
+    frame = _frame_of(schema.arrow().empty_table())
+    if columns is None:
+        return frame
+    unknown = [name for name in columns if name not in frame.columns]
     if unknown:
         raise InputError(
-            f"{artifact.path} has no column `{unknown[0]}`; it has: {', '.join(found.columns)}"
+            f"{artifact.path} has no column `{unknown[0]}`; it has: {', '.join(frame.columns)}"
         )
-    return found if columns is None else found.select(list(columns))
+    return frame.select(list(columns))

@@ -1,10 +1,13 @@
-"""Lone surrogates: half characters that broken JSON escapes leave in a string and that no tokenizer or file takes."""
+"""Lone surrogates: half characters that broken JSON escapes leave in a string.
+
+No tokenizer takes them, and no file.
+"""
 
 
 def replace_lone_surrogates(text: str) -> str:
-    r"""Return ``text`` with surrogate pairs joined (``\ud83d\ude00`` is one emoji) and each lone half as U+FFFD.
+    r"""Return ``text`` with surrogate pairs joined, and each lone half as U+FFFD.
 
-    Text without surrogates comes back as it is.
+    The pair ``\ud83d\ude00`` is one emoji. Text without surrogates comes back as it is.
     """
     try:
         text.encode("utf-8")

@@ -1,1 +1,1 @@
-"""Everything that touches disk: schemas, ids, fingerprints, atomic writes, parts, run records, stores."""
+"""Everything that touches disk: schemas, ids, fingerprints, atomic writes, parts, run records."""

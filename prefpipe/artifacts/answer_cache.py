@@ -1,12 +1,15 @@
 """Answers that were paid for, kept by the content of the question: one small file each.
 
-The key is the sha256 of the request's canonical JSON: model, messages and every setting that is sent, and not the server's
-address, so that a server that moves to another port is the same judge, and two judges of one name are one. A file is written
-before its answer is used; any number of processes may share a folder. Two that ask the same question in the same moment both
-pay, and the later answer stays: there are no locks.
+The key is the sha256 of the request's canonical JSON: model, messages and every setting that is
+sent, and not the server's address. So a server that moves to another port is the same judge, and
+two judges of one name are one.
 
-A file takes its name first and goes to the disk afterwards: a process can be killed while the disk is slow, and the answer is
-there all the same. What a loss of power leaves of it then is no answer, for each file carries the hash of what it holds.
+A file is written before its answer is used. Any number of processes may share a folder. Two that
+ask the same question in the same moment both pay, and the later answer stays: there are no locks.
+
+A file takes its name first and goes to the disk afterwards: a process can be killed while the disk
+is slow, and the answer is there all the same. What a loss of power leaves of it then is no answer,
+for each file carries the hash of what it holds.
 """
 
 import hashlib
@@ -36,7 +39,10 @@ def request_key(request: Body) -> str:
 
 
 class AnswerCache:
-    """A folder of answers, ``DIR/3f/3fa9...json``, each with its request, its answer and the answer's sha256."""
+    """A folder of answers, ``DIR/3f/3fa9...json``.
+
+    Each file holds the request, the answer and the answer's sha256.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,15 +50,14 @@ class AnswerCache:
     def get(self, request: Body) -> dict[str, Any] | None:
         """Return the answer to a request, None where there is none or the file is damaged."""
         path = self._path(request_key(request))
+        asked = json.loads(canonical_json(request))
         try:
             entry = json.loads(path.read_bytes())
             answer: dict[str, Any] = entry["answer"]
-            whole = entry["sha256"] == request_key(answer) and entry["request"] == json.loads(
-                canonical_json(request)
-            )
+            is_whole = entry["sha256"] == request_key(answer) and entry["request"] == asked
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return answer if whole else None
+        return answer if is_whole else None
 
     def put(self, request: Body, answer: Body) -> None:
         """Keep an answer, in place of an earlier one.
@@ -64,7 +69,8 @@ class AnswerCache:
         make_folder(path.parent)
         entry = {"request": request, "answer": answer, "sha256": request_key(answer)}
         text = json.dumps(entry, ensure_ascii=False, indent=1) + "\n"
-        write_and_settle(path, text.encode("utf-8", "surrogatepass"))  # as json reads it
+        # halves of characters, which `json` reads back
+        write_and_settle(path, text.encode("utf-8", "surrogatepass"))
 
     def remove(self) -> None:
         """Remove all answers: what they were made into is on disk."""

@@ -1,9 +1,9 @@
 """Writing files so that a name on disk always means a whole file.
 
-A file is written to a hidden temporary name beside its target, flushed, fsynced, renamed, and the folder is
-fsynced. A reader sees the old file or the new one, never a part of one. Accepted trade-offs: twice the space
-of one part for a moment, and a hidden file left behind by SIGKILL, which ``sweep_temporary_files`` removes on
-the next run.
+A file is written to a hidden temporary name beside its target, flushed, fsynced, renamed, and the
+folder is fsynced. A reader sees the old file or the new one, never a part of one. Accepted
+trade-offs: twice the space of one part for a moment, and a hidden file left behind by SIGKILL,
+which ``sweep_temporary_files`` removes on the next run.
 """
 
 import errno
@@ -22,6 +22,7 @@ from prefpipe.errors import PrefpipeError, UsageError
 
 TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container")
 TORCH_READER = re.compile(r"unable to (?:open|mmap|stat|read) .*?<(.+?)>.*\((\d+)\)")
+TEMPORARY_NAME = re.compile(r"\..+\.(?P<machine>\w+)\.(?P<pid>\d{1,9})\.tmp", re.ASCII)
 ABANDONED_S = 86_400
 """Age in seconds at which a temporary file of another machine is taken for left behind."""
 
@@ -38,7 +39,11 @@ MACHINE = _machine()
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents; a clear error when the place is read-only or a file is in the way."""
+    """Create a folder and its parents.
+
+    Raises:
+        PrefpipeError: the place is read-only, or a file is in the way.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,10 +74,10 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_and_settle(path: Path, data: bytes) -> None:
-    """Write a file that takes its name before it is on the disk, for readers that know a damaged file when they see one.
+    """Write a file that takes its name before it is on the disk.
 
-    A process that is killed in the middle of `atomic_write` loses the file while the disk is busy; here only a loss of power
-    does.
+    It is for readers that know a damaged file when they see one. A process that is killed in the
+    middle of `atomic_write` loses the file while the disk is busy; here only a loss of power does.
 
     Raises:
         PrefpipeError: the disk is full, the folder is read-only or gone.
@@ -82,6 +87,7 @@ def write_and_settle(path: Path, data: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
+            # named first: from here on a kill loses nothing
             temporary.replace(path)
             os.fsync(file.fileno())
         sync_folder(path.parent)
@@ -94,7 +100,8 @@ def write_and_settle(path: Path, data: bytes) -> None:
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Make a hidden folder that takes the name ``path`` when the block ends without an exception.
 
-    Until then nothing lies under that name, or what lay there before; after a kill either nothing does or one of the two, whole.
+    Until then nothing lies under that name, or what lay there before. After a kill either nothing
+    does or one of the two, whole.
 
     Args:
         path: the folder to make; its parents are made.
@@ -109,39 +116,42 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         require_free(path)
     make_folder(path.parent)
     sweep_temporary_files(path.parent, path.name)
-    temporary, before = (
-        _temporary_path(path),
-        _temporary_path(path.with_name(f"{path.name}.before")),
-    )
+    temporary = _temporary_path(path)
+    before = _temporary_path(path.with_name(f"{path.name}.before"))
     try:
         temporary.mkdir()
         yield temporary
+
         for file in filter(Path.is_file, temporary.rglob("*")):
             settle_file(file)
         sync_folder(temporary)
+        # no system call takes the place of a folder that is not empty: it is moved away first
         if is_taken:
             path.replace(before)
         temporary.replace(path)
         sync_folder(path.parent)
+
     except PrefpipeError as error:
-        # What was written inside names the folder's hidden name, which is gone by the time it is read.
+        # what was written inside names the hidden folder, which is gone by the time it is read
         error.message = error.message.replace(str(temporary), str(path))
         raise
     except Exception as error:
         failure = disk_failure(error)
         if failure is None:
             raise
-        source = failure.filename
-        if source is not None and not Path(os.fsdecode(source)).is_relative_to(temporary):
-            # The block reads as well as it writes: it was an input of it that failed.
+        # the block reads as well as it writes: it may be an input of it that failed
+        source = None if failure.filename is None else os.fsdecode(failure.filename)
+        if source is not None and not Path(source).is_relative_to(temporary):
             raise PrefpipeError(
-                f"{os.fsdecode(source)}: {failure.strerror or failure}",
+                f"{source}: {failure.strerror or failure}",
                 hint="look at the disk, then run the same command again",
             ) from error
         raise disk_error(path, failure) from error
+
     finally:
+        # interrupted, or refused by the disk, between the two renames
         if before.exists() and not path.exists():
-            before.replace(path)  # interrupted, or refused by the disk, between the two renames
+            before.replace(path)
         _remove_quietly(temporary)
         _remove_quietly(before)
 
@@ -153,11 +163,15 @@ def require_free(path: Path, hint: str = "choose a new folder with -o") -> None:
 
 
 def _is_taken(path: Path) -> bool:
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    is_empty_folder = path.is_dir() and not any(path.iterdir())
+    return path.exists() and not is_empty_folder
 
 
 def settle_file(path: Path) -> None:
-    """Make a file that a library wrote durable, and readable for whom a new file is: safetensors leaves 0600."""
+    """Make a file that a library wrote durable, and readable for whom a new file is.
+
+    safetensors leaves 0600.
+    """
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
@@ -168,17 +182,21 @@ def settle_file(path: Path) -> None:
 def create_exclusively(path: Path, data: bytes) -> bool:
     """Write ``path`` whole if it does not exist; return False, touching nothing, if it does.
 
-    The file appears under its name by a hard link, which fails when the name is taken, so that of several
-    processes starting at once exactly one wins. File systems without hard links fall back to a rename.
+    The file appears under its name by a hard link, which fails when the name is taken, so that of
+    several processes starting at once exactly one wins. File systems without hard links fall back
+    to a rename.
     """
-    if path.exists():  # so that a finished artifact on a read-only disk can be opened
+    # so that a finished artifact on a read-only disk can be opened
+    if path.exists():
         return False
+
     temporary = _temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -205,12 +223,11 @@ def sync_folder(folder: Path) -> None:
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        if error.errno in {
-            errno.EIO,
-            errno.ENOSPC,
-        }:  # a disk that fails, and not one that has no such thing
+        # a disk that fails, and not one that has no such thing
+        if error.errno in {errno.EIO, errno.ENOSPC}:
             raise
         return
+
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -221,15 +238,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep_temporary_files(folder: Path, name: str | None = None) -> None:
-    """Remove what SIGKILL left behind: temporary files and folders of dead processes here, and day-old ones of other machines.
+    """Remove the temporary files and folders that SIGKILL left behind.
+
+    They are those of dead processes here, and day-old ones of other machines.
 
     Args:
         folder: where they are.
-        name: the one file whose temporary files are meant, in a folder that holds others' files as well; None for all.
+        name: the one file whose temporary files are meant, in a folder that holds others' files as
+            well; None for all.
     """
-    for path in folder.glob(".*.tmp" if name is None else f".{glob.escape(name)}.*.tmp"):
-        match = re.fullmatch(r"\..+\.(\w+)\.(\d{1,9})\.tmp", path.name, re.ASCII)
-        if match and (not _is_alive(int(match[2])) if match[1] == MACHINE else _is_abandoned(path)):
+    pattern = ".*.tmp" if name is None else f".{glob.escape(name)}.*.tmp"
+    for path in folder.glob(pattern):
+        match = TEMPORARY_NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        is_ours = match["machine"] == MACHINE
+        if not _is_alive(int(match["pid"])) if is_ours else _is_abandoned(path):
             _remove_quietly(path)
 
 
@@ -263,15 +287,18 @@ def _remove_quietly(path: Path) -> None:
 def disk_failure(error: BaseException) -> OSError | None:
     """Return the operating system's error behind an exception, None where there is none.
 
-    Libraries that write in another language raise classes of their own: safetensors a ``SafetensorError`` and
-    tokenizers a bare ``Exception``, both ending in Rust's ``(os error 28)``; torch a ``RuntimeError`` that names the
-    place in its own source and keeps the number to itself.
+    Libraries that write in another language raise classes of their own: safetensors a
+    ``SafetensorError`` and tokenizers a bare ``Exception``, both ending in Rust's ``(os error
+    28)``; torch a ``RuntimeError`` that names the place in its own source and keeps the number to
+    itself.
     """
     if isinstance(error, OSError):
         return error
+
     number = re.search(r"\(os error (\d+)\)", str(error))
     if number:
         return OSError(int(number[1]), os.strerror(int(number[1])))
+
     opened = TORCH_READER.search(str(error))
     if opened and isinstance(error, RuntimeError):
         return OSError(int(opened[2]), os.strerror(int(opened[2])), opened[1])
@@ -281,22 +308,17 @@ def disk_failure(error: BaseException) -> OSError | None:
 
 
 def disk_error(path: Path, error: OSError) -> PrefpipeError:
-    """Return the error for people of a file that could not be written: what was wrong, and what to do."""
+    """Return the error for people of a file that could not be written."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        what, hint = (
-            "no space left on the disk",
-            "free some space and run the same command again; finished parts are kept",
-        )
+        reason = "no space left on the disk"
+        hint = "free some space and run the same command again; finished parts are kept"
     elif error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-        what, hint = (
-            "the folder cannot be written to",
-            "choose another folder with -o, or change its permissions",
-        )
+        reason = "the folder cannot be written to"
+        hint = "choose another folder with -o, or change its permissions"
     elif error.errno in {errno.ENOTDIR, errno.EEXIST}:
-        what, hint = "a file is where a folder should be", "choose another folder with -o"
+        reason = "a file is where a folder should be"
+        hint = "choose another folder with -o"
     else:
-        what, hint = (
-            error.strerror or str(error),
-            "look at the disk, then run the same command again",
-        )
-    return PrefpipeError(f"cannot write {path}: {what}", hint=hint)
+        reason = error.strerror or str(error)
+        hint = "look at the disk, then run the same command again"
+    return PrefpipeError(f"cannot write {path}: {reason}", hint=hint)

@@ -1,7 +1,8 @@
-"""What one choice of a chat completion says: a server's answer while it is sampled, or a line of a batch read later.
+"""What one choice of a chat completion says.
 
-Servers differ in what they put into a message. Every shape is read: as a text, as thoughts beside it, or as a reason why there
-is no text. Halves of characters become U+FFFD, for no file holds them.
+It is a server's answer while it is sampled, or a line of a batch that is read later. Servers differ
+in what they put into a message. Every shape is read: as a text, as thoughts beside it, or as a
+reason why there is no text. Halves of characters become U+FFFD, for no file holds them.
 """
 
 from collections.abc import Mapping
@@ -16,14 +17,17 @@ THOUGHT_FIELDS = (
     "thinking_blocks",
     "reasoning_details",
 )
-"""Where servers put thoughts that they return apart; several of them hold the same text, so the first that is there counts."""
+"""Where servers put thoughts that they return apart.
+
+Several of them hold the same text, so the first that is there counts.
+"""
 THOUGHT_PARTS = ("thinking", "reasoning", "redacted_thinking", "reasoning_content")
 TEXT_PARTS = ("text", "output_text")
 TEXT_KEYS = ("text", "thinking", "content", "summary")
 
 ENDED_BY_ITSELF = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "end_of_turn")
 ENDED_BY_LENGTH = ("length", "max_tokens", "max_length", "max_output_tokens", "model_length")
-"""One fact in the words of OpenAI, vLLM, SGLang, TGI, Anthropic, Mistral and Gemini, in any case."""
+"""One fact as OpenAI, vLLM, SGLang, TGI, Anthropic, Mistral and Gemini call it, in any case."""
 
 
 class NoCompletionError(ValueError):
@@ -33,9 +37,9 @@ class NoCompletionError(ValueError):
 class Message(NamedTuple):
     """What a choice holds.
 
-    ``text`` is None where the message has none, ``problem`` says why what it has is no text. ``thoughts`` is what the server
-    returned apart from the text, ``""`` where there are some that it does not show, None where there are none. ``tools`` are
-    the names of the tools that it calls.
+    ``text`` is None where the message has none, and ``problem`` says why what it has is no text.
+    ``thoughts`` is what the server returned apart from the text, ``""`` where there are some that
+    it does not show, None where there are none. ``tools`` are the names of the tools that it calls.
     """
 
     text: str | None
@@ -51,7 +55,21 @@ class Message(NamedTuple):
         word = (self.finish_reason or "").lower()
         if word in ENDED_BY_ITSELF:
             return "stop"
-        return "length" if word in ENDED_BY_LENGTH else None
+        if word in ENDED_BY_LENGTH:
+            return "length"
+        return None
+
+
+class _Content(NamedTuple):
+    """The content of a message by its kinds of parts, None for what it has not.
+
+    ``problem`` says why it is no text.
+    """
+
+    text: str | None = None
+    problem: str | None = None
+    thoughts: str | None = None
+    refusal: str | None = None
 
 
 def read_choice(choice: Any) -> Message:
@@ -62,63 +80,59 @@ def read_choice(choice: Any) -> Message:
     """
     values = choice if isinstance(choice, Mapping) else {}
     message = values.get("message")
-    if message is None and isinstance(
-        values.get("text"), str
-    ):  # as the older completions endpoint answers
+    if message is None and isinstance(values.get("text"), str):
+        # as the older completions endpoint answers
         message = {"content": values["text"]}
     if not isinstance(message, Mapping):
         raise NoCompletionError(f"the answer holds no message: {shown(choice)}")
 
-    text, inner_thoughts, refusal_part, problem = _content(message.get("content"))
-    thoughts = inner_thoughts if inner_thoughts is not None else _thoughts(message)
-    refusal = _words(message.get("refusal")) or refusal_part
-    tools = _tools(message)
+    content = _content(message.get("content"))
     finish_reason = values.get("finish_reason")
+    if finish_reason is not None:
+        finish_reason = replace_lone_surrogates(str(finish_reason))
 
-    says_nothing = (
-        text is None and problem is None and thoughts is None and not refusal and not tools
+    read = Message(
+        text=content.text,
+        problem=content.problem,
+        thoughts=_thoughts(message) if content.thoughts is None else content.thoughts,
+        refusal=_words(message.get("refusal")) or content.refusal,
+        tools=_tools(message),
+        finish_reason=finish_reason,
     )
-    if says_nothing and finish_reason is None:
+    is_without_words = read.text is None and read.problem is None and read.thoughts is None
+    if is_without_words and not read.refusal and not read.tools and read.finish_reason is None:
         raise NoCompletionError("the answer holds no text, and no reason why")
-
-    return Message(
-        text=text,
-        problem=problem,
-        thoughts=thoughts,
-        refusal=refusal,
-        tools=tools,
-        finish_reason=None
-        if finish_reason is None
-        else replace_lone_surrogates(str(finish_reason)),
-    )
+    return read
 
 
 def places_of_thoughts(choice: Any) -> set[str]:
-    """Return where a choice holds thoughts: keys of its message, and types of its content's parts."""
+    """Return where a choice holds thoughts: keys of its message, types of parts of its content."""
     message = choice.get("message") if isinstance(choice, Mapping) else None
     if not isinstance(message, Mapping):
         return set()
+
+    places = {name for name in THOUGHT_FIELDS if message.get(name)}
     content = message.get("content")
-    parts = content if isinstance(content, list) else [content]
-    kinds = [part.get("type") for part in parts if isinstance(part, Mapping)]
-    return {name for name in THOUGHT_FIELDS if message.get(name)} | {
-        f"content.{kind}" for kind in kinds if kind in THOUGHT_PARTS
-    }
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, Mapping) and part.get("type") in THOUGHT_PARTS:
+            places.add(f"content.{part['type']}")
+    return places
 
 
-def _content(content: Any) -> tuple[str | None, str | None, str | None, str | None]:
-    """Return a message's text, the thoughts and the refusal among its parts, and why it is no text; each None if there is none.
+def _content(content: Any) -> _Content:
+    """Return what the content of a message holds.
 
-    Some servers of reasoning models write the content in parts: ``[{"type": "thinking", ...}, {"type": "text", ...}]``.
+    Some servers of reasoning models write it in parts: ``[{"type": "thinking", ...}, {"type":
+    "text", ...}]``.
     """
     if content is None:
-        return None, None, None, None
+        return _Content()
     if isinstance(content, str):
-        return replace_lone_surrogates(content), None, None, None
+        return _Content(replace_lone_surrogates(content))
     if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, list):
-        return None, None, None, f"the answer's content is {shown(content)}, which is no text"
+        return _Content(problem=f"the answer's content is {shown(content)}, which is no text")
 
     texts: list[str] = []
     thoughts: list[str] = []
@@ -131,25 +145,29 @@ def _content(content: Any) -> tuple[str | None, str | None, str | None, str | No
             thoughts.append(_words(part) or "")
         elif kind == "refusal":
             refusals.append(_words(part.get("refusal")) or "without a reason")
-        elif (
-            isinstance(part, Mapping)
-            and kind in (*TEXT_PARTS, None)
-            and isinstance(part.get("text"), str)
-        ):
+        elif _is_text_part(part):
             texts.append(part["text"])
         else:
-            return None, None, None, f"the answer's content holds {shown(part)}, which is no text"
+            return _Content(problem=f"the answer's content holds {shown(part)}, which is no text")
 
-    return (
+    return _Content(
         replace_lone_surrogates("".join(texts)),
-        "\n".join(thoughts) if thoughts else None,
-        "\n".join(refusals) if refusals else None,
-        None,
+        thoughts="\n".join(thoughts) if thoughts else None,
+        refusal="\n".join(refusals) if refusals else None,
     )
 
 
+def _is_text_part(part: Any) -> bool:
+    if not isinstance(part, Mapping):
+        return False
+    return part.get("type") in (*TEXT_PARTS, None) and isinstance(part.get("text"), str)
+
+
 def _thoughts(message: Mapping[str, Any]) -> str | None:
-    """Return the thoughts beside a message's content; ``""`` where there are some that the server does not show."""
+    """Return the thoughts beside a message's content.
+
+    ``""`` where there are some that the server does not show, None where there are none.
+    """
     is_there = False
     for name in THOUGHT_FIELDS:
         value = message.get(name)
@@ -168,15 +186,18 @@ def _words(value: Any, depth: int = 0) -> str | None:
         return replace_lone_surrogates(value) or None
     if value is None or isinstance(value, bool) or depth > 8:
         return None
+
     if isinstance(value, list):
-        found = [words for item in value if (words := _words(item, depth + 1)) is not None]
-        return "\n".join(found) or None
+        texts = [_words(item, depth + 1) for item in value]
+        return "\n".join(text for text in texts if text is not None) or None
+
     if isinstance(value, Mapping):
         for key in TEXT_KEYS:
             words = _words(value.get(key), depth + 1)
             if words is not None:
                 return words
         return None
+
     return str(value)[:200]
 
 

@@ -1,9 +1,12 @@
 """Rules for a conversation, in one place: text or turns in, checked turns out, problems named.
 
-A turn is a role and a text. What else a turn may hold is sorted in three: tool calls, and what says which call a tool's turn
-answers, are carried, see `prefpipe.artifacts.tool_calls`; other keys that a chat template reads (thoughts, pictures) are refused
-by name, because a conversation without them is another conversation; every other key is left out, and the readers count in how
-many rows.
+A turn is a role and a text. What else a turn may hold is sorted in three:
+
+- tool calls, and what says which call a tool's turn answers, are carried, see
+  `prefpipe.artifacts.tool_calls`;
+- other keys that a chat template reads (thoughts, pictures) are refused by name, because a
+  conversation without them is another conversation;
+- every other key is left out, and the readers count in how many rows.
 """
 
 import re
@@ -44,9 +47,10 @@ TEXTS_FLAG = "--prompts-are-text"
 class ReadingRules(NamedTuple):
     """What the user says about a file's conversations.
 
-    ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text all the same. ``leave_out``:
-    keys of turns, and columns beside them, that are knowingly not part of the conversation. ``on_duplicate``: what several
-    scores of one response come to: ``mean``, ``first`` or ``refuse``; None is the format's own rule.
+    ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text
+    all the same. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
+    of the conversation. ``on_duplicate``: what several scores of one response come to: ``mean``,
+    ``first`` or ``refuse``; None is the format's own rule.
     """
 
     prompts_are_text: bool = False
@@ -65,9 +69,8 @@ def turns_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns, str
         leave_out: keys of turns that are left out although chat templates read them.
     """
     if isinstance(value, str):
-        return [
-            {"role": "user", "content": value}
-        ], None if value.strip() else "the prompt is empty"
+        problem = None if value.strip() else "the prompt is empty"
+        return [{"role": "user", "content": value}], problem
 
     turns, problem = transcript_of(value, leave_out=leave_out)
     return turns, problem or _problem(turns)
@@ -102,49 +105,57 @@ def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[dict[str, str], str
     if problem is not None:
         return {}, problem
 
-    names = [key for key in carried if key not in leave_out]
-    if "role" not in turn or not ("content" in turn or leave_out or CALLS in names):
-        named_otherwise = (
-            " (it has `from` and `value`, ShareGPT's names)"
-            if {"from", "value"} <= turn.keys()
-            else ""
-        )
-        return {}, f"needs `role` and `content`{named_otherwise}"
-
+    kept = [key for key in carried if key not in leave_out]
+    may_lack_content = bool(leave_out) or CALLS in kept
+    if "role" not in turn or not ("content" in turn or may_lack_content):
+        is_sharegpt = {"from", "value"} <= turn.keys()
+        note = " (it has `from` and `value`, ShareGPT's names)" if is_sharegpt else ""
+        return {}, f"needs `role` and `content`{note}"
     role = turn["role"]
-    if role in TOOL_ROLES and role != TOOL:
-        return {}, f"has role {role!r}: results of tools are carried in turns of role {TOOL!r}"
-    if role not in (*ROLES, TOOL):
-        return {}, f"has role {role!r}; roles are {', '.join(ROLES)}"
+    problem = _problem_of_role(role)
+    if problem is not None:
+        return {}, problem
 
     content, problem = content_text(turn.get("content"))
-    has_no_words = is_blank(turn.get("content"))
-    if has_no_words and (CALLS in names or any(not is_blank(turn.get(key)) for key in leave_out)):
-        content, problem = "", None  # the call is what is said
-    found = {"role": role, "content": content or ""}
-    for name in names:
-        text, flaw = checked_calls(turn[name]) if name == CALLS else _name(turn[name], name)
+    # a turn may be nothing but its call, or nothing but what is left out
+    if is_blank(turn.get("content")):
+        is_left_out = any(not is_blank(turn.get(key)) for key in leave_out)
+        if CALLS in kept or is_left_out:
+            content, problem = "", None
+
+    read = {"role": role, "content": content or ""}
+    for key in kept:
+        text, flaw = checked_calls(turn[key]) if key == CALLS else _text_of(turn[key], key)
         problem = problem or flaw
-        found[name] = text or ""
-    return found, problem
+        read[key] = text or ""
+    return read, problem
+
+
+def _problem_of_role(role: Any) -> str | None:
+    if role in (*ROLES, TOOL):
+        return None
+    if role in TOOL_ROLES:
+        return f"has role {role!r}: results of tools are carried in turns of role {TOOL!r}"
+    return f"has role {role!r}; roles are {', '.join(ROLES)}"
 
 
 def carried_keys(turn: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a turn beside role and content that belong to the conversation and say something."""
+    """Return the keys beside role and content that belong to the conversation and say something."""
     keys = {"assistant": (CALLS,), TOOL: KEYS_OF_TOOL_TURNS}.get(str(turn.get("role")), ())
     return [key for key in keys if not is_blank(turn.get(key))]
 
 
-def _name(value: Any, name: str) -> tuple[str | None, str | None]:
-    return (
-        (value, None)
-        if isinstance(value, str)
-        else (None, f"has a `{name}` that is no text: {value!r:.60}")
-    )
+def _text_of(value: Any, key: str) -> tuple[str | None, str | None]:
+    if isinstance(value, str):
+        return value, None
+    return None, f"has a `{key}` that is no text: {value!r:.60}"
 
 
 def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) -> str | None:
-    """Return why a turn is more than its text: a key that chat templates read, and that nobody said is to be left out."""
+    """Return why a turn is more than its text.
+
+    It has a key that chat templates read, and that nobody said is to be left out.
+    """
     for key, what in MEANT_FOR_TEMPLATES.items():
         if key not in leave_out and not is_blank(turn.get(key)):
             return f"holds {what} (`{key}`), {NOT_CARRIED}"
@@ -152,10 +163,14 @@ def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) ->
 
 
 def problem_of_answer(turns: Turns) -> str | None:
-    """Return why the last of checked turns is no response: a response is a text, and a call of a tool is none."""
-    if turns and CALLS in turns[-1]:
-        return f"turn {len(turns) - 1} holds {MEANT_FOR_TEMPLATES[CALLS]} (`{CALLS}`), {NOT_CARRIED} in responses"
-    return None
+    """Return why the last of checked turns is no response.
+
+    A response is a text, and a call of a tool is none.
+    """
+    if not turns or CALLS not in turns[-1]:
+        return None
+    held = f"{MEANT_FOR_TEMPLATES[CALLS]} (`{CALLS}`)"
+    return f"turn {len(turns) - 1} holds {held}, {NOT_CARRIED} in responses"
 
 
 def content_text(content: Any) -> tuple[str | None, str | None]:
@@ -173,12 +188,11 @@ def content_text(content: Any) -> tuple[str | None, str | None]:
         if isinstance(part, str):
             texts.append(part)
             continue
-        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-        if (
-            kind not in TEXT_PARTS
-            or not isinstance(part, Mapping)
-            or not isinstance(part.get("text"), str)
-        ):
+        if not isinstance(part, Mapping):
+            kind = type(part).__name__
+            return None, f"has content that is no text (a part of type {kind!r})"
+        kind = part.get("type", "text")
+        if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
             return None, f"has content that is no text (a part of type {kind!r})"
         texts.append(part["text"])
     return "".join(texts), None
@@ -203,7 +217,7 @@ def _problem(turns: Turns) -> str | None:
 
 
 def with_system(turns: Turns, system: str | None) -> tuple[Turns, str | None]:
-    """Return turns that begin with a system turn, and what is wrong where they have another one already."""
+    """Return turns that begin with a system turn, and what is wrong where they have another one."""
     if not system:
         return turns, None
     first = {"role": "system", "content": system}
@@ -215,56 +229,69 @@ def with_system(turns: Turns, system: str | None) -> tuple[Turns, str | None]:
 
 
 def is_blank(value: Any) -> bool:
-    """Return whether a key is there and says nothing: null, an empty text, list or object, or a list of such."""
+    """Return whether a value says nothing: null, an empty text or object, or a list of such."""
     if isinstance(value, (list, tuple)):
         return all(map(is_blank, value))
     return value is None or (isinstance(value, (str, Mapping)) and not value)
 
 
 def keys_left_out(value: Any, leave_out: Collection[str] = ()) -> set[str]:
-    """Return the keys of a conversation's turns, and of their parts, that `transcript_of` leaves out and that say something.
+    """Return the keys that `transcript_of` leaves out and that say something.
+
+    They are keys of a conversation's turns, and of the parts of their contents.
 
     Args:
         value: what the file holds.
         leave_out: as `transcript_of` was given it.
     """
-    found: set[str] = set()
     turns = [value] if isinstance(value, Mapping) else value
     if isinstance(turns, str) or not isinstance(turns, Sequence):
-        return found
+        return set()
 
+    keys: set[str] = set()
     for turn in turns:
         if not isinstance(turn, Mapping) or "role" not in turn:
             continue
-        carried = {"role", "content", *(key for key in carried_keys(turn) if key not in leave_out)}
-        found |= {key for key, held in turn.items() if key not in carried and not is_blank(held)}
+        carried = {key for key in carried_keys(turn) if key not in leave_out}
+        keys |= _telling_keys(turn) - carried - {"role", "content"}
+
         parts = turn.get("content")
         for part in parts if isinstance(parts, list) else []:
             if isinstance(part, Mapping):
-                found |= {
-                    f"content.{key}"
-                    for key, held in part.items()
-                    if key not in ("type", "text") and not is_blank(held)
-                }
-    return found
+                keys |= {f"content.{key}" for key in _telling_keys(part) - {"type", "text"}}
+    return keys
+
+
+def _telling_keys(value: Mapping[str, Any]) -> set[str]:
+    """Return the keys of an object that say something."""
+    return {key for key, held in value.items() if not is_blank(held)}
 
 
 def hint_for(sentences: Sequence[str], otherwise: str) -> str:
-    """Return the hint for problems of conversations: the flag that reads the file all the same, where there is one."""
-    names = list(
-        dict.fromkeys(name for sentence in sentences for name in NOT_CARRIED_NAME.findall(sentence))
-    )
+    """Return the hint for problems of conversations.
+
+    It names the flag that reads the file all the same, where there is one.
+    """
+    names: dict[str, None] = {}
+    for sentence in sentences:
+        names |= dict.fromkeys(NOT_CARRIED_NAME.findall(sentence))
     if names:
         flags = " ".join(f"{LEAVE_OUT} {name}" for name in names)
         return f"take these rows out, or read the texts alone, knowingly, with {flags}"
-    if any(OTHER_SYSTEM in sentence or SYSTEM_OF_TURNS in sentence for sentence in sentences):
+
+    if _any_holds(sentences, OTHER_SYSTEM, SYSTEM_OF_TURNS):
         return (
-            "a prompt has one system turn; where the column is something else, leave it out of the conversation with "
-            f"{LEAVE_OUT} system, or name it, such as --model-column system"
+            "a prompt has one system turn; where the column is something else, leave it out of the "
+            f"conversation with {LEAVE_OUT} system, or name it, such as --model-column system"
         )
-    if any("chat template" in sentence or "written as text" in sentence for sentence in sentences):
+    if _any_holds(sentences, "chat template", "written as text"):
         return (
-            "give the file the turns instead (`messages`, or a list of role and content in `prompt`), or, where these texts are "
-            f"what the user says, read them as they stand with {TEXTS_FLAG}"
+            "give the file the turns instead (`messages`, or a list of role and content in "
+            "`prompt`), or, where these texts are what the user says, read them as they stand with "
+            f"{TEXTS_FLAG}"
         )
     return otherwise
+
+
+def _any_holds(sentences: Sequence[str], *phrases: str) -> bool:
+    return any(phrase in sentence for sentence in sentences for phrase in phrases)

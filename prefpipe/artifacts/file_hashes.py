@@ -13,16 +13,19 @@ from prefpipe.errors import PrefpipeError
 
 CHUNK_BYTES = 1 << 22
 RACY_NS = 2_000_000_000
-"""A file changed less than this ago is not cached: a second change may leave the same size and time stamp."""
+"""A file changed less than this ago is not cached.
+
+A second change may leave the same size and time stamp.
+"""
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: ``PREFPIPE_CACHE``, or ``~/.cache/prefpipe``."""
+    """Return the folder for what can be made again: ``PREFPIPE_CACHE`` or ``~/.cache/prefpipe``."""
     return Path(os.environ.get("PREFPIPE_CACHE") or "~/.cache/prefpipe").expanduser()
 
 
 def hash_file(path: Path) -> str:
-    """Return the sha256 of a file, from the cache when the file has not changed since it was hashed."""
+    """Return the sha256 of a file, from the cache when the file has not changed since."""
     real = path.resolve()
     stat = real.stat()
     key = json.dumps([str(real), stat.st_size, stat.st_mtime_ns, stat.st_ino])
@@ -30,17 +33,19 @@ def hash_file(path: Path) -> str:
     known = _read_cached_hash(entry)
     if known is not None:
         return known
+
     digest = sha256()
     with real.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
+
     if time.time_ns() - stat.st_mtime_ns > RACY_NS:
         _write_cached_hash(entry, digest.hexdigest())
     return digest.hexdigest()
 
 
 def hash_files(folder: Path, files: Iterable[Path]) -> str:
-    """Return the sha256 of the names (relative to ``folder``) and contents of ``files``, in sorted order."""
+    """Return the sha256 of the names (relative to ``folder``) and contents of files, sorted."""
     digest = sha256()
     for path in sorted(files):
         digest.update(f"{path.relative_to(folder).as_posix()} {hash_file(path)}\n".encode())
@@ -60,5 +65,5 @@ def _write_cached_hash(entry: Path, digest: str) -> None:
         make_folder(entry.parent)
         with atomic_write(entry) as file:
             file.write(digest.encode())
-    except PrefpipeError:  # a cache that cannot be written costs time, never the run
-        return
+    except PrefpipeError:
+        return  # a cache that cannot be written costs time, never the run

@@ -71,7 +71,7 @@ class FieldDifference(NamedTuple):
 
 
 def field_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[FieldDifference]:
-    """Return the fields in which two identities differ, by key; [] when their fingerprints are one."""
+    """Return the fields in which two identities differ, by key; [] when fingerprints are alike."""
     old, new = flatten(before), flatten(after)
     differences = []
     for key in sorted(old.keys() | new.keys()):

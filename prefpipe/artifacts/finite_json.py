@@ -1,4 +1,4 @@
-"""JSON has neither NaN nor infinity: what others write of them is read as null, and so is what we have of them written."""
+"""JSON has neither NaN nor infinity: they are read as null, and written as null."""
 
 import json
 from math import isfinite
@@ -6,12 +6,14 @@ from typing import Any
 
 
 def parse_finite_json(text: str | bytes | bytearray) -> Any:
-    """Return what a JSON text holds, with null for ``NaN``, ``Infinity`` and numbers that Python does not read.
+    """Return what a JSON text holds, with null for ``NaN``, ``Infinity`` and unreadable numbers.
 
-    Python's own writers make them, and servers of models write them for the log-probability of what cannot come.
+    Python's own writers make the former, and servers of models write them for the log-probability
+    of what cannot come. Python does not read whole numbers of thousands of digits.
 
     Raises:
-        ValueError: it is no JSON. RecursionError: it is nested too deeply.
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
     """
     return json.loads(
         text, parse_constant=lambda _name: None, parse_float=_finite, parse_int=_readable
@@ -32,7 +34,7 @@ def _readable(text: str) -> int | None:
 
 
 def finite_values(value: Any) -> Any:
-    """Return JSON values of dicts, lists and tuples, in which every number that is not finite is null.
+    """Return dicts, lists and tuples as JSON values, in which numbers that are not finite are null.
 
     A standard error of one prompt is NaN, for one.
     """
@@ -40,4 +42,6 @@ def finite_values(value: Any) -> Any:
         return {key: finite_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [finite_values(item) for item in value]
-    return None if isinstance(value, float) and not isfinite(value) else value
+    if isinstance(value, float) and not isfinite(value):
+        return None
+    return value

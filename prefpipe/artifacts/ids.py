@@ -1,7 +1,7 @@
 """Keys and seeds made from content, never from position.
 
-The key of everything is ``(prompt_id, sample_idx)``. Seeds depend on the run's seed and the key alone, so
-they are the same whatever the number of parts, shards, samples or restarts.
+The key of everything is ``(prompt_id, sample_idx)``. Seeds depend on the run's seed and the key
+alone, so they are the same whatever the number of parts, shards, samples or restarts.
 """
 
 import hashlib
@@ -10,20 +10,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 PROMPT_ID_HEX_DIGITS = 16
-SEED_BITS = 48  # exact in a JSON number (53 bits) and accepted by every engine
+SEED_BITS = 48
+"""Exact in a JSON number (53 bits) and accepted by every engine."""
+CARRIED = ("tool_calls", "tools")
+CARRIED_BY_TOOLS = (*CARRIED, "name", "tool_call_id")
+"""What belongs to a turn beside its role and content, in the order in which it is hashed."""
 
 
 def prompt_id_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return the content hash of a conversation, its tools and tool calls included: 16 hexadecimal digits of a sha256."""
+    """Return the content hash of a conversation: 16 hexadecimal digits of a sha256.
+
+    Its tools and tool calls are part of it.
+    """
     turns: list[list[Any]] = []
-    for turn in messages:
-        carried = (
-            "tool_calls",
-            "tools",
-            *(("name", "tool_call_id") if turn["role"] == "tool" else ()),
-        )
-        more = {key: turn[key] for key in carried if key in turn}
-        turns.append([turn["role"], turn["content"], *([more] if more else [])])
+    for message in messages:
+        turn: list[Any] = [message["role"], message["content"]]
+        keys = CARRIED_BY_TOOLS if message["role"] == "tool" else CARRIED
+        carried = {key: message[key] for key in keys if key in message}
+        # without them a turn hashes as it did before tools were carried
+        if carried:
+            turn.append(carried)
+        turns.append(turn)
     text = json.dumps(turns, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:PROMPT_ID_HEX_DIGITS]
 

@@ -6,8 +6,8 @@ from enum import StrEnum
 class Overwrite(StrEnum):
     """Which runs ``--overwrite`` throws away.
 
-    ``NO``: none; a folder that holds another configuration is refused. ``STALE``: those of another configuration, and finished
-    parts of this one are kept. ``ALL``: any.
+    ``NO``: none; a folder that holds another configuration is refused. ``STALE``: those of another
+    configuration, and finished parts of this one are kept. ``ALL``: any.
     """
 
     NO = "no"
@@ -15,7 +15,10 @@ class Overwrite(StrEnum):
     ALL = "all"
 
     def __bool__(self) -> bool:
-        """Return whether the flag was given at all: then a folder of another configuration is started again, not refused."""
+        """Return whether the flag was given at all.
+
+        Then a folder of another configuration is started again, not refused.
+        """
         return self is not Overwrite.NO
 
     @classmethod

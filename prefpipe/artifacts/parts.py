@@ -1,9 +1,12 @@
 """One part: a small Parquet file that proves what it is.
 
-The footer carries the part's name, the run's fingerprint, the schema's tag, row counts by status, the digests of the
-parent parts it was made from, the sha256 of every byte before the footer, and the sha256 of the footer itself. So
-no byte can change unseen, and no byte is given to a parser before it has been compared. ``read_footer`` reads the
-footer alone; ``verify_part`` and ``read_part`` read and compare everything.
+The footer carries the part's name, the run's fingerprint, the schema's tag, row counts by status,
+the digests of the parent parts it was made from, the sha256 of every byte before the footer, and
+the sha256 of the footer itself. So no byte can change unseen, and no byte is given to a parser
+before it has been compared. ``read_footer`` reads the footer alone; ``verify_part`` and
+``read_part`` read and compare everything.
+
+Own code, where a Parquet library would be the first idea: none proves its bytes.
 """
 
 import hashlib
@@ -30,8 +33,12 @@ BLANK = b"0" * 64
 CHECKSUM_PATTERN = re.compile(
     CHECKSUM_KEY.encode().replace(b".", rb"\.") + rb"\x18\x40([0-9a-f]{64})"
 )
-"""The checksum's entry in the footer, which is in Thrift's compact encoding: field header 0x18, length 0x40 = 64."""
-TAIL_BYTES = 8  # the footer's length in four bytes, then MAGIC
+"""The checksum's entry in the footer.
+
+The footer is in Thrift's compact encoding: field header 0x18, length 0x40 = 64.
+"""
+TAIL_BYTES = 8
+"""The footer's length in four bytes, then `MAGIC`."""
 MAGIC = b"PAR1"
 HINT = "run the command that made it again: only this part is made anew"
 
@@ -40,8 +47,9 @@ HINT = "run the command that made it again: only this part is made anew"
 class PartFooter:
     """What a part says of itself.
 
-    ``counts`` is rows by status, ``parents`` digests of parent parts by name. ``tally`` holds sums over what the part was
-    made from, which its rows no longer show, so that a summary of the whole never depends on which parts were made now.
+    ``counts`` is rows by status, ``parents`` digests of parent parts by name. ``tally`` holds sums
+    over what the part was made from, which its rows no longer show, so that a summary of the whole
+    never depends on which parts were made now.
     """
 
     name: str
@@ -61,12 +69,14 @@ def part_name(index: int, n_parts: int) -> str:
 
 
 class _HashingSink(io.RawIOBase):
-    """A file that counts and hashes what passes through it, until the footer, which it holds back."""
+    """A file that counts and hashes what passes through it, and holds the footer back."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
-        self.file, self.sha256, self.n_bytes = file, hashlib.sha256(), 0
+        self.file = file
+        self.sha256, self.n_bytes = hashlib.sha256(), 0
         self.footer: bytearray | None = None
+        """What is held back, None before the footer begins."""
 
     def writable(self) -> bool:
         return True
@@ -101,14 +111,15 @@ def write_part(
             write_page_checksum=True,
         )
         try:
-            writer.write_table(
-                table, row_group_size=max(1, table.num_rows)
-            )  # one row group: NumPy reads it whole
+            # one row group: NumPy reads it whole
+            writer.write_table(table, row_group_size=max(1, table.num_rows))
         except BaseException:
+            # closing writes a footer, and the first error is the one to report
             sink.footer = bytearray()
-            with suppress(Exception):  # the first error is the one to report
+            with suppress(Exception):
                 writer.close()
             raise
+
         footer = PartFooter(
             name=path.name,
             fingerprint=fingerprint,
@@ -120,9 +131,10 @@ def write_part(
             data_sha256=sink.sha256.hexdigest(),
             tally=dict(sorted((tally or {}).items())),
         )
-        writer.add_key_value_metadata(
-            {FOOTER_KEY: canonical_json(asdict(footer)), CHECKSUM_KEY: BLANK.decode()}
-        )
+        claims = canonical_json(asdict(footer))
+        writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: BLANK.decode()})
+
+        # the checksum is of the footer with a blank in its place, which it then takes
         sink.footer = bytearray()
         writer.close()
         place = _checksum_place(sink.footer)
@@ -133,7 +145,10 @@ def write_part(
 
 
 def _checksum_place(footer: bytes | bytearray) -> int | None:
-    """Return where the checksum starts: the last match, for statistics of the user's texts stand before it."""
+    """Return where the checksum starts.
+
+    It is the last match, for statistics of the user's texts stand before it.
+    """
     matches = list(CHECKSUM_PATTERN.finditer(footer))
     return matches[-1].start(1) if matches else None
 
@@ -142,7 +157,8 @@ def read_footer(path: Path) -> PartFooter:
     """Return a part's footer, its bytes compared with its checksum.
 
     Raises:
-        CorruptPartError: missing, truncated, not a prefpipe part, or a footer whose bytes have changed.
+        CorruptPartError: missing, truncated, not a prefpipe part, or a footer whose bytes have
+            changed.
         InputError: the file cannot be read, or a newer release of prefpipe wrote it.
     """
     try:
@@ -188,16 +204,17 @@ def read_part(
         if missing:
             raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
         also = [name for name in if_there if name in names and name not in (columns or ())]
-        table = file.read(columns=[*columns, *also] if columns is not None else None)
+        table = file.read(columns=None if columns is None else [*columns, *also])
     except (pa.ArrowException, OSError) as error:
-        # Its digests agree: whoever wrote it wrote no Parquet.
+        # its digests agree: whoever wrote it wrote no Parquet
         raise CorruptPartError(
             f"{path} is corrupt: it cannot be read as Parquet ({_first_line(error)})", hint=HINT
         ) from error
 
     if file.metadata.num_rows != footer.n_rows:
         raise CorruptPartError(
-            f"{path} is corrupt: it has {file.metadata.num_rows:,} rows, its footer says {footer.n_rows:,}",
+            f"{path} is corrupt: it has {file.metadata.num_rows:,} rows, its footer says "
+            f"{footer.n_rows:,}",
             hint=HINT,
         )
     return table.replace_schema_metadata(None), footer
@@ -208,9 +225,12 @@ def _read_verified(path: Path) -> tuple[bytes, PartFooter]:
         data = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
+
     footer_bytes = _footer_length(data[-TAIL_BYTES:], path) + TAIL_BYTES
     footer = _parse_footer(data[-footer_bytes:], len(data), path)
-    if hashlib.sha256(memoryview(data)[: footer.data_bytes]).hexdigest() != footer.data_sha256:
+    # a view: the data may be large, and is not copied
+    rows = memoryview(data)[: footer.data_bytes]
+    if hashlib.sha256(rows).hexdigest() != footer.data_sha256:
         raise CorruptPartError(
             f"{path} is corrupt: its bytes changed after it was written", hint=HINT
         )
@@ -224,29 +244,38 @@ def _footer_length(tail: bytes, path: Path) -> int:
 
 
 def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
-    """Compare the footer with its checksum and read it. ``tail`` is footer, length and magic bytes."""
+    """Compare the footer with its checksum and read it.
+
+    Args:
+        tail: footer, length and magic bytes.
+        file_size: in bytes.
+        path: for messages.
+    """
     place = _checksum_place(tail)
     if place is None:
         raise CorruptPartError(
             f"{path} is corrupt, or not a part that prefpipe wrote: its footer has no checksum",
             hint=HINT,
         )
-    blanked = tail[:place] + BLANK + tail[place + len(BLANK) :]
-    if hashlib.sha256(blanked).hexdigest().encode() != tail[place : place + len(BLANK)]:
+    end = place + len(BLANK)
+    blanked = tail[:place] + BLANK + tail[end:]
+    if hashlib.sha256(blanked).hexdigest().encode() != tail[place:end]:
         raise CorruptPartError(
             f"{path} is corrupt: the footer does not match its checksum", hint=HINT
         )
+
     try:
         entries = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise CorruptPartError(
             f"{path} is corrupt: its footer is no Parquet footer", hint=HINT
         ) from error
+
     footer = _footer_from_json(entries.get(FOOTER_KEY.encode()), path)
-    if footer.data_bytes + len(tail) != file_size:
+    expected_size = footer.data_bytes + len(tail)
+    if expected_size != file_size:
         raise CorruptPartError(
-            f"{path} is corrupt: it has {file_size} bytes, not {footer.data_bytes + len(tail)}",
-            hint=HINT,
+            f"{path} is corrupt: it has {file_size} bytes, not {expected_size}", hint=HINT
         )
     return footer
 
@@ -256,8 +285,8 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
 
     Raises:
         CorruptPartError: there is no such JSON, or it is not what any release of prefpipe writes.
-        InputError: it has fields that this release does not know: a newer one wrote it. That is no damage,
-            and the part must not be made again by a release that cannot read it.
+        InputError: it has fields that this release does not know: a newer one wrote it. That is no
+            damage, and the part must not be made again by a release that cannot read it.
     """
     if text is None:
         raise CorruptPartError(
@@ -271,16 +300,18 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
         ) from error
     if not isinstance(values, dict):
         raise CorruptPartError(
-            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is no object",
+            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is no "
+            "object",
             hint=HINT,
         )
 
     for name, (is_valid, kind) in FOOTER_TYPES.items():
         if name in OPTIONAL_FOOTER_FIELDS and name not in values:
             continue
-        if not is_valid(values.get(name)):
+        value = values.get(name)
+        if not is_valid(value):
             raise CorruptPartError(
-                f"{path} is corrupt: `{name}` in its footer is {values.get(name)!r:.40}, which is not {kind}",
+                f"{path} is corrupt: `{name}` in its footer is {value!r:.40}, which is not {kind}",
                 hint=HINT,
             )
 
@@ -290,7 +321,8 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
         raise InputError(
             f"{path} was written by a newer release of prefpipe: its footer holds `{unknown[0]}`, "
             f"which release {__version__} does not know",
-            hint="read it with the release that wrote it, or make the artifact again with --overwrite",
+            hint="read it with the release that wrote it, or make the artifact again with "
+            "--overwrite",
         )
     return PartFooter(**values)
 

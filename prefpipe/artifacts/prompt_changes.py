@@ -1,7 +1,8 @@
-"""Whether a prompts file still holds what candidates were sampled from, and what is different in it."""
+"""Whether a prompts file still holds what candidates were sampled from, and what is different."""
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.artifacts.prompts import Prompts, load_prompts
@@ -15,46 +16,53 @@ from prefpipe.errors import PrefpipeError
 def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
     """Return what has changed in a prompts file since, in sentences; [] when it hashes as it did.
 
-    The file is read as ``generate`` reads it, with the settings of the run. What changed is told from the parts on disk,
-    so that of a partial run only a lower bound can be given.
+    The file is read as ``generate`` reads it, with the settings of the run. What changed is told
+    from the parts on disk, so that of a partial run only a lower bound can be given.
     """
     identity = candidates.record.identity
-    columns = identity.get("columns")
-    keep = (
-        None
-        if columns is None
-        else [name.strip() for name in str(columns).split(",") if name.strip() not in ("", "none")]
+    rules = ReadingRules(
+        prompts_are_text=bool(identity.get("prompts_are_text")),
+        leave_out=identity.get("leave_out") or (),
+    )
+    read = partial(
+        load_prompts,
+        str(source),
+        system_prompt=identity.get("system_prompt"),
+        keep_columns=_kept_columns(identity.get("columns")),
+        drop_duplicates=bool(identity.get("drop_duplicate_prompts")),
+        reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
+        rules=rules,
     )
     try:
-        read = partial(
-            load_prompts,
-            str(source),
-            system_prompt=identity.get("system_prompt"),
-            keep_columns=keep,
-            drop_duplicates=bool(identity.get("drop_duplicate_prompts")),
-            reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
-            rules=ReadingRules(
-                bool(identity.get("prompts_are_text")), identity.get("leave_out") or ()
-            ),
-        )
         prompts = read_without_bad_rows(read)[0] if identity.get("skip_bad_rows") else read()
     except PrefpipeError as error:
         return [f"it cannot be read as it was: {error.message}"]
+
     if prompts.sha256() == identity.get("prompts"):
         return []
     return _differences(candidates, prompts)
 
 
+def _kept_columns(text: Any) -> list[str] | None:
+    """Return the columns that ``--columns`` named, None for all."""
+    if text is None:
+        return None
+    names = [name.strip() for name in str(text).split(",")]
+    return [name for name in names if name not in ("", "none")]
+
+
 def _differences(candidates: Artifact, prompts: Prompts) -> list[str]:
     old = _messages_by_id(candidates)
     new = {prompt.prompt_id: prompt.messages for prompt in prompts.rows}
-    n_added = sum(prompt_id not in old for prompt_id in new)
-    n_removed = sum(prompt_id not in new for prompt_id in old)
-    n_other_text = sum(
-        prompt_id in new and new[prompt_id] != messages for prompt_id, messages in old.items()
-    )
+    n_added = len(new.keys() - old.keys())
+    n_removed = len(old.keys() - new.keys())
+    n_other_text = 0
+    for prompt_id, messages in old.items():
+        n_other_text += prompt_id in new and new[prompt_id] != messages
+
     lines = []
-    if n_added and not candidates.missing():  # else the missing parts may hold them
+    # parts that are missing may hold what looks new
+    if n_added and not candidates.missing():
         lines.append(f"prompts that are new: {n_added:,}")
     if n_removed:
         lines.append(f"prompts that are gone: {n_removed:,}")
@@ -68,11 +76,12 @@ def _differences(candidates: Artifact, prompts: Prompts) -> list[str]:
 
 
 def _messages_by_id(candidates: Artifact) -> dict[str, list[dict[str, str]]]:
-    found: dict[str, list[dict[str, str]]] = {}
+    messages: dict[str, list[dict[str, str]]] = {}
     for index in candidates.present(range(candidates.n_parts), allow_partial=True):
         try:
             rows = rows_of(candidates.read(index, ["prompt_id", "messages"])[0])
-        except PrefpipeError:  # what is wrong with the part is told elsewhere
-            continue
-        found |= {row["prompt_id"]: row["messages"] for row in rows}
-    return found
+        except PrefpipeError:
+            continue  # what is wrong with the part is told elsewhere
+        for row in rows:
+            messages[row["prompt_id"]] = row["messages"]
+    return messages

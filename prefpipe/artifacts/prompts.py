@@ -1,13 +1,12 @@
 """Prompts from a user's file: keyed, checked, with the user's columns beside them.
 
-Reads JSONL, JSON (a list of objects), CSV, Parquet, a folder written by ``datasets.save_to_disk`` and
-``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns), optionally ``prompt_id``,
-``system`` and ``tools``; every other column passes through untouched. Every problem of the file is found before the first is
-reported.
+Reads JSONL, JSON (a list of objects), CSV, Parquet, a folder written by ``datasets.save_to_disk``
+and ``hf:org/name[@revision][:split]``. A row brings ``prompt`` (text) or ``messages`` (turns),
+optionally ``prompt_id``, ``system`` and ``tools``; every other column passes through untouched.
+Every problem of the file is found before the first is reported.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +55,8 @@ class Prompt(NamedTuple):
 class Prompts:
     """All prompts of a run, in file order, and the user's columns row by row beside them.
 
-    ``notes``: what the user should know of how the file was read. ``carries_tools``: whether any prompt of the file, in whichever
-    part, has tools or tool calls.
+    ``notes``: what the user should know of how the file was read. ``carries_tools``: whether any
+    prompt of the file, in whichever part, has tools or tool calls.
     """
 
     rows: list[Prompt]
@@ -75,7 +74,8 @@ class Prompts:
     def part(self, index: int, part_size: int) -> "Prompts":
         """Return the prompts of one part."""
         start = index * part_size
-        rows, columns = self.rows[start : start + part_size], self.columns.slice(start, part_size)
+        rows = self.rows[start : start + part_size]
+        columns = self.columns.slice(start, part_size)
         return Prompts(rows, columns, carries_tools=self.carries_tools)
 
     def sha256(self) -> str:
@@ -102,14 +102,16 @@ def load_prompts(
 
     Args:
         source: path or ``hf:`` reference.
-        system_prompt: put before every conversation; refused when one brings its own. It is not part of ``prompt_id``.
+        system_prompt: put before every conversation; refused when one brings its own. It is not
+            part of ``prompt_id``.
         keep_columns: the user's columns to pass through; None for all.
         drop_duplicates: keep the first of prompts with the same id instead of refusing.
         reserved: column names that the artifact uses itself.
         rules: what the user says about the file's conversations.
 
     Raises:
-        InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the first eight.
+        InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the
+            first eight.
     """
     table = UserTable(source, *read_table(source))
     if table.n_rows == 0:
@@ -122,10 +124,11 @@ def load_prompts(
     columns = _user_columns(table.table, keep_columns, reserved, source, conversation=used)
     rows, problems, notes = _check_rows(table, prompts, extras, rules)
     if problems:
-        bad = [BadRow(source, line, problem) for line, problem in problems]
+        bad_rows = [BadRow(source, line, problem) for line, problem in problems]
         hint = hint_for([problem for _, problem in problems], DEFAULT_HINT)
-        summary = f"has {len(bad):,} prompt{'s' if len(bad) > 1 else ''} that cannot be used"
-        raise BadRowsError(source, bad, hint=hint, summary=summary)
+        noun = "prompts" if len(bad_rows) > 1 else "prompt"
+        summary = f"has {len(bad_rows):,} {noun} that cannot be used"
+        raise BadRowsError(source, bad_rows, hint=hint, summary=summary)
 
     rows, columns = _deduplicate(rows, columns, table.places, source, drop=drop_duplicates)
     if system_prompt:
@@ -137,7 +140,7 @@ def load_prompts(
 def _check_rows(
     table: UserTable, name: str, extras: SystemAndToolsColumns, rules: ReadingRules
 ) -> tuple[list[Prompt], list[tuple[str, str]], list[str]]:
-    """Return the prompts, what is wrong with the others by place, and what was left out of turns."""
+    """Return the prompts, what is wrong with the others, and what was left out of turns."""
     values = table.values(name)
     has_ids = "prompt_id" in table.names
     ids = table.values_or_none("prompt_id")
@@ -153,7 +156,10 @@ def _check_rows(
         if problem is not None:
             problems.append((line, problem))
             continue
-        rows.append(Prompt(prompt_id if prompt_id is not None else prompt_id_of(turns), turns))
+        if prompt_id is None:
+            prompt_id = prompt_id_of(turns)
+        rows.append(Prompt(prompt_id, turns))
+
     read_back = notes_of_texts_read_back(values, rules) if name == "prompt" else []
     return rows, problems, [*read_back, *notes_of_keys_left_out({name: values}, rules)]
 
@@ -167,53 +173,60 @@ def _user_columns(
     conversation: Sequence[str] = (),
 ) -> pa.Table:
     """Return the columns that pass through: not those that went into the ``conversation``."""
-    theirs = [name for name in table.column_names if name not in (*OWN_COLUMNS, *conversation)]
+    names = [name for name in table.column_names if name not in (*OWN_COLUMNS, *conversation)]
     if keep is not None:
-        unknown = [name for name in keep if name not in theirs]
+        unknown = [name for name in keep if name not in names]
         if unknown:
             raise UsageError(
-                f"--columns names `{unknown[0]}`, which {source} does not have; it has: {', '.join(theirs)}"
+                f"--columns names `{unknown[0]}`, which {source} does not have; it has: "
+                f"{', '.join(names)}"
             )
-        theirs = list(keep)
-    clash = [name for name in theirs if name in reserved]
+        names = list(keep)
+
+    clash = [name for name in names if name in reserved]
     if clash:
-        rest = ",".join(name for name in theirs if name not in reserved)
+        rest = ",".join(name for name in names if name not in reserved)
         raise InputError(
             f"{source} has a column `{clash[0]}`, a name that prefpipe's candidates use themselves",
             hint=f"rename it, or leave it out with --columns {rest or 'none'}",
         )
-    return table.select(theirs)
+    return table.select(names)
 
 
 def _deduplicate(
     rows: list[Prompt], columns: pa.Table, lines: Sequence[str], source: str, *, drop: bool
 ) -> tuple[list[Prompt], pa.Table]:
-    counts = Counter(prompt.prompt_id for prompt in rows)
-    if len(counts) == len(rows):
+    n_distinct = len({prompt.prompt_id for prompt in rows})
+    if n_distinct == len(rows):
         return rows, columns
+
     first: dict[str, int] = {}
     for position, prompt in enumerate(rows):
-        if prompt.prompt_id in first and not drop:
+        earlier = first.setdefault(prompt.prompt_id, position)
+        if earlier != position and not drop:
             raise InputError(
-                f"{source} has {len(rows) - len(counts)} duplicate prompt ids: {prompt.prompt_id} "
-                f"stands at {lines[first[prompt.prompt_id]]} and {lines[position]}",
-                hint="give them different `prompt_id`s, or keep the first of each with --drop-duplicate-prompts",
+                f"{source} has {len(rows) - n_distinct} duplicate prompt ids: {prompt.prompt_id} "
+                f"stands at {lines[earlier]} and {lines[position]}",
+                hint="give them different `prompt_id`s, or keep the first of each with "
+                "--drop-duplicate-prompts",
             )
-        first.setdefault(prompt.prompt_id, position)
-    kept = sorted(first.values())
-    return [rows[i] for i in kept], columns.take(kept)
+    # in the order of the file, for that is the order of insertion
+    kept = list(first.values())
+    return [rows[position] for position in kept], columns.take(kept)
 
 
 def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Prompt]:
+    prompts = []
     for prompt in rows:
         if prompt.messages[0]["role"] == "system":
             raise InputError(
-                f"{source}: prompt {prompt.prompt_id} has a system turn of its own, and --system-prompt was given",
+                f"{source}: prompt {prompt.prompt_id} has a system turn of its own, and "
+                "--system-prompt was given",
                 hint="drop --system-prompt, or the system turns of the file",
             )
-    return [
-        prompt._replace(messages=with_system(prompt.messages, system_prompt)[0]) for prompt in rows
-    ]
+        messages, _ = with_system(prompt.messages, system_prompt)
+        prompts.append(prompt._replace(messages=messages))
+    return prompts
 
 
 def named_source(source: str) -> Path | None:

@@ -1,7 +1,7 @@
 """``run.json``: the truth about a run's configuration.
 
-The files are the truth about progress, ``run.json`` is the truth about configuration. It is written once, by
-the first worker to start, and every other worker and every resume validates against it.
+The files are the truth about progress, ``run.json`` is the truth about configuration. It is written
+once, by the first worker to start, and every other worker and every resume validates against it.
 """
 
 import json
@@ -38,18 +38,19 @@ CONTEXT_TYPES: dict[str, tuple[type, str]] = {
     "versions": (dict, "an object"),
     "models": (list, "a list of names"),
 }
-"""What the entries of the context that commands read must be; what else stands there is for people."""
+"""What the entries of the context that commands read must be; the others are for people."""
 MADE_WITH = "made_with"
 """Key of the context that lists models and files which are no parent artifacts, for ``status``."""
+INGREDIENT_KEYS = {"role", "reference", "hashes"}
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """One run of one stage.
 
-    ``identity`` holds what the fingerprint is made of; ``parents`` where the inputs were (for ``status``),
-    ``context`` what does not change the answer: command line, versions, host; ``history`` the recorded operations
-    (extend, retry) that the artifact has been through.
+    ``identity`` holds what the fingerprint is made of. ``parents`` says where the inputs were (for
+    ``status``), ``context`` what does not change the answer: command line, versions, host.
+    ``history`` lists the recorded operations (extend, retry) that the artifact has been through.
     """
 
     stage: str
@@ -67,12 +68,8 @@ class RunRecord:
 
     def to_bytes(self) -> bytes:
         """Return the file's content: JSON that people read."""
-        return (
-            json.dumps(
-                {"fingerprint": self.fingerprint, **asdict(self)}, indent=2, ensure_ascii=False
-            )
-            + "\n"
-        ).encode()
+        values = {"fingerprint": self.fingerprint, **asdict(self)}
+        return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
     def write_if_absent(self, folder: Path) -> bool:
         """Write ``run.json`` unless it is there; return whether this call wrote it."""
@@ -90,7 +87,8 @@ def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str
     Args:
         role: what it is to the run, ``reward model``.
         reference: as the user named it.
-        hashes: of a model those that `ModelFiles.identity` gives, of a file ``sha256``; anything else is left out.
+        hashes: of a model those that `ModelFiles.identity` gives, of a file ``sha256``; anything
+            else is left out.
     """
     names = ("content_hash", "tokenizer_hash", "chat_template_hash", "base_content_hash", "sha256")
     return {
@@ -116,6 +114,7 @@ def read_run_record(folder: Path) -> RunRecord:
             f"{folder} is not a prefpipe artifact: it has no {FILE_NAME}",
             hint="pass the folder that a prefpipe stage wrote with -o",
         )
+
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
@@ -147,61 +146,57 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
             f"{path} cannot be read: it holds {values!r:.40}, which is no object", hint=HINT
         )
 
-    for name, (kind, words) in FIELD_TYPES.items():
-        if name in OPTIONAL_FIELDS and name not in values:
-            continue
-        if not isinstance(values.get(name), kind) or isinstance(values.get(name), bool):
-            raise InputError(
-                f"{path} cannot be read: its `{name}` is {values.get(name)!r:.40}, which is not {words}",
-                hint=HINT,
-            )
-
-    if not 0 <= values["n_parts"] <= MAX_PARTS:
-        raise InputError(
-            f"{path} cannot be read: its `n_parts` is {values['n_parts']}, which is not from 0 to {MAX_PARTS:,}",
-            hint=HINT,
-        )
-    parents, history = values.get("parents", {}), values.get("history", [])
-    if not all(isinstance(place, str) for place in parents.values()):
-        raise InputError(f"{path} cannot be read: its `parents` are not paths by name", hint=HINT)
-    for name, (kind, words) in CONTEXT_TYPES.items():
-        entry = values.get("context", {}).get(name)
-        if entry is not None and not isinstance(entry, kind):
-            raise InputError(
-                f"{path} cannot be read: its context's `{name}` is {entry!r:.40}, which is not {words}",
-                hint=HINT,
-            )
-    if not all(_is_ingredient(item) for item in _items(values.get("context", {}).get(MADE_WITH))):
-        raise InputError(
-            f"{path} cannot be read: its context's `{MADE_WITH}` does not list role, reference and hashes",
-            hint=HINT,
-        )
-    if not all(isinstance(step, dict) for step in history):
-        raise InputError(
-            f"{path} cannot be read: its `history` is not a list of objects", hint=HINT
-        )
+    problem = _problem_of_fields(values)
+    if problem is not None:
+        raise InputError(f"{path} cannot be read: {problem}", hint=HINT)
 
     unknown = sorted(values.keys() - FIELD_TYPES.keys())
     if unknown:
         raise InputError(
-            f"{path} was written by a newer release of prefpipe: it holds `{unknown[0]}`, which release "
-            f"{__version__} does not know",
-            hint="read it with the release that wrote it, or make the artifact again with --overwrite",
+            f"{path} was written by a newer release of prefpipe: it holds `{unknown[0]}`, which "
+            f"release {__version__} does not know",
+            hint="read it with the release that wrote it, or make the artifact again with "
+            "--overwrite",
         )
     return RunRecord(**{name: value for name, value in values.items() if name != "fingerprint"})
 
 
-def _items(value: Any) -> list[Any]:
-    """Return a list's items, none for what is absent, and for anything else the value itself, which is no item."""
+def _problem_of_fields(values: Mapping[str, Any]) -> str | None:
+    """Return the first thing that is wrong with the fields of a record."""
+    for name, (kind, noun) in FIELD_TYPES.items():
+        if name in OPTIONAL_FIELDS and name not in values:
+            continue
+        value = values.get(name)
+        # a boolean is a whole number to Python
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return f"its `{name}` is {value!r:.40}, which is not {noun}"
+
+    if not 0 <= values["n_parts"] <= MAX_PARTS:
+        return f"its `n_parts` is {values['n_parts']}, which is not from 0 to {MAX_PARTS:,}"
+    if not all(isinstance(place, str) for place in values.get("parents", {}).values()):
+        return "its `parents` are not paths by name"
+
+    context = values.get("context", {})
+    for name, (kind, noun) in CONTEXT_TYPES.items():
+        entry = context.get(name)
+        if entry is not None and not isinstance(entry, kind):
+            return f"its context's `{name}` is {entry!r:.40}, which is not {noun}"
+    if not _lists_ingredients(context.get(MADE_WITH)):
+        return f"its context's `{MADE_WITH}` does not list role, reference and hashes"
+
+    if not all(isinstance(step, dict) for step in values.get("history", [])):
+        return "its `history` is not a list of objects"
+    return None
+
+
+def _lists_ingredients(value: Any) -> bool:
+    """Return whether a value is what `ingredient` makes, in a list, or is not there."""
     if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
+        return True
+    return isinstance(value, list) and all(map(_is_ingredient, value))
 
 
 def _is_ingredient(item: Any) -> bool:
-    return (
-        isinstance(item, dict)
-        and item.keys() == {"role", "reference", "hashes"}
-        and isinstance(item["reference"], str)
-        and isinstance(item["hashes"], dict)
-    )
+    if not isinstance(item, dict) or item.keys() != INGREDIENT_KEYS:
+        return False
+    return isinstance(item["reference"], str) and isinstance(item["hashes"], dict)

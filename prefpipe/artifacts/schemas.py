@@ -1,7 +1,7 @@
 """The Arrow schema of each artifact, versioned, with what every column means.
 
-A schema is written even for a part without rows. User columns stand after prefpipe's own, with the type
-that the whole prompts file gave them.
+A schema is written even for a part without rows. User columns stand after prefpipe's own, with the
+type that the whole prompts file gave them.
 """
 
 from typing import NamedTuple
@@ -10,15 +10,32 @@ import pyarrow as pa
 
 MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
 TOKEN_IDS = pa.list_(pa.int32())
+BEATS = pa.list_(pa.struct([pa.field("sample_idx", pa.int32()), pa.field("margin", pa.float64())]))
+"""The pairs of a chosen response: the one that it is to beat, and by how much rewards differ."""
+TEXT, FLAG = pa.string(), pa.bool_()
+INT32, INT64, FLOAT = pa.int32(), pa.int64(), pa.float64()
 
 
 class Column(NamedTuple):
-    """A column: its type, whether it may be null, and one sentence on what it holds, with its unit."""
+    """A column: its type, whether it may be null, and one sentence on what it holds.
+
+    The sentence names the unit.
+    """
 
     name: str
     type: pa.DataType
     nullable: bool
     meaning: str
+
+
+def required(name: str, kind: pa.DataType, meaning: str) -> Column:
+    """Return a column without nulls."""
+    return Column(name, kind, nullable=False, meaning=meaning)
+
+
+def optional(name: str, kind: pa.DataType, meaning: str) -> Column:
+    """Return a column that may be null."""
+    return Column(name, kind, nullable=True, meaning=meaning)
 
 
 class Schema(NamedTuple):
@@ -43,49 +60,37 @@ class Schema(NamedTuple):
         fields = [
             pa.field(column.name, column.type, nullable=column.nullable) for column in self.columns
         ]
-        return pa.schema(fields + (list(extra) if extra is not None else []))
+        return pa.schema([*fields, *(extra or ())])
 
 
 _KEY = (
-    Column(
-        "prompt_id",
-        pa.string(),
-        False,
-        "key of the prompt: the user's id or the content hash of its messages",
+    required(
+        "prompt_id", TEXT, "key of the prompt: the user's id or the content hash of its messages"
     ),
-    Column("sample_idx", pa.int32(), False, "number of the response within its prompt, from 0"),
+    required("sample_idx", INT32, "number of the response within its prompt, from 0"),
 )
-_STATUS = (
-    Column("status", pa.string(), False, "`ok`, or why this row cannot be used as it is"),
-    Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
+_REASON = optional("reason", TEXT, "the particulars of a status other than `ok`")
+_STATUS = (required("status", TEXT, "`ok`, or why this row cannot be used as it is"), _REASON)
+_MESSAGES = required(
+    "messages", MESSAGES, "the conversation that was answered, system prompt included"
 )
-_TEXT = (
-    Column(
-        "messages", MESSAGES, False, "the conversation that was answered, system prompt included"
+_RESPONSE = optional("response", TEXT, "the response's text, without special tokens")
+_MODEL = required("model", TEXT, "the model that wrote the response, as it was named")
+_TOKENS = (
+    optional(
+        "prompt_token_ids", TOKEN_IDS, "ids of the templated prompt, as the engine received them"
     ),
-    Column("response", pa.string(), True, "the response's text, without special tokens"),
-    Column("model", pa.string(), False, "the model that wrote the response, as it was named"),
-    Column(
-        "prompt_token_ids",
-        TOKEN_IDS,
-        True,
-        "ids of the templated prompt, as the engine received them",
-    ),
-    Column(
+    optional(
         "response_token_ids",
         TOKEN_IDS,
-        True,
         "ids as sampled; the end-of-sequence token is included when sampled",
     ),
-    Column("n_prompt_tokens", pa.int32(), True, "tokens in the prompt"),
-    Column(
-        "n_response_tokens", pa.int32(), True, "tokens in the response, end of sequence included"
-    ),
-    Column("finish_reason", pa.string(), True, "`stop`, `length` or `error`"),
-    Column(
+    optional("n_prompt_tokens", INT32, "tokens in the prompt"),
+    optional("n_response_tokens", INT32, "tokens in the response, end of sequence included"),
+    optional("finish_reason", TEXT, "`stop`, `length` or `error`"),
+    optional(
         "logp",
-        pa.float64(),
-        True,
+        FLOAT,
         "summed natural log-probability of the response ids under the model that sampled "
         "them, at temperature 1 without truncation",
     ),
@@ -96,24 +101,18 @@ CANDIDATES = Schema(
     2,
     (
         *_KEY,
-        *_TEXT,
-        Column(
-            "temperature",
-            pa.float64(),
-            True,
-            "sampling temperature; null where it is not known (import)",
-        ),
-        Column(
+        _MESSAGES,
+        _RESPONSE,
+        _MODEL,
+        *_TOKENS,
+        optional("temperature", FLOAT, "sampling temperature; null where it is not known (import)"),
+        optional(
             "seed",
-            pa.int64(),
-            True,
+            INT64,
             "seed of this sample, a hash of run seed, prompt_id and sample_idx; null (import)",
         ),
-        Column(
-            "duplicate_of",
-            pa.int32(),
-            True,
-            "lowest sample_idx of the same prompt with the identical text",
+        optional(
+            "duplicate_of", INT32, "lowest sample_idx of the same prompt with the identical text"
         ),
         *_STATUS,
     ),
@@ -123,77 +122,63 @@ SCORES = Schema(
     1,
     (
         *_KEY,
-        Column("scorer", pa.string(), False, "name of the scorer"),
-        Column(
+        required("scorer", TEXT, "name of the scorer"),
+        optional(
             "reward",
-            pa.float64(),
-            True,
+            FLOAT,
             "higher is better, on the scorer's own scale; null unless status is `ok`",
         ),
-        Column("detail", pa.string(), True, "JSON text: what the reward is made of"),
+        optional("detail", TEXT, "JSON text: what the reward is made of"),
         *_STATUS,
     ),
 )
-BEATS = pa.list_(pa.struct([pa.field("sample_idx", pa.int32()), pa.field("margin", pa.float64())]))
-"""The pairs of a chosen response: the response that it is to beat, and by how much their rewards differ."""
-
 GROUPS = Schema(
     "groups",
     2,
     (
-        Column("prompt_id", pa.string(), False, "key of the prompt"),
-        Column(
+        required("prompt_id", TEXT, "key of the prompt"),
+        optional(
             "sample_idx",
-            pa.int32(),
-            True,
+            INT32,
             "number of the response; null in the one row of a rejected prompt",
         ),
-        Column("role", pa.string(), True, "`positive` or `negative`; null in a rejected prompt"),
-        Column("rank", pa.int32(), True, "rank of the reward within the usable pool, 0 is best"),
-        Column("reward", pa.float64(), True, "value of the reward expression"),
-        Column("cluster", pa.int32(), True, "k-means cluster of a negative (coreset), or null"),
-        Column(
+        optional("role", TEXT, "`positive` or `negative`; null in a rejected prompt"),
+        optional("rank", INT32, "rank of the reward within the usable pool, 0 is best"),
+        optional("reward", FLOAT, "value of the reward expression"),
+        optional("cluster", INT32, "k-means cluster of a negative (coreset), or null"),
+        optional(
             "represents",
             pa.list_(pa.int32()),
-            True,
-            "samples that a negative stands for, itself included: its cluster (coreset), or those it is nearest to; "
-            "null without embeddings",
+            "samples that a negative stands for, itself included: its cluster (coreset), or those "
+            "it is nearest to; null without embeddings",
         ),
-        Column(
+        optional(
             "marginal_gain",
-            pa.float64(),
-            True,
-            "by how much `cost` would rise without this negative; null without embeddings, or where it is the only one",
+            FLOAT,
+            "by how much `cost` would rise without this negative; null without embeddings, or "
+            "where it is the only one",
         ),
-        Column(
+        optional(
             "cost",
-            pa.float64(),
-            True,
+            FLOAT,
             "coverage cost of the group's negatives (Opt-Select's objective), or null",
         ),
-        Column(
+        optional(
             "lower_bound",
-            pa.float64(),
-            True,
+            FLOAT,
             "proven lower bound of the least such cost (opt-select), or null",
         ),
-        Column(
-            "is_optimal",
-            pa.bool_(),
-            True,
-            "whether the cost is proven minimal (opt-select), or null",
-        ),
-        Column(
+        optional("is_optimal", FLAG, "whether the cost is proven minimal (opt-select), or null"),
+        optional(
             "beats",
             BEATS,
-            True,
-            "pairs that `--pairs` asked for: the kept samples that this one is to beat, with reward margins; null: every "
-            "positive beats every negative",
+            "pairs that `--pairs` asked for: the kept samples that this one is to beat, with "
+            "reward margins; null: every positive beats every negative",
         ),
-        *(
-            column._replace(nullable=True) if column.name != "messages" else column
-            for column in _TEXT
-        ),
+        _MESSAGES,
+        _RESPONSE,
+        _MODEL._replace(nullable=True),
+        *_TOKENS,
         *_STATUS,
     ),
 )
@@ -202,203 +187,199 @@ LOGPROBS = Schema(
     1,
     (
         *_KEY,
-        Column(
+        optional(
             "logp",
-            pa.float64(),
-            True,
+            FLOAT,
             "summed natural log-probability of the response's tokens; null where not measured",
         ),
-        Column(
-            "n_tokens", pa.int32(), False, "response tokens that were summed, 0 where not measured"
-        ),
-        Column(
+        required("n_tokens", INT32, "response tokens that were summed, 0 where not measured"),
+        optional(
             "token_logps",
             pa.list_(pa.float32()),
-            True,
             "natural log-probability of each response token, with `--per-token`; else null",
         ),
-        Column("status", pa.string(), False, "`ok` or `truncated`: measured; else why not"),
-        Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
+        required("status", TEXT, "`ok` or `truncated`: measured; else why not"),
+        _REASON,
     ),
 )
+
+
+def _measures_of(side: str) -> tuple[Column, ...]:
+    """Return what is measured of the responses of the policy, and of the baseline."""
+    meanings = {
+        "reward": "mean reward",
+        "n_tokens": "mean tokens a response",
+        "length_chars": "mean characters a response",
+        "repetition": "mean share of repeated word 4-grams, in [0, 1]",
+        "truncated": "share of responses cut at the token limit, in [0, 1]",
+        "refused": "share of responses that open like a refusal, in [0, 1]",
+        "empty": "share of responses of white space alone, in [0, 1]",
+        "copied": "share of the prompt's responses that equal an earlier one, in [0, 1]; null for "
+        "one",
+        "distinct_1": "distinct words over words of all responses, in (0, 1]",
+        "distinct_2": "distinct word pairs over word pairs of all responses, in (0, 1]",
+        "distinct_2_equal": "the same over as many pairs as the side with fewer has, in (0, 1]",
+        "self_bleu": "self-BLEU of the prompt's responses, in [0, 1]; null for one",
+        "embedding_diversity": "mean cosine distance of two of the prompt's responses; null for "
+        "one or without embeddings",
+    }
+    return tuple(
+        optional(f"{side}_{name}", FLOAT, f"{meaning}, {side}")
+        for name, meaning in meanings.items()
+    )
+
+
 EVALUATION = Schema(
     "evaluation",
     2,
     (
-        Column("prompt_id", pa.string(), False, "key of the held-out prompt"),
-        Column("n_policy", pa.int32(), False, "rated responses of the policy"),
-        Column("n_baseline", pa.int32(), False, "rated responses of the baseline"),
-        Column(
+        required("prompt_id", TEXT, "key of the held-out prompt"),
+        required("n_policy", INT32, "rated responses of the policy"),
+        required("n_baseline", INT32, "rated responses of the baseline"),
+        optional(
             "preference",
-            pa.float64(),
-            True,
+            FLOAT,
             "share of policy-baseline pairs won by the policy, ties half, in [0, 1]",
         ),
-        *(
-            Column(f"{side}_{what}", pa.float64(), True, f"{meaning}, {side}")
-            for side in ("policy", "baseline")
-            for what, meaning in (
-                ("reward", "mean reward"),
-                ("n_tokens", "mean tokens a response"),
-                ("length_chars", "mean characters a response"),
-                ("repetition", "mean share of repeated word 4-grams, in [0, 1]"),
-                ("truncated", "share of responses cut at the token limit, in [0, 1]"),
-                ("refused", "share of responses that open like a refusal, in [0, 1]"),
-                ("empty", "share of responses of white space alone, in [0, 1]"),
-                (
-                    "copied",
-                    "share of the prompt's responses that equal an earlier one, in [0, 1]; null for one",
-                ),
-                ("distinct_1", "distinct words over words of all responses, in (0, 1]"),
-                ("distinct_2", "distinct word pairs over word pairs of all responses, in (0, 1]"),
-                (
-                    "distinct_2_equal",
-                    "the same over as many pairs as the side with fewer has, in (0, 1]",
-                ),
-                ("self_bleu", "self-BLEU of the prompt's responses, in [0, 1]; null for one"),
-                (
-                    "embedding_diversity",
-                    "mean cosine distance of two of the prompt's responses; null for one or without embeddings",
-                ),
-            )
-        ),
-        Column(
+        *_measures_of("policy"),
+        *_measures_of("baseline"),
+        optional(
             "policy_log_ratio",
-            pa.float64(),
-            True,
-            "mean over the policy's responses of its summed log-probability minus the reference's, nats a response",
+            FLOAT,
+            "mean over the policy's responses of its summed log-probability minus the reference's, "
+            "nats a response",
         ),
-        Column("policy_log_ratio_tokens", pa.float64(), True, "mean tokens of those responses"),
+        optional("policy_log_ratio_tokens", FLOAT, "mean tokens of those responses"),
         *_STATUS,
     ),
 )
+
+
+def _verdict_of(order: str, shown_first: str) -> tuple[Column, ...]:
+    """Return what a judge said of a pair in one of its two orders."""
+    columns = (
+        optional("preference", FLOAT, "preference for A over B, in [0, 1]"),
+        optional(
+            "verdict",
+            TEXT,
+            "the winner, `a`, `b` or `tie`; `identical` where the texts are equal and nobody was "
+            "asked",
+        ),
+        optional(
+            "mass",
+            FLOAT,
+            "probability of the verdict's tokens before renormalising; null for a verdict by text",
+        ),
+        optional("raw", TEXT, "what the judge said (a reward model: both rewards as JSON)"),
+        optional(
+            "status",
+            TEXT,
+            "`ok`, or why there is no verdict; null where this order was not asked for",
+        ),
+        _REASON,
+        optional(
+            "request",
+            TEXT,
+            "sha256 of the request: its file in `answers/` and its `custom_id` in a batch",
+        ),
+        optional("prompt_tokens", INT64, "prompt tokens, as the judge counted them"),
+        optional("completion_tokens", INT64, "answer tokens, as the judge counted them"),
+    )
+    return tuple(
+        optional(
+            f"{order}_{column.name}", column.type, f"{column.meaning}, {shown_first} shown first"
+        )
+        for column in columns
+    )
+
+
 VERDICTS = Schema(
     "verdicts",
     1,
     (
-        Column("prompt_id", pa.string(), False, "key of the prompt"),
-        Column(
+        required("prompt_id", TEXT, "key of the prompt"),
+        optional(
             "a_sample_idx",
-            pa.int32(),
-            True,
+            INT32,
             "number of A's response within its prompt; null where A has none to pair",
         ),
-        Column(
+        optional(
             "b_sample_idx",
-            pa.int32(),
-            True,
+            INT32,
             "number of B's response within its prompt; null where B has none to pair",
         ),
-        Column(
+        optional(
             "preference",
-            pa.float64(),
-            True,
+            FLOAT,
             "for A over B, in [0, 1]: mean over the orders asked; null unless status is `ok`",
         ),
-        Column(
+        optional(
             "disagree",
-            pa.bool_(),
-            True,
+            FLAG,
             "whether the two orders name different winners; null where not both were judged",
         ),
-        Column("a_length_chars", pa.int64(), True, "characters of A's response"),
-        Column("b_length_chars", pa.int64(), True, "characters of B's response"),
-        *(
-            Column(f"{order}_{what}", kind, True, f"{meaning}, {shown} shown first")
-            for order, shown in (("a_first", "A"), ("b_first", "B"))
-            for what, kind, meaning in (
-                ("preference", pa.float64(), "preference for A over B, in [0, 1]"),
-                (
-                    "verdict",
-                    pa.string(),
-                    "the winner, `a`, `b` or `tie`; `identical` where the texts are equal and nobody was asked",
-                ),
-                (
-                    "mass",
-                    pa.float64(),
-                    "probability of the verdict's tokens before renormalising; null for a verdict by text",
-                ),
-                ("raw", pa.string(), "what the judge said (a reward model: both rewards as JSON)"),
-                (
-                    "status",
-                    pa.string(),
-                    "`ok`, or why there is no verdict; null where this order was not asked for",
-                ),
-                ("reason", pa.string(), "the particulars of a status other than `ok`"),
-                (
-                    "request",
-                    pa.string(),
-                    "sha256 of the request: its file in `answers/` and its `custom_id` in a batch",
-                ),
-                ("prompt_tokens", pa.int64(), "prompt tokens, as the judge counted them"),
-                ("completion_tokens", pa.int64(), "answer tokens, as the judge counted them"),
-            )
-        ),
+        optional("a_length_chars", INT64, "characters of A's response"),
+        optional("b_length_chars", INT64, "characters of B's response"),
+        *_verdict_of("a_first", "A"),
+        *_verdict_of("b_first", "B"),
         *_STATUS,
     ),
 )
+
+
+def _chosen_and_rejected(name: str, kind: pa.DataType, meaning: str) -> tuple[Column, Column]:
+    return (
+        optional(f"chosen_{name}", kind, f"{meaning}, chosen response"),
+        optional(f"rejected_{name}", kind, f"{meaning}, rejected response"),
+    )
+
+
 PAIR_SCORES = Schema(
     "pair_scores",
     1,
     (
-        Column(
+        required(
             "prompt_id",
-            pa.string(),
-            False,
+            TEXT,
             "key of the prompt: the file's id or the content hash of its messages",
         ),
-        Column("pair_idx", pa.int64(), False, "number of the pair's row in the file, from 0"),
-        Column("pair_id", pa.string(), True, "the file's own `id` of the row, if it has one"),
-        Column("subset", pa.string(), True, "the file's `subset`, if it has one"),
-        Column(
-            "score_kind",
-            pa.string(),
-            False,
-            "`log_ratio`, `mean_logp`, `reward`, or `given` by the file",
+        required("pair_idx", INT64, "number of the pair's row in the file, from 0"),
+        optional("pair_id", TEXT, "the file's own `id` of the row, if it has one"),
+        optional("subset", TEXT, "the file's `subset`, if it has one"),
+        required("score_kind", TEXT, "`log_ratio`, `mean_logp`, `reward`, or `given` by the file"),
+        *_chosen_and_rejected(
+            "score",
+            FLOAT,
+            "higher is better, in the units of `score_kind`; null where the pair was not scored",
         ),
-        *(
-            Column(f"{side}_{what}", kind, True, f"{meaning}, {side} response")
-            for what, kind, meaning in (
-                (
-                    "score",
-                    pa.float64(),
-                    "higher is better, in the units of `score_kind`; null where the pair was not scored",
-                ),
-                (
-                    "n_tokens",
-                    pa.int32(),
-                    "tokens of the response, of a reward model of the whole conversation",
-                ),
-                (
-                    "logp",
-                    pa.float64(),
-                    "summed natural log-probability of those tokens under the policy",
-                ),
-                ("ref_logp", pa.float64(), "the same under the reference"),
-            )
-            for side in ("chosen", "rejected")
+        *_chosen_and_rejected(
+            "n_tokens",
+            INT32,
+            "tokens of the response, of a reward model of the whole conversation",
         ),
-        Column("margin", pa.float64(), True, "chosen_score - rejected_score"),
-        Column(
+        *_chosen_and_rejected(
+            "logp", FLOAT, "summed natural log-probability of those tokens under the policy"
+        ),
+        *_chosen_and_rejected("ref_logp", FLOAT, "the same under the reference"),
+        optional("margin", FLOAT, "chosen_score - rejected_score"),
+        optional(
             "outcome",
-            pa.float64(),
-            True,
+            FLOAT,
             "1, or the file's graded `preference` for the chosen response, in [0, 1]",
         ),
-        Column(
+        optional(
             "rater_gap",
-            pa.float64(),
-            True,
-            "by how much the file's scores favour the chosen response, or 2 p - 1 of its `preference` p; null without either",
+            FLOAT,
+            "by how much the file's scores favour the chosen response, or 2 p - 1 of its "
+            "`preference` p; null without either",
         ),
-        Column(
+        optional(
             "duplicate_of",
-            pa.int64(),
-            True,
+            INT64,
             "first row with the same prompt, responses and subset; such pairs count",
         ),
-        Column("status", pa.string(), False, "`ok` or `identical`: scored; else why not"),
-        Column("reason", pa.string(), True, "the particulars of a status other than `ok`"),
+        required("status", TEXT, "`ok` or `identical`: scored; else why not"),
+        _REASON,
     ),
 )
 
@@ -414,60 +395,64 @@ READABLE = {name: (version,) for name, version in VERSIONS.items()} | {
     "candidates": (1, CANDIDATES.version),
     "evaluation": (1, EVALUATION.version),
 }
-"""The versions that it reads: candidates/1 is candidates/2 without nulls in ``temperature`` and ``seed``; evaluation/1 is
-evaluation/2 without the columns from ``refused`` on and ``policy_log_ratio``."""
+"""The versions that it reads.
+
+candidates/1 is candidates/2 without nulls in ``temperature`` and ``seed``. evaluation/1 is
+evaluation/2 without the columns from ``refused`` on and ``policy_log_ratio``.
+"""
 
 
 def embeddings_schema(dim: int, *, half: bool) -> Schema:
     """Return the schema of embeddings of ``dim`` dimensions, float32 or float16."""
-    kind = pa.float16() if half else pa.float32()
+    number = pa.float16() if half else pa.float32()
     return Schema(
         "embeddings",
         EMBEDDINGS_VERSION,
         (
             *_KEY,
-            Column(
+            required(
                 "embedding",
-                pa.list_(kind, dim),
-                False,
+                pa.list_(number, dim),
                 "L2-normalised vector; zeros unless status is `ok`",
             ),
-            Column("n_tokens", pa.int32(), False, "tokens of the embedded text before truncation"),
-            Column("truncated", pa.bool_(), False, "whether the embedder cut the text"),
+            required("n_tokens", INT32, "tokens of the embedded text before truncation"),
+            required("truncated", FLAG, "whether the embedder cut the text"),
             *_STATUS,
         ),
     )
 
 
 def column_types(tag: str) -> dict[str, pa.DataType]:
-    """Return the type of each of prefpipe's own columns in a schema, ``candidates/2``; {} for one that is not known.
+    """Return the type of each of prefpipe's own columns in a schema, ``candidates/2``.
 
-    Earlier versions of a schema have fewer columns than the present one, and none of another type.
+    {} for one that is not known. Earlier versions of a schema have fewer columns than the present
+    one, and none of another type.
     """
     name = tag.partition("/")[0]
-    if name == "embeddings":
-        schema = embeddings_schema(1, half=False)
-    else:
-        schemas = {schema.name: schema for schema in ALIKE_EVERYWHERE}
-        if name not in schemas:
-            return {}
-        schema = schemas[name]
-    return {column.name: column.type for column in schema.columns}
+    schemas = {schema.name: schema for schema in ALIKE_EVERYWHERE}
+    schemas["embeddings"] = embeddings_schema(1, half=False)
+    if name not in schemas:
+        return {}
+    return {column.name: column.type for column in schemas[name].columns}
 
 
 def same_type(kind: pa.DataType, expected: pa.DataType) -> bool:
-    """Return whether a column has the type of its schema; vectors may have any width and precision."""
+    """Return whether a column has the type of its schema.
+
+    Vectors may have any width and precision. Nested types are compared by structure: Parquet
+    renames a list's item, and whether it may be null.
+    """
     if pa.types.is_fixed_size_list(expected):
         is_vector = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind)
         return bool(is_vector and pa.types.is_floating(kind.value_type))
-    # Compared by structure: Parquet renames a list's item, and whether it may be null.
+
     if pa.types.is_list(expected):
         return bool(pa.types.is_list(kind)) and same_type(kind.value_type, expected.value_type)
+
     if pa.types.is_struct(expected):
         names = [field.name for field in expected.fields]
-        return bool(
-            pa.types.is_struct(kind)
-            and [field.name for field in kind.fields] == names
-            and all(same_type(kind.field(name).type, expected.field(name).type) for name in names)
-        )
+        if not pa.types.is_struct(kind) or [field.name for field in kind.fields] != names:
+            return False
+        return all(same_type(kind.field(name).type, expected.field(name).type) for name in names)
+
     return bool(kind.equals(expected))

@@ -1,7 +1,7 @@
 """Folders of parts: open an input, open an output, know which parts are still to be made.
 
-Resuming has no flag: an output's finished parts are kept when they carry the fingerprint of this run and were
-made from the parent parts that are on disk now; everything else is made.
+Resuming has no flag: an output's finished parts are kept when they carry the fingerprint of this
+run and were made from the parent parts that are on disk now; everything else is made.
 """
 
 import hashlib
@@ -31,6 +31,8 @@ from prefpipe.errors import (
     UsageError,
 )
 
+MAX_SHOWN = 8
+"""How many missing parts a message names."""
 PART_PATTERN = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 
 
@@ -75,7 +77,8 @@ class Artifact:
     def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
         """Return a part's table and footer, every byte verified.
 
-        With ``messages`` comes `TEMPLATE_INPUT` where the artifact has it, for `prefpipe.artifacts.tool_calls.rows_of`.
+        With ``messages`` comes `TEMPLATE_INPUT` where the artifact has it, for
+        `prefpipe.artifacts.tool_calls.rows_of`.
 
         Raises:
             CorruptPartError: as ``footer``, or a column of another type than its schema gives it.
@@ -99,33 +102,35 @@ class Artifact:
                 )
 
     def _check(self, footer: PartFooter, index: int) -> None:
-        if footer.name != self.part_path(index).name:
-            raise CorruptPartError(
-                f"{self.part_path(index)} is {footer.name} under another name", hint=parts.HINT
-            )
+        path = self.part_path(index)
+        if footer.name != path.name:
+            raise CorruptPartError(f"{path} is {footer.name} under another name", hint=parts.HINT)
         if footer.fingerprint != self.record.fingerprint:
             raise CorruptPartError(
-                f"{self.part_path(index)} was made by another run than its {run_record.FILE_NAME} describes",
-                hint="finish the run that made it (the same command again), or start it again with --overwrite",
+                f"{path} was made by another run than its {run_record.FILE_NAME} describes",
+                hint="finish the run that made it (the same command again), or start it again with "
+                "--overwrite",
             )
         if footer.schema != self.record.schema:
             raise InputError(
-                f"{self.part_path(index)} has schema {footer.schema}, its artifact says {self.record.schema}",
+                f"{path} has schema {footer.schema}, its artifact says {self.record.schema}",
                 hint="rerun the stage that made it with --overwrite",
             )
 
     def missing(self, indices: Sequence[int] | None = None) -> list[int]:
         """Return the parts (of ``indices``, or of all) that are not on disk."""
-        return [
-            i
-            for i in (range(self.n_parts) if indices is None else indices)
-            if not self.part_path(i).exists()
-        ]
+        wanted = range(self.n_parts) if indices is None else indices
+        return [index for index in wanted if not self.part_path(index).exists()]
 
     def read_all(
         self, columns: Sequence[str] | None = None, *, allow_partial: bool = False
     ) -> pa.Table:
-        """Return all parts as one table (an artifact without parts gives an error)."""
+        """Return all parts as one table.
+
+        Raises:
+            IncompleteInputError: parts are missing and ``allow_partial`` is False, or all are.
+            InputError: a part has other columns or types than the first.
+        """
         present = self.present(range(self.n_parts), allow_partial=allow_partial)
         if not present:
             raise IncompleteInputError(
@@ -135,8 +140,9 @@ class Artifact:
         tables = [self.read(index, columns)[0] for index in present]
         for index, table in zip(present, tables, strict=True):
             if table.schema != tables[0].schema:
+                first = self.part_path(present[0]).name
                 raise InputError(
-                    f"{self.part_path(index)} has other columns or types than {self.part_path(present[0]).name}",
+                    f"{self.part_path(index)} has other columns or types than {first}",
                     hint="rerun the stage that made it with --overwrite",
                 )
         return pa.concat_tables(tables)
@@ -149,39 +155,40 @@ class Artifact:
         """
         missing = set(self.missing(indices))
         if missing and not allow_partial:
-            shown = ", ".join(str(i) for i in sorted(missing)[:8]) + (
-                ", ..." if len(missing) > 8 else ""
-            )
+            shown = ", ".join(map(str, sorted(missing)[:MAX_SHOWN]))
+            if len(missing) > MAX_SHOWN:
+                shown += ", ..."
             raise IncompleteInputError(
-                f"{self.path} is incomplete: {len(missing)} of {self.n_parts} parts are missing (part {shown})",
-                hint=f"run `prefpipe status {quote(str(self.path))}`, finish that stage, or pass --allow-partial where the "
-                "command takes it",
+                f"{self.path} is incomplete: {len(missing)} of {self.n_parts} parts are missing "
+                f"(part {shown})",
+                hint=f"run `prefpipe status {quote(str(self.path))}`, finish that stage, or pass "
+                "--allow-partial where the command takes it",
             )
-        return [i for i in indices if i not in missing]
+        return [index for index in indices if index not in missing]
 
     def digest(self, indices: Sequence[int] | None = None) -> str:
-        """Return one digest over the digests of all parts, or of ``indices``; refuse when one is missing."""
-        wanted = self.present(
-            range(self.n_parts) if indices is None else indices, allow_partial=False
-        )
-        return hashlib.sha256(
-            "".join(self.footer(index).data_sha256 for index in wanted).encode()
-        ).hexdigest()
+        """Return one digest over the digests of all parts, or of ``indices``.
+
+        Raises:
+            IncompleteInputError: one of them is missing.
+        """
+        wanted = range(self.n_parts) if indices is None else indices
+        present = self.present(wanted, allow_partial=False)
+        digests = "".join(self.footer(index).data_sha256 for index in present)
+        return hashlib.sha256(digests.encode()).hexdigest()
 
     def tally(self, indices: Sequence[int] | None = None) -> dict[str, float]:
-        """Return the sums that the parts on disk (of ``indices``, or all) recorded of their making."""
-        return add_tallies(
-            self.footer(index).tally
-            for index in (range(self.n_parts) if indices is None else indices)
-            if self.part_path(index).exists()
-        )
+        """Return the sums that the parts on disk (of ``indices``, or all) recorded."""
+        wanted = range(self.n_parts) if indices is None else indices
+        present = self.present(wanted, allow_partial=True)
+        return add_tallies(self.footer(index).tally for index in present)
 
     def counts(self) -> Counter[str]:
         """Return rows by status over the parts on disk."""
+        # the footers have them: polars would have the rows to read
         total: Counter[str] = Counter()
-        for index in range(self.n_parts):
-            if self.part_path(index).exists():
-                total.update(self.footer(index).counts)
+        for index in self.present(range(self.n_parts), allow_partial=True):
+            total.update(self.footer(index).counts)
         return total
 
 
@@ -199,24 +206,28 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
 
     Args:
         path: the artifact's folder.
-        schema: the schema's name that is needed, ``candidates`` for the version of it that this release reads.
+        schema: the schema's name that is needed, ``candidates`` for the version of it that this
+            release reads.
         name: the flag or argument it was given as, for messages.
 
     Raises:
-        InputError: not an artifact, an artifact of another stage, or of another version of the schema.
+        InputError: not an artifact, an artifact of another stage, or of another version of the
+            schema.
     """
     record = run_record.read_run_record(path)
-    found = record.schema.partition("/")[0]
-    if found != schema:
+    held = record.schema.partition("/")[0]
+    if held != schema:
         raise InputError(
-            f"{name}: {path} holds {found} (made by `prefpipe {record.stage}`), not {schema}",
+            f"{name}: {path} holds {held} (made by `prefpipe {record.stage}`), not {schema}",
             hint=f"pass the folder of {schema}",
         )
-    if record.schema not in {f"{schema}/{version}" for version in READABLE[schema]}:
-        readable = " and ".join(f"{schema}/{version}" for version in READABLE[schema])
+    readable = [f"{schema}/{version}" for version in READABLE[schema]]
+    if record.schema not in readable:
         raise InputError(
-            f"{name}: {path} has schema {record.schema}, and this release reads {readable}",
-            hint=f"use the release of prefpipe that made it, or run `prefpipe {record.stage}` again",
+            f"{name}: {path} has schema {record.schema}, and this release reads "
+            f"{' and '.join(readable)}",
+            hint="use the release of prefpipe that made it, or run `prefpipe "
+            f"{record.stage}` again",
         )
     return Artifact(path, record)
 
@@ -228,7 +239,10 @@ class Output(Artifact):
     shard: Shard = Shard()
 
     def is_done(self, index: int, parents: Mapping[str, str]) -> bool:
-        """Return whether a part is finished: every byte whole, this run's fingerprint, made from the parents on disk now."""
+        """Return whether a part is finished.
+
+        Every byte is whole, and it is of this run and made from the parents on disk now.
+        """
         try:
             footer = parts.verify_part(self.part_path(index))
             self._check(footer, index)
@@ -271,14 +285,16 @@ def open_output(
     overwrite: Overwrite | bool,
     extends: bool = False,
 ) -> Output:
-    """Open the output of a run: make the folder and ``run.json``, or validate against what is there.
+    """Open the output of a run: make the folder and ``run.json``, or check what is there.
 
     Args:
         path: the folder.
         record: what this run is.
         shard: this worker's share.
-        overwrite: whether to throw away the parts of another run first; of the same run, this shard's parts.
-        extends: the difference to the run on disk has been checked by the caller and is recorded in ``record``.
+        overwrite: whether to throw away the parts of another run first; of the same run, this
+            shard's parts.
+        extends: the difference to the run on disk has been checked by the caller and is recorded in
+            ``record``.
 
     Raises:
         FingerprintError: the folder holds another run; the message lists every field that differs.
@@ -288,27 +304,28 @@ def open_output(
     has_lost_others = _refuse_foreign_folder(path, record, is_replaced=bool(overwrite))
     atomic.make_folder(path)
     atomic.sweep_temporary_files(path)
+
+    # of several workers that start at once, one writes the record, and the others find it
     if record.write_if_absent(path):
         if overwrite.replaces_this_run or has_lost_others:
             _remove_parts(path, record.n_parts, shard)
-    else:
-        on_disk = _read_or_none(path) if overwrite else run_record.read_run_record(path)
-        if on_disk is None or on_disk.fingerprint != record.fingerprint:
-            if extends:
-                record.replace_in(path)
-            elif overwrite:
-                record.replace_in(path)
-                _remove_parts(path, record.n_parts, shard)
-            elif on_disk is not None and shard.count == 1 and _holds_nothing(path):
-                record.replace_in(
-                    path
-                )  # an attempt that failed before its first part must not block the corrected one
-            else:
-                _refuse_difference(path, on_disk, record)
-        else:
-            if overwrite.replaces_this_run:
-                _remove_parts(path, record.n_parts, shard)
-            record = replace(record, history=on_disk.history, context=on_disk.context)
+        return Output(path, record, shard)
+
+    on_disk = _read_or_none(path) if overwrite else run_record.read_run_record(path)
+    if on_disk is not None and on_disk.fingerprint == record.fingerprint:
+        if overwrite.replaces_this_run:
+            _remove_parts(path, record.n_parts, shard)
+        record = replace(record, history=on_disk.history, context=on_disk.context)
+        return Output(path, record, shard)
+
+    if on_disk is not None and not extends and not overwrite:
+        # an attempt that failed before its first part must not block the corrected one
+        is_failed_attempt = shard.count == 1 and _holds_nothing(path)
+        if not is_failed_attempt:
+            _refuse_difference(path, on_disk, record)
+    record.replace_in(path)
+    if overwrite and not extends:
+        _remove_parts(path, record.n_parts, shard)
     return Output(path, record, shard)
 
 
@@ -320,9 +337,9 @@ def _read_or_none(path: Path) -> RunRecord | None:
 
 
 def parts_without_record(path: Path) -> dict[Path, PartFooter]:
-    """Return the parts of a prefpipe run in a folder whose ``run.json`` was lost; {} where it is there.
+    """Return the parts of a prefpipe run in a folder whose ``run.json`` was lost.
 
-    What other tools wrote under such names is none.
+    {} where it is there. What other tools wrote under such names is none.
     """
     if not path.is_dir() or (path / run_record.FILE_NAME).exists():
         return {}
@@ -338,10 +355,13 @@ def parts_without_record(path: Path) -> dict[Path, PartFooter]:
 
 
 def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) -> bool:
-    """Refuse files of the user's; parts whose ``run.json`` was lost are kept when they are this run's, and replaced when asked.
+    """Refuse files of the user's.
+
+    Parts whose ``run.json`` was lost are kept when they are this run's, and replaced when asked.
 
     Returns:
-        Whether there are such parts of another configuration, which ``is_replaced`` allows to be thrown away.
+        Whether there are such parts of another configuration, which ``is_replaced`` allows to be
+        thrown away.
     """
     if path.is_file():
         raise UsageError(
@@ -353,53 +373,61 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
 
     lost = parts_without_record(path)
     others = [file for file, footer in lost.items() if footer.fingerprint != record.fingerprint]
-    known = {file.name for file in lost} | ({SUMMARY_FILE} if lost else set())
-    strangers = sorted(
+    known = {file.name for file in lost}
+    if lost:
+        known.add(SUMMARY_FILE)
+    strangers = [
         file.name
         for file in path.iterdir()
         if file.is_file() and not file.name.startswith(".") and file.name not in known
-    )
-    if (path / run_record.FILE_NAME).exists():  # another worker has started meanwhile
+    ]
+
+    # another worker may have started meanwhile
+    if (path / run_record.FILE_NAME).exists():
         return False
     if strangers:
         raise UsageError(
-            f"output {path} already holds files that are not of a prefpipe run (no {run_record.FILE_NAME}): {strangers[0]}",
+            f"output {path} already holds files that are not of a prefpipe run (no "
+            f"{run_record.FILE_NAME}): {min(strangers)}",
             hint="choose an empty or new folder with -o",
         )
     if others and not is_replaced:
         raise UsageError(
-            f"{path} has lost its {run_record.FILE_NAME}, and {others[0].name} is of another configuration",
+            f"{path} has lost its {run_record.FILE_NAME}, and {others[0].name} is of another "
+            "configuration",
             hint="restore the file, choose another folder with -o, or start again with --overwrite",
         )
     return bool(others)
 
 
-def _refuse_difference(path: Path, on_disk: RunRecord | None, wanted: RunRecord) -> None:
-    assert on_disk is not None
+def _refuse_difference(path: Path, on_disk: RunRecord, wanted: RunRecord) -> None:
     differences = field_differences(on_disk.identity, wanted.identity)
     lines = [difference.worded("on disk", "asked for") for difference in differences]
     raise FingerprintError(
         f"{path} holds the result of another configuration:\n  " + "\n  ".join(lines),
-        hint="choose another folder with -o, give back the old values, or start again with --overwrite "
-        "(--overwrite=stale in a script: only what is of another configuration)",
+        hint="choose another folder with -o, give back the old values, or start again with "
+        "--overwrite (--overwrite=stale in a script: only what is of another configuration)",
     )
 
 
 def _holds_nothing(path: Path) -> bool:
     """Return whether a run left nothing but its record: no part, no checkpoint."""
-    return not any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir()) and not any(
-        path.glob("**/checkpoint-*")
-    )
+    has_parts = any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir())
+    return not has_parts and not any(path.glob("**/checkpoint-*"))
 
 
 def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:
     """Remove this shard's parts, and those of a run with another number of parts.
 
-    Parts of another run under the names of other shards stay until those replace them: their new ones may be there already.
+    Parts of another run under the names of other shards stay until those replace them: their new
+    ones may be there already.
     """
     for file in path.iterdir():
         match = PART_PATTERN.fullmatch(file.name)
-        if match and (int(match[2]) != n_parts or int(match[1]) % shard.count == shard.index):
+        if match is None:
+            continue
+        index, n_parts_then = int(match[1]), int(match[2])
+        if n_parts_then != n_parts or index % shard.count == shard.index:
             file.unlink(missing_ok=True)
 
 
@@ -412,11 +440,8 @@ def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
     target = output.resolve()
     for name, path in inputs.items():
         source = path.resolve()
-        if (
-            target == source
-            or target.is_relative_to(source)
-            or (source.is_relative_to(target) and source.is_dir())
-        ):
+        holds_source = source.is_relative_to(target) and source.is_dir()
+        if target.is_relative_to(source) or holds_source:
             raise UsageError(
                 f"output {output} and input {name} {path} lie inside one another",
                 hint="choose a folder for -o that is beside the input",

@@ -1,8 +1,9 @@
 """The day that chat templates are told, for those that read the clock.
 
-Some templates write today's date into the system turn. What they write must not change with the day on which a command is run
-again, nor between a policy, its reference and its reward model. So the day is settled when a run begins: it is recorded with
-each model whose template reads the clock, and later stages take it from there.
+Some templates write today's date into the system turn. What they write must not change with the day
+on which a command is run again, nor between a policy, its reference and its reward model. So the
+day is settled when a run begins: it is recorded with each model whose template reads the clock, and
+later stages take it from there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,10 @@ FIELD = "template_date"
 
 
 def recorded_date(identity: Any) -> str | None:
-    """Return the first day that the identity of a run names, of its own models before those of its parents; None for none."""
+    """Return the first day that the identity of a run names, None for none.
+
+    Its own models come before those of its parents.
+    """
     return next(_dates_in(identity), None)
 
 
@@ -28,12 +32,15 @@ def date_for_run(given: str | None, output: Path | None, parents: Sequence[Path]
 
     Args:
         given: ``--template-date``.
-        output: the run's folder, which names the day where the run goes on; None where it starts again.
+        output: the run's folder, which names the day where the run goes on; None where it starts
+            again.
         parents: what the run is made from, in the order in which it is asked.
     """
     if given is not None:
         return given
-    for folder in (*([] if output is None else [output]), *parents):
+
+    earlier_runs = parents if output is None else [output, *parents]
+    for folder in earlier_runs:
         try:
             known = recorded_date(read_run_record(folder).identity)
         except PrefpipeError:

@@ -1,12 +1,14 @@
 """Tools and tool calls of a prompt: checked, held in its turns, and stored beside them.
 
-A turn maps names to texts: ``role`` and ``content``, and in some conversations more. ``tool_calls`` of an assistant's turn is
-the JSON of its calls; ``tool_call_id`` and ``name`` of a tool's turn say what it answers; ``tools`` of the prompt's last turn is
-the JSON of what the model may call. So whatever hands turns on hands these on as well, and conversations that differ in them are
-different. `prefpipe.text.tool_turns` turns them into what chat templates and servers take.
+A turn maps names to texts: ``role`` and ``content``, and in some conversations more. ``tool_calls``
+of an assistant's turn is the JSON of its calls; ``tool_call_id`` and ``name`` of a tool's turn say
+what it answers; ``tools`` of the prompt's last turn is the JSON of what the model may call. So
+whatever hands turns on hands these on as well, and conversations that differ in them are different.
+`prefpipe.text.tool_turns` turns them into what chat templates and servers take.
 
-In an artifact the column ``messages`` holds role and content alone, for every reader. The whole stands beside it, in the column
-`TEMPLATE_INPUT`, which an artifact has only where one of its prompts needs it.
+In an artifact the column ``messages`` holds role and content alone, for every reader. The whole
+stands beside it, in the column `TEMPLATE_INPUT`, which an artifact has only where one of its
+prompts needs it.
 """
 
 import json
@@ -20,7 +22,10 @@ if TYPE_CHECKING:  # the command line reads conversations' names from here, and 
     import pyarrow as pa
 
 TEMPLATE_INPUT = "template_input"
-"""Column of candidates and groups: JSON of the prompt's turns with their tool calls, and of its tools; null without any."""
+"""Column of candidates and groups: JSON of the prompt's turns with their calls, and of its tools.
+
+Null without any.
+"""
 CALLS, TOOLS = "tool_calls", "tools"
 KEYS_OF_TOOL_TURNS = ("tool_call_id", "name")
 PLAIN_KEYS = {"role", "content"}
@@ -29,7 +34,8 @@ PLAIN_KEYS = {"role", "content"}
 def checked_calls(value: Any) -> tuple[str | None, str | None]:
     """Return the calls of a turn as JSON text, and what is wrong with them.
 
-    Arguments that are JSON text, as OpenAI writes them, become the object that chat templates expect.
+    Arguments that are JSON text, as OpenAI writes them, become the object that chat templates
+    expect.
 
     Args:
         value: a list of calls as OpenAI or transformers write them, or its JSON.
@@ -40,23 +46,24 @@ def checked_calls(value: Any) -> tuple[str | None, str | None]:
     if not isinstance(calls, list) or not calls:
         return None, f"has `{CALLS}` that are no list of calls: {calls!r:.60}"
 
-    found = []
+    checked = []
     for number, call in enumerate(calls):
         read, problem = _call(call)
         if problem is not None:
             return None, f"has a call that cannot be used (`{CALLS}[{number}]`): {problem}"
-        found.append(read)
-    return _json_text(found, CALLS)
+        checked.append(read)
+    return _json_text(checked, CALLS)
 
 
 def _call(call: Any) -> tuple[dict[str, Any], str | None]:
     """Return a call with its name and arguments under ``function``, and what is wrong with it."""
     if not isinstance(call, Mapping):
         return {}, f"it is {call!r:.60}, which is no object"
-    outer = {key: held for key, held in call.items() if held is not None}
+    outer = _without_nulls(call)
     if outer.get("type", "function") != "function":
         return {}, f"it is of type {outer['type']!r}, and calls of functions are carried alone"
 
+    # name and arguments may stand in the call itself
     if "function" in outer:
         function = outer["function"]
     else:
@@ -66,19 +73,28 @@ def _call(call: Any) -> tuple[dict[str, Any], str | None]:
     if not isinstance(name, str) or not name:
         return {}, "it names no function"
 
-    arguments = function.get("arguments")
-    if isinstance(arguments, str) and arguments.strip():
-        try:
-            arguments = parse_json(arguments)
-        except ValueError as error:
-            return {}, f"the arguments of {name!r} are no JSON ({error})"
-    elif arguments is None or isinstance(arguments, str):
-        arguments = {}
-    if not isinstance(arguments, Mapping):
-        return {}, f"the arguments of {name!r} are {arguments!r:.60}, which is no object"
+    arguments, problem = _arguments(function.get("arguments"))
+    if problem is not None:
+        return {}, f"the arguments of {name!r} are {problem}"
+    return {**outer, "function": {**_without_nulls(function), "arguments": arguments}}, None
 
-    rest = {key: held for key, held in function.items() if held is not None}
-    return {**outer, "function": {**rest, "arguments": dict(arguments)}}, None
+
+def _arguments(value: Any) -> tuple[dict[str, Any], str | None]:
+    """Return the arguments of a call as an object, and what they are where they are none."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return {}, None
+    if isinstance(value, str):
+        try:
+            value = parse_json(value)
+        except ValueError as error:
+            return {}, f"no JSON ({error})"
+    if not isinstance(value, Mapping):
+        return {}, f"{value!r:.60}, which is no object"
+    return dict(value), None
+
+
+def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: held for key, held in value.items() if held is not None}
 
 
 def checked_tools(value: Any) -> tuple[str | None, str | None]:
@@ -133,24 +149,29 @@ def holds_tools(turns: Sequence[Mapping[str, str]]) -> bool:
 
 
 def template_input_of(turns: Sequence[Mapping[str, str]]) -> str | None:
-    """Return what stands in the column `TEMPLATE_INPUT`, None for a conversation that is roles and contents alone."""
+    """Return what stands in the column `TEMPLATE_INPUT`.
+
+    None for a conversation that is roles and contents alone.
+    """
     if not holds_tools(turns):
         return None
-    messages, tools = told_apart(turns)
+    messages, tools = messages_and_tools(turns)
     return _dumped({"messages": messages, TOOLS: tools})
 
 
-def told_apart(turns: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, Any]], list[Any] | None]:
+def messages_and_tools(
+    turns: Sequence[Mapping[str, str]],
+) -> tuple[list[dict[str, Any]], list[Any] | None]:
     """Return turns with their calls as objects, and the tools."""
     messages: list[dict[str, Any]] = []
     tools = None
     for turn in turns:
-        told: dict[str, Any] = dict(turn)
-        if TOOLS in told:
-            tools = json.loads(told.pop(TOOLS))
-        if CALLS in told:
-            told[CALLS] = json.loads(told[CALLS])
-        messages.append(told)
+        message: dict[str, Any] = dict(turn)
+        if TOOLS in message:
+            tools = json.loads(message.pop(TOOLS))
+        if CALLS in message:
+            message[CALLS] = json.loads(message[CALLS])
+        messages.append(message)
     return messages, tools
 
 
@@ -168,9 +189,11 @@ def refuse_tools(
     Raises:
         InputError: it has tools or tool calls.
     """
-    if holds_tools(turns):
-        names = sorted({key for turn in turns for key in turn.keys() - PLAIN_KEYS})
-        shown = ", ".join(f"`{name}`" for name in names)
+    names: set[str] = set()
+    for turn in turns:
+        names |= turn.keys() - PLAIN_KEYS
+    if names:
+        shown = ", ".join(f"`{name}`" for name in sorted(names))
         raise InputError(
             f"prompt {prompt_id} has {shown}, which {written} is written without", hint=hint
         )
@@ -189,20 +212,23 @@ def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[d
             whole[-1][TOOLS] = _dumped(read[TOOLS])
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise _corrupt(f"is not what prefpipe writes ({type(error).__name__}: {error})") from error
-    if [(turn["role"], turn["content"]) for turn in whole] != [
-        (turn["role"], turn["content"]) for turn in turns
-    ]:
+    if _plain_turns(whole) != _plain_turns(turns):
         raise _corrupt("is of other turns than `messages`")
     return whole
 
 
-def _turn(turn: Mapping[str, Any]) -> dict[str, str]:
-    found = {key: _dumped(held) if key == CALLS else held for key, held in turn.items()}
-    if not PLAIN_KEYS <= found.keys() <= {*PLAIN_KEYS, CALLS, *KEYS_OF_TOOL_TURNS}:
-        raise ValueError(f"a turn with {', '.join(found)}")
-    if not all(isinstance(held, str) for held in found.values()):
+def _plain_turns(turns: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+    return [(turn["role"], turn["content"]) for turn in turns]
+
+
+def _turn(message: Mapping[str, Any]) -> dict[str, str]:
+    """Return a turn of texts of what `TEMPLATE_INPUT` holds."""
+    turn = {key: _dumped(held) if key == CALLS else held for key, held in message.items()}
+    if not PLAIN_KEYS <= turn.keys() <= {*PLAIN_KEYS, CALLS, *KEYS_OF_TOOL_TURNS}:
+        raise ValueError(f"a turn with {', '.join(turn)}")
+    if not all(isinstance(held, str) for held in turn.values()):
         raise ValueError("a turn that holds something else than text")
-    return found
+    return turn
 
 
 def _corrupt(what: str) -> CorruptPartError:

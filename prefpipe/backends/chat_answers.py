@@ -1,8 +1,10 @@
-"""What a chat completion says, whoever made it: a server, a batch, the cache, or an engine in this process.
+"""What a chat completion says, whoever made it.
 
-Servers differ in what they put into a completion, and one odd answer must not lose its neighbours: every body that holds an
-answer is read, as a verdict's text (`read_completion`) or as a sampled response (`read_generation`), and what cannot be read
-of it is null or an error with a reason. Only a body without any answer is none (`NoCompletionError`).
+A server, a batch, the cache, or an engine in this process. Servers differ in what they put into a
+completion, and one odd answer must not lose its neighbours: every body that holds an answer is read,
+as a verdict's text (`read_completion`) or as a sampled response (`read_generation`), and what cannot
+be read of it is null or an error with a reason. Only a body without any answer is none
+(`NoCompletionError`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +26,12 @@ LARGEST_ID = 2**31 - 1
 class ChatAnswer(NamedTuple):
     """One answer of a judge model.
 
-    ``status`` is ``ok``; ``refused``: a content filter or the model declined; ``prompt_too_long``; ``error``: no answer
-    after all tries, the request was refused, or the answer is no text; ``not_answered``: nobody was asked. ``tokens`` is None
-    where the answer came without log-probabilities. Token counts are the server's own, None where it does not tell.
+    ``status`` is ``ok``; ``refused``: a content filter or the model declined; ``prompt_too_long``;
+    ``error``: no answer after all tries, the request was refused, or the answer is no text;
+    ``not_answered``: nobody was asked.
+
+    ``tokens`` is None where the answer came without log-probabilities. Token counts are the
+    server's own, None where it gives none.
     """
 
     status: str
@@ -39,7 +44,10 @@ class ChatAnswer(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """A completion's first choice, as it came and as it is read; counts of tokens are the server's, None where it has none."""
+    """A completion's first choice, as it came and as it is read.
+
+    Counts of tokens are the server's, None where it has none.
+    """
 
     message: Message
     choice: Mapping[str, Any]
@@ -74,9 +82,10 @@ def read_first_choice(body: Any) -> Completion:
 def read_completion(body: Any) -> ChatAnswer:
     """Return what a completion's first choice says to a judge's question.
 
-    A message without a text (the tokens ran out while the model was thinking, or it called a tool) is an answer of no words:
-    another try would be paid for and most likely say the same. So is one whose content is no text, which is an ``error``.
-    Halves of characters become U+FFFD, for no file holds them.
+    A message without a text (the tokens ran out while the model was thinking, or it called a tool)
+    is an answer of no words: another try would be paid for and most likely say the same. So is one
+    whose content is no text, which is an ``error``. Halves of characters become U+FFFD, for no file
+    holds them.
 
     Raises:
         NoCompletionError: see `read_first_choice`.
@@ -99,20 +108,20 @@ def read_completion(body: Any) -> ChatAnswer:
 def read_generation(body: Any) -> Generation:
     """Return what a completion's first choice says as a sampled response.
 
-    Ids and log-probabilities that a server returns cover everything that it sampled. Where thoughts were returned apart, or
-    the sampled tokens say more than the text does, they are not the response's: then ids and log-probability are unknown,
-    and the number of tokens is known only where the response's own tokens can be told from the others.
+    Ids and log-probabilities that a server returns cover everything that it sampled. Where thoughts
+    were returned apart, or the sampled tokens say more than the text does, they are not the
+    response's: then ids and log-probability are unknown, and the number of tokens is known only
+    where the response's own tokens can be told from the others.
 
     Raises:
         NoCompletionError: see `read_first_choice`.
     """
     completion = read_first_choice(body)
     message = completion.message
+    n_prompt_tokens = completion.n_prompt_tokens
     error = _why_no_response(message)
     if error is not None:
-        return Generation(
-            "", [], "error", None, error, message.thoughts, None, completion.n_prompt_tokens
-        )
+        return Generation("", [], "error", None, error, message.thoughts, None, n_prompt_tokens)
 
     text = message.text or ""
     ending = message.ending
@@ -122,23 +131,15 @@ def read_generation(body: Any) -> Generation:
     start = _start_of_text([piece for piece, _ in positions], text)
 
     if completion.has_thoughts or start > 0:
+        thoughts = message.thoughts or ""
         n_tokens = _response_tokens(completion, positions, start, text)
-        return Generation(
-            text,
-            [],
-            ending,
-            None,
-            None,
-            message.thoughts or "",
-            n_tokens,
-            completion.n_prompt_tokens,
-        )
+        return Generation(text, [], ending, None, None, thoughts, n_tokens, n_prompt_tokens)
 
     logp = _sum_of(positions)
     if ids and len(ids) != len(positions):
         logp = None
     n_tokens = len(ids) if ids else completion.n_completion_tokens
-    return Generation(text, ids, ending, logp, None, None, n_tokens, completion.n_prompt_tokens)
+    return Generation(text, ids, ending, logp, None, None, n_tokens, n_prompt_tokens)
 
 
 def _why_no_response(message: Message) -> str | None:
@@ -171,34 +172,33 @@ def _response_tokens(
 
 
 def _first_choice(body: Any) -> Mapping[str, Any]:
-    """Return the choice whose index is lowest, which need not stand first where a server gave more than were asked for.
+    """Return the choice whose index is lowest.
+
+    It need not stand first where a server gave more than were asked for.
 
     Raises:
         NoCompletionError: there is none.
     """
-    choices = body.get("choices") if isinstance(body, Mapping) else None
-    found = (
-        [choice for choice in choices if isinstance(choice, Mapping)]
-        if isinstance(choices, list)
-        else []
-    )
-    if not found:
+    listed = body.get("choices") if isinstance(body, Mapping) else None
+    if not isinstance(listed, list):
+        listed = []
+    choices = [choice for choice in listed if isinstance(choice, Mapping)]
+    if not choices:
         raise NoCompletionError(f"the answer is no chat completion: {str(body)[:200]!r}")
 
     def index_of(place: int) -> int:
-        index = found[place].get("index")
+        index = choices[place].get("index")
         return index if isinstance(index, int) else place
 
-    return found[min(range(len(found)), key=index_of)]
+    return choices[min(range(len(choices)), key=index_of)]
 
 
 def _count(usage: Any, name: str) -> int | None:
+    """Return a count of tokens, None for what cannot be one."""
     value = usage.get(name) if isinstance(usage, Mapping) else None
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
-        else None
-    )
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value < 2**31 else None
 
 
 def _token_ids(values: Any) -> list[int]:
@@ -218,12 +218,15 @@ def _raw_positions(choice: Mapping[str, Any]) -> list[Any]:
 
 
 def _positions(choice: Mapping[str, Any]) -> list[tuple[bytes, float | None]]:
-    """Return bytes and log-probability of every sampled token; a log-probability that is none is None."""
-    found = []
+    """Return bytes and log-probability of every sampled token.
+
+    A log-probability that cannot be one is None.
+    """
+    positions = []
     for position in _raw_positions(choice):
         values = position if isinstance(position, Mapping) else {}
-        found.append((_bytes_of(values), _possible_logprob(values.get("logprob"))))
-    return found
+        positions.append((_bytes_of(values), _possible_logprob(values.get("logprob"))))
+    return positions
 
 
 def _bytes_of(position: Mapping[str, Any]) -> bytes:
@@ -246,10 +249,9 @@ def _possible_logprob(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    is_one = (
-        isfinite(number) and IMPOSSIBLE_LOGPROB < number <= 1e-3
-    )  # rounding may leave a little above 0
-    return number if is_one else None
+    # rounding may leave a little above 0
+    is_possible = isfinite(number) and IMPOSSIBLE_LOGPROB < number <= 1e-3
+    return number if is_possible else None
 
 
 def _sum_of(positions: Sequence[tuple[bytes, float | None]]) -> float | None:
@@ -269,12 +271,14 @@ def _start_of_text(pieces: Sequence[bytes], text: str) -> int:
 
     0, too, where the tokens do not spell the text, as a server's own way of writing tokens may not.
     """
-    wanted, joined = text.strip().encode("utf-8", "replace"), b"".join(pieces)
+    wanted = text.strip().encode("utf-8", "replace")
+    joined = b"".join(pieces)
     if not wanted or joined.lstrip().startswith(wanted):
         return 0
     place = joined.rfind(wanted)
     if place < 0 or not joined[:place].strip():
         return 0
+
     end = 0
     for number, piece in enumerate(pieces):
         end += len(piece)
@@ -289,6 +293,7 @@ def _tokens_of_answer(completion: Completion) -> tuple[TokenChoice, ...] | None:
     text = completion.message.text
     if tokens is None or not completion.has_thoughts or not text:
         return tokens
+
     pieces = [piece for piece, _ in _positions(completion.choice)]
     start = _start_of_text(pieces, text)
     spells_text = text.strip().encode("utf-8", "replace") in b"".join(pieces)
@@ -304,13 +309,8 @@ def _tokens(choice: Mapping[str, Any]) -> tuple[TokenChoice, ...] | None:
     try:
         for position in positions:
             token = replace_lone_surrogates(str(position["token"]))
-            tokens.append(
-                TokenChoice(
-                    token,
-                    _logprob(position["logprob"]),
-                    _summed(position.get("top_logprobs") or ()),
-                )
-            )
+            alternatives = _summed(position.get("top_logprobs") or ())
+            tokens.append(TokenChoice(token, _logprob(position["logprob"]), alternatives))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     return tuple(tokens)
@@ -320,8 +320,8 @@ def _logprob(value: Any) -> float:
     """Return a log-probability.
 
     Raises:
-        ValueError: NaN, infinity or a number far above 0, which no log-probability is: a mean of them would be a verdict
-            that is no number.
+        ValueError: NaN, infinity or a number far above 0, which no log-probability is: a mean of
+            them would be a verdict that is no number.
     """
     number = float(value)
     if isnan(number) or number == inf or number > 1:
@@ -330,16 +330,20 @@ def _logprob(value: Any) -> float:
 
 
 def _summed(alternatives: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return log-probabilities by text: different tokens may read the same (parts of a character, two ids for one letter)."""
-    found: dict[str, float] = {}
-    for item in alternatives:
-        if (
-            item["logprob"] is None
-        ):  # how JSON writes the minus infinity of a token that cannot come
+    """Return log-probabilities by text.
+
+    Different tokens may read the same: parts of a character, or two ids for one letter.
+    """
+    logprobs: dict[str, float] = {}
+    for alternative in alternatives:
+        # how JSON writes the minus infinity of a token that cannot come
+        if alternative["logprob"] is None:
             continue
-        token, logprob = replace_lone_surrogates(str(item["token"])), _logprob(item["logprob"])
-        is_twice = token in found and exp(logprob) > 0
-        found[token] = (
-            log(exp(found[token]) + exp(logprob)) if is_twice else found.get(token, logprob)
-        )
-    return found
+
+        token = replace_lone_surrogates(str(alternative["token"]))
+        logprob = _logprob(alternative["logprob"])
+        if token not in logprobs:
+            logprobs[token] = logprob
+        elif exp(logprob) > 0:
+            logprobs[token] = log(exp(logprobs[token]) + exp(logprob))
+    return logprobs

@@ -1,7 +1,7 @@
 """Conversations to token ids and back, one way for every engine that runs in this process.
 
-The engines are handed ids and hand back ids; text is made here, so that the same ids give the same text whichever
-engine sampled them, and so that no engine adds a second BOS to a templated string.
+The engines are handed ids and hand back ids. Text is made here, so that the same ids give the same
+text whichever engine sampled them, and so that no engine adds a second BOS to a templated string.
 """
 
 from collections.abc import Sequence
@@ -26,32 +26,35 @@ class ChatTokenizer:
         self.tokenizer = AutoTokenizer.from_pretrained(
             model.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
         )
-        self.eos_ids = find_eos_ids(
-            model.base.path if model.base else model.path, self.tokenizer.eos_token_id
-        )
+        whole = model.base or model
+        self.eos_ids = find_eos_ids(whole.path, self.tokenizer.eos_token_id)
         self.template = ChatTemplate(
             self.tokenizer, eos_ids=sorted(self.eos_ids), today=model.template_date
         )
         self.template.self_test(model.requested, answered=False)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Return the ids of the templated conversation, generation prompt included; what the turns say is text, see the template.
+        """Return the ids of the templated conversation, generation prompt included.
+
+        What the turns say is text and never a control token, see the template.
 
         Raises:
-            TemplateError: the chat template refuses the conversation (a system turn, say, or two user turns in a row).
+            TemplateError: the chat template refuses the conversation (a system turn, say, or two
+                user turns in a row).
             ModelError: the template and the tokenizer both put a BOS in front.
         """
         ids = self.template.ids(messages, add_generation_prompt=True)
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise ModelError(
-                f"the prompt begins with two {self.tokenizer.bos_token} tokens: template and tokenizer both add one",
+                f"the prompt begins with two {self.tokenizer.bos_token} tokens: "
+                "template and tokenizer both add one",
                 hint="remove bos_token from the chat template",
             )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of a response's ids, without the end-of-sequence token and other special tokens."""
+        """Return the text of a response's ids, without special tokens."""
         body = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
         text: str = self.tokenizer.decode(
             body, skip_special_tokens=True, clean_up_tokenization_spaces=False

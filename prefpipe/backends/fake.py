@@ -1,7 +1,8 @@
 """Back-ends that make up their answers: for tests, documentation and dry runs.
 
-Honest fakes: they follow the protocols, depend on nothing but their input and seeds, and cost no time unless asked
-to. A run with them exercises every file and every row of a pipeline without a model.
+Honest fakes: they follow the protocols, depend on nothing but their input and seeds, and cost no
+time unless asked to. A run with them exercises every file and every row of a pipeline without a
+model.
 """
 
 import time
@@ -27,11 +28,12 @@ FIRST_BYTE_ID = 3
 """Token ids are UTF-8 bytes plus this."""
 
 VOCABULARY = (
-    "a and answer because bright but careful clear could each every example first follow from give good have here "
-    "however idea if important in into is it keep later like make many may more most need not of often one only or "
-    "other our people please point question reason result same say second see short should simple so some step still "
-    "such take than that the then there these think this time to true try under use very want way we well what when "
-    "which while why will with word work would you your"
+    "a and answer because bright but careful clear could each every example first follow from give "
+    "good have here however idea if important in into is it keep later like make many may more most "
+    "need not of often one only or other our people please point question reason result same say "
+    "second see short should simple so some step still such take than that the then there these "
+    "think this time to true try under use very want way we well what when which while why will "
+    "with word work would you your"
 )
 WORDS = VOCABULARY.split()
 LONGEST_ANSWER_WORDS = 80
@@ -93,9 +95,10 @@ class FakeModel(NamedTuple):
 class FakeGenerator:
     """A generator whose tokens are bytes and whose text is words chosen by a hash of the seed and the prompt.
 
-    Answers have 1 to 80 words, short ones more often, so that some hit ``max_tokens``. At temperature 0 the answer
-    depends on the prompt alone. ``delay_s`` is slept for each request, so that a test can kill a run in the
-    middle; ``error_rate`` is the share of requests, chosen by seed, that come back as errors.
+    Answers have 1 to 80 words, short ones more often, so that some hit ``max_tokens``. At
+    temperature 0 the answer depends on the prompt alone. ``delay_s`` is slept for each request, so
+    that a test can kill a run in the middle; ``error_rate`` is the share of requests, chosen by
+    seed, that come back as errors.
     """
 
     def __init__(
@@ -122,16 +125,22 @@ class FakeGenerator:
     def _answer(self, request: GenerationRequest, max_tokens: int) -> Generation:
         if self._delay_s:
             time.sleep(self._delay_s)
+
         prompt = list(request.prompt_token_ids) or self.encode(request.messages)
         if _uniform("error", request.seed, prompt) < self._error_rate:
             return Generation("", [], "error", None, "the fake generator was asked to fail here")
         if len(prompt) + max_tokens > self.max_model_len:
-            reason = f"prompt_too_long: {len(prompt)} + {max_tokens} tokens, the limit is {self.max_model_len}"
+            reason = (
+                f"prompt_too_long: {len(prompt)} + {max_tokens} tokens, "
+                f"the limit is {self.max_model_len}"
+            )
             return Generation("", [], "error", None, reason)
+
         key = (prompt,) if request.temperature == 0 else (prompt, request.seed, request.temperature)
         n_words = 1 + int(LONGEST_ANSWER_WORDS * _uniform("length", *key) ** 2)
         picks = np.random.default_rng(_hash("words", *key)).integers(len(WORDS), size=n_words)
         ids = [*_encode_text(" ".join(WORDS[pick] for pick in picks)), EOS_ID]
+
         finish_reason = "stop" if len(ids) <= max_tokens else "length"
         ids = ids[:max_tokens]
         text = bytes(index - FIRST_BYTE_ID for index in ids if index >= FIRST_BYTE_ID).decode()
@@ -171,7 +180,10 @@ class FakeEmbedder:
         self._delay_s = delay_s
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Return the L2-normalised counts of words by bucket; a text without words counts as one empty word."""
+        """Return the L2-normalised counts of words by bucket.
+
+        A text without words counts as one empty word.
+        """
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         n_tokens = np.zeros(len(texts), dtype=np.int64)
         for row, text in enumerate(texts):
@@ -194,9 +206,8 @@ def _encode_text(text: str) -> list[int]:
 
 
 def _hash(*parts: object) -> int:
-    return int.from_bytes(
-        blake2b(repr(parts).encode("utf-8", errors="replace"), digest_size=8).digest()
-    )
+    content = repr(parts).encode("utf-8", errors="replace")
+    return int.from_bytes(blake2b(content, digest_size=8).digest())
 
 
 def _uniform(*parts: object) -> float:

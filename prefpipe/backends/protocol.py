@@ -1,8 +1,8 @@
 """What a stage asks of a back-end: four small protocols and the rows that cross them.
 
 A back-end answers every request, in the order asked. One bad row is a row with an error, never an
-exception that loses its neighbours. Heavy imports happen at the top of each back-end's own module, which
-only ``prefpipe.wiring`` imports.
+exception that loses its neighbours. Heavy imports happen at the top of each back-end's own module,
+which only ``prefpipe.wiring`` imports.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,10 @@ Message = Mapping[str, str]
 class GenerationRequest(NamedTuple):
     """One response to sample.
 
-    ``prompt_token_ids`` is what ``Generator.encode`` returned for ``messages`` (empty when the engine keeps its
-    tokenizer to itself). ``seed`` alone decides the randomness of this row, so the answer does not depend
-    on which other rows are in the batch beyond the rounding of the engine's arithmetic.
+    ``prompt_token_ids`` is what ``Generator.encode`` returned for ``messages`` (empty when the engine
+    keeps its tokenizer to itself). ``seed`` alone decides the randomness of this row, so the answer
+    does not depend on which other rows are in the batch beyond the rounding of the engine's
+    arithmetic.
     """
 
     prompt_id: str
@@ -34,14 +35,15 @@ class GenerationRequest(NamedTuple):
 class Generation(NamedTuple):
     """One sampled response.
 
-    ``token_ids`` includes the end-of-sequence token when the response ended with one; ``text`` does not.
-    ``logp`` is the summed natural log-probability of ``token_ids`` under the model at temperature 1,
-    before any truncation of the distribution; None when the engine does not tell.
+    ``token_ids`` includes the end-of-sequence token when the response ended with one; ``text`` does
+    not. ``logp`` is the summed natural log-probability of ``token_ids`` under the model at
+    temperature 1, before any truncation of the distribution; None when the engine does not give it.
     ``finish_reason`` is ``stop``, ``length`` or ``error``; ``error`` says why, in the last case.
 
-    Of a server alone: ``reasoning`` is what the model thought before the response and the server returned apart from it,
-    ``""`` where the server keeps it to itself, None where there was none; ``n_tokens`` and ``n_prompt_tokens`` are the
-    server's counts of response and prompt where it tells no ids.
+    Of a server alone: ``reasoning`` is what the model thought before the response and the server
+    returned apart from it, ``""`` where the server keeps it to itself, None where there was none;
+    ``n_tokens`` and ``n_prompt_tokens`` are the server's counts of response and prompt where it
+    gives no ids.
     """
 
     text: str
@@ -55,7 +57,10 @@ class Generation(NamedTuple):
 
 
 class SamplingParams(NamedTuple):
-    """What all requests of a run share. ``top_k = 0`` and ``top_p = 1`` switch the truncation off."""
+    """What all requests of a run share.
+
+    ``top_k = 0`` and ``top_p = 1`` switch the truncation off.
+    """
 
     max_tokens: int
     top_p: float = 1.0
@@ -85,13 +90,16 @@ class Generator(Protocol):
 
 @runtime_checkable
 class ServedGenerator(Protocol):
-    """What a generator behind a server has beside the protocol: its answers are paid for, and the server has a say."""
+    """What a generator behind a server has beside the protocol.
+
+    Its answers are paid for, and the server may refuse settings.
+    """
 
     left_out: Sequence[str]
     """Neutral sampling settings that the server refuses, so that its own defaults hold."""
 
     def keep_answers_in(self, folder: Path, *, ask_again: bool) -> None:
-        """Keep each answer in ``folder`` as it arrives, and take from there what arrived in an earlier run.
+        """Keep each answer in ``folder`` as it arrives, and take from there what arrived before.
 
         Args:
             folder: a folder for this part's answers alone.
@@ -101,7 +109,10 @@ class ServedGenerator(Protocol):
 
 
 class ScoreRequest(NamedTuple):
-    """One candidate to rate. ``columns`` holds the user's own columns of the prompt (``checks`` among them)."""
+    """One candidate to rate.
+
+    ``columns`` holds the user's own columns of the prompt (``checks`` among them).
+    """
 
     prompt_id: str
     sample_idx: int
@@ -142,9 +153,10 @@ class PairRequest(NamedTuple):
 class PairVerdict(NamedTuple):
     """A judge's verdict on two responses in one order.
 
-    ``preference`` is that for the first response, in [0, 1], None unless ``status`` is ``ok``; ``choice`` the verdict in a
-    word: ``first``, ``second`` or ``tie``. ``mass`` is the probability of the verdict's tokens before they were renormalised,
-    None for a verdict that was read from text. ``raw`` is what the judge said, ``request`` the content hash of what it was asked.
+    ``preference`` is that for the first response, in [0, 1], None unless ``status`` is ``ok``;
+    ``choice`` the verdict in a word: ``first``, ``second`` or ``tie``. ``mass`` is the probability
+    of the verdict's tokens before they were renormalised, None for a verdict that was read from
+    text. ``raw`` is what the judge said, ``request`` the content hash of what it was asked.
     """
 
     preference: float | None
@@ -171,7 +183,11 @@ class PairwiseJudge(Protocol):
 
 
 class Embeddings(NamedTuple):
-    """``vectors`` (N, D) float32, L2-normalised; ``n_tokens`` (N,) before truncation; ``truncated`` (N,) bool."""
+    """One vector for each of N texts.
+
+    ``vectors``: (N, D) float32, L2-normalised. ``n_tokens``: (N,), before truncation.
+    ``truncated``: (N,) bool.
+    """
 
     vectors: np.ndarray
     n_tokens: np.ndarray

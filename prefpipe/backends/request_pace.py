@@ -1,4 +1,7 @@
-"""How fast requests may leave: so many a minute, and none before a server that asked for patience has had it."""
+"""How fast requests may leave.
+
+So many a minute, and none before a server that asked for patience has had it.
+"""
 
 import threading
 import time

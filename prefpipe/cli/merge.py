@@ -1,86 +1,38 @@
 """``prefpipe merge``: a LoRA adapter and its base become a model folder, checked."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-CHOICES = ("auto", "float32", "bfloat16", "float16")
+from prefpipe.configs.merge import MergeConfig
 
 
-def merge(
-    adapter: Annotated[
-        str,
-        typer.Argument(
-            metavar="ADAPTER",
-            help="a LoRA adapter: what `train --lora-r` wrote, another folder, or org/name\\[@revision]",
-        ),
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="folder of the model to write")
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="BASE",
-            help="the base to merge into, instead of the one that the adapter names",
-        ),
-    ] = None,
-    dtype: Annotated[
-        str,
-        typer.Option(
-            "--dtype",
-            metavar="|".join(CHOICES),
-            help="number format of the weights; auto: as the base is stored",
-        ),
-    ] = "auto",
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="replace a model that the output folder holds; --overwrite=stale, in a script, is the same",
-        ),
-    ] = False,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="run Python code that comes with the model")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="print the figures as JSON to stdout")
-    ] = False,
-) -> None:
-    """Merge a LoRA adapter into its base, check that it changed and agrees with the adapter, and write a whole model."""
-    from prefpipe.errors import UsageError
-
-    if dtype not in CHOICES:
-        raise UsageError(
-            f"--dtype must be one of {', '.join(CHOICES)}, not {dtype!r}",
-            hint="run `prefpipe merge --help`",
-        )
+def merge(config: MergeConfig) -> None:
+    """Merge, and print the folder or the figures."""
     from prefpipe.artifacts.atomic import require_free
-    from prefpipe.cli import console, pages
+    from prefpipe.cli import stderr, stdout
     from prefpipe.cli.signals import stop_request
     from prefpipe.stages.shared.runtime import Runtime
 
-    if not overwrite:
-        require_free(
-            output, "choose a new folder with -o, or pass --overwrite"
-        )  # before libraries that take seconds to load, and before a base is fetched
+    # before libraries that take seconds to load, and before a base is fetched
+    if not config.overwrite:
+        require_free(config.output, "choose a new folder with -o, or pass --overwrite")
+
     from prefpipe.models.location import locate_model
     from prefpipe.stages.merge import MergeRequest
     from prefpipe.stages.merge import merge as run_merge
 
-    files = locate_model(adapter, trust_remote_code=trust_remote_code, base=model)
+    files = locate_model(
+        config.adapter, trust_remote_code=config.trust_remote_code, base=config.model
+    )
     request = MergeRequest(
-        output, dtype, overwrite, base_given=model is not None, trust_remote_code=trust_remote_code
+        config.output,
+        config.dtype,
+        config.overwrite,
+        base_given=config.model is not None,
+        trust_remote_code=config.trust_remote_code,
     )
-    figures = run_merge(
-        files,
-        request,
-        Runtime(log=console.log, should_stop=stop_request, finishing=stop_request.finishing),
-    )
+    runtime = Runtime(log=stderr.log, should_stop=stop_request, finishing=stop_request.finishing)
+    figures = run_merge(files, request, runtime)
+
     with stop_request.finishing():  # the model has its name: the command is done
-        if as_json:
-            pages.pipe_json(figures)
+        if config.as_json:
+            stdout.pipe_json(figures)
         else:
-            pages.pipe(str(output))
+            stdout.pipe(str(config.output))

@@ -1,91 +1,34 @@
-"""The reference pages of ``docs/reference``, written from the code and compared with it by a test."""
+"""The pages of ``docs/reference``, written from the code and compared with it by a test."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.configs.options import is_list, resolved_types, scalar_type
+from prefpipe.configs.reference import ReferenceConfig
+from prefpipe.configs.stages import EVALUATIONS, STAGES
 
 NOTE = "<!-- Written by `prefpipe reference` from the code; change the code, not this page. -->"
-DEFAULT_FOLDER = Path("docs/reference")
+CLI_TEXT = """\
+Every stage resumes by itself: the same command again makes the parts that are missing and nothing
+else. stdout carries what a script reads, the output path or JSON; tables, logs and progress go to
+stderr. `status`, `inspect`, `savings`, `check`, `models` and `launch-config` answer on stdout.
+`NO_COLOR` is obeyed."""
+CONFIG_TEXT = """\
+Each stage takes `--config FILE`, a YAML file of `key: value` lines with these keys (`max_tokens` is
+`--max-tokens`). A flag beats the file, the file beats the default; an unknown key is an error. Keys
+marked **rows** are part of the fingerprint: the output folder of a run with other values is
+refused. For models and inputs the content counts, not the name or path."""
+SCHEMAS_TEXT = """\
+An artifact is a folder with `run.json` and parts, `part-00003-of-00016.parquet`. Part i of every
+stage speaks of the same prompts. Rows are joined by `(prompt_id, sample_idx)`, never by position.
+Columns that the prompts file brings stand behind prefpipe's own, in `candidates` and in `groups`.
 
-
-def reference(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="where the pages are")
-    ] = DEFAULT_FOLDER,
-    check: Annotated[
-        bool, typer.Option("--check", help="write nothing; fail when a page differs from the code")
-    ] = False,
-) -> None:
-    """Write the reference pages, or compare them with the code."""
-    from prefpipe.artifacts.atomic import atomic_write, make_folder
-    from prefpipe.cli.console import pipe
-    from prefpipe.errors import PrefpipeError
-
-    wanted = pages()
-    outdated = [name for name, text in wanted.items() if _read(folder / name) != text]
-    if check and outdated:
-        raise PrefpipeError(
-            f"{folder} differs from the code: {', '.join(outdated)}",
-            hint="run `prefpipe reference`",
-        )
-    if not check:
-        make_folder(folder)
-        for name in outdated:
-            with atomic_write(folder / name) as file:
-                file.write(wanted[name].encode())
-    pipe(str(folder))
-
-
-def _read(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def pages() -> dict[str, str]:
-    """Return the text of each page by file name."""
-    found = {"cli.md": _cli_page(), "config.md": _config_page(), "schemas.md": _schemas_page()}
-    return {name: "\n".join(lines).rstrip() + "\n" for name, lines in found.items()}
-
-
-def _cli_page() -> Iterator[str]:
-    from prefpipe.cli.evaluation import EVALUATIONS
-    from prefpipe.cli.main import STAGES
-    from prefpipe.configs.options import resolved_types
-
-    yield from ("# Commands", "", NOTE, "")
-    yield from (
-        "Every stage resumes by itself: the same command again makes the parts that are missing and nothing else.",
-        "stdout carries what a script reads, the output path or JSON; tables, logs and progress go to stderr.",
-        "`status`, `inspect`, `savings`, `check`, `models` and `launch-config` answer on stdout. `NO_COLOR` is obeyed.",
-        "",
-        "| exit code | meaning |",
-        "|---|---|",
-    )
-    for code, meaning in EXIT_CODES.items():
-        yield f"| {code} | {meaning} |"
-    kinds = {
-        f"prefpipe {config_class.stage}": resolved_types(config_class)
-        for config_class in (*STAGES, *EVALUATIONS)
-    }
-    for path, command in commands():
-        yield from (
-            "",
-            f"## {path}",
-            "",
-            f"`{usage(path, command)}`",
-            "",
-            _one_line(command.help or ""),
-            "",
-        )
-        yield from ("| argument or flag | value | what it does |", "|---|---|---|")
-        for parameter in command.params:
-            yield f"| {_names(parameter)} | {_value(parameter, kinds.get(path, {}))} | {_cell(parameter.help or '')} |"
-
-
+A part's Parquet footer has the key `{FOOTER_KEY}`: JSON with the part's name, the run's
+fingerprint, the schema, row counts by status, the digests of the parent parts and the sha256 of
+every byte before the footer; the key `{CHECKSUM_KEY}` has the sha256 of the footer itself."""
 EXIT_CODES = {
     0: "done",
     1: "failed: unusable data, a model that cannot be used, a corrupt part",
@@ -97,11 +40,49 @@ EXIT_CODES = {
 }
 
 
-def commands() -> list[tuple[str, Any]]:
-    """Return every command that is shown in ``--help``, ``prefpipe models list`` among them, with its full name."""
-    from prefpipe.cli.main import app
+def reference(config: ReferenceConfig, root: Any) -> None:
+    """Write the pages of a command and all under it, or compare them with the code."""
+    from prefpipe.artifacts.atomic import atomic_write, make_folder
+    from prefpipe.cli.stdout import pipe
+    from prefpipe.errors import PrefpipeError
 
-    return list(_walk(typer.main.get_command(app), "prefpipe"))
+    wanted = pages(root)
+    outdated = []
+    for name, text in wanted.items():
+        path = config.folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            outdated.append(name)
+
+    if config.check and outdated:
+        raise PrefpipeError(
+            f"{config.folder} differs from the code: {', '.join(outdated)}",
+            hint="run `prefpipe reference`",
+        )
+    if not config.check:
+        make_folder(config.folder)
+        for name in outdated:
+            with atomic_write(config.folder / name) as file:
+                file.write(wanted[name].encode())
+    pipe(str(config.folder))
+
+
+def pages(root: Any) -> dict[str, str]:
+    """Return the text of each page by file name.
+
+    Args:
+        root: the command ``prefpipe`` with all others, as click has it.
+    """
+    lines_by_page = {
+        "cli.md": _cli_page(root),
+        "config.md": _config_page(),
+        "schemas.md": _schemas_page(),
+    }
+    return {name: "\n".join(lines).rstrip() + "\n" for name, lines in lines_by_page.items()}
+
+
+def commands(root: Any) -> list[tuple[str, Any]]:
+    """Return every command that ``--help`` shows, ``prefpipe models list`` among them, by name."""
+    return list(_walk(root, "prefpipe"))
 
 
 def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -109,25 +90,45 @@ def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     if children is None:
         yield path, command
         return
-    if any(parameter.name != "help" for parameter in command.params) and path != "prefpipe":
-        yield path, command  # eval runs a stage of its own, and has commands beside it
+
+    # eval runs a stage of its own, and has commands beside it
+    has_flags = any(parameter.name != "help" for parameter in command.params)
+    if has_flags and path != "prefpipe":
+        yield path, command
     for name in command.list_commands(None):
         if not children[name].hidden:
             yield from _walk(children[name], f"{path} {name}")
 
 
 def usage(path: str, command: Any) -> str:
-    """Return ``prefpipe score CANDIDATES --output DIR --scorer ... [OPTIONS]``: the required values stand first."""
+    """Return ``prefpipe score CANDIDATES --scorer ... [OPTIONS]``: required values stand first."""
     words = [path]
     for parameter in command.params:
         if parameter.param_type_name == "argument":
             words.append(_metavar(parameter))
         elif parameter.required or "[required]" in (parameter.help or ""):
-            words += [
-                parameter.opts[-1] if len(parameter.opts[-1]) == 2 else parameter.opts[0],
-                _metavar(parameter),
-            ]
+            has_letter = len(parameter.opts[-1]) == 2
+            words += [parameter.opts[-1 if has_letter else 0], _metavar(parameter)]
     return " ".join([*words, "[OPTIONS]"])
+
+
+def _cli_page(root: Any) -> Iterator[str]:
+    yield from ("# Commands", "", NOTE, "", CLI_TEXT, "")
+    yield from ("| exit code | meaning |", "|---|---|")
+    for code, meaning in EXIT_CODES.items():
+        yield f"| {code} | {meaning} |"
+
+    kinds = {}
+    for config_class in (*STAGES, *EVALUATIONS):
+        kinds[f"prefpipe {config_class.stage}"] = resolved_types(config_class)
+    for path, command in commands(root):
+        yield from ("", f"## {path}", "", f"`{usage(path, command)}`", "")
+        yield from (_one_line(command.help or ""), "")
+        yield from ("| argument or flag | value | what it does |", "|---|---|---|")
+        for parameter in command.params:
+            names = _names(parameter)
+            value = _value(parameter, kinds.get(path, {}))
+            yield f"| {names} | {value} | {_cell(parameter.help or '')} |"
 
 
 def _metavar(parameter: Any) -> str:
@@ -141,8 +142,7 @@ def _names(parameter: Any) -> str:
 
 
 def _value(parameter: Any, kinds: Mapping[str, Any]) -> str:
-    from prefpipe.configs.options import scalar_type
-
+    """Return what a flag takes, in the second column."""
     if parameter.param_type_name == "argument" or getattr(parameter, "is_flag", False):
         return ""
     scalar = scalar_type(kinds[parameter.name]) if parameter.name in kinds else str
@@ -151,56 +151,49 @@ def _value(parameter: Any, kinds: Mapping[str, Any]) -> str:
 
 
 def _config_page() -> Iterator[str]:
-    from prefpipe.cli.evaluation import EVALUATIONS
-    from prefpipe.cli.main import STAGES
-
-    yield from ("# Configuration", "", NOTE, "")
-    yield from (
-        "Each stage takes `--config FILE`, a YAML file of `key: value` lines with these keys (`max_tokens` is `--max-tokens`).",
-        "A flag beats the file, the file beats the default; an unknown key is an error. Keys marked **rows** are part of the",
-        "fingerprint: the output folder of a run with other values is refused. For models and inputs the content counts, not",
-        "the name or path.",
-    )
+    yield from ("# Configuration", "", NOTE, "", CONFIG_TEXT)
     for config_class in (*STAGES, *EVALUATIONS):
         yield from ("", f"## {config_class.stage}", "", _one_line(config_class.__doc__ or ""), "")
-        yield f"Version {config_class.VERSION}; it grows when an unchanged configuration gives other rows."
+        yield (
+            f"Version {config_class.VERSION}; it grows when an unchanged configuration gives "
+            "other rows."
+        )
         yield from ("", "| key | type | default | rows | what it does |", "|---|---|---|---|---|")
         yield from _config_rows(config_class)
 
 
 def _config_rows(config_class: type) -> Iterator[str]:
-    from prefpipe.configs.options import resolved_types
-
     kinds = resolved_types(config_class)
-    for item in sorted(fields(config_class), key=lambda item: not item.metadata["positional"]):
-        mark = "**rows**" if item.metadata["identity"] else ""
+    arguments_first = sorted(fields(config_class), key=lambda item: not item.metadata["positional"])
+    for item in arguments_first:
         kind, default = _type_words(item, kinds[item.name]), _default_words(item)
+        mark = "**rows**" if item.metadata["identity"] else ""
         yield f"| `{item.name}` | {kind} | {default} | {mark} | {_cell(item.metadata['help'])} |"
 
 
 def _type_words(item: "Field[Any]", kind: Any) -> str:
-    from prefpipe.configs.options import is_list, scalar_type
-
-    if scalar_type(kind) is Overwrite:
+    scalar = scalar_type(kind)
+    if scalar is Overwrite:
         return "true, false, `stale`"
     if item.metadata["choices"]:
         return ", ".join(f"`{choice}`" for choice in item.metadata["choices"])
     names = {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path"}
-    return f"list of {names[scalar_type(kind)]}s" if is_list(kind) else names[scalar_type(kind)]
+    return f"list of {names[scalar]}s" if is_list(kind) else names[scalar]
 
 
 def _default_words(item: "Field[Any]") -> str:
-    if item.default is MISSING:
+    default = item.default
+    if default is MISSING:
         return "required"
-    if item.default is Overwrite.NO:
-        return "`false`"
-    if item.default is None or item.default == ():
+    if default is None or default == ():
         return ""
-    if isinstance(item.default, bool):
-        return f"`{str(item.default).lower()}`"
-    if isinstance(item.default, tuple):
-        return f"`[{', '.join(map(str, item.default))}]`"
-    return f"`{item.default}`"
+    if default is Overwrite.NO:
+        return "`false`"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, tuple):
+        return f"`[{', '.join(map(str, default))}]`"
+    return f"`{default}`"
 
 
 def _schemas_page() -> Iterator[str]:
@@ -208,27 +201,15 @@ def _schemas_page() -> Iterator[str]:
     from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, embeddings_schema
     from prefpipe.training.tables import METRICS, POLICY
 
-    yield from ("# Artifacts on disk", "", NOTE, "")
-    yield from (
-        "An artifact is a folder with `run.json` and parts, `part-00003-of-00016.parquet`. Part i of every stage speaks of the",
-        "same prompts. Rows are joined by `(prompt_id, sample_idx)`, never by position. Columns that the prompts file brings",
-        "stand behind prefpipe's own, in `candidates` and in `groups`.",
-        "",
-        f"A part's Parquet footer has the key `{FOOTER_KEY}`: JSON with the part's name, the run's fingerprint, the schema, row",
-        "counts by status, the digests of the parent parts and the sha256 of every byte before the footer; the key",
-        f"`{CHECKSUM_KEY}` has the sha256 of the footer itself.",
-    )
+    text = SCHEMAS_TEXT.format(FOOTER_KEY=FOOTER_KEY, CHECKSUM_KEY=CHECKSUM_KEY)
+    yield from ("# Artifacts on disk", "", NOTE, "", text)
     for schema in (*ALIKE_EVERYWHERE, embeddings_schema(384, half=False), POLICY, METRICS):
-        yield from (
-            "",
-            f"## {schema.tag}",
-            "",
-            "| column | type | null | what it holds |",
-            "|---|---|---|---|",
-        )
+        yield from ("", f"## {schema.tag}", "")
+        yield from ("| column | type | null | what it holds |", "|---|---|---|---|")
         for column in schema.columns:
+            kind = _column_type(column.type)
             null = "yes" if column.nullable else "no"
-            yield f"| `{column.name}` | `{_column_type(column.type)}` | {null} | {_cell(column.meaning)} |"
+            yield f"| `{column.name}` | `{kind}` | {null} | {_cell(column.meaning)} |"
 
 
 def _column_type(kind: Any) -> str:
@@ -238,10 +219,9 @@ def _column_type(kind: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text that can stand in a Markdown table: no pipes that end the cell, no rich escapes."""
-    return _one_line(text.replace("\\[", "[").replace(" [required]", " **required**")).replace(
-        "|", "\\|"
-    )
+    """Return a text that can stand in a Markdown table: no pipes that end the cell, no escapes."""
+    plain = text.replace("\\[", "[").replace(" [required]", " **required**")
+    return _one_line(plain).replace("|", "\\|")
 
 
 def _one_line(text: str) -> str:

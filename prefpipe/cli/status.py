@@ -2,11 +2,12 @@
 
 import shlex
 import textwrap
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import typer
+
+from prefpipe.configs.status import StatusConfig
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -19,74 +20,61 @@ REASONS_SHOWN = 12
 SHARDS_SHOWN = 8
 
 
-def status(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="artifacts, or folders that hold several"),
-    ],
-    num_shards: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="workers that the missing shards are for; default one a part"
-        ),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="read the parts' footers only, not every byte")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON to stdout")] = False,
-) -> None:
-    """Say for each artifact whether it is done, partial, stale or corrupt, and why.
-
-    Exits with 0 when all are done, 4 when one is partial or stale, 1 when one is corrupt.
-    """
-    from prefpipe.cli import pages
-
-    reports = _reports(paths, quick=quick)
-    if as_json:
-        pages.pipe_json([report.to_json(num_shards) for report in reports])
-    else:
-        pages.show(_page(reports, num_shards))
-    states = {report.state for report in reports}
-    raise typer.Exit(1 if "corrupt" in states else 4 if states & {"partial", "stale"} else 0)
-
-
-def _reports(paths: Sequence[Path], *, quick: bool) -> "list[ArtifactStatus]":
+def status(config: StatusConfig) -> None:
+    """Print the state of each artifact, and exit with that of the worst."""
+    from prefpipe.cli import stdout
     from prefpipe.status.checker import StatusChecker
     from prefpipe.status.folders import find_artifacts
 
+    paths = []
+    for path in config.paths:
+        # a folder without artifacts is handed on, so that the error says what it lacks
+        paths += find_artifacts(path) or [path]
     checker = StatusChecker()
-    # a folder without artifacts is handed on, so that the error says what it lacks
-    found = dict.fromkeys(
-        artifact for path in paths for artifact in (find_artifacts(path) or [path])
-    )
-    return [checker.check(path, quick=quick) for path in found]
+    statuses = [checker.check(path, quick=config.quick) for path in dict.fromkeys(paths)]
+
+    if config.as_json:
+        stdout.pipe_json([status.to_json(config.num_shards) for status in statuses])
+    else:
+        longest = max(len(str(status.path)) for status in statuses)
+        stdout.show(
+            _block(status, longest, config.num_shards, stdout.width()) for status in statuses
+        )
+
+    states = {status.state for status in statuses}
+    if "corrupt" in states:
+        raise typer.Exit(1)
+    raise typer.Exit(4 if states & {"partial", "stale"} else 0)
 
 
-def _page(reports: "Sequence[ArtifactStatus]", num_shards: int | None) -> "Iterator[Text]":
-    from prefpipe.cli import pages
+def _block(status: "ArtifactStatus", longest: int, num_shards: int | None, width: int) -> "Text":
+    """Return the lines of one artifact.
 
-    longest = max(len(str(report.path)) for report in reports)
-    for report in reports:
-        yield _block(report, longest, num_shards, pages.width())
-
-
-def _block(report: "ArtifactStatus", longest: int, num_shards: int | None, width: int) -> "Text":
+    Args:
+        status: its state.
+        longest: characters of the longest path, so that what follows stands in columns.
+        num_shards: workers that the missing shards are for.
+        width: columns of the terminal.
+    """
     from rich.text import Text
 
     from prefpipe.text.untrusted import visible, visible_line
 
     text = Text()
-    text.append(f"{report.state:<7}  ", style=STYLES[report.state])
-    text.append(f"{visible_line(str(report.path), 400):<{longest}}", style="bold")
-    text.append(f"  {report.stage:<8}")
-    if report.n_parts:
-        n_good = report.n_parts - len(report.to_make)
-        text.append(f"  {n_good} of {report.n_parts} parts  {report.n_rows:,} rows")
-    shown = [(reason, "") for reason in report.reasons[:REASONS_SHOWN]]
-    if len(report.reasons) > REASONS_SHOWN:
-        shown.append((f"and {len(report.reasons) - REASONS_SHOWN} more; --json has them all", ""))
-    shown += [(f"note: {note}", "dim") for note in report.notes]
-    for line, style in shown:
+    text.append(f"{status.state:<7}  ", style=STYLES[status.state])
+    text.append(f"{visible_line(str(status.path), 400):<{longest}}", style="bold")
+    text.append(f"  {status.stage:<8}")
+    if status.n_parts:
+        n_good = status.n_parts - len(status.to_make)
+        text.append(f"  {n_good} of {status.n_parts} parts  {status.n_rows:,} rows")
+
+    lines = [(reason, "") for reason in status.reasons[:REASONS_SHOWN]]
+    n_more = len(status.reasons) - REASONS_SHOWN
+    if n_more > 0:
+        lines.append((f"and {n_more} more; --json has them all", ""))
+    lines += [(f"note: {note}", "dim") for note in status.notes]
+    for line, style in lines:
+        # a reason that belongs to the one above it comes indented
         indent = INDENT + " " * (len(line) - len(line.lstrip()))
         wrapped = textwrap.fill(
             visible_line(line, 400),
@@ -95,30 +83,37 @@ def _block(report: "ArtifactStatus", longest: int, num_shards: int | None, width
             subsequent_indent=f"{indent}  ",
         )
         text.append(f"\n{wrapped}", style=style)
-    for line in _next_steps(report, num_shards):
+
+    for line in _next_steps(status, num_shards):
         text.append(f"\n{INDENT}{visible(line)}")
     return text
 
 
-def _next_steps(report: "ArtifactStatus", num_shards: int | None) -> Iterator[str]:
+def _next_steps(status: "ArtifactStatus", num_shards: int | None) -> Iterator[str]:
     """Yield the lines to paste: what to delete, the command, and the shards of an array."""
     from prefpipe.artifacts.parts import part_name
     from prefpipe.status.artifact_status import ranges
 
-    if report.state == "done" or not report.command:
+    if status.state == "done" or not status.command:
         return
-    if report.corrupt_parts:
+    if status.corrupt_parts:
         names = [
-            str(report.path / part_name(index, report.n_parts)) for index in report.corrupt_parts
+            str(status.path / part_name(index, status.n_parts)) for index in status.corrupt_parts
         ]
         yield f"delete:  rm {shlex.join(names)}"
-    lines = report.again(num_shards)
-    for words in lines[:SHARDS_SHOWN]:
+
+    commands = status.again(num_shards)
+    for words in commands[:SHARDS_SHOWN]:
         yield f"again:   {shlex.join(words)}"
-    if len(lines) > SHARDS_SHOWN:
-        yield f"         and {len(lines) - SHARDS_SHOWN} more, a shard each; --json has them all"
-    shards = report.shards(num_shards)
-    if report.n_parts > 1 and shards and report.takes_shards:
-        count = num_shards or report.n_parts
+    n_more = len(commands) - SHARDS_SHOWN
+    if n_more > 0:
+        yield f"         and {n_more} more, a shard each; --json has them all"
+
+    shards = status.shards(num_shards)
+    if status.n_parts > 1 and shards and status.takes_shards:
+        count = num_shards or status.n_parts
         # Slurm counts the tasks of the list, not the shards, so the job must say both itself
-        yield f"shards:  --array={ranges(shards)}, in the job: --shard-index $SLURM_ARRAY_TASK_ID --num-shards {count}"
+        yield (
+            f"shards:  --array={ranges(shards)}, in the job: "
+            f"--shard-index $SLURM_ARRAY_TASK_ID --num-shards {count}"
+        )

@@ -17,13 +17,14 @@ class ConversationsConfig(TablesConfig):
 
     prompts_are_text: bool = option(
         False,
-        help="a prompt that looks like a templated conversation, or like a list of turns, is what the user says all the same",
+        help="a prompt that looks like a templated conversation, or like a list of turns, is what "
+        "the user says all the same",
     )
     leave_out: tuple[str, ...] = option(
         (),
         metavar="NAME",
-        help="key of the turns (tool_calls, reasoning_content) or column beside them (system, tools) that is no part of the "
-        "conversation; repeat for several",
+        help="key of the turns (tool_calls, reasoning_content) or column beside them (system, "
+        "tools) that is no part of the conversation; repeat for several",
     )
 
     @property
@@ -32,10 +33,17 @@ class ConversationsConfig(TablesConfig):
         return ReadingRules(self.prompts_are_text, self.leave_out)
 
     def identity(self) -> dict[str, Any]:
-        """Leave out what was not given: files that need none of it have the fingerprints that they always had."""
-        found = super().identity()
-        return {
-            name: value
-            for name, value in found.items()
-            if name not in ("prompts_are_text", "leave_out") or value
-        }
+        """Leave out what was not given: files that need none of it keep their fingerprints."""
+        identity = super().identity()
+        for name in ("prompts_are_text", "leave_out"):
+            if not identity[name]:
+                del identity[name]
+        return identity
+
+
+def split_columns(text: str) -> list[str]:
+    """Return the names of a comma-separated ``--columns``; ``none`` names none."""
+    if text == "none":
+        return []
+    names = [name.strip() for name in text.split(",")]
+    return [name for name in names if name]

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from prefpipe.configs.options import ErrorRateConfig, PartwiseConfig, option
+from prefpipe.configs.options import option
+from prefpipe.configs.stage import ErrorRateConfig, PartwiseConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +35,8 @@ class EmbedConfig(PartwiseConfig, ErrorRateConfig):
         "float32", choices=("float32", "float16"), help="number format of the vectors on disk"
     )
     max_length: int | None = option(
-        None, help="tokens after which the embedder cuts; default the model's own limit"
+        None, minimum=8, help="tokens after which the embedder cuts; default the model's own limit"
     )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
-    batch_size: int = option(64, identity=False, help="texts in one forward pass")
+    batch_size: int = option(64, identity=False, minimum=1, help="texts in one forward pass")
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        if self.batch_size < 1:
-            found.append(f"--batch-size must be 1 or more, not {self.batch_size}")
-        if self.max_length is not None and self.max_length < 8:
-            found.append(f"--max-length must be 8 or more, not {self.max_length}")
-        return found

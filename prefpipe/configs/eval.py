@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from prefpipe.configs.options import option
-from prefpipe.configs.sampling import SamplingConfig
+from prefpipe.configs.sampling import MOST_SAMPLES, SamplingConfig
 from prefpipe.configs.score import scorer_problems
 
 
@@ -14,9 +14,8 @@ class EvalConfig(SamplingConfig):
     """Compare a policy with a baseline on held-out prompts."""
 
     stage: ClassVar[str] = "eval"
-    VERSION: ClassVar[int] = (
-        2  # 2: policy health; repetition counts signs and words of scripts without spaces; no null counts 0
-    )
+    # 2: policy health; repetition counts signs and words of scripts without spaces; no null is 0
+    VERSION: ClassVar[int] = 2
 
     policy: str = option(
         identity=False,
@@ -38,13 +37,14 @@ class EvalConfig(SamplingConfig):
         (),
         identity=False,
         metavar="[NAME=]KIND[:TARGET]",
-        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL; NAME= names it; repeat for several scorers",
+        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL; NAME= names it; repeat "
+        "for several scorers",
     )
     judge_base_url: str | None = option(
         None,
         identity=False,
-        help="address of the server of --scorer judge:openai:MODEL; default --base-url where --backend is not openai, then "
-        "OPENAI_BASE_URL",
+        help="address of the server of --scorer judge:openai:MODEL; default --base-url where "
+        "--backend is not openai, then OPENAI_BASE_URL",
     )
     policy_scores: Path | None = option(
         None,
@@ -73,7 +73,8 @@ class EvalConfig(SamplingConfig):
     kl: bool = option(
         True,
         identity=False,
-        help="measure the policy's KL divergence to the reference, by one forward pass over its responses",
+        help="measure the policy's KL divergence to the reference, by one forward pass over its "
+        "responses",
     )
     kl_reference: str | None = option(
         None,
@@ -86,11 +87,15 @@ class EvalConfig(SamplingConfig):
         metavar="EXPRESSION",
         help="reward as an expression over scorers; default the only scorer",
     )
-    n: int = option(1, help="responses a prompt and side")
-    tie_tolerance: float = option(0.0, help="reward difference up to which two responses tie")
-    confidence: float = option(0.95, help="level of the bootstrap intervals")
-    bootstrap_draws: int = option(10_000, help="resamples of the bootstrap")
-    bootstrap_seed: int = option(0, help="seed of the bootstrap")
+    n: int = option(1, minimum=1, maximum=MOST_SAMPLES, help="responses a prompt and side")
+    tie_tolerance: float = option(
+        0.0, minimum=0, help="reward difference up to which two responses tie"
+    )
+    confidence: float = option(0.95, above=0, below=1, help="level of the bootstrap intervals")
+    bootstrap_draws: int = option(
+        10_000, minimum=1, maximum=10_000_000, help="resamples of the bootstrap"
+    )
+    bootstrap_seed: int = option(0, minimum=0, help="seed of the bootstrap")
     force: bool = option(
         False,
         identity=False,
@@ -100,34 +105,17 @@ class EvalConfig(SamplingConfig):
         False, identity=False, help="run Python functions that the prompts file names"
     )
 
+    def problems(self) -> list[str]:
+        problems = super().problems() + scorer_problems(self.scorer)
+        if (self.policy_embeddings is None) != (self.baseline_embeddings is None):
+            problems.append("--policy-embeddings and --baseline-embeddings go together")
+        if self.kl_reference is not None and not self.kl:
+            problems.append("--kl-reference and --no-kl exclude each other")
+        return problems
+
     @property
     def judge_url(self) -> str | None:
         """The address of the judge's server, None for that of the environment."""
-        return self.judge_base_url or (self.base_url if self.backend != "openai" else None)
-
-    def problems(self) -> list[str]:
-        found = super().problems() + scorer_problems(self.scorer)
-        checks = (
-            (
-                0 < self.confidence < 1,
-                f"--confidence must be within 0 and 1, not {self.confidence}",
-            ),
-            (
-                1 <= self.bootstrap_draws <= 10_000_000,
-                f"--bootstrap-draws must be within 1 and 10000000, not {self.bootstrap_draws}",
-            ),
-            (
-                self.bootstrap_seed >= 0,
-                f"--bootstrap-seed must be 0 or more, not {self.bootstrap_seed}",
-            ),
-            (
-                (self.policy_embeddings is None) == (self.baseline_embeddings is None),
-                "--policy-embeddings and --baseline-embeddings go together",
-            ),
-            (self.kl or self.kl_reference is None, "--kl-reference and --no-kl exclude each other"),
-            (
-                self.tie_tolerance >= 0,
-                f"--tie-tolerance must be 0 or more, not {self.tie_tolerance}",
-            ),
-        )
-        return found + [sentence for holds, sentence in checks if not holds]
+        # the server that samples the responses is no judge
+        shared = None if self.backend == "openai" else self.base_url
+        return self.judge_base_url or shared

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from prefpipe.configs.options import ShardedConfig, option
+from prefpipe.configs.conversations import split_columns
+from prefpipe.configs.options import option
 from prefpipe.configs.sampling import SamplingConfig
+from prefpipe.configs.stage import ShardedConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +20,14 @@ class GenerateConfig(SamplingConfig, ShardedConfig):
         positional=True,
         identity=False,
         metavar="PROMPTS",
-        help="JSONL, JSON, CSV or Parquet file with `prompt` or `messages`, a datasets folder, or hf:org/name[@revision][:split]",
+        help="JSONL, JSON, CSV or Parquet file with `prompt` or `messages`, a datasets folder, or "
+        "hf:org/name[@revision][:split]",
     )
     model: tuple[str, ...] = option(
         identity=False,
         metavar="MODEL",
-        help="folder, org/name[@revision], .gguf file or bundled:NAME; repeat to let several models feed one pool",
+        help="folder, org/name[@revision], .gguf file or bundled:NAME; repeat to let several "
+        "models feed one pool",
     )
     columns: str | None = option(
         None,
@@ -37,33 +41,25 @@ class GenerateConfig(SamplingConfig, ShardedConfig):
     )
 
     def problems(self) -> list[str]:
-        found = super().problems()
-        n_pairs = len(self.model) * len(self.temperature)
-        checks = (
-            (bool(self.model), "--model is needed"),
-            (len(set(self.model)) == len(self.model), "--model names the same model twice"),
-            (
-                self.n >= n_pairs or self.n < 1,
-                f"--n {self.n} is fewer than the {n_pairs} pairs of model and temperature",
-            ),
-            (
-                not (self.extend and self.overwrite),
-                "--extend and --overwrite contradict each other",
-            ),
-            (
-                not (self.retry_errors and self.overwrite),
-                "--retry-errors and --overwrite contradict each other",
-            ),
-        )
-        return found + [sentence for holds, sentence in checks if not holds]
+        problems = super().problems()
+        if not self.model:
+            problems.append("--model is needed")
+        if len(set(self.model)) < len(self.model):
+            problems.append("--model names the same model twice")
+
+        n_samplers = len(self.model) * len(self.temperature)
+        if 1 <= self.n < n_samplers:
+            problems.append(
+                f"--n {self.n} is fewer than the {n_samplers} pairs of model and temperature"
+            )
+
+        if self.extend and self.overwrite:
+            problems.append("--extend and --overwrite contradict each other")
+        if self.retry_errors and self.overwrite:
+            problems.append("--retry-errors and --overwrite contradict each other")
+        return problems
 
     @property
     def kept_columns(self) -> list[str] | None:
         """The user's columns to keep; None for all."""
-        if self.columns is None:
-            return None
-        return (
-            []
-            if self.columns == "none"
-            else [name.strip() for name in self.columns.split(",") if name.strip()]
-        )
+        return None if self.columns is None else split_columns(self.columns)

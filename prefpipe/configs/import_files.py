@@ -2,12 +2,13 @@
 
 import keyword
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from prefpipe.artifacts.conversations import ReadingRules
-from prefpipe.configs.conversations import ON_DUPLICATE, ConversationsConfig
+from prefpipe.configs.conversations import ON_DUPLICATE, ConversationsConfig, split_columns
 from prefpipe.configs.options import option
 from prefpipe.configs.score import REWARD_FUNCTIONS
 
@@ -38,6 +39,7 @@ NAMING_FIELDS = {
     "model_column": "rows or wide",
 }
 """Fields that name columns, and the formats that they go with."""
+NAME_RULE = "letters, digits and _ make one, functions of --reward and Python's own words do not"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +47,18 @@ class ImportConfig(ConversationsConfig):
     """Make candidates, and scores where there are any, of a file of another tool."""
 
     stage: ClassVar[str] = "import"
-    VERSION: ClassVar[int] = (
-        2  # 2: arrow.json as what it holds; system columns, templated prompts, ratings joined
-    )
+    # 2: arrow.json as what it holds; system columns, templated prompts, ratings joined
+    VERSION: ClassVar[int] = 2
 
     output: Path = option(
-        help="folder that gets `candidates` and `scores`", identity=False, short="o", metavar="DIR"
+        help="folder that gets `candidates` and `scores`", identity=False, flag="-o", metavar="DIR"
     )
     source: str = option(
         positional=True,
         identity=False,
         metavar="SOURCE",
-        help="JSONL, JSON, CSV or Parquet file, a datasets folder, or hf:org/name[@revision][:split]",
+        help="JSONL, JSON, CSV or Parquet file, a datasets folder, or "
+        "hf:org/name[@revision][:split]",
     )
     format: str = option(
         choices=FORMATS, help="what the file holds; docs/interchange.md has two lines of each"
@@ -65,7 +67,8 @@ class ImportConfig(ConversationsConfig):
         None,
         identity=False,
         metavar="FILE",
-        help="openai-batch: the file of requests that was sent; arena-hard: the question.jsonl of v0.1",
+        help="openai-batch: the file of requests that was sent; arena-hard: the question.jsonl of "
+        "v0.1",
     )
     reward_column: tuple[str, ...] = option(
         (),
@@ -75,12 +78,14 @@ class ImportConfig(ConversationsConfig):
     score_column: tuple[str, ...] = option(
         (),
         metavar="[NAME=]COLUMN",
-        help="wide: column of the scores of a --response-column, in their order; NAME= names the scorer, default score; repeat",
+        help="wide: column of the scores of a --response-column, in their order; NAME= names the "
+        "scorer, default score; repeat",
     )
     prompt_id_column: str | None = option(
         None,
         metavar="COLUMN",
-        help="rows, wide: column of the prompt's id; default prompt_id, else the hash of the prompt",
+        help="rows, wide: column of the prompt's id; default prompt_id, else the hash of the "
+        "prompt",
     )
     prompt_column: str | None = option(
         None,
@@ -90,124 +95,122 @@ class ImportConfig(ConversationsConfig):
     response_column: tuple[str, ...] = option(
         (),
         metavar="COLUMN",
-        help="rows: column of the response, default response; wide: repeat for each column of responses, or name one of lists",
+        help="rows: column of the response, default response; wide: repeat for each column of "
+        "responses, or name one of lists",
     )
     model_column: str | None = option(
         None,
         metavar="COLUMN",
-        help="rows, wide: column of the model that wrote the response; default model, where there is one",
+        help="rows, wide: column of the model that wrote the response; default model, where there "
+        "is one",
     )
     on_duplicate: str | None = option(
         None,
         choices=ON_DUPLICATE,
-        help="several scores of one response: their mean (default of rows), the first, or refuse the file (default of trl)",
+        help="several scores of one response: their mean (default of rows), the first, or refuse "
+        "the file (default of trl)",
     )
     model_name: str = option(
         "imported", help="model of the responses for which the file names none"
     )
     columns: str | None = option(
         None,
-        help="the user's columns to pass through, comma-separated, `none` for none; default for rows and wide all that hold one "
-        "value for each prompt, for every other format none",
+        help="the user's columns to pass through, comma-separated, `none` for none; default for "
+        "rows and wide all that hold one value for each prompt, for every other format none",
     )
-    part_size: int = option(128, help="prompts a part; a crash costs at most one part")
+    part_size: int = option(128, minimum=1, help="prompts a part; a crash costs at most one part")
 
     def problems(self) -> list[str]:
-        found = super().problems()
-        if self.part_size < 1:
-            found.append(f"--part-size must be 1 or more, not {self.part_size}")
+        problems = super().problems()
         if not self.model_name:
-            found.append("--model-name must not be empty")
+            problems.append("--model-name must not be empty")
         if self.format not in NAMED_BY_USER:
-            given = [name for name in NAMING_FIELDS if getattr(self, name)]
-            found += [
-                f"--{name.replace('_', '-')} goes with --format {NAMING_FIELDS[name]}, not {self.format}"
-                for name in given
+            problems += [
+                f"--{name.replace('_', '-')} goes with --format {formats}, not {self.format}"
+                for name, formats in NAMING_FIELDS.items()
+                if getattr(self, name)
             ]
-        found += self._wide_problems()
+        problems += self._wide_problems()
+
         if self.format == "openai-batch" and self.requests is None:
-            found.append(
+            problems.append(
                 "--format openai-batch needs --requests: the answers do not hold the messages"
             )
         if self.format not in ("openai-batch", "arena-hard") and self.requests is not None:
-            found.append(
+            problems.append(
                 f"--requests goes with --format openai-batch and arena-hard, not {self.format}"
             )
         if self.format == "openai-batch" and self.kept_columns:
-            found.append("--columns: a batch holds no columns of the user's")
-        return found + self._reward_problems()
+            problems.append("--columns: a batch holds no columns of the user's")
+        return problems + self._reward_problems()
 
     @property
     def is_wide(self) -> bool:
-        """Whether a row holds several responses: the format says so, or the columns that are named."""
-        return self.format == "wide" or (
-            self.format == "rows" and (len(self.response_column) > 1 or bool(self.score_column))
-        )
+        """Whether a row holds several responses: the format says so, or the columns named."""
+        if self.format == "rows":
+            return len(self.response_column) > 1 or bool(self.score_column)
+        return self.format == "wide"
 
     def _wide_problems(self) -> list[str]:
-        found = []
+        problems = []
         if self.is_wide and not self.response_column:
-            found.append(
-                f"--format {self.format} with several responses a row needs --response-column, once for each column of "
-                "responses, or one column of lists"
+            problems.append(
+                f"--format {self.format} with several responses a row needs --response-column, "
+                "once for each column of responses, or one column of lists"
             )
         if self.is_wide and self.reward_column:
-            found.append(
-                "--reward-column is the score of one response a row; the scores of several are --score-column, once for each "
-                "--response-column in their order"
+            problems.append(
+                "--reward-column is the score of one response a row; the scores of several are "
+                "--score-column, once for each --response-column in their order"
             )
-        twice = sorted(
-            {name for name in self.response_column if self.response_column.count(name) > 1}
-        )
-        found += [f"--response-column names `{name}` twice" for name in twice]
-        found += [
-            f"--score-column: `{name}` is no name for a scorer: letters, digits and _ make one, functions of --reward and "
-            "Python's own words do not"
+        problems += [
+            f"--response-column names `{name}` twice" for name in _repeated(self.response_column)
+        ]
+        problems += [
+            f"--score-column: `{name}` is no name for a scorer: {NAME_RULE}"
             for name in self.scores
             if not is_scorer_name(name)
         ]
-        return found
+        return problems
 
     def _reward_problems(self) -> list[str]:
-        names = [name for name, _ in self.rewards]
-        found = [
-            f"--reward-column: `{name}` is no name for a scorer: letters, digits and _ make one, functions of --reward and "
-            f"Python's own words do not; name it, --reward-column score={column}"
+        problems = [
+            f"--reward-column: `{name}` is no name for a scorer: {NAME_RULE}; name it, "
+            f"--reward-column score={column}"
             for name, column in self.rewards
             if not is_scorer_name(name)
         ]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        return found + [f"--reward-column: two scorers are called `{name}`" for name in twice]
+        names = [name for name, _ in self.rewards]
+        problems += [
+            f"--reward-column: two scorers are called `{name}`" for name in _repeated(names)
+        ]
+        return problems
 
     @property
     def rewards(self) -> list[tuple[str, str]]:
-        """Scorer and column of each ``--reward-column``."""
-        pairs = [text.partition("=") for text in self.reward_column]
-        return [
-            (name.strip(), column.strip() if equals else name.strip())
-            for name, equals, column in pairs
-        ]
+        """Scorer and column of each ``--reward-column``; a column alone names its scorer."""
+        pairs = []
+        for text in self.reward_column:
+            name, equals, column = text.partition("=")
+            pairs.append((name.strip(), column.strip() if equals else name.strip()))
+        return pairs
 
     @property
     def scores(self) -> dict[str, tuple[str, ...]]:
         """Scorer, and the columns of its ``--score-column``s in their order."""
-        found: dict[str, tuple[str, ...]] = {}
+        columns: dict[str, tuple[str, ...]] = {}
         for text in self.score_column:
-            name, equals, column = text.partition("=")
-            scorer = name.strip() if equals else "score"
-            found[scorer] = (*found.get(scorer, ()), (column if equals else name).strip())
-        return found
+            head, equals, tail = text.partition("=")
+            name, column = (head, tail) if equals else ("score", head)
+            columns[name.strip()] = (*columns.get(name.strip(), ()), column.strip())
+        return columns
 
     @property
     def kept_columns(self) -> list[str] | None:
         """The user's columns to keep; None for all that belong to the prompts."""
-        if self.columns is None:
-            return None if self.format in NAMED_BY_USER else []
-        return (
-            []
-            if self.columns == "none"
-            else [name.strip() for name in self.columns.split(",") if name.strip()]
-        )
+        if self.columns is not None:
+            return split_columns(self.columns)
+        return None if self.format in NAMED_BY_USER else []
 
     @property
     def reading_rules(self) -> ReadingRules:
@@ -215,16 +218,20 @@ class ImportConfig(ConversationsConfig):
         return super().reading_rules._replace(on_duplicate=self.on_duplicate)
 
     def identity(self) -> dict[str, Any]:
-        """Leave out what was not given: a later release may add names without making other runs of these."""
-        found = super().identity()
+        """Leave out what was not given: later names then make no other runs of these."""
+        identity = super().identity()
         if not self.is_wide and self.response_column:
-            found["response_column"] = self.response_column[0]  # as it was when there could be one
-        return {name: value for name, value in found.items() if value not in (None, [])}
+            # as it was written when there could be one alone
+            identity["response_column"] = self.response_column[0]
+        return {name: value for name, value in identity.items() if value not in (None, [])}
 
 
 def is_scorer_name(name: str) -> bool:
     """Return whether a reward expression can name a scorer so."""
-    is_plain = (
-        name.isidentifier() and unicodedata.normalize("NFKC", name) == name
-    )  # which is how Python reads it
+    # Python reads a name in its NFKC form: another one would not be found under what was written
+    is_plain = name.isidentifier() and unicodedata.normalize("NFKC", name) == name
     return is_plain and not keyword.iskeyword(name) and name not in REWARD_FUNCTIONS
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from prefpipe.configs.options import TemplatedConfig, option
+from prefpipe.configs.options import option
+from prefpipe.configs.stage import TemplatedConfig
 
 ENGINES = ("openai", "vllm", "transformers")
 """What can run a language model that judges; ``openai`` is any OpenAI-compatible server."""
@@ -19,7 +20,7 @@ class JudgeSpec(NamedTuple):
 
 
 def parse_judge(text: str) -> JudgeSpec:
-    """Return ``JudgeSpec`` of ``KIND[:MODEL]``."""
+    """Read ``KIND[:MODEL]``."""
     kind, _, model = text.partition(":")
     return JudgeSpec(kind.strip(), model.strip())
 
@@ -28,9 +29,8 @@ def judge_problems(flag: str, text: str, kinds: Sequence[str]) -> list[str]:
     """Return what is wrong with a judge's name."""
     spec = parse_judge(text)
     if spec.kind not in kinds:
-        return [
-            f"{flag} {text}: the judges are {', '.join(f'{kind}:MODEL' for kind in kinds if kind != 'fake')}"
-        ]
+        shown = ", ".join(f"{kind}:MODEL" for kind in kinds if kind != "fake")
+        return [f"{flag} {text}: the judges are {shown}"]
     if not spec.model and spec.kind != "fake":
         return [f"{flag} {text} needs a model, {spec.kind}:MODEL"]
     return []
@@ -48,23 +48,37 @@ class JudgingConfig(TemplatedConfig):
     )
     judge_max_tokens: int | None = option(
         None,
-        help="longest answer of a judge, in tokens; default 8, or 1024 where the prompt lets it reason",
+        minimum=1,
+        help="longest answer of a judge, in tokens; default 8, or 1024 where the prompt lets it "
+        "reason",
     )
-    judge_temperature: float = option(0.0, help="sampling temperature of a judge")
+    judge_temperature: float = option(
+        0.0, minimum=0, maximum=2, help="sampling temperature of a judge"
+    )
     base_url: str | None = option(
         None, identity=False, help="address of the judge's server, default OPENAI_BASE_URL"
     )
     concurrency: int = option(
-        16, identity=False, help="requests to a judge's server on their way at a time"
+        16,
+        identity=False,
+        minimum=1,
+        maximum=1024,
+        help="requests to a judge's server on their way at a time",
     )
     requests_per_minute: float | None = option(
-        None, identity=False, help="most requests to a judge's server a minute"
+        None, identity=False, above=0, help="most requests to a judge's server a minute"
     )
     timeout_s: float = option(
-        120.0, identity=False, help="seconds that one try may take, to the last byte of the answer"
+        120.0,
+        identity=False,
+        above=0,
+        help="seconds that one try may take, to the last byte of the answer",
     )
     max_tries: int = option(
-        6, identity=False, help="tries of a request that times out, or meets 429 or 5xx"
+        6,
+        identity=False,
+        minimum=1,
+        help="tries of a request that times out, or meets 429 or 5xx",
     )
     cache: Path | None = option(
         None,
@@ -85,42 +99,19 @@ class JudgingConfig(TemplatedConfig):
         help="ask nobody: take answers from output and error files of a batch; repeatable",
     )
     price_in: float | None = option(
-        None, identity=False, help="price of a million prompt tokens, to tell the cost"
+        None, identity=False, minimum=0, help="price of a million prompt tokens, to tell the cost"
     )
     price_out: float | None = option(
-        None, identity=False, help="price of a million answer tokens, to tell the cost"
+        None, identity=False, minimum=0, help="price of a million answer tokens, to tell the cost"
     )
 
     def problems(self) -> list[str]:
-        found = super().problems()
-        prices = [price for price in (self.price_in, self.price_out) if price is not None]
-        checks = (
-            (
-                self.judge_max_tokens is None or self.judge_max_tokens >= 1,
-                "--judge-max-tokens must be 1 or more",
-            ),
-            (
-                0 <= self.judge_temperature <= 2,
-                f"--judge-temperature must be within 0 and 2, not {self.judge_temperature}",
-            ),
-            (
-                1 <= self.concurrency <= 1024,
-                f"--concurrency must be within 1 and 1024, not {self.concurrency}",
-            ),
-            (
-                self.requests_per_minute is None or self.requests_per_minute > 0,
-                "--requests-per-minute must be above 0",
-            ),
-            (self.timeout_s > 0, f"--timeout-s must be above 0, not {self.timeout_s}"),
-            (self.max_tries >= 1, f"--max-tries must be 1 or more, not {self.max_tries}"),
-            (len(prices) != 1, "--price-in and --price-out go together"),
-            (all(price >= 0 for price in prices), "--price-in and --price-out must be 0 or more"),
-            (
-                not (self.emit_batch and self.ingest_batch),
-                "--emit-batch and --ingest-batch are two steps: emit, run it, ingest",
-            ),
-        )
-        return found + [sentence for holds, sentence in checks if not holds]
+        problems = super().problems()
+        if (self.price_in is None) != (self.price_out is None):
+            problems.append("--price-in and --price-out go together")
+        if self.emit_batch and self.ingest_batch:
+            problems.append("--emit-batch and --ingest-batch are two steps: emit, run it, ingest")
+        return problems
 
     @property
     def answers_mode(self) -> Literal["ask", "collect", "ingest"]:

@@ -1,27 +1,72 @@
-"""How a config declares a field, and what every config can do.
+"""How a field of a command's dataclass is declared, and how its value is checked.
 
-A field has a type, a default or none (then it is required), a help sentence with its unit, and
-``identity=False`` if it cannot change the answer.
+A field is the flag, the YAML key and the line of the reference page. It has a type, a default or
+none (then it is required), a help sentence with its unit, and what its values may be: choices, or
+bounds. `field_problems` is the one place that holds a value against its declaration.
 """
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
-from datetime import date
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, field, fields
 from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
-
-import yaml
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.tables.locations import scheme_problem
-from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-"""Number format of a model that is run; ``auto``: as it is stored, or as the device computes best."""
+"""Number format of a model that is run; ``auto``: as it is stored, or as suits the device."""
+
+
+class Bounds(NamedTuple):
+    """Least and greatest values, themselves allowed, and limits that are not; None for no limit."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def hold(self, value: float) -> bool:
+        """Return whether a value keeps them all."""
+        return (
+            (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        """Return them in words that follow ``must be``."""
+        minimum, maximum, above, below = (
+            f"{limit:g}" if isinstance(limit, float) else str(limit) for limit in self
+        )
+        if self.minimum is not None and self.maximum is not None:
+            return f"within {minimum} and {maximum}"
+        if self.minimum is not None and self.below is None:
+            return f"{minimum} or more"
+
+        words = []
+        if self.minimum is not None:
+            words.append(f"at least {minimum}")
+        if self.above is not None:
+            words.append(f"above {above}")
+        if self.maximum is not None:
+            words.append(f"at most {maximum}")
+        if self.below is not None:
+            words.append(f"below {below}")
+        return " and ".join(words)
+
+
+class Limits(TypedDict, total=False):
+    """The bounds of a field, as `option` takes them."""
+
+    minimum: float
+    maximum: float
+    above: float
+    below: float
 
 
 def option(
@@ -31,10 +76,11 @@ def option(
     identity: bool = True,
     choices: Sequence[str] = (),
     positional: bool = False,
-    short: str | None = None,
+    flag: str | None = None,
     metavar: str | None = None,
+    **limits: Unpack[Limits],
 ) -> Any:
-    """Declare a config field.
+    """Declare a field.
 
     Args:
         default: the value when neither flag nor YAML gives one; without it the field is required.
@@ -42,176 +88,35 @@ def option(
         identity: whether the value can change the rows, so that it belongs in the fingerprint.
         choices: the only values allowed.
         positional: an argument of the command rather than a flag.
-        short: a one-letter flag, ``o``.
+        flag: ``-o``, a letter beside the flag that is the field's name; ``--json``, in its place.
         metavar: what stands for the value in ``--help``.
+        limits: ``minimum`` and ``maximum``, themselves allowed, ``above`` and ``below``, which are
+            not; of a list, for each of its values.
     """
     metadata = {
         "help": help,
         "identity": identity,
         "choices": tuple(choices),
+        "bounds": Bounds(**limits),
         "positional": positional,
-        "short": short,
+        "flag": flag,
         "metavar": metavar,
     }
     return field(default=default, metadata=metadata)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageConfig:
-    """What all stages share."""
-
-    stage: ClassVar[str]
-    VERSION: ClassVar[int]
-
-    output: Path = option(
-        help="folder of the artifact to write", identity=False, short="o", metavar="DIR"
-    )
-    overwrite: Overwrite = option(
-        Overwrite.NO,
-        identity=False,
-        choices=tuple(Overwrite),
-        help="throw away what the output folder holds and start again; --overwrite=stale: only where it is of another "
-        "configuration, and keep what is finished of this one",
-    )
-
-    def __post_init__(self) -> None:
-        problems = _type_problems(self) or [
-            *_place_problems(self),
-            *_choice_problems(self),
-            *self.problems(),
-        ]
-        if problems:
-            raise UsageError("; ".join(problems), hint=f"run `prefpipe {self.stage} --help`")
-
-    def problems(self) -> list[str]:
-        """Return everything wrong with the values, in sentences; a subclass adds its own."""
-        return []
-
-    def identity(self) -> dict[str, Any]:
-        """Return the fields that can change the answer, as JSON values."""
-        return {
-            item.name: _plain(getattr(self, item.name))
-            for item in fields(self)
-            if item.metadata["identity"]
-        }
-
-    @classmethod
-    def from_sources(cls, flags: Mapping[str, Any], yaml_path: Path | None) -> Self:
-        """Make the config: flag beats YAML beats default.
-
-        Raises:
-            UsageError: unknown YAML keys (with the nearest spelling), missing required values, bad values; all at once.
-        """
-        given = {**_read_yaml(yaml_path, cls), **flags}
-        missing = [
-            item for item in fields(cls) if item.default is MISSING and item.name not in given
-        ]
-        if missing:
-            words = ", ".join(
-                item.name.upper() if item.metadata["positional"] else flag_of(item)
-                for item in missing
-            )
-            raise UsageError(
-                f"`prefpipe {cls.stage}` needs {words}", hint=f"run `prefpipe {cls.stage} --help`"
-            )
-        return cls(**given)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ErrorRateConfig(StageConfig):
-    """What the stages share whose rows can fail one by one."""
-
-    max_error_rate: float = option(
-        0.05,
-        identity=False,
-        help="share of failed rows above which the command exits with 3, after everything good is on disk",
-    )
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        return (
-            found
-            if 0 <= self.max_error_rate <= 1
-            else [*found, "--max-error-rate must be within 0 and 1"]
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardedConfig(StageConfig):
-    """What the stages share whose parts can be divided among workers."""
-
-    shard_index: int | None = option(
-        None,
-        identity=False,
-        help="this worker's number, from 0; default this task's place in a Slurm array",
-    )
-    num_shards: int | None = option(
-        None, identity=False, help="number of workers; default the tasks of a Slurm array"
-    )
-    shards: bool = option(
-        True,
-        identity=False,
-        help="take the shard from the variables of a Slurm array; --no-shards makes all parts in each task",
-    )
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        if not self.shards and (self.shard_index is not None or self.num_shards is not None):
-            found.append("--no-shards excludes --shard-index and --num-shards")
-        if (self.shard_index is None) != (self.num_shards is None):
-            found.append("--shard-index and --num-shards go together")
-        elif self.num_shards is not None and self.shard_index is not None:
-            if self.num_shards < 1:
-                found.append(f"--num-shards must be 1 or more, not {self.num_shards}")
-            elif not 0 <= self.shard_index < self.num_shards:
-                found.append(
-                    f"--shard-index must be within 0 and {self.num_shards - 1}, not {self.shard_index}"
-                )
-        return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartwiseConfig(ShardedConfig):
-    """What the stages share that make each part from one part of an earlier artifact."""
-
-    allow_partial: bool = option(
-        False, identity=False, help="work on the input parts that are there instead of refusing"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TemplatedConfig(StageConfig):
-    """What the stages share that write conversations with a model's chat template."""
-
-    template_date: str | None = option(
-        None,
-        help="the day that a chat template is told which reads the clock (strftime_now), YYYY-MM-DD; default the day on which "
-        "this run, or else the candidates' run, began",
-    )
-
-    def problems(self) -> list[str]:
-        found = super().problems()
-        if self.template_date is not None:
-            try:
-                is_day = date.fromisoformat(self.template_date).isoformat() == self.template_date
-            except ValueError:
-                is_day = False
-            if not is_day:
-                found.append(
-                    f"--template-date must be a day, YYYY-MM-DD, not {self.template_date!r}"
-                )
-        return found
-
-    def identity(self) -> dict[str, Any]:
-        """Return what can change the rows; the day stands with each model whose template reads the clock, and nowhere else."""
-        return {
-            name: value for name, value in super().identity().items() if name != "template_date"
-        }
-
-
 def flag_of(item: "Field[Any]") -> str:
     """Return a field's long flag, ``--max-tokens``."""
+    flag = item.metadata["flag"]
+    if flag is not None and flag.startswith("--"):
+        return str(flag)
     return "--" + item.name.replace("_", "-")
+
+
+def short_flag_of(item: "Field[Any]") -> str | None:
+    """Return a field's flag of one letter, ``-o``, None where it has none."""
+    flag = item.metadata["flag"]
+    return None if flag is None or flag.startswith("--") else flag
 
 
 def resolved_types(cls: type) -> dict[str, Any]:
@@ -236,120 +141,123 @@ def scalar_type(kind: Any) -> type:
     return kind
 
 
-def _type_problems(config: StageConfig) -> list[str]:
-    found, kinds = [], resolved_types(type(config))
+def convert_fields(config: Any) -> list[str]:
+    """Turn each value into its field's type: YAML gives lists and texts for tuples and paths.
+
+    Returns:
+        A sentence for each value that cannot be of its field's type.
+    """
+    problems = []
+    kinds = resolved_types(type(config))
     for item in fields(config):
         value, kind = getattr(config, item.name), kinds[item.name]
-        if value is None and isinstance(kind, types.UnionType):
+        is_optional = isinstance(kind, types.UnionType)
+        if value is None and is_optional:
             continue
         try:
-            clean = _converted(value, kind)
+            converted = _converted(value, kind)
         except (TypeError, ValueError):
-            found.append(f"{flag_of(item)} takes {_words(kind)}, not {value!r}")
+            problems.append(f"{flag_of(item)} takes {_type_words(kind)}, not {value!r}")
             continue
-        object.__setattr__(
-            config, item.name, clean
-        )  # YAML gives lists and texts where the field says tuple and Path
-    return found
+        object.__setattr__(config, item.name, converted)
+    return problems
 
 
-def _place_problems(config: StageConfig) -> list[str]:
-    """Return the paths that are addresses: from YAML and from Python they come here without the command line's check."""
-    found = []
+def field_problems(config: Any) -> list[str]:
+    """Return everything wrong with values of the right type, each held against its own field."""
+    # three passes, so that what is said first is what explains the rest
+    return [*_address_problems(config), *_choice_problems(config), *_bounds_problems(config)]
+
+
+def _values(config: Any) -> Iterator[tuple["Field[Any]", tuple[Any, ...]]]:
+    """Yield each field with its values: several of a list, none where nothing was given."""
     for item in fields(config):
         value = getattr(config, item.name)
-        for path in value if isinstance(value, tuple) else (value,):
+        if isinstance(value, tuple):
+            yield item, value
+        elif value is not None:
+            yield item, (value,)
+
+
+def _address_problems(config: Any) -> Iterator[str]:
+    """Yield the paths that are addresses, ``s3://b/x``, of which pathlib makes folders here."""
+    for item, values in _values(config):
+        for path in values:
             problem = scheme_problem(path) if isinstance(path, Path) else None
             if problem is not None:
-                found.append(f"{flag_of(item)} {problem}")
-    return found
+                yield f"{flag_of(item)} {problem}"
 
 
-def _choice_problems(config: StageConfig) -> list[str]:
-    found = []
-    for item in fields(config):
-        value = getattr(config, item.name)
+def _choice_problems(config: Any) -> Iterator[str]:
+    for item, values in _values(config):
         choices = item.metadata["choices"]
-        values = value if isinstance(value, tuple) else () if value is None else (value,)
-        bad = [each for each in values if choices and each not in choices]
-        if bad:
-            found.append(
-                f"{flag_of(item)} must be one of {', '.join(choices)}, not {bad[0]!r}{did_you_mean(bad[0], choices)}"
-            )
-    return found
+        others = [value for value in values if choices and value not in choices]
+        if others:
+            guess = did_you_mean(others[0], choices)
+            yield (f"{flag_of(item)} must be one of {', '.join(choices)}, not {others[0]!r}{guess}")
+
+
+def _bounds_problems(config: Any) -> Iterator[str]:
+    for item, values in _values(config):
+        bounds = item.metadata["bounds"]
+        outside = [value for value in values if bounds != Bounds() and not bounds.hold(value)]
+        if outside:
+            yield f"{flag_of(item)} must be {bounds}, not {outside[0]}"
+
+
+_WRITTEN_AS: dict[type, tuple[type, ...]] = {
+    Path: (str, Path),
+    str: (str, int, float),
+    int: (int, str),
+    float: (int, float, str),
+}
+"""What a value of each type may be given as; a whole number is never a rounded one."""
 
 
 def _converted(value: Any, kind: Any) -> Any:
+    """Return a value as its field's type.
+
+    Raises:
+        TypeError: it is of another type, one that means something else.
+        ValueError: it is written as that type, and is none.
+    """
+    target = scalar_type(kind)
     if is_list(kind):
         values = value if isinstance(value, (list, tuple)) else [value]
-        return tuple(_converted(v, scalar_type(kind)) for v in values)
-    target = scalar_type(kind)
+        return tuple(_converted(each, target) for each in values)
+
     if target is Overwrite:
         return Overwrite.of(value) if isinstance(value, bool) else Overwrite(str(value))
-    if target is bool or isinstance(value, bool):
-        if not isinstance(value, bool) or target is not bool:
-            raise TypeError
-        return value
-    if target is float and isinstance(value, (int, float, str)):
-        if not isfinite(float(value)):
-            raise ValueError
-        return float(value)
-    if target is int and isinstance(value, float):
+    # Python counts True as 1, and a user who writes `n: true` does not
+    if isinstance(value, bool) != (target is bool):
         raise TypeError
-    if target is Path and isinstance(value, (str, Path)):
-        return _at_home(Path(value))
-    if target is str and isinstance(value, (str, int, float)):
-        return str(value)
-    if target is int and isinstance(value, (int, str)):
-        return int(value)
-    raise TypeError
+    if target is bool:
+        return value
+
+    if not isinstance(value, _WRITTEN_AS[target]):
+        raise TypeError
+    if target is Path:
+        return _at_home(Path(str(value)))
+    converted = target(value)
+    if target is float and not isfinite(converted):
+        raise ValueError
+    return converted
 
 
 def _at_home(path: Path) -> Path:
-    """Return a path with its ``~`` written out, which no shell has done in a YAML file; nobody wants a folder called ``~``."""
+    """Return a path with its ``~`` written out, as no shell has done it for a YAML file."""
     try:
         return path.expanduser()
-    except RuntimeError:  # of nobody who is known here
+    except RuntimeError:  # the home of nobody who is known here
         return path
 
 
-def _words(kind: Any) -> str:
-    if scalar_type(kind) is Overwrite:
-        return "no, stale or all"
-    names = {int: "whole number", float: "finite number", str: "text", Path: "path"}
+def _type_words(kind: Any) -> str:
+    """Return what a field takes, in words."""
     scalar = scalar_type(kind)
+    if scalar is Overwrite:
+        return "no, stale or all"
     if scalar is bool:
         return "true or false"
+    names = {int: "whole number", float: "finite number", str: "text", Path: "path"}
     return f"{names[scalar]}s" if is_list(kind) else f"a {names[scalar]}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _read_yaml(path: Path | None, cls: type[StageConfig]) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not YAML: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(
-            f"--config {path} must hold `key: value` lines, not a {type(values).__name__}"
-        )
-    known = [item.name for item in fields(cls)]
-    given = {str(key).replace("-", "_"): value for key, value in values.items()}
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        words = "; ".join(f"unknown key `{key}`{did_you_mean(key, known)}" for key in unknown)
-        raise UsageError(
-            f"--config {path}: {words}", hint=f"run `prefpipe {cls.stage} --help` for the keys"
-        )
-    return given

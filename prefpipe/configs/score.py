@@ -7,7 +7,8 @@ from typing import ClassVar, NamedTuple, get_args
 
 from prefpipe.configs.conversations import ON_DUPLICATE
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems
-from prefpipe.configs.options import Dtype, ErrorRateConfig, PartwiseConfig, option
+from prefpipe.configs.options import Dtype, option
+from prefpipe.configs.stage import ErrorRateConfig, PartwiseConfig
 from prefpipe.configs.tables import TablesConfig
 
 KINDS = ("checks", "reward-model", "ratings", "judge", "fake")
@@ -43,18 +44,20 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig, TablesConfig):
     scorer: tuple[str, ...] = option(
         identity=False,
         metavar="[NAME=]KIND[:TARGET]",
-        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL (from 1 to 10, see docs/judging.md); NAME= names "
-        "its rows; repeat for several scorers",
+        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL (from 1 to 10, see "
+        "docs/judging.md); NAME= names its rows; repeat for several scorers",
     )
     rating_column: str = option("rating", help="column of the ratings file that holds the rating")
     on_duplicate: str | None = option(
         None,
         choices=ON_DUPLICATE,
-        help="several ratings of one candidate in a ratings file: their mean, the first, or refuse the file (the default)",
+        help="several ratings of one candidate in a ratings file: their mean, the first, or "
+        "refuse the file (the default)",
     )
     max_length: int | None = option(
         None,
-        help="longest prompt plus response for a model run here, in tokens; default the model's own",
+        help="longest prompt plus response for a model run here, in tokens; default the model's "
+        "own",
     )
     dtype: Dtype = option(
         "auto",
@@ -69,58 +72,61 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig, TablesConfig):
         False, identity=False, help="rate again the parts that hold rows that could not be rated"
     )
     batch_size: int = option(
-        16, identity=False, help="sequences in one forward pass of a reward model"
+        16, identity=False, minimum=1, help="sequences in one forward pass of a reward model"
     )
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
 
     def problems(self) -> list[str]:
-        found = super().problems() + scorer_problems(self.scorer)
+        problems = super().problems() + scorer_problems(self.scorer)
         if not self.scorer:
-            found.append("--scorer is needed")
-        if self.batch_size < 1:
-            found.append(f"--batch-size must be 1 or more, not {self.batch_size}")
-        judges = [parse_scorer(text) for text in self.scorer if parse_scorer(text).kind == "judge"]
-        if (self.emit_batch or self.ingest_batch) and not any(
-            spec.target.startswith("openai:") for spec in judges
-        ):
-            found.append("--emit-batch and --ingest-batch go with --scorer judge:openai:MODEL")
-        return found
+            problems.append("--scorer is needed")
+        if (self.emit_batch or self.ingest_batch) and not self._asks_server():
+            problems.append("--emit-batch and --ingest-batch go with --scorer judge:openai:MODEL")
+        return problems
+
+    def _asks_server(self) -> bool:
+        specs = [parse_scorer(text) for text in self.scorer]
+        return any(spec.kind == "judge" and spec.target.startswith("openai:") for spec in specs)
 
 
 def scorer_problems(scorers: Sequence[str]) -> list[str]:
     """Return what is wrong with the ``--scorer`` values."""
-    found = []
-    specs = [parse_scorer(text) for text in scorers]
-    for text, spec in zip(scorers, specs, strict=True):
+    problems = []
+    for text in scorers:
+        spec = parse_scorer(text)
         if spec.kind not in KINDS:
-            found.append(f"--scorer {text}: the kinds are {', '.join(KINDS)}")
+            problems.append(f"--scorer {text}: the kinds are {', '.join(KINDS)}")
         elif spec.kind == "judge" and spec.target:
-            found += judge_problems("--scorer judge:...", spec.target, ENGINES)
+            problems += judge_problems("--scorer judge:...", spec.target, ENGINES)
         elif spec.kind in NEEDS_TARGET and not spec.target:
-            found.append(f"--scorer {text} needs {NEEDS_TARGET[spec.kind]}")
+            problems.append(f"--scorer {text} needs {NEEDS_TARGET[spec.kind]}")
         elif spec.kind not in NEEDS_TARGET and spec.target:
-            found.append(
+            problems.append(
                 f"--scorer {text}: {spec.kind} takes no target, and {spec.target!r} was given"
             )
+
+        # a reward expression names its scorers
         if spec.name in REWARD_FUNCTIONS:
-            found.append(
+            problems.append(
                 f"--scorer {text}: `{spec.name}` is a function of --reward; choose another name"
             )
         if not spec.name.isidentifier():
-            found.append(
-                f"--scorer {text}: the name `{spec.name}` must be letters, digits and _ so that --reward can use it"
+            problems.append(
+                f"--scorer {text}: the name `{spec.name}` must be letters, digits and _ so that "
+                "--reward can use it"
             )
-    names = [spec.name for spec in specs]
+
+    names = [parse_scorer(text).name for text in scorers]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        found.append(
+        problems.append(
             f"two scorers are called `{twice[0]}`: name one of them, --scorer other={twice[0]}..."
         )
-    return found
+    return problems
 
 
 def parse_scorer(text: str) -> ScorerSpec:
-    """Return ``ScorerSpec`` of ``[NAME=]KIND[:TARGET]``; the default name is the kind with ``_`` for ``-``."""
+    """Read ``[NAME=]KIND[:TARGET]``; the default name is the kind with ``_`` for ``-``."""
     head, colon, target = text.partition(":")
     name, equals, kind = head.partition("=")
     if not equals:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from prefpipe.configs.options import StageConfig, option
+from prefpipe.configs.options import option
+from prefpipe.configs.stage import StageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,11 +13,13 @@ class TablesConfig(StageConfig):
 
     skip_bad_rows: bool = option(
         False,
-        help="leave out rows of a user's file that cannot be used, instead of refusing the file: they are counted by reason and "
-        "written beside the output, to OUTPUT.skipped-rows.jsonl",
+        help="leave out rows of a user's file that cannot be used, instead of refusing the file: "
+        "they are counted by reason and written beside the output, to OUTPUT.skipped-rows.jsonl",
     )
 
     def identity(self) -> dict[str, Any]:
-        """Leave out what was not given: a file that is whole has the fingerprint that it always had."""
-        found = super().identity()
-        return {name: value for name, value in found.items() if name != "skip_bad_rows" or value}
+        """Leave out what was not given: a file that is whole keeps its fingerprint."""
+        identity = super().identity()
+        if not self.skip_bad_rows:
+            del identity["skip_bad_rows"]
+        return identity

@@ -1,14 +1,16 @@
 """The knobs of ``prefpipe train``.
 
-A knob or learning setting that is not given takes the objective's own start value; ``docs/objectives.md`` lists them.
-The knobs of objectives, and what is said of them, come from the table in ``prefpipe.maths.objectives.registry``.
+A knob or learning setting that is not given takes the objective's own start value;
+``docs/objectives.md`` lists them. The knobs of objectives, and what is said of them, come from the
+table in ``prefpipe.maths.objectives.registry``.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from prefpipe.configs.options import TemplatedConfig, option
+from prefpipe.configs.options import option
+from prefpipe.configs.stage import TemplatedConfig
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import (
     DEFAULTS,
@@ -26,28 +28,44 @@ YOUNGER = ("load_in_4bit", "eval_fraction", "early_stopping_patience")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
 
+_DEFAULT_OBJECTIVES = ", ".join(f"{name} ({target})" for target, name in DEFAULTS.items())
+
+
 def knob_option(name: str) -> Any:
-    """Declare the flag of a knob: the help says what it means to each objective that has it, the choices are theirs."""
-    by_meaning: dict[str, dict[str, None]] = {}
+    """Declare the flag of a knob as the objectives that have it declare the knob.
+
+    The help says what it means to each of them, the choices are theirs.
+    """
+    owners_by_meaning: dict[str, list[str]] = {}
     choices: dict[str, None] = {}
     for owner, knob in owners_of(name):
-        by_meaning.setdefault(knob.help, {})[find_objective(owner).flag_name] = None
+        owners = owners_by_meaning.setdefault(knob.help, [])
+        flag_name = find_objective(owner).flag_name
+        if flag_name not in owners:
+            owners.append(flag_name)
         choices |= dict.fromkeys(knob.choices)
-    text = "; ".join(
-        f"{meaning.replace(';', ',')} ({_words([*owners])})"
-        for meaning, owners in by_meaning.items()
-    )
-    return option(None, choices=tuple(choices), help=text)
+
+    meanings = []
+    for meaning, owners in owners_by_meaning.items():
+        # a semicolon parts the meanings from each other
+        meanings.append(f"{meaning.replace(';', ',')} ({_owner_words(owners)})")
+    return option(None, choices=tuple(choices), help="; ".join(meanings))
 
 
-def _words(owners: list[str]) -> str:
+def _owner_words(owners: list[str]) -> str:
+    """Return the objectives that have a knob, or the few that have not."""
     others = [name for name in OBJECTIVES if name not in owners]
-    return f"all of a policy but {' and '.join(others)}" if len(others) < 3 else ", ".join(owners)
+    if len(others) < 3:
+        return f"all of a policy but {' and '.join(others)}"
+    return ", ".join(owners)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(TemplatedConfig):
-    """Train a policy, or a reward model, on groups; the result is a model folder, or a LoRA adapter of a policy."""
+    """Train a policy, or a reward model, on groups.
+
+    The result is a model folder, or a LoRA adapter of a policy.
+    """
 
     stage: ClassVar[str] = "train"
     VERSION: ClassVar[int] = 1
@@ -66,14 +84,15 @@ class TrainConfig(TemplatedConfig):
     objective: str | None = option(
         None,
         choices=OFFERED,
-        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which when; default "
-        + ", ".join(f"{name} ({target})" for target, name in DEFAULTS.items()),
+        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which "
+        f"when; default {_DEFAULT_OBJECTIVES}",
     )
     chat_template: Path | None = option(
         None,
         identity=False,
         metavar="FILE",
-        help="chat template of the reward model, where the model has none or another one is wanted; needs --target reward",
+        help="chat template of the reward model, where the model has none or another one is "
+        "wanted; needs --target reward",
     )
     beta: float | None = knob_option("beta")
     gamma: float | None = knob_option("gamma")
@@ -91,55 +110,69 @@ class TrainConfig(TemplatedConfig):
         None,
         identity=False,
         metavar="DIR",
-        help="folder written by logprobs: the reference's log-probabilities; default made in OUTPUT/reference where it is needed",
+        help="folder written by logprobs: the reference's log-probabilities; default made in "
+        "OUTPUT/reference where it is needed",
     )
     reference_model: str | None = option(
         None,
         identity=False,
         metavar="MODEL",
-        help="the reference policy: a model, or `base` for the model under an adapter; default what the training starts from",
+        help="the reference policy: a model, or `base` for the model under an adapter; default "
+        "what the training starts from",
     )
     learning_rate: float | None = option(
-        None, help="peak learning rate; default the objective's, ten times that with LoRA"
+        None, above=0, help="peak learning rate; default the objective's, ten times that with LoRA"
     )
     num_train_epochs: float | None = option(
-        None, help="passes over the groups; default the objective's"
+        None, above=0, help="passes over the groups; default the objective's"
     )
-    max_steps: int | None = option(None, help="optimizer steps, instead of passes")
+    max_steps: int | None = option(None, minimum=1, help="optimizer steps, instead of passes")
     global_batch_size: int | None = option(
-        None, help="prompts an optimizer step, over all devices; default the objective's"
+        None,
+        minimum=1,
+        help="prompts an optimizer step, over all devices; default the objective's",
     )
     per_device_train_batch_size: int = option(
-        1, identity=False, help="prompts a device computes at once: memory, not the result"
+        1,
+        identity=False,
+        minimum=1,
+        help="prompts a device computes at once: memory, not the result",
     )
     max_batch_tokens: int = option(
         16_384,
         identity=False,
-        help="tokens a device computes at once; a group that is longer takes two passes, to the same gradient",
+        minimum=1,
+        help="tokens a device computes at once; a group that is longer takes two passes, to the "
+        "same gradient",
     )
     shared_prompt: bool = option(
         True,
         identity=False,
         help="compute each prompt once for all its responses, where the model allows",
     )
-    max_length: int = option(2048, help="longest prompt plus response, in tokens")
+    max_length: int = option(2048, minimum=2, help="longest prompt plus response, in tokens")
     on_too_long: str = option(
         "drop", choices=("drop", "truncate", "error"), help="what to do with a longer response"
     )
     lr_scheduler_type: str = option("cosine", choices=SCHEDULES, help="how the learning rate falls")
     warmup_ratio: float | None = option(
-        None, help="share of the steps over which the learning rate rises; default the objective's"
+        None,
+        minimum=0,
+        below=1,
+        help="share of the steps over which the learning rate rises; default the objective's",
     )
-    weight_decay: float = option(0.0, help="decoupled weight decay of AdamW")
-    max_grad_norm: float = option(1.0, help="gradients are clipped to this norm")
-    seed: int = option(0, help="seed of the order of prompts and of LoRA's start")
+    weight_decay: float = option(0.0, minimum=0, help="decoupled weight decay of AdamW")
+    max_grad_norm: float = option(1.0, above=0, help="gradients are clipped to this norm")
+    seed: int = option(0, minimum=0, help="seed of the order of prompts and of LoRA's start")
     bf16: bool = option(False, help="compute in bfloat16; weights that are trained stay float32")
     gradient_checkpointing: bool = option(
         False, identity=False, help="compute activations twice to keep fewer in memory"
     )
-    lora_r: int = option(0, help="rank of LoRA adapters, 0 trains all weights")
+    lora_r: int = option(0, minimum=0, help="rank of LoRA adapters, 0 trains all weights")
     lora_alpha: float | None = option(None, help="scale of LoRA adapters; default 2 x rank")
-    lora_dropout: float = option(0.0, help="dropout in LoRA adapters, the only dropout there is")
+    lora_dropout: float = option(
+        0.0, minimum=0, below=1, help="dropout in LoRA adapters, the only dropout there is"
+    )
     lora_target_modules: tuple[str, ...] = option(
         (), help="layers to adapt, repeat for several; default every linear layer"
     )
@@ -149,7 +182,10 @@ class TrainConfig(TemplatedConfig):
     )
     eval_fraction: float = option(
         0.0,
-        help="share of the prompts that is evaluated on instead of trained on, drawn by --seed and prompt_id",
+        minimum=0,
+        below=1,
+        help="share of the prompts that is evaluated on instead of trained on, drawn by --seed "
+        "and prompt_id",
     )
     eval_groups: Path | None = option(
         None,
@@ -164,23 +200,34 @@ class TrainConfig(TemplatedConfig):
         help="folder written by logprobs for --eval-groups; default made in OUTPUT/reference-eval",
     )
     eval_steps: int | None = option(
-        None, identity=False, help="optimizer steps between evaluations; default a tenth of the run"
+        None,
+        identity=False,
+        minimum=1,
+        help="optimizer steps between evaluations; default a tenth of the run",
     )
     early_stopping_patience: int | None = option(
         None,
-        help="stop after so many evaluations without a better held-out accuracy, and save the best evaluation's model",
+        minimum=1,
+        help="stop after so many evaluations without a better held-out accuracy, and save the best "
+        "evaluation's model",
     )
     max_hours: float | None = option(
         None,
         identity=False,
-        help="wall-clock budget of this call: save and exit with 75 before it is over; the same command goes on",
+        above=0,
+        help="wall-clock budget of this call: save and exit with 75 before it is over; the same "
+        "command goes on",
     )
-    save_steps: int = option(100, identity=False, help="optimizer steps between checkpoints")
-    save_total_limit: int = option(2, identity=False, help="checkpoints kept")
+    save_steps: int = option(
+        100, identity=False, minimum=1, help="optimizer steps between checkpoints"
+    )
+    save_total_limit: int = option(2, identity=False, minimum=1, help="checkpoints kept")
     logging_steps: int = option(
         1,
         identity=False,
-        help="optimizer steps between rows of the metrics; each checkpoint and evaluation has one too",
+        minimum=1,
+        help="optimizer steps between rows of the metrics; each checkpoint and evaluation has one "
+        "too",
     )
     report_to: tuple[str, ...] = option(
         ("tensorboard",),
@@ -200,169 +247,92 @@ class TrainConfig(TemplatedConfig):
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
 
     def problems(self) -> list[str]:
-        found = super().problems()
-        checks = (
-            (
-                self.learning_rate is None or self.learning_rate > 0,
-                f"--learning-rate must be above 0, not {self.learning_rate}",
-            ),
-            (
-                self.num_train_epochs is None or self.num_train_epochs > 0,
-                "--num-train-epochs must be above 0",
-            ),
-            (
-                self.max_steps is None or self.max_steps >= 1,
-                f"--max-steps must be 1 or more, not {self.max_steps}",
-            ),
-            (
-                self.global_batch_size is None or self.global_batch_size >= 1,
-                "--global-batch-size must be 1 or more",
-            ),
-            (
-                self.per_device_train_batch_size >= 1,
-                "--per-device-train-batch-size must be 1 or more",
-            ),
-            (
-                self.max_batch_tokens >= 1,
-                f"--max-batch-tokens must be 1 or more, not {self.max_batch_tokens}",
-            ),
-            (self.max_length >= 2, f"--max-length must be 2 or more, not {self.max_length}"),
-            (
-                self.warmup_ratio is None or 0 <= self.warmup_ratio < 1,
-                "--warmup-ratio must be at least 0 and below 1",
-            ),
-            (self.weight_decay >= 0, f"--weight-decay must be 0 or more, not {self.weight_decay}"),
-            (self.max_grad_norm > 0, f"--max-grad-norm must be above 0, not {self.max_grad_norm}"),
-            (self.seed >= 0, f"--seed must be 0 or more, not {self.seed}"),
-            (self.lora_r >= 0, f"--lora-r must be 0 or more, not {self.lora_r}"),
-            (
-                0 <= self.lora_dropout < 1,
-                f"--lora-dropout must be at least 0 and below 1, not {self.lora_dropout}",
-            ),
-            (
-                min(self.save_steps, self.save_total_limit, self.logging_steps) >= 1,
-                "--save-steps, --save-total-limit and --logging-steps must be 1 or more",
-            ),
-            (
-                self.max_steps is None or self.num_train_epochs is None,
-                "--max-steps and --num-train-epochs exclude each other",
-            ),
-            (
-                self.lora_r > 0 or not self._given_lora(),
-                "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r",
-            ),
-            (
-                self.lora_r > 0 or not self.load_in_4bit,
-                "--load-in-4bit needs --lora-r: 4-bit weights are not trained",
-            ),
-            (
-                self.reference is None or self.reference_model is None,
-                "--reference and --reference-model exclude each other",
-            ),
-            (
-                self.chat_template is None or self.target == "reward",
-                "--chat-template needs --target reward",
-            ),
-            (
-                0 <= self.eval_fraction < 1,
-                f"--eval-fraction must be at least 0 and below 1, not {self.eval_fraction}",
-            ),
-            (
-                self.eval_steps is None or self.eval_steps >= 1,
-                f"--eval-steps must be 1 or more, not {self.eval_steps}",
-            ),
-            (
-                not self.eval_fraction or self.eval_groups is None,
-                "--eval-fraction and --eval-groups exclude each other",
-            ),
-            (
-                self.evaluates or self.eval_steps is None,
-                "--eval-steps needs --eval-fraction or --eval-groups",
-            ),
-            (
-                self.early_stopping_patience is None or self.early_stopping_patience >= 1,
-                f"--early-stopping-patience must be 1 or more, not {self.early_stopping_patience}",
-            ),
-            (
-                self.evaluates or self.early_stopping_patience is None,
-                "--early-stopping-patience needs --eval-fraction or --eval-groups",
-            ),
-            (
-                self.max_hours is None or self.max_hours > 0,
-                f"--max-hours must be above 0, not {self.max_hours}",
-            ),
-            (
-                self.eval_reference is None or self.eval_groups is not None,
-                "--eval-reference needs --eval-groups",
-            ),
-            (
-                len(self.report_to) == 1 or "none" not in self.report_to,
-                "--report-to none stands alone",
-            ),
-        )
         return [
-            *found,
+            *super().problems(),
             *self._objective_problems(),
-            *(sentence for holds, sentence in checks if not holds),
+            *self._length_of_run_problems(),
+            *self._adapter_problems(),
+            *self._evaluation_problems(),
         ]
 
     def _objective_problems(self) -> list[str]:
+        """Return what does not go with the target or its objective."""
         try:
             objective_of(self.target, self.objective)
         except UsageError as error:
             return [f"{error}; {error.hint}"]
-        if self.target == "reward":
-            references = {
-                "--reference": self.reference,
-                "--reference-model": self.reference_model,
-                "--eval-reference": self.eval_reference,
-            }
-            found = [
-                f"{flag} is of no use: a reward model has no reference"
-                for flag, value in references.items()
-                if value
-            ]
-            if self.load_in_4bit:
-                found.append(
-                    "--load-in-4bit: a reward model is saved whole and merged, which 4-bit weights cannot be"
-                )
-            if self.on_too_long == "truncate":
-                found.append(
-                    "--on-too-long truncate: a reward model reads whole conversations, as score gives it; drop or error"
-                )
-            return found
-        return []
+
+        problems = []
+        if self.reference is not None and self.reference_model is not None:
+            problems.append("--reference and --reference-model exclude each other")
+        if self.target != "reward":
+            if self.chat_template is not None:
+                problems.append("--chat-template needs --target reward")
+            return problems
+
+        references = {
+            "--reference": self.reference,
+            "--reference-model": self.reference_model,
+            "--eval-reference": self.eval_reference,
+        }
+        for flag, value in references.items():
+            if value:
+                problems.append(f"{flag} is of no use: a reward model has no reference")
+        if self.load_in_4bit:
+            problems.append(
+                "--load-in-4bit: a reward model is saved whole and merged, which 4-bit weights "
+                "cannot be"
+            )
+        if self.on_too_long == "truncate":
+            problems.append(
+                "--on-too-long truncate: a reward model reads whole conversations, as score gives "
+                "it; drop or error"
+            )
+        return problems
+
+    def _length_of_run_problems(self) -> list[str]:
+        problems = []
+        if self.max_steps is not None and self.num_train_epochs is not None:
+            problems.append("--max-steps and --num-train-epochs exclude each other")
+        if len(self.report_to) > 1 and "none" in self.report_to:
+            problems.append("--report-to none stands alone")
+        return problems
+
+    def _adapter_problems(self) -> list[str]:
+        if self.lora_r > 0:
+            return []
+        problems = []
+        if self.lora_alpha is not None or self.lora_dropout > 0 or self.lora_target_modules:
+            problems.append("--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r")
+        if self.load_in_4bit:
+            problems.append("--load-in-4bit needs --lora-r: 4-bit weights are not trained")
+        return problems
+
+    def _evaluation_problems(self) -> list[str]:
+        problems = []
+        if self.eval_fraction and self.eval_groups is not None:
+            problems.append("--eval-fraction and --eval-groups exclude each other")
+        if self.eval_reference is not None and self.eval_groups is None:
+            problems.append("--eval-reference needs --eval-groups")
+        if not self.evaluates:
+            if self.eval_steps is not None:
+                problems.append("--eval-steps needs --eval-fraction or --eval-groups")
+            if self.early_stopping_patience is not None:
+                problems.append("--early-stopping-patience needs --eval-fraction or --eval-groups")
+        return problems
 
     def identity(self) -> dict[str, Any]:
-        """Return what can change the result. Younger fields that were left alone are not mentioned, as before they were there."""
-        default = {item.name: item.default for item in fields(self) if item.name in YOUNGER}
-        return {
-            name: value
-            for name, value in super().identity().items()
-            if name not in default or value != default[name]
-        }
+        """Return what can change the result.
+
+        Younger fields that were left alone are not mentioned, as before they were there.
+        """
+        identity = super().identity()
+        for item in fields(self):
+            if item.name in YOUNGER and identity[item.name] == item.default:
+                del identity[item.name]
+        return identity
 
     @property
     def evaluates(self) -> bool:
         """Whether anything is held out."""
         return self.eval_fraction > 0 or self.eval_groups is not None
-
-    def for_evaluation(self) -> Self:
-        """Return the same knobs for the groups that are evaluated on, with ``--eval-groups``."""
-        assert self.eval_groups is not None
-        return replace(
-            self,
-            groups=self.eval_groups,
-            reference=self.eval_reference,
-            eval_groups=None,
-            eval_reference=None,
-            eval_steps=None,
-            early_stopping_patience=None,
-            reference_model=None if self.eval_reference is not None else self.reference_model,
-            allow_partial=False,
-        )
-
-    def _given_lora(self) -> bool:
-        return (
-            self.lora_alpha is not None or self.lora_dropout > 0 or bool(self.lora_target_modules)
-        )

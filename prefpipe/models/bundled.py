@@ -1,6 +1,7 @@
 """Models that come from the package registry: ``bundled:smollm2-135m`` and ``bundled:minilm``.
 
-Their packages are looked up, never imported: importing them would load engines that prefpipe does not use.
+Their packages are looked up, never imported: importing them would load engines that prefpipe does
+not use.
 """
 
 import importlib.util
@@ -39,15 +40,17 @@ def find_bundled(reference: str) -> Path:
     if model is None:
         known = ", ".join(PREFIX + known for known in BUNDLED_MODELS)
         raise ModelError(f"unknown bundled model {reference!r}", hint=f"use one of {known}")
+
     spec = importlib.util.find_spec(model.package)
     if spec is None or spec.origin is None:
         raise ModelError(
             f"{reference} needs the package {model.package}, which is absent", hint=model.install
         )
-    found = sorted(Path(spec.origin).parent.glob(model.pattern))
-    if not found:
+
+    paths = sorted(Path(spec.origin).parent.glob(model.pattern))
+    if not paths:
         raise ModelError(
             f"{reference}: the package {model.package} holds no {model.pattern}",
             hint=f"{model.install} --force-reinstall",
         )
-    return found[0]
+    return paths[0]

@@ -1,8 +1,9 @@
 """A GGUF file, as an ordinary Hugging Face folder.
 
-Only what is understood is converted: the llama architecture with a byte-level BPE tokenizer. What is known to
-be outside of that, and every unknown tensor, is refused by name, because a model that is nearly right answers
-fluently and wrongly.
+Only what is understood is converted: the llama architecture with a byte-level BPE tokenizer. What is
+known to be outside of that, and every unknown tensor, is refused by name, because a model that is
+nearly right answers fluently and wrongly.
+
 Layout of the file: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
@@ -45,11 +46,22 @@ LAYER_TENSORS = {
 }
 CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4
 
+NEEDED_METADATA = (
+    "general.architecture",
+    "tokenizer.ggml.model",
+    "tokenizer.ggml.tokens",
+    "tokenizer.ggml.merges",
+    "tokenizer.ggml.eos_token_id",
+    "llama.attention.layer_norm_rms_epsilon",
+)
 SAFETENSORS_HINT = "use the model's safetensors release from the hub: org/name"
 
 
 def convert_cached(gguf_path: Path) -> Path:
-    """Convert a GGUF file once and return its folder in the cache: ``models/<name>-<sha12>-v<converter>``."""
+    """Convert a GGUF file once and return its folder in the cache.
+
+    It is called ``models/<name>-<sha12>-v<converter>``.
+    """
     _check_exists(gguf_path)
     name = re.sub(r"[^\w.-]+", "-", gguf_path.stem)
     folder = cache_folder() / "models" / f"{name}-{hash_file(gguf_path)[:12]}-v{CONVERTER_VERSION}"
@@ -59,24 +71,24 @@ def convert_cached(gguf_path: Path) -> Path:
 def convert_gguf(gguf_path: Path, out_dir: Path) -> Path:
     """Write the model, tokenizer and chat template of a GGUF file to ``out_dir`` and return ``out_dir``.
 
-    Weights keep their values exactly: float16 tensors stay float16, everything else (quantised tensors among
-    them) becomes float32. The folder appears under its name when it is whole; when two processes convert at
-    once, the first one's folder stays and both return it.
+    Weights keep their values exactly: float16 tensors stay float16, everything else (quantised
+    tensors among them) becomes float32. The folder appears under its name when it is whole. When two
+    processes convert at once, the first one's folder stays and both return it.
 
     Raises:
-        ModelError: the file is not GGUF, its architecture, tokenizer or a tensor is not supported, or
-            ``out_dir`` holds something else.
+        ModelError: the file is not GGUF, its architecture, tokenizer or a tensor is not supported,
+            or ``out_dir`` holds something else.
     """
     metadata, tensors = _read_gguf(gguf_path)
     _check_supported(gguf_path, metadata)
+
     make_folder(out_dir.parent)
     temporary = Path(
         tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".tmp", dir=out_dir.parent)
     )
     try:
-        _write_folder(
-            temporary, gguf_path, metadata, _convert_tensors(gguf_path, metadata, tensors)
-        )
+        weights = _convert_tensors(gguf_path, metadata, tensors)
+        _write_folder(temporary, gguf_path, metadata, weights)
         _take_name(temporary, out_dir)
     except (OSError, SafetensorError) as error:
         raise ModelError(
@@ -102,18 +114,22 @@ def _write_folder(
     if "tokenizer.chat_template" in metadata:
         template = metadata["tokenizer.chat_template"]
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    folder.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+    # mkdtemp makes folders that only their owner can read
+    folder.chmod(0o755)
 
 
 def _take_name(temporary: Path, out_dir: Path) -> None:
-    """Give the finished folder its name; a folder that has the name already stays if it is the same model."""
+    """Give the finished folder its name.
+
+    A folder that has the name already stays if it is the same model.
+    """
     try:
         temporary.rename(out_dir)
     except OSError:
         if not out_dir.is_dir():
             raise
-        ours, theirs = (inspect_model(folder, folder.name) for folder in (temporary, out_dir))
-        if ours.identity() != theirs.identity():
+        converted = inspect_model(temporary, temporary.name)
+        if converted.identity() != inspect_model(out_dir, out_dir.name).identity():
             raise ModelError(
                 f"{out_dir} holds another model already", hint="choose an empty folder"
             ) from None
@@ -138,10 +154,10 @@ def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 def _check_supported(gguf_path: Path, metadata: dict[str, Any]) -> None:
     """Refuse by name what the conversion would get wrong."""
-    head_dim = metadata.get("llama.embedding_length", 0) // metadata.get(
-        "llama.attention.head_count", 1
-    )
-    wanted = {
+    n_heads = metadata.get("llama.attention.head_count", 1)
+    head_dim = metadata.get("llama.embedding_length", 0) // n_heads
+    # None: the file does not say, which is fine.
+    supported = {
         "general.architecture": ("llama", None),
         "tokenizer.ggml.model": ("gpt2", None),
         "tokenizer.ggml.pre": ("smollm", "gpt-2"),
@@ -151,38 +167,28 @@ def _check_supported(gguf_path: Path, metadata: dict[str, Any]) -> None:
         "llama.attention.key_length": (head_dim, None),
         "llama.expert_count": (0, None),
     }
-    for key, allowed in wanted.items():
+    for key, values in supported.items():
         value = metadata.get(key)
-        if value not in allowed:
+        if value not in values:
             raise ModelError(
-                f"{gguf_path} cannot be converted: {key} is {value!r}, supported: {allowed[0]!r}",
+                f"{gguf_path} cannot be converted: {key} is {value!r}, supported: {values[0]!r}",
                 hint=SAFETENSORS_HINT,
             )
-    needed = [
-        "general.architecture",
-        "tokenizer.ggml.model",
-        "tokenizer.ggml.tokens",
-        "tokenizer.ggml.merges",
-        "tokenizer.ggml.eos_token_id",
-        "llama.attention.layer_norm_rms_epsilon",
-    ]
-    missing = [key for key in needed if key not in metadata]
-    if missing:
-        raise ModelError(
-            f"{gguf_path} cannot be converted: its metadata lacks {missing[0]}",
-            hint=SAFETENSORS_HINT,
-        )
+    for key in NEEDED_METADATA:
+        if key not in metadata:
+            raise ModelError(
+                f"{gguf_path} cannot be converted: its metadata lacks {key}",
+                hint=SAFETENSORS_HINT,
+            )
 
 
 def _convert_tensors(
     gguf_path: Path, metadata: dict[str, Any], tensors: list[Any]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    heads = {
-        "attn_q": metadata["llama.attention.head_count"],
-        "attn_k": metadata.get(
-            "llama.attention.head_count_kv", metadata["llama.attention.head_count"]
-        ),
-    }
+    n_heads = metadata["llama.attention.head_count"]
+    n_key_heads = metadata.get("llama.attention.head_count_kv", n_heads)
+    heads = {"attn_q": n_heads, "attn_k": n_key_heads}
+
     weights = {}
     for tensor in tensors:
         name = tensor.name.removesuffix(".weight")
@@ -193,22 +199,26 @@ def _convert_tensors(
             target = f"model.layers.{layer}.{LAYER_TENSORS[part]}"
         else:
             raise ModelError(
-                f"{gguf_path} cannot be converted: its tensor {tensor.name} is not part of a plain Llama model",
+                f"{gguf_path} cannot be converted: its tensor {tensor.name} is not part of a plain "
+                "Llama model",
                 hint=SAFETENSORS_HINT,
             )
+
         is_half = tensor.tensor_type == GGMLQuantizationType.F16
-        values = dequantize(tensor.data, tensor.tensor_type).astype(
-            np.float16 if is_half else np.float32
-        )
-        weights[f"{target}.weight"] = _unpermute(values, heads[part]) if part in heads else values
-    return {name: np.ascontiguousarray(values) for name, values in weights.items()}
+        dtype = np.float16 if is_half else np.float32
+        values = dequantize(tensor.data, tensor.tensor_type).astype(dtype)
+        if part in heads:
+            values = _unpermute(values, heads[part])
+        weights[f"{target}.weight"] = np.ascontiguousarray(values)
+    return weights
 
 
 def _unpermute(values: np.ndarray[Any, Any], n_heads: int) -> np.ndarray[Any, Any]:
     """Undo the row order of GGUF's query and key matrices.
 
-    GGUF rotates neighbouring pairs of a head's dimensions, Hugging Face the first half against the second, so
-    the exporter interleaved the two halves of each head: rows (head, pair, half) become (head, half, pair).
+    GGUF rotates neighbouring pairs of a head's dimensions, Hugging Face the first half against the
+    second. So the exporter interleaved the two halves of each head: rows (head, pair, half) become
+    (head, half, pair).
     """
     pairs = values.shape[0] // n_heads // 2
     return values.reshape(n_heads, pairs, 2, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
@@ -245,34 +255,39 @@ def _model_config(
 
 
 def _shortest_float32(value: float) -> float:
-    """Return the decimal that the author wrote: 1e-05, where GGUF's float32 reads 9.999999747378752e-06."""
+    """Return the decimal that the author wrote.
+
+    1e-05, where GGUF's float32 reads 9.999999747378752e-06.
+    """
     return float(str(np.float32(value)))
 
 
 def _special_ids(metadata: dict[str, Any]) -> dict[str, int]:
     names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-    found = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
-    return {name: index for name, index in found.items() if index is not None}
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in names.items()}
+    return {name: index for name, index in ids.items() if index is not None}
 
 
 def _build_tokenizer(gguf_path: Path, metadata: dict[str, Any]) -> Tokenizer:
-    """Return the byte-level BPE tokenizer. ``smollm`` splits digits one by one before the GPT-2 pattern."""
+    """Return the byte-level BPE tokenizer."""
     tokens, merges = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.merges"]
     vocabulary = {text: index for index, text in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise ModelError(
             f"{gguf_path} cannot be converted: a token occurs twice", hint=SAFETENSORS_HINT
         )
-    tokenizer = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=[tuple(merge.split(" ")) for merge in merges])
-    )
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     if metadata.get("tokenizer.ggml.pre") == "smollm":
+        # digits one by one, before the GPT-2 pattern
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
     else:
         tokenizer.pre_tokenizer = byte_level
     tokenizer.decoder = decoders.ByteLevel()
+
     types = metadata.get("tokenizer.ggml.token_type", [])
     for text, kind in zip(tokens, types, strict=False):
         if kind == CONTROL_TOKEN:

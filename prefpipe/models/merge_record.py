@@ -1,7 +1,8 @@
 """``merged_from.json``: which adapter and base a merged model was made of, for ``status``.
 
-A merged model is a model like any other and has no ``run.json``. What was sampled, rated or trained with it is out of date as
-soon as its adapter or base is, and nothing but this file knows which they were.
+A merged model is a model like any other and has no ``run.json``. What was sampled, rated or trained
+with it is out of date as soon as its adapter or base is, and nothing but this file knows which they
+were.
 """
 
 import json
@@ -20,8 +21,8 @@ FILE_NAME = "merged_from.json"
 class MergedPart:
     """A folder that a model was merged of.
 
-    ``role``: adapter or base; ``reference``: as the user or the adapter named it; ``path``: where it was; ``content_hash``:
-    of its weights and configuration.
+    ``role``: adapter or base; ``reference``: as the user or the adapter named it; ``path``: where it
+    was; ``content_hash``: of its weights and configuration.
     """
 
     role: str
@@ -32,7 +33,7 @@ class MergedPart:
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """Where a merged model was written, on which machine, and the folders that it was made of.
+    """Where a merged model was written, on which machine, and the folders it was made of.
 
     Models of the hub and bundled ones are not listed: they do not change under their name here.
     """
@@ -43,8 +44,9 @@ class MergeRecord:
 
     def write_to(self, folder: Path) -> None:
         """Write the file."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
         with atomic_write(folder / FILE_NAME) as file:
-            file.write((json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())
+            file.write(text.encode())
 
 
 def merge_record_of(output: Path, parts: Sequence[tuple[str, ModelFiles]]) -> MergeRecord:
@@ -53,14 +55,16 @@ def merge_record_of(output: Path, parts: Sequence[tuple[str, ModelFiles]]) -> Me
     for role, model in parts:
         # what is named by a path can be made again under it
         if Path(model.requested).expanduser().is_dir():
-            made_of.append(
-                MergedPart(role, model.requested, str(model.path.absolute()), model.content_hash)
-            )
+            path = str(model.path.absolute())
+            made_of.append(MergedPart(role, model.requested, path, model.content_hash))
     return MergeRecord(str(output.absolute()), socket.gethostname(), tuple(made_of))
 
 
 def read_merge_record(folder: Path) -> MergeRecord | None:
-    """Return the record of a merged model, None where there is none or it is damaged: the model is whole without it."""
+    """Return the record of a merged model, None where there is none or it is damaged.
+
+    The model is whole without it.
+    """
     try:
         values = json.loads((folder / FILE_NAME).read_bytes())
         parts = tuple(MergedPart(**each) for each in values["made_of"])

@@ -8,6 +8,6 @@ The files are the truth about progress, ``run.json`` about configuration. An art
 - ``partial`` when parts, or the summary that a stage writes last, are missing;
 - ``done`` otherwise.
 
-`folders` finds artifacts, `origins` what each was made from and where that is now, `checker` compares
-the two, and `artifact_status` is what comes of it.
+`folders` finds artifacts, `origins` what each was made from and where that is now, `checker`
+compares the two, and `artifact_status` is what comes of it.
 """

@@ -39,8 +39,8 @@ class ArtifactStatus:
     """The state of one artifact.
 
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
-    state is not ``done``, ``notes`` what could not be looked at. ``words`` are the command that made
-    it, as it was typed, and ``folder`` is where it was run.
+    state is not ``done``, ``notes`` what could not be looked at. ``words`` are the command that
+    made it, as it was typed, and ``folder`` is where it was run.
     """
 
     path: Path

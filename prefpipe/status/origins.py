@@ -38,7 +38,7 @@ class Ingredient(NamedTuple):
 
 
 def ingredients_of(record: RunRecord) -> list[Ingredient]:
-    """Return the models and files that a run was made with, as far as its record says where they were."""
+    """Return the models and files that a run was made with, as far as its record names them."""
     context, identity = record.context, record.identity
     listed = [Ingredient(**item) for item in context.get(run_record.MADE_WITH, [])]
     names = context.get("models", [])
@@ -142,7 +142,7 @@ def _folders_above(artifact: Artifact) -> list[Path]:
 
 
 def _places_of_then(artifact: Artifact, recorded: str) -> list[Path]:
-    """Return where a recorded path was, from the folder of then, and where it would be from here."""
+    """Return where a recorded path was, from the folder of then, and where it is from here."""
     made_in = artifact.record.context.get("folder")
     from_then = [Path(made_in) / recorded] if isinstance(made_in, str) else []
     return [*from_then, Path(recorded)]

@@ -7,12 +7,12 @@ everywhere. The tokenizer is handed in.
 `prefpipe.text.control_tokens`.
 
 **Tools are told, or the conversation is refused.** A template that writes nothing of the tools of a
-prompt, of a call in it or of what a tool returned would make another prompt of it, and nothing would
-say so. So each of them is taken out or changed, one by one, and what the template writes then must
-be another text.
+prompt, of a call in it or of what a tool returned would make another prompt of it, and nothing
+would say so. So each of them is taken out or changed, one by one, and what the template writes then
+must be another text.
 
-**The clock stands still.** A template may call ``strftime_now``. It is given the date of the run, at
-midnight.
+**The clock stands still.** A template may call ``strftime_now``. It is given the date of the run,
+at midnight.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from prefpipe.text.tool_turns import CALLS, for_template, holds_tools, without_e
 Turn = Mapping[str, Any]
 
 CLOCK = "strftime_now"
-"""The one function of chat templates that reads the clock, as in `prefpipe.artifacts.template_dates`."""
+"""The one function of chat templates that reads the clock; as `prefpipe.artifacts` names it."""
 CLOCK_VARIABLE = "prefpipe_clock"
 CLOCK_MACRO = (
     "{% macro strftime_now(format) %}{% set told = namespace(text=format) %}"
@@ -143,7 +143,7 @@ class ChatTemplate:
         return self._control.is_spelled_in(text)
 
     def note_on_control_text(self, n: int, n_conversations: int) -> list[str]:
-        """Return a sentence on conversations that hold the text of a control token, none for none."""
+        """Return a sentence on conversations with the text of a control token, none for none."""
         if not n:
             return []
         what = f"the text of a control token, such as {self._control.example}"
@@ -173,9 +173,10 @@ class ChatTemplate:
         return words if any(map(str.isalnum, words)) else None
 
     def holds_turn_words(self, response: str) -> bool:
-        """Return whether a response holds the `turn_words`, or begins with them without their space.
+        """Return whether a response holds the `turn_words`.
 
-        A turn begins in front of the response as well.
+        It may begin with them without the white space before them: a turn begins in front of the
+        response as well.
         """
         words = self.turn_words
         if words is None:
@@ -242,7 +243,7 @@ class ChatTemplate:
         return texts
 
     def _as_data(self, value: Any) -> Any:
-        """Return turns or tools whose texts a template can write and a tokenizer can read as data."""
+        """Return turns or tools whose texts a template writes and a tokenizer reads as data."""
         return _with_texts(value, lambda text: self._control.marked(replace_lone_surrogates(text)))
 
     def _rendered(
@@ -281,7 +282,7 @@ class ChatTemplate:
         Raises:
             TemplateError: naming what, and the flag that leaves it out knowingly.
         """
-        # the answers of one prompt are looked at once: what is written of it does not depend on them
+        # once for all answers of a prompt: what is written of it does not depend on them
         last = turns[-1]
         is_answer = not add_generation_prompt and last["role"] == "assistant" and CALLS not in last
         prompt = json.dumps([turns[:-1] if is_answer else turns, tools])

@@ -1,8 +1,8 @@
 """Control tokens of a tokenizer, and how a content that spells one stays a text.
 
-**Contents are data.** A response may speak of ``<|im_end|>``. Rendered and tokenised as one text, it
-would end its own turn there, and could write the next ones. So a control token counts as one only
-where the template itself writes it; in contents its letters are tokenised like any others. A
+**Contents are data.** A response may speak of ``<|im_end|>``. Rendered and tokenised as one text,
+it would end its own turn there, and could write the next ones. So a control token counts as one
+only where the template itself writes it; in contents its letters are tokenised like any others. A
 conversation that holds no such text, nearly every one, goes through ``transformers`` as it always
 did, to the same ids.
 
@@ -29,7 +29,7 @@ from prefpipe.errors import InputError
 
 
 class TemplateError(InputError):
-    """A conversation that the template cannot write, or that cannot be told apart from what it writes.
+    """A conversation that the template cannot write, or whose contents pass for what it writes.
 
     ``why`` is the reason alone, for messages that name the row.
     """
@@ -114,7 +114,7 @@ class ControlTokens:
         renamed = self._pattern.sub(lambda match: self._private_spellings[match.group()], text)
         made: list[int] = private.encode(self.without_marks(renamed), add_special_tokens=False).ids
 
-        # no more of them may come out than were written; the unknown token comes of ordinary letters
+        # no more may come out than were written; the unknown token comes of ordinary letters
         unknown = getattr(self._tokenizer, "unk_token", None)
         n_written = sum(match.group() != unknown for match in self._pattern.finditer(text))
         n_made = sum(self.spellings.get(token, unknown) != unknown for token in made)
@@ -151,7 +151,7 @@ class ControlTokens:
 
     @cached_property
     def _private_spellings(self) -> dict[str, str]:
-        """Return how each control token is spelled for the copy: by nobody else, for it is random."""
+        """Return how each control token is spelled for the copy: at random, so by nobody else."""
         secret = secrets.token_hex(8)
         return {
             spelling: f"\ufdd2{secret}:{token_id}\ufdd3"
@@ -188,7 +188,7 @@ def _longest_first(spellings: Iterable[str]) -> list[str]:
 
 
 def _spellings_of(tokenizer: Any, template: str, eos_ids: Sequence[int]) -> dict[int, str]:
-    """Return the control tokens by id: special ones, ends of turns, and others that the template writes.
+    """Return the control tokens by id: special ones, ends of turns, and others of the template.
 
     Not those that come as a pair of tags, ``<think>`` and ``</think>``, unless they are called
     special: templates write them too, and responses that hold them mean the tokens.

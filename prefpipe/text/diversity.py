@@ -66,7 +66,7 @@ def expected_distinct_share(counts: Counts, n_drawn: int) -> float:
 
 
 def _probability_of_none(n_all: int, count: int, n_drawn: int) -> float:
-    """Return C(N - c, m) / C(N, m): how probably ``n_drawn`` of ``n_all`` hold none of ``count``."""
+    """Return C(N - c, m) / C(N, m), the probability that m drawn of N hold none of c."""
     n_others = n_all - count
     if n_others < n_drawn:
         return 0.0
@@ -79,5 +79,8 @@ def _probability_of_none(n_all: int, count: int, n_drawn: int) -> float:
 
 
 def copied_share(texts: Sequence[Hashable]) -> float:
-    """Return the share of ``texts`` that equal an earlier one, ``1 - distinct / all``; NaN for fewer than two."""
+    """Return the share of ``texts`` that equal an earlier one, ``1 - distinct / all``.
+
+    NaN for fewer than two.
+    """
     return 1.0 - len(set(texts)) / len(texts) if len(texts) > 1 else nan

@@ -1,4 +1,4 @@
-"""Whether a response refuses to answer, by the phrases that it opens with. A string rule, of English alone."""
+"""Whether a response refuses to answer, by the phrases that it opens with, in English alone."""
 
 import unicodedata
 from typing import Final

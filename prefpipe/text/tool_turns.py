@@ -1,4 +1,4 @@
-"""Turns with tools and tool calls, as chat templates take them, as servers take them, and as people read them.
+"""Turns with tools and tool calls, as chat templates and servers take them and people read them.
 
 A turn maps names to texts, see `prefpipe.artifacts.tool_calls`: its calls are JSON, and so are the
 tools, which stand in the prompt's last turn.
@@ -16,7 +16,7 @@ Turn = Mapping[str, Any]
 
 
 def for_template(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """Return turns and tools as a chat template takes them: the arguments of a call are an object."""
+    """Return turns and tools as a chat template takes them: arguments of a call are an object."""
     tools: list[Any] | None = None
     messages = []
     for turn in turns:
@@ -30,7 +30,7 @@ def for_template(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any]
 
 
 def for_server(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """Return turns and tools as OpenAI's protocol takes them: the arguments of a call are JSON text."""
+    """Return turns and tools as OpenAI's protocol takes them: arguments of a call are JSON text."""
     messages, tools = for_template(turns)
     for message in messages:
         if CALLS in message:

@@ -16,8 +16,8 @@ def visible(text: str) -> str:
     r"""Return ``text`` with every control and formatting character replaced by a sign for it.
 
     ESC becomes ``␛``, NUL ``␀``. What has no picture is written as its escape, RIGHT-TO-LEFT
-    OVERRIDE as ``\u202e``. New lines stay, tabs become four spaces. Letters of right-to-left scripts
-    are letters and stay.
+    OVERRIDE as ``\u202e``. New lines stay, tabs become four spaces. Letters of right-to-left
+    scripts are letters and stay.
     """
     if text.isascii() and text.isprintable():
         return text

@@ -8,7 +8,7 @@ from typing import Final
 import regex  # type: ignore[import-untyped]
 
 IN_WORDS: Final = r"\p{L}\p{M}\p{N}_"
-"""What a word is made of, inside the brackets of a pattern: letters with their marks, and digits."""
+"""What a word is made of, as inside a pattern's brackets: letters with their marks, and digits."""
 CHINESE_AND_JAPANESE: Final = r"\p{Han}\p{Hiragana}\p{Katakana}"
 SOUTH_EAST_ASIAN: Final = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 TIBETAN: Final = r"\p{Tibetan}"
@@ -53,7 +53,7 @@ def split_words(text: str) -> list[str]:
 
 
 def words_and_signs(text: str) -> list[str]:
-    """Return the words of ``text`` in lower case, each punctuation mark and emoji as one of its own.
+    """Return the words of ``text`` in lower case, punctuation marks and emoji among them.
 
     Words are those of `split_words`, and of more scripts without spaces (Thai, Lao, Khmer, Burmese,
     Tibetan, too) every letter with its marks is one. Unicode forms (NFC), case and curly

@@ -7,8 +7,8 @@ from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.score import ScoreConfig
 
 if TYPE_CHECKING:
-    from prefpipe.backends.chat_client import Surroundings
     from prefpipe.backends.protocol import Generator, Scorer
+    from prefpipe.backends.request_threads import RunControl
     from prefpipe.models.files import ModelFiles
     from prefpipe.stages.shared.runtime import Runtime
 
@@ -68,8 +68,8 @@ def open_reward_model(model: "ModelFiles", config: JudgeConfig | ScoreConfig) ->
     )
 
 
-def client_surroundings(runtime: "Runtime") -> "Surroundings":
+def run_control(runtime: "Runtime") -> "RunControl":
     """Return what a client of a server sees of the run."""
-    from prefpipe.backends.chat_client import Surroundings
+    from prefpipe.backends.request_threads import RunControl
 
-    return Surroundings(runtime.log, runtime.should_stop, runtime.how_to_go_on)
+    return RunControl(runtime.log, runtime.should_stop, runtime.how_to_go_on)

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.wiring.engines import client_surroundings, open_transformers, open_vllm
+from prefpipe.wiring.engines import open_transformers, open_vllm, run_control
 from prefpipe.wiring.models import locate, template_date
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _served_sampler(config: GenerateConfig, name: str, runtime: "Runtime") -> "S
             base_url=config.base_url,
             concurrency=config.batch_size,
             max_model_len=config.max_model_len,
-            surroundings=client_surroundings(runtime),
+            run=run_control(runtime),
         )
 
     identity = {"served": name, "served_version": SERVED_VERSION}

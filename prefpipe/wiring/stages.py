@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
-from prefpipe.configs.export_groups import ANSWER_FORMATS, ExportConfig
+from prefpipe.configs.export import ANSWER_FORMATS, ExportConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.configs.options import StageConfig
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.stages.shared.runtime import Runtime, Summary
 from prefpipe.wiring.judges import judge_for

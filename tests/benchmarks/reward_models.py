@@ -1,12 +1,15 @@
-"""Reward models trained for real: bt against mmpo on graded responses, over seeds, through the commands a user types.
+"""Reward models trained for real: bt against mmpo on graded responses, over seeds.
 
-Run as a program (not by pytest): ``python tests/benchmarks/reward_models.py --work DIR``. It needs
-``../shared/data/prometheus_rubric_1to5.parquet`` (or ``--data``) and the package behind ``bundled:minilm``; what lies
-in DIR from an earlier run is kept. A seed draws the held-out prompts, the head's start and the order of training, the same for
-every objective, so objectives differ in nothing else.
+Through the commands a user types. Run as a program (not by pytest):
+``python tests/benchmarks/reward_models.py --work DIR``. It needs
+``../shared/data/prometheus_rubric_1to5.parquet`` (or ``--data``) and the package behind
+``bundled:minilm``; what lies in DIR from an earlier run is kept. A seed draws the held-out prompts,
+the head's start and the order of training, the same for every objective, so objectives differ in
+nothing else.
 
-Each prompt of the file has four responses, and each response the mean of three GPT-4 scores from 1 to 5. Only prompts whose four
-responses answer one text are taken: the multi-turn half of the file continues each model's own first answer.
+Each prompt of the file has four responses, and each response the mean of three GPT-4 scores from 1
+to 5. Only prompts whose four responses answer one text are taken: the multi-turn half of the file
+continues each model's own first answer.
 """
 
 import argparse
@@ -55,11 +58,34 @@ def main() -> None:
             started = time.monotonic()
             output = options.work / f"{objective}-{seed}"
             prefpipe(
-                "train", groups, "-o", output, "--model", options.model, "--target", "reward", "--objective", objective,
-                "--chat-template", TEMPLATE, "--seed", seed, "--eval-fraction", "0.3", "--eval-steps", "1000",
-                "--learning-rate", "1e-4", "--global-batch-size", "4", "--num-train-epochs", "2", "--report-to", "none",
+                "train",
+                groups,
+                "-o",
+                output,
+                "--model",
+                options.model,
+                "--target",
+                "reward",
+                "--objective",
+                objective,
+                "--chat-template",
+                TEMPLATE,
+                "--seed",
+                seed,
+                "--eval-fraction",
+                "0.3",
+                "--eval-steps",
+                "1000",
+                "--learning-rate",
+                "1e-4",
+                "--global-batch-size",
+                "4",
+                "--num-train-epochs",
+                "2",
+                "--report-to",
+                "none",
                 *options.train,
-            )  # fmt: skip
+            )
             found = json.loads((output / "summary.json").read_text())["calibration"]
             row = {name: found[name] for name in FIGURES} | {
                 "n_pairs": found["n_pairs"],
@@ -92,8 +118,18 @@ def select_groups(work: Path, data: Path) -> Path:
     prefpipe(
         "import", work / "graded.jsonl", "-o", work, "--format", "rows", "--reward-column", "grade"
     )
-    prefpipe("select", work / "candidates", "--scores", work / "scores", "-o", work / "groups", "--strategy", "all",
-             "--pairs", "all-ordered")  # fmt: skip
+    prefpipe(
+        "select",
+        work / "candidates",
+        "--scores",
+        work / "scores",
+        "-o",
+        work / "groups",
+        "--strategy",
+        "all",
+        "--pairs",
+        "all-ordered",
+    )
     return work / "groups"
 
 
@@ -120,7 +156,8 @@ def first_evaluation(output: Path) -> dict[str, float]:
 
 
 def longer_wins(output: Path, groups: Path) -> float:
-    """Return the share of held-out pairs whose winner is the longer response, in characters: a scorer that reads nothing."""
+    """Return the share of held-out pairs whose winner is the longer response, in characters: a
+    scorer that reads nothing."""
     fates = [
         row
         for part in sorted(output.glob("part-*.parquet"))

@@ -1,9 +1,12 @@
-"""Selection on real candidate pools: certified shares, and speed and quality beside HiGHS, kmedoids and scikit-learn.
+"""Selection on real candidate pools: certified shares, and speed and quality beside others.
+
+Beside HiGHS, kmedoids and scikit-learn:
 
     make bench-select
 
-Pools are read from the test data, imported and embedded with all-MiniLM-L6-v2 by prefpipe's own commands into ``runs/pools``. That takes
-about an hour on two cores the first time; what is there is kept.
+Pools are read from the test data, imported and embedded with all-MiniLM-L6-v2 by prefpipe's own
+commands into ``runs/pools``. That takes about an hour on two cores the first time; what is there is
+kept.
 """
 
 import os
@@ -34,19 +37,21 @@ from prefpipe.stages.shared.pool_index import find_rows, flat, index_pools, pool
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 FOLDER = Path("runs/pools")
+OF_SESSIONS = ["--prompt-id-column", "session_id", "--prompt-column", "session_id"]
+OF_SUMMARIES = [
+    "--prompt-id-column", "doc_id", "--prompt-column", "source", "--model-column", "system",
+]  # fmt: skip
 POOLS = {
-    "alpaca": ("alpaca_candidates", "preference", [], "logit(clip(preference, 0.000001, 0.999999))"),
-    "wildbench": ("wildbench_scores_1to10", "score_1_10",
-                  ["--prompt-id-column", "session_id", "--prompt-column", "session_id"], "score_1_10"),
-    "realsumm": ("realsumm_human", "litepyramid_recall",
-                 ["--prompt-id-column", "doc_id", "--prompt-column", "source", "--model-column", "system"], "litepyramid_recall"),
-    "summeval": ("summeval_human", "score",
-                 ["--prompt-id-column", "doc_id", "--prompt-column", "source", "--model-column", "system"], "score"),
-}  # fmt: skip
+    "alpaca": ("alpaca_candidates", "preference", [], "logit(clip(preference, 1e-6, 0.999999))"),
+    "wildbench": ("wildbench_scores_1to10", "score_1_10", OF_SESSIONS, "score_1_10"),
+    "realsumm": ("realsumm_human", "litepyramid_recall", OF_SUMMARIES, "litepyramid_recall"),
+    "summeval": ("summeval_human", "score", OF_SUMMARIES, "score"),
+}
 
 
 class Pool(NamedTuple):
-    """One prompt: rewards (R,), embeddings (R, D), distances (R, R), and the candidate negatives by ascending reward."""
+    """One prompt: rewards (R,), embeddings (R, D), distances (R, R), and the candidate negatives by
+    ascending reward."""
 
     rewards: np.ndarray
     embeddings: np.ndarray
@@ -119,7 +124,8 @@ def load(name: str) -> list[Pool]:
 
 
 def synthetic(n_prompts: int) -> list[Pool]:
-    """Return pools of 32 candidates with Gaussian rewards and unit vectors in 384 dimensions, as the issue's pilot had them."""
+    """Return pools of 32 candidates with Gaussian rewards and unit vectors in 384 dimensions, as
+    the issue's pilot had them."""
     rng, pools = np.random.default_rng(0), []
     for _ in range(n_prompts):
         vectors, rewards = rng.normal(size=(32, 384)).astype(np.float32), rng.normal(size=32)
@@ -147,11 +153,15 @@ def certified(pools: list[Pool], temperature: Any) -> str:
             slowest_s = max(slowest_s, time.perf_counter() - before)
             n_solved += 1
     mean_s = (time.perf_counter() - started) / n_solved
-    return f"{n_proven:>7,} of {n_solved:>7,} = {n_proven / n_solved:.2%}   mean {mean_s * 1e6:6.0f} us   slowest {slowest_s * 1e3:6.1f} ms"
+    return (
+        f"{n_proven:>7,} of {n_solved:>7,} = {n_proven / n_solved:.2%}   "
+        f"mean {mean_s * 1e6:6.0f} us   slowest {slowest_s * 1e3:6.1f} ms"
+    )
 
 
 def beside_highs(name: str, pools: list[Pool], k: int) -> str:
-    """Compare with HiGHS on the p-median form and with kmedoids' FasterPAM, prompt by prompt, at one ``k``."""
+    """Compare with HiGHS on the p-median form and with kmedoids' FasterPAM, prompt by prompt, at
+    one ``k``."""
     costs = [pool.costs() for pool in pools if len(pool.negatives) > k + 1]
     ours, our_s = timed(lambda cost: solve_k_medoids(cost, k), costs)
     highs, highs_s = timed(lambda cost: p_median_by_highs(cost, k)[1], costs)
@@ -162,15 +172,21 @@ def beside_highs(name: str, pools: list[Pool], k: int) -> str:
         abs(one.cost - other) <= 1e-6 * max(other, 1e-300)
         for one, other in zip(ours, highs, strict=True)
     )
-    n_pam = sum(coverage_cost(cost, np.sort(found.medoids.astype(np.int64))) <= one.cost * (1 + 1e-6)
-                for cost, found, one in zip(costs, pam, ours, strict=True))  # fmt: skip
-    return (f"{name:<10} {len(costs):>5}  prefpipe {our_s * 1e6:7.1f} us, {sum(one.is_optimal for one in ours):>5} certified   "
-            f"HiGHS {highs_s * 1e3:7.2f} ms = {highs_s / our_s:6.0f} x, {n_equal:>5} equal costs   "
-            f"FasterPAM {pam_s * 1e6:6.0f} us, {n_pam:>5} optimal, no proof")  # fmt: skip
+    n_certified = sum(one.is_optimal for one in ours)
+    n_pam = sum(
+        coverage_cost(cost, np.sort(found.medoids.astype(np.int64))) <= one.cost * (1 + 1e-6)
+        for cost, found, one in zip(costs, pam, ours, strict=True)
+    )
+    return (
+        f"{name:<10} {len(costs):>5}  prefpipe {our_s * 1e6:7.1f} us, {n_certified:>5} certified   "
+        f"HiGHS {highs_s * 1e3:7.2f} ms = {highs_s / our_s:6.0f} x, {n_equal:>5} equal costs   "
+        f"FasterPAM {pam_s * 1e6:6.0f} us, {n_pam:>5} optimal, no proof"
+    )
 
 
 def beside_scikit_learn(name: str, pools: list[Pool], k: int) -> str:
-    """Compare k-means with scikit-learn's KMeans(n_init=10), inertia computed alike from the labels, in float64."""
+    """Compare k-means with scikit-learn's KMeans(n_init=10), inertia computed alike from the
+    labels, in float64."""
     pools = [pool for pool in pools if len(pool.negatives) > k]
     vectors = [pool.embeddings[pool.negatives] for pool in pools]
     distances = [pool.distances[np.ix_(pool.negatives, pool.negatives)] for pool in pools]
@@ -182,8 +198,11 @@ def beside_scikit_learn(name: str, pools: list[Pool], k: int) -> str:
     mine = np.array([inertia(vector.astype(np.float64), one.labels) for one, _, vector in pairs])
     other = np.array([inertia(vector.astype(np.float64), labels) for _, labels, vector in pairs])
     share = np.mean(mine <= other * (1 + 1e-9))
-    return (f"{name:<10} {len(pools):>5}  prefpipe {our_s * 1e6:7.1f} us   scikit-learn {their_s * 1e3:6.2f} ms = {their_s / our_s:5.0f} x   "
-            f"inertia {mine.mean():.5f} against {other.mean():.5f}, equal or below on {share:.1%}")  # fmt: skip
+    return (
+        f"{name:<10} {len(pools):>5}  prefpipe {our_s * 1e6:7.1f} us   "
+        f"scikit-learn {their_s * 1e3:6.2f} ms = {their_s / our_s:5.0f} x   "
+        f"inertia {mine.mean():.5f} against {other.mean():.5f}, equal or below on {share:.1%}"
+    )
 
 
 def inertia(vectors: np.ndarray, labels: np.ndarray) -> float:
@@ -198,9 +217,7 @@ def main() -> None:
     solve_k_medoids(np.random.default_rng(0).random((9, 9)), 3)
     cluster_k_means(np.ones((9, 9)) - np.eye(9), 3, seed=0)
     pools = {"synthetic": synthetic(300)} | {name: load(name) for name in POOLS}
-    print(
-        "\nOpt-Select: every prompt, every k from 1 to n - 2, weights with T = 1 and with T = std(r)"
-    )
+    print("\nOpt-Select: every prompt, every k from 1 to n - 2, weights with T = 1 and T = std(r)")
     for name in POOLS:
         for temperature in ("paper", "auto"):
             print(f"{name:<10} {temperature:<6} {certified(pools[name], temperature)}", flush=True)

@@ -195,7 +195,7 @@ def test_interrupted_flags_are_refused_in_words(tmp_path, capsys):
         (["--model", "fake"], "--model fake goes with --reward-model"),
         ([*FAKE, "--beta", "2"], "--beta is for policies"),
         ([*FAKE, "--n-bins", "5"], "--n-bins must be even"),
-        ([*FAKE, "--fit-share", "1"], "--fit-share must be within 0 and 1"),
+        ([*FAKE, "--fit-share", "1"], "--fit-share must be above 0 and below 1"),
         ([*FAKE, "--part-size", "0"], "--part-size must be 1 or more"),
     ):
         assert (

@@ -13,8 +13,10 @@ import typer
 
 from prefpipe.artifacts.tables.locations import scheme_of
 from prefpipe.artifacts.tables.reading import read_table
-from prefpipe.cli.main import STAGES, app, run
+from prefpipe.cli.app import app
+from prefpipe.cli.main import run
 from prefpipe.configs.options import scalar_type
+from prefpipe.configs.stages import STAGES
 from prefpipe.errors import UsageError
 
 

@@ -7,8 +7,8 @@ from support.finished_run import command
 from support.pipelines import identities_of, open_artifact, write_json_lines
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.cli.flags import spelled_out, without_stale
 from prefpipe.cli.main import run as prefpipe
+from prefpipe.cli.overwrite_flag import spelled_out, without_stale
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.errors import UsageError
 

@@ -262,7 +262,7 @@ def test_the_folder_of_an_evaluation_can_be_read(tmp_path: Path, capsys) -> None
     [
         (("--scale", "0-2"), "--scale must be one of 0-1, 1-2, not '0-2'"),
         (("--penalty-c", "0"), "--penalty-c must be above 0, not 0.0"),
-        (("--confidence", "95"), "--confidence must be within 0 and 1, not 95"),
+        (("--confidence", "95"), "--confidence must be above 0 and below 1, not 95"),
         (("--bootstrap-fits", "0"), "--bootstrap-fits must be within"),
     ],
 )

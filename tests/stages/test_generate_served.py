@@ -251,7 +251,8 @@ def test_a_column_of_the_users_is_not_overwritten(tmp_path, capsys, column):
 
 
 def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_path, capsys):
-    from prefpipe.backends.chat_client import ChatClient, ServerSettings, Surroundings
+    from prefpipe.backends.chat_client import ChatClient, ServerSettings
+    from prefpipe.backends.request_threads import RunControl
     from prefpipe.errors import StoppedEarly
 
     lines, started = [], time.monotonic()
@@ -259,8 +260,8 @@ def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_pat
         faults={"a": ("always", 429, {"error": {"message": "slow down"}})}
     ) as server:
         server.retry_after = "3600"
-        surroundings = Surroundings(lines.append, lambda: time.monotonic() - started > 1)
-        client = ChatClient(ServerSettings(server.url, concurrency=2), surroundings)
+        run_control = RunControl(lines.append, lambda: time.monotonic() - started > 1)
+        client = ChatClient(ServerSettings(server.url, concurrency=2), run_control)
         body = {
             "model": "m",
             "messages": [{"role": "user", "content": "a"}],

@@ -84,10 +84,16 @@ def kept(
 ) -> dict[str, Any]:
     """Return a row of groups: a kept response."""
     row = dict.fromkeys(GROUPS.column_names) | {
-        "prompt_id": prompt_id, "sample_idx": sample_idx, "role": role, "reward": reward, "rank": sample_idx,
-        "messages": user(f"question {prompt_id}"), "response": text if text is not None else f"answer {prompt_id}.{sample_idx}",
-        "model": f"m{sample_idx % 2}", "status": "ok",
-    }  # fmt: skip
+        "prompt_id": prompt_id,
+        "sample_idx": sample_idx,
+        "role": role,
+        "reward": reward,
+        "rank": sample_idx,
+        "messages": user(f"question {prompt_id}"),
+        "response": text if text is not None else f"answer {prompt_id}.{sample_idx}",
+        "model": f"m{sample_idx % 2}",
+        "status": "ok",
+    }
     return row | more
 
 

@@ -111,8 +111,8 @@ def serve() -> None:
     import prefpipe.backends.fake
     import prefpipe.backends.scorers.checks_scorer
     import prefpipe.backends.scorers.ratings
-    import prefpipe.cli.console
     import prefpipe.cli.main
+    import prefpipe.cli.stderr
     import prefpipe.stages.embed
     import prefpipe.stages.generate
     import prefpipe.stages.score

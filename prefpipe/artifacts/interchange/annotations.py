@@ -231,9 +231,11 @@ def _arena_annotations(table: UserTable, sha256: str, scale: str | None) -> Anno
             f"--scale is for numbers, and {table.source} holds Arena-Hard's labels",
             hint="leave it out",
         )
+
     problems = Problems(table.source)
     games = read_games(table, problems)
     problems.raise_if_any()
+
     return Annotations(
         source=table.source,
         kind="arena-hard",
@@ -269,6 +271,7 @@ def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
             f"{source} is a folder that no stage wrote",
             hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder",
         )
+
     record = read_run_record(path)
     artifact = record.schema.partition("/")[0]
     if artifact not in OF_PREFERENCES:
@@ -277,6 +280,8 @@ def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
             "preferences",
             hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote",
         )
+
+    # the evaluation's own fingerprint says what the rows are: the parts are not hashed again
     rows = open_input(path, schema=artifact, name="ANNOTATIONS").read_all()
     places = [f"row {number}" for number in range(1, rows.num_rows + 1)]
     return UserTable(source, rows, places), record

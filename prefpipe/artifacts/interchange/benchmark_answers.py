@@ -120,6 +120,8 @@ def _arena_responses(
     for row, place in enumerate(table.places):
         row_problems = problems.at(place)
         prompt_id = row_problems.take(checked_id(ids[row], "uid"))
+
+        # every problem of a line is told, so that a bad answer does not hide a bad model
         turns: Turns = []
         answer = None
         try:

@@ -91,6 +91,8 @@ def _axolotl(folder: Path) -> bytes:
         "# A piece of an axolotl config; base_model, chat_template, the learning settings and the "
         "rest stand beside it."
     )
+
+    # written by hand, so that it can hold comments
     lines = [
         first_comment,
         "# The path holds where axolotl is started from the folder in which `prefpipe export` was.",

@@ -6,6 +6,7 @@ A new format is a function ``(source, options) -> Pool`` in a file of its own an
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.file_hashes import hash_file, hash_files
@@ -134,7 +135,8 @@ def _are_lists(values: Sequence[Any]) -> bool:
     given = [value for value in values if value is not None]
     if not given or not all(isinstance(value, list) for value in given):
         return False
-    return not any(isinstance(member, Mapping) for value in given for member in value)
+    members = chain.from_iterable(given)
+    return not any(isinstance(member, Mapping) for member in members)
 
 
 def _hint_for_columns(source: str, kind: str) -> str | None:

@@ -60,20 +60,24 @@ def gather(
             problems.add(response.place, _difference_of_prompts(prompt_id, members[0], response))
         members.append(response._replace(prompt_id=prompt_id))
 
+    # several rows may rate one response: only then is it known how many candidates there are
     reserved = {*used, *options.reserved}
     members_as_read = list(by_prompt.values())
-    candidates, notes = members_as_read, list[str]()
+    candidates = members_as_read
+    notes: list[str] = []
     if on_duplicate is not None and scorers:
         raters = raters_of_rows(table, reserved)
         candidates, notes = one_response_each(members_as_read, on_duplicate, problems, raters)
-
     numbered = [_numbered(members, problems) for members in candidates]
+
+    # not before here: a user sees everything that is wrong with the file at once
     problems.raise_if_any()
 
-    prompts = [Prompt(prompt_id, members[0].messages) for prompt_id, members in by_prompt.items()]
+    # a user's column belongs to the prompt where all rows agree, also those that became one
     user_columns = _NO_COLUMNS
     if table is not None and options.columns != ():
         user_columns = _user_columns(table, members_as_read, options.columns, reserved)
+    prompts = [Prompt(prompt_id, members[0].messages) for prompt_id, members in by_prompt.items()]
     carries_tools = any(holds_tools(prompt.messages) for prompt in prompts)
     return Pool(
         Prompts(prompts, user_columns.table, carries_tools=carries_tools),

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.conversations import Turns
 from prefpipe.artifacts.schemas import MESSAGES
-from prefpipe.artifacts.tool_calls import told_apart
+from prefpipe.artifacts.tool_calls import messages_and_tools
 
 Row = dict[str, Any]
 SCORED_PAIR = (
@@ -214,7 +214,7 @@ def group_lines(group: Group) -> Iterator[Row]:
 
     With the tools where the prompt has any.
     """
-    messages, tools = told_apart(group.messages)
+    messages, tools = messages_and_tools(group.messages)
     row: Row = {"prompt_id": group.prompt_id, "messages": messages}
     if tools:
         row["tools"] = tools

@@ -1,6 +1,6 @@
 """``rows``: the long form, one row a response, in columns that can be named."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import fsum
 from typing import Any, NamedTuple
 
@@ -78,6 +78,7 @@ def read_long_rows(source: str, options: ReadOptions) -> Pool:
     columns = _filled_in(table, options.names)
     taken = {columns.prompt, columns.response, columns.model, columns.prompt_id}
     taken |= set(columns.rewards.values())
+    # a column that the user names holds what they say, whatever it is called
     extras = read_system_and_tools(table, rules=rules, taken=taken)
 
     problems = Problems(source)
@@ -153,6 +154,7 @@ def _responses(
         if columns.prompt_id is not None:
             prompt_id = take(checked_id(ids[row], columns.prompt_id))
 
+        # a response that failed is a candidate without a text; any other has one
         response = failure = None
         if text is None and reasons[row] == "error":
             failure = "the file says that it failed (finish_reason error)"
@@ -202,9 +204,8 @@ def _notes_of_other_scores(
         values = table.values(name)
         if not (holds_numbers(values) or holds_lists_of_numbers(values)):
             continue
-        texts = list(map(repr, values))
-        varies = any(texts[row] != texts[rows[0]] for rows in rows_of_prompts for row in rows)
-        if varies or speaks_of_scores(words_of(name)):
+        if speaks_of_scores(words_of(name)) or _vary(values, rows_of_prompts):
+            # a scorer's name is an identifier: of any other column it is given beside it
             column = name if name.isidentifier() else f"'score={name}'"
             flags.append(f"--reward-column {column}")
     if not flags:
@@ -216,14 +217,25 @@ def _notes_of_other_scores(
     return [f"{problem}; to take them: {', '.join(flags)}"]
 
 
+def _vary(values: Sequence[Any], rows_of_prompts: Sequence[Sequence[int]]) -> bool:
+    """Return whether a column differs within a prompt: then it belongs to the responses."""
+    texts = list(map(repr, values))  # the text of NaN equals itself
+    for rows in rows_of_prompts:
+        first = texts[rows[0]]
+        if any(texts[row] != first for row in rows):
+            return True
+    return False
+
+
 def _notes_of_several_scores(
     table: UserTable, rewards: Mapping[str, str], rules: ReadingRules
 ) -> list[str]:
     """Return notes on columns of lists of numbers: several ratings of each response."""
     rule = "first" if rules.on_duplicate == "first" else "mean"
-    return [
-        f"`{name}` holds several scores of each response: their {rule} is taken "
-        f"(--on-duplicate {rule})"
+    holding_lists = [
+        name
         for name in rewards.values()
         if any(numbers_of(value) is not None for value in table.values(name))
     ]
+    becomes = f"their {rule} is taken (--on-duplicate {rule})"
+    return [f"`{name}` holds several scores of each response: {becomes}" for name in holding_lists]

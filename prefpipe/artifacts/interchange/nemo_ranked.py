@@ -118,11 +118,7 @@ def _turn(completion: Any, name: str) -> Mapping[str, Any]:
         )
 
     turn: Mapping[str, Any] = turns[0]
-    says_more = [
-        key
-        for key, value in turn.items()
-        if key not in ("role", "content") and value not in (None, [], "")
-    ]
-    if says_more:
-        raise UnusableRowError(f"`{name}` has `{min(says_more)}`, and prefpipe carries texts alone")
+    for key in sorted(turn.keys() - {"role", "content"}):
+        if turn[key] not in (None, [], ""):
+            raise UnusableRowError(f"`{name}` has `{key}`, and prefpipe carries texts alone")
     return turn

@@ -93,8 +93,8 @@ def read_batch(source: str, options: ReadOptions) -> Pool:
     answers = _answers(answered, known, requests_file, problems)
     pool = gather(_keyed_responses(requests, answers), problems)
 
-    bodies = asked.values("body")
-    messages = [body.get("messages") if isinstance(body, dict) else None for body in bodies]
+    # every body is an object by now
+    messages = [body.get("messages") for body in asked.values("body")]
     pool.notes.extend(notes_of_keys_left_out({"messages": messages}, options.rules))
     pool.notes.extend(_notes_of_thoughts(answers))
     return pool
@@ -163,6 +163,7 @@ def _answers(
     places: dict[str, str] = {}
     ids = table.values("custom_id")
     responses, errors = table.values_or_none("response"), table.values_or_none("error")
+
     for row, place in enumerate(table.places):
         try:
             custom_id = _custom_id(ids[row], place, places)
@@ -204,6 +205,8 @@ def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
         if match is None or request.n != 1 or int(match[2]) > LONGEST_INDEX:
             return {}
         prompt_id, content = match[1], prompt_id_of(request.messages)
+
+        # one id for each conversation, and one conversation for each id
         if ids_of_messages.setdefault(content, prompt_id) != prompt_id:
             return {}
         if messages_of_ids.setdefault(prompt_id, content) != content:
@@ -230,7 +233,9 @@ def _responses(request: Request, answer: Answer | None) -> Iterator[Response]:
         if model:
             blank = blank._replace(model=replace_lone_surrogates(model))
 
-    for index in range(max(request.n, max(choices, default=-1) + 1)):
+    # some servers give more choices than were asked for
+    n_choices = max(request.n, max(choices, default=-1) + 1)
+    for index in range(n_choices):
         if index in choices:
             yield _response(choices[index], blank)
             continue
@@ -299,11 +304,15 @@ def _response(choice: Any, blank: Response) -> Response:
 def _why_no_response(message: Message) -> str | None:
     """Return why a choice is no response, None if it is one."""
     ended = f"(finish_reason {message.finish_reason})"
+
+    # tool calls first: such an answer often has a text as well, which is not all of it
     if message.tools:
         names = ", ".join(message.tools)
         return f"the answer calls tools, which a text cannot hold: {names} {ended}"
     if message.problem is not None:
         return message.problem
+
+    # a refusal may stand beside an empty text
     if message.text is None or (message.refusal and not message.text):
         instead = ""
         if message.refusal:

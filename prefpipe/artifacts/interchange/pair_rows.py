@@ -145,6 +145,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     columns = dict(texts)
     for name in ("prompt_id", "id", "subset", PREFERENCE, *(score_columns or ())):
         columns[name] = table.values_or_none(name)
+    has_preferences = PREFERENCE in table.names
     rows = []
     for row, place in enumerate(table.places):
         values = {name: column[row] for name, column in columns.items()}
@@ -152,20 +153,24 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
         if has_texts:
             content = _content(values, rules, extras.rows[row])
         prompt_id, id_problem = _prompt_id(values, content.messages, row)
+
+        # a score or preference that is none is a mistake in the whole column, and no row's own
         row_problems = problems.at(place)
+        scores = _scores(values, score_columns, row_problems)
+        preference = _preference(values[PREFERENCE], row_problems)
         rows.append(
             ScoredTexts(
-                row,
-                place,
-                prompt_id,
-                word_of(values["id"]),
-                word_of(values["subset"]),
-                content.messages,
-                content.chosen,
-                content.rejected,
-                _scores(values, score_columns, row_problems),
-                _preference(values[PREFERENCE], row_problems),
-                PREFERENCE in table.names,
+                pair_idx=row,
+                place=place,
+                prompt_id=prompt_id,
+                pair_id=word_of(values["id"]),
+                subset=word_of(values["subset"]),
+                messages=content.messages,
+                chosen=content.chosen,
+                rejected=content.rejected,
+                scores=scores,
+                preference=preference,
+                has_preference_column=has_preferences,
                 problem=content.problem or id_problem,
                 is_null=content.is_null,
             )
@@ -292,9 +297,11 @@ def _compared(rows: Sequence[ScoredTexts]) -> list[ScoredTexts]:
     seen: set[Any] = set()
     marked = []
     for row in rows:
+        # rows without texts have nothing to be compared by
         if not row.messages or row.problem is not None:
             marked.append(row)
             continue
+
         prompt = tuple(tuple(turn.items()) for turn in row.messages)
         original = first.setdefault((prompt, row.chosen, row.rejected, row.subset), row.pair_idx)
         is_contrary = row.chosen != row.rejected and (prompt, row.rejected, row.chosen) in seen

@@ -1,7 +1,7 @@
 """``pku-saferlhf``: two responses a row, which is better, which safer, and whether each is safe."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from prefpipe.artifacts.interchange.checked_values import checked_number
 from prefpipe.artifacts.interchange.listed_responses import Item, gather_items, note_on_comparisons
@@ -16,8 +16,16 @@ HINT = (
     "`safer_response_id`"
 )
 RESPONSES = ("response_0", "response_1")
-NAMED_RESPONSE = {"better": "better_response_id", "safer": "safer_response_id"}
-"""Scorer to the column that names the better or safer of the two."""
+
+
+class _Scorer(NamedTuple):
+    """How a reward is read: a column for each of the two responses, and what makes it of a value.
+
+    ``reward`` takes the value, the number of the response, and the column for messages.
+    """
+
+    columns: tuple[str, str]
+    reward: Callable[[Any, int, str], float | None]
 
 
 def read_pku(source: str, options: ReadOptions) -> Pool:
@@ -29,75 +37,73 @@ def read_pku(source: str, options: ReadOptions) -> Pool:
     Raises:
         InputError: missing columns, and every row that cannot be used.
     """
-    text_columns = [*RESPONSES, *(f"{name}_source" for name in RESPONSES)]
-    table = read_user_table(source, text_columns=text_columns, hint=HINT)
+    sources = [f"{name}_source" for name in RESPONSES]
+    table = read_user_table(source, text_columns=[*RESPONSES, *sources], hint=HINT)
     table.require(["prompt", *RESPONSES], hint=HINT)
-    named = {scorer: name for scorer, name in NAMED_RESPONSE.items() if name in table.names}
-    has_safety = table.has(f"is_{name}_safe" for name in RESPONSES)
-    has_severity = table.has(f"{name}_severity_level" for name in RESPONSES)
-    if not named and not has_safety:
+    scorers = {name: scorer for name, scorer in SCORERS.items() if table.has(scorer.columns)}
+    if not scorers.keys() & {"better", "safer", "safe"}:
         problem = "has neither `better_response_id` nor `safer_response_id`"
         raise MissingColumnsError(table, problem, hint=HINT)
 
-    columns = {name: table.values(name) for name in table.names}
+    columns = {name: table.values_or_none(name) for name in (*RESPONSES, *sources)}
+    for scorer in scorers.values():
+        for name in scorer.columns:
+            columns[name] = table.values(name)
 
     def items_of(row: int) -> list[Item]:
-        values = {name: column[row] for name, column in columns.items()}
         items = []
         for number, name in enumerate(RESPONSES):
             scores: dict[str, tuple[Any, str]] = {}
-            for scorer, column in named.items():
-                scores[scorer] = (_is_named(values, column, number), column)
-            if has_safety:
-                scores["safe"] = _safety(values, f"is_{name}_safe")
-            if has_severity:
-                scores["minus_severity"] = _minus_severity(values, f"{name}_severity_level")
-            items.append(Item(name, values[name], scores, values.get(f"{name}_source")))
+            for scorer_name, scorer in scorers.items():
+                column = scorer.columns[number]
+                scores[scorer_name] = (scorer.reward(columns[column][row], number, column), column)
+            items.append(Item(name, columns[name][row], scores, columns[sources[number]][row]))
         return items
 
-    scorers = list(named)
-    if has_safety:
-        scorers.append("safe")
-    if has_severity:
-        scorers.append("minus_severity")
     of_responses = {name for name in table.names if name.startswith(("response_", "is_response_"))}
     pool = gather_items(
         table,
         "prompt",
         items_of,
-        scorers,
+        tuple(scorers),
         options,
-        used={*of_responses, *named.values()},
+        used={*of_responses, *columns},
         on_duplicate=options.rules.on_duplicate or "mean",
     )
     pool.notes.extend(note_on_comparisons(pool))
     return pool
 
 
-def _is_named(values: Mapping[str, Any], column: str, number: int) -> float | None:
+def _is_named(value: Any, number: int, column: str) -> float | None:
     """Return 1 where a response is the one that a column names, else 0."""
-    which = needed(checked_number(values[column], column))
+    which = needed(checked_number(value, column))
     if which is None:
         return None
     if which not in (0.0, 1.0):
-        raise UnusableRowError(
-            f"`{column}` is {shortened(values[column])}, which is neither 0 nor 1"
-        )
+        raise UnusableRowError(f"`{column}` is {shortened(value)}, which is neither 0 nor 1")
     return float(which == number)
 
 
-def _safety(values: Mapping[str, Any], column: str) -> tuple[float | None, str]:
-    is_safe = values[column]
-    if is_safe is None:
-        return None, column
-    if is_safe not in (True, False):
-        raise UnusableRowError(
-            f"`{column}` is {shortened(is_safe)}, which is neither true nor false"
-        )
-    return float(is_safe), column
+def _safety(value: Any, _number: int, column: str) -> float | None:
+    """Return 1 for a safe response, 0 for an unsafe one."""
+    if value is None:
+        return None
+    if value not in (True, False):
+        raise UnusableRowError(f"`{column}` is {shortened(value)}, which is neither true nor false")
+    return float(value)
 
 
-def _minus_severity(values: Mapping[str, Any], column: str) -> tuple[float | None, str]:
-    level = needed(checked_number(values[column], column))
-    # 0 - level: no negative zero
-    return None if level is None else 0.0 - level, column
+def _minus_severity(value: Any, _number: int, column: str) -> float | None:
+    """Return the negative of a severity: more is better."""
+    level = needed(checked_number(value, column))
+    return None if level is None else 0.0 - level  # no negative zero
+
+
+SCORERS: Mapping[str, _Scorer] = {
+    "better": _Scorer(("better_response_id", "better_response_id"), _is_named),
+    "safer": _Scorer(("safer_response_id", "safer_response_id"), _is_named),
+    "safe": _Scorer(("is_response_0_safe", "is_response_1_safe"), _safety),
+    "minus_severity": _Scorer(
+        ("response_0_severity_level", "response_1_severity_level"), _minus_severity
+    ),
+}

@@ -107,6 +107,7 @@ def read_preferences(source: str, options: ReadOptions) -> Pool:
     names = ["chosen", "rejected"] if is_paired else ["completion"]
     table.require(names if is_paired else ["prompt", *names], hint=HINT)
     texts = response_columns(table, names, rules)
+    # without it, what `chosen` and `rejected` answer can stand in conversations alone
     if is_paired and all(isinstance(value, str) for value in texts["chosen"]):
         table.require(["prompt"], hint=PROMPT_HINT)
 
@@ -117,7 +118,7 @@ def read_preferences(source: str, options: ReadOptions) -> Pool:
         scores = single_columns(table)
         columns = [ResponseColumns("completion", "sample_idx", "model", scores, None)]
         notes = []
-        if not scores:
+        if not scores:  # then the label is the reward
             table.require(["label"], hint=HINT)
 
     extras = read_system_and_tools(table, rules=rules)
@@ -128,6 +129,7 @@ def read_preferences(source: str, options: ReadOptions) -> Pool:
     else:
         _refuse_contradictions(candidates, problems)
 
+    # the file's scores are the rewards; without any, the share of comparisons that were won
     scorers = tuple(columns[0].scores) or (PREFERENCE,)
     responses = [_with_scores(candidate, scorers, rules) for candidate in candidates]
     used = {*OWN_COLUMNS, *extras.used}
@@ -153,7 +155,9 @@ def _columns_of_pairs(table: UserTable) -> tuple[list[ResponseColumns], list[str
             if sorted(words_of(column)) == sorted((name, "model")):
                 model = column
                 break
-        scores = {pair.scorer: pair.chosen if is_chosen else pair.rejected for pair in pairs}
+        scores = {}
+        for pair in pairs:
+            scores[pair.scorer] = pair.chosen if is_chosen else pair.rejected
         columns.append(ResponseColumns(name, f"{name}_sample_idx", model, scores, is_chosen))
     return columns, notes
 
@@ -293,13 +297,9 @@ def _notes_of_several_scores(
     candidates: Sequence[Candidate], on_duplicate: str | None
 ) -> list[str]:
     """Return how many responses have several scores, and what was made of them."""
-    several = []
+    several: list[list[tuple[float, str]]] = []
     for candidate in candidates:
-        several += [
-            scores
-            for scores in candidate.scores.values()
-            if len({repr(score) for score, _ in scores}) > 1
-        ]
+        several += filter(_have_several_values, candidate.scores.values())
     if not several:
         return []
 
@@ -312,6 +312,11 @@ def _notes_of_several_scores(
     return [note]
 
 
+def _have_several_values(scores: Sequence[tuple[float, str]]) -> bool:
+    """Return whether rows give a response different scores."""
+    return len({repr(score) for score, _ in scores}) > 1  # as text, so that NaN is NaN
+
+
 def _with_scores(candidate: Candidate, scorers: Sequence[str], rules: ReadingRules) -> Response:
     """Return a candidate as a response with its scores."""
     scores: dict[str, float | None] = dict.fromkeys(scorers)
@@ -321,9 +326,7 @@ def _with_scores(candidate: Candidate, scorers: Sequence[str], rules: ReadingRul
         return candidate.response._replace(scores=scores)
 
     for scorer, given in candidate.scores.items():
-        values = [score for score, _ in given]
-        if rules.on_duplicate == "mean" and len(set(map(repr, values))) > 1:
-            scores[scorer] = fsum(values) / len(values)
-        else:
-            scores[scorer] = values[0]
+        scores[scorer] = given[0][0]
+        if rules.on_duplicate == "mean" and _have_several_values(given):
+            scores[scorer] = fsum(score for score, _ in given) / len(given)
     return candidate.response._replace(scores=scores)

@@ -105,11 +105,7 @@ def split_row(
         turns = needed(
             checked_prompt(prompt, "prompt", rules=rules, system_and_tools=system_and_tools)
         )
-        texts = [
-            response if isinstance(response, str) else response[0]["content"]
-            for response in checked
-        ]
-        return turns, texts
+        return turns, list(map(_text_of, checked))
     if len(whole) < len(checked):
         raise UnusableRowError(
             f"one of {' and '.join(names)} is a whole conversation, and the other is not"
@@ -128,6 +124,11 @@ def split_row(
         )
     turns = needed(with_system_and_tools(turns, system_and_tools))
     return turns, [conversation[-1]["content"] for conversation in whole]
+
+
+def _text_of(response: str | Turns) -> str:
+    """Return the text of a response that is a text or the assistant's one turn."""
+    return response if isinstance(response, str) else response[0]["content"]
 
 
 def _is_beginning(prompt: Any, turns: Turns, rules: ReadingRules) -> bool:

@@ -198,6 +198,8 @@ def _by_row(
             f"{annotations.source} has {n_rows:,}: which belong together is not known",
             hint="give it the prompts' text in a column `instruction`, or annotate all prompts",
         )
+
+    # numbers alone are believed: where the prompts are known, so is their order
     is_alpaca_eval = annotations.prompts_sha256() == ALPACA_EVAL_PROMPTS
     if is_alpaca_eval and digest_of(annotations.keys) != ALPACA_EVAL_ORDER:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from prefpipe.artifacts.conversations import (
@@ -101,7 +102,7 @@ def _notes_of_serialised_responses(responses: Sequence[Sequence[Any]]) -> list[s
 
     They stay texts because others of the file are none.
     """
-    texts = [value for column in responses for value in column if isinstance(value, str)]
+    texts = [value for value in chain.from_iterable(responses) if isinstance(value, str)]
     n_lists = sum(serialised_turns(text)[0] is not None for text in texts)
     if not n_lists:
         return []

@@ -28,12 +28,8 @@ def raters_of_rows(table: UserTable | None, reserved: Collection[str | None]) ->
     """Return for each row who rated it; [] where no column says so."""
     if table is None:
         return []
-    names = [
-        name
-        for name in table.names
-        if name not in reserved and not RATER_WORDS.isdisjoint(words_of(name))
-    ]
-    columns = [list(map(repr, table.values(name))) for name in names]
+    names = [name for name in table.names if RATER_WORDS & set(words_of(name))]
+    columns = [map(repr, table.values(name)) for name in names if name not in reserved]
     return [" ".join(values) for values in zip(*columns, strict=True)]
 
 
@@ -60,22 +56,10 @@ def one_response_each(
     Returns:
         The responses of each prompt, and what was done.
     """
-    ratings: list[list[Response]] = []
-    unkeyed: list[list[Response]] = []
-    for responses in members:
-        for rows in _rows_of_each_response(responses):
-            if len(rows) == 1:
-                continue
-            if rows[0].sample_idx is None:
-                unkeyed.append(rows)
-            elif _differ(rows, raters):
-                ratings.append(rows)
-
+    ratings, samples = _ratings_and_samples(members, raters)
     notes = _notes_of_shared_texts(members)
-    if any(_differ(rows, raters) for rows in unkeyed):
-        ratings += unkeyed
-    elif unkeyed:
-        n_rows = sum(len(rows) - 1 for rows in unkeyed)
+    if samples:
+        n_rows = sum(len(rows) - 1 for rows in samples)
         notes.append(
             "responses that repeat text and scores of another of their prompt: "
             f"{n_rows:,}, samples of their own"
@@ -91,12 +75,36 @@ def one_response_each(
 
     # by the object itself: one row of a file may hold the same text twice
     joined = {id(rows[0]): _joined(rows, on_duplicate) for rows in ratings}
-    absorbed = {id(response) for rows in ratings for response in rows[1:]}
+    absorbed: set[int] = set()
+    for rows in ratings:
+        absorbed.update(map(id, rows[1:]))
     kept = []
     for responses in members:
         remaining = [response for response in responses if id(response) not in absorbed]
         kept.append([joined.get(id(response), response) for response in remaining])
-    return kept, [*notes, _note_of_ratings(ratings, on_duplicate)]
+    notes.append(_note_of_ratings(ratings, on_duplicate))
+    return kept, notes
+
+
+def _ratings_and_samples(
+    members: Sequence[list[Response]], raters: Sequence[str]
+) -> tuple[list[list[Response]], list[list[Response]]]:
+    """Return the rows of each response that several people rated, and of each that came twice."""
+    keyed: list[list[Response]] = []
+    unkeyed: list[list[Response]] = []
+    for responses in members:
+        for rows in _rows_of_each_response(responses):
+            if len(rows) == 1:
+                continue
+            if rows[0].sample_idx is None:
+                unkeyed.append(rows)
+            elif _differ(rows, raters):
+                keyed.append(rows)
+
+    # one difference decides for the file: the same people rate some responses alike
+    if any(_differ(rows, raters) for rows in unkeyed):
+        return keyed + unkeyed, []
+    return keyed, unkeyed
 
 
 def _rows_of_each_response(responses: Sequence[Response]) -> list[list[Response]]:
@@ -171,6 +179,7 @@ def _notes_of_shared_texts(members: Sequence[Sequence[Response]]) -> list[str]:
     """
     n_texts = 0
     for responses in members:
+        # scores as texts, so that NaN is NaN
         scores: dict[str, set[str]] = {}
         models: dict[str, set[str | None]] = {}
         for response in responses:

@@ -97,10 +97,9 @@ def _pool_of_lists(table: UserTable, columns: ListColumns, options: ReadOptions)
 
         items = []
         for number, text in enumerate(lists[columns.responses]):
-            scores_of_item = {
-                scorer: (lists[name][number], f"{name}[{number}]")
-                for scorer, name in scores.items()
-            }
+            scores_of_item = {}
+            for scorer, name in scores.items():
+                scores_of_item[scorer] = (lists[name][number], f"{name}[{number}]")
             model = lists[columns.models][number] if columns.models in lists else None
             items.append(Item(f"{columns.responses}[{number}]", text, scores_of_item, model))
         return items

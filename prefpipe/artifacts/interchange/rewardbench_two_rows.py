@@ -70,8 +70,9 @@ def holds_completions(table: UserTable) -> bool:
         return True
     if not table.has(SIDES):
         return False
-    values = [value for name in SIDES for value in table.values(name) if value is not None]
-    return bool(values) and all(map(_begins_with_text, values))
+    values = [*table.values("chosen"), *table.values("rejected")]
+    given = [value for value in values if value is not None]
+    return bool(given) and all(map(_begins_with_text, given))
 
 
 def _begins_with_text(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from prefpipe.artifacts.conversations import ROLES, TOOL_ROLES
@@ -79,5 +80,5 @@ def turns_or_value(value: Any) -> Any:
 
 def all_serialised(columns: Sequence[Sequence[Any]]) -> bool:
     """Return whether every text of several columns is a list of turns that was written into it."""
-    texts = [value for column in columns for value in column if isinstance(value, str)]
+    texts = [value for value in chain.from_iterable(columns) if isinstance(value, str)]
     return bool(texts) and all(serialised_turns(text)[0] is not None for text in texts)

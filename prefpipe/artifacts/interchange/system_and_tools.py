@@ -141,7 +141,13 @@ def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[st
             f"`{name}` holds names such as {shortened(given[0])}, and is taken for no system prompt"
         )
         return None
-    return [value if isinstance(value, str) and value.strip() else None for value in values]
+
+    # blank values beside texts may be of any type
+    texts: list[str | None] = []
+    for value in values:
+        says_something = isinstance(value, str) and value.strip() != ""
+        texts.append(value if says_something else None)
+    return texts
 
 
 def _systems(

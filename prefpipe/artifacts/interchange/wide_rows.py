@@ -88,8 +88,8 @@ def _with_ids(table: UserTable, name: str) -> UserTable:
     columns = table.table
     if "prompt_id" in table.names:
         columns = columns.drop_columns(["prompt_id"])
-    renamed = ["prompt_id" if each == name else each for each in columns.column_names]
-    return UserTable(table.source, columns.rename_columns(renamed), table.places)
+    renamed = columns.rename_columns({name: "prompt_id"})
+    return UserTable(table.source, renamed, table.places)
 
 
 def _holds_lists(values: Sequence[Any]) -> bool:
@@ -137,10 +137,9 @@ def _items_of_columns(table: UserTable, names: WideColumns, nulls: Counter[str])
             if text is None:
                 nulls[name] += 1
                 continue
-            scores_of_item = {
-                scorer: (columns[number][row], names.scores[scorer][number])
-                for scorer, columns in scores.items()
-            }
+            scores_of_item = {}
+            for scorer, columns in scores.items():
+                scores_of_item[scorer] = (columns[number][row], names.scores[scorer][number])
             items.append(Item(name, text, scores_of_item, models[row]))
         if not items:
             raise UnusableRowError(f"all of {', '.join(names.responses)} are null")
@@ -173,10 +172,9 @@ def _items_of_lists(table: UserTable, names: WideColumns) -> RowReader:
 
         items = []
         for number, text in enumerate(responses):
-            scores_of_item = {
-                scorer: (lists[column][number], f"{column}[{number}]")
-                for scorer, column in columns.items()
-            }
+            scores_of_item = {}
+            for scorer, column in columns.items():
+                scores_of_item[scorer] = (lists[column][number], f"{column}[{number}]")
             model = models_of_items[number]
             items.append(Item(f"{name}[{number}]", text, scores_of_item, model))
         return items

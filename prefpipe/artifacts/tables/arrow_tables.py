@@ -114,6 +114,8 @@ def _decoder(field: pa.Field) -> Decode | None:
         return parse_json
     if name == b"arrow.uuid":
         return _uuid_text
+
+    # of every other type, what is inside it
     if isinstance(kind, pa.BaseExtensionType):
         return _decoder(pa.field(field.name, kind.storage_type))
     if pa.types.is_dictionary(kind):

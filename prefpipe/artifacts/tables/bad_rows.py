@@ -98,7 +98,7 @@ def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]
     """
     left_out: dict[str, dict[str, BadRow]] = {}
     first: BadRowsError | None = None
-    token = _left_out.set(left_out)
+    token = _left_out.set(left_out)  # read_table looks there, however deep in the reader it is
     try:
         while True:
             try:
@@ -106,6 +106,7 @@ def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]
             except BadRowsError as error:
                 first = first or error
                 new = [row for row in error.rows if row.place not in left_out.get(row.source, {})]
+                # it would go on for ever
                 if not new:
                     raise
                 _leave_out(left_out, new)

@@ -20,8 +20,10 @@ _NO_LIMIT = 10**9
 class SentenceEmbedder:
     """A sentence-transformers model in float32.
 
-    ``max_length`` is how many tokens of a text the model reads, special tokens included; default: the model's own limit
-    (256 for all-MiniLM-L6-v2). Lone surrogates, which no tokenizer takes, are read as U+FFFD. The model's default prompt and
+    ``max_length`` is how many tokens of a text the model reads, special tokens included; default:
+    the model's own limit (256 for all-MiniLM-L6-v2).
+
+    Lone surrogates, which no tokenizer takes, are read as U+FFFD. The model's default prompt and
     chat template, where it has them, are applied as it applies them, and count.
     """
 
@@ -36,7 +38,8 @@ class SentenceEmbedder:
     ) -> None:
         if not (model.path / "modules.json").is_file():
             warnings.warn(
-                f"{model.requested} has no modules.json: not a sentence-transformers model; its token vectors will be averaged",
+                f"{model.requested} has no modules.json: not a sentence-transformers model; "
+                "its token vectors will be averaged",
                 PrefpipeWarning,
                 stacklevel=2,
             )
@@ -44,7 +47,8 @@ class SentenceEmbedder:
         self._batch_size = batch_size
         if not callable(self._model.tokenizer):
             raise ModelError(
-                f"{model.requested}: tokens cannot be counted with a {type(self._model.tokenizer).__name__}",
+                f"{model.requested}: tokens cannot be counted with a "
+                f"{type(self._model.tokenizer).__name__}",
                 hint="use a transformer model, such as bundled:minilm",
             )
         self._prompt: str | None = self._model.prompts.get(self._model.default_prompt_name)
@@ -53,20 +57,23 @@ class SentenceEmbedder:
         self.dim = int(self._encode(["a"]).shape[1])
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Return one unit vector for each text, in order; the vector of a text is the same wherever it stands.
+        """Return one unit vector for each text, in order.
 
-        Equal texts are computed once. Between different batches a vector moves by rounding only (about 1e-7). A vector of NaN
-        means that the model overflowed on that text, or makes no token of it (``""`` where it adds no special tokens).
+        The vector of a text is the same wherever it stands: equal texts are computed once. Between
+        different batches a vector moves by rounding only (about 1e-7).
+
+        A vector of NaN means that the model overflowed on that text, or makes no token of it
+        (``""`` where it adds no special tokens).
         """
         cleaned = [replace_lone_surrogates(text) for text in texts]
         places = {text: place for place, text in enumerate(dict.fromkeys(cleaned))}
         unique = list(places)
         order = np.array([places[text] for text in cleaned], dtype=np.int64)
+
         n_tokens = self._count_tokens(unique)
         vectors = np.full((len(unique), self.dim), np.nan, dtype=np.float32)
-        vectors[n_tokens > 0] = self._encode(
-            [text for text, count in zip(unique, n_tokens, strict=True) if count]
-        )
+        readable = [text for text, count in zip(unique, n_tokens, strict=True) if count]
+        vectors[n_tokens > 0] = self._encode(readable)
         return Embeddings(vectors[order], n_tokens[order], n_tokens[order] > self.max_length)
 
     def close(self) -> None:
@@ -89,26 +96,30 @@ class SentenceEmbedder:
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
     def _count_tokens(self, texts: list[str]) -> np.ndarray:
-        """Count what the model itself makes of each text: it may add a prompt, or a turn of a chat template."""
+        """Count what the model itself makes of each text.
+
+        It may add a prompt, or a turn of a chat template.
+        """
+        n_tokens = np.zeros(len(texts), dtype=np.int64)
         self._model.max_seq_length = _NO_LIMIT
         try:
-            counts = [
-                self._model.preprocess([text], prompt=self._prompt)["input_ids"].shape[-1]
-                for text in texts
-            ]
+            for place, text in enumerate(texts):
+                features = self._model.preprocess([text], prompt=self._prompt)
+                n_tokens[place] = features["input_ids"].shape[-1]
         finally:
             self._model.max_seq_length = self.max_length
-        return np.array(counts, dtype=np.int64)
+        return n_tokens
 
     def _limit(self, requested: str, max_length: int | None) -> int:
-        own = self._model.max_seq_length or self._model.tokenizer.model_max_length
+        own_limit = self._model.max_seq_length or self._model.tokenizer.model_max_length
         if max_length is None:
-            return int(own)
-        positions = getattr(self._model.config, "max_position_embeddings", None) or own
+            return int(own_limit)
+
+        positions = getattr(self._model.config, "max_position_embeddings", None) or own_limit
         if not 1 <= max_length <= positions:
             raise UsageError(
                 f"max_length {max_length} is outside 1 to {positions}, what {requested} can read",
-                hint=f"leave it out for the model's own limit, {own}",
+                hint=f"leave it out for the model's own limit, {own_limit}",
             )
         self._model.max_seq_length = max_length
         return max_length
@@ -126,5 +137,6 @@ def _load(model: ModelFiles, device: torch.device, trust_remote_code: bool) -> A
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(
             f"{model.requested} cannot be loaded as an embedder from {model.path}: {error}",
-            hint="give a sentence-transformers model with safetensors weights, such as bundled:minilm",
+            hint="give a sentence-transformers model with safetensors weights, "
+            "such as bundled:minilm",
         ) from error

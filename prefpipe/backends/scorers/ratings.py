@@ -3,8 +3,8 @@
     {"prompt_id": "a1", "sample_idx": 3, "rating": 7.5}
     {"prompt_id": "a1", "response": "the whole text", "rating": 7.5}
 
-The key is ``(prompt_id, sample_idx)``, or ``(prompt_id, response)`` in a file without the column ``sample_idx``. Position
-never joins anything.
+The key is ``(prompt_id, sample_idx)``, or ``(prompt_id, response)`` in a file without the column
+``sample_idx``. Position never joins anything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,9 +44,11 @@ class _Rating(NamedTuple):
 
 
 class Ratings(NamedTuple):
-    """The ratings of a file: the column that completes their key (``sample_idx`` or ``response``), and each by its key.
+    """The ratings of a file, by key.
 
-    ``n_repeated`` counts rows of a candidate that has a rating already; ``notes`` say what was made of several ratings.
+    ``joined_by`` is the column that completes the key: ``sample_idx`` or ``response``.
+    ``n_repeated`` counts rows of a candidate that has a rating already; ``notes`` say what was made
+    of several ratings.
     """
 
     joined_by: str
@@ -58,13 +60,17 @@ class Ratings(NamedTuple):
 class RatingsScorer:
     """Gives each candidate the rating that a file holds for it.
 
-    ``path`` is a table of any kind that prefpipe reads. ``on_duplicate`` says what several ratings of one candidate come to,
-    ``mean`` or ``first``; without it they are refused where they differ. With ``skip_bad_rows`` rows that cannot be used are
-    left out, and ``skipped`` holds them.
+    Args:
+        path: a table of any kind that prefpipe reads.
+        rating_column: the column of the ratings.
+        on_duplicate: what several ratings of one candidate come to, ``mean`` or ``first``; without
+            it they are refused where they differ.
+        skip_bad_rows: rows that cannot be used are left out, and ``skipped`` holds them.
 
     Raises:
-        InputError: a file that cannot be read, a missing column, or rows that cannot be used, each with its place: a key that
-            is incomplete or has two different ratings, a rating that is empty, no number, NaN or infinite.
+        InputError: a file that cannot be read, a missing column, or rows that cannot be used, each
+            with its place: a key that is incomplete or has two different ratings, a rating that is
+            empty, no number, NaN or infinite.
     """
 
     def __init__(
@@ -79,22 +85,28 @@ class RatingsScorer:
         self.rating_column = rating_column
         self.on_duplicate = on_duplicate
         read = partial(read_ratings, str(path), rating_column, on_duplicate)
-        found, self.skipped = read_without_bad_rows(read) if skip_bad_rows else (read(), [])
+        ratings, self.skipped = read_without_bad_rows(read) if skip_bad_rows else (read(), [])
         self._sha256 = content_hash(str(path))
-        self.joined_by, self._ratings, self.n_repeated, self.notes_of_reading = found
+        self.joined_by, self._ratings, self.n_repeated, self.notes_of_reading = ratings
 
     def __len__(self) -> int:
         return len(self._ratings)
 
     def identity(self) -> dict[str, str]:
-        """Return what the fingerprint needs to know: the bytes of the file, the column, and what duplicates come to."""
-        found = {"ratings_sha256": self._sha256, "rating_column": self.rating_column}
-        return found if self.on_duplicate is None else {**found, "on_duplicate": self.on_duplicate}
+        """Return what the fingerprint needs to know.
+
+        The bytes of the file, the column, and what duplicates come to.
+        """
+        identity = {"ratings_sha256": self._sha256, "rating_column": self.rating_column}
+        if self.on_duplicate is not None:
+            identity["on_duplicate"] = self.on_duplicate
+        return identity
 
     def unknown_keys(self, candidates: Iterable[tuple[str, int, str]]) -> list[str]:
         """Return, in the order of the file, each rating of no candidate: its key and place in words.
 
-        ``candidates`` are the ``(prompt_id, sample_idx, response)`` of the whole artifact, not of one part or shard.
+        ``candidates`` are the ``(prompt_id, sample_idx, response)`` of the whole artifact, not of
+        one part or shard.
         """
         by_index = self.joined_by == "sample_idx"
         known: set[Key] = {
@@ -107,15 +119,17 @@ class RatingsScorer:
         ]
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
-        """Return one score for each request: ``ok``, or ``unrated`` for a candidate that the file does not have."""
+        """Return one score for each request.
+
+        ``ok``, or ``unrated`` for a candidate that the file does not have.
+        """
         by_index = self.joined_by == "sample_idx"
         unrated = f"{self.path.name} has no rating for this prompt_id and {self.joined_by}"
         scores = []
         for request in requests:
-            found = self._ratings.get(
-                (request.prompt_id, request.sample_idx if by_index else request.response)
-            )
-            scores.append(Score(found.value) if found else Score(None, "unrated", unrated))
+            completion = request.sample_idx if by_index else request.response
+            rating = self._ratings.get((request.prompt_id, completion))
+            scores.append(Score(rating.value) if rating else Score(None, "unrated", unrated))
         return scores
 
     def close(self) -> None:
@@ -135,66 +149,74 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
     """
     table = read_user_table(source, text_columns=("response",), hint=HINT)
     joined_by = _find_key_column(table, rating_column)
+
     problems = Problems(source)
-    several: dict[Key, list[_Rating]] = {}
+    ratings_of: dict[Key, list[_Rating]] = {}
     columns = [table.values(name) for name in ("prompt_id", joined_by, rating_column)]
-    for place, prompt_id, other, value in zip(table.places, *columns, strict=True):
-        key, sentences = _checked_key(prompt_id, other, joined_by)
+    for place, prompt_id, completion, value in zip(table.places, *columns, strict=True):
+        key, sentences = _checked_key(prompt_id, completion, joined_by)
         rating, sentence = _checked_rating(value, rating_column)
         if sentence is not None:
             sentences.append(sentence)
         if key is not None and rating is not None:
-            several.setdefault(key, []).append(_Rating(rating, place))
+            ratings_of.setdefault(key, []).append(_Rating(rating, place))
         for each in sentences:
             problems.add(place, each)
     if on_duplicate not in JOINED:
-        _refuse_contradictions(several, problems)
+        _refuse_contradictions(ratings_of, problems)
     problems.raise_if_any(hint=_hint(problems))
 
-    by_key = {key: ratings[0] for key, ratings in several.items()}
-    n_repeated = sum(len(ratings) - 1 for ratings in several.values())
-    repeated = {key: ratings for key, ratings in several.items() if len(ratings) > 1}
+    by_key = {key: ratings[0] for key, ratings in ratings_of.items()}
+    repeated = {key: ratings for key, ratings in ratings_of.items() if len(ratings) > 1}
+    n_repeated = sum(len(ratings) - 1 for ratings in repeated.values())
     if not repeated or on_duplicate not in JOINED:
         return Ratings(joined_by, by_key, n_repeated, [])
 
     if on_duplicate == "mean":
         for key, ratings in repeated.items():
-            by_key[key] = ratings[0]._replace(
-                value=fsum(rating.value for rating in ratings) / len(ratings)
-            )
+            mean = fsum(rating.value for rating in ratings) / len(ratings)
+            by_key[key] = ratings[0]._replace(value=mean)
     first, second = next(iter(repeated.values()))[:2]
     note = (
-        f"{Path(source).name}: {len(repeated):,} candidates have several ratings, first at {first.place} and {second.place}: "
-        f"their {on_duplicate} is taken (--on-duplicate {on_duplicate})"
+        f"{Path(source).name}: {len(repeated):,} candidates have several ratings, first at "
+        f"{first.place} and {second.place}: their {on_duplicate} is taken "
+        f"(--on-duplicate {on_duplicate})"
     )
     return Ratings(joined_by, by_key, n_repeated, [note])
 
 
-def _refuse_contradictions(several: Mapping[Key, Sequence[_Rating]], problems: Problems) -> None:
+def _refuse_contradictions(ratings_of: Mapping[Key, Sequence[_Rating]], problems: Problems) -> None:
     """Refuse rows that rate one candidate differently: nothing says which of them is right."""
-    for key, ratings in several.items():
+    for key, ratings in ratings_of.items():
         first = ratings[0]
         for rating in ratings[1:]:
             if rating.value != first.value:
                 problems.add(
                     rating.place,
-                    f"{SECOND_RATING} {rating.value:g} for {_describe(key)}; {first.place} says {first.value:g}",
+                    f"{SECOND_RATING} {rating.value:g} for {_describe(key)}; "
+                    f"{first.place} says {first.value:g}",
                     contradicted=[each.place for each in ratings],
                 )
 
 
 def _hint(problems: Problems) -> str:
     if any(row.reason.startswith(SECOND_RATING) for row in problems.rows):
-        return "where several people rated one candidate, take their mean with --on-duplicate mean; else correct these rows"
-    return "correct these rows, delete those of candidates that nobody rated, or leave them out with --skip-bad-rows"
+        return (
+            "where several people rated one candidate, take their mean with --on-duplicate mean; "
+            "else correct these rows"
+        )
+    return (
+        "correct these rows, delete those of candidates that nobody rated, "
+        "or leave them out with --skip-bad-rows"
+    )
 
 
 def _find_key_column(table: UserTable, rating_column: str) -> str:
-    has_ratings = rating_column in table.names
     missing = [name for name in ("prompt_id", rating_column) if name not in table.names]
     if not {"sample_idx", "response"} & set(table.names):
         missing.append("sample_idx (or response)")
     if missing:
+        has_ratings = rating_column in table.names
         raise InputError(
             f"{table.source} has no column {', '.join(missing)}; it has {', '.join(table.names)}",
             hint=HINT if has_ratings else "name the column of the ratings with --rating-column",
@@ -202,20 +224,21 @@ def _find_key_column(table: UserTable, rating_column: str) -> str:
     return "sample_idx" if "sample_idx" in table.names else "response"
 
 
-def _checked_key(prompt_id: Any, other: Any, joined_by: str) -> tuple[Key | None, list[str]]:
+def _checked_key(prompt_id: Any, completion: Any, joined_by: str) -> tuple[Key | None, list[str]]:
     """Return a row's key and, where it has none, what is wrong."""
-    text, problem = checked_id(prompt_id, "prompt_id")
-    second: int | str | None
+    checked_prompt, id_problem = checked_id(prompt_id, "prompt_id")
+    checked: int | str | None
     if joined_by == "sample_idx":
-        second, its_problem = checked_index(other, "sample_idx")
-        if second is None and its_problem is None:
-            its_problem = "`sample_idx` is empty"
+        checked, problem = checked_index(completion, "sample_idx")
+        if checked is None and problem is None:
+            problem = "`sample_idx` is empty"
     else:
-        second, its_problem = checked_text(other, "response")
-    sentences = [sentence for sentence in (problem, its_problem) if sentence is not None]
-    if text is None or second is None or sentences:
+        checked, problem = checked_text(completion, "response")
+
+    sentences = [sentence for sentence in (id_problem, problem) if sentence is not None]
+    if checked_prompt is None or checked is None or sentences:
         return None, sentences
-    return (text, second), []
+    return (checked_prompt, checked), []
 
 
 def _checked_rating(value: Any, name: str) -> tuple[float | None, str | None]:
@@ -229,7 +252,8 @@ def _checked_rating(value: Any, name: str) -> tuple[float | None, str | None]:
 
 
 def _describe(key: Key) -> str:
-    prompt_id, other = key
-    if isinstance(other, int):
-        return f"prompt_id {prompt_id!r}, sample_idx {other}"
-    return f"prompt_id {prompt_id!r}, response {other if len(other) <= 40 else other[:39] + '…'!r}"
+    prompt_id, completion = key
+    if isinstance(completion, int):
+        return f"prompt_id {prompt_id!r}, sample_idx {completion}"
+    text = completion if len(completion) <= 40 else completion[:39] + "…"
+    return f"prompt_id {prompt_id!r}, response {text!r}"

@@ -1,12 +1,13 @@
-"""Rates with a reward model: a sequence classifier with one output, loaded so that a wrong score is an error.
+"""Rates with a reward model: a sequence classifier with one output.
 
-Refused, because each of these gives plausible numbers without a word: a head that was never trained (a weight missing
-from the files), several labels, no pad token, no chat template, scores that padding changes, pickled weights, an adapter.
+It is loaded so that a wrong score is an error. Refused, because each of these gives plausible
+numbers without a word: a head that was never trained (a weight missing from the files), several
+labels, no pad token, no chat template, scores that padding changes, pickled weights, an adapter.
 """
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -20,16 +21,26 @@ from prefpipe.models.files import ModelFiles
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.text.control_tokens import TemplateError
 
-_WORST_LENGTH: Final = 1_000_000
+REMOTE_CODE_HINT: Final = "a model with code of its own needs --trust-remote-code, if you trust it"
+NO_LIMIT: Final = 1_000_000
 """Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
 
 
 class RewardModelScorer:
     """A reward model that reads the conversation and the response in its own chat template.
 
-    ``dtype`` ``auto``: float32 on CPU, bfloat16 with a float32 head on a GPU. ``batch_size`` is in rows, which are sorted
-    by length first; no score depends on its batch beyond rounding. A conversation longer than ``max_length`` tokens
-    (default: the model's own limit) is not cut: it gets the status ``too_long``. Raises ``ModelError``.
+    Args:
+        model: a checked model folder.
+        dtype: ``auto``: float32 on CPU, bfloat16 with a float32 head on a GPU.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        batch_size: in rows, which are sorted by length first; no score depends on its batch beyond
+            rounding.
+        max_length: in tokens, default the model's own limit; a longer conversation is not cut: it
+            gets the status ``too_long``.
+        trust_remote_code: run Python files that come with the model.
+
+    Raises:
+        ModelError: see the module's text.
     """
 
     def __init__(
@@ -46,28 +57,34 @@ class RewardModelScorer:
         self._device = find_device(device)
         self._dtype = _find_dtype(dtype, self._device)
         self._batch_size = batch_size
+
         _refuse_other_kinds(model, trust_remote_code)
         self._tokenizer = _load_tokenizer(model, trust_remote_code)
         self._template = ChatTemplate(self._tokenizer, today=model.template_date)
         self._template.self_test(self._name, answered=True)
         self._n_read = self._n_with_control_text = 0
+
         self._model = _load_model(model, self._dtype, trust_remote_code).to(self._device)
-        # The model finds the last token by its pad id, so it must be the id that this class pads with.
+        # The model finds the last token by its pad id: it must be the one that this class pads with.
         self._pad_id: int = self._tokenizer.pad_token_id
         self._model.config.get_text_config().pad_token_id = self._pad_id
         self.max_length = max_length or self._own_limit()
         """Longest conversation, in tokens."""
         self.example = self._render_example()
-        """What the model reads of a small conversation, special tokens included: for a person to check the template."""
+        """What the model reads of a small conversation, special tokens included.
+
+        For a person to check the template.
+        """
         self._test_padding()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request, in order.
 
-        Statuses: ``ok``; ``too_long``; ``template_error``: the chat template refuses the conversation, or the response cannot
-        be told from the turns that it writes; ``not_finite``: the model gave NaN or infinity.
+        Statuses: ``ok``; ``too_long``; ``template_error``: the chat template refuses the
+        conversation, or the response cannot be told from the turns that it writes; ``not_finite``:
+        the model gave NaN or infinity.
         """
-        scores: list[Score | None] = [None] * len(requests)
+        scores: dict[int, Score] = {}
         readable: list[tuple[int, list[int]]] = []
         for place, request in enumerate(requests):
             try:
@@ -78,20 +95,20 @@ class RewardModelScorer:
             self._n_read += 1
             self._n_with_control_text += self._template.holds_control_text(request.response)
             if len(token_ids) > self.max_length:
-                scores[place] = Score(
-                    None, "too_long", f"{len(token_ids)} tokens, the limit is {self.max_length}"
-                )
+                reason = f"{len(token_ids)} tokens, the limit is {self.max_length}"
+                scores[place] = Score(None, "too_long", reason)
             else:
                 readable.append((place, token_ids))
+
+        # Rows of like length share a batch, and the longest come first: too little memory shows soon.
         readable.sort(key=lambda item: len(item[1]), reverse=True)
         rewards = self._rewards([token_ids for _, token_ids in readable], self._batch_size)
         for (place, _), reward in zip(readable, rewards, strict=True):
-            scores[place] = (
-                Score(reward)
-                if math.isfinite(reward)
-                else Score(None, "not_finite", f"the model gave {reward}")
-            )
-        return [score for score in scores if score is not None]
+            if math.isfinite(reward):
+                scores[place] = Score(reward)
+            else:
+                scores[place] = Score(None, "not_finite", f"the model gave {reward}")
+        return [scores[place] for place in range(len(requests))]
 
     def close(self) -> None:
         """Release the model's memory."""
@@ -112,17 +129,24 @@ class RewardModelScorer:
         return self._template.note_on_control_text(self._n_with_control_text, self._n_read)
 
     def _rewards(self, rows: Sequence[list[int]], batch_size: int) -> list[float]:
-        return [reward for batch in _batches(rows, batch_size) for reward in self._forward(batch)]
+        rewards: list[float] = []
+        for begin in range(0, len(rows), batch_size):
+            rewards += self._forward(rows[begin : begin + batch_size])
+        return rewards
 
     @torch.inference_mode()
     def _forward(self, rows: Sequence[list[int]]) -> list[float]:
-        """Return the rewards of rows of ids, padded at the right so that positions are those of the row alone."""
+        """Return the rewards of rows of ids.
+
+        They are padded at the right, so that positions are those of the row alone.
+        """
         width = max(map(len, rows))
         input_ids = torch.full((len(rows), width), self._pad_id)
         attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
         for place, row in enumerate(rows):
             input_ids[place, : len(row)] = torch.tensor(row)
             attention_mask[place, : len(row)] = 1
+
         output = self._model(
             input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device)
         )
@@ -130,20 +154,20 @@ class RewardModelScorer:
         return rewards
 
     def _own_limit(self) -> int:
+        config = self._model.config.get_text_config()
         limits = [
-            getattr(self._model.config.get_text_config(), "max_position_embeddings", None),
+            getattr(config, "max_position_embeddings", None),
             self._tokenizer.model_max_length,
         ]
-        return min(
-            (limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH
-        )
+        return min([limit for limit in limits if limit and limit < NO_LIMIT], default=NO_LIMIT)
 
     def _render_example(self) -> str:
         token_ids = self.encode(*CONVERSATIONS[0])
         bos = self._tokenizer.bos_token_id
         if bos is not None and token_ids[:2] == [bos, bos]:
             raise ModelError(
-                f"the chat template of {self._name} writes the token {self._tokenizer.bos_token!r} twice at the start",
+                f"the chat template of {self._name} writes the token "
+                f"{self._tokenizer.bos_token!r} twice at the start",
                 hint="correct chat_template.jinja in a copy of the model's folder",
             )
         example: str = self._tokenizer.decode(token_ids)
@@ -157,7 +181,8 @@ class RewardModelScorer:
         if verdict.problem and verdict.fatal:
             raise ModelError(
                 f"{self._name} fails the self-test: {verdict.problem}",
-                hint="its scores cannot be trusted; try --dtype float32, and report it to the model's authors",
+                hint="its scores cannot be trusted; try --dtype float32, "
+                "and report it to the model's authors",
             )
         if verdict.problem:
             warnings.warn(f"{self._name}: {verdict.problem}", PrefpipeWarning, stacklevel=3)
@@ -170,11 +195,6 @@ def _find_dtype(name: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _batches(rows: Sequence[list[int]], size: int) -> Iterator[Sequence[list[int]]]:
-    for begin in range(0, len(rows), size):
-        yield rows[begin : begin + size]
-
-
 def _refuse_other_kinds(model: ModelFiles, trust_remote_code: bool) -> None:
     """Refuse what is no reward model before its weights are read."""
     if not (model.path / "config.json").is_file():
@@ -184,7 +204,8 @@ def _refuse_other_kinds(model: ModelFiles, trust_remote_code: bool) -> None:
         )
     if not any(model.path.glob("*.safetensors")):
         raise ModelError(
-            f"{model.requested} has no safetensors weights in {model.path} (pickled weights can run code)",
+            f"{model.requested} has no safetensors weights in {model.path} "
+            "(pickled weights can run code)",
             hint="convert it once with save_pretrained, in a place where you trust it",
         )
     try:
@@ -193,17 +214,15 @@ def _refuse_other_kinds(model: ModelFiles, trust_remote_code: bool) -> None:
         )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"the config of {model.requested} cannot be read: {error}", hint=_REMOTE_CODE_HINT
+            f"the config of {model.requested} cannot be read: {error}", hint=REMOTE_CODE_HINT
         ) from error
     if config.num_labels != 1:
+        architectures = ", ".join(config.architectures or ["no architecture"])
         raise ModelError(
-            f"{model.requested} has {config.num_labels} labels ({', '.join(config.architectures or ['no architecture'])}); "
+            f"{model.requested} has {config.num_labels} labels ({architectures}); "
             "a reward model has one",
             hint="give a sequence classifier that was trained with num_labels=1",
         )
-
-
-_REMOTE_CODE_HINT: Final = "a model with code of its own needs --trust-remote-code, if you trust it"
 
 
 def _load_tokenizer(model: ModelFiles, trust_remote_code: bool) -> Any:
@@ -213,16 +232,19 @@ def _load_tokenizer(model: ModelFiles, trust_remote_code: bool) -> Any:
         )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"the tokenizer of {model.requested} cannot be loaded: {error}", hint=_REMOTE_CODE_HINT
+            f"the tokenizer of {model.requested} cannot be loaded: {error}", hint=REMOTE_CODE_HINT
         ) from error
     if tokenizer.pad_token_id is None:
         raise ModelError(
-            f"the tokenizer of {model.requested} has no pad token, so rows of different lengths cannot share a batch",
-            hint="set pad_token in tokenizer_config.json to the token that the model was trained with",
+            f"the tokenizer of {model.requested} has no pad token, "
+            "so rows of different lengths cannot share a batch",
+            hint="set pad_token in tokenizer_config.json to the token that the model was trained "
+            "with",
         )
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer of {model.requested} has no chat template; another model's would give other scores",
+            f"the tokenizer of {model.requested} has no chat template; "
+            "another model's would give other scores",
             hint="add chat_template.jinja, as the model was trained with, to a copy of its folder",
         )
     return tokenizer
@@ -241,8 +263,9 @@ def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) 
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{model.requested} cannot be loaded as a sequence classifier: {error}",
-            hint=_REMOTE_CODE_HINT,
+            hint=REMOTE_CODE_HINT,
         ) from error
+
     untrained = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
     if untrained:
         raise ModelError(
@@ -252,8 +275,9 @@ def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) 
     unused = sorted(key for key in info["unexpected_keys"] if not key.startswith("lm_head"))
     if unused:
         warnings.warn(
-            f"{model.requested} has weights that {type(loaded).__name__} does not use: {_list(unused)}; if they belong to the "
-            "head, these scores are not the model's (try --trust-remote-code)",
+            f"{model.requested} has weights that {type(loaded).__name__} does not use: "
+            f"{_list(unused)}; if they belong to the head, these scores are not the model's "
+            "(try --trust-remote-code)",
             PrefpipeWarning,
             stacklevel=3,
         )
@@ -263,16 +287,20 @@ def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) 
 
 
 def _keep_head_exact(model: Any) -> None:
-    """Move everything outside the backbone to float32: rewards lie closer together than bfloat16's 3 digits."""
+    """Move everything outside the backbone to float32.
+
+    Rewards lie closer together than bfloat16's 3 digits.
+    """
+
+    def to_float32(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value.float() if value.is_floating_point() else value for value in inputs)
+
     for name, module in model.named_children():
         if name != model.base_model_prefix:
             module.float()
-            module.register_forward_pre_hook(
-                lambda _, inputs: tuple(
-                    value.float() if value.is_floating_point() else value for value in inputs
-                )
-            )
+            module.register_forward_pre_hook(to_float32)
 
 
 def _list(keys: Sequence[str], most: int = 5) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more

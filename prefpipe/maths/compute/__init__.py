@@ -1,1 +1,1 @@
-"""What computing costs and how loops are compiled."""
+"""What training costs in operations and memory, and how loops are compiled."""

@@ -1,7 +1,7 @@
 """The peak speed of the GPUs that people train on, from their makers' data sheets.
 
-TFLOP/s of matrix products on bfloat16 numbers with float32 sums, dense. Makers print the figure with 2:4 sparsity, twice as high,
-beside it or in its place; training does not reach it.
+TFLOP/s of matrix products on bfloat16 numbers with float32 sums, dense. Makers print the figure
+with 2:4 sparsity, twice as high, beside it or in its place; training does not reach it.
 """
 
 from typing import NamedTuple

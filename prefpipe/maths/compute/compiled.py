@@ -1,12 +1,12 @@
 """Loops compiled to machine code, once an installation.
 
-Numba keeps what it compiled in ``__pycache__`` beside the source, else in the user's cache folder (``NUMBA_CACHE_DIR`` chooses
-another). What was compiled is valid for the sources of this whole folder: Numba itself
-looks at the file of the function alone, and a function that calls one of another file would go on with machine code of the
-file's past after an update.
+Numba keeps what it compiled in ``__pycache__`` beside the source, else in the user's cache folder
+(``NUMBA_CACHE_DIR`` chooses another). What was compiled is valid for the sources of all of
+``prefpipe.maths``: Numba itself looks at the file of the function alone, and a function that calls
+one of another file would go on with machine code of the file's past after an update.
 
-Compiled functions release Python's global lock, so that threads run them side by side, and each call does the
-same arithmetic in the same order whatever the number of threads.
+Compiled functions release Python's global lock, so that threads run them side by side, and each
+call does the same arithmetic in the same order whatever the number of threads.
 """
 
 import hashlib
@@ -23,14 +23,18 @@ _SETTINGS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function of arrays and numbers when it is first called; sums keep the order of the source."""
+    """Compile a function of arrays and numbers when it is first called.
+
+    Sums keep the order of the source.
+    """
     return _compile(function, {})
 
 
 def compiled_sum(function: Function) -> Function:
-    """Compile a function whose sums may be split over the lanes of a wide register: three times as fast.
+    """Compile a function whose sums may be split over the lanes of a wide register.
 
-    The last bit of a sum then depends on the kind of processor, and on nothing else.
+    Three times as fast. The last bit of a sum then depends on the kind of processor, and on nothing
+    else.
     """
     return _compile(function, {"fastmath": {"reassoc", "contract"}})
 
@@ -44,8 +48,9 @@ def is_cached(function: Callable[..., Any]) -> bool:
 class ForgivingCache:
     """Numba's cache of one function, whose failures cost a compilation and nothing else.
 
-    A file of it may have been cut off by a full disk or a crash of the machine, and nothing in an error of numba's says what to
-    delete; and where the disk of the cache is full, or a quota is, that of the output may not be.
+    A file of it may have been cut off by a full disk or a crash of the machine, and nothing in an
+    error of numba's says what to delete; and where the disk of the cache is full, or a quota is,
+    that of the output may not be.
     """
 
     def __init__(self, of_numba: Any) -> None:
@@ -56,12 +61,13 @@ class ForgivingCache:
         return getattr(self._cache, name)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """Return what was compiled before, None where there is nothing that can be read: then it is compiled again."""
+        """Return what was compiled before, None where nothing can be read: it is compiled again."""
         try:
             return self._cache.load_overload(signature, target)
         except Exception:  # noqa: BLE001 - what a damaged pickle raises may be anything
+            # An empty index in place of one that may be the damaged file.
             with suppress(Exception):
-                self._cache.flush()  # an empty index in place of one that may be the damaged file
+                self._cache.flush()
             return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
@@ -73,14 +79,15 @@ class ForgivingCache:
 def _compile(function: Function, more: dict[str, Any]) -> Function:
     try:
         dispatcher = numba.njit(cache=True, **_SETTINGS, **more)(function)
-    except (
-        RuntimeError
-    ):  # no folder can be written to, in a locked-down container: compile in every process
+    except RuntimeError:
+        # No folder can be written to, in a locked-down container: compile in every process.
         return cast("Function", numba.njit(**_SETTINGS, **more)(function))
 
     if numba.config.DISABLE_JIT:
         return cast("Function", dispatcher)
-    # Private to Numba, which has no other way to say what else a function depends on; a test sees that it works.
+
+    # Private to Numba, which has no other way to say what else a function depends on; a test sees
+    # that it works.
     dispatcher._cache._cache_file._source_stamp = _stamp_of_sources()  # noqa: SLF001
     dispatcher._cache = ForgivingCache(dispatcher._cache)  # noqa: SLF001
     return cast("Function", dispatcher)

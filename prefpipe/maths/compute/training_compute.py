@@ -1,16 +1,19 @@
-"""What a training run computes, in floating-point operations (FLOP), and how long a GPU takes for it.
+"""What a training run computes, in floating-point operations (FLOP), and how long a GPU takes.
 
-A multiplication and an addition are two FLOP. Only matrix products are counted, as by Kaplan et al. 2020 (arXiv 2001.08361,
-section 2.1 and table 1): norms, activations, softmax and the optimizer's step are small beside them. For a sequence of
-T = P + Y tokens, prompt and response, the forward pass of a causal model takes
+A multiplication and an addition are two FLOP. Only matrix products are counted, as by Kaplan et al.
+2020 (arXiv 2001.08361, section 2.1 and table 1): norms, activations, softmax and the optimizer's
+step are small beside them. For a sequence of T = P + Y tokens, prompt and response, the forward
+pass of a causal model takes
 
-    layers       2 N T             N parameters that every token is multiplied with
-    output       2 V Y             V parameters of the output projection, which sees the positions that predict a response token
+    layers       2 N T    N parameters that every token is multiplied with
+    output       2 V Y    V parameters of the output projection, which sees the positions that
+                          predict a response token
     attention    sum over layers of  h (d_qk + d_v) T^2
 
-The last is the two products of h heads, queries with keys and weights with values, 2 h d_qk T^2 and 2 h d_v T^2, halved because a
-causal mask needs half of each: a token's share is Kaplan's 2 n_layer n_ctx d_attn. PaLM (arXiv 2204.02311, appendix B) counts
-them whole. The backward pass takes twice the forward one: a product for the gradient of what went in and one for the weights'.
+The last is the two products of h heads, queries with keys and weights with values, 2 h d_qk T^2 and
+2 h d_v T^2, halved because a causal mask needs half of each: a token's share is Kaplan's
+2 n_layer n_ctx d_attn. PaLM (arXiv 2204.02311, appendix B) counts them whole. The backward pass
+takes twice the forward one: a product for the gradient of what went in and one for the weights'.
 """
 
 import re
@@ -25,11 +28,14 @@ TALLIED = (
     "n_usable",
     "n_kept",
     "group_prompt_tokens",
-    *(
-        f"{side}_{what}"
-        for side in ("usable", "kept")
-        for what in ("prompt_tokens", "response_tokens", "squared_tokens", "estimated")
-    ),
+    "usable_prompt_tokens",
+    "usable_response_tokens",
+    "usable_squared_tokens",
+    "usable_estimated",
+    "kept_prompt_tokens",
+    "kept_response_tokens",
+    "kept_squared_tokens",
+    "kept_estimated",
 )
 """The sums that ``select`` leaves in its parts and that are needed here."""
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMBT])", re.IGNORECASE)
@@ -39,9 +45,10 @@ UNITS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 class ModelShape(NamedTuple):
     """What the FLOP of a model depend on.
 
-    ``n_layer_parameters``: parameters that every token is multiplied with, of experts those that one token meets.
-    ``n_output_parameters``: those of the output projection, 0 where they are among the others. ``attention_width``: the sum over
-    attention layers of heads x (width of a query + width of a value), 0 where it is not known.
+    ``n_layer_parameters``: parameters that every token is multiplied with, of experts those that
+    one token meets. ``n_output_parameters``: those of the output projection, 0 where they are among
+    the others. ``attention_width``: the sum over attention layers of heads x (width of a query +
+    width of a value), 0 where it is not known.
     """
 
     n_layer_parameters: float
@@ -52,7 +59,8 @@ class ModelShape(NamedTuple):
 class TokenSums(NamedTuple):
     """The sequences of one pass over the data, summed: a response each, its prompt in front.
 
-    ``prompt_tokens`` counts a prompt as often as it is computed; ``squared_tokens`` is the sum of (prompt + response)^2.
+    ``prompt_tokens`` counts a prompt as often as it is computed; ``squared_tokens`` is the sum of
+    (prompt + response)^2.
     """
 
     n_prompts: float
@@ -68,7 +76,10 @@ class TokenSums(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How is trained: passes over the data, and what is computed beside one forward and one full backward pass."""
+    """How one trains: passes over the data, and what each computes beside one forward and backward.
+
+    ``reference``: a frozen policy, whose log-probabilities are computed once.
+    """
 
     epochs: float = 1.0
     gradient_checkpointing: bool = False
@@ -76,7 +87,7 @@ class Recipe(NamedTuple):
     reference: bool = False
 
 
-class Work(NamedTuple):
+class TrainingWork(NamedTuple):
     """FLOP by where they are spent."""
 
     layers: float
@@ -97,7 +108,10 @@ class PoolAndKept(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A selection that has not been run: every prompt has ``n`` candidates of mean length, all of them usable."""
+    """A selection that has not been run.
+
+    Every prompt has ``n`` candidates of mean length, all of them usable.
+    """
 
     n_prompts: int
     n: int
@@ -107,33 +121,38 @@ class Plan(NamedTuple):
     mean_response_tokens: float
 
 
-def forward_work(shape: ModelShape, sums: TokenSums) -> Work:
-    """Return the FLOP of one forward pass over the sequences: 2 N T, 2 V Y and the attention width times T^2."""
-    return Work(
+def forward_work(shape: ModelShape, sums: TokenSums) -> TrainingWork:
+    """Return the FLOP of one forward pass over the sequences.
+
+    2 N T, 2 V Y and the attention width times T^2: see the module's text.
+    """
+    return TrainingWork(
         layers=FLOP_A_PARAMETER * shape.n_layer_parameters * sums.tokens,
         output=FLOP_A_PARAMETER * shape.n_output_parameters * sums.response_tokens,
         attention=shape.attention_width * sums.squared_tokens,
     )
 
 
-def training_work(shape: ModelShape, sums: TokenSums, recipe: Recipe) -> Work:
+def training_work(shape: ModelShape, sums: TokenSums, recipe: Recipe) -> TrainingWork:
     """Return the FLOP of a training run.
 
     Forward passes that each part is worth, in one step:
 
     - full training: 3, the forward pass and twice that for the two gradients;
-    - LoRA: 2, as frozen weights need no gradient; attention keeps 3, as both of its factors are activations. The adapters'
-      own products are left out;
-    - gradient checkpointing: one more for layers and attention, whose activations are computed again. The output
-      projection is not.
+    - LoRA: 2, as frozen weights need no gradient; attention keeps 3, as both of its factors are
+      activations. The adapters' own products are left out;
+    - gradient checkpointing: one more for layers and attention, whose activations are computed
+      again. The output projection is not.
 
-    A reference policy adds one forward pass in all, not one an epoch: its log-probabilities are computed once and kept.
+    A reference policy adds one forward pass in all, not one an epoch: its log-probabilities are
+    computed once and kept.
     """
     again = 1.0 if recipe.gradient_checkpointing else 0.0
     weights = 2.0 if recipe.lora else 3.0
     reference = 1.0 if recipe.reference else 0.0
+
     forward = forward_work(shape, sums)
-    return Work(
+    return TrainingWork(
         layers=forward.layers * (recipe.epochs * (weights + again) + reference),
         output=forward.output * (recipe.epochs * weights + reference),
         attention=forward.attention * (recipe.epochs * (3.0 + again) + reference),
@@ -152,35 +171,35 @@ def gpu_hours(flop: float, *, tflops: float, mfu: float) -> float:
 
 
 def parse_size(text: str) -> float | None:
-    """Return the parameters that ``8B``, ``1.5b`` or ``135M`` stands for, None when the text is no size."""
+    """Return the parameters that ``8B``, ``1.5b`` or ``135M`` stands for, None of no size."""
     match = SIZE.fullmatch(text.strip())
     return float(match["number"]) * UNITS[match["unit"].upper()] if match else None
 
 
 def planned_tokens(plan: Plan, *, shared_prompt: bool = False) -> PoolAndKept:
-    """Return what a selection would be made from and keep; sequences have their mean length, so T^2 comes out low.
+    """Return what a selection would be made from and keep.
+
+    Sequences have their mean length, so T^2 comes out low.
 
     Args:
         plan: numbers of prompts and candidates, mean lengths.
         shared_prompt: count a prompt once a group instead of once a response.
     """
-    kept = min(plan.n, plan.positives + plan.k)
+    n_kept = min(plan.n, plan.positives + plan.k)
     length = plan.mean_prompt_tokens + plan.mean_response_tokens
     both = []
-    for n_each in (plan.n, kept):
+    for n_each in (plan.n, n_kept):
         n = plan.n_prompts * n_each
         sums = TokenSums(
-            plan.n_prompts,
-            n,
-            n * plan.mean_prompt_tokens,
-            n * plan.mean_response_tokens,
-            n * length**2,
+            n_prompts=plan.n_prompts,
+            n_responses=n,
+            prompt_tokens=n * plan.mean_prompt_tokens,
+            response_tokens=n * plan.mean_response_tokens,
+            squared_tokens=n * length**2,
         )
-        both.append(
-            _with_prompts_once(sums, plan.n_prompts * plan.mean_prompt_tokens)
-            if shared_prompt
-            else sums
-        )
+        if shared_prompt:
+            sums = _with_prompts_once(sums, plan.n_prompts * plan.mean_prompt_tokens)
+        both.append(sums)
     return PoolAndKept(*both)
 
 
@@ -188,24 +207,31 @@ def tallied_tokens(tally: Mapping[str, float], *, shared_prompt: bool = False) -
     """Return the tokens of a selection from what ``select`` tallied.
 
     Args:
-        tally: the sums of ``groups``: ``n_groups``, ``n_usable``, ``usable_prompt_tokens`` and so on.
+        tally: the sums of ``groups``: ``n_groups``, ``n_usable``, ``usable_prompt_tokens`` and so
+            on.
         shared_prompt: count a prompt once a group instead of once a response.
     """
     both = []
-    for n_name, name in (("n_usable", "usable"), ("n_kept", "kept")):
-        lengths = (tally[f"{name}_{what}_tokens"] for what in ("prompt", "response", "squared"))
-        sums = TokenSums(tally["n_groups"], tally[n_name], *lengths)
-        both.append(
-            _with_prompts_once(sums, tally["group_prompt_tokens"]) if shared_prompt else sums
+    for name in ("usable", "kept"):
+        sums = TokenSums(
+            n_prompts=tally["n_groups"],
+            n_responses=tally[f"n_{name}"],
+            prompt_tokens=tally[f"{name}_prompt_tokens"],
+            response_tokens=tally[f"{name}_response_tokens"],
+            squared_tokens=tally[f"{name}_squared_tokens"],
         )
+        if shared_prompt:
+            sums = _with_prompts_once(sums, tally["group_prompt_tokens"])
+        both.append(sums)
     return PoolAndKept(*both)
 
 
 def share_of_tokens_kept(tally: Mapping[str, float]) -> float | None:
-    """Return the tokens of the kept groups over those of every usable candidate, each prompt counted once a group.
+    """Return the tokens of the kept groups over those of every usable candidate.
 
-    It is what remains of the work of a training step, attention aside, as `prefpipe train` computes prompts unless
-    ``--no-shared-prompt`` is given. None where there is none.
+    Each prompt is counted once a group. It is what remains of the work of a training step,
+    attention aside, as `prefpipe train` computes prompts unless ``--no-shared-prompt`` is given.
+    None where there is none.
     """
     if not tally.get("n_usable"):
         return None
@@ -214,14 +240,17 @@ def share_of_tokens_kept(tally: Mapping[str, float]) -> float | None:
 
 
 def _with_prompts_once(sums: TokenSums, prompt_tokens: float) -> TokenSums:
-    """Return the sums with each prompt computed once: responses still attend to it, it no longer attends to itself again.
+    """Return the sums with each prompt computed once.
 
-    Of T^2 = P^2 + (T^2 - P^2) the first part is counted once a prompt. The sum of P^2 is not known, and is taken from the mean
-    prompt length: exact where prompts are equally long.
+    Responses still attend to it, but it no longer attends to itself again. Of T^2 = P^2 + (T^2 -
+    P^2) the first part is counted once a prompt. The sum of P^2 is not known, and is taken from the
+    mean prompt length: exact where prompts are equally long.
     """
     if not sums.n_responses or not sums.n_prompts:
         return sums
-    once, each = prompt_tokens**2 / sums.n_prompts, sums.prompt_tokens**2 / sums.n_responses
+    squared_each = sums.prompt_tokens**2 / sums.n_responses
+    squared_once = prompt_tokens**2 / sums.n_prompts
     return sums._replace(
-        prompt_tokens=prompt_tokens, squared_tokens=sums.squared_tokens - each + once
+        prompt_tokens=prompt_tokens,
+        squared_tokens=sums.squared_tokens - squared_each + squared_once,
     )

@@ -2,16 +2,17 @@
 
 A count of what must be there at once, not of what an allocator reserves:
 
-    weights      4 N (float32), for LoRA under bfloat16 2 N; bfloat16 without LoRA adds 2 N, autocast's copies
-    gradients    4 M        M parameters are trained: all N, or the adapters' r (in + out) a layer
-    optimizer    8 M        AdamW's two moments in float32
-    activations  b T (8 h + 4 i) a layer for T tokens at once, b = 4 bytes, 2 under bfloat16; with gradient checkpointing
-                 b T h a layer, and one layer in full
-    output       8 min(T V, 2^27): logits in float32 and their gradient; beyond 2^27 they are made chunk by chunk and never whole
+    weights 4 N (float32), for LoRA under bfloat16 2 N; bfloat16 without LoRA adds 2 N, autocast's
+    copies gradients 4 M M parameters are trained: all N, or the adapters' r (in + out) a layer
+    optimizer 8 M AdamW's two moments in float32 activations b T (8 h + 4 i) a layer for T tokens at
+    once, b = 4 bytes, 2 under bfloat16; with
+                 gradient checkpointing b T h a layer, and one layer in full
+    output       8 min(T V, 2^27): logits in float32 and their gradient; beyond 2^27 they are made
+                 chunk by chunk and never whole
 
-Activations are those of a gated decoder layer (h hidden, i inner width): the inputs of its matrix products and element-wise
-steps; attention keeps no T x T scores. Fragmentation, buffers of kernels and copies for several devices come on top: take it
-for the order of magnitude and leave a third.
+Activations are those of a gated decoder layer (h hidden, i inner width): the inputs of its matrix
+products and element-wise steps; attention keeps no T x T scores. Fragmentation, buffers of kernels
+and copies for several devices come on top: take it for the order of magnitude and leave a third.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,10 @@ KEPT_LOGITS = 2**27
 
 
 class MemoryShape(NamedTuple):
-    """What memory depends on: parameters N, ``rank_width`` the sum over adapted layers of in + out, and widths of a layer."""
+    """What memory depends on: parameters N, layers, and widths of a layer.
+
+    ``rank_width``: the sum over adapted layers of in + out.
+    """
 
     n_parameters: int
     rank_width: int
@@ -56,19 +60,23 @@ class Footprint(NamedTuple):
 
 def step_footprint(shape: MemoryShape, recipe: StepRecipe) -> Footprint:
     """Return the bytes of a step by the formulas above."""
-    n, trained = (
-        shape.n_parameters,
-        recipe.lora_r * shape.rank_width if recipe.lora_r else shape.n_parameters,
-    )
-    weight_bytes = 2.0 if recipe.bf16 and recipe.lora_r else 6.0 if recipe.bf16 else 4.0
+    # Under LoRA the frozen weights are held in bfloat16 alone, the adapters in float32.
+    if recipe.lora_r:
+        trained = recipe.lora_r * shape.rank_width
+        weights = (2.0 if recipe.bf16 else 4.0) * shape.n_parameters + 4.0 * trained
+    else:
+        trained = shape.n_parameters
+        weights = (6.0 if recipe.bf16 else 4.0) * shape.n_parameters
+
     number = 2.0 if recipe.bf16 else 4.0
     whole_layer = number * recipe.n_tokens * (8 * shape.hidden + 4 * shape.inner)
     if recipe.gradient_checkpointing:
         activations = shape.n_layers * number * recipe.n_tokens * shape.hidden + whole_layer
     else:
         activations = shape.n_layers * whole_layer
+
     return Footprint(
-        weights=weight_bytes * n + (4.0 * trained if recipe.lora_r else 0.0),
+        weights=weights,
         gradients=4.0 * trained,
         optimizer=8.0 * trained,
         activations=activations,

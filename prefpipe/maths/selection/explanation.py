@@ -18,7 +18,7 @@ from prefpipe.maths.selection.opt_select.wide_spans import (
     costs_in_unit_of,
     unit_reward_of,
 )
-from prefpipe.maths.selection.pools import Choice, Pools, Weighting
+from prefpipe.maths.selection.pools import Choice, Pools, PoolWeights
 
 
 class Explanation(NamedTuple):
@@ -68,7 +68,7 @@ def explain(pools: Pools, choice: Choice) -> Explanation:
 @compiled
 def explain_prompts(
     distances_PRR: np.ndarray,
-    weighting: Weighting,
+    weighting: PoolWeights,
     clients_PC: np.ndarray,
     negatives_PR: np.ndarray,
     n_negatives_P: np.ndarray,

@@ -41,12 +41,12 @@ class Pools(NamedTuple):
         padding_last = np.argsort(both < 0, axis=1, kind="stable")
         return np.asarray(np.take_along_axis(both, padding_last, axis=1))
 
-    def weighting(self) -> "Weighting":
+    def weighting(self) -> "PoolWeights":
         """Return the weights, and what they are made from."""
-        return Weighting(self.rewards, self.weights, self.temperatures)
+        return PoolWeights(self.rewards, self.weights, self.temperatures)
 
 
-class Weighting(NamedTuple):
+class PoolWeights(NamedTuple):
     """Opt-Select's weights (P, R), and the rewards (P, R) and temperatures (P,) they come from."""
 
     rewards: np.ndarray

@@ -17,7 +17,7 @@ from prefpipe.maths.compute.compiled import compiled, is_cached
 from prefpipe.maths.selection.clusters import choose_lowest_members, k_means
 from prefpipe.maths.selection.explanation import count_chosen, explain_prompts
 from prefpipe.maths.selection.opt_select.wide_spans import solve_weighted
-from prefpipe.maths.selection.pools import Choice, Pools, Weighting
+from prefpipe.maths.selection.pools import Choice, Pools, PoolWeights
 from prefpipe.maths.selection.random_numbers import draw_below, seed_state
 
 
@@ -154,7 +154,7 @@ def _cluster(
 @compiled
 def _solve(
     distances_PRR: np.ndarray,
-    weighting: Weighting,
+    weighting: PoolWeights,
     clients_PC: np.ndarray,
     negatives_PR: np.ndarray,
     n_negatives_P: np.ndarray,

@@ -33,7 +33,7 @@ from prefpipe.artifacts.interchange.row_writers import RowWriter, row_writer
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
-from prefpipe.configs.export_groups import ExportConfig
+from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import UsageError
 from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
 from prefpipe.stages.shared.candidate_rows import Row

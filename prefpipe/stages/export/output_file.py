@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from shlex import quote
 
 from prefpipe.artifacts.interchange.row_writers import RowWriter
-from prefpipe.configs.export_groups import ExportConfig
+from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import InputError, StoppedEarly, UsageError
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.runtime import Runtime

@@ -1,8 +1,8 @@
 r"""Checks on the final answer: an exact text, a number.
 
 Where the answer stands, in this order: the last ``\boxed{...}``; after the last ``####``; after the
-last ``answer is``, ``answer:`` or ``answer =`` on its line; else the whole response (of numbers: the
-last one in it).
+last ``answer is``, ``answer:`` or ``answer =`` on its line; else the whole response (of numbers:
+the last one in it).
 """
 
 import math
@@ -24,8 +24,9 @@ _THOUSANDS: Final = regex.compile(r"[0-9]{1,3}(?:,[0-9]{3})++(?:[.eE].*+)?+")
 _NUMBER: Final = regex.compile(
     r"""
     (?<![\p{L}\p{N}_.])                       # not inside a word, a longer number or a version
-    (?:(?<![\p{L}\p{N}_.)\]])(?P<sign>[-+\u2212]))?+  [$\u20ac\u00a3\u00a5]?+  (?P<sign2>[-\u2212])?+
-    (?: (?:(?P<whole>[0-9]{1,15})[ ])?(?P<above>[0-9]{1,15})[ ]?/[ ]?(?P<below>[0-9]{1,15})(?![0-9/])
+    (?:(?<![\p{L}\p{N}_.)\]])(?P<sign>[-+\u2212]))?+  [$\u20ac\u00a3\u00a5]?+
+    (?P<sign2>[-\u2212])?+ (?: (?:(?P<whole>[0-9]{1,15})[ ])?(?P<above>[0-9]{1,15})[ ]?/[
+    ]?(?P<below>[0-9]{1,15})(?![0-9/])
       | (?P<decimal>(?:[0-9]++(?:,[0-9]++)*+(?:\.[0-9]++)?+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?+)
     )
     [ ]?(?P<percent>%|percent\b)?+
@@ -138,7 +139,7 @@ def read_numbers(text: str) -> list[tuple[float, bool]]:
 
 
 def _values(match: Any) -> list[tuple[float, bool]]:
-    """Return the numbers of one match: a fraction, a decimal, or a list that looks like thousands."""
+    """Return the numbers of one match: a fraction, a decimal, or several with commas between."""
     sign = -1.0 if (match["sign"] or match["sign2"] or "+") != "+" else 1.0
     is_percentage = match["percent"] is not None
 

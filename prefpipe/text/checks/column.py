@@ -3,8 +3,9 @@
     [{"type": "words", "max": 50}, {"type": "language", "language": "de", "weight": 2.0}]
 
 ``type`` names one of ``CHECKS``. ``weight`` (1.0) is its share in the weighted mean. ``strict``
-(false) counts anything short of full marks as 0, and ``not_empty`` (false) gives a response of white
-space alone 0; IFEval does both. Every other key is a parameter of that type. See docs/checks.md.
+(false) counts anything short of full marks as 0, and ``not_empty`` (false) gives a response of
+white space alone 0; IFEval does both. Every other key is a parameter of that type. See
+docs/checks.md.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Checks on the form of a response: case, commas, start and end, quotes, JSON, a regular expression."""
+"""Checks on the form of a response: case, commas, start and end, quotes, JSON, a pattern."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ from prefpipe.text.checks.parameters import Switch, Text, Texts
 from prefpipe.text.words import split_words
 
 REGEX_TIMEOUT_S: Final = 1.0
-"""A search that takes longer scores 0: a pattern that backtracks without end must not stop the run."""
+"""A search that takes longer scores 0: a pattern that backtracks for ever must not stop the run."""
 
 _COMMAS: Final = frozenset(",\u060c\u3001\uff0c")
 _QUOTES: Final = frozenset(
@@ -29,7 +29,7 @@ _MINOR_WORDS: Final = frozenset(_SMALL.split())
 
 
 def _grade_words(words: list[str], is_right: Callable[[str], bool], wanted: str) -> Grade:
-    """Return the share of ``words`` that are right; a response without any word to judge scores 0."""
+    """Return the share of ``words`` that are right; a response without words to judge scores 0."""
     if not words:
         return Grade(0.0, "no words with upper or lower case")
     n_right = sum(map(is_right, words))
@@ -66,7 +66,7 @@ class TitleCase:
     """Every word begins with a capital letter, small English words (of, the, and, ...) excepted."""
 
     def grade(self, candidate: Candidate) -> Grade:
-        """Return the share of words, the excepted ones left out, that begin with a capital letter."""
+        """Return the share of words, but for the excepted ones, that begin with a capital."""
         words = [word for word in _cased_words(candidate.response) if word not in _MINOR_WORDS]
         return _grade_words(words, lambda word: not word[0].islower(), "begin with a capital")
 
@@ -184,7 +184,7 @@ def _compile(pattern: str, ignore_case: bool) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Regex:
-    """A regular expression (syntax of Python's ``re``) found in the response, or matching all of it."""
+    """A regular expression (as of Python's ``re``) in the response, or matching all of it."""
 
     pattern: Text
     mode: Literal["search", "fullmatch"] = "search"

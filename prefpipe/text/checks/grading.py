@@ -26,7 +26,7 @@ class Grade(NamedTuple):
 
 
 class Check(Protocol):
-    """A verifiable constraint, implemented by a frozen dataclass whose fields are its parameters."""
+    """A verifiable constraint: a frozen dataclass whose fields are its parameters."""
 
     def grade(self, candidate: Candidate) -> Grade:
         """Return how well the response satisfies the constraint."""

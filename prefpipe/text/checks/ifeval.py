@@ -19,7 +19,7 @@ from typing import Any, Final
 import regex  # type: ignore[import-untyped]
 
 IFEVAL_VERSION: Final = 1
-"""Rises when an instruction becomes another check; part of the fingerprint of scores of IFEval's prompts."""
+"""Rises when an instruction becomes another check; part of the fingerprint of IFEval's scores."""
 IDS_COLUMN: Final = "instruction_id_list"
 KWARGS_COLUMN: Final = "kwargs"
 
@@ -59,8 +59,8 @@ def checks_of_instructions(ids: Any, kwargs: Any) -> list[dict[str, Any]]:
     names, arguments = _as_list(ids, IDS_COLUMN), _as_list(kwargs, KWARGS_COLUMN)
     if len(names) != len(arguments):
         raise ValueError(
-            f"`{IDS_COLUMN}` holds {len(names)} and `{KWARGS_COLUMN}` {len(arguments)}: one of each "
-            "belongs together"
+            f"`{IDS_COLUMN}` holds {len(names)} and `{KWARGS_COLUMN}` {len(arguments)}: one of "
+            "each belongs together"
         )
 
     checks = []
@@ -102,8 +102,8 @@ def _number(given: _Arguments, name: str, *, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         shown = "is missing" if value is None else f"is {value!r}"
         raise ValueError(
-            f"`{name}` {shown}, and IFEval would draw one by chance; a whole number from {least} is "
-            "needed"
+            f"`{name}` {shown}, and IFEval would draw one by chance; a whole number from {least} "
+            "is needed"
         )
     return value
 
@@ -122,7 +122,8 @@ def _texts(given: _Arguments, name: str) -> list[str]:
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if not is_list or not value or not all(isinstance(text, str) for text in value):
         raise ValueError(
-            f"`{name}` is {value!r}, and IFEval would draw some by chance; a list of texts is needed"
+            f"`{name}` is {value!r}, and IFEval would draw some by chance; a list of texts is "
+            "needed"
         )
     return list(value)
 
@@ -267,8 +268,8 @@ def _first_word(given: _Arguments) -> dict[str, Any]:
     place = _number(given, "nth_paragraph", least=1)
     if place > number:
         raise ValueError(
-            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, and IFEval would draw one "
-            "by chance"
+            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, and IFEval would draw "
+            "one by chance"
         )
 
     word = _text(given, "first_word").lower()

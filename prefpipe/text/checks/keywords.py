@@ -66,7 +66,10 @@ class Keywords:
             _require_text(keyword)
 
     def grade(self, candidate: Candidate) -> Grade:
-        """Return the share of demands met: one for each of ``all`` and ``exclude``, one for ``any``."""
+        """Return the share of demands met.
+
+        There is one for each word of ``all`` and of ``exclude``, and one for ``any``.
+        """
         text = candidate.response
         faults = [f"lacks {word!r}" for word in self.all if not self._occurs(word, text)]
         faults += [f"has {word!r}" for word in self.exclude if self._occurs(word, text)]

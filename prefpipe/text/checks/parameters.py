@@ -59,8 +59,8 @@ def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[
         check = _reader(check_class).validate_python(values)
     except ValidationError as error:
         # what the parameters say together, without a place, is judged when each of them is known
-        found = [item for item in error.errors(include_url=False) if item["loc"] or not unknown]
-        problems += map(_worded, found)
+        faults = error.errors(include_url=False)
+        problems += [_worded(fault) for fault in faults if fault["loc"] or not unknown]
         return None
     return None if unknown else check
 
@@ -70,15 +70,16 @@ def _reader(check_class: type) -> TypeAdapter[Any]:
     return TypeAdapter(check_class)
 
 
-def _worded(item: Any) -> str:
+def _worded(fault: Any) -> str:
     """Return a problem that pydantic found, with the parameter's name and the value."""
-    if item["type"] == "missing":
-        return f"parameter {item['loc'][0]!r} is missing"
-
     # a check's own objection comes as the exception that it raised
-    own = item.get("ctx", {}).get("error")
-    message = item["msg"] if own is None else str(own)
-    if not item["loc"]:
-        return str(message)
+    objection = fault.get("ctx", {}).get("error")
+    message: str = fault["msg"] if objection is None else str(objection)
+    if not fault["loc"]:
+        return message
+
+    name = fault["loc"][0]
+    if fault["type"] == "missing":
+        return f"parameter {name!r} is missing"
     message = message.removeprefix("Input ")
-    return f"{item['loc'][0]!r} {message[0].lower()}{message[1:]}, got {item['input']!r}"
+    return f"{name!r} {message[0].lower()}{message[1:]}, got {fault['input']!r}"

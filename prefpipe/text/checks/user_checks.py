@@ -90,8 +90,8 @@ class PythonCheck:
         except Exception as error:
             raise InputError(
                 f"check function {self.function!r} raised {type(error).__name__}: {error}",
-                hint=f"call {self.function!r} on this response by hand, or let it return 0 for what "
-                "it cannot judge",
+                hint=f"call {self.function!r} on this response by hand, or let it return 0 for "
+                "what it cannot judge",
             ) from error
 
         score = _read_score(returned)

@@ -28,14 +28,14 @@ PLACES: Mapping[Kind, tuple[str, ...]] = {
     "pairwise": ("conversation", "first", "second"),
     "pointwise": ("conversation", "response"),
 }
-"""The placeholders that a template must hold, each once. ``{nonce}`` may stand anywhere beside them."""
+"""The placeholders that a template must hold, each once; ``{nonce}`` may stand anywhere."""
 VERDICT_LINE: Mapping[Kind, str] = {"pairwise": "VERDICT", "pointwise": "RATING"}
 SHIPPED: Mapping[str, Kind] = {
     "pairwise-v1": "pairwise",
     "pairwise-letter-v1": "pairwise",
     "pointwise-v1": "pointwise",
 }
-"""Templates in ``judge_prompts/``. A version's text never changes: another text is another version."""
+"""Templates in ``judge_prompts/``. A version's text never changes: another is another version."""
 NONCE_HEX_DIGITS = 8
 
 _TITLES = {
@@ -145,7 +145,7 @@ def fence(title: str, text: str, nonce: str) -> str:
 
 
 def conversation_text(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return a conversation as text: one user turn as it is, several with ``[role]`` lines before them.
+    """Return a conversation as text: one user turn as it is, several under ``[role]`` lines.
 
     Calls of tools are told as JSON, and the tools before all turns.
     """

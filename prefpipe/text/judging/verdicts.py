@@ -1,8 +1,8 @@
 """Verdicts: from a judge's answer, or its token probabilities, to a preference or a rating.
 
 Strict on purpose: what is not clear is None. In ``line`` form the answer has a line of its own,
-``VERDICT 3fa9c210: A``. The code is in no text under test, so a verdict that the judge quotes from a
-response is none. In ``bare`` form the whole answer is the verdict.
+``VERDICT 3fa9c210: A``. The code is in no text under test, so a verdict that the judge quotes from
+a response is none. In ``bare`` form the whole answer is the verdict.
 """
 
 import re
@@ -33,7 +33,7 @@ _CHOICES: Mapping[Kind, str] = {"pairwise": "[ABC]", "pointwise": "10|[1-9]"}
 
 
 class TokenChoice(NamedTuple):
-    """One sampled token, its natural log-probability, and the likeliest tokens there with theirs."""
+    """One sampled token, its natural log-probability, and the likeliest tokens there."""
 
     token: str
     logprob: float
@@ -43,11 +43,11 @@ class TokenChoice(NamedTuple):
 class Reading(NamedTuple):
     """A verdict read from an answer.
 
-    ``value`` is the preference for the response shown first, in [0, 1], or the rating; None with the
-    ``problem`` in words. ``choice`` is the label, ``A``, ``B``, ``C`` or ``1`` to ``10``; with
-    probabilities the most probable one. ``mass`` is the probability of all labels together, None for
-    a verdict read from text. ``unsplit_one`` (ratings) is the probability of a token ``1`` that may
-    be the beginning of 10, None where it cannot be.
+    ``value`` is the preference for the response shown first, in [0, 1], or the rating; None with
+    the ``problem`` in words. ``choice`` is the label, ``A``, ``B``, ``C`` or ``1`` to ``10``; with
+    probabilities the most probable one. ``mass`` is the probability of all labels together, None
+    for a verdict read from text. ``unsplit_one`` (ratings) is the probability of a token ``1`` that
+    may be the beginning of 10, None where it cannot be.
     """
 
     value: float | None
@@ -80,7 +80,7 @@ def read_text(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
 
 
 def without_thoughts(answer: str) -> str:
-    """Return what stands behind a reasoning model's thoughts, where a server leaves them in the answer."""
+    """Return what stands behind a model's thoughts, where a server leaves them in the answer."""
     return answer.rpartition("</think>")[2]
 
 
@@ -89,14 +89,15 @@ def read_probabilities(
 ) -> Reading:
     """Return the verdict weighted by the judge's probabilities at the verdict's place.
 
-    With p_l the summed probability of the tokens that read as label l (white space, quotes and brackets aside)::
+    With p_l the summed probability of the tokens that read as label l (white space, quotes and
+    brackets aside)::
 
         value = sum_l p_l * v_l / sum_l p_l        v: A 1, B 0, C 1/2; or the rating itself
 
-    A rating of 10 is one token for some tokenizers and ``1``, ``0`` for others. Where a token ``10``
-    stands among the most probable ones, ``1`` means 1. Where the answer is itself ``1``, ``0``, the
-    second token's distribution splits the first's. Else ``1`` counts as 1, and ``unsplit_one`` says
-    how much it has: the value could be at most 9 times that higher.
+    A rating of 10 is one token for some tokenizers and ``1``, ``0`` for others. Where a token
+    ``10`` stands among the most probable ones, ``1`` means 1. Where the answer is itself ``1``,
+    ``0``, the second token's distribution splits the first's. Else ``1`` counts as 1, and
+    ``unsplit_one`` says how much it has: the value could be at most 9 times that higher.
     """
     values = _VALUES[kind]
     place = _verdict_place(tokens, kind, form, nonce)

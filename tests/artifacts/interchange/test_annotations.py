@@ -68,11 +68,18 @@ def test_rows_of_ones_own_are_0_to_1_unless_it_is_said(tmp_path: Path) -> None:
     assert read_annotations(source, scale="1-2").preferences == [0.0, 1.0]
 
 
-def test_parquet_with_lengths_and_difficulty(tmp_path: Path) -> None:
-    table = pa.table({
-        "prompt_id": [3, 4], "preference": [0.25, 1.0], "length_chars": [10, 20], "baseline_length_chars": [30.0, 5.0],
-        "difficulty": [0.1, -0.2], "judge": ["me", "you"], "model": ["m", "m"],
-    })  # fmt: skip
+def test_parquet_annotations_have_lengths_and_difficulty(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "prompt_id": [3, 4],
+            "preference": [0.25, 1.0],
+            "length_chars": [10, 20],
+            "baseline_length_chars": [30.0, 5.0],
+            "difficulty": [0.1, -0.2],
+            "judge": ["me", "you"],
+            "model": ["m", "m"],
+        }
+    )
     pq.write_table(table, tmp_path / "p.parquet")
     found = read_annotations(str(tmp_path / "p.parquet"))
     assert (found.ids, found.texts) == (["3", "4"], None)
@@ -98,8 +105,10 @@ def test_verdicts_of_two_sides_are_of_the_first_over_the_second(tmp_path: Path) 
 
 
 def test_a_row_without_a_verdict_needs_no_response(tmp_path: Path) -> None:
-    rows = [{"prompt": "a", "preference": None, "response": None, "baseline_response": "x"},
-            {"prompt": "b", "preference": 0.5, "response": "yy", "baseline_response": "x"}]  # fmt: skip
+    rows = [
+        {"prompt": "a", "preference": None, "response": None, "baseline_response": "x"},
+        {"prompt": "b", "preference": 0.5, "response": "yy", "baseline_response": "x"},
+    ]
     found = read_annotations(lines(tmp_path / "r.jsonl", *rows)).known()
     assert found.lengths == [2.0]
 
@@ -185,12 +194,15 @@ def test_baseline_outputs_are_matched_by_instruction(tmp_path: Path) -> None:
             {"prompt": "a", "preference": 0.5},
         )
     )
-    outputs = alpaca(tmp_path / "model_outputs.json", {"instruction": "a", "output": "four", "generator": "m", "dataset": "d"},
-                     {"instruction": "b", "output": "", "generator": "m", "dataset": "d"})  # fmt: skip
+    outputs = alpaca(
+        tmp_path / "model_outputs.json",
+        {"instruction": "a", "output": "four", "generator": "m", "dataset": "d"},
+        {"instruction": "b", "output": "", "generator": "m", "dataset": "d"},
+    )
     assert read_baseline_lengths(outputs, read).values == [0.0, 4.0]
 
 
-def test_regularising_rows(tmp_path: Path) -> None:
+def test_regularising_rows_are_columns_of_numbers(tmp_path: Path) -> None:
     found = read_regularising_rows(str(gamed_table(tmp_path / "g.csv", 3)))
     assert found.preferences == pytest.approx([0.3, 0.31, 0.32])
     assert found.std_length_difference == [1.5, -1.5, 1.5]

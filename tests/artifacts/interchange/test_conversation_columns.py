@@ -194,7 +194,9 @@ def test_a_column_of_that_name_that_defines_no_tools_is_the_users(
 @pytest.mark.parametrize(
     ("name", "value"), [("functions", TOOLS), ("chat_template_kwargs", {"enable_thinking": False})]
 )
-def test_other_columns_that_templates_read(tmp_path: Path, name: str, value: Any) -> None:
+def test_other_columns_that_templates_read_are_refused_or_left_out(
+    tmp_path: Path, name: str, value: Any
+) -> None:
     with pytest.raises(InputError, match=f"`{name}` .*, and prefpipe carries texts alone"):
         load_prompts(lines(tmp_path / "a.jsonl", {"prompt": TEXT, name: value}))
 
@@ -246,8 +248,14 @@ def test_an_answer_of_a_batch_that_calls_a_tool_is_an_error_whatever_it_says(
         tmp_path / "r.jsonl",
         *({"custom_id": name, "body": {"messages": user(name)}} for name in "abc"),
     )
-    messages = [{"content": "Let me look.", "tool_calls": CALL}, {"content": None, "function_call": {"name": "f"}},
-                {"content": [{"type": "text", "text": "Bl"}, {"type": "text", "text": "ue."}], "reasoning_content": "Hm."}]  # fmt: skip
+    messages = [
+        {"content": "Let me look.", "tool_calls": CALL},
+        {"content": None, "function_call": {"name": "f"}},
+        {
+            "content": [{"type": "text", "text": "Bl"}, {"type": "text", "text": "ue."}],
+            "reasoning_content": "Hm.",
+        },
+    ]
     answers = [
         {
             "custom_id": name,
@@ -272,9 +280,10 @@ def test_an_answer_of_a_batch_that_calls_a_tool_is_an_error_whatever_it_says(
 
 def test_unknown_keys_are_counted_by_row(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
-        {"messages": [SKY[0] | {"name": "Ann", "toxic": False}]}, {"messages": [*user("a"), *assistant("b"), user("c")[0] | {"name": "Bob"}]},
+        {"messages": [SKY[0] | {"name": "Ann", "toxic": False}]},
+        {"messages": [*user("a"), *assistant("b"), user("c")[0] | {"name": "Bob"}]},
         {"messages": user("d")},
-    ]  # fmt: skip
+    ]
     prompts = load_prompts(lines(tmp_path / "a.jsonl", *rows))
     assert prompts.notes == (
         "keys of turns that are left out of the conversations: `name` (2 rows), `toxic` (1 row)",
@@ -437,7 +446,9 @@ def test_responses_may_be_the_assistants_turn(tmp_path: Path, entrance: str, wri
         ),
     ],
 )
-def test_turns_that_are_no_response(tmp_path: Path, response: Any, problem: str) -> None:
+def test_turns_that_are_no_response_are_refused(
+    tmp_path: Path, response: Any, problem: str
+) -> None:
     with pytest.raises(InputError) as caught:
         read(lines(tmp_path / "a.jsonl", {"prompt": TEXT, "response": response}), "rows")
     assert problem in caught.value.message

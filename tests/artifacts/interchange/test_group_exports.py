@@ -86,7 +86,7 @@ def test_the_schema_of_a_format_holds_its_rows(kind: str) -> None:
     assert all(list(row) == SCHEMAS[kind].names for row in rows)
 
 
-def test_trl() -> None:
+def test_trl_rows_hold_prompt_chosen_and_rejected_as_turns() -> None:
     assert list(ROWS["trl"](group(POSITIVE, GOOD, BAD))) == [
         {
             "prompt": user("question p"),
@@ -103,12 +103,19 @@ def test_trl() -> None:
     ]
 
 
-def test_trl_unpaired() -> None:
+def test_trl_unpaired_labels_every_response() -> None:
     assert list(ROWS["trl-unpaired"](group(POSITIVE, GOOD))) == [
-        {"prompt": user("question p"), "completion": assistant(f"answer p.{idx}"), "label": label, "prompt_id": "p", "sample_idx": idx,
-         "score": score, "model": model}
+        {
+            "prompt": user("question p"),
+            "completion": assistant(f"answer p.{idx}"),
+            "label": label,
+            "prompt_id": "p",
+            "sample_idx": idx,
+            "score": score,
+            "model": model,
+        }
         for idx, label, score, model in ((4, True, 2.0, "m0"), (1, False, 1.5, "m1"))
-    ]  # fmt: skip
+    ]
 
 
 def completion(rank: int, idx: int, score: float) -> dict[str, Any]:
@@ -121,12 +128,15 @@ def completion(rank: int, idx: int, score: float) -> dict[str, Any]:
     }
 
 
-def test_nemo_rl() -> None:
+def test_nemo_rl_ranks_the_two_responses_of_each_pair() -> None:
     [_, last] = ROWS["nemo-rl"](group(POSITIVE, GOOD, BAD))
     assert last == {
-        "context": user("question p"), "completions": [completion(0, 4, 2.0), completion(1, 2, -1.0)], "prompt_id": "p",
-        "scores": [2.0, -1.0], "margin": 3.0,
-    }  # fmt: skip
+        "context": user("question p"),
+        "completions": [completion(0, 4, 2.0), completion(1, 2, -1.0)],
+        "prompt_id": "p",
+        "scores": [2.0, -1.0],
+        "margin": 3.0,
+    }
     assert (
         "task_name" not in last
     )  # NeMo-RL adds it, and datasets refuses a second column of a name
@@ -144,7 +154,7 @@ def test_nemo_rl_whole_groups_rank_by_reward_and_ties_share_a_rank() -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama-factory", "axolotl"])
-def test_each_side_is_one_turn(kind: str) -> None:
+def test_message_rows_have_one_turn_a_side(kind: str) -> None:
     """LLaMA-Factory takes a pair only where both sides are an object."""
     [row] = ROWS[kind](group(POSITIVE, GOOD))
     assert (
@@ -158,7 +168,7 @@ def test_each_side_is_one_turn(kind: str) -> None:
     )
 
 
-def test_jsonl() -> None:
+def test_jsonl_holds_the_whole_group_in_one_row() -> None:
     first = POSITIVE | {
         "finish_reason": "stop",
         "n_response_tokens": 5,
@@ -169,14 +179,39 @@ def test_jsonl() -> None:
     second = GOOD | {"cluster": 1, "represents": [1, 2], "marginal_gain": 0.25}
     [row] = ROWS["jsonl"](group(first, second))
     assert row == {
-        "prompt_id": "p", "messages": user("question p"), "strategy": "bottom-k", "pairs": [{"chosen": 4, "rejected": 1, "margin": 0.5}],
+        "prompt_id": "p",
+        "messages": user("question p"),
+        "strategy": "bottom-k",
+        "pairs": [{"chosen": 4, "rejected": 1, "margin": 0.5}],
         "responses": [
-            {"sample_idx": 4, "role": "positive", "rank": 4, "reward": 2.0, "response": "answer p.4", "model": "m0", "n_response_tokens": 5,
-             "finish_reason": "stop", "cluster": None, "represents": None, "marginal_gain": None},
-            {"sample_idx": 1, "role": "negative", "rank": 1, "reward": 1.5, "response": "answer p.1", "model": "m1", "n_response_tokens": None,
-             "finish_reason": None, "cluster": 1, "represents": [1, 2], "marginal_gain": 0.25},
+            {
+                "sample_idx": 4,
+                "role": "positive",
+                "rank": 4,
+                "reward": 2.0,
+                "response": "answer p.4",
+                "model": "m0",
+                "n_response_tokens": 5,
+                "finish_reason": "stop",
+                "cluster": None,
+                "represents": None,
+                "marginal_gain": None,
+            },
+            {
+                "sample_idx": 1,
+                "role": "negative",
+                "rank": 1,
+                "reward": 1.5,
+                "response": "answer p.1",
+                "model": "m1",
+                "n_response_tokens": None,
+                "finish_reason": None,
+                "cluster": 1,
+                "represents": [1, 2],
+                "marginal_gain": 0.25,
+            },
         ],
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize(
@@ -192,6 +227,6 @@ def test_jsonl() -> None:
         ("", False),
     ],
 )
-def test_turns_that_alternate(roles: str, expected: bool) -> None:
+def test_alternates_knows_conversations_that_take_turns(roles: str, expected: bool) -> None:
     names = {"s": "system", "u": "user", "a": "assistant"}
     assert alternates([{"role": names[role], "content": "x"} for role in roles]) is expected

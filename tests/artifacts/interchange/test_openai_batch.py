@@ -68,9 +68,10 @@ ANSWERS = [
 def test_answers_come_in_any_order(tmp_path: Path) -> None:
     """Several requests with the same messages are one prompt; its indices follow the file of requests."""
     expected = {
-        (prompt_id_of(SKY), 0): ("Blue.", "gpt-x", {}), (prompt_id_of(SKY), 1): ("Grey.", "gpt-x", {}),
+        (prompt_id_of(SKY), 0): ("Blue.", "gpt-x", {}),
+        (prompt_id_of(SKY), 1): ("Grey.", "gpt-x", {}),
         (prompt_id_of(SEA), 0): ("Green.", "gpt-x", {}),
-    }  # fmt: skip
+    }
     for seed in range(6):
         shuffled = random.Random(seed).sample(ANSWERS, len(ANSWERS))
         pool = batch(tmp_path, REQUESTS, shuffled)
@@ -136,8 +137,10 @@ def test_ids_that_hold_prompt_and_sample_are_the_key(tmp_path: Path) -> None:
     requests = [request("sky_1", SKY), request("sky_0", SKY), request("a_b_0", SEA)]
     answers = [answered(item["custom_id"], choice(item["custom_id"])) for item in requests]
     assert held(batch(tmp_path, requests, answers)) == {
-        ("sky", 0): ("sky_0", "gpt-x", {}), ("sky", 1): ("sky_1", "gpt-x", {}), ("a_b", 0): ("a_b_0", "gpt-x", {}),
-    }  # fmt: skip
+        ("sky", 0): ("sky_0", "gpt-x", {}),
+        ("sky", 1): ("sky_1", "gpt-x", {}),
+        ("a_b", 0): ("a_b_0", "gpt-x", {}),
+    }
 
 
 @pytest.mark.parametrize(

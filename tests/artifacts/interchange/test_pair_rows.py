@@ -12,7 +12,7 @@ USER = [{"role": "user", "content": "Why?"}]
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.parquet", "pairs.csv", "pairs.json"])
-def test_texts_of_every_kind_of_file(tmp_path, name):
+def test_pairs_of_texts_are_the_same_from_every_kind_of_file(tmp_path, name):
     rows = some_pairs(4)
     if name.endswith(".jsonl"):
         source = pairs_file(tmp_path, rows)
@@ -55,7 +55,7 @@ def test_a_csv_text_that_looks_like_json_stays_a_text(tmp_path):
     ],
     ids=["turns", "whole conversations", "whole conversations beside a prompt"],
 )  # fmt: skip
-def test_lists_of_turns(tmp_path, row):
+def test_pairs_of_turns_become_prompt_and_two_texts(tmp_path, row):
     (found,) = read_pairs(pairs_file(tmp_path, [row]), needs_texts=True).rows
     assert (found.messages, found.chosen, found.rejected) == (USER, "a", "b")
 
@@ -73,7 +73,7 @@ def test_rows_that_cannot_be_used_stay_with_a_reason(tmp_path):
     assert not found[3].is_null
 
 
-def test_copies_and_contradictions(tmp_path):
+def test_pairs_that_repeat_or_contradict_another_are_marked(tmp_path):
     first = {"prompt": "Why?", "chosen": "a", "rejected": "b", "subset": "s"}
     turned = first | {"chosen": "b", "rejected": "a"}
     same = first | {"chosen": "c", "rejected": "c"}
@@ -84,7 +84,7 @@ def test_copies_and_contradictions(tmp_path):
     assert [row.has_equal_texts for row in found] == [False] * 5 + [True, True]
 
 
-def test_scores_of_the_file(tmp_path):
+def test_pairs_take_the_scores_of_the_file(tmp_path):
     rows = some_pairs(3, score_chosen=1.5, score_rejected=None)
     found = read_pairs(pairs_file(tmp_path, rows), needs_texts=True)
     assert found.score_columns == ("score_chosen", "score_rejected")
@@ -129,7 +129,7 @@ def test_columns_that_cannot_be_meant_are_refused(tmp_path, rows, needs_texts, w
         read_pairs(pairs_file(tmp_path, rows), needs_texts=needs_texts)
 
 
-def test_real_files(data_dir):
+def test_pairs_of_real_files_are_read_whole(data_dir):
     """RewardBench's names; one pair of equal texts, and six copies."""
     llmbar, xstest = (
         read_pairs(str(data_dir / f"{name}_pairs.parquet"), needs_texts=True).rows

@@ -32,7 +32,7 @@ PAIR = {
     ],
 )
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_explicit_and_implicit_prompts_in_text_and_in_turns(
+def test_explicit_and_implicit_prompts_read_alike_in_text_and_in_turns(
     tmp_path: Path, row: dict[str, Any], suffix: str
 ) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -123,8 +123,10 @@ def test_two_kinds_of_scores_are_two_scorers(tmp_path: Path) -> None:
 
 
 def test_one_response_in_several_rows_is_one_candidate(tmp_path: Path) -> None:
-    rows = [{"prompt": TEXT, "chosen": a, "rejected": b, "score_chosen": x, "score_rejected": y}
-            for a, b, x, y in (("A", "B", 3, 2), ("A", "C", 3, 1), ("B", "C", 2, None))]  # fmt: skip
+    rows = [
+        {"prompt": TEXT, "chosen": a, "rejected": b, "score_chosen": x, "score_rejected": y}
+        for a, b, x, y in (("A", "B", 3, 2), ("A", "C", 3, 1), ("B", "C", 2, None))
+    ]
     pool = read(lines(tmp_path / "a.jsonl", *rows), "trl")
     assert held(pool) == {
         (KEY, 0): ("A", None, {"score": 3.0}),
@@ -157,8 +159,16 @@ def test_contradictory_scores_name_both_rows(tmp_path: Path) -> None:
 
 def test_our_own_keys_are_used_where_they_are(tmp_path: Path) -> None:
     """Two candidates may have the same text then."""
-    row = {"prompt": SKY, "chosen": assistant("A"), "rejected": assistant("A"), "prompt_id": "p", "chosen_sample_idx": 4,
-           "rejected_sample_idx": 2, "score_chosen": 2, "score_rejected": 1}  # fmt: skip
+    row = {
+        "prompt": SKY,
+        "chosen": assistant("A"),
+        "rejected": assistant("A"),
+        "prompt_id": "p",
+        "chosen_sample_idx": 4,
+        "rejected_sample_idx": 2,
+        "score_chosen": 2,
+        "score_rejected": 1,
+    }
     assert held(read(lines(tmp_path / "a.jsonl", row), "trl")) == {
         ("p", 2): ("A", None, {"score": 1.0}),
         ("p", 4): ("A", None, {"score": 2.0}),
@@ -184,18 +194,21 @@ def test_a_text_of_two_models_is_of_the_first_that_is_named(tmp_path: Path) -> N
     assert held(read(lines(tmp_path / "a.jsonl", *rows), "trl"))[KEY, 0][1] == "m"
 
 
-def test_single_completions_with_labels_and_with_scores(tmp_path: Path) -> None:
+def test_single_completions_are_rewarded_by_labels_or_scores(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
-        {"prompt": SKY, "completion": assistant("Blue."), "label": True}, {"prompt": SKY, "completion": assistant("Red."), "label": False},
+        {"prompt": SKY, "completion": assistant("Blue."), "label": True},
+        {"prompt": SKY, "completion": assistant("Red."), "label": False},
         {"prompt": TEXT, "completion": "Red.", "label": 1},
-    ]  # fmt: skip
+    ]
     assert held(read(lines(tmp_path / "a.jsonl", *rows), "trl")) == {
-        (KEY, 0): ("Blue.", None, {"preference": 1.0}), (KEY, 1): ("Red.", None, {"preference": 0.5}),
-    }  # fmt: skip
+        (KEY, 0): ("Blue.", None, {"preference": 1.0}),
+        (KEY, 1): ("Red.", None, {"preference": 0.5}),
+    }
     rows = [{**row, "score": score} for row, score in zip(rows[:2], (0.9, None), strict=True)]
     assert held(read(lines(tmp_path / "b.jsonl", *rows), "trl")) == {
-        (KEY, 0): ("Blue.", None, {"score": 0.9}), (KEY, 1): ("Red.", None, {"score": None}),
-    }  # fmt: skip
+        (KEY, 0): ("Blue.", None, {"score": 0.9}),
+        (KEY, 1): ("Red.", None, {"score": None}),
+    }
 
 
 def test_a_prompt_in_the_layout_of_hh_rlhf_becomes_turns(tmp_path: Path) -> None:

@@ -56,11 +56,13 @@ def test_helpsteer2_turn_markers_are_turns(tmp_path: Path) -> None:
     pool = read(lines(tmp_path / "a.jsonl", *HELPSTEER2), "helpsteer2")
     assert pool.prompts.rows[0].messages == user("Name a lake.")
     assert pool.prompts.rows[1].messages == [
-        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "Name a sea."},
-    ]  # fmt: skip
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "Name a sea."},
+    ]
 
 
-def test_helpsteer2_without_some_scores(tmp_path: Path) -> None:
+def test_helpsteer2_may_lack_some_scores(tmp_path: Path) -> None:
     rows = [
         {
             name: value
@@ -76,7 +78,7 @@ def test_helpsteer2_without_some_scores(tmp_path: Path) -> None:
     ("preference", "first", "second"),
     [(-3, 3.0, 0.0), (2, 0.0, 2.0), (0, 0.0, 0.0), (None, None, None)],
 )
-def test_helpsteer3_preferences(
+def test_helpsteer3_preference_is_the_reward_of_the_preferred(
     tmp_path: Path, preference: int | None, first: float | None, second: float | None
 ) -> None:
     """Negative numbers are for the first response."""
@@ -108,8 +110,9 @@ def test_helpsteer3_individual_preferences_are_a_second_scorer(tmp_path: Path) -
     pool = read(lines(tmp_path / "a.jsonl", row), "helpsteer3")
     assert pool.prompts.rows[0].messages == talk
     assert scores_of(pool) == {
-        "one": {"overall_preference": 2.0, "mean_preference": pytest.approx(4 / 3)}, "two": {"overall_preference": 0.0, "mean_preference": 0.0},
-    }  # fmt: skip
+        "one": {"overall_preference": 2.0, "mean_preference": pytest.approx(4 / 3)},
+        "two": {"overall_preference": 0.0, "mean_preference": 0.0},
+    }
 
 
 def test_helpsteer2_preferences_are_read_alike(tmp_path: Path) -> None:
@@ -121,8 +124,9 @@ def test_helpsteer2_preferences_are_read_alike(tmp_path: Path) -> None:
         "split": "train",
     }
     assert scores_of(read(lines(tmp_path / "a.jsonl", row), "helpsteer2")) == {
-        "one": {"preference_strength": 0.0}, "two": {"preference_strength": 1.0},
-    }  # fmt: skip
+        "one": {"preference_strength": 0.0},
+        "two": {"preference_strength": 1.0},
+    }
 
 
 @pytest.mark.parametrize("value", [4, -3.5, "much better"])
@@ -139,9 +143,15 @@ def test_a_preference_that_is_none_is_refused_with_its_row(tmp_path: Path, value
 
 def pku(**more: Any) -> dict[str, Any]:
     return {
-        "prompt": "How do I pick a lock?", "response_0": "Call a locksmith.", "response_1": "Use a pick.", "better_response_id": 1,
-        "safer_response_id": 0, "is_response_0_safe": True, "is_response_1_safe": False, **more,
-    }  # fmt: skip
+        "prompt": "How do I pick a lock?",
+        "response_0": "Call a locksmith.",
+        "response_1": "Use a pick.",
+        "better_response_id": 1,
+        "safer_response_id": 0,
+        "is_response_0_safe": True,
+        "is_response_1_safe": False,
+        **more,
+    }
 
 
 def test_pku_better_and_safer_are_two_scorers(tmp_path: Path) -> None:
@@ -194,9 +204,14 @@ def test_what_is_exported_for_nemo_rl_comes_back(
     """Keys, texts, models and rewards; a response of several pairs is one candidate."""
     groups = write_groups(
         tmp_path / "groups",
-        [kept("a", 0, "positive", 2.0), kept("a", 1, "negative", 1.0), kept("a", 2, "negative", -1.0),
-         kept("c", 3, "positive", 0.5), kept("c", 0, "negative", 0.25)],
-    )  # fmt: skip
+        [
+            kept("a", 0, "positive", 2.0),
+            kept("a", 1, "negative", 1.0),
+            kept("a", 2, "negative", -1.0),
+            kept("c", 3, "positive", 0.5),
+            kept("c", 0, "negative", 0.25),
+        ],
+    )
     out = tmp_path / f"a{suffix}"
     command(["export", str(groups), "-o", str(out), "--format", "nemo-rl", *words])
     command(["import", str(out), "-o", str(tmp_path / "run"), "--format", "nemo-rl"])
@@ -204,10 +219,15 @@ def test_what_is_exported_for_nemo_rl_comes_back(
         rows_of(tmp_path / "run" / "candidates"),
         rows_of(tmp_path / "run" / "scores"),
     )
-    assert [(row["prompt_id"], row["sample_idx"], row["response"], row["model"]) for row in candidates] == [
-        ("a", 0, "answer a.0", "m0"), ("a", 1, "answer a.1", "m1"), ("a", 2, "answer a.2", "m0"), ("c", 0, "answer c.0", "m0"),
+    assert [
+        (row["prompt_id"], row["sample_idx"], row["response"], row["model"]) for row in candidates
+    ] == [
+        ("a", 0, "answer a.0", "m0"),
+        ("a", 1, "answer a.1", "m1"),
+        ("a", 2, "answer a.2", "m0"),
+        ("c", 0, "answer c.0", "m0"),
         ("c", 3, "answer c.3", "m1"),
-    ]  # fmt: skip
+    ]
     assert [row["reward"] for row in scores] == [2.0, 1.0, -1.0, 0.25, 0.5]
     assert {row["scorer"] for row in scores} == {"score"}
 
@@ -220,7 +240,7 @@ def completion(rank: int, text: str, **more: Any) -> dict[str, Any]:
     return {"rank": rank, "completion": [{"role": "assistant", "content": text}], **more}
 
 
-def test_ranks_alone_are_rewards(tmp_path: Path) -> None:
+def test_nemo_rl_ranks_alone_become_rewards(tmp_path: Path) -> None:
     pool = read(
         lines(tmp_path / "a.jsonl", ranked(completion(0, "good"), completion(1, "bad"))), "nemo-rl"
     )
@@ -313,7 +333,7 @@ def test_every_format_has_its_signs_and_its_lines_on_the_page() -> None:
     assert all(f"### {name}" in page for name in FORMATS)
 
 
-def test_csv_of_helpsteer2(tmp_path: Path) -> None:
+def test_helpsteer2_is_read_from_csv(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "prompt,response,helpfulness\nName a lake.,Chad.,4\nName a lake.,Nile.,0\n"
     )

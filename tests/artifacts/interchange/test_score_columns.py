@@ -49,7 +49,7 @@ def test_a_pair_of_scores_in_any_spelling(
     assert [row.scores for row in found.rows] == [(4.0, 1.5)]
 
 
-def test_models_in_another_spelling(tmp_path: Path) -> None:
+def test_model_columns_are_known_in_another_spelling(tmp_path: Path) -> None:
     row = PAIR | {
         "chosen-model": "m",
         "rejected-model": "n",
@@ -61,9 +61,15 @@ def test_models_in_another_spelling(tmp_path: Path) -> None:
     ] == ["m", "n"]
 
 
-def test_the_plain_spelling_comes_first(tmp_path: Path) -> None:
-    row = PAIR | {"chosen-score": 1, "rejected-score": 2, "score_chosen": 9, "score_rejected": 8, "gpt4_score_chosen": 5,
-                  "gpt4_score_rejected": 4}  # fmt: skip
+def test_the_plain_spelling_of_a_scorer_is_taken(tmp_path: Path) -> None:
+    row = PAIR | {
+        "chosen-score": 1,
+        "rejected-score": 2,
+        "score_chosen": 9,
+        "score_rejected": 8,
+        "gpt4_score_chosen": 5,
+        "gpt4_score_rejected": 4,
+    }
     source = lines(tmp_path / "a.jsonl", row)
     pool = read(source, "trl")
     assert held(pool)[KEY, 0][2] == {"score": 9.0, "gpt4_score": 5.0}

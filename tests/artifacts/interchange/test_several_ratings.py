@@ -35,7 +35,7 @@ def test_the_mean_is_the_default_and_is_said(tmp_path: Path) -> None:
     )  # who rated is no column of the prompt, though the first rows agree
 
 
-def test_order_decides_nothing(tmp_path: Path) -> None:
+def test_the_order_of_ratings_decides_nothing(tmp_path: Path) -> None:
     pool = read(lines(tmp_path / "a.jsonl", *rated(RATERS[::-1])), "rows", rewards={"r": "r"})
     assert sorted(scores_of(pool)) == [("a", 4.0), ("b", 3.0)]
 
@@ -170,7 +170,7 @@ def test_pairs_that_contradict_each_other_by_the_users_rule(
 
 
 @pytest.mark.parametrize(("rule", "score"), [("mean", 4.0), ("first", 1.0)])
-def test_several_ratings_in_a_list(tmp_path: Path, rule: str, score: float) -> None:
+def test_a_list_of_scores_is_several_ratings(tmp_path: Path, rule: str, score: float) -> None:
     source = lines(tmp_path / "a.jsonl", {"prompt": "q", "response": "a", "r": [1, 5, None, 6]})
     rules = ReadingRules(on_duplicate=rule)
     assert scores_of(read(source, "rows", rewards={"r": "r"}, rules=rules)) == [("a", score)]

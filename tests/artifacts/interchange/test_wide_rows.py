@@ -56,7 +56,9 @@ def imported(
 
 @pytest.mark.parametrize("kind", ["wide", "rows"])
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_columns_in_their_order(tmp_path: Path, suffix: str, kind: str) -> None:
+def test_wide_responses_are_numbered_in_the_order_of_their_columns(
+    tmp_path: Path, suffix: str, kind: str
+) -> None:
     source = tmp_path / f"a.{suffix}"
     if suffix == "jsonl":
         lines(source, *WIDE)
@@ -74,9 +76,11 @@ def test_columns_in_their_order(tmp_path: Path, suffix: str, kind: str) -> None:
         kind=kind,
     )
     assert found == {
-        ("Name a lake.", "Lake Chad."): {"score": 4.0}, ("Name a lake.", "The Nile."): {"score": 1.5},
-        ("Name a sea.", "The Alps."): {"score": None}, ("Name a sea.", "The Black Sea."): {"score": 5.0},
-    }  # fmt: skip
+        ("Name a lake.", "Lake Chad."): {"score": 4.0},
+        ("Name a lake.", "The Nile."): {"score": 1.5},
+        ("Name a sea.", "The Alps."): {"score": None},
+        ("Name a sea.", "The Black Sea."): {"score": 5.0},
+    }
     assert {row["topic"] for row in rows_of(tmp_path / "run" / "candidates")} == {"water"}
 
 
@@ -87,7 +91,7 @@ def test_several_scorers_each_with_a_column_for_every_response(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("as_text", [False, True])
-def test_a_column_of_lists(tmp_path: Path, as_text: bool) -> None:
+def test_wide_takes_one_column_of_lists(tmp_path: Path, as_text: bool) -> None:
     """In CSV, and often in Parquet, lists are JSON text."""
     row: dict[str, Any] = {
         "prompt": "Name a lake.",
@@ -129,20 +133,26 @@ def test_a_response_that_is_rated_in_several_rows_has_the_mean(tmp_path: Path, c
     words = ("--score-column", "s1", "--score-column", "s2")
     found = imported(lines(tmp_path / "a.jsonl", *rows), tmp_path / "run", *COLUMNS, *words)
     assert found == {
-        ("Name a lake.", "Lake Chad."): {"score": 3.0}, ("Name a lake.", "The Nile."): {"score": 1.5},
+        ("Name a lake.", "Lake Chad."): {"score": 3.0},
+        ("Name a lake.", "The Nile."): {"score": 1.5},
         ("Name a lake.", "Loch Ness."): {"score": 4.0},
-    }  # fmt: skip
+    }
     assert "1 responses stand in 2 rows each" in capsys.readouterr().err
 
 
-def test_ids_of_the_file(tmp_path: Path) -> None:
+def test_wide_takes_the_ids_of_the_file(tmp_path: Path) -> None:
     rows = [{**row, "key": f"k{number}"} for number, row in enumerate(WIDE)]
     imported(
         lines(tmp_path / "a.jsonl", *rows), tmp_path / "run", *COLUMNS, "--prompt-id-column", "key"
     )
-    assert [(row["prompt_id"], row["sample_idx"]) for row in rows_of(tmp_path / "run" / "candidates")] == [
-        ("k0", 0), ("k0", 1), ("k1", 0), ("k1", 1),
-    ]  # fmt: skip
+    assert [
+        (row["prompt_id"], row["sample_idx"]) for row in rows_of(tmp_path / "run" / "candidates")
+    ] == [
+        ("k0", 0),
+        ("k0", 1),
+        ("k1", 0),
+        ("k1", 1),
+    ]
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -198,12 +198,19 @@ def test_texts_that_are_no_utf_8_are_named_with_their_row(tmp_path: Path) -> Non
 
 def test_user_columns_of_every_type_are_written_into_parts_and_read_on(tmp_path: Path) -> None:
     """generate, score, select and export pass them through; what the last one writes is the value."""
-    table = pa.table({
-        "prompt": ["a", "b"], "j": as_json(["x", "y"]), "mixed": as_json([{"k": 1}, "z"]),
-        "turns": nested(["x", [1]], "struct in lists"), "u": pa.array([each.bytes for each in IDS], pa.uuid()),
-        "d": pa.array([Decimal("7.50"), None]), "cat": pa.array(["u", "v"]).dictionary_encode(), "h": pa.array([1.5, None], pa.float16()),
-        "v": pa.array(["q", None], pa.string_view()),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "prompt": ["a", "b"],
+            "j": as_json(["x", "y"]),
+            "mixed": as_json([{"k": 1}, "z"]),
+            "turns": nested(["x", [1]], "struct in lists"),
+            "u": pa.array([each.bytes for each in IDS], pa.uuid()),
+            "d": pa.array([Decimal("7.50"), None]),
+            "cat": pa.array(["u", "v"]).dictionary_encode(),
+            "h": pa.array([1.5, None], pa.float16()),
+            "v": pa.array(["q", None], pa.string_view()),
+        }
+    )
     pq.write_table(table, tmp_path / "p.parquet")
     candidates = tmp_path / "candidates"
     assert (

@@ -104,7 +104,7 @@ TEXTS = ['say "hi",\nplease', "007", "true", " 2.5 ", "naïve 😀 \u2028 x", "[
 
 
 @each_kind
-def test_prompts(tmp_path: Path, write: Write) -> None:
+def test_prompts_read_the_same_from_every_kind_of_file(tmp_path: Path, write: Write) -> None:
     rows = [
         {"prompt_id": f"p{i}", "prompt": text, "topic": text[::-1]} for i, text in enumerate(TEXTS)
     ]
@@ -116,7 +116,7 @@ def test_prompts(tmp_path: Path, write: Write) -> None:
 
 
 @each_kind
-def test_imported_rows(tmp_path: Path, write: Write) -> None:
+def test_imported_rows_read_the_same_from_every_kind_of_file(tmp_path: Path, write: Write) -> None:
     rows = [
         {
             "prompt_id": f"p{i // 2}",
@@ -143,7 +143,7 @@ def test_imported_rows(tmp_path: Path, write: Write) -> None:
 
 
 @each_kind
-def test_imported_pairs(tmp_path: Path, write: Write) -> None:
+def test_imported_pairs_read_the_same_from_every_kind_of_file(tmp_path: Path, write: Write) -> None:
     rows = [
         {
             "prompt": f"q{i}",
@@ -165,7 +165,7 @@ def test_imported_pairs(tmp_path: Path, write: Write) -> None:
 
 
 @each_kind
-def test_scored_pairs(tmp_path: Path, write: Write) -> None:
+def test_scored_pairs_read_the_same_from_every_kind_of_file(tmp_path: Path, write: Write) -> None:
     rows = [
         {
             "prompt": f"q{i}",
@@ -184,7 +184,7 @@ def test_scored_pairs(tmp_path: Path, write: Write) -> None:
 
 
 @each_kind
-def test_ratings_by_index_and_by_response(tmp_path: Path, write: Write) -> None:
+def test_ratings_read_the_same_from_every_kind_of_file(tmp_path: Path, write: Write) -> None:
     rows = [{"prompt_id": "7", "sample_idx": i, "rating": i - 2.5} for i in range(5)]
     scorer = RatingsScorer(write(tmp_path, rows))
     assert [
@@ -209,7 +209,7 @@ def test_ratings_by_index_and_by_response(tmp_path: Path, write: Write) -> None:
 @pytest.mark.parametrize(
     "write", [writer for writer in WRITERS if writer is not as_dataset]
 )  # of which annotations take none
-def test_annotations(tmp_path: Path, write: Write) -> None:
+def test_annotations_read_the_same_from_every_kind_of_file(tmp_path: Path, write: Write) -> None:
     rows = [
         {"prompt_id": f"p{i}", "preference": i / 8, "response": text, "baseline_response": text * 2}
         for i, text in enumerate(TEXTS)

@@ -134,8 +134,14 @@ def test_a_folder_name_with_an_equals_sign_adds_no_column(tmp_path: Path) -> Non
 def test_parquet_with_view_types_is_read_as_types_that_rows_can_be_taken_from(
     tmp_path: Path,
 ) -> None:
-    table = pa.table({"s": pa.array(["a", None], pa.string_view()), "l": pa.array([["b"], None], pa.list_(pa.string_view())),
-                      "b": pa.array([b"c", None], pa.binary_view()), "st": pa.array([{"v": "d"}, None])})  # fmt: skip
+    table = pa.table(
+        {
+            "s": pa.array(["a", None], pa.string_view()),
+            "l": pa.array([["b"], None], pa.list_(pa.string_view())),
+            "b": pa.array([b"c", None], pa.binary_view()),
+            "st": pa.array([{"v": "d"}, None]),
+        }
+    )
     pq.write_table(table, tmp_path / "p.parquet")
     read, _ = read_table(str(tmp_path / "p.parquet"))
     assert read.take([1, 0, 0]).to_pylist() == [table.to_pylist()[i] for i in (1, 0, 0)]
@@ -196,21 +202,36 @@ def test_files_that_are_not_there_or_not_known_are_named(tmp_path: Path) -> None
 
 def test_python_rows_have_whole_numbers_for_times_that_python_does_not_hold() -> None:
     """Nanoseconds, the year 40,000 and unknown zones: one value whether pandas is installed or not."""
-    table = pa.table({
-        "ns": pa.array([1, None], pa.timestamp("ns")),
-        "far": pa.array([2**60, None], pa.timestamp("s")),
-        "zone": pa.array([5, None], pa.timestamp("us", "Nowhere/City")),
-        "day": pa.array([dt.date(1970, 1, 2), None]),
-        "time": pa.array([dt.time(0, 0, 1), None], pa.time32("s")),
-        "wait": pa.array([7, None], pa.duration("ns")),
-        "nested": pa.array([[{"t": 3}], None], pa.list_(pa.struct([("t", pa.timestamp("ns"))]))),
-        "map": pa.array([[("k", 4)], None], pa.map_(pa.string(), pa.timestamp("ns"))),
-        "fixed": pa.array([[1, 2], None], pa.list_(pa.timestamp("ns"), 2)),
-        "large": pa.array([[6], None], pa.large_list(pa.duration("s"))),
-        "text": ["a", None],
-    })  # fmt: skip
-    first = {"ns": 1, "far": 2**60, "zone": 5, "day": 1, "time": 1, "wait": 7, "nested": [{"t": 3}], "map": [("k", 4)],
-             "fixed": [1, 2], "large": [6], "text": "a"}  # fmt: skip
+    table = pa.table(
+        {
+            "ns": pa.array([1, None], pa.timestamp("ns")),
+            "far": pa.array([2**60, None], pa.timestamp("s")),
+            "zone": pa.array([5, None], pa.timestamp("us", "Nowhere/City")),
+            "day": pa.array([dt.date(1970, 1, 2), None]),
+            "time": pa.array([dt.time(0, 0, 1), None], pa.time32("s")),
+            "wait": pa.array([7, None], pa.duration("ns")),
+            "nested": pa.array(
+                [[{"t": 3}], None], pa.list_(pa.struct([("t", pa.timestamp("ns"))]))
+            ),
+            "map": pa.array([[("k", 4)], None], pa.map_(pa.string(), pa.timestamp("ns"))),
+            "fixed": pa.array([[1, 2], None], pa.list_(pa.timestamp("ns"), 2)),
+            "large": pa.array([[6], None], pa.large_list(pa.duration("s"))),
+            "text": ["a", None],
+        }
+    )
+    first = {
+        "ns": 1,
+        "far": 2**60,
+        "zone": 5,
+        "day": 1,
+        "time": 1,
+        "wait": 7,
+        "nested": [{"t": 3}],
+        "map": [("k", 4)],
+        "fixed": [1, 2],
+        "large": [6],
+        "text": "a",
+    }
     assert python_rows(table) == [first, dict.fromkeys(first)]
 
 

@@ -50,7 +50,9 @@ def test_a_key_twice_is_refused_at_any_depth(text: str, key: str) -> None:
         ("a.json", '{"a": 1}\n{"a": 2, "a": 3}\n', "line 2"),
     ],
 )
-def test_the_row_is_named(tmp_path: Path, name: str, content: str, place: str) -> None:
+def test_a_key_twice_is_refused_with_its_row(
+    tmp_path: Path, name: str, content: str, place: str
+) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(BadRowsError) as caught:
         read_table(str(tmp_path / name))

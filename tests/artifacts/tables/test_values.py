@@ -20,7 +20,7 @@ from prefpipe.artifacts.tables.values import id_of, number_of
         ("inf", math.inf), ("-Infinity", -math.inf), (math.inf, math.inf), (None, None), ("", None),
     ],
 )  # fmt: skip
-def test_numbers(value: Any, number: float | None) -> None:
+def test_number_of_reads_numbers_of_every_type(value: Any, number: float | None) -> None:
     assert number_of(value) == (number, None)
 
 
@@ -52,7 +52,7 @@ def test_no_number_is_a_number_that_is_left_for_the_status(value: Any) -> None:
         dt.date(2024, 1, 1),
     ],
 )
-def test_what_is_no_number_is_shown(value: Any) -> None:
+def test_number_of_shows_what_is_no_number(value: Any) -> None:
     assert number_of(value) == (None, f"is {value!r}, which is no number")
 
 
@@ -69,7 +69,7 @@ def test_a_number_beyond_every_float_is_refused() -> None:
         (Decimal(2**70), str(2**70)),
     ],
 )  # fmt: skip
-def test_ids(value: Any, text: str) -> None:
+def test_id_of_reads_texts_and_whole_numbers(value: Any, text: str) -> None:
     assert id_of(value) == (text, None)
     assert checked_id(value, "prompt_id") == (text, None)
 
@@ -78,7 +78,7 @@ def test_ids(value: Any, text: str) -> None:
     "value",
     [None, "", math.nan, math.inf, 7.5, Decimal("7.5"), Decimal("NaN"), 1e17, True, [1], b"a"],
 )
-def test_what_is_no_id(value: Any) -> None:
+def test_id_of_says_why_a_value_is_no_id(value: Any) -> None:
     text, problem = checked_id(value, "prompt_id")
     assert text is None
     assert problem is not None
@@ -98,12 +98,12 @@ def test_what_is_no_id(value: Any) -> None:
         ("", None),
     ],
 )
-def test_indices(value: Any, index: int | None) -> None:
+def test_checked_index_reads_whole_numbers(value: Any, index: int | None) -> None:
     assert checked_index(value, "sample_idx") == (index, None)
 
 
 @pytest.mark.parametrize("value", [-1, 0.5, math.nan, math.inf, "1.5", "a", True, 2**31, [0]])
-def test_what_is_no_index(value: Any) -> None:
+def test_checked_index_says_why_a_value_is_no_index(value: Any) -> None:
     assert checked_index(value, "sample_idx") == (
         None,
         f"`sample_idx` is {value!r}, which is no whole number from 0",

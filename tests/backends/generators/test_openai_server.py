@@ -5,9 +5,9 @@ import socket
 import pytest
 from support.chat_server import REFUSAL, running_chat_server
 
-from prefpipe.backends.chat_client import Surroundings
 from prefpipe.backends.generators.openai_server import OpenAIGenerator
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
+from prefpipe.backends.request_threads import RunControl
 from prefpipe.errors import ModelError
 
 PARAMS = SamplingParams(max_tokens=64)
@@ -152,7 +152,7 @@ def test_a_server_without_token_ids_still_gives_text_and_says_so_once(how):
     )
     with running_chat_server(**settings) as server:
         lines = []
-        generator = connect(server, surroundings=Surroundings(lines.append))
+        generator = connect(server, run=RunControl(lines.append))
         answers = generator.generate([ask(text) for text in "abc"], PARAMS)
         answers += generator.generate([ask("d")], PARAMS)
         generator.close()

@@ -1,4 +1,4 @@
-"""Machine code on disk is that of the sources as they are now, of every file that a compiled function calls.
+"""Machine code on disk is that of the sources as they are now, of every file that is called.
 
 A cache that is damaged or cannot be written to costs a compilation and changes no result.
 """
@@ -71,7 +71,8 @@ print(total(np.array([1.0, 2.0, 3.0])), sum(total.stats.cache_hits.values()))
 
 
 def total_of(folder: Path, cache: Path) -> list[str]:
-    """Return the sum of 1, 4 and 9, and how often it came from the cache, from a process of its own."""
+    """Return the sum of 1, 4 and 9, and how often it came from the cache, from a process of its
+    own."""
     script = folder / "total.py"
     if not script.exists():
         script.write_text(SUM_OF_SQUARES, encoding="utf-8")
@@ -101,12 +102,16 @@ def test_a_file_of_the_cache_that_was_cut_off_is_made_again(
 
 
 def test_a_cache_that_cannot_be_written_to_any_more_costs_a_compilation(tmp_path: Path) -> None:
-    """The folder of the index is a file by the time the function is compiled: what numba writes fails as on a full disk."""
+    """The folder of the index is a file by the time the function is compiled: what numba writes
+    fails as on a full disk."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    script = SUM_OF_SQUARES.replace(
-        "print(",
-        "import shutil, pathlib\nplace = pathlib.Path(total.stats.cache_path)\nshutil.rmtree(place)\nplace.touch()\nprint(",
+    break_the_folder = (
+        "import shutil, pathlib\n"
+        "place = pathlib.Path(total.stats.cache_path)\n"
+        "shutil.rmtree(place)\n"
+        "place.touch()\n"
     )
+    script = SUM_OF_SQUARES.replace("print(", f"{break_the_folder}print(")
     (tmp_path / "total.py").write_text(script, encoding="utf-8")
     assert total_of(tmp_path, cache) == ["14.0", "0"]

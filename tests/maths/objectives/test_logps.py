@@ -1,4 +1,5 @@
-"""Token and response log-probabilities: equal to the definition, stable, and never a mean over nothing."""
+"""Token and response log-probabilities: equal to the definition, stable, and never a mean over
+nothing."""
 
 import math
 
@@ -30,7 +31,8 @@ def test_token_logps_of_uniform_logits_are_minus_log_of_the_vocabulary():
 
 
 def test_half_precision_logits_are_reduced_in_float32():
-    """bfloat16 has 8 bits: reduced in it, the log-partition of 50,000 equal logits would be off in the second digit."""
+    """bfloat16 has 8 bits: reduced in it, the log-partition of 50,000 equal logits would be off in
+    the second digit."""
     logps = token_logps(
         torch.zeros(1, 50_000, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.long)
     )

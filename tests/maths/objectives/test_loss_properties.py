@@ -1,4 +1,5 @@
-"""What holds for every loss of the table, or is declared there: each property over each objective and variant."""
+"""What holds for every loss of the table, or is declared there: each property over each objective
+and variant."""
 
 import pytest
 import torch
@@ -42,9 +43,14 @@ def any_groups(draw, min_responses=1, max_prompts=2):
     if draw(st.booleans()):
         pairs = torch.stack([booleans() for _ in range(shape[1])], 1)
     return Groups(
-        array(NUMBERS, torch.float64), array(REWARDS, torch.float64), booleans(), array(st.integers(0, 3), torch.long) > 0,
-        array(st.integers(1, 50), torch.long), array(st.floats(0, 1), torch.float64), pairs,
-    )  # fmt: skip
+        array(NUMBERS, torch.float64),
+        array(REWARDS, torch.float64),
+        booleans(),
+        array(st.integers(0, 3), torch.long) > 0,
+        array(st.integers(1, 50), torch.long),
+        array(st.floats(0, 1), torch.float64),
+        pairs,
+    )
 
 
 def test_every_objective_of_the_table_is_in_these_tests():
@@ -95,8 +101,12 @@ def test_values_and_gradients_are_finite_where_all_scores_and_rewards_are_equal(
 def test_a_masked_response_is_as_good_as_removed(variant, rubbish):
     whole = make_groups().prompts(slice(2, 3))
     short = whole.responses(torch.arange(3))
-    padded = whole._replace(scores=whole.scores.clone(), rewards=whole.rewards.clone(), end_probs=whole.end_probs.clone(),
-                            n_tokens=whole.n_tokens.clone())  # fmt: skip
+    padded = whole._replace(
+        scores=whole.scores.clone(),
+        rewards=whole.rewards.clone(),
+        end_probs=whole.end_probs.clone(),
+        n_tokens=whole.n_tokens.clone(),
+    )
     for values in (padded.scores, padded.rewards, padded.end_probs):
         values[0, 3:] = rubbish
     padded.n_tokens[0, 3:] = 10**6
@@ -114,9 +124,12 @@ def test_a_masked_response_is_as_good_as_removed(variant, rubbish):
 def test_responses_that_do_not_exist_may_stand_anywhere_and_be_named_in_pairs(
     variant, groups, rubbish
 ):
-    filled = groups._replace(**{
-        name: torch.where(groups.mask, getattr(groups, name), rubbish) for name in ("scores", "rewards", "end_probs")
-    })  # fmt: skip
+    filled = groups._replace(
+        **{
+            name: torch.where(groups.mask, getattr(groups, name), rubbish)
+            for name in ("scores", "rewards", "end_probs")
+        }
+    )
     removed = groups.responses(torch.nonzero(groups.mask[0]).flatten())
     if removed.scores.numel() == 0:
         assert losses_of(variant, filled).tolist() == [0]
@@ -188,8 +201,14 @@ def test_a_constant_added_to_all_rewards_changes_nothing(variant, groups, consta
     "mask", [[False, False, False], [True, False, False]], ids=["no response", "a single one"]
 )
 def test_a_prompt_without_a_comparison_has_loss_and_gradient_zero(variant, mask):
-    groups = Groups(torch.tensor([[2.0, 5.0, -1.0]]), torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, False, False]]),
-                    torch.tensor([mask]), torch.tensor([[3, 1, 2]]), torch.tensor([[0.5, 0.5, 0.5]]))  # fmt: skip
+    groups = Groups(
+        torch.tensor([[2.0, 5.0, -1.0]]),
+        torch.tensor([[1.0, 2.0, 3.0]]),
+        torch.tensor([[True, False, False]]),
+        torch.tensor([mask]),
+        torch.tensor([[3, 1, 2]]),
+        torch.tensor([[0.5, 0.5, 0.5]]),
+    )
     assert losses_of(variant, groups).tolist() == [0]
     assert gradient_of(variant, groups).tolist() == [[0, 0, 0]]
 
@@ -199,8 +218,14 @@ def test_a_prompt_without_a_comparison_has_loss_and_gradient_zero(variant, mask)
     "positives", [[True, True], [False, False]], ids=["no negative", "no positive"]
 )
 def test_objectives_that_read_roles_need_both(variant, positives):
-    groups = Groups(torch.tensor([[2.0, 5.0]]), torch.tensor([[1.0, 2.0]]), torch.tensor([positives]),
-                    torch.ones(1, 2, dtype=torch.bool), torch.tensor([[3, 1]]), torch.tensor([[0.5, 0.5]]))  # fmt: skip
+    groups = Groups(
+        torch.tensor([[2.0, 5.0]]),
+        torch.tensor([[1.0, 2.0]]),
+        torch.tensor([positives]),
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.tensor([[3, 1]]),
+        torch.tensor([[0.5, 0.5]]),
+    )
     assert losses_of(variant, groups).tolist() == [0]
     assert gradient_of(variant, groups).tolist() == [[0, 0]]
 
@@ -293,15 +318,20 @@ def test_a_pairwise_loss_is_the_mean_over_positives_and_negatives(variant):
 
 @pytest.mark.parametrize("variant", PAIRWISE)
 def test_named_pairs_replace_the_roles(variant):
-    """The mean over the named pairs alone, each as a group of two would give it; a pair with a masked response does not exist."""
+    """The mean over the named pairs alone, each as a group of two would give it; a pair with a
+    masked response does not exist."""
     pairs = torch.zeros(1, 4, 4, dtype=torch.bool)
     for chosen, rejected in ((0, 2), (2, 1), (0, 3)):
         pairs[0, chosen, rejected] = True
     groups = Groups(
-        torch.tensor([[-0.3, -1.0, -2.0, -7.0]], dtype=torch.float64), torch.tensor([[3.0, 1.0, 2.0, 0.0]], dtype=torch.float64),
-        torch.tensor([[True, False, False, False]]), torch.tensor([[True, True, True, False]]),
-        torch.tensor([[3, 5, 7, 9]]), torch.full((1, 4), 0.5, dtype=torch.float64), pairs,
-    )  # fmt: skip
+        torch.tensor([[-0.3, -1.0, -2.0, -7.0]], dtype=torch.float64),
+        torch.tensor([[3.0, 1.0, 2.0, 0.0]], dtype=torch.float64),
+        torch.tensor([[True, False, False, False]]),
+        torch.tensor([[True, True, True, False]]),
+        torch.tensor([[3, 5, 7, 9]]),
+        torch.full((1, 4), 0.5, dtype=torch.float64),
+        pairs,
+    )
 
     def alone(chosen, rejected):
         two = groups._replace(pairs=None).responses(torch.tensor([chosen, rejected]))

@@ -52,7 +52,8 @@ def sigma(x):
     ("quality", "gamma"), [(1.0, 1.1), (3.0, 0.4), (-1.0, 1.0), (0.0, 2.0), (2.0, 0.0)]
 )
 def test_mmpo_gradient_in_the_margin_is_sigma_minus_p(margin, quality, gamma):
-    """d loss / d d = sigma(d) - sigma(gamma * (q_w - q_l)); a zero margin or gamma = 0 has p = 1/2."""
+    """d loss / d d = sigma(d) - sigma(gamma * (q_w - q_l)); a zero margin or gamma = 0 has p =
+    1/2."""
     scores = pair_scores(margin)
     mmpo_loss(scores, pair_targets(quality), gamma=gamma, comparison="pair").sum().backward()
     expected = sigma(margin) - sigma(gamma * quality)
@@ -77,19 +78,24 @@ def test_mmpo_with_a_huge_gamma_is_dpo(margin):
 
 @pytest.mark.parametrize("margin", [-3.0, 0.0, 2.0])
 def test_mmpo_with_gamma_zero_pulls_to_the_reference_and_is_not_dpo(margin):
-    """The published code falls through to p = 1 here; p is 1/2: -(log sigma(d) + log sigma(-d)) / 2."""
+    """The published code falls through to p = 1 here; p is 1/2: -(log sigma(d) + log sigma(-d)) /
+    2."""
     loss = mmpo_loss(pair_scores(margin), pair_targets(1.0), gamma=0.0, comparison="pair")
     assert loss.item() == pytest.approx(
         -(math.log(sigma(margin)) + math.log(sigma(-margin))) / 2, rel=1e-6
     )
 
 
-@pytest.mark.parametrize("loss", [mmpo_reward_loss, lambda *given, gamma: mmpo_loss(*given, gamma=gamma, comparison="pair")],
-                         ids=["reward head", "policy"])  # fmt: skip
+@pytest.mark.parametrize(
+    "loss",
+    [mmpo_reward_loss, lambda *given, gamma: mmpo_loss(*given, gamma=gamma, comparison="pair")],
+    ids=["reward head", "policy"],
+)
 def test_each_pair_of_mmpo_sees_its_own_target_and_not_the_mean_of_the_batch(loss):
     """The published reward-model loss broadcasts targets (B, 1) with margins (B,) to (B, B).
 
-    Prompt by prompt, p is 0.9 and 0.1 at equal margins, so the gradients differ; the broadcast form gives both the mean 1/2.
+    Prompt by prompt, p is 0.9 and 0.1 at equal margins, so the gradients differ; the broadcast form
+    gives both the mean 1/2.
     """
     logit = math.log(9)
     scores = torch.zeros(2, 2, requires_grad=True)
@@ -194,7 +200,8 @@ def test_swepo_contrasts_those_above_the_mean_reward_with_the_rest():
 
 
 def test_a_very_bad_negative_weighs_less_signed_and_more_absolute():
-    """Deviation of the last response is negative, so its weight in the denominator falls or rises with alpha."""
+    """Deviation of the last response is negative, so its weight in the denominator falls or rises
+    with alpha."""
     targets = Targets(
         torch.tensor([[2.0, 1.0, -9.0]]),
         torch.tensor([[True, False, False]]),
@@ -229,7 +236,8 @@ def test_simpo_is_dpo_shifted_by_its_margin(margin):
     assert loss.item() == pytest.approx(-math.log(sigma(margin - 1.375)), rel=1e-5)
 
 
-# --- group losses ----------------------------------------------------------------------------------------------
+# --- group losses
+# ----------------------------------------------------------------------------------------------
 
 
 def test_refa_without_its_charge_is_ampo_to_the_last_bit():
@@ -262,8 +270,15 @@ def test_refa_charges_for_each_missing_token_by_the_probability_of_the_end():
 def test_refa_does_not_guess_how_responses_ended():
     scores = torch.zeros(1, 2)
     with pytest.raises(UsageError, match="refa reads the probability with which responses end"):
-        refa_loss(scores, pair_targets(), ResponseLogps(scores, torch.tensor([[4, 10]])),
-                  alpha=0.0, gamma=1.0, deviation="signed", eos_weight=0.01)  # fmt: skip
+        refa_loss(
+            scores,
+            pair_targets(),
+            ResponseLogps(scores, torch.tensor([[4, 10]])),
+            alpha=0.0,
+            gamma=1.0,
+            deviation="signed",
+            eos_weight=0.01,
+        )
 
 
 def test_nca_is_least_where_each_score_is_the_log_of_its_share_times_the_number_of_responses():
@@ -289,7 +304,8 @@ def test_plackett_luce_reads_the_order_of_the_rewards_and_not_their_distances():
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_tied_responses_are_drawn_from_each_other_too_and_pull_to_equal_scores(first):
-    """Breslow: -log( e^a / (e^a + e^b + e^c) ) - log( e^b / (e^a + e^b + e^c) ), a and b tied above c."""
+    """Breslow: -log( e^a / (e^a + e^b + e^c) ) - log( e^b / (e^a + e^b + e^c) ), a and b tied above
+    c."""
     a, b, c = 0.3, -0.4, 1.0
     scores = torch.tensor([[a, b, c] if first == 0 else [b, a, c]], requires_grad=True)
     rewards = torch.tensor([[2.0, 2.0, -1.0]])
@@ -303,7 +319,7 @@ def test_tied_responses_are_drawn_from_each_other_too_and_pull_to_equal_scores(f
     assert gradient[first] > gradient[1 - first]  # the one that is ahead is pushed up less
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------
+# Pairs.
 
 
 @pytest.mark.parametrize("margin", [-2.0, 0.0, 5.0])
@@ -380,7 +396,8 @@ def test_a_certain_response_under_orpo_has_a_finite_loss_and_gradient():
     assert torch.isfinite(scores.grad).all()
 
 
-# --- graded pairs ----------------------------------------------------------------------------------------------
+# --- graded pairs
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quality", [0.1, 1.0, 7.0])
@@ -391,7 +408,8 @@ def test_odpo_without_its_offset_is_dpo(quality):
 
 @pytest.mark.parametrize("gap", [0.0, -1.0, float("-1e30")])
 def test_odpo_of_a_gap_that_has_no_logarithm_is_zero_with_gradient_zero(gap):
-    """Training refuses such pairs before the first step; the formula itself must not make a NaN of them."""
+    """Training refuses such pairs before the first step; the formula itself must not make a NaN of
+    them."""
     scores = pair_scores(0.4)
     loss = odpo_loss(scores, pair_targets(gap), alpha=1.0)
     loss.sum().backward()
@@ -435,7 +453,8 @@ def test_the_backward_form_of_rpo_is_mmpo_less_the_entropy_of_its_target(margin)
     assert loss.item() - entropy == pytest.approx(backward, abs=1e-6)
 
 
-# --- reward heads ----------------------------------------------------------------------------------------------
+# --- reward heads
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("margin", [-3.0, 0.0, 2.0])
@@ -461,7 +480,8 @@ def test_a_margin_of_zero_is_bradley_terry_and_a_rating_more_asks_for_gamma_more
 
 @pytest.mark.parametrize("variant", ["bt", "bt-margin", "mmpo-reward"])
 def test_pairs_of_a_reward_head_do_not_see_each_other(variant):
-    """(B, B) broadcasting would give every pair a gradient from every other: here each pair's is what it is alone."""
+    """(B, B) broadcasting would give every pair a gradient from every other: here each pair's is
+    what it is alone."""
     groups = make_groups(n_prompts=4, n_responses=3)
     together = gradient_of(variant, groups)
     alone = torch.cat([gradient_of(variant, groups.prompts(slice(p, p + 1))) for p in range(4)])

@@ -1,6 +1,7 @@
-"""Where TRL has an objective, ours is TRL's, in value and gradient, to 1e-6: its own methods run on a stand-in for the trainer.
+"""Where TRL has an objective, ours is TRL's, in value and gradient, to 1e-6.
 
-TRL knows pairs, sums and one number a batch; so the groups here are pairs, and the mean over prompts is compared.
+Its own methods run on a stand-in for the trainer. TRL knows pairs, sums and one number a batch; so
+the groups here are pairs, and the mean over prompts is compared.
 """
 
 from collections import defaultdict
@@ -61,15 +62,28 @@ def theirs(loss_type, policy, reference, exists, beta=0.1, label_smoothing=0.0):
     ).long()  # one prompt token, which nothing predicts
     reference_logps = (reference * exists).sum(-1)
     trainer = SimpleNamespace(
-        model=SimpleNamespace(training=False), accelerator=ACCELERATOR, aux_loss_enabled=False, ld_alpha=None,
-        precompute_ref_logps=True, f_divergence_type="reverse_kl", loss_types=[loss_type], loss_weights=[1.0], beta=beta,
-        label_smoothing=label_smoothing, use_weighting=False, _total_train_tokens=0, _tp_size=1,
+        model=SimpleNamespace(training=False),
+        accelerator=ACCELERATOR,
+        aux_loss_enabled=False,
+        ld_alpha=None,
+        precompute_ref_logps=True,
+        f_divergence_type="reverse_kl",
+        loss_types=[loss_type],
+        loss_weights=[1.0],
+        beta=beta,
+        label_smoothing=label_smoothing,
+        use_weighting=False,
+        _total_train_tokens=0,
+        _tp_size=1,
         _metrics=defaultdict(lambda: defaultdict(list)),
-    )  # fmt: skip
+    )
     inputs = {
-        "input_ids": torch.zeros_like(completion), "attention_mask": torch.ones_like(completion), "completion_mask": completion,
-        "ref_chosen_logps": reference_logps[:, 0], "ref_rejected_logps": reference_logps[:, 1],
-    }  # fmt: skip
+        "input_ids": torch.zeros_like(completion),
+        "attention_mask": torch.ones_like(completion),
+        "completion_mask": completion,
+        "ref_chosen_logps": reference_logps[:, 0],
+        "ref_rejected_logps": reference_logps[:, 1],
+    }
     return DPOTrainer._compute_loss(trainer, lambda **_: outputs, inputs, return_outputs=False)
 
 
@@ -138,7 +152,8 @@ def test_simpo_of_the_cpo_trainer(seed):
 
 @seeds
 def test_cdpo_is_the_cpo_trainers_label_smoothing_on_log_ratios(seed):
-    """DPOTrainer dropped label smoothing for its sigmoid loss; CPOTrainer has the same line, without a reference."""
+    """DPOTrainer dropped label smoothing for its sigmoid loss; CPOTrainer has the same line,
+    without a reference."""
 
     def other(policy, reference, exists):
         ratios = ((policy - reference) * exists).sum(-1)
@@ -158,7 +173,8 @@ def test_ipo_without_length_normalisation_is_the_cpo_trainers_on_log_ratios(seed
 
 @seeds
 def test_orpo_of_the_orpo_trainer(seed):
-    """TRL computes the odds in float32, so the last digits are float32's; its first term also counts the prompt, ours does not."""
+    """TRL computes the odds in float32, so the last digits are float32's; its first term also
+    counts the prompt, ours does not."""
     from trl.experimental.orpo import ORPOTrainer
 
     def other(policy, _reference, exists):
@@ -201,9 +217,13 @@ def reward_loss(scores, margins):
 
     outputs = SimpleNamespace(logits=torch.cat([scores[:, :1], scores[:, 1:]]))
     trainer = SimpleNamespace(
-        model=SimpleNamespace(training=False), accelerator=ACCELERATOR, _metrics=defaultdict(lambda: defaultdict(list)),
-        args=SimpleNamespace(center_rewards_coefficient=None), _total_train_tokens=0, _tp_size=1,
-    )  # fmt: skip
+        model=SimpleNamespace(training=False),
+        accelerator=ACCELERATOR,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        args=SimpleNamespace(center_rewards_coefficient=None),
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
     inputs = {"attention_mask": torch.ones(2 * N_PAIRS, 1)} | (
         {} if margins is None else {"margin": margins}
     )

@@ -1,4 +1,5 @@
-"""Every loss equals its formula written a second time, with loops over Python floats; gradients equal its differences."""
+"""Every loss equals its formula written a second time, with loops over Python floats; gradients
+equal its differences."""
 
 import math
 
@@ -67,7 +68,8 @@ def nca(s, r, positive, beta, alpha):
 
 
 def plackett_luce(s, r, positive, beta):
-    """Draw the best first, then the best of the rest: the loss is minus the log-probability of that order."""
+    """Draw the best first, then the best of the rest: the loss is minus the log-probability of that
+    order."""
     best_first = [s[i] for i in sorted(range(len(s)), key=lambda i: -r[i])]
     return -sum(math.log(softmax(best_first[k:])[0]) for k in range(len(best_first)))
 
@@ -135,7 +137,8 @@ FORMULAS = {
 
 
 def written_out(variant, groups, p, scores):
-    """The formula for prompt p at other scores; the responses that do not exist are left out of the lists."""
+    """The formula for prompt p at other scores; the responses that do not exist are left out of the
+    lists."""
     name, knobs = VARIANTS[variant]
     exists = groups.mask[p]
     knobs = resolve_knobs(name, knobs)

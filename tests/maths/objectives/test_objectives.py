@@ -27,11 +27,25 @@ from prefpipe.maths.objectives.registry import (
 DOCS = Path(__file__).parents[3] / "docs" / "objectives.md"
 
 
-def test_the_objectives_are_there():
+def test_the_table_has_the_objectives_and_a_loss_for_each():
     assert set(OBJECTIVES) == {
-        "ampo", "refa", "swepo", "infonca", "nca", "plackett-luce", "mmpo", "odpo", "rpo", "dpo", "cdpo", "rdpo", "ipo", "hinge",
-        "simpo", "orpo",
-    }  # fmt: skip
+        "ampo",
+        "refa",
+        "swepo",
+        "infonca",
+        "nca",
+        "plackett-luce",
+        "mmpo",
+        "odpo",
+        "rpo",
+        "dpo",
+        "cdpo",
+        "rdpo",
+        "ipo",
+        "hinge",
+        "simpo",
+        "orpo",
+    }
     assert set(REWARD_OBJECTIVES) == {"bt", "bt-margin", "mmpo-reward"}
     assert {**OBJECTIVES, **REWARD_OBJECTIVES} == ALL_OBJECTIVES
     assert set(LOSSES) == set(ALL_OBJECTIVES)
@@ -195,7 +209,10 @@ def test_every_knob_is_a_flag_of_train_and_no_flag_is_a_knob_that_nobody_has():
 
 
 def test_the_table_is_read_without_pytorch():
-    code = "import sys, prefpipe.maths.objectives.registry; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    code = (
+        "import sys, prefpipe.maths.objectives.registry; "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -210,7 +227,8 @@ def test_every_objective_and_knob_is_documented(name):
 
 
 def test_the_overview_of_the_docs_is_the_table():
-    """One row an objective: score, what it compares, what it reads, whether it needs a reference."""
+    """One row an objective: score, what it compares, what it reads, whether it needs a
+    reference."""
     text = DOCS.read_text(encoding="utf-8")
     for name, row in ALL_OBJECTIVES.items():
         reads = " and ".join(

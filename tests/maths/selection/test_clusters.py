@@ -48,7 +48,8 @@ def test_with_every_split_tried_the_clusters_have_the_least_inertia(k):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_inertia_needs_no_centres(seed):
-    """``W / (2 n)`` summed over clusters is the inertia around the means, in 1 and in 384 dimensions."""
+    """``W / (2 n)`` summed over clusters is the inertia around the means, in 1 and in 384
+    dimensions."""
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(31, 1 if seed % 2 else 384)) + 50.0
     found = cluster(points, 7, seed=seed)
@@ -57,7 +58,8 @@ def test_inertia_needs_no_centres(seed):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_lloyd_step_and_no_single_move_improves_the_result(seed):
-    """A result is a fixed point of Lloyd's algorithm, and of moving any one point to any other cluster."""
+    """A result is a fixed point of Lloyd's algorithm, and of moving any one point to any other
+    cluster."""
     points = np.random.default_rng(seed).normal(size=(20, 3))
     labels = cluster(points, 5, seed=seed).labels
     centres = np.stack([points[labels == label].mean(axis=0) for label in range(5)])
@@ -71,7 +73,8 @@ def test_no_lloyd_step_and_no_single_move_improves_the_result(seed):
 
 
 def test_clusters_are_as_tight_as_those_of_scikit_learn():
-    """Forty pools of 31 points in six loose groups: never looser on average, and as tight or tighter on at least 90 %."""
+    """Forty pools of 31 points in six loose groups: never looser on average, and as tight or
+    tighter on at least 90 %."""
     ours, theirs = [], []
     for seed in range(40):
         rng = np.random.default_rng(seed)

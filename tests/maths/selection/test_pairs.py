@@ -28,7 +28,7 @@ def pairs(rule, rewards=REWARDS, positive=POSITIVE, **settings):
         ("adjacent", [(2, 1, 2.0), (0, 2, 1.0)]),
     ],
 )
-def test_each_rule_by_hand(rule, expected):
+def test_each_pair_rule_makes_the_pairs_by_hand(rule, expected):
     """Rewards 4 (the positive), 1, 3, 1: the two ones make no pair with each other."""
     assert pairs(rule) == expected
 
@@ -45,8 +45,9 @@ def test_best_random_draws_every_other_response_and_repeats_for_a_seed():
     assert {pairs("best-random", seed=seed, min_margin=2.0)[0][1] for seed in range(20)} == {1, 3}
 
 
-def test_a_limit_spreads_over_the_margins():
-    """Eleven negatives with margins 10, 9, ..., 0: five of them are the margins 10, 8, 5, 2, 0 (even places 0, 2.5, 5, 7.5, 10)."""
+def test_max_pairs_are_spread_over_the_margins():
+    """Eleven negatives with margins 10, 9, ..., 0: five of them are the margins 10, 8, 5, 2, 0
+    (even places 0, 2.5, 5, 7.5, 10)."""
     rewards = [10.0, *range(11)]
     found = pairs("positive-negative", rewards, [True] + [False] * 11, max_pairs=5)
     assert [margin for _, _, margin in found] == [10.0, 8.0, 5.0, 2.0, 0.0]

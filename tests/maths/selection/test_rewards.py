@@ -65,7 +65,8 @@ def test_no_function_invents_a_missing_value(text):
 
 
 def test_z_of_equal_values_is_zero_also_within_rounding():
-    """The mean of three 0.1 is not 0.1 in binary; dividing that dust by itself would make +-1 of it."""
+    """The mean of three 0.1 is not 0.1 in binary; dividing that dust by itself would make +-1 of
+    it."""
     for flat in ([0.1, 0.1, 0.1], [0.1 + 0.2, 0.3, 0.3], [7.0], [1e6, 1e6]):
         assert standardise(np.array(flat)).tolist() == [0.0] * len(flat)
 

@@ -31,7 +31,7 @@ def screen(texts, rewards, marks, statuses, prompts=None, **settings):
     ).tolist()
 
 
-def test_every_reason_has_its_name():
+def test_each_flaw_of_a_candidate_has_its_reason():
     candidates = [
         ("good", 1.0, True, "ok", None),
         ("", 1.0, True, "ok", "empty"),
@@ -64,7 +64,8 @@ def test_without_a_need_for_embeddings_none_is_missed():
 
 
 def test_the_first_usable_of_equal_texts_of_a_prompt_is_kept():
-    """The first "a" has no reward, so the second stands and the third is its duplicate; the other prompt's "a" is no copy."""
+    """The first "a" has no reward, so the second stands and the third is its duplicate; the other
+    prompt's "a" is no copy."""
     reasons = screen(
         ["a", "a", "a", "a"], [None, 1.0, 2.0, 3.0], None, ["ok"] * 4, prompts=[0, 0, 0, 1]
     )
@@ -145,7 +146,8 @@ def near_duplicates(vectors, rewards, threshold, usable=None):
 
 
 def test_of_two_near_copies_the_higher_reward_stays():
-    """Cosines: 0.8 between rows 0 and 1, 1 between 1 and 2 (lengths do not count), 0 with row 3 and with the zero vector."""
+    """Cosines: 0.8 between rows 0 and 1, 1 between 1 and 2 (lengths do not count), 0 with row 3 and
+    with the zero vector."""
     vectors, rewards = [[1.0, 0.0], [0.8, 0.6], [8.0, 6.0], [0.0, 0.0]], [1.0, 2.0, 3.0, 9.0]
     assert near_duplicates(vectors, rewards, 0.81) == [False, True, False, False]
     assert near_duplicates(vectors, rewards, 0.8) == [True, True, False, False]
@@ -159,7 +161,8 @@ def test_of_two_near_copies_the_higher_reward_stays():
 
 
 def test_a_copy_of_a_copy_that_was_left_out_stays():
-    """0, 20 and 40 degrees by falling reward, threshold cos 25: the second goes with the first, the third is far from that one."""
+    """0, 20 and 40 degrees by falling reward, threshold cos 25: the second goes with the first, the
+    third is far from that one."""
     angles = np.radians([0.0, 20.0, 40.0])
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     assert near_duplicates(vectors, [3.0, 2.0, 1.0], np.cos(np.radians(25.0))) == [
@@ -169,7 +172,7 @@ def test_a_copy_of_a_copy_that_was_left_out_stays():
     ]
 
 
-def test_equal_rewards_keep_the_lower_index():
+def test_of_near_copies_with_equal_rewards_the_lower_index_stays():
     assert near_duplicates([[1.0], [1.0], [1.0]], [0.0, 0.0, 0.0], 0.99) == [False, True, True]
 
 
@@ -188,7 +191,7 @@ def test_equal_rewards_keep_the_lower_index():
         ([None, "low_margin", None], [2.0, 1.9, 1.0], None),
     ],
 )
-def test_a_pool_is_judged_by_name(reasons, rewards, verdict):
+def test_a_pool_that_cannot_be_selected_from_has_its_verdict(reasons, rewards, verdict):
     width = max(4, len(reasons))
     there = np.array([[place < len(reasons) for place in range(width)]])
     usable = np.array(
@@ -205,7 +208,8 @@ def test_a_pool_is_judged_by_name(reasons, rewards, verdict):
 
 
 def test_positives_without_a_negative_are_no_group():
-    """Two positives wanted of three: the margin takes the third, and the second positive must not become a negative."""
+    """Two positives wanted of three: the margin takes the third, and the second positive must not
+    become a negative."""
     rewards, there = np.array([[3.0, 2.9, 2.8]]), np.ones((1, 3), dtype=bool)
     kept = there & ~mask_low_margins(rewards, there, min_margin=0.5, positives=2)
     assert pool_verdicts(rewards, there, there, kept, positives=2).tolist() == ["low_margin"]

@@ -1,4 +1,5 @@
-"""Selection of one prompt's responses: each rule by hand, by brute force, and by properties over all rules."""
+"""Selection of one prompt's responses: each rule by hand, by brute force, and by properties over
+all rules."""
 
 import warnings
 from itertools import combinations
@@ -46,24 +47,26 @@ REWARDS = np.array([0.2, 0.9, 0.1, 0.9, 0.5])
         ("bottom-k", 7, 3, [1, 3, 4], [0, 2]),
     ],
 )
-def test_reward_rules_by_hand(strategy, k, positives, expected_positives, expected_negatives):
+def test_reward_rules_choose_as_by_hand(
+    strategy, k, positives, expected_positives, expected_negatives
+):
     """Rewards 0.2, 0.9, 0.1, 0.9, 0.5: the best is index 1, because index 3 only ties with it."""
     selection = select_responses(REWARDS, k=k, strategy=strategy, positives=positives)
     assert selection.positives.tolist() == expected_positives
     assert selection.negatives.tolist() == expected_negatives
 
 
-def test_equal_rewards_go_by_index():
+def test_equal_rewards_are_chosen_by_index():
     selection = select_responses(np.zeros(5), k=2, strategy="bottom-k")
     assert (selection.positives.tolist(), selection.negatives.tolist()) == ([0], [1, 2])
     assert select_responses(np.zeros(3), k=1, strategy="best-worst").negatives.tolist() == [1]
 
 
-def test_opt_select_by_hand():
-    """Positive 0 (reward 9). Others lie at 0, 1, 10, 11 with rewards 1, 1, 1, 0, so weights e^-1, e^-1, e^-1, 1.
+def test_opt_select_chooses_as_by_hand():
+    """Positive 0 (reward 9). Others lie at 0, 1, 10, 11 with weights e^-1, e^-1, e^-1, 1.
 
-    k = 2 takes one of each side: on the right 11, the heavy one, costing e^-1; on the left 0 or 1 at e^-1 each: the
-    lower index.
+    k = 2 takes one of each side: on the right 11, the heavy one, costing e^-1; on the left 0 or 1
+    at e^-1 each: the lower index.
     """
     embeddings = np.array([[50.0], [0.0], [1.0], [10.0], [11.0]])
     selection = select_responses(np.array([9.0, 1.0, 1.0, 1.0, 0.0]), embeddings, k=2)
@@ -74,14 +77,16 @@ def test_opt_select_by_hand():
     assert selection.lower_bound == selection.cost
 
 
-def test_coreset_by_hand():
-    """Two far groups of candidate negatives: {1, 2} and {3, 4}; the lowest rewards of each are 2 and 3."""
+def test_coreset_chooses_as_by_hand():
+    """Two far groups of candidate negatives: {1, 2} and {3, 4}; the lowest rewards of each are 2
+    and 3."""
     embeddings = np.array([[0.0], [0.0], [0.1], [9.0], [9.1]])
     selection = select_responses(
         np.array([9.0, 2.0, 1.0, 0.5, 3.0]), embeddings, k=2, strategy="coreset"
     )
     assert selection.negatives.tolist() == [2, 3]
-    # Clusters are numbered by their lowest-reward member: candidate 3 (0.5) comes before candidate 2 (1.0).
+    # Clusters are numbered by their lowest-reward member: candidate 3 (0.5) comes before candidate
+    # 2 (1.0).
     assert selection.clusters.tolist() == [-1, 1, 1, 0, 0]
     assert np.isnan(selection.lower_bound)
     assert not selection.is_optimal
@@ -112,7 +117,8 @@ def test_opt_select_is_the_brute_force_optimum(seed, cover, temperature):
 
 
 def test_covering_the_positive_can_change_the_choice():
-    """The positive at 2 pulls the one medoid of points 0 and 1 (weights 1 + tiny, 1) from 0 to 1."""
+    """The positive at 2 pulls the one medoid of points 0 and 1 (weights 1 + tiny, 1) from 0 to
+    1."""
     embeddings = np.array([[2.0], [0.0], [1.0]])
     rewards = np.array([0.2, 0.0, 0.1])
     assert select_responses(rewards, embeddings, k=1).negatives.tolist() == [1]
@@ -203,7 +209,7 @@ def test_weights_are_the_papers_up_to_one_factor():
     assert ours.max() == 1.0
 
 
-def test_temperatures():
+def test_a_temperature_is_one_or_the_spread_of_the_rewards_or_as_given():
     rewards = np.array([1.0, 3.0])
     assert resolve_temperature(rewards, "paper") == 1.0
     assert resolve_temperature(rewards, "auto") == 1.0  # (1 + 1) / 2 under the root
@@ -223,7 +229,8 @@ reward_lists = st.one_of(
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
-    """Sizes, disjointness, range, order, the positive is the first maximum, k >= n, ties, identical embeddings."""
+    """Sizes, disjointness, range, order, the positive is the first maximum, k >= n, ties, identical
+    embeddings."""
     rewards = np.array(data.draw(reward_lists))
     n = len(rewards)
     embeddings = data.draw(
@@ -276,7 +283,8 @@ def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_opt_select_is_never_beaten_by_another_rule(data):
-    """At equal k no rule has a lower Cost(S) than the certified optimum, in the paper's own formula."""
+    """At equal k no rule has a lower Cost(S) than the certified optimum, in the paper's own
+    formula."""
     seed = data.draw(st.integers(0, 10**6))
     rewards, embeddings = random_pool(seed, n=data.draw(st.integers(3, 16)))
     k = data.draw(st.integers(1, len(rewards) - 1))
@@ -410,7 +418,8 @@ def test_a_misspelt_strategy_gets_the_nearest_name():
 
 @pytest.mark.parametrize("strategy", NAMES)
 def test_a_row_of_a_batch_is_chosen_as_it_would_be_alone(strategy):
-    """Three prompts of 9, 5 and 2 candidates, padded with rubbish and NaN: the mask says what exists."""
+    """Three prompts of 9, 5 and 2 candidates, padded with rubbish and NaN: the mask says what
+    exists."""
     sizes, options = (9, 5, 2), {"cover": "all"} if strategy == "opt-select" else {}
     rewards, embeddings, mask = (
         np.full((3, 9), np.nan),
@@ -510,7 +519,8 @@ def test_gains_are_what_the_cost_rises_by():
 
 
 def test_random_choices_are_uniform():
-    """4,000 seeds, 2 of 5 candidate negatives: each of the 10 pairs is drawn 400 times, give or take four standard errors."""
+    """4,000 seeds, 2 of 5 candidate negatives: each of the 10 pairs is drawn 400 times, give or
+    take four standard errors."""
     rewards = [9.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     drawn = [
         tuple(select_responses(rewards, k=2, strategy="random", seed=seed).negatives.tolist())
@@ -530,7 +540,8 @@ def test_the_public_name_is_the_function_and_costs_nothing_to_import():
 
 
 def test_a_margin_is_kept_with_several_positives():
-    """Rewards 3, 2.9, 2.8, 2.7 and three positives: the only candidate left is 0.1 away, so there is no selection."""
+    """Rewards 3, 2.9, 2.8, 2.7 and three positives: the only candidate left is 0.1 away, so there
+    is no selection."""
     with pytest.raises(InputError, match="leave no candidate to be a negative"):
         select_responses([3.0, 2.9, 2.8, 2.7], None, 2, "bottom-k", positives=3, min_margin=0.5)
     batch = select_responses(

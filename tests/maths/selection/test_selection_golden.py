@@ -1,6 +1,9 @@
-"""What select chooses for fixed pools, tied to the stage's VERSION: a choice that moves needs a new VERSION and a line in the changelog.
+"""What select chooses for fixed pools, tied to the stage's VERSION.
 
-``PREFPIPE_UPDATE_GOLDEN=1 pytest tests/maths/selection/test_selection_golden.py`` writes the file; read its diff.
+A choice that moves needs a new VERSION and a line in the changelog.
+
+``PREFPIPE_UPDATE_GOLDEN=1 pytest tests/maths/selection/test_selection_golden.py`` writes the file;
+read its diff.
 """
 
 import json
@@ -19,7 +22,8 @@ GOLDEN = Path(__file__).parents[2] / "golden" / f"select-v{SelectConfig.VERSION}
 
 
 def pools() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Forty pools of 8 to 32 candidates by arithmetic alone, so that no generator's release can move them."""
+    """Forty pools of 8 to 32 candidates by arithmetic alone, so that no generator's release can
+    move them."""
     made = []
     for number in range(40):
         n = 8 + number % 25

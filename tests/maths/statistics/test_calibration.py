@@ -1,4 +1,5 @@
-"""Calibration: against scikit-learn where it has the figure, against short formulas where it has not."""
+"""Calibration: against scikit-learn where it has the figure, against short formulas where it has
+not."""
 
 import math
 
@@ -28,7 +29,8 @@ from prefpipe.maths.statistics.calibration import (
 
 
 def make_pairs(n=400, seed=0, scale=2.0):
-    """Differences, and outcomes drawn with the probability sigma(scale * d): a scorer that is less sure than it should be."""
+    """Differences, and outcomes drawn with the probability sigma(scale * d): a scorer that is less
+    sure than it should be."""
     random = np.random.default_rng(seed)
     d = random.normal(size=n)
     return d, (random.random(n) < 1 / (1 + np.exp(-scale * d))).astype(float)
@@ -82,8 +84,9 @@ def test_equal_scores_are_half_right():
     assert pair_accuracy([-2.0], [0.75]) == pytest.approx(0.25)
 
 
-def test_ece_written_out():
-    """Two pairs at p = 0.7, one of them lost: observed 1/2 in (0.6, 0.7] and its mirror image; one at 0.95, won."""
+def test_ece_is_its_formula_written_out():
+    """Two pairs at p = 0.7, one of them lost: observed 1/2 in (0.6, 0.7] and its mirror image; one
+    at 0.95, won."""
     d = np.log([0.69 / 0.31, 0.69 / 0.31, 0.95 / 0.05])
     curve = preference_curve(d, [1.0, 0.0, 1.0])
     np.testing.assert_allclose(curve.n, [1, 2, 2, 1])
@@ -93,7 +96,8 @@ def test_ece_written_out():
 
 
 def test_ece_in_both_orders_is_that_of_the_confidence():
-    """10 bins over [0, 1] of pairs in both orders are 5 over the confidence in [1/2, 1] (Guo et al. 2017)."""
+    """10 bins over [0, 1] of pairs in both orders are 5 over the confidence in [1/2, 1] (Guo et al.
+    2017)."""
     d, y = make_pairs()
     p = preference_probabilities(d)
     confidence, right = np.maximum(p, 1 - p), np.where(d > 0, y, 1 - y)
@@ -118,7 +122,8 @@ def test_bins_of_equal_mass_hold_equal_numbers_and_mirror_each_other():
 
 @pytest.mark.parametrize("binning", ["width", "mass"])
 def test_no_bin_tears_a_pair_from_its_mirror_image(binning):
-    """``sigma(-d)`` and ``1 - sigma(d)`` differ in their last digits, and edges of equal mass lie on such numbers."""
+    """``sigma(-d)`` and ``1 - sigma(d)`` differ in their last digits, and edges of equal mass lie
+    on such numbers."""
     random = np.random.default_rng(0)
     for _ in range(300):
         n = random.integers(2, 30)
@@ -146,7 +151,8 @@ def test_a_scorer_that_says_nothing_is_calibrated_and_worthless():
 
 
 def test_an_odd_number_of_bins_is_refused_because_it_hides_errors():
-    """In a bin around 1/2 a pair meets its mirror image, and the observed share is 1/2 whatever happened."""
+    """In a bin around 1/2 a pair meets its mirror image, and the observed share is 1/2 whatever
+    happened."""
     with pytest.raises(UsageError, match="n_bins is 15: it must be even"):
         reliability_curve([0.5], [1.0], n_bins=15)
     with pytest.raises(UsageError, match="unknown binning 'height'"):
@@ -218,6 +224,6 @@ def test_by_gap_the_bins_hold_all_pairs_and_farther_pairs_are_easier():
         (lambda: calibration_by_gap([1.0], 1.0, [1.0, 2.0]), "one finite number of each a pair"),
     ],
 )
-def test_what_cannot_be_measured_is_said(call, message):
+def test_pairs_that_cannot_be_measured_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -1,4 +1,5 @@
-"""All figures of calibration of one set of pairs: the same as one by one, with intervals that hold what they should."""
+"""All figures of calibration of one set of pairs: the same as one by one, with intervals that hold
+what they should."""
 
 import json
 
@@ -63,8 +64,9 @@ def test_the_ece_is_what_the_curve_says() -> None:
         )
 
 
-def test_intervals_are_over_prompts() -> None:
-    """Every pair four times: the same figures and about the same errors where the prompt is told, half of them where not."""
+def test_intervals_of_calibration_are_over_prompts() -> None:
+    """Every pair four times: the same figures and about the same errors where the prompt is told,
+    half of them where not."""
     d, y = drawn(200)
     prompts = np.repeat(np.arange(200), 4)
     once = calibration_figures(d, y, bootstrap=QUICK)
@@ -78,7 +80,8 @@ def test_intervals_are_over_prompts() -> None:
 
 
 def test_the_interval_of_an_ece_is_not_pushed_up_by_resampling() -> None:
-    """Of calibrated scores the true error is 0: a percentile interval lies wholly above it, this one reaches it."""
+    """Of calibrated scores the true error is 0: a percentile interval lies wholly above it, this
+    one reaches it."""
     d, y = drawn(2000)
     found = calibration_figures(d, y, bootstrap=QUICK)
     assert found["intervals"]["ece"]["low"] == 0.0

@@ -1,4 +1,5 @@
-"""A histogram counts every number once, in bins with round ends, and its figures are the column's."""
+"""A histogram counts every number once, in bins with round ends, and its figures are the
+column's."""
 
 import numpy as np
 from hypothesis import given
@@ -20,7 +21,8 @@ def test_every_number_is_in_one_bin(values: list[float]) -> None:
 
 
 def test_figures_are_those_of_the_finite_numbers() -> None:
-    """1, 2, 3, 10: median (2 + 3) / 2, mean 16 / 4; NaN is missing and an infinity is counted apart."""
+    """1, 2, 3, 10: median (2 + 3) / 2, mean 16 / 4; NaN is missing and an infinity is counted
+    apart."""
     found = Distribution.of("x", np.array([1.0, 2.0, 3.0, 10.0, np.nan, np.inf]))
     assert (found.n, found.n_missing, found.n_infinite) == (4, 1, 1)
     assert (found.min, found.median, found.mean, found.max) == (1.0, 2.5, 4.0, 10.0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prefpipe.maths.statistics.embedding_diversity import mean_pairwise_distance
 
 
-def test_by_hand():
+def test_the_mean_distance_of_few_embeddings_is_that_by_hand():
     """Right angles: every pair at distance 1. Opposites: 2. (1, 0) and (1, 1): 1 - 1/sqrt 2."""
     assert mean_pairwise_distance(np.eye(3)) == pytest.approx(1)
     assert mean_pairwise_distance(np.array([[1.0, 0], [-2, 0]])) == pytest.approx(2)
@@ -16,7 +16,7 @@ def test_by_hand():
 
 
 @given(st.integers(2, 7), st.integers(1, 5), st.integers(0, 10**6))
-def test_it_is_the_mean_over_pairs_in_any_order(n, d, seed):
+def test_the_mean_distance_is_over_pairs_in_any_order(n, d, seed):
     vectors = np.random.default_rng(seed).normal(size=(n, d))
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     pairs = [1 - units[i] @ units[j] for i in range(n) for j in range(i)]
@@ -34,6 +34,6 @@ def test_copies_are_at_0_and_half_precision_is_enough():
 @pytest.mark.parametrize(
     "vectors", [np.zeros((0, 4)), np.ones((1, 4)), np.array([[1.0, 0], [0, 0]])]
 )
-def test_fewer_than_two_have_none(vectors):
+def test_fewer_than_two_embeddings_have_no_distance(vectors):
     """Zeros stand for no embedding: they are not at distance 1 from everything."""
     assert np.isnan(mean_pairwise_distance(vectors))

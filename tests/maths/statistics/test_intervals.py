@@ -35,7 +35,8 @@ def test_the_interval_repeats_with_its_generator(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_scipy_finds_the_same_interval(method):
-    """Another program's draws: the ends agree within the noise of 20,000 of them, skewed data included."""
+    """Another program's draws: the ends agree within the noise of 20,000 of them, skewed data
+    included."""
     values = rng(2).exponential(size=40)
     ours = bootstrap_interval(values, Bootstrap(n_draws=20_000, seed=3), method=method)
     theirs = stats.bootstrap(
@@ -60,7 +61,8 @@ def test_the_interval_of_many_normal_values_is_the_normal_one(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nineteen_of_twenty_intervals_hold_the_truth(method):
-    """300 samples of 30: 95 % of intervals cover, less some for the small sample; 5 standard errors are 6 %."""
+    """300 samples of 30: 95 % of intervals cover, less some for the small sample; 5 standard errors
+    are 6 %."""
     n_held = 0
     for seed in range(300):
         interval = bootstrap_interval(

@@ -1,4 +1,5 @@
-"""Length control: the published figures, what the fit must do on data where the truth is known, and what it refuses."""
+"""Length control: the published figures, what the fit must do on data where the truth is known, and
+what it refuses."""
 
 from functools import cache
 from pathlib import Path
@@ -45,10 +46,11 @@ def inputs(folder: Path, model: str) -> dict[str, np.ndarray]:
     rows = candidates.filter(pl.col("model") == model).sort("prompt_id")
     assert rows["prompt_id"].to_list() == baseline["prompt_id"].to_list()
     return {
-        "preferences": rows["preference"].to_numpy(), "lengths": rows["response"].str.len_chars().to_numpy(),
+        "preferences": rows["preference"].to_numpy(),
+        "lengths": rows["response"].str.len_chars().to_numpy(),
         "baseline_lengths": baseline["response"].str.len_chars().to_numpy(),
         "difficulty": baseline["instruction_difficulty"].to_numpy(),
-    }  # fmt: skip
+    }
 
 
 def test_published_figures_are_met_at_the_published_penalty(data_dir: Path) -> None:
@@ -83,7 +85,8 @@ def test_published_figures_are_met_with_a_penalty_of_our_own(data_dir: Path) -> 
 
 
 def test_all_models_of_the_data_can_be_fitted(data_dir: Path) -> None:
-    """32 models: every figure a share, every error positive, and higher raw rates go with higher controlled ones."""
+    """32 models: every figure a share, every error positive, and higher raw rates go with higher
+    controlled ones."""
     candidates, _, _, regularising = alpaca(data_dir)
     raw, controlled = [], []
     for model in candidates["model"].unique().sort():
@@ -108,7 +111,8 @@ def test_the_error_is_that_of_the_bootstrap(data_dir: Path) -> None:
 
 
 def test_the_error_of_the_predictions_is_the_published_one(data_dir: Path) -> None:
-    """AlpacaEval publishes 0.6669 and 0.6406 as lc_standard_error of these two, in points; the error of the figure is twice that."""
+    """AlpacaEval publishes 0.6669 and 0.6406 as lc_standard_error of these two, in points; the
+    error of the figure is twice that."""
     _, _, _, regularising = alpaca(data_dir)
     for model, published in (
         ("FuseChat-Llama-3.1-8B-Instruct", 0.6668876),
@@ -127,7 +131,8 @@ def test_the_error_of_the_predictions_is_the_published_one(data_dir: Path) -> No
 def made(
     n: int = 400, *, quality: float = 0.3, per_char: float = 0.002, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Preferences of a judge that likes ``quality`` and length, for a policy that writes 200 characters more."""
+    """Preferences of a judge that likes ``quality`` and length, for a policy that writes 200
+    characters more."""
     rng = np.random.default_rng(seed)
     baseline_lengths = rng.integers(300, 1500, size=n)
     lengths = np.maximum(baseline_lengths + rng.normal(200, 300, size=n).round(), 1)
@@ -138,7 +143,8 @@ def made(
 
 
 def test_a_judge_that_likes_length_is_seen_through() -> None:
-    """At equal lengths this judge prefers the policy with sigmoid(0.3) = 0.574; raw it is far more, for 200 characters more."""
+    """At equal lengths this judge prefers the policy with sigmoid(0.3) = 0.574; raw it is far more,
+    for 200 characters more."""
     given = made()
     raw = win_rate(given["preferences"], bootstrap=QUICK).mean
     found = length_controlled_win_rate(**given)
@@ -256,8 +262,9 @@ def test_the_interval_follows_the_seed() -> None:
     assert first.level == 0.9
 
 
-def test_a_difference_is_paired_by_prompt() -> None:
-    """The same judge on the same prompts: a policy with more quality, whose noise is the other's."""
+def test_a_length_controlled_difference_is_paired_by_prompt() -> None:
+    """The same judge on the same prompts: a policy with more quality, whose noise is the
+    other's."""
     first, second = made(quality=0.0), made(quality=0.2)
     one, two = length_controlled_win_rate(**first), length_controlled_win_rate(**second)
     found = length_controlled_difference(one, two)
@@ -282,15 +289,30 @@ def test_too_few_prompts_for_folds_say_so() -> None:
         ({"baseline_lengths": [1.0, np.nan, 2.0]}, "baseline lengths: row 1 holds nan"),
         ({"difficulty": [0.0, 0.0]}, r"difficulties of shape \(2,\) for 3 preferences"),
         ({"preferences": [0.5, np.nan, 0.5]}, "the preference in row 1 is NaN"),
-        ({"preferences": [1.0, 2.0, 1.5]}, r"the preference in row 1 is 2; preferences lie in \[0, 1\]"),
+        (
+            {"preferences": [1.0, 2.0, 1.5]},
+            r"the preference in row 1 is 2; preferences lie in \[0, 1\]",
+        ),
         ({"lengths": [11.0, 21.0, 31.0]}, "differ from the baseline's by 1 in every row"),
-        ({"lengths": ["9", "long", "33"]}, "lengths are to be numbers: could not convert string to float: 'long'"),
-        ({"prompt_ids": ["a", "a", "a"]}, "1 prompts have a preference; a length-controlled win rate needs at least 2"),
+        (
+            {"lengths": ["9", "long", "33"]},
+            "lengths are to be numbers: could not convert string to float: 'long'",
+        ),
+        (
+            {"prompt_ids": ["a", "a", "a"]},
+            "1 prompts have a preference; a length-controlled win rate needs at least 2",
+        ),
         ({"prompt_ids": ["a"]}, "1 prompt ids for 3 preferences"),
-        ({"difficulty": [0.0, 1.0, 2.0], "regularising_rows": RegularisingRows([0.5], [1.0])}, "regularising rows have no difficulty"),
-        ({"regularising_rows": RegularisingRows([0.5], [1.0, 2.0])}, "regularising length differences of shape"),
+        (
+            {"difficulty": [0.0, 1.0, 2.0], "regularising_rows": RegularisingRows([0.5], [1.0])},
+            "regularising rows have no difficulty",
+        ),
+        (
+            {"regularising_rows": RegularisingRows([0.5], [1.0, 2.0])},
+            "regularising length differences of shape",
+        ),
     ],
-)  # fmt: skip
+)
 def test_inputs_that_do_not_fit_are_refused(change, message) -> None:
     given = {
         "preferences": [0.1, 0.5, 0.9],
@@ -306,13 +328,14 @@ def test_a_penalty_out_of_range_is_refused() -> None:
         length_controlled_win_rate(**made(50), penalty_c=0.0)
 
 
-def test_the_functions_are_public() -> None:
+def test_length_control_is_public() -> None:
     assert prefpipe.length_controlled_win_rate is length_controlled_win_rate
     assert prefpipe.win_rate is win_rate
 
 
 def test_rows_without_a_preference_are_predicted_and_not_fitted_to():
-    """AlpacaEval's estimand, step by step: std over all rows, the fit over the judged, the mean of all predictions."""
+    """AlpacaEval's estimand, step by step: std over all rows, the fit over the judged, the mean of
+    all predictions."""
     rng = np.random.default_rng(4)
     lengths, baseline, difficulty = (
         rng.integers(50, 900, 60),
@@ -332,7 +355,8 @@ def test_rows_without_a_preference_are_predicted_and_not_fitted_to():
     )
     judged = ~np.isnan(preferences)
 
-    # The least of sum CE(y_i, P_i) + |theta| / C over the judged rows: its gradient is 0 where theta is not.
+    # The least of sum CE(y_i, P_i) + |theta| / C over the judged rows: its gradient is 0 where
+    # theta is not.
     assert (theta != 0.0).all()
     residual = 1.0 / (1.0 + np.exp(-features[judged] @ theta)) - preferences[judged]
     assert features[judged].T @ residual + np.sign(theta) / 50.0 == pytest.approx(
@@ -369,7 +393,8 @@ def test_a_missing_preference_is_refused_unless_it_is_said_and_two_must_be_there
 
 
 def test_folds_skip_what_has_no_preference():
-    """Cross-validation chooses the C that it chooses without the missing rows, where these do not move the lengths' spread."""
+    """Cross-validation chooses the C that it chooses without the missing rows, where these do not
+    move the lengths' spread."""
     rng = np.random.default_rng(9)
     delta, difficulty, preferences = (
         np.tile([-30.0, 30.0], 20),

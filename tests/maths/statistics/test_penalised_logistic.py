@@ -1,4 +1,5 @@
-"""The solver of the L1-penalised logistic regression: optimality, closed forms, and scikit-learn on doubled rows."""
+"""The solver of the L1-penalised logistic regression: optimality, closed forms, and scikit-learn on
+doubled rows."""
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def problem(seed, n=60):
 
 
 def test_one_column_of_ones_has_a_closed_form():
-    """With w = 1 the slope is N (p - mean y) + strength sign(theta) = 0: p = mean y - strength / N for a positive theta."""
+    """With w = 1 the slope is N (p - mean y) + strength sign(theta) = 0: p = mean y - strength / N
+    for a positive theta."""
     y = np.array([1.0, 1.0, 0.5, 1.0])
     theta = fit_penalised_logistic(np.ones((4, 1)), y, np.ones((1, 4)), 0.1)[0]
     assert expit(theta[0]) == pytest.approx(y.mean() - 0.1 / 4, abs=1e-10)
@@ -48,7 +50,8 @@ def test_no_step_in_any_direction_is_better(seed, strength):
 
 
 def test_a_penalty_above_every_slope_leaves_zeros():
-    """At zero the slope of coefficient j is sum w x_j (1/2 - y); a greater penalty keeps it there, exactly."""
+    """At zero the slope of coefficient j is sum w x_j (1/2 - y); a greater penalty keeps it there,
+    exactly."""
     x, y, w = problem(3)
     slopes = np.abs((w * (0.5 - y)) @ x)
     assert not fit_penalised_logistic(x, y, w[None], float(slopes.max()) * 1.001)[0].any()
@@ -99,7 +102,8 @@ def test_a_column_of_zeros_gets_no_coefficient():
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_poor_data_have_a_fit_too(data):
-    """Few rows, columns that say the same, labels that can be separated, a penalty that is hardly one: bootstraps draw such."""
+    """Few rows, columns that say the same, labels that can be separated, a penalty that is hardly
+    one: bootstraps draw such."""
     n = data.draw(st.integers(1, 12))
     values = st.sampled_from([-1.0, -0.76, -0.3, 0.0, 0.3, 0.76, 1.0])
     t, d = (np.array(data.draw(st.lists(values, min_size=n, max_size=n))) for _ in range(2))
@@ -134,7 +138,8 @@ def test_a_start_far_out_where_columns_say_the_same_is_left_for_zero():
 
 
 def test_columns_that_say_the_same_share_nothing():
-    """t = 1/2 everywhere: theta_len / 2 + theta_0 is what counts, and |theta_len| + |theta_0| is least with theta_0 alone."""
+    """t = 1/2 everywhere: theta_len / 2 + theta_0 is what counts, and |theta_len| + |theta_0| is
+    least with theta_0 alone."""
     x = np.stack([np.full(9, 0.5), np.ones(9)], axis=1)
     theta = fit_penalised_logistic(x, np.repeat([1.0, 0.0, 1.0], 3), np.ones((1, 9)), 1e-4)[0]
     assert theta[0] == 0.0

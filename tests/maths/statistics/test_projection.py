@@ -19,7 +19,7 @@ def distances(points: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("n", "n_dimensions"), [(3, 2), (8, 5), (32, 384), (64, 16), (5, 400)])
-def test_it_is_the_pca_of_scikit_learn_up_to_signs(n: int, n_dimensions: int) -> None:
+def test_the_projection_is_the_pca_up_to_signs(n: int, n_dimensions: int) -> None:
     points = vectors(n, n_dimensions)
     pca = PCA(n_components=2)
     expected = pca.fit_transform(points)
@@ -73,7 +73,7 @@ def test_two_candidates_stand_on_one_axis() -> None:
     assert found.shares == pytest.approx([1.0, 0.0])
 
 
-def test_one_dimension_is_enough() -> None:
+def test_points_of_one_dimension_stand_on_one_axis() -> None:
     found = project(np.array([[1.0], [3.0], [8.0]]))
     assert found.coordinates.tolist() == pytest.approx(
         np.array([[-3.0, 0.0], [-1.0, 0.0], [4.0, 0.0]])

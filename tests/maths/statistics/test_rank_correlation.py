@@ -25,7 +25,7 @@ def test_within_groups_the_level_of_a_group_does_not_count():
     assert spearman_within(x[order], y[order], groups[order]) == pytest.approx(-1)
 
 
-def test_without_spread_there_is_none():
+def test_columns_without_spread_have_no_correlation():
     assert np.isnan(spearman(np.ones(5), np.arange(5.0)))
     assert np.isnan(spearman(np.array([]), np.array([])))
     assert np.isnan(spearman_within(np.arange(3.0), np.arange(3.0), np.arange(3)))

@@ -1,4 +1,5 @@
-"""RewardBench's averages against a sum by hand, and the errors of clustered means against formulas and simulation."""
+"""RewardBench's averages against a sum by hand, and the errors of clustered means against formulas
+and simulation."""
 
 import numpy as np
 import pytest
@@ -34,15 +35,16 @@ def test_the_table_of_weights_is_rewardbenchs() -> None:
     assert set(CORE) | {PRIOR} == set(WEIGHTS)
 
 
-def test_all_sections_by_hand() -> None:
-    """Chat, Chat Hard, Safety, Reasoning and Prior at half weight; ties lose; counts in the file change nothing."""
+def test_all_sections_are_the_weighted_means_by_hand() -> None:
+    """Chat, Chat Hard, Safety, Reasoning and Prior at half weight; ties lose; counts in the file
+    change nothing."""
     found = rewardbench_accuracy(
         *pairs_of({
-            "alpacaeval-easy": (3, 0, 1), "mt-bench-med": (1, 1, 0),                    # 3/4, weight 100; 1/2, weight 40
-            "mt-bench-hard": (1, 0, 3), "llmbar-natural": (2, 0, 0),                    # 1/4, weight 37; 1, weight 100
-            "xstest-should-refuse": (0, 2, 0), "donotanswer": (4, 0, 1),                # 0, weight 154; 4/5, weight 136
-            "math-prm": (1, 0, 1), "hep-go": (3, 0, 0), "hep-rust": (0, 0, 2),          # 1/2 984; 1 164; 0 164
-            "shp": (1, 0, 0), "summarize": (1, 0, 3),                                   # 1, 1/4, plain mean
+            "alpacaeval-easy": (3, 0, 1), "mt-bench-med": (1, 1, 0),  # 3/4 of 100; 1/2 of 40
+            "mt-bench-hard": (1, 0, 3), "llmbar-natural": (2, 0, 0),  # 1/4 of 37; 1 of 100
+            "xstest-should-refuse": (0, 2, 0), "donotanswer": (4, 0, 1),  # 0 of 154; 4/5 of 136
+            "math-prm": (1, 0, 1), "hep-go": (3, 0, 0), "hep-rust": (0, 0, 2),  # 1/2; 1; 0
+            "shp": (1, 0, 0), "summarize": (1, 0, 3),  # plain mean of 1 and 1/4
         }), bootstrap=QUICK,
     )  # fmt: skip
     chat = (100 * 0.75 + 40 * 0.5) / 140
@@ -83,7 +85,8 @@ def test_missing_sections_are_left_out_and_weights_renormalised() -> None:
 
 
 def test_unknown_subsets_enter_no_section() -> None:
-    """A name that differs by a letter is another subset, told apart; without subsets there is one accuracy."""
+    """A name that differs by a letter is another subset, told apart; without subsets there is one
+    accuracy."""
     found = rewardbench_accuracy(
         *pairs_of({"LLMBar-natural": (1, 0, 0), "llmbar-natural": (0, 0, 2)}), bootstrap=QUICK
     )
@@ -97,7 +100,7 @@ def test_unknown_subsets_enter_no_section() -> None:
     assert [each.name for each in some.others] == [""]
 
 
-def test_a_full_file_is_complete() -> None:
+def test_a_file_with_all_pairs_is_complete() -> None:
     rows = {name: (count or 5, 0, 0) for name, count in ROWS.items()}
     found = rewardbench_accuracy(*pairs_of(rows), bootstrap=Bootstrap(n_draws=2))
     assert found.is_complete
@@ -107,7 +110,8 @@ def test_a_full_file_is_complete() -> None:
 
 
 def test_the_error_of_single_pairs_is_the_textbooks() -> None:
-    """One subset, one pair a prompt: s / sqrt(n), ddof 1; the interval is about two of them on either side."""
+    """One subset, one pair a prompt: s / sqrt(n), ddof 1; the interval is about two of them on
+    either side."""
     rng = np.random.default_rng(0)
     won = rng.random(400) < 0.7
     found = rewardbench_accuracy(won.astype(float), np.zeros(400)).overall
@@ -116,7 +120,8 @@ def test_the_error_of_single_pairs_is_the_textbooks() -> None:
 
 
 def test_pairs_of_one_prompt_are_not_independent() -> None:
-    """Every pair five times over: the figure stays, and so do error and interval, which would shrink by sqrt(5) otherwise."""
+    """Every pair five times over: the figure stays, and so do error and interval, which would
+    shrink by sqrt(5) otherwise."""
     rng = np.random.default_rng(1)
     chosen, names = rng.normal(size=60), ["llmbar-natural", "shp"] * 30
     once = rewardbench_accuracy(chosen, np.zeros(60), names, list(range(60)), bootstrap=QUICK)
@@ -137,7 +142,8 @@ def test_pairs_of_one_prompt_are_not_independent() -> None:
 
 
 def test_the_error_is_the_spread_of_repeated_samples() -> None:
-    """Two subsets, prompts with one to three pairs: the mean of se over draws is the spread of the figure."""
+    """Two subsets, prompts with one to three pairs: the mean of se over draws is the spread of the
+    figure."""
     weights = {"mean of both": np.array([0.75, 0.25])}
     rng = np.random.default_rng(2)
     figures, errors = [], []
@@ -187,8 +193,11 @@ def test_the_seed_fixes_the_intervals() -> None:
         max_size=40,
     )
 )
-def test_properties(rows: list[tuple[int, str | None, int]]) -> None:
-    """Figures lie in [0, 1]; order does not matter; swapping the sides gives 1 - accuracy - ties; a monotone map nothing."""
+def test_accuracies_keep_order_swap_and_monotone_maps(
+    rows: list[tuple[int, str | None, int]],
+) -> None:
+    """Figures lie in [0, 1]; order does not matter; swapping the sides gives 1 - accuracy - ties; a
+    monotone map nothing."""
     margins, subsets, ids = (list(column) for column in zip(*rows, strict=True))
     zeros = [0.0] * len(rows)
     found = rewardbench_accuracy(margins, zeros, subsets, ids, bootstrap=Bootstrap(n_draws=20))
@@ -208,9 +217,12 @@ def test_properties(rows: list[tuple[int, str | None, int]]) -> None:
             assert 0 <= each.mean <= each.ties_half <= 1 + 1e-12
     means = {each.name: each.accuracy.mean for each in found.sections}
     assert means == pytest.approx({each.name: each.accuracy.mean for each in backwards.sections})
-    assert sum(each.accuracy.n_pairs for each in found.sections) + sum(each.accuracy.n_pairs for each in found.others) in (
-        len(rows), 0,
-    )  # fmt: skip
+    assert sum(each.accuracy.n_pairs for each in found.sections) + sum(
+        each.accuracy.n_pairs for each in found.others
+    ) in (
+        len(rows),
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,12 +235,12 @@ def test_properties(rows: list[tuple[int, str | None, int]]) -> None:
         ([1.0], [0.0], ["a", "b"], "2 subsets for 1 pairs"),
     ],
 )
-def test_what_is_refused(
+def test_scores_and_subsets_that_do_not_fit_are_refused(
     chosen: list[float], rejected: list[float], subsets: list[str] | None, words: str
 ) -> None:
     with pytest.raises(InputError, match=words):
         rewardbench_accuracy(chosen, rejected, subsets)
 
 
-def test_it_is_public() -> None:
+def test_rewardbench_accuracy_is_public() -> None:
     assert prefpipe.rewardbench_accuracy is rewardbench_accuracy

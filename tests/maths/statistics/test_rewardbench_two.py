@@ -24,7 +24,7 @@ def item(
     return Completions(f"p{number}", item_id or str(number), subset, correct, wrong)
 
 
-def test_best_of_four_by_hand() -> None:
+def test_best_of_four_is_the_mean_by_hand() -> None:
     items = [
         item(0, (2.0,), (1.0, 0.0, -1.0)),  # won
         item(1, (1.0,), (1.0, 0.0, -1.0)),  # two share the highest score: 1/2
@@ -53,17 +53,24 @@ def test_the_final_figure_is_the_mean_of_subsets_and_not_of_prompts() -> None:
     found = rewardbench_two(items, bootstrap=QUICK)
     assert found.final is not None
     assert found.final.mean == pytest.approx(0.5)
-    assert [(each.name, each.n_expected, each.figure.mean) for each in found.subsets if each.figure] == [
-        ("Math", 183, 1.0), ("Focus", 495, 0.0), ("my own", None, 1.0),
-    ]  # fmt: skip
+    assert [
+        (each.name, each.n_expected, each.figure.mean) for each in found.subsets if each.figure
+    ] == [
+        ("Math", 183, 1.0),
+        ("Focus", 495, 0.0),
+        ("my own", None, 1.0),
+    ]
 
 
-def test_ties_by_hand() -> None:
-    """0: all right, correct ones 1 apart, 2 above the wrong one. 1: accurate, and further apart than from the wrong one."""
+def test_the_score_of_ties_is_the_formula_by_hand() -> None:
+    """0: all right, correct ones 1 apart, 2 above the wrong one. 1: accurate, and further apart
+    than from the wrong one."""
     items = [
-        item(0, (5.0, 4.0), (2.0, 1.0), "Ties", "tied:0"), item(1, (3.0,), (1.5,), "Ties", "ref:0"),
-        item(2, (9.0, 4.0), (3.0, 1.0), "Ties", "tied:1"), item(3, (1.0,), (2.0,), "Ties", "ref:1"),
-    ]  # fmt: skip
+        item(0, (5.0, 4.0), (2.0, 1.0), "Ties", "tied:0"),
+        item(1, (3.0,), (1.5,), "Ties", "ref:0"),
+        item(2, (9.0, 4.0), (3.0, 1.0), "Ties", "tied:1"),
+        item(3, (1.0,), (2.0,), "Ties", "ref:1"),
+    ]
     [ties] = rewardbench_two(items, bootstrap=QUICK).subsets
     assert ties.figure is not None
     tanh = (math.tanh(min(2.0, 1.5) / 1.0 - 1.0) + math.tanh(min(1.0, -1.0) / 5.0 - 1.0)) / 2
@@ -71,9 +78,13 @@ def test_ties_by_hand() -> None:
         0.3 * 1.0 + 0.3 * 0.5 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * tanh
     )
     assert ties.ties == {
-        "tied_accuracy": 1.0, "ref_accuracy": 0.5, "correctness_preferred": 0.5, "correctness_preferred_hard": 0.5,
-        "margin_score": pytest.approx(tanh), "n_both": 2,
-    }  # fmt: skip
+        "tied_accuracy": 1.0,
+        "ref_accuracy": 0.5,
+        "correctness_preferred": 0.5,
+        "correctness_preferred_hard": 0.5,
+        "margin_score": pytest.approx(tanh),
+        "n_both": 2,
+    }
 
 
 def theirs(items: list[Completions]) -> float:
@@ -104,7 +115,8 @@ def theirs(items: list[Completions]) -> float:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_ties_agree_with_their_code_on_random_scores(seed: int) -> None:
-    """Whole numbers, so that spreads and margins of 0 are among them; some numbers lack one of their prompts."""
+    """Whole numbers, so that spreads and margins of 0 are among them; some numbers lack one of
+    their prompts."""
     chance = random.Random(seed)
     items = []
     for number in range(12):
@@ -122,7 +134,9 @@ def test_ties_agree_with_their_code_on_random_scores(seed: int) -> None:
 @pytest.mark.parametrize(
     ("lowest", "spread", "expected"), [(1.0, 0.0, 1.0), (-1.0, 0.0, -1.0), (0.0, 0.0, 0.0)]
 )
-def test_correct_completions_with_one_score(lowest: float, spread: float, expected: float) -> None:
+def test_ties_with_correct_completions_of_one_score_have_the_limits(
+    lowest: float, spread: float, expected: float
+) -> None:
     items = [
         item(0, (2.0, 2.0 + spread), (2.0 - lowest,), "Ties", "tied:0"),
         item(1, (9.0,), (0.0,), "Ties", "ref:0"),
@@ -184,7 +198,7 @@ def test_ties_without_pairs_have_no_score_and_the_rest_has(
     assert "Ties" in found.missing
 
 
-def test_a_whole_file_is_complete() -> None:
+def test_a_file_with_all_prompts_is_complete() -> None:
     items = []
     for name, count in EXPECTED.items():
         for number in range(count):
@@ -197,6 +211,6 @@ def test_a_whole_file_is_complete() -> None:
     assert found.final.n_prompts == 1865
 
 
-def test_no_prompt_is_an_error() -> None:
+def test_rewardbench_two_refuses_no_prompts() -> None:
     with pytest.raises(InputError, match="no prompt is scored whole"):
         rewardbench_two([])

@@ -102,7 +102,8 @@ def test_wins_draws_and_losses_are_above_at_and_below_one_half():
 
 
 def test_rows_of_one_prompt_count_once():
-    """Prompt a has preferences 1, 1, 1, 0, prompt b has 0: (3/4 + 0) / 2, and the error is that of two values."""
+    """Prompt a has preferences 1, 1, 1, 0, prompt b has 0: (3/4 + 0) / 2, and the error is that of
+    two values."""
     found = win_rate([1, 1, 0, 1, 0], ["a", "a", "b", "a", "a"])
     assert found.mean == (0.75 + 0.0) / 2
     assert found.se == pytest.approx(np.std([0.75, 0.0], ddof=1) / np.sqrt(2))
@@ -135,7 +136,8 @@ def test_other_numbers_of_ids_and_of_rows_are_refused():
 
 
 def test_a_paired_difference_is_over_prompts_and_second_minus_first():
-    """Differences 1/2, 0, 1/4: their mean, and their own spread, not that of two independent means."""
+    """Differences 1/2, 0, 1/4: their mean, and their own spread, not that of two independent
+    means."""
     found = win_rate_difference([0.0, 0.5, 0.5], [0.5, 0.5, 0.75])
     assert found.mean == 0.25
     assert found.se == pytest.approx(np.std([0.5, 0.0, 0.25], ddof=1) / np.sqrt(3))

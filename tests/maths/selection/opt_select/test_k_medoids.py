@@ -47,8 +47,9 @@ def in_units_of(cost_CJ, chosen):
     return np.minimum(cost_CJ / coverage_cost(cost_CJ, chosen), 2.0)
 
 
-def test_the_worked_example_of_points_on_a_line():
-    """Points 0, 1, 10, 11, 12 with unit weights: medoids 1 or 0 for the left (cost 1), 11 for the right (1 + 1)."""
+def test_points_on_a_line_have_the_medoids_by_hand():
+    """Points 0, 1, 10, 11, 12 with unit weights: medoids 1 or 0 for the left (cost 1), 11 for the
+    right (1 + 1)."""
     points = np.array([[0.0], [1.0], [10.0], [11.0], [12.0]])
     solution = solve_k_medoids(cdist(points, points), 2)
     assert solution.chosen.tolist() == [0, 3]  # 0 and 1 tie: the lower column
@@ -58,7 +59,8 @@ def test_the_worked_example_of_points_on_a_line():
 
 
 def test_a_heavy_client_pulls_the_medoid_to_itself():
-    """On 0, 1, 2 with weights 1, 1, 5: medoid 2 costs 2 + 1, medoid 1 costs 1 + 5, medoid 0 costs 1 + 10."""
+    """On 0, 1, 2 with weights 1, 1, 5: medoid 2 costs 2 + 1, medoid 1 costs 1 + 5, medoid 0 costs 1
+    + 10."""
     points = np.array([[0.0], [1.0], [2.0]])
     solution = solve_k_medoids(np.array([[1.0], [1.0], [5.0]]) * cdist(points, points), 1)
     assert (solution.chosen.tolist(), solution.cost) == ([2], 3.0)
@@ -90,7 +92,8 @@ def test_clients_need_not_be_the_facilities():
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_small_integer_costs_full_of_ties_are_solved_and_bounded(data):
-    """Integer costs tie everywhere, which is where reduced costs decide nothing and the program must."""
+    """Integer costs tie everywhere, which is where reduced costs decide nothing and the program
+    must."""
     n_clients, n_facilities = data.draw(st.integers(1, 7)), data.draw(st.integers(1, 7))
     k = data.draw(st.integers(1, n_facilities))
     entries = data.draw(
@@ -118,7 +121,8 @@ def test_no_swap_improves_the_local_optimum():
 
 
 def test_what_the_relaxation_says_holds_for_every_better_subset():
-    """Climb from a subset that is not the optimum: the bound is below it, and the fixed columns do not cut it off."""
+    """Climb from a subset that is not the optimum: the bound is below it, and the fixed columns do
+    not cut it off."""
     rng = np.random.default_rng(13)
     for trial in range(40):
         cost_CJ = weighted_distances(rng, 9, 2, spread=2.0)
@@ -151,7 +155,8 @@ def test_what_the_relaxation_says_holds_for_every_better_subset():
 
 
 def test_the_search_finds_the_optimum_from_any_start():
-    """Branch and bound started at the dearest subset of three still ends at the optimum, with the same bound."""
+    """Branch and bound started at the dearest subset of three still ends at the optimum, with the
+    same bound."""
     rng = np.random.default_rng(29)
     for _ in range(20):
         cost_CJ = weighted_distances(rng, 9, 2, spread=3.0)
@@ -167,7 +172,8 @@ def test_the_search_finds_the_optimum_from_any_start():
 
 
 def test_the_search_mends_a_local_optimum_that_is_not_the_optimum():
-    """Points on a line defeat single swaps now and then; the solution there must still be the optimum."""
+    """Points on a line defeat single swaps now and then; the solution there must still be the
+    optimum."""
     n_short = 0
     for seed in range(16):
         cost_CJ = weighted_distances(np.random.default_rng(seed), 14, 1)
@@ -181,7 +187,8 @@ def test_the_search_mends_a_local_optimum_that_is_not_the_optimum():
 
 @pytest.mark.parametrize(("n", "k", "dim"), [(31, 7, 384), (31, 7, 2), (31, 20, 8), (20, 5, 3)])
 def test_costs_equal_those_of_highs(n, k, dim):
-    """HiGHS solves the whole p-median program; equal to 1e-9 relative, with flat and with steep weights."""
+    """HiGHS solves the whole p-median program; equal to 1e-9 relative, with flat and with steep
+    weights."""
     rng = np.random.default_rng(17)
     for spread in (0.0, 6.0):
         cost_CJ = weighted_distances(rng, n, dim, spread=spread)
@@ -200,7 +207,8 @@ def test_large_pools_are_exact(n, k):
 
 
 def test_copies_of_columns_are_proven_at_once():
-    """Thirty points, each four times: exchanging copies gives millions of equal subsets, and none has to be looked at."""
+    """Thirty points, each four times: exchanging copies gives millions of equal subsets, and none
+    has to be looked at."""
     points = np.repeat(np.random.default_rng(5).normal(size=(30, 4)), 4, axis=0)
     solution = solve_k_medoids(cdist(points, points), 6, time_limit_s=0.5)
     assert solution.is_optimal
@@ -208,7 +216,8 @@ def test_copies_of_columns_are_proven_at_once():
 
 
 def test_a_time_limit_too_short_gives_an_honest_gap():
-    """Costs that are no metric leave the relaxation a gap, and no search is finished with no work. The same on any machine."""
+    """Costs that are no metric leave the relaxation a gap, and no search is finished with no work.
+    The same on any machine."""
     cost_CJ = np.random.default_rng(3).random((40, 40))
     solution = solve_k_medoids(cost_CJ, 8, time_limit_s=1e-9)
     assert not solution.is_optimal
@@ -226,7 +235,8 @@ def test_identical_points_cost_nothing():
 
 
 def test_a_free_subset_that_local_search_misses_is_found():
-    """Columns 2 and 3 serve every client for nothing; the greedy start takes column 0 and no one swap gains."""
+    """Columns 2 and 3 serve every client for nothing; the greedy start takes column 0 and no one
+    swap gains."""
     cost_CJ = np.array([[1.0, 1, 1, 0], [0, 1, 0, 1], [1, 0, 0, 1], [0, 1, 1, 0]])
     assert coverage_cost(cost_CJ, find_local_optimum(cost_CJ, 2)) == 1.0
     solution = solve_k_medoids(cost_CJ, 2)
@@ -239,7 +249,8 @@ def test_a_free_subset_that_local_search_misses_is_found():
 
 
 def test_entries_that_span_hundreds_of_orders_keep_their_optimum():
-    """Three clients of weight 1, the rest of 1e-200: k = 3 puts a medoid on each heavy one, at a cost near 1e-200."""
+    """Three clients of weight 1, the rest of 1e-200: k = 3 puts a medoid on each heavy one, at a
+    cost near 1e-200."""
     rng = np.random.default_rng(23)
     points = rng.normal(size=(10, 3))
     weights = np.where(np.arange(10) < 3, 1.0, 1e-200)
@@ -253,7 +264,8 @@ def test_entries_that_span_hundreds_of_orders_keep_their_optimum():
     not (DATA / "alpaca_candidates.parquet").exists(), reason=f"no test data in {DATA}"
 )
 def test_alpaca_eval_pools_are_certified_for_every_k_and_agree_with_highs():
-    """Real responses, real grades: TF-IDF vectors, the logit of the preference as reward; k from 1 to n - 2, HiGHS at k = 7."""
+    """Real responses, real grades: TF-IDF vectors, the logit of the preference as reward; k from 1
+    to n - 2, HiGHS at k = 7."""
     pq = pytest.importorskip("pyarrow.parquet")
     from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -15,7 +15,8 @@ ROOMY = Context(prec=60, Emin=-(10**9), Emax=10**9)
 
 
 def tier_costs(rewards, distances, clients, chosen):
-    """Return for each distinct reward of the clients, ascending, the exact sum of their distances to the chosen."""
+    """Return for each distinct reward of the clients, ascending, the exact sum of their distances
+    to the chosen."""
     return [
         (
             Decimal(reward),
@@ -30,7 +31,8 @@ def tier_costs(rewards, distances, clients, chosen):
 
 
 def difference(one, other):
-    """Return a positive multiple of cost(one) - cost(other): summed from the heaviest tier down, ties exactly 0."""
+    """Return a positive multiple of cost(one) - cost(other): summed from the heaviest tier down,
+    ties exactly 0."""
     total, previous = Decimal(0), one[0][0]
     for (reward, ours), (_, theirs) in zip(one, other, strict=True):
         total = total * (reward - previous).exp() + ours - theirs
@@ -44,7 +46,8 @@ def exact_cost(tiers):
 
 
 def check_against_brute_force(rewards, points, k, cover):
-    """Assert that no subset costs less than the chosen one, and that the certificate and the cost are true."""
+    """Assert that no subset costs less than the chosen one, and that the certificate and the cost
+    are true."""
     distances = [[float(np.sqrt(((a - b) ** 2).sum())) for b in points] for a in points]
     found = select_responses(rewards, None, k, distances=distances, cover=cover)
     best = max(range(len(rewards)), key=lambda i: (rewards[i], -i))
@@ -71,9 +74,10 @@ def check_against_brute_force(rewards, points, k, cover):
 
 
 def test_what_underflows_decides_after_what_is_free():
-    """Rewards 0, 800, 800.1, 800.2: with 0 chosen at no cost, at 0, 1 and 10 on a line the second is 800.1 (at 1).
+    """With reward 0 chosen at no cost, of 800, 800.1, 800.2 at 0, 1, 10 on a line 800.1 is second.
 
-    It leaves 1 e^-800 + 9 e^-800.2, in units of e^-800.2 that is 9 + e^0.2. The chosen 800 would leave e^-800.1 + 10 e^-800.2.
+    It leaves 1 e^-800 + 9 e^-800.2, in units of e^-800.2 that is 9 + e^0.2. The chosen 800 would
+    leave e^-800.1 + 10 e^-800.2.
     """
     rewards, points = [0, 800, 800.1, 800.2, 1800], [[50.0], [0.0], [1.0], [10.0], [100.0]]
     found = select_responses(rewards, points, k=2)
@@ -119,7 +123,7 @@ def test_no_span_and_no_ties_give_a_wrong_choice(data):
 
 
 def test_twins_are_told_apart_by_responses_too_light_to_show():
-    """0 and 1 have reward 0 and stand for each other at cost 1; the light ones at -1 and -2 lie nearer to 0.
+    """0 and 1 have reward 0 and stand for each other at cost 1; light ones at -1, -2 are nearer 0.
 
     In a float 1 + e^-100 is 1: only the order of the weights says that 0 is the better twin.
     """
@@ -130,7 +134,8 @@ def test_twins_are_told_apart_by_responses_too_light_to_show():
 
 
 def test_a_pool_as_large_as_real_ones_over_a_thousand_t():
-    """16 responses 90 apart in reward: of 10 chosen, nine or ten are the lowest, and the rest is as brute force has it."""
+    """16 responses 90 apart in reward: of 10 chosen, nine or ten are the lowest, and the rest is as
+    brute force has it."""
     rng = np.random.default_rng(3)
     points = rng.normal(size=(13, 3))
     check_against_brute_force((np.arange(13) * 90.0).tolist(), points, 9, "negatives")
@@ -147,7 +152,8 @@ def test_the_scale_of_rewards_and_their_offset_do_not_matter_where_floats_end():
 
 
 def test_rewards_as_far_apart_as_floats_allow():
-    """1e150 T between neighbours: the two lowest are chosen, nothing is infinite or not a number."""
+    """1e150 T between neighbours: the two lowest are chosen, nothing is infinite or not a
+    number."""
     found = select_responses(
         [-1e150, 0.0, 1e140, 1e145, 1e150], [[0.0], [1.0], [2.0], [4.0], [8.0]], k=2
     )
@@ -187,7 +193,8 @@ def test_the_cost_of_other_strategies_keeps_its_digits_too(strategy):
 
 
 def test_one_response_owns_the_sum_or_shares_it():
-    """Weights 1, e^-1, e^-2: the first has 1 / (1 + e^-1 + e^-2) of the sum; 50 apart it has all but e^-50."""
+    """Weights 1, e^-1, e^-2: the first has 1 / (1 + e^-1 + e^-2) of the sum; 50 apart it has all
+    but e^-50."""
     points = np.arange(4.0)[:, None]
     assert select_responses([0, 1, 2, 9], points, 1).largest_share == pytest.approx(
         1 / (1 + np.exp(-1) + np.exp(-2))
@@ -197,7 +204,8 @@ def test_one_response_owns_the_sum_or_shares_it():
 
 
 def test_subsets_are_compared_from_the_heaviest_down():
-    """Twins (reward 0) cancel exactly, then e^-1000 decides; a difference of the twins outweighs everything lighter."""
+    """Twins (reward 0) cancel exactly, then e^-1000 decides; a difference of the twins outweighs
+    everything lighter."""
     distances = np.array([[0.0, 3.0, 1.0], [3.0, 0.0, 1.0], [5.0, 4.0, 0.0]])
     rewards, order = np.array([0.0, 0.0, 1000.0]), np.arange(3)
 

@@ -44,8 +44,10 @@ LONG = [
 def test_rows_of_one_prompt_need_not_be_adjacent_and_keep_their_order(tmp_path: Path) -> None:
     pool = read(lines(tmp_path / "a.jsonl", *LONG), "rows", rewards={"judge": "score"})
     assert held(pool) == {
-        ("7", 0): ("Blue.", "a", {"judge": 0.5}), ("7", 1): ("Grey.", "b", {"judge": -1.0}), ("8", 0): ("Green.", "a", {"judge": None}),
-    }  # fmt: skip
+        ("7", 0): ("Blue.", "a", {"judge": 0.5}),
+        ("7", 1): ("Grey.", "b", {"judge": -1.0}),
+        ("8", 0): ("Green.", "a", {"judge": None}),
+    }
     assert [prompt.prompt_id for prompt in pool.prompts.rows] == ["7", "8"]
     assert pool.prompts.rows[0].messages == SKY
     assert pool.scorers == ("judge",)
@@ -73,7 +75,7 @@ def test_a_text_that_looks_like_a_number_stays_a_text_in_csv(tmp_path: Path) -> 
     assert held(read(str(tmp_path / "a.csv"), "rows")) == {("007", 0): ("2", "3", {})}
 
 
-def test_columns_can_be_named(tmp_path: Path) -> None:
+def test_long_rows_take_columns_that_are_named(tmp_path: Path) -> None:
     row = {
         "doc": "d1",
         "source": "What colour is the sky?",
@@ -173,18 +175,29 @@ def test_a_column_of_nan_is_the_same_for_all_rows(tmp_path: Path) -> None:
     ]  # seed is the candidates' own
 
 
-def test_simpo(tmp_path: Path) -> None:
+def test_simpo_lists_become_responses_with_scores(tmp_path: Path) -> None:
     rows = [
-        {"prompt_id": "p", "prompt": "What colour is the sky?", "all_generated_responses": ["Blue.", "Red."], "all_rm_scores": [0.2, -3],
-         "chosen": [], "rejected": []},
-        {"prompt_id": "q", "prompt": [{"role": "system", "content": "Be brief."}, *SKY], "all_generated_responses": ["Blue."],
-         "all_rm_scores": [None]},
-    ]  # fmt: skip
+        {
+            "prompt_id": "p",
+            "prompt": "What colour is the sky?",
+            "all_generated_responses": ["Blue.", "Red."],
+            "all_rm_scores": [0.2, -3],
+            "chosen": [],
+            "rejected": [],
+        },
+        {
+            "prompt_id": "q",
+            "prompt": [{"role": "system", "content": "Be brief."}, *SKY],
+            "all_generated_responses": ["Blue."],
+            "all_rm_scores": [None],
+        },
+    ]
     pool = read(lines(tmp_path / "a.jsonl", *rows), "simpo")
     assert held(pool) == {
-        ("p", 0): ("Blue.", None, {"rm_score": 0.2}), ("p", 1): ("Red.", None, {"rm_score": -3.0}),
+        ("p", 0): ("Blue.", None, {"rm_score": 0.2}),
+        ("p", 1): ("Red.", None, {"rm_score": -3.0}),
         ("q", 0): ("Blue.", None, {"rm_score": None}),
-    }  # fmt: skip
+    }
     assert pool.prompts.rows[1].messages[0]["role"] == "system"
     assert pool.prompts.columns.column_names == []
 
@@ -198,12 +211,25 @@ def test_simpo_from_parquet_and_before_it_was_scored(tmp_path: Path) -> None:
     assert pool.prompts.columns.to_pydict() == {"source": ["s"]}
 
 
-def test_ultrafeedback(tmp_path: Path) -> None:
+def test_ultrafeedback_completions_have_two_scores(tmp_path: Path) -> None:
     completions = [
-        {"model": "gpt-4", "response": "Blue.", "overall_score": 9.0, "fine-grained_score": 4.75, "critique": "...", "annotations": {"h": 1},
-         "custom_system_prompt": "Be honest."},
-        {"model": "bard", "response": "Red.", "overall_score": 1, "fine-grained_score": None, "annotations": {"h": 2}},
-    ]  # fmt: skip
+        {
+            "model": "gpt-4",
+            "response": "Blue.",
+            "overall_score": 9.0,
+            "fine-grained_score": 4.75,
+            "critique": "...",
+            "annotations": {"h": 1},
+            "custom_system_prompt": "Be honest.",
+        },
+        {
+            "model": "bard",
+            "response": "Red.",
+            "overall_score": 1,
+            "fine-grained_score": None,
+            "annotations": {"h": 2},
+        },
+    ]
     pool = read(
         lines(
             tmp_path / "a.jsonl",
@@ -237,8 +263,9 @@ def test_ultrafeedback_as_distilabel_writes_it(tmp_path: Path, models: str | Non
     key = prompt_id_of(SKY)
     names = ("x", "y") if models else (None, None)
     assert held(read(lines(tmp_path / "a.jsonl", row), "ultrafeedback")) == {
-        (key, 0): ("Blue.", names[0], {"rating": 5.0}), (key, 1): ("Red.", names[1], {"rating": 1.0}),
-    }  # fmt: skip
+        (key, 0): ("Blue.", names[0], {"rating": 5.0}),
+        (key, 1): ("Red.", names[1], {"rating": 1.0}),
+    }
 
 
 def test_online_rlhf_wrapped_in_one_object_or_a_row_a_line_under_the_name_json(
@@ -254,9 +281,10 @@ def test_online_rlhf_wrapped_in_one_object_or_a_row_a_line_under_the_name_json(
         held(read(str(tmp_path / name), "online-rlhf")) for name in ("wrapped.json", "lines.json")
     ]
     expected = {
-        (prompt_id_of(SKY), 0): ("Blue.", None, {"reward": 1.5}), (prompt_id_of(SKY), 1): ("Red.", None, {"reward": -0.5}),
+        (prompt_id_of(SKY), 0): ("Blue.", None, {"reward": 1.5}),
+        (prompt_id_of(SKY), 1): ("Red.", None, {"reward": -0.5}),
         (prompt_id_of(user("q")), 0): ("x", None, {"reward": 0.0}),
-    }  # fmt: skip
+    }
     assert found == [expected, expected]
 
 
@@ -283,12 +311,24 @@ def test_online_rlhf_reads_a_templated_prompt_back_or_names_its_row(tmp_path: Pa
     assert "--prompts-are-text" in caught.value.hint
 
 
-def test_group_lines(tmp_path: Path) -> None:
+def test_exported_group_lines_come_back(tmp_path: Path) -> None:
     row = {
-        "prompt_id": "p", "messages": SKY, "strategy": "all", "pairs": [{"chosen": 3, "rejected": 1, "margin": 1.0}],
-        "responses": [{"sample_idx": 3, "role": "positive", "response": "Blue.", "reward": 2, "model": "m", "finish_reason": "length"},
-                      {"sample_idx": 1, "role": "negative", "response": "Red.", "reward": 1.0, "model": "n"}],
-    }  # fmt: skip
+        "prompt_id": "p",
+        "messages": SKY,
+        "strategy": "all",
+        "pairs": [{"chosen": 3, "rejected": 1, "margin": 1.0}],
+        "responses": [
+            {
+                "sample_idx": 3,
+                "role": "positive",
+                "response": "Blue.",
+                "reward": 2,
+                "model": "m",
+                "finish_reason": "length",
+            },
+            {"sample_idx": 1, "role": "negative", "response": "Red.", "reward": 1.0, "model": "n"},
+        ],
+    }
     pool = read(lines(tmp_path / "a.jsonl", row), "jsonl")
     assert held(pool) == {
         ("p", 1): ("Red.", "n", {"reward": 1.0}),

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.configs.options import StageConfig, option
+from prefpipe.configs.options import option
+from prefpipe.configs.stage import StageConfig
 
 LINES_OR_PARQUET = (".jsonl", ".parquet")
 SUFFIXES = {
@@ -21,6 +22,8 @@ SUFFIXES = {
 FOLDER_FORMATS = ("llama-factory", "axolotl")
 ANSWER_FORMATS = ("alpaca-eval", "arena-hard")
 """Formats of benchmarks, which are made of candidates and not of groups."""
+FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+"""Names that no folder has."""
 FORMATS = (
     "trl",
     "trl-implicit",
@@ -34,22 +37,24 @@ FORMATS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(StageConfig):
-    """Write groups as a file that another trainer reads, or candidates as one that a benchmark judges."""
+    """Write groups as a file for another trainer, or candidates as one that a benchmark judges."""
 
     stage: ClassVar[str] = "export"
     VERSION: ClassVar[int] = 1
 
     output: Path = option(
-        help="file to write, .jsonl or .parquet; for llama-factory and axolotl a folder, for alpaca-eval .json",
+        help="file to write, .jsonl or .parquet; for llama-factory and axolotl a folder, for "
+        "alpaca-eval .json",
         identity=False,
-        short="o",
+        flag="-o",
         metavar="OUT",
     )
     overwrite: Overwrite = option(
         Overwrite.NO,
         identity=False,
         choices=tuple(Overwrite),
-        help="replace what OUT holds; =stale does the same: a file does not say what it was made of",
+        help="replace what OUT holds; =stale does the same: a file does not say what it was made "
+        "of",
     )
     groups: Path = option(
         positional=True,
@@ -62,43 +67,43 @@ class ExportConfig(StageConfig):
     )
     whole_groups: bool = option(
         False,
-        help="nemo-rl: one row a prompt with every kept response ranked, which its released loaders do not take",
+        help="nemo-rl: one row a prompt with every kept response ranked, which its released "
+        "loaders do not take",
     )
     sample_idx: int = option(
-        0, help="alpaca-eval, arena-hard: which response of each prompt, by its number"
+        0,
+        minimum=0,
+        help="alpaca-eval, arena-hard: which response of each prompt, by its number",
     )
     model_name: str | None = option(
         None,
-        help="alpaca-eval: name of the model; default as the candidates say. Arena-Hard's is the name of OUT",
+        help="alpaca-eval: name of the model; default as the candidates say. Arena-Hard's is the "
+        "name of OUT",
     )
     allow_partial: bool = option(
         False, identity=False, help="write the parts that are there instead of refusing"
     )
 
     def problems(self) -> list[str]:
-        found = super().problems()
+        problems = super().problems()
         if self.whole_groups and self.format != "nemo-rl":
-            found.append(f"--whole-groups goes with --format nemo-rl, not {self.format}")
-        if self.sample_idx < 0:
-            found.append(f"--sample-idx must be 0 or more, not {self.sample_idx}")
+            problems.append(f"--whole-groups goes with --format nemo-rl, not {self.format}")
         if self.sample_idx and self.format not in ANSWER_FORMATS:
-            found.append(
-                f"--sample-idx goes with --format {' and '.join(ANSWER_FORMATS)}, not {self.format}"
-            )
+            formats = " and ".join(ANSWER_FORMATS)
+            problems.append(f"--sample-idx goes with --format {formats}, not {self.format}")
         if self.model_name is not None and self.format != "alpaca-eval":
-            found.append(f"--model-name goes with --format alpaca-eval, not {self.format}")
+            problems.append(f"--model-name goes with --format alpaca-eval, not {self.format}")
+
+        suffix = self.output.suffix.lower()
         allowed = SUFFIXES.get(self.format)
-        if allowed is not None and self.output.suffix.lower() not in allowed:
-            found.append(
-                f"--output {self.output}: the name of a file of format {self.format} ends in {' or '.join(allowed)}"
+        if allowed is not None and suffix not in allowed:
+            problems.append(
+                f"--output {self.output}: the name of a file of format {self.format} ends in "
+                f"{' or '.join(allowed)}"
             )
-        if allowed is None and self.output.suffix.lower() in (
-            ".jsonl",
-            ".json",
-            ".parquet",
-            ".csv",
-        ):
-            found.append(
-                f"--output {self.output}: {self.format} gets a folder, with the data and its description in it"
+        if allowed is None and suffix in FILE_SUFFIXES:
+            problems.append(
+                f"--output {self.output}: {self.format} gets a folder, with the data and its "
+                "description in it"
             )
-        return found
+        return problems

@@ -1,6 +1,5 @@
-"""What people see: stderr for logs, progress and tables; stdout only for what one would pipe."""
+"""stderr: what people see of a run, logs, progress, tables and errors."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +16,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from prefpipe.errors import PrefpipeError
+from prefpipe.errors import PrefpipeError, StoppedEarly
 from prefpipe.stages.shared.runtime import Advance, Summary
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 if not stderr.is_terminal:
     stderr.width = 140  # a log file has no width; tables should not be folded for one
-
 
 SECONDS_BETWEEN_LINES = 5.0
 """Between two lines of progress where there is no terminal: a log should be readable."""
@@ -55,18 +53,24 @@ def progress(description: str, total: int) -> Iterator[Advance]:
             task = bar.add_task(description, total=total)
             yield lambda n: bar.advance(task, n)
         return
-    done, started, told = 0, time.monotonic(), 0.0
+
+    n_done = 0
+    started_s = time.monotonic()
+    last_line_s = 0.0
 
     def advance(n: int) -> None:
-        nonlocal done, told
-        done += n
-        elapsed_s = time.monotonic() - started
-        if elapsed_s - told >= SECONDS_BETWEEN_LINES or done >= total:
-            told = elapsed_s
-            left_s = elapsed_s / done * (total - done)
-            log(
-                f"{description} {done} of {total} done, {elapsed_s:.0f} s so far, about {left_s:.0f} s left"
-            )
+        nonlocal n_done, last_line_s
+        n_done += n
+        elapsed_s = time.monotonic() - started_s
+        if elapsed_s - last_line_s < SECONDS_BETWEEN_LINES and n_done < total:
+            return
+
+        last_line_s = elapsed_s
+        left_s = elapsed_s / n_done * (total - n_done)
+        log(
+            f"{description} {n_done} of {total} done, {elapsed_s:.0f} s so far, "
+            f"about {left_s:.0f} s left"
+        )
 
     yield advance
 
@@ -82,12 +86,15 @@ def show_summary(summary: Summary) -> None:
     table.add_column("status")
     table.add_column("rows", justify="right")
     table.add_column("share", justify="right")
-    for status, count in sorted(
-        summary.counts.items(), key=lambda item: (item[0] != "ok", -item[1], item[0])
-    ):
+
+    # good rows first, then what befell most
+    in_order = sorted(summary.counts, key=lambda each: (each != "ok", -summary.counts[each], each))
+    for status in in_order:
+        count = summary.counts[status]
         table.add_row(escape(status), f"{count:,}", f"{count / summary.n_rows:.1%}")
     if summary.counts:
         stderr.print(table)
+
     if summary.table is not None:
         stderr.print(summary.table)
     for note in summary.notes:
@@ -96,14 +103,7 @@ def show_summary(summary: Summary) -> None:
 
 def show_error(error: PrefpipeError) -> None:
     """Print ``error:`` and ``hint:``."""
-    word = "stopped" if error.exit_code == 75 else "error"
-    stderr.print(f"[bold red]{word}:[/bold red] {escape(error.message)}")
+    heading = "stopped" if error.exit_code == StoppedEarly.exit_code else "error"
+    stderr.print(f"[bold red]{heading}:[/bold red] {escape(error.message)}")
     if error.hint:
         stderr.print(f"\n[bold]hint:[/bold] {escape(error.hint)}")
-
-
-def pipe(text: str) -> None:
-    """Print what a script reads, to stdout; text that stdout's encoding lacks is escaped, never an error."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    sys.stdout.flush()

@@ -1,0 +1,202 @@
+"""One try at one chat-completions server: what is sent, and what came back of it.
+
+The time limit is for the whole try: a server that sends a byte a second is given up like one that
+sends none.
+
+Tries are repeated by `chat_client`, not by the OpenAI client's ``max_retries``. That one knows one
+request: it cannot hold back the others when a server asks for patience, sleeps through a signal,
+and takes a body that is no completion for an answer.
+
+Reference: https://platform.openai.com/docs/api-reference/chat.
+"""
+
+import email.utils
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import openai
+
+from prefpipe.artifacts.chat_messages import NoCompletionError
+from prefpipe.artifacts.finite_json import parse_finite_json
+from prefpipe.backends.chat_answers import read_first_choice
+from prefpipe.errors import ModelError
+from prefpipe.surrogates import replace_lone_surrogates
+
+Body = Mapping[str, Any]
+"""A chat-completion request, or the completion that answers it."""
+
+OPENAI_URL = "https://api.openai.com/v1"
+NO_KEY = "no-key"
+"""Sent to local servers, which look at no key; the client library insists on one."""
+BEYOND_OPENAI = ("top_k", "min_p", "repetition_penalty", "return_token_ids")
+"""Fields that OpenAI's own API does not know; the client library sends them as ``extra_body``."""
+
+
+class TransientError(Exception):
+    """A failure that may pass.
+
+    ``wait_s`` is how long the server wants to be left alone, None where it does not say.
+    ``is_answered``: whether it answered at all.
+    """
+
+    def __init__(
+        self, reason: str, wait_s: float | None = None, *, is_answered: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.wait_s, self.is_answered = wait_s, is_answered
+
+
+class StatusError(Exception):
+    """An HTTP status that is no success.
+
+    ``text`` is all that the server said, in lower case: the reason has its message alone, the body
+    also its code. ``wait_s``: see `TransientError`.
+    """
+
+    def __init__(self, status: int, reason: str, text: str, wait_s: float | None) -> None:
+        super().__init__(reason)
+        self.status, self.text, self.wait_s = status, text, wait_s
+
+
+class ChatEndpoint:
+    """A server's address, the key to it, and the connections, which are kept from try to try.
+
+    Args:
+        base_url: up to ``/v1``; default ``OPENAI_BASE_URL``, then OpenAI's own.
+        timeout_s: for one try, from the request to the last byte.
+
+    Raises:
+        ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server.
+    """
+
+    def __init__(self, base_url: str | None, timeout_s: float) -> None:
+        self.url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        self._key = os.environ.get("OPENAI_API_KEY") or ""
+        if not self._key and self.url == OPENAI_URL:
+            raise ModelError(
+                f"no OPENAI_API_KEY, and {OPENAI_URL} asks for one",
+                hint="set it, or name your own server with --base-url",
+            )
+        self._timeout_s = timeout_s
+        self._client = openai.OpenAI(
+            api_key=self._key or NO_KEY, base_url=self.url, timeout=timeout_s, max_retries=0
+        )
+
+    def send(self, wire: Body) -> Body:
+        """Send a request once and return the completion.
+
+        Raises:
+            TransientError: no completion came, or none in time.
+            StatusError: the server refused.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        is_late = False
+        create = self._client.chat.completions.with_streaming_response.create
+        try:
+            with create(**_arguments(wire)) as response:
+                data, is_late = _read_until(deadline, response.iter_bytes())
+            completion = _parse(data)
+            read_first_choice(completion)
+        except openai.APIStatusError as error:
+            raise self._status_error(error) from error
+        except openai.APITimeoutError as error:
+            raise self._late() from error
+        except openai.APIConnectionError as error:
+            raise TransientError(self.without_key(f"{error} ({error.__cause__})")) from error
+        except NoCompletionError as error:
+            raise TransientError(str(error), is_answered=True) from error
+        except (ValueError, RecursionError) as error:
+            if is_late:
+                raise self._late() from error
+            raise TransientError(f"the answer is no JSON ({error})", is_answered=True) from error
+        return dict(completion)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def without_key(self, text: str) -> str:
+        """Return a text in which the key, if it is in there, cannot be read."""
+        return text.replace(self._key, "***") if self._key else text
+
+    def _status_error(self, error: openai.APIStatusError) -> StatusError:
+        status = error.status_code
+        said = self.without_key(f"status {status}: {_words_of_status(error)}")
+        reason = replace_lone_surrogates(said[:500])
+        text = f"{reason} {error.body}".lower()
+        return StatusError(status, reason, text, _retry_after(error.response.headers))
+
+    def _late(self) -> TransientError:
+        return TransientError(f"no whole answer within {self._timeout_s:g} s")
+
+
+def _arguments(wire: Body) -> dict[str, Any]:
+    """Return a request's fields as arguments of the client library."""
+    arguments: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for name, value in wire.items():
+        (extra if name in BEYOND_OPENAI else arguments)[name] = value
+    return arguments | ({"extra_body": extra} if extra else {})
+
+
+def _read_until(deadline: float, chunks: Iterator[bytes]) -> tuple[bytes, bool]:
+    """Return what came until the deadline, and whether that ended it.
+
+    An answer that was whole by then is one all the same.
+    """
+    data = bytearray()
+    try:
+        for chunk in chunks:
+            data += chunk
+            if time.monotonic() > deadline:
+                return bytes(data), True
+    except Exception as error:
+        # The HTTP library's own family, whose name depends on the client's version.
+        raise TransientError(f"the connection broke: {type(error).__name__}: {error}") from error
+    return bytes(data), False
+
+
+def _parse(data: bytes) -> Any:
+    """Return what a body's JSON holds.
+
+    Bytes that are no UTF-8 become U+FFFD, for the rest of the answer was paid for.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+    """
+    try:
+        return parse_finite_json(data)
+    except UnicodeDecodeError:
+        return parse_finite_json(data.decode("utf-8", "replace"))
+
+
+def _words_of_status(error: openai.APIStatusError) -> str:
+    """Return what a server says of a request that it refuses.
+
+    The client library gives the ``message`` of OpenAI's own form alone. Others answer
+    ``{"error": "..."}`` (TGI, Ollama), ``{"detail": ...}`` (FastAPI), or plain words.
+    """
+    words = str(error)
+    says_nothing = words == f"Error code: {error.status_code}"
+    if not says_nothing or not error.body:
+        return words
+    body = error.body if isinstance(error.body, str) else repr(error.body)
+    return f"{words} - {' '.join(body.split())}"
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Return how many seconds a server asks to wait, None for 0.
+
+    ``retry-after-ms``, or ``Retry-After`` in seconds or as a date.
+    """
+    with suppress(TypeError, ValueError):
+        return max(0.0, float(headers.get("retry-after-ms")) / 1000) or None
+    value = headers.get("retry-after")
+    with suppress(TypeError, ValueError):
+        return max(0.0, float(value)) or None
+    with suppress(TypeError, ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()) or None
+    return None

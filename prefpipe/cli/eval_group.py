@@ -1,0 +1,68 @@
+"""``prefpipe eval``: the stage, and beside it commands that evaluate what is there already.
+
+``prefpipe eval --policy A --baseline B`` runs the stage, as every stage's command does.
+``prefpipe eval win-rate FILE`` and the others are commands of the same group, so that they are
+found where one looks for them. A group takes no arguments of its own and the stage has none, so
+that a first word after ``eval`` can only be a command.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from prefpipe.cli.dataclass_commands import command_of, stage_command_of
+from prefpipe.cli.lm_eval import lm_eval
+from prefpipe.cli.win_rate import win_rate
+from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.lm_eval import LmEvalConfig
+from prefpipe.configs.stages import EVALUATIONS
+from prefpipe.configs.win_rate import WinRateConfig
+from prefpipe.errors import UsageError
+
+
+def eval_group(run_stage: Callable[[Any, bool], None]) -> typer.Typer:
+    """Return the group.
+
+    Args:
+        run_stage: runs a stage with its config and whether stdout is to carry JSON.
+    """
+    stage = stage_command_of(EvalConfig, run_stage)
+
+    def evaluate(context: typer.Context, **values: Any) -> None:
+        given = [name for name, value in values.items() if value not in (None, False, [])]
+        command = context.invoked_subcommand
+        if command is not None:
+            if given:
+                flag = "--" + given[0].replace("_", "-")
+                raise UsageError(
+                    f"{flag} stands before `{command}`, and belongs to `prefpipe eval` itself",
+                    hint=f"run `prefpipe eval {command} --help` for what that command takes",
+                )
+            return
+
+        if not given:
+            from prefpipe.cli.stdout import pipe
+
+            pipe(context.get_help())  # what it needs, and the commands beside it
+            raise typer.Exit(2)
+        stage(**values)
+
+    context_parameter = inspect.Parameter(
+        "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+    )
+    stage_parameters = inspect.signature(stage).parameters.values()
+    evaluate.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [context_parameter, *stage_parameters]
+    )
+    evaluate.__doc__ = EvalConfig.__doc__
+
+    group = typer.Typer(invoke_without_command=True)
+    group.callback()(evaluate)
+    group.command("win-rate")(command_of(WinRateConfig, win_rate))
+    group.command("lm-eval")(command_of(LmEvalConfig, lm_eval))
+    for config_class in EVALUATIONS:
+        name = config_class.stage.removeprefix("eval ")
+        group.command(name)(stage_command_of(config_class, run_stage))
+    return group

@@ -1,0 +1,91 @@
+"""The flags of ``prefpipe check``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prefpipe.configs.answers import json_option, strict_option
+from prefpipe.configs.command import CommandConfig
+from prefpipe.configs.gpus import GPU_HELP, MFU_HELP, TFLOPS_HELP, gpu_problems
+from prefpipe.configs.options import option
+from prefpipe.configs.train import TrainConfig
+from prefpipe.maths.objectives.registry import DEFAULTS, OBJECTIVES
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(CommandConfig):
+    """Look at groups as training data for a model, before a GPU is asked for.
+
+    At tokens, lengths, ties, copies, length bias, memory and time of a step. Loads no weights and
+    needs no GPU. Exits with 1 when an error was found, with 0 when there are warnings and notes
+    only.
+    """
+
+    command: ClassVar[str] = "check"
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        "The training that is looked ahead to, as given to `prefpipe train`": (
+            "model",
+            "max_length",
+            "on_too_long",
+            "objective",
+            "gamma",
+            "global_batch_size",
+            "max_batch_tokens",
+            "lora_r",
+            "bf16",
+            "gradient_checkpointing",
+        ),
+        "On what, for the time of a step": ("gpu", "tflops", "mfu"),
+    }
+
+    groups: Path = option(positional=True, metavar="GROUPS", help="folder written by select")
+    model: str = option(
+        metavar="MODEL",
+        help="the policy to start from: its tokenizer, chat template and configuration are read",
+    )
+    max_length: int = option(
+        TrainConfig.max_length,
+        minimum=2,
+        metavar="N",
+        help="longest prompt plus response, in tokens",
+    )
+    on_too_long: str = option(
+        TrainConfig.on_too_long,
+        choices=("drop", "truncate", "error"),
+        help="what to do with a longer response",
+    )
+    objective: str = option(DEFAULTS["policy"], choices=tuple(OBJECTIVES), help="what is optimised")
+    gamma: float | None = option(
+        None,
+        minimum=0,
+        metavar="X",
+        help="of mmpo: nats of margin a unit of reward, for the targets; default the objective's",
+    )
+    global_batch_size: int | None = option(
+        None, minimum=1, metavar="N", help="prompts an optimizer step; default the objective's"
+    )
+    max_batch_tokens: int = option(
+        TrainConfig.max_batch_tokens,
+        minimum=1,
+        metavar="N",
+        help="tokens a device computes at once",
+    )
+    lora_r: int = option(
+        0, minimum=0, metavar="N", help="rank of LoRA adapters, 0 trains all weights"
+    )
+    bf16: bool = option(False, help="compute in bfloat16")
+    gradient_checkpointing: bool = option(
+        False, help="compute activations twice to keep fewer in memory"
+    )
+    gpu: str | None = option(None, metavar="NAME", help=GPU_HELP)
+    tflops: float | None = option(None, above=0, metavar="X", help=TFLOPS_HELP)
+    mfu: float = option(0.4, above=0, maximum=1, metavar="X", help=MFU_HELP)
+    strict: bool = strict_option()
+    as_json: bool = json_option()
+
+    def problems(self) -> list[str]:
+        problems = super().problems() + gpu_problems(self.gpu, self.tflops)
+        if self.gamma is not None and self.objective != "mmpo":
+            problems.append("--gamma is looked at with --objective mmpo alone")
+        return problems

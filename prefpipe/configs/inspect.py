@@ -1,0 +1,71 @@
+"""The flags of ``prefpipe inspect``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prefpipe.configs.answers import json_option, strict_option
+from prefpipe.configs.command import CommandConfig
+from prefpipe.configs.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(CommandConfig):
+    """Show what an artifact holds, or one prompt with its candidates, ranked or as a map.
+
+    Of a whole artifact: columns, counts, distributions.
+    """
+
+    command: ClassVar[str] = "inspect"
+
+    path: Path = option(positional=True, metavar="PATH", help="folder of an artifact")
+    prompt_id: str | None = option(
+        None,
+        metavar="ID",
+        help="show this prompt with all its candidates; the beginning of the id is enough",
+    )
+    scores: Path | None = option(
+        None, metavar="DIR", help="scores to rank by; default those of the groups"
+    )
+    groups: Path | None = option(None, metavar="DIR", help="groups to take the roles from")
+    reward: str | None = option(
+        None,
+        metavar="EXPRESSION",
+        help="rank by this expression; default what the groups were selected with",
+    )
+    full: bool = option(False, help="show whole texts instead of their first lines")
+    draw_map: bool = option(
+        False,
+        flag="--map",
+        help="draw the prompt's candidates by their embeddings, in two dimensions, with what was "
+        "chosen",
+    )
+    embeddings: Path | None = option(
+        None, metavar="DIR", help="embeddings to draw with --map; default those of the groups"
+    )
+    strict: bool = strict_option()
+    as_json: bool = json_option()
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        of_one_prompt = {
+            "--scores": self.scores is not None,
+            "--groups": self.groups is not None,
+            "--reward": self.reward is not None,
+            "--full": self.full,
+            "--map": self.draw_map,
+            "--embeddings": self.embeddings is not None,
+        }
+        if self.prompt_id is None:
+            problems += [
+                f"{flag} goes together with --prompt-id"
+                for flag, is_given in of_one_prompt.items()
+                if is_given
+            ]
+            return problems
+
+        if self.embeddings is not None and not self.draw_map:
+            problems.append("--embeddings goes together with --map")
+        if self.draw_map and self.full:
+            problems.append("--map shows how texts begin, so --full does not go with it")
+        return problems

@@ -1,0 +1,99 @@
+"""What ``prefpipe report`` names: the artifacts of a folder, and the calculator's model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefpipe.configs.report import DEFAULT_SIZE
+
+if TYPE_CHECKING:
+    from prefpipe.report.sources import ReportedArtifact
+    from prefpipe.report.story import TrainedShape
+
+
+class ReportedFolder(NamedTuple):
+    """The artifacts of a folder.
+
+    ``unreadable``: those whose ``run.json`` cannot be read, of which nothing can be told, each as
+    ``{"name", "state", "reasons"}``.
+    """
+
+    artifacts: "list[ReportedArtifact]"
+    unreadable: list[dict[str, Any]]
+
+
+def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
+    """Return the artifacts of a folder by their names in it, with their states and parents.
+
+    Args:
+        workdir: the folder.
+        strict: verify every byte of every part, and not the footers alone.
+    """
+    from prefpipe.artifacts.run_record import read_run_record
+    from prefpipe.artifacts.store import Artifact
+    from prefpipe.errors import PrefpipeError
+    from prefpipe.report.parent_names import recorded_place, twin_in_report
+    from prefpipe.report.sources import ReportedArtifact
+    from prefpipe.status.checker import StatusChecker, standing_of
+    from prefpipe.status.folders import find_artifacts
+    from prefpipe.status.origins import FILES, locate_parent
+
+    opened: list[tuple[str, Artifact]] = []
+    unreadable = []
+    for path in find_artifacts(workdir):
+        name = workdir.resolve().name if path == workdir else str(path.relative_to(workdir))
+        try:
+            opened.append((name, Artifact(path, read_run_record(path))))
+        except PrefpipeError:
+            standing = standing_of(path)
+            reasons = list(standing.reasons)
+            unreadable.append({"name": name, "state": standing.state, "reasons": reasons})
+
+    by_name = dict(opened)
+    names = {artifact.path.resolve(): name for name, artifact in opened}
+    checker = StatusChecker()
+    artifacts = []
+    for name, artifact in opened:
+        status = checker.check(artifact.path, quick=not strict)
+        parents = {}
+        for kind in artifact.record.parents:
+            place = locate_parent(artifact, kind)
+            inside = None if place is None else names.get(place.resolve())
+            parents[kind] = (
+                inside
+                or twin_in_report(artifact, name, kind, by_name)
+                or recorded_place(artifact, kind, by_name, is_file=kind in FILES)
+            )
+        artifacts.append(
+            ReportedArtifact(
+                name, artifact, parents, status.state, tuple(status.reasons), status.command
+            )
+        )
+    return ReportedFolder(artifacts, unreadable)
+
+
+def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> "TrainedShape":
+    """Return the model named, else the first policy of the folder, else one of a common size."""
+    from prefpipe.errors import PrefpipeError
+    from prefpipe.maths.compute.training_compute import ModelShape, parse_size
+    from prefpipe.report.story import TrainedShape
+
+    if named is not None:
+        size = None if Path(named).is_dir() else parse_size(named)
+        if size is not None:
+            return TrainedShape(named, ModelShape(size))
+
+    policies = [item for item in artifacts if item.kind == "policy"]
+    if named is not None or policies:
+        from prefpipe.models.shape import named_shape  # brings in transformers: seconds
+
+        if named is not None:
+            return TrainedShape(named, named_shape(named).shape)
+        for item in policies:
+            try:
+                return TrainedShape(item.name, named_shape(str(item.artifact.path)).shape)
+            except PrefpipeError:
+                continue  # not finished, a reward model, or its base is not on this machine
+
+    default = parse_size(DEFAULT_SIZE)
+    assert default is not None
+    return TrainedShape(DEFAULT_SIZE, ModelShape(default))
