@@ -91,11 +91,12 @@ def _record(text: str, position: int, delimiter: str) -> tuple[Fields | None, in
         Its fields, the position of the next row, and what is wrong with it. None for the fields: a
         quote is never closed, so that nothing behind it can be read.
     """
-    end = _end_of_line(text, position)
-    line = text[position:end]
+    # without a quote, which is most rows, a row is a line
+    end = text.find("\n", position)
+    line = text[position:end] if end >= 0 else text[position:]
     if '"' not in line:
         fields: Fields = [field or None for field in line.removesuffix("\r").split(delimiter)]
-        return fields, end + 1, None
+        return fields, position + len(line) + 1, None
 
     fields = []
     while True:
@@ -212,6 +213,8 @@ def _typed(values: Sequence[str | None]) -> pa.Array:
 
 def _with_missing(values: Sequence[str | None], converted: Sequence[Any]) -> list[Any]:
     """Return converted values with None where the column has no value."""
+    if len(converted) == len(values):
+        return list(converted)
     rest = iter(converted)
     return [None if value is None else next(rest) for value in values]
 
