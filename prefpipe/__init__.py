@@ -1,16 +1,18 @@
 """prefpipe: prompts, a language model and a rater in; a better language model out.
 
-``prefpipe.read`` gives an artifact as a frame. For arrays of one's own: ``prefpipe.select_responses``,
-``prefpipe.build_pairs``, ``prefpipe.win_rate``, ``prefpipe.length_controlled_win_rate``, ``prefpipe.rewardbench_accuracy`` and
-``prefpipe.calibration_figures``. Importing the
-package imports nothing else, so that ``prefpipe --help`` stays instant; a public name is imported when it is first used.
+``prefpipe.read`` gives an artifact as a frame. For arrays of one's own there are
+``prefpipe.select_responses``, ``prefpipe.build_pairs``, ``prefpipe.win_rate``,
+``prefpipe.length_controlled_win_rate``, ``prefpipe.rewardbench_accuracy`` and
+``prefpipe.calibration_figures``.
+
+Importing the package imports nothing else, so that ``prefpipe --help`` stays instant; a public name
+is imported when it is first used.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = (
-    False  # as `typing` has it, whose import would take longer than until the first signal can come
-)
+# as `typing` has it, whose import would take longer than until the first signal can come
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from prefpipe.frames import read

@@ -1,4 +1,7 @@
-"""``prefpipe``, and ``python -m prefpipe``: signals are handled before anything else is imported."""
+"""``prefpipe``, and ``python -m prefpipe``.
+
+Signals are handled before anything else is imported.
+"""
 
 import sys
 

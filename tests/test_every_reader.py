@@ -31,12 +31,31 @@ CONDITIONS = (
     "nulls",
 )
 NAMES = (
-    "candidates", "scores", "embeddings", "groups", "logprobs", "verdicts", "eval", "pairs", "policy", "rm", "reward",
-)  # fmt: skip
+    "candidates",
+    "scores",
+    "embeddings",
+    "groups",
+    "logprobs",
+    "verdicts",
+    "eval",
+    "pairs",
+    "policy",
+    "rm",
+    "reward",
+)
 KINDS = {
-    "candidates": "candidates", "scores": "scores", "embeddings": "embeddings", "groups": "groups", "logprobs": "logprobs",
-    "verdicts": "verdicts", "eval": "evaluation", "pairs": "pair_scores", "policy": "policy", "rm": "policy", "reward": "policy",
-}  # fmt: skip
+    "candidates": "candidates",
+    "scores": "scores",
+    "embeddings": "embeddings",
+    "groups": "groups",
+    "logprobs": "logprobs",
+    "verdicts": "verdicts",
+    "eval": "evaluation",
+    "pairs": "pair_scores",
+    "policy": "policy",
+    "rm": "policy",
+    "reward": "policy",
+}
 EXIT_CODES = {0, 1, 2, 3, 4}
 MODEL_SIZE = "135M"
 
@@ -138,7 +157,7 @@ def test_every_reader_of_every_kind_ends_with_a_documented_code(
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_every_kind_is_a_frame(condition: str, kinds: Path) -> None:
+def test_read_returns_all_rows_of_every_kind(condition: str, kinds: Path) -> None:
     """With all the rows that the parts' footers count."""
     for name in present(kinds, condition):
         with warnings.catch_warnings():

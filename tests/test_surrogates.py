@@ -17,7 +17,7 @@ from prefpipe.surrogates import replace_lone_surrogates
         ("é\ud800😀", "é\ufffd😀"),
     ],
 )
-def test_surrogates(text, expected):
+def test_pairs_are_joined_and_lone_halves_replaced(text, expected):
     assert replace_lone_surrogates(text) == expected
 
 

@@ -7,7 +7,7 @@ stops there and then in any case and exits with 130.
 
 =============  ==================================================================================
 SIGUSR1        finishes what is begun, however long that takes: Slurm sends it before the limit
-SIGTERM, HUP   the same, for `GRACE_S` at most: Slurm, Kubernetes and systemd kill 30 s after SIGTERM
+SIGTERM, HUP   the same, for `GRACE_S` at most: Slurm, Kubernetes, systemd kill 30 s after SIGTERM
 SIGINT         finishes nothing
 a second one   finishes nothing; under a launcher it is the same request, as processes wait for
                each other
@@ -31,15 +31,20 @@ from types import FrameType, TracebackType
 STOPPED, INTERRUPTED = 75, 130
 
 AGAIN_S = 10.0
-"""SIGUSR1 or SIGHUP so soon after another signal is the same request: Slurm sends SIGUSR1 twice to a
-job with pending tasks, a shell passes on the SIGHUP that the terminal sent already, and systemd lets
-SIGHUP follow SIGTERM."""
+"""SIGUSR1 or SIGHUP so soon after another signal is the same request.
+
+Slurm sends SIGUSR1 twice to a job with pending tasks, a shell passes on the SIGHUP that the
+terminal sent already, and systemd lets SIGHUP follow SIGTERM.
+"""
 
 GRACE_S = 20.0
 """What is being finished may take so long after SIGTERM or SIGHUP."""
 
 UNWIND_S = 6.0
-"""Closing engines and removing temporary files may take so long; with `GRACE_S`, less than Slurm's 30 s."""
+"""Closing engines and removing temporary files may take so long.
+
+With `GRACE_S`, less than Slurm's 30 s.
+"""
 
 KEPT = "finished parts are kept"
 IMPORTING = "<frozen importlib._bootstrap>"
@@ -224,7 +229,7 @@ class StopRequest:
         raise StopNow
 
     def _on_unraisable(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Raise `StopNow` again where it met a finalizer or a callback of C: there exceptions end."""
+        """Raise `StopNow` again where it met a finalizer or a callback of C, where it was lost."""
         if not isinstance(unraisable.exc_value, StopNow):
             sys.__unraisablehook__(unraisable)
             return
@@ -358,9 +363,9 @@ def _say(text: str) -> None:
 def _leave(code: int) -> None:
     """End the process here.
 
-    The end of the interpreter takes the handlers down first, so that a late signal ends it with -15;
-    and it runs the destructors of C++ libraries while threads of OpenMP are alive, which now and
-    then aborts (134) in place of the exit code.
+    The end of the interpreter takes the handlers down first, so that a late signal ends it with
+    -15; and it runs the destructors of C++ libraries while threads of OpenMP are alive, which now
+    and then aborts (134) in place of the exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -205,6 +205,15 @@ def _bounds_problems(config: Any) -> Iterator[str]:
             yield f"{flag_of(item)} must be {bounds}, not {outside[0]}"
 
 
+_WRITTEN_AS: dict[type, tuple[type, ...]] = {
+    Path: (str, Path),
+    str: (str, int, float),
+    int: (int, str),
+    float: (int, float, str),
+}
+"""What a value of each type may be given as; a whole number is never a rounded one."""
+
+
 def _converted(value: Any, kind: Any) -> Any:
     """Return a value as its field's type.
 
@@ -225,18 +234,14 @@ def _converted(value: Any, kind: Any) -> Any:
     if target is bool:
         return value
 
-    if target is Path and isinstance(value, (str, Path)):
-        return _at_home(Path(value))
-    if target is str and isinstance(value, (str, int, float)):
-        return str(value)
-    if target is int and isinstance(value, (int, str)):
-        return int(value)
-    if target is float and isinstance(value, (int, float, str)):
-        number = float(value)
-        if not isfinite(number):
-            raise ValueError
-        return number
-    raise TypeError
+    if not isinstance(value, _WRITTEN_AS[target]):
+        raise TypeError
+    if target is Path:
+        return _at_home(Path(str(value)))
+    converted = target(value)
+    if target is float and not isfinite(converted):
+        raise ValueError
+    return converted
 
 
 def _at_home(path: Path) -> Path:

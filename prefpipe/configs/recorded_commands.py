@@ -1,7 +1,8 @@
-"""A recorded command, changed so that it can be pasted now: it finishes what is there and throws nothing away.
+"""A recorded command, changed so that it can be pasted now.
 
-What ``run.json`` recorded is what somebody typed once, in one folder, for one shard, perhaps with ``--overwrite``. Its words are
-read as the command line reads them, so that a value that looks like a flag is taken for what it was.
+It finishes what is there and throws nothing away. What ``run.json`` recorded is what somebody typed
+once, in one folder, for one shard, perhaps with ``--overwrite``. Its words are read as the command
+line reads them, so that a value that looks like a flag is taken for what it was.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +34,8 @@ CONFIG_FLAG = "config"
 class Word(NamedTuple):
     """A flag with its value, or an argument, of a recorded command.
 
-    ``field``: the config's field, None for words of no field; ``flag``: as it was typed, "" for an argument; ``value``: None
-    for a switch; ``is_joined``: ``--flag=value`` was one word.
+    ``field``: the config's field, None for words of no field. ``flag``: as it was typed, "" for an
+    argument. ``value``: None for a switch. ``is_joined``: ``--flag=value`` was one word.
     """
 
     field: str | None
@@ -54,7 +55,8 @@ class Word(NamedTuple):
 class Surroundings(NamedTuple):
     """Where a command was run and where it is to be run now.
 
-    ``folder``: that of then; ``output``: where its output is now, None for where it was; ``now``: the folder of now.
+    ``folder``: that of then. ``output``: where its output is now, None for where it was. ``now``:
+    the folder of now.
     """
 
     folder: Path
@@ -71,12 +73,12 @@ class RecordedCommand:
         Raises:
             ValueError: it is not a command of a stage.
         """
-        name = next(
-            (" ".join(command[1:end]) for end in (3, 2) if " ".join(command[1:end]) in CONFIGS),
-            None,
-        )
+        # of `prefpipe eval rewardbench` the longer name, before that of `prefpipe eval`
+        names = [" ".join(command[1:3]), " ".join(command[1:2])]
+        name = next((name for name in names if name in CONFIGS), None)
         if name is None:
             raise ValueError(f"no stage's command: {' '.join(command)}")
+
         self.config_class = CONFIGS[name]
         self.head = ["prefpipe", *name.split()]
         self.words = list(_read(command[len(self.head) :], self.config_class))
@@ -87,7 +89,7 @@ class RecordedCommand:
         return self.config_class.stage
 
     def value(self, field: str) -> str | None:
-        """Return what a flag or an argument was given, the last time where it was given twice; None where it was not."""
+        """Return what a flag or an argument was given, None where it was not; the last counts."""
         return next((word.value for word in reversed(self.words) if word.field == field), None)
 
     @property
@@ -117,37 +119,37 @@ class RecordedCommand:
         """Return the command that finishes what is there.
 
         Args:
-            surroundings: paths are rewritten where the command is to be run in another folder, or the run was moved.
+            surroundings: paths are rewritten where the command is to be run in another folder, or
+                the run was moved.
             replaces_other_runs: what is there is of another configuration, and must be made again.
             shard: number and count of the worker, None for all parts.
-            has_checkpoints: a training goes on from its own last checkpoint, and not from the one it began with.
+            has_checkpoints: a training goes on from its own last checkpoint, and not from the one
+                it began with.
         """
         left_out = {"overwrite", *OF_ONE_WORKER}
         if has_checkpoints:
             left_out.add("resume_from")
         if replaces_other_runs:
-            left_out |= {"extend", "retry_errors"} & {
-                item.name for item in fields(self.config_class)
-            }
+            left_out |= {"extend", "retry_errors"} & set(_fields(self.config_class))
 
         words = list(self.head)
         for word in self.words:
             if word.field not in left_out:
                 words += self._placed(word, surroundings).words()
 
+        # a relative path of the config file would be looked for in the folder of now
         of_file = self._of_config_file(surroundings.folder)
         for word in self._places_of_config_file(of_file):
             placed = self._placed(word, surroundings)
-            if (
-                placed != word
-            ):  # a relative path of the file would be looked for in the folder of now
+            if placed != word:
                 words += placed.words()
 
-        overwrite = Overwrite.STALE if replaces_other_runs else None
-        if overwrite is None and of_file.get("overwrite"):
-            overwrite = Overwrite.NO  # the file would throw away what is there: a flag beats it
-        if overwrite is not None:
-            words.append(f"--overwrite={overwrite}")
+        if replaces_other_runs:
+            words.append(f"--overwrite={Overwrite.STALE}")
+        elif of_file.get("overwrite"):
+            # the file would throw away what is there: a flag beats it
+            words.append(f"--overwrite={Overwrite.NO}")
+
         if shard is None and self.takes_shards and "num_shards" in of_file:
             shard = (0, 1)
         if shard is not None:
@@ -155,7 +157,7 @@ class RecordedCommand:
         return words
 
     def _of_config_file(self, folder: Path) -> Mapping[str, Any]:
-        """Return what the file of ``--config`` says, {} where there is none or it cannot be read."""
+        """Return what the file of ``--config`` says, {} where none is or it cannot be read."""
         path = self.value(CONFIG_FLAG)
         if path is None:
             return {}
@@ -163,71 +165,70 @@ class RecordedCommand:
             values = yaml.safe_load((folder / path).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
             return {}
-        return (
-            {str(key).replace("-", "_"): value for key, value in values.items()}
-            if isinstance(values, dict)
-            else {}
-        )
+        if not isinstance(values, dict):
+            return {}
+        return {str(key).replace("-", "_"): value for key, value in values.items()}
 
     def _places_of_config_file(self, of_file: Mapping[str, Any]) -> Iterator[Word]:
-        """Yield the inputs and outputs that the file names and the command did not, as the words that would give them."""
+        """Yield the inputs and outputs that the file names and the command did not.
+
+        As the words that would give them.
+        """
         given = {word.field for word in self.words}
-        for item in fields(self.config_class):
-            value = of_file.get(item.name)
-            if (
-                value is None
-                or item.name in given
-                or not _names_place(item.name, self.config_class)
-            ):
+        for name, item in _fields(self.config_class).items():
+            value = of_file.get(name)
+            if value is None or name in given or not _names_place(name, self.config_class):
                 continue
             flag = "" if item.metadata["positional"] else flag_of(item)
-            yield from (
-                Word(item.name, flag, str(each))
-                for each in (value if isinstance(value, list) else [value])
-            )
+            for each in value if isinstance(value, list) else [value]:
+                yield Word(name, flag, str(each))
 
     def _names_served_model(self, folder: Path) -> bool:
-        """Return whether ``--model`` is a name that a server or the fake engine knows, even where a folder is called so, too."""
+        """Return whether ``--model`` is a name that a server or the fake engine knows.
+
+        Even where a folder is called so, too.
+        """
         backend = self.value("backend") or self._of_config_file(folder).get("backend")
         return backend in ("openai", "fake")
 
     def _placed(self, word: Word, surroundings: Surroundings) -> Word:
         """Return a word whose path, if it has one, is that of now."""
-        if (
-            word.value is None
-            or word.field is None
-            or not _names_place(word.field, self.config_class)
-        ):
+        if word.value is None or word.field is None:
+            return word
+        if not _names_place(word.field, self.config_class):
             return word
         if word.field == "model" and self._names_served_model(surroundings.folder):
             return word
+
+        head, path = "", word.value
+        if word.field in NAMED_TARGETS:
+            head, path = _split_target(word.value)
+            if not head:
+                return word  # a kind without a target, `checks`
+
         then = self.output(surroundings.folder)
-        moves = (
-            []
-            if then is None or surroundings.output is None
-            else list(moved_folders(then.absolute(), surroundings.output.absolute()))
-        )
-        head, path = _split_target(word.value) if word.field in NAMED_TARGETS else ("", word.value)
-        if word.field in NAMED_TARGETS and not head:
-            return word  # a kind without a target, `checks`
+        moves: list[tuple[Path, Path]] = []
+        if then is not None and surroundings.output is not None:
+            moves += moved_folders(then.absolute(), surroundings.output.absolute())
         placed = _place_of_now(path, surroundings, moves, is_output=word.field == "output")
         return word._replace(value=head + placed)
 
 
 def _read(words: Sequence[str], config_class: type[StageConfig]) -> Iterator[Word]:
+    """Yield a command's flags with their values, and its arguments."""
     kinds = resolved_types(config_class)
-    by_flag: dict[str, tuple[str | None, bool]] = {
+    takes_value: dict[str, tuple[str | None, bool]] = {
         "--config": (CONFIG_FLAG, True),
         "--json": (None, False),
     }
     arguments = []
-    for item in fields(config_class):
-        is_switch = scalar_type(kinds[item.name]) in (bool, Overwrite)
-        by_flag[flag_of(item)] = (item.name, not is_switch)
-        by_flag["--no-" + flag_of(item)[2:]] = (item.name, False)
-        short = short_flag_of(item)
+    for name, item in _fields(config_class).items():
+        flag, short = flag_of(item), short_flag_of(item)
+        is_switch = scalar_type(kinds[name]) in (bool, Overwrite)
+        takes_value[flag] = (name, not is_switch)
+        takes_value[f"--no-{flag[2:]}"] = (name, False)
         if short is not None:
-            by_flag[short] = (item.name, True)
+            takes_value[short] = (name, True)
         if item.metadata["positional"]:
             arguments.append(item)
 
@@ -235,27 +236,23 @@ def _read(words: Sequence[str], config_class: type[StageConfig]) -> Iterator[Wor
     n_arguments = 0
     is_past_flags = False
     for text in rest:
-        name, equals, value = text.partition("=")
-        if text == "--" and not is_past_flags:
-            is_past_flags = True
-            yield Word(None, "--", None)
-        elif not is_past_flags and equals and name in by_flag:
-            yield Word(by_flag[name][0], name, value, is_joined=True)
-        elif not is_past_flags and text in by_flag:
-            field, takes_value = by_flag[text]
-            yield Word(field, text, next(rest, "") if takes_value else None)
-        elif (
-            not is_past_flags
-            and text[:2] in by_flag
-            and not text.startswith("--")
-            and len(text) > 2
-        ):
-            yield Word(by_flag[text[:2]][0], text[:2], text[2:])
-        elif not is_past_flags and text.startswith("-") and len(text) > 1:
-            yield Word(text.lstrip("-").replace("-", "_"), text, None)  # of another release
-        else:
+        flag, equals, value = text.partition("=")
+        is_flag = text.startswith("-") and len(text) > 1 and not is_past_flags
+        if not is_flag:
             yield Word(_argument(arguments, n_arguments, kinds), "", text)
             n_arguments += 1
+        elif text == "--":
+            is_past_flags = True
+            yield Word(None, "--", None)
+        elif equals and flag in takes_value:  # --output=out
+            yield Word(takes_value[flag][0], flag, value, is_joined=True)
+        elif text in takes_value:  # --output out
+            field, has_value = takes_value[text]
+            yield Word(field, text, next(rest, "") if has_value else None)
+        elif text[:2] in takes_value and not text.startswith("--"):  # -oout
+            yield Word(takes_value[text[:2]][0], text[:2], text[2:])
+        else:  # of another release
+            yield Word(text.lstrip("-").replace("-", "_"), text, None)
 
 
 def _argument(
@@ -267,40 +264,48 @@ def _argument(
     return arguments[-1].name if arguments and is_list(kinds[arguments[-1].name]) else None
 
 
+def _fields(config_class: type[StageConfig]) -> "dict[str, Field[Any]]":
+    return {item.name: item for item in fields(config_class)}
+
+
 def _names_place(field: str, config_class: type[StageConfig]) -> bool:
     """Return whether a value can be the path of a file or folder."""
     if field == CONFIG_FLAG:
         return True
-    item = next((item for item in fields(config_class) if item.name == field), None)
+    item = _fields(config_class).get(field)
     if item is None:
         return False
-    is_path = scalar_type(resolved_types(config_class)[field]) is Path
-    return is_path or (bool(item.metadata["metavar"]) and not item.metadata["identity"])
+    if scalar_type(resolved_types(config_class)[field]) is Path:
+        return True
+    # a text that stands for something with a content: a model, a scorer, a source
+    return bool(item.metadata["metavar"]) and not item.metadata["identity"]
 
 
 def _split_target(text: str) -> tuple[str, str]:
-    """Return ``name=judge:transformers:`` and ``run/model`` of a scorer or judge: its path stands last."""
+    """Return ``name=judge:transformers:`` and ``run/model``: of a target the path stands last."""
     head, colon, target = text.rpartition(":")
     return head + colon, target
 
 
 def moved_folders(then: Path, now: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield which folders are others now, the largest first: an output may have been moved alone, or with all around it.
+    """Yield which folders are others now, the largest first.
 
-    A copy is moved, too, while the original is still there: of the copy everything is looked for in the copy first.
+    An output may have been moved alone, or with all around it. A copy is moved, too, while the
+    original is still there: of the copy everything is looked for in the copy first.
     """
     if then.resolve() == now.resolve():
         return
-    n_alike = 0
+
+    n_same = 0
     for one, other in zip(reversed(then.parts), reversed(now.parts), strict=False):
         if one != other:
             break
-        n_alike += 1
-    if n_alike:
-        yield (
-            Path(*then.parts[: len(then.parts) - n_alike]),
-            Path(*now.parts[: len(now.parts) - n_alike]),
-        )
+        n_same += 1
+    if n_same:
+        root_then = then.parts[: len(then.parts) - n_same]
+        root_now = now.parts[: len(now.parts) - n_same]
+        yield Path(*root_then), Path(*root_now)
+
     yield then.parent, now.parent
     yield then, now
 
@@ -308,21 +313,26 @@ def moved_folders(then: Path, now: Path) -> Iterator[tuple[Path, Path]]:
 def _place_of_now(
     text: str, surroundings: Surroundings, moves: Sequence[tuple[Path, Path]], *, is_output: bool
 ) -> str:
-    """Return a path so that it is right in the folder of now; what names nothing on this disk stays as it is."""
+    """Return a path so that it is right in the folder of now.
+
+    What names nothing on this disk stays as it is.
+    """
     then = (surroundings.folder / Path(text).expanduser()).absolute()
+    place = then
     if is_output and moves:
         place = moves[-1][1]
     else:
-        moved = [to / then.relative_to(from_) for from_, to in moves if then.is_relative_to(from_)]
-        place = next((path for path in moved if path.exists()), then)
-    if place == then and (
-        Path(text).is_absolute() or surroundings.folder.absolute() == surroundings.now.absolute()
-    ):
+        for from_, to in moves:
+            moved = to / then.relative_to(from_) if then.is_relative_to(from_) else None
+            if moved is not None and moved.exists():
+                place = moved
+                break
+
+    same_folder = surroundings.folder.absolute() == surroundings.now.absolute()
+    if place == then and (Path(text).is_absolute() or same_folder):
         return text
     if not is_output and not place.exists():
         return text
-    return (
-        str(place.relative_to(surroundings.now))
-        if place.is_relative_to(surroundings.now)
-        else str(place)
-    )
+    if place.is_relative_to(surroundings.now):
+        return str(place.relative_to(surroundings.now))
+    return str(place)

@@ -5,9 +5,9 @@ A knob or learning setting that is not given takes the objective's own start val
 table in ``prefpipe.maths.objectives.registry``.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import TemplatedConfig
@@ -336,18 +336,3 @@ class TrainConfig(TemplatedConfig):
     def evaluates(self) -> bool:
         """Whether anything is held out."""
         return self.eval_fraction > 0 or self.eval_groups is not None
-
-    def for_evaluation(self) -> Self:
-        """Return the same knobs for the groups that are evaluated on, with ``--eval-groups``."""
-        assert self.eval_groups is not None
-        return replace(
-            self,
-            groups=self.eval_groups,
-            reference=self.eval_reference,
-            eval_groups=None,
-            eval_reference=None,
-            eval_steps=None,
-            early_stopping_patience=None,
-            reference_model=None if self.eval_reference is not None else self.reference_model,
-            allow_partial=False,
-        )

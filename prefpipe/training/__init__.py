@@ -1,7 +1,11 @@
 """Training on groups.
 
-groups: what is trained on, checked. batches: groups to tensors, and their order. forward: tensors to log-probabilities.
-settings, trainer: the Hugging Face trainer over groups. measures, callbacks: what is logged and where. checkpoints: where to
-go on from. policy: models in and out. targets: what is trained and what its scores are. head_scores, reward_model: the same as
-forward and policy, for reward models.
+- ``groups``: what is trained on, checked; ``evaluation_split``: what is kept out of it.
+- ``encoding``: text to token ids, where none are stored; ``batches``, ``shared_prompt``: groups to tensors, and their order.
+- ``forward``, ``projection``: tensors to log-probabilities; ``head_scores``: the same for reward models.
+- ``scoring``: a model's output to scores, losses and measures; ``measures``: what is logged of them.
+- ``settings``, ``trainer``, ``ranks``: the Hugging Face trainer over groups, on one device or several.
+- ``callbacks``, ``early_stopping``, ``time_budget``, ``throughput``: what happens beside the steps.
+- ``checkpoints``: where to go on from; ``tables``: the Parquet files of a run.
+- ``policy``, ``reward_model``, ``quantisation``: models in and out; ``merge``, ``merge_check``: adapters into their base.
 """

@@ -84,10 +84,11 @@ def load_policy(
     """
     whole = _require_causal(files)
     require_chat_template(files)
-    dtype = torch.bfloat16 if bf16 and lora is not None else torch.float32
     transformers_logging.disable_progress_bar()
     # Numpy and python randomness too: adapters start from random numbers.
     set_seed(seed)
+
+    dtype = torch.bfloat16 if bf16 and lora is not None else torch.float32
     with loading_whole(fsdp_sends=True):
         model = _load_weights(
             whole, dtype, load_in_4bit=load_in_4bit, trust_remote_code=trust_remote_code
@@ -96,24 +97,28 @@ def load_policy(
         files.tokenizer_path, trust_remote_code=trust_remote_code
     )
     turn_dropout_off(model)
-    if files.base is not None:
-        with old_names_of_peft():
-            model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
+
+    if files.base is None:
         if lora is None:
-            return Policy(
-                model.merge_and_unload().requires_grad_(requires_grad=True), tokenizer, None
-            )
-        _check_same_lora(model.peft_config["default"], lora, files.path)
-        return Policy(model, tokenizer, files.base)
+            return Policy(model, tokenizer, None)
+        return Policy(_add_lora(model, lora), tokenizer, files)
+
+    with old_names_of_peft():
+        model = PeftModel.from_pretrained(model, files.path, is_trainable=lora is not None)
     if lora is None:
-        return Policy(model, tokenizer, None)
-    return Policy(_add_lora(model, lora), tokenizer, files)
+        merged = model.merge_and_unload().requires_grad_(requires_grad=True)
+        return Policy(merged, tokenizer, None)
+    _check_same_lora(model.peft_config["default"], lora, files.path)
+    return Policy(model, tokenizer, files.base)
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
     """Return the tokens that end a response: the tokenizer's and those at which the model's generation stops."""
-    stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return {tokenizer.eos_token_id, *(stops if isinstance(stops, list) else [stops])} - {None}
+    generation = getattr(model, "generation_config", None)
+    stops = getattr(generation, "eos_token_id", None)
+    if not isinstance(stops, list):
+        stops = [stops]
+    return {tokenizer.eos_token_id, *stops} - {None}
 
 
 def check_lora(
@@ -135,6 +140,7 @@ def check_lora(
     if files.base is not None:
         _check_same_lora(PeftConfig.from_pretrained(files.path), lora, files.path)
         return
+
     config = AutoConfig.from_pretrained(whole.path, trust_remote_code=trust_remote_code)
     try:
         with torch.device("meta"):
@@ -163,16 +169,23 @@ def load_reference(
     """
     whole = _require_causal(files)
     transformers_logging.disable_progress_bar()
-    kind = NF4.get(dtype, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
+
+    is_quantised = dtype in NF4
+    torch_dtype = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     with loading_whole():
         model = _load_weights(
-            whole, kind, load_in_4bit=dtype in NF4, trust_remote_code=trust_remote_code
+            whole,
+            NF4.get(dtype, torch_dtype),
+            load_in_4bit=is_quantised,
+            trust_remote_code=trust_remote_code,
         )
     turn_dropout_off(model)
+
     if files.base is not None:
         with old_names_of_peft():
             model = PeftModel.from_pretrained(model, files.path)
-        model = model.merge_and_unload() if merge_adapter else model
+        if merge_adapter:
+            model = model.merge_and_unload()
     return model.eval().requires_grad_(requires_grad=False)
 
 
@@ -184,9 +197,9 @@ def computes_in_bfloat16(dtype: str) -> bool:
 def _load_weights(
     whole: ModelFiles, dtype: torch.dtype, *, load_in_4bit: bool, trust_remote_code: bool
 ) -> Any:
-    how = {"quantization_config": nf4_config(dtype)} if load_in_4bit else {}
+    quantisation = {"quantization_config": nf4_config(dtype)} if load_in_4bit else {}
     model = AutoModelForCausalLM.from_pretrained(
-        whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **how
+        whole.path, dtype=dtype, trust_remote_code=trust_remote_code, **quantisation
     )
     require_generation_config(model, whole.path)
     if load_in_4bit:
@@ -234,7 +247,9 @@ def save_policy(
     staging = folder / SAVED_SUFFIX
     with suppress(FileNotFoundError):
         shutil.rmtree(staging)
+
     model = policy.model
+    options: dict[str, Any] = {}
     if policy.adapter_base is not None:
         config = model.peft_config["default"]
         config.base_model_name_or_path = policy.adapter_base.requested
@@ -243,18 +258,18 @@ def save_policy(
         for name, value in list(vars(config).items()):
             if isinstance(value, set):
                 setattr(config, name, sorted(value))
-    # The trainer switches the cache off; a saved model that generates without one is many times slower.
-    model.config.use_cache = True
-    # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
-    options: dict[str, Any] = (
-        {} if policy.adapter_base is None else {"save_embedding_layers": False}
-    )
+        # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
+        options["save_embedding_layers"] = False
     if weights is not None:
         options["state_dict"] = dict(weights)
+
+    # The trainer switches the cache off; a saved model that generates without one is many times slower.
+    model.config.use_cache = True
     model.save_pretrained(staging, **options)
     policy.tokenizer.save_pretrained(staging)
     with atomic_write(staging / "README.md") as file:
         file.write(card.encode())
+
     last = {"config.json", "adapter_config.json"}
     for path in sorted(staging.iterdir(), key=lambda path: (path.name in last, path.name)):
         settle_file(path)
@@ -267,28 +282,19 @@ def model_card(
     policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kind: str = "A model"
 ) -> str:
     """Return a short model card: what was trained from what, and how; ``kind`` is what a whole model is called."""
-    kind = "A LoRA adapter" if policy.adapter_base is not None else kind
-    base = (
-        source.requested
-        if source.base is None
-        else f"{source.requested} (an adapter of {source.base.requested})"
-    )
-    front = [
-        "---",
-        "library_name: " + ("peft" if policy.adapter_base is not None else "transformers"),
-        "tags: [prefpipe]",
-    ]
-    if not Path(base).exists() and ":" not in base:
-        front.append(f"base_model: {base}")
-    lines = [
-        *front,
-        "---",
-        "",
-        f"{kind} trained by prefpipe from `{base}`.",
-        "",
-        "| setting | value |",
-        "|---|---|",
-    ]
+    library = "transformers"
+    if policy.adapter_base is not None:
+        kind, library = "A LoRA adapter", "peft"
+    start = source.requested
+    if source.base is not None:
+        start += f" (an adapter of {source.base.requested})"
+
+    lines = ["---", f"library_name: {library}", "tags: [prefpipe]"]
+    # The hub takes names of its own only: no path, no bundled:NAME.
+    if not Path(start).exists() and ":" not in start:
+        lines.append(f"base_model: {start}")
+    lines += ["---", "", f"{kind} trained by prefpipe from `{start}`.", ""]
+    lines += ["| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join(lines) + "\n"
 
@@ -314,7 +320,7 @@ def _require_causal(files: ModelFiles) -> ModelFiles:
     return whole
 
 
-def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
+def _add_lora(model: Any, lora: LoraSettings, *, low_cpu_mem_usage: bool = False) -> Any:
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -324,7 +330,7 @@ def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
     )
     try:
         with old_names_of_peft():
-            return get_peft_model(model, config, **how)
+            return get_peft_model(model, config, low_cpu_mem_usage=low_cpu_mem_usage)
     except ValueError as error:
         raise UsageError(
             f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
@@ -332,14 +338,19 @@ def _add_lora(model: Any, lora: LoraSettings, **how: Any) -> Any:
         ) from error
 
 
-def _check_same_lora(found: Any, asked: LoraSettings, path: Path) -> None:
+def _check_same_lora(adapter: Any, lora: LoraSettings, path: Path) -> None:
+    """Refuse adapters of another shape than the one whose training goes on.
+
+    Raises:
+        UsageError: naming every difference.
+    """
     differences = []
-    if found.r != asked.r:
-        differences.append(f"r is {found.r} there, {asked.r} here")
-    if found.lora_alpha != asked.alpha:
-        differences.append(f"alpha is {found.lora_alpha} there, {asked.alpha} here")
-    if asked.target_modules and set(found.target_modules) != set(asked.target_modules):
-        differences.append(f"modules are {', '.join(sorted(found.target_modules))} there")
+    if adapter.r != lora.r:
+        differences.append(f"r is {adapter.r} there, {lora.r} here")
+    if adapter.lora_alpha != lora.alpha:
+        differences.append(f"alpha is {adapter.lora_alpha} there, {lora.alpha} here")
+    if lora.target_modules and set(adapter.target_modules) != set(lora.target_modules):
+        differences.append(f"modules are {', '.join(sorted(adapter.target_modules))} there")
     if differences:
         raise UsageError(
             f"the adapter in {path} is trained further as it is: {'; '.join(differences)}",

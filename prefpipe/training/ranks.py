@@ -74,7 +74,8 @@ def any_process(flag: bool) -> bool:
     state = processes()
     if state.num_processes == 1:
         return flag
-    return bool(reduce(torch.tensor(float(flag), device=state.device), reduction="sum") > 0)
+    n_set = reduce(torch.tensor(float(flag), device=state.device), reduction="sum")
+    return bool(n_set > 0)
 
 
 def leave() -> None:

@@ -33,14 +33,19 @@ from prefpipe.artifacts.template_dates import CLOCK
 from prefpipe.errors import InputError, ModelError, UsageError
 from prefpipe.models.files import ModelFiles
 from prefpipe.text.chat_template import ChatTemplate
+from prefpipe.training.encoding import begins_with_two_bos
 from prefpipe.training.head_scores import score_head
 from prefpipe.training.policy import LoraSettings, Policy, turn_dropout_off
 from prefpipe.training.ranks import loading_whole
 
 PAD_TOKEN = "<|pad|>"  # noqa: S105 - a token of the vocabulary
+
 KINDS = ("causal-lm", "sequence-classification", "sentence-transformers")
+"""What training may start from."""
+
 _WORST_LENGTH = 1_000_000
 """Tokenizers without a limit say so with an absurd number."""
+
 _EXAMPLE = ([{"role": "user", "content": "What is 2 + 2?"}], "2 + 2 is 4.")
 
 
@@ -107,35 +112,35 @@ def load_reward_tokenizer(
     )
     if chat_template is not None:
         tokenizer.chat_template = read_template(chat_template)
+
     template = ChatTemplate(tokenizer, today=files.template_date)
     template.self_test(files.requested, answered=True)
     example = template.conversation_ids(*_EXAMPLE)
-    bos = tokenizer.bos_token_id
-    if not example or (bos is not None and example[:2] == [bos, bos]):
-        what = (
-            f"writes {tokenizer.bos_token} twice at the start"
-            if example
-            else "makes no token of a question and its answer"
-        )
+    problem = None
+    if not example:
+        problem = "makes no token of a question and its answer"
+    elif begins_with_two_bos(example, tokenizer.bos_token_id):
+        problem = f"writes {tokenizer.bos_token} twice at the start"
+    if problem is not None:
         raise ModelError(
-            f"the chat template {what}",
+            f"the chat template {problem}",
             hint="correct the template, or pass another with --chat-template",
         )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == example[-1]:
-        spare = [
-            token
-            for token in _spare_tokens(tokenizer)
-            if tokenizer.convert_tokens_to_ids(token) != example[-1]
-        ]
-        tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PAD_TOKEN})
+
+    last_id = example[-1]
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == last_id:
+        tokenizer.add_special_tokens({"pad_token": _spare_token(tokenizer, last_id) or PAD_TOKEN})
     tokenizer.padding_side = "right"
     return tokenizer
 
 
-def _spare_tokens(tokenizer: Any) -> list[str]:
-    """Return special tokens that may serve as padding, those that no conversation needs first."""
+def _spare_token(tokenizer: Any, last_id: int) -> str | None:
+    """Return a special token that may serve as padding: not the last of conversations, best one that they do without."""
     needed = {tokenizer.bos_token, tokenizer.eos_token}
-    return sorted(tokenizer.all_special_tokens, key=lambda token: token in needed)
+    for token in sorted(tokenizer.all_special_tokens, key=lambda token: token in needed):
+        if tokenizer.convert_tokens_to_ids(token) != last_id:
+            return str(token)
+    return None
 
 
 def longest_conversation(
@@ -145,13 +150,9 @@ def longest_conversation(
     config = AutoConfig.from_pretrained(
         files.path, trust_remote_code=trust_remote_code, local_files_only=True
     )
-    limits = [
-        getattr(config.get_text_config(), "max_position_embeddings", None),
-        tokenizer.model_max_length,
-    ]
-    return min(
-        (limit for limit in limits if limit and limit < _WORST_LENGTH), default=_WORST_LENGTH
-    )
+    n_positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits: list[int] = [limit for limit in (n_positions, tokenizer.model_max_length) if limit]
+    return min([_WORST_LENGTH, *limits])
 
 
 def load_reward_model(
@@ -182,22 +183,25 @@ def load_reward_model(
         model.resize_token_embeddings(len(tokenizer))
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     turn_dropout_off(model)
-    return Policy(model if lora is None else _add_lora(model, lora), tokenizer, None)
+    if lora is not None:
+        model = _add_lora(model, lora)
+    return Policy(model, tokenizer, None)
 
 
 def finished_reward_model(reward_model: Policy) -> Policy:
     """Return the trained model as it is saved: adapters merged; the trained object must not be used any more."""
     model = reward_model.model
-    return reward_model._replace(
-        model=model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
-    )
+    if not hasattr(model, "merge_and_unload"):
+        return reward_model
+    return reward_model._replace(model=model.merge_and_unload())
 
 
 def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what is missing is looked at here, and said once
     set_seed(seed)
+    transformers_logging.disable_progress_bar()
+    # What is missing is looked at here, and said once.
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
     labels = {} if files.kind == "sequence-classification" else {"num_labels": 1}
     try:
         with loading_whole(fsdp_sends=True):
@@ -217,6 +221,7 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+
     if model.config.num_labels != 1:
         raise ModelError(
             f"{files.requested} has {model.config.num_labels} labels; a reward model has one",
@@ -229,18 +234,25 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
 def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
     """Draw a head that the files lack; refuse other missing weights, and a classifier without its own head."""
     head = score_head(model)
-    missing = {
-        key for key in info["missing_keys"] if ".pooler." not in key
-    }  # an encoder without one gets a fresh one
-    own = {name for name, module in model.named_modules() if module is head}
-    of_head = {key for key in missing if any(key.startswith(f"{name}.") for name in own)}
-    lost = missing if files.kind == "sequence-classification" else missing - of_head
+    head_names = [name for name, module in model.named_modules() if module is head]
+    missing, missing_of_head = set(), set()
+    for key in info["missing_keys"]:
+        if ".pooler." in key:
+            continue  # an encoder without one gets a fresh one
+        missing.add(key)
+        if any(key.startswith(f"{name}.") for name in head_names):
+            missing_of_head.add(key)
+
+    lost = missing
+    if files.kind != "sequence-classification":
+        lost = missing - missing_of_head
     if lost:
         raise ModelError(
             f"the files of {files.requested} lack {', '.join(sorted(lost)[:5])}: these weights would be random",
             hint="download or copy the model again",
         )
-    if of_head:
+
+    if missing_of_head:
         linear = next(module for module in head.modules() if isinstance(module, torch.nn.Linear))
         torch.nn.init.normal_(linear.weight, std=1.0 / sqrt(linear.in_features + 1))
         if linear.bias is not None:
@@ -248,12 +260,13 @@ def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
 
 
 def _add_lora(model: Any, lora: LoraSettings) -> Any:
-    names = [name for name, module in model.named_children() if module is score_head(model)]
+    head = score_head(model)
+    head_names = [name for name, module in model.named_children() if module is head]
     config = LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        modules_to_save=names,
+        modules_to_save=head_names,
         task_type="SEQ_CLS",
         target_modules=list(lora.target_modules) or _linear_layers(model),
     )
@@ -271,12 +284,11 @@ def _add_lora(model: Any, lora: LoraSettings) -> Any:
 def _linear_layers(model: Any) -> list[str]:
     """Return the linear layers of the backbone by name; the head is trained whole."""
     of_head = {id(module) for module in score_head(model).modules()}
-    linear = (
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-    )
-    return [name for name, module in linear if id(module) not in of_head]
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and id(module) not in of_head:
+            names.append(name)
+    return names
 
 
 def check_ends(prompt_id: str, ids: Sequence[int], pad_token_id: int) -> None:

@@ -10,7 +10,7 @@ from prefpipe.configs.stage import ShardedConfig
 from prefpipe.errors import UsageError
 
 ARRAY = "SLURM_ARRAY_TASK_"
-OWN = ("PREFPIPE_SHARD_INDEX", "PREFPIPE_NUM_SHARDS")
+OWN_VARIABLES = ("PREFPIPE_SHARD_INDEX", "PREFPIPE_NUM_SHARDS")
 BY_HAND = f"--shard-index ${ARRAY}ID --num-shards N"
 SWEEP = "where each task is a run of its own, pass --no-shards"
 
@@ -34,14 +34,16 @@ class Worker(NamedTuple):
         named = _component_with(self.task_id, output) if self.task_id else None
         if named is not None:
             lines.append(
-                f"warning: -o {output} has this task's number in `{named}`. If every task writes a folder of its "
-                f"own, each of them gets only a share of the parts: {SWEEP}"
+                f"warning: -o {output} has this task's number in `{named}`. If every task writes "
+                f"a folder of its own, each of them gets only a share of the parts: {SWEEP}"
             )
         return lines
 
 
 def worker_of(config: ShardedConfig, environment: Mapping[str, str]) -> Worker:
-    """Return this worker's share: flags, else PREFPIPE_SHARD_INDEX and _NUM_SHARDS, else Slurm's array.
+    """Return this worker's share.
+
+    Flags say it, else PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS, else Slurm's array.
 
     Raises:
         UsageError: variables that contradict each other, or an array that is no row of numbers at
@@ -51,7 +53,7 @@ def worker_of(config: ShardedConfig, environment: Mapping[str, str]) -> Worker:
         return Worker(Shard(config.shard_index, config.num_shards))
     if not config.shards:
         return Worker()
-    if any(name in environment for name in OWN):
+    if any(name in environment for name in OWN_VARIABLES):
         return _of_own_variables(environment)
     if any(f"{ARRAY}{name}" in environment for name in ("ID", "COUNT")):
         return _of_array(environment)
@@ -65,7 +67,7 @@ def end_of_job(environment: Mapping[str, str]) -> float | None:
 
 
 def _of_own_variables(environment: Mapping[str, str]) -> Worker:
-    index_name, count_name = OWN
+    index_name, count_name = OWN_VARIABLES
     index, count = _pair(environment, index_name, count_name)
     if index >= count:
         raise UsageError(
@@ -92,18 +94,22 @@ def _of_array(environment: Mapping[str, str]) -> Worker:
 
     if count < 1 or step < 1 or (count > 1 and first + (count - 1) * step != last):
         raise UsageError(
-            f"this array has {count} tasks from {first} to {last}, with gaps: which of them is to make which parts "
-            "is not to be seen",
+            f"this array has {count} tasks from {first} to {last}, with gaps: which of them is to "
+            "make which parts is not to be seen",
             hint=f"pass {BY_HAND} with the number of all shards, finished ones too; {SWEEP}",
         )
     index, rest = divmod(task - first, step)
     if rest or not 0 <= index < count:
+        steps = f" in steps of {step}" if step > 1 else ""
         raise UsageError(
-            f"{id_name}={task} does not fit {count_name}={count}: tasks are numbered from {first} to {last}"
-            + (f" in steps of {step}" if step > 1 else ""),
+            f"{id_name}={task} does not fit {count_name}={count}: tasks are numbered from {first} "
+            f"to {last}{steps}",
             hint=f"pass {BY_HAND}; {SWEEP}",
         )
-    numbers = f"{first}-{last}" + (f":{step}" if step > 1 and count > 1 else "")
+
+    numbers = f"{first}-{last}"
+    if step > 1 and count > 1:
+        numbers += f":{step}"
     return Worker(Shard(index, count), f"{id_name}={task} of the array {numbers}", str(task))
 
 
@@ -116,7 +122,8 @@ def _pair(environment: Mapping[str, str], index_name: str, count_name: str) -> t
     if (index_name in environment) != (count_name in environment):
         raise UsageError(
             f"only one of {index_name} and {count_name} is set",
-            hint="set both, or pass --shard-index and --num-shards, or --no-shards to make all parts",
+            hint="set both, or pass --shard-index and --num-shards, or --no-shards to make all "
+            "parts",
         )
     return _number(environment, index_name, 0), _number(environment, count_name, 1)
 

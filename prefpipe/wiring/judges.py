@@ -25,20 +25,17 @@ if TYPE_CHECKING:
 
 
 def judge_for(config: JudgeConfig, runtime: "Runtime") -> "Judge":
-    """Return the judge of ``--judge``: its fingerprint entry, whether it sees an order, how to open it."""
+    """Return the judge of ``--judge``, with its fingerprint entry and how to open it."""
     from prefpipe.stages.judge.run import Judge
 
     spec = parse_judge(config.judge)
     if spec.kind not in ENGINES:
         return _reward_judge(config, spec)
 
+    # of token probabilities there is one to read: the prompt asks for a letter
+    default = "pairwise-letter-v1" if config.verdict_by == "logprobs" else "pairwise-v1"
     judge = _language_judge(
-        config,
-        spec,
-        runtime,
-        kind="pairwise",
-        verdict=config.verdict_by,
-        default_prompt=("pairwise-letter-v1" if config.verdict_by == "logprobs" else "pairwise-v1"),
+        config, spec, runtime, kind="pairwise", verdict=config.verdict_by, default_prompt=default
     )
 
     def open_judge() -> "PairwiseJudge":
@@ -111,7 +108,7 @@ def judge_rater(config: ScoreConfig, name: str, target: str, runtime: "Runtime")
 class _LanguageJudge(NamedTuple):
     """A language model that judges.
 
-    ``identity``: its fingerprint entry. ``settings``: what every question is asked with. ``answers``:
+    ``identity``: its fingerprint entry. ``settings``: what questions are asked with. ``answers``:
     what answers the questions.
     """
 

@@ -20,7 +20,7 @@ def locate(reference: str, *, trust_remote_code: bool = False) -> "ModelFiles":
 
 
 def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
-    """Return the day that the chat templates of a run are told; a run that goes on has it on record.
+    """Return the day that a run's chat templates are told; a run that goes on has it on record.
 
     A run that may be out of date asks its parents first: where they were made again on another day,
     so is it. Its own record comes after them, because a day that has passed alone makes nothing out

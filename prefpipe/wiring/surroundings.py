@@ -1,4 +1,4 @@
-"""What surrounds a stage: its shard, its log, and what ``run.json`` records beside the configuration."""
+"""What surrounds a stage: its shard, its log, and what ``run.json`` records of the run."""
 
 import os
 import platform
@@ -56,9 +56,8 @@ def runtime_for(
     argv: Sequence[str],
 ) -> Runtime:
     """Return the stage's surroundings; the shard comes from the flags, or from the environment."""
-    without = (
-        ", without --overwrite," if config.overwrite.replaces_this_run else ""
-    )  # which would throw away what is finished
+    # which would throw away what is finished
+    without = ", without --overwrite," if config.overwrite.replaces_this_run else ""
     how_to_go_on = f"run the same command again{without} to go on"
 
     shard = Shard()

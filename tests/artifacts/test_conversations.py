@@ -179,5 +179,5 @@ def test_sharegpt_names_are_named() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_in_words(value: Any, problem: str) -> None:
+def test_conversations_that_are_no_prompt_are_named(value: Any, problem: str) -> None:
     assert turns_of(value)[1] == problem

@@ -61,8 +61,15 @@ def test_flatten_makes_dotted_keys_of_mappings_and_of_lists_of_mappings() -> Non
         "none": {},
         "empty": [],
     }
-    assert flatten(nested) == {"a.b.c": 1, "models.0.name": "x", "models.1.name": "y", "models.1.n": 2, "list": [1, 2],
-                               "none": {}, "empty": []}  # fmt: skip
+    assert flatten(nested) == {
+        "a.b.c": 1,
+        "models.0.name": "x",
+        "models.1.name": "y",
+        "models.1.n": 2,
+        "list": [1, 2],
+        "none": {},
+        "empty": [],
+    }
 
 
 def test_a_difference_names_the_field_and_both_values() -> None:
@@ -81,7 +88,7 @@ def test_a_difference_names_the_field_and_both_values() -> None:
 @pytest.mark.parametrize(
     ("before", "after"), [(1, 1.0), (1, True), (0, False), ({}, None), ("absent", 1), (0.0, -0.0)]
 )
-def test_values_that_python_or_people_confuse_are_told_apart(before: Any, after: Any) -> None:
+def test_values_that_python_confuses_differ(before: Any, after: Any) -> None:
     """Equal in Python and different in JSON is a different fingerprint, which must not end in an empty list of differences."""
     assert fingerprint_of({"x": before}) != fingerprint_of({"x": after})
     assert field_differences({"x": before}, {"x": after})

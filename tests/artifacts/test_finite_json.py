@@ -13,6 +13,6 @@ def test_what_is_no_number_is_null_and_all_else_stays() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "nan", b"\xff"])
-def test_what_is_no_json_is_refused(text: str | bytes) -> None:
+def test_texts_that_are_no_json_are_refused(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_finite_json(text)

@@ -33,8 +33,14 @@ TABLE = pa.table(
 
 
 def write(path: Path, table: pa.Table = TABLE) -> parts.PartFooter:
-    return write_part(path, table, fingerprint="f" * 64, schema="candidates/1", counts={"ok": 58, "empty": 2},
-                      parents={"scores": "5", "candidates": "c"})  # fmt: skip
+    return write_part(
+        path,
+        table,
+        fingerprint="f" * 64,
+        schema="candidates/1",
+        counts={"ok": 58, "empty": 2},
+        parents={"scores": "5", "candidates": "c"},
+    )
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def test_a_part_is_named_by_its_number_and_the_number_of_parts() -> None:
     assert NAME == "part-00003-of-00016.parquet"
 
 
-def test_what_was_written_is_read(part: Path) -> None:
+def test_a_part_reads_back_as_it_was_written(part: Path) -> None:
     footer = read_footer(part)
     assert footer == verify_part(part)
     table, same = read_part(part)
@@ -216,10 +222,14 @@ def test_embeddings_are_read_by_numpy_without_a_copy(
     schema = embeddings_schema(8, half=half)
     vectors = np.arange(300 * 8, dtype=kind).reshape(300, 8)
     columns = {
-        "prompt_id": ["p"] * 300, "sample_idx": list(range(300)),
+        "prompt_id": ["p"] * 300,
+        "sample_idx": list(range(300)),
         "embedding": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 8),
-        "n_tokens": [1] * 300, "truncated": [False] * 300, "status": ["ok"] * 300, "reason": [None] * 300,
-    }  # fmt: skip
+        "n_tokens": [1] * 300,
+        "truncated": [False] * 300,
+        "status": ["ok"] * 300,
+        "reason": [None] * 300,
+    }
     table = pa.table(columns, schema=schema.arrow())
     write_part(tmp_path / NAME, table, fingerprint="f", schema=schema.tag, counts={}, parents={})
     column = read_part(tmp_path / NAME, ["embedding"])[0]["embedding"]

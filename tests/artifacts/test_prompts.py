@@ -31,8 +31,12 @@ def test_a_text_is_one_user_turn_and_its_id_is_its_content(tmp_path: Path) -> No
 
 
 def test_conversations_keep_their_turns_and_ids_are_the_users(tmp_path: Path) -> None:
-    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": ""},
-             {"role": "user", "content": "b"}]  # fmt: skip
+    turns = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "b"},
+    ]
     prompts = load(
         tmp_path,
         {"messages": turns, "prompt_id": "x"},
@@ -64,7 +68,7 @@ def test_turns_in_parquet_are_read_as_lists_of_structs(tmp_path: Path) -> None:
     assert load_prompts(str(tmp_path / "p.parquet")).rows == [("1", USER), ("2", USER)]
 
 
-def test_turns_in_csv_are_json(tmp_path: Path) -> None:
+def test_csv_holds_turns_as_json(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text('messages,n\n"[{""role"": ""user"", ""content"": ""q""}]",3\n')
     prompts = load_prompts(str(tmp_path / "p.csv"))
     assert prompts.rows[0].messages == USER
@@ -178,7 +182,7 @@ def test_the_hash_holds_for_columns_that_python_has_no_type_for(tmp_path: Path) 
     assert load_prompts(str(tmp_path / "p.parquet")).sha256() != first.sha256()
 
 
-def test_every_problem_is_counted_and_the_first_eight_are_told(tmp_path: Path) -> None:
+def test_all_problems_are_counted_and_the_first_eight_named(tmp_path: Path) -> None:
     rows = [{"prompt": "" if i % 2 else f"q{i}"} for i in range(30)]
     with pytest.raises(InputError) as caught:
         load(tmp_path, *rows)

@@ -10,12 +10,17 @@ from prefpipe.artifacts.run_record import FILE_NAME, RunRecord, read_run_record
 from prefpipe.errors import InputError
 
 RECORD = RunRecord(
-    stage="generate", schema="candidates/1", n_parts=3, identity={"n": 8, "temperature": [0.8], "note": "Grüße \U0001f600"},
-    parents={"prompts": "p.jsonl"}, context={"host": "here"}, history=[{"operation": "extend", "n": 8}],
-)  # fmt: skip
+    stage="generate",
+    schema="candidates/1",
+    n_parts=3,
+    identity={"n": 8, "temperature": [0.8], "note": "Grüße \U0001f600"},
+    parents={"prompts": "p.jsonl"},
+    context={"host": "here"},
+    history=[{"operation": "extend", "n": 8}],
+)
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_a_record_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert RECORD.write_if_absent(tmp_path)
     assert read_run_record(tmp_path) == RECORD
 

@@ -24,7 +24,7 @@ def test_what_was_given_comes_first_then_the_run_then_its_parents_in_order(tmp_p
     assert date_for_run(None, None, [second, first]) == "2026-01-01"
 
 
-def test_without_any_record_it_is_today(tmp_path):
+def test_a_run_without_records_has_the_day_of_today(tmp_path):
     none = write_run(tmp_path / "none", models=[{"content_hash": "x"}])
     before = datetime.now().astimezone().date().isoformat()
     assert date_for_run(None, none, []) in {before, datetime.now().astimezone().date().isoformat()}

@@ -21,10 +21,23 @@ from prefpipe.status.checker import StatusChecker, standing_of
 from prefpipe.status.folders import find_artifacts
 
 ALL = {
-    "candidates", "scores", "embeddings", "groups", "policy", "rm", "logprobs", "dpo", "round2/candidates", "round2/scores", "eval",
-    "eval/policy/candidates", "eval/policy/scores", "eval/policy/reference-logprobs", "eval/baseline/candidates",
+    "candidates",
+    "scores",
+    "embeddings",
+    "groups",
+    "policy",
+    "rm",
+    "logprobs",
+    "dpo",
+    "round2/candidates",
+    "round2/scores",
+    "eval",
+    "eval/policy/candidates",
+    "eval/policy/scores",
+    "eval/policy/reference-logprobs",
+    "eval/baseline/candidates",
     "eval/baseline/scores",
-}  # fmt: skip
+}
 OF_EVALUATED_POLICY = {
     "eval",
     "eval/policy/candidates",

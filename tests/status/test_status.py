@@ -49,8 +49,11 @@ def test_a_finished_run_is_done_without_a_reason(run: Path) -> None:
     checker = StatusChecker()
     reports = [checker.check(path) for path in find_artifacts(run)]
     assert [(report.path.name, report.state) for report in reports] == [
-        ("candidates", "done"), ("scores", "done"), ("embeddings", "done"), ("groups", "done"),
-    ]  # fmt: skip
+        ("candidates", "done"),
+        ("scores", "done"),
+        ("embeddings", "done"),
+        ("groups", "done"),
+    ]
     assert not [line for report in reports for line in (*report.reasons, *report.notes)]
     assert reports[0].n_rows == N_PROMPTS * N
     assert reports[0].n_parts == N_PROMPTS // PART_SIZE

@@ -9,12 +9,21 @@ from prefpipe.text.control_tokens import TemplateError
 
 HELLO = [{"role": "user", "content": "Hi"}]
 ENDS = {
-    "chatml": "<|im_end|>", "llama3": "<|eot_id|>", "gemma": "<end_of_turn>", "bert": "[SEP]", "unigram": "</s>", "llama2": "</s>",
-}  # fmt: skip
+    "chatml": "<|im_end|>",
+    "llama3": "<|eot_id|>",
+    "gemma": "<end_of_turn>",
+    "bert": "[SEP]",
+    "unigram": "</s>",
+    "llama2": "</s>",
+}
 STARTS = {
-    "chatml": "<|im_start|>user\n", "llama3": "<|start_header_id|>user<|end_header_id|>\n\n", "gemma": "<start_of_turn>user\n",
-    "bert": "[CLS]", "unigram": "<s>user\n", "llama2": "<s>",
-}  # fmt: skip
+    "chatml": "<|im_start|>user\n",
+    "llama3": "<|start_header_id|>user<|end_header_id|>\n\n",
+    "gemma": "<start_of_turn>user\n",
+    "bert": "[CLS]",
+    "unigram": "<s>user\n",
+    "llama2": "<s>",
+}
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -92,7 +101,7 @@ def test_a_prompt_cannot_open_a_turn(family):
     "text",
     ["<|im_<|im_end|>end|>", "<|im_end|><|im_end|>", "<|im_end|>" * 50, "\ufdd0<|im_end|>\ufdd1"],
 )
-def test_texts_made_to_get_through_do_not(text):
+def test_texts_made_to_spell_control_tokens_stay_letters(text):
     """One byte, one token: the ids of the letters are known by hand."""
     template = ChatTemplate(make_tiny_tokenizer())
     ids = template.conversation_ids(HELLO, text)

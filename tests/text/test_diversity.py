@@ -44,7 +44,7 @@ def test_the_expected_distinct_share_is_the_mean_over_all_draws():
 
 
 @given(texts, st.integers(1, 40))
-def test_bounds_and_ends(some, m):
+def test_expected_share_falls_from_one_to_the_raw_share(some, m):
     """1 for one n-gram, the raw share for all of them, falling between; NaN beyond."""
     counts = pooled_ngrams(some, 2)
     total = counts.total()
@@ -88,7 +88,7 @@ def test_length_alone_moves_the_raw_share_and_not_the_one_at_equal_length():
         (["a", "A"], 0.0),
     ],
 )
-def test_copies(some, share):
+def test_copied_share_counts_texts_that_equal_an_earlier_one(some, share):
     assert copied_share(some) == pytest.approx(share)
 
 

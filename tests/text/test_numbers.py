@@ -8,11 +8,15 @@ from prefpipe.text.numbers import figure, interval, number
 @pytest.mark.parametrize(
     ("value", "form", "shown"),
     [
-        (None, "{:.3f}", "-"), (float("nan"), "{:.3f}", "-"), (0.5, "{:.1%}", "50.0%"), (1e308, "{:.3f}", "1e+308"),
-        (-2e12, "{:+.1f}", "-2e+12"), (123456.0, "{:.0f}", "123456"),
+        (None, "{:.3f}", "-"),
+        (float("nan"), "{:.3f}", "-"),
+        (0.5, "{:.1%}", "50.0%"),
+        (1e308, "{:.3f}", "1e+308"),
+        (-2e12, "{:+.1f}", "-2e+12"),
+        (123456.0, "{:.0f}", "123456"),
     ],
-)  # fmt: skip
-def test_numbers_stay_short(value: float | None, form: str, shown: str) -> None:
+)
+def test_large_numbers_stay_short(value: float | None, form: str, shown: str) -> None:
     """A mean of 1e308 in full is 309 digits, and hides every other column of the table."""
     assert number(value, form) == shown
 

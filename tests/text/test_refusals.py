@@ -30,7 +30,7 @@ from prefpipe.text.refusals import OPENING_CHARS, is_refusal
         "> I can\u00b4t provide instructions",
     ],
 )
-def test_refusals(text):
+def test_openings_that_refuse_are_refusals(text):
     assert is_refusal(text)
 
 
@@ -54,7 +54,7 @@ def test_refusals(text):
         "x" * OPENING_CHARS + " I cannot help with that.",
     ],
 )
-def test_no_refusals(text):
+def test_other_openings_are_no_refusals(text):
     assert not is_refusal(text)
 
 
@@ -67,7 +67,7 @@ def test_a_long_opening_is_read_in_a_moment():
     assert not is_refusal("i just really " * 100_000)
 
 
-def test_people_agree_on_xstest(data_dir):
+def test_refusals_of_xstest_agree_with_people(data_dir):
     """1,156 responses of five models that people called full refusals or full compliance.
 
     The rule was written on the prompts whose id hashes to an even number; the other half measures it.

@@ -38,14 +38,14 @@ def plainly(texts):
     return total / len(texts)
 
 
-def test_by_hand():
+def test_self_bleu_is_the_geometric_mean_of_precisions():
     """a b c d against a b c e: 3/4, 2/3, 1/2, and 0.1 of one 4-gram; both ways the same, no brevity: (3/4 2/3 1/2 1/10)^(1/4)."""
     assert self_bleu([["a", "b", "c", "d"], ["a", "b", "c", "e"]]) == pytest.approx(
         (3 / 4 * 2 / 3 * 1 / 2 * 1 / 10) ** 0.25
     )
 
 
-def test_brevity():
+def test_short_texts_pay_for_their_brevity():
     """a against a b: the one word is there, e^(1 - 2/1); a b against a: 1/2 and 0.1 of one pair."""
     assert self_bleu([["a"], ["a", "b"]]) == pytest.approx(
         (math.exp(-1) + (1 / 2 * 0.1) ** 0.5) / 2
@@ -83,7 +83,7 @@ def test_fewer_than_two_texts_with_words_have_none(some):
         ),
     ],
 )
-def test_other_programs_say_the_same(texts, score):
+def test_self_bleu_agrees_with_other_programs(texts, score):
     assert self_bleu([text.split() for text in texts]) == pytest.approx(score, abs=1e-9)
 
 
@@ -94,7 +94,7 @@ def test_linear_time_is_the_same_as_pair_by_pair(some):
 
 
 @given(sets, st.randoms())
-def test_order_and_bounds(some, rng):
+def test_self_bleu_lies_in_its_range_whatever_the_order(some, rng):
     found = self_bleu(some)
     shuffled = list(some)
     rng.shuffle(shuffled)

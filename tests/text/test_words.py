@@ -84,7 +84,7 @@ def test_nothing_but_white_space_is_lost(text):
     assert "".join("".join(words_and_signs(text)).split()) == "".join(plain.split())
 
 
-def test_ngrams_of_words():
+def test_count_ngrams_counts_every_occurrence():
     """a b a b: ab twice, ba once; no 5-gram."""
     assert count_ngrams(["a", "b", "a", "b"], 2) == {("a", "b"): 2, ("b", "a"): 1}
     assert count_ngrams(["a", "b", "a", "b"], 5) == {}

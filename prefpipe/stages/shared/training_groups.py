@@ -33,8 +33,15 @@ COLUMNS = (
     "status",
     "reason",
 )
+"""What is read of groups."""
+
 CANDIDATE_COLUMNS = tuple(name for name in COLUMNS if name not in ("role", "reward", "beats"))
-AGAIN = "no token ids of this tokenizer and chat template are stored (imports have none): conversations are tokenised again"
+"""What is read of candidates, which nothing was selected from."""
+
+AGAIN = (
+    "no token ids of this tokenizer and chat template are stored (imports have none): "
+    "conversations are tokenised again"
+)
 
 
 def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
@@ -48,24 +55,29 @@ def ids_fit(
     chat_template_hash: str | None,
     template_date: str | None = None,
 ) -> bool:
-    """Return whether every model that sampled the candidates, or those of the groups, had this tokenizer and chat template.
+    """Return whether every model that sampled the candidates had this tokenizer and chat template.
 
     A template that reads the clock must have been told the same day; of candidates that were sampled before days were recorded
     nobody knows it, and what was sampled is taken.
+
+    Args:
+        groups: groups, or candidates themselves.
+        tokenizer_hash: of the model at hand.
+        chat_template_hash: of the model at hand.
+        template_date: the day that its template is told, where it reads the clock.
     """
-    candidates = groups.record.identity.get(
-        "candidates", groups.record.identity
-    )  # its own, of candidates
+    identity = groups.record.identity
+    candidates = identity.get("candidates", identity)
     samplers = candidates.get("models") or []
     if not samplers:
         return False
-    for each in samplers:
-        if (each.get("tokenizer_hash"), each.get("chat_template_hash")) != (
-            tokenizer_hash,
-            chat_template_hash,
-        ):
+
+    for sampler in samplers:
+        hashes = sampler.get("tokenizer_hash"), sampler.get("chat_template_hash")
+        if hashes != (tokenizer_hash, chat_template_hash):
             return False
-        days = {each.get(FIELD), template_date} - {None}
+        # of a day that nobody recorded, nobody can say that it is another one
+        days = {sampler.get(FIELD), template_date} - {None}
         if len(days) > 1:
             return False
     return True
@@ -143,13 +155,15 @@ def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
     Raises:
         InputError: a response without stored ids, or ids of different prompts within one group.
     """
-    found: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     for row in rows:
         if row["role"] is None:
             continue
-        beats = None if row["beats"] is None else [pair["sample_idx"] for pair in row["beats"]]
-        _add(found, row, encoder, reward=row["reward"], role=row["role"], beats=beats)
-    return list(found.values())
+        beats = None
+        if row["beats"] is not None:
+            beats = [pair["sample_idx"] for pair in row["beats"]]
+        _add(groups, row, encoder, reward=row["reward"], role=row["role"], beats=beats)
+    return list(groups.values())
 
 
 def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
@@ -160,15 +174,15 @@ def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[G
     Raises:
         InputError: as `groups_of`.
     """
-    found: dict[str, Group] = {}
+    groups: dict[str, Group] = {}
     for row in rows:
         if row["response"] is not None:
-            _add(found, row, encoder, reward=0.0, role="positive", beats=None)
-    return list(found.values())
+            _add(groups, row, encoder, reward=0.0, role="positive", beats=None)
+    return list(groups.values())
 
 
 def _add(
-    found: dict[str, Group],
+    groups: dict[str, Group],
     row: Row,
     encoder: Encoder | None,
     *,
@@ -177,31 +191,31 @@ def _add(
     beats: Sequence[int] | None,
 ) -> None:
     """Add a row's tokens to its prompt's group."""
-    prompt_id, place = (
-        row["prompt_id"],
-        f"response {row['sample_idx']} of prompt {row['prompt_id']}",
-    )
-    prompt, tokens, problem = row["prompt_token_ids"], row["response_token_ids"], None
+    prompt_id = row["prompt_id"]
+    place = f"response {row['sample_idx']} of prompt {prompt_id}"
+    prompt_ids, response_ids = row["prompt_token_ids"], row["response_token_ids"]
+    problem = None
     if encoder is not None:
-        finished = row["finish_reason"] != "length"
+        is_finished = row["finish_reason"] != "length"
         try:
-            encoded = encoder.encode(prompt_id, row["messages"], row["response"], finished=finished)
+            encoded = encoder.encode(
+                prompt_id, row["messages"], row["response"], finished=is_finished
+            )
+            prompt_ids, response_ids = encoded.prompt, encoded.response
         except EncodingError as error:  # one response must not stop all others
-            prompt, tokens, problem = [], [], error.message
-        else:
-            prompt, tokens = encoded.prompt, encoded.response
-    if prompt is None or tokens is None:
+            prompt_ids, response_ids, problem = [], [], error.message
+    if prompt_ids is None or response_ids is None:
         raise InputError(
             f"{place} has no stored token ids",
             hint="generate again with a model whose ids are kept",
         )
 
-    group = found.setdefault(prompt_id, Group(prompt_id, prompt, []))
+    group = groups.setdefault(prompt_id, Group(prompt_id, prompt_ids, []))
     if not group.prompt_token_ids:  # those before it have no tokens
-        group = group._replace(prompt_token_ids=prompt)
-    if problem is None and group.prompt_token_ids != prompt:
+        group = group._replace(prompt_token_ids=prompt_ids)
+    if problem is None and group.prompt_token_ids != prompt_ids:
         raise InputError(
             f"{place} has other prompt tokens than the responses before it", hint="select again"
         )
-    response = Response(row["sample_idx"], tokens, reward, role, beats=beats, problem=problem)
-    found[prompt_id] = group._replace(responses=[*group.responses, response])
+    response = Response(row["sample_idx"], response_ids, reward, role, beats=beats, problem=problem)
+    groups[prompt_id] = group._replace(responses=[*group.responses, response])

@@ -6,6 +6,7 @@ once; the rest, the end of the turn included, is the response.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from prefpipe.errors import InputError
 from prefpipe.stages.shared.candidate_rows import Row
@@ -13,6 +14,14 @@ from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.text.control_tokens import TemplateError
 from prefpipe.training.groups import Group, Response
 from prefpipe.training.reward_model import check_ends
+
+
+class _Conversation(NamedTuple):
+    """A prompt and a response as one sequence of tokens; none, and the ``problem``, where the template refuses them."""
+
+    row: Row
+    ids: list[int]
+    problem: str | None
 
 
 def conversations_of(rows: Sequence[Row], template: ChatTemplate) -> list[Group]:
@@ -26,47 +35,54 @@ def conversations_of(rows: Sequence[Row], template: ChatTemplate) -> list[Group]
         InputError: the template ends a conversation with the pad token; or conversations of one prompt have no first token in
             common.
     """
-    members: dict[str, list[tuple[Row, list[int], str | None]]] = {}
+    conversations: dict[str, list[_Conversation]] = {}
     for row in rows:
         if row["role"] is None:
             continue
-        ids: list[int] = []
-        problem = None
         try:
             ids = template.rated_ids(row["messages"], row["response"])
-        except TemplateError as error:
-            problem = f"the chat template refuses its conversation: {error.why}"
-        else:
+            problem = None
             check_ends(row["prompt_id"], ids, template.tokenizer.pad_token_id)
-        members.setdefault(row["prompt_id"], []).append((row, ids, problem))
-    return [_group(prompt_id, found) for prompt_id, found in members.items()]
+        except TemplateError as error:
+            ids = []
+            problem = f"the chat template refuses its conversation: {error.why}"
+        of_prompt = conversations.setdefault(row["prompt_id"], [])
+        of_prompt.append(_Conversation(row, ids, problem))
+    return [_group(prompt_id, of_prompt) for prompt_id, of_prompt in conversations.items()]
 
 
 def shared_length(sequences: Sequence[Sequence[int]]) -> int:
     """Return how many first tokens all have in common, the last token of none among them."""
-    longest = min(map(len, sequences)) - 1
-    return next(
-        (place for place in range(longest) if len({ids[place] for ids in sequences}) > 1), longest
-    )
+    longest = min(len(ids) for ids in sequences) - 1
+    for place in range(longest):
+        if len({ids[place] for ids in sequences}) > 1:
+            return place
+    return longest
 
 
-def _group(prompt_id: str, members: list[tuple[Row, list[int], str | None]]) -> Group:
-    readable = [ids for _, ids, problem in members if problem is None]
+def _group(prompt_id: str, conversations: Sequence[_Conversation]) -> Group:
+    readable = [each.ids for each in conversations if each.problem is None]
     n_shared = shared_length(readable) if readable else 0
     if readable and n_shared < 1:
         raise InputError(
             f"the conversations of prompt {prompt_id} begin with different tokens",
             hint="correct the chat template: a conversation begins with its prompt",
         )
-    responses = [
-        Response(
-            row["sample_idx"],
-            ids[n_shared:],
-            row["reward"],
-            row["role"],
-            beats=None if row["beats"] is None else [pair["sample_idx"] for pair in row["beats"]],
-            problem=problem,
+
+    responses = []
+    for row, ids, problem in conversations:
+        beats = None
+        if row["beats"] is not None:
+            beats = [pair["sample_idx"] for pair in row["beats"]]
+        responses.append(
+            Response(
+                row["sample_idx"],
+                ids[n_shared:],
+                row["reward"],
+                row["role"],
+                beats=beats,
+                problem=problem,
+            )
         )
-        for row, ids, problem in members
-    ]
-    return Group(prompt_id, readable[0][:n_shared] if readable else [], responses)
+    prompt_ids = readable[0][:n_shared] if readable else []
+    return Group(prompt_id, prompt_ids, responses)

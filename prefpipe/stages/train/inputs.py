@@ -1,7 +1,7 @@
 """What a training run is given: opened, checked against each other, and signed with the run's fingerprint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from shlex import quote
@@ -134,35 +134,30 @@ def open_training(
         InputError: no groups, or log-probabilities of others.
         FingerprintError: the output folder holds another run.
     """
+    start = _start_of(config, model)
     settings = settings_of(config)
     objective = find_objective(settings.objective)
-    check_settings(settings, processes().num_processes)
+
     artifact = open_input(config.groups, schema="groups", name="GROUPS")
-    refuse_nesting(config.output, {"GROUPS": config.groups, "--model": model.path})
-    start = _start_of(config, model)
+    read_from = {"GROUPS": config.groups, "--model": model.path}
+    eval_artifact = None
+    if config.eval_groups is not None:
+        eval_artifact = open_input(config.eval_groups, schema="groups", name=EVAL_FLAG)
+        # The same set is to be evaluated on every time: no part may be missing.
+        eval_artifact.present(range(eval_artifact.n_parts), allow_partial=False)
+        read_from[EVAL_FLAG] = config.eval_groups
+    refuse_nesting(config.output, read_from)
+    check_settings(settings, processes().num_processes)
     check_start(start)
 
-    measured = None
-    if config.reference_model is not None or objective.needs_reference:
-        measured = _reference_to_measure(config, model, reference_model)
-    groups = OpenedGroups(artifact, measured, allow_partial=config.allow_partial)
-    if config.reference is not None:
-        given = open_given_reference(
-            config.reference,
-            artifact,
-            model,
-            max_length=config.max_length,
-            on_too_long=config.on_too_long,
-            flag="--reference",
-        )
-        groups = replace(groups, reference=given)
-    eval_groups = None
-    if config.eval_groups is not None:
-        eval_groups = _open_eval_groups(config, config.eval_groups, model, measured)
-        _check_same_reference(groups, eval_groups)
-
+    reference, eval_reference = _open_references(
+        config, objective, model, reference_model, artifact, eval_artifact
+    )
+    groups = OpenedGroups(artifact, reference, allow_partial=config.allow_partial)
     parents = {"groups": groups.digest}
-    if eval_groups is not None:
+    eval_groups = None
+    if eval_artifact is not None:
+        eval_groups = OpenedGroups(eval_artifact, eval_reference, flag=EVAL_FLAG)
         parents["eval_groups"] = eval_groups.digest
 
     # The first process opens the output, and may throw away what was there; the others find it open.
@@ -263,6 +258,64 @@ def _start_of(config: TrainConfig, model: ModelFiles) -> StartSettings:
     )
 
 
+def _open_references(
+    config: TrainConfig,
+    objective: Objective,
+    policy: ModelFiles,
+    named: ModelFiles | None,
+    groups: Artifact,
+    eval_groups: Artifact | None,
+) -> tuple[Reference | None, Reference | None]:
+    """Return the references of what is trained and of what is evaluated on: given, or to be measured by the run.
+
+    None for an objective without one, unless it is asked for, for what is logged.
+
+    Args:
+        config: the stage's knobs.
+        objective: what is optimised.
+        policy: what the training starts from.
+        named: the files of ``--reference-model`` where it names a model.
+        groups: what is trained on.
+        eval_groups: groups of their own to evaluate on.
+
+    Raises:
+        InputError: log-probabilities of other groups.
+        UsageError: a reference of another tokenizer, or made with other settings; or two different ones.
+    """
+    measured = None
+    if config.reference_model is not None or objective.needs_reference:
+        measured = _reference_to_measure(config, policy, named)
+
+    reference: Reference | None = measured
+    if config.reference is not None:
+        reference = open_given_reference(
+            config.reference,
+            groups,
+            policy,
+            max_length=config.max_length,
+            on_too_long=config.on_too_long,
+            flag="--reference",
+        )
+    if eval_groups is None:
+        return reference, None
+
+    eval_reference: Reference | None = None
+    if config.eval_reference is not None:
+        eval_reference = open_given_reference(
+            config.eval_reference,
+            eval_groups,
+            policy,
+            max_length=config.max_length,
+            on_too_long=config.on_too_long,
+            flag="--eval-reference",
+        )
+    elif measured is not None:
+        eval_reference = measured.of(eval_groups.path, config.output / EVAL_FOLDER)
+    if reference is not None and eval_reference is not None:
+        _check_same_reference(reference, eval_reference, eval_groups.path)
+    return reference, eval_reference
+
+
 def _reference_to_measure(
     config: TrainConfig, policy: ModelFiles, named: ModelFiles | None
 ) -> MeasuredReference:
@@ -294,44 +347,13 @@ def _reference_to_measure(
     return MeasuredReference(model, measurement)
 
 
-def _open_eval_groups(
-    config: TrainConfig, path: Path, policy: ModelFiles, measured: MeasuredReference | None
-) -> OpenedGroups:
-    """Open ``--eval-groups``, at ``path``, and their reference.
-
-    Raises:
-        InputError: no groups, or log-probabilities of others.
-        IncompleteInputError: parts are missing. The same set is to be evaluated on every time.
-        UsageError: the output lies inside them, or their reference was made with other settings.
-    """
-    artifact = open_input(path, schema="groups", name=EVAL_FLAG)
-    refuse_nesting(config.output, {EVAL_FLAG: path})
-    artifact.present(range(artifact.n_parts), allow_partial=False)
-
-    reference: Reference | None = None
-    if config.eval_reference is not None:
-        reference = open_given_reference(
-            config.eval_reference,
-            artifact,
-            policy,
-            max_length=config.max_length,
-            on_too_long=config.on_too_long,
-            flag="--eval-reference",
-        )
-    elif measured is not None:
-        reference = measured.of(path, config.output / EVAL_FOLDER)
-    return OpenedGroups(artifact, reference, flag=EVAL_FLAG)
-
-
-def _check_same_reference(trained: OpenedGroups, evaluated: OpenedGroups) -> None:
+def _check_same_reference(trained: Reference, evaluated: Reference, eval_groups: Path) -> None:
     """Refuse an evaluation under another reference than the training's.
 
     Raises:
         UsageError: it is another model, or another number format.
     """
-    if trained.reference is None or evaluated.reference is None:
-        return
-    differences = field_differences(trained.reference.identity, evaluated.reference.identity)
+    differences = field_differences(trained.identity, evaluated.identity)
     if not differences:
         return
     lines = [
@@ -340,7 +362,7 @@ def _check_same_reference(trained: OpenedGroups, evaluated: OpenedGroups) -> Non
     lines += [difference.worded("in training", "in evaluation") for difference in differences]
     raise UsageError(
         "\n  ".join(lines),
-        hint=f"prefpipe logprobs {quote(str(evaluated.artifact.path))} --model REFERENCE ..., and pass its folder with "
+        hint=f"prefpipe logprobs {quote(str(eval_groups))} --model REFERENCE ..., and pass its folder with "
         "--eval-reference",
     )
 

@@ -85,7 +85,7 @@ def test_negative_tolerances_are_refused():
         ("...a...b...", "a...b"),
     ],
 )
-def test_normalising_leaves_what_counts(text, form):
+def test_normalise_answer_keeps_words_and_signs_of_numbers(text, form):
     assert normalise_answer(text) == form
 
 
@@ -108,7 +108,7 @@ def test_an_exact_answer_may_be_marked_or_alone(text):
 @pytest.mark.parametrize(
     "text", ["", "Not Paris", "Paris is nice", "Paris\nis the answer", "#### Rome"]
 )
-def test_anything_else_is_not_the_answer(text):
+def test_other_texts_are_not_the_exact_answer(text):
     assert ExactAnswer(answer=("Paris",)).grade(Candidate(text)).score == 0.0
 
 

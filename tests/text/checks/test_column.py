@@ -173,7 +173,7 @@ def test_json_text_a_list_and_a_table_with_nulls_read_alike():
     assert parse_checks(items, "p") == parse_checks(json.dumps(items), "p") == plain
 
 
-def test_all_problems_of_a_prompt_are_told_at_once():
+def test_all_problems_of_a_prompt_are_reported_at_once():
     value = [
         {"type": "word", "max": 3},
         {"type": "words", "weight": -1},

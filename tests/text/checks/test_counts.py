@@ -31,7 +31,7 @@ from prefpipe.text.checks.grading import Candidate
         ("It is 42.", 1),
     ],
 )
-def test_sentences(text, n):
+def test_count_sentences_knows_ends_and_abbreviations(text, n):
     assert count_sentences(text) == n
 
 
@@ -54,7 +54,7 @@ LIST = "Intro:\n- one\n* two\n  + three\n• four\n1. five\n2) six\n---\n**bold*
 
 
 @pytest.mark.parametrize(("style", "n"), [("any", 6), ("bullet", 4), ("numbered", 2)])
-def test_list_items(style, n):
+def test_bullets_count_the_items_of_their_style(style, n):
     assert Bullets(exactly=n, style=style).grade(Candidate(LIST)).score == 1.0
 
 

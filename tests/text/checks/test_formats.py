@@ -60,7 +60,7 @@ def test_one_pair_of_quotes_around_everything_passes(text):
 
 
 @pytest.mark.parametrize("text", ["", '"', "'single'", '"half', "\u201cwrong way\u201e"])
-def test_anything_else_is_not_quoted(text):
+def test_responses_not_in_one_pair_of_quotes_are_not_quoted(text):
     assert score(Quoted(), text) == 0.0
 
 

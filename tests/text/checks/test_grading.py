@@ -30,7 +30,7 @@ def test_a_limit_of_zero_knows_no_half_measures():
     assert (grade_count(0, None, 0), grade_count(1, None, 0)) == (1.0, 0.0)
 
 
-def test_pass_and_fail_are_one_and_zero():
+def test_passed_grades_one_or_zero():
     assert (passed(True, "").score, passed(False, "").score) == (1.0, 0.0)
 
 

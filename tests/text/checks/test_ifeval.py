@@ -125,11 +125,53 @@ CASES: list[tuple[str, dict[str, Any], Rule]] = [
     ("punctuation:no_comma", {}, lambda t: "," not in t),
 ]  # fmt: skip
 PIECES = [
-    *"*-<>[]#\"'.,?! \n\t\r\x1ca1kK_", "\n\n", "***", "******", "**", "<<", ">>", "sun", "Sun", "SUN", "Rain", "no", "No rain?", "aa", "don't",
-    "Section 1", "Section2", "SECTION 1", "P.S.", "p. s. ", "P.P.S", "p.\np.s", "My answer is yes.", "My answer is no", "```json", "```", "{}",
-    '{"a": NaN}', "[1]", "the sun", "The Sun", "\u00e9", "\u212a", "\u2003", "\u0928\u092e\u0938\u094d\u0924\u0947", "*sun*", "**sun**", "[name]",
-    "* ", "- ", "\n* no", "\n- no", "a sun", 'a "no', "no\n", "\u0660",
-]  # fmt: skip
+    *"*-<>[]#\"'.,?! \n\t\r\x1ca1kK_",
+    "\n\n",
+    "***",
+    "******",
+    "**",
+    "<<",
+    ">>",
+    "sun",
+    "Sun",
+    "SUN",
+    "Rain",
+    "no",
+    "No rain?",
+    "aa",
+    "don't",
+    "Section 1",
+    "Section2",
+    "SECTION 1",
+    "P.S.",
+    "p. s. ",
+    "P.P.S",
+    "p.\np.s",
+    "My answer is yes.",
+    "My answer is no",
+    "```json",
+    "```",
+    "{}",
+    '{"a": NaN}',
+    "[1]",
+    "the sun",
+    "The Sun",
+    "\u00e9",
+    "\u212a",
+    "\u2003",
+    "\u0928\u092e\u0938\u094d\u0924\u0947",
+    "*sun*",
+    "**sun**",
+    "[name]",
+    "* ",
+    "- ",
+    "\n* no",
+    "\n- no",
+    "a sun",
+    'a "no',
+    "no\n",
+    "\u0660",
+]
 NAMES = [f"{number}-{case[0]}" for number, case in enumerate(CASES)]
 
 
@@ -159,7 +201,7 @@ def test_a_check_judges_as_the_rule_of_ifeval(
 
 @given(response=st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
 @settings(max_examples=150, deadline=None)
-def test_all_rules_on_one_response(response: str) -> None:
+def test_every_check_judges_one_response_as_its_rule(response: str) -> None:
     for instruction, kwargs, rule in CASES:
         assert score(instruction, kwargs, response) == float(
             bool(response.strip()) and rule(response)
@@ -173,16 +215,40 @@ def test_every_instruction_has_a_check_and_the_exact_ones_are_compared_here() ->
     assert compared & set(NEAR) == {"change_case:english_capital", "change_case:english_lowercase"}
 
 
-@pytest.mark.parametrize(("instruction", "kwargs", "good", "bad"), [
-    ("language:response_language", {"language": "de"}, "Der Himmel ist heute blau und die Sonne scheint.",
-     "The sky is blue today and the sun shines."),
-    ("length_constraints:number_sentences", {"num_sentences": 3, "relation": "less than"}, "One. Two.", "One. Two. Three."),
-    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}, "A BIG day, WELL-KNOWN.", "A big day."),
-    ("change_case:capital_word_frequency", {"capital_frequency": 1, "capital_relation": "less than"}, "Nasa went.", "NASA went."),
-    ("change_case:english_capital", {}, "IT IS 5 O'CLOCK.", "IT IS FIVE o'CLOCK."),
-    ("change_case:english_lowercase", {}, "it is 5 o'clock.", "It is five."),
-])  # fmt: skip
-def test_near_checks(instruction: str, kwargs: dict[str, Any], good: str, bad: str) -> None:
+@pytest.mark.parametrize(
+    ("instruction", "kwargs", "good", "bad"),
+    [
+        (
+            "language:response_language",
+            {"language": "de"},
+            "Der Himmel ist heute blau und die Sonne scheint.",
+            "The sky is blue today and the sun shines.",
+        ),
+        (
+            "length_constraints:number_sentences",
+            {"num_sentences": 3, "relation": "less than"},
+            "One. Two.",
+            "One. Two. Three.",
+        ),
+        (
+            "change_case:capital_word_frequency",
+            {"capital_frequency": 2, "capital_relation": "at least"},
+            "A BIG day, WELL-KNOWN.",
+            "A big day.",
+        ),
+        (
+            "change_case:capital_word_frequency",
+            {"capital_frequency": 1, "capital_relation": "less than"},
+            "Nasa went.",
+            "NASA went.",
+        ),
+        ("change_case:english_capital", {}, "IT IS 5 O'CLOCK.", "IT IS FIVE o'CLOCK."),
+        ("change_case:english_lowercase", {}, "it is 5 o'clock.", "It is five."),
+    ],
+)
+def test_near_checks_tell_good_from_bad(
+    instruction: str, kwargs: dict[str, Any], good: str, bad: str
+) -> None:
     assert (
         score(instruction, kwargs, good),
         score(instruction, kwargs, bad),
@@ -238,11 +304,45 @@ def test_what_cannot_be_judged_as_there_is_refused_by_name(
 
 
 PROSE = [
-    "The sunny side, Rain again.", "No rain? No rain?", "a b c sun", "Sunsets and sun.", '"Any questions?"', "Any questions?", "p. s. one more", "P.S. Bye",
-    "P.P.S. Bye", "[name] and [address]", "[na\nme] and [address]", "[a]", "<<Title>>", "<< >>", "<<a\nb>>", "Section 1 a Section 2 b", "section 1 section 2",
-    '```json\n{"a": NaN}\n```', "{}", "not json", "My answer is yes.", "my answer is yes.", "*bold* text", "** text", "**bold**", "no, never", "no\u060c never",
-    "\u201cquoted\u201d", '"quoted"', "", "  ", "Nine nuns ran.", "don't stop", "one *** two", "one\n***\ntwo", "*** two", "Name a lake. Lake Chad.", "IN CAPITALS",
-]  # fmt: skip
+    "The sunny side, Rain again.",
+    "No rain? No rain?",
+    "a b c sun",
+    "Sunsets and sun.",
+    '"Any questions?"',
+    "Any questions?",
+    "p. s. one more",
+    "P.S. Bye",
+    "P.P.S. Bye",
+    "[name] and [address]",
+    "[na\nme] and [address]",
+    "[a]",
+    "<<Title>>",
+    "<< >>",
+    "<<a\nb>>",
+    "Section 1 a Section 2 b",
+    "section 1 section 2",
+    '```json\n{"a": NaN}\n```',
+    "{}",
+    "not json",
+    "My answer is yes.",
+    "my answer is yes.",
+    "*bold* text",
+    "** text",
+    "**bold**",
+    "no, never",
+    "no\u060c never",
+    "\u201cquoted\u201d",
+    '"quoted"',
+    "",
+    "  ",
+    "Nine nuns ran.",
+    "don't stop",
+    "one *** two",
+    "one\n***\ntwo",
+    "*** two",
+    "Name a lake. Lake Chad.",
+    "IN CAPITALS",
+]
 BY_HAND = {
     "keywords:existence": {"keywords": ["sun", "rain"]},
     "keywords:frequency": {"keyword": "sun", "frequency": 2, "relation": "at least"},
@@ -289,9 +389,17 @@ def test_what_the_page_says_to_write_by_hand_judges_prose_alike(instruction: str
 
 
 LONG = {
-    "asterisks": "*" * 30_000, "brackets": "[" * 10_000, "angles": "<" * 30_000, "words": "sun " * 10_000, "letters": "a" * 40_000,
-    "commas": "," * 40_000, "lines": "\n" * 5_000 + "x", "quotes": '"' * 40_000, "bullets": "* a\n" * 5_000, "stars": "*a" * 10_000,
-}  # fmt: skip
+    "asterisks": "*" * 30_000,
+    "brackets": "[" * 10_000,
+    "angles": "<" * 30_000,
+    "words": "sun " * 10_000,
+    "letters": "a" * 40_000,
+    "commas": "," * 40_000,
+    "lines": "\n" * 5_000 + "x",
+    "quotes": '"' * 40_000,
+    "bullets": "* a\n" * 5_000,
+    "stars": "*a" * 10_000,
+}
 
 
 @pytest.mark.parametrize("name", LONG)

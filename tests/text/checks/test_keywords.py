@@ -38,12 +38,12 @@ def test_the_grade_is_the_share_of_demands_met():
     assert grade.reason == "lacks 'green'; has 'bad'; has none of 'sun', 'moon'"
 
 
-def test_frequency_is_a_count():
+def test_keyword_frequency_grades_like_a_count():
     assert KeywordFrequency(keyword="ha", exactly=4).grade(Candidate("ha ha ha hat")).score == 3 / 4
 
 
 @pytest.mark.parametrize("parameters", [{}, {"all": ()}, {"any": (" ",)}])
-def test_no_keyword_is_refused(parameters):
+def test_keywords_without_a_keyword_are_refused(parameters):
     with pytest.raises(ValueError, match="keyword"):
         Keywords(**parameters)
 

@@ -42,7 +42,7 @@ def test_one_text_stands_for_a_list_of_one():
     assert read(needed="x", names="only")[0].names == ("only",)
 
 
-def test_every_problem_is_told():
+def test_every_problem_of_the_parameters_is_reported():
     check, problems = read(siz=3, share="much", on=1, names=[1], way="up", size=2.5)
     assert check is None
     assert problems == [
@@ -62,7 +62,7 @@ def test_what_is_no_whole_number_is_refused(value):
 
 
 @pytest.mark.parametrize("value", [True, float("nan"), float("-inf"), None])
-def test_numbers_are_finite(value):
+def test_numbers_that_are_not_finite_are_refused(value):
     assert len(read(needed="x", share=value)[1]) == (value is not None)
 
 

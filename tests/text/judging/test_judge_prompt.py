@@ -109,7 +109,7 @@ def test_half_characters_do_not_break_a_question():
         ("{conversation} {first} {second} {prompt}", "it holds {prompt}, which means nothing"),
     ],
 )
-def test_templates_are_checked(tmp_path, text, told):
+def test_faulty_templates_are_refused_with_the_fault(tmp_path, text, told):
     path = tmp_path / "mine.txt"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"mine\.txt") as caught:

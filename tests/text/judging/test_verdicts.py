@@ -48,19 +48,43 @@ def test_what_is_no_clear_verdict_line_is_none(answer):
     assert reading.problem
 
 
-@pytest.mark.parametrize(("answer", "value"), [("A", 1.0), (" B.\n", 0.0), ("**C**", 0.5), ("[[A]]", 1.0), ("A is better", None),
-                                               ("Response A", None), ("D", None), ("a", None), ("A B", None), ("", None)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("A", 1.0),
+        (" B.\n", 0.0),
+        ("**C**", 0.5),
+        ("[[A]]", 1.0),
+        ("A is better", None),
+        ("Response A", None),
+        ("D", None),
+        ("a", None),
+        ("A B", None),
+        ("", None),
+    ],
+)
 def test_a_bare_verdict_is_the_whole_answer(answer, value):
     assert read_text(answer, "pairwise", "bare", NONCE).value == value
 
 
-@pytest.mark.parametrize(("answer", "value"), [("7", 7.0), (" 10\n", 10.0), ("1.", 1.0), ("0", None), ("11", None), ("7.5", None),
-                                               ("8/10", None), ("Rating: 7", None)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("7", 7.0),
+        (" 10\n", 10.0),
+        ("1.", 1.0),
+        ("0", None),
+        ("11", None),
+        ("7.5", None),
+        ("8/10", None),
+        ("Rating: 7", None),
+    ],
+)
 def test_a_rating_is_a_whole_number_from_1_to_10(answer, value):
     assert read_text(answer, "pointwise", "bare", NONCE).value == value
 
 
-def test_a_rating_line():
+def test_a_rating_line_holds_one_to_ten():
     assert read_text(f"Good.\nRATING {NONCE}: 10", "pointwise", "line", NONCE).value == 10.0
     assert read_text(f"RATING {NONCE}: 100", "pointwise", "line", NONCE).value is None
 
@@ -86,14 +110,21 @@ def test_probabilities_are_renormalised_over_the_labels():
 
 def test_the_verdict_is_read_at_its_place_and_nowhere_else():
     """A judge that reasons names A and B many times before it decides."""
-    words = [at({"A": 0.99, "B": 0.01}), token(" is fine. "), token("VERDICT"), token(f" {NONCE}"), token(":"),
-             at({" B": 0.9, " A": 0.1}), token("\n")]  # fmt: skip
+    words = [
+        at({"A": 0.99, "B": 0.01}),
+        token(" is fine. "),
+        token("VERDICT"),
+        token(f" {NONCE}"),
+        token(":"),
+        at({" B": 0.9, " A": 0.1}),
+        token("\n"),
+    ]
     assert read_probabilities(words, "pairwise", "line", NONCE).value == pytest.approx(0.1)
     assert read_probabilities(words[:5], "pairwise", "line", NONCE).value is None
     assert read_probabilities(words + words[2:], "pairwise", "line", NONCE).value is None
 
 
-def test_thoughts_are_passed_over():
+def test_verdicts_inside_thoughts_do_not_count():
     words = [
         token("<think>"),
         at({"B": 0.9}),
@@ -113,11 +144,11 @@ def test_labels_that_are_improbable_together_are_no_verdict():
     assert reading.mass == pytest.approx(0.03)
 
 
-def test_no_tokens_no_verdict():
+def test_an_answer_without_tokens_has_no_verdict():
     assert read_probabilities([], "pairwise", "bare", NONCE).value is None
 
 
-def test_the_expected_rating():
+def test_ratings_are_weighted_by_probability():
     reading = read_probabilities(
         [at({"7": 0.5, "8": 0.3, "10": 0.1, "seven": 0.1})], "pointwise", "bare", NONCE
     )
