@@ -1,4 +1,5 @@
 # make quickstart   the whole pipeline on sample_data/ with real models on a CPU
+# make test-fast    what runs in a minute and a half: neither slow nor on real models
 # make test         lint, types and the whole suite
 # make test-vllm    the vLLM back-end, for real, in an environment of its own
 # make test-deepspeed  DeepSpeed's ZeRO-2 and ZeRO-3 with two processes on a CPU, in an environment of its own; needs a C++ compiler
@@ -19,7 +20,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test lint test-vllm test-deepspeed reference bench-overhead bench-select bench-train clean
+.PHONY: install quickstart test test-fast lint test-vllm test-deepspeed reference bench-overhead bench-select bench-train clean
 
 install: $(installed)
 
@@ -41,6 +42,9 @@ lint: $(installed)
 
 test: lint
 	OMP_NUM_THREADS=1 $(bin)/pytest -n $(WORKERS) --dist loadfile
+
+test-fast: $(installed)
+	OMP_NUM_THREADS=1 $(bin)/pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not models and not vllm"
 
 # DeepSpeed beside what is installed already; it builds nothing at installation and one extension at the first run.
 test-deepspeed: $(installed)
