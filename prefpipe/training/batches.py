@@ -1,7 +1,7 @@
 """Groups to padded tensors, and the order in which groups are visited.
 
-Axes: P prompts (groups), R responses of a prompt, S sequences (the responses of all groups, one after the other, without
-gaps), T tokens. The response mask is made here and nowhere else.
+Axes: P prompts (groups), R responses of a prompt, S sequences (the responses of all groups, one
+after the other, without gaps), T tokens. The response mask is made here and nowhere else.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -15,22 +15,28 @@ from prefpipe.training.groups import NO_GROUP, Group, Response, pairs_in
 from prefpipe.training.shared_prompt import n_packed_tokens, pack_groups, pieces_of
 
 Batch = dict[str, Any]
-"""
-Packed: the row of `prefpipe.training.shared_prompt.pack_groups`. Padded: ``input_ids``, ``attention_mask``, ``response_mask``,
-(S, T), prompt then response, padded on the right. Either way:
+"""What is computed at once, packed or padded.
+
+Packed: the row of `prefpipe.training.shared_prompt.pack_groups`. Padded: ``input_ids``,
+``attention_mask``, ``response_mask``, (S, T), prompt then response, padded on the right.
+Either way:
 
 ``ended``: (S,) bool, whether the response's last token is an end-of-sequence token.
 ``slots``: (P, R) int, row of ``input_ids`` of each response, -1 where a group has fewer than R.
-``rewards``: (P, R) float32; ``positives``: (P, R) bool; ``ref_logps``: (P, R) float32, only with a reference.
+``rewards``: (P, R) float32; ``positives``: (P, R) bool.
+``ref_logps``: (P, R) float32, only with a reference.
 ``n_prompt_tokens``: int, prompt tokens if each prompt is computed once a response.
 ``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
 """
 
 
 class GroupCollator:
-    """Make a batch of groups: packed, each prompt once, or padded, where ``pad_token_id`` may be any token, as it is masked.
+    """Make a batch of groups: packed, each prompt once, or padded.
 
-    ``end_token_ids``: the tokens that end a response; a response that does not end with one was cut off.
+    ``pad_token_id`` may be any token, as it is masked.
+
+    ``end_token_ids``: the tokens that end a response; a response that does not end with one was cut
+    off.
     """
 
     def __init__(
@@ -94,10 +100,11 @@ IDLE = Group("", [0], [Response(0, [0, 0], 0.0, "positive")])
 class BudgetCollator:
     """Cut a device's prompts into micro-batches of at most ``max_tokens`` tokens.
 
-    Returns ``{"batches": [...], "n_prompts": P, "idle": ...}``. A micro-batch is what `GroupCollator` makes. Packed, a
-    group that is too long by itself is a micro-batch whose ``rows`` are several packed rows, cut between responses; a
-    single response always fits. There may be no group at all, in the last batches of an epoch. ``idle`` is a row of three
-    tokens, for passes that a device makes only because others have more to do.
+    Returns ``{"batches": [...], "n_prompts": P, "idle": ...}``. A micro-batch is what
+    `GroupCollator` makes. Packed, a group that is too long by itself is a micro-batch whose
+    ``rows`` are several packed rows, cut between responses; a single response always fits. There
+    may be no group at all, in the last batches of an epoch. ``idle`` is a row of three tokens, for
+    passes that a device makes only because others have more to do.
     """
 
     def __init__(self, collator: GroupCollator, max_tokens: int) -> None:
@@ -158,7 +165,7 @@ def sequences_of(groups: Sequence[Group]) -> list[tuple[Sequence[int], Sequence[
 def pad_sequences(
     sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_token_id: int
 ) -> Batch:
-    """Return ``input_ids``, ``attention_mask`` and ``response_mask`` (S, T) of (prompt, response) pairs."""
+    """Return ``input_ids``, ``attention_mask``, ``response_mask`` (S, T) of (prompt, response)."""
     length = max(len(prompt) + len(response) for prompt, response in sequences)
     input_ids = torch.full((len(sequences), length), pad_token_id)
     attention_mask = torch.zeros(len(sequences), length, dtype=torch.long)
@@ -182,13 +189,15 @@ def longest_sequence(group: Group) -> int:
 
 
 class GlobalBatchSampler(Sampler[int]):
-    """Visit groups in an order that depends on seed and epoch alone, with like lengths side by side.
+    """Visit groups in an order of seed and epoch alone, with like lengths side by side.
 
-    Groups are shuffled and cut into global batches; within a global batch, which is one optimizer step, they are sorted
-    by length. The step's gradient is the same in any order, and micro-batches of like lengths pad less.
+    Groups are shuffled and cut into global batches; within a global batch, which is one optimizer
+    step, they are sorted by length. The step's gradient is the same in any order, and micro-batches
+    of like lengths pad less.
 
-    An epoch ends with empty places up to a multiple of ``at_once``, the prompts that all devices take together: accelerate
-    would fill up with prompts of the epoch's beginning otherwise, which would count twice.
+    An epoch ends with empty places up to a multiple of ``at_once``, the prompts that all devices
+    take together: accelerate would fill up with prompts of the epoch's beginning otherwise, which
+    would count twice.
     """
 
     def __init__(

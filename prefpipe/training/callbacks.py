@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics on disk, TensorBoard, a progress bar, stopping when asked."""
+"""What happens beside the steps: metrics, TensorBoard, a progress bar, stopping when asked."""
 
 import time
 import warnings
@@ -21,9 +21,11 @@ FLUSH_EVERY_S = 5.0
 """``metrics.parquet`` is written anew so often at most."""
 
 COLLAPSE_NATS = 1.0
-"""Fall of the positives' mean log-probability, in nats a token, that is called a collapse **(ours)**.
+"""Fall of the positives' mean log-probability, in nats a token, that is called a collapse
+**(ours)**.
 
-Every token of a good answer has become e times less likely then. Falls of a few tenths are ordinary for contrastive objectives.
+Every token of a good answer has become e times less likely then. Falls of a few tenths are ordinary
+for contrastive objectives.
 """
 
 Progress = Callable[[str, int], Any]
@@ -33,8 +35,9 @@ Progress = Callable[[str, int], Any]
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
     """Keep ``metrics.parquet`` equal to the trainer's log.
 
-    The log travels with each checkpoint, so after a kill and a resume the file has the rows up to the checkpoint once and
-    loses those of steps that are taken again. The file is replaced as a whole, at most every few seconds.
+    The log travels with each checkpoint, so after a kill and a resume the file has the rows up to
+    the checkpoint once and loses those of steps that are taken again. The file is replaced as a
+    whole, at most every few seconds.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -97,8 +100,10 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
             return
         self._has_warned = True
         warnings.warn(
-            f"the log-probability of the positives fell from {began:.2f} to {now:.2f} nats a token by step "
-            f"{state.global_step}: the policy is unlearning good answers too; lower --learning-rate or --beta",
+            f"the log-probability of the positives fell from {began:.2f} to {now:.2f} nats a token "
+            f"by step "
+            f"{state.global_step}: the policy is unlearning good answers too; lower "
+            f"--learning-rate or --beta",
             PrefpipeWarning,
             stacklevel=2,
         )
@@ -136,10 +141,11 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
 
 
 class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Write a row of the log before every checkpoint and evaluation, whatever ``logging_steps`` says.
+    """Write a row of the log before every checkpoint and evaluation.
 
-    What was measured since the last row is not in a checkpoint: a run that goes on from it would leave these prompts out of its
-    next row. Stands behind whatever asks for a checkpoint.
+    It comes whatever ``logging_steps`` says. What was measured since the last row is not in a
+    checkpoint: a run that goes on from it would leave these prompts out of its next row. Stands
+    behind whatever asks for a checkpoint.
     """
 
     def on_step_end(self, _args: Any, _state: Any, control: TrainerControl, **_kwargs: Any) -> None:
@@ -149,7 +155,7 @@ class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
-    """Advance a progress bar by optimizer steps, and say where the run stands in the log now and then."""
+    """Advance a progress bar by optimizer steps."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -176,8 +182,9 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
 class TensorBoard(TrainerCallback):  # type: ignore[misc]
     """Write the metrics as TensorBoard scalars, one folder a run, without a timestamp in its name.
 
-    Not the callback of transformers: that one gives evaluations no ``eval/epoch``, adds the figures of the whole run and the
-    speed of evaluations as tags, and on resume leaves the points of steps that are taken again beside the new ones.
+    Not the callback of transformers: that one gives evaluations no ``eval/epoch``, adds the figures
+    of the whole run and the speed of evaluations as tags, and on resume leaves the points of steps
+    that are taken again beside the new ones.
     """
 
     def __init__(self, folder: Path) -> None:

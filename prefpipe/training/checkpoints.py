@@ -1,7 +1,8 @@
 """Which checkpoint to go on from.
 
-The trainer writes a checkpoint file by file, ``trainer_state.json`` last. A process killed in between leaves a folder that
-looks like a checkpoint; resuming from it would silently lose the optimizer or the weights, so it is skipped and said so.
+The trainer writes a checkpoint file by file, ``trainer_state.json`` last. A process killed in
+between leaves a folder that looks like a checkpoint; resuming from it would silently lose the
+optimizer or the weights, so it is skipped and said so.
 """
 
 import json
@@ -21,13 +22,18 @@ STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
 """What a checkpoint has beside its weights, on one device and under DDP."""
 
 SHARDED_STATES = ("optimizer_*", "global_step*", "pytorch_model_fsdp*")
-"""Where FSDP and DeepSpeed keep optimizer and weights: folders, which their own loaders check, or files that hold all of it."""
+"""Where FSDP and DeepSpeed keep optimizer and weights: folders, which their own loaders check, or
+files that hold all of it.
+"""
 
 
 def find_last_checkpoint(
     folder: Path, log: Callable[[str], None] = lambda _line: None
 ) -> Path | None:
-    """Return the complete checkpoint with the highest step in ``folder``, or None; log each one skipped."""
+    """Return the complete checkpoint with the highest step in ``folder``, or None.
+
+    Each one that is skipped is logged.
+    """
     if not folder.is_dir():
         return None
 
@@ -68,11 +74,12 @@ def require_checkpoint(path: Path) -> Path:
 
 
 def require_wrapper(path: Path, wrapper: str) -> None:
-    """Refuse a checkpoint whose weights and optimizer are in the form of another wrapper for several devices.
+    """Refuse a checkpoint in the form of another wrapper for several devices.
 
     Args:
         path: a complete checkpoint.
-        wrapper: what this run is under: ``FSDP``, ``DeepSpeed``, or ``DDP``, whose checkpoints are those of one device.
+        wrapper: what this run is under: ``FSDP``, ``DeepSpeed``, or ``DDP``, whose checkpoints are
+            those of one device.
 
     Raises:
         UsageError: it was written under another.
@@ -86,7 +93,8 @@ def require_wrapper(path: Path, wrapper: str) -> None:
     if written_under != wrapper:
         names = {"DDP": "DDP or on one device", "FSDP": "FSDP", "DeepSpeed": "DeepSpeed"}
         raise UsageError(
-            f"{path} was written under {names[written_under]}, and this run is under {names[wrapper]}",
+            f"{path} was written under {names[written_under]}, and this run is under "
+            f"{names[wrapper]}",
             hint="start it as it was started before, or begin again with --overwrite",
         )
 
@@ -115,12 +123,15 @@ def checkpoint_problem(path: Path) -> str | None:
 
 
 def _broken_archives(folder: Path, pattern: str) -> list[str]:
-    """Return the files that torch has not written to their end: it writes zip archives, whose directory comes last."""
+    """Return the files that torch has not written to their end.
+
+    It writes zip archives, whose directory comes last.
+    """
     return [file.name for file in sorted(folder.glob(pattern)) if not zipfile.is_zipfile(file)]
 
 
 def weights_problem(path: Path) -> str | None:
-    """Say why the weights of a model or adapter folder cannot be used, or None when their files are whole."""
+    """Say why the weights of a model or adapter folder cannot be used, None when they are whole."""
     try:
         weights = _weight_files(path)
         for file in weights:

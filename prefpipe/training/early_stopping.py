@@ -1,12 +1,13 @@
 """Stop when evaluations get no better, and keep the model of the best one.
 
-Better: a higher ``rewards/accuracy``; where it is the same, a lower loss. The accuracy is a mean of shares of few pairs, so
-it moves in jumps and evaluations tie often; then the loss tells which of two models is surer of the same order. The
-evaluation before the first step is not one of them: its model is what the run began with, and with a reference its scores
-are all ties.
+Better: a higher ``rewards/accuracy``; where it is the same, a lower loss. The accuracy is a mean of
+shares of few pairs, so it moves in jumps and evaluations tie often; then the loss tells which of
+two models is surer of the same order. The evaluation before the first step is not one of them: its
+model is what the run began with, and with a reference its scores are all ties.
 
-The trainer's own early stopping knows one figure and no ties, and takes back what it counted only together with every other
-callback; this one writes what it knows into each checkpoint and reads it from there.
+The trainer's own early stopping knows one figure and no ties, and takes back what it counted only
+together with every other callback; this one writes what it knows into each checkpoint and reads it
+from there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,10 @@ Evaluation = dict[str, float]
 
 
 class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """End training after ``patience`` evaluations in a row that are not better than the best so far.
+    """End training after ``patience`` evaluations in a row without a new best.
 
-    The model of a new best is saved with a checkpoint, which stays whatever ``save_total_limit`` says. The trainer
-    loads it at the end.
+    The model of a new best is saved with a checkpoint, which stays whatever ``save_total_limit``
+    says. The trainer loads it at the end.
     """
 
     def __init__(self, patience: int) -> None:
@@ -54,7 +55,7 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         metrics: Mapping[str, float],
         **_kwargs: Any,
     ) -> None:
-        """Compare with the best; save a new best, and stop at the end of patience, with a checkpoint that says so."""
+        """Save a new best, and stop at the end of patience, with a checkpoint that says so."""
         if state.global_step == 0:
             return
 
@@ -103,14 +104,15 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
                 state.best_model_checkpoint = str(place)
                 return
         raise UsageError(
-            f"{checkpoint} goes on from a run whose best evaluation was at step {step}, and its model, "
+            f"{checkpoint} goes on from a run whose best evaluation was at step {step}, and its "
+            f"model, "
             f"{checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
             hint="put it back, or start again with --overwrite",
         )
 
 
 def is_better(evaluation: Mapping[str, float], best: Mapping[str, float]) -> bool:
-    """Return whether an evaluation has a higher accuracy than another, or the same and a lower loss."""
+    """Return whether an evaluation has a higher accuracy, or the same and a lower loss."""
     rank = evaluation["rewards/accuracy"], -evaluation["loss"]
     return rank > (best["rewards/accuracy"], -best["loss"])
 
@@ -126,8 +128,9 @@ def evaluation_figures(
 ) -> dict[str, Any]:
     """Return the evaluations worth keeping of a run.
 
-    ``baseline``: before the first step; ``last``; with early stopping ``best``, whose model is saved, and
-    ``stopped_early``: whether the patience ended the run; {} for a run without evaluations.
+    ``baseline``: before the first step; ``last``; with early stopping ``best``, whose model is
+    saved, and ``stopped_early``: whether the patience ended the run; {} for a run without
+    evaluations.
     """
     evaluations = [evaluation_of(entry) for entry in log_history if "eval_loss" in entry]
     if not evaluations:
@@ -157,11 +160,13 @@ def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
 
     end = "patience ended the run" if figures["stopped_early"] else "the run ended"
     lines.append(
-        f"the saved model is that of step {best['step']}, the best evaluation: {_in_words(best)}; {end} at step {last['step']}"
+        f"the saved model is that of step {best['step']}, the best evaluation: {_in_words(best)}; "
+        f"{end} at step {last['step']}"
     )
     if baseline is not None and not is_better(best, baseline):
         lines.append(
-            "no evaluation is better than the one before the first step: training did not help on held-out prompts"
+            "no evaluation is better than the one before the first step: training did not help on "
+            "held-out prompts"
         )
     return lines
 

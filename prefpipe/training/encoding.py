@@ -1,14 +1,16 @@
 """Text back to token ids, for groups whose stored ids belong to another tokenizer or are not there.
 
-Stored ids are what the policy really sampled and are trained on wherever they fit. Otherwise the conversation goes through
-the policy's own chat template, and the response is what the template adds behind the prompt.
+Stored ids are what the policy really sampled and are trained on wherever they fit. Otherwise the
+conversation goes through the policy's own chat template, and the response is what the template adds
+behind the prompt.
 
-Where the tokens of the prompt are not the first tokens of prompt plus response, the response is tokenised apart from it. That
-happens where a response begins with a newline, which tokenizers like to join with the newline that ends the prompt. A policy
-never writes such a joint token: its prompt is there before it begins. So apart is what it would have sampled, and a note
-counts such responses.
+Where the tokens of the prompt are not the first tokens of prompt plus response, the response is
+tokenised apart from it. That happens where a response begins with a newline, which tokenizers like
+to join with the newline that ends the prompt. A policy never writes such a joint token: its prompt
+is there before it begins. So apart is what it would have sampled, and a note counts such responses.
 
-Control tokens in a response or in a prompt are text, see `prefpipe.text.chat_template`, and never end a response.
+Control tokens in a response or in a prompt are text, see `prefpipe.text.chat_template`, and never
+end a response.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +26,10 @@ Message = Mapping[str, Any]
 class Encoded(NamedTuple):
     """A conversation as tokens.
 
-    ``prompt`` includes the generation prompt, ``response`` the end of the turn where the response ended by itself.
-    ``is_apart``: the two were tokenised apart, for jointly the prompt has other tokens. ``holds_control_text``: a turn or the
-    response holds the text of a control token, which was read as text.
+    ``prompt`` includes the generation prompt, ``response`` the end of the turn where the response
+    ended by itself. ``is_apart``: the two were tokenised apart, for jointly the prompt has other
+    tokens. ``holds_control_text``: a turn or the response holds the text of a control token, which
+    was read as text.
     """
 
     prompt: list[int]
@@ -38,8 +41,8 @@ class Encoded(NamedTuple):
 class EncodingError(InputError):
     """One conversation that has no tokens of this model; others may have.
 
-    ``problem``: ``template_error``, the template cannot write it, or ``not_prefix``, it writes the prompt otherwise once it is
-    answered.
+    ``problem``: ``template_error``, the template cannot write it, or ``not_prefix``, it writes the
+    prompt otherwise once it is answered.
     """
 
     def __init__(self, problem: str, message: str, *, hint: str) -> None:
@@ -71,14 +74,16 @@ class Encoder:
     def encode(
         self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool
     ) -> Encoded:
-        """Return prompt ids, generation prompt included, and response ids; they are counted for `notes`.
+        """Return prompt ids, generation prompt included, and response ids.
+
+        They are counted for `notes`.
 
         Args:
             prompt_id: for messages.
             messages: the conversation up to the response.
             response: the response's text.
-            finished: whether it ended by itself; its ids then end with the template's end of turn. One that was cut at a token
-                limit ends with its last token.
+            finished: whether it ended by itself; its ids then end with the template's end of turn.
+                One that was cut at a token limit ends with its last token.
 
         Raises:
             EncodingError: this conversation cannot be encoded.
@@ -87,7 +92,8 @@ class Encoder:
         encoded = self.encode_as_it_is(prompt_id, messages, response, finished=finished)
         if begins_with_two_bos(encoded.prompt, self.tokenizer.bos_token_id):
             raise InputError(
-                f"prompt {prompt_id} begins with two {self.tokenizer.bos_token} tokens: template and tokenizer both add one",
+                f"prompt {prompt_id} begins with two {self.tokenizer.bos_token} tokens: template "
+                f"and tokenizer both add one",
                 hint="remove bos_token from the chat template",
             )
         self.n_encoded += 1
@@ -111,7 +117,8 @@ class Encoder:
         except TemplateError as error:
             raise EncodingError(
                 "template_error",
-                f"prompt {prompt_id}: the policy's chat template refuses its conversation: {error.why}",
+                f"prompt {prompt_id}: the policy's chat template refuses its conversation: "
+                f"{error.why}",
                 hint="choose a model whose template takes these turns",
             ) from error
 
@@ -123,7 +130,8 @@ class Encoder:
         else:
             raise EncodingError(
                 "not_prefix",
-                f"prompt {prompt_id}: its text is not the beginning of prompt plus response; the chat template writes a "
+                f"prompt {prompt_id}: its text is not the beginning of prompt plus response; the "
+                f"chat template writes a "
                 "finished turn differently",
                 hint="train the model that generated the responses, whose token ids are stored",
             )
@@ -138,13 +146,17 @@ class Encoder:
         notes = []
         if self.n_apart:
             notes.append(
-                f"{self.n_apart:,} of {self.n_encoded:,} responses are tokenised apart from their prompts: tokenised with them, "
+                f"{self.n_apart:,} of {self.n_encoded:,} responses are tokenised apart from their "
+                f"prompts: tokenised with them, "
                 "their first letters would change the prompts' last tokens"
             )
         return notes + self.template.note_on_control_text(self.n_with_control_text, self.n_encoded)
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
-        """Return text and ids of a prompt; those of the last one are kept, for responses of one prompt come together."""
+        """Return text and ids of a prompt.
+
+        Those of the last one are kept, for responses of one prompt come together.
+        """
         turns = list(messages)
         if self._last_prompt is None or self._last_prompt[0] != turns:
             text = self.template.text(turns, add_generation_prompt=True)
@@ -153,10 +165,11 @@ class Encoder:
         return text, list(ids)
 
     def _apart(self, text: str) -> list[int]:
-        """Return the ids of what follows a prompt, as if the prompt stood before it and joined with nothing.
+        """Return the ids of what follows a prompt, as if it joined with nothing of the prompt.
 
-        Some tokenizers put a space in front of every text. So the text is tokenised behind an anchor that keeps it from being
-        the first, where the tokenizer is of that kind; which anchor serves is found out with a response that joins with nothing.
+        Some tokenizers put a space in front of every text. So the text is tokenised behind an
+        anchor that keeps it from being the first, where the tokenizer is of that kind; which anchor
+        serves is found out with a response that joins with nothing.
         """
         if self._anchors is None:
             self._anchors = self._find_anchors()
@@ -190,9 +203,13 @@ class Encoder:
         return serving
 
     def _until_end(self, ids: list[int], *, finished: bool) -> list[int]:
-        """Cut what the template adds after the end of the turn, and the end itself where the response was cut off."""
+        """Cut what the template adds after the end of the turn.
+
+        The end itself goes, too, where the response was cut off.
+        """
         ends = [position for position, token in enumerate(ids) if token in self.eos_token_ids]
-        # Control tokens are the template's alone; an ordinary token that ends turns may stand in the response as well.
+        # Control tokens are the template's alone; an ordinary token that ends turns may stand in
+        # the response as well.
         control_ends = [end for end in ends if ids[end] in self.template.control_tokens]
         end = len(ids)
         if control_ends:

@@ -1,8 +1,8 @@
 """Which prompts are kept out of training to be evaluated on.
 
-Whether a prompt is held out follows from the seed and its own id, and from nothing else: not from the order of rows, the
-parts, the objective, or which other prompts there are. So two runs with the same seed hold out the same prompts, and more
-data moves none of the old ones.
+Whether a prompt is held out follows from the seed and its own id, and from nothing else: not from
+the order of rows, the parts, the objective, or which other prompts there are. So two runs with the
+same seed hold out the same prompts, and more data moves none of the old ones.
 """
 
 import hashlib
@@ -38,7 +38,10 @@ class Split(NamedTuple):
 
 
 def place_of(prompt_id: str, seed: int) -> float:
-    """Return a prompt's place in [0, 1): 53 bits of ``sha256(["eval", seed, prompt_id])``. Below the fraction is held out."""
+    """Return a prompt's place in [0, 1): what lies below the fraction is held out.
+
+    It is 53 bits of ``sha256(["eval", seed, prompt_id])``.
+    """
     digest = hashlib.sha256(json.dumps(["eval", seed, prompt_id]).encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2.0**53
 
@@ -46,7 +49,9 @@ def place_of(prompt_id: str, seed: int) -> float:
 def split_groups(
     items: Sequence[Item], fraction: float, seed: int
 ) -> tuple[list[Item], list[Item]]:
-    """Return (train, evaluation), both in the order they came in; all items of a prompt are in the same one.
+    """Return (train, evaluation), both in the order they came in.
+
+    All items of a prompt are in the same one.
 
     Args:
         items: groups, or anything else that has a ``prompt_id``.
@@ -70,13 +75,16 @@ def split_groups(
         empty = "evaluate" if train else "train"
         raise InputError(
             f"--eval-fraction {fraction:g} of {n_prompts} prompts leaves none to {empty} on",
-            hint="another --eval-fraction or --seed, or hold prompts out yourself with --eval-groups",
+            hint="another --eval-fraction or --seed, or hold prompts out yourself with "
+            "--eval-groups",
         )
     return train, evaluation
 
 
 def hold_out(prepared: PreparedGroups, fraction: float, seed: int) -> Split:
-    """Split prepared groups; responses that are evaluated on have the status ``held_out``, those left out keep theirs.
+    """Split prepared groups.
+
+    Responses that are evaluated on have the status ``held_out``, those left out keep theirs.
 
     Raises:
         InputError: one of the two is left empty.

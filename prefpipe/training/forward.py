@@ -1,7 +1,8 @@
 """From a batch to the log-probabilities of its responses: the one place where the policy is run.
 
-The output projection sees only the positions that predict a response token. With a vocabulary of 49,000 the logits are the
-largest tensor of a small model's step, and those of prompts and padding would be thrown away.
+The output projection sees only the positions that predict a response token. With a vocabulary of
+49,000 the logits are the largest tensor of a small model's step, and those of prompts and padding
+would be thrown away.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,14 +58,15 @@ def sequence_logps(
     *,
     entropy: bool = False,
 ) -> ResponseLogps:
-    """Return the summed log-probability and token count of each sequence's response, and the probability of its end.
+    """Return each response's summed log-probability, token count, and probability of its end.
 
     Args:
         model: a causal language model, wrapped for parallel training or not.
         input_ids: (S, T), padded on the right.
         attention_mask: (S, T), 0 at padding.
         response_mask: (S, T) bool; position 0 is never a response token, as nothing predicts it.
-        ended: (S,) bool, whether the response's last token is an end-of-sequence token; without it there is no ``end_probs``.
+        ended: (S,) bool, whether the response's last token is an end-of-sequence token; without it
+            there is no ``end_probs``.
         entropy: measure the entropies too.
 
     Returns:
@@ -99,11 +101,13 @@ def _sequence_token_logps(
 def packed_logps(
     model: nn.Module, packed: Mapping[str, Any], *, entropy: bool = False
 ) -> ResponseLogps:
-    """Return the summed log-probability and token count of each response of a packed row, each prompt computed once.
+    """Return what `sequence_logps` does, of a packed row: each prompt is computed once.
 
     Args:
-        model: a causal language model that `share_prompts` has prepared, wrapped for parallel training or not.
-        packed: what `prefpipe.training.shared_prompt.pack_groups` returned, and ``ended`` (S,) where it is known.
+        model: a causal language model that `share_prompts` has prepared, wrapped for parallel
+            training or not.
+        packed: what `prefpipe.training.shared_prompt.pack_groups` returned, and ``ended`` (S,)
+            where it is known.
         entropy: measure the entropies too.
 
     Returns:
@@ -137,7 +141,7 @@ def _summed(tokens: Tensor, response_mask: Tensor, ended: Tensor | None) -> Resp
 def batch_logps(
     model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False
 ) -> ResponseLogps:
-    """Return what a model says of a batch's responses one after the other, each (S,), packed or padded as they come."""
+    """Return what a model says of a batch's responses, (S,) each, packed or padded as they come."""
     if "layout" in batch:
         return packed_logps(model, batch, entropy=entropy)
     padded = {name: batch[name] for name in PADDED}
@@ -148,7 +152,8 @@ def by_group(rows: Sequence[Figures], slots: Tensor) -> Figures:
     """Return responses that come one after the other as (P, R), 0 where ``slots`` (P, R) is -1.
 
     Args:
-        rows: named tuples of figures (S,), as `batch_logps` returns them; one that is None stays None.
+        rows: named tuples of figures (S,), as `batch_logps` returns them; one that is None stays
+            None.
         slots: (P, R) int, the place of each response.
     """
     places, exists = slots.clamp(min=0), slots >= 0
@@ -185,16 +190,18 @@ def share_prompts(model: nn.Module) -> str | None:
 def prepare_packing(
     model: nn.Module, read: Callable[[Batch], Tensor], *, pad_token_id: int | None = None
 ) -> str | None:
-    """Give a model the attention of packed rows if it computes the same with it, or say what differs.
+    """Give a model the attention of packed rows if it computes the same, or say what differs.
 
-    What a model does with a packed row is compared with what it does with the same responses one by one, on two small random
-    groups. A model whose layers mix tokens by other means than attention, or whose attention is not the one
-    that was asked for, is found out there and left as it was.
+    What a model does with a packed row is compared with what it does with the same responses one by
+    one, on two small random groups. A model whose layers mix tokens by other means than attention,
+    or whose attention is not the one that was asked for, is found out there and left as it was.
 
     Args:
         model: in the precision it is trained in.
-        read: returns what the model says of a batch's responses, (S,), packed or padded as they come.
-        pad_token_id: what padded batches must be padded with, for a model that finds the ends of rows by it.
+        read: returns what the model says of a batch's responses, (S,), packed or padded as they
+            come.
+        pad_token_id: what padded batches must be padded with, for a model that finds the ends of
+            rows by it.
     """
     inside = without_adapters(model)
     problem = changes_attention(inside.config)
@@ -226,9 +233,12 @@ def prepare_packing(
 
 
 def share_as_first(model: nn.Module, share: Callable[[nn.Module], str | None]) -> str | None:
-    """Do what ``share``, `share_prompts` or one like it, does, with the verdict of the first process for all.
+    """Share prompts on all processes where the first finds that it can be done.
 
-    The others may have no weights yet (FSDP sends them later), and packed and plain passes do not go together.
+    ``share`` is `share_prompts`, or one like it.
+
+    The others may have no weights yet (FSDP sends them later), and packed and plain passes do not
+    go together.
     """
     problem = None
     if processes().is_main_process:
@@ -240,7 +250,7 @@ def share_as_first(model: nn.Module, share: Callable[[nn.Module], str | None]) -
 
 
 def _difference(packed: Tensor, plain: Tensor, dtype: torch.dtype) -> str | None:
-    """Say by how much a model's output on packed rows differs from the plain one, None where that is rounding."""
+    """Say by how much the output on packed rows differs, None where that is rounding."""
     # relative to the mean size where a value is smaller: a score may be near 0 by itself
     sizes = plain.abs().maximum(plain.nan_to_num(0.0).abs().mean())
     error = float(((packed - plain).abs() / sizes).nan_to_num(0.0).max())
@@ -255,7 +265,8 @@ def _difference(packed: Tensor, plain: Tensor, dtype: torch.dtype) -> str | None
 
 def shares_prompts(model: nn.Module) -> bool:
     """Return whether `share_prompts` has prepared the model."""
-    return bool(without_adapters(model).config._attn_implementation == ATTENTION)  # noqa: SLF001 - its only name
+    config = without_adapters(model).config
+    return bool(config._attn_implementation == ATTENTION)  # noqa: SLF001 - its only name
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -268,7 +279,10 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 class Measured(NamedTuple):
-    """A response under a frozen policy: its summed log-probability, and that of each of its tokens."""
+    """A response under a frozen policy.
+
+    ``logp`` is summed over its tokens, ``token_logps`` that of each.
+    """
 
     key: Key
     logp: float
@@ -284,10 +298,11 @@ def measure_responses(
     bf16: bool = False,
     max_batch_tokens: int = 8192,
 ) -> Iterator[Measured]:
-    """Yield the log-probabilities of every response under a frozen policy, the longest groups first.
+    """Yield the log-probabilities of responses under a frozen policy, the longest groups first.
 
-    Groups are sorted by length and batched up to ``max_batch_tokens``, packed where the model takes that and padded
-    otherwise, so the result does not depend on the training batch. Dropout is off; the model's mode is restored.
+    Groups are sorted by length and batched up to ``max_batch_tokens``, packed where the model takes
+    that and padded otherwise, so the result does not depend on the training batch. Dropout is off;
+    the model's mode is restored.
 
     Args:
         model: the reference policy, usually the policy before its first step.
@@ -334,7 +349,7 @@ def reference_logps(
     bf16: bool = False,
     max_batch_tokens: int = 8192,
 ) -> dict[Key, tuple[float, int]]:
-    """Return the sums and token counts of `measure_responses` by key, as `with_reference` takes them."""
+    """Return sums and token counts by key, as `with_reference` takes them."""
     measured = measure_responses(
         model, groups, pad_token_id=pad_token_id, bf16=bf16, max_batch_tokens=max_batch_tokens
     )
@@ -344,7 +359,10 @@ def reference_logps(
 def _packed_batches(
     groups: Sequence[Group], _pad: int, max_tokens: int
 ) -> Iterator[tuple[list[Key], Batch]]:
-    """Yield groups, the longest first; one that is too long for a batch comes in several, each with the prompt."""
+    """Yield groups, the longest first.
+
+    A group that is too long for a batch comes in several, each with the prompt.
+    """
     pending: list[Group] = []
     n_pending = 0
     for piece in sorted(pieces_of(groups, max_tokens), key=n_packed_tokens, reverse=True):
@@ -360,7 +378,10 @@ def _packed_batches(
 def _padded_batches(
     groups: Sequence[Group], pad_token_id: int, max_tokens: int
 ) -> Iterator[tuple[list[Key], Batch]]:
-    """Yield responses, the longest first, each with its prompt; as many as the longest of them lets in."""
+    """Yield responses, the longest first, each with its prompt.
+
+    A batch holds as many as its longest response lets in.
+    """
     pending: list[tuple[int, Key, tuple[Sequence[int], Sequence[int]]]] = []
     for group in groups:
         for response in group.responses:
@@ -387,10 +408,12 @@ def _keys(groups: Sequence[Group]) -> list[Key]:
 
 @contextmanager
 def _project_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Let the output projection see the hidden states at ``positions`` (S, T) only; logits come out as (N, V).
+    """Let the output projection see the hidden states at ``positions`` (S, T) only.
 
-    A hook, so that the model is still called as a whole: wrappers (DDP, FSDP, autocast, adapters) and what a model does to
-    its logits afterwards (soft caps, scales) stay in force.
+    Logits come out as (N, V).
+
+    A hook, so that the model is still called as a whole: wrappers (DDP, FSDP, autocast, adapters)
+    and what a model does to its logits afterwards (soft caps, scales) stay in force.
     """
     head = unwrap(model).get_output_embeddings()
     handle = head.register_forward_pre_hook(

@@ -1,7 +1,8 @@
-"""Groups to train on: one prompt, its kept responses with rewards and roles, checked against the length limit.
+"""Groups to train on: one prompt, its kept responses with rewards and roles, all checked.
 
-A response is trained on whole or not at all, unless truncation is asked for; what is left out has a status and a
-reason. A group that is left without a positive or without a negative is left out whole: there is nothing to compare.
+A response is trained on whole or not at all, unless truncation is asked for; what is left out has a
+status and a reason. A group that is left without a positive or without a negative is left out
+whole: there is nothing to compare.
 """
 
 from collections import Counter
@@ -25,10 +26,11 @@ Key = tuple[str, int]
 class Response(NamedTuple):
     """One response to train on.
 
-    ``token_ids`` are the ids as sampled, end of sequence included when there was one. ``role`` is ``positive`` or
-    ``negative``. ``ref_logp`` is the summed log-probability under the reference policy, None where none is needed.
-    ``beats``: the samples that this one is to beat under pairwise objectives; None: a positive beats every negative.
-    ``problem``: why the model's chat template makes no tokens of this response, which has none then.
+    ``token_ids`` are the ids as sampled, end of sequence included when there was one. ``role`` is
+    ``positive`` or ``negative``. ``ref_logp`` is the summed log-probability under the reference
+    policy, None where none is needed. ``beats``: the samples that this one is to beat under
+    pairwise objectives; None: a positive beats every negative. ``problem``: why the model's chat
+    template makes no tokens of this response, which has none then.
     """
 
     sample_idx: int
@@ -77,7 +79,9 @@ class PreparedGroups(NamedTuple):
 
 
 NO_GROUP = -1
-"""Index of the empty places that fill the last batches of an epoch, where prompts do not divide by processes."""
+"""Index of the empty places that fill the last batches of an epoch, where prompts do not divide by
+processes.
+"""
 
 
 class GroupDataset(Dataset[Group | None]):
@@ -103,7 +107,10 @@ def missing_role(group: Group) -> str | None:
 
 
 def missing_pair(group: Group) -> str | None:
-    """Return ``pair`` where a group has none: of those that selection named, or of a positive and a negative."""
+    """Return ``pair`` where a group has none.
+
+    Pairs are those that selection named, or else a positive and a negative.
+    """
     return None if pairs_in(group) else "pair"
 
 
@@ -116,20 +123,23 @@ def prepare_groups(
 ) -> PreparedGroups:
     """Check groups against the length limit and leave out what cannot be compared.
 
-    Statuses: ``ok``; ``truncated`` (cut at the limit and trained on); ``too_long`` (prompt plus response);
-    ``prompt_too_long`` (no room for a single response token); ``empty`` (no token); ``template_error`` (see ``problem``);
-    ``identical`` (the same tokens as a response that stays: a positive stays before a negative, then the lower index);
-    ``no_contrast`` (fine itself, but the group lost what it needs, its last positive or negative, say).
+    Statuses: ``ok``; ``truncated`` (cut at the limit and trained on); ``too_long`` (prompt plus
+    response); ``prompt_too_long`` (no room for a single response token); ``empty`` (no token);
+    ``template_error`` (see ``problem``); ``identical`` (the same tokens as a response that stays: a
+    positive stays before a negative, then the lower index); ``no_contrast`` (fine itself, but the
+    group lost what it needs, its last positive or negative, say).
 
     Args:
         groups: any order; order is kept.
         max_length: longest prompt plus response, in tokens.
         on_too_long: ``drop`` the response, ``truncate`` it to the limit, or stop with an ``error``.
-        find_missing: names what a group would need to be trained on and does not have, None for nothing.
+        find_missing: names what a group would need to be trained on and does not have, None for
+            nothing.
 
     Raises:
         UsageError: something is too long and ``on_too_long`` is ``error``.
-        InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes twice.
+        InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes
+            twice.
     """
     kept: list[Group] = []
     statuses: dict[Key, ResponseStatus] = {}
@@ -162,7 +172,8 @@ def with_reference(
         reference: by key, the sum and the number of tokens it is a sum of.
 
     Raises:
-        InputError: a response is missing from ``reference``, or was measured over another number of tokens.
+        InputError: a response is missing from ``reference``, or was measured over another number of
+            tokens.
     """
     measured = []
     for group in groups:
@@ -192,7 +203,8 @@ def with_reference(
 def pairs_in(group: Group) -> list[tuple[Response, Response]]:
     """Return (winner, loser) of every pair.
 
-    The pairs are those that selection named, of responses that are still there; where it named none, positives x negatives.
+    The pairs are those that selection named, of responses that are still there; where it named
+    none, positives x negatives.
     """
     pairs: list[tuple[Response, Response]] = []
     if any(response.beats is not None for response in group.responses):
@@ -210,7 +222,9 @@ def pairs_in(group: Group) -> list[tuple[Response, Response]]:
 
 
 def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
-    """Refuse pairs whose winner is not rated above its loser, for an objective that takes the logarithm of the gap.
+    """Refuse pairs whose winner is not rated above its loser.
+
+    The objective takes the logarithm of the gap.
 
     Raises:
         UsageError: there is such a pair; it names the first and counts all.
@@ -227,10 +241,13 @@ def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
 
     group, winner, loser = without_gap[0]
     raise UsageError(
-        f"{objective} takes the logarithm of the reward gap, and in {len(without_gap)} of {n_pairs} pairs the winner is not "
-        f"rated above the loser: in prompt {group.prompt_id} response {winner.sample_idx} has reward {winner.reward:g} and "
+        f"{objective} takes the logarithm of the reward gap, and in {len(without_gap)} of "
+        f"{n_pairs} pairs the winner is not "
+        f"rated above the loser: in prompt {group.prompt_id} response {winner.sample_idx} has "
+        f"reward {winner.reward:g} and "
         f"response {loser.sample_idx} has {loser.reward:g}",
-        hint="leave such pairs out with `prefpipe select --min-margin`, or train with mmpo or rpo, which can read them",
+        hint="leave such pairs out with `prefpipe select --min-margin`, or train with mmpo or rpo, "
+        "which can read them",
     )
 
 
@@ -238,7 +255,8 @@ def check_group(group: Group, seen: Mapping[Key, ResponseStatus]) -> None:
     """Refuse a group that cannot be trained on or measured, whatever its length.
 
     Raises:
-        InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes twice or is in ``seen``.
+        InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes
+            twice or is in ``seen``.
     """
     has_tokens = any(response.problem is None for response in group.responses)
     if not group.prompt_token_ids and has_tokens:
@@ -266,7 +284,9 @@ def check_group(group: Group, seen: Mapping[Key, ResponseStatus]) -> None:
 
 
 def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
-    """Refuse token ids that the model has no embedding for: on a GPU they end the process without a word of which.
+    """Refuse token ids that the model has no embedding for.
+
+    On a GPU they would end the process, and nothing would say which they are.
 
     Raises:
         InputError: naming the first.
@@ -285,16 +305,18 @@ def _require_known(token_ids: Sequence[int], n_vocabulary: int, place: str) -> N
     wrong = next(token for token in token_ids if not 0 <= token < n_vocabulary)
     raise InputError(
         f"{place} holds the token id {wrong}, and the model has {n_vocabulary} tokens",
-        hint="pass the model that sampled the responses, or generate again; `prefpipe check` lists them all",
+        hint="pass the model that sampled the responses, or generate again; `prefpipe check` lists "
+        "them all",
     )
 
 
 def fit_length(
     group: Group, *, max_length: int, on_too_long: str
 ) -> tuple[list[Response], dict[Key, ResponseStatus]]:
-    """Return the responses that fit the length limit, cut where that is asked for, in their order, and the status of all.
+    """Return the responses that fit the length limit, cut where asked for, and the status of all.
 
-    Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long``, ``empty`` and ``template_error``, as in `prepare_groups`.
+    Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long``, ``empty`` and
+    ``template_error``, as in `prepare_groups`.
 
     Raises:
         UsageError: something is too long and ``on_too_long`` is ``error``.
@@ -318,7 +340,8 @@ def fit_length(
             fitting.append(response)
         elif on_too_long == "error":
             raise UsageError(
-                f"response {response.sample_idx} of prompt {group.prompt_id} is too long: {lengths}",
+                f"response {response.sample_idx} of prompt {group.prompt_id} is too long: "
+                f"{lengths}",
                 hint="raise --max-length, or choose --on-too-long drop or truncate",
             )
         elif room < 1:

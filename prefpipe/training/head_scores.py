@@ -1,7 +1,9 @@
-"""From a batch to the scores of a reward model: a sequence classifier with one output, read at each conversation's last token.
+"""From a batch to the scores of a reward model.
 
-The model is called as a whole, so wrappers (DDP, FSDP, autocast, adapters) stay in force, and a padded batch is computed by
-the very code that `score` runs. In a packed row the head sees the last token of every response and nothing else.
+It is a sequence classifier with one output, read at each conversation's last token. The model is
+called as a whole, so wrappers (DDP, FSDP, autocast, adapters) stay in force, and a padded batch is
+computed by the very code that `score` runs. In a packed row the head sees the last token of every
+response and nothing else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,21 +19,24 @@ from prefpipe.training.shared_prompt import Layout
 
 
 class HeadScores(NamedTuple):
-    """What a reward model says of each response, (S,): ``scores``, and ``n_tokens`` behind what the group shares."""
+    """The scores of responses, (S,).
+
+    ``n_tokens``: of each response, behind what its group shares.
+    """
 
     scores: Tensor
     n_tokens: Tensor
 
 
 def head_scores(model: nn.Module, batch: Mapping[str, Any]) -> HeadScores:
-    """Return the scores of a batch's responses one after the other, each (S,), float32, packed or padded as they come."""
+    """Return the scores of a batch's responses, (S,) float32, packed or padded as they come."""
     read = _packed_scores if "layout" in batch else _padded_scores
     scores = read(model, batch)
     return HeadScores(scores, batch["response_mask"].sum(-1))
 
 
 def share_conversations(model: nn.Module) -> str | None:
-    """Prepare a reward model so that groups are computed packed, or say why they cannot be; as `share_prompts` does."""
+    """Do for a reward model what `share_prompts` does for a policy."""
     if score_head(model) is getattr(without_adapters(model), "classifier", None):
         return "an encoder's prompt looks at the response behind it, so it is another one for each"
     return prepare_packing(
@@ -42,7 +47,7 @@ def share_conversations(model: nn.Module) -> str | None:
 
 
 def score_head(model: nn.Module) -> Any:
-    """Return the module that makes scores of hidden states: ``score``, or ``classifier`` of encoders.
+    """Return what makes scores of hidden states: ``score``, or ``classifier`` of encoders.
 
     Raises:
         ModelError: the classifier has neither.
@@ -77,10 +82,10 @@ def _packed_scores(model: nn.Module, packed: Mapping[str, Any]) -> Tensor:
 
 @contextmanager
 def _read_ends(model: nn.Module, layout: Layout) -> Iterator[None]:
-    """Let the head score the last token of each response, and a packed row's logits be those S scores.
+    """Let the head score each response's last token, and a packed row's logits be the S scores.
 
-    A classifier takes the head's output at one token of each row, and a packed row has one such token only: so the
-    head says all scores at every token.
+    A classifier takes the head's output at one token of each row, and a packed row has one such
+    token only: so the head says all scores at every token.
     """
     head = score_head(model)
     project = head.forward

@@ -30,21 +30,29 @@ SCORE_MEASURES = MEASURES[: MEASURES.index("logps/chosen")]
 
 MEASURE_MEANINGS = {
     "loss": "mean over prompts of the objective",
-    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, and so on), "
+    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, "
+    "and so on), "
     "in the objective's units (of a policy: the implicit reward)",
     "rewards/rejected": "mean score of the negatives",
     "rewards/margins": "rewards/chosen - rewards/rejected",
-    "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is higher, in [0, 1]",
-    "rewards/best": "share of prompts in which every positive's score is above every negative's, in [0, 1]",
+    "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is "
+    "higher, in [0, 1]",
+    "rewards/best": "share of prompts in which every positive's score is above every negative's, "
+    "in [0, 1]",
     "logps/chosen": "mean log-probability of the positives, nats a token",
     "logps/rejected": "mean log-probability of the negatives, nats a token",
-    "entropy": "mean entropy of the policy's next-token distribution over the tokens of the responses, "
+    "entropy": "mean entropy of the policy's next-token distribution over the tokens of the "
+    "responses, "
     "each response alike, nats",
-    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate of the "
-    "policy's distance from the reference, KL(reference || policy) a token, only where the reference sampled "
+    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate "
+    "of the "
+    "policy's distance from the reference, KL(reference || policy) a token, only where the "
+    "reference sampled "
     "the responses; null without a reference",
-    "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the same responses, "
-    "nats a token; without a reference below the mean of the first ten `train` rows, or the first `eval` row",
+    "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the "
+    "same responses, "
+    "nats a token; without a reference below the mean of the first ten `train` rows, or the first "
+    "`eval` row",
     "logps/rejected_fall": "the same for the negatives",
 }
 
@@ -52,12 +60,16 @@ FALLS = {"logps/chosen_fall": "logps/chosen", "logps/rejected_fall": "logps/reje
 """How far a log-probability has fallen, and which one it is."""
 
 N_FIRST_ROWS = 10
-"""Rows that are averaged for where a run began: each is of other prompts, and single rows differ by more."""
+"""Rows that are averaged for where a run began: each is of other prompts, and single rows differ by
+more.
+"""
 
 PAIR_FIGURES = ("accuracy", "ece", "brier", "log_loss")
 PAIR_MEANINGS = {
-    "pairs/accuracy": "share of evaluated pairs whose winner has the higher score, equal scores half; reward models only",
-    "pairs/ece": "expected calibration error of sigma(s_w - s_l), 10 bins of equal width, both orders; reward models only",
+    "pairs/accuracy": "share of evaluated pairs whose winner has the higher score, equal scores "
+    "half; reward models only",
+    "pairs/ece": "expected calibration error of sigma(s_w - s_l), 10 bins of equal width, both "
+    "orders; reward models only",
     "pairs/brier": "Brier score of sigma(s_w - s_l); reward models only",
     "pairs/log_loss": "log loss of sigma(s_w - s_l), nats; reward models only",
 }
@@ -77,7 +89,8 @@ def measure_groups(
         scores: (P, R) what the objective compared.
         policy: log-probabilities and token counts, each (P, R).
         targets: every prompt has a positive and a negative.
-        ref_logps: (P, R) log-probabilities under the reference; without it the columns that need it are NaN.
+        ref_logps: (P, R) log-probabilities under the reference; without it the columns that need it
+            are NaN.
     """
     chosen = targets.positives & targets.mask
     rejected = targets.mask & ~targets.positives
@@ -105,7 +118,7 @@ def measure_groups(
 
 
 def named_pairs(targets: Targets) -> Tensor:
-    """Return (P, R, R) bool: the pairs that selection named, else every positive with every negative."""
+    """Return (P, R, R) bool: the pairs that selection named, else positives with negatives."""
     exists = targets.mask[:, :, None] & targets.mask[:, None, :]
     if targets.pairs is not None:
         return targets.pairs & exists
@@ -113,7 +126,7 @@ def named_pairs(targets: Targets) -> Tensor:
 
 
 def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
-    """Return one row a prompt, (P, M), with the columns of ``SCORE_MEASURES``, over the prompt's pairs.
+    """Return the columns of ``SCORE_MEASURES`` over each prompt's pairs, one row a prompt, (P, M).
 
     Args:
         losses: (P,).
@@ -131,7 +144,10 @@ def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
 
 
 def _weighted_sum(values: Tensor, counts: Tensor) -> Tensor:
-    """Return (P,) sums of values (P, R); where the count is 0 a value may be anything, infinite too."""
+    """Return (P,) sums of values (P, R), each as often as its count.
+
+    Where the count is 0 a value may be anything, infinite too.
+    """
     return torch.where(counts > 0, values * counts, torch.zeros_like(values)).sum(-1)
 
 
@@ -142,7 +158,8 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 def complete_entry(entry: dict[str, float], log_history: Sequence[Mapping[str, float]]) -> None:
     """Finish a log entry in place.
 
-    What is NaN because nothing says it (no reference) goes; falls are counted from the beginning of the run then.
+    What is NaN because nothing says it (no reference) goes; falls are counted from the beginning of
+    the run then.
 
     Args:
         entry: with the names of ``MEASURES``, all behind ``eval_`` in an evaluation.
@@ -173,11 +190,16 @@ def mean_measures(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> 
 
 
 UNDECIDED_MARGIN = 5e-4
-"""Mean margins below it print as 0.000: the policy is its reference, and which of two scores is higher is rounding noise."""
+"""Mean margins below it print as 0.000: the policy is its reference, and which of two scores is
+higher is rounding noise.
+"""
 
 
 def describe_accuracy(figures: Mapping[str, float], *, digits: int = 0) -> str:
-    """Return the accuracy in words; ``undecided`` where the margins are known, and rounding noise."""
+    """Return the accuracy in words.
+
+    It is ``undecided`` where the margins are known, and rounding noise.
+    """
     margin = figures.get("rewards/margins")
     if margin is not None and abs(margin) < UNDECIDED_MARGIN:
         return "undecided (ties)"
@@ -190,9 +212,12 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
     if not first:
         return f"{figures['n_steps']} steps"
     return (
-        f"{figures['n_steps']} steps on {figures['n_groups']} groups; mean of the first and of the last "
-        f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, margin "
-        f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy {describe_accuracy(first)} to "
+        f"{figures['n_steps']} steps on {figures['n_groups']} groups; mean of the first and of the "
+        f"last "
+        f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, "
+        f"margin "
+        f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy "
+        f"{describe_accuracy(first)} to "
         f"{describe_accuracy(last)}"
     )
 
@@ -200,6 +225,7 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
 def describe_calibration(figures: Mapping[str, Any]) -> str:
     """Return in words how right and how sure the scores are about held-out pairs."""
     return (
-        f"{figures['n_pairs']} held-out pairs: accuracy {figures['accuracy']:.1%}, ECE {figures['ece']:.3f}, "
+        f"{figures['n_pairs']} held-out pairs: accuracy {figures['accuracy']:.1%}, ECE "
+        f"{figures['ece']:.3f}, "
         f"Brier {figures['brier']:.3f}, log loss {figures['log_loss']:.3f}"
     )

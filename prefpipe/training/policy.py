@@ -1,14 +1,16 @@
-"""The policy before and after training: loaded in the right precision, saved as a folder that every tool reads.
+"""The policy before and after training: loaded, and saved as a folder that every tool reads.
 
-What is trained. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps float32 weights, because at
-learning rates near 1e-6 an update is smaller than the spacing of bfloat16 numbers and would be lost. With LoRA the adapter is
-float32, and the frozen base is bfloat16 where ``bf16`` is set, or 4-bit where ``load_in_4bit`` is.
+What is trained. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps
+float32 weights, because at learning rates near 1e-6 an update is smaller than the spacing of
+bfloat16 numbers and would be lost. With LoRA the adapter is float32, and the frozen base is
+bfloat16 where ``bf16`` is set, or 4-bit where ``load_in_4bit`` is.
 
-Starting from an adapter folder. With LoRA the adapter itself is trained further (its rank and modules must be the ones
-asked for), so that the result names the same base model. Without LoRA it is merged into its base first, and the
-result is a whole model.
+Starting from an adapter folder. With LoRA the adapter itself is trained further (its rank and
+modules must be the ones asked for), so that the result names the same base model. Without LoRA it
+is merged into its base first, and the result is a whole model.
 
-Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout`` asks for some.
+Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout``
+asks for some.
 """
 
 import shutil
@@ -43,7 +45,10 @@ SAVED_SUFFIX = ".saving"
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Low-rank adapters (arXiv 2106.09685). ``target_modules`` empty means every linear layer but the output."""
+    """Low-rank adapters (arXiv 2106.09685).
+
+    ``target_modules`` empty means every linear layer but the output.
+    """
 
     r: int
     alpha: float
@@ -52,7 +57,10 @@ class LoraSettings:
 
 
 class Policy(NamedTuple):
-    """A model ready to be trained, its tokenizer, and the base that an adapter is saved against (None: a whole model)."""
+    """A model ready to be trained, and its tokenizer.
+
+    ``adapter_base``: what an adapter is saved against, None for a whole model.
+    """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
@@ -80,7 +88,8 @@ def load_policy(
 
     Raises:
         ModelError: not a causal language model, no tokenizer or chat template.
-        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model lacks; no bitsandbytes.
+        UsageError: ``lora`` disagrees with the adapter it starts from, or names modules the model
+            lacks; no bitsandbytes.
     """
     whole = _require_causal(files)
     require_chat_template(files)
@@ -113,7 +122,7 @@ def load_policy(
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Return the tokens that end a response: the tokenizer's and those at which the model's generation stops."""
+    """Return what ends a response: the tokenizer's token and those that generation stops at."""
     generation = getattr(model, "generation_config", None)
     stops = getattr(generation, "eos_token_id", None)
     if not isinstance(stops, list):
@@ -128,7 +137,9 @@ def check_lora(
     load_in_4bit: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
-    """Check adapters that are to be trained against the model's configuration alone; no weights are loaded.
+    """Check adapters that are to be trained against the model's configuration alone.
+
+    No weights are loaded.
 
     Raises:
         ModelError: not a causal language model.
@@ -145,7 +156,7 @@ def check_lora(
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception:  # noqa: BLE001 - a model's own code may need real weights; loading it will tell
+    except Exception:  # noqa: BLE001 - its code may need real weights; loading will tell
         return
     _add_lora(model, lora, low_cpu_mem_usage=True)
 
@@ -157,10 +168,11 @@ def load_reference(
 
     Args:
         files: a checked model folder: a causal language model, or an adapter of one.
-        dtype: ``float32`` and ``mixed`` have float32 weights, ``bfloat16`` has bfloat16 weights, ``nf4-float32`` and
-            ``nf4-bfloat16`` have 4-bit weights as `load_policy` would.
-        merge_adapter: add an adapter to its base's weights, as a policy that is trained whole has it, instead of computing
-            it beside them, as one whose adapter is trained further does. The two differ in the last digits.
+        dtype: ``float32`` and ``mixed`` have float32 weights, ``bfloat16`` has bfloat16 weights,
+            ``nf4-float32`` and ``nf4-bfloat16`` have 4-bit weights as `load_policy` would.
+        merge_adapter: add an adapter to its base's weights, as a policy that is trained whole has
+            it, instead of computing it beside them, as one whose adapter is trained further does.
+            The two differ in the last digits.
         trust_remote_code: run Python files that come with the model.
 
     Raises:
@@ -210,8 +222,8 @@ def _load_weights(
 def require_generation_config(model: Any, folder: Path) -> None:
     """Give a model the generation configuration of its folder, where there is one.
 
-    transformers passes over a ``generation_config.json`` that it cannot open. Such a model would stop at other tokens,
-    and what is saved of it would have lost the file for good.
+    transformers passes over a ``generation_config.json`` that it cannot open. Such a model would
+    stop at other tokens, and what is saved of it would have lost the file for good.
 
     Raises:
         OSError: the file is there and cannot be read.
@@ -221,7 +233,10 @@ def require_generation_config(model: Any, folder: Path) -> None:
 
 
 def turn_dropout_off(model: nn.Module) -> None:
-    """Set every dropout probability of a model to 0: modules, and the attribute that attention functions read."""
+    """Set every dropout probability of a model to 0.
+
+    Those of modules, and the attribute that attention functions read.
+    """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -233,10 +248,11 @@ def turn_dropout_off(model: nn.Module) -> None:
 def save_policy(
     policy: Policy, folder: Path, card: str, *, weights: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write the trained policy: safetensors, configuration, tokenizer, chat template and a model card.
+    """Write the policy: safetensors, configuration, tokenizer, chat template and a model card.
 
-    A whole model, or an adapter that names its base and the base's revision. Everything is written to a hidden folder
-    beside and then moved file by file, ``config.json`` or ``adapter_config.json`` last: without it a folder is no model.
+    A whole model, or an adapter that names its base and the base's revision. Everything is written
+    to a hidden folder beside and then moved file by file, ``config.json`` or
+    ``adapter_config.json`` last: without it a folder is no model.
 
     Args:
         policy: as loaded, trained.
@@ -258,12 +274,14 @@ def save_policy(
         for name, value in list(vars(config).items()):
             if isinstance(value, set):
                 setattr(config, name, sorted(value))
-        # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they changed.
+        # Embeddings are never trained by an adapter here; "auto" would ask the hub whether they
+        # changed.
         options["save_embedding_layers"] = False
     if weights is not None:
         options["state_dict"] = dict(weights)
 
-    # The trainer switches the cache off; a saved model that generates without one is many times slower.
+    # The trainer switches the cache off; a saved model that generates without one is many times
+    # slower.
     model.config.use_cache = True
     model.save_pretrained(staging, **options)
     policy.tokenizer.save_pretrained(staging)
@@ -281,7 +299,10 @@ def save_policy(
 def model_card(
     policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kind: str = "A model"
 ) -> str:
-    """Return a short model card: what was trained from what, and how; ``kind`` is what a whole model is called."""
+    """Return a short model card: what was trained from what, and how.
+
+    ``kind`` is what a whole model is called.
+    """
     library = "transformers"
     if policy.adapter_base is not None:
         kind, library = "A LoRA adapter", "peft"
@@ -301,7 +322,10 @@ def model_card(
 
 @contextmanager
 def old_names_of_peft() -> Iterator[None]:
-    """Keep a warning from users that is about peft's code: it asks for gradient checkpointing by transformers' old name."""
+    """Keep a warning from users that is about peft's code.
+
+    It asks for gradient checkpointing by transformers' old name.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message=".*is_gradient_checkpointing.* is deprecated", category=FutureWarning
@@ -354,5 +378,6 @@ def _check_same_lora(adapter: Any, lora: LoraSettings, path: Path) -> None:
     if differences:
         raise UsageError(
             f"the adapter in {path} is trained further as it is: {'; '.join(differences)}",
-            hint="give the adapter's own --lora-* values; without --lora-r it is merged and all weights are trained",
+            hint="give the adapter's own --lora-* values; without --lora-r it is merged and all "
+            "weights are trained",
         )

@@ -1,8 +1,8 @@
 """Log-probabilities of response tokens without the logits tensor.
 
-With a vocabulary of 49,000 to 256,000 the logits of a group are larger than everything else in its step. Here the output
-projection runs over a few hundred tokens at a time, keeps the log-probabilities alone, and is computed again in the
-backward pass.
+With a vocabulary of 49,000 to 256,000 the logits of a group are larger than everything else in its
+step. Here the output projection runs over a few hundred tokens at a time, keeps the
+log-probabilities alone, and is computed again in the backward pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ NEUTRAL = {
     "logits_scaling": 1.0,
     "lm_head_multiplier": 1.0,
 }
-"""What models do to their logits by their configuration, and the value at which it changes nothing."""
+"""What models do to their logits by configuration, and the value that changes nothing."""
 
 
 def chunked_token_logps(
@@ -38,7 +38,9 @@ def chunked_token_logps(
     n_vocabulary: int,
     entropy: bool = False,
 ) -> Tensor:
-    """Return the log-probability of each label, (M, 1) float32, and with ``entropy`` that of its distribution beside it, (M, 2).
+    """Return the log-probability of each label, (M, 1) float32.
+
+    With ``entropy`` the entropy of its distribution stands beside it, (M, 2).
 
     Args:
         project: the output projection, (m, H) to (m, V).
@@ -67,7 +69,10 @@ def chunked_token_logps(
 
 
 def changes_logits(config: Any) -> str | None:
-    """Name what a model does to its logits after the projection, None for nothing: then they must be made whole."""
+    """Name what a model does to its logits after the projection, None for nothing.
+
+    Where it does anything, they must be made whole.
+    """
     text = getattr(config, "text_config", config)
     for name, neutral in NEUTRAL.items():
         value = getattr(text, name, neutral)
@@ -80,7 +85,7 @@ def changes_logits(config: Any) -> str | None:
 def scoring_head(
     model: nn.Module, predictors: Tensor, labels: Tensor, *, entropy: bool = False
 ) -> Iterator[None]:
-    """Let the model's output projection return what `chunked_token_logps` does in the place of logits.
+    """Let the model's output projection return `chunked_token_logps` in the place of logits.
 
     The model is still called as a whole, so wrappers (DDP, FSDP, autocast, adapters) stay in force.
 

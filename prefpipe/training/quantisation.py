@@ -1,8 +1,11 @@
-"""A frozen base in 4 bits under adapters that are trained: QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
+"""A frozen base in 4 bits under adapters that are trained.
 
-NormalFloat4 with double quantisation: about half a byte a weight instead of two or four. Matrix products are computed in
-bfloat16 under ``--bf16``, in float32 otherwise; norms, embeddings and the output projection keep that precision. Quantising is
-deterministic, so policy and reference have the same base.
+This is QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
+
+NormalFloat4 with double quantisation: about half a byte a weight instead of two or four. Matrix
+products are computed in bfloat16 under ``--bf16``, in float32 otherwise; norms, embeddings and the
+output projection keep that precision. Quantising is deterministic, so policy and reference have the
+same base.
 """
 
 import importlib.util
@@ -45,9 +48,10 @@ def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
 def keep_one_kernel(model: Any) -> None:
     """Have every 4-bit layer take the same path in evaluation and in training.
 
-    On CPUs with AVX512-BF16, bitsandbytes packs the weights anew in evaluation, for a fused kernel that it would fetch from
-    the hub, and leaves them so when training begins. Packing fails for rows narrower than a block of 64 weights, and a
-    reference that went through another kernel than the policy would round otherwise.
+    On CPUs with AVX512-BF16, bitsandbytes packs the weights anew in evaluation, for a fused kernel
+    that it would fetch from the hub, and leaves them so when training begins. Packing fails for
+    rows narrower than a block of 64 weights, and a reference that went through another kernel than
+    the policy would round otherwise.
     """
     modules: list[nn.Module] = list(model.modules())
     for module in modules:

@@ -1,8 +1,9 @@
 """The processes of one run: how many there are, and what they agree on.
 
-A launcher (``accelerate launch``, ``torchrun``) starts one process a device, all with the same command. What each finds out by
-itself may differ (a signal that came to one of them, a folder seen a moment later), and one that then takes another way leaves
-the others waiting for it for good. So such questions are asked here.
+A launcher (``accelerate launch``, ``torchrun``) starts one process a device, all with the same
+command. What each finds out by itself may differ (a signal that came to one of them, a folder seen
+a moment later), and one that then takes another way leaves the others waiting for it for good. So
+such questions are asked here.
 """
 
 import os
@@ -19,18 +20,24 @@ from transformers.integrations import deepspeed
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-"""Longest wait for another process: shares of the reference take unequally long, and NCCL's ten minutes could end the run."""
+"""Longest wait for another process: shares of the reference take unequally long, and NCCL's ten
+minutes could end the run.
+"""
 
 
 def processes(*, cpu: bool = not torch.cuda.is_available()) -> PartialState:
-    """Return the processes of this run, connected with each other on the first call: over NCCL on GPUs, over gloo without."""
+    """Return the processes of this run, connected with each other on the first call.
+
+    They talk over NCCL on GPUs, over gloo without.
+    """
     return PartialState(cpu=cpu, timeout=TIMEOUT)
 
 
 def cuts_weights() -> bool:
-    """Return whether the launcher asks for weights that are cut over the devices: FSDP, DeepSpeed ZeRO-3.
+    """Return whether the launcher asks for weights cut over the devices: FSDP, ZeRO-3.
 
-    Such a model stays in the machine's memory until the wrapper hands each device its piece: it need not fit on one.
+    Such a model stays in the machine's memory until the wrapper hands each device its piece: it
+    need not fit on one.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         return True
@@ -40,17 +47,18 @@ def cuts_weights() -> bool:
 
 @contextmanager
 def loading_whole(*, fsdp_sends: bool = False) -> Iterator[None]:
-    """Let a model be loaded with all its weights, so that it can be asked something before a wrapper cuts it up.
+    """Let a model be loaded with all its weights, to be asked something before it is cut up.
 
-    With ``fsdp_cpu_ram_efficient_loading`` only the first process of a machine reads a model's file, and the others have memory
-    as they find it; with ZeRO-3 each would get a piece of every weight.
+    With ``fsdp_cpu_ram_efficient_loading`` only the first process of a machine reads a model's
+    file, and the others have memory as they find it; with ZeRO-3 each would get a piece of every
+    weight.
 
     Args:
         fsdp_sends: FSDP will send the weights to the others, and nothing is asked of them before.
     """
     name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
     before = None if fsdp_sends else os.environ.pop(name, None)
-    zero = deepspeed._hf_deepspeed_config_weak_ref  # noqa: SLF001 - there is a function to set it, none to read it
+    zero = deepspeed._hf_deepspeed_config_weak_ref  # noqa: SLF001 - no function reads it
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield

@@ -1,14 +1,17 @@
-"""A reward model before and after training: loaded, given a head where it has none, saved as a folder that `score` takes.
+"""A reward model before and after training: loaded, given a head, saved as `score` takes it.
 
-What training may start from: a causal language model or a bare encoder, whose head begins at random, by the seed; or a
-sequence classifier with one label, which is trained further. Weights are float32 whatever ``bf16`` says (it computes under
-autocast), as `score` loads them on a CPU, so that scores there are those of training.
+What training may start from: a causal language model or a bare encoder, whose head begins at
+random, by the seed; or a sequence classifier with one label, which is trained further. Weights are
+float32 whatever ``bf16`` says (it computes under autocast), as `score` loads them on a CPU, so that
+scores there are those of training.
 
-Adapters are merged at the end: a reward model is one folder. With LoRA the head is trained whole beside the adapters.
+Adapters are merged at the end: a reward model is one folder. With LoRA the head is trained whole
+beside the adapters.
 
-The pad token. A classifier finds the end of a row as the last token that is not the pad token. Where a conversation ends with
-the very token that is used for padding (``pad_token = eos_token``, as many tokenizers have it), the score would be read one token
-early; so a pad token is chosen that conversations do not end with, and the saved tokenizer and configuration name it.
+The pad token. A classifier finds the end of a row as the last token that is not the pad token.
+Where a conversation ends with the very token that is used for padding (``pad_token = eos_token``,
+as many tokenizers have it), the score would be read one token early; so a pad token is chosen that
+conversations do not end with, and the saved tokenizer and configuration name it.
 """
 
 import warnings
@@ -65,8 +68,10 @@ def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
         read_template(chat_template)
     elif files.chat_template_hash is None:
         raise ModelError(
-            f"{files.requested} has no chat template, and a reward model reads conversations through one",
-            hint="pass --chat-template FILE; docs/reward-models.md has one for encoders of the BERT family",
+            f"{files.requested} has no chat template, and a reward model reads conversations "
+            f"through one",
+            hint="pass --chat-template FILE; docs/reward-models.md has one for encoders of the "
+            "BERT family",
         )
 
 
@@ -90,7 +95,7 @@ def read_template(path: Path) -> str:
 
 
 def with_template(files: ModelFiles, path: Path, day: str) -> ModelFiles:
-    """Return the model with the day that another chat template than its own is told, where that one reads the clock.
+    """Return the model with the day that another chat template is told, where it reads the clock.
 
     Raises:
         UsageError: as `read_template`.
@@ -102,10 +107,11 @@ def with_template(files: ModelFiles, path: Path, day: str) -> ModelFiles:
 def load_reward_tokenizer(
     files: ModelFiles, *, chat_template: Path | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Return the tokenizer with its chat template, and a pad token that conversations do not end with; see the module's text.
+    """Return the tokenizer with its chat template, and a pad token that no conversation ends with.
 
     Raises:
-        ModelError: the template fails on a question and its answer, leaves them out, or begins them with two BOS.
+        ModelError: the template fails on a question and its answer, leaves them out, or begins them
+            with two BOS.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(
         files.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
@@ -135,7 +141,10 @@ def load_reward_tokenizer(
 
 
 def _spare_token(tokenizer: Any, last_id: int) -> str | None:
-    """Return a special token that may serve as padding: not the last of conversations, best one that they do without."""
+    """Return a special token that may serve as padding.
+
+    It is not the last of a conversation, and best one that conversations do without.
+    """
     needed = {tokenizer.bos_token, tokenizer.eos_token}
     for token in sorted(tokenizer.all_special_tokens, key=lambda token: token in needed):
         if tokenizer.convert_tokens_to_ids(token) != last_id:
@@ -146,7 +155,10 @@ def _spare_token(tokenizer: Any, last_id: int) -> str | None:
 def longest_conversation(
     files: ModelFiles, tokenizer: Any, *, trust_remote_code: bool = False
 ) -> int:
-    """Return how many tokens the model can read, by its configuration and tokenizer, as `score` has it."""
+    """Return how many tokens the model can read, as `score` counts them.
+
+    Its configuration and its tokenizer may both set a limit.
+    """
     config = AutoConfig.from_pretrained(
         files.path, trust_remote_code=trust_remote_code, local_files_only=True
     )
@@ -165,17 +177,20 @@ def load_reward_model(
 ) -> Policy:
     """Load a model with a score head for training; its dropout is off.
 
-    A fresh head is drawn from N(0, 1 / (hidden size + 1)) (arXiv 2009.01325), so that first scores differ by about 1 and less.
+    A fresh head is drawn from N(0, 1 / (hidden size + 1)) (arXiv 2009.01325), so that first scores
+    differ by about 1 and less.
 
     Args:
         files: what `require_reward_start` let through.
-        tokenizer: what `load_reward_tokenizer` returned; a pad token that is new to the model gets a row of embeddings.
+        tokenizer: what `load_reward_tokenizer` returned; a pad token that is new to the model gets
+            a row of embeddings.
         lora: train adapters of this shape and the head; None trains all weights.
         seed: of the head and of the adapters' random start.
         trust_remote_code: run Python files that come with the model.
 
     Raises:
-        ModelError: several labels, or no score head for this kind of model, or missing weights that are not the head's.
+        ModelError: several labels, or no score head for this kind of model, or missing weights that
+            are not the head's.
         UsageError: ``lora`` names modules the model lacks.
     """
     model = _load(files, seed=seed, trust_remote_code=trust_remote_code)
@@ -189,7 +204,10 @@ def load_reward_model(
 
 
 def finished_reward_model(reward_model: Policy) -> Policy:
-    """Return the trained model as it is saved: adapters merged; the trained object must not be used any more."""
+    """Return the trained model as it is saved: adapters merged.
+
+    The trained object must not be used any more.
+    """
     model = reward_model.model
     if not hasattr(model, "merge_and_unload"):
         return reward_model
@@ -232,7 +250,10 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
 
 
 def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
-    """Draw a head that the files lack; refuse other missing weights, and a classifier without its own head."""
+    """Draw a head that the files lack.
+
+    Other missing weights are refused, and a classifier without its own head.
+    """
     head = score_head(model)
     head_names = [name for name, module in model.named_modules() if module is head]
     missing, missing_of_head = set(), set()
@@ -248,7 +269,8 @@ def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
         lost = missing - missing_of_head
     if lost:
         raise ModelError(
-            f"the files of {files.requested} lack {', '.join(sorted(lost)[:5])}: these weights would be random",
+            f"the files of {files.requested} lack {', '.join(sorted(lost)[:5])}: these weights "
+            f"would be random",
             hint="download or copy the model again",
         )
 
@@ -300,5 +322,6 @@ def check_ends(prompt_id: str, ids: Sequence[int], pad_token_id: int) -> None:
     if ids[-1] == pad_token_id:
         raise InputError(
             f"a conversation of prompt {prompt_id} ends with the pad token",
-            hint="correct the chat template, so that a response's turn ends with a token of its own",
+            hint="correct the chat template, so that a response's turn ends with a token of its "
+            "own",
         )

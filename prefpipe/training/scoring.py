@@ -1,7 +1,8 @@
 """How a model's output on a batch becomes scores, losses, and what is logged.
 
-The trainer knows batches, passes and averages; a scoring knows the rest, and is all in which a policy and a reward model
-differ there. A model's output on responses is a named tuple of figures: (S,) one after the other, (P, R) by group.
+The trainer knows batches, passes and averages; a scoring knows the rest, and is all in which a
+policy and a reward model differ there. A model's output on responses is a named tuple of figures:
+(S,) one after the other, (P, R) by group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,9 @@ class Scoring(Protocol):
     measures: Sequence[str]
 
     def read(self, model: nn.Module, batch: Batch, *, measured: bool = True) -> Any:
-        """Return the model's output on the batch's responses: a named tuple of figures (S,) with ``n_tokens``.
+        """Return the model's output on the batch's responses.
+
+        A named tuple of figures (S,) with ``n_tokens``.
 
         ``measured``: with the figures that are logged and not trained on.
         """
@@ -54,7 +57,10 @@ class Scoring(Protocol):
         """Return the measures (P, M) and the losses (P,) of figures by group."""
 
     def examine(self, batch: Batch, output: Any) -> Tensor:
-        """Return a row (P, E) for each evaluated prompt, the loss first; E is the same in all batches."""
+        """Return a row (P, E) for each evaluated prompt, the loss first.
+
+        E is the same in all batches.
+        """
 
     def summarise(self, rows: np.ndarray) -> dict[str, float]:
         """Return the evaluation's figures by name, of the rows (P, E) of all prompts."""
@@ -94,8 +100,8 @@ class PolicyScoring:
 class RewardScoring:
     """Scores are the output of a reward model's head.
 
-    An evaluation keeps the score difference of every pair, so that its calibration is that of all pairs, however they were
-    batched; ``calibration`` is the last one, in full.
+    An evaluation keeps the score difference of every pair, so that its calibration is that of all
+    pairs, however they were batched; ``calibration`` is the last one, in full.
     """
 
     measures: Sequence[str] = SCORE_MEASURES
@@ -119,7 +125,10 @@ class RewardScoring:
         return measure_pairs(losses, output.scores, named_pairs(targets)), losses
 
     def examine(self, batch: Batch, output: HeadScores) -> Tensor:
-        """Return the measures, then ``width^2`` score differences and as many reward gaps, NaN where there is no pair."""
+        """Return the measures, then ``width^2`` score differences and as many reward gaps.
+
+        They are NaN where there is no pair.
+        """
         measured, _ = self.measure(batch, output)
         pairs = named_pairs(targets_of(batch))
         n_prompts, n_responses = output.scores.shape
@@ -134,7 +143,7 @@ class RewardScoring:
         return torch.cat(columns, 1)
 
     def summarise(self, rows: np.ndarray) -> dict[str, float]:
-        """Return the means of the measures, and how right and how sure the scores are about the winners of the pairs."""
+        """Return the means of the measures, and how right and sure the scores are about winners."""
         n_measures = len(self.measures)
         means = rows[:, :n_measures].mean(0).tolist()
 

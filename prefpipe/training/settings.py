@@ -14,7 +14,7 @@ from prefpipe.maths.objectives.knobs import KnobValue
 
 
 class StartValues(NamedTuple):
-    """Settings that the authors of an objective report to work, for full training of 7B to 9B models."""
+    """Settings that an objective's authors report to work, for full training of 7B to 9B models."""
 
     learning_rate: float
     global_batch_size: int
@@ -43,28 +43,32 @@ START_VALUES = {
     "bt-margin": StartValues(1e-5, 512, 1.0, 0.03),
     "mmpo-reward": StartValues(3e-6, 32, 2.0, 0.0),
 }
-"""ampo, refa: Llama-3-8B-Instruct (Mistral-7B: 3e-7). simpo: Llama-3-8B-Instruct (Gemma-2-9B: 8e-7). mmpo: 7B (2B: 1e-5).
-nca: the authors' batch, epochs and warm-up, and a tenth of their learning rate for QLoRA, so that with LoRA it is theirs.
-odpo: learning rate and batch of the authors' configuration; warm-up (ours), where theirs is 150 steps. orpo: the authors' script
-for Mistral-7B, which starts from a base model; warm-up (ours), where theirs is 200 steps.
-bt: a 6B model (arXiv 2203.02155, appendix C.2), warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288, section 3.2.2), batches
-of 512 pairs, one a prompt. mmpo-reward: the authors' recipe for Gemma-7B (2B: 1.41e-5, batch 64).
-The others have no recipe of their own here: the batch of most and DPO's customary learning rate (ours).
+"""ampo, refa: Llama-3-8B-Instruct (Mistral-7B: 3e-7). simpo: Llama-3-8B-Instruct (Gemma-2-9B:
+8e-7). mmpo: 7B (2B: 1e-5). nca: the authors' batch, epochs and warm-up, and a tenth of their
+learning rate for QLoRA, so that with LoRA it is theirs. odpo: learning rate and batch of the
+authors' configuration; warm-up (ours), where theirs is 150 steps. orpo: the authors' script for
+Mistral-7B, which starts from a base model; warm-up (ours), where theirs is 200 steps. bt: a 6B
+model (arXiv 2203.02155, appendix C.2), warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288,
+section 3.2.2), batches of 512 pairs, one a prompt. mmpo-reward: the authors' recipe for Gemma-7B
+(2B: 1.41e-5, batch 64). The others have no recipe of their own here: the batch of most and DPO's
+customary learning rate (ours).
 """
 
 EVAL_SHARE = 0.1
-"""Share of the run between two evaluations where ``eval_steps`` is not given; the trainer rounds up to whole steps."""
+"""Share of the run between two evaluations where ``eval_steps`` is not given; the trainer rounds up
+to whole steps.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """One training run.
 
-    ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts, ``max_batch_tokens`` tokens.
-    ``shared_prompt``: each prompt is computed once for all its responses, where the model allows.
-    ``evaluates``: there are evaluation groups; every ``eval_steps`` steps, None: ten times a run.
-    ``early_stopping_patience``: evaluations without a better one that end the run, None: none do.
-    ``max_hours``: wall-clock budget, None for no limit.
+    ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts,
+    ``max_batch_tokens`` tokens. ``shared_prompt``: each prompt is computed once for all its
+    responses, where the model allows. ``evaluates``: there are evaluation groups; every
+    ``eval_steps`` steps, None: ten times a run. ``early_stopping_patience``: evaluations without a
+    better one that end the run, None: none do. ``max_hours``: wall-clock budget, None for no limit.
     """
 
     objective: str
@@ -106,7 +110,9 @@ def check_settings(settings: TrainSettings, n_processes: int) -> None:
 
 
 def require_trackers(names: Iterable[str]) -> None:
-    """Refuse a tracker whose package is not installed: the trainer would say so after the model is loaded.
+    """Refuse a tracker whose package is not installed.
+
+    The trainer would say so after the model is loaded.
 
     Raises:
         UsageError: naming the package.
@@ -122,9 +128,10 @@ def require_trackers(names: Iterable[str]) -> None:
 
 
 def derive_accumulation(global_batch_size: int, per_device: int, world_size: int) -> int:
-    """Return the micro-batches per optimizer step, ``global_batch_size / (per_device * world_size)``.
+    """Return the micro-batches per step, ``global_batch_size / (per_device * world_size)``.
 
-    The batch that decides the result is the global one, in prompts; this keeps it the same on any number of devices.
+    The batch that decides the result is the global one, in prompts; this keeps it the same on any
+    number of devices.
 
     Raises:
         UsageError: the sizes do not divide.
@@ -134,7 +141,8 @@ def derive_accumulation(global_batch_size: int, per_device: int, world_size: int
         raise UsageError(
             f"--global-batch-size {global_batch_size} prompts is not a multiple of {at_once} "
             f"({per_device} a device x {world_size} devices)",
-            hint="change --global-batch-size or --per-device-train-batch-size so that one divides the other",
+            hint="change --global-batch-size or --per-device-train-batch-size so that one divides "
+            "the other",
         )
     return global_batch_size // at_once
 
@@ -154,13 +162,16 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
 
     if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
         raise UsageError(
-            f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is in float32",
-            hint="pass --bf16 to `prefpipe train`, or `--mixed_precision no` to `accelerate launch`",
+            f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is "
+            f"in float32",
+            hint="pass --bf16 to `prefpipe train`, or `--mixed_precision no` to `accelerate "
+            "launch`",
         )
 
-    # Without a launcher and with several GPUs in sight, the trainer would split batches over them (DataParallel),
-    # which cannot split groups. One process trains on one device; `accelerate launch` starts more.
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - the trainer itself sets it so for model parallelism
+    # Without a launcher and with several GPUs in sight, the trainer would split batches over them
+    # (DataParallel), which cannot split groups. One process trains on one device; `accelerate
+    # launch` starts more.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - as the trainer itself does
 
     arguments.gradient_accumulation_steps = derive_accumulation(
         settings.global_batch_size, settings.per_device_train_batch_size, arguments.world_size
@@ -169,7 +180,8 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
 
 
 def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
-    # Newer transformers renamed gradient checkpointing: the old name warns there, and is the only one before.
+    # Newer transformers renamed gradient checkpointing: the old name warns there, and is the only
+    # one before.
     known = {field.name for field in fields(TrainingArguments)}
     checkpointing = "gradient_checkpointing"
     if "activation_checkpointing" in known:

@@ -1,16 +1,17 @@
-"""Groups packed so that each prompt is computed once: the layout, and the attention that makes it exact.
+"""Groups packed so that each prompt is computed once: layout, and attention that is exact.
 
-A micro-batch is one row of tokens, group after group, a group being its prompt and then its responses::
+A micro-batch is one row of tokens, group after group, a group being its prompt and then its
+responses::
 
     [prompt A][A's response 0][A's response 1]...[prompt B][B's response 0]...
 
-Positions start again after the prompt in every response. A prompt's tokens attend to the prompt; a response's
-tokens attend to their prompt and to the tokens before them in the same response, and to nothing else. All other layers
-work token by token, so the prompt's are computed once, with gradients from every response. Nothing is padded but the
-responses inside an attention call.
+Positions start again after the prompt in every response. A prompt's tokens attend to the prompt; a
+response's tokens attend to their prompt and to the tokens before them in the same response, and to
+nothing else. All other layers work token by token, so the prompt's are computed once, with
+gradients from every response. Nothing is padded but the responses inside an attention call.
 
-The attention is a function registered with transformers, so it holds for every model that looks its attention up there,
-through adapters, gradient checkpointing and wrappers for several devices.
+The attention is a function registered with transformers, so it holds for every model that looks its
+attention up there, through adapters, gradient checkpointing and wrappers for several devices.
 """
 
 from collections.abc import Sequence
@@ -44,9 +45,9 @@ class PackedGroup(NamedTuple):
 class Places(NamedTuple):
     """Where attention finds a group's responses, on one device.
 
-    ``padded``: (responses * longest,) each response's tokens, counted from the first one's first, padded with its last;
-    ``real``: which of those are no padding. Both None where all responses are equally long, and a view does. ``sees``:
-    (longest, prompt + longest) bool.
+    ``padded``: (responses * longest,) each response's tokens, counted from the first one's first,
+    padded with its last; ``real``: which of those are no padding. Both None where all responses are
+    equally long, and a view does. ``sees``: (longest, prompt + longest) bool.
     """
 
     padded: Tensor | None
@@ -55,7 +56,10 @@ class Places(NamedTuple):
 
 
 class Layout:
-    """The groups of a packed row. Opaque on purpose: what moves batches to devices must not take it apart."""
+    """The groups of a packed row.
+
+    Opaque on purpose: what moves batches to devices must not take it apart.
+    """
 
     __slots__ = ("_places", "groups")
 
@@ -73,7 +77,10 @@ class Layout:
         return [size for size in sizes if size > 0]
 
     def places(self, device: torch.device) -> list[Places]:
-        """Return the places of each group, made once: every layer asks for them, and copying them to a GPU would stop it."""
+        """Return the places of each group, made once.
+
+        Every layer asks for them, and copying them to a GPU would stop it.
+        """
         if device not in self._places:
             self._places[device] = [
                 _places_of(group, device) for group in self.groups if group.responses
@@ -85,8 +92,10 @@ def pack_groups(groups: Sequence[Group]) -> dict[str, Any]:
     """Lay groups out in one row of N tokens, with M response tokens to score in S responses.
 
     Returns:
-        ``input_ids`` and ``position_ids`` (1, N); ``predictors`` (M,): the token whose output predicts each response
-        token, the prompt's last for the first of a response; ``labels`` (M,): its id; ``response_mask`` (S, longest) bool: the
+        ``input_ids`` and ``position_ids`` (1, N); ``predictors`` (M,): the token whose output
+            predicts each response
+        token, the prompt's last for the first of a response; ``labels`` (M,): its id;
+            ``response_mask`` (S, longest) bool: the
         responses' tokens in rows; ``layout``: a `Layout`.
     """
     ids: list[int] = []
@@ -132,7 +141,10 @@ def n_packed_tokens(group: Group) -> int:
 
 
 def pieces_of(groups: Sequence[Group], max_tokens: int) -> list[Group]:
-    """Return groups of at most ``max_tokens`` packed tokens, cut between responses; a single response always fits."""
+    """Return groups of at most ``max_tokens`` packed tokens, cut between responses.
+
+    A single response always fits.
+    """
     pieces = []
     for group in groups:
         kept: list[Response] = []
@@ -148,7 +160,10 @@ def pieces_of(groups: Sequence[Group], max_tokens: int) -> list[Group]:
 
 
 def trial_groups(n_vocabulary: int, *, without: int | None = None) -> list[Group]:
-    """Return two small groups of arbitrary tokens but one, ragged, for comparing packed with plain computation."""
+    """Return two small ragged groups, to compare packed with plain computation.
+
+    Their tokens are arbitrary; ``without`` is not among them.
+    """
 
     def tokens(start: int, n: int) -> list[int]:
         arbitrary = [(start * 7919 + place * 104729) % n_vocabulary for place in range(n)]
@@ -164,7 +179,7 @@ def trial_groups(n_vocabulary: int, *, without: int | None = None) -> list[Group
 
 
 def changes_attention(config: Any) -> str | None:
-    """Name what a model's attention does beyond a softmax over all earlier tokens, None for nothing."""
+    """Name what a model's attention does beyond a softmax over all earlier tokens, if anything."""
     text = getattr(config, "text_config", config)
     if getattr(text, "attn_logit_softcapping", None):
         return f"its attention caps scores (attn_logit_softcapping = {text.attn_logit_softcapping})"
@@ -196,14 +211,16 @@ def shared_prompt_attention(
     Args:
         module: the attention layer; only its mode (training or not) is read.
         query: (1, heads, N, head size).
-        key: (1, key heads, N, head size), positions applied; heads are shared where there are fewer.
+        key: (1, key heads, N, head size), positions applied; heads are shared where there are
+            fewer.
         value: as ``key``.
         packed_layout: where groups lie.
         scaling: factor of the scores; default one over the root of the head size.
         dropout: of the weights, in training.
     """
     attend = partial(_attend, scaling=scaling, dropout=dropout if module.training else 0.0)
-    # One split, whose backward pass is one concatenation; slices would each fill a row with zeros and add it.
+    # One split, whose backward pass is one concatenation; slices would each fill a row with zeros
+    # and add it.
     states = [iter(torch.split(each, packed_layout.sizes, dim=2)) for each in (query, key, value)]
     all_places = iter(packed_layout.places(query.device))
 
@@ -221,7 +238,8 @@ def shared_prompt_attention(
         values = torch.cat([prompt_value.expand(n, -1, -1, -1), values], dim=2)
         output = attend(queries, keys, values, places.sees).flatten(0, 1)
         if places.real is not None:
-            # Padding stands behind each response, where no token of it looks; here it is left out again.
+            # Padding stands behind each response, where no token of it looks; here it is left out
+            # again.
             output = output.index_select(0, places.real)
         outputs.append(output)
     return torch.cat(outputs)[None], None
@@ -236,9 +254,13 @@ def _attend(
     scaling: float | None,
     dropout: float,
 ) -> Tensor:
-    """Return (B, T, heads, head size) of (B, heads, T, head size); without ``sees`` each token sees those before it."""
+    """Return (B, T, heads, head size) of (B, heads, T, head size).
+
+    Without ``sees`` each token sees those before it.
+    """
     n_shared = query.shape[1] // key.shape[1]
-    # On a GPU the kernels that take a mask take no shared heads, and torch would fall back to one that holds every weight.
+    # On a GPU the kernels that take a mask take no shared heads, and torch would fall back to one
+    # that holds every weight.
     copies_heads = n_shared > 1 and query.device.type != "cpu"
     if copies_heads:
         key = key.repeat_interleave(n_shared, dim=1)
@@ -258,7 +280,7 @@ def _attend(
 
 
 def _by_response(states: Tensor, n: int, places: Places) -> Tensor:
-    """Return (n, heads, longest, head size) of the n responses' tokens (1, heads, tokens, head size)."""
+    """Return n responses' tokens (1, heads, tokens, size) as (n, heads, longest, size)."""
     tokens = states[0]
     if places.padded is not None:
         tokens = tokens.index_select(1, places.padded)

@@ -70,13 +70,15 @@ METRICS = Schema(
             "tokens_per_s",
             pa.float64(),
             True,
-            "prompt and response tokens computed a second, all processes together, without evaluation and saving",
+            "prompt and response tokens computed a second, all processes together, without "
+            "evaluation and saving",
         ),
         Column(
             "prompt_tokens_saved",
             pa.float64(),
             True,
-            "share of prompt tokens that need no computation because each prompt goes through the model once, in [0, 1]",
+            "share of prompt tokens that need no computation because each prompt goes through the "
+            "model once, in [0, 1]",
         ),
     ),
 )

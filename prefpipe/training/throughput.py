@@ -1,4 +1,4 @@
-"""Tokens a second of training, and what computing each prompt once saves, counted where the work is done."""
+"""Tokens a second of training, and what computing each prompt once saves."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 class ComputedTokens(NamedTuple):
     """What was computed since the last time it was asked, on this process.
 
-    ``n_computed``: tokens that went through the model to be trained on, prompts and responses, each pass over a prompt counted,
-    padding and the first pass of groups in two passes not. ``n_prompt_each``: prompt tokens if each prompt went through once
-    a response. ``elapsed_s``: evaluation and saving left out.
+    ``n_computed``: tokens that went through the model to be trained on, prompts and responses, each
+    pass over a prompt counted, padding and the first pass of groups in two passes not.
+    ``n_prompt_each``: prompt tokens if each prompt went through once a response. ``elapsed_s``:
+    evaluation and saving left out.
     """
 
     n_computed: int
@@ -67,7 +68,10 @@ class Throughput:
 def throughput_figures(
     n_computed: int, n_prompt_each: int, n_response: int, elapsed_s: float
 ) -> dict[str, float]:
-    """Return ``tokens_per_s`` and ``prompt_tokens_saved``, 1 - (prompt tokens computed) / (once a response).
+    """Return ``tokens_per_s`` and ``prompt_tokens_saved``.
+
+    The second is 1 - (prompt tokens computed) / (prompt tokens if each were computed once a
+    response).
 
     Args:
         n_computed: tokens computed, over all processes.

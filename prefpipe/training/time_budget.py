@@ -1,8 +1,8 @@
 """A wall-clock budget: stop while there is still time to save.
 
-What comes next is foreseen from what was measured: at the end of a step it is asked whether one more step, the evaluations
-that are due and the saving still fit. The first saving has no measurement; it is reckoned from the bytes of weights and
-optimizer.
+What comes next is foreseen from what was measured: at the end of a step it is asked whether one
+more step, the evaluations that are due and the saving still fit. The first saving has no
+measurement; it is reckoned from the bytes of weights and optimizer.
 """
 
 import time
@@ -13,7 +13,9 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainingArguments
 
 SAVE_BYTES_PER_S = 2e8
-"""Speed at which a first checkpoint is taken to be written **(ours)**: below a network file system's usual."""
+"""Speed at which a first checkpoint is taken to be written **(ours)**: below a network file
+system's usual.
+"""
 
 SECONDS_AN_HOUR = 3600.0
 
@@ -21,8 +23,9 @@ SECONDS_AN_HOUR = 3600.0
 class TimeBudget(TrainerCallback):  # type: ignore[misc]
     """Measures steps, evaluations and savings, and says when another step would be one too many.
 
-    It decides nothing: ``is_up()`` is a question for whoever stops the training, on all processes alike. It is never up before
-    the first step, so that a budget that is too small for anything still gets on by a step each time.
+    It decides nothing: ``is_up()`` is a question for whoever stops the training, on all processes
+    alike. It is never up before the first step, so that a budget that is too small for anything
+    still gets on by a step each time.
 
     Args:
         hours: the budget.
@@ -44,14 +47,17 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
         self._lap_began = clock()
 
     def is_up(self) -> bool:
-        """Return whether one more step, the evaluations that are due and the saving would not fit any more."""
+        """Return whether one more step, with evaluations and saving, would not fit any more."""
         # One evaluation that is due now comes in any case; another may be due after the step.
         n_evaluations = int(self._evaluation_is_due) + 1
         needed_s = self.step_s + n_evaluations * self.evaluation_s + self.save_s
         return self._has_stepped and self.clock() + needed_s > self.deadline
 
     def stops_between_parts(self) -> Callable[[], bool]:
-        """Return a question to ask before each part of work before the training: whether one like the longest would not fit."""
+        """Return a question to ask before each part of work that comes before the training.
+
+        It is whether another part like the longest would not fit.
+        """
         asked_at: list[float] = []
         longest_s = 0.0
 
@@ -68,7 +74,10 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, _state: Any, _control: Any, model: nn.Module, **_kwargs: Any
     ) -> None:
-        """Reckon how long the first checkpoint takes: the weights, and two moments of those that are trained, in float32."""
+        """Reckon how long the first checkpoint takes.
+
+        It holds the weights, and two moments of those that are trained, in float32.
+        """
         n_bytes = 0
         for weight in model.parameters():
             n_bytes += weight.numel() * weight.element_size()

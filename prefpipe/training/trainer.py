@@ -1,11 +1,13 @@
 """The Hugging Face trainer over groups.
 
-The trainer brings accelerate, FSDP, DeepSpeed, checkpoints and trackers; this subclass says what the loss of a batch of
-groups is, in which order groups are visited, how a step's loss is averaged and what is logged.
+The trainer brings accelerate, FSDP, DeepSpeed, checkpoints and trackers; this subclass says what
+the loss of a batch of groups is, in which order groups are visited, how a step's loss is averaged
+and what is logged.
 
-Averaging. The loss of a step is the mean over the prompts of the global batch, whatever the split into micro-batches and
-devices: each micro-batch contributes its sum divided by the prompts of the whole step. (The trainer's default, a mean of
-means, overweights prompts in a short last micro-batch.)
+Averaging. The loss of a step is the mean over the prompts of the global batch, whatever the split
+into micro-batches and devices: each micro-batch contributes its sum divided by the prompts of the
+whole step. (The trainer's default, a mean of means, overweights prompts in a short last
+micro-batch.)
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -49,9 +51,13 @@ from prefpipe.training.throughput import Throughput, throughput_figures
 
 
 class GroupTrainer(Trainer):  # type: ignore[misc]
-    """Train a policy on groups with any objective of ``prefpipe.maths.objectives.registry``, or what else ``scoring`` says."""
+    """Train on groups with any objective of ``prefpipe.maths.objectives.registry``.
 
-    # compute_loss normalises over the accumulated batch itself, so the trainer must not divide again.
+    ``scoring`` says how the model's output becomes scores; by default as a policy's does.
+    """
+
+    # compute_loss normalises over the accumulated batch itself, so the trainer must not divide
+    # again.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -90,7 +96,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             callbacks=list(callbacks),
         )
 
-        # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss arguments from us.
+        # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss
+        # arguments from us.
         self.model_accepts_loss_kwargs = True
         self.args.load_best_model_at_end = self._early_stopping() is not None
         # stdout belongs to the command's result
@@ -101,15 +108,19 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         return self.scoring.summarise(np.asarray(prediction.predictions))
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Let FSDP2 compute what one device computes under autocast: weights travel in bfloat16, all else stays as it is.
+        """Let FSDP2 compute what one device computes under autocast.
 
-        accelerate would have it keep hidden states and log-probabilities in bfloat16 too, and sum gradients in it; the policy
-        would not begin at its reference, which is measured under autocast.
+        Weights travel in bfloat16, all else stays as it is.
+
+        accelerate would have it keep hidden states and log-probabilities in bfloat16 too, and sum
+        gradients in it; the policy would not begin at its reference, which is measured under
+        autocast.
         """
         super().create_accelerator_and_postprocess()
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if plugin is not None and plugin.fsdp_version == 2 and self.args.bf16:
-            # Embeddings that are float32 on one device give float32 hidden states; a frozen bfloat16 base does not.
+            # Embeddings that are float32 on one device give float32 hidden states; a frozen
+            # bfloat16 base does not.
             is_float32 = self.model.get_input_embeddings().weight.dtype == torch.float32
             plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16,
@@ -119,7 +130,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             )
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Enter autocast where FSDP2 has the model: accelerate puts it around the models of the other wrappers only."""
+        """Enter autocast where FSDP2 has the model.
+
+        accelerate puts it around the models of the other wrappers only.
+        """
         contexts: ExitStack = super().compute_loss_context_manager()
         if self.is_fsdp_enabled and self.args.bf16:
             contexts.enter_context(torch.autocast(self.args.device.type, torch.bfloat16))
@@ -137,7 +151,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
-        """Return what the device computes in one step and the number of prompts in it, over all processes."""
+        """Return what the device computes in one step, and the step's prompts on all processes."""
         self._throughput.begin()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         n_prompts = torch.tensor(sum(batch["n_prompts"] for batch in batches), device=device)
@@ -146,12 +160,16 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        """Add a device's prompts to the gradients, micro-batch by micro-batch; return their share of the step's mean loss.
+        """Add a device's prompts to the gradients, micro-batch by micro-batch.
 
-        A group in several rows takes two passes (Gao et al. 2021, arXiv 2101.06983): the log-probabilities of all its responses
-        without gradients, then the loss's derivative to each of them, and the rows again, each weighted with its own.
-        The gradients are those of one pass. Every process makes as many passes as the one that needs most, because wrappers
-        for several devices wait for each other in each; a process that has no prompt left makes idle ones.
+        Return their share of the step's mean loss.
+
+        A group in several rows takes two passes (Gao et al. 2021, arXiv 2101.06983): the
+        log-probabilities of all its responses without gradients, then the loss's derivative to each
+        of them, and the rows again, each weighted with its own. The gradients are those of one
+        pass. Every process makes as many passes as the one that needs most, because wrappers for
+        several devices wait for each other in each; a process that has no prompt left makes idle
+        ones.
 
         Raises:
             PrefpipeError: the loss is not finite; training on would only spoil the weights.
@@ -161,7 +179,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         batches, idle_row = inputs["batches"], inputs["idle"]
         shares: list[Tensor] = []
 
-        # The first pass over groups in several rows, of all of them at once: processes count their passes together.
+        # The first pass over groups in several rows, of all of them at once: processes count their
+        # passes together.
         rows = [row for batch in batches for row in batch.get("rows", ())]
         outputs = iter(self._read_without_gradients(model, rows, spare=idle_row))
 
@@ -181,8 +200,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         ends_step = self.accelerator.sync_gradients
         for number, compute in enumerate(passes, start=1):
             is_last = number == len(passes)
-            # DeepSpeed takes the optimizer's step inside a backward pass that ends one: only the very last may.
-            self.accelerator.gradient_state._set_sync_gradients(ends_step and is_last)  # noqa: SLF001 - as the trainer does
+            # DeepSpeed takes the optimizer's step inside a backward pass that ends one: only the
+            # very last may.
+            gradients = self.accelerator.gradient_state
+            gradients._set_sync_gradients(ends_step and is_last)  # noqa: SLF001 - as the trainer does
             syncs = is_last or self.is_fsdp_enabled
             with nullcontext() if syncs else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
@@ -194,7 +215,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def _read_without_gradients(
         self, model: nn.Module, rows: Sequence[Batch], *, spare: Batch
     ) -> list[Any]:
-        """Return the model's output on rows without gradients; ``spare`` is computed where other processes have more."""
+        """Return the model's output on rows without gradients.
+
+        ``spare`` is computed where other processes have more.
+        """
         n_spare = self._most(len(rows)) - len(rows)
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = [self.scoring.read(model, row) for row in rows]
@@ -210,7 +234,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _backward(self, loss: Tensor) -> None:
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            # It would divide by the accumulated micro-batches, which the loss has been divided by already.
+            # It would divide by the accumulated micro-batches, which the loss has been divided by
+            # already.
             self.accelerator.backward(loss, scale_wrt_gas=False)
         else:
             self.accelerator.backward(loss)
@@ -225,7 +250,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def _weights(
         self, batch: Batch, row_outputs: Sequence[Any], n_prompts: Any, shares: list[Tensor]
     ) -> list[tuple[Tensor, ...]]:
-        """Return for each row the loss's derivatives to the model's output on its responses, figure by figure."""
+        """Return for each row the loss's derivatives to the model's output, figure by figure."""
         output = by_group(row_outputs, batch["slots"])
         leaves: dict[str, Any] = {}
         for name, figure in differentiable_figures(output).items():
@@ -243,7 +268,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         return list(zip(*weights, strict=True))
 
     def _weighted(self, model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) -> Tensor:
-        """Return the model's output on a row, each figure times its weight, summed; with None, a pass that adds nothing."""
+        """Return the model's output on a row, each figure times its weight, summed.
+
+        With None it is a pass that adds nothing.
+        """
         figures = list(
             differentiable_figures(self.scoring.read(model, row, measured=False)).values()
         )
@@ -259,7 +287,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         if not bool(torch.isfinite(loss_sum)):
             raise PrefpipeError(
                 f"the loss is {loss_sum.item()} at step {self.state.global_step + 1}",
-                hint="lower --learning-rate or --beta and run again; the last checkpoint is still good",
+                hint="lower --learning-rate or --beta and run again; the last checkpoint is still "
+                "good",
             )
 
         self._measured.append(measured)
@@ -279,7 +308,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[None, Tensor, Tensor]:
-        """Return the measures of each prompt; their means, the loss among them, are the evaluation."""
+        """Return the measures of each prompt.
+
+        Their means, the loss among them, are the evaluation.
+        """
         del prediction_loss_only, ignore_keys
         batches = self._prepare_inputs(inputs)["batches"]
         rows_by_batch = [batch.get("rows", [batch]) for batch in batches]
@@ -298,9 +330,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         return None, measured, labels
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
-        """Return the means over the evaluation groups; training goes on as if there had been no evaluation.
+        """Return the means over the evaluation groups.
 
-        A data loader takes a random number when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
+        Training goes on as if there had been no evaluation. A data loader takes a random number
+        when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
         """
         device = self.args.device
         devices = [device] if device.type == "cuda" else []
@@ -326,7 +359,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         where: tuple[int, int] = super()._init_training_state(
             max_steps, n_steps_per_epoch, n_epochs, checkpoint, trial
         )
-        # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now count.
+        # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now
+        # count.
         self.state.compute_steps(self.args, max_steps)
         early = self._early_stopping()
         if early is not None and checkpoint is not None:
@@ -341,10 +375,11 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def _take_measures(self) -> dict[str, float]:
-        """Return the means over all prompts since the last time, of all processes, and how many there were.
+        """Return the means over all prompts of all processes since the last time, and their number.
 
-        All processes must ask, also those that had no prompt. The trainer's own loss is a mean over steps, in which prompts of
-        a short last step would count more than elsewhere; the mean here takes its place.
+        All processes must ask, also those that had no prompt. The trainer's own loss is a mean over
+        steps, in which prompts of a short last step would count more than elsewhere; the mean here
+        takes its place.
         """
         measures = self.scoring.measures
         no_rows = torch.zeros(0, len(measures), device=self.args.device)
@@ -374,13 +409,15 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def wrapper(self) -> str:
-        """What holds the model: ``FSDP``, ``DeepSpeed``, or ``DDP``, which leaves it as it is on one device."""
+        """What holds the model: ``FSDP``, ``DeepSpeed``, or ``DDP``, also on one device."""
         if self.is_fsdp_enabled:
             return "FSDP"
         return "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
 
     def whole_weights(self) -> dict[str, Tensor] | None:
-        """Return the model's weights gathered from all processes, on the first of them; None where each has them whole.
+        """Return the model's weights gathered from all processes, on the first of them.
+
+        None where each has them whole.
 
         All processes must ask: gathering waits for each of them.
         """
@@ -391,7 +428,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         return None
 
     def _untied(self, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-        """Return gathered weights without those that the model takes from others: gathered, both are whole."""
+        """Return gathered weights without those that the model takes from others.
+
+        Both are whole once they are gathered, and one is enough.
+        """
         if weights is None:
             return None
         tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {})
@@ -399,7 +439,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        # The trainer's state, which says that a checkpoint is whole, is written next, by the first process.
+        # The trainer's state, which says that a checkpoint is whole, is written next, by the first
+        # process.
         self.accelerator.wait_for_everyone()
 
     def _save(

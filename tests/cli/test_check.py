@@ -182,8 +182,10 @@ def test_a_template_that_refuses_the_turns_is_an_error(capsys, tmp_path, model, 
 
 def test_a_model_without_chat_template_or_tokenizer_is_an_error(capsys, tmp_path, model, identity):
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
-    for name, code, files in (("template", "no_chat_template", ["chat_template.jinja"]),
-                              ("tokenizer", "no_tokenizer", ["tokenizer.json", "tokenizer_config.json"])):  # fmt: skip
+    for name, code, files in (
+        ("template", "no_chat_template", ["chat_template.jinja"]),
+        ("tokenizer", "no_tokenizer", ["tokenizer.json", "tokenizer_config.json"]),
+    ):
         shutil.copytree(model, tmp_path / name)
         for file in files:
             (tmp_path / name / file).unlink()
@@ -228,8 +230,13 @@ def test_what_the_length_limit_does_is_counted_against_it(capsys, tmp_path, mode
     found, findings = told(capsys, groups, "--model", model, "--max-length", limit, code=0)
     assert found["n_over_limit"] == 3
     assert found["fates"] == {"ok": 6, "too_long": 3}
-    assert findings["too_long"] == ("warning", (f"3 of 9 (33.3%) responses are longer than --max-length {limit} with their prompt: "
-                                    "they are left out"))  # fmt: skip
+    assert findings["too_long"] == (
+        "warning",
+        (
+            f"3 of 9 (33.3%) responses are longer than --max-length {limit} with their prompt: "
+            "they are left out"
+        ),
+    )
     assert (
         found["lengths"]["max"]
         == len(PROMPT) + len("0 a much longer answer than the others are") + 1
@@ -273,8 +280,13 @@ def test_pairs_that_truncation_makes_identical_are_told(capsys, tmp_path, model,
     found, findings = told(
         capsys, groups, "--model", model, "--max-length", limit, "--on-too-long", "truncate", code=0
     )
-    assert findings["identical_when_cut"] == ("warning", ("3 of 6 (50.0%) pairs differ only beyond --max-length: cut, they are identical, "
-                                              "and train leaves one of them out"))  # fmt: skip
+    assert findings["identical_when_cut"] == (
+        "warning",
+        (
+            "3 of 6 (50.0%) pairs differ only beyond --max-length: cut, they are identical, "
+            "and train leaves one of them out"
+        ),
+    )
     assert found["fates"]["identical"] == 3
     assert (
         "identical_when_cut" not in told(capsys, groups, "--model", model, "--max-length", 512)[1]
@@ -360,14 +372,22 @@ def test_outlying_rewards_are_told(capsys, tmp_path, model, identity):
 
 def test_how_responses_end_is_told(capsys, tmp_path, model, identity):
     first, second, *others = rows_for()
-    rows = [first | {"finish_reason": "length", "response_token_ids": first["response_token_ids"][:-1]},
-            second | {"response_token_ids": second["response_token_ids"][:-1]}, *others]  # fmt: skip
+    rows = [
+        first | {"finish_reason": "length", "response_token_ids": first["response_token_ids"][:-1]},
+        second | {"response_token_ids": second["response_token_ids"][:-1]},
+        *others,
+    ]
     found, findings = told(
         capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0
     )
     assert found["finish_reasons"] == {"length": 1, "stop": 8}
-    assert findings["cut_off"] == ("warning", ("1 of 9 (11.1%) responses were cut at the token limit of generation: they end in the "
-                                   "middle, without an end of sequence"))  # fmt: skip
+    assert findings["cut_off"] == (
+        "warning",
+        (
+            "1 of 9 (11.1%) responses were cut at the token limit of generation: they end in the "
+            "middle, without an end of sequence"
+        ),
+    )
     assert (
         "1 of 9 (11.1%) responses ended by themselves, and their ids do not end with an end"
         in findings["stop_without_eos"][1]
@@ -451,9 +471,15 @@ def test_the_page_says_what_the_json_says(capsys, tmp_path, model, identity):
     assert prefpipe(["check", str(groups), "--model", str(model), "--gpu", "h100"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    for words in ("3 groups, 9 responses, 6 pairs, stored token ids", "warning  3 of 6 (50.0%) pairs are the same text",
-                  "hint: select with --near-duplicates", "prompt plus response, tokens", "0 beyond the limit of 2,048",
-                  "memory, about", "NVIDIA H100 SXM"):  # fmt: skip
+    for words in (
+        "3 groups, 9 responses, 6 pairs, stored token ids",
+        "warning  3 of 6 (50.0%) pairs are the same text",
+        "hint: select with --near-duplicates",
+        "prompt plus response, tokens",
+        "0 beyond the limit of 2,048",
+        "memory, about",
+        "NVIDIA H100 SXM",
+    ):
         assert words in captured.out
 
 

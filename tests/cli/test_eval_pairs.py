@@ -272,8 +272,21 @@ def test_contradictions_are_told(tmp_path, capsys):
 def test_shards_come_to_the_figures_of_one_run(tmp_path, capsys):
     pairs = pairs_file(tmp_path, some_pairs(20))
     whole = evaluate("rewardbench", pairs, tmp_path / "whole", *FAKE, "--part-size", "4")
-    words = ["eval", "rewardbench", "--pairs", pairs, "-o", str(tmp_path / "shards"), *FAKE, "--part-size", "4", *QUICK,
-             "--num-shards", "2", "--shard-index"]  # fmt: skip
+    words = [
+        "eval",
+        "rewardbench",
+        "--pairs",
+        pairs,
+        "-o",
+        str(tmp_path / "shards"),
+        *FAKE,
+        "--part-size",
+        "4",
+        *QUICK,
+        "--num-shards",
+        "2",
+        "--shard-index",
+    ]
     assert prefpipe([*words, "0"]) == 0
     assert "the figures come with the last of them" in capsys.readouterr().err
     assert not (tmp_path / "shards" / "summary.json").exists()

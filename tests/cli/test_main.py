@@ -311,9 +311,12 @@ def test_no_color_is_obeyed(tmp_path: Path, no_color: bool) -> None:
         **({"NO_COLOR": "1"} if no_color else {}),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "prefpipe", "status", str(tmp_path / "absent")], capture_output=True, text=True, env=environment,
+        [sys.executable, "-m", "prefpipe", "status", str(tmp_path / "absent")],
+        capture_output=True,
+        text=True,
+        env=environment,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert "does not exist" in done.stderr
     assert bool(COLOUR.search(done.stderr)) is not no_color

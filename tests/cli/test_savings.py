@@ -125,9 +125,12 @@ def test_before_any_run(capsys) -> None:
 def test_flags_change_what_they_say(capsys) -> None:
     plain = found(capsys, "--model", "8B", "--gpu", "a100", *PLAN)["pool"]
     for flags, factor in (
-        (["--epochs", "2"], 2), (["--lora"], 2 / 3), (["--gradient-checkpointing"], 4 / 3), (["--reference"], 4 / 3),
+        (["--epochs", "2"], 2),
+        (["--lora"], 2 / 3),
+        (["--gradient-checkpointing"], 4 / 3),
+        (["--reference"], 4 / 3),
         (["--no-shared-prompt"], 16 * 200 / (50 + 16 * 150)),
-    ):  # fmt: skip
+    ):
         assert found(capsys, "--model", "8B", "--gpu", "a100", *PLAN, *flags)["pool"][
             "flop"
         ] == pytest.approx(factor * plain["flop"])

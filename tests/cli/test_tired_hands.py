@@ -43,11 +43,14 @@ def test_a_bare_command_prints_its_help_and_no_empty_error(
 @pytest.mark.parametrize(
     ("words", "near"),
     [
-        (["scroe", "x"], "score"), (["eval", "winrate", "x"], "win-rate"), (["stats"], "status"),
-        (["win-rate", "x"], "prefpipe eval win-rate --help"), (["rewardbench"], "prefpipe eval rewardbench --help"),
+        (["scroe", "x"], "score"),
+        (["eval", "winrate", "x"], "win-rate"),
+        (["stats"], "status"),
+        (["win-rate", "x"], "prefpipe eval win-rate --help"),
+        (["rewardbench"], "prefpipe eval rewardbench --help"),
         (["convert", "x"], "prefpipe models convert --help"),
     ],
-)  # fmt: skip
+)
 def test_an_unknown_command_is_answered_with_the_nearest_one(
     words: list[str], near: str, capsys
 ) -> None:
@@ -141,8 +144,17 @@ def test_json_is_printed_at_3_by_every_stage_that_can_exit_so(tmp_path: Path, ca
 
     pairs = write_json_lines(
         tmp_path / "pairs.jsonl",
-        [{"prompt": f"q{i}", "chosen": "a", "rejected": "b", "score_chosen": None if i else 1.0, "score_rejected": 0.0} for i in range(4)],
-    )  # fmt: skip
+        [
+            {
+                "prompt": f"q{i}",
+                "chosen": "a",
+                "rejected": "b",
+                "score_chosen": None if i else 1.0,
+                "score_rejected": 0.0,
+            }
+            for i in range(4)
+        ],
+    )
     summary = printed_at_3(
         ["eval", "rewardbench", "--pairs", str(pairs), "-o", at("p"), "--bootstrap-draws", "10"],
         capsys,

@@ -29,12 +29,24 @@ def published(tmp_path: Path, data_dir: Path) -> Path:
     for model in ("claude-2", "alpaca-7b"):
         rows = candidates.filter(pl.col("model") == model).sort("prompt_id")
         values = [
-            {"instruction": prompt, "output_1": theirs, "generator_1": "gpt4_1106_preview", "output_2": ours, "generator_2": model,
-             "annotator": "weighted_alpaca_eval_gpt4_turbo", "preference": 1 + preference, "raw_completion": None}
+            {
+                "instruction": prompt,
+                "output_1": theirs,
+                "generator_1": "gpt4_1106_preview",
+                "output_2": ours,
+                "generator_2": model,
+                "annotator": "weighted_alpaca_eval_gpt4_turbo",
+                "preference": 1 + preference,
+                "raw_completion": None,
+            }
             for prompt, theirs, ours, preference in zip(
-                rows["prompt"], baseline["response"], rows["response"], rows["preference"], strict=True
+                rows["prompt"],
+                baseline["response"],
+                rows["response"],
+                rows["preference"],
+                strict=True,
             )
-        ]  # fmt: skip
+        ]
         (tmp_path / f"{model}.json").write_text(json.dumps(values))
     table = baseline.select(pl.col("prompt_id").alias(""), "instruction_difficulty")
     table.write_csv(tmp_path / "instruction_difficulty.csv")
@@ -140,8 +152,17 @@ def test_missing_preferences_are_refused_or_counted(tmp_path: Path, capsys) -> N
 def test_rows_of_one_prompt_are_one_cluster(tmp_path: Path, capsys) -> None:
     """Two raters a prompt: the error is over prompts."""
     values = np.random.default_rng(3).uniform(size=(10, 2))
-    rows = [{"prompt_id": f"p{i}", "preference": float(values[i, j]), "rater": "r", "length_chars": 5 + i * j, "baseline_length_chars": 9}
-            for j in range(2) for i in range(10)]  # fmt: skip
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "preference": float(values[i, j]),
+            "rater": "r",
+            "length_chars": 5 + i * j,
+            "baseline_length_chars": 9,
+        }
+        for j in range(2)
+        for i in range(10)
+    ]
     found = figures(capsys, lines(tmp_path / "r.jsonl", *rows))["results"][0]
     means = values.mean(axis=1)
     assert found["win_rate"]["se"] == pytest.approx(means.std(ddof=1) / np.sqrt(10))
@@ -218,8 +239,17 @@ def test_without_lengths_the_raw_rate_stands_alone(tmp_path: Path, capsys) -> No
 
 def test_the_folder_of_an_evaluation_can_be_read(tmp_path: Path, capsys) -> None:
     """What `prefpipe eval` wrote: the same win rate, and the same length-controlled one."""
-    prompts = lines(tmp_path / "p.jsonl", *(
-        {"prompt_id": f"p{i}", "prompt": f"Say {i}", "checks": [{"type": "words", "min": 1, "max": 9}]} for i in range(12)))  # fmt: skip
+    prompts = lines(
+        tmp_path / "p.jsonl",
+        *(
+            {
+                "prompt_id": f"p{i}",
+                "prompt": f"Say {i}",
+                "checks": [{"type": "words", "min": 1, "max": 9}],
+            }
+            for i in range(12)
+        ),
+    )
     sides = [
         "--policy",
         "fake",
@@ -386,8 +416,15 @@ def test_a_fit_that_runs_to_an_end_says_not_to_believe_its_error(
     tmp_path: Path, capsys, is_flat, preference
 ) -> None:
     """0.0% ± 0.0% where length alone tells wins from losses; 44% ± 1.5% with an interval from 0% to 50%."""
-    rows = [{"prompt": f"p{i}", "preference": preference(i), "length_chars": 50 + (10 if is_flat else 1) * i,
-             "baseline_length_chars": 75 + i % 3 if is_flat else 100 + 7 * i} for i in range(12 if is_flat else 8)]  # fmt: skip
+    rows = [
+        {
+            "prompt": f"p{i}",
+            "preference": preference(i),
+            "length_chars": 50 + (10 if is_flat else 1) * i,
+            "baseline_length_chars": 75 + i % 3 if is_flat else 100 + 7 * i,
+        }
+        for i in range(12 if is_flat else 8)
+    ]
     result = figures(capsys, lines(tmp_path / "r.jsonl", *rows), "--bootstrap-fits", "50")[
         "results"
     ][0]

@@ -24,9 +24,12 @@ def config(**changes: object) -> SelectConfig:
 def array(tasks: list[int], task: int, step: int = 1) -> dict[str, str]:
     """Return what Slurm sets in a task of an array."""
     return {
-        "SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": str(len(tasks)), "SLURM_ARRAY_TASK_MIN": str(min(tasks)),
-        "SLURM_ARRAY_TASK_MAX": str(max(tasks)), "SLURM_ARRAY_TASK_STEP": str(step),
-    }  # fmt: skip
+        "SLURM_ARRAY_TASK_ID": str(task),
+        "SLURM_ARRAY_TASK_COUNT": str(len(tasks)),
+        "SLURM_ARRAY_TASK_MIN": str(min(tasks)),
+        "SLURM_ARRAY_TASK_MAX": str(max(tasks)),
+        "SLURM_ARRAY_TASK_STEP": str(step),
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Rows of ``groups`` as what is trained on and measured: one place for train, logprobs and check.
 
-Stored token ids are what the policy really sampled. They are taken where tokenizer and chat template of the model at hand
-are those that sampled them; otherwise the conversation is tokenised again.
+Stored token ids are what the policy really sampled. They are taken where tokenizer and chat
+template of the model at hand are those that sampled them; otherwise the conversation is tokenised
+again.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ AGAIN = (
 
 
 def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
-    """Return whether every model that sampled the candidates had this model's tokenizer and chat template."""
+    """Return whether all that sampled the candidates had this model's tokenizer and template."""
     return ids_fit(groups, model.tokenizer_hash, model.chat_template_hash, model.template_date)
 
 
@@ -57,8 +58,8 @@ def ids_fit(
 ) -> bool:
     """Return whether every model that sampled the candidates had this tokenizer and chat template.
 
-    A template that reads the clock must have been told the same day; of candidates that were sampled before days were recorded
-    nobody knows it, and what was sampled is taken.
+    A template that reads the clock must have been told the same day; of candidates that were
+    sampled before days were recorded nobody knows it, and what was sampled is taken.
 
     Args:
         groups: groups, or candidates themselves.
@@ -84,7 +85,9 @@ def ids_fit(
 
 
 def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder:
-    """Return a model's tokenizer and chat template, and the ids that end its turns; no weights are loaded.
+    """Return a model's tokenizer and chat template, and the ids that end its turns.
+
+    No weights are loaded.
 
     Raises:
         ModelError: the template fails on two plain questions and their answers, or leaves them out.
@@ -107,7 +110,10 @@ def encoder_in(
     trust_remote_code: bool = False,
     template_date: str | None = None,
 ) -> Encoder:
-    """Return the tokenizer and chat template in one folder, with the ids that end a turn by the other's configuration."""
+    """Return the tokenizer and chat template in one folder, with the ids that end a turn.
+
+    These ids are by the configuration in the other folder.
+    """
     tokenizer = AutoTokenizer.from_pretrained(
         tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True
     )
@@ -132,7 +138,10 @@ def groups_for(
     *,
     trust_remote_code: bool = False,
 ) -> list[Group]:
-    """Return the groups as tokens of a model: the stored ids where they are its own, else tokenised again, which is logged.
+    """Return the groups as tokens of a model.
+
+    They are the stored ids where these are its own. Else conversations are tokenised again, which
+    is logged.
 
     Raises:
         InputError: as `groups_of`.
@@ -148,9 +157,10 @@ def groups_for(
 
 
 def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
-    """Return the groups that select kept, with stored ids, or with those of ``encoder`` where one is given.
+    """Return the groups that select kept, with stored ids, or with those of ``encoder``.
 
-    A response that has no tokens of the encoder's model is there without any, and with its ``problem``.
+    A response that has no tokens of the encoder's model is there without any, and with its
+    ``problem``.
 
     Raises:
         InputError: a response without stored ids, or ids of different prompts within one group.
@@ -167,7 +177,7 @@ def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
 
 
 def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
-    """Return every candidate that has a response as a group a prompt, to be measured and not to be trained on.
+    """Return every candidate that has a response, a group a prompt, to be measured and not trained.
 
     Rewards and roles, which candidates have none of, are all the same and say nothing.
 

@@ -1,8 +1,9 @@
 """Rows of ``groups`` as whole conversations: what a reward model is trained on.
 
-Each response goes through the reward model's own chat template with its prompt, as `score` renders it, so stored token ids,
-which are a policy's, do not matter. What the conversations of a prompt begin with in common is the group's prompt, computed
-once; the rest, the end of the turn included, is the response.
+Each response goes through the reward model's own chat template with its prompt, as `score` renders
+it, so stored token ids, which are a policy's, do not matter. What the conversations of a prompt
+begin with in common is the group's prompt, computed once; the rest, the end of the turn included,
+is the response.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,10 @@ from prefpipe.training.reward_model import check_ends
 
 
 class _Conversation(NamedTuple):
-    """A prompt and a response as one sequence of tokens; none, and the ``problem``, where the template refuses them."""
+    """A prompt and a response as one sequence of tokens.
+
+    There are none where the template refuses them, and ``problem`` says why.
+    """
 
     row: Row
     ids: list[int]
@@ -25,15 +29,17 @@ class _Conversation(NamedTuple):
 
 
 def conversations_of(rows: Sequence[Row], template: ChatTemplate) -> list[Group]:
-    """Return the groups that select kept; a response that the template refuses is there with its ``problem``.
+    """Return the groups that select kept.
+
+    A response that the template refuses is there with its ``problem``.
 
     Args:
         rows: of ``groups``, rejected prompts among them.
         template: of the reward model, its tokenizer with a pad token.
 
     Raises:
-        InputError: the template ends a conversation with the pad token; or conversations of one prompt have no first token in
-            common.
+        InputError: the template ends a conversation with the pad token; or conversations of one
+            prompt have no first token in common.
     """
     conversations: dict[str, list[_Conversation]] = {}
     for row in rows:

@@ -1,6 +1,7 @@
-"""What an earlier run has left in an output folder: whether its steps may be gone on from, and whether its model is whole.
+"""What an earlier run has left in an output folder, and whether it may be gone on from.
 
-A run notes in ``inputs.json`` what it is made from. Checkpoints beside that note are of that run and of no other.
+A run notes in ``inputs.json`` what it is made from. Checkpoints beside that note are of that run
+and of no other.
 """
 
 import json
@@ -33,7 +34,9 @@ WRITTEN_FILES = (
 def refuse_checkpoint_of_another_run(
     resume_from: Path, made_from: Mapping[str, str], log: Callable[[str], None]
 ) -> None:
-    """Refuse to go on from steps that another run took: the result would be that run's under this one's name.
+    """Refuse to go on from steps that another run took.
+
+    The result would be that run's under this one's name.
 
     Args:
         resume_from: a checkpoint, or a folder that holds some.
@@ -41,13 +44,15 @@ def refuse_checkpoint_of_another_run(
         log: where to say that nothing is known of the run that wrote it.
 
     Raises:
-        UsageError: no complete checkpoint, or its folder says that it is of another configuration, model or groups.
+        UsageError: no complete checkpoint, or its folder says that it is of another configuration,
+            model or groups.
     """
     checkpoint = require_checkpoint(resume_from)
     noted = _read_inputs(checkpoint.resolve().parent)
     if noted is None:
         log(
-            f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of this run"
+            f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of "
+            f"this run"
         )
         return
     if noted == made_from:
@@ -70,9 +75,10 @@ def start_again_if_changed(
     is_asked: bool,
     log: Callable[[str], None],
 ) -> None:
-    """Throw checkpoints away that are of other groups or of another run, or all when asked to; note what this run is.
+    """Throw away what is of other groups or of another run, or all when asked to.
 
-    The run is noted because a kill may come after ``run.json`` is replaced and before the old checkpoints are gone.
+    Then note what this run is. That is done because a kill may come after ``run.json`` is replaced
+    and before the old checkpoints are gone.
 
     Args:
         folder: the output.
@@ -100,7 +106,10 @@ def start_again_if_changed(
 
 
 def holds_model(folder: Path, log: Callable[[str], None]) -> bool:
-    """Return whether a finished run's model is still there and whole; else it is saved again from the last checkpoint."""
+    """Return whether a finished run's model is still there and whole.
+
+    Where it is not, it is saved again from the last checkpoint.
+    """
     problem = weights_problem(folder)
     if not any((folder / name).is_file() for name in CONFIG_FILES):
         problem = "its configuration is missing"

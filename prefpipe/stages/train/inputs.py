@@ -1,4 +1,4 @@
-"""What a training run is given: opened, checked against each other, and signed with the run's fingerprint."""
+"""What a training run is given: opened, checked, and signed with the run's fingerprint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +59,8 @@ from prefpipe.training.tables import POLICY
 
 EVAL_FLAG = "--eval-groups"
 
+TRAINED_GROUPS = "the groups that are trained on"
+
 LORA_LEARNING_RATE_FACTOR = 10.0
 """Adapters want a learning rate about ten times that of full training **(ours)**."""
 
@@ -67,7 +69,8 @@ LORA_LEARNING_RATE_FACTOR = 10.0
 class OpenedGroups:
     """Groups to train or to evaluate on, and their reference, None where the run has none.
 
-    ``flag``: what gave them, "" for the command's own. ``allow_partial``: whether parts may be missing.
+    ``flag``: what gave them, "" for the command's own. ``allow_partial``: whether parts may be
+    missing.
     """
 
     artifact: Artifact
@@ -160,7 +163,8 @@ def open_training(
         eval_groups = OpenedGroups(eval_artifact, eval_reference, flag=EVAL_FLAG)
         parents["eval_groups"] = eval_groups.digest
 
-    # The first process opens the output, and may throw away what was there; the others find it open.
+    # The first process opens the output, and may throw away what was there; the others find it
+    # open.
     with processes().main_process_first():
         record = _record_of(
             config, settings, objective, model, groups, eval_groups, runtime.context
@@ -266,9 +270,10 @@ def _open_references(
     groups: Artifact,
     eval_groups: Artifact | None,
 ) -> tuple[Reference | None, Reference | None]:
-    """Return the references of what is trained and of what is evaluated on: given, or to be measured by the run.
+    """Return the references of what is trained and of what is evaluated on.
 
-    None for an objective without one, unless it is asked for, for what is logged.
+    They are given, or to be measured by the run. None for an objective without one, unless it is
+    asked for, for what is logged.
 
     Args:
         config: the stage's knobs.
@@ -280,7 +285,8 @@ def _open_references(
 
     Raises:
         InputError: log-probabilities of other groups.
-        UsageError: a reference of another tokenizer, or made with other settings; or two different ones.
+        UsageError: a reference of another tokenizer, or made with other settings; or two different
+            ones.
     """
     measured = None
     if config.reference_model is not None or objective.needs_reference:
@@ -356,13 +362,12 @@ def _check_same_reference(trained: Reference, evaluated: Reference, eval_groups:
     differences = field_differences(trained.identity, evaluated.identity)
     if not differences:
         return
-    lines = [
-        f"{EVAL_FLAG} would be measured under another reference than the groups that are trained on:"
-    ]
+    lines = [f"{EVAL_FLAG} would be measured under another reference than {TRAINED_GROUPS}:"]
     lines += [difference.worded("in training", "in evaluation") for difference in differences]
     raise UsageError(
         "\n  ".join(lines),
-        hint=f"prefpipe logprobs {quote(str(eval_groups))} --model REFERENCE ..., and pass its folder with "
+        hint=f"prefpipe logprobs {quote(str(eval_groups))} --model REFERENCE ..., and pass its "
+        f"folder with "
         "--eval-reference",
     )
 
@@ -378,7 +383,8 @@ def _record_of(
 ) -> RunRecord:
     """Return what the run is: what can change its weights, and what it is made with."""
     identity = {"stage": config.stage, "version": config.VERSION, **config.identity()}
-    # Each objective, by its name in the table, has one target; its knobs come below, with their values.
+    # Each objective, by its name in the table, has one target; its knobs come below, with their
+    # values.
     for name in ("target", *KNOB_NAMES):
         identity.pop(name, None)
     for name in ("objective", *StartValues._fields):
@@ -418,7 +424,10 @@ def _record_of(
 def _reference_ingredients(
     config: TrainConfig, identity: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the reference as ``status`` looks for it: log-probabilities that were given, or a model that was named."""
+    """Return the reference as ``status`` looks for it.
+
+    It is log-probabilities that were given, or a model that was named; else there is none.
+    """
     if config.reference is not None:
         # its number format is part of what it is
         hashes = dict(identity)
@@ -429,7 +438,10 @@ def _reference_ingredients(
 
 
 def _how_to_go_on(config: TrainConfig) -> str:
-    """Say what to do after a stop; some flags would throw away what the stopped run has done if they were given again."""
+    """Say what to do after a stop.
+
+    Some flags would throw away what the stopped run has done if they were given again.
+    """
     flags = []
     if config.overwrite.replaces_this_run:
         flags.append("--overwrite")

@@ -1,8 +1,9 @@
 """The reference of a training run: which model it is, and where its log-probabilities come from.
 
-Either a ``logprobs`` artifact that is given, checked to be of these groups, or one of the run's own in ``OUTPUT/reference``,
-made by the stage itself: part by part, resumed by itself, and kept whatever becomes of the run beside it. What the
-reference is belongs to the run's identity; where it lies does not.
+Either a ``logprobs`` artifact that is given, checked to be of these groups, or one of the run's own
+in ``OUTPUT/reference``, made by the stage itself: part by part, resumed by itself, and kept
+whatever becomes of the run beside it. What the reference is belongs to the run's identity; where it
+lies does not.
 """
 
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ class Reference(Protocol):
         """What it is, for the run's identity: the model's hashes and the number format."""
 
     def open_logprobs(self, groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
-        """Return its log-probabilities of the groups, which are measured now where they are not on disk yet."""
+        """Return its log-probabilities of the groups, measured now where they are not on disk."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class GivenReference:
         return _identity(measured["model"], measured["dtype"])
 
     def open_logprobs(self, _groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
-        """Return them; the log says so, and whether they are of the model that the training starts from."""
+        """Return them; the log says so, and whether they are of another model than the start."""
         line = f"the reference is {self.artifact.path}"
         if self.identity["content_hash"] != policy.identity()["content_hash"]:
             line += f", of another model than the training starts from, {policy.requested}"
@@ -68,7 +69,10 @@ class GivenReference:
 
 @dataclass(frozen=True)
 class MeasuredReference:
-    """A model whose log-probabilities the run measures itself. ``config``: how `logprobs` is to do it, and where."""
+    """A model whose log-probabilities the run measures itself.
+
+    ``config``: how `logprobs` is to do it, and where.
+    """
 
     model: ModelFiles
     config: LogprobsConfig
@@ -79,7 +83,7 @@ class MeasuredReference:
         return _identity(self.model.identity(), self.config.dtype)
 
     def of(self, groups: Path, folder: Path) -> "MeasuredReference":
-        """Return the same reference of other groups, which must be whole, kept in another folder."""
+        """Return the same reference of other groups, which must be whole, in another folder."""
         config = replace(self.config, groups=groups, output=folder, allow_partial=False)
         return replace(self, config=config)
 
@@ -93,7 +97,8 @@ class MeasuredReference:
         folder = self.config.output
         record = logprobs.record_of(self.config, self.model, groups, runtime, encode_as=policy)
 
-        # One process at a time: whoever starts again must not throw away what others have made anew.
+        # One process at a time: whoever starts again must not throw away what others have made
+        # anew.
         with state.main_process_first():
             expected = (None, record.fingerprint)
             if state.is_main_process and _fingerprint_on_disk(folder) not in expected:
@@ -108,7 +113,8 @@ class MeasuredReference:
                 self.model,
                 replace(runtime, shard=shard),
                 encode_as=policy,
-                # What the policy's template refuses is left out of the training, too: it stops nothing.
+                # What the policy's template refuses is left out of the training, too: it stops
+                # nothing.
                 failing=("not_finite",),
             )
         except StoppedEarly as error:
@@ -135,7 +141,9 @@ def measure_reference(
     *,
     allow_partial: bool,
 ) -> dict[Key, tuple[float, int]]:
-    """Return sum and token count of every response under the reference, by key; what is missing is measured first.
+    """Return sum and token count of every response under the reference, by key.
+
+    What is missing is measured first.
 
     Raises:
         InputError: a part was made from another version of the groups' part.
@@ -146,7 +154,8 @@ def measure_reference(
     for index in logps.present(indices, allow_partial=False):
         if logps.footer(index).parents != {"groups": groups.footer(index).data_sha256}:
             raise InputError(
-                f"{logps.part_path(index)} was made from another version of {groups.part_path(index)}",
+                f"{logps.part_path(index)} was made from another version of "
+                f"{groups.part_path(index)}",
                 hint="run the `prefpipe logprobs` command again: it makes this part anew",
             )
     return read_logprobs(logps, indices)
@@ -161,7 +170,9 @@ def open_given_reference(
     on_too_long: str,
     flag: str,
 ) -> GivenReference:
-    """Open log-probabilities that were not made by this run; their parts are checked when they are read.
+    """Open log-probabilities that were not made by this run.
+
+    Their parts are checked when they are read.
 
     Args:
         path: of the artifact.
@@ -191,7 +202,8 @@ def open_given_reference(
 
     if identity["max_length"] != max_length:
         raise UsageError(
-            f"{flag} {path} was made with --max-length {identity['max_length']}, and this run has {max_length}",
+            f"{flag} {path} was made with --max-length {identity['max_length']}, and this run has "
+            f"{max_length}",
             hint=f"pass --max-length {identity['max_length']}, or {again}",
         )
     if on_too_long == "truncate" and not identity["truncates"]:
@@ -212,7 +224,9 @@ def open_given_reference(
 def reference_model_of(
     name: str | None, policy: ModelFiles, named: ModelFiles | None, *, trains_adapter: bool
 ) -> ModelFiles:
-    """Return the model that is the reference: what the training starts from, unless another one is asked for.
+    """Return the model that is the reference.
+
+    That is what the training starts from, unless another one is asked for.
 
     Args:
         name: ``--reference-model``.
@@ -221,14 +235,17 @@ def reference_model_of(
         trains_adapter: whether adapters are trained.
 
     Raises:
-        UsageError: the base of no adapter, or a model of another tokenizer, to which the policy's token ids are other texts.
+        UsageError: the base of no adapter, or a model of another tokenizer, to which the policy's
+            token ids are other texts.
     """
     reference = policy if named is None else named
     if name == BASE:
         if policy.base is None and not trains_adapter:
             raise UsageError(
-                f"--reference-model base: {policy.requested} is no adapter and all its weights are trained",
-                hint="leave it out for the model as it is before its first step; a folder of that name is ./base",
+                f"--reference-model base: {policy.requested} is no adapter and all its weights are "
+                f"trained",
+                hint="leave it out for the model as it is before its first step; a folder of that "
+                "name is ./base",
             )
         reference = policy.base if policy.base is not None else policy
 
@@ -236,13 +253,14 @@ def reference_model_of(
         raise UsageError(
             f"the reference {reference.requested} has another tokenizer than {policy.requested}: "
             "the same ids are other texts to it",
-            hint="pass a --reference-model with the policy's tokenizer, such as the model that it was trained from",
+            hint="pass a --reference-model with the policy's tokenizer, such as the model that it "
+            "was trained from",
         )
     return reference
 
 
 def dtype_of(*, bf16: bool, trains_adapter: bool, load_in_4bit: bool) -> str:
-    """Return the number format in which the policy itself would be measured before its first step."""
+    """Return the number format in which the policy would be measured before its first step."""
     if load_in_4bit:
         return "nf4-bfloat16" if bf16 else "nf4-float32"
     if not bf16:
@@ -259,7 +277,9 @@ def _identity(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: str) -> None:
-    """Refuse log-probabilities of prompts that tell another day; stored ids are the same whatever the day.
+    """Refuse log-probabilities of prompts that tell another day.
+
+    Stored ids are the same whatever the day.
 
     Raises:
         UsageError: the chat template was told another day than in this run.
@@ -274,13 +294,14 @@ def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: s
         hint = f"pass --template-date {day}, or {hint}"
     recorded = "no day that is on record" if day is None else day
     raise UsageError(
-        f"{flag} {artifact.path}: the chat template was told {recorded}, and in this run it is {policy.template_date}",
+        f"{flag} {artifact.path}: the chat template was told {recorded}, and in this run it is "
+        f"{policy.template_date}",
         hint=hint,
     )
 
 
 def _fingerprint_on_disk(folder: Path) -> str | None:
-    """Return the fingerprint of what lies in a folder, None for nothing, "" for what cannot be read."""
+    """Return the fingerprint of what lies in a folder, None for nothing, "" if it is unreadable."""
     try:
         return read_run_record(folder).fingerprint
     except PrefpipeError:

@@ -22,7 +22,7 @@ CARD_FIGURES = ("objective", "knobs", "learning_rate", "n_groups", "n_steps")
 
 
 def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
-    """Return what an earlier run of the same inputs has finished, None where there is something to do."""
+    """Return what an earlier run of the same inputs has finished, None where it has not."""
     folder = inputs.output.path
     is_done = (
         inputs.output.is_done(0, inputs.parents)
@@ -41,7 +41,9 @@ def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
 
 
 def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
-    """Save the model, then the row of every response, then the summary; the result's model may be used up.
+    """Save the model, then the row of every response, then the summary.
+
+    The result's model may be used up.
 
     Other processes than the first wait until it has written.
     """

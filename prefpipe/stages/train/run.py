@@ -1,10 +1,12 @@
 """Train a policy, or a reward model, on groups.
 
-Reads: ``groups``, and ``logprobs`` where given. Writes: the policy as a Hugging Face folder or a PEFT adapter; checkpoints,
-``metrics.parquet``, ``reference/`` (log-probabilities under the reference, for objectives that need them) and TensorBoard events
-on the way; at the end ``policy`` (one row for every response of the groups and what became of it) and ``summary.json``.
-Promises: stored token ids are trained on when tokenizer and chat template are those that sampled them; a stopped or killed
-run goes on from its last complete checkpoint, to the same weights; every response is trained on or counted under its reason.
+Reads: ``groups``, and ``logprobs`` where given. Writes: the policy as a Hugging Face folder or a
+PEFT adapter; checkpoints, ``metrics.parquet``, ``reference/`` (log-probabilities under the
+reference, for objectives that need them) and TensorBoard events on the way; at the end ``policy``
+(one row for every response of the groups and what became of it) and ``summary.json``. Promises:
+stored token ids are trained on when tokenizer and chat template are those that sampled them; a
+stopped or killed run goes on from its last complete checkpoint, to the same weights; every response
+is trained on or counted under its reason.
 """
 
 from contextlib import ExitStack

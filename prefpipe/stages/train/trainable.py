@@ -1,6 +1,7 @@
 """What differs between training a policy and training a reward model, outside the steps themselves.
 
-A trainable model reads rows as groups of tokens, is loaded, tells the trainer how its output is scored, and is saved.
+A trainable model reads rows as groups of tokens, is loaded, tells the trainer how its output is
+scored, and is saved.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,8 +46,8 @@ from prefpipe.training.trainer import GroupTrainer
 class StartSettings:
     """What the training starts from, and what of it is trained.
 
-    ``target``: ``policy`` or ``reward``. ``lora``: the adapters, None where all weights are trained.
-    ``max_length``: longest prompt plus response, in tokens.
+    ``target``: ``policy`` or ``reward``. ``lora``: the adapters, None where all weights are
+    trained. ``max_length``: longest prompt plus response, in tokens.
     """
 
     target: str
@@ -90,15 +91,15 @@ class Trainable(Protocol):
         """Return how the trainer makes scores, losses and measures of the model's output."""
 
     def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
-        """Return the calibration of the trained model on the evaluated pairs, None where it has none."""
+        """Return the trained model's calibration on the evaluated pairs, None where it has none."""
 
     def save(
         self, trained: Policy, folder: Path, facts: dict[str, Any], weights: dict[str, Any] | None
     ) -> None:
         """Write the result into the output folder; the trained object may be used up.
 
-        ``facts``: what the model card says of the run. ``weights``: all of them, where the object's own are cut over
-        several devices.
+        ``facts``: what the model card says of the run. ``weights``: all of them, where the object's
+        own are cut over several devices.
         """
 
 
@@ -169,7 +170,7 @@ class TrainableRewardModel:
     log: Callable[[str], None]
 
     def missing(self, group: Group) -> str | None:
-        """Say that there is no pair: whatever roles are left, pairs are all that a reward model learns from."""
+        """Say that there is no pair: pairs are all that a reward model learns from."""
         return missing_pair(group)
 
     def groups(self, rows: Sequence[Row], _source: Artifact) -> list[Group]:
@@ -186,11 +187,13 @@ class TrainableRewardModel:
         """Load the classifier, with a fresh head where it has none.
 
         Raises:
-            UsageError: adapters, which are merged in the end, over weights that are cut over several devices.
+            UsageError: adapters, which are merged in the end, over weights that are cut over
+                several devices.
         """
         if self.start.lora is not None and cuts_weights():
             raise UsageError(
-                "--lora-r of a reward model is merged when it is saved, which FSDP and ZeRO-3 do not allow",
+                "--lora-r of a reward model is merged when it is saved, which FSDP and ZeRO-3 do "
+                "not allow",
                 hint="use `prefpipe launch-config ddp` or zero2, or leave out --lora-r",
             )
         return load_reward_model(
@@ -211,7 +214,10 @@ class TrainableRewardModel:
         return RewardScoring(settings.objective, settings.knobs, width=width)
 
     def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
-        """Return the calibration of the model that is saved, measured now unless the last evaluation was of it."""
+        """Return the calibration of the model that is saved.
+
+        It is measured now, unless the last evaluation was of that model.
+        """
         scoring = trainer.scoring
         assert isinstance(scoring, RewardScoring)
         if trainer.eval_dataset is None:
@@ -223,7 +229,8 @@ class TrainableRewardModel:
             saved_step = state.best_global_step
         evaluated_steps = [entry["step"] for entry in state.log_history if "eval_loss" in entry]
 
-        # Early stopping may have taken another model, and a run may have gone on from its last step.
+        # Early stopping may have taken another model, and a run may have gone on from its last
+        # step.
         if scoring.calibration is None or evaluated_steps[-1:] != [saved_step]:
             trainer.predict(trainer.eval_dataset)
         return scoring.calibration
@@ -238,7 +245,7 @@ class TrainableRewardModel:
 
 
 def open_trainable(start: StartSettings, log: Callable[[str], None]) -> Trainable:
-    """Return what ``--target`` names: a policy, or a reward model with its tokenizer and chat template.
+    """Return a policy, or a reward model with its tokenizer and chat template.
 
     Raises:
         ModelError: a reward model's template fails on a question and its answer.
@@ -253,13 +260,16 @@ def open_trainable(start: StartSettings, log: Callable[[str], None]) -> Trainabl
     limit = longest_conversation(start.model, tokenizer, trust_remote_code=start.trust_remote_code)
     if limit < start.max_length:
         log(
-            f"{start.model.requested} reads {limit} tokens at most: --max-length {start.max_length} is {limit}"
+            f"{start.model.requested} reads {limit} tokens at most: --max-length "
+            f"{start.max_length} is {limit}"
         )
     return TrainableRewardModel(start, tokenizer, template, min(start.max_length, limit), log)
 
 
 def check_start(start: StartSettings) -> None:
-    """Refuse a model that the target cannot be trained from, and adapters that it cannot have; no weights are loaded.
+    """Refuse a model that the target cannot be trained from, and adapters that it cannot have.
+
+    No weights are loaded.
 
     Raises:
         ModelError: no chat template, or a kind of model that the target does not start from.

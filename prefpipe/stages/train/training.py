@@ -50,8 +50,8 @@ COMPARED_MEASURES = (
 class TrainResult:
     """A trained model that is not saved yet, and what is to be recorded of the run.
 
-    ``weights``: all of the model's, on the first process, where its own are cut over several devices. ``best_step``: of the
-    evaluation whose model this is, None where the last one is taken.
+    ``weights``: all of the model's, on the first process, where its own are cut over several
+    devices. ``best_step``: of the evaluation whose model this is, None where the last one is taken.
     """
 
     trainable: Trainable
@@ -72,7 +72,8 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
 
     Raises:
         InputError: no group is left to train on, or what the model cannot read.
-        StoppedEarly: a stop was asked for; what was measured is kept, and a checkpoint is on disk if there was a step.
+        StoppedEarly: a stop was asked for; what was measured is kept, and a checkpoint is on disk
+            if there was a step.
     """
     settings = inputs.settings
     trainable = open_trainable(inputs.start, runtime.log)
@@ -121,7 +122,8 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
         is_budget = budget is not None and not runtime.should_stop()
         why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "as asked"
         raise StoppedEarly(
-            f"train stopped {why} at step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint",
+            f"train stopped {why} at step {trainer.state.global_step} of "
+            f"{trainer.state.max_steps}, with a checkpoint",
             hint=inputs.how_to_go_on,
         )
 
@@ -142,7 +144,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
 def _prepare_prompts(
     policy: Policy, trainable: Trainable, settings: TrainSettings, data: TrainingData
 ) -> str:
-    """Compute each prompt once a group, where that can be; return a line that says so, or why it is computed once a response."""
+    """Have each prompt computed once a group where that can be, and return a line that says so."""
     problem: str | None = "--no-shared-prompt"
     if settings.shared_prompt:
         problem = share_as_first(policy.model, trainable.share)
@@ -166,7 +168,8 @@ def _describe_steps(
     return (
         f"{len(data.groups)} groups{evaluated}, {settings.global_batch_size} prompts a step = "
         f"{arguments.world_size} devices x {settings.per_device_train_batch_size} x "
-        f"{arguments.gradient_accumulation_steps} accumulated; learning rate {settings.learning_rate:g}"
+        f"{arguments.gradient_accumulation_steps} accumulated; learning rate "
+        f"{settings.learning_rate:g}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Groups as what is trained and evaluated on: prepared alike, kept apart, each response with its reference."""
+"""Groups to train and to evaluate on: prepared alike, kept apart, each with its reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,8 +33,9 @@ ReferenceLogps = dict[Key, tuple[float, int]]
 class TrainingData:
     """What a run trains and evaluates on.
 
-    ``rows``: of the groups, rejected prompts among them; ``statuses``: what became of each response, by key;
-    ``ref_logps``: under the reference, {} without one. ``eval_counts``: responses of ``--eval-groups`` by status.
+    ``rows``: of the groups, rejected prompts among them; ``statuses``: what became of each
+    response, by key; ``ref_logps``: under the reference, {} without one. ``eval_counts``: responses
+    of ``--eval-groups`` by status.
     """
 
     rows: list[Row]
@@ -56,7 +57,7 @@ class _Read(NamedTuple):
 def read_training_data(
     inputs: TrainInputs, trainable: Trainable, runtime: Runtime, budget: TimeBudget | None
 ) -> TrainingData:
-    """Read the groups, leave out what cannot be trained or evaluated on, and measure the reference where it is needed.
+    """Read the groups, leave out what cannot be used, and measure the reference where needed.
 
     Args:
         inputs: of the run.
@@ -123,7 +124,10 @@ def _read(
 
 
 def _nothing_left(source: OpenedGroups, prepared: PreparedGroups) -> InputError:
-    """Return the error that says why no group can be used: how many responses for which reason, and one refusal in full."""
+    """Return the error that says why no group can be used.
+
+    It counts responses by reason, and holds one refusal of the template in full.
+    """
     path = source.artifact.path
     use = f"{path} can be trained on"
     if source.flag:
@@ -156,7 +160,8 @@ def _check_apart(
     n_same = sum(tuple(group.prompt_token_ids) in trained for group in eval_groups)
     if n_same:
         log(
-            f"{n_same} of the {len(eval_groups)} prompts of {flag} have the text of a prompt that is trained on, "
+            f"{n_same} of the {len(eval_groups)} prompts of {flag} have the text of a prompt that "
+            f"is trained on, "
             "under another id"
         )
 
@@ -164,7 +169,9 @@ def _check_apart(
 def _measure_references(
     inputs: TrainInputs, runtime: Runtime, budget: TimeBudget | None
 ) -> tuple[ReferenceLogps | None, ReferenceLogps | None]:
-    """Return the reference's log-probabilities of what is trained and of what is evaluated on, None without a reference.
+    """Return the reference's log-probabilities of what is trained and of what is evaluated on.
+
+    None where there is no reference.
 
     Raises:
         StoppedEarly: a stop was asked for, or the budget is nearly over.

@@ -5,7 +5,6 @@ from typing import Literal
 import pytest
 from pydantic.dataclasses import dataclass
 
-from prefpipe.spelling import did_you_mean
 from prefpipe.text.checks.parameters import Count, Number, Switch, Text, Texts, read_parameters
 
 
@@ -80,7 +79,3 @@ def test_lists_of_texts_are_lists_of_texts():
 
 def test_a_check_may_refuse_what_its_parameters_say_together():
     assert read(needed="never") == (None, ["'needed' can be anything but that"])
-
-
-def test_nothing_near_is_no_guess():
-    assert did_you_mean("zzz", ["words"]) == ""
