@@ -1,9 +1,9 @@
 """What a chat completion says, whoever made it.
 
 A server, a batch, the cache, or an engine in this process. Servers differ in what they put into a
-completion, and one odd answer must not lose its neighbours: every body that holds an answer is read,
-as a verdict's text (`read_completion`) or as a sampled response (`read_generation`), and what cannot
-be read of it is null or an error with a reason. Only a body without any answer is none
+completion, and one odd answer must not lose its neighbours. So every body that holds an answer is
+read, as a verdict's text (`read_completion`) or as a sampled response (`read_generation`). What
+cannot be read of it is null or an error with a reason. Only a body without any answer is none
 (`NoCompletionError`).
 """
 
@@ -65,7 +65,8 @@ def read_first_choice(body: Any) -> Completion:
     """Return what a completion's first choice holds.
 
     Raises:
-        NoCompletionError: no choice, no message in it, or a message with neither words nor a reason why.
+        NoCompletionError: no choice, no message in it, or a message with neither words nor a
+            reason why.
     """
     choice = _first_choice(body)
     usage = body.get("usage")
@@ -165,7 +166,7 @@ def _response_tokens(
     if start > 0:
         return len(positions) - start
     if completion.n_thought_tokens and completion.n_completion_tokens is not None:
-        # a text has a token at least: with as many thoughts as tokens, the server counts the two apart
+        # A text has a token at least: with as many thoughts as tokens, these are counted apart.
         n_tokens = completion.n_completion_tokens - completion.n_thought_tokens
         return n_tokens if n_tokens > 0 else None
     return None
@@ -267,9 +268,10 @@ def _sum_of(positions: Sequence[tuple[bytes, float | None]]) -> float | None:
 
 
 def _start_of_text(pieces: Sequence[bytes], text: str) -> int:
-    """Return the number of the first sampled token that is the text's, 0 where none before it says anything.
+    """Return the number of the first sampled token that is the text's.
 
-    0, too, where the tokens do not spell the text, as a server's own way of writing tokens may not.
+    0 where none before it says anything. 0, too, where the tokens do not spell the text, as a
+    server's own way of writing tokens may not.
     """
     wanted = text.strip().encode("utf-8", "replace")
     joined = b"".join(pieces)
@@ -288,7 +290,7 @@ def _start_of_text(pieces: Sequence[bytes], text: str) -> int:
 
 
 def _tokens_of_answer(completion: Completion) -> tuple[TokenChoice, ...] | None:
-    """Return the tokens of a judge's answer, without those of the thoughts that the server returned apart."""
+    """Return the tokens of a judge's answer, without those of thoughts that came apart from it."""
     tokens = _tokens(completion.choice)
     text = completion.message.text
     if tokens is None or not completion.has_thoughts or not text:
@@ -301,7 +303,7 @@ def _tokens_of_answer(completion: Completion) -> tuple[TokenChoice, ...] | None:
 
 
 def _tokens(choice: Mapping[str, Any]) -> tuple[TokenChoice, ...] | None:
-    """Return tokens with their alternatives; None where the server gave none, or none that can be read."""
+    """Return tokens with their alternatives; None where there are none that can be read."""
     positions = _raw_positions(choice)
     if not positions:
         return None

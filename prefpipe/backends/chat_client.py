@@ -1,4 +1,4 @@
-"""Asking a chat-completions server that may be busy, slow, broken or gone, many questions at a time.
+"""Asking a chat-completions server that may be busy, slow, broken or gone.
 
 Failures are of three kinds:
 
@@ -121,7 +121,8 @@ class ChatClient:
         self._has_tried_bare = False
 
         self._said_until = 0.0
-        self._random = random.Random()  # noqa: S311 - spreads retries of many threads; no answer depends on it
+        # Spreads retries of many threads; no answer depends on it.
+        self._random = random.Random()  # noqa: S311
 
     @property
     def url(self) -> str:
@@ -338,7 +339,7 @@ class ChatClient:
         return PermanentError(ChatAnswer(ERROR, reason), is_bad_request=True)
 
     def _wait(self, error: TransientError, n_tries: int) -> None:
-        """Wait before the next try: as long as the server asks for, or with exponential back-off."""
+        """Wait before the next try, as long as the server asks for or with exponential back-off."""
         if error.wait_s is None:
             # 0.5, 1, 2, ... seconds up to a minute, each spread over half to all of it
             longest_s = min(FIRST_WAIT_S * 2 ** (n_tries - 1), LONGEST_WAIT_S)

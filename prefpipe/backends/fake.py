@@ -28,12 +28,12 @@ FIRST_BYTE_ID = 3
 """Token ids are UTF-8 bytes plus this."""
 
 VOCABULARY = (
-    "a and answer because bright but careful clear could each every example first follow from give "
-    "good have here however idea if important in into is it keep later like make many may more most "
-    "need not of often one only or other our people please point question reason result same say "
-    "second see short should simple so some step still such take than that the then there these "
-    "think this time to true try under use very want way we well what when which while why will "
-    "with word work would you your"
+    "a and answer because bright but careful clear could each every example first follow from "
+    "give good have here however idea if important in into is it keep later like make many "
+    "may more most need not of often one only or other our people please point question "
+    "reason result same say second see short should simple so some step still such take than "
+    "that the then there these think this time to true try under use very want way we well "
+    "what when which while why will with word work would you your"
 )
 WORDS = VOCABULARY.split()
 LONGEST_ANSWER_WORDS = 80
@@ -42,7 +42,8 @@ LONGEST_ANSWER_WORDS = 80
 class FakeModel(NamedTuple):
     """A fake as ``--model`` names it, ``fake:delay_s=0.01,error_rate=0.1``.
 
-    ``identity`` is the name with every setting that was given but ``delay_s``, which changes no row.
+    ``identity`` is the name with every setting that was given but ``delay_s``, which changes no
+    row.
     """
 
     name: str
@@ -93,7 +94,7 @@ class FakeModel(NamedTuple):
 
 
 class FakeGenerator:
-    """A generator whose tokens are bytes and whose text is words chosen by a hash of the seed and the prompt.
+    """A generator whose tokens are bytes, and whose words a hash of seed and prompt chooses.
 
     Answers have 1 to 80 words, short ones more often, so that some hit ``max_tokens``. At
     temperature 0 the answer depends on the prompt alone. ``delay_s`` is slept for each request, so

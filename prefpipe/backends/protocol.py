@@ -18,10 +18,11 @@ Message = Mapping[str, str]
 class GenerationRequest(NamedTuple):
     """One response to sample.
 
-    ``prompt_token_ids`` is what ``Generator.encode`` returned for ``messages`` (empty when the engine
-    keeps its tokenizer to itself). ``seed`` alone decides the randomness of this row, so the answer
-    does not depend on which other rows are in the batch beyond the rounding of the engine's
-    arithmetic.
+    ``prompt_token_ids`` is what ``Generator.encode`` returned for ``messages``; empty when the
+    engine keeps its tokenizer to itself.
+
+    ``seed`` alone decides the randomness of this row, so the answer does not depend on which other
+    rows are in the batch beyond the rounding of the engine's arithmetic.
     """
 
     prompt_id: str

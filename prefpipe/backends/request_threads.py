@@ -82,7 +82,7 @@ class RequestThreads:
             raise
 
     def _gather(self, arrived: "queue.SimpleQueue[Arrival[Answer]]", n: int) -> dict[int, Answer]:
-        """Return ``n`` answers by place; raise what ended a thread, or that a stop was asked for."""
+        """Return ``n`` answers by place; raise what ended a thread, or `StoppedEarly`."""
         answers: dict[int, Answer] = {}
         while len(answers) < n:
             with suppress(queue.Empty):

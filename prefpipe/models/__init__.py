@@ -1,1 +1,1 @@
-"""What a model folder is: files, tokenizer, location, shape, and the models that ship with a package."""
+"""What a model folder is: files, weights, tokenizer, location, shape, bundled models."""

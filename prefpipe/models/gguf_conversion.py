@@ -1,8 +1,8 @@
 """A GGUF file, as an ordinary Hugging Face folder.
 
-Only what is understood is converted: the llama architecture with a byte-level BPE tokenizer. What is
-known to be outside of that, and every unknown tensor, is refused by name, because a model that is
-nearly right answers fluently and wrongly.
+Only what is understood is converted: the llama architecture with a byte-level BPE tokenizer. What
+is known to be outside of that, and every unknown tensor, is refused by name, because a model that
+is nearly right answers fluently and wrongly.
 
 Layout of the file: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -26,7 +26,7 @@ from prefpipe.errors import ModelError
 from prefpipe.models.files import inspect_model
 
 CONVERTER_VERSION = 1
-"""Part of the cached folder's name, so that a corrected converter never meets the old one's result."""
+"""Part of the cached folder's name: a corrected converter never meets the old one's result."""
 
 WHOLE_MODEL_TENSORS = {
     "token_embd": "model.embed_tokens",
@@ -69,11 +69,11 @@ def convert_cached(gguf_path: Path) -> Path:
 
 
 def convert_gguf(gguf_path: Path, out_dir: Path) -> Path:
-    """Write the model, tokenizer and chat template of a GGUF file to ``out_dir`` and return ``out_dir``.
+    """Write the model, tokenizer and chat template of a GGUF file to ``out_dir``, and return that.
 
     Weights keep their values exactly: float16 tensors stay float16, everything else (quantised
-    tensors among them) becomes float32. The folder appears under its name when it is whole. When two
-    processes convert at once, the first one's folder stays and both return it.
+    tensors among them) becomes float32. The folder appears under its name when it is whole. When
+    two processes convert at once, the first one's folder stays and both return it.
 
     Raises:
         ModelError: the file is not GGUF, its architecture, tokenizer or a tensor is not supported,

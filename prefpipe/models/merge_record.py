@@ -21,8 +21,8 @@ FILE_NAME = "merged_from.json"
 class MergedPart:
     """A folder that a model was merged of.
 
-    ``role``: adapter or base; ``reference``: as the user or the adapter named it; ``path``: where it
-    was; ``content_hash``: of its weights and configuration.
+    ``role``: adapter or base; ``reference``: as the user or the adapter named it; ``path``: where
+    it was; ``content_hash``: of its weights and configuration.
     """
 
     role: str

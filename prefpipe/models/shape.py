@@ -37,7 +37,7 @@ NO_MODEL_ERRORS = (
 
 
 class NamedShape(NamedTuple):
-    """A model's shape, its parameters in all and for one token, and notes on how they are counted."""
+    """A model's shape, its parameters in all and for one token, and notes on the count."""
 
     shape: ModelShape
     n_parameters: int

@@ -100,7 +100,7 @@ def _read_if_there(path: Path) -> dict[str, Any]:
 
 
 def _normalise(content: dict[str, Any]) -> dict[str, Any]:
-    """Drop what loading and saving a tokenizer changes: padding, truncation, defaults, no-op steps."""
+    """Drop what loading and saving changes: padding, truncation, defaults, steps without effect."""
     stored = content.get("model", {})
     model = {key: value for key, value in stored.items() if value not in (None, False, "")}
     merges = model.get("merges", [])

@@ -1,4 +1,7 @@
-"""The weight files of a model folder: which there are, and whether each is whole. Nothing is loaded."""
+"""The weight files of a model folder: which there are, and whether each is whole.
+
+Nothing is loaded.
+"""
 
 import json
 from pathlib import Path
@@ -55,7 +58,8 @@ def find_weights(folder: Path, name: str) -> list[Path]:
     for pickle in pickles:
         if pickle not in TRAINER_PICKLES:
             raise ModelError(
-                f"the model folder {folder} has only pickle weights ({pickle}), which prefpipe refuses",
+                f"the model folder {folder} has only pickle weights ({pickle}), "
+                "which prefpipe refuses",
                 hint=CONVERT_HINT,
             )
     raise ModelError(

@@ -233,7 +233,8 @@ def _warnings_of_rounding(figures: dict[str, Any]) -> list[str]:
     if unchanged:
         names = ", ".join(unchanged[:3]) + (" ..." if len(unchanged) > 3 else "")
         warnings.append(
-            f"{len(unchanged)} of {figures['n_matrices']} adapted matrices stay as they are: {names}"
+            f"{len(unchanged)} of {figures['n_matrices']} adapted matrices stay as they are: "
+            f"{names}"
         )
     if figures["changed_share_rounded"] < FEW * figures["changed_share"]:
         warnings.append(
@@ -283,7 +284,10 @@ def _require_agreement(agreement: Agreement, dtype: str) -> None:
 
 
 def _warnings_of_tokenizer(adapter: ModelFiles, folder: Path) -> list[str]:
-    """Warn where the saved tokenizer or template is not the adapter's: stored ids would be refused."""
+    """Warn where the saved tokenizer or template is not the adapter's.
+
+    Token ids that were stored with the adapter would be refused with the merged model.
+    """
     written = inspect_model(folder, "merged")
     is_same_tokenizer = written.tokenizer_hash == adapter.tokenizer_hash
     if is_same_tokenizer and written.chat_template_hash == adapter.chat_template_hash:

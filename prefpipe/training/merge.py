@@ -59,8 +59,8 @@ class Adapted(NamedTuple):
 class Changes:
     """What merging did to the adapted matrices, in float32 and rounded to ``dtype``.
 
-    ``norm2`` and ``update2`` are the squared norms of all matrices and of their updates; ``kept`` is
-    the scalar product of the exact update and the one that rounding leaves.
+    ``norm2`` and ``update2`` are the squared norms of all matrices and of their updates; ``kept``
+    is the scalar product of the exact update and the one that rounding leaves.
     """
 
     dtype: torch.dtype
@@ -197,7 +197,8 @@ def load_adapted(files: ModelFiles, *, trust_remote_code: bool = False) -> Adapt
 
 def _shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        names = file.keys()
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
 
 
 def _require_one_label(

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}
-"""Mean absolute difference, in nats a token or in units of reward, that rounding explains **(ours)**."""
+"""Mean absolute difference that rounding explains **(ours)**.
+
+In nats a token, or in units of reward.
+"""
 MAX_TOKENS = 256
 PHOTOSYNTHESIS = (
     "Plants, algae and some bacteria turn light into chemical energy: chlorophyll takes it in, "

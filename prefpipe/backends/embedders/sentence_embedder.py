@@ -1,4 +1,4 @@
-"""Embeds texts with a sentence-transformers model, and says which texts it did not read to the end."""
+"""Embeds texts with a sentence-transformers model, and says which it did not read to the end."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """The decoding loop: prompts go in, sampled token ids and log-probabilities come out.
 
-A row is one sample of one prompt. Each distinct prompt is prefilled once, and its key/value cache is
-copied to its samples. Rows that end leave the batch and waiting rows take their places, an eighth of
-the batch at a time, because each change copies the cache. Prompts are taken shortest first, so that
-neighbours need little padding.
+A row is one sample of one prompt. Each distinct prompt is prefilled once, and its key/value cache
+is copied to its samples. Rows that end leave the batch and waiting rows take their places, an
+eighth of the batch at a time, because each change copies the cache. Prompts are taken shortest
+first, so that neighbours need little padding.
 """
 
 from collections import deque
@@ -207,7 +207,7 @@ class Decoder:
         return started
 
     def _prefill(self, n_rows: int) -> None:
-        """Prefill the next prompts, as many as have ``n_rows`` rows together and fit into one prefill."""
+        """Prefill the next prompts: as many as have ``n_rows`` rows together and fit into one."""
         taken: list[tuple[tuple[int, ...], list[Row]]] = []
         n_taken = 0
         while self._prompts and n_taken < n_rows:
@@ -246,8 +246,8 @@ class Decoder:
 
 
 def draw_uniforms(seed: int, n_tokens: int) -> Tensor:
-    """Return the row's uniform numbers, (n_tokens,) float64; a longer draw begins with the shorter one.
+    """Return the row's uniform numbers, (n_tokens,) float64.
 
-    They come from the CPU's generator on every device.
+    A longer draw begins with the shorter one. They come from the CPU's generator on every device.
     """
     return torch.rand(n_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

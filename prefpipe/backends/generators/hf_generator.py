@@ -1,4 +1,4 @@
-"""The transformers back-end: sampling from any causal language model of the hub, on CPU or one GPU."""
+"""The transformers back-end: sampling from any causal language model, on CPU or one GPU."""
 
 import math
 import warnings
@@ -30,7 +30,8 @@ class HfGenerator:
     ``dtype="auto"`` is float32 on CPU and bfloat16 on a GPU; ``batch_size`` counts sequences.
 
     Raises:
-        ModelError: not a causal language model, no chat template, weights that do not cover the model.
+        ModelError: not a causal language model, no chat template, weights that do not cover the
+            model.
     """
 
     def __init__(
@@ -134,7 +135,8 @@ def load_causal_lm(
     if files.kind != "causal-lm":
         raise ModelError(
             f"{model.requested} is a {files.kind} model; generating needs a causal language model",
-            hint="give --model a causal language model; rating belongs to score, embedding to embed",
+            hint="give --model a causal language model; rating belongs to score, "
+            "embedding to embed",
         )
 
     transformers_logging.disable_progress_bar()

@@ -16,7 +16,9 @@ ROOM = 64
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
-    """One layer's keys and values, (S, heads, positions, head size), as views of buffers with room to grow.
+    """One layer's keys and values, as views of buffers with room to grow.
+
+    Shapes: (S, heads, positions, head size).
 
     Sliding-window layers keep all positions here, too: the mask hides those outside of the window.
     """
@@ -62,7 +64,7 @@ def new_cache() -> Cache:
 
 
 def join_caches(parts: list[tuple[Cache, Tensor]], width: int) -> Cache:
-    """Return one cache with the chosen rows of several caches, right-aligned in ``width`` positions.
+    """Return one cache with the chosen rows of several, right-aligned in ``width`` positions.
 
     Args:
         parts: each a cache and the indices of its rows to take. One index may occur many times: the
@@ -101,7 +103,10 @@ def _widen(buffer: Tensor, width: int) -> Tensor:
 
 
 def is_supported(config: Any) -> bool:
-    """Return whether every layer of the model is attention over keys and values (no recurrent state)."""
+    """Return whether every layer of the model is attention over keys and values.
+
+    Recurrent layers keep a state instead.
+    """
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return kinds <= {"full_attention", "sliding_attention", "chunked_attention"}
 

@@ -27,7 +27,9 @@ UNKNOWN_LENGTH = 2**31 - 1
 TOO_LONG_PREFIX = "prompt_too_long: "
 
 OPTIONAL_FIELDS = {
-    "return_token_ids": "rows have no response_token_ids, so `train` will tokenise their texts again",
+    "return_token_ids": (
+        "rows have no response_token_ids, so `train` will tokenise their texts again"
+    ),
     "logprobs": "rows have no logp",
 }
 """Request fields that a server may refuse, and what is lost without them."""
@@ -85,7 +87,7 @@ class OpenAIGenerator:
         """Neutral sampling settings that the server refuses, so that its own defaults hold."""
         return [name for name in self._client.left_out if name in NEUTRAL]
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:  # noqa: ARG002 - the protocol's parameter
+    def encode(self, messages: Sequence[Message]) -> list[int]:  # noqa: ARG002
         """Return no ids: the server's tokenizer stays there."""
         return []
 

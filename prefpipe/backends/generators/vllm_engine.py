@@ -6,8 +6,8 @@ log goes to stderr, because stdout is prefpipe's, and shows warnings only.
 
 Several processes on one node, one for each shard, need nothing special. vLLM asks the operating
 system for free ports, and the supported releases write their compile cache atomically (torch 2.10
-and later), so sharing ``VLLM_CACHE_ROOT`` is safe and saves compile time. Give each process its GPUs
-with ``CUDA_VISIBLE_DEVICES``.
+and later), so sharing ``VLLM_CACHE_ROOT`` is safe and saves compile time. Give each process its
+GPUs with ``CUDA_VISIBLE_DEVICES``.
 """
 
 import gc
@@ -25,7 +25,8 @@ find_version()
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
-import vllm  # noqa: E402 - after the check of its version and the settings that it reads when imported
+# After the check of its version, and the settings that it reads when imported.
+import vllm  # noqa: E402
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: E402
 from vllm.exceptions import VLLMValidationError  # noqa: E402
 from vllm.inputs import TokensPrompt  # noqa: E402
@@ -76,8 +77,9 @@ class VllmGenerator:
         if current_platform.is_cpu():
             settings["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
             dtype = "float32" if dtype == "auto" else dtype
-            # A prompt that is prefilled in chunks makes vLLM wind its request's generator back. torch's
-            # CPU generators cannot do that: the engine dies as soon as several prompts arrive at once.
+            # A prompt that is prefilled in chunks makes vLLM wind its request's generator back.
+            # torch's CPU generators cannot do that: the engine dies as soon as several prompts
+            # arrive at once.
             settings["enable_chunked_prefill"] = False
 
         self._chat = ChatTokenizer(model, trust_remote_code=trust_remote_code)
@@ -176,7 +178,8 @@ class VllmGenerator:
     def _run(self, batch: Sequence[tuple[Any, Any]]) -> list[Generation]:
         """Run a batch of prompts with their parameters.
 
-        When vLLM refuses it, which costs nothing yet, it is halved until the refused rows are alone.
+        When vLLM refuses it, which costs nothing yet, it is halved until the refused rows are
+        alone.
         """
         if not batch:
             return []

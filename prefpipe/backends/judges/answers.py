@@ -152,7 +152,7 @@ class JudgeAnswers:
     def _known(
         self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
     ) -> ChatAnswer | None:
-        """Return the answer that a batch or an earlier run brought; None if it is to be asked for."""
+        """Return the answer of a batch or an earlier run; None if it is to be asked for."""
         if self.mode == "ingest" and key not in self.used_of_batch:
             arrived = self._take_from_batch(key, body, is_usable)
             if arrived is not None:
@@ -171,7 +171,7 @@ class JudgeAnswers:
     def _take_from_batch(
         self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
     ) -> ChatAnswer | None:
-        """Keep and return a batch's answer; None where it has none, or a usable one is kept already."""
+        """Keep and return a batch's answer; None if it has none or a usable one is kept already."""
         arrived = self.batch.answers.get(key)
         answer = _read_or_none(arrived)
         if arrived is None or answer is None:

@@ -1,4 +1,4 @@
-"""Where judge prompts come from: those that ship with prefpipe, by name, and the user's own files."""
+"""Where judge prompts come from: prefpipe's own, by name, and the user's files."""
 
 from importlib import resources
 from pathlib import Path

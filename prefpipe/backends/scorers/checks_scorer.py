@@ -24,7 +24,7 @@ _MOST_PROMPTS_SHOWN: Final = 20
 
 
 class ChecksScorer:
-    """Rates a response by the checks in its prompt's column ``checks``: a weighted mean in [0, 1]."""
+    """Rates a response by its prompt's column ``checks``: a weighted mean in [0, 1]."""
 
     def __init__(self, *, trust_python_checks: bool = False) -> None:
         self._trust_python_checks = trust_python_checks

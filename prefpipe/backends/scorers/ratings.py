@@ -103,7 +103,7 @@ class RatingsScorer:
         return identity
 
     def unknown_keys(self, candidates: Iterable[tuple[str, int, str]]) -> list[str]:
-        """Return, in the order of the file, each rating of no candidate: its key and place in words.
+        """Return each rating of no candidate, its key and place in words, in the file's order.
 
         ``candidates`` are the ``(prompt_id, sample_idx, response)`` of the whole artifact, not of
         one part or shard.

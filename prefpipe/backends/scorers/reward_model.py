@@ -65,7 +65,7 @@ class RewardModelScorer:
         self._n_read = self._n_with_control_text = 0
 
         self._model = _load_model(model, self._dtype, trust_remote_code).to(self._device)
-        # The model finds the last token by its pad id: it must be the one that this class pads with.
+        # The model finds the last token by its pad id: it must be what this class pads with.
         self._pad_id: int = self._tokenizer.pad_token_id
         self._model.config.get_text_config().pad_token_id = self._pad_id
         self.max_length = max_length or self._own_limit()
@@ -100,7 +100,7 @@ class RewardModelScorer:
             else:
                 readable.append((place, token_ids))
 
-        # Rows of like length share a batch, and the longest come first: too little memory shows soon.
+        # Rows of like length share a batch. The longest come first: too little memory shows soon.
         readable.sort(key=lambda item: len(item[1]), reverse=True)
         rewards = self._rewards([token_ids for _, token_ids in readable], self._batch_size)
         for (place, _), reward in zip(readable, rewards, strict=True):
@@ -269,7 +269,8 @@ def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) 
     untrained = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])
     if untrained:
         raise ModelError(
-            f"the files of {model.requested} lack {_list(untrained)}: these weights would be random",
+            f"the files of {model.requested} lack {_list(untrained)}: "
+            "these weights would be random",
             hint="give a trained reward model; a language model has no score head",
         )
     unused = sorted(key for key in info["unexpected_keys"] if not key.startswith("lm_head"))
