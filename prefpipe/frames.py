@@ -7,12 +7,11 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import IncompleteInputError, InputError, PrefpipeWarning
 from prefpipe.status.checker import standing_of
-from prefpipe.status.folders import find_artifacts
+from prefpipe.status.folders import open_artifact
 
 
 def read(
@@ -33,7 +32,7 @@ def read(
         IncompleteInputError: with ``strict``, parts are missing.
         CorruptPartError: a part is damaged.
     """
-    artifact = _open(Path(path))
+    artifact = open_artifact(Path(path), verb="read")
     missing = artifact.missing()
     standing = standing_of(artifact.path)
 
@@ -57,21 +56,6 @@ def _frame_of(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
-
-
-def _open(path: Path) -> Artifact:
-    """Return the artifact of a folder.
-
-    Raises:
-        InputError: there is none; of a folder that holds several the error names them.
-    """
-    inside = find_artifacts(path)
-    if inside and path not in inside:
-        raise InputError(
-            f"{path} is not an artifact, it holds {len(inside)}",
-            hint=f"read one of them: {', '.join(map(str, inside[:6]))}",
-        )
-    return Artifact(path, read_run_record(path))
 
 
 def _without_rows(artifact: Artifact, columns: Sequence[str] | None) -> pl.DataFrame:

@@ -1,6 +1,5 @@
 """``prefpipe inspect``: what an artifact holds, or one of its prompts with every candidate."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefpipe.cli.not_done import not_done
@@ -18,8 +17,9 @@ def inspect(config: InspectConfig) -> None:
     if config.prompt_id is None:
         from prefpipe.pages.overview import overview_page
         from prefpipe.stages.inspect.overview import overview
+        from prefpipe.status.folders import open_artifact
 
-        artifact = _open(config.path)
+        artifact = open_artifact(config.path, verb="inspect")
         unfinished = not_done([artifact.path], strict=config.strict)
         facts = overview(artifact)
         page = overview_page(facts, width=stdout.width())
@@ -64,33 +64,14 @@ def _mapped(
     return with_coordinates(facts, related["embeddings"], sources)
 
 
-def _open(path: Path) -> "Artifact":
-    """Return the artifact of a folder.
-
-    Raises:
-        InputError: the folder holds several, which the hint names.
-    """
-    from prefpipe.artifacts.run_record import read_run_record
-    from prefpipe.artifacts.store import Artifact
-    from prefpipe.errors import InputError
-    from prefpipe.status.folders import find_artifacts
-
-    inside = find_artifacts(path)
-    if inside and path not in inside:
-        raise InputError(
-            f"{path} is not an artifact, it holds {len(inside)}",
-            hint=f"inspect one of them: {', '.join(map(str, inside[:6]))}",
-        )
-    return Artifact(path, read_run_record(path))
-
-
 def _related(config: InspectConfig) -> "dict[str, Artifact]":
     """Return the artifacts that belong together, by kind: those named, and their parents."""
     from prefpipe.artifacts.store import open_input
     from prefpipe.errors import UsageError
+    from prefpipe.status.folders import open_artifact
     from prefpipe.status.origins import locate_parent
 
-    artifact = _open(config.path)
+    artifact = open_artifact(config.path, verb="inspect")
     kind = artifact.record.schema.split("/")[0]
     if kind not in ("candidates", "scores", "embeddings", "groups"):
         raise UsageError(

@@ -12,6 +12,7 @@ from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact, parts_without_record
+from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.files import content_hash_of
@@ -33,7 +34,7 @@ from prefpipe.status.origins import (
 from prefpipe.status.part_states import part_states
 
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
-"""Stages that write ``summary.json`` when everything else is on disk."""
+"""Stages that write `SUMMARY_FILE` when everything else is on disk."""
 SOURCES = ("source", "requests", "pairs")
 """Parents that are files, and are compared by their hash."""
 MAX_DIFFERENCES = 8
@@ -96,7 +97,7 @@ class StatusChecker:
 
         states = part_states(artifact, parents, quick=quick)
         unfinished = []
-        if record.stage in SUMMARY_STAGES and not (path / "summary.json").exists():
+        if record.stage in SUMMARY_STAGES and not (path / SUMMARY_FILE).exists():
             unfinished.append(Finding(Effect.UNFINISHED, _unfinished(path)))
 
         reasons = [finding.text for finding in findings if finding.effect is not Effect.NOTE]
@@ -328,6 +329,5 @@ def _unfinished(path: Path) -> str:
     prefix = "checkpoint-"
     steps = [item.name.removeprefix(prefix) for item in path.glob(f"{prefix}*")]
     numbers = [int(step) for step in steps if step.isdigit()]
-    if not numbers:
-        return "it has no summary.json, which is written last"
-    return f"it has no summary.json, which is written last; it goes on from {prefix}{max(numbers)}"
+    reason = f"it has no {SUMMARY_FILE}, which is written last"
+    return f"{reason}; it goes on from {prefix}{max(numbers)}" if numbers else reason

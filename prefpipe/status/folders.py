@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from prefpipe.artifacts import run_record
-from prefpipe.artifacts.store import PART_PATTERN, parts_without_record
+from prefpipe.artifacts.store import PART_PATTERN, Artifact, parts_without_record
 from prefpipe.errors import InputError, PrefpipeError
 
 PAIR_STAGES = ("eval rewardbench", "eval calibration")
@@ -50,6 +50,25 @@ def find_artifacts(path: Path) -> list[Path]:
     return sorted(
         artifacts, key=lambda item: (item != path, item.parent, _stage_number(item), item.name)
     )
+
+
+def open_artifact(path: Path, *, verb: str) -> Artifact:
+    """Return the artifact of a folder.
+
+    Args:
+        path: the folder.
+        verb: what is to be done with it, for the hint.
+
+    Raises:
+        InputError: there is none; of a folder that holds several the error names them.
+    """
+    inside = find_artifacts(path)
+    if inside and path not in inside:
+        raise InputError(
+            f"{path} is not an artifact, it holds {len(inside)}",
+            hint=f"{verb} one of them: {', '.join(map(str, inside[:6]))}",
+        )
+    return Artifact(path, run_record.read_run_record(path))
 
 
 def _is_looked_into(folder: Path, seen: set[Path]) -> bool:

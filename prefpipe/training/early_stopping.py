@@ -105,7 +105,7 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
                 return
         raise UsageError(
             f"{checkpoint} goes on from a run whose best evaluation was at step {step}, and its "
-            f"model, "
+            "model, "
             f"{checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
             hint="put it back, or start again with --overwrite",
         )

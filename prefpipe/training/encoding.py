@@ -93,7 +93,7 @@ class Encoder:
         if begins_with_two_bos(encoded.prompt, self.tokenizer.bos_token_id):
             raise InputError(
                 f"prompt {prompt_id} begins with two {self.tokenizer.bos_token} tokens: template "
-                f"and tokenizer both add one",
+                "and tokenizer both add one",
                 hint="remove bos_token from the chat template",
             )
         self.n_encoded += 1
@@ -131,7 +131,7 @@ class Encoder:
             raise EncodingError(
                 "not_prefix",
                 f"prompt {prompt_id}: its text is not the beginning of prompt plus response; the "
-                f"chat template writes a "
+                "chat template writes a "
                 "finished turn differently",
                 hint="train the model that generated the responses, whose token ids are stored",
             )
@@ -147,7 +147,7 @@ class Encoder:
         if self.n_apart:
             notes.append(
                 f"{self.n_apart:,} of {self.n_encoded:,} responses are tokenised apart from their "
-                f"prompts: tokenised with them, "
+                "prompts: tokenised with them, "
                 "their first letters would change the prompts' last tokens"
             )
         return notes + self.template.note_on_control_text(self.n_with_control_text, self.n_encoded)

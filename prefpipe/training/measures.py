@@ -213,9 +213,9 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
         return f"{figures['n_steps']} steps"
     return (
         f"{figures['n_steps']} steps on {figures['n_groups']} groups; mean of the first and of the "
-        f"last "
+        "last "
         f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, "
-        f"margin "
+        "margin "
         f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy "
         f"{describe_accuracy(first)} to "
         f"{describe_accuracy(last)}"

@@ -69,7 +69,7 @@ def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
     elif files.chat_template_hash is None:
         raise ModelError(
             f"{files.requested} has no chat template, and a reward model reads conversations "
-            f"through one",
+            "through one",
             hint="pass --chat-template FILE; docs/reward-models.md has one for encoders of the "
             "BERT family",
         )
@@ -270,7 +270,7 @@ def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
     if lost:
         raise ModelError(
             f"the files of {files.requested} lack {', '.join(sorted(lost)[:5])}: these weights "
-            f"would be random",
+            "would be random",
             hint="download or copy the model again",
         )
 

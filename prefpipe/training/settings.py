@@ -163,7 +163,7 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
     if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
         raise UsageError(
             f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is "
-            f"in float32",
+            "in float32",
             hint="pass --bf16 to `prefpipe train`, or `--mixed_precision no` to `accelerate "
             "launch`",
         )

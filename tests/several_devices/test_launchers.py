@@ -1,4 +1,7 @@
-"""The launchers themselves, as a user calls them: shipped configurations, a signal to the launcher."""
+"""The launchers themselves, as a user calls them.
+
+Shipped configurations, a signal to the launcher.
+"""
 
 import os
 import signal
@@ -20,12 +23,20 @@ from prefpipe.training.checkpoints import find_last_checkpoint
 NAMES = ["ddp", "fsdp2", "zero2", "zero3"]
 WORDS = {
     "ddp": {},
-    "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true",
-              "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"},
+    "fsdp2": {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    },
     "zero2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
-    "zero3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
-              "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false", "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true"},
-}  # fmt: skip
+    "zero3": {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+        "ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": "true",
+    },
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,8 +67,8 @@ def test_launch_config_prints_the_path_that_a_command_line_takes(launcher: Launc
     wrong = launcher.server.run("launch-config", "fsdp")
     assert (wrong.code, wrong.stdout) == (2, "")
     assert (
-        "error: there is no configuration 'fsdp'\n\nhint: take ddp, fsdp2, zero2, zero3, or a file of your own"
-        in wrong.stderr
+        "error: there is no configuration 'fsdp'\n\nhint: take ddp, fsdp2, zero2, zero3, or a file "
+        "of your own" in wrong.stderr
     )
 
 
@@ -70,8 +81,13 @@ def start(
         "PYTHONPATH": os.pathsep.join(sys.path),
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
-    return subprocess.Popen([sys.executable, "-m", *words, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=environment)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", *words, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> Outcome:
@@ -88,8 +104,15 @@ def finish(process: subprocess.Popen[str]) -> Outcome:
 @pytest.mark.slow
 def test_accelerate_launch_with_a_shipped_configuration(launcher: Launcher) -> None:
     folder = launcher.folder()
-    words = ["accelerate.commands.launch", "--config_file", str(FOLDER / "ddp.yaml"), "--num_processes", "2",
-             "--main_process_port", "0"]  # fmt: skip
+    words = [
+        "accelerate.commands.launch",
+        "--config_file",
+        str(FOLDER / "ddp.yaml"),
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    ]
     outcome = finish(start(launcher, folder, words, "--objective", "simpo"))
     assert outcome.code == 0, outcome.stderr
     assert outcome.stdout == f"{folder}\n"

@@ -1,4 +1,7 @@
-"""Training on two devices is training on one: the same losses, norms and weights, whatever holds the weights."""
+"""Training on two devices is training on one.
+
+The same losses, norms and weights, whatever holds the weights.
+"""
 
 import json
 import math
@@ -27,7 +30,9 @@ CUT = (
     "--per-device-train-batch-size",
     2,
 )
-"""No reference; groups that span several passes, other numbers of them on each device; gradients that are clipped."""
+"""No reference; groups that span several passes, other numbers of them on each device; gradients
+that are clipped.
+"""
 PLAIN = ("--objective", "ampo", "--no-shared-prompt", "--gradient-checkpointing")
 ADAPTER = (*REFERENCE, "--lora-r", 4)
 UNEVEN = (
@@ -115,7 +120,10 @@ def test_an_objective_with_a_reference_and_weights_in_pieces(
 
 @each_wrapper
 def test_a_device_that_has_no_prompt(launcher: Launcher, wrapper: dict[str, str]) -> None:
-    """It waits in the passes of the other, and the figures are means over prompts: a mean over devices would halve them."""
+    """It waits in the passes of the other, and the figures are means over prompts.
+
+    A mean over devices would halve them.
+    """
     two = launcher.two(wrapper, *UNEVEN)
     assert [row["n_prompts"] for row in two.metrics] == [8, 3, 8, 3]
     assert_same(two, launcher.one(*UNEVEN))
@@ -157,7 +165,10 @@ def test_adapters(launcher: Launcher, adapter: Trained, wrapper: dict[str, str])
 def test_in_bfloat16_the_policy_begins_at_its_reference(
     launcher: Launcher, wrapper: dict[str, str], kind: tuple[object, ...]
 ) -> None:
-    """The learning rate of the first step is 0: two losses of exactly log 2, and float32 weights that are saved."""
+    """The learning rate of the first step is 0.
+
+    Two losses of exactly log 2, and float32 weights that are saved.
+    """
     two = launcher.two(
         wrapper,
         *REFERENCE,
@@ -181,8 +192,20 @@ def test_a_policy_that_was_in_pieces_is_a_model_like_any_other(
         "LlamaForCausalLM"
     ]
     prompts = write_prompts(tmp_path / "prompts.jsonl", 2)
-    outcome = launcher.server.run("generate", prompts, "--backend", "transformers", "--model", cut_up.folder, "--n", 1,
-                                  "--max-tokens", 4, "-o", tmp_path / "candidates")  # fmt: skip
+    outcome = launcher.server.run(
+        "generate",
+        prompts,
+        "--backend",
+        "transformers",
+        "--model",
+        cut_up.folder,
+        "--n",
+        1,
+        "--max-tokens",
+        4,
+        "-o",
+        tmp_path / "candidates",
+    )
     assert outcome.code == 0, outcome.stderr
     assert len(rows_of(tmp_path / "candidates")) == 2
 

@@ -15,11 +15,20 @@ def free_port():
 
 
 def evaluate(folder, rank, world, port, n_groups, shape):
-    """Evaluate the same model on the same groups, or train with early stopping; process 0 writes the figures."""
+    """Evaluate the same model on the same groups, or train with early stopping.
+
+    Process 0 writes the figures.
+    """
     shape = dict(shape)
     patience = shape.pop("patience", None)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     import torch
     from safetensors.torch import load_file
     from transformers import LlamaForCausalLM
@@ -40,9 +49,15 @@ def evaluate(folder, rank, world, port, n_groups, shape):
         knobs=resolve_knobs("simpo", {}),
         **({"learning_rate": 1e-3, "global_batch_size": 8} | shape),
     )
-    trainer = GroupTrainer(model, training_arguments(settings, Path(folder)), settings, make_groups(4),
-                           tokenizer=make_tiny_tokenizer(), eval_groups=make_groups(n_groups, seed=1),
-                           callbacks=[] if patience is None else [EarlyStopping(patience)])  # fmt: skip
+    trainer = GroupTrainer(
+        model,
+        training_arguments(settings, Path(folder)),
+        settings,
+        make_groups(4),
+        tokenizer=make_tiny_tokenizer(),
+        eval_groups=make_groups(n_groups, seed=1),
+        callbacks=[] if patience is None else [EarlyStopping(patience)],
+    )
     assert trainer.args.world_size == world
     if patience is None:
         figures = trainer.evaluate()

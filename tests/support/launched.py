@@ -113,17 +113,27 @@ class Launcher:
         return Trained(folder, [outcome])
 
     def two(
-        self, variables: Mapping[str, str], *flags: object, model: Path | None = None, folder: Path | None = None,
+        self,
+        variables: Mapping[str, str],
+        *flags: object,
+        model: Path | None = None,
+        folder: Path | None = None,
         codes: tuple[int, int] = (0, 0),
-    ) -> Trained:  # fmt: skip
+    ) -> Trained:
         """Train in two processes, which must end with ``codes``."""
         folder = folder or self.folder()
         store = TCPStore(
             "127.0.0.1", 0, is_master=True, wait_for_workers=False
         )  # as the launcher has one, on any free port
         words = [str(word) for word in self.train_words(folder, flags, model)]
-        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
-                 "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
+        world = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+        }
         commands = [
             Command(
                 words,

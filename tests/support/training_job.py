@@ -20,7 +20,8 @@ from prefpipe.training.settings import TrainSettings, training_arguments
 from prefpipe.training.trainer import GroupTrainer
 from support.tiny_groups import make_groups
 
-# The fork server imports this module once, for all runs, and knows of the tests' folder by the environment only.
+# The fork server imports this module once, for all runs, and knows of the tests' folder by the
+# environment only.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
@@ -64,7 +65,9 @@ class DyingTrainer(GroupTrainer):
 
 
 def train(folder, model_path, lora, die_at_step=None, die_in_save=None, patience=None):
-    """12 steps over 4 epochs of 10 groups, resuming by itself; what it skips goes to ``skipped.txt``.
+    """12 steps over 4 epochs of 10 groups, resuming by itself.
+
+    What it skips goes to ``skipped.txt``.
 
     With ``patience`` it is evaluated at every step on 5 other groups, with early stopping.
     """
@@ -75,9 +78,16 @@ def train(folder, model_path, lora, die_at_step=None, die_in_save=None, patience
     groups = make_groups(10)
     groups = with_reference(groups, reference_logps(policy.model, groups, pad_token_id=0))
     settings = TrainSettings(
-        objective="mmpo", knobs=resolve_knobs("mmpo", {"beta": 1.0}), learning_rate=1e-2, num_train_epochs=4, global_batch_size=4,
-        per_device_train_batch_size=2, save_steps=2, evaluates=patience is not None, eval_steps=1,
-    )  # fmt: skip
+        objective="mmpo",
+        knobs=resolve_knobs("mmpo", {"beta": 1.0}),
+        learning_rate=1e-2,
+        num_train_epochs=4,
+        global_batch_size=4,
+        per_device_train_batch_size=2,
+        save_steps=2,
+        evaluates=patience is not None,
+        eval_steps=1,
+    )
     evaluated, early = [], []
     if patience is not None:
         evaluated = make_groups(5, seed=1)
@@ -89,9 +99,14 @@ def train(folder, model_path, lora, die_at_step=None, die_in_save=None, patience
     checkpoint = find_last_checkpoint(folder, skipped.append)
     (folder / "skipped.txt").write_text("\n".join(skipped))
     trainer = DyingTrainer(
-        policy.model, training_arguments(settings, folder), settings, groups, tokenizer=policy.tokenizer,
-        eval_groups=evaluated, callbacks=[MetricsFile(folder), *early, DieAtStep(die_at_step)],
-    )  # fmt: skip
+        policy.model,
+        training_arguments(settings, folder),
+        settings,
+        groups,
+        tokenizer=policy.tokenizer,
+        eval_groups=evaluated,
+        callbacks=[MetricsFile(folder), *early, DieAtStep(die_at_step)],
+    )
     trainer.die_in_save = die_in_save
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     save_policy(policy, folder, "card")

@@ -18,10 +18,19 @@ def row_of(prompt_id, i, answer, **changes):
     """A kept response, the first one positive; rewards fall by 1."""
     ids = [*TOKENIZER(answer, add_special_tokens=False)["input_ids"], END_ID]
     return {
-        "prompt_id": prompt_id, "sample_idx": i, "role": "negative" if i else "positive", "reward": -float(i), "messages": TURNS,
-        "response": answer, "model": "org/tiny", "prompt_token_ids": PROMPT, "response_token_ids": ids, "finish_reason": "stop",
-        "status": "ok", "rank": i,
-    } | changes  # fmt: skip
+        "prompt_id": prompt_id,
+        "sample_idx": i,
+        "role": "negative" if i else "positive",
+        "reward": -float(i),
+        "messages": TURNS,
+        "response": answer,
+        "model": "org/tiny",
+        "prompt_token_ids": PROMPT,
+        "response_token_ids": ids,
+        "finish_reason": "stop",
+        "status": "ok",
+        "rank": i,
+    } | changes
 
 
 def write_groups(folder, rows_by_part, models, note="select") -> Path:

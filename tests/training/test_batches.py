@@ -1,4 +1,7 @@
-"""Tensors hold the tokens of the groups and nothing more; the order of visits depends on seed and epoch alone."""
+"""Tensors hold the tokens of the groups and nothing more.
+
+The order of visits depends on seed and epoch alone.
+"""
 
 import torch
 from support.tiny_groups import make_group, make_groups
@@ -46,7 +49,10 @@ def test_sequences_are_the_real_responses_and_pad_to_the_longest():
 
 
 def test_a_pad_token_inside_a_response_is_trained_on():
-    """Masks come from lengths, not from comparing ids: end-of-sequence is the pad token of many models."""
+    """Masks come from lengths, not from comparing ids.
+
+    End-of-sequence is the pad token of many models.
+    """
     group = make_group("p")
     group.responses[0] = group.responses[0]._replace(token_ids=[7, PAD])
     batch = GroupCollator(PAD)([group])
@@ -109,7 +115,10 @@ def test_masks_have_the_types_the_model_wants():
 
 
 def test_named_pairs_are_joined_by_sample_and_those_of_lost_responses_are_gone():
-    """Sample 0 is to beat 2 and 9, and 9 is no longer there; the group without named pairs pairs roles."""
+    """Sample 0 is to beat 2 and 9, and 9 is no longer there.
+
+    The group without named pairs pairs roles.
+    """
     named, plain = make_group("p"), make_group("q", n_positive=2)
     responses = [r._replace(beats=[2, 9] if r.sample_idx == 0 else []) for r in named.responses]
     assert "pairs" not in GroupCollator(PAD)([named, plain])

@@ -1,4 +1,7 @@
-"""Metrics on disk follow the trainer's log; warnings and stops happen once and at the right step."""
+"""Metrics on disk follow the trainer's log.
+
+Warnings and stops happen once and at the right step.
+"""
 
 import warnings
 from contextlib import contextmanager

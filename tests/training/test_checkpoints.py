@@ -124,8 +124,10 @@ def test_killed_and_resumed_equals_undisturbed_bit_for_bit(tmp_path, model_path,
     expected, found = load_file(straight / weights), load_file(broken / weights)
     assert expected.keys() == found.keys()
     assert all(found[name].equal(expected[name]) for name in expected)
-    assert not all(value.equal(load_file(straight / "checkpoint-10" / weights)[name])
-                   for name, value in expected.items())  # fmt: skip
+    assert not all(
+        value.equal(load_file(straight / "checkpoint-10" / weights)[name])
+        for name, value in expected.items()
+    )
     tables = [metrics_of(folder) for folder in (straight, broken)]
     assert [row["step"] for row in tables[0]] == list(range(1, 13))
     assert tables[0] == tables[1]

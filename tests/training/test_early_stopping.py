@@ -84,7 +84,8 @@ def test_a_run_that_is_nowhere_better_than_its_start_says_so():
     )
     lines = describe_evaluation(figures)
     assert lines[0] == (
-        "held-out prompts: accuracy 70.0%, loss 0.500 before the first step; accuracy 50.0%, loss 0.500 at step 2"
+        "held-out prompts: accuracy 70.0%, loss 0.500 before the first step; accuracy 50.0%, loss "
+        "0.500 at step 2"
     )
     assert "the saved model is that of step 1" in lines[1]
     assert "patience ended the run at step 2" in lines[1]

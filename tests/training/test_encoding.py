@@ -23,7 +23,10 @@ def test_prompt_ids_are_those_that_generation_starts_from():
 
 @pytest.mark.parametrize("response", ["Red.", "", "  spaces \n", "émoji 🟥", "عربي"])
 def test_a_finished_response_is_its_text_and_one_end_of_turn(response):
-    """Not the newline that the template writes after the end of a turn: the model never sampled it."""
+    """Not the newline that the template writes after the end of a turn.
+
+    The model never sampled it.
+    """
     ids = encode(response).response
     assert ids == [*TOKENIZER(response, add_special_tokens=False)["input_ids"], END_ID]
 
@@ -69,7 +72,10 @@ def test_a_response_that_names_the_end_of_a_turn_is_whole(response, finished):
 
 
 def test_an_ordinary_token_that_ends_turns_does_not_cut_a_response_that_holds_it():
-    """Where a full stop ends turns, a response of two sentences has two; the template's own is the last."""
+    """Where a full stop ends turns, a response of two sentences has two.
+
+    The template's own is the last.
+    """
     tokenizer = make_tiny_tokenizer()
     stop = tokenizer(".", add_special_tokens=False)["input_ids"][0]
     tokenizer.eos_token = "."
@@ -85,7 +91,10 @@ def test_an_ordinary_token_that_ends_turns_does_not_cut_a_response_that_holds_it
 
 @pytest.mark.parametrize("response", ["\nRed.", "\n x", "\n"])
 def test_a_response_that_would_join_with_the_prompt_is_tokenised_apart(response):
-    """The prompt ends with two newlines; jointly, three are one token, and the prompt is another."""
+    """The prompt ends with two newlines.
+
+    Jointly, three are one token, and the prompt is another.
+    """
     tokenizer = make_tokenizer_like("llama3")
     tokenizer.chat_template = tokenizer.chat_template.replace(" | trim", "")
     encoder = Encoder(tokenizer, [])
@@ -105,7 +114,10 @@ def test_a_response_that_would_join_with_the_prompt_is_tokenised_apart(response)
 
 
 def test_apart_means_no_space_where_the_tokenizer_puts_one_in_front_of_every_text():
-    """An anchor keeps it from being the first: the same tokens as jointly, where jointly is possible."""
+    """An anchor keeps it from being the first.
+
+    The same tokens as jointly, where jointly is possible.
+    """
     tokenizer = make_tokenizer_like("llama2")
     encoder = Encoder(tokenizer, [])
     whole = encoder.encode("p1", TURNS, "Red.", finished=True)

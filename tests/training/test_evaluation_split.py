@@ -1,4 +1,7 @@
-"""Which prompts are held out follows from seed and prompt_id alone; both sides have some; no prompt is on both."""
+"""Which prompts are held out follows from seed and prompt_id alone; both sides have some.
+
+No prompt is on both.
+"""
 
 import random
 from types import SimpleNamespace

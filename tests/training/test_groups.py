@@ -48,7 +48,8 @@ def test_truncation_cuts_the_response_and_never_the_prompt():
 def test_error_names_prompt_response_and_lengths():
     with pytest.raises(
         UsageError,
-        match="response 1 of prompt p is too long: 5 prompt tokens \\+ 6 response tokens, the limit is 10",
+        match="response 1 of prompt p is too long: 5 prompt tokens \\+ 6 response tokens, the "
+        "limit is 10",
     ):
         prepare_groups(
             [make_group("p", n_prompt=5, lengths=(4, 6, 3))], max_length=10, on_too_long="error"
@@ -146,8 +147,11 @@ def test_unknown_roles_doubled_keys_and_empty_prompts_are_errors():
 
 def test_reference_logps_are_joined_by_key():
     groups = [make_group("a"), make_group("b")]
-    reference = {(g.prompt_id, r.sample_idx): (-float(i + 10 * r.sample_idx), len(r.token_ids))
-                 for i, g in enumerate(groups) for r in g.responses}  # fmt: skip
+    reference = {
+        (g.prompt_id, r.sample_idx): (-float(i + 10 * r.sample_idx), len(r.token_ids))
+        for i, g in enumerate(groups)
+        for r in g.responses
+    }
     joined = with_reference(groups, dict(reversed(reference.items())))
     assert [[r.ref_logp for r in g.responses] for g in joined] == [[0, -10, -20], [-1, -11, -21]]
 
@@ -206,7 +210,10 @@ def test_responses_that_meet_in_no_pair_may_tie():
 
 
 def test_a_group_without_its_positive_stays_where_pairs_are_what_counts():
-    """Three graded responses, all pairs named; the best is too long. The pair of the others is left."""
+    """Three graded responses, all pairs named.
+
+    The best is too long. The pair of the others is left.
+    """
     group = make_group("p", n_prompt=2, lengths=(30, 4, 5))
     beats = ([1, 2], [2], [])
     group = group._replace(

@@ -50,8 +50,16 @@ def make_model(kind="llama"):
             "qwen2": (Qwen2Config, Qwen2ForSequenceClassification),
         }
         config, model_class = classes[kind]
-        names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                 "num_key_value_heads", "max_position_embeddings", "initializer_range")  # fmt: skip
+        names = (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "max_position_embeddings",
+            "initializer_range",
+        )
         model = model_class(
             config(**{name: settings[name] for name in names}, num_labels=1, pad_token_id=PAD_ID)
         )
@@ -113,7 +121,10 @@ def model_alone(model, groups):
 
 
 def test_training_mode_scores_as_evaluation_mode_does():
-    """Dropout is off, that of attention functions included: BERT's configuration asks for 0.1 of both."""
+    """Dropout is off, that of attention functions included.
+
+    BERT's configuration asks for 0.1 of both.
+    """
     model, groups = make_model("bert"), make_groups(4)
     batch = GroupCollator(0)(groups)
     in_training = head_scores(model.train(), batch).scores
@@ -180,9 +191,15 @@ def make_trainer(
     arguments.save_strategy = "no"
     width = max((len(group.responses) for group in eval_groups), default=0)
     return GroupTrainer(
-        model, arguments, settings, groups, tokenizer=make_tiny_tokenizer(), eval_groups=eval_groups, callbacks=callbacks,
+        model,
+        arguments,
+        settings,
+        groups,
+        tokenizer=make_tiny_tokenizer(),
+        eval_groups=eval_groups,
+        callbacks=callbacks,
         scoring=RewardScoring(objective, settings.knobs, width=width),
-    )  # fmt: skip
+    )
 
 
 def gradient(folder, model, **changes):
@@ -205,7 +222,10 @@ def gradient(folder, model, **changes):
     ],
 )
 def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_computed(tmp_path, objective, changes):
-    """Padded; every response a row of its own, in two passes; groups in pieces; one batch of four."""
+    """Padded; every response a row of its own, in two passes; groups in pieces.
+
+    One batch of four.
+    """
     expected = gradient(tmp_path / "a", make_model(), objective=objective)
     found = gradient(tmp_path / "b", make_model(), objective=objective, **changes)
     assert found.keys() == expected.keys()
@@ -259,9 +279,13 @@ def test_evaluation_does_not_depend_on_batches_and_counts_every_pair(tmp_path):
     for number, (per_device, max_batch_tokens) in enumerate(((1, 10_000), (4, 10_000), (2, 20))):
         model = make_model()
         trainer = make_trainer(
-            tmp_path / str(number), model, groups, eval_groups=groups, per_device_train_batch_size=per_device,
+            tmp_path / str(number),
+            model,
+            groups,
+            eval_groups=groups,
+            per_device_train_batch_size=per_device,
             max_batch_tokens=max_batch_tokens,
-        )  # fmt: skip
+        )
         found.append(trainer.evaluate())
         assert trainer.scoring.calibration["n_pairs"] == sum(
             len(pairs_in(group)) for group in groups

@@ -20,8 +20,12 @@ from prefpipe.training.measures import (
 
 def test_measures_of_two_groups_worked_out_by_hand():
     scores = torch.tensor([[3.0, 1.0, 4.0], [0.5, -0.5, 99.0]])
-    policy = ResponseLogps(torch.tensor([[-2.0, -9.0, -8.0], [-6.0, -4.0, 0.0]]), torch.tensor([[2, 3, 4], [3, 4, 0]]), None,
-                           torch.tensor([[1.0, 2.0, 4.5], [0.5, 0.25, 0.0]]))  # fmt: skip
+    policy = ResponseLogps(
+        torch.tensor([[-2.0, -9.0, -8.0], [-6.0, -4.0, 0.0]]),
+        torch.tensor([[2, 3, 4], [3, 4, 0]]),
+        None,
+        torch.tensor([[1.0, 2.0, 4.5], [0.5, 0.25, 0.0]]),
+    )
     targets = Targets(
         torch.zeros(2, 3),
         torch.tensor([[True, False, False], [True, False, False]]),
@@ -47,7 +51,10 @@ def test_measures_of_two_groups_worked_out_by_hand():
 
 
 def test_named_pairs_are_what_accuracy_and_margin_are_of():
-    """All ordered pairs of rewards 4, 3, 2, 1 with the worst scored highest: 3 of 6 right, where roles would say 2 of 3."""
+    """All ordered pairs of rewards 4, 3, 2, 1 with the worst scored highest.
+
+    3 of 6 right, where roles would say 2 of 3.
+    """
     scores = torch.tensor([[-1.0, -2.0, -3.0, -0.5]])
     pairs = torch.ones(4, 4, dtype=torch.bool).triu(1)[None]
     targets = Targets(
@@ -83,7 +90,10 @@ def test_every_measure_says_what_it_means():
 
 
 def test_distances_from_the_reference_are_means_over_responses_of_each_token():
-    """Positive: (-1 + 2) / 2; negatives: (-3 + 9) / 3 = 2 and (-12 + 8) / 4 = -1. The empty place does not count."""
+    """Positive: (-1 + 2) / 2; negatives.
+
+    (-3 + 9) / 3 = 2 and (-12 + 8) / 4 = -1. The empty place does not count.
+    """
     policy = ResponseLogps(torch.tensor([[-2.0, -9.0, -8.0, 0.0]]), torch.tensor([[2, 3, 4, 0]]))
     mask = torch.tensor([[True, True, True, False]])
     targets = Targets(torch.zeros(1, 4), torch.tensor([[True, False, False, False]]), mask)
@@ -150,7 +160,10 @@ def test_the_closing_line_of_a_run_gets_nothing():
     ],
 )
 def test_an_accuracy_of_rounding_noise_is_undecided(margin, accuracy, words):
-    """A policy that equals its reference has margins of rounding: neither 0 % nor 25 % is an accuracy."""
+    """A policy that equals its reference has margins of rounding.
+
+    Neither 0 % nor 25 % is an accuracy.
+    """
     figures = {"loss": 0.69, "rewards/margins": margin, "rewards/accuracy": accuracy}
     told = describe_progress(
         {"n_steps": 5, "n_groups": 4, "n_steps_averaged": 1, "first": figures, "last": figures}

@@ -1,4 +1,7 @@
-"""What a reward model is made of: the head, the pad token, the template; and what it is not made of."""
+"""What a reward model is made of: the head, the pad token, the template.
+
+And what it is not made of.
+"""
 
 from math import sqrt
 

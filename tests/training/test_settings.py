@@ -60,10 +60,16 @@ def test_every_objective_has_start_values():
 
 
 def test_start_values_of_the_first_six_objectives_are_what_they_were():
-    assert {name: START_VALUES[name] for name in ("ampo", "mmpo", "dpo", "simpo", "swepo", "infonca")} == {
-        "ampo": (4e-7, 128, 1.0, 0.1), "mmpo": (5e-7, 64, 3.0, 0.3), "dpo": (5e-7, 128, 1.0, 0.1), "simpo": (1e-6, 128, 1.0, 0.1),
-        "swepo": (5e-7, 128, 1.0, 0.1), "infonca": (5e-7, 128, 1.0, 0.1),
-    }  # fmt: skip
+    assert {
+        name: START_VALUES[name] for name in ("ampo", "mmpo", "dpo", "simpo", "swepo", "infonca")
+    } == {
+        "ampo": (4e-7, 128, 1.0, 0.1),
+        "mmpo": (5e-7, 64, 3.0, 0.3),
+        "dpo": (5e-7, 128, 1.0, 0.1),
+        "simpo": (1e-6, 128, 1.0, 0.1),
+        "swepo": (5e-7, 128, 1.0, 0.1),
+        "infonca": (5e-7, 128, 1.0, 0.1),
+    }
 
 
 @pytest.mark.parametrize("name", ALL_OBJECTIVES)

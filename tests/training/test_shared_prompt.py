@@ -138,7 +138,10 @@ def test_projecting_in_chunks_changes_nothing(make, monkeypatch):
 
 
 def test_a_response_sees_its_prompt_and_itself_alone():
-    """Changing one response changes no other; changing a prompt changes its own responses and not those of the next group."""
+    """Changing one response changes no other.
+
+    Changing a prompt changes its own responses and not those of the next group.
+    """
     torch.manual_seed(0)
     model = llama().eval()
     model.set_attn_implementation(ATTENTION)
@@ -186,9 +189,14 @@ def test_a_model_is_prepared_only_where_packing_is_exact():
 
 def test_models_that_cannot_be_packed_are_left_as_they_were_with_a_reason():
     common = {
-        "vocab_size": VOCAB_SIZE, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "head_dim": 16,
-    }  # fmt: skip
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    }
     capped = Gemma2ForCausalLM(Gemma2Config(**common, final_logit_softcapping=5.0))
     sliding = MistralForCausalLM(MistralConfig(**common, sliding_window=8))
     recurrent = MambaForCausalLM(

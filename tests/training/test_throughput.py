@@ -27,7 +27,10 @@ def work_on(groups, *, packed, max_tokens=1000):
 
 
 def test_a_prompt_counts_once_a_group_packed_and_once_a_response_padded():
-    """Responses: 13 + 6 tokens. Prompts: 5 + 2 packed, 3 x 5 + 2 x 2 padded; padding is no token."""
+    """Responses: 13 + 6 tokens. Prompts: 5 + 2 packed, 3 x 5 + 2 x 2 padded.
+
+    Padding is no token.
+    """
     assert work_on(GROUPS, packed=True) == (19 + 7, 19)
     assert work_on(GROUPS, packed=False) == (19 + 19, 19)
 

@@ -19,7 +19,10 @@ class Clock:
 
 
 def step(budget, clock, seconds, evaluation_s=None, save_s=None):
-    """One step, and what follows it; return whether the budget was up at its end, when it is asked."""
+    """One step, and what follows it.
+
+    Return whether the budget was up at its end, when it is asked.
+    """
     control = TrainerControl(should_evaluate=evaluation_s is not None)
     budget.on_step_begin(None, None, control)
     clock.now += seconds

@@ -61,9 +61,14 @@ def make_trainer(
     arguments = training_arguments(settings, folder)
     arguments.save_strategy = "steps" if save else "no"
     return GroupTrainer(
-        model, arguments, settings, groups, tokenizer=make_tiny_tokenizer(),
-        eval_groups=eval_groups, callbacks=callbacks,
-    )  # fmt: skip
+        model,
+        arguments,
+        settings,
+        groups,
+        tokenizer=make_tiny_tokenizer(),
+        eval_groups=eval_groups,
+        callbacks=callbacks,
+    )
 
 
 class KeepGradients(TrainerCallback):
@@ -243,7 +248,10 @@ def test_a_checkpoint_is_a_whole_model_with_tokenizer_and_template(tmp_path):
 def test_groups_that_span_micro_batches_have_the_gradient_of_one_batch(
     tmp_path, objective, max_batch_tokens
 ):
-    """One token: every response a row of its own, in two passes. 45: some groups whole, some in pieces."""
+    """One token: every response a row of its own, in two passes. 45.
+
+    Some groups whole, some in pieces.
+    """
     (whole,) = gradients(tmp_path / "a", 4, objective=objective)
     (cut,) = gradients(tmp_path / "b", 4, objective=objective, max_batch_tokens=max_batch_tokens)
     assert_same(cut, whole)
@@ -281,7 +289,10 @@ def test_losses_and_measures_do_not_depend_on_the_token_budget(tmp_path):
 
 
 def test_a_row_says_how_far_the_policy_is_from_its_reference(tmp_path):
-    """After the first step, which begins at the reference: kl is the mean over groups of (ref - logp) / tokens of each response."""
+    """After the first step, which begins at the reference.
+
+    Kl is the mean over groups of (ref - logp) / tokens of each response.
+    """
     groups = make_groups(4)
     trainer = make_trainer(tmp_path, "dpo", groups=groups, max_steps=2, learning_rate=1e-2)
     with torch.no_grad():

@@ -52,7 +52,7 @@ def refuse_checkpoint_of_another_run(
     if noted is None:
         log(
             f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of "
-            f"this run"
+            "this run"
         )
         return
     if noted == made_from:

@@ -366,9 +366,8 @@ def _check_same_reference(trained: Reference, evaluated: Reference, eval_groups:
     lines += [difference.worded("in training", "in evaluation") for difference in differences]
     raise UsageError(
         "\n  ".join(lines),
-        hint=f"prefpipe logprobs {quote(str(eval_groups))} --model REFERENCE ..., and pass its "
-        f"folder with "
-        "--eval-reference",
+        hint=f"prefpipe logprobs {quote(str(eval_groups))} --model REFERENCE ..., "
+        "and pass its folder with --eval-reference",
     )
 
 
@@ -383,8 +382,7 @@ def _record_of(
 ) -> RunRecord:
     """Return what the run is: what can change its weights, and what it is made with."""
     identity = {"stage": config.stage, "version": config.VERSION, **config.identity()}
-    # Each objective, by its name in the table, has one target; its knobs come below, with their
-    # values.
+    # Each objective, by its name in the table, has one target. Its knobs come below.
     for name in ("target", *KNOB_NAMES):
         identity.pop(name, None)
     for name in ("objective", *StartValues._fields):
@@ -397,8 +395,15 @@ def _record_of(
     made_with = [ingredient("model", config.model, model.identity())]
     # A reference that the objective does not need is only for what is logged.
     if groups.reference is not None and objective.needs_reference:
-        identity["reference"] = groups.reference.identity
-        made_with += _reference_ingredients(config, groups.reference.identity)
+        reference = groups.reference.identity
+        identity["reference"] = reference
+        # As `status` looks for it: log-probabilities that were given, or a model that was named.
+        if config.reference is not None:
+            # all of it, where `ingredient` keeps hashes: the number format is part of what it is
+            entry = {"role": "reference", "reference": str(config.reference)}
+            made_with.append({**entry, "hashes": dict(reference)})
+        elif config.reference_model not in (None, BASE):
+            made_with.append(ingredient("reference model", str(config.reference_model), reference))
 
     parents = {"groups": str(config.groups)}
     if eval_groups is not None:
@@ -419,22 +424,6 @@ def _record_of(
         identity=identity,
         parents=parents,
     )
-
-
-def _reference_ingredients(
-    config: TrainConfig, identity: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return the reference as ``status`` looks for it.
-
-    It is log-probabilities that were given, or a model that was named; else there is none.
-    """
-    if config.reference is not None:
-        # its number format is part of what it is
-        hashes = dict(identity)
-        return [{"role": "reference", "reference": str(config.reference), "hashes": hashes}]
-    if config.reference_model not in (None, BASE):
-        return [ingredient("reference model", str(config.reference_model), identity)]
-    return []
 
 
 def _how_to_go_on(config: TrainConfig) -> str:

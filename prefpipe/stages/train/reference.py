@@ -243,7 +243,7 @@ def reference_model_of(
         if policy.base is None and not trains_adapter:
             raise UsageError(
                 f"--reference-model base: {policy.requested} is no adapter and all its weights are "
-                f"trained",
+                "trained",
                 hint="leave it out for the model as it is before its first step; a folder of that "
                 "name is ./base",
             )

@@ -161,7 +161,7 @@ def _check_apart(
     if n_same:
         log(
             f"{n_same} of the {len(eval_groups)} prompts of {flag} have the text of a prompt that "
-            f"is trained on, "
+            "is trained on, "
             "under another id"
         )
 

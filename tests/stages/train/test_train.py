@@ -43,13 +43,24 @@ def model(tmp_path_factory):
 def rows_of(prompt_id, answers=ANSWERS):
     return [
         {
-            "prompt_id": prompt_id, "sample_idx": i, "role": "negative" if i else "positive", "reward": float(len(answers) - i),
-            "messages": TURNS, "response": f"{prompt_id} {answer}", "model": "org/tiny", "prompt_token_ids": PROMPT,
-            "response_token_ids": [*TOKENIZER(f"{prompt_id} {answer}", add_special_tokens=False)["input_ids"], 3],
-            "finish_reason": "stop", "status": "ok", "rank": i,
+            "prompt_id": prompt_id,
+            "sample_idx": i,
+            "role": "negative" if i else "positive",
+            "reward": float(len(answers) - i),
+            "messages": TURNS,
+            "response": f"{prompt_id} {answer}",
+            "model": "org/tiny",
+            "prompt_token_ids": PROMPT,
+            "response_token_ids": [
+                *TOKENIZER(f"{prompt_id} {answer}", add_special_tokens=False)["input_ids"],
+                3,
+            ],
+            "finish_reason": "stop",
+            "status": "ok",
+            "rank": i,
         }
         for i, answer in enumerate(answers)
-    ]  # fmt: skip
+    ]
 
 
 def write_groups(folder, rows_by_part, models):
@@ -110,8 +121,10 @@ def test_the_policy_is_a_model_folder_with_the_tokenizer_it_began_with(groups, m
     summary, _ = run(config_of(groups, tmp_path / "policy"), model)
     policy = inspect_model(tmp_path / "policy", "policy")
     assert (policy.kind, policy.tokenizer_hash, policy.chat_template_hash) == (
-        "causal-lm", model.tokenizer_hash, model.chat_template_hash,
-    )  # fmt: skip
+        "causal-lm",
+        model.tokenizer_hash,
+        model.chat_template_hash,
+    )
     assert policy.content_hash != model.content_hash
     AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert summary.counts == {"ok": 6 * 4, "tie": 1}
@@ -389,7 +402,10 @@ def test_odpo_refuses_a_pair_without_a_reward_gap_before_the_reference_is_measur
 
 
 def test_refa_trains_on_groups_whose_ends_it_sees(groups, model, tmp_path):
-    """The end-of-turn token is the last of every stored response; a price on ending early changes what is learnt."""
+    """The end-of-turn token is the last of every stored response.
+
+    A price on ending early changes what is learnt.
+    """
     losses = {}
     for price in (0.0, 1.0):
         run(
@@ -454,7 +470,8 @@ def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_par
 ):
     with pytest.raises(
         StoppedEarly,
-        match="--max-hours 1e-09 are nearly over: logprobs stopped as asked: 1 parts made now, 1 left",
+        match="--max-hours 1e-09 are nearly over: logprobs stopped as asked: 1 parts made now, 1 "
+        "left",
     ):
         run(config_of(groups, tmp_path / "policy", objective="dpo", max_hours=1e-9), model)
     assert len(list((tmp_path / "policy" / "reference").glob("part-*"))) == 1
@@ -464,8 +481,14 @@ def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_par
 def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(
     groups, model, tmp_path
 ):
-    shape = {"lora_r": 4, "gradient_checkpointing": True, "eval_fraction": 0.5, "early_stopping_patience": 9,
-             "num_train_epochs": None, "max_steps": 4}  # fmt: skip
+    shape = {
+        "lora_r": 4,
+        "gradient_checkpointing": True,
+        "eval_fraction": 0.5,
+        "early_stopping_patience": 9,
+        "num_train_epochs": None,
+        "max_steps": 4,
+    }
     asked = iter([False] * 1 + [True] * 100)
     with pytest.raises(StoppedEarly):
         run(config_of(groups, tmp_path / "policy", **shape), model, should_stop=lambda: next(asked))

@@ -1,4 +1,7 @@
-"""QLoRA: a base in 4 bits under adapters, from the first log-ratio to the saved adapter; and what is said without bitsandbytes."""
+"""QLoRA: a base in 4 bits under adapters, from the first log-ratio to the saved adapter.
+
+And what is said without bitsandbytes.
+"""
 
 import importlib.util
 import json
@@ -57,8 +60,17 @@ def groups(tmp_path, model):
 
 
 def training(groups, output, model, said=None, should_stop=lambda: False, **changes):
-    values = {"model": model.requested, "learning_rate": 1e-2, "global_batch_size": 2, "max_steps": 4, "report_to": ("none",),
-              "objective": "dpo", "beta": 1.0, "lora_r": 4, "load_in_4bit": True}  # fmt: skip
+    values = {
+        "model": model.requested,
+        "learning_rate": 1e-2,
+        "global_batch_size": 2,
+        "max_steps": 4,
+        "report_to": ("none",),
+        "objective": "dpo",
+        "beta": 1.0,
+        "lora_r": 4,
+        "load_in_4bit": True,
+    }
     config = TrainConfig(groups=groups, output=output, **(values | changes))
     return train.run(
         config,
@@ -127,7 +139,10 @@ def test_the_base_is_nf4_twice_quantised_and_only_adapters_are_trained(model, bf
 
 @needs_bitsandbytes
 def test_rows_narrower_than_a_block_are_computed_too(tmp_path):
-    """bitsandbytes fails to pack them on CPUs with AVX512-BF16; and evaluation is training to the last digit."""
+    """bitsandbytes fails to pack them on CPUs with AVX512-BF16.
+
+    And evaluation is training to the last digit.
+    """
     narrow = inspect_model(make_tiny_causal_lm(tmp_path / "narrow"), "narrow")
     reference, ids = load_reference(narrow, dtype="nf4-float32"), torch.tensor([[5, 60, 70, 80]])
     evaluated, trained = reference.eval()(ids).logits, reference.train()(ids).logits
@@ -138,7 +153,10 @@ def test_rows_narrower_than_a_block_are_computed_too(tmp_path):
 @needs_bitsandbytes
 @pytest.mark.parametrize(("bf16", "dtype"), [(False, "nf4-float32"), (True, "nf4-bfloat16")])
 def test_the_policy_starts_at_its_reference(groups, model, tmp_path, bf16, dtype):
-    """The reference is the 4-bit base itself: not the base as it is stored, whose log-probabilities are others."""
+    """The reference is the 4-bit base itself.
+
+    Not the base as it is stored, whose log-probabilities are others.
+    """
     said = []
     training(groups, tmp_path / "policy", model, said, bf16=bf16)
     losses = losses_of(tmp_path / "policy")

@@ -12,13 +12,21 @@ TURNS = [{"role": "user", "content": "Say something."}]
 
 def row(i, response, **changes):
     return {
-        "prompt_id": "p", "sample_idx": i, "role": "negative" if i else "positive", "reward": -float(i), "messages": TURNS,
-        "response": response, "beats": None,
-    } | changes  # fmt: skip
+        "prompt_id": "p",
+        "sample_idx": i,
+        "role": "negative" if i else "positive",
+        "reward": -float(i),
+        "messages": TURNS,
+        "response": response,
+        "beats": None,
+    } | changes
 
 
 def test_prompt_and_response_together_are_the_conversation():
-    """The first two answers share their first word, the third does not; the prompt ends where all three part."""
+    """The first two answers share their first word, the third does not.
+
+    The prompt ends where all three part.
+    """
     tokenizer = make_tiny_tokenizer()
     answers = ["yes, I do", "yes, I did", "no"]
     (group,) = conversations_of(
@@ -53,8 +61,10 @@ def test_a_response_that_the_template_refuses_is_there_with_its_problem_and_cost
     )
     (group,) = conversations_of([row(0, "bad"), row(1, "a"), row(2, "b")], ChatTemplate(tokenizer))
     assert [each.problem for each in group.responses] == [
-        "the chat template refuses its conversation: no bad words", None, None
-    ]  # fmt: skip
+        "the chat template refuses its conversation: no bad words",
+        None,
+        None,
+    ]
     assert group.responses[0].token_ids == []
     assert tokenizer.decode(group.prompt_token_ids).endswith("assistant\n")
     alone = conversations_of([row(1, "a"), row(2, "b")], ChatTemplate(tokenizer))[0]

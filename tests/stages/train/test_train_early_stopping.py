@@ -1,4 +1,7 @@
-"""Early stopping through the stage: what is saved is the best evaluation's model, also after a stop or a kill."""
+"""Early stopping through the stage.
+
+What is saved is the best evaluation's model, also after a stop or a kill.
+"""
 
 import json
 import shutil
@@ -38,7 +41,10 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory, model):
-    """Groups, and held-out ones that want the opposite from some step on: the policy overfits, and early stopping must see it."""
+    """Groups, and held-out ones that want the opposite from some step on.
+
+    The policy overfits, and early stopping must see it.
+    """
     folder = tmp_path_factory.mktemp("sides")
     rows = [
         row_of(f"p{p}", i, f"{answer} {p}") for p in range(8) for i, answer in enumerate(ANSWERS)
@@ -51,8 +57,14 @@ def sides(tmp_path_factory, model):
 
 
 def config_of(sides, output, **changes):
-    values = {"model": "org/tiny", "global_batch_size": 4, "report_to": ("none",), "early_stopping_patience": PATIENCE,
-              "eval_groups": sides[1], **SHAPE}  # fmt: skip
+    values = {
+        "model": "org/tiny",
+        "global_batch_size": 4,
+        "report_to": ("none",),
+        "early_stopping_patience": PATIENCE,
+        "eval_groups": sides[1],
+        **SHAPE,
+    }
     return TrainConfig(groups=sides[0], output=output, **(values | changes))
 
 

@@ -100,7 +100,10 @@ def test_held_out_prompts_are_evaluated_and_not_trained_on(groups, model, tmp_pa
 
 
 def test_the_run_is_that_of_groups_without_the_held_out_prompts(groups, model, tmp_path):
-    """The weights are those of training on the other prompts alone: nothing of the held-out ones gets into them."""
+    """The weights are those of training on the other prompts alone.
+
+    Nothing of the held-out ones gets into them.
+    """
     run(config_of(groups, tmp_path / "split", eval_fraction=0.4, lora_r=4, lora_dropout=0.3), model)
     held = {row["prompt_id"] for row in fates_of(tmp_path / "split") if row["status"] == "held_out"}
     kept = [row for row in rows_of(0, 10) if row["prompt_id"] not in held]
@@ -193,9 +196,18 @@ def test_groups_of_their_own_are_evaluated_on_with_their_own_reference(
 def test_evaluation_groups_are_prepared_as_those_that_are_trained_on_and_counted(
     groups, model, tmp_path
 ):
-    """A copy of the positive and a response over the limit are left out; a group with nothing to compare is no group."""
-    rows = [row_of("a", 0, "one"), row_of("a", 1, "one"), row_of("a", 2, "two"), row_of("a", 3, "x" * 60),
-            row_of("b", 0, "one"), row_of("b", 1, "x" * 60)]  # fmt: skip
+    """A copy of the positive and a response over the limit are left out.
+
+    A group with nothing to compare is no group.
+    """
+    rows = [
+        row_of("a", 0, "one"),
+        row_of("a", 1, "one"),
+        row_of("a", 2, "two"),
+        row_of("a", 3, "x" * 60),
+        row_of("b", 0, "one"),
+        row_of("b", 1, "x" * 60),
+    ]
     mixed = write_groups(tmp_path / "mixed", [rows], [model.identity()], note="mixed")
     config = config_of(
         groups, tmp_path / "policy", eval_groups=mixed, objective="dpo", max_length=len(PROMPT) + 40

@@ -1,4 +1,7 @@
-"""The stage with a reward model as its target: rated responses in, a model out that ``score`` takes and that says the same there."""
+"""The stage with a reward model as its target.
+
+Rated responses in, a model out that ``score`` takes and that says the same there.
+"""
 
 import json
 import math
@@ -35,15 +38,22 @@ LORA = {"lora_r": 4}
 
 @pytest.fixture(scope="module")
 def rated(tmp_path_factory):
-    """Pairs with ratings, imported and selected by the real commands: 12 prompts with the groups' own reward gaps."""
+    """Pairs with ratings, imported and selected by the real commands.
+
+    12 prompts with the groups' own reward gaps.
+    """
     folder = tmp_path_factory.mktemp("rated")
     rows = [
         {
-            "prompt": f"Question {i}?", "chosen": f"{ANSWERS[i % 4]} {i}", "rejected": f"{ANSWERS[(i + 1) % 4]} {j}",
-            "score_chosen": 4.0 + i % 2, "score_rejected": 3.0 - j,
+            "prompt": f"Question {i}?",
+            "chosen": f"{ANSWERS[i % 4]} {i}",
+            "rejected": f"{ANSWERS[(i + 1) % 4]} {j}",
+            "score_chosen": 4.0 + i % 2,
+            "score_rejected": 3.0 - j,
         }
-        for i in range(12) for j in range(2)
-    ]  # fmt: skip
+        for i in range(12)
+        for j in range(2)
+    ]
     pairs = write_json_lines(folder / "pairs.jsonl", rows)
     assert prefpipe(["import", str(pairs), "-o", str(folder), "--format", "trl"]) == 0
     select = [
@@ -77,8 +87,14 @@ def models(tmp_path_factory):
 
 
 def config_of(rated, output, **changes):
-    values = {"model": "tiny", "target": "reward", "learning_rate": 3e-3, "global_batch_size": 4, "num_train_epochs": 2,
-              "report_to": ("none",)}  # fmt: skip
+    values = {
+        "model": "tiny",
+        "target": "reward",
+        "learning_rate": 3e-3,
+        "global_batch_size": 4,
+        "num_train_epochs": 2,
+        "report_to": ("none",),
+    }
     return TrainConfig(groups=rated / "groups", output=output, **(values | changes))
 
 
@@ -123,7 +139,7 @@ class KeepTrainer:
 @pytest.mark.parametrize("shared_prompt", [True, False])
 def test_score_gives_what_the_model_said_at_the_end_of_training(
     rated, models, tmp_path, monkeypatch, start, lora, shared_prompt
-):  # fmt: skip
+):
     """The whole path: `import` of rated pairs, `select`, `train`, `score`, to 1e-5."""
     kept = KeepTrainer(monkeypatch)
     template = {"chat_template": template_file(tmp_path)} if start == "encoder" else {}
@@ -243,8 +259,9 @@ def test_calibration_is_of_the_scores_that_score_gives(rated, models, tmp_path):
         }
     differences = [
         scores[row["prompt_id"], row["sample_idx"]] - scores[row["prompt_id"], pair["sample_idx"]]
-        for row in groups for pair in row["beats"]
-    ]  # fmt: skip
+        for row in groups
+        for pair in row["beats"]
+    ]
     found = summary.facts["calibration"]
     assert found["n_pairs"] == len(differences)
     assert found["accuracy"] == pytest.approx(sum(d > 0 for d in differences) / len(differences))
@@ -325,7 +342,10 @@ def test_seeds_give_other_heads_and_the_same_seed_the_same(rated, models, tmp_pa
 def test_mmpo_sees_the_grades_of_each_pair_and_not_the_mean_of_the_batch(
     rated, models, tmp_path, monkeypatch
 ):
-    """The published code compares (B, 1) with (B,): every pair gets the mean target. Here each batch's loss is written out."""
+    """The published code compares (B, 1) with (B,).
+
+    Every pair gets the mean target. Here each batch's loss is written out.
+    """
     seen = []
     original = GroupTrainer._count
 
