@@ -75,7 +75,7 @@ def rows_for(texts=("a first answer", "another", "the third one"), n=3, **change
     ]
 
 
-def test_good_groups_have_no_error_and_no_warning(capsys, tmp_path, model, identity):
+def test_check_of_good_groups_has_no_error_and_no_warning(capsys, tmp_path, model, identity):
     groups = write_groups(
         tmp_path / "groups", [rows_for(), rows_for(n=1, reward=1.0)[:0]], [identity]
     )
@@ -87,7 +87,7 @@ def test_good_groups_have_no_error_and_no_warning(capsys, tmp_path, model, ident
     assert found["fates"] == {"ok": 9}
 
 
-def test_no_weights_are_needed(capsys, tmp_path, model, identity):
+def test_check_needs_no_weights(capsys, tmp_path, model, identity):
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
     bare = tmp_path / "bare"
     shutil.copytree(model, bare)
@@ -100,16 +100,14 @@ def test_no_weights_are_needed(capsys, tmp_path, model, identity):
     )
 
 
-def test_nothing_is_written(capsys, tmp_path, model, identity):
+def test_check_writes_nothing(capsys, tmp_path, model, identity):
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     told(capsys, groups, "--model", model)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_two_bos_made_by_the_template_are_an_error_and_training_refuses_them(
-    capsys, tmp_path, model, identity
-):
+def test_check_and_train_refuse_two_bos_made_by_the_template(capsys, tmp_path, model, identity):
     """vllm #9519, RLHF-Reward-Modeling #16: text with BOS, tokenised with BOS."""
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
     doubled = with_template(model, tmp_path / "doubled", DOUBLE_BOS)
@@ -136,7 +134,7 @@ def test_two_bos_in_stored_ids_are_an_error(capsys, tmp_path, model, identity):
     assert findings["template_drift"][0] == "warning"
 
 
-def test_one_bos_is_as_it_should_be(capsys, tmp_path, model):
+def test_check_accepts_one_bos(capsys, tmp_path, model):
     single = with_template(model, tmp_path / "single", "<|bos|>" + CHAT_TEMPLATE)
     groups = write_groups(tmp_path / "groups", [rows_for()], [])
     _, findings = told(capsys, groups, "--model", single, code=0)
@@ -164,7 +162,7 @@ def test_a_template_that_rewrites_finished_turns_is_an_error_where_conversations
         train.run(config, inspect_model(rewriting, "rewriting"), Runtime())
 
 
-def test_the_same_template_is_a_note_where_its_own_ids_are_stored(capsys, tmp_path, model):
+def test_check_notes_rewriting_template_where_its_own_ids_are_stored(capsys, tmp_path, model):
     rewriting = with_template(model, tmp_path / "rewriting", REWRITES)
     own = inspect_model(rewriting, "rewriting").identity()
     groups = write_groups(tmp_path / "groups", [rows_for()], [own])
@@ -193,7 +191,7 @@ def test_a_model_without_chat_template_or_tokenizer_is_an_error(capsys, tmp_path
         assert findings[code][0] == "error"
 
 
-def test_pad_tokens_are_told(capsys, tmp_path, model, identity):
+def test_check_notes_missing_pad_token_and_pad_that_is_eos(capsys, tmp_path, model, identity):
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
     for name, pad, code in (("none", None, "no_pad_token"), ("end", "<|im_end|>", "pad_is_eos")):
         shutil.copytree(model, tmp_path / name)
@@ -204,7 +202,7 @@ def test_pad_tokens_are_told(capsys, tmp_path, model, identity):
         assert findings[code][0] == "note"
 
 
-def test_ids_beyond_the_vocabulary_and_bos_within_a_response_are_found(
+def test_check_finds_ids_beyond_the_vocabulary_and_bos_within_a_response(
     capsys, tmp_path, model, identity
 ):
     first, second, *others = rows_for()
@@ -270,7 +268,7 @@ def test_a_limit_that_leaves_no_response_a_token_is_an_error(capsys, tmp_path, m
         assert found["step"] is None
 
 
-def test_pairs_that_truncation_makes_identical_are_told(capsys, tmp_path, model, identity):
+def test_check_finds_pairs_that_truncation_makes_identical(capsys, tmp_path, model, identity):
     """OpenRLHF #1311: the loss stays at ln 2."""
     shared = "the very same beginning"
     groups = write_groups(
@@ -293,7 +291,7 @@ def test_pairs_that_truncation_makes_identical_are_told(capsys, tmp_path, model,
     )
 
 
-def test_identical_pairs_and_duplicates_are_told(capsys, tmp_path, model, identity):
+def test_check_finds_identical_pairs_and_duplicates(capsys, tmp_path, model, identity):
     """owl #592: 144 of 220 pairs were the same text."""
     rows = [
         row_of("p", i, text) for i, text in enumerate(["same", "same", "other", "other"])
@@ -311,7 +309,7 @@ def test_identical_pairs_and_duplicates_are_told(capsys, tmp_path, model, identi
     assert found["n_same_ids"] == 2
 
 
-def test_ties_and_inverted_pairs_are_told(capsys, tmp_path, model, identity):
+def test_check_finds_ties_and_inverted_pairs(capsys, tmp_path, model, identity):
     rows = rows_for()
     rows[1]["reward"] = rows[0]["reward"]
     rows[4]["reward"] = rows[3]["reward"] + 1
@@ -333,9 +331,7 @@ def test_pairs_are_those_that_selection_named(capsys, tmp_path, model, identity)
     assert found["pairs"]["n"] == 1
 
 
-def test_rewards_that_follow_length_are_told_within_prompts_and_over_all(
-    capsys, tmp_path, model, identity
-):
+def test_check_finds_rewards_that_follow_length(capsys, tmp_path, model, identity):
     rows = [row_of(f"p{p}", i, "x" * (60 - 15 * i + p)) for p in range(10) for i in range(3)]
     found, findings = told(
         capsys, write_groups(tmp_path / "groups", [rows], [identity]), "--model", model, code=0
@@ -360,7 +356,7 @@ def test_rewards_that_follow_length_are_told_within_prompts_and_over_all(
     assert "rewards rise with shorter responses" in findings["length_bias_within_prompts"][1]
 
 
-def test_outlying_rewards_are_told(capsys, tmp_path, model, identity):
+def test_check_finds_outlying_rewards(capsys, tmp_path, model, identity):
     rows = [row_of(f"p{p}", i, f"{p} {i}", reward=p / 10 - i) for p in range(6) for i in range(3)]
     rows[4]["reward"] = -900.0
     found, findings = told(
@@ -370,7 +366,7 @@ def test_outlying_rewards_are_told(capsys, tmp_path, model, identity):
     assert "from -900 to 0.5" in findings["reward_outliers"][1]
 
 
-def test_how_responses_end_is_told(capsys, tmp_path, model, identity):
+def test_check_finds_cut_responses_and_missing_ends(capsys, tmp_path, model, identity):
     first, second, *others = rows_for()
     rows = [
         first | {"finish_reason": "length", "response_token_ids": first["response_token_ids"][:-1]},
@@ -483,7 +479,7 @@ def test_the_page_says_what_the_json_says(capsys, tmp_path, model, identity):
         assert words in captured.out
 
 
-def test_groups_of_the_fake_engine_are_told_to_be_of_no_known_tokenizer(capsys, model):
+def test_check_warns_of_groups_without_a_known_tokenizer(capsys, model):
     found, findings = told(capsys, original() / "run" / "groups", "--model", model)
     assert findings["other_tokenizer"][0] == "warning"
     assert found["n_groups"] == 6
@@ -534,7 +530,7 @@ def test_a_model_that_is_no_causal_one_is_an_error(capsys, tmp_path, model, iden
     assert findings["no_causal_lm"][0] == "error"
 
 
-def test_mmpo_is_told_its_targets_and_not_of_margins(capsys, tmp_path, model, identity):
+def test_check_of_mmpo_notes_targets_in_place_of_margins(capsys, tmp_path, model, identity):
     """Rewards 0, -1, -2: margins 1 and 2 of two pairs a group, sigma(1.1) = 0.750 and sigma(2.2) = 0.900."""
     groups = write_groups(tmp_path / "groups", [rows_for(n=15)], [identity])
     found, findings = told(capsys, groups, "--model", model, "--objective", "mmpo", code=0)
@@ -551,7 +547,7 @@ def test_mmpo_is_told_its_targets_and_not_of_margins(capsys, tmp_path, model, id
     ("gamma", "near_half", "near_one", "hint"),
     [("0.01", 1.0, 0.0, "a larger --gamma"), ("9", 0.0, 1.0, "a smaller --gamma")],
 )
-def test_a_gamma_that_does_not_fit_the_ratings_is_told(
+def test_check_warns_of_gamma_that_does_not_fit_the_ratings(
     capsys, tmp_path, model, identity, gamma, near_half, near_one, hint
 ):
     groups = write_groups(tmp_path / "groups", [rows_for(n=15)], [identity])

@@ -52,7 +52,7 @@ def cloud(n: int, seed: int = 0, spread: float = 1.0, n_chosen: int = 8) -> list
     ]
 
 
-def test_a_few_points_by_hand() -> None:
+def test_lay_out_places_three_points_where_computed_by_hand() -> None:
     """Ten columns a unit, two columns a row: 3 units across are 30 columns, 2 units up 10 rows."""
     points = [
         Point(0.0, 0.0, 0, "positive"),
@@ -158,19 +158,38 @@ def frame_of(page: str) -> list[str]:
 def made(coordinates: list[tuple[float, float] | None], roles: list[str | None], **changes) -> dict:
     """A prompt as ``with_coordinates`` returns it."""
     entries = [
-        {"sample_idx": idx, "role": role, "reward": 1.0 - idx, "response": f"text {idx}", "represents": None, "marginal_gain": None,
-         "cluster": None, "beats": None, "beaten_by": None, "x": None if place is None else place[0],
-         "y": None if place is None else place[1]}
+        {
+            "sample_idx": idx,
+            "role": role,
+            "reward": 1.0 - idx,
+            "response": f"text {idx}",
+            "represents": None,
+            "marginal_gain": None,
+            "cluster": None,
+            "beats": None,
+            "beaten_by": None,
+            "x": None if place is None else place[0],
+            "y": None if place is None else place[1],
+        }
         for idx, (place, role) in enumerate(zip(coordinates, roles, strict=True))
-    ]  # fmt: skip
+    ]
     facts = {
         "embeddings": "e",
         "n_points": len([1 for place in coordinates if place]),
         "n_dimensions": 384,
         "shares": [0.31, 0.12],
     }
-    return {"prompt_id": "p", "part": 0, "messages": [{"role": "user", "content": "question"}], "group": None,
-            "candidates": entries, "map": facts, "n_candidates": len(entries), "ranked_by": "x", **changes}  # fmt: skip
+    return {
+        "prompt_id": "p",
+        "part": 0,
+        "messages": [{"role": "user", "content": "question"}],
+        "group": None,
+        "candidates": entries,
+        "map": facts,
+        "n_candidates": len(entries),
+        "ranked_by": "x",
+        **changes,
+    }
 
 
 def test_the_page_shows_roles_variance_and_what_each_negative_stands_for() -> None:
@@ -223,7 +242,7 @@ def test_hostile_text_reaches_the_page_as_signs() -> None:
     assert len(page) < 5000
 
 
-def test_a_pool_of_two() -> None:
+def test_map_of_two_candidates_shows_both_and_all_variance() -> None:
     found = made([(0.5, 0.0), (-0.5, 0.0)], ["positive", "negative"])
     found["map"]["shares"] = [1.0, 0.0]
     page = page_of(found, 200)
@@ -231,7 +250,7 @@ def test_a_pool_of_two() -> None:
     assert "they show 100% of the variance of the embeddings (100% across, 0% upwards)" in page
 
 
-def test_embeddings_that_are_all_the_same() -> None:
+def test_map_of_equal_embeddings_is_one_pile() -> None:
     found = made([(0.0, 0.0)] * 4, ["positive", "negative", None, None])
     found["map"]["shares"] = [0.0, 0.0]
     page = page_of(found)
@@ -240,13 +259,13 @@ def test_embeddings_that_are_all_the_same() -> None:
     assert "together are: (P0 n1 .2 .3)" in page
 
 
-def test_one_embedding_is_one_point() -> None:
+def test_map_of_one_embedding_is_one_point() -> None:
     page = page_of(made([(0.0, 0.0), None], [None, None]))
     assert "one candidate has an embedding" in page
     assert "without an embedding, so not on the map: #1" in page
 
 
-def test_a_chosen_one_without_an_embedding_is_told() -> None:
+def test_map_page_names_chosen_candidate_without_embedding() -> None:
     page = page_of(made([(0.0, 0.0), (1.0, 0.0), None], ["positive", None, "negative"]))
     assert "n2    negative   reward -1" in page
     assert "not on the map: it has no embedding" in page

@@ -12,18 +12,18 @@ from prefpipe.pages.distribution import BAR_WIDTH, bar, distribution_plot
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-def test_no_numbers_at_all_are_said_to_be_none() -> None:
+def test_plot_of_no_numbers_says_none() -> None:
     found = Distribution.of("reward", np.array([np.nan, np.nan]))
     assert distribution_plot(found).plain == "reward\n  no numbers (2 missing)"
 
 
-def test_equal_numbers_have_figures_and_no_plot() -> None:
+def test_plot_of_equal_numbers_has_figures_alone() -> None:
     assert distribution_plot(Distribution.of("x", np.full(3, 0.5), "tokens")).plain == (
         "x, tokens\n  min 0.5   median 0.5   mean 0.5   max 0.5   n 3"
     )
 
 
-def test_a_spread_of_rounding_errors_is_no_picture() -> None:
+def test_plot_of_rounding_errors_has_figures_alone() -> None:
     assert (
         "\n"
         not in distribution_plot(Distribution.of("norm", 1 + np.arange(20) * 1e-9)).plain.partition(

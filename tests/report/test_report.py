@@ -67,7 +67,7 @@ def test_the_prompts_that_select_rejected_are_no_responses_of_the_training(
         assert step["n_in"] == step["n_out"] + sum(step["reasons"].values()) == 6
 
 
-def test_rewards_are_those_of_the_files(story: dict) -> None:
+def test_story_rewards_equal_those_in_the_parquet(story: dict) -> None:
     told = pool_of(story, "opt-select")["rewards"]
     rewards = pl.from_arrow(table_of(reported_run() / "scores"))["reward"]
     kept = pl.from_arrow(table_of(reported_run() / "opt-select")).drop_nulls("role")
@@ -104,9 +104,15 @@ def test_coverage_at_the_chosen_k_is_what_select_wrote(story: dict) -> None:
     assert told["n_prompts"] == N_PROMPTS
     groups = pl.from_arrow(table_of(reported_run() / "opt-select")).drop_nulls("role")
     costs = dict(groups.group_by("prompt_id").agg(pl.col("cost").first()).iter_rows())
-    frame = pl.from_arrow(table_of(reported_run() / "candidates")).join(
-        pl.from_arrow(table_of(reported_run() / "scores")), on=["prompt_id", "sample_idx"]
-    ).join(pl.from_arrow(table_of(reported_run() / "embeddings")), on=["prompt_id", "sample_idx"], suffix="_e")  # fmt: skip
+    frame = (
+        pl.from_arrow(table_of(reported_run() / "candidates"))
+        .join(pl.from_arrow(table_of(reported_run() / "scores")), on=["prompt_id", "sample_idx"])
+        .join(
+            pl.from_arrow(table_of(reported_run() / "embeddings")),
+            on=["prompt_id", "sample_idx"],
+            suffix="_e",
+        )
+    )
     shares, bottoms = [], []
     for (prompt_id,), own in frame.sort("sample_idx").group_by("prompt_id"):
         rewards, vectors = (
@@ -158,7 +164,7 @@ def test_maps_have_every_candidate_and_the_choices_of_every_selection(story: dic
     }  # the page escapes, the story keeps
 
 
-def test_what_came_of_the_run_is_told(story: dict) -> None:
+def test_story_has_trainings_win_rates_health_and_calibrations(story: dict) -> None:
     assert [item["name"] for item in story["trainings"]] == ["policy", "reward-model"]
     loss = next(
         curve
@@ -288,8 +294,29 @@ def test_scores_of_other_candidates_are_not_joined(
     """A part of candidates that was made again since: its scores speak of other texts."""
     folder = copy_to(tmp_path)
     other = tmp_path / "other"
-    assert run(["generate", str(tmp_path / "prompts.jsonl"), "-o", str(other), "--backend", "fake", "--model", "fake:error_rate=0.2",
-                "--n", "4", "--part-size", "2", "--max-tokens", "64", "--max-error-rate", "1"]) == 0  # fmt: skip
+    assert (
+        run(
+            [
+                "generate",
+                str(tmp_path / "prompts.jsonl"),
+                "-o",
+                str(other),
+                "--backend",
+                "fake",
+                "--model",
+                "fake:error_rate=0.2",
+                "--n",
+                "4",
+                "--part-size",
+                "2",
+                "--max-tokens",
+                "64",
+                "--max-error-rate",
+                "1",
+            ]
+        )
+        == 0
+    )
     for part in other.glob("part-*"):
         shutil.copy(part, folder / "candidates" / part.name)
     shutil.copy(other / "run.json", folder / "candidates" / "run.json")
@@ -308,7 +335,7 @@ def test_scores_of_other_candidates_are_not_joined(
         ("candidates", "scores", "groups"),
     ],
 )
-def test_any_part_of_a_run_has_a_report(
+def test_report_is_made_of_any_subset_of_a_run(
     kinds: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = copy_to(tmp_path)
@@ -352,7 +379,7 @@ def test_an_unreadable_run_json_is_left_out_said_on_the_page_and_refused_when_st
     assert not (tmp_path / "strict.html").exists()
 
 
-def test_numbers_without_a_value_are_null(story: dict) -> None:
+def test_story_turns_nan_into_null(story: dict) -> None:
     def look(value: object) -> None:
         if isinstance(value, dict | list):
             for item in value.values() if isinstance(value, dict) else value:
@@ -362,7 +389,9 @@ def test_numbers_without_a_value_are_null(story: dict) -> None:
     look(story)
 
 
-def test_control_characters_are_signs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_page_shows_control_characters_as_signs(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = copy_to(tmp_path)
     told_of(folder, capsys)
     page = (folder.parent / "report.html").read_text(encoding="utf-8")
@@ -374,7 +403,9 @@ def test_control_characters_are_signs(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "\N{SYMBOL FOR ESCAPE}" in json.dumps(data, ensure_ascii=False)
 
 
-def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_report_refuses_bad_flags_and_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = str(original() / "run")
     own = tmp_path / "prompts.jsonl"
     own.write_text("mine")

@@ -309,9 +309,16 @@ def test_the_calculator_is_prefpipe_savings(case: int, visit: Visit) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("n", "1", "2 or more"), ("k", "", "whole number"), ("k", "40", "keep 41 of 8"), ("mfu", "1.5", "at most 1"),
-     ("price", "-1", "0 or more"), ("prompts", "2.5", "whole number"), ("tflops", "0", "above 0")],
-)  # fmt: skip
+    [
+        ("n", "1", "2 or more"),
+        ("k", "", "whole number"),
+        ("k", "40", "keep 41 of 8"),
+        ("mfu", "1.5", "at most 1"),
+        ("price", "-1", "0 or more"),
+        ("prompts", "2.5", "whole number"),
+        ("tflops", "0", "above 0"),
+    ],
+)
 def test_the_calculator_says_what_is_wrong_and_keeps_its_answer(
     name: str, value: str, message: str, visit: Visit
 ) -> None:

@@ -41,7 +41,7 @@ def told_of(folder: Path, capsys: pytest.CaptureFixture, *flags: str) -> tuple[d
     return json.loads(out), err
 
 
-def test_a_copied_run_is_told_of_itself_while_the_original_is_still_there(
+def test_report_of_copied_run_names_its_own_artifacts(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """What the copies say they were made from lies in the original: it is outside, and its twin is inside."""
@@ -58,7 +58,7 @@ def test_a_copied_run_is_told_of_itself_while_the_original_is_still_there(
     ] == "candidates"
 
 
-def test_a_selection_without_its_candidates_is_told_as_far_as_it_goes(
+def test_story_of_selection_without_candidates_goes_as_far_as_it_can(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     whole = copy_to(tmp_path / "made")
@@ -153,8 +153,15 @@ def test_a_prompt_without_embeddings_does_not_hide_the_maps_of_the_others(
         table.schema.get_field_index("status"), table.schema.field("status"), status
     )
     part.unlink()
-    write_part(part, table, fingerprint=footer.fingerprint, schema=footer.schema, counts=footer.counts, parents=footer.parents,
-               tally=footer.tally)  # fmt: skip
+    write_part(
+        part,
+        table,
+        fingerprint=footer.fingerprint,
+        schema=footer.schema,
+        counts=footer.counts,
+        parents=footer.parents,
+        tally=footer.tally,
+    )
     told, _ = told_of(folder, capsys)
     assert bad not in {each["prompt_id"] for each in told["maps"]}
     assert len(told["maps"]) == 5
@@ -165,7 +172,7 @@ def test_a_prompt_without_embeddings_does_not_hide_the_maps_of_the_others(
     ("name", "content"),
     [("summary.json", b"[1]"), ("summary.json", b"{"), ("metrics.parquet", b"PAR1")],
 )
-def test_a_file_beside_the_parts_that_cannot_be_read_is_told(
+def test_lineage_names_unreadable_files_beside_the_parts(
     name: str, content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = copy_to(tmp_path)
@@ -177,7 +184,7 @@ def test_a_file_beside_the_parts_that_cannot_be_read_is_told(
     assert f"{name} cannot be read" in err
 
 
-def test_a_corrupt_artifact_is_said_in_the_terminal(
+def test_report_names_corrupt_artifact_in_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = copy_to(tmp_path)
@@ -228,8 +235,21 @@ def made_of(folder: Path, rows: list[dict], *select: str) -> Path:
     out = str(folder / "run")
     command(["import", source, "-o", out, "--format", "online-rlhf"])
     command(["embed", f"{out}/candidates", "-o", f"{out}/embeddings", "--model", "fake"])
-    command(["select", f"{out}/candidates", "--scores", f"{out}/scores", "--embeddings", f"{out}/embeddings", "-o", f"{out}/groups",
-             "--k", "3", *select])  # fmt: skip
+    command(
+        [
+            "select",
+            f"{out}/candidates",
+            "--scores",
+            f"{out}/scores",
+            "--embeddings",
+            f"{out}/embeddings",
+            "-o",
+            f"{out}/groups",
+            "--k",
+            "3",
+            *select,
+        ]
+    )
     return folder / "run"
 
 
@@ -267,8 +287,13 @@ def test_coverage_is_of_what_select_chose_from(
         .join(frames[1], on=["prompt_id", "sample_idx"])
         .join(frames[2], on=["prompt_id", "sample_idx"], suffix="_e")
     )
-    costs = dict(pl.from_arrow(table_of(folder / "groups")).drop_nulls("role").group_by("prompt_id").agg(
-        pl.col("cost").first()).iter_rows())  # fmt: skip
+    costs = dict(
+        pl.from_arrow(table_of(folder / "groups"))
+        .drop_nulls("role")
+        .group_by("prompt_id")
+        .agg(pl.col("cost").first())
+        .iter_rows()
+    )
     shares = []
     for (prompt_id,), own in frame.sort("sample_idx").group_by("prompt_id"):
         usable = own.filter(
@@ -308,8 +333,12 @@ def test_values_that_are_not_finite_are_counted_and_first_and_last_are_as_logged
     tmp_path: Path,
 ) -> None:
     values = [*(float(i) for i in range(9)), float("nan"), None, float("inf")]
-    pq.write_table(pa.table({"step": list(range(12)), "epoch": [0.0] * 12, "split": ["train"] * 12, "loss": values}),
-                   tmp_path / "metrics.parquet")  # fmt: skip
+    pq.write_table(
+        pa.table(
+            {"step": list(range(12)), "epoch": [0.0] * 12, "split": ["train"] * 12, "loss": values}
+        ),
+        tmp_path / "metrics.parquet",
+    )
     (curve,) = read_points(tmp_path, 3)
     assert (curve["n"], curve["n_not_finite"]) == (9, 2)
     assert (curve["first"], curve["last"], curve["last_step"]) == (0.0, None, 11)

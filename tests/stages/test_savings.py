@@ -16,11 +16,21 @@ from prefpipe.pages.savings import flop_unit, savings_page
 from prefpipe.stages.savings import Machine, TrainedModel, basis_of_groups, basis_of_plan, savings
 
 TALLY = {
-    "n_prompts": 3, "n_groups": 2, "n_candidates": 12, "n_usable": 6, "n_kept": 4,
-    "usable_prompt_tokens": 80, "usable_response_tokens": 30, "usable_squared_tokens": 2150,
-    "kept_prompt_tokens": 60, "kept_response_tokens": 20, "kept_squared_tokens": 1700,
-    "group_prompt_tokens": 30, "usable_estimated": 0, "kept_estimated": 0,
-}  # fmt: skip
+    "n_prompts": 3,
+    "n_groups": 2,
+    "n_candidates": 12,
+    "n_usable": 6,
+    "n_kept": 4,
+    "usable_prompt_tokens": 80,
+    "usable_response_tokens": 30,
+    "usable_squared_tokens": 2150,
+    "kept_prompt_tokens": 60,
+    "kept_response_tokens": 20,
+    "kept_squared_tokens": 1700,
+    "group_prompt_tokens": 30,
+    "usable_estimated": 0,
+    "kept_estimated": 0,
+}
 PLAN = Plan(
     n_prompts=1000, n=32, k=7, positives=1, mean_prompt_tokens=150.0, mean_response_tokens=350.0
 )
@@ -93,7 +103,7 @@ def test_without_a_price_there_is_no_cost() -> None:
     assert "cost" not in page_of(found)
 
 
-def test_lengths_that_nobody_counted_are_told(tmp_path: Path) -> None:
+def test_savings_notes_estimated_lengths(tmp_path: Path) -> None:
     tally = TALLY | {"usable_estimated": 3, "kept_estimated": 1}
     basis = basis_of_groups(groups_of(tmp_path / "groups", tally), shared_prompt=False)
     told = page_of(savings(basis, SIZE, Recipe(), MACHINE), 200)
@@ -102,7 +112,7 @@ def test_lengths_that_nobody_counted_are_told(tmp_path: Path) -> None:
     ) in told
 
 
-def test_missing_parts_are_told(tmp_path: Path) -> None:
+def test_savings_notes_missing_parts(tmp_path: Path) -> None:
     basis = basis_of_groups(groups_of(tmp_path / "groups", TALLY, n_parts=4), shared_prompt=False)
     assert "of 1 of 4 parts, those on disk" in basis.notes
     assert basis.source["n_parts_present"] == 1
@@ -120,7 +130,7 @@ def test_missing_parts_are_told(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_counted_is_an_error(
+def test_savings_refuses_what_cannot_be_counted(
     tmp_path: Path, tallies: list, message: str, hint: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
@@ -156,14 +166,18 @@ def test_the_page_says_which_formula_was_taken() -> None:
     recipe = Recipe(epochs=3, gradient_checkpointing=True, lora=True, reference=True)
     machine = Machine("another GPU", 500.0, None, 0.5)
     page = page_of(savings(basis_of_plan(PLAN, shared_prompt=True), MODEL, recipe, machine), 300)
-    assert ("assumed: 3 epochs of 2 x forward (LoRA: no gradient of frozen weights) + 1 x forward (gradient checkpointing) + "
-            "1 x forward in all (reference), prompts computed once a group; another GPU, 500 TFLOP/s x mfu 0.5\n") in page  # fmt: skip
+    assert (
+        "assumed: 3 epochs of 2 x forward (LoRA: no gradient of frozen weights) + 1 x forward (gradient checkpointing) + "
+        "1 x forward in all (reference), prompts computed once a group; another GPU, 500 TFLOP/s x mfu 0.5\n"
+    ) in page
     assert "tokens a pass" in page
-    assert ("model: some/model, 8.03B parameters; 7B multiplied with every token, 500M (output projection) with response tokens, "
-            "attention by (prompt + response)^2\n") in page  # fmt: skip
+    assert (
+        "model: some/model, 8.03B parameters; 7B multiplied with every token, 500M (output projection) with response tokens, "
+        "attention by (prompt + response)^2\n"
+    ) in page
 
 
-def test_experts_and_notes_of_the_model_are_told() -> None:
+def test_page_names_active_parameters_and_notes_of_the_model() -> None:
     model = TrainedModel(
         "moe", ModelShape(3e9, 1e8), 46_000_000_000, 13_000_000_000, ("2 of 8 experts are counted",)
     )
@@ -182,7 +196,7 @@ def test_the_page_fits_the_terminal(width: int) -> None:
     assert all(len(line) <= width for line in page_of(found, width).splitlines())
 
 
-def test_a_hostile_name_does_nothing(tmp_path: Path) -> None:
+def test_page_shows_hostile_name_as_signs(tmp_path: Path) -> None:
     found = savings(
         basis_of_plan(PLAN, shared_prompt=False),
         SIZE._replace(name="\x1b[31m[bold]"),
@@ -194,7 +208,16 @@ def test_a_hostile_name_does_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flop", "unit"), [(0, "MFLOP"), (5e5, "MFLOP"), (2e9, "GFLOP"), (1e15, "PFLOP"), (9.99e17, "PFLOP"), (1e18, "EFLOP"), (1e25, "ZFLOP")]
-)  # fmt: skip
+    ("flop", "unit"),
+    [
+        (0, "MFLOP"),
+        (5e5, "MFLOP"),
+        (2e9, "GFLOP"),
+        (1e15, "PFLOP"),
+        (9.99e17, "PFLOP"),
+        (1e18, "EFLOP"),
+        (1e25, "ZFLOP"),
+    ],
+)
 def test_units_follow_the_size(flop: float, unit: str) -> None:
     assert flop_unit(flop)[0] == unit

@@ -322,16 +322,17 @@ def _preferences(
     """Return preferences in [0, 1], NaN for null."""
     preferences = []
     for place, value in zip(table.places, table.values("preference"), strict=True):
-        number, problem = checked_number(value, "preference")
-        if number is not None and not isnan(number):
-            if scale == "1-2":
-                number = 0.5 if number == 0.0 and draw_at_0 else number - 1.0
-            if not 0.0 <= number <= 1.0:
-                bounds = scale.replace("-", " to ")
-                problem = f"`preference` is {value:g}, and this file's are {bounds}"
+        written, problem = checked_number(value, "preference")
+        preference = nan if written is None else written
+        if scale == "1-2":
+            is_draw = draw_at_0 and preference == 0.0
+            preference = 0.5 if is_draw else preference - 1.0
+        if preference < 0.0 or preference > 1.0:  # NaN is neither
+            bounds = scale.replace("-", " to ")
+            problem = f"`preference` is {written:g}, and this file's are {bounds}"
         if problem is not None:
             problems.add(place, problem)
-        preferences.append(nan if number is None else number)
+        preferences.append(preference)
     return preferences
 
 

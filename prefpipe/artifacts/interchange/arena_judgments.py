@@ -6,6 +6,7 @@ two signs, three times. Without a label there is no verdict: v2.0 (``uid``) leav
 prompt out then, v0.1 (``question_id``) that game alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from math import nan
 from typing import Any, NamedTuple
@@ -60,7 +61,8 @@ def of_category(table: UserTable, category: str | None) -> UserTable:
         UsageError: a category that the file does not have.
     """
     values = table.values_or_none("category")
-    counts = {name: values.count(name) for name in dict.fromkeys(values) if name is not None}
+    names = [None if value is None else str(value) for value in values]
+    counts = Counter(name for name in names if name is not None)
     shown = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
     if category is None:
         if len(counts) > 1:
@@ -73,7 +75,7 @@ def of_category(table: UserTable, category: str | None) -> UserTable:
 
     if category not in counts:
         raise UsageError(f"--category {category}: {table.source} has {shown or 'no categories'}")
-    kept = [row for row, name in enumerate(values) if name == category]
+    kept = [row for row, name in enumerate(names) if name == category]
     return UserTable(table.source, table.table.take(kept), [table.places[row] for row in kept])
 
 

@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from prefpipe.artifacts.interchange.checked_values import checked_list, checked_number
+from prefpipe.artifacts.interchange.checked_values import (
+    checked_index,
+    checked_list,
+    checked_number,
+)
 from prefpipe.artifacts.interchange.listed_responses import Item, gather_items, objects_in
 from prefpipe.artifacts.interchange.pool import Pool
 from prefpipe.artifacts.interchange.read_options import ReadOptions
 from prefpipe.artifacts.interchange.row_problems import UnusableRowError, needed
 from prefpipe.artifacts.interchange.user_table import read_user_table
-from prefpipe.artifacts.tables.values import shortened
+from prefpipe.artifacts.tables.values import id_of, shortened
 
 HINT = (
     "each row has `context`, turns, and `completions`, each with `rank` and `completion`, the "
@@ -38,16 +42,17 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
         scorer = "reward"
 
     # a response of several pairs stands in several rows: it is read once
-    seen: dict[Any, Any] = {}
+    seen: dict[tuple[str, int], Any] = {}
 
     def items_of(row: int) -> list[Item]:
         members = needed(checked_list(completions[row], "completions"))
-        prompt_key = ids[row] if ids[row] is not None else repr(contexts[row])
+        prompt_key = id_of(ids[row])[0] or repr(contexts[row])
         items = []
         for number, member in enumerate(members):
             item = _item(member, f"completions[{number}]", scorer)
-            if item.sample_idx is not None:
-                key = (prompt_key, item.sample_idx)
+            sample_idx, _ = checked_index(item.sample_idx, "sample_idx")
+            if sample_idx is not None:
+                key = (prompt_key, sample_idx)
                 content = (item.text, item.scores[scorer][0], item.model)
                 if seen.get(key) == content:
                     continue

@@ -1,4 +1,5 @@
-// The map of a prompt's candidates: the plot, the list that the keyboard goes through, and the text of the one looked at.
+// The map of a prompt's candidates: the plot, the list that the keyboard goes through, and the text
+// of the one looked at.
 
 const SYMBOLS = { positive: "star", negative: "diamond", none: "circle" };
 
@@ -16,78 +17,138 @@ function startMap(story, draw) {
 
   function fillSelections() {
     const before = selectionBox.value || "0";
-    selectionBox.replaceChildren(...entry().selections.map((item, place) => {
-      const option = document.createElement("option");
-      option.value = String(place);
-      option.textContent = item.strategy ? `${item.name} (${item.strategy})` : item.name;
-      return option;
-    }));
+    selectionBox.replaceChildren(
+      ...entry().selections.map((item, place) => {
+        const option = document.createElement("option");
+        option.value = String(place);
+        option.textContent = item.strategy ? `${item.name} (${item.strategy})` : item.name;
+        return option;
+      }),
+    );
     if (entry().selections[Number(before)]) selectionBox.value = before;
   }
 
-  // Whose colour a candidate has: the chosen negative that stands for it, by its place among the chosen.
-  function rolesOf(chosen) {
-    const roles = new Map();
-    const negatives = chosen.kept.filter((item) => item.role === "negative").sort((a, b) => a.sample_idx - b.sample_idx);
-    negatives.forEach((item, place) => {
-      for (const other of item.represents || []) roles.set(other, { role: "none", owner: place, standsFor: item.sample_idx });
+  // What a selection made of each sample. `nearest` is the chosen negative that stands for it,
+  // `owner` the place of that one among the chosen, which gives the colour.
+  function assignmentsOf(chosen) {
+    const assignments = new Map();
+    const negatives = chosen.kept
+      .filter((item) => item.role === "negative")
+      .sort((a, b) => a.sample_idx - b.sample_idx);
+    negatives.forEach((item, owner) => {
+      for (const other of item.represents || []) {
+        assignments.set(other, { role: "none", owner, nearest: item.sample_idx });
+      }
     });
-    negatives.forEach((item, place) => roles.set(item.sample_idx, { role: "negative", owner: place, standsFor: item.sample_idx }));
-    for (const item of chosen.kept) if (item.role === "positive") roles.set(item.sample_idx, { role: "positive", owner: null, standsFor: null });
-    return roles;
+
+    // Last the chosen ones themselves, for a negative stands for itself too.
+    negatives.forEach((item, owner) => {
+      assignments.set(item.sample_idx, { role: "negative", owner, nearest: item.sample_idx });
+    });
+    for (const item of chosen.kept) {
+      if (item.role === "positive") {
+        assignments.set(item.sample_idx, { role: "positive", owner: null, nearest: null });
+      }
+    }
+    return assignments;
   }
 
-  const roleOf = (roles, candidate) => roles.get(candidate.sample_idx) || { role: "none", owner: null, standsFor: null };
+  const assignmentOf = (assignments, candidate) =>
+    assignments.get(candidate.sample_idx) || { role: "none", owner: null, nearest: null };
 
   function drawPlot() {
     const colour = colours();
     const { candidates } = entry();
-    const roles = rolesOf(selection());
-    const tint = (found) => (found.role === "positive" ? colour.positive : found.owner === null ? colour.pool : colour.others[found.owner % colour.others.length]);
-    const place = new Map(candidates.map((candidate) => [candidate.sample_idx, candidate]));
+    const assignments = assignmentsOf(selection());
+    const tint = ({ role, owner }) => {
+      if (role === "positive") return colour.positive;
+      return owner === null ? colour.pool : colour.others[owner % colour.others.length];
+    };
+
+    // A line from each candidate to the negative that stands for it.
+    const bySample = new Map(candidates.map((candidate) => [candidate.sample_idx, candidate]));
     const lines = { x: [], y: [] };
     for (const candidate of candidates) {
-      const found = roleOf(roles, candidate);
-      const owner = place.get(found.standsFor);
-      if (owner && owner !== candidate) {
-        lines.x.push(candidate.x, owner.x, null);
-        lines.y.push(candidate.y, owner.y, null);
+      const nearest = bySample.get(assignmentOf(assignments, candidate).nearest);
+      if (nearest && nearest !== candidate) {
+        lines.x.push(candidate.x, nearest.x, null);
+        lines.y.push(candidate.y, nearest.y, null);
       }
     }
-    const data = [{ type: "scatter", mode: "lines", x: lines.x, y: lines.y, hoverinfo: "skip", showlegend: false, line: { color: colour.rule, width: 1 } }];
+    const data = [
+      {
+        type: "scatter",
+        mode: "lines",
+        x: lines.x,
+        y: lines.y,
+        hoverinfo: "skip",
+        showlegend: false,
+        line: { color: colour.rule, width: 1 },
+      },
+    ];
+
     const names = { none: "not kept", negative: "negative", positive: "positive" };
     for (const role of ["none", "negative", "positive"]) {
-      const own = candidates.map((candidate, number) => [candidate, number]).filter(([candidate]) => roleOf(roles, candidate).role === role);
-      if (!own.length) continue;
+      const members = [];
+      candidates.forEach((candidate, number) => {
+        const assignment = assignmentOf(assignments, candidate);
+        if (assignment.role === role) members.push({ candidate, number, colour: tint(assignment) });
+      });
+      if (!members.length) continue;
       data.push({
-        type: "scatter", mode: "markers", name: names[role], x: own.map(([item]) => item.x), y: own.map(([item]) => item.y),
-        customdata: own.map(([, number]) => number), text: own.map(([item]) => `${item.sample_idx}: reward ${figure(item.reward)}`),
+        type: "scatter",
+        mode: "markers",
+        name: names[role],
+        x: members.map(({ candidate }) => candidate.x),
+        y: members.map(({ candidate }) => candidate.y),
+        customdata: members.map(({ number }) => number),
+        text: members.map(
+          ({ candidate }) => `${candidate.sample_idx}: reward ${figure(candidate.reward)}`,
+        ),
         hovertemplate: "sample %{text}<extra></extra>",
         marker: {
-          symbol: SYMBOLS[role], size: role === "none" ? 10 : 15, color: own.map(([item]) => tint(roleOf(roles, item))),
+          symbol: SYMBOLS[role],
+          size: role === "none" ? 10 : 15,
+          color: members.map((member) => member.colour),
           line: { color: colour.ink, width: role === "none" ? 0 : 1.5 },
         },
       });
     }
+
+    // Last, so that it can be moved by its place: the ring around the one looked at.
     const ring = candidates[current];
     data.push({
-      type: "scatter", mode: "markers", x: ring ? [ring.x] : [], y: ring ? [ring.y] : [], hoverinfo: "skip", showlegend: false,
+      type: "scatter",
+      mode: "markers",
+      x: ring ? [ring.x] : [],
+      y: ring ? [ring.y] : [],
+      hoverinfo: "skip",
+      showlegend: false,
       marker: { symbol: "circle-open", size: 24, color: colour.accent, line: { width: 3 } },
     });
+
     const share = (number) => `${(100 * entry().shares[number]).toFixed(0)}% of the variance`;
-    draw(plot, data, layoutOf(colour, {
-      xaxis: { title: { text: share(0) }, zeroline: false, constrain: "domain" },
-      yaxis: { title: { text: share(1) }, zeroline: false, scaleanchor: "x", scaleratio: 1 },
-    }));
-    if (!plot.dataset.listens) {
-      plot.dataset.listens = "yes";
-      const look = (event) => {
-        const number = event.points && event.points[0] && event.points[0].customdata;
-        if (Number.isInteger(number)) lookAt(number, true);
-      };
-      plot.on("plotly_hover", look);
-      plot.on("plotly_click", look);
-    }
+    draw(
+      plot,
+      data,
+      layoutOf(colour, {
+        xaxis: { title: { text: share(0) }, zeroline: false, constrain: "domain" },
+        yaxis: { title: { text: share(1) }, zeroline: false, scaleanchor: "x", scaleratio: 1 },
+      }),
+    );
+    listen();
+  }
+
+  // plotly.js knows the element, and its events, once it has drawn into it.
+  function listen() {
+    if (plot.dataset.listens) return;
+    plot.dataset.listens = "yes";
+    const look = (event) => {
+      const number = event.points && event.points[0] && event.points[0].customdata;
+      if (Number.isInteger(number)) lookAt(number, true);
+    };
+    plot.on("plotly_hover", look);
+    plot.on("plotly_click", look);
   }
 
   function lookAt(number, scroll) {
@@ -95,63 +156,94 @@ function startMap(story, draw) {
     const candidate = entry().candidates[number];
     list.querySelectorAll("button").forEach((button, place) => {
       button.setAttribute("aria-current", String(place === number));
-      if (place === number && scroll) list.scrollTop = button.parentElement.offsetTop - list.offsetTop - 60;
+      if (place === number && scroll) {
+        list.scrollTop = button.parentElement.offsetTop - list.offsetTop - 60;
+      }
     });
-    const found = roleOf(rolesOf(selection()), candidate);
+
+    const { role, nearest } = assignmentOf(assignmentsOf(selection()), candidate);
+    let state = role;
+    if (role === "none") {
+      state = nearest === null ? "not kept" : `not kept, nearest to the chosen ${nearest}`;
+    }
+    let length = candidate.n_tokens === null ? "" : `, ${figure(candidate.n_tokens)} tokens`;
+    if (candidate.finish_reason === "length") length += ", cut at the token limit";
+    const reward = figure(candidate.reward);
     const head = document.createElement("strong");
-    const stands = found.role === "none" && found.standsFor !== null ? `, nearest to the chosen ${found.standsFor}` : "";
-    const tokens = candidate.n_tokens === null ? "" : `, ${figure(candidate.n_tokens)} tokens`;
-    const finish = candidate.finish_reason === "length" ? ", cut at the token limit" : "";
-    head.textContent = `Sample ${candidate.sample_idx}: ${found.role === "none" ? "not kept" : found.role}${stands}. Reward ${figure(candidate.reward)}${tokens}${finish}.`;
+    head.textContent = `Sample ${candidate.sample_idx}: ${state}. Reward ${reward}${length}.`;
     const text = document.createElement("p");
     text.textContent = candidate.response || "(empty)";
     reading.replaceChildren(head, text);
-    if (plot.data) Plotly.restyle(plot, { x: [[candidate.x]], y: [[candidate.y]] }, [plot.data.length - 1]);
+    if (plot.data)
+      Plotly.restyle(plot, { x: [[candidate.x]], y: [[candidate.y]] }, [plot.data.length - 1]);
+  }
+
+  function spanOf(name, text) {
+    const span = document.createElement("span");
+    span.className = name;
+    span.textContent = text;
+    return span;
   }
 
   function drawList() {
-    const roles = rolesOf(selection());
-    list.replaceChildren(...entry().candidates.map((candidate, number) => {
-      const found = roleOf(roles, candidate);
-      const item = document.createElement("li");
-      const button = document.createElement("button");
-      const part = (name, text) => {
-        const span = document.createElement("span");
-        span.className = name;
-        span.textContent = text;
-        return span;
-      };
-      button.type = "button";
-      button.append(part(`role ${found.role}`, found.role === "none" ? "–" : found.role), part("reward", figure(candidate.reward)), part("begin", candidate.response.slice(0, 90)));
-      button.addEventListener("focus", () => lookAt(number, false));
-      button.addEventListener("click", () => lookAt(number, false));
-      button.addEventListener("keydown", (event) => {
-        const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-        const next = step && list.querySelectorAll("button")[number + step];
-        if (next) {
-          event.preventDefault();
-          next.focus();
-        }
-      });
-      item.append(button);
-      return item;
-    }));
+    const assignments = assignmentsOf(selection());
+    list.replaceChildren(
+      ...entry().candidates.map((candidate, number) => {
+        const { role } = assignmentOf(assignments, candidate);
+        const item = document.createElement("li");
+        const button = document.createElement("button");
+        button.type = "button";
+        button.append(
+          spanOf(`role ${role}`, role === "none" ? "–" : role),
+          spanOf("reward", figure(candidate.reward)),
+          spanOf("begin", candidate.response.slice(0, 90)),
+        );
+
+        button.addEventListener("focus", () => lookAt(number, false));
+        button.addEventListener("click", () => lookAt(number, false));
+        button.addEventListener("keydown", (event) => {
+          const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+          const next = step && list.querySelectorAll("button")[number + step];
+          if (next) {
+            event.preventDefault();
+            next.focus();
+          }
+        });
+        item.append(button);
+        return item;
+      }),
+    );
   }
 
   function show() {
     current = 0;
-    const told = entry();
-    document.getElementById("map-text").textContent = told.n_messages > 1 ? `(last of ${told.n_messages} messages) ${told.prompt}` : told.prompt;
-    const without = told.n_candidates - told.candidates.length;
-    const chosen = selection();
-    const why = chosen.status === "ok" ? "" : ` ${chosen.name}: ${chosen.status}${chosen.reason ? `, ${chosen.reason}` : ""}.`;
-    document.getElementById("map-about").textContent = `Prompt ${told.prompt_id}. Ranked by ${told.expression || "nothing"}.${without ? ` ${without} candidates have no embedding.` : ""}${why}`;
+    const {
+      prompt_id: id,
+      prompt,
+      n_messages: nMessages,
+      expression,
+      candidates,
+      n_candidates: n,
+    } = entry();
+    const lastOf = nMessages > 1 ? `(last of ${nMessages} messages) ` : "";
+    document.getElementById("map-text").textContent = lastOf + prompt;
+
+    let about = `Prompt ${id}. Ranked by ${expression || "nothing"}.`;
+    const nWithout = n - candidates.length;
+    if (nWithout) about += ` ${nWithout} candidates have no embedding.`;
+    const { name, status, reason } = selection();
+    if (status !== "ok") about += ` ${name}: ${status}${reason ? `, ${reason}` : ""}.`;
+    document.getElementById("map-about").textContent = about;
+
     drawList();
     drawPlot();
     lookAt(0, false);
   }
 
-  promptBox.addEventListener("change", () => { fillSelections(); show(); });
+  promptBox.addEventListener("change", () => {
+    fillSelections();
+    show();
+  });
   selectionBox.addEventListener("change", show);
   fillSelections();
   show();

@@ -1,6 +1,13 @@
 // The page: reads the story, draws what is in view, and follows the colours.
 
-const CONFIG = { displayModeBar: false, displaylogo: false, responsive: true, scrollZoom: false, doubleClick: false, showTips: false };
+const CONFIG = {
+  displayModeBar: false,
+  displaylogo: false,
+  responsive: true,
+  scrollZoom: false,
+  doubleClick: false,
+  showTips: false,
+};
 const story = JSON.parse(document.getElementById("story").textContent);
 const drawn = new Set();
 
@@ -22,33 +29,46 @@ function drawChart(element) {
   drawn.add(element);
 }
 
-const seen = new IntersectionObserver((entries) => {
-  for (const entry of entries) {
-    if (entry.isIntersecting && !drawn.has(entry.target)) drawChart(entry.target);
-  }
-}, { rootMargin: "400px" });
+const seen = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) {
+      if (entry.isIntersecting && !drawn.has(entry.target)) drawChart(entry.target);
+    }
+  },
+  { rootMargin: "400px" },
+);
 
 function showPool(number) {
-  for (const panel of document.querySelectorAll(".pool")) panel.hidden = panel.dataset.pool !== String(number);
+  for (const panel of document.querySelectorAll(".pool"))
+    panel.hidden = panel.dataset.pool !== String(number);
 }
 
 function startTheme(redraw) {
+  const buttons = document.querySelectorAll("[data-theme-choice]");
   const wish = matchMedia("(prefers-color-scheme: dark)");
   let choice = "auto";
   try {
     choice = localStorage.getItem("prefpipe-theme") || "auto";
-  } catch { /* a page of a file may have no storage: the choice lasts as long as the page */ }
+  } catch {
+    /* a page of a file may have no storage: the choice lasts as long as the page */
+  }
   const apply = () => {
-    document.documentElement.dataset.theme = onPaper ? "light" : choice === "auto" ? (wish.matches ? "dark" : "light") : choice;
-    for (const button of document.querySelectorAll("[data-theme-choice]")) button.setAttribute("aria-pressed", String(button.dataset.themeChoice === choice));
+    let theme = choice;
+    if (choice === "auto") theme = wish.matches ? "dark" : "light";
+    document.documentElement.dataset.theme = onPaper ? "light" : theme;
+    for (const button of buttons) {
+      button.setAttribute("aria-pressed", String(button.dataset.themeChoice === choice));
+    }
     redraw();
   };
-  for (const button of document.querySelectorAll("[data-theme-choice]")) {
+  for (const button of buttons) {
     button.addEventListener("click", () => {
       choice = button.dataset.themeChoice;
       try {
         localStorage.setItem("prefpipe-theme", choice);
-      } catch { /* as above */ }
+      } catch {
+        /* as above */
+      }
       apply();
     });
   }
@@ -71,18 +91,28 @@ for (const element of document.querySelectorAll("[data-chart]")) seen.observe(el
 
 // A link to an artifact opens it.
 function openTarget() {
-  const target = location.hash.startsWith("#artifact-") && document.getElementById(location.hash.slice(1));
+  const target =
+    location.hash.startsWith("#artifact-") && document.getElementById(location.hash.slice(1));
   if (target) target.querySelector("details").open = true;
 }
 window.addEventListener("hashchange", openTarget);
 openTarget();
+
 // On paper everything is there, dark on light, as wide as a sheet.
 function usePaper(isPaper) {
   onPaper = isPaper;
   document.documentElement.classList.toggle("paper", isPaper);
   applyTheme();
-  if (isPaper) document.querySelectorAll("[data-chart]").forEach((element) => !element.closest("[hidden]") && !drawn.has(element) && drawChart(element));
-  document.querySelectorAll("[data-drawn]").forEach((element) => !element.closest("[hidden]") && Plotly.relayout(element, { width: isPaper ? element.clientWidth : undefined, autosize: !isPaper }));
+
+  const inSight = (selector) =>
+    [...document.querySelectorAll(selector)].filter((element) => !element.closest("[hidden]"));
+  if (isPaper) {
+    for (const element of inSight("[data-chart]")) if (!drawn.has(element)) drawChart(element);
+  }
+  for (const element of inSight("[data-drawn]")) {
+    const width = isPaper ? element.clientWidth : undefined;
+    Plotly.relayout(element, { width, autosize: !isPaper });
+  }
 }
 window.addEventListener("beforeprint", () => usePaper(true));
 window.addEventListener("afterprint", () => usePaper(false));

@@ -59,6 +59,16 @@ def test_alpaca_eval_preferences_outside_their_scale_are_refused(
     assert "row 2" in caught.value.message
 
 
+def test_a_preference_that_a_csv_file_holds_as_text_is_refused_by_its_number(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.csv").write_text("prompt_id,preference\na,5\nb,x\n")
+    with pytest.raises(InputError) as caught:
+        read_annotations(str(tmp_path / "a.csv"))
+    assert "line 2: `preference` is 5, and this file's are 0 to 1" in caught.value.message
+    assert "line 3: `preference` is 'x', which is no number" in caught.value.message
+
+
 def test_rows_of_ones_own_are_0_to_1_unless_it_is_said(tmp_path: Path) -> None:
     """A file of 1 to 2 that is no AlpacaEval file is never guessed at: 2 is refused."""
     rows = [{"prompt_id": "a", "preference": 1}, {"prompt_id": "b", "preference": 2}]
@@ -209,3 +219,13 @@ def test_regularising_rows_are_columns_of_numbers(tmp_path: Path) -> None:
     assert found.difficulty == pytest.approx([0.0, 0.1, 0.2])
     with pytest.raises(InputError, match="has no column `std_delta_len`"):
         read_regularising_rows(lines(tmp_path / "x.jsonl", {"preference": 0.5}))
+
+
+def test_categories_of_any_type_are_known_by_their_text(tmp_path: Path) -> None:
+    games = [{"score": "A>B"}, {"score": "B>A"}]
+    source = tmp_path / "a.jsonl"
+    rows = [{"uid": f"u{i}", "games": games, "category": [i]} for i in range(2)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"holds 2 categories.*\[0\] \(1\), \[1\] \(1\)"):
+        read_annotations(str(source))
+    assert set(read_annotations(str(source), category="[1]").keys) == {"u1"}

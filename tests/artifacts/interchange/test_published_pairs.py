@@ -265,6 +265,12 @@ def test_rewards_of_nemo_rls_own_conversions_are_scores(tmp_path: Path) -> None:
     }
 
 
+def test_an_index_of_nemo_rl_that_is_no_number_is_refused_with_its_row(tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", ranked(completion(0, "good", sample_idx=[1])))
+    with pytest.raises(InputError, match=r"sample_idx` is \[1\], which is no whole number from 0"):
+        read(source, "nemo-rl")
+
+
 @pytest.mark.parametrize(("value", "message"), [
     ({"rank": 0, "completion": [{"role": "user", "content": "x"}]}, "one turn of the assistant's is needed"),
     ({"rank": 0, "completion": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "has `tool_calls`"),

@@ -38,8 +38,15 @@ def embeddings_like(
 
 
 def row(prompt_id: str, sample_idx: int, vector: list[float], status: str = "ok") -> dict:
-    return {"prompt_id": prompt_id, "sample_idx": sample_idx, "embedding": np.array(vector, np.float16), "n_tokens": 1,
-            "truncated": False, "status": status, "reason": None}  # fmt: skip
+    return {
+        "prompt_id": prompt_id,
+        "sample_idx": sample_idx,
+        "embedding": np.array(vector, np.float16),
+        "n_tokens": 1,
+        "truncated": False,
+        "status": status,
+        "reason": None,
+    }
 
 
 def sources() -> PromptSources:

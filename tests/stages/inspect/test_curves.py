@@ -20,9 +20,16 @@ def write(folder: Path, **columns) -> Path:
 def test_a_curve_has_first_last_least_and_greatest(tmp_path: Path) -> None:
     [found] = read_curves(write(tmp_path, loss=[3.0, None, 1.0, 2.0]))
     assert found == {
-        "name": "loss", "split": "train", "n": 3, "first": 3.0, "last": 2.0, "min": 1.0, "max": 3.0, "last_step": 4,
+        "name": "loss",
+        "split": "train",
+        "n": 3,
+        "first": 3.0,
+        "last": 2.0,
+        "min": 1.0,
+        "max": 3.0,
+        "last_step": 4,
         "curve": [3.0, 1.0, 2.0],
-    }  # fmt: skip
+    }
 
 
 def test_many_steps_are_means_of_equal_stretches(tmp_path: Path) -> None:

@@ -20,9 +20,15 @@ from prefpipe.stages.inspect.overview import SCHEMAS
 
 def table(schema, rows):
     defaults = {
-        "messages": [{"role": "user", "content": "q"}], "response": "r", "model": "m", "temperature": 1.0, "seed": 0, "status": "ok",
-        "n_policy": 1, "n_baseline": 1,
-    }  # fmt: skip
+        "messages": [{"role": "user", "content": "q"}],
+        "response": "r",
+        "model": "m",
+        "temperature": 1.0,
+        "seed": 0,
+        "status": "ok",
+        "n_policy": 1,
+        "n_baseline": 1,
+    }
     return pa.Table.from_pylist(
         [{name: row.get(name, defaults.get(name)) for name in schema.column_names} for row in rows],
         schema=schema.arrow(),
@@ -57,9 +63,12 @@ def test_candidates_count_prompts_once_and_rows_by_model() -> None:
     ]
     measure.add(table(CANDIDATES, rows))
     assert measure.facts() == {
-        "n_prompts": 2, "n_duplicates": 1, "models": {"m": 2, "n": 1}, "temperatures": {"1": 3},
+        "n_prompts": 2,
+        "n_duplicates": 1,
+        "models": {"m": 2, "n": 1},
+        "temperatures": {"1": 3},
         "finish_reasons": {"stop": 1, "not known": 2},
-    }  # fmt: skip
+    }
     found = by_name(measure)
     assert (found["prompt length"].n, found["prompt length"].mean) == (2, 4.0)
     assert (found["mean log-probability"].mean, found["mean log-probability"].n_missing) == (
@@ -170,9 +179,13 @@ def test_groups_have_sizes_margins_and_costs_and_rejected_prompts_are_counted() 
     measure = GroupMeasure()
     measure.add(table(GROUPS, rows))
     assert measure.facts() == {
-        "n_groups": 1, "n_prompts_rejected": 1, "roles": {"positive": 1, "negative": 2}, "sizes": {"1+2": 1},
-        "n_groups_optimal": 0, "largest_gap_to_lower_bound": 0.25,
-    }  # fmt: skip
+        "n_groups": 1,
+        "n_prompts_rejected": 1,
+        "roles": {"positive": 1, "negative": 2},
+        "sizes": {"1+2": 1},
+        "n_groups_optimal": 0,
+        "largest_gap_to_lower_bound": 0.25,
+    }
     found = by_name(measure)
     assert (found["margin"].mean, found["mean margin"].mean, found["coverage cost"].n) == (
         2.0,

@@ -135,11 +135,28 @@ def test_hostile_text_reaches_the_page_as_signs() -> None:
 
 def entry(**changes) -> dict:
     return {
-        "rank": 1, "sample_idx": 0, "reward": 1.0, "role": None, "cluster": None, "represents": None, "scores": {},
-        "marginal_gain": None, "beats": None, "beaten_by": None,
-        "score_problems": {}, "status": "ok", "reason": None, "n_response_tokens": 1, "finish_reason": "stop", "logp": None,
-        "model": "m", "temperature": 1.0, "duplicate_of": None, "response": "text", **changes,
-    }  # fmt: skip
+        "rank": 1,
+        "sample_idx": 0,
+        "reward": 1.0,
+        "role": None,
+        "cluster": None,
+        "represents": None,
+        "scores": {},
+        "marginal_gain": None,
+        "beats": None,
+        "beaten_by": None,
+        "score_problems": {},
+        "status": "ok",
+        "reason": None,
+        "n_response_tokens": 1,
+        "finish_reason": "stop",
+        "logp": None,
+        "model": "m",
+        "temperature": 1.0,
+        "duplicate_of": None,
+        "response": "text",
+        **changes,
+    }
 
 
 def shown(**changes) -> str:
@@ -163,7 +180,7 @@ def test_a_long_text_is_cut_and_shown_whole_on_request() -> None:
     assert whole.split().count("word") == 20_000
 
 
-def test_what_is_unusual_is_told() -> None:
+def test_page_names_problems_duplicates_and_single_scores() -> None:
     assert "same text as #3" in shown(duplicate_of=3)
     assert "cluster 2" in shown(cluster=2)
     assert "empty: the response has no text" in shown(
@@ -177,7 +194,7 @@ def test_what_is_unusual_is_told() -> None:
     assert "checks 0.5   rm -" in shown(scores={"checks": 0.5, "rm": None})
 
 
-def test_whom_a_negative_stands_for_is_told() -> None:
+def test_page_names_samples_that_a_negative_represents() -> None:
     assert "stands for #0 #3 #7" in shown(represents=[0, 3, 7])
     assert "stands for itself" in shown(represents=[0])
     assert "stands for #0 #1 #2 #3 #4 #5 #6 #7 and 2 more" in shown(represents=list(range(10)))
@@ -187,7 +204,7 @@ def test_whom_a_negative_stands_for_is_told() -> None:
     assert "stands for" not in shown()
 
 
-def test_pairs_are_told_from_both_sides() -> None:
+def test_page_names_pairs_of_both_their_responses() -> None:
     assert "beats #3 by 0.5 #4 by 1.25" in shown(
         beats=[{"sample_idx": 3, "margin": 0.5}, {"sample_idx": 4, "margin": 1.25}]
     )
@@ -225,8 +242,22 @@ def test_what_a_negative_stands_for_comes_from_its_row() -> None:
 
 def test_pairs_come_from_the_rows_of_the_group(tmp_path: Path) -> None:
     run = original() / "run"
-    words = ["select", str(run / "candidates"), "--scores", str(run / "scores"), "-o", str(tmp_path / "groups"), "--k", "2",
-             "--strategy", "bottom-k", "--reward", "fake", "--pairs", "all-ordered"]  # fmt: skip
+    words = [
+        "select",
+        str(run / "candidates"),
+        "--scores",
+        str(run / "scores"),
+        "-o",
+        str(tmp_path / "groups"),
+        "--k",
+        "2",
+        "--strategy",
+        "bottom-k",
+        "--reward",
+        "fake",
+        "--pairs",
+        "all-ordered",
+    ]
     command(words)
     found = one_prompt(
         PromptSources(artifact("candidates"), open_artifact(tmp_path / "groups")), "p3"
@@ -254,7 +285,7 @@ def test_lines_break_between_details_and_not_within_one() -> None:
         ]
 
 
-def test_a_rejected_prompt_says_why(tmp_path: Path) -> None:
+def test_page_of_rejected_prompt_says_why(tmp_path: Path) -> None:
     found = one_prompt(sources("candidates"), "p0")
     found["group"] = {
         "strategy": "coreset",

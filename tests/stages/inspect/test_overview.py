@@ -75,7 +75,7 @@ def test_columns_have_types_and_meanings_and_the_users_own_are_called_so() -> No
     assert columns["prompt_token_ids"]["type"] == "list<int32>"
 
 
-def test_groups_know_their_sizes() -> None:
+def test_overview_counts_groups_by_size() -> None:
     facts = found_of("groups")["facts"]
     assert facts["n_groups"] + facts["n_prompts_rejected"] == N_PROMPTS
     assert facts["sizes"] == {f"1+{K}": facts["n_groups"]}
@@ -138,7 +138,7 @@ def test_a_damaged_part_is_an_error(tmp_path: Path) -> None:
         (pa.large_string(), "large_string"),
     ],
 )
-def test_types_are_told_in_few_words(kind: pa.DataType, words: str) -> None:
+def test_type_words_are_short(kind: pa.DataType, words: str) -> None:
     assert type_words(kind) == words
 
 

@@ -79,17 +79,32 @@ def write_pools(
 def row_of(prompt_id, place, text, reward, status="ok", sample_idx=None):
     key = {"prompt_id": prompt_id, "sample_idx": place if sample_idx is None else sample_idx}
     candidate = {
-        "messages": [{"role": "user", "content": f"about {prompt_id}"}], "response": text, "model": "m",
-        "prompt_token_ids": [1, 2, 3], "response_token_ids": [5] * len(text or ""), "n_prompt_tokens": 3,
-        "n_response_tokens": len(text or ""), "finish_reason": "stop", "logp": -1.0, "temperature": 1.0, "seed": 1,
+        "messages": [{"role": "user", "content": f"about {prompt_id}"}],
+        "response": text,
+        "model": "m",
+        "prompt_token_ids": [1, 2, 3],
+        "response_token_ids": [5] * len(text or ""),
+        "n_prompt_tokens": 3,
+        "n_response_tokens": len(text or ""),
+        "finish_reason": "stop",
+        "logp": -1.0,
+        "temperature": 1.0,
+        "seed": 1,
         "status": status,
-    }  # fmt: skip
+    }
     vector = CORNERS.get((text or "")[:1])
     return {
         "candidates": key | candidate,
-        "scores": key | {"scorer": "rm", "reward": reward, "status": "ok" if reward is not None else "unrated"},
-        "embeddings": key | {"embedding": vector or (0.0, 0.0), "n_tokens": 1, "truncated": False, "status": "ok" if vector else "empty"},
-    }  # fmt: skip
+        "scores": key
+        | {"scorer": "rm", "reward": reward, "status": "ok" if reward is not None else "unrated"},
+        "embeddings": key
+        | {
+            "embedding": vector or (0.0, 0.0),
+            "n_tokens": 1,
+            "truncated": False,
+            "status": "ok" if vector else "empty",
+        },
+    }
 
 
 def select(folder: Path, *flags: str, output: str = "groups") -> int:
@@ -107,7 +122,7 @@ def select(folder: Path, *flags: str, output: str = "groups") -> int:
 POOL: Pool = [("a", 5.0), ("b", 1.0), ("c", 2.0), ("d", 0.0), ("ee", 3.0)]
 
 
-def test_a_group_explains_itself(tmp_path: Path) -> None:
+def test_select_writes_rank_role_and_represented_samples(tmp_path: Path) -> None:
     """k = 2 of b, c, d, e with rewards 1, 2, 0, 3: the columns are those of select_responses on the same arrays."""
     write_pools(tmp_path, {"p": POOL})
     assert select(tmp_path, "--k", "2") == 0
@@ -140,8 +155,10 @@ def test_coreset_rows_carry_their_cluster(tmp_path: Path) -> None:
     assert select(tmp_path, "--strategy", "coreset", "--k", "2") == 0
     found = rows_of(tmp_path / "groups")
     assert [(row["sample_idx"], row["cluster"], row["represents"]) for row in found] == [
-        (0, None, None), (1, 0, [1, 2, 3]), (4, 1, [4]),
-    ]  # fmt: skip
+        (0, None, None),
+        (1, 0, [1, 2, 3]),
+        (4, 1, [4]),
+    ]
     assert {row["lower_bound"] for row in found} == {row["is_optimal"] for row in found} == {None}
 
 
@@ -168,7 +185,7 @@ def test_rows_are_found_by_key_whatever_their_order(tmp_path: Path) -> None:
     assert straight == shuffled
 
 
-def test_rejected_prompts_are_one_row_each_between_the_groups(tmp_path: Path) -> None:
+def test_select_writes_one_row_for_each_rejected_prompt(tmp_path: Path) -> None:
     pools = {
         "tied": [("a", 1.0), ("b", 1.0), ("c", 1.0)],
         "good": POOL,
@@ -179,9 +196,12 @@ def test_rejected_prompts_are_one_row_each_between_the_groups(tmp_path: Path) ->
     assert select(tmp_path, "--k", "1") == 0
     found = [(row["prompt_id"], row["role"], row["status"]) for row in rows_of(tmp_path / "groups")]
     assert found == [
-        ("tied", None, "tie"), ("good", "positive", "ok"), ("good", "negative", "ok"), ("thin", None, "too_few_candidates"),
+        ("tied", None, "tie"),
+        ("good", "positive", "ok"),
+        ("good", "negative", "ok"),
+        ("thin", None, "too_few_candidates"),
         ("blind", None, "no_rewards"),
-    ]  # fmt: skip
+    ]
     thin = next(row for row in rows_of(tmp_path / "groups") if row["prompt_id"] == "thin")
     assert thin["reason"].startswith("5 candidates, 1 usable")
     for word in ("1 duplicate", "1 empty", "1 no_reward", "1 generation_error", "rewards 1 to 3"):
@@ -194,7 +214,7 @@ def test_rejected_prompts_are_one_row_each_between_the_groups(tmp_path: Path) ->
     )
 
 
-def test_near_copies_and_small_margins_are_counted_and_left_out(
+def test_select_drops_and_counts_near_copies_and_small_margins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """e and f have a cosine of 0.9998: the higher reward, f, stays. c is within 0.5 of the best."""
@@ -214,13 +234,18 @@ def test_pairs_are_kept_with_their_margins(tmp_path: Path) -> None:
     assert select(tmp_path, "--k", "4", "--pairs", "adjacent") == 0
     found = {row["sample_idx"]: row["beats"] for row in rows_of(tmp_path / "groups")}
     assert found == {
-        0: [{"sample_idx": 4, "margin": 2.0}], 4: [{"sample_idx": 2, "margin": 1.0}], 2: [{"sample_idx": 1, "margin": 1.0}],
-        1: [{"sample_idx": 3, "margin": 1.0}], 3: [], None: None,
-    }  # fmt: skip
+        0: [{"sample_idx": 4, "margin": 2.0}],
+        4: [{"sample_idx": 2, "margin": 1.0}],
+        2: [{"sample_idx": 1, "margin": 1.0}],
+        1: [{"sample_idx": 3, "margin": 1.0}],
+        3: [],
+        None: None,
+    }
     assert select(tmp_path, "--k", "4", "--max-pairs", "2", output="two") == 0
     assert next(row["beats"] for row in rows_of(tmp_path / "two")) == [
-        {"sample_idx": 3, "margin": 5.0}, {"sample_idx": 4, "margin": 2.0},
-    ]  # fmt: skip
+        {"sample_idx": 3, "margin": 5.0},
+        {"sample_idx": 4, "margin": 2.0},
+    ]
 
 
 def random_pools(n_prompts: int) -> dict[str, Pool]:
@@ -235,9 +260,7 @@ def random_pools(n_prompts: int) -> dict[str, Pool]:
 
 
 @pytest.mark.parametrize("strategy", ["opt-select", "coreset", "random", "best-random"])
-def test_the_bytes_are_the_same_whatever_the_number_of_workers(
-    tmp_path: Path, strategy: str
-) -> None:
+def test_select_bytes_do_not_depend_on_workers(tmp_path: Path, strategy: str) -> None:
     write_pools(tmp_path, random_pools(24))
     for workers in ("1", "2", "5"):
         assert (
@@ -320,7 +343,7 @@ def test_two_scores_and_two_embeddings_of_one_candidate_are_refused(
         (["--pairs", "adjacant"], "did you mean `adjacent`?"),
     ],
 )
-def test_flags_that_cannot_be_meant_are_refused(
+def test_select_refuses_flags_without_a_meaning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags, sentence
 ) -> None:
     assert select(tmp_path, *flags) == 2
@@ -357,8 +380,9 @@ def test_a_part_without_rows_and_a_prompt_without_choice_are_no_trouble(tmp_path
     )
     assert select(tmp_path, "--k", "9") == 0
     assert [(row["prompt_id"], row["status"]) for row in rows_of(tmp_path / "groups")] == [
-        ("p", "too_few_candidates"), ("q", "too_few_candidates"),
-    ]  # fmt: skip
+        ("p", "too_few_candidates"),
+        ("q", "too_few_candidates"),
+    ]
     empty = open_artifact(tmp_path / "candidates")
     for name in ("candidates", "scores", "embeddings"):
         artifact = open_artifact(tmp_path / name)
@@ -440,7 +464,7 @@ def test_the_fingerprint_moves_where_the_least_margin_is_of_pairs_and_nowhere_el
         assert "min_margin_of" not in identity(**knobs)
 
 
-def test_one_response_that_owns_the_weights_is_told(
+def test_select_notes_one_response_that_owns_the_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Rewards 0, 100, 200 weigh 1, e^-100, e^-200; with T = std(r) the others count."""
