@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefpipe.configs.options import option
+from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.stage import PartwiseConfig
 from prefpipe.maths.selection.registry import PAIR_RULES, STRATEGIES
 
@@ -136,8 +136,7 @@ class SelectConfig(PartwiseConfig):
             strategy, default = _ONE_STRATEGY[name]
             if getattr(self, name) != default:
                 problems.append(
-                    f"--{name.replace('_', '-')} belongs to --strategy {strategy}, "
-                    f"not to {self.strategy}"
+                    f"{flag_named(name)} belongs to --strategy {strategy}, not to {self.strategy}"
                 )
         return problems
 
