@@ -1,7 +1,8 @@
 """Rebuild prompts.jsonl and heldout.jsonl, byte for byte: `python sample_data/make.py [FOLDER]`.
 
-Four families of short tasks, each with constraints that a program can verify, on everyday topics. A topic is
-either in the training file or in the held-out file, so prompts are held out by id and the families are the same.
+Four families of short tasks, each with constraints that a program can verify, on everyday topics. A
+topic is either in the training file or in the held-out file, so prompts are held out by id and the
+families are the same.
 """
 
 import json
@@ -10,14 +11,16 @@ import sys
 from pathlib import Path
 
 TOPICS = (
-    "the ocean", "a rainy day", "coffee", "bicycles", "the moon", "winter", "a library", "bread", "gardens", "music",
-    "mountains", "cats", "trains", "the desert", "a birthday", "bridges", "honey", "football", "maps", "the night sky",
-    "rivers", "a market", "tea", "forests", "painting", "the wind", "a lighthouse", "chess", "islands", "cooking",
-    "snow", "dogs", "a museum", "clocks", "the beach", "horses", "letters", "volcanoes", "a school", "dancing",
-    "apples", "castles", "sleep", "the city", "robots", "birds", "a harbour", "shoes", "glass", "spring",
-    "theatre", "bees", "a village", "swimming", "stars", "rice", "windows", "photography", "whales", "autumn",
-    "farms", "kites", "a kitchen", "trees", "soup", "lightning", "pianos", "waterfalls", "paper", "the market square",
-    "boats", "camels", "friendship", "caves", "a sunrise", "wolves", "gold", "umbrellas", "roads", "summer",
+    "the ocean", "a rainy day", "coffee", "bicycles", "the moon", "winter", "a library", "bread",
+    "gardens", "music", "mountains", "cats", "trains", "the desert", "a birthday", "bridges",
+    "honey", "football", "maps", "the night sky", "rivers", "a market", "tea", "forests",
+    "painting", "the wind", "a lighthouse", "chess", "islands", "cooking", "snow", "dogs",
+    "a museum", "clocks", "the beach", "horses", "letters", "volcanoes", "a school", "dancing",
+    "apples", "castles", "sleep", "the city", "robots", "birds", "a harbour", "shoes", "glass",
+    "spring", "theatre", "bees", "a village", "swimming", "stars", "rice", "windows",
+    "photography", "whales", "autumn", "farms", "kites", "a kitchen", "trees", "soup",
+    "lightning", "pianos", "waterfalls", "paper", "the market square", "boats", "camels",
+    "friendship", "caves", "a sunrise", "wolves", "gold", "umbrellas", "roads", "summer",
 )  # fmt: skip
 N_TRAIN_TOPICS = 40
 
@@ -70,8 +73,9 @@ def rows(topics: list[str]) -> list[dict[str, object]]:
     made = []
     for number, topic in enumerate(topics):
         family = FAMILIES[number % len(FAMILIES)]
-        made.append({"prompt_id": f"{family.__name__}-{topic.removeprefix('the ').removeprefix('a ').replace(' ', '-')}",
-                     "family": family.__name__, **family(topic)})  # fmt: skip
+        subject = topic.removeprefix("the ").removeprefix("a ").replace(" ", "-")
+        prompt_id = f"{family.__name__}-{subject}"
+        made.append({"prompt_id": prompt_id, "family": family.__name__, **family(topic)})
     return made
 
 

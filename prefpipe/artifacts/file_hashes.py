@@ -28,6 +28,7 @@ def hash_file(path: Path) -> str:
     """Return the sha256 of a file, from the cache when the file has not changed since."""
     real = path.resolve()
     stat = real.stat()
+    # the inode tells a file from one that took its place with the same size and time
     key = json.dumps([str(real), stat.st_size, stat.st_mtime_ns, stat.st_ino])
     entry = cache_folder() / "hashes" / sha256(key.encode()).hexdigest()
     known = _read_cached_hash(entry)

@@ -163,6 +163,7 @@ def read_footer(path: Path) -> PartFooter:
     """
     try:
         with path.open("rb") as file:
+            # the footer's length stands behind it, at the end of the file
             size = file.seek(0, io.SEEK_END)
             file.seek(max(0, size - TAIL_BYTES))
             footer_bytes = _footer_length(file.read(), path) + TAIL_BYTES

@@ -84,6 +84,7 @@ class Prompts:
         for prompt in self.rows:
             digest.update(canonical_json([prompt.prompt_id, prompt.messages]).encode())
         digest.update(str(self.columns.schema).encode())
+        # `repr` takes what JSON does not have, dates and bytes of the user's columns
         for row in python_rows(self.columns):
             digest.update(repr(sorted(row.items())).encode(errors="surrogatepass"))
         return digest.hexdigest()

@@ -125,6 +125,7 @@ def read_run_record(folder: Path) -> RunRecord:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: it is no JSON ({error})", hint=HINT) from error
 
+    # people open JSON and change a value, which must not pass for what the run was
     record = _record_from_json(values, path)
     claimed = values["fingerprint"]
     if record.fingerprint != claimed:

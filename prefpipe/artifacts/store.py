@@ -137,7 +137,9 @@ class Artifact:
                 f"{self.path} has no parts yet",
                 hint=f"run `prefpipe status {quote(str(self.path))}`",
             )
+
         tables = [self.read(index, columns)[0] for index in present]
+        # Arrow would refuse them too, and without the part's name
         for index, table in zip(present, tables, strict=True):
             if table.schema != tables[0].schema:
                 first = self.part_path(present[0]).name
@@ -221,6 +223,7 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
             f"{name}: {path} holds {held} (made by `prefpipe {record.stage}`), not {schema}",
             hint=f"pass the folder of {schema}",
         )
+
     readable = [f"{schema}/{version}" for version in READABLE[schema]]
     if record.schema not in readable:
         raise InputError(

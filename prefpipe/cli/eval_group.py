@@ -17,6 +17,7 @@ from prefpipe.cli.lm_eval import lm_eval
 from prefpipe.cli.win_rate import win_rate
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.lm_eval import LmEvalConfig
+from prefpipe.configs.options import flag_named
 from prefpipe.configs.stages import EVALUATIONS
 from prefpipe.configs.win_rate import WinRateConfig
 from prefpipe.errors import UsageError
@@ -35,9 +36,9 @@ def eval_group(run_stage: Callable[[Any, bool], None]) -> typer.Typer:
         command = context.invoked_subcommand
         if command is not None:
             if given:
-                flag = "--" + given[0].replace("_", "-")
                 raise UsageError(
-                    f"{flag} stands before `{command}`, and belongs to `prefpipe eval` itself",
+                    f"{flag_named(given[0])} stands before `{command}`, and belongs to "
+                    "`prefpipe eval` itself",
                     hint=f"run `prefpipe eval {command} --help` for what that command takes",
                 )
             return

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.configs.conversations import ON_DUPLICATE, ConversationsConfig, split_columns
-from prefpipe.configs.options import option
+from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.score import REWARD_FUNCTIONS
 
 FORMATS = (
@@ -124,13 +124,29 @@ class ImportConfig(ConversationsConfig):
         problems = super().problems()
         if not self.model_name:
             problems.append("--model-name must not be empty")
+        return [
+            *problems,
+            *self._format_problems(),
+            *self._response_problems(),
+            *self._scorer_problems(),
+        ]
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a row holds several responses: the format says so, or the columns named."""
+        if self.format == "rows":
+            return len(self.response_column) > 1 or bool(self.score_column)
+        return self.format == "wide"
+
+    def _format_problems(self) -> list[str]:
+        """Return what does not go with ``--format``."""
+        problems = []
         if self.format not in NAMED_BY_USER:
-            problems += [
-                f"--{name.replace('_', '-')} goes with --format {formats}, not {self.format}"
-                for name, formats in NAMING_FIELDS.items()
-                if getattr(self, name)
-            ]
-        problems += self._wide_problems()
+            for name, formats in NAMING_FIELDS.items():
+                if getattr(self, name):
+                    problems.append(
+                        f"{flag_named(name)} goes with --format {formats}, not {self.format}"
+                    )
 
         if self.format == "openai-batch" and self.requests is None:
             problems.append(
@@ -142,17 +158,13 @@ class ImportConfig(ConversationsConfig):
             )
         if self.format == "openai-batch" and self.kept_columns:
             problems.append("--columns: a batch holds no columns of the user's")
-        return problems + self._reward_problems()
+        return problems
 
-    @property
-    def is_wide(self) -> bool:
-        """Whether a row holds several responses: the format says so, or the columns named."""
-        if self.format == "rows":
-            return len(self.response_column) > 1 or bool(self.score_column)
-        return self.format == "wide"
-
-    def _wide_problems(self) -> list[str]:
-        problems = []
+    def _response_problems(self) -> list[str]:
+        """Return what is wrong with the columns of responses."""
+        problems = [
+            f"--response-column names `{name}` twice" for name in _repeated(self.response_column)
+        ]
         if self.is_wide and not self.response_column:
             problems.append(
                 f"--format {self.format} with several responses a row needs --response-column, "
@@ -163,28 +175,27 @@ class ImportConfig(ConversationsConfig):
                 "--reward-column is the score of one response a row; the scores of several are "
                 "--score-column, once for each --response-column in their order"
             )
-        problems += [
-            f"--response-column names `{name}` twice" for name in _repeated(self.response_column)
-        ]
-        problems += [
+        return problems
+
+    def _scorer_problems(self) -> list[str]:
+        """Return what is wrong with the names of scorers."""
+        problems = [
             f"--score-column: `{name}` is no name for a scorer: {NAME_RULE}"
             for name in self.scores
             if not is_scorer_name(name)
         ]
-        return problems
 
-    def _reward_problems(self) -> list[str]:
-        problems = [
-            f"--reward-column: `{name}` is no name for a scorer: {NAME_RULE}; name it, "
-            f"--reward-column score={column}"
-            for name, column in self.rewards
-            if not is_scorer_name(name)
+        for name, column in self.rewards:
+            if not is_scorer_name(name):
+                problems.append(
+                    f"--reward-column: `{name}` is no name for a scorer: {NAME_RULE}; name it, "
+                    f"--reward-column score={column}"
+                )
+        repeated = _repeated([name for name, _ in self.rewards])
+        return [
+            *problems,
+            *(f"--reward-column: two scorers are called `{each}`" for each in repeated),
         ]
-        names = [name for name, _ in self.rewards]
-        problems += [
-            f"--reward-column: two scorers are called `{name}`" for name in _repeated(names)
-        ]
-        return problems
 
     @property
     def rewards(self) -> list[tuple[str, str]]:

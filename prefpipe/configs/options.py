@@ -110,7 +110,12 @@ def flag_of(item: "Field[Any]") -> str:
     flag = item.metadata["flag"]
     if flag is not None and flag.startswith("--"):
         return str(flag)
-    return "--" + item.name.replace("_", "-")
+    return flag_named(item.name)
+
+
+def flag_named(name: str) -> str:
+    """Return the long flag of a field's name: ``--max-tokens`` of ``max_tokens``."""
+    return "--" + name.replace("_", "-")
 
 
 def short_flag_of(item: "Field[Any]") -> str | None:

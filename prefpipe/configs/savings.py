@@ -8,7 +8,7 @@ from typing import ClassVar
 from prefpipe.configs.answers import json_option, strict_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.gpus import GPU_HELP, MFU_HELP, TFLOPS_HELP, gpu_problems
-from prefpipe.configs.options import option
+from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 
@@ -90,7 +90,9 @@ class SavingsConfig(CommandConfig):
             problems.append("one of --gpu and --tflops is needed")
 
         if self.groups is None:
-            missing = [_flag(name) for name in REQUIRED_OF_A_PLAN if getattr(self, name) is None]
+            missing = [
+                flag_named(name) for name in REQUIRED_OF_A_PLAN if getattr(self, name) is None
+            ]
             if missing:
                 problems.append(f"GROUPS, or {', '.join(missing)} is needed")
             kept = self.k_or_default + self.positives_or_default
@@ -101,7 +103,7 @@ class SavingsConfig(CommandConfig):
                 )
             return problems
 
-        given = [_flag(name) for name in PLAN if getattr(self, name) is not None]
+        given = [flag_named(name) for name in PLAN if getattr(self, name) is not None]
         if given:
             problems.append(
                 f"{', '.join(given)} describe a selection before it is run and do not go with "
@@ -118,7 +120,3 @@ class SavingsConfig(CommandConfig):
     def positives_or_default(self) -> int:
         """Positives of a plan, select's own number where none is given."""
         return SelectConfig.positives if self.positives is None else self.positives
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

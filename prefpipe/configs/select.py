@@ -4,27 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefpipe.configs.options import option
+from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.stage import PartwiseConfig
+from prefpipe.maths.selection.registry import PAIR_RULES, STRATEGIES
 
-STRATEGIES = (
-    "opt-select",
-    "coreset",
-    "bottom-k",
-    "random",
-    "best-worst",
-    "top-bottom",
-    "best-random",
-    "all",
-)
-NEED_EMBEDDINGS = ("opt-select", "coreset")
-NO_K = ("best-worst", "best-random", "all")
+NEED_EMBEDDINGS = tuple(each.name for each in STRATEGIES.values() if each.needs == "embeddings")
+NO_K = tuple(each.name for each in STRATEGIES.values() if not each.takes_k)
 AMONG_ALL = ("all-ordered", "adjacent")
 """Pair rules between any two kept responses.
 
 Under them a least margin is one of pairs, and no candidate is too close to the positive.
 """
-PAIR_RULES = ("positive-negative", "best-worst", "best-random", "all-ordered", "adjacent")
 _ONE_STRATEGY = {
     "weight_temperature": ("opt-select", "paper"),
     "cover": ("opt-select", "negatives"),
@@ -58,7 +48,7 @@ class SelectConfig(PartwiseConfig):
         "what they cover",
     )
     strategy: str = option(
-        "opt-select", choices=STRATEGIES, help="which candidates become negatives"
+        "opt-select", choices=tuple(STRATEGIES), help="which candidates become negatives"
     )
     k: int = option(7, minimum=1, help="negatives a prompt")
     positives: int = option(1, minimum=1, help="positives a prompt: the highest rewards")
@@ -146,8 +136,7 @@ class SelectConfig(PartwiseConfig):
             strategy, default = _ONE_STRATEGY[name]
             if getattr(self, name) != default:
                 problems.append(
-                    f"--{name.replace('_', '-')} belongs to --strategy {strategy}, "
-                    f"not to {self.strategy}"
+                    f"{flag_named(name)} belongs to --strategy {strategy}, not to {self.strategy}"
                 )
         return problems
 

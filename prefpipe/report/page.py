@@ -21,15 +21,19 @@ from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
 from prefpipe.report.page_figures import (
     GAP_COLUMNS,
+    coverage_rows,
     curve_panels,
+    curve_rows,
     figure_or_dash,
     gap_rows,
     health_rows,
+    histogram_rows,
     interval,
     percent,
     reliability_tables,
     spelled_out,
     tiles,
+    trend_rows,
 )
 from prefpipe.text.untrusted import visible
 
@@ -55,6 +59,10 @@ def render(story: Mapping[str, Any]) -> str:
         "interval": interval,
         "words": spelled_out,
         "gap_rows": gap_rows,
+        "histogram_rows": histogram_rows,
+        "trend_rows": trend_rows,
+        "coverage_rows": coverage_rows,
+        "curve_rows": curve_rows,
     }
 
     # prefpipe's own scripts share one scope that nothing else on the page can reach.

@@ -31,7 +31,7 @@ HEALTH_LABELS: dict[str, tuple[str, str]] = {
 }
 """Name and form of each measure of ``prefpipe eval``, in the order in which it prints them."""
 GAP_COLUMNS = ("n_pairs", "confidence", "accuracy", "ece", "brier", "log_loss")
-RELIABILITY_COLUMNS = ("lower", "upper", "n", "predicted", "observed")
+RELIABILITY_VALUES = ("n", "predicted", "observed")
 
 
 def figure_or_dash(value: float | None) -> str:
@@ -112,7 +112,7 @@ def gap_rows(bins: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the figures of a calibration by gap: a row a bin, its gaps, then `GAP_COLUMNS`."""
     rows = []
     for gap_bin in bins:
-        row = [f"{figure(gap_bin['gap_lower'])} to {figure(gap_bin['gap_upper'])}"]
+        row = [_between(gap_bin["gap_lower"], gap_bin["gap_upper"])]
         for name in GAP_COLUMNS:
             value = gap_bin.get(name)
             row.append(NONE if value is None else _short(value))
@@ -120,18 +120,50 @@ def gap_rows(bins: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
+def histogram_rows(histogram: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row a bin: its edges, and the responses of pool, positives and negatives in it."""
+    edges = histogram["edges"]
+    rows = []
+    for place in range(len(edges) - 1):
+        counts = [figure(histogram[name][place]) for name in ("pool", "positive", "negative")]
+        rows.append([_between(edges[place], edges[place + 1]), *counts])
+    return rows
+
+
+def trend_rows(trend: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row a bin of lengths: mean length, mean reward, and responses."""
+    return [[figure_or_dash(each[name]) for name in ("length", "reward", "n")] for each in trend]
+
+
+def coverage_rows(coverage: Mapping[str, Any]) -> list[list[Any]]:
+    """Return a row a k: the cost of each strategy."""
+    rows = []
+    for place, k in enumerate(coverage["k"]):
+        costs = [figure_or_dash(by_k[place]) for by_k in coverage["strategies"].values()]
+        rows.append([k, *costs])
+    return rows
+
+
+def curve_rows(curves: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Return a row a curve: its measure and split, first and last value, and last step."""
+    rows = []
+    for curve in curves:
+        first, last = figure_or_dash(curve["first"]), figure_or_dash(curve["last"])
+        rows.append([f"{curve['name']}, {curve['split']}", first, last, curve["last_step"]])
+    return rows
+
+
 def reliability_tables(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the reliability curves of a calibration, each ``kind`` and ``rows``.
 
-    A row has ``lower``, ``upper``, ``n``, ``predicted`` and ``observed``.
+    A row has the bin's edges, its pairs, and the predicted and the observed share.
     """
     tables = []
     for kind, curve in entry["reliability"].items():
-        columns = [curve[name] for name in RELIABILITY_COLUMNS]
-        rows = [
-            dict(zip(RELIABILITY_COLUMNS, values, strict=True))
-            for values in zip(*columns, strict=True)
-        ]
+        rows = []
+        for place in range(len(curve["n"])):
+            values = [figure_or_dash(curve[name][place]) for name in RELIABILITY_VALUES]
+            rows.append([_between(curve["lower"][place], curve["upper"][place]), *values])
         tables.append({"kind": kind, "rows": rows})
     return tables
 
@@ -178,6 +210,10 @@ def tiles(story: Mapping[str, Any]) -> list[dict[str, str]]:
         if difference is not None:
             add(f"{difference:+.3g}", "held-out reward, policy - baseline", entry["name"])
     return shown
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return f"{figure_or_dash(low)} to {figure_or_dash(high)}"
 
 
 def _short(value: float) -> str:

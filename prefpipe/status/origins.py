@@ -88,6 +88,7 @@ def locate_parent(artifact: Artifact, name: str) -> Path | None:
         *_places_in_moved_run(artifact, recorded),
         artifact.path.parent / Path(recorded).name,
     ]
+    # a part of its own path below another folder may be the artifact itself
     itself = artifact.path.resolve()
     for place in places:
         if place.exists() and place.resolve() != itself:

@@ -51,6 +51,7 @@ def part_states(artifact: Artifact, parents: Mapping[str, Artifact], *, quick: b
             continue
 
         n_rows += footer.n_rows
+        # of an earlier run under the same name, such as before --extend
         if footer.fingerprint != artifact.record.fingerprint:
             of_other_run.append(index)
             continue

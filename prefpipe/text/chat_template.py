@@ -253,6 +253,7 @@ class ChatTemplate:
         if tools:
             settings["tools"] = list(tools)
         if self._reads_clock:
+            # given with each call: the tokenizer's own template may be written to disk with a model
             source = CLOCK_MACRO + self.tokenizer.get_chat_template(**settings)
             clock = _clock_at(datetime.fromisoformat(self.today))
             settings |= {"chat_template": source, CLOCK_VARIABLE: clock}

@@ -171,8 +171,10 @@ class ControlTokens:
                 "a content holds the text of a control token, which this kind of tokenizer cannot "
                 "keep apart"
             )
+
         content = _renamed(json.loads(backend.to_str()), self._private_spellings)
         private = Tokenizer.from_str(json.dumps(content))
+        # the ids must be those that the model knows
         for token_id, spelling in self.spellings.items():
             if private.token_to_id(self._private_spellings[spelling]) != token_id:
                 raise TemplateError(

@@ -15,6 +15,7 @@ Counts = Mapping[tuple[str, ...], int]
 
 def pooled_ngrams(texts: Sequence[Sequence[str]], n: int) -> Counter[tuple[str, ...]]:
     """Return how often each n-gram occurs in all ``texts`` together."""
+    # text by text, so that no n-gram runs from one into the next
     total: Counter[tuple[str, ...]] = Counter()
     for words in texts:
         total.update(count_ngrams(words, n))

@@ -26,6 +26,7 @@ def visible(text: str) -> str:
 
 def visible_line(text: str, limit: int = 80) -> str:
     """Return ``visible(text)`` on one line, at most ``limit`` characters, cut with ``…``."""
+    # of a text of megabytes its beginning is enough, white space and signs included
     line = visible(" ".join(text[: 8 * limit].split()))
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 

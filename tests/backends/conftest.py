@@ -1,4 +1,7 @@
-"""Generators that several test files share, and how vLLM runs in tests: in this process, on two cores, in little memory."""
+"""Generators that several test files share, and how vLLM runs in tests.
+
+It runs in this process, on two cores, in little memory.
+"""
 
 import importlib.util
 import json
@@ -27,7 +30,8 @@ def vllm_settings():
     """The variables that vLLM runs under, set; skips where vLLM is not installed."""
     if importlib.util.find_spec("vllm") is None:
         pytest.skip(
-            "vllm is not installed here; `make test-vllm` runs these tests in an environment of their own"
+            "vllm is not installed here; "
+            "`make test-vllm` runs these tests in an environment of their own"
         )
     for name, value in VLLM_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -38,7 +42,8 @@ def vllm_settings():
 def tiny_folder(tmp_path_factory):
     """A tiny model whose heads are as wide as the narrowest that vLLM's CPU attention takes, 32.
 
-    Its ``generation_config.json`` has sampling settings of its own, as Qwen's has, which a server fills in where nobody says no.
+    Its ``generation_config.json`` has sampling settings of its own, as Qwen's has, which a server
+    fills in where nobody says no.
     """
     from support.tiny_models import _save, tiny_config
     from transformers import LlamaForCausalLM
@@ -69,24 +74,44 @@ def _open_vllm(reference):
     from prefpipe.models.location import locate_model
 
     generator = VllmGenerator(
-        locate_model(reference), dtype="float32", max_model_len=512, trust_remote_code=False, tensor_parallel_size=1,
-        gpu_memory_utilization=0.5, enable_prefix_caching=True, enforce_eager=True,
-    )  # fmt: skip
+        locate_model(reference),
+        dtype="float32",
+        max_model_len=512,
+        trust_remote_code=False,
+        tensor_parallel_size=1,
+        gpu_memory_utilization=0.5,
+        enable_prefix_caching=True,
+        enforce_eager=True,
+    )
     yield generator
     generator.close()
 
 
 @pytest.fixture(scope="session")
 def vllm_server_url(vllm_settings, tiny_folder, tmp_path_factory):
-    """The address of vLLM's own OpenAI-compatible server with the tiny model, under the name ``tiny``."""
+    """The address of vLLM's own OpenAI-compatible server with the tiny model, called ``tiny``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log_path = tmp_path_factory.mktemp("server") / "log.txt"
     command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny_folder), "--served-model-name", "tiny",
-        "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "512", "--enforce-eager",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(tiny_folder),
+        "--served-model-name",
+        "tiny",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "512",
+        "--enforce-eager",
+    ]
     with Path(log_path).open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | VLLM_SETTINGS)
         try:

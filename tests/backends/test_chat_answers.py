@@ -64,11 +64,23 @@ def test_log_probabilities_that_cannot_be_read_are_none(broken):
 
 @pytest.mark.parametrize(
     "body",
-    [None, [], "text", {}, {"choices": []}, {"choices": None}, {"choices": [None]}, {"choices": [{}]}, {"error": {"message": "busy"}},
-     {"choices": [{"message": {"content": None}}]}, {"choices": [{"message": "A"}]}, {"choices": 3}],
+    [
+        None,
+        [],
+        "text",
+        {},
+        {"choices": []},
+        {"choices": None},
+        {"choices": [None]},
+        {"choices": [{}]},
+        {"error": {"message": "busy"}},
+        {"choices": [{"message": {"content": None}}]},
+        {"choices": [{"message": "A"}]},
+        {"choices": 3},
+    ],
     ids=repr,
-)  # fmt: skip
-def test_what_is_no_completion(body):
+)
+def test_a_body_without_any_answer_is_no_completion(body):
     with pytest.raises(NoCompletionError):
         read_completion(body)
 
@@ -157,7 +169,7 @@ def test_log_probabilities_that_are_no_numbers_give_no_verdict(value):
         assert read_completion(completion(logprobs=odd)).tokens is None
 
 
-def test_what_cannot_come_has_no_probability():
+def test_a_token_that_cannot_come_has_no_probability():
     odd = logprobs(("A", 0.5))
     odd["content"][0]["top_logprobs"] += [
         {"token": "B", "logprob": None},
@@ -193,13 +205,21 @@ def test_a_sampled_response_has_the_servers_ids_and_their_summed_log_probability
         {"reasoning": {"content": "A lake."}},
         {"reasoning_details": [{"type": "reasoning.text", "text": "A lake."}]},
         {"thinking_blocks": [{"type": "thinking", "thinking": "A lake.", "signature": "x"}]},
-        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "A lake."}]}, {"type": "text", "text": "Lake Chad."}]},
+        {
+            "content": [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "A lake."}]},
+                {"type": "text", "text": "Lake Chad."},
+            ]
+        },
         {"content": [{"type": "reasoning", "text": "A lake."}, "Lake ", {"text": "Chad."}]},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_thoughts_are_kept_apart_and_the_tokens_of_both_are_not_the_responses(apart):
-    """Eight tokens were sampled, four of them the response's, the end of the sequence among them."""
+    """Eight tokens were sampled, four of them the response's.
+
+    The end of the sequence is among them.
+    """
     message = {"role": "assistant", "content": "Lake Chad."} | apart
     logprobs = positions("<think>", "A", " lake.", "</think>", "Lake", " Chad", ".", "<eos>")
     made = read_generation(response(message=message, token_ids=list(range(8)), logprobs=logprobs))
@@ -258,8 +278,17 @@ def test_empty_fields_for_thoughts_are_no_thoughts():
         assert (made.reasoning, made.token_ids, made.logp) == (None, [1], -0.5)
 
 
-@pytest.mark.parametrize(("said", "meant"), [("STOP", "stop"), ("eos_token", "stop"), ("end_turn", "stop"), ("stop_sequence", "stop"),
-                                             ("MAX_TOKENS", "length"), ("max_output_tokens", "length")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("STOP", "stop"),
+        ("eos_token", "stop"),
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("max_output_tokens", "length"),
+    ],
+)
 def test_one_ending_in_the_words_of_several_servers(said, meant):
     assert read_generation(response(finish_reason=said)).finish_reason == meant
     assert read_completion(response(finish_reason=said)).is_cut == (meant == "length")
@@ -278,17 +307,29 @@ def test_an_ending_that_says_neither_is_an_error_with_the_word(said):
 @pytest.mark.parametrize(
     "message",
     [
-        {"content": 7}, {"content": True}, {"content": [{"type": "text"}]}, {"content": [{"type": "image_url", "image_url": {}}]},
-        {"content": [3]}, {"content": {"type": "text", "text": 7}}, {"content": None, "refusal": "No. \ud83d"},
+        {"content": 7},
+        {"content": True},
+        {"content": [{"type": "text"}]},
+        {"content": [{"type": "image_url", "image_url": {}}]},
+        {"content": [3]},
+        {"content": {"type": "text", "text": 7}},
+        {"content": None, "refusal": "No. \ud83d"},
         {"content": [{"type": "refusal", "refusal": "No."}]},
-        {"content": None, "tool_calls": [{"id": "x", "type": "function", "function": {"name": "look_up"}}]},
+        {
+            "content": None,
+            "tool_calls": [{"id": "x", "type": "function", "function": {"name": "look_up"}}],
+        },
         {"content": "I look it up.", "tool_calls": [{"function": {"name": "look_up"}}]},
-        {"content": None, "function_call": {"name": "look_up"}}, {"content": None, "tool_calls": "look_up"},
+        {"content": None, "function_call": {"name": "look_up"}},
+        {"content": None, "tool_calls": "look_up"},
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_what_is_no_text_is_an_error_that_says_what_it_is(message):
-    """It was paid for: another try would most likely say the same, so it is an answer, and no verdict either."""
+    """It was paid for, and another try would most likely say the same.
+
+    So it is an answer, and no verdict either.
+    """
     made = read_generation(response(message=message))
     assert (made.finish_reason, made.text, made.token_ids, made.n_prompt_tokens) == (
         "error",
@@ -367,7 +408,10 @@ def test_a_log_probability_above_zero_is_none(value):
 
 
 def test_any_shape_at_all_is_an_answer_or_none():
-    """Random pieces of JSON in random places of a completion: no other exception, no text that a file cannot hold."""
+    """Random pieces of JSON in random places of a completion.
+
+    They raise no other exception, and give no text that a file cannot hold.
+    """
     dice = random.Random(3)
     atoms = [
         None,
@@ -387,8 +431,26 @@ def test_any_shape_at_all_is_an_answer_or_none():
         {"type": "text"},
         {"text": "A"},
     ]
-    names = ["choices", "message", "content", "finish_reason", "logprobs", "token_ids", "usage", "completion_tokens_details",
-             "reasoning", "reasoning_details", "refusal", "tool_calls", "function", "index", "token", "logprob", "top_logprobs", "bytes"]  # fmt: skip
+    names = [
+        "choices",
+        "message",
+        "content",
+        "finish_reason",
+        "logprobs",
+        "token_ids",
+        "usage",
+        "completion_tokens_details",
+        "reasoning",
+        "reasoning_details",
+        "refusal",
+        "tool_calls",
+        "function",
+        "index",
+        "token",
+        "logprob",
+        "top_logprobs",
+        "bytes",
+    ]
 
     def piece(depth):
         kind = dice.random()

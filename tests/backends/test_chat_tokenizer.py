@@ -46,7 +46,10 @@ def test_an_end_that_is_no_special_token_is_not_in_the_text_either(tmp_path):
 
 
 def test_a_template_that_refuses_a_turn_is_an_input_error(tmp_path):
-    template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}{% endif %}{{ m.content }}{% endfor %}"
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
     chat = ChatTokenizer(write_model(tmp_path, chat_template=template), trust_remote_code=False)
     with pytest.raises(InputError, match="no system turns"):
         chat.encode([{"role": "system", "content": "be brief"}])

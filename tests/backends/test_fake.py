@@ -122,8 +122,10 @@ def test_no_requests_give_no_answers():
 
 def test_answers_are_the_same_in_another_process():
     code = (
-        "from prefpipe.backends.fake import FakeScorer; from prefpipe.backends.protocol import ScoreRequest;"
-        "import sys; print(FakeScorer().score([ScoreRequest('p', 0, [{'role': 'user', 'content': 'x'}], 'y', {})])[0].reward);"
+        "import sys; from prefpipe.backends.fake import FakeScorer; "
+        "from prefpipe.backends.protocol import ScoreRequest; "
+        "request = ScoreRequest('p', 0, [{'role': 'user', 'content': 'x'}], 'y', {}); "
+        "print(FakeScorer().score([request])[0].reward);"
         "assert 'torch' not in sys.modules"
     )
     result = subprocess.run(

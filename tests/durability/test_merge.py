@@ -1,4 +1,7 @@
-"""A merge that is killed anywhere leaves no folder that looks whole, and the next one sweeps up and is whole."""
+"""A merge that is killed anywhere leaves no folder that looks whole.
+
+The next one sweeps up and is whole.
+"""
 
 import signal
 import subprocess
@@ -12,8 +15,16 @@ from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tin
 from prefpipe.models.files import inspect_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
-ALL_FILES = {"README.md", "chat_template.jinja", "config.json", "generation_config.json", "merged_from.json", "model.safetensors", "tokenizer.json",
-             "tokenizer_config.json"}  # fmt: skip
+ALL_FILES = {
+    "README.md",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "merged_from.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +47,7 @@ def adapter(fast_root: Path) -> Path:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_at_every_event_on_disk(
+def test_a_merge_killed_at_any_event_leaves_no_half_folder(
     server: StageServer, adapter: Path, folder: Path, overwrite: bool
 ) -> None:
     output = folder / "place" / "merged"
@@ -66,7 +77,10 @@ def test_killed_at_every_event_on_disk(
 def test_a_full_disk_is_one_error_wherever_the_merge_meets_it(
     server: StageServer, adapter: Path, folder: Path, free_kib: int
 ) -> None:
-    """safetensors, tokenizers and Python each have their own word for a full disk; the merged folder takes about 180 KiB."""
+    """safetensors, tokenizers and Python each have their own word for a full disk.
+
+    The merged folder takes about 180 KiB.
+    """
     disk = folder / "disk"
     disk.mkdir()
     size = f"size={free_kib}k"

@@ -1,4 +1,7 @@
-"""A model folder is described by its content, and a bad one is refused in a sentence that names it."""
+"""A model folder is described by its content.
+
+A bad one is refused in a sentence that names it.
+"""
 
 import json
 import shutil

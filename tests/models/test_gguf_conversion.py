@@ -55,7 +55,10 @@ METADATA = {
 
 
 def interleave(rows, n_heads):
-    """The exporter's order: of each head's rows, the first of the second half follows the first of the first half."""
+    """The exporter's order of each head's rows.
+
+    The first of the second half follows the first of the first half.
+    """
     size = rows.shape[0] // n_heads
     order = [
         head * size + half * size // 2 + pair
@@ -291,7 +294,8 @@ def test_the_cache_is_filled_once_and_others_may_read_it(gguf_path, tmp_path, mo
 
 def test_two_processes_converting_at_once_both_end_well(gguf_path, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from prefpipe.models.gguf_conversion import convert_cached;"
+        "import sys; from pathlib import Path; "
+        "from prefpipe.models.gguf_conversion import convert_cached;"
         "print(convert_cached(Path(sys.argv[1])))"
     )
     environment = os.environ | {"PREFPIPE_CACHE": str(tmp_path / "cache")}

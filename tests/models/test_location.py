@@ -1,4 +1,7 @@
-"""What stands after --model: folders, files, bundled names and the hub, which is a real cache or a local server here."""
+"""What stands after --model: folders, files, bundled names and the hub.
+
+The hub is a real cache or a local server here.
+"""
 
 import json
 import shutil
@@ -35,7 +38,10 @@ def hub_cache(policy, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub_server(tmp_path, monkeypatch):
-    """A server in the hub's place: call it with a status and headers, and it answers every request so."""
+    """A server in the hub's place.
+
+    Call it with a status and headers, and it answers every request so.
+    """
     answer = {"status": 404, "headers": {}}
 
     class Handler(BaseHTTPRequestHandler):
@@ -64,7 +70,7 @@ def hub_server(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_a_folder_is_taken_as_it_is(policy):
+def test_locate_model_takes_a_folder_as_it_is(policy):
     model = locate_model(str(policy))
     assert (model.path, model.requested, model.revision) == (policy, str(policy), None)
 
@@ -118,7 +124,7 @@ def test_what_is_neither_a_folder_nor_a_hub_name_is_refused(reference, hub_cache
     assert repr(reference) in caught.value.message
 
 
-def test_a_file_is_not_a_folder(policy):
+def test_locate_model_refuses_a_file_that_is_no_gguf(policy):
     with pytest.raises(ModelError, match=r"config\.json is a file, not a model folder") as caught:
         locate_model(str(policy / "config.json"))
     assert str(policy) in caught.value.hint
@@ -166,6 +172,7 @@ def test_an_adapter_whose_base_cannot_be_found_names_both(policy, hub_cache, tmp
     reference = write_adapter(policy, tmp_path / "adapter", "org/absent")
     with pytest.raises(
         ModelError,
-        match=r"the adapter in .*adapter needs its base model 'org/absent': the model org/absent is",
+        match=r"the adapter in .*adapter needs its base model 'org/absent': "
+        "the model org/absent is",
     ):
         locate_model(reference)

@@ -1,4 +1,7 @@
-"""A model's size from its configuration: counted by hand, compared with the model itself, for several architectures."""
+"""A model's size from its configuration.
+
+It is counted by hand, and compared with the model itself for several architectures.
+"""
 
 import json
 import shutil
@@ -22,7 +25,10 @@ from prefpipe.maths.compute.training_compute import ModelShape
 from prefpipe.models.shape import named_shape, shape_of
 
 LAYER = 32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64
-"""Of the tiny Llama: queries, keys and values of two heads, output, and the three matrices of the MLP."""
+"""A layer of the tiny Llama.
+
+Queries, keys and values of two heads, output, and the three matrices of the MLP.
+"""
 TINY = ModelShape(
     n_layer_parameters=2 * LAYER,
     n_output_parameters=32 * VOCAB_SIZE,
@@ -43,7 +49,7 @@ def write(folder: Path, config, **changes) -> str:
     return str(folder)
 
 
-def test_a_folder_by_hand(model: Path) -> None:
+def test_named_shape_equals_a_count_by_hand(model: Path) -> None:
     found = named_shape(str(model))
     assert found.shape == TINY
     assert found.n_parameters == sum(
@@ -53,7 +59,7 @@ def test_a_folder_by_hand(model: Path) -> None:
     assert found.notes == ()
 
 
-def test_no_weights_are_read(model: Path, tmp_path: Path) -> None:
+def test_named_shape_needs_config_json_alone(model: Path, tmp_path: Path) -> None:
     shutil.copy(model / "config.json", tmp_path)
     assert named_shape(str(tmp_path)) == named_shape(str(model))
 
@@ -86,7 +92,7 @@ def test_of_experts_those_count_that_a_token_meets(tmp_path: Path) -> None:
     assert found.notes == ("2 of 8 experts are counted, those that a token meets",)
 
 
-def test_experts_whose_number_is_not_told_all_count(tmp_path: Path) -> None:
+def test_experts_whose_number_is_unknown_all_count(tmp_path: Path) -> None:
     config = Qwen3MoeConfig(num_hidden_layers=2, num_experts=4, num_experts_per_tok=2)
     few = named_shape(write(tmp_path, config))
     with torch.device("meta"):
@@ -100,18 +106,23 @@ def test_experts_whose_number_is_not_told_all_count(tmp_path: Path) -> None:
 
 
 def test_latent_attention_has_queries_and_values_of_other_widths(tmp_path: Path) -> None:
-    """DeepSeek-V3: 671 billion parameters, 37 for one token; 128 heads with 128 + 64 for queries and 128 for values."""
+    """DeepSeek-V3: 671 billion parameters, 37 for one token.
+
+    128 heads with 128 + 64 for queries and 128 for values.
+    """
     found = named_shape(write(tmp_path, DeepseekV3Config()))
     assert found.shape.attention_width == 61 * 128 * (192 + 128)
     assert (round(found.n_parameters / 1e9), round(found.n_active_parameters / 1e9)) == (671, 38)
 
 
-def test_a_sliding_window_is_told(tmp_path: Path) -> None:
+def test_named_shape_notes_a_sliding_window(tmp_path: Path) -> None:
     found = named_shape(write(tmp_path, Gemma3TextConfig(num_hidden_layers=6)))
     assert found.shape.attention_width == 6 * 8 * 2 * 256
-    assert found.notes == (
-        "layers with a sliding window are counted as full attention: an upper bound for long sequences",
+    note = (
+        "layers with a sliding window are counted as full attention: "
+        "an upper bound for long sequences"
     )
+    assert found.notes == (note,)
 
 
 def test_a_name_of_the_hub_is_looked_up_in_the_cache(
@@ -132,8 +143,8 @@ def test_a_name_of_the_hub_is_looked_up_in_the_cache(
     ) as caught:
         named_shape("org/other@v2")
     assert (
-        caught.value.hint
-        == "run: hf download org/other config.json --revision v2; or give its size, for example --model 8B"
+        caught.value.hint == "run: hf download org/other config.json --revision v2; "
+        "or give its size, for example --model 8B"
     )
 
 
@@ -163,7 +174,7 @@ def test_a_folder_that_is_no_language_model_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.models
-def test_a_bundled_model() -> None:
+def test_named_shape_takes_a_bundled_model() -> None:
     found = named_shape("bundled:smollm2-135m")
     assert found.n_parameters == 134_515_008
     assert found.shape == ModelShape(106_168_320, 49152 * 576, 30 * 9 * 2 * 64)

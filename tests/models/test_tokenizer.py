@@ -78,7 +78,7 @@ def test_the_template_is_found_wherever_it_is_kept(tmp_path, file, content):
     assert read_chat_template(tmp_path) == CHAT_TEMPLATE
 
 
-def test_no_template_is_none(tmp_path):
+def test_read_chat_template_is_none_without_a_template(tmp_path):
     assert read_chat_template(tmp_path) is None
 
 

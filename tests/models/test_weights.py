@@ -1,5 +1,7 @@
 """A damaged safetensors file is seen before anything loads it."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -17,7 +19,7 @@ def whole(tmp_path):
     return path
 
 
-def test_a_whole_file_passes(whole):
+def test_check_safetensors_passes_a_whole_file(whole):
     assert check_safetensors(whole) == whole
 
 
@@ -41,6 +43,15 @@ def test_extra_bytes_are_refused(whole):
 def test_a_header_that_is_not_safetensors_is_refused(whole, header):
     whole.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(ModelError, match="its header is not safetensors JSON"):
+        check_safetensors(whole)
+
+
+@pytest.mark.parametrize("shape", [[3], [1]], ids=["larger", "smaller"])
+def test_a_header_whose_shape_disagrees_with_its_offsets_is_refused(whole, shape):
+    tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}
+    header = json.dumps({"a": tensor}).encode()
+    whole.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ModelError, match="is broken: its header does not add up"):
         check_safetensors(whole)
 
 

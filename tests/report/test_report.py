@@ -28,11 +28,12 @@ def told_of(folder: Path, capsys: pytest.CaptureFixture, *flags: str) -> tuple[d
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    from prefpipe.cli.report import _found, _model
     from prefpipe.report.story import tell
+    from prefpipe.wiring.report import calculator_model, open_folder
 
-    found, _ = _found(reported_run(), strict=False)
-    return json.loads(json.dumps(tell("run", found, _model("1B", found), n_maps=5)))
+    artifacts = open_folder(reported_run(), strict=False).artifacts
+    model = calculator_model("1B", artifacts)
+    return json.loads(json.dumps(tell("run", artifacts, model, n_maps=5)))
 
 
 def pool_of(story: dict, name: str) -> dict:

@@ -3,7 +3,7 @@
 - `select_responses`: the public function, for arrays; `validation` checks what it is given.
 - `screening`: which candidates can take part, and whether a prompt is worth training on.
 - `select_pools`: positives, candidate negatives and weights of many prompts; then the strategy.
-- `strategies`: the rules, and the table of their names.
+- `registry`: the table of strategies; `strategies`: their rules, by the same names.
 - `opt_select`: the one rule that is an optimisation problem, with its proven bound.
 - `explanation`: what a choice costs and covers, whatever strategy made it.
 - `pairs`: pairs of the kept responses, for pairwise objectives; `rewards`: reward expressions.

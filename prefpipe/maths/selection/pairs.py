@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-
-PAIR_RULES = ("positive-negative", "best-worst", "best-random", "all-ordered", "adjacent")
+from prefpipe.maths.selection.registry import PAIR_RULES
 
 
 class Pair(NamedTuple):

@@ -7,8 +7,9 @@ import numpy as np
 from prefpipe.maths.selection.explanation import explain
 from prefpipe.maths.selection.opt_select.k_medoids import work_limit
 from prefpipe.maths.selection.pools import Pools
+from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.screening import count_positives
-from prefpipe.maths.selection.strategies import STRATEGIES, choose
+from prefpipe.maths.selection.strategies import choose
 from prefpipe.maths.selection.validation import SelectOptions
 from prefpipe.maths.selection.weights import pool_temperatures, pool_weights
 
@@ -101,7 +102,12 @@ def select_pools(
     weights_PR = pool_weights(rewards_PR, clients_PR, temperatures_P)
 
     most = max(1, n_candidates - 1)
-    n_wanted = most if strategy == "all" else min(k, most)
+    if rule.n_negatives is None:
+        n_wanted = min(k, most)
+    elif rule.n_negatives == "all":
+        n_wanted = most
+    else:
+        n_wanted = rule.n_negatives
     pools = Pools(
         negatives=negatives_PR,
         n_negatives=n_negatives_P,
@@ -112,12 +118,12 @@ def select_pools(
         weights=weights_PR,
         temperatures=temperatures_P,
         seeds=seeds_P,
-        k=rule.n_negatives or n_wanted,
+        k=n_wanted,
         covers_all=covers_all,
         n_init=options.get("n_init", 10),
         work_limit=work_limit(options.get("time_limit_s", 10.0)),
     )
-    choice = choose(rule, pools)
+    choice = choose(strategy, pools)
     explanation = explain(pools, choice)
 
     # The largest weight is 1, so its share is one over the sum.

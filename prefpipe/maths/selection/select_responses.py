@@ -6,6 +6,7 @@ import numpy as np
 
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.registry import find_strategy
 from prefpipe.maths.selection.screening import (
     count_positives,
     mask_low_margins,
@@ -18,7 +19,6 @@ from prefpipe.maths.selection.validation import (
     check_options,
     check_rewards,
     checked_geometry,
-    find_strategy,
 )
 
 PROMPTS_AT_ONCE = 256
@@ -60,7 +60,7 @@ def select_responses(
         embeddings: (R, D) or (P, R, D), finite; Euclidean distances between the rows as they are.
         k: negatives wanted, at least 1. With fewer candidate negatives all of them are chosen;
             never more than R - 1.
-        strategy: a key of `prefpipe.maths.selection.strategies.STRATEGIES`.
+        strategy: a key of `prefpipe.maths.selection.registry.STRATEGIES`.
         distances: (R, R) or (P, R, R), finite, at least 0, instead of embeddings.
         mask: shape of ``rewards``, True where there is a candidate; values elsewhere are ignored. A
             prompt of a batch with fewer than two candidates, or none left to be a negative, gets no

@@ -1,7 +1,7 @@
 """The strategies: which of each prompt's candidate negatives are chosen.
 
-A strategy is a function of `Pools`, many prompts at once, that writes into a `Choice`, and a line
-in `STRATEGIES`.
+A strategy is a function of `Pools`, many prompts at once, that writes into a `Choice`. It stands in
+`RULES` by the name that the table in `registry` gives it.
 
 `Pools` lists each prompt's candidate negatives by ascending reward, equal rewards by ascending
 index, and every rule works on that list. So where rewards are distinct, permuting the candidates
@@ -9,7 +9,6 @@ permutes the answer, and ties of any kind go to the lower reward and then to the
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,21 +20,8 @@ from prefpipe.maths.selection.pools import Choice, Pools, PoolWeights
 from prefpipe.maths.selection.random_numbers import draw_below, seed_state
 
 
-class Strategy(NamedTuple):
-    """A rule, and what it asks for.
-
-    ``needs`` is ``"rewards"`` or ``"embeddings"`` (or distances). ``n_positives`` and
-    ``n_negatives`` are None where the caller decides.
-    """
-
-    choose: Callable[[Pools, Choice], None]
-    needs: Literal["rewards", "embeddings"] = "rewards"
-    n_positives: int | None = None
-    n_negatives: int | None = None
-
-
-def choose(strategy: Strategy, pools: Pools) -> Choice:
-    """Apply a strategy; ``k`` of the pools is the number of negatives it may choose."""
+def choose(strategy: str, pools: Pools) -> Choice:
+    """Apply a strategy by its name; ``k`` of the pools is how many negatives it may choose."""
     n_prompts, n_candidates = pools.negatives.shape
     choice = Choice(
         negatives=np.full((n_prompts, pools.k), -1, dtype=np.int64),
@@ -43,7 +29,7 @@ def choose(strategy: Strategy, pools: Pools) -> Choice:
         is_optimal=np.zeros(n_prompts, dtype=bool),
         clusters=np.full((n_prompts, n_candidates), -1, dtype=np.int64),
     )
-    strategy.choose(pools, choice)
+    RULES[strategy](pools, choice)
     return choice
 
 
@@ -83,18 +69,17 @@ def _choose_opt_select(pools: Pools, choice: Choice) -> None:
     )
 
 
-STRATEGIES: dict[str, Strategy] = {
-    "bottom-k": Strategy(_choose_lowest),
-    "coreset": Strategy(_choose_coreset, needs="embeddings"),
-    "opt-select": Strategy(_choose_opt_select, needs="embeddings"),
-    "random": Strategy(_choose_random),
-    "best-worst": Strategy(_choose_lowest, n_positives=1, n_negatives=1),
-    "top-bottom": Strategy(_choose_lowest),
-    "best-random": Strategy(_choose_random, n_positives=1, n_negatives=1),
-    "all": Strategy(_choose_lowest),
+RULES: dict[str, Callable[[Pools, Choice], None]] = {
+    "opt-select": _choose_opt_select,
+    "coreset": _choose_coreset,
+    "bottom-k": _choose_lowest,
+    "random": _choose_random,
+    "best-worst": _choose_lowest,
+    "top-bottom": _choose_lowest,
+    "best-random": _choose_random,
+    "all": _choose_lowest,
 }
-"""Every strategy by the name that ``--strategy`` takes; ``all`` is ``bottom-k`` with k as large as
-the pool."""
+"""The rule of every strategy of `registry`; ``all`` is ``bottom-k`` with k as large as the pool."""
 
 
 def is_ready() -> bool:

@@ -6,9 +6,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.screening import LARGEST_REWARD
-from prefpipe.maths.selection.strategies import STRATEGIES, Strategy
-from prefpipe.spelling import nearest
 
 LARGEST_COORDINATE, SMALLEST_COORDINATE = 1e100, 1e-100
 """Embeddings and distances are squared: beyond these the squares are infinite, or nothing."""
@@ -42,15 +41,6 @@ class SelectOptions(TypedDict, total=False):
     cover: Literal["negatives", "all"]
     n_init: int
     time_limit_s: float
-
-
-def find_strategy(name: str) -> Strategy:
-    """Return the strategy called ``name``; raise UsageError with the nearest name otherwise."""
-    if isinstance(name, str) and name in STRATEGIES:
-        return STRATEGIES[name]
-    near = nearest(name, STRATEGIES)
-    hint = f"did you mean {near}?" if near else f"strategies: {', '.join(STRATEGIES)}"
-    raise UsageError(f"unknown selection strategy {name!r}", hint=hint)
 
 
 def check_rewards(rewards: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -15,7 +15,7 @@ from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.stages.shared.candidate_rows import Row
 
 SHOWN_IDS = 5
-CANDIDATE_COLUMNS = [
+ROW_COLUMNS = [
     "prompt_id",
     "sample_idx",
     "messages",
@@ -25,14 +25,13 @@ CANDIDATE_COLUMNS = [
     "n_response_tokens",
     "finish_reason",
     "logp",
-    "temperature",
-    "duplicate_of",
     "status",
     "reason",
 ]
+"""Columns that candidates and groups both have."""
+CANDIDATE_COLUMNS = [*ROW_COLUMNS, "temperature", "duplicate_of"]
 GROUP_COLUMNS = [
-    "prompt_id",
-    "sample_idx",
+    *ROW_COLUMNS,
     "role",
     "rank",
     "reward",
@@ -40,15 +39,6 @@ GROUP_COLUMNS = [
     "represents",
     "marginal_gain",
     "beats",
-    "messages",
-    "response",
-    "model",
-    "n_prompt_tokens",
-    "n_response_tokens",
-    "finish_reason",
-    "logp",
-    "status",
-    "reason",
 ]
 SCORE_COLUMNS = ["prompt_id", "sample_idx", "scorer", "reward", "status", "reason"]
 

@@ -59,8 +59,6 @@ from prefpipe.training.tables import POLICY
 
 EVAL_FLAG = "--eval-groups"
 
-TRAINED_GROUPS = "the groups that are trained on"
-
 LORA_LEARNING_RATE_FACTOR = 10.0
 """Adapters want a learning rate about ten times that of full training **(ours)**."""
 
@@ -163,8 +161,7 @@ def open_training(
         eval_groups = OpenedGroups(eval_artifact, eval_reference, flag=EVAL_FLAG)
         parents["eval_groups"] = eval_groups.digest
 
-    # The first process opens the output, and may throw away what was there; the others find it
-    # open.
+    # The first process opens the output, and may throw away what was there. The others find it.
     with processes().main_process_first():
         record = _record_of(
             config, settings, objective, model, groups, eval_groups, runtime.context
@@ -362,7 +359,11 @@ def _check_same_reference(trained: Reference, evaluated: Reference, eval_groups:
     differences = field_differences(trained.identity, evaluated.identity)
     if not differences:
         return
-    lines = [f"{EVAL_FLAG} would be measured under another reference than {TRAINED_GROUPS}:"]
+    problem = (
+        f"{EVAL_FLAG} would be measured under another reference than the groups "
+        "that are trained on:"
+    )
+    lines = [problem]
     lines += [difference.worded("in training", "in evaluation") for difference in differences]
     raise UsageError(
         "\n  ".join(lines),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from prefpipe.errors import StoppedEarly
 from prefpipe.stages.shared.runtime import Runtime
@@ -90,9 +90,19 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
     n_vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     require_known_tokens([*data.groups, *data.eval_groups], n_vocabulary)
     runtime.log(_prepare_prompts(policy, trainable, settings, data))
-    runtime.log(_describe_steps(settings, arguments, data))
+    evaluated = f" and {len(data.eval_groups)} to evaluate on" if data.eval_groups else ""
+    runtime.log(
+        f"{len(data.groups)} groups{evaluated}, {settings.global_batch_size} prompts a step = "
+        f"{arguments.world_size} devices x {settings.per_device_train_batch_size} x "
+        f"{arguments.gradient_accumulation_steps} accumulated; "
+        f"learning rate {settings.learning_rate:g}"
+    )
 
-    checkpoint = _checkpoint_to_go_on_from(inputs, runtime)
+    checkpoint: Path | None
+    if inputs.resume_from is not None:
+        checkpoint = require_checkpoint(inputs.resume_from)
+    else:
+        checkpoint = from_first(find_last_checkpoint(inputs.output.path, runtime.log))
     if checkpoint is not None:
         runtime.log(f"going on from {checkpoint}")
     # The baseline; a checkpoint has it in its log.
@@ -158,25 +168,6 @@ def _prepare_prompts(
     n_cut = len(pieces) - len(data.groups)
     more = f", once for each of {n_cut:,} more rows that --max-batch-tokens cuts" if n_cut else ""
     return f"each prompt is computed once{more}: {n_once:,} prompt tokens instead of {n_each:,}"
-
-
-def _describe_steps(
-    settings: TrainSettings, arguments: TrainingArguments, data: TrainingData
-) -> str:
-    """Return a line that says what an optimizer step is made of."""
-    evaluated = f" and {len(data.eval_groups)} to evaluate on" if data.eval_groups else ""
-    return (
-        f"{len(data.groups)} groups{evaluated}, {settings.global_batch_size} prompts a step = "
-        f"{arguments.world_size} devices x {settings.per_device_train_batch_size} x "
-        f"{arguments.gradient_accumulation_steps} accumulated; learning rate "
-        f"{settings.learning_rate:g}"
-    )
-
-
-def _checkpoint_to_go_on_from(inputs: TrainInputs, runtime: Runtime) -> Path | None:
-    if inputs.resume_from is not None:
-        return require_checkpoint(inputs.resume_from)
-    return from_first(find_last_checkpoint(inputs.output.path, runtime.log))
 
 
 def _callbacks(

@@ -36,6 +36,7 @@ def count_sentences(text: str) -> int:
 
 
 def _count_in_line(tokens: list[str]) -> int:
+    # the full stop of ``1.`` ends no sentence
     if len(tokens) > 1 and _LIST_NUMBER.fullmatch(tokens[0]):
         tokens = tokens[1:]
 

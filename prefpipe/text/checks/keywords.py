@@ -34,6 +34,7 @@ def _fold(text: str, ignore_case: bool) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _pattern(keyword: str, whole_words: bool, ignore_case: bool) -> Any:
+    # patterns are kept, for a prompt's keywords are looked for in each of its responses
     words = _fold(keyword, ignore_case).split()
     pattern = r"\s++".join(map(regex.escape, words))
     if whole_words and not _WITHOUT_EDGES.search(keyword):

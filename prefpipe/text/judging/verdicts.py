@@ -120,6 +120,7 @@ def read_probabilities(
 
 def _verdict_place(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce: str) -> int | None:
     """Return which token holds the verdict: the one where its first character is."""
+    # tokens may split the line anywhere: it is looked for in their text
     text = "".join(choice.token for choice in tokens)
     conclusion = without_thoughts(text)
     start = len(text) - len(conclusion)
@@ -168,5 +169,6 @@ def _split_ten(
     if place + 1 == len(tokens):
         return masses, None
 
+    # p(10) = p(1) p(0 | 1)
     zero = _label_masses(tokens[place + 1], {"0": 0.0}).get("0", 0.0)
     return masses | {"1": one * (1 - zero), "10": one * zero}, None

@@ -1,7 +1,7 @@
 """Vectors are unit vectors that do not depend on the batch, and a text that was cut is told.
 
-A tiny random encoder with a byte-level tokenizer (one token a byte, no special tokens added) shows the rules; the
-tests marked ``models`` show the same with all-MiniLM-L6-v2.
+A tiny random encoder with a byte-level tokenizer (one token a byte, no special tokens added) shows
+the rules; the tests marked ``models`` show the same with all-MiniLM-L6-v2.
 """
 
 import importlib.util
@@ -49,9 +49,14 @@ def model_files(path):
 def make_encoder(folder, *, chat_template):
     """Write a bare encoder: weights and tokenizer, no modules.json."""
     config = BertConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        max_position_embeddings=64, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=VOCAB_SIZE,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         BertModel(config).save_pretrained(folder)
@@ -174,7 +179,7 @@ def test_a_chat_template_that_the_model_applies_counts(embedder, tmp_path):
     assert found.vectors[0] == pytest.approx(turn.vectors[0], abs=1e-6)
 
 
-def test_a_model_of_another_kind_is_told(encoder):
+def test_a_model_of_another_kind_gives_a_warning(encoder):
     with pytest.warns(PrefpipeWarning, match=r"my/embedder has no modules.json"):
         SentenceEmbedder(model_files(encoder), device="cpu").close()
 

@@ -1,6 +1,7 @@
 """Every generator keeps the same promises: the same tests for fake, transformers, openai and vllm.
 
-Where vLLM is installed (`make test-vllm`), its engine and its server are tested for real; elsewhere those are skipped.
+Where vLLM is installed (`make test-vllm`), its engine and its server are tested for real; elsewhere
+those are skipped.
 """
 
 from typing import Any, NamedTuple
@@ -23,7 +24,10 @@ TEXTS = [
 
 
 class Case(NamedTuple):
-    """A generator under test, its end-of-sequence ids, how its ids read back, and its model for teacher forcing."""
+    """A generator under test, and what its answers are held against.
+
+    Its end-of-sequence ids, how its ids read back, and its model for teacher forcing.
+    """
 
     generator: Any
     eos_ids: set[int]
@@ -147,7 +151,7 @@ def ids_of(answers):
     return [answer.token_ids for answer in answers]
 
 
-def test_nothing_in_nothing_out(case):
+def test_no_requests_give_no_generations(case):
     assert case.generator.generate([], SamplingParams(8)) == []
 
 

@@ -1,4 +1,7 @@
-"""The transformers back-end against transformers itself: greedy ids, log-probabilities, seeds, batches, adapters."""
+"""The transformers back-end against transformers itself.
+
+Greedy ids, log-probabilities, seeds, batches, adapters.
+"""
 
 import json
 import shutil
@@ -227,7 +230,10 @@ def test_numbers_that_overflow_are_an_error_and_not_a_text(policy, tmp_path):
 
 
 def test_a_sliding_window_is_obeyed(tmp_path, policy):
-    """Mistral looks back 16 positions only; transformers' own cache forgets them, ours masks them."""
+    """Mistral looks back 16 positions only.
+
+    Transformers' own cache forgets them, ours masks them.
+    """
     settings = {
         key: value
         for key, value in tiny_config().to_dict().items()

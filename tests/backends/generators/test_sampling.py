@@ -1,4 +1,7 @@
-"""The sampler draws from the distribution it says, truncated as it says, one uniform number a row."""
+"""The sampler draws from the distribution it says, truncated as it says.
+
+It takes one uniform number a row.
+"""
 
 import pytest
 import torch
@@ -12,7 +15,10 @@ def draw(logits, uniforms, temperature=1.0, top_k=0, top_p=1.0):
 
 
 def grid(n):
-    """The midpoints of n equal steps of [0, 1): inverting a distribution at them gives its counts, n p, within one."""
+    """The midpoints of n equal steps of [0, 1).
+
+    Inverting a distribution at them gives its counts, n p, within one.
+    """
     return (torch.arange(n, dtype=torch.float64) + 0.5) / n
 
 
@@ -27,7 +33,10 @@ def test_evenly_spread_numbers_reproduce_the_distribution(n_vocabulary, temperat
 
 
 def test_random_numbers_reproduce_the_distribution():
-    """Pearson's statistic over 7 outcomes has mean 6 and variance 12; 6 + 6 sqrt(12) is passed once in 10^4 runs."""
+    """Pearson's statistic over 7 outcomes has mean 6 and variance 12.
+
+    6 + 6 sqrt(12) is passed once in 10^4 runs.
+    """
     logits = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5, -2.0, 0.2]])
     n = 20_000
     uniforms = torch.rand(n, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

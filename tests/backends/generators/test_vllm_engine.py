@@ -1,4 +1,7 @@
-"""vLLM itself, on CPU: against transformers, with an adapter, under torchrun's variables, and through the command."""
+"""vLLM itself, on CPU.
+
+Against transformers, with an adapter, under torchrun's variables, and through the command.
+"""
 
 import gc
 import os
@@ -40,9 +43,27 @@ def prompts_path(tmp_path):
 
 def arguments(prompts_path, folder, output, *more):
     return [
-        "generate", str(prompts_path), "--model", str(folder), "--backend", "vllm", "--dtype", "float32", "--enforce-eager",
-        "--max-model-len", "512", "--n", str(N_SAMPLES), "--max-tokens", "24", "--part-size", "1", "-o", str(output), *more,
-    ]  # fmt: skip
+        "generate",
+        str(prompts_path),
+        "--model",
+        str(folder),
+        "--backend",
+        "vllm",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--max-model-len",
+        "512",
+        "--n",
+        str(N_SAMPLES),
+        "--max-tokens",
+        "24",
+        "--part-size",
+        "1",
+        "-o",
+        str(output),
+        *more,
+    ]
 
 
 def rows_of(folder):
@@ -98,8 +119,8 @@ def test_the_command_stops_resumes_and_shards_to_the_same_ids(
 ):
     """One run stopped by SIGTERM and resumed, and one in two shards, have equal ids.
 
-    Rounding could part them in principle, for vLLM batches the rows of a part as they fit; here a part is one prompt in
-    every run, and the distributions of the tiny model are far from ties.
+    Rounding could part them in principle, for vLLM batches the rows of a part as they fit. Here a
+    part is one prompt in every run, and the distributions of the tiny model are far from ties.
     """
     whole, sharded = tmp_path / "whole", tmp_path / "sharded"
     command = [sys.executable, "-m", "prefpipe", *arguments(prompts_path, tiny_folder, whole)]
@@ -171,9 +192,15 @@ def test_an_adapter_that_vllm_would_not_apply_is_refused_before_anything_loads(
     config.write_text(config.read_text().replace('"use_dora": false', '"use_dora": true'))
     with pytest.raises(ModelError, match="use_dora"):
         VllmGenerator(
-            locate_model(str(adapter)), dtype="float32", max_model_len=512, trust_remote_code=False, tensor_parallel_size=1,
-            gpu_memory_utilization=0.5, enable_prefix_caching=True, enforce_eager=True,
-        )  # fmt: skip
+            locate_model(str(adapter)),
+            dtype="float32",
+            max_model_len=512,
+            trust_remote_code=False,
+            tensor_parallel_size=1,
+            gpu_memory_utilization=0.5,
+            enable_prefix_caching=True,
+            enforce_eager=True,
+        )
 
 
 def test_an_engine_under_torchrun_is_its_own_and_gives_its_memory_back(
@@ -184,14 +211,26 @@ def test_an_engine_under_torchrun_is_its_own_and_gives_its_memory_back(
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
     from prefpipe.models.location import locate_model
 
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1",
-                        "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():  # fmt: skip
+    for name, value in {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "192.0.2.1",
+        "MASTER_PORT": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }.items():
         monkeypatch.setenv(name, value)
     process = psutil.Process()
     generator = VllmGenerator(
-        locate_model(str(tiny_folder)), dtype="auto", max_model_len=512, trust_remote_code=False, tensor_parallel_size=1,
-        gpu_memory_utilization=0.9, enable_prefix_caching=True, enforce_eager=True,
-    )  # fmt: skip
+        locate_model(str(tiny_folder)),
+        dtype="auto",
+        max_model_len=512,
+        trust_remote_code=False,
+        tensor_parallel_size=1,
+        gpu_memory_utilization=0.9,
+        enable_prefix_caching=True,
+        enforce_eager=True,
+    )
     answers = generator.generate([ask(generator, text) for text in TEXTS], SamplingParams(4))
     assert all(answer.finish_reason in {"stop", "length"} for answer in answers)
     assert os.environ["RANK"] == "1"

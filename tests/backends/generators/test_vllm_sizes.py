@@ -1,7 +1,10 @@
-"""vLLM at the sizes that users have: many seeded prompts at once, long ones, and a cache that is too small for them.
+"""vLLM at the sizes that users have.
 
-The contract tests ask for a few short rows. What breaks only when several prompts share a scheduler's step, when a prompt
-is longer than a step, or when rows are thrown out of the cache and computed again, is met here.
+Many seeded prompts at once, long ones, and a cache that is too small for them.
+
+The contract tests ask for a few short rows. What breaks only when several prompts share a
+scheduler's step, when a prompt is longer than a step, or when rows are thrown out of the cache and
+computed again, is met here.
 """
 
 from pathlib import Path

@@ -114,5 +114,8 @@ def test_torchruns_variables_are_hidden_for_a_while(monkeypatch):
 
 
 def test_these_checks_import_no_engine():
-    code = "import sys, prefpipe.backends.generators.vllm_support; sys.exit(int(bool({'torch', 'vllm', 'transformers'} & set(sys.modules))))"
+    code = (
+        "import sys, prefpipe.backends.generators.vllm_support; "
+        "sys.exit(int(bool({'torch', 'vllm', 'transformers'} & set(sys.modules))))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

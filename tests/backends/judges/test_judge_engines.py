@@ -1,4 +1,7 @@
-"""Engines and servers that are real as sources of verdicts: transformers here, vLLM and its server under `make test-vllm`."""
+"""Real engines and servers as sources of verdicts.
+
+transformers runs here, vLLM and its server under `make test-vllm`.
+"""
 
 from math import exp
 
@@ -30,7 +33,10 @@ def source(request, tiny_folder):
 
 
 def test_an_engine_answers_like_a_server(source):
-    """In order, each kept as a completion as it is made, with the tokens counted; what does not fit is told apart."""
+    """In order, each kept as a completion as it is made, with the tokens counted.
+
+    What does not fit is told apart.
+    """
     kept = {}
     answers = source.complete(
         [body("one"), body("x" * 2000), body("two"), body("one")], kept.__setitem__

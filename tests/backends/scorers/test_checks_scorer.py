@@ -92,7 +92,7 @@ def test_the_detail_of_odd_responses_can_be_written(response):
     assert len(json.loads(score.detail.encode().decode())) == len(checks)
 
 
-def test_validation_tells_the_problems_of_all_prompts_at_once():
+def test_validation_lists_the_problems_of_all_prompts_at_once():
     prompts = [
         ("a", {"checks": SHORT}),
         ("b", {"checks": [{"type": "wrds"}]}),
@@ -106,7 +106,7 @@ def test_validation_tells_the_problems_of_all_prompts_at_once():
     assert second.startswith("prompt 'd': column 'checks': not JSON")
 
 
-def test_validation_of_a_long_list_of_problems_tells_twenty_and_counts_the_rest():
+def test_validation_of_many_problems_lists_twenty_and_counts_the_rest():
     with pytest.raises(InputError) as caught:
         ChecksScorer().validate((f"p{i}", {"checks": 3}) for i in range(25))
     lines = caught.value.message.splitlines()

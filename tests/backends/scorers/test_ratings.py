@@ -121,7 +121,7 @@ def test_what_is_no_rating_is_refused_with_its_row(path, change, message):
         RatingsScorer(path)
 
 
-def test_all_problems_are_told_and_a_long_list_is_counted(path):
+def test_all_problems_are_listed_and_a_long_list_is_counted(path):
     write(path, [{"prompt_id": "a", "sample_idx": i, "rating": "?"} for i in range(25)])
     with pytest.raises(InputError) as caught:
         RatingsScorer(path)
@@ -145,7 +145,7 @@ def test_files_without_the_key_are_refused(path, rows, message):
         RatingsScorer(write(path, rows))
 
 
-def test_a_missing_file_is_told(path):
+def test_a_missing_ratings_file_is_refused(path):
     with pytest.raises(InputError, match=r"human.jsonl does not exist"):
         RatingsScorer(path)
 
@@ -161,9 +161,11 @@ def test_several_ratings_of_one_candidate_by_the_users_rule(path, rule, reward):
     write(path, [*RATED, RATED[0] | {"rating": 3}, RATED[0] | {"rating": 3}])
     scorer = RatingsScorer(path, on_duplicate=rule)
     assert scorer.score([request("a", 0)])[0].reward == reward  # (7.5 + 3 + 3) / 3
-    assert scorer.notes_of_reading == [
-        f"human.jsonl: 1 candidates have several ratings, first at line 1 and line 3: their {rule} is taken (--on-duplicate {rule})"
-    ]
+    note = (
+        "human.jsonl: 1 candidates have several ratings, first at line 1 and line 3: "
+        f"their {rule} is taken (--on-duplicate {rule})"
+    )
+    assert scorer.notes_of_reading == [note]
     assert scorer.identity()["on_duplicate"] == rule
     with pytest.raises(InputError, match="second rating 3") as caught:
         RatingsScorer(path)

@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.select_responses import select_responses
-from prefpipe.maths.selection.strategies import STRATEGIES
+from prefpipe.maths.selection.strategies import RULES
 from prefpipe.maths.selection.weights import resolve_temperature, response_weights
 
 NAMES = list(STRATEGIES)
-GROUPS = [name for name, rule in STRATEGIES.items() if rule.n_negatives is None]
+GROUPS = [name for name, rule in STRATEGIES.items() if rule.n_positives is None]
+
+
+def test_the_table_has_a_rule_for_every_strategy():
+    assert set(RULES) == set(STRATEGIES)
 
 
 def paper_cost(rewards, embeddings, chosen, clients, temperature=1.0):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from prefpipe.configs.select import SelectConfig
+from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.select_responses import select_responses
-from prefpipe.maths.selection.strategies import STRATEGIES
 
 GOLDEN = Path(__file__).parents[2] / "golden" / f"select-v{SelectConfig.VERSION}.json"
 
