@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.interchange.formats import content_hash, read_pool
-from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions, WideColumns
 from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.run_record import RunRecord
@@ -216,14 +216,14 @@ def _make_scores(
     output.write(index, table, counts=count_by_status(rows), parents=parents)
 
 
-def _responses(config: ImportConfig, pool: Pool, index: int) -> Iterator[Response]:
+def _responses(config: ImportConfig, pool: Pool, index: int) -> Iterator[ImportedResponse]:
     """Yield the responses of a part, prompt by prompt."""
     start = index * config.part_size
     for responses in pool.responses[start : start + config.part_size]:
         yield from responses
 
 
-def _candidate(config: ImportConfig, response: Response) -> Row:
+def _candidate(config: ImportConfig, response: ImportedResponse) -> Row:
     status, reason = _status_of(response)
     return {
         "prompt_id": response.prompt_id,
@@ -237,7 +237,7 @@ def _candidate(config: ImportConfig, response: Response) -> Row:
     }
 
 
-def _status_of(response: Response) -> tuple[str, str | None]:
+def _status_of(response: ImportedResponse) -> tuple[str, str | None]:
     if response.text is None:
         return "error", response.failure or "the file holds no response"
     if not response.text.strip():
@@ -250,7 +250,7 @@ def _status_of(response: Response) -> tuple[str, str | None]:
     return "ok", None
 
 
-def _score(response: Response, scorer: str) -> Row:
+def _score(response: ImportedResponse, scorer: str) -> Row:
     row: Row = {
         "prompt_id": response.prompt_id,
         "sample_idx": response.sample_idx,

@@ -27,7 +27,7 @@ class Effect(Enum):
     """Nothing: something could not be looked at."""
 
 
-class Finding(NamedTuple):
+class StatusFinding(NamedTuple):
     """One thing that was found out about an artifact, with a line that says so."""
 
     effect: Effect

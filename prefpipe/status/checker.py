@@ -18,7 +18,7 @@ from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.files import content_hash_of
 from prefpipe.models.location import locate_model
 from prefpipe.models.merge_record import MergedPart, MergeRecord, read_merge_record
-from prefpipe.status.artifact_status import ArtifactStatus, Effect, Finding, Standing
+from prefpipe.status.artifact_status import ArtifactStatus, Effect, Standing, StatusFinding
 from prefpipe.status.folders import PAIR_STAGES
 from prefpipe.status.origins import (
     FILES,
@@ -80,7 +80,7 @@ class StatusChecker:
             return ArtifactStatus(path, effects={Effect.CORRUPT}, reasons=[error.message])
 
         artifact = Artifact(path, record)
-        findings: list[Finding] = []
+        findings: list[StatusFinding] = []
         if record.stage == "generate":
             findings += _prompt_findings(artifact)
         for ingredient in ingredients_of(record):
@@ -98,7 +98,7 @@ class StatusChecker:
         states = part_states(artifact, parents, quick=quick)
         unfinished = []
         if record.stage in SUMMARY_STAGES and not (path / SUMMARY_FILE).exists():
-            unfinished.append(Finding(Effect.UNFINISHED, _unfinished(path)))
+            unfinished.append(StatusFinding(Effect.UNFINISHED, _unfinished(path)))
 
         reasons = [finding.text for finding in findings if finding.effect is not Effect.NOTE]
         notes = [finding.text for finding in findings if finding.effect is Effect.NOTE]
@@ -118,7 +118,7 @@ class StatusChecker:
             folder=_command_folder(record),
         )
 
-    def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[Finding]]:
+    def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[StatusFinding]]:
         """Return a parent that is still the one this artifact was made from, and what was found.
 
         It is None where it is not on disk, or is of another configuration now.
@@ -126,29 +126,33 @@ class StatusChecker:
         place = locate_parent(artifact, name)
         if place is not None and parts_without_record(place):
             text = f"its {name}, {place}, have lost their {run_record.FILE_NAME}"
-            return None, [Finding(Effect.NOTE, text)]
+            return None, [StatusFinding(Effect.NOTE, text)]
         if place is None or not (place / run_record.FILE_NAME).exists():
             gone = absence(_host(artifact), are=True)
             text = f"its {name}, {artifact.record.parents[name]}, {gone}"
-            return None, [Finding(Effect.NOTE, text)]
+            return None, [StatusFinding(Effect.NOTE, text)]
 
         status = self.check(place, quick=True)
         try:
             parent = Artifact(place, run_record.read_run_record(place))
         except InputError as error:
             text = f"its {name} cannot be looked at: {error.message}"
-            return None, [Finding(Effect.NOTE, text)]
+            return None, [StatusFinding(Effect.NOTE, text)]
 
         then, now = artifact.record.identity.get(name), parent.record.identity
         if isinstance(then, dict) and then != now:
             header = f"its {name}, {place}, are of another configuration now:"
             lines = [header, *_difference_lines(then, now)]
-            return None, [Finding(Effect.OTHER_RUN, line) for line in lines]
+            return None, [StatusFinding(Effect.OTHER_RUN, line) for line in lines]
         if status.state == "stale":
-            return parent, [Finding(Effect.BEHIND, f"its {name}, {place}, are stale themselves")]
+            return parent, [
+                StatusFinding(Effect.BEHIND, f"its {name}, {place}, are stale themselves")
+            ]
         return parent, []
 
-    def _ingredient_findings(self, artifact: Artifact, ingredient: Ingredient) -> Iterator[Finding]:
+    def _ingredient_findings(
+        self, artifact: Artifact, ingredient: Ingredient
+    ) -> Iterator[StatusFinding]:
         """Compare a model or a file with what it was then.
 
         Where it is an artifact itself, that it is stale is passed on.
@@ -157,17 +161,17 @@ class StatusChecker:
         name = f"its {ingredient.role}, {ingredient.reference}"
         if place is None:
             if is_path(artifact, ingredient.reference):
-                yield Finding(Effect.NOTE, f"{name}, {absence(_host(artifact))}")
+                yield StatusFinding(Effect.NOTE, f"{name}, {absence(_host(artifact))}")
         elif ingredient.role == REFERENCE:
             yield from self._reference_findings(name, place, ingredient.hashes)
         elif place.is_dir():
             yield from self._model_findings(name, place, ingredient.hashes)
         elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
-            yield Finding(Effect.OTHER_RUN, f"{name}, has changed since")
+            yield StatusFinding(Effect.OTHER_RUN, f"{name}, has changed since")
 
     def _model_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
-    ) -> Iterator[Finding]:
+    ) -> Iterator[StatusFinding]:
         """Compare a model folder with its hashes of then.
 
         Args:
@@ -178,20 +182,20 @@ class StatusChecker:
         try:
             now = locate_model(str(place)).identity()
         except PrefpipeError as error:
-            yield Finding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+            yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
         # the day that its template was told then is the run's, and no file of the model has one
         then = {key: value for key, value in hashes.items() if key != TEMPLATE_DATE}
         if any(now.get(key) != value for key, value in then.items()):
-            yield Finding(
+            yield StatusFinding(
                 Effect.OTHER_RUN,
                 f"{name}, has changed since: it has other weights, tokenizer or template",
             )
 
         # a model of ours may be out of date although its weights are those of then
         if self._is_stale_model(place):
-            yield Finding(Effect.BEHIND, f"{name}, is stale itself")
+            yield StatusFinding(Effect.BEHIND, f"{name}, is stale itself")
         record = read_merge_record(place)
         if record is not None:
             for part in record.made_of:
@@ -206,36 +210,36 @@ class StatusChecker:
 
     def _merged_part_findings(
         self, name: str, place: Path, record: MergeRecord, part: MergedPart
-    ) -> Iterator[Finding]:
+    ) -> Iterator[StatusFinding]:
         """Pass on that a merged model is out of date: its adapter or base is another, or stale."""
         folder = locate_merged_part(record, part, place)
         if folder is None:
             gone = absence(record.host)
             text = f"{name}, was merged: its {part.role}, {part.reference}, {gone}"
-            yield Finding(Effect.NOTE, text)
+            yield StatusFinding(Effect.NOTE, text)
             return
         try:
             has_changed = content_hash_of(folder) != part.content_hash
         except PrefpipeError as error:
             text = f"{name}, was merged: its {part.role} cannot be looked at: {error.message}"
-            yield Finding(Effect.NOTE, text)
+            yield StatusFinding(Effect.NOTE, text)
             return
 
         if has_changed or self._is_stale_model(folder):
             why = "has changed since" if has_changed else "is stale itself"
-            yield Finding(
+            yield StatusFinding(
                 Effect.BEHIND,
                 f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
             )
 
     def _reference_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
-    ) -> Iterator[Finding]:
+    ) -> Iterator[StatusFinding]:
         """Compare the log-probabilities that a training was given with those of then."""
         try:
             identity = run_record.read_run_record(place).identity
         except PrefpipeError as error:
-            yield Finding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+            yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
         measured = identity.get("model")
@@ -243,9 +247,11 @@ class StatusChecker:
         if isinstance(measured, dict):
             now = {**measured, "dtype": identity.get("dtype")}
         if any(now.get(key) != value for key, value in hashes.items()):
-            yield Finding(Effect.OTHER_RUN, f"{name}, is of another model or number format now")
+            yield StatusFinding(
+                Effect.OTHER_RUN, f"{name}, is of another model or number format now"
+            )
         if self.check(place, quick=True).state == "stale":
-            yield Finding(Effect.BEHIND, f"{name}, is stale itself")
+            yield StatusFinding(Effect.BEHIND, f"{name}, is stale itself")
 
 
 def standing_of(
@@ -265,40 +271,40 @@ def standing_of(
     return Standing(path, status.state, tuple(line.strip() for line in status.reasons))
 
 
-def _prompt_findings(artifact: Artifact) -> Iterator[Finding]:
+def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
     """Compare the prompts that were sampled with those of the file now."""
     source = artifact.record.parents.get("prompts", "")
     if source.startswith("hf:"):
-        yield Finding(Effect.NOTE, f"its prompts are {source}, which were not looked at")
+        yield StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not looked at")
         return
     place = locate_parent(artifact, "prompts")
     if place is None:
         gone = absence(_host(artifact), are=True)
-        yield Finding(Effect.NOTE, f"its prompts, {source}, {gone}")
+        yield StatusFinding(Effect.NOTE, f"its prompts, {source}, {gone}")
         return
 
     changes = changes_of_prompts(artifact, place)
     if changes:
-        yield Finding(Effect.OTHER_RUN, f"its prompts, {place}, have changed since:")
+        yield StatusFinding(Effect.OTHER_RUN, f"its prompts, {place}, have changed since:")
         for line in changes:
-            yield Finding(Effect.OTHER_RUN, f"  {line}")
+            yield StatusFinding(Effect.OTHER_RUN, f"  {line}")
 
 
-def _source_findings(artifact: Artifact) -> Iterator[Finding]:
+def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:
     """Compare the files that were imported with what they were then, by their hash."""
     for name in SOURCES:
         recorded = artifact.record.parents.get(name)
         if recorded is None:
             continue
         if file_of(recorded) is None:
-            yield Finding(Effect.NOTE, f"its {name}, {recorded}, was not looked at")
+            yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, was not looked at")
             continue
 
         place = locate_parent(artifact, name)
         if place is None:
-            yield Finding(Effect.NOTE, f"its {name}, {recorded}, {absence(_host(artifact))}")
+            yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, {absence(_host(artifact))}")
         elif content_hash(str(place)) != artifact.record.identity.get(name):
-            yield Finding(Effect.OTHER_RUN, f"its {name}, {place}, has changed since")
+            yield StatusFinding(Effect.OTHER_RUN, f"its {name}, {place}, has changed since")
 
 
 def _difference_lines(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

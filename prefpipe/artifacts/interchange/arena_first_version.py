@@ -17,7 +17,7 @@ from prefpipe.artifacts.interchange.checked_values import (
 )
 from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
 from prefpipe.artifacts.interchange.gathering import gather
-from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ReadOptions
 from prefpipe.artifacts.interchange.row_problems import Problems
 from prefpipe.artifacts.interchange.user_table import UserTable, read_user_table
@@ -127,11 +127,11 @@ def _answers(
 
 def _responses(
     questions: Mapping[str, _Question], answers: Mapping[str, Sequence[_Answer]]
-) -> Iterator[Response]:
+) -> Iterator[ImportedResponse]:
     for question_id, question in questions.items():
         missing = _Answer(question.place, None, None)
         for place, text, model in answers.get(question_id) or [missing]:
-            yield Response(
+            yield ImportedResponse(
                 question.row,
                 place,
                 question.prompt,

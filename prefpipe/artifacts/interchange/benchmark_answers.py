@@ -20,7 +20,7 @@ from prefpipe.artifacts.interchange.checked_values import (
 )
 from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
 from prefpipe.artifacts.interchange.gathering import gather
-from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ReadOptions
 from prefpipe.artifacts.interchange.reading_notes import notes_of_keys_left_out
 from prefpipe.artifacts.interchange.row_problems import Problems, UnusableRowError, needed
@@ -63,7 +63,7 @@ def read_alpaca_outputs(source: str, options: ReadOptions) -> Pool:
 
 def _alpaca_responses(
     table: UserTable, problems: Problems, rules: ReadingRules
-) -> Iterator[Response]:
+) -> Iterator[ImportedResponse]:
     instructions, outputs = table.values("instruction"), table.values("output")
     generators, inputs = table.values_or_none("generator"), table.values_or_none("input")
     for row, place in enumerate(table.places):
@@ -77,7 +77,7 @@ def _alpaca_responses(
                 f"`input` is {shortened(inputs[row])}; join it with the instruction first"
             )
         if not row_problems:
-            yield Response(row, place, turns, text, model=model)
+            yield ImportedResponse(row, place, turns, text, model=model)
 
 
 def read_arena_hard(source: str, options: ReadOptions) -> Pool:
@@ -114,7 +114,7 @@ def read_arena_hard(source: str, options: ReadOptions) -> Pool:
 
 def _arena_responses(
     table: UserTable, problems: Problems, rules: ReadingRules
-) -> Iterator[Response]:
+) -> Iterator[ImportedResponse]:
     ids, messages = table.values("uid"), table.values("messages")
     models = table.values_or_none("model")
     for row, place in enumerate(table.places):
@@ -131,7 +131,9 @@ def _arena_responses(
         model = row_problems.take(checked_optional_text(models[row], "model"))
         if not row_problems:
             failure = "the file holds no answer" if answer is None else None
-            yield Response(row, place, turns, answer, prompt_id, model=model, failure=failure)
+            yield ImportedResponse(
+                row, place, turns, answer, prompt_id, model=model, failure=failure
+            )
 
 
 def _prompt_and_answer(messages: Any, rules: ReadingRules) -> tuple[Turns, str | None]:

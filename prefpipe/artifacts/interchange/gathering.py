@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.conversations import OTHER_SYSTEM
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ReadOptions
 from prefpipe.artifacts.interchange.repeated_ratings import one_response_each, raters_of_rows
 from prefpipe.artifacts.interchange.row_problems import Problems
@@ -25,7 +25,7 @@ NO_USER_COLUMNS = ReadOptions(columns=())
 
 
 def gather(
-    responses: Iterable[Response],
+    responses: Iterable[ImportedResponse],
     problems: Problems,
     *,
     scorers: Sequence[str] = (),
@@ -50,7 +50,7 @@ def gather(
         InputError: two texts for one prompt, two responses under one key, and the reader's
             problems.
     """
-    by_prompt: dict[str, list[Response]] = {}
+    by_prompt: dict[str, list[ImportedResponse]] = {}
     for response in responses:
         prompt_id = response.prompt_id
         if prompt_id is None:
@@ -87,7 +87,7 @@ def gather(
     )
 
 
-def _difference_of_prompts(prompt_id: str, first: Response, other: Response) -> str:
+def _difference_of_prompts(prompt_id: str, first: ImportedResponse, other: ImportedResponse) -> str:
     """Return what two rows of one prompt say differently: all of it, or the system turn alone."""
     of_first = [turn for turn in first.messages if turn["role"] != "system"]
     of_other = [turn for turn in other.messages if turn["role"] != "system"]
@@ -96,7 +96,7 @@ def _difference_of_prompts(prompt_id: str, first: Response, other: Response) -> 
     return f"prompt {prompt_id} has another text here than at {first.place}"
 
 
-def _numbered(members: list[Response], problems: Problems) -> list[Response]:
+def _numbered(members: list[ImportedResponse], problems: Problems) -> list[ImportedResponse]:
     """Give a prompt's responses their indices: those that the file brings, or the order."""
     given = [response for response in members if response.sample_idx is not None]
     if not given:
@@ -124,7 +124,7 @@ def _numbered(members: list[Response], problems: Problems) -> list[Response]:
     return sorted(members, key=lambda response: response.sample_idx or 0)
 
 
-def _contradicted(response: Response, members: Sequence[Response]) -> list[str]:
+def _contradicted(response: ImportedResponse, members: Sequence[ImportedResponse]) -> list[str]:
     """Return the places of the rows that hold another text under the key of a response.
 
     Those with its own text only repeat it.
@@ -147,7 +147,7 @@ _NO_COLUMNS = _UserColumns(pa.table({}), [])
 
 def _user_columns(
     table: UserTable,
-    members: Sequence[Sequence[Response]],
+    members: Sequence[Sequence[ImportedResponse]],
     wanted: Sequence[str] | None,
     reserved: Collection[str | None],
 ) -> _UserColumns:
@@ -207,7 +207,7 @@ def _refuse_names(table: UserTable, names: Sequence[str], reserved: Collection[s
 
 
 def _place_of_difference(
-    table: UserTable, name: str, members: Sequence[Sequence[Response]]
+    table: UserTable, name: str, members: Sequence[Sequence[ImportedResponse]]
 ) -> str | None:
     """Return the place of the first row whose value is not that of its prompt's first row."""
     # compared as texts: the text of NaN equals itself

@@ -38,7 +38,7 @@ RESPONSE_KEYS = (
 )
 
 
-class Pair(NamedTuple):
+class ExportedPair(NamedTuple):
     """Two kept responses of one prompt, and by how much the chosen one's reward is higher."""
 
     chosen: Row
@@ -46,7 +46,7 @@ class Pair(NamedTuple):
     margin: float
 
 
-class Group(NamedTuple):
+class ExportedGroup(NamedTuple):
     """What select kept for one prompt.
 
     Its responses as rows of ``groups``, in their order there, and the pairs.
@@ -55,11 +55,11 @@ class Group(NamedTuple):
     prompt_id: str
     messages: Turns
     responses: list[Row]
-    pairs: list[Pair]
+    pairs: list[ExportedPair]
     strategy: str | None
 
 
-def groups_of(rows: Sequence[Row], strategy: str | None) -> tuple[list[Group], list[Row]]:
+def groups_of(rows: Sequence[Row], strategy: str | None) -> tuple[list[ExportedGroup], list[Row]]:
     """Return the groups of one part, and the rows of the prompts that were rejected."""
     kept: dict[str, list[Row]] = {}
     rejected = []
@@ -72,21 +72,21 @@ def groups_of(rows: Sequence[Row], strategy: str | None) -> tuple[list[Group], l
     groups = []
     for prompt_id, members in kept.items():
         messages, pairs = members[0]["messages"], pairs_of(members)
-        groups.append(Group(prompt_id, messages, members, pairs, strategy))
+        groups.append(ExportedGroup(prompt_id, messages, members, pairs, strategy))
     return groups, rejected
 
 
-def pairs_of(responses: Sequence[Row]) -> list[Pair]:
+def pairs_of(responses: Sequence[Row]) -> list[ExportedPair]:
     """Return the pairs that select chose (``beats``).
 
     Every positive with every negative where it chose none.
     """
-    pairs: list[Pair] = []
+    pairs: list[ExportedPair] = []
     if any(row["beats"] is not None for row in responses):
         by_index = {row["sample_idx"]: row for row in responses}
         for row in responses:
             pairs += [
-                Pair(row, by_index[beaten["sample_idx"]], beaten["margin"])
+                ExportedPair(row, by_index[beaten["sample_idx"]], beaten["margin"])
                 for beaten in row["beats"] or []
             ]
         return pairs
@@ -95,7 +95,7 @@ def pairs_of(responses: Sequence[Row]) -> list[Pair]:
     for chosen in responses:
         if chosen["role"] == "positive":
             pairs += [
-                Pair(chosen, rejected, chosen["reward"] - rejected["reward"])
+                ExportedPair(chosen, rejected, chosen["reward"] - rejected["reward"])
                 for rejected in negatives
             ]
     return pairs
@@ -106,7 +106,7 @@ def answer(row: Row) -> dict[str, str]:
     return {"role": "assistant", "content": row["response"] or ""}
 
 
-def trl_rows(group: Group) -> Iterator[Row]:
+def trl_rows(group: ExportedGroup) -> Iterator[Row]:
     """Yield TRL's preference rows with an explicit prompt, in turns."""
     for pair in group.pairs:
         turns = {
@@ -117,7 +117,7 @@ def trl_rows(group: Group) -> Iterator[Row]:
         yield turns | _scored(pair, group.prompt_id)
 
 
-def implicit_rows(group: Group) -> Iterator[Row]:
+def implicit_rows(group: ExportedGroup) -> Iterator[Row]:
     """Yield preference rows without a prompt, as open-instruct and OpenRLHF take them.
 
     Each side is the whole conversation.
@@ -130,7 +130,7 @@ def implicit_rows(group: Group) -> Iterator[Row]:
         yield turns | _scored(pair, group.prompt_id)
 
 
-def _scored(pair: Pair, prompt_id: str) -> Row:
+def _scored(pair: ExportedPair, prompt_id: str) -> Row:
     chosen, rejected = pair.chosen, pair.rejected
     return {
         "prompt_id": prompt_id,
@@ -144,7 +144,7 @@ def _scored(pair: Pair, prompt_id: str) -> Row:
     }
 
 
-def unpaired_rows(group: Group) -> Iterator[Row]:
+def unpaired_rows(group: ExportedGroup) -> Iterator[Row]:
     """Yield TRL's unpaired rows, one a response: positives are labelled true."""
     for row in group.responses:
         yield {
@@ -158,13 +158,13 @@ def unpaired_rows(group: Group) -> Iterator[Row]:
         }
 
 
-def nemo_pair_rows(group: Group) -> Iterator[Row]:
+def nemo_pair_rows(group: ExportedGroup) -> Iterator[Row]:
     """Yield NeMo-RL's ranked rows with two completions each, which is what its loaders take."""
     for pair in group.pairs:
         yield _ranked(group, [(0, pair.chosen), (1, pair.rejected)], pair.margin)
 
 
-def nemo_group_rows(group: Group) -> Iterator[Row]:
+def nemo_group_rows(group: ExportedGroup) -> Iterator[Row]:
     """Yield one of NeMo-RL's ranked rows with every kept response.
 
     Equal rewards have equal ranks.
@@ -175,7 +175,7 @@ def nemo_group_rows(group: Group) -> Iterator[Row]:
     yield _ranked(group, ranked, rewards[0] - rewards[-1])
 
 
-def _ranked(group: Group, ranked: Sequence[tuple[int, Row]], margin: float) -> Row:
+def _ranked(group: ExportedGroup, ranked: Sequence[tuple[int, Row]], margin: float) -> Row:
     completions = []
     for rank, row in ranked:
         completions.append(
@@ -198,7 +198,7 @@ def _ranked(group: Group, ranked: Sequence[tuple[int, Row]], margin: float) -> R
     }
 
 
-def message_rows(group: Group) -> Iterator[Row]:
+def message_rows(group: ExportedGroup) -> Iterator[Row]:
     """Yield what LLaMA-Factory and axolotl read: the conversation, and each side as one turn."""
     for pair in group.pairs:
         turns = {
@@ -209,7 +209,7 @@ def message_rows(group: Group) -> Iterator[Row]:
         yield turns | _scored(pair, group.prompt_id)
 
 
-def group_lines(group: Group) -> Iterator[Row]:
+def group_lines(group: ExportedGroup) -> Iterator[Row]:
     """Yield the whole group in one row, its pairs by sample index.
 
     With the tools where the prompt has any.
@@ -270,7 +270,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
     ),
 }
 """The schemas of the formats that can be Parquet."""
-ROWS: Mapping[str, Callable[[Group], Iterator[Row]]] = {
+ROWS: Mapping[str, Callable[[ExportedGroup], Iterator[Row]]] = {
     "trl": trl_rows,
     "trl-implicit": implicit_rows,
     "trl-unpaired": unpaired_rows,

@@ -21,7 +21,7 @@ from prefpipe.artifacts.interchange.conversation_columns import (
     unwrapped_responses,
 )
 from prefpipe.artifacts.interchange.gathering import gather
-from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ReadOptions
 from prefpipe.artifacts.interchange.reading_notes import (
     notes_of_keys_left_out,
@@ -116,7 +116,7 @@ def _responses(
     extras: SystemAndToolsColumns,
     rules: ReadingRules,
     is_strict: bool,
-) -> Iterator[Response]:
+) -> Iterator[ImportedResponse]:
     """Yield the responses of every row that is fine; what is wrong with the others is noted."""
     rows = [_items_or_problem(items_of, row) for row in range(table.n_rows)]
     # all texts of the file decide together whether they are turns that were written as text
@@ -152,7 +152,7 @@ def _responses(
             model = take(checked_optional_text(item.model, f"the model of {name}"))
             reason = take(checked_optional_text(item.finish_reason, f"{name}.finish_reason"))
             if problem is None:
-                yield Response(
+                yield ImportedResponse(
                     row, place, turns, text, prompt_id, index, model, reason, scores=scores
                 )
 

@@ -18,7 +18,7 @@ from prefpipe.artifacts.interchange.conversation_columns import (
     unwrapped_responses,
 )
 from prefpipe.artifacts.interchange.gathering import gather
-from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions
 from prefpipe.artifacts.interchange.reading_notes import (
     notes_of_keys_left_out,
@@ -136,7 +136,7 @@ def _responses(
     problems: Problems,
     extras: SystemAndToolsColumns,
     rules: ReadingRules,
-) -> Iterator[Response]:
+) -> Iterator[ImportedResponse]:
     """Yield the responses of the rows that are fine; what is wrong with the others is noted."""
     indices, ids = table.values_or_none("sample_idx"), table.values_or_none(columns.prompt_id)
     reasons, models = table.values_or_none("finish_reason"), table.values_or_none(columns.model)
@@ -168,7 +168,7 @@ def _responses(
             scores[scorer] = take(_checked_score(values[row], name, rules))
 
         if not row_problems:
-            yield Response(
+            yield ImportedResponse(
                 row, place, turns, response, prompt_id, sample_idx, model, reason, failure, scores
             )
 

@@ -26,7 +26,7 @@ from prefpipe.artifacts.interchange.checked_values import (
 )
 from prefpipe.artifacts.interchange.conversation_columns import checked_prompt
 from prefpipe.artifacts.interchange.gathering import gather
-from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ReadOptions
 from prefpipe.artifacts.interchange.reading_notes import notes_of_keys_left_out
 from prefpipe.artifacts.interchange.row_problems import Problems, UnusableRowError, needed
@@ -179,7 +179,7 @@ def _answers(
 
 def _keyed_responses(
     requests: Sequence[Request], answers: Mapping[str, Answer]
-) -> Iterator[Response]:
+) -> Iterator[ImportedResponse]:
     """Yield the responses of all requests, under the keys that their ids are made of."""
     keys = _keys(requests)
     for request in requests:
@@ -215,12 +215,14 @@ def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
     return keys
 
 
-def _responses(request: Request, answer: Answer | None) -> Iterator[Response]:
+def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResponse]:
     """Yield a request's responses in the order of the choices' own index.
 
     Those that did not come carry the reason.
     """
-    blank = Response(request.row, request.place, request.messages, None, model=request.model)
+    blank = ImportedResponse(
+        request.row, request.place, request.messages, None, model=request.model
+    )
     choices: dict[int, Any] = {}
     failure: str | None = "the batch holds no answer to this request"
     if answer is not None:
@@ -286,7 +288,7 @@ def _choices(choices: Sequence[Any], n: int) -> dict[int, Any]:
     return by_index
 
 
-def _response(choice: Any, blank: Response) -> Response:
+def _response(choice: Any, blank: ImportedResponse) -> ImportedResponse:
     """Return a choice as a response: its text, or why there is none that says all of it."""
     try:
         message = read_choice(choice)

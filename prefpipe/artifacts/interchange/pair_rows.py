@@ -149,7 +149,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     rows = []
     for row, place in enumerate(table.places):
         values = {name: column[row] for name, column in columns.items()}
-        content = _Content([], "", "")
+        content = _PairContent([], "", "")
         if has_texts:
             content = _content(values, rules, extras.rows[row])
         prompt_id, id_problem = _prompt_id(values, content.messages, row)
@@ -209,7 +209,7 @@ def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] 
     return (pairs[0].columns if pairs else None), notes
 
 
-class _Content(NamedTuple):
+class _PairContent(NamedTuple):
     """The texts of a pair; empty where ``problem`` says what is wrong with them."""
 
     messages: Turns
@@ -221,12 +221,12 @@ class _Content(NamedTuple):
 
 def _content(
     values: Mapping[str, Any], rules: ReadingRules, system_and_tools: SystemAndTools
-) -> _Content:
+) -> _PairContent:
     """Return a row's prompt and its two texts."""
     for name in TEXTS:
         if values[name] is None:
             problem = system_and_tools.problem or f"`{name}` is null"
-            return _Content([], "", "", problem, is_null=True)
+            return _PairContent([], "", "", problem, is_null=True)
     try:
         messages, (chosen, rejected) = split_row(
             values["prompt"],
@@ -236,8 +236,8 @@ def _content(
             system_and_tools=system_and_tools,
         )
     except UnusableRowError as error:
-        return _Content([], "", "", str(error))
-    return _Content(messages, chosen, rejected)
+        return _PairContent([], "", "", str(error))
+    return _PairContent(messages, chosen, rejected)
 
 
 def _prompt_id(values: Mapping[str, Any], messages: Turns, row: int) -> tuple[str, str | None]:

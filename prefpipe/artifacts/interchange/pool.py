@@ -8,7 +8,7 @@ from prefpipe.artifacts.conversations import Turns
 from prefpipe.artifacts.prompts import Prompts
 
 
-class Response(NamedTuple):
+class ImportedResponse(NamedTuple):
     """One response of a file.
 
     Attributes:
@@ -44,7 +44,7 @@ class Pool:
     """
 
     prompts: Prompts
-    responses: list[list[Response]]
+    responses: list[list[ImportedResponse]]
     scorers: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
 

@@ -21,7 +21,7 @@ from prefpipe.artifacts.interchange.checked_values import (
     checked_optional_text,
 )
 from prefpipe.artifacts.interchange.gathering import gather
-from prefpipe.artifacts.interchange.pool import Pool, Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.preference_texts import (
     response_columns,
     split_row,
@@ -82,13 +82,13 @@ class ResponseColumns(NamedTuple):
 
 
 @dataclass
-class Candidate:
+class PreferenceCandidate:
     """A response gathered from the rows that hold it.
 
     Its scores with their places, and how often it won.
     """
 
-    response: Response
+    response: ImportedResponse
     scores: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
     wins: list[float] = field(default_factory=list)
 
@@ -193,7 +193,7 @@ def _candidates(
     problems: Problems,
     extras: SystemAndToolsColumns,
     rules: ReadingRules,
-) -> list[Candidate]:
+) -> list[PreferenceCandidate]:
     """Join what the rows say of each response."""
     has_ids = "prompt_id" in table.names
     ids, labels = table.values_or_none("prompt_id"), table.values_or_none("label")
@@ -202,7 +202,7 @@ def _candidates(
     for names in columns:
         for name in (names.sample_idx, names.model, *names.scores.values()):
             values[name] = table.values_or_none(name)
-    candidates: dict[tuple[str, Any], Candidate] = {}
+    candidates: dict[tuple[str, Any], PreferenceCandidate] = {}
 
     for row, place in enumerate(table.places):
         try:
@@ -222,7 +222,7 @@ def _candidates(
         for names, text in zip(columns, responses, strict=True):
             index, index_problem = checked_index(values[names.sample_idx][row], names.sample_idx)
             model, model_problem = checked_optional_text(values[names.model][row], names.model)
-            response = Response(row, place, prompt, text, prompt_id, index, model)
+            response = ImportedResponse(row, place, prompt, text, prompt_id, index, model)
             wins, label_problem = _wins(names, labels[row])
             candidate = _candidate(candidates, response, problems)
             if wins is not None:
@@ -251,12 +251,14 @@ def _wins(names: ResponseColumns, label: Any) -> tuple[float | None, str | None]
 
 
 def _candidate(
-    candidates: dict[tuple[str, Any], Candidate], response: Response, problems: Problems
-) -> Candidate:
+    candidates: dict[tuple[str, Any], PreferenceCandidate],
+    response: ImportedResponse,
+    problems: Problems,
+) -> PreferenceCandidate:
     """Return the candidate that a response of a row is, a new one where it is new."""
     assert response.prompt_id is not None
     key = response.sample_idx if response.sample_idx is not None else response.text
-    candidate = candidates.setdefault((response.prompt_id, key), Candidate(response))
+    candidate = candidates.setdefault((response.prompt_id, key), PreferenceCandidate(response))
     earlier = candidate.response
     if earlier.text != response.text:
         problems.add(
@@ -276,7 +278,7 @@ def _candidate(
     return candidate
 
 
-def _refuse_contradictions(candidates: Sequence[Candidate], problems: Problems) -> None:
+def _refuse_contradictions(candidates: Sequence[PreferenceCandidate], problems: Problems) -> None:
     """Refuse rows that give one response different scores: nothing says which of them is right."""
     for candidate in candidates:
         for scorer, scores in candidate.scores.items():
@@ -294,7 +296,7 @@ def _refuse_contradictions(candidates: Sequence[Candidate], problems: Problems) 
 
 
 def _notes_of_several_scores(
-    candidates: Sequence[Candidate], on_duplicate: str | None
+    candidates: Sequence[PreferenceCandidate], on_duplicate: str | None
 ) -> list[str]:
     """Return how many responses have several scores, and what was made of them."""
     several: list[list[tuple[float, str]]] = []
@@ -317,7 +319,9 @@ def _have_several_values(scores: Sequence[tuple[float, str]]) -> bool:
     return len({repr(score) for score, _ in scores}) > 1  # as text, so that NaN is NaN
 
 
-def _with_scores(candidate: Candidate, scorers: Sequence[str], rules: ReadingRules) -> Response:
+def _with_scores(
+    candidate: PreferenceCandidate, scorers: Sequence[str], rules: ReadingRules
+) -> ImportedResponse:
     """Return a candidate as a response with its scores."""
     scores: dict[str, float | None] = dict.fromkeys(scorers)
     if tuple(scorers) == (PREFERENCE,):

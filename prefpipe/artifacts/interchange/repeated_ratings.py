@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from math import fsum, isfinite
 from typing import Any
 
-from prefpipe.artifacts.interchange.pool import Response
+from prefpipe.artifacts.interchange.pool import ImportedResponse
 from prefpipe.artifacts.interchange.row_problems import Problems
 from prefpipe.artifacts.interchange.score_columns import words_of
 from prefpipe.artifacts.interchange.user_table import UserTable
@@ -34,11 +34,11 @@ def raters_of_rows(table: UserTable | None, reserved: Collection[str | None]) ->
 
 
 def one_response_each(
-    members: Sequence[list[Response]],
+    members: Sequence[list[ImportedResponse]],
     on_duplicate: str,
     problems: Problems,
     raters: Sequence[str] = (),
-) -> tuple[list[list[Response]], list[str]]:
+) -> tuple[list[list[ImportedResponse]], list[str]]:
     """Make one response of several rows that rate it.
 
     Rows are of one response where they have one key, or, without keys, one text of one model.
@@ -87,11 +87,11 @@ def one_response_each(
 
 
 def _ratings_and_samples(
-    members: Sequence[list[Response]], raters: Sequence[str]
-) -> tuple[list[list[Response]], list[list[Response]]]:
+    members: Sequence[list[ImportedResponse]], raters: Sequence[str]
+) -> tuple[list[list[ImportedResponse]], list[list[ImportedResponse]]]:
     """Return the rows of each response that several people rated, and of each that came twice."""
-    keyed: list[list[Response]] = []
-    unkeyed: list[list[Response]] = []
+    keyed: list[list[ImportedResponse]] = []
+    unkeyed: list[list[ImportedResponse]] = []
     for responses in members:
         for rows in _rows_of_each_response(responses):
             if len(rows) == 1:
@@ -107,9 +107,9 @@ def _ratings_and_samples(
     return keyed, unkeyed
 
 
-def _rows_of_each_response(responses: Sequence[Response]) -> list[list[Response]]:
+def _rows_of_each_response(responses: Sequence[ImportedResponse]) -> list[list[ImportedResponse]]:
     """Return the rows of each response of a prompt, in the order of the file."""
-    rows: dict[Any, list[Response]] = {}
+    rows: dict[Any, list[ImportedResponse]] = {}
     for number, response in enumerate(responses):
         key: tuple[Any, Any]
         if response.text is None:
@@ -122,14 +122,14 @@ def _rows_of_each_response(responses: Sequence[Response]) -> list[list[Response]
     return list(rows.values())
 
 
-def _differ(rows: Sequence[Response], raters: Sequence[str]) -> bool:
+def _differ(rows: Sequence[ImportedResponse], raters: Sequence[str]) -> bool:
     """Return whether rows of one text have different scores, or different raters."""
     if raters and len({raters[response.row] for response in rows}) > 1:
         return True
     return len({repr(sorted(response.scores.items())) for response in rows}) > 1
 
 
-def _joined(rows: Sequence[Response], on_duplicate: str) -> Response:
+def _joined(rows: Sequence[ImportedResponse], on_duplicate: str) -> ImportedResponse:
     """Return the one response of several rows with its scores."""
     first = rows[0]
     if on_duplicate == "first":
@@ -147,7 +147,7 @@ def _joined(rows: Sequence[Response], on_duplicate: str) -> Response:
     return first._replace(scores=scores)
 
 
-def _contradiction(rows: Sequence[Response]) -> str:
+def _contradiction(rows: Sequence[ImportedResponse]) -> str:
     """Return how the first two rows of a response contradict each other."""
     first, second = rows[:2]
     differing = [name for name in first.scores if first.scores[name] != second.scores[name]]
@@ -159,7 +159,7 @@ def _contradiction(rows: Sequence[Response]) -> str:
     )
 
 
-def _note_of_ratings(ratings: Sequence[Sequence[Response]], on_duplicate: str) -> str:
+def _note_of_ratings(ratings: Sequence[Sequence[ImportedResponse]], on_duplicate: str) -> str:
     """Return what was made of rows that rate one response, with their number and first place."""
     fewest, most = min(map(len, ratings)), max(map(len, ratings))
     n_rows = f"{fewest}" if fewest == most else f"{fewest} to {most}"
@@ -172,7 +172,7 @@ def _note_of_ratings(ratings: Sequence[Sequence[Response]], on_duplicate: str) -
     )
 
 
-def _notes_of_shared_texts(members: Sequence[Sequence[Response]]) -> list[str]:
+def _notes_of_shared_texts(members: Sequence[Sequence[ImportedResponse]]) -> list[str]:
     """Return how many texts several models wrote that have another score each.
 
     Selection keeps one candidate of a text.

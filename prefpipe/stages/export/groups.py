@@ -24,7 +24,7 @@ from prefpipe.artifacts.interchange.data_descriptions import (
 from prefpipe.artifacts.interchange.group_exports import (
     ROWS,
     SCHEMAS,
-    Group,
+    ExportedGroup,
     alternates,
     groups_of,
     nemo_group_rows,
@@ -190,7 +190,7 @@ class GroupRows:
         if self.config.format == "axolotl":
             self._describe_losses_of_axolotl(summary)
 
-    def _why_left_out(self, group: Group) -> str | None:
+    def _why_left_out(self, group: ExportedGroup) -> str | None:
         """Return why the format cannot hold a group, None where it can."""
         if self.config.format == "llama-factory" and not alternates(group.messages):
             return "turns_do_not_alternate"  # LLaMA-Factory skips such a row
@@ -199,7 +199,7 @@ class GroupRows:
             return "no_pairs"
         return None
 
-    def _count(self, group: Group, n_rows: int) -> None:
+    def _count(self, group: ExportedGroup, n_rows: int) -> None:
         self.n_rows += n_rows
         self.n_prompts += 1
         self.n_pairs += len(group.pairs)

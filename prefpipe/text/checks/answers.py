@@ -13,7 +13,7 @@ from typing import Any, Final
 import regex  # type: ignore[import-untyped]
 from pydantic.dataclasses import dataclass
 
-from prefpipe.text.checks.grading import Candidate, Grade, passed
+from prefpipe.text.checks.grading import CheckedResponse, Grade, passed
 from prefpipe.text.checks.parameters import NotNegative, Number, Switch, Texts
 
 _ANSWER_IS: Final = regex.compile(r"\banswer(?:\s++is\b\s*+:?|\s*+[:=])", regex.IGNORECASE)
@@ -100,7 +100,7 @@ class ExactAnswer:
             if not self._form(answer):
                 raise ValueError(f"'answer' {answer!r} is empty once normalised")
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return 1 or 0."""
         wanted = set(map(self._form, self.answer))
         marked = list(marked_answers(candidate.response))
@@ -180,7 +180,7 @@ class NumericAnswer:
     tolerance: NotNegative = 1e-6
     relative_tolerance: NotNegative = 0.0
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return 1 or 0. A percentage is right both ways: ``50%`` answers 50 and 0.5."""
         number = final_number(candidate.response)
         if number is None:

@@ -31,7 +31,7 @@ from prefpipe.text.checks.formats import (
     TitleCase,
     Uppercase,
 )
-from prefpipe.text.checks.grading import Candidate, Check
+from prefpipe.text.checks.grading import Check, CheckedResponse
 from prefpipe.text.checks.keywords import KeywordFrequency, Keywords
 from prefpipe.text.checks.languages import Language
 from prefpipe.text.checks.parameters import NotNegative, Switch, read_parameters
@@ -121,7 +121,7 @@ def rate(
     if not checks:
         raise ValueError("nothing to rate: the prompt carries no checks")
 
-    candidate = Candidate(response, messages, columns or {})
+    candidate = CheckedResponse(response, messages, columns or {})
     is_empty = not response.strip()
     results = []
     for kind, check, weighting in checks:

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import regex  # type: ignore[import-untyped]
 from pydantic.dataclasses import dataclass
 
-from prefpipe.text.checks.grading import Candidate, Grade, passed
+from prefpipe.text.checks.grading import CheckedResponse, Grade, passed
 from prefpipe.text.checks.parameters import Switch, Text, Texts
 from prefpipe.text.words import split_words
 
@@ -45,7 +45,7 @@ def _cased_words(text: str) -> list[str]:
 class Lowercase:
     """No capital letters."""
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return the share of words without a capital letter."""
         words = _cased_words(candidate.response)
         return _grade_words(words, lambda word: word == word.lower(), "in lower case")
@@ -55,7 +55,7 @@ class Lowercase:
 class Uppercase:
     """Capital letters only."""
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return the share of words in capital letters."""
         words = _cased_words(candidate.response)
         return _grade_words(words, lambda word: word == word.upper(), "in capitals")
@@ -65,7 +65,7 @@ class Uppercase:
 class TitleCase:
     """Every word begins with a capital letter, small English words (of, the, and, ...) excepted."""
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return the share of words, but for the excepted ones, that begin with a capital."""
         words = [word for word in _cased_words(candidate.response) if word not in _MINOR_WORDS]
         return _grade_words(words, lambda word: not word[0].islower(), "begin with a capital")
@@ -75,7 +75,7 @@ class TitleCase:
 class NoCommas:
     """Not a single comma (the Arabic, Chinese and Japanese commas count)."""
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return 1 without commas, else 0."""
         n_commas = sum(character in _COMMAS for character in candidate.response)
         return passed(n_commas == 0, f"{n_commas} commas")
@@ -88,7 +88,7 @@ class StartsWith:
     text: Text
     ignore_case: Switch = True
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return 1 or 0."""
         begin, wanted = candidate.response.strip(), self.text.strip()
         if self.ignore_case:
@@ -103,7 +103,7 @@ class EndsWith:
     text: Text
     ignore_case: Switch = True
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return 1 or 0."""
         end, wanted = candidate.response.strip(), self.text.strip()
         if self.ignore_case:
@@ -118,7 +118,7 @@ class Quoted:
     They may be straight, curly, German, French or Japanese.
     """
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return 1 or 0."""
         text = candidate.response.strip()
         ends = text[:1] + text[-1:]
@@ -137,7 +137,7 @@ class Json:
     fenced: Switch = True
     style: Literal["strict", "python"] = "strict"
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return 0 for what is not JSON, else (1 + keys present) / (1 + keys required)."""
         read = self._read_loosely if self.style == "python" else self._read
         try:
@@ -199,7 +199,7 @@ class Regex:
                 f"'pattern' {self.pattern!r} is no regular expression: {error}"
             ) from error
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return 1 or 0; a search stopped after ``REGEX_TIMEOUT_S`` scores 0 and says so."""
         find = getattr(_compile(self.pattern, self.ignore_case), self.mode)
         try:

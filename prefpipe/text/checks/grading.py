@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from prefpipe.text.checks.parameters import Count
 
 
-class Candidate(NamedTuple):
+class CheckedResponse(NamedTuple):
     """A response, the conversation it answers and the user's own columns of the prompt."""
 
     response: str
@@ -28,7 +28,7 @@ class Grade(NamedTuple):
 class Check(Protocol):
     """A verifiable constraint: a frozen dataclass whose fields are its parameters."""
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return how well the response satisfies the constraint."""
         ...
 
@@ -73,7 +73,7 @@ class CountCheck(ABC):
     def count(self, text: str) -> int:
         """Return how many of the counted things ``text`` holds."""
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return ``grade_count`` of what was counted."""
         count = self.count(candidate.response)
         least = self.min if self.exactly is None else self.exactly

@@ -7,7 +7,7 @@ from typing import Any, Final
 import regex  # type: ignore[import-untyped]
 from pydantic.dataclasses import dataclass
 
-from prefpipe.text.checks.grading import Candidate, CountCheck, Grade
+from prefpipe.text.checks.grading import CheckedResponse, CountCheck, Grade
 from prefpipe.text.checks.parameters import Switch, Text, Texts
 from prefpipe.text.words import CHINESE_AND_JAPANESE, IN_WORDS, SOUTH_EAST_ASIAN
 
@@ -66,7 +66,7 @@ class Keywords:
         for keyword in keywords:
             _require_text(keyword)
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return the share of demands met.
 
         There is one for each word of ``all`` and of ``exclude``, and one for ``any``.

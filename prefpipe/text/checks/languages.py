@@ -10,7 +10,7 @@ from typing import Any
 from pydantic.dataclasses import dataclass
 
 from prefpipe.spelling import did_you_mean
-from prefpipe.text.checks.grading import Candidate, Grade
+from prefpipe.text.checks.grading import CheckedResponse, Grade
 from prefpipe.text.checks.parameters import Texts
 
 
@@ -68,7 +68,7 @@ class Language:
         if outside:
             raise ValueError(f"'among' lacks the wanted language {outside[0]!r}")
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return ``min(1, p / (2 r))``: p of the wanted language, r of the likeliest other one.
 
         So 1 for a language twice as probable as any other, 1/2 for a draw, as in texts too short to

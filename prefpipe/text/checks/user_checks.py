@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from prefpipe.errors import InputError
 from prefpipe.spelling import did_you_mean
-from prefpipe.text.checks.grading import Candidate, Grade
+from prefpipe.text.checks.grading import CheckedResponse, Grade
 from prefpipe.text.checks.parameters import Text
 from prefpipe.text.tool_turns import TOOLS, for_template
 
@@ -74,7 +74,7 @@ class PythonCheck:
         """Refuse a function that cannot be loaded."""
         load_function(self.function)
 
-    def grade(self, candidate: Candidate) -> Grade:
+    def grade(self, candidate: CheckedResponse) -> Grade:
         """Return what the function returned.
 
         Raises:

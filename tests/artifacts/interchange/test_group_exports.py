@@ -8,7 +8,7 @@ from support.interchange_files import assistant, kept, rejected, user
 from prefpipe.artifacts.interchange.group_exports import (
     ROWS,
     SCHEMAS,
-    Group,
+    ExportedGroup,
     alternates,
     groups_of,
     nemo_group_rows,
@@ -35,7 +35,7 @@ TO_BAD = SCORED | {
 }
 
 
-def group(*rows: dict[str, Any]) -> Group:
+def group(*rows: dict[str, Any]) -> ExportedGroup:
     [found], _ = groups_of(rows, "bottom-k")
     return found
 

@@ -12,7 +12,7 @@ from prefpipe.text.checks.answers import (
     normalise_answer,
     read_numbers,
 )
-from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.grading import CheckedResponse
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_final_number_is_the_marked_one_or_the_last(text, number):
 
 def test_numeric_answers_have_tolerances():
     def score(text, **parameters):
-        return NumericAnswer(**parameters).grade(Candidate(text)).score
+        return NumericAnswer(**parameters).grade(CheckedResponse(text)).score
 
     assert score("It is 0.3333", answer=1 / 3) == 0.0
     assert score("It is 0.3333", answer=1 / 3, tolerance=1e-3) == 1.0
@@ -102,19 +102,23 @@ def test_normalise_answer_keeps_words_and_signs_of_numbers(text, form):
     ],
 )
 def test_an_exact_answer_may_be_marked_or_alone(text):
-    assert ExactAnswer(answer=("paris", "la paz")).grade(Candidate(text)).score == 1.0
+    assert ExactAnswer(answer=("paris", "la paz")).grade(CheckedResponse(text)).score == 1.0
 
 
 @pytest.mark.parametrize(
     "text", ["", "Not Paris", "Paris is nice", "Paris\nis the answer", "#### Rome"]
 )
 def test_other_texts_are_not_the_exact_answer(text):
-    assert ExactAnswer(answer=("Paris",)).grade(Candidate(text)).score == 0.0
+    assert ExactAnswer(answer=("Paris",)).grade(CheckedResponse(text)).score == 0.0
 
 
 def test_an_answer_can_be_compared_letter_by_letter():
     check = ExactAnswer(answer=("C#",), normalise=False)
-    assert [check.grade(Candidate(text)).score for text in ("C#\n", "c#", "C")] == [1.0, 0.0, 0.0]
+    assert [check.grade(CheckedResponse(text)).score for text in ("C#\n", "c#", "C")] == [
+        1.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_an_answer_that_normalises_to_nothing_is_refused():
@@ -133,4 +137,4 @@ def test_the_most_explicit_mark_comes_first():
 
 
 def test_a_long_answer_is_shortened_in_the_reason():
-    assert len(ExactAnswer(answer=("a",)).grade(Candidate("b" * 100_000)).reason) < 80
+    assert len(ExactAnswer(answer=("a",)).grade(CheckedResponse("b" * 100_000)).reason) < 80

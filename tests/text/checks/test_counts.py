@@ -11,7 +11,7 @@ from prefpipe.text.checks.counts import (
     count_paragraphs,
     count_sentences,
 )
-from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.grading import CheckedResponse
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ LIST = "Intro:\n- one\n* two\n  + three\n• four\n1. five\n2) six\n---\n**bold*
 
 @pytest.mark.parametrize(("style", "n"), [("any", 6), ("bullet", 4), ("numbered", 2)])
 def test_bullets_count_the_items_of_their_style(style, n):
-    assert Bullets(exactly=n, style=style).grade(Candidate(LIST)).score == 1.0
+    assert Bullets(exactly=n, style=style).grade(CheckedResponse(LIST)).score == 1.0
 
 
 def test_each_check_counts_its_own_thing():

@@ -16,11 +16,11 @@ from prefpipe.text.checks.formats import (
     TitleCase,
     Uppercase,
 )
-from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.grading import CheckedResponse
 
 
 def score(check, text):
-    return check.grade(Candidate(text)).score
+    return check.grade(CheckedResponse(text)).score
 
 
 def test_case_is_graded_by_the_share_of_words():
@@ -34,7 +34,7 @@ def test_case_is_graded_by_the_share_of_words():
 @pytest.mark.parametrize("check", [Lowercase(), Uppercase(), TitleCase()])
 @pytest.mark.parametrize("text", ["", "123 !", "你好"])
 def test_a_text_without_case_scores_nothing(check, text):
-    assert check.grade(Candidate(text)) == (0.0, "no words with upper or lower case")
+    assert check.grade(CheckedResponse(text)) == (0.0, "no words with upper or lower case")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_beginning_and_end_ignore_white_space_and_by_default_case():
     assert score(StartsWith(text="Dear "), "\n dear friend") == 1.0
     assert score(StartsWith(text="Dear", ignore_case=False), "dear friend") == 0.0
     assert score(EndsWith(text="Any more questions?"), "So. any more Questions? \n") == 1.0
-    assert EndsWith(text="end").grade(Candidate("the start")) == (0.0, "ends with 'art'")
+    assert EndsWith(text="end").grade(CheckedResponse("the start")) == (0.0, "ends with 'art'")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_json_passes_bare_and_in_a_fence(text):
     ],
 )
 def test_everything_else_is_not_json_and_says_why(text):
-    grade = Json().grade(Candidate(text))
+    grade = Json().grade(CheckedResponse(text))
     assert grade.score == 0.0
     assert grade.reason.startswith("not JSON: ")
 
@@ -104,7 +104,7 @@ def test_json_keys_raise_the_grade_one_by_one():
         1 / 4,
         0.0,
     ]
-    assert check.grade(Candidate('{"b": 1}')).reason == "valid JSON without 'a', 'c'"
+    assert check.grade(CheckedResponse('{"b": 1}')).reason == "valid JSON without 'a', 'c'"
 
 
 def test_a_fence_can_be_forbidden_and_a_long_integer_is_json():
@@ -125,7 +125,7 @@ def test_a_pattern_that_does_not_compile_is_refused():
 
 def test_a_pattern_that_backtracks_without_end_is_stopped():
     began = time.perf_counter()
-    grade = Regex(pattern=r"(x+x+)+y?\Z[^x]").grade(Candidate("x" * 5000))
+    grade = Regex(pattern=r"(x+x+)+y?\Z[^x]").grade(CheckedResponse("x" * 5000))
     assert time.perf_counter() - began < REGEX_TIMEOUT_S + 10
     assert grade.score == 0.0
     assert "took more than" in grade.reason

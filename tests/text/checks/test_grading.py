@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefpipe.text.checks.counts import Words
-from prefpipe.text.checks.grading import Candidate, grade_count, passed
+from prefpipe.text.checks.grading import CheckedResponse, grade_count, passed
 
 
 @given(st.integers(1, 500), st.integers(0, 2000))
@@ -44,7 +44,7 @@ def test_passed_grades_one_or_zero():
     ],
 )
 def test_the_reason_says_what_was_found_and_wanted(limits, reason):
-    assert Words(**limits).grade(Candidate("two words")).reason == reason
+    assert Words(**limits).grade(CheckedResponse("two words")).reason == reason
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.grading import CheckedResponse
 from prefpipe.text.checks.keywords import KeywordFrequency, Keywords, count_keyword
 
 
@@ -32,14 +32,20 @@ def test_parts_of_words_and_case_count_on_request():
 
 def test_the_grade_is_the_share_of_demands_met():
     check = Keywords(all=("red", "green"), any=("sun", "moon"), exclude=("bad", "worse"))
-    assert check.grade(Candidate("Red and green under the moon")) == (1.0, "all 5 demands met")
-    grade = check.grade(Candidate("red and bad"))
+    assert check.grade(CheckedResponse("Red and green under the moon")) == (
+        1.0,
+        "all 5 demands met",
+    )
+    grade = check.grade(CheckedResponse("red and bad"))
     assert grade.score == pytest.approx(1 - 3 / 5)
     assert grade.reason == "lacks 'green'; has 'bad'; has none of 'sun', 'moon'"
 
 
 def test_keyword_frequency_grades_like_a_count():
-    assert KeywordFrequency(keyword="ha", exactly=4).grade(Candidate("ha ha ha hat")).score == 3 / 4
+    assert (
+        KeywordFrequency(keyword="ha", exactly=4).grade(CheckedResponse("ha ha ha hat")).score
+        == 3 / 4
+    )
 
 
 @pytest.mark.parametrize("parameters", [{}, {"all": ()}, {"any": (" ",)}])

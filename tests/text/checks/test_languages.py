@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.grading import CheckedResponse
 from prefpipe.text.checks.languages import Language, known_languages, language_probabilities
 
 SENTENCES = {
@@ -20,17 +20,17 @@ SENTENCES = {
 @pytest.mark.parametrize("language", SENTENCES)
 def test_a_sentence_passes_in_its_language_and_fails_in_the_others(language):
     for wanted in SENTENCES:
-        score = Language(language=(wanted,)).grade(Candidate(SENTENCES[language])).score
+        score = Language(language=(wanted,)).grade(CheckedResponse(SENTENCES[language])).score
         assert score == 1.0 if wanted == language else score < 0.1
 
 
 @pytest.mark.parametrize("text", ["", "42", "😀😀", " \x00\n"])
 def test_a_text_without_letters_has_no_language(text):
-    assert Language(language=("en",)).grade(Candidate(text)) == (0.0, "no letters")
+    assert Language(language=("en",)).grade(CheckedResponse(text)) == (0.0, "no letters")
 
 
 def test_a_short_text_is_doubtful_among_all_and_clear_among_few():
-    short = Candidate("Oui.")
+    short = CheckedResponse("Oui.")
     doubtful = Language(language=("fr",)).grade(short)
     rival = max(p for code, p in language_probabilities("Oui.").items() if code != "fr")
     assert doubtful.score == pytest.approx(language_probabilities("Oui.")["fr"] / (2 * rival))
@@ -40,21 +40,21 @@ def test_a_short_text_is_doubtful_among_all_and_clear_among_few():
 def test_a_short_sentence_with_names_and_numbers_passes():
     assert (
         Language(language=("en",))
-        .grade(Candidate("The Yamato Battleship was built in 1941."))
+        .grade(CheckedResponse("The Yamato Battleship was built in 1941."))
         .score
         == 1.0
     )
 
 
 def test_the_only_language_to_choose_from_is_the_language():
-    assert Language(language=("de",), among=("de",)).grade(Candidate("Hallo")) == (
+    assert Language(language=("de",), among=("de",)).grade(CheckedResponse("Hallo")) == (
         1.0,
         "de 1.00, next likeliest none 0.00",
     )
 
 
 def test_several_languages_may_be_as_good():
-    text = Candidate("你好")
+    text = CheckedResponse("你好")
     assert Language(language=("zh", "yue")).grade(text).score == 1.0
     assert Language(language=("zh",)).grade(text).score < 1.0
 

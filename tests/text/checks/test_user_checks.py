@@ -5,7 +5,7 @@ import textwrap
 import pytest
 
 from prefpipe.errors import InputError
-from prefpipe.text.checks.grading import Candidate
+from prefpipe.text.checks.grading import CheckedResponse
 from prefpipe.text.checks.user_checks import PythonCheck, load_function
 
 MODULE = """
@@ -43,19 +43,19 @@ def _module(tmp_path, monkeypatch):
 
 def test_a_function_of_a_module_grades():
     check = PythonCheck(function="my_own_checks:near_length")
-    assert check.grade(Candidate("x" * 15, columns={"length": 10})) == (0.5, "returned 0.5")
+    assert check.grade(CheckedResponse("x" * 15, columns={"length": 10})) == (0.5, "returned 0.5")
 
 
 def test_a_function_installed_as_entry_point_is_known_by_name():
     check = PythonCheck(function="asks_back")
-    assert [check.grade(Candidate(text)).score for text in ("Why?", "So.")] == [1.0, 0.0]
+    assert [check.grade(CheckedResponse(text)).score for text in ("Why?", "So.")] == [1.0, 0.0]
 
 
 def test_numbers_of_other_libraries_are_numbers_and_the_conversation_is_a_copy():
     messages = [{"role": "user", "content": "echo"}]
     check = PythonCheck(function="my_own_checks:repeats_prompt")
-    assert check.grade(Candidate("echo", messages)).score == 0.25
-    assert check.grade(Candidate("other", messages)).score == 0.0
+    assert check.grade(CheckedResponse("echo", messages)).score == 0.25
+    assert check.grade(CheckedResponse("other", messages)).score == 0.0
     assert messages == [{"role": "user", "content": "echo"}]
 
 
@@ -90,4 +90,4 @@ def test_what_cannot_be_loaded_is_refused_by_name(name, message):
 )
 def test_what_a_function_does_wrong_is_told_with_its_name(name, message):
     with pytest.raises(InputError, match=f"check function 'my_own_checks:{name}' {message}"):
-        PythonCheck(function=f"my_own_checks:{name}").grade(Candidate("text"))
+        PythonCheck(function=f"my_own_checks:{name}").grade(CheckedResponse("text"))
