@@ -56,9 +56,14 @@ def main() -> None:
         bare_s.append(time.perf_counter() - started)
         folder = Path(tempfile.mkdtemp())
         config = GenerateConfig(
-            prompts=str(PROMPTS), output=folder / "candidates", model=("bundled:smollm2-135m",), n=N, temperature=(1.0,),
-            max_tokens=MAX_TOKENS, max_error_rate=1.0,
-        )  # fmt: skip
+            prompts=str(PROMPTS),
+            output=folder / "candidates",
+            model=("bundled:smollm2-135m",),
+            n=N,
+            temperature=(1.0,),
+            max_tokens=MAX_TOKENS,
+            max_error_rate=1.0,
+        )
         started = time.perf_counter()
         summary = run(
             config, [Sampler("bundled:smollm2-135m", model.identity(), lambda: engine)], Runtime()

@@ -39,8 +39,13 @@ DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "sh
 FOLDER = Path("runs/pools")
 OF_SESSIONS = ["--prompt-id-column", "session_id", "--prompt-column", "session_id"]
 OF_SUMMARIES = [
-    "--prompt-id-column", "doc_id", "--prompt-column", "source", "--model-column", "system",
-]  # fmt: skip
+    "--prompt-id-column",
+    "doc_id",
+    "--prompt-column",
+    "source",
+    "--model-column",
+    "system",
+]
 POOLS = {
     "alpaca": ("alpaca_candidates", "preference", [], "logit(clip(preference, 1e-6, 0.999999))"),
     "wildbench": ("wildbench_scores_1to10", "score_1_10", OF_SESSIONS, "score_1_10"),

@@ -89,12 +89,23 @@ def _write_part(
     text = f"Tell me something about number {index}, in about ninety words."
     ok, none = pa.array(["ok"] * n), pa.nulls(n, pa.string())
     columns = {
-        "prompt_id": ids, "sample_idx": samples, "messages": [[{"role": "user", "content": text}]] * n, "response": texts[:n],
-        "model": ["m"] * n, "prompt_token_ids": [list(range(40))] * n, "response_token_ids": token_ids[:n],
-        "n_prompt_tokens": [40] * n, "n_response_tokens": [120] * n, "finish_reason": ["stop"] * n,
-        "logp": rng.normal(-90, 9, n), "temperature": [0.8] * n, "seed": rng.integers(0, 2**48, n),
-        "duplicate_of": pa.nulls(n, pa.int32()), "status": ok, "reason": none,
-    }  # fmt: skip
+        "prompt_id": ids,
+        "sample_idx": samples,
+        "messages": [[{"role": "user", "content": text}]] * n,
+        "response": texts[:n],
+        "model": ["m"] * n,
+        "prompt_token_ids": [list(range(40))] * n,
+        "response_token_ids": token_ids[:n],
+        "n_prompt_tokens": [40] * n,
+        "n_response_tokens": [120] * n,
+        "finish_reason": ["stop"] * n,
+        "logp": rng.normal(-90, 9, n),
+        "temperature": [0.8] * n,
+        "seed": rng.integers(0, 2**48, n),
+        "duplicate_of": pa.nulls(n, pa.int32()),
+        "status": ok,
+        "reason": none,
+    }
     schema = CANDIDATES.arrow()
     table = pa.Table.from_arrays(
         [pa.array(columns[field.name], field.type) for field in schema], schema=schema
@@ -102,8 +113,15 @@ def _write_part(
     footer = outputs["candidates"].write(index, table, counts={"ok": n}, parents={})
     made_from = {"candidates": footer.data_sha256}
     schema = SCORES.arrow()
-    columns = {"prompt_id": ids, "sample_idx": samples, "scorer": ["rm"] * n, "reward": rng.normal(0, 2, n), "detail": none,
-               "status": ok, "reason": none}  # fmt: skip
+    columns = {
+        "prompt_id": ids,
+        "sample_idx": samples,
+        "scorer": ["rm"] * n,
+        "reward": rng.normal(0, 2, n),
+        "detail": none,
+        "status": ok,
+        "reason": none,
+    }
     table = pa.Table.from_arrays(
         [pa.array(columns[field.name], field.type) for field in schema], schema=schema
     )
@@ -143,8 +161,20 @@ print(json.dumps({"code": code, "peak_bytes": usage.ru_maxrss * 1024, "cpu_s": u
 
 def time_select(folder: Path, output: Path, *flags: str) -> dict[str, float]:
     """Run the whole command in a process of its own; return wall time, processor time and peak memory."""
-    words = ["-m", "prefpipe", "select", folder / "candidates", "--scores", folder / "scores", "--embeddings", folder / "embeddings",
-             "-o", output, "--overwrite", *flags]  # fmt: skip
+    words = [
+        "-m",
+        "prefpipe",
+        "select",
+        folder / "candidates",
+        "--scores",
+        folder / "scores",
+        "--embeddings",
+        folder / "embeddings",
+        "-o",
+        output,
+        "--overwrite",
+        *flags,
+    ]
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, sys.executable, *map(str, words)],
@@ -174,9 +204,12 @@ def main() -> None:
                 for _ in range(options.repeats)
             ]
             read_s, best = min(reads), min(runs, key=lambda run: run["wall_s"])
-            print(f"{n_prompts:>7} prompts  {strategy:<11} read {read_s:6.2f} s  select {best['wall_s']:6.2f} s = "
-                  f"{best['wall_s'] / read_s:.2f} x  {best['wall_s'] / n_prompts * 1e6:6.0f} us a prompt  "
-                  f"processor {best['cpu_s']:6.1f} s  peak {best['peak_bytes'] / 2**20:5.0f} MiB", flush=True)  # fmt: skip
+            print(
+                f"{n_prompts:>7} prompts  {strategy:<11} read {read_s:6.2f} s  select {best['wall_s']:6.2f} s = "
+                f"{best['wall_s'] / read_s:.2f} x  {best['wall_s'] / n_prompts * 1e6:6.0f} us a prompt  "
+                f"processor {best['cpu_s']:6.1f} s  peak {best['peak_bytes'] / 2**20:5.0f} MiB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -25,9 +25,16 @@ import torch
 N_RESPONSES = 8
 OBJECTIVE = "ampo"
 LLAMA_1B = {
-    "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True, "max_position_embeddings": 8192,
-}  # fmt: skip
+    "vocab_size": 128_256,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+}
 TABLE = {
     (256, 256): ("packed", "padded", "plain", "trl"),
     (1024, 128): ("packed", "padded", "plain"),
@@ -90,9 +97,14 @@ def own_step(
         problem = share_prompts(model)
         assert problem is None, problem
     settings = TrainSettings(
-        objective=OBJECTIVE, knobs=resolve_knobs(OBJECTIVE, {}), learning_rate=1e-6, global_batch_size=1, bf16=options.bf16,
-        max_batch_tokens=int(budget or 1_000_000), gradient_checkpointing=name.endswith("+checkpointing"),
-    )  # fmt: skip
+        objective=OBJECTIVE,
+        knobs=resolve_knobs(OBJECTIVE, {}),
+        learning_rate=1e-6,
+        global_batch_size=1,
+        bf16=options.bf16,
+        max_batch_tokens=int(budget or 1_000_000),
+        gradient_checkpointing=name.endswith("+checkpointing"),
+    )
     arguments = training_arguments(settings, Path(tempfile.mkdtemp()))
     group = make_group(n_prompt, n_response)
     trainer = GroupTrainer(
@@ -155,24 +167,36 @@ def trl_step(
     group = make_group(n_prompt, n_response)
     best, *rest = group.responses
     rows = {
-        "prompt_ids": [group.prompt_token_ids] * len(rest), "chosen_ids": [best.token_ids] * len(rest),
+        "prompt_ids": [group.prompt_token_ids] * len(rest),
+        "chosen_ids": [best.token_ids] * len(rest),
         "rejected_ids": [other.token_ids for other in rest],
-        "ref_chosen_logps": [-100.0] * len(rest), "ref_rejected_logps": [-100.0] * len(rest),
-    }  # fmt: skip
+        "ref_chosen_logps": [-100.0] * len(rest),
+        "ref_rejected_logps": [-100.0] * len(rest),
+    }
     text = {
         "prompt": ["a"] * len(rest),
         "chosen": [" b"] * len(rest),
         "rejected": [" c"] * len(rest),
     }
     arguments = DPOConfig(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=len(rest), max_length=None, report_to="none",
-        use_cpu=options.device == "cpu", gradient_checkpointing=False, bf16=options.bf16, precompute_ref_log_probs=False,
-        learning_rate=1e-6, disable_tqdm=True,
-    )  # fmt: skip
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=len(rest),
+        max_length=None,
+        report_to="none",
+        use_cpu=options.device == "cpu",
+        gradient_checkpointing=False,
+        bf16=options.bf16,
+        precompute_ref_log_probs=False,
+        learning_rate=1e-6,
+        disable_tqdm=True,
+    )
     trainer = DPOTrainer(
-        model=load_model(options), ref_model=None, args=arguments, train_dataset=Dataset.from_dict(text),
+        model=load_model(options),
+        ref_model=None,
+        args=arguments,
+        train_dataset=Dataset.from_dict(text),
         processing_class=AutoTokenizer.from_pretrained(bundled_folder()),
-    )  # fmt: skip
+    )
     trainer.precompute_ref_logps = True
     batch = trainer.data_collator(
         [{name: values[i] for name, values in rows.items()} for i in range(len(rest))]
@@ -226,8 +250,22 @@ def in_own_process(
     mode: str, n_prompt: int, n_response: int, options: argparse.Namespace, *more: str
 ) -> dict[str, float]:
     """Measure in a process of its own, so that one mode's memory is not another's."""
-    words = [sys.executable, __file__, "--only", mode, str(n_prompt), str(n_response), "--repeats", str(options.repeats),
-             "--model", options.model, "--device", options.device, *(["--bf16"] if options.bf16 else []), *more]  # fmt: skip
+    words = [
+        sys.executable,
+        __file__,
+        "--only",
+        mode,
+        str(n_prompt),
+        str(n_response),
+        "--repeats",
+        str(options.repeats),
+        "--model",
+        options.model,
+        "--device",
+        options.device,
+        *(["--bf16"] if options.bf16 else []),
+        *more,
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         killed = f"killed by signal {-done.returncode}" + (

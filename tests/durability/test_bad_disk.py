@@ -13,6 +13,7 @@ from support.pipelines import (
     write_json_lines,
     write_prompts,
 )
+from support.small_disk import grow, small_disk
 from support.stage_server import StageServer
 
 FAKE = ("--backend", "fake", "--model", "fake")
@@ -34,38 +35,29 @@ def candidates(stages: StageServer, folder: Path) -> Path:
 
 
 @pytest.fixture
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk of 96 KiB, where this user may mount one."""
-    path = folder / "disk"
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96k", "none", path], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(
-            "this user may not mount a small disk; the limit of the file size is tested instead"
-        )
-    yield path
-    subprocess.run(["umount", path], check=True)
+def disk(folder: Path) -> Iterator[Path]:
+    """A disk of 96 KiB, where this user may mount one; else the file size's limit is tested alone."""
+    with small_disk(folder / "disk", 96) as path:
+        yield path
 
 
 def test_a_full_disk_keeps_the_finished_parts_and_a_rerun_completes(
-    stages: StageServer, folder: Path, small_disk: Path
+    stages: StageServer, folder: Path, disk: Path
 ) -> None:
     write_prompts(folder / "prompts.jsonl", 40)
-    words = generate(folder / "prompts.jsonl", small_disk / "parts")
+    words = generate(folder / "prompts.jsonl", disk / "parts")
     full = stages.run(*words)
     assert full.code == 1
     assert "no space left on the disk" in full.stderr
     assert "free some space and run the same command again; finished parts are kept" in full.stderr
-    kept = identities_of(small_disk / "parts")
+    kept = identities_of(disk / "parts")
     assert 0 < len(kept) < 20
-    assert not list((small_disk / "parts").glob(".*"))
-    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    assert not list((disk / "parts").glob(".*"))
+    grow(disk, mib=4)
     assert stages.run(*words).code == 0
-    assert kept.items() <= identities_of(small_disk / "parts").items()
+    assert kept.items() <= identities_of(disk / "parts").items()
     assert stages.run(*generate(folder / "prompts.jsonl", folder / "straight")).code == 0
-    assert_same_artifact(small_disk / "parts", folder / "straight")
+    assert_same_artifact(disk / "parts", folder / "straight")
 
 
 def test_a_file_that_may_not_grow_fails_the_same_way(stages: StageServer, folder: Path) -> None:

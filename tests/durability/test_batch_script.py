@@ -13,8 +13,14 @@ import pytest
 from support.pipelines import write_prompts
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-ARRAY = {"SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "1",
-         "SLURM_ARRAY_TASK_MAX": "2", "SLURM_ARRAY_TASK_STEP": "1"}  # fmt: skip
+ARRAY = {
+    "SLURM_ARRAY_JOB_ID": "77",
+    "SLURM_ARRAY_TASK_ID": "2",
+    "SLURM_ARRAY_TASK_COUNT": "2",
+    "SLURM_ARRAY_TASK_MIN": "1",
+    "SLURM_ARRAY_TASK_MAX": "2",
+    "SLURM_ARRAY_TASK_STEP": "1",
+}
 FAKE = "generate prompts.jsonl -o run/candidates --backend fake --model fake:delay_s={delay_s} --n 2 --part-size 2"
 
 
@@ -147,9 +153,13 @@ def generate(job: Job) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     ) -> "subprocess.CompletedProcess[str]":
         words = [*FAKE.format(delay_s=delay_s).split(), *more]
         return subprocess.run(
-            [sys.executable, "-m", "prefpipe", *words], cwd=job.folder, env=os.environ | variables, capture_output=True, text=True,
+            [sys.executable, "-m", "prefpipe", *words],
+            cwd=job.folder,
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
 
     return run
 

@@ -28,13 +28,35 @@ PART = "part-00002-of-00005.parquet"
 def commands(folder: Path) -> dict[str, list[str]]:
     candidates = folder / "generate"
     words = {
-        "generate": ["generate", folder / "prompts.jsonl", "--backend", "fake", "--model", "fake", "--n", 4, "--part-size", 2,
-                     "-o", candidates],
+        "generate": [
+            "generate",
+            folder / "prompts.jsonl",
+            "--backend",
+            "fake",
+            "--model",
+            "fake",
+            "--n",
+            4,
+            "--part-size",
+            2,
+            "-o",
+            candidates,
+        ],
         "score": ["score", candidates, "--scorer", "fake", "-o", folder / "score"],
         "embed": ["embed", candidates, "--model", "fake", "-o", folder / "embed"],
-        "select": ["select", candidates, "--scores", folder / "score", "--embeddings", folder / "embed", "--k", 2,
-                   "-o", folder / "select"],
-    }  # fmt: skip
+        "select": [
+            "select",
+            candidates,
+            "--scores",
+            folder / "score",
+            "--embeddings",
+            folder / "embed",
+            "--k",
+            2,
+            "-o",
+            folder / "select",
+        ],
+    }
     return {stage: [str(word) for word in line] for stage, line in words.items()}
 
 

@@ -112,7 +112,7 @@ FOOTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "another run": (forged(fingerprint="0" * 64), "another run"),
     "another name": (forged(name="part-00000-of-00003.parquet"), "under another name"),
     "plain Parquet": (plain_parquet, "not a part that prefpipe wrote"),
-}  # fmt: skip
+}
 CONTENTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a column of another type": (with_column_of_another_type, "its column `status` is int64"),
     "a row less than the footer says": (with_a_row_less, "its footer says"),

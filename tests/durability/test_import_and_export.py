@@ -14,8 +14,14 @@ N_PROMPTS, KILLS = 60, 12
 
 @pytest.fixture(scope="module")
 def source(fast_root: Path) -> str:
-    rows = [{"prompt": f"question {i}", "responses": [f"answer {i} {j} " + "word " * 50 for j in range(6)], "rewards": list(range(6))}
-            for i in range(N_PROMPTS)]  # fmt: skip
+    rows = [
+        {
+            "prompt": f"question {i}",
+            "responses": [f"answer {i} {j} " + "word " * 50 for j in range(6)],
+            "rewards": list(range(6)),
+        }
+        for i in range(N_PROMPTS)
+    ]
     return lines(fast_root / "source.jsonl", *rows)
 
 
@@ -71,8 +77,21 @@ def test_a_killed_export_leaves_a_whole_file_or_none(
     stages: StageServer, source: str, folder: Path, kind: str, name: str
 ) -> None:
     run = folder / "run"
-    for command in (words(source, run), ["select", run / "candidates", "--scores", run / "scores", "-o", run / "groups",
-                                         "--strategy", "bottom-k", "--k", 5]):  # fmt: skip
+    for command in (
+        words(source, run),
+        [
+            "select",
+            run / "candidates",
+            "--scores",
+            run / "scores",
+            "-o",
+            run / "groups",
+            "--strategy",
+            "bottom-k",
+            "--k",
+            5,
+        ],
+    ):
         outcome = stages.run(*command)
         assert outcome.code == 0, outcome.stderr
 

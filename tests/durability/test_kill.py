@@ -29,8 +29,20 @@ class Chain(NamedTuple):
 
 
 def command(stage: str, inputs: Path, output: Path) -> list[str]:
-    generate = ["generate", inputs / "prompts.jsonl", "--backend", "fake", "--model", "fake:delay_s=0.001", "--n", 4,
-                "--part-size", 2, "-o", output]  # fmt: skip
+    generate = [
+        "generate",
+        inputs / "prompts.jsonl",
+        "--backend",
+        "fake",
+        "--model",
+        "fake:delay_s=0.001",
+        "--n",
+        4,
+        "--part-size",
+        2,
+        "-o",
+        output,
+    ]
     candidates = inputs / "generate"
     words = {
         "generate": generate,

@@ -4,11 +4,11 @@ The next one sweeps up and is whole.
 """
 
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.small_disk import grow, small_disk
 from support.stage_server import StageServer
 from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_tokenizer
 
@@ -81,15 +81,7 @@ def test_a_full_disk_is_one_error_wherever_the_merge_meets_it(
 
     The merged folder takes about 180 KiB.
     """
-    disk = folder / "disk"
-    disk.mkdir()
-    size = f"size={free_kib}k"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", size, "none", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this user may not mount a small disk")
-    try:
+    with small_disk(folder / "disk", free_kib) as disk:
         outcome = server.run("merge", adapter, "-o", disk / "merged")
         assert outcome.code == 1
         assert f"error: cannot write {disk / 'merged'}" in outcome.stderr
@@ -97,8 +89,6 @@ def test_a_full_disk_is_one_error_wherever_the_merge_meets_it(
         assert "hint: free some space" in outcome.stderr
         assert not list(disk.iterdir())
 
-        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        grow(disk, mib=4)
         assert server.run("merge", adapter, "-o", disk / "merged").code == 0
         assert {path.name for path in (disk / "merged").iterdir()} == ALL_FILES
-    finally:
-        subprocess.run(["umount", disk], check=True)

@@ -47,9 +47,19 @@ def chain(stages: StageServer, folder: Path, *, k: int = 2) -> list[dict[str, An
     for words in (
         ["score", candidates, "--scorer", "fake", "-o", folder / "scores"],
         ["embed", candidates, "--model", "fake", "-o", folder / "embeddings"],
-        ["select", candidates, "--scores", folder / "scores", "--embeddings", folder / "embeddings", "--k", k,
-         "-o", folder / "groups"],
-    ):  # fmt: skip
+        [
+            "select",
+            candidates,
+            "--scores",
+            folder / "scores",
+            "--embeddings",
+            folder / "embeddings",
+            "--k",
+            k,
+            "-o",
+            folder / "groups",
+        ],
+    ):
         outcome = stages.run(*words)
         assert outcome.code == 0, outcome.stderr
     return rows_of(folder / "groups")
@@ -163,8 +173,16 @@ def test_a_token_limit_of_one_makes_truncated_responses_of_one_token(
     assert {row["prompt_id"] for row in groups} == {"p000", "p001", "p002"}
 
 
-NUL_AND_FRIENDS = ["a\0b", "\U0001f469\u200d\U0001f52c \U0001f1e9\U0001f1ea", "שלום עולם", "مرحبا \u202egnp.exe", "\ufeffbom\u2028line\u0085",
-                   "e\u0301 \u00e9", "\uffff\ufffd", "  spaces \t\r\n"]  # fmt: skip
+NUL_AND_FRIENDS = [
+    "a\0b",
+    "\U0001f469\u200d\U0001f52c \U0001f1e9\U0001f1ea",
+    "שלום עולם",
+    "مرحبا \u202egnp.exe",
+    "\ufeffbom\u2028line\u0085",
+    "e\u0301 \u00e9",
+    "\uffff\ufffd",
+    "  spaces \t\r\n",
+]
 
 
 def test_any_character_goes_through_all_stages_untouched(stages: StageServer, folder: Path) -> None:
@@ -214,9 +232,13 @@ def test_odd_responses_go_through_score_embed_and_select(stages: StageServer, fo
     ]
     changed = type(table).from_pylist(rows, schema=table.schema)
     parts.write_part(
-        artifact.part_path(0), changed, fingerprint=footer.fingerprint, schema=footer.schema, counts={"ok": n - 2, "empty": 2},
+        artifact.part_path(0),
+        changed,
+        fingerprint=footer.fingerprint,
+        schema=footer.schema,
+        counts={"ok": n - 2, "empty": 2},
         parents={},
-    )  # fmt: skip
+    )
     groups = chain(stages, folder, k=50)
     assert len(rows_of(folder / "scores")) == n
     embeddings = rows_of(folder / "embeddings")

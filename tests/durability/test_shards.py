@@ -52,9 +52,19 @@ def later_stages(inputs: Path, outputs: Path) -> list[list[str]]:
     return [
         ["score", candidates, "--scorer", "fake", "-o", str(outputs / "score")],
         ["embed", candidates, "--model", "fake", "-o", str(outputs / "embed")],
-        ["select", candidates, "--scores", str(inputs / "score"), "--embeddings", str(inputs / "embed"), "--k", "1",
-         "-o", str(outputs / "select")],
-    ]  # fmt: skip
+        [
+            "select",
+            candidates,
+            "--scores",
+            str(inputs / "score"),
+            "--embeddings",
+            str(inputs / "embed"),
+            "--k",
+            "1",
+            "-o",
+            str(outputs / "select"),
+        ],
+    ]
 
 
 @pytest.mark.parametrize("stage", ["generate", "score", "embed", "select"])

@@ -115,8 +115,20 @@ def ended(process: subprocess.Popen[str], within_s: float) -> tuple[int, str, fl
 
 def slow_parts(output: str, delay_s: float = 0.5) -> list[str]:
     """Return a command whose parts take four times the delay."""
-    return ["generate", "prompts.jsonl", "--backend", "fake", "--model", f"fake:delay_s={delay_s}", "--n", "2", "--part-size", "2",
-            "-o", output]  # fmt: skip
+    return [
+        "generate",
+        "prompts.jsonl",
+        "--backend",
+        "fake",
+        "--model",
+        f"fake:delay_s={delay_s}",
+        "--n",
+        "2",
+        "--part-size",
+        "2",
+        "-o",
+        output,
+    ]
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

@@ -76,8 +76,19 @@ def chain(stages: StageServer, fast_root: Path) -> Path:
 
 
 def select(folder: Path, output: Path, *more: object) -> list[object]:
-    return ["select", folder / "candidates", "--scores", folder / "scores", "--embeddings", folder / "embeddings", "--k", 2,
-            "-o", output, *more]  # fmt: skip
+    return [
+        "select",
+        folder / "candidates",
+        "--scores",
+        folder / "scores",
+        "--embeddings",
+        folder / "embeddings",
+        "--k",
+        2,
+        "-o",
+        output,
+        *more,
+    ]
 
 
 def shuffle_rows(folder: Path) -> None:
@@ -88,9 +99,13 @@ def shuffle_rows(folder: Path) -> None:
         order = list(range(table.num_rows))
         random.Random(index).shuffle(order)
         parts.write_part(
-            artifact.part_path(index), table.take(order), fingerprint=footer.fingerprint, schema=footer.schema,
-            counts=footer.counts, parents=footer.parents,
-        )  # fmt: skip
+            artifact.part_path(index),
+            table.take(order),
+            fingerprint=footer.fingerprint,
+            schema=footer.schema,
+            counts=footer.counts,
+            parents=footer.parents,
+        )
         assert artifact.read(index)[0].to_pylist() != table.to_pylist()
 
 
@@ -257,8 +272,14 @@ def test_failed_responses_are_rows_and_a_retry_samples_only_those(
     chain: Path, folder: Path
 ) -> None:
     """The kept error is no answer; after --retry-errors the artifact is what an engine without failures gives."""
-    config = {"prompts": str(chain / "prompts.jsonl"), "output": folder / "out", "backend": "fake", "model": ("fake",), "n": 5,
-              "part_size": 3}  # fmt: skip
+    config = {
+        "prompts": str(chain / "prompts.jsonl"),
+        "output": folder / "out",
+        "backend": "fake",
+        "model": ("fake",),
+        "n": 5,
+        "part_size": 3,
+    }
     engine = FlakyGenerator(set())
     samplers = [generate_stage.Sampler("fake", {"fake": "fake"}, lambda: engine)]
     with pytest.raises(ErrorRateError, match=r"of 40 rows failed .* everything good is in"):
@@ -293,8 +314,14 @@ def test_failed_responses_are_rows_and_a_retry_samples_only_those(
 def test_an_extension_after_a_retry_and_a_retry_after_an_extension_keep_what_is_good(
     chain: Path, folder: Path
 ) -> None:
-    config = {"prompts": str(chain / "prompts.jsonl"), "output": folder / "out", "backend": "fake", "model": ("fake",),
-              "part_size": 3, "max_error_rate": 1.0}  # fmt: skip
+    config = {
+        "prompts": str(chain / "prompts.jsonl"),
+        "output": folder / "out",
+        "backend": "fake",
+        "model": ("fake",),
+        "part_size": 3,
+        "max_error_rate": 1.0,
+    }
     engine = FlakyGenerator(set())
     samplers = [generate_stage.Sampler("fake", {"fake": "fake"}, lambda: engine)]
     generate_stage.run(GenerateConfig(**config, n=2), samplers, Runtime())

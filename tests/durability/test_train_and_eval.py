@@ -4,7 +4,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from support.pipelines import (
     rows_of,
     write_prompts,
 )
+from support.small_disk import grow, small_disk
 from support.stage_server import Outcome, StageServer
 from support.tiny_models import make_tiny_causal_lm
 
@@ -59,8 +59,13 @@ def heavy(fast_root: Path) -> Iterator[StageServer]:
     """Forks commands from a process that has torch and transformers imported, so that a run takes a second."""
     scratch = fast_root / "heavy-streams"
     scratch.mkdir()
-    modules = ("prefpipe.stages.train.run", "prefpipe.stages.logprobs", "prefpipe.stages.evaluate.run", "prefpipe.backends.generators.hf_generator",
-               "prefpipe.models.location")  # fmt: skip
+    modules = (
+        "prefpipe.stages.train.run",
+        "prefpipe.stages.logprobs",
+        "prefpipe.stages.evaluate.run",
+        "prefpipe.backends.generators.hf_generator",
+        "prefpipe.models.location",
+    )
     server = StageServer(scratch, modules)
     yield server
     server.stop()
@@ -71,14 +76,42 @@ def inputs(heavy: StageServer, fast_root: Path) -> Inputs:
     folder = fast_root / "train-inputs"
     folder.mkdir()
     found = Inputs(
-        make_tiny_causal_lm(folder / "model"), make_tiny_causal_lm(folder / "other", seed=1),
-        write_prompts(folder / "prompts.jsonl", N_PROMPTS), folder / "groups",
-    )  # fmt: skip
-    finish(heavy, "generate", found.prompts, "--backend", "transformers", "--model", found.model, "--n", 4, "--max-tokens", 8,
-           "--part-size", 2, "-o", folder / "candidates")  # fmt: skip
+        make_tiny_causal_lm(folder / "model"),
+        make_tiny_causal_lm(folder / "other", seed=1),
+        write_prompts(folder / "prompts.jsonl", N_PROMPTS),
+        folder / "groups",
+    )
+    finish(
+        heavy,
+        "generate",
+        found.prompts,
+        "--backend",
+        "transformers",
+        "--model",
+        found.model,
+        "--n",
+        4,
+        "--max-tokens",
+        8,
+        "--part-size",
+        2,
+        "-o",
+        folder / "candidates",
+    )
     finish(heavy, "score", folder / "candidates", "--scorer", "fake", "-o", folder / "scores")
-    finish(heavy, "select", folder / "candidates", "--scores", folder / "scores", "--strategy", "bottom-k", "--k", 2,
-           "-o", found.groups)  # fmt: skip
+    finish(
+        heavy,
+        "select",
+        folder / "candidates",
+        "--scores",
+        folder / "scores",
+        "--strategy",
+        "bottom-k",
+        "--k",
+        2,
+        "-o",
+        found.groups,
+    )
     return found
 
 
@@ -105,13 +138,43 @@ def finish(server: StageServer, *words: object) -> Outcome:
 
 
 def train(inputs: Inputs, output: Path, *more: object) -> list[object]:
-    return ["train", inputs.groups, "--model", inputs.model, "--learning-rate", 1e-3, "--global-batch-size", 2,
-            "--num-train-epochs", N_EPOCHS, "--save-steps", SAVE_STEPS, "-o", output, *more]  # fmt: skip
+    return [
+        "train",
+        inputs.groups,
+        "--model",
+        inputs.model,
+        "--learning-rate",
+        1e-3,
+        "--global-batch-size",
+        2,
+        "--num-train-epochs",
+        N_EPOCHS,
+        "--save-steps",
+        SAVE_STEPS,
+        "-o",
+        output,
+        *more,
+    ]
 
 
 def two_steps(inputs: Inputs, output: Path, *more: object) -> list[object]:
-    return ["train", inputs.groups, "--model", inputs.model, "--learning-rate", 1e-3, "--global-batch-size", 2, "--max-steps", 2,
-            "--report-to", "none", "-o", output, *more]  # fmt: skip
+    return [
+        "train",
+        inputs.groups,
+        "--model",
+        inputs.model,
+        "--learning-rate",
+        1e-3,
+        "--global-batch-size",
+        2,
+        "--max-steps",
+        2,
+        "--report-to",
+        "none",
+        "-o",
+        output,
+        *more,
+    ]
 
 
 def logprobs(inputs: Inputs, output: Path, *more: object) -> list[object]:
@@ -119,9 +182,29 @@ def logprobs(inputs: Inputs, output: Path, *more: object) -> list[object]:
 
 
 def evaluate(inputs: Inputs, output: Path) -> list[object]:
-    return ["eval", "--policy", inputs.model, "--baseline", inputs.other, "--prompts", inputs.prompts, "--scorer", "fake",
-            "--backend", "transformers", "--n", 2, "--max-tokens", 8, "--part-size", 1, "--bootstrap-draws", 500,
-            "-o", output]  # fmt: skip
+    return [
+        "eval",
+        "--policy",
+        inputs.model,
+        "--baseline",
+        inputs.other,
+        "--prompts",
+        inputs.prompts,
+        "--scorer",
+        "fake",
+        "--backend",
+        "transformers",
+        "--n",
+        2,
+        "--max-tokens",
+        8,
+        "--part-size",
+        1,
+        "--bootstrap-draws",
+        500,
+        "-o",
+        output,
+    ]
 
 
 def last_step(output: Path) -> int:
@@ -194,8 +277,12 @@ def test_sigterm_in_training_saves_a_checkpoint_and_the_same_command_goes_on_to_
             break
     step = last_step(output)
     assert 0 < step < N_STEPS
-    assert_refused(stopped, 75, f"stopped: train stopped as asked at step {step} of {N_STEPS}, with a checkpoint",
-                   "hint: run the same command again to go on")  # fmt: skip
+    assert_refused(
+        stopped,
+        75,
+        f"stopped: train stopped as asked at step {step} of {N_STEPS}, with a checkpoint",
+        "hint: run the same command again to go on",
+    )
     assert not (output / WEIGHTS[kind]).exists()
     again = finish(heavy, *train(inputs, output, *kind))
     assert f"going on from {output}/checkpoint-{step}" in again.stderr
@@ -378,8 +465,11 @@ def test_a_run_stopped_with_overwrite_names_the_flag_that_would_throw_its_checkp
 ) -> None:
     elapsed_s = straight[WHOLE].elapsed_s
     for share in (0.5, 0.6, 0.7, 0.8):
-        stopped = heavy.run(*train(inputs, folder / "policy", *WHOLE, "--overwrite"), signal_after_s=share * elapsed_s,
-                            signal=signal.SIGTERM)  # fmt: skip
+        stopped = heavy.run(
+            *train(inputs, folder / "policy", *WHOLE, "--overwrite"),
+            signal_after_s=share * elapsed_s,
+            signal=signal.SIGTERM,
+        )
         if stopped.code == 75:
             break
     assert_refused(stopped, 75, "hint: run the same command again without --overwrite to go on")
@@ -434,8 +524,12 @@ def test_an_empty_groups_folder_is_no_artifact(
     heavy: StageServer, inputs: Inputs, folder: Path
 ) -> None:
     (folder / "groups").mkdir()
-    assert_refused(heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")), 1,
-                   f"{folder}/groups", "run.json")  # fmt: skip
+    assert_refused(
+        heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")),
+        1,
+        f"{folder}/groups",
+        "run.json",
+    )
     assert not (folder / "policy").exists()
 
 
@@ -457,12 +551,26 @@ def test_groups_of_rejected_prompts_only_are_an_error_that_says_so(
         folder / "candidates",
     )
     finish(heavy, "score", folder / "candidates", "--scorer", "fake", "-o", folder / "scores")
-    selected = heavy.run("select", folder / "candidates", "--scores", folder / "scores", "--strategy", "bottom-k", "--k", 1,
-                         "-o", folder / "groups")  # fmt: skip
+    selected = heavy.run(
+        "select",
+        folder / "candidates",
+        "--scores",
+        folder / "scores",
+        "--strategy",
+        "bottom-k",
+        "--k",
+        1,
+        "-o",
+        folder / "groups",
+    )
     assert selected.code == 0, selected.stderr
     assert all(row["role"] is None for row in rows_of(folder / "groups"))
-    assert_refused(heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")), 1,
-                   f"no group of {folder}/groups can be trained on: it holds no group", "prefpipe inspect")  # fmt: skip
+    assert_refused(
+        heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")),
+        1,
+        f"no group of {folder}/groups can be trained on: it holds no group",
+        "prefpipe inspect",
+    )
 
 
 def test_missing_parts_of_the_groups_exit_with_4(
@@ -470,25 +578,45 @@ def test_missing_parts_of_the_groups_exit_with_4(
 ) -> None:
     shutil.copytree(inputs.groups, folder / "groups")
     (folder / "groups" / "part-00001-of-00003.parquet").unlink()
-    assert_refused(heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")), 4,
-                   "is incomplete: 1 of 3 parts are missing (part 1)", "--allow-partial")  # fmt: skip
+    assert_refused(
+        heavy.run(*train(inputs._replace(groups=folder / "groups"), folder / "policy")),
+        4,
+        "is incomplete: 1 of 3 parts are missing (part 1)",
+        "--allow-partial",
+    )
 
 
 @pytest.mark.parametrize(
     ("flags", "sentences"),
     [
-        (("--lora-alpha", 8), ["--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"]),
-        (("--objective", "dpo", "--gamma", 1), ["dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo"]),
-        (("--objective", "simpo", "--comparison", "group"), ["simpo has no knob comparison: it belongs to mmpo"]),
+        (
+            ("--lora-alpha", 8),
+            ["--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r"],
+        ),
+        (
+            ("--objective", "dpo", "--gamma", 1),
+            ["dpo has no knob gamma: it belongs to ampo, refa, mmpo, simpo"],
+        ),
+        (
+            ("--objective", "simpo", "--comparison", "group"),
+            ["simpo has no knob comparison: it belongs to mmpo"],
+        ),
         (("--objective", "grpo"), ["grpo", "ampo"]),
-        (("--global-batch-size", 3, "--per-device-train-batch-size", 2),
-         ["--global-batch-size 3 prompts is not a multiple of 2", "change --global-batch-size"]),
-        (("--lora-r", 4, "--lora-target-modules", "nonsense"), ["--lora-target-modules nonsense", "leave it out"]),
+        (
+            ("--global-batch-size", 3, "--per-device-train-batch-size", 2),
+            ["--global-batch-size 3 prompts is not a multiple of 2", "change --global-batch-size"],
+        ),
+        (
+            ("--lora-r", 4, "--lora-target-modules", "nonsense"),
+            ["--lora-target-modules nonsense", "leave it out"],
+        ),
         (("--max-length", 20, "--on-too-long", "error"), ["is too long", "raise --max-length"]),
         (("--max-steps", 3), ["--max-steps and --num-train-epochs exclude each other"]),
     ],
-    ids=lambda value: "-".join(map(str, value)).replace("--", "") if isinstance(value, tuple) else "",
-)  # fmt: skip
+    ids=lambda value: (
+        "-".join(map(str, value)).replace("--", "") if isinstance(value, tuple) else ""
+    ),
+)
 def test_flags_that_cannot_be_used_exit_with_2_and_say_what_to_change(
     heavy: StageServer,
     inputs: Inputs,
@@ -552,8 +680,12 @@ def test_resume_from_a_folder_without_a_checkpoint_is_refused_before_the_model_i
     heavy: StageServer, inputs: Inputs, folder: Path
 ) -> None:
     refused = heavy.run(*train(inputs, folder / "policy", "--resume-from", inputs.model))
-    assert_refused(refused, 2, f"{inputs.model} holds no complete checkpoint",
-                   "give a complete checkpoint-N folder, or drop --resume-from")  # fmt: skip
+    assert_refused(
+        refused,
+        2,
+        f"{inputs.model} holds no complete checkpoint",
+        "give a complete checkpoint-N folder, or drop --resume-from",
+    )
     assert "loading" not in refused.stderr
     assert not (folder / "policy").exists()
 
@@ -573,8 +705,12 @@ def test_other_settings_in_the_folder_of_a_finished_policy_are_refused_by_name(
     heavy: StageServer, inputs: Inputs, straight: dict[object, Undisturbed]
 ) -> None:
     before = json.loads((straight[WHOLE].folder / "run.json").read_text())
-    assert_refused(heavy.run(*train(inputs, straight[WHOLE].folder, "--objective", "dpo")), 2,
-                   'objective: "ampo" on disk, "dpo" asked for', "--overwrite")  # fmt: skip
+    assert_refused(
+        heavy.run(*train(inputs, straight[WHOLE].folder, "--objective", "dpo")),
+        2,
+        'objective: "ampo" on disk, "dpo" asked for',
+        "--overwrite",
+    )
     assert json.loads((straight[WHOLE].folder / "run.json").read_text()) == before
 
 
@@ -583,18 +719,8 @@ def test_training_on_a_full_disk_is_one_error_and_goes_on_when_there_is_room(
     heavy: StageServer, inputs: Inputs, folder: Path, free_kib: int
 ) -> None:
     """What fails first are the metrics, the weights of a checkpoint, or its optimizer's state: three libraries."""
-    disk = folder / "disk"
-    disk.mkdir()
-    size = f"size={free_kib}k"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", size, "none", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("this user may not mount a small disk")
-    try:
+    with small_disk(folder / "disk", free_kib) as disk:
         full = heavy.run(*train(inputs, disk / "policy"))
         assert_refused(full, 1, f"cannot write {disk / 'policy'}", "hint: ")
-        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        grow(disk, mib=64)
         finish(heavy, *train(inputs, disk / "policy"))
-    finally:
-        subprocess.run(["umount", disk], check=True)

@@ -11,8 +11,14 @@ from support.tiny_models import make_tiny_causal_lm
 
 def test_a_policy_is_trained_on_imported_candidates(tmp_path: Path) -> None:
     model, out = make_tiny_causal_lm(tmp_path / "tiny"), tmp_path / "run"
-    rows = [{"prompt": f"question {i}", "responses": [f"answer {i} {j}" for j in range(4)], "rewards": [j * 0.5 for j in range(4)]}
-            for i in range(4)]  # fmt: skip
+    rows = [
+        {
+            "prompt": f"question {i}",
+            "responses": [f"answer {i} {j}" for j in range(4)],
+            "rewards": [j * 0.5 for j in range(4)],
+        }
+        for i in range(4)
+    ]
     command(
         ["import", lines(tmp_path / "a.json", *rows), "-o", str(out), "--format", "online-rlhf"]
     )
@@ -30,8 +36,24 @@ def test_a_policy_is_trained_on_imported_candidates(tmp_path: Path) -> None:
             "2",
         ]
     )
-    command(["train", f"{out}/groups", "-o", f"{out}/policy", "--model", str(model), "--objective", "dpo", "--max-steps", "1",
-             "--global-batch-size", "2", "--report-to", "none"])  # fmt: skip
+    command(
+        [
+            "train",
+            f"{out}/groups",
+            "-o",
+            f"{out}/policy",
+            "--model",
+            str(model),
+            "--objective",
+            "dpo",
+            "--max-steps",
+            "1",
+            "--global-batch-size",
+            "2",
+            "--report-to",
+            "none",
+        ]
+    )
     trained = rows_of(out / "policy")
     assert [row["status"] for row in trained] == ["ok"] * 12
     assert (

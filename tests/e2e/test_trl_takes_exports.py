@@ -13,8 +13,12 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from prefpipe.cli.main import run
 
-TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"},
-         {"role": "user", "content": "2+2?"}]  # fmt: skip
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello"},
+    {"role": "user", "content": "2+2?"},
+]
 PROMPTS = {
     "a": "<|im_start|>user\nquestion a<|im_end|>\n<|im_start|>assistant\n",
     "b": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
@@ -56,42 +60,60 @@ def exported(tmp_path: Path, kind: str, suffix: str) -> datasets.Dataset:
 
 
 def settings(tmp_path: Path) -> dict[str, Any]:
-    return {"output_dir": str(tmp_path / "out"), "report_to": "none", "use_cpu": True, "bf16": False, "max_steps": 1, "max_length": 256,
-            "per_device_train_batch_size": 2, "gradient_checkpointing": False, "save_strategy": "no", "logging_steps": 1}  # fmt: skip
+    return {
+        "output_dir": str(tmp_path / "out"),
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "max_steps": 1,
+        "max_length": 256,
+        "per_device_train_batch_size": 2,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_dpo(tmp_path: Path, model_folder: Path, suffix: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     trainer = DPOTrainer(
-        AutoModelForCausalLM.from_pretrained(model_folder), args=DPOConfig(**settings(tmp_path)), processing_class=tokenizer,
+        AutoModelForCausalLM.from_pretrained(model_folder),
+        args=DPOConfig(**settings(tmp_path)),
+        processing_class=tokenizer,
         train_dataset=exported(tmp_path, "trl", suffix),
-    )  # fmt: skip
+    )
     seen = [
         [tokenizer.decode(row[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
         for row in trainer.train_dataset
     ]
     end = "<|im_end|>\n"
     assert seen == [
-        [PROMPTS["a"], f"answer a.0{end}", f"answer a.1{end}"], [PROMPTS["a"], f"answer a.0{end}", f"answer a.2{end}"],
+        [PROMPTS["a"], f"answer a.0{end}", f"answer a.1{end}"],
+        [PROMPTS["a"], f"answer a.0{end}", f"answer a.2{end}"],
         [PROMPTS["b"], f"four{end}", f"five{end}"],
-    ]  # fmt: skip
+    ]
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
 
 
 def test_kto(tmp_path: Path, model_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     trainer = KTOTrainer(
-        AutoModelForCausalLM.from_pretrained(model_folder), args=KTOConfig(**settings(tmp_path)), processing_class=tokenizer,
+        AutoModelForCausalLM.from_pretrained(model_folder),
+        args=KTOConfig(**settings(tmp_path)),
+        processing_class=tokenizer,
         train_dataset=exported(tmp_path, "trl-unpaired", ".jsonl"),
-    )  # fmt: skip
+    )
     seen = {
         (tokenizer.decode(row["prompt_ids"]), tokenizer.decode(row["completion_ids"]), row["label"])
         for row in trainer.train_dataset
     }
     end = "<|im_end|>\n"
     assert seen == {
-        (PROMPTS["a"], f"answer a.0{end}", True), (PROMPTS["a"], f"answer a.1{end}", False), (PROMPTS["a"], f"answer a.2{end}", False),
-        (PROMPTS["b"], f"four{end}", True), (PROMPTS["b"], f"five{end}", False),
-    }  # fmt: skip
+        (PROMPTS["a"], f"answer a.0{end}", True),
+        (PROMPTS["a"], f"answer a.1{end}", False),
+        (PROMPTS["a"], f"answer a.2{end}", False),
+        (PROMPTS["b"], f"four{end}", True),
+        (PROMPTS["b"], f"five{end}", False),
+    }
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))

@@ -12,12 +12,23 @@ def annotation(
 ) -> dict[str, Any]:
     """Return one row: output_1 is the baseline's response, output_2 the model's, and 2 says that the model's is better."""
     return {
-        "instruction": f"Explain item {number}.", "output_1": "b" * (100 + 7 * number), "generator_1": "gpt4_1106_preview",
-        "dataset": "helpful_base", "datasplit": "eval", "output_2": "m" * (100 + longer + 11 * (number % 5)), "generator_2": model,
-        "annotator": "weighted_alpaca_eval_gpt4_turbo", "preference": preference, "price_per_example": 0.01, "time_per_example": 0.4,
-        "raw_completion": {"finish_reason": "length", "logprobs": {"content": [{"token": "M", "logprob": -0.1, "top_logprobs": []}]}},
+        "instruction": f"Explain item {number}.",
+        "output_1": "b" * (100 + 7 * number),
+        "generator_1": "gpt4_1106_preview",
+        "dataset": "helpful_base",
+        "datasplit": "eval",
+        "output_2": "m" * (100 + longer + 11 * (number % 5)),
+        "generator_2": model,
+        "annotator": "weighted_alpaca_eval_gpt4_turbo",
+        "preference": preference,
+        "price_per_example": 0.01,
+        "time_per_example": 0.4,
+        "raw_completion": {
+            "finish_reason": "length",
+            "logprobs": {"content": [{"token": "M", "logprob": -0.1, "top_logprobs": []}]},
+        },
         **more,
-    }  # fmt: skip
+    }
 
 
 def annotations(path: Path, n: int = 40, *, model: str = "model", seed: int = 0) -> Path:

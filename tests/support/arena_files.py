@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import Any
 
 POINTS = {
-    "A>B": [1.0], "A>>B": [1.0] * 3, "A=B": [0.5], "A<<B": [0.0] * 3, "A<B": [0.0], "B>A": [0.0], "B>>A": [0.0] * 3, "B=A": [0.5],
-    "B<<A": [1.0] * 3, "B<A": [1.0],
-}  # fmt: skip
+    "A>B": [1.0],
+    "A>>B": [1.0] * 3,
+    "A=B": [0.5],
+    "A<<B": [0.0] * 3,
+    "A<B": [0.0],
+    "B>A": [0.0],
+    "B>>A": [0.0] * 3,
+    "B=A": [0.5],
+    "B<<A": [1.0] * 3,
+    "B<A": [1.0],
+}
 
 
 def judgment(uid: str, first: str | None, second: str | None, **more: Any) -> dict[str, Any]:
@@ -17,9 +25,14 @@ def judgment(uid: str, first: str | None, second: str | None, **more: Any) -> di
         for score in (first, second)
     ]
     return {
-        "uid": uid, "category": "hard_prompt", "judge": "gpt-4.1", "model": "mine", "baseline": "o3-mini-2025-01-31", "games": games,
+        "uid": uid,
+        "category": "hard_prompt",
+        "judge": "gpt-4.1",
+        "model": "mine",
+        "baseline": "o3-mini-2025-01-31",
+        "games": games,
         **more,
-    }  # fmt: skip
+    }
 
 
 def judgment_v01(number: str, *scores: str | None, **more: Any) -> dict[str, Any]:

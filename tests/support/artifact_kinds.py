@@ -23,9 +23,15 @@ from support.two_rounds import TRAINING, original
 
 SMALL = ("--backend", "fake", "--max-tokens", "16")
 OF_TINY_MODELS = {
-    "tiny/candidates": "candidates", "tiny/scores": "scores", "tiny/embeddings": "embeddings", "tiny/groups": "groups",
-    "tiny/logprobs": "logprobs", "tiny/policy": "policy", "tiny/rm": "policy", "tiny/eval": "evaluation",
-}  # fmt: skip
+    "tiny/candidates": "candidates",
+    "tiny/scores": "scores",
+    "tiny/embeddings": "embeddings",
+    "tiny/groups": "groups",
+    "tiny/logprobs": "logprobs",
+    "tiny/policy": "policy",
+    "tiny/rm": "policy",
+    "tiny/eval": "evaluation",
+}
 
 
 def _do(words: list[str], *, codes: tuple[int, ...] = (0,)) -> None:
@@ -72,8 +78,22 @@ def _below(folder: Path, *, codes: tuple[int, ...] = (0,)) -> None:
         ],
         codes=(*codes, 1),
     )
-    _do(["eval", "--policy", candidates, "--baseline", candidates, "--policy-scores", at["scores"], "--baseline-scores", at["scores"],
-         "-o", at["eval"]], codes=(*codes, 1))  # fmt: skip
+    _do(
+        [
+            "eval",
+            "--policy",
+            candidates,
+            "--baseline",
+            candidates,
+            "--policy-scores",
+            at["scores"],
+            "--baseline-scores",
+            at["scores"],
+            "-o",
+            at["eval"],
+        ],
+        codes=(*codes, 1),
+    )
 
 
 def _make_tiny(folder: Path) -> None:

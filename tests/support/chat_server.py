@@ -23,9 +23,16 @@ class ChatServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, *, faults=None, known_fields=("return_token_ids", "logprobs"), ignored_fields=(), key=None, refused_fields=(),
-        names_them=True, delay_s=lambda _text: 0.0,
-    ):  # fmt: skip
+        self,
+        *,
+        faults=None,
+        known_fields=("return_token_ids", "logprobs"),
+        ignored_fields=(),
+        key=None,
+        refused_fields=(),
+        names_them=True,
+        delay_s=lambda _text: 0.0,
+    ):
         super().__init__(("127.0.0.1", 0), Handler)
         self.refused_fields, self.names_them, self.delay_s = refused_fields, names_them, delay_s
         self.retry_after = "0.01"

@@ -17,10 +17,14 @@ HOSTILE = "\x1b[31mred\x1b[0m [bold]not bold[/bold] \x00 \u202ereversed\u202c \u
 def write_run_prompts(path: Path) -> Path:
     """Write six prompts with checks and a topic; the text of ``p4`` holds everything that can harm a terminal."""
     rows = [
-        {"prompt_id": f"p{i}", "prompt": HOSTILE if i == 4 else f"question {i}", "topic": f"t{i % 2}",
-         "checks": [{"type": "words", "min": 1, "max": 10}]}
+        {
+            "prompt_id": f"p{i}",
+            "prompt": HOSTILE if i == 4 else f"question {i}",
+            "topic": f"t{i % 2}",
+            "checks": [{"type": "words", "min": 1, "max": 10}],
+        }
         for i in range(N_PROMPTS)
-    ]  # fmt: skip
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
@@ -32,13 +36,39 @@ def make(folder: Path) -> Path:
         str(out / name) for name in ("candidates", "scores", "embeddings")
     )
     for words in (
-        ["generate", str(prompts), "-o", candidates, "--backend", "fake", "--model", "fake", "--n", str(N), "--part-size",
-         str(PART_SIZE), "--max-tokens", "64"],
+        [
+            "generate",
+            str(prompts),
+            "-o",
+            candidates,
+            "--backend",
+            "fake",
+            "--model",
+            "fake",
+            "--n",
+            str(N),
+            "--part-size",
+            str(PART_SIZE),
+            "--max-tokens",
+            "64",
+        ],
         ["score", candidates, "-o", scores, "--scorer", "checks", "--scorer", "fake"],
         ["embed", candidates, "-o", embeddings, "--model", "fake"],
-        ["select", candidates, "--scores", scores, "--embeddings", embeddings, "-o", str(out / "groups"), "--k", str(K),
-         "--reward", "checks + 0.5 * fake"],
-    ):  # fmt: skip
+        [
+            "select",
+            candidates,
+            "--scores",
+            scores,
+            "--embeddings",
+            embeddings,
+            "-o",
+            str(out / "groups"),
+            "--k",
+            str(K),
+            "--reward",
+            "checks + 0.5 * fake",
+        ],
+    ):
         command(words)
     return folder
 

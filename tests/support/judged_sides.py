@@ -44,8 +44,20 @@ def two_sides(folder: Path, n: int = 4) -> tuple[Path, Path]:
 
 def judge_command(a: Path, b: Path, output: Path, url: str, *more: object) -> list[str]:
     """``prefpipe judge A B`` by a served judge that is asked quickly again."""
-    return ["judge", str(a), str(b), "-o", str(output), "--judge", "openai:the-judge", "--base-url", url, "--concurrency", "4",
-            *map(str, more)]  # fmt: skip
+    return [
+        "judge",
+        str(a),
+        str(b),
+        "-o",
+        str(output),
+        "--judge",
+        "openai:the-judge",
+        "--base-url",
+        url,
+        "--concurrency",
+        "4",
+        *map(str, more),
+    ]
 
 
 def verdicts_of(output: Path) -> dict[str, dict]:

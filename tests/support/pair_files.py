@@ -14,11 +14,15 @@ def some_pairs(n: int, **changes: Any) -> list[dict[str, Any]]:
     """Pairs of two RewardBench subsets, two to a prompt, of different lengths."""
     return [
         {
-            "prompt": f"What is {i // 2} and one?", "chosen": f"It is {i // 2 + 1}." + " Yes!" * (i % 5), "id": i,
-            "rejected": "I cannot say" + "?" * (i % 3 + 1), "subset": ("llmbar-natural", "donotanswer")[i // 2 % 2], **changes,
+            "prompt": f"What is {i // 2} and one?",
+            "chosen": f"It is {i // 2 + 1}." + " Yes!" * (i % 5),
+            "id": i,
+            "rejected": "I cannot say" + "?" * (i % 3 + 1),
+            "subset": ("llmbar-natural", "donotanswer")[i // 2 % 2],
+            **changes,
         }
         for i in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def pairs_file(folder: Path, rows: list[dict[str, Any]], name: str = "pairs.jsonl") -> str:

@@ -47,8 +47,22 @@ def reported_run() -> Path:
     command(["import", source, "-o", run, "--format", "online-rlhf", "--part-size", "5"])
     command(["embed", f"{run}/candidates", "-o", f"{run}/embeddings", "--model", "fake"])
     for strategy in ("opt-select", "coreset"):
-        command(["select", f"{run}/candidates", "--scores", f"{run}/scores", "--embeddings", f"{run}/embeddings",
-                 "-o", f"{run}/{strategy}", "--strategy", strategy, "--k", str(K)])  # fmt: skip
+        command(
+            [
+                "select",
+                f"{run}/candidates",
+                "--scores",
+                f"{run}/scores",
+                "--embeddings",
+                f"{run}/embeddings",
+                "-o",
+                f"{run}/{strategy}",
+                "--strategy",
+                strategy,
+                "--k",
+                str(K),
+            ]
+        )
     train = [
         "train",
         f"{run}/opt-select",
@@ -74,13 +88,45 @@ def reported_run() -> Path:
             "0.01",
         ]
     )
-    command([*train, "-o", f"{run}/reward-model", "--target", "reward", "--objective", "bt", "--num-train-epochs", "1",
-             "--eval-fraction", "0.4"])  # fmt: skip
+    command(
+        [
+            *train,
+            "-o",
+            f"{run}/reward-model",
+            "--target",
+            "reward",
+            "--objective",
+            "bt",
+            "--num-train-epochs",
+            "1",
+            "--eval-fraction",
+            "0.4",
+        ]
+    )
     prompts = write_json_lines(
         folder.parent / "heldout.jsonl", [{"prompt": f"held out {i}"} for i in range(6)]
     )
-    command(["eval", "--policy", f"{run}/policy", "--baseline", str(model), "--prompts", str(prompts), "-o", f"{run}/eval",
-             "--scorer", "fake", "--n", "2", "--max-tokens", "12", "--backend", "transformers"])  # fmt: skip
+    command(
+        [
+            "eval",
+            "--policy",
+            f"{run}/policy",
+            "--baseline",
+            str(model),
+            "--prompts",
+            str(prompts),
+            "-o",
+            f"{run}/eval",
+            "--scorer",
+            "fake",
+            "--n",
+            "2",
+            "--max-tokens",
+            "12",
+            "--backend",
+            "transformers",
+        ]
+    )
     command(
         [
             "judge",

@@ -84,9 +84,15 @@ def make_tiny_reward_model(path, seed=0) -> Path:
 def make_tiny_encoder(path, seed=0) -> Path:
     """Write a bare BERT encoder with the tokenizer, which has no chat template, to ``path``; return the path."""
     config = BertConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=512, initializer_range=0.2, pad_token_id=PAD_ID,
-    )  # fmt: skip
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        pad_token_id=PAD_ID,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         BertModel(config).eval().save_pretrained(path)
@@ -151,9 +157,14 @@ def _finished(tokenizer, special, template, *, eos, bos=None, normalized=False):
         [AddedToken(text, special=True, normalized=normalized) for text in special]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=bos, eos_token=eos, pad_token=special[0], model_max_length=512,
-        clean_up_tokenization_spaces=False, chat_template=template,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=special[0],
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+        chat_template=template,
+    )
 
 
 def _like_llama3():
