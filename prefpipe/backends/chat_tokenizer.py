@@ -55,6 +55,7 @@ class ChatTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a response's ids, without special tokens."""
+        # By hand: an end that is no special token would stay in the text.
         body = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
         text: str = self.tokenizer.decode(
             body, skip_special_tokens=True, clean_up_tokenization_spaces=False

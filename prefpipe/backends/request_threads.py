@@ -69,6 +69,7 @@ class RequestThreads:
                 try:
                     arrived.put((place, ask_one(place)))
                 except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+                    # What went wrong ends the run: this thread asks nothing more.
                     arrived.put((place, error))
                     return
 
@@ -90,6 +91,7 @@ class RequestThreads:
                 if isinstance(answer, BaseException):
                     raise answer
                 answers[place] = answer
+            # With all answers here there is no middle of a part to stop in.
             if self._run.should_stop() and len(answers) < n:
                 raise StoppedEarly(
                     "stopped as asked in the middle of a part; every answer that arrived is kept",

@@ -272,6 +272,7 @@ def _content_files(folder: Path, kind: ModelKind) -> list[Path]:
     for name in (MODEL_CONFIG, "generation_config.json"):
         if (folder / name).is_file():
             files.append(folder / name)
+    # Code that comes with the model has a say in what it computes.
     if "auto_map" in read_json(folder / MODEL_CONFIG):
         files += sorted(folder.glob("*.py"))
     return files

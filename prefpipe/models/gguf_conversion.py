@@ -290,6 +290,7 @@ def _build_tokenizer(gguf_path: Path, metadata: dict[str, Any]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
 
     types = metadata.get("tokenizer.ggml.token_type", [])
+    # A file without types tells no control tokens from the others.
     for text, kind in zip(tokens, types, strict=False):
         if kind == CONTROL_TOKEN:
             tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False)])

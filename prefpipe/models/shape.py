@@ -165,6 +165,7 @@ def _attention_width(config: PretrainedConfig, notes: list[str]) -> float:
 
     kinds = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
     if kinds:
+        # Linear attention has no product of all tokens with all.
         n_layers = sum("attention" in kind and "linear" not in kind for kind in kinds)
         if any("sliding" in kind or "chunked" in kind for kind in kinds):
             notes.append(

@@ -103,6 +103,7 @@ def _normalise(content: dict[str, Any]) -> dict[str, Any]:
     """Drop what loading and saving changes: padding, truncation, defaults, steps without effect."""
     stored = content.get("model", {})
     model = {key: value for key, value in stored.items() if value not in (None, False, "")}
+    # Older releases of tokenizers write a merge as one text, newer ones as a pair.
     merges = model.get("merges", [])
     model["merges"] = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
 

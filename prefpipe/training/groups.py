@@ -210,6 +210,7 @@ def pairs_in(group: Group) -> list[tuple[Response, Response]]:
     if any(response.beats is not None for response in group.responses):
         by_index = {response.sample_idx: response for response in group.responses}
         for winner in group.responses:
+            # A loser may have been left out since it was named.
             losers = [by_index[index] for index in winner.beats or () if index in by_index]
             pairs += [(winner, loser) for loser in losers]
         return pairs

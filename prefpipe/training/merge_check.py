@@ -96,6 +96,7 @@ def measure(model: Any, texts: Sequence[Sequence[int]]) -> Tensor:
     for ids in texts:
         row = torch.tensor([list(ids)], device=device)
         logits = model(input_ids=row, attention_mask=torch.ones_like(row)).logits.double().cpu()
+        # (1, 1) of a classifier, (1, T, V) of a language model.
         if logits.ndim == 2:
             values.append(logits[0])
         else:
@@ -112,6 +113,7 @@ def compare(base: Tensor, adapted: Tensor, merged: Tensor, n_texts: int) -> Agre
     difference = (merged - adapted).abs()
     both_nan = merged.isnan() & adapted.isnan()
     difference = torch.where(torch.isfinite(difference) | both_nan, difference, torch.inf)
+    # The NaN that are left are on both sides, and no difference.
     difference = difference.nan_to_num(0.0, torch.inf)
     return Agreement(
         n_texts,

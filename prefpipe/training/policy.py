@@ -158,6 +158,7 @@ def check_lora(
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # noqa: BLE001 - its code may need real weights; loading will tell
         return
+    # The adapters are built without weights too.
     _add_lora(model, lora, low_cpu_mem_usage=True)
 
 

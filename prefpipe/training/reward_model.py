@@ -265,6 +265,7 @@ def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
         if any(key.startswith(f"{name}.") for name in head_names):
             missing_of_head.add(key)
 
+    # A classifier has its own head, and its files must hold it too.
     lost = missing
     if files.kind != "sequence-classification":
         lost = missing - missing_of_head

@@ -322,8 +322,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         del prediction_loss_only, ignore_keys
         batches = self._prepare_inputs(inputs)["batches"]
         rows_by_batch = [batch.get("rows", [batch]) for batch in batches]
-        rows = [row for rows in rows_by_batch for row in rows]
-        outputs = iter(self._read_without_gradients(model, rows, spare=rows[0]))
+        all_rows: list[Batch] = []
+        for rows in rows_by_batch:
+            all_rows += rows
+        outputs = iter(self._read_without_gradients(model, all_rows, spare=all_rows[0]))
 
         examined = []
         with torch.no_grad():

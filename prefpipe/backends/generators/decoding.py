@@ -106,6 +106,7 @@ class Decoder:
         """Feed each row's last token; return the logits of the next one, (S, V) float32."""
         n_cached = batch.n_prompt + batch.n_tokens - 1
         width = count_positions(cache) + 1
+        # Rows are aligned at the right: what lies left of a row's own positions is not its.
         mask = torch.arange(width, device=self._eos.device) >= width - 1 - n_cached[:, None]
         last_tokens = batch.tokens.gather(1, batch.n_tokens[:, None] - 1)
         return self._forward(last_tokens, mask, n_cached[:, None], cache)
@@ -130,6 +131,7 @@ class Decoder:
             # these rows end here, with a logp that is not finite
             logits = logits.masked_fill(~is_sound[:, None], 0.0)
 
+        # A row that has ended may be full: it points at its last token, which is kept below.
         place = batch.n_tokens.clamp(max=self._params.max_tokens - 1)[:, None]
         uniforms = batch.uniforms.gather(1, place).squeeze(1)
         chosen = sample_tokens(

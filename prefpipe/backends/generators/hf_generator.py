@@ -176,6 +176,7 @@ def load_causal_lm(
 
 def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
     with warnings.catch_warnings(record=True) as caught:
+        # Every time: by default a second adapter's would be held back as shown before.
         warnings.simplefilter("always")
         try:
             adapted = PeftModel.from_pretrained(base, model.path, local_files_only=True)

@@ -40,6 +40,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyp
         """Append new positions and return all keys and values."""
         start, end = self.n_positions, self.n_positions + key_states.shape[2]
         if not self.is_initialized:
+            # A prefill's own tensors, without room: `join_caches` copies their rows out.
             self.hold(key_states, value_states, end)
             return self.keys, self.values
 

@@ -169,6 +169,7 @@ class OpenAIGenerator:
 
     def _kept(self, body: Mapping[str, Any]) -> Generation | None:
         values = self._cache.get(body) if self._cache is not None else None
+        # What another release kept may have other fields, and is asked for again.
         if values is None or values.keys() != set(Generation._fields):
             return None
         generation = Generation(**values)

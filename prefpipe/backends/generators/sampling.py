@@ -46,6 +46,7 @@ def sample_tokens(
 
     if 0 < top_k < weights.shape[1]:
         smallest_kept = weights.topk(top_k, dim=-1).values[:, -1:]
+        # Ties with the last one stay in, as under `top_p`.
         weights.masked_fill_(weights < smallest_kept, 0)
     if top_p < 1:
         weights.masked_fill_(weights < _find_nucleus_threshold(weights, top_p), 0)

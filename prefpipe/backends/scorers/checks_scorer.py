@@ -67,6 +67,7 @@ class ChecksScorer:
         read; ``check_error``: a user's own function failed. ``detail`` lists each check's type,
         score, weight and reason.
         """
+        # Once a prompt: its candidates share its checks.
         parsed: dict[str, tuple[WeightedCheck, ...] | InputError] = {}
         scores = []
         for request in requests:

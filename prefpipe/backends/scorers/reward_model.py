@@ -273,6 +273,7 @@ def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) 
             "these weights would be random",
             hint="give a trained reward model; a language model has no score head",
         )
+    # A language model's output projection, which may have stayed in the file, is no loss.
     unused = sorted(key for key in info["unexpected_keys"] if not key.startswith("lm_head"))
     if unused:
         warnings.warn(

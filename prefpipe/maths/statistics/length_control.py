@@ -414,6 +414,7 @@ def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray
 
     slope_N = rows.weights * predicted_N * (1.0 - predicted_N) / rows.n_prompts
     gradient = slope_N @ design.at_equal_lengths[:, kept]
+    # Not `inv`: where columns say the same the Hessian has none.
     direction = np.linalg.pinv(hessian) @ gradient
 
     residual_N = (design.weights * (fitted - design.labels))[:n_rows]

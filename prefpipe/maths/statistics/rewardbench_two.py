@@ -193,6 +193,7 @@ def rewardbench_two(
     for item in items:
         by_subset.setdefault(item.subset or "", []).append(item)
 
+    # Every figure becomes a weighted mean of these terms, so that all are drawn together.
     terms: list[_Term] = []
     ties_by_subset: dict[str, _TiesScore] = {}
     for name, members in by_subset.items():

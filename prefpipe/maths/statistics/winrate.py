@@ -62,6 +62,7 @@ def preference(
         NaN, "no verdict", when there is no sample or a reward is NaN: leave out samples without a
         reward before, and count them.
     """
+    # Not `< 0`, which NaN passes.
     if not tie_tolerance >= 0.0:
         raise UsageError(f"tie_tolerance is {tie_tolerance}; it is >= 0")
     policy_M = np.asarray(policy_rewards, dtype=np.float64)
