@@ -37,6 +37,7 @@ def read(
     standing = standing_of(artifact.path)
 
     if missing and strict:
+        # raises, and names the parts
         artifact.present(range(artifact.n_parts), allow_partial=False)
     if not standing.is_done:
         n_read = artifact.n_parts - len(missing)

@@ -50,10 +50,12 @@ class AnswerCache:
     def get(self, request: Body) -> dict[str, Any] | None:
         """Return the answer to a request, None where there is none or the file is damaged."""
         path = self._path(request_key(request))
+        # as the file holds it: JSON makes lists of tuples
         asked = json.loads(canonical_json(request))
         try:
             entry = json.loads(path.read_bytes())
             answer: dict[str, Any] = entry["answer"]
+            # what a loss of power left of it may still be JSON
             is_whole = entry["sha256"] == request_key(answer) and entry["request"] == asked
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -62,12 +62,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with temporary.open("wb") as file:
             yield file
             file.flush()
+            # before the name: after a loss of power it would stand on a file without its end
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
         _remove_quietly(temporary)
         raise disk_error(path, error) from error
+    # an interrupt as well: no sweep touches what a living process has left
     except BaseException:
         _remove_quietly(temporary)
         raise
@@ -122,6 +124,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
 
+        # on the disk before it has its name: whoever wrote these files has not synced them
         for file in filter(Path.is_file, temporary.rglob("*")):
             settle_file(file)
         sync_folder(temporary)
@@ -172,6 +175,7 @@ def settle_file(path: Path) -> None:
 
     safetensors leaves 0600.
     """
+    # the mask is read by setting it: there is no other way
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
@@ -202,6 +206,7 @@ def create_exclusively(path: Path, data: bytes) -> bool:
         except FileExistsError:
             return False
         except OSError:
+            # without hard links: a rename asks nobody, so what came meanwhile is looked for first
             if path.exists():
                 return False
             temporary.replace(path)
@@ -252,8 +257,13 @@ def sweep_temporary_files(folder: Path, name: str | None = None) -> None:
         match = TEMPORARY_NAME.fullmatch(path.name)
         if match is None:
             continue
-        is_ours = match["machine"] == MACHINE
-        if not _is_alive(int(match["pid"])) if is_ours else _is_abandoned(path):
+
+        # a process id says something on its own machine alone: elsewhere age has to tell
+        if match["machine"] == MACHINE:
+            is_left_behind = not _is_alive(int(match["pid"]))
+        else:
+            is_left_behind = _is_abandoned(path)
+        if is_left_behind:
             _remove_quietly(path)
 
 
@@ -261,16 +271,16 @@ def _is_abandoned(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime > ABANDONED_S
     except OSError:
-        return False
+        return False  # gone meanwhile: its owner finished, or another worker swept
 
 
 def _is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # sends nothing, and fails where it could not be sent
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        return True  # somebody else's
     return True
 
 

@@ -99,6 +99,7 @@ def read_choice(choice: Any) -> Message:
         tools=_tools(message),
         finish_reason=finish_reason,
     )
+    # a finish reason alone, such as `content_filter`, says why there is nothing
     is_without_words = read.text is None and read.problem is None and read.thoughts is None
     if is_without_words and not read.refusal and not read.tools and read.finish_reason is None:
         raise NoCompletionError("the answer holds no text, and no reason why")
@@ -208,6 +209,7 @@ def _tools(message: Mapping[str, Any]) -> tuple[str, ...]:
         calls = [calls]
     if not isinstance(calls, list):
         return (shown(calls),)
+    # one call, as OpenAI's protocol had it before `tool_calls`
     if message.get("function_call"):
         calls = [*calls, {"function": message["function_call"]}]
 

@@ -101,6 +101,7 @@ def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[dict[str, str], str
         return {}, "needs `role` and `content`"
 
     carried = carried_keys(turn)
+    # first, for it says more: a turn of nothing but pictures or calls may lack a content as well
     problem = problem_of_keys(turn, {*leave_out, *carried})
     if problem is not None:
         return {}, problem

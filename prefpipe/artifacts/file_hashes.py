@@ -27,6 +27,7 @@ def cache_folder() -> Path:
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file, from the cache when the file has not changed since."""
     real = path.resolve()
+    # before the bytes: a file that changes while it is read has another key next time
     stat = real.stat()
     # the inode tells a file from one that took its place with the same size and time
     key = json.dumps([str(real), stat.st_size, stat.st_mtime_ns, stat.st_ino])

@@ -266,6 +266,7 @@ def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
         )
 
     try:
+        # its bytes are proven: now a parser may see them, and it needs no more of the file
         entries = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise CorruptPartError(
@@ -273,6 +274,7 @@ def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
         ) from error
 
     footer = _footer_from_json(entries.get(FOOTER_KEY.encode()), path)
+    # bytes between data and footer would be in neither digest
     expected_size = footer.data_bytes + len(tail)
     if expected_size != file_size:
         raise CorruptPartError(

@@ -121,6 +121,7 @@ def load_prompts(
     hint = "give each row `prompt` (text) or `messages` (a list of role and content)"
     prompts = prompt_column(table, None, hint=hint)
     extras = read_system_and_tools(table, rules=rules)
+    # what went into the conversation passes through only where --columns names it
     used = tuple(name for name in extras.used if name not in (keep_columns or ()))
     columns = _user_columns(table.table, keep_columns, reserved, source, conversation=used)
     rows, problems, notes = _check_rows(table, prompts, extras, rules)
@@ -132,6 +133,7 @@ def load_prompts(
         raise BadRowsError(source, bad_rows, hint=hint, summary=summary)
 
     rows, columns = _deduplicate(rows, columns, table.places, source, drop=drop_duplicates)
+    # behind the ids, of which it is no part
     if system_prompt:
         rows = _with_system(rows, system_prompt, source)
     carries_tools = any(holds_tools(prompt.messages) for prompt in rows)

@@ -430,6 +430,7 @@ def column_types(tag: str) -> dict[str, pa.DataType]:
     """
     name = tag.partition("/")[0]
     schemas = {schema.name: schema for schema in ALIKE_EVERYWHERE}
+    # any width and precision stands for all, see `same_type`
     schemas["embeddings"] = embeddings_schema(1, half=False)
     if name not in schemas:
         return {}

@@ -250,6 +250,7 @@ class Output(Artifact):
             footer = parts.verify_part(self.part_path(index))
             self._check(footer, index)
         except CorruptPartError:
+            # an InputError passes: a part that a newer release wrote must not be made again
             return False
         return dict(footer.parents) == dict(parents)
 
@@ -310,14 +311,17 @@ def open_output(
 
     # of several workers that start at once, one writes the record, and the others find it
     if record.write_if_absent(path):
+        # parts without their record may lie here: those of this run are kept
         if overwrite.replaces_this_run or has_lost_others:
             _remove_parts(path, record.n_parts, shard)
         return Output(path, record, shard)
 
+    # a damaged record stops a run, unless it is to be thrown away
     on_disk = _read_or_none(path) if overwrite else run_record.read_run_record(path)
     if on_disk is not None and on_disk.fingerprint == record.fingerprint:
         if overwrite.replaces_this_run:
             _remove_parts(path, record.n_parts, shard)
+        # the command that made the parts stays on record, and not the one that came back to them
         record = replace(record, history=on_disk.history, context=on_disk.context)
         return Output(path, record, shard)
 
@@ -443,6 +447,7 @@ def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
     target = output.resolve()
     for name, path in inputs.items():
         source = path.resolve()
+        # a file beside which the output's parts are written is not in their way
         holds_source = source.is_relative_to(target) and source.is_dir()
         if target.is_relative_to(source) or holds_source:
             raise UsageError(

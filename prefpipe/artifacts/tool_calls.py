@@ -59,6 +59,7 @@ def _call(call: Any) -> tuple[dict[str, Any], str | None]:
     """Return a call with its name and arguments under ``function``, and what is wrong with it."""
     if not isinstance(call, Mapping):
         return {}, f"it is {call!r:.60}, which is no object"
+    # tables give each object of a column the keys of all, with nulls for what it has not
     outer = _without_nulls(call)
     if outer.get("type", "function") != "function":
         return {}, f"it is of type {outer['type']!r}, and calls of functions are carried alone"

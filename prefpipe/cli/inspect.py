@@ -85,6 +85,7 @@ def _related(config: InspectConfig) -> "dict[str, Artifact]":
         if path is not None:
             related[name] = open_input(path, schema=name, name=f"--{name}")
 
+    # what was not named is looked for where the parents of what was named are
     wanted = ["candidates", "scores"]
     if config.draw_map:
         wanted.append("embeddings")

@@ -40,7 +40,9 @@ def prints_the_error(arguments: Sequence[str]) -> bool:
             is_master=False,
             timeout=STORE_TIMEOUT,
         )
+        # the store outlives a restart of all processes, and each attempt has an error of its own
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        # sets it where nobody has, and returns who has
         first_rank: bytes = store.compare_set(f"{ERROR_KEY}/{attempt}", "", rank)
     except (KeyError, ValueError, RuntimeError):
         return True  # two errors are better than none

@@ -56,6 +56,7 @@ def run(arguments: list[str]) -> int:
             place = f"{failure.filename}: " if failure.filename else ""
             named = PrefpipeError(f"{place}{failure.strerror or failure}", hint=DISK_HINT)
             return _end_with(named, arguments)
+        # a bug: its traceback is wanted, from one process of several
         if not prints_the_error(arguments):
             return 1
         raise

@@ -146,6 +146,8 @@ class StopRequest:
                 signal.signal(number, self._on_signal)
         sys.unraisablehook = self._on_unraisable
 
+        # The interpreter writes every signal into this pipe as it arrives, whatever the main thread
+        # does. It must not wait there, so it takes no pipe that blocks.
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -188,6 +190,7 @@ class StopRequest:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._is_over:
             return
+        # Sent by `_on_unraisable`: a `StopNow` that was lost is raised anew, with its reason.
         if self._is_lost:
             self._is_lost = False
             self._stop_now(number, frame, self._reason)
@@ -199,10 +202,12 @@ class StopRequest:
         if is_first:
             self.number, self.asked_at, self._first_at = number, time.time(), now
 
+        # Before anything is printed, which the closed terminal would make an error.
         if number == signal.SIGHUP:
             _let_go_of_the_terminal()
         if number == signal.SIGINT:
             self._stop_now(number, frame, "")
+        # All processes stop together, after a step: each looks at `number` there.
         if _is_launched():
             return
         if not is_first:
@@ -220,11 +225,13 @@ class StopRequest:
         """
         self._reason = reason
         self._exit_code = INTERRUPTED if number == signal.SIGINT else STOPPED
+        # A second request does not wait for what the first one unwinds.
         if self.has_raised or _is_importing(frame):
             self.has_raised = True
             self._say_why()
             _leave(self._exit_code)
         self.has_raised = True
+        # In case the exception is swallowed, or a `finally` block waits for what never comes.
         _thread.start_new_thread(self._end_after, (UNWIND_S, self._exit_code))
         raise StopNow
 
@@ -233,6 +240,7 @@ class StopRequest:
         if not isinstance(unraisable.exc_value, StopNow):
             sys.__unraisablehook__(unraisable)
             return
+        # A moment later, by a signal of our own: raised here, it would be swallowed again.
         self.has_raised, self._is_lost = False, True
         _thread.start_new_thread(self._signal_after, (0.05, self.number or signal.SIGTERM))
 
@@ -251,6 +259,7 @@ class StopRequest:
         first_at: float | None = None
         while True:
             for number in os.read(reader, 64):
+                # Signals that a library handles come through the same pipe.
                 if number not in _caught():
                     continue
 
@@ -261,6 +270,7 @@ class StopRequest:
                 elif _is_same_request(number, now - first_at):
                     continue
 
+                # The timers of the table above, each in a thread: the next signal must be read.
                 if self._is_over:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, None))
                 elif number == signal.SIGINT:
@@ -288,6 +298,7 @@ class StopRequest:
     def _end_after(self, seconds: float, code: int | None) -> None:
         """End the process, with the exit code that is known where ``code`` is None."""
         time.sleep(seconds)
+        # The command ended meanwhile, and only the interpreter's end is held up.
         if code is None or self._is_over:
             os._exit(self._exit_code)
 

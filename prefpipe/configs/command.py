@@ -23,6 +23,7 @@ class CommandConfig:
         Raises:
             UsageError: everything that is wrong; where types are wrong, these alone.
         """
+        # a value of the wrong type can be held against no bound and no other value
         problems = convert_fields(self) or [*field_problems(self), *self.problems()]
         if problems:
             raise UsageError("; ".join(problems), hint=self.help_hint())

@@ -164,6 +164,7 @@ def convert_fields(config: Any) -> list[str]:
         except (TypeError, ValueError):
             problems.append(f"{flag_of(item)} takes {_type_words(kind)}, not {value!r}")
             continue
+        # the dataclass is frozen, and still being made
         object.__setattr__(config, item.name, converted)
     return problems
 
@@ -205,7 +206,7 @@ def _choice_problems(config: Any) -> Iterator[str]:
 def _bounds_problems(config: Any) -> Iterator[str]:
     for item, values in _values(config):
         bounds = item.metadata["bounds"]
-        outside = [value for value in values if bounds != Bounds() and not bounds.hold(value)]
+        outside = [value for value in values if not bounds.hold(value)]
         if outside:
             yield f"{flag_of(item)} must be {bounds}, not {outside[0]}"
 

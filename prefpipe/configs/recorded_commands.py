@@ -130,6 +130,7 @@ class RecordedCommand:
         if has_checkpoints:
             left_out.add("resume_from")
         if replaces_other_runs:
+            # they go on from what is there, which is thrown away
             left_out |= {"extend", "retry_errors"} & set(_fields(self.config_class))
 
         words = list(self.head)
@@ -150,6 +151,7 @@ class RecordedCommand:
             # the file would throw away what is there: a flag beats it
             words.append(f"--overwrite={Overwrite.NO}")
 
+        # the file names the share of one worker of then: the only worker makes all parts
         if shard is None and self.takes_shards and "num_shards" in of_file:
             shard = (0, 1)
         if shard is not None:

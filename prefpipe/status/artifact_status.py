@@ -103,6 +103,7 @@ class ArtifactStatus:
         count = num_shards or recorded.num_shards or 1
         shards: list[tuple[int, int] | None] = [None]
         if recorded.takes_shards and self.n_parts > 1 and count > 1:
+            # no shard has a part to make where a summary alone is missing: one line for all
             shards = [(index, count) for index in self.shards(count)] or shards
 
         is_replaced = Effect.OTHER_RUN in self.effects or Effect.BEHIND in self.effects

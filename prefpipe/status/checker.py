@@ -95,6 +95,7 @@ class StatusChecker:
                 if parent is not None:
                     parents[name] = parent
 
+        # not those of another configuration: one line says of all parts that they differ
         states = part_states(artifact, parents, quick=quick)
         unfinished = []
         if record.stage in SUMMARY_STAGES and not (path / SUMMARY_FILE).exists():

@@ -55,11 +55,13 @@ def part_states(artifact: Artifact, parents: Mapping[str, Artifact], *, quick: b
         if footer.fingerprint != artifact.record.fingerprint:
             of_other_run.append(index)
             continue
-        changed = [
-            name
-            for name, digest in footer.parents.items()
-            if digests.of(name, index) not in (None, digest)
-        ]
+
+        changed = []
+        for name, digest in footer.parents.items():
+            # what is not on disk any more cannot be compared, and is no reason to make a part again
+            digest_now = digests.of(name, index)
+            if digest_now is not None and digest_now != digest:
+                changed.append(name)
         if changed:
             outdated.append(index)
             names = " and ".join(changed)
@@ -91,6 +93,7 @@ class _ParentDigests:
             if self._whole_names is not None and name not in self._whole_names:
                 return parent.footer(index).data_sha256
             if name not in self._whole:
+                # once for all parts: it reads the footer of every part of the parent
                 self._whole[name] = parent.digest()
             return self._whole[name]
         except PrefpipeError:

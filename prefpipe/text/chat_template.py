@@ -64,6 +64,7 @@ class ChatTemplate:
         self, tokenizer: Any, *, eos_ids: Sequence[int] = (), today: str | None = None
     ) -> None:
         template = tokenizer.chat_template or ""
+        # several templates come by their names: whatever one of them writes counts
         source = template if isinstance(template, str) else json.dumps(template)
         self.tokenizer = tokenizer
         self.today = today or datetime.now().astimezone().date().isoformat()
@@ -169,6 +170,7 @@ class ChatTemplate:
         between, question, _ = behind.partition(PROBES[1])
         if not answer or not question or self._control.is_written_in(between):
             return None
+        # new lines in front of the words are part of what tells a turn, `\n\nHuman:`
         words = between.strip(" ").rstrip()
         return words if any(map(str.isalnum, words)) else None
 
@@ -197,6 +199,7 @@ class ChatTemplate:
         hint = "correct chat_template.jinja in a copy of the model's folder"
         texts = self._probe_texts(name, answered=answered)
         for probe, text in texts.items():
+            # a template may write everything in capitals
             if probe.casefold() not in text.casefold():
                 raise ModelError(
                     f"the chat template of {name} leaves the text of a turn out: of {probe!r} it "
@@ -328,4 +331,5 @@ def _clock_at(moment: datetime) -> list[list[str]]:
             # what is no directive comes back as it is
             if "%" not in value:
                 values.append([directive, value])
+    # last, so that the sign which it leaves begins no directive
     return [*values, ["%%", "%"]]

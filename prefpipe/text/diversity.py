@@ -63,6 +63,7 @@ def expected_distinct_share(counts: Counts, n_drawn: int) -> float:
     n_expected = 0.0
     for count, n_such in Counter(counts.values()).items():
         n_expected += n_such * (1.0 - _probability_of_none(n_ngrams, count, n_drawn))
+    # the logarithms are rounded: where no n-gram recurs, the sum may be a little above 1
     return min(n_expected / n_drawn, 1.0)
 
 
@@ -71,6 +72,7 @@ def _probability_of_none(n_all: int, count: int, n_drawn: int) -> float:
     n_others = n_all - count
     if n_others < n_drawn:
         return 0.0
+    # by logarithms: the binomials of long texts are beyond a float
     return exp(
         lgamma(n_others + 1)
         + lgamma(n_all - n_drawn + 1)

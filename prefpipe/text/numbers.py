@@ -13,6 +13,7 @@ def figure(value: float) -> str:
 
     It has four significant digits, thousands apart and no trailing zeros.
     """
+    # every float is a whole number from 2^53 on, and its last digits say nothing
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     if abs(value) < 1000:

@@ -58,6 +58,7 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
         for kind in artifact.record.parents:
             place = locate_parent(artifact, kind)
             inside = None if place is None else names.get(place.resolve())
+            # the original of a copied run may be found: then what is the same in the copy counts
             parents[kind] = (
                 inside
                 or twin_in_report(artifact, name, kind, by_name)

@@ -56,7 +56,7 @@ def runtime_for(
     argv: Sequence[str],
 ) -> Runtime:
     """Return the stage's surroundings; the shard comes from the flags, or from the environment."""
-    # which would throw away what is finished
+    # the flag would throw away what is finished
     without = ", without --overwrite," if config.overwrite.replaces_this_run else ""
     how_to_go_on = f"run the same command again{without} to go on"
 

@@ -25,8 +25,9 @@ _NUMBER: Final = regex.compile(
     r"""
     (?<![\p{L}\p{N}_.])                       # not inside a word, a longer number or a version
     (?:(?<![\p{L}\p{N}_.)\]])(?P<sign>[-+\u2212]))?+  [$\u20ac\u00a3\u00a5]?+
-    (?P<sign2>[-\u2212])?+ (?: (?:(?P<whole>[0-9]{1,15})[ ])?(?P<above>[0-9]{1,15})[ ]?/[
-    ]?(?P<below>[0-9]{1,15})(?![0-9/])
+    (?P<sign2>[-\u2212])?+
+    (?: (?:(?P<whole>[0-9]{1,15})[ ])?(?P<above>[0-9]{1,15})
+        [ ]?/[ ]?(?P<below>[0-9]{1,15})(?![0-9/])
       | (?P<decimal>(?:[0-9]++(?:,[0-9]++)*+(?:\.[0-9]++)?+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?+)
     )
     [ ]?(?P<percent>%|percent\b)?+
@@ -146,6 +147,7 @@ def _values(match: Any) -> list[tuple[float, bool]]:
     if match["decimal"] is None:
         below = int(match["below"])
         if not below:
+            # ``3/0`` is the answer all the same, and NaN is within no tolerance of any number
             return [(math.nan, is_percentage)]
         value = int(match["whole"] or 0) + int(match["above"]) / below
         return [(sign * value, is_percentage)]

@@ -177,6 +177,7 @@ def _read_checks(
         except (ValueError, RecursionError) as error:
             problems.append(f"not JSON: {error}")
             return ()
+        # JSON of an empty text, `""`, names no checks either
         if isinstance(value, str) and not value.strip():
             return ()
 

@@ -309,6 +309,7 @@ def _bullets(given: _Arguments) -> dict[str, Any]:
     next line belongs to it.
     """
     number = _number(given, "num_bullets")
+    # the pattern has a branch for each way to divide the number between the two signs
     if number > 100:
         raise ValueError(f"`num_bullets` is {number}; more than 100 are not counted here")
 
@@ -332,6 +333,7 @@ def _highlights(given: _Arguments) -> dict[str, Any]:
     Empty ones do not count.
     """
     number = _number(given, "num_highlights")
+    # a branch for each way to divide the number between single and double asterisks
     if number > 100:
         raise ValueError(f"`num_highlights` is {number}; more than 100 are not counted here")
 

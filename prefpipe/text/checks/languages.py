@@ -79,6 +79,7 @@ class Language:
             return Grade(0.0, "no letters")
 
         probabilities = language_probabilities(text, self.among)
+        # as a set: a code that stands twice counts once
         wanted = sum(probabilities[code] for code in set(self.language))
         others = [
             (probability, code)

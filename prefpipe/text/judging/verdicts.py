@@ -143,11 +143,13 @@ def _verdict_place(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce:
 
 def _label_masses(choice: TokenChoice, values: Mapping[str, float]) -> dict[str, float]:
     """Return the probability of each label at one place."""
+    # the sampled token need not be among the likeliest
     candidates = {choice.token: choice.logprob, **choice.top}
     masses: dict[str, float] = {}
     for token, logprob in candidates.items():
         label = token.strip(_DECORATION)
         if label in values:
+            # no token may have more than all of the probability, whatever a server says
             masses[label] = masses.get(label, 0.0) + exp(min(logprob, 0.0))
     return masses
 
