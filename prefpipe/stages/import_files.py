@@ -146,6 +146,7 @@ def _wide(config: ImportConfig) -> WideColumns:
 
 
 def _record_of_candidates(config: ImportConfig, pool: Pool, runtime: Runtime) -> RunRecord:
+    # What the files hold, not where they lie: a file that was moved is the same import.
     identity: dict[str, Any] = {
         "stage": config.stage,
         "version": config.VERSION,

@@ -136,6 +136,7 @@ def record_of(
     encode_as: ModelFiles,
 ) -> RunRecord:
     """Return what a run of these groups under this model is."""
+    # Of a whole model the flag changes nothing, so it is no part of what the artifact is.
     merged = {}
     if config.merge_adapter and model.base is not None:
         merged["merge_adapter"] = True
@@ -195,6 +196,7 @@ class ReferenceModel:
             log: where to say what is loaded.
         """
         self.config = config
+        # Before the weights: a chat template that fails should not cost their loading.
         self.encoder: Encoder | None = None
         if not stored_ids_fit(groups, encode_as):
             log(AGAIN)
@@ -245,6 +247,7 @@ class LogprobMaker:
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Measure and write one part."""
         reference = self.reference.get()
+        # Every response gets a row; only those that fit are measured.
         keys, groups, statuses = self._read(index, reference.encoder)
         measured = reference.measure(groups)
         rows = []

@@ -100,6 +100,7 @@ def findings_of(facts: CheckFacts) -> list[Finding]:
         *_of_length_bias(facts),
         *_of_ends(facts),
     ]
+    # Of one severity they stay in this order.
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -260,6 +261,7 @@ def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
     too_long = (
         f"{_share(n_over, n)} responses are longer than --max-length {limit:,} with their prompt"
     )
+    # Training stops there, so what it would leave out otherwise need not be said.
     if n_over and facts["training"]["on_too_long"] == "error":
         yield _error(
             "too_long",
@@ -406,6 +408,7 @@ def _of_length_bias(facts: CheckFacts) -> Iterator[Finding]:
             "look at length-controlled scores, or train with a length-normalised objective, simpo",
         )
 
+    # Pairs of equal length speak for neither; without others there is no bias to see.
     n_unequal = pairs["chosen_longer"] + pairs["chosen_shorter"]
     share = pairs["chosen_longer"] / n_unequal if n_unequal else 0.5
     if n_unequal >= ENOUGH and not 1 - ONE_SIDED < share < ONE_SIDED:

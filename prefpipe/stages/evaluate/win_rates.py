@@ -77,13 +77,13 @@ def win_rates(
     files = [_read(path, sources) for path in paths]
 
     # Resamples are shared by files of the same prompts, so these stand in one order.
-    first = files[0]
+    as_read = files[0]
     for number, file in enumerate(files):
         files[number] = file._replace(
-            judged=_in_order_of(first.judged, file.judged),
-            everyone=_in_order_of(first.everyone, file.everyone),
+            judged=_in_order_of(as_read.judged, file.judged),
+            everyone=_in_order_of(as_read.everyone, file.everyone),
         )
-    first = files[0]
+    first = files[0]  # in that order as well: several rows of one prompt stand together now
 
     recipes = [recipe_of(file.judged, file.read.prompts_sha256(), sources) for file in files]
     differences_to_first: list[list[str]] = []
@@ -182,6 +182,7 @@ def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]
             Then the prompts do, as texts.
     """
     preferences = rows.preferences
+    # Where there are no lengths, preferences take their place and change no order.
     lengths = rows.lengths or preferences
     baseline_lengths = rows.baseline_lengths or preferences
 

@@ -240,10 +240,10 @@ class PolicyRater:
             (of_reference[0], of_reference[1]) if self.has_reference else (None, None),
         )
         for name, logp, ref_logp in zip(RESPONSES, of_policy, of_reference, strict=True):
-            who, value = ("the model", logp) if not isfinite(logp) else ("the reference", ref_logp)
-            if not isfinite(value):
-                reason = f"{name}: {who} gives it a log-probability of {value}"
-                return rated._replace(status="not_finite", reason=reason)
+            for who, value in (("the model", logp), ("the reference", ref_logp)):
+                if not isfinite(value):
+                    reason = f"{name}: {who} gives it a log-probability of {value}"
+                    return rated._replace(status="not_finite", reason=reason)
         if is_identical:
             return rated._replace(status="identical", reason=SAME_TOKENS)
         return rated

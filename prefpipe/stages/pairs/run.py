@@ -90,6 +90,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
         summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
         summary.notes += notes
 
+    # What was scored has its figures, even where too much failed.
     try:
         check_error_rate(summary, FAILING, config.max_error_rate)
     except ErrorRateError:

@@ -70,12 +70,14 @@ def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIn
     Raises:
         InputError: two candidates with the same key.
     """
+    # Prompts are numbered as they first appear, so they keep the order of the file.
     encoded = prompt_ids.dictionary_encode()
     prompts = encoded.indices.to_numpy().astype(np.int64)
     samples = sample_idx.to_numpy().astype(np.int64)
     order = np.lexsort((samples, prompts))
     prompts, samples = prompts[order], samples[order]
 
+    # Equal keys are neighbours now.
     is_twice = (prompts[1:] == prompts[:-1]) & (samples[1:] == samples[:-1])
     if is_twice.any():
         row = int(np.flatnonzero(is_twice)[0])
@@ -108,6 +110,7 @@ def find_rows(
     numbers = pc.index_in(prompt_ids, value_set=pools.prompt_ids).fill_null(-1)
     numbers = numbers.to_numpy().astype(np.int64)
     keys = _keys(numbers, sample_idx.to_numpy().astype(np.int64))
+    # Rows of other prompts get a key that no candidate has.
     keys[numbers < 0] = -1
     rows = np.argsort(keys, kind="stable")
     ascending = keys[rows]
@@ -120,6 +123,7 @@ def find_rows(
     wanted = _keys(pools.prompts, pools.samples)
     if not len(rows):
         return np.full(len(wanted), -1, dtype=np.int64)
+    # A key behind the last one is compared with the last, and differs.
     places = np.minimum(np.searchsorted(ascending, wanted), len(rows) - 1)
     return np.where(ascending[places] == wanted, rows[places], -1)
 

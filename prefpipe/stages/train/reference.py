@@ -122,6 +122,7 @@ class MeasuredReference:
 
         # A process that stops must not leave others waiting for its parts.
         state.wait_for_everyone()
+        # Where parts are missing another process was the one that stopped.
         measured = Artifact(folder, record)
         wanted = groups.present(range(groups.n_parts), allow_partial=self.config.allow_partial)
         if stopped is None and measured.missing(wanted):

@@ -83,8 +83,10 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
     arguments = training_arguments(settings, inputs.output.path)
     data = read_training_data(inputs, trainable, runtime, budget)
 
+    # Only now: the reference was measured and released, and is not in memory beside the policy.
     runtime.log(f"loading {inputs.start.model.requested}")
     policy = trainable.load()
+    # Weights that are cut over devices go there piece by piece, when the trainer wraps the model.
     if not cuts_weights():
         policy.model.to(arguments.device)
     n_vocabulary = policy.model.get_input_embeddings().weight.shape[0]
@@ -98,6 +100,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
         f"learning rate {settings.learning_rate:g}"
     )
 
+    # The same one on every process.
     checkpoint: Path | None
     if inputs.resume_from is not None:
         checkpoint = require_checkpoint(inputs.resume_from)

@@ -182,6 +182,7 @@ def _measure_references(
         measuring = replace(runtime, should_stop=lambda: runtime.should_stop() or would_not_fit())
 
     try:
+        # What is held out is of the same groups, and measured with them.
         if inputs.eval_groups is None:
             ref_logps = _reference_logps(inputs.groups, inputs.start.model, measuring)
             return ref_logps, ref_logps
