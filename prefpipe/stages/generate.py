@@ -65,7 +65,9 @@ from prefpipe.stages.shared.skipped_rows import (
 from prefpipe.text.control_text import note_on_server, spells_control_token
 
 FAILING = ("error", "prompt_too_long")
+"""Statuses of rows without a response; they count towards ``--max-error-rate``."""
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
+"""Statuses that ``--retry-errors`` keeps: a prompt that is too long stays so."""
 SERVED = "openai"
 """The back-end whose rows carry `REASONING`.
 
@@ -236,6 +238,7 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
         raise UsageError(
             f"--extend: there is no run to grow in {config.output}", hint="drop --extend"
         ) from error
+    # An extension that was stopped goes on: its record is there already.
     if on_disk.fingerprint == record.fingerprint:
         return on_disk
 

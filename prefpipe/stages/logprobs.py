@@ -93,6 +93,7 @@ def run(
             summary,
             indices=indices,
         )
+        # Without a part to make nothing was opened; stored ids need no encoder.
         if reference.opened is not None and reference.opened.encoder is not None:
             encoder = reference.opened.encoder
             summary.notes += encoder.notes()
@@ -210,9 +211,13 @@ class ReferenceModel:
             trust_remote_code=config.trust_remote_code,
         )
         self.model.to(find_device(config.device))
-        problem = share_prompts(self.model) if config.shared_prompt else "--no-shared-prompt"
-        how = "" if problem is None else f" a response: {problem}"
-        log(f"each prompt is computed once{how}")
+        problem: str | None = "--no-shared-prompt"
+        if config.shared_prompt:
+            problem = share_prompts(self.model)
+        line = "each prompt is computed once"
+        if problem is not None:
+            line += f" a response: {problem}"
+        log(line)
 
     def measure(self, groups: Sequence[Group]) -> dict[Key, Measured]:
         """Return the log-probability of every response of some groups, by key."""

@@ -234,7 +234,9 @@ def _warnings_of_rounding(figures: dict[str, Any]) -> list[str]:
     warnings = []
     unchanged = figures["unchanged"]
     if unchanged:
-        names = ", ".join(unchanged[:3]) + (" ..." if len(unchanged) > 3 else "")
+        names = ", ".join(unchanged[:3])
+        if len(unchanged) > 3:
+            names += " ..."
         warnings.append(
             f"{len(unchanged)} of {figures['n_matrices']} adapted matrices stay as they are: "
             f"{names}"

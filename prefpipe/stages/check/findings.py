@@ -19,6 +19,11 @@ ONE_SIDED = 0.7
 ENOUGH = 20
 """Pairs, or responses, below which no share or correlation is judged."""
 MANY_LOST, MANY_CUT, MANY_TIED = 0.05, 0.1, 0.01
+"""Shares from which a note is a warning.
+
+Of responses beyond the length limit and of groups lost to it, of responses that generation cut off,
+and of pairs that are tied or inverted.
+"""
 MANY_LIKE = 0.5
 """Share of targets near 1/2, or near 1, from which gamma does not fit the scale of the ratings."""
 

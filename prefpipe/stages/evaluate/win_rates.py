@@ -153,6 +153,7 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
             f"the baseline's responses are matched by {matched.by}" + _unused(matched.n_unused)
         )
 
+    # After difficulty and lengths are beside the rows: what is left out takes them along.
     judged = read.known()
     if not judged.preferences:
         raise InputError(f"{path}: no row has a preference", hint="judge them first")
@@ -163,6 +164,7 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
             "preference"
         )
 
+    # prefpipe's own folder and difficulties matched row by row keep the order that they have.
     everyone = read
     is_matched_by_row = sources.difficulty is not None and place_of_prompt is None
     if read.record is None and not is_matched_by_row:
@@ -328,6 +330,7 @@ def _difference(
     other_prompts = list(dict.fromkeys(other_file.everyone.keys))
     if isinstance(first_fit, str) or isinstance(other_fit, str):
         return difference
+    # Only then were both fits drawn from the same resamples.
     if first_prompts == other_prompts:
         gain = length_controlled_difference(first_fit, other_fit)
         difference["length_controlled"] = gain._asdict()

@@ -87,9 +87,11 @@ def policy_rater(
             )
         reference = policy.base
 
+    kind = "mean_logp"
     models = [policy]
     notes = []
     if reference is not None:
+        kind = "log_ratio"
         if reference.tokenizer_hash != policy.tokenizer_hash:
             raise UsageError(
                 f"the reference {reference.requested} has another tokenizer than "
@@ -102,7 +104,7 @@ def policy_rater(
             notes.append(SAME_MODEL)
 
     return PairRater(
-        "mean_logp" if reference is None else "log_ratio",
+        kind,
         [model.identity() for model in models],
         [model.requested for model in models],
         lambda: PolicyRater(config, policy, reference, log),
@@ -228,7 +230,10 @@ class PolicyRater:
         for key in keys:
             logp, n_tokens = logps[key]
             ref_logp, _ = ref_logps[key]
-            scores.append(logp - ref_logp if self.has_reference else logp / n_tokens)
+            if self.has_reference:
+                scores.append(logp - ref_logp)
+            else:
+                scores.append(logp / n_tokens)
             counts.append(n_tokens)
             of_policy.append(logp)
             of_reference.append(ref_logp)

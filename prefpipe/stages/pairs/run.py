@@ -143,6 +143,7 @@ class PairsOfFile:
             names = list(self.rater.names)
 
         columns = self.file.score_columns
+        # Not the command's name: the two that share this stage go on with each other's folders.
         identity = {
             "stage": PAIR_SCORES.name,
             "version": self.config.VERSION,
@@ -151,6 +152,7 @@ class PairsOfFile:
             "score_kind": self.kind,
             "models": identities,
         }
+        # Of other files there is no such entry, and their fingerprints stay as they were.
         if self.is_of_completions:
             identity["completions"] = 1
 

@@ -78,6 +78,7 @@ def group_table(
     made["beats"] = _beats(rows, screened, config)
     made["status"], made["reason"] = _statuses(rows, screened)
     origin = pa.array(rows.origin, pa.int64())
+    # A rejected prompt's row has its conversation, and nothing of a candidate.
     origin_if_kept = pa.array(rows.origin, pa.int64(), mask=rows.is_rejection)
     taken = screened.table.select(CANDIDATE_COLUMNS).take(origin_if_kept)
     taken = taken.append_column("messages", screened.table["messages"].take(origin))
@@ -190,6 +191,7 @@ def _beats(rows: _GroupRows, screened: ScreenedPart, config: SelectConfig) -> pa
             min_margin=config.min_margin,
             seed=seed_for(config.seed, prompt_id, 1),  # 0 is the strategy's
         )
+        # Null would say that every positive beats every negative; [] beats nothing.
         for row in group:
             beats[row] = []
         for pair in pairs:

@@ -94,7 +94,7 @@ def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIn
 
 
 def find_rows(
-    pools: PoolIndex, prompt_ids: pa.Array, sample_idx: pa.Array, what: str
+    pools: PoolIndex, prompt_ids: pa.Array, sample_idx: pa.Array, problem: str
 ) -> np.ndarray:
     """Return (N,) the row of another table that speaks of each candidate, -1 where none does.
 
@@ -102,7 +102,7 @@ def find_rows(
         pools: the candidates.
         prompt_ids: of the other table, whose rows may be of other prompts too.
         sample_idx: likewise.
-        what: begins the message about two rows: "two embeddings".
+        problem: begins the message about two rows: "two embeddings".
 
     Raises:
         InputError: two rows for one candidate.
@@ -118,7 +118,7 @@ def find_rows(
     is_twice = (ascending[1:] == ascending[:-1]) & (ascending[1:] >= 0)
     if is_twice.any():
         row = int(rows[int(np.flatnonzero(is_twice)[0])])
-        raise InputError(f"{what} for prompt {prompt_ids[row]}, sample {sample_idx[row]}")
+        raise InputError(f"{problem} for prompt {prompt_ids[row]}, sample {sample_idx[row]}")
 
     wanted = _keys(pools.prompts, pools.samples)
     if not len(rows):

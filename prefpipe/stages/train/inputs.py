@@ -213,6 +213,7 @@ def settings_of(config: TrainConfig) -> TrainSettings:
     start = START_VALUES[objective]._asdict()
     if config.lora_r:
         start["learning_rate"] *= LORA_LEARNING_RATE_FACTOR
+    # What is given holds as it is, for adapters too.
     for name in start:
         if getattr(config, name) is not None:
             start[name] = getattr(config, name)
@@ -288,6 +289,7 @@ def _open_references(
         UsageError: a reference of another tokenizer, or made with other settings; or two different
             ones.
     """
+    # Even beside a --reference that is given: groups to evaluate on may need it.
     measured = None
     if config.reference_model is not None or objective.needs_reference:
         measured = _reference_to_measure(config, policy, named)

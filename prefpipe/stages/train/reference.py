@@ -201,6 +201,7 @@ def open_given_reference(
         problem = f"{flag} {path} is of other groups than {groups.path}:"
         raise InputError("\n  ".join([problem, *lines]), hint=again)
 
+    # From here on: whether its sums are over the very tokens that are trained on.
     if identity["max_length"] != max_length:
         raise UsageError(
             f"{flag} {path} was made with --max-length {identity['max_length']}, and this run has "

@@ -111,6 +111,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
     # The baseline; a checkpoint has it in its log.
     arguments.eval_on_start = bool(data.eval_groups) and checkpoint is None
 
+    # All processes stop after the same step: one alone would leave the others waiting for it.
     stop = StopWhenAsked(
         lambda: any_process(runtime.should_stop() or (budget is not None and budget.is_up()))
     )
@@ -131,6 +132,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
         require_wrapper(checkpoint, trainer.wrapper)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
+    # The trainer returns all the same; what is on disk is a checkpoint, and no result.
     if stop.stopped:
         is_budget = budget is not None and not runtime.should_stop()
         why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "as asked"
