@@ -357,6 +357,7 @@ def _be_a_child() -> None:
     """Give a forked process the handlers of a new one: whoever made it ends it by signals."""
     signal.set_wakeup_fd(-1)
     for number in _caught():
+        # What `nohup` has ignored stays ignored.
         if signal.getsignal(number) in (signal.SIG_IGN, None):
             continue
         is_interrupt = number == signal.SIGINT
