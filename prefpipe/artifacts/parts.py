@@ -320,6 +320,7 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
                 hint=HINT,
             )
 
+    # what is known is as it should be: anything more is no damage
     known = {each.name for each in fields(PartFooter)}
     unknown = sorted(values.keys() - known)
     if unknown:

@@ -217,10 +217,10 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
             schema.
     """
     record = run_record.read_run_record(path)
-    held = record.schema.partition("/")[0]
-    if held != schema:
+    kind = record.schema.partition("/")[0]
+    if kind != schema:
         raise InputError(
-            f"{name}: {path} holds {held} (made by `prefpipe {record.stage}`), not {schema}",
+            f"{name}: {path} holds {kind} (made by `prefpipe {record.stage}`), not {schema}",
             hint=f"pass the folder of {schema}",
         )
 

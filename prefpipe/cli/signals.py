@@ -175,7 +175,13 @@ class StopRequest:
             finally:
                 self._is_over = True  # what comes now changes nothing: the exit code is known
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            # As Python itself ends: nothing is 0, a text is 1.
+            if end.code is None:
+                code = 0
+            elif isinstance(end.code, int):
+                code = end.code
+            else:
+                code = 1
         except BaseException:
             if not self.has_raised:  # else it is what some library made of it
                 raise

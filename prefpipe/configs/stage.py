@@ -173,6 +173,7 @@ def _read_yaml(path: Path, config_class: type[StageConfig]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} is not YAML: {error}") from error
 
+    # an empty file, or comments alone
     if values is None:
         return {}
     if not isinstance(values, dict):
