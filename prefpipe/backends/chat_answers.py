@@ -277,6 +277,7 @@ def _start_of_text(pieces: Sequence[bytes], text: str) -> int:
     joined = b"".join(pieces)
     if not wanted or joined.lstrip().startswith(wanted):
         return 0
+    # From the end: what was thought stands before the text, and may have its words.
     place = joined.rfind(wanted)
     if place < 0 or not joined[:place].strip():
         return 0

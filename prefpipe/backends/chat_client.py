@@ -244,6 +244,7 @@ class ChatClient:
                     completion = self._send(wire)
                     keep(place, completion)
             except PermanentError as error:
+                # This takes no try: without the fields it is another request.
                 fewer = self._fields_to_drop(wire, error)
                 if not fewer:
                     raise
@@ -256,6 +257,7 @@ class ChatClient:
                 self._wait(error, n_tries)
                 continue
 
+            # Only an answer shows that it was these fields, and nothing else, that was refused.
             if left_out - self._left_out:
                 self._leave_out(left_out)
             return completion
@@ -318,6 +320,7 @@ class ChatClient:
     def _failure_of(self, error: StatusError) -> TransientError | PermanentError:
         """Return what a status means; raise when it means the end of the run."""
         status, text, reason = error.status, error.text, str(error)
+        # First of all: an empty account comes as a 429 too, which would be tried again.
         if status in HOPELESS_STATUSES or any(sign in text for sign in NO_MONEY_SIGNS):
             self._give_up(reason)
         if status == 403 and any(name in text for name in self.settings.can_do_without):
@@ -328,6 +331,7 @@ class ChatClient:
 
         if status in TRANSIENT_STATUSES or status >= 500:
             return TransientError(reason, error.wait_s, is_answered=True)
+        # OpenAI's newer models know `max_tokens` by this name alone: asked again at once with it.
         if status == 400 and "max_completion_tokens" in text and not self._has_new_name:
             self._has_new_name = True
             return TransientError(reason, 0.0)

@@ -109,6 +109,7 @@ class ChatEndpoint:
         except NoCompletionError as error:
             raise TransientError(str(error), is_answered=True) from error
         except (ValueError, RecursionError) as error:
+            # What the deadline cut off is late, not broken.
             if is_late:
                 raise self._late() from error
             raise TransientError(f"the answer is no JSON ({error})", is_answered=True) from error

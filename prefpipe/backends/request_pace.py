@@ -28,6 +28,7 @@ class RequestPace:
                     self._opens_at = now + self._gap_s
                     return True
                 left_s = self._opens_at - now
+            # Outside of the lock, so that a `hold` meanwhile need not wait for it.
             stop.wait(left_s)
         return False
 

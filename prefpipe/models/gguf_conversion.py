@@ -126,6 +126,7 @@ def _take_name(temporary: Path, out_dir: Path) -> None:
     try:
         temporary.rename(out_dir)
     except OSError:
+        # The name may be taken: by another process that was first, or by something else.
         if not out_dir.is_dir():
             raise
         converted = inspect_model(temporary, temporary.name)

@@ -100,6 +100,7 @@ def _find_local(reference: str) -> Path | None:
         return convert_cached(bundled) if bundled.suffix == ".gguf" else bundled
 
     path = Path(reference).expanduser()
+    # An empty reference would be the present folder.
     if reference and path.is_dir():
         return path
     if path.suffix == ".gguf":
@@ -142,6 +143,7 @@ def _download(repo: str, revision: str | None, *, trust_remote_code: bool) -> tu
             repo, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_DOWNLOADED
         )
     except GatedRepoError as error:
+        # Caught before RepositoryNotFoundError, of which it is a kind.
         raise ModelError(
             f"the model {place} is gated: its owner grants access to each account",
             hint=f"ask for access at https://huggingface.co/{repo}, then run: hf auth login",

@@ -113,6 +113,7 @@ def _damage(path: Path, error: SafetensorError) -> str:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        # Before so much is read: a damaged length may be any number.
         if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
             return f"its header is cut off or damaged (the file has {size} bytes)"
         header = file.read(length)

@@ -115,6 +115,7 @@ def lay_out(points: Sequence[Point], width: int) -> Grid:
     xs = np.array([point.x for point in points])
     ys = np.array([point.y for point in points])
     scale = _scale(xs, ys, n_across, n_up)
+    # Halves go up; np.round would send them to even places, now left and now right.
     columns = np.floor((xs - xs.min()) * scale + 0.5).astype(int)
     rows = np.floor((ys.max() - ys) * scale / ROW_HEIGHT + 0.5).astype(int)
 

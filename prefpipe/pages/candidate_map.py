@@ -51,6 +51,7 @@ def _frame(grid: Grid) -> Iterator[Text]:
             role = label.pile.points[0].role
             style = OTHER_STYLE if role is None else ROLE_STYLES[role]
             text.append(" " * (label.column - len(text) + 1))
+            # the frame's style holds for the whole line
             text.append(label.text, style=f"not dim {style}")
         text.append(" " * (grid.n_columns - len(text) + 1) + "|")
         yield text

@@ -22,8 +22,10 @@ def distribution_plot(distribution: Distribution) -> Text:
     text.append(f"{distribution.name}{unit}\n", style="bold")
     text.append(f"  {_figures(distribution)}")
 
+    # such bins begin half below their number
     to_number = 0.5 if distribution.has_whole_bins else 0.0
     labels = [figure(edge + to_number) for edge in distribution.edges[:-1]]
+    # labels that read the same: the spread is rounding
     if len(labels) < 2 or len(set(labels)) < len(labels):
         return text
 

@@ -68,6 +68,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _block(facts: Mapping[str, Any], width: int) -> Iterator[Text]:
     summary = f"{facts['name']}: {facts['summary']}"
+    # wrapped before it is styled: a style is of characters by their number
     title = Text(textwrap.fill(summary, width, subsequent_indent=INDENT))
     title.stylize("bold", 0, len(facts["name"]))
     yield title

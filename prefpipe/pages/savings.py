@@ -66,6 +66,7 @@ def _figures(savings: Mapping[str, Any]) -> Table:
     for title in (*COLUMNS.values(), ""):
         table.add_column(title, justify="right", no_wrap=True)
 
+    # one unit for all columns, that of the largest
     unit, scale = flop_unit(savings["pool"]["flop"])
     tokens = "tokens" if savings["recipe"]["epochs"] == 1 else "tokens a pass"
     measures = [

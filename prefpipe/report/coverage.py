@@ -60,12 +60,10 @@ def coverage_of(pool: ReportedPool) -> dict[str, Any] | None:
 
     parts = [indices[place] for place in _spread(len(indices), N_PARTS)]
     shares = np.array_split(np.arange(N_PROMPTS), len(parts))
-    sample = _joined(
-        [
-            _sample_part(pool, index, flags, len(share))
-            for index, share in zip(parts, shares, strict=True)
-        ]
-    )
+    samples = []
+    for index, share in zip(parts, shares, strict=True):
+        samples.append(_sample_part(pool, index, flags, len(share)))
+    sample = _joined(samples)
     if not len(sample.mask):
         return None
 
@@ -115,6 +113,7 @@ def _costs(
             # there is 0 beside random.
             unit = np.exp(selection.log_unit)
             costs[name].append(selection.cost * unit)
+        # The expectation depends on no strategy: that of the last one will do.
         costs["random"].append(selection.cost_random * unit)
 
     # Equal responses cost nothing, whatever is chosen.
@@ -147,6 +146,7 @@ def _sample_part(
     assert candidates is not None
     assert scores is not None
     assert embeddings is not None
+    # Rows are joined by key, and a key says nothing of the text that was rated under it.
     digest = candidates.artifact.footer(index).data_sha256
     for child in (scores, embeddings):
         require_same_version(child, index, child.artifact.footer(index).parents, digest)

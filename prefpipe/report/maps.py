@@ -40,6 +40,7 @@ def maps_of(
     mapped = [pool for pool in pools if pool.groups and pool.embeddings and pool.candidates]
     if not mapped or n_prompts < 1:
         return [], []
+    # Selections can be laid over each other where every candidate has one place.
     first = mapped[0]
     alike = [
         pool

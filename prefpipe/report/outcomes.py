@@ -64,6 +64,7 @@ def win_rates_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
         if judged.kind not in PREFERENCES:
             continue
         try:
+            # Missing verdicts are counted in the entry: they must not end a report.
             computed = win_rates(
                 [str(judged.artifact.path)],
                 WinRateSources(allow_missing=True),

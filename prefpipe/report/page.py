@@ -45,6 +45,7 @@ ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 def render(story: Mapping[str, Any]) -> str:
     """Return the page of a story."""
+    # Before all else: page and data hold the same signs.
     story = _visible(story)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
@@ -111,7 +112,9 @@ def write_report(path: Path, page: str, *, overwrite: bool) -> None:
         UsageError: see `refuse_other_file`.
         PrefpipeError: the disk is full, or the folder read-only; an earlier report is as it was.
     """
+    # Asked before the work as well; since then a file may have appeared.
     refuse_other_file(path, overwrite=overwrite)
+    # What a killed run left behind.
     sweep_temporary_files(path.parent, path.name)
     with atomic_write(path) as file:
         file.write(page.encode())

@@ -92,6 +92,7 @@ def _read_candidates(pool: ReportedPool, indices: Sequence[int], unit: str) -> p
     Reward and length are NaN where unknown. ``prompt`` is the number of its prompt, and rows are
     prompt by prompt.
     """
+    # Texts are read only where they are counted.
     names = ["n_response_tokens"]
     if unit == CHARACTERS:
         names.append("response")
@@ -152,7 +153,9 @@ def _lengths(rewarded: pl.DataFrame, unit: str) -> dict[str, Any] | None:
     points = {}
     for role in ROLES:
         rows = known.filter(pl.col("role") == role)
-        shown = rows.gather_every(max(1, -(-len(rows) // MAX_POINTS)))
+        # Rounded up: never more than MAX_POINTS.
+        every = max(1, -(-len(rows) // MAX_POINTS))
+        shown = rows.gather_every(every)
         points[role] = {
             "length": shown["length"].to_list(),
             "reward": shown["reward"].to_list(),
@@ -170,6 +173,7 @@ def _lengths(rewarded: pl.DataFrame, unit: str) -> dict[str, Any] | None:
 
 def _trend(rewards: np.ndarray, lengths: np.ndarray) -> list[dict[str, Any]]:
     """Return mean length and mean reward in bins of about equal numbers of candidates."""
+    # Edges are lengths that occur, so that equal lengths share a bin; equal edges become one.
     levels = np.linspace(0.0, 1.0, N_LENGTH_BINS + 1)
     edges = np.unique(np.quantile(lengths, levels, method="lower"))
     last = max(0, len(edges) - 2)

@@ -104,13 +104,13 @@ def pools_of(artifacts: Sequence[ReportedArtifact]) -> list[ReportedPool]:
         if artifact.kind == "groups"
     ]
 
-    told_elsewhere = {pool.candidates.name for pool in pools if pool.candidates is not None}
+    shown_elsewhere = {pool.candidates.name for pool in pools if pool.candidates is not None}
     for artifact in artifacts:
         if artifact.kind == "evaluation":
-            told_elsewhere |= {artifact.parents.get(side, "") for side in SIDES_OF_EVAL}
+            shown_elsewhere |= {artifact.parents.get(side, "") for side in SIDES_OF_EVAL}
 
     for candidates in artifacts:
-        if candidates.kind == "candidates" and candidates.name not in told_elsewhere:
+        if candidates.kind == "candidates" and candidates.name not in shown_elsewhere:
             scores = _first_child(artifacts, candidates, "scores")
             embeddings = _first_child(artifacts, candidates, "embeddings")
             pools.append(ReportedPool(candidates.name, candidates, scores, embeddings, None))
@@ -171,6 +171,7 @@ def parts_on_disk(pool: ReportedPool, *, needs: Sequence[str]) -> list[int]:
             return []
         needed.append(reported.artifact)
 
+    # Parts belong together by their number.
     n_parts = pool.candidates.artifact.n_parts
     for artifact in needed:
         if artifact.n_parts != n_parts:

@@ -165,6 +165,7 @@ def savings_of(
     sources, wishes = [], []
     for pool in pools:
         tally = {} if pool.groups is None else _or_error(pool.groups.artifact.tally)
+        # A damaged tally is an error, which has none of them.
         if not all(tally.get(name) for name in NEEDED_SUMS):
             continue
         sources.append(
@@ -177,6 +178,7 @@ def savings_of(
         keeps_all = tally["n_kept"] >= tally["n_usable"]
         wishes.append((pool.name not in trained, keeps_all))
 
+    # False comes before True, and the first of equals wins.
     start = wishes.index(min(wishes)) if wishes else None
     accelerators = []
     for key, accelerator in ACCELERATORS.items():

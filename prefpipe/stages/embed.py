@@ -42,6 +42,7 @@ def run(
     """Embed the parts of this shard that are missing."""
     refuse_nesting(config.output, {"CANDIDATES": config.candidates})
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
+    # The tag names no dimensions: those are known when the embedder is loaded.
     record = RunRecord(
         stage=config.stage,
         schema=embeddings_schema(1, half=False).tag,
@@ -105,6 +106,7 @@ class EmbeddingMaker:
 
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Embed and write one part."""
+        # Loaded even for a part without a text: its vectors of zeros have a length, too.
         embedder = self.embedder.get()
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
         candidates, _ = self.candidates.read(index, columns)

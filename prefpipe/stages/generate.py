@@ -65,7 +65,9 @@ from prefpipe.stages.shared.skipped_rows import (
 from prefpipe.text.control_text import note_on_server, spells_control_token
 
 FAILING = ("error", "prompt_too_long")
+"""Statuses of rows without a response; they count towards ``--max-error-rate``."""
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
+"""Statuses that ``--retry-errors`` keeps: a prompt that is too long stays so."""
 SERVED = "openai"
 """The back-end whose rows carry `REASONING`.
 
@@ -164,6 +166,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         maker.describe(summary, elapsed_s)
     report_skipped_rows(config, skipped, summary)
     check_error_rate(summary, FAILING, config.max_error_rate)
+    # `empty` is no failure: a run without any text passes the limit above.
     _refuse_no_text_at_all(output, indices, summary, config.max_error_rate)
     return summary
 
@@ -207,6 +210,7 @@ def _refuse_no_text_at_all(
     """
     if not summary.n_rows or summary.counts["ok"] or limit >= 1:
         return
+    # No row ended by itself, but one that was cut may have a text.
     for index in indices:
         responses = output.read(index, ["response"])[0]["response"].to_pylist()
         if any(text is not None and text.strip() for text in responses):
@@ -234,6 +238,7 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
         raise UsageError(
             f"--extend: there is no run to grow in {config.output}", hint="drop --extend"
         ) from error
+    # An extension that was stopped goes on: its record is there already.
     if on_disk.fingerprint == record.fingerprint:
         return on_disk
 
@@ -295,11 +300,13 @@ class CandidateMaker:
         for sampler_idx in range(len(self.engines)):
             rows += self._sample(sampler_idx, index, prompts.rows, kept)
 
+        # Rows came model by model; a part stands by prompt and sample.
         order = {prompt.prompt_id: position for position, prompt in enumerate(prompts.rows)}
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
         self.n_duplicates += mark_duplicates(rows)
         table = table_of_rows(rows, prompts, is_served=self.config.backend == SERVED)
         self.output.write(index, table, counts=count_by_status(rows), parents={})
+        # Not before: until the part is on disk they are all that was paid for.
         _kept_answers(self.output, index).remove()
 
     def describe(self, summary: Summary, elapsed_s: float) -> None:
@@ -329,6 +336,7 @@ class CandidateMaker:
 
         Those are what an extension or a retry keeps.
         """
+        # Otherwise a part is made because it is missing or damaged, and holds nothing to keep.
         if not (self.output.record.history or self.config.retry_errors):
             return {}
         path = self.output.part_path(index)
@@ -339,6 +347,7 @@ class CandidateMaker:
         except CorruptPartError:
             return {}
 
+        # The rows of a smaller --n are rows of this run: no seed depends on n.
         earlier = {step.get("from") for step in self.output.record.history}
         if footer.fingerprint not in {self.output.record.fingerprint} | earlier:
             return {}
@@ -360,9 +369,11 @@ class CandidateMaker:
         if not wanted:
             return []
 
+        # Only now, so that a part whose rows are all kept loads no model.
         engine = self.engines[sampler_idx].get()
         requests, rows = self._requests(sampler_idx, engine, wanted)
         if isinstance(engine, ServedGenerator):
+            # A kill then costs what is on its way, and no answer that arrived.
             answers_folder = _kept_answers(self.output, index).folder
             engine.keep_answers_in(answers_folder, ask_again=self.config.retry_errors)
 
@@ -372,13 +383,14 @@ class CandidateMaker:
             params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
             answers = engine.generate(requests, params)
         self.engine_s += time.perf_counter() - started
+        # A server refuses a setting when it is asked, so this is known only now.
         if isinstance(engine, ServedGenerator) and engine.left_out:
             self._record_what_is_not_sent(sampler_idx, engine.left_out)
 
         for request, answer in zip(requests, answers, strict=True):
             status, reason = status_of(answer, self.config.max_tokens)
             rows.append(self._row(sampler_idx, request, answer, status, reason))
-            self.n_tokens += len(answer.token_ids) or answer.n_tokens or 0
+            self.n_tokens += _n_tokens(answer) or 0
         return rows
 
     def _requests(
@@ -398,6 +410,7 @@ class CandidateMaker:
 
         requests: list[GenerationRequest] = []
         rows: list[Row] = []
+        # A server's prompts have no ids here: it says itself which are too long.
         room = engine.max_model_len - config.max_tokens
         for prompt, sample_idx in wanted:
             ids, refusal = encoded[prompt.prompt_id]
@@ -459,6 +472,7 @@ class CandidateMaker:
             return row
 
         row["finish_reason"] = answer.finish_reason
+        # A server counts the tokens of a prompt whose ids nobody here knows.
         if not request.prompt_token_ids:
             row["n_prompt_tokens"] = answer.n_prompt_tokens
         if self.config.backend == SERVED:
@@ -493,6 +507,7 @@ def _n_tokens(answer: Generation) -> int | None:
         return len(answer.token_ids)
     if answer.n_tokens is not None:
         return answer.n_tokens
+    # No ids and no count: the length is not known, unless nothing was said at all.
     has_said_something = answer.text or answer.reasoning is not None
     return None if has_said_something else 0
 
@@ -510,6 +525,7 @@ def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
     limit = f"reached the limit of {max_tokens} tokens"
     if answer.finish_reason == "length" and has_text:
         return "truncated", limit
+    # More tokens would have made a text, so this is `truncated` and not `empty`.
     if answer.finish_reason == "length" and has_thought:
         return "truncated", f"{limit} while thinking; the response has no text"
     if has_text:

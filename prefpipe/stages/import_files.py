@@ -53,6 +53,7 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
     files = {name: file_of(text) for name, text in sources.items()}
     refuse_nesting(config.output, {name: path for name, path in files.items() if path is not None})
     pool, skipped = _read(config)
+    # Both records, of candidates and of scores, say what was left out.
     runtime = replace(runtime, context={**runtime.context, **context_of_skipped_rows(skipped)})
     for note in pool.notes:
         runtime.log(note)
@@ -146,6 +147,7 @@ def _wide(config: ImportConfig) -> WideColumns:
 
 
 def _record_of_candidates(config: ImportConfig, pool: Pool, runtime: Runtime) -> RunRecord:
+    # What the files hold, not where they lie: a file that was moved is the same import.
     identity: dict[str, Any] = {
         "stage": config.stage,
         "version": config.VERSION,

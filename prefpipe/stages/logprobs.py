@@ -93,6 +93,7 @@ def run(
             summary,
             indices=indices,
         )
+        # Without a part to make nothing was opened; stored ids need no encoder.
         if reference.opened is not None and reference.opened.encoder is not None:
             encoder = reference.opened.encoder
             summary.notes += encoder.notes()
@@ -136,6 +137,7 @@ def record_of(
     encode_as: ModelFiles,
 ) -> RunRecord:
     """Return what a run of these groups under this model is."""
+    # Of a whole model the flag changes nothing, so it is no part of what the artifact is.
     merged = {}
     if config.merge_adapter and model.base is not None:
         merged["merge_adapter"] = True
@@ -195,6 +197,7 @@ class ReferenceModel:
             log: where to say what is loaded.
         """
         self.config = config
+        # Before the weights: a chat template that fails should not cost their loading.
         self.encoder: Encoder | None = None
         if not stored_ids_fit(groups, encode_as):
             log(AGAIN)
@@ -208,9 +211,13 @@ class ReferenceModel:
             trust_remote_code=config.trust_remote_code,
         )
         self.model.to(find_device(config.device))
-        problem = share_prompts(self.model) if config.shared_prompt else "--no-shared-prompt"
-        how = "" if problem is None else f" a response: {problem}"
-        log(f"each prompt is computed once{how}")
+        problem: str | None = "--no-shared-prompt"
+        if config.shared_prompt:
+            problem = share_prompts(self.model)
+        line = "each prompt is computed once"
+        if problem is not None:
+            line += f" a response: {problem}"
+        log(line)
 
     def measure(self, groups: Sequence[Group]) -> dict[Key, Measured]:
         """Return the log-probability of every response of some groups, by key."""
@@ -245,6 +252,7 @@ class LogprobMaker:
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Measure and write one part."""
         reference = self.reference.get()
+        # Every response gets a row; only those that fit are measured.
         keys, groups, statuses = self._read(index, reference.encoder)
         measured = reference.measure(groups)
         rows = []

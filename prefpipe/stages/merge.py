@@ -73,6 +73,7 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
     base = adapter.base
     assert base is not None
     refuse_nesting(request.output, {"ADAPTER": adapter.path, "its base": base.path})
+    # Without the flag nothing is replaced, and `atomic_folder` refuses a name that is taken.
     if request.overwrite:
         _require_replaceable(request.output)
     warnings = _check_base(adapter, base, runtime, base_given=request.base_given)
@@ -86,6 +87,7 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
         adapted = load_adapted(adapter, trust_remote_code=request.trust_remote_code)
         for note in adapted.notes:
             runtime.log(note)
+        # Measured now, for merging uses the adapted model up.
         expected = measure_adapted(adapted.model, adapted.tokenizer)
         _stop_if_asked(runtime)
 
@@ -114,7 +116,7 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
         del model, adapted
         _stop_if_asked(runtime)
 
-        # Read back, and agrees.
+        # Read back, and agrees: only what is on disk is what the user gets.
         agreement = _read_back(folder, kind, sums, expected, request)
         figures |= {**agreement._asdict(), "tolerance": TOLERANCES[dtype]}
         runtime.log(
@@ -193,6 +195,7 @@ def _check_base(
             "the adapter was trained over a 4-bit base; it is merged into the base as it is stored"
         )
 
+    # A training that started from an adapter recorded the hash of its base beside the adapter's.
     trained_on = record.identity.get("model", {})
     content_hash = trained_on.get("base_content_hash") or trained_on.get("content_hash")
     if content_hash in (None, base.content_hash):
@@ -231,7 +234,9 @@ def _warnings_of_rounding(figures: dict[str, Any]) -> list[str]:
     warnings = []
     unchanged = figures["unchanged"]
     if unchanged:
-        names = ", ".join(unchanged[:3]) + (" ..." if len(unchanged) > 3 else "")
+        names = ", ".join(unchanged[:3])
+        if len(unchanged) > 3:
+            names += " ..."
         warnings.append(
             f"{len(unchanged)} of {figures['n_matrices']} adapted matrices stay as they are: "
             f"{names}"
@@ -254,6 +259,7 @@ def _read_back(
     request: MergeRequest,
 ) -> Agreement:
     """Load the merged model from disk, in float32; compare it with what was saved and expected."""
+    # In float32, so that what is compared is the weights and not the arithmetic.
     model = KINDS[kind].from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=request.trust_remote_code
     )

@@ -92,6 +92,7 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     """Score the parts of this shard that are missing."""
     refuse_nesting(config.output, {"CANDIDATES": config.candidates})
     candidates = open_input(config.candidates, schema=CANDIDATES.name, name="CANDIDATES")
+    # Read before the run is recorded, which says what was left out of them.
     on_file = [rater for rater in raters if rater.kind == "ratings"]
     skipped: list[BadRow] = []
     for rater in on_file:
@@ -163,6 +164,7 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     summary.notes += maker.notes()
 
     report_skipped_rows(config, skipped, summary)
+    # Last, for it may end the command: what was left out is in its file by then.
     failing = [status for status in summary.counts if status not in NOT_FAILED]
     check_error_rate(summary, failing, config.max_error_rate)
     return summary
@@ -380,6 +382,7 @@ class ScoreMaker:
         rated: list[Score] = []
         places, requests = [], []
         for place, (row, user_row) in enumerate(zip(candidates, columns, strict=True)):
+            # What a candidate without a response gets; the answers take the others' places.
             reason = f"generation ended with {row['status']}: {row['reason']}"
             rated.append(Score(None, "no_response", reason))
             if row["status"] not in UNUSABLE:

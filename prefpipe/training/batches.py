@@ -132,6 +132,7 @@ class BudgetCollator:
 
     def _batch(self, groups: Sequence[Group]) -> Batch:
         batch = self.collator(groups)
+        # Only packed groups can be cut; padded ones, and single responses, are computed whole.
         is_too_long = self._n_tokens(groups) > self.max_tokens
         if self.collator.packed and is_too_long and len(groups[0].responses) > 1:
             batch["rows"] = [
@@ -220,6 +221,7 @@ class GlobalBatchSampler(Sampler[int]):
         return -len(self.lengths) % self.at_once
 
     def __iter__(self) -> Iterator[int]:
+        # Nothing else draws from this generator: the order is of seed and epoch alone.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order: list[int] = torch.randperm(len(self.lengths), generator=generator).tolist()
         for start in range(0, len(order), self.global_batch_size):

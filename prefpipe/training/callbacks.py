@@ -91,6 +91,7 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
         """Compare the last train rows with the first."""
         values = [entry["logps/chosen"] for entry in state.log_history if "logps/chosen" in entry]
+        # The first rows and the last ones must not be the same.
         is_too_early = len(values) < 2 * N_FIRST_ROWS
         if self._has_warned or is_too_early or not state.is_world_process_zero:
             return
@@ -101,9 +102,8 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
         self._has_warned = True
         warnings.warn(
             f"the log-probability of the positives fell from {began:.2f} to {now:.2f} nats a token "
-            "by step "
-            f"{state.global_step}: the policy is unlearning good answers too; lower "
-            "--learning-rate or --beta",
+            f"by step {state.global_step}: the policy is unlearning good answers too; "
+            "lower --learning-rate or --beta",
             PrefpipeWarning,
             stacklevel=2,
         )

@@ -41,6 +41,7 @@ def find_last_checkpoint(
     for path in folder.iterdir():
         match = CHECKPOINT_NAME.fullmatch(path.name)
         if match:
+            # By number: as text, checkpoint-1000 comes before checkpoint-200.
             checkpoints.append((int(match[1]), path))
 
     for _, path in sorted(checkpoints, reverse=True):
@@ -109,6 +110,7 @@ def checkpoint_problem(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return "trainer_state.json, which is written last, is missing or cut off"
 
+    # Weights and optimizer lie elsewhere then, and none of the files below need be there.
     if any(any(path.glob(pattern)) for pattern in SHARDED_STATES):
         broken = _broken_archives(path, "*.bin")
         return f"{broken[0]} is cut off" if broken else None

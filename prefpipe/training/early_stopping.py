@@ -89,6 +89,8 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         Raises:
             UsageError: it is gone. The best model of the run could not be saved any more.
         """
+        # A checkpoint of a run without early stopping has no entry, and the trainer, which fills
+        # the entry when it saves, makes none.
         saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.n_waited = saved["attributes"]["n_waited"]
         best = saved["attributes"]["best"]
@@ -104,9 +106,8 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
                 state.best_model_checkpoint = str(place)
                 return
         raise UsageError(
-            f"{checkpoint} goes on from a run whose best evaluation was at step {step}, and its "
-            "model, "
-            f"{checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
+            f"{checkpoint} goes on from a run whose best evaluation was at step {step}, "
+            f"and its model, {checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
             hint="put it back, or start again with --overwrite",
         )
 

@@ -130,9 +130,8 @@ class Encoder:
         else:
             raise EncodingError(
                 "not_prefix",
-                f"prompt {prompt_id}: its text is not the beginning of prompt plus response; the "
-                "chat template writes a "
-                "finished turn differently",
+                f"prompt {prompt_id}: its text is not the beginning of prompt plus response; "
+                "the chat template writes a finished turn differently",
                 hint="train the model that generated the responses, whose token ids are stored",
             )
 
@@ -147,8 +146,8 @@ class Encoder:
         if self.n_apart:
             notes.append(
                 f"{self.n_apart:,} of {self.n_encoded:,} responses are tokenised apart from their "
-                "prompts: tokenised with them, "
-                "their first letters would change the prompts' last tokens"
+                "prompts: tokenised with them, their first letters would change the prompts' last "
+                "tokens"
             )
         return notes + self.template.note_on_control_text(self.n_with_control_text, self.n_encoded)
 
@@ -195,6 +194,7 @@ class Encoder:
             for spelling in self.template.control_tokens.values()
             if spelling in prompt_text
         ]
+        # In the order in which they are tried: best none at all.
         serving = []
         for anchor in ("", *written, "\n", ":"):
             before = self.template.tokenise(anchor) if anchor else []

@@ -134,6 +134,7 @@ def _summed(tokens: Tensor, response_mask: Tensor, ended: Tensor | None) -> Resp
     summed = sum_response_logps(tokens[:, 0], response_mask, ended)
     if tokens.shape[1] == 1:
         return summed
+    # Logged, never trained on.
     entropies = sum_response_logps(tokens[:, 1].detach(), response_mask)
     return summed._replace(entropies=mean_logps(entropies))
 
@@ -214,6 +215,7 @@ def prepare_packing(
 
     was_training = model.training
     attention_before = inside.config._attn_implementation  # noqa: SLF001 - its only name
+    # Without dropout, which would draw other numbers for the packed row than for the plain ones.
     model.eval()
     try:
         plain_batch = pad_sequences(sequences_of(groups), pad_token_id or 0)

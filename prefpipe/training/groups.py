@@ -241,10 +241,9 @@ def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
     group, winner, loser = without_gap[0]
     raise UsageError(
         f"{objective} takes the logarithm of the reward gap, and in {len(without_gap)} of "
-        f"{n_pairs} pairs the winner is not "
-        f"rated above the loser: in prompt {group.prompt_id} response {winner.sample_idx} has "
-        f"reward {winner.reward:g} and "
-        f"response {loser.sample_idx} has {loser.reward:g}",
+        f"{n_pairs} pairs the winner is not rated above the loser: "
+        f"in prompt {group.prompt_id} response {winner.sample_idx} has reward {winner.reward:g} "
+        f"and response {loser.sample_idx} has {loser.reward:g}",
         hint="leave such pairs out with `prefpipe select --min-margin`, or train with mmpo or rpo, "
         "which can read them",
     )
@@ -361,6 +360,7 @@ def _without_copies(
     """Return the responses whose tokens differ, in their order, and the status of the others."""
     statuses: dict[Key, ResponseStatus] = {}
     originals: dict[tuple[int, ...], Response] = {}
+    # The first of equal tokens is the one that stays, so what is to stay comes first.
     for response in sorted(responses, key=lambda each: (each.role != "positive", each.sample_idx)):
         original = originals.setdefault(tuple(response.token_ids), response)
         if original is not response:

@@ -31,8 +31,7 @@ SCORE_MEASURES = MEASURES[: MEASURES.index("logps/chosen")]
 MEASURE_MEANINGS = {
     "loss": "mean over prompts of the objective",
     "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, "
-    "and so on), "
-    "in the objective's units (of a policy: the implicit reward)",
+    "and so on), in the objective's units (of a policy: the implicit reward)",
     "rewards/rejected": "mean score of the negatives",
     "rewards/margins": "rewards/chosen - rewards/rejected",
     "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is "
@@ -42,17 +41,13 @@ MEASURE_MEANINGS = {
     "logps/chosen": "mean log-probability of the positives, nats a token",
     "logps/rejected": "mean log-probability of the negatives, nats a token",
     "entropy": "mean entropy of the policy's next-token distribution over the tokens of the "
-    "responses, "
-    "each response alike, nats",
+    "responses, each response alike, nats",
     "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate "
-    "of the "
-    "policy's distance from the reference, KL(reference || policy) a token, only where the "
-    "reference sampled "
-    "the responses; null without a reference",
+    "of the policy's distance from the reference, KL(reference || policy) a token, only where the "
+    "reference sampled the responses; null without a reference",
     "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the "
-    "same responses, "
-    "nats a token; without a reference below the mean of the first ten `train` rows, or the first "
-    "`eval` row",
+    "same responses, nats a token; without a reference below the mean of the first ten `train` "
+    "rows, or the first `eval` row",
     "logps/rejected_fall": "the same for the negatives",
 }
 
@@ -212,20 +207,18 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
     if not first:
         return f"{figures['n_steps']} steps"
     return (
-        f"{figures['n_steps']} steps on {figures['n_groups']} groups; mean of the first and of the "
-        "last "
-        f"{figures['n_steps_averaged']} steps: loss {first['loss']:.3f} to {last['loss']:.3f}, "
-        "margin "
-        f"{first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, accuracy "
-        f"{describe_accuracy(first)} to "
-        f"{describe_accuracy(last)}"
+        f"{figures['n_steps']} steps on {figures['n_groups']} groups; "
+        f"mean of the first and of the last {figures['n_steps_averaged']} steps: "
+        f"loss {first['loss']:.3f} to {last['loss']:.3f}, "
+        f"margin {first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, "
+        f"accuracy {describe_accuracy(first)} to {describe_accuracy(last)}"
     )
 
 
 def describe_calibration(figures: Mapping[str, Any]) -> str:
     """Return in words how right and how sure the scores are about held-out pairs."""
     return (
-        f"{figures['n_pairs']} held-out pairs: accuracy {figures['accuracy']:.1%}, ECE "
-        f"{figures['ece']:.3f}, "
-        f"Brier {figures['brier']:.3f}, log loss {figures['log_loss']:.3f}"
+        f"{figures['n_pairs']} held-out pairs: accuracy {figures['accuracy']:.1%}, "
+        f"ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}, "
+        f"log loss {figures['log_loss']:.3f}"
     )

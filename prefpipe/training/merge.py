@@ -250,6 +250,7 @@ def _fit_vocabulary(
     notes = []
     if len(brought) == 1 and brought != {n_rows}:
         [n_brought] = brought
+        # The adapter's own rows take their place, so the new ones need no mean of the old.
         model.resize_token_embeddings(n_brought, mean_resizing=False)
         notes.append(
             f"the base's vocabulary goes from {n_rows:,} to the adapter's {n_brought:,} rows"

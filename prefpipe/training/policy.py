@@ -261,6 +261,7 @@ def save_policy(
         weights: all of the model's, where its own are cut over several devices.
     """
     staging = folder / SAVED_SUFFIX
+    # What a save that was killed left behind.
     with suppress(FileNotFoundError):
         shutil.rmtree(staging)
 

@@ -112,4 +112,5 @@ def scoring_head(
     try:
         yield
     finally:
+        # Only what was set on this head goes: its class has the real one.
         del head.forward

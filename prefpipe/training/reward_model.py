@@ -194,6 +194,7 @@ def load_reward_model(
         UsageError: ``lora`` names modules the model lacks.
     """
     model = _load(files, seed=seed, trust_remote_code=trust_remote_code)
+    # Never to fewer rows: many models have more than their tokenizer has tokens.
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id

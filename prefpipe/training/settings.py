@@ -160,6 +160,7 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
             f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`"
         ) from error
 
+    # A launcher may set a precision of its own, of which the run's identity would not know.
     if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
         raise UsageError(
             f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is "
@@ -198,6 +199,7 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "per_device_train_batch_size": settings.per_device_train_batch_size,
         "per_device_eval_batch_size": settings.per_device_train_batch_size,
         "lr_scheduler_type": settings.lr_scheduler_type,
+        # a number below 1 is a share of the steps, for the trainer
         "warmup_steps": settings.warmup_ratio,
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
@@ -215,6 +217,7 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "log_level": "error",
         "report_to": trackers or "none",
+        # groups are tuples, and have no columns
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available(),

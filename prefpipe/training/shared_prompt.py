@@ -74,6 +74,7 @@ class Layout:
         for group in self.groups:
             sizes.append(group.prompt.length)
             sizes.append(sum(span.length for span in group.responses))
+        # A group without responses takes one piece, its prompt.
         return [size for size in sizes if size > 0]
 
     def places(self, device: torch.device) -> list[Places]:
@@ -93,10 +94,9 @@ def pack_groups(groups: Sequence[Group]) -> dict[str, Any]:
 
     Returns:
         ``input_ids`` and ``position_ids`` (1, N); ``predictors`` (M,): the token whose output
-            predicts each response
-        token, the prompt's last for the first of a response; ``labels`` (M,): its id;
-            ``response_mask`` (S, longest) bool: the
-        responses' tokens in rows; ``layout``: a `Layout`.
+        predicts each response token, the prompt's last for the first of a response; ``labels``
+        (M,): its id; ``response_mask`` (S, longest) bool: the responses' tokens in rows;
+        ``layout``: a `Layout`.
     """
     ids: list[int] = []
     positions: list[int] = []
@@ -189,6 +189,7 @@ def changes_attention(config: Any) -> str | None:
     is_sliding = bool(window)
     if layers:
         is_sliding = any("sliding" in kind or "chunked" in kind for kind in layers)
+    # Qwen's configurations name a window, and switch it off beside it.
     if is_sliding and getattr(text, "use_sliding_window", True):
         return f"its attention looks back over a window of {window} tokens only"
     return None

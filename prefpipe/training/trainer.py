@@ -82,6 +82,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self._n_tokens: list[Tensor] = []
         self._throughput = Throughput()
 
+        # Padding is masked, so any id serves where the tokenizer names none.
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         collator = GroupCollator(
             pad_token_id, end_token_ids(model, tokenizer), packed=shares_prompts(model)
@@ -99,6 +100,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss
         # arguments from us.
         self.model_accepts_loss_kwargs = True
+        # Not in the arguments: they would refuse --save-steps that are no multiple of --eval-steps,
+        # and early stopping asks for its checkpoints by itself.
         self.args.load_best_model_at_end = self._early_stopping() is not None
         # stdout belongs to the command's result
         self.remove_callback(PrinterCallback)
@@ -184,6 +187,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         rows = [row for batch in batches for row in batch.get("rows", ())]
         outputs = iter(self._read_without_gradients(model, rows, spare=idle_row))
 
+        # The passes with gradients: one a batch, and one a row of a group in several.
         whole = [batch for batch in batches if "rows" not in batch]
         passes: list[Callable[[], Tensor]] = [
             partial(self._share, model, batch, num_items_in_batch, shares) for batch in whole
@@ -204,6 +208,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             # very last may.
             gradients = self.accelerator.gradient_state
             gradients._set_sync_gradients(ends_step and is_last)  # noqa: SLF001 - as the trainer does
+            # Without syncing, FSDP would keep whole gradients on every device.
             syncs = is_last or self.is_fsdp_enabled
             with nullcontext() if syncs else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
@@ -255,6 +260,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         leaves: dict[str, Any] = {}
         for name, figure in differentiable_figures(output).items():
             leaves[name] = figure.detach().requires_grad_()
+        # Back to the figures and no further: the model, and what wraps it, has no part in this.
         loss: Any = self._count(batch, output._replace(**leaves), n_prompts, shares)
         loss.backward()
 
@@ -263,6 +269,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         sizes = [len(row_output.n_tokens) for row_output in row_outputs]
         weights = []
         for leaf in leaves.values():
+            # What the objective does not read has no derivative: how responses end, nearly always.
             grad = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
             weights.append(grad[exists].split(sizes))
         return list(zip(*weights, strict=True))
@@ -272,10 +279,10 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
         With None it is a pass that adds nothing.
         """
-        figures = list(
-            differentiable_figures(self.scoring.read(model, row, measured=False)).values()
-        )
+        output = self.scoring.read(model, row, measured=False)
+        figures = list(differentiable_figures(output).values())
         if weights is None:
+            # Times 0, so that the backward pass runs through the model as the others' does.
             return figures[0].sum() * 0.0
         sums = [(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]
         return torch.stack(sums).sum()
@@ -369,6 +376,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the measures of the steps since the last log line to it."""
+        # Evaluations have `eval_loss`, and the last line of a run `train_loss`.
         if "loss" in logs:
             logs |= self._take_measures()
         complete_entry(logs, self.state.log_history)
@@ -382,6 +390,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         takes its place.
         """
         measures = self.scoring.measures
+        # Empty to begin with: a process that had no prompt adds nothing, and takes part.
         no_rows = torch.zeros(0, len(measures), device=self.args.device)
         rows = torch.cat([no_rows, *self._measured])
         no_tokens = rows.new_zeros(()).long()

@@ -166,6 +166,7 @@ def read_annotations(
         UsageError: an option that does not go with the file.
     """
     table, record, sha256 = _opened(source)
+    # Arena-Hard's files hold games, and no column `preference`
     if is_judgment_file(table):
         return _arena_annotations(of_category(table, category), sha256, scale)
     if category is not None:
@@ -175,6 +176,7 @@ def read_annotations(
         )
 
     table.require(["preference"], hint=HINT)
+    # the columns say which scale it is, never the values: elsewhere a 2 is refused without --scale
     kind = ALPACA_EVAL if table.has(("preference", "output_1", "output_2")) else ROWS
     text_column = table.first_name(TEXT_KEYS)
     if text_column is None and "prompt_id" not in table.names:
@@ -186,6 +188,7 @@ def read_annotations(
     texts = _keys(table, text_column, problems)
     if ids is not None and texts is not None:
         _note_shared_ids(table, ids, texts, problems)
+    # preferences before lengths: a row without a verdict needs no response
     preferences = _preferences(table, scale or kind.scale, problems, draw_at_0=kind.draw_at_0)
     lengths = _lengths(table, LENGTHS, kind.response, preferences, problems)
     baseline_lengths = _lengths(
@@ -261,6 +264,7 @@ def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
         return table, record, record.fingerprint
 
     table = read_user_table(source, text_columns=(*TEXT_KEYS, "uid", "question_id"), hint=HINT)
+    # a hub data set is no file of this machine
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
     return table, None, digest
 
@@ -300,6 +304,7 @@ def _keys(table: UserTable, name: str | None, problems: Problems) -> list[str] |
     for place, value in zip(table.places, table.values(name), strict=True):
         if value is None or value == "":
             problems.add(place, f"`{name}` is empty")
+        # also of an empty one: keys and places stay side by side until all problems are raised
         keys.append(key_of(value))
     return keys
 
@@ -324,6 +329,7 @@ def _preferences(
     for place, value in zip(table.places, table.values("preference"), strict=True):
         written, problem = checked_number(value, "preference")
         preference = nan if written is None else written
+        # NaN stays NaN
         if scale == "1-2":
             is_draw = draw_at_0 and preference == 0.0
             preference = 0.5 if is_draw else preference - 1.0

@@ -62,7 +62,7 @@ def read_first_version(source: str, questions: str, options: ReadOptions) -> Poo
 
     problems = Problems(questions)
     prompts = _questions(asked, problems, options.rules)
-    problems.raise_if_any()
+    problems.raise_if_any()  # before the answers are looked up among them
 
     problems = Problems(source)
     answers = _answers(answered, prompts, questions, problems)
@@ -88,6 +88,7 @@ def _questions(table: UserTable, problems: Problems, rules: ReadingRules) -> dic
         if problem is None:
             prompt = row_problems.take(checked_prompt(text, "turns[0].content", rules=rules))
 
+        # one with a problem is kept, too, so that a second one of its id is told
         if question_id in questions:
             row_problems.add(f"question {question_id!r} stands twice")
         elif question_id is not None:

@@ -61,6 +61,7 @@ def of_category(table: UserTable, category: str | None) -> UserTable:
         UsageError: a category that the file does not have.
     """
     values = table.values_or_none("category")
+    # as texts, as the flag is one, whatever type the file's are
     names = [None if value is None else str(value) for value in values]
     counts = Counter(name for name in names if name is not None)
     shown = ", ".join(f"{name} ({count:,})" for name, count in counts.items())
@@ -96,9 +97,11 @@ def read_games(table: UserTable, problems: Problems) -> Judgments:
             continue
 
         verdicts = [_verdict(game, row_problems) for game in games]
+        # v2.0 counts a prompt by both of its games or by none
         if id_column == "uid" and None in verdicts:
             verdicts = [None] * len(verdicts)
         for number, verdict in enumerate(verdicts):
+            # a game without a verdict stays a row, and is counted as missing
             for_a, weight = verdict or (nan, 1.0)
             is_model_a = number == 1
             judgments.ids.append(prompt_id)

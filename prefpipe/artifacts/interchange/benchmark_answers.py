@@ -72,6 +72,7 @@ def _alpaca_responses(
         turns = take(checked_prompt(instructions[row], "instruction", rules=rules))
         text = take(checked_text(outputs[row], "output"))
         model = take(checked_optional_text(generators[row], "generator"))
+        # how an instruction and its input belong together the file does not say
         if inputs[row] not in (None, ""):
             row_problems.add(
                 f"`input` is {shortened(inputs[row])}; join it with the instruction first"
@@ -92,6 +93,7 @@ def read_arena_hard(source: str, options: ReadOptions) -> Pool:
         return read_first_version(source, options.requests, options)
 
     table = read_user_table(source, text_columns=("uid", "model"), hint=ARENA_HINT)
+    # before the missing columns: with its questions such a file can be read
     if "choices" in table.names and "messages" not in table.names:
         raise InputError(
             f"{source} is an answer file of Arena-Hard v0.1 (`question_id`, `choices`), which does "
@@ -147,6 +149,7 @@ def _prompt_and_answer(messages: Any, rules: ReadingRules) -> tuple[Turns, str |
         raise UnusableRowError(
             f"`messages` does not end with the assistant's answer: {shortened(last)}"
         )
+    # an answer that calls a tool is refused, whatever text it has beside the call
     problem = problem_of_keys(last, rules.leave_out)
     if problem is not None:
         raise UnusableRowError(f"`messages`: the answer {problem}")
@@ -181,12 +184,13 @@ def arena_row(candidate: Mapping[str, Any], model: str) -> Row | str:
     first; it is counted in the model's own tokens.
     """
     response = candidate["response"]
+    # the tool finds answers by its own ids, which pass through where its questions were the prompts
     uid = str(candidate.get("uid") or candidate["prompt_id"])
     digest = hashlib.sha256(canonical_json([uid, model, response]).encode()).hexdigest()
     turns = [dict(turn) for turn in candidate["messages"]]
     return {
         "uid": uid,
-        "ans_id": digest[:22],
+        "ans_id": digest[:22],  # as long as the tool's own
         "model": model,
         "messages": [*turns, {"role": "assistant", "content": {"answer": response}}],
         "tstamp": 0.0,

@@ -68,6 +68,7 @@ def checked_index(value: Any, name: str) -> tuple[int | None, str | None]:
     number, reason = number_of(value)
     if reason is None and number is None:
         return None, None
+    # NaN and infinity fail the bounds, before int() would raise
     if number is None or not 0 <= number <= LONGEST_INDEX or number != int(number):
         return None, f"`{name}` is {shortened(value)}, which is no whole number from 0"
     return int(number), None

@@ -90,6 +90,7 @@ def checked_prompt(
     if problem is not None:
         return turns, f"`{name}`: {problem}"
 
+    # last, so that the row's system prompt and tools are looked at as well
     for turn in turns:
         for text in turn.values():
             problem = surrogate_problem(text, name)
@@ -103,6 +104,7 @@ def _turns_in_text(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
 
     The text itself where there are none.
     """
+    # lists first: a turn of one may hold a template's markers, and is read as it stands
     turns, problem = serialised_turns(text)
     if turns is not None or problem is not None:
         return turns, problem

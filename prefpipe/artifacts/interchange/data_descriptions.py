@@ -86,6 +86,7 @@ def _dataset_info() -> bytes:
 
 
 def _axolotl(folder: Path) -> bytes:
+    # quoted as JSON, which YAML reads: a path may hold any sign
     path = json.dumps((folder / DATA_FILE).as_posix(), ensure_ascii=False)
     first_comment = (
         "# A piece of an axolotl config; base_model, chat_template, the learning settings and the "

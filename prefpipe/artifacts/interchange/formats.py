@@ -165,6 +165,7 @@ def content_hash(source: str) -> str:
 
     digest = hashlib.sha256()
     for row in python_rows(read_table(source).columns):
+        # as Python prints them: a table holds values, NaN and dates, that JSON does not
         printed = {name: repr(value) for name, value in row.items()}
         digest.update(canonical_json(printed).encode())
     return digest.hexdigest()

@@ -102,6 +102,7 @@ def _numbered(members: list[ImportedResponse], problems: Problems) -> list[Impor
     if not given:
         return [response._replace(sample_idx=number) for number, response in enumerate(members)]
 
+    # numbers of our own could meet those that the file brings
     if len(given) < len(members):
         stray = next(response for response in members if response.sample_idx is None)
         problems.add(
@@ -121,6 +122,7 @@ def _numbered(members: list[ImportedResponse], problems: Problems) -> list[Impor
                 contradicted=_contradicted(response, members),
             )
         places.setdefault(index, response.place)
+    # all have an index by now; `or 0` is for the type alone
     return sorted(members, key=lambda response: response.sample_idx or 0)
 
 

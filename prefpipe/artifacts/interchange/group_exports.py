@@ -171,6 +171,7 @@ def nemo_group_rows(group: ExportedGroup) -> Iterator[Row]:
     """
     ordered = sorted(group.responses, key=lambda row: -row["reward"])
     rewards = [row["reward"] for row in ordered]
+    # the first place of a reward is the rank of all that share it
     ranked = [(rewards.index(row["reward"]), row) for row in ordered]
     yield _ranked(group, ranked, rewards[0] - rewards[-1])
 

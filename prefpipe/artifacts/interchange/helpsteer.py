@@ -36,6 +36,7 @@ def read_helpsteer2(source: str, options: ReadOptions) -> Pool:
     Raises:
         InputError: missing columns, and every row that cannot be used.
     """
+    # answers of a CSV file that are numbers are texts all the same
     table = read_user_table(source, text_columns=HELPSTEER2_PREFERENCES[:3], hint=HELPSTEER2_HINT)
     if table.has(HELPSTEER2_PREFERENCES):
         return _pool_of_preferences(table, HELPSTEER2_PREFERENCES, options)
@@ -76,9 +77,14 @@ def _pool_of_preferences(
         for_first: dict[str, tuple[Any, str]] = {}
         for_second: dict[str, tuple[Any, str]] = {}
         for scorer, strength in strengths.items():
-            # + 0.0: no negative zero
-            for_first[scorer] = (None if strength is None else max(-strength, 0.0) + 0.0, scorer)
-            for_second[scorer] = (None if strength is None else max(strength, 0.0) + 0.0, scorer)
+            of_first: float | None = None
+            of_second: float | None = None
+            if strength is not None:
+                # + 0.0: no negative zero
+                of_first = max(-strength, 0.0) + 0.0
+                of_second = max(strength, 0.0) + 0.0
+            for_first[scorer] = (of_first, scorer)
+            for_second[scorer] = (of_second, scorer)
         return [
             Item(first, first_texts[row], for_first),
             Item(second, second_texts[row], for_second),
@@ -89,6 +95,7 @@ def _pool_of_preferences(
     if individual is not None:
         scorers.append("mean_preference")
         used.add(individual)
+    # a response stands in several rows where it was compared with several others
     pool = gather_items(
         table,
         prompt,

@@ -54,6 +54,7 @@ def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]
         line = {"custom_id": request_key(body), "method": "POST", "url": URL, "body": body}
         data = (json.dumps(line, ensure_ascii=True) + "\n").encode()
         is_full = len(chunks[-1]) == MOST_REQUESTS or size + len(data) > MOST_BYTES
+        # a request that is too large for any file gets one of its own
         if chunks[-1] and is_full:
             chunks.append([])
             size = 0
@@ -93,6 +94,7 @@ def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
             else:
                 failures[line.custom_id] = line.failure
 
+    # whichever file came first: what failed in one may be answered in another
     for name in answers:
         failures.pop(name, None)
     return BatchAnswers(answers, failures)
@@ -100,6 +102,7 @@ def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
 
 def _lines(path: Path) -> list[str]:
     try:
+        # not splitlines, which would also cut at U+2028 inside a JSON text
         return path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(

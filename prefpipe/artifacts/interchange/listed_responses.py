@@ -120,7 +120,10 @@ def _responses(
     """Yield the responses of every row that is fine; what is wrong with the others is noted."""
     rows = [_items_or_problem(items_of, row) for row in range(table.n_rows)]
     # all texts of the file decide together whether they are turns that were written as text
-    texts = iter(unwrapped_responses([item.text for items, _ in rows for item in items], rules))
+    texts_as_written: list[Any] = []
+    for items, _ in rows:
+        texts_as_written += [item.text for item in items]
+    texts = iter(unwrapped_responses(texts_as_written, rules))
     prompts, ids = table.values(prompt_column), table.values_or_none("prompt_id")
     has_ids = "prompt_id" in table.names
 
@@ -151,6 +154,7 @@ def _responses(
             index = take(checked_index(item.sample_idx, f"{name}.sample_idx"))
             model = take(checked_optional_text(item.model, f"the model of {name}"))
             reason = take(checked_optional_text(item.finish_reason, f"{name}.finish_reason"))
+            # without a prompt there is nothing to gather it by; other problems are raised later
             if problem is None:
                 yield ImportedResponse(
                     row, place, turns, text, prompt_id, index, model, reason, scores=scores

@@ -73,6 +73,7 @@ def read_long_rows(source: str, options: ReadOptions) -> Pool:
         InputError: missing columns, and every row that cannot be used.
     """
     rules = options.rules
+    # all but the last, the rewards, whose columns hold numbers
     named = [name for name in options.names[:4] if isinstance(name, str)]
     table = read_user_table(source, text_columns=[*TEXT_COLUMNS, *named], hint=HINT)
     columns = _filled_in(table, options.names)
@@ -184,11 +185,16 @@ def _checked_score(value: Any, name: str, rules: ReadingRules) -> tuple[float | 
     if rules.on_duplicate == "refuse":
         return None, f"`{name}` is {shortened(value)}, several scores of one response"
 
-    numbers = [number for member in several if (number := number_of(member)[0]) is not None]
+    numbers = []
+    for member in several:
+        number, _ = number_of(member)
+        if number is not None:
+            numbers.append(number)
     if not numbers:
         return None, None
     if rules.on_duplicate == "first":
         return numbers[0], None
+    # fsum is exact: the order of the ratings decides nothing
     return fsum(numbers) / len(numbers), None
 
 

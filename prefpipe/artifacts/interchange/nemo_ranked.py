@@ -50,8 +50,10 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
         items = []
         for number, member in enumerate(members):
             item = _item(member, f"completions[{number}]", scorer)
+            # what is wrong with it is told when the item is checked
             sample_idx, _ = checked_index(item.sample_idx, "sample_idx")
             if sample_idx is not None:
+                # what differs under its key stays, and is refused when responses are numbered
                 key = (prompt_key, sample_idx)
                 content = (item.text, item.scores[scorer][0], item.model)
                 if seen.get(key) == content:
@@ -60,6 +62,7 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
             items.append(item)
         return items
 
+    # with keys of its own nothing is joined: one key with two contents is refused
     has_keys = any(item.get("sample_idx") is not None for item in objects)
     pool = gather_items(
         table,
@@ -96,7 +99,7 @@ def _item(member: Any, name: str, scorer: str) -> Item:
         rank = needed(checked_number(member.get("rank"), where))
         if rank is None:
             raise UnusableRowError(f"`{where}` is null")
-        score = 0.0 - rank
+        score = 0.0 - rank  # no negative zero
     return Item(
         f"{name}.completion",
         turn.get("content"),

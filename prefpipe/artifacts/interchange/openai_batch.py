@@ -233,6 +233,7 @@ def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResp
         choices = _choices(body["choices"], request.n)
         model, _ = checked_optional_text(body.get("model"), "response.body.model")
         if model:
+            # half a character costs that character, and not the answer
             blank = blank._replace(model=replace_lone_surrogates(model))
 
     # some servers give more choices than were asked for
@@ -337,6 +338,7 @@ def _notes_of_thoughts(answers: Mapping[str, Answer]) -> list[str]:
         body = answer.response.get("body") if isinstance(answer.response, dict) else None
         choices = body.get("choices") if isinstance(body, dict) else None
         if isinstance(choices, list):
+            # an answer counts once, however many of its choices hold thoughts
             counts.update(set().union(*map(places_of_thoughts, choices)))
     if not counts:
         return []

@@ -135,6 +135,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     elif score_columns is None:
         raise MissingColumnsError(table, "has no two columns of scores", hint=SCORES_HINT)
 
+    # also where nobody reads them: pairs that repeat or contradict another are known by them
     texts = {name: table.values_or_none(name) for name in TEXTS}
     if has_texts:
         texts = response_columns(table, TEXTS, rules)
@@ -182,6 +183,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     notes += _notes_of_unusable_rows(rows)
     notes += extras.notes
     notes += notes_of_keys_left_out(texts, rules)
+    # `texts` may be turns by now
     texts_as_written = [unpacked_column(table, name) for name in TEXTS] if has_texts else []
     notes += notes_of_texts_read_back(texts["prompt"], rules, texts_as_written)
     return PairFile(_compared(rows), score_columns, tuple(notes))
@@ -250,6 +252,7 @@ def _prompt_id(values: Mapping[str, Any], messages: Turns, row: int) -> tuple[st
         return prompt_id or f"row-{row}", problem
     if messages:
         return prompt_id_of(messages), None
+    # a row whose responses cannot be used still belongs to its prompt
     if isinstance(values["prompt"], str) and values["prompt"].strip():
         return prompt_id_of([{"role": "user", "content": values["prompt"]}]), None
     return f"row-{row}", None
@@ -304,6 +307,7 @@ def _compared(rows: Sequence[ScoredTexts]) -> list[ScoredTexts]:
 
         prompt = tuple(tuple(turn.items()) for turn in row.messages)
         original = first.setdefault((prompt, row.chosen, row.rejected, row.subset), row.pair_idx)
+        # a pair of equal texts is its own reverse, and contradicts nothing
         is_contrary = row.chosen != row.rejected and (prompt, row.rejected, row.chosen) in seen
         seen.add((prompt, row.chosen, row.rejected))
         duplicate_of = original if original != row.pair_idx else None

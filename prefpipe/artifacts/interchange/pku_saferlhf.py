@@ -38,6 +38,7 @@ def read_pku(source: str, options: ReadOptions) -> Pool:
         InputError: missing columns, and every row that cannot be used.
     """
     sources = [f"{name}_source" for name in RESPONSES]
+    # answers of a CSV file that are numbers are texts all the same
     table = read_user_table(source, text_columns=[*RESPONSES, *sources], hint=HINT)
     table.require(["prompt", *RESPONSES], hint=HINT)
     scorers = {name: scorer for name, scorer in SCORERS.items() if table.has(scorer.columns)}
@@ -61,6 +62,7 @@ def read_pku(source: str, options: ReadOptions) -> Pool:
         return items
 
     of_responses = {name for name in table.names if name.startswith(("response_", "is_response_"))}
+    # a response stands in several rows where it was compared with several others
     pool = gather_items(
         table,
         "prompt",
@@ -88,7 +90,7 @@ def _safety(value: Any, _number: int, column: str) -> float | None:
     """Return 1 for a safe response, 0 for an unsafe one."""
     if value is None:
         return None
-    if value not in (True, False):
+    if value not in (True, False):  # which 1 and 0 are equal to
         raise UnusableRowError(f"`{column}` is {shortened(value)}, which is neither true nor false")
     return float(value)
 

@@ -103,6 +103,7 @@ def read_preferences(source: str, options: ReadOptions) -> Pool:
     """
     rules = options.rules
     table = read_user_table(source, text_columns=("chosen", "rejected", "completion"), hint=HINT)
+    # a file of neither kind is told what pairs need
     is_paired = "chosen" in table.names or "completion" not in table.names
     names = ["chosen", "rejected"] if is_paired else ["completion"]
     table.require(names if is_paired else ["prompt", *names], hint=HINT)
@@ -138,7 +139,7 @@ def read_preferences(source: str, options: ReadOptions) -> Pool:
     pool = gather(responses, problems, scorers=scorers, table=table, options=options, used=used)
 
     prompts = unpacked_column(table, "prompt")
-    texts_as_written = [unpacked_column(table, name) for name in names]
+    texts_as_written = [unpacked_column(table, name) for name in names]  # `texts` may be turns
     pool.notes.extend([*extras.notes, *notes])
     pool.notes.extend(notes_of_keys_left_out({"prompt": prompts, **texts}, rules))
     pool.notes.extend(notes_of_texts_read_back(prompts, rules, texts_as_written))
@@ -257,6 +258,7 @@ def _candidate(
 ) -> PreferenceCandidate:
     """Return the candidate that a response of a row is, a new one where it is new."""
     assert response.prompt_id is not None
+    # under keys of their own two candidates may have the same text
     key = response.sample_idx if response.sample_idx is not None else response.text
     candidate = candidates.setdefault((response.prompt_id, key), PreferenceCandidate(response))
     earlier = candidate.response
@@ -330,6 +332,7 @@ def _with_scores(
         return candidate.response._replace(scores=scores)
 
     for scorer, given in candidate.scores.items():
+        # a score that rows only repeat stays what it is, to the last digit
         scores[scorer] = given[0][0]
         if rules.on_duplicate == "mean" and _have_several_values(given):
             scores[scorer] = fsum(score for score, _ in given) / len(given)

@@ -24,6 +24,7 @@ from prefpipe.artifacts.tables.values import shortened
 def unpacked_column(table: UserTable, name: str) -> list[Any]:
     """Return a column of texts and turns; turns that stand in a CSV field as JSON are turns."""
     values = table.values_or_none(name)
+    # every other kind of file can hold turns as turns, and a text there is a text
     if not table.source.lower().endswith((".csv", ".tsv")):
         return values
     return list(map(_turns_of_csv, values))
@@ -65,7 +66,9 @@ def _are_transcripts(values: Sequence[Any]) -> bool:
 
 
 def _transcript_or_value(value: Any) -> Any:
-    return (read_transcript(value) or value) if value else value
+    if not value:
+        return value
+    return read_transcript(value) or value
 
 
 def split_row(
@@ -122,6 +125,7 @@ def split_row(
         raise UnusableRowError(
             f"`prompt` is not what `{names[0]}` begins with: {shortened(prompt)}"
         )
+    # after the comparison: the column `prompt` does not hold the row's system prompt
     turns = needed(with_system_and_tools(turns, system_and_tools))
     return turns, [conversation[-1]["content"] for conversation in whole]
 
@@ -137,6 +141,7 @@ def _is_beginning(prompt: Any, turns: Turns, rules: ReadingRules) -> bool:
     The same turns, or the text of a user turn of it.
     """
     if isinstance(prompt, str):
+        # the H4 sets put the user's text alone there, whatever stands before it
         texts = [turn["content"] for turn in turns if turn["role"] == "user"]
         if prompt in texts:
             return True

@@ -76,6 +76,7 @@ def notes_of_texts_read_back(
         return []
 
     n_prompts = 0
+    # rows often repeat their prompt: each text is looked at once
     for text, count in Counter(value for value in prompts if isinstance(value, str)).items():
         if is_templated(text) or serialised_turns(text)[0] is not None:
             n_prompts += count

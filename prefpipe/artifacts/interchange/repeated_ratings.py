@@ -113,8 +113,10 @@ def _rows_of_each_response(responses: Sequence[ImportedResponse]) -> list[list[I
     for number, response in enumerate(responses):
         key: tuple[Any, Any]
         if response.text is None:
+            # what has no text is like no other
             key = ("failed", number)
         elif response.sample_idx is not None:
+            # another text under one index is no rating of it: numbering refuses it
             key = (response.sample_idx, response.text)
         else:
             key = (response.text, response.model)
@@ -141,8 +143,10 @@ def _joined(rows: Sequence[ImportedResponse], on_duplicate: str) -> ImportedResp
         # NaN is how tables write a rater who gave none
         finite = [score for score in given if isfinite(score)]
         if finite:
+            # fsum is exact: the order of the ratings decides nothing
             scores[scorer] = fsum(finite) / len(finite)
         else:
+            # a NaN or an infinity that stands alone is told by the row's status
             scores[scorer] = given[0] if given else None
     return first._replace(scores=scores)
 
@@ -151,6 +155,7 @@ def _contradiction(rows: Sequence[ImportedResponse]) -> str:
     """Return how the first two rows of a response contradict each other."""
     first, second = rows[:2]
     differing = [name for name in first.scores if first.scores[name] != second.scores[name]]
+    # raters may differ where no score does
     scorer = next(iter([*differing, *first.scores]), "")
     return (
         f"prompt {first.prompt_id}: one response has {scorer} {second.scores.get(scorer)} here and "

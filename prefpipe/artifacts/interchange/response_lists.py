@@ -90,6 +90,7 @@ def _pool_of_lists(table: UserTable, columns: ListColumns, options: ReadOptions)
     def items_of(row: int) -> list[Item]:
         lists: dict[str, list[Any]] = {}
         for name, column in values.items():
+            # a row may be silent on its models, and on nothing else
             if name == columns.models and column[row] is None:
                 continue
             lists[name] = needed(checked_list(column[row], name))
@@ -104,6 +105,7 @@ def _pool_of_lists(table: UserTable, columns: ListColumns, options: ReadOptions)
             items.append(Item(f"{columns.responses}[{number}]", text, scores_of_item, model))
         return items
 
+    # no `on_duplicate`: each place of a list is a sample
     return gather_items(
         table,
         columns.prompt,

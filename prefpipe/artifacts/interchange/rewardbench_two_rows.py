@@ -139,7 +139,7 @@ def _pairs(
         )
     problem = system_and_tools.problem or problem
 
-    completions = _Completions([], [""], [""], None)
+    completions: _Completions | None = None
     if problem is None:
         try:
             completions = _completions(messages, values, needs_texts=needs_texts)
@@ -151,12 +151,14 @@ def _pairs(
         given_id, id_problem = checked_id(values["prompt_id"], "prompt_id")
         prompt_id = given_id or prompt_id
         problem = problem or id_problem
-    if problem is not None:
+    if completions is None or problem is not None:
+        # one pair of empty texts bears the reason
         completions = _Completions([], [""], [""], None)
 
     n_chosen, n_rejected = len(completions.chosen), len(completions.rejected)
     pairs = []
     for number in range(max(n_chosen, n_rejected)):
+        # the shorter side goes round, so that every completion is in a pair
         chosen, rejected = number % n_chosen, number % n_rejected
         scores = None
         if completions.scores is not None:

@@ -60,6 +60,7 @@ class Problems:
 class RowProblems:
     """What is wrong with one row; true where there is anything."""
 
+    # one is made for every row of a file
     __slots__ = ("_any", "_problems", "_row_place")
 
     def __init__(self, problems: Problems, place: str) -> None:

@@ -71,6 +71,7 @@ class ParquetRowsWriter:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows."""
+        # a part of which nothing is exported would be an empty row group
         if rows:
             self.writer.write_table(pa.Table.from_pylist(list(rows), schema=self.schema))
 
@@ -88,6 +89,7 @@ def row_writer(path: Path, schema: pa.Schema | None) -> Iterator[RowWriter]:
         if suffix == ".json":
             writer = JsonListWriter(file)
             yield writer
+            # in no `finally`: after an exception the file does not appear, ended or not
             writer.close()
         elif suffix == ".parquet":
             assert schema is not None

@@ -86,6 +86,7 @@ def pairs_of_columns(table: UserTable) -> tuple[list[PairOfColumns], list[str]]:
             continue
 
         scorer = "_".join(rest)
+        # a scorer's name is an identifier: --reward names it
         if not rest[0].isidentifier():
             scorer = f"score_{scorer}"
         columns = by_scorer.setdefault(scorer, {})
@@ -116,6 +117,7 @@ def single_columns(table: UserTable) -> dict[str, str]:
     Their names are nothing but a score's.
     """
     columns: dict[str, str] = {}
+    # the plain spellings first: of several columns of one scorer the first is taken
     for name in sorted(table.names, key=lambda name: name not in PLAIN_WORDS):
         words = words_of(name)
         is_score = len(words) == 1 and words[0] in PLAIN_WORDS

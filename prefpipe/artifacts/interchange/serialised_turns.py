@@ -27,6 +27,7 @@ def serialised_turns(text: str) -> tuple[list[Any] | None, str | None]:
     turns = parsed_text(text)
     if turns is None:
         looks_like_one = LIST_OF_TURNS.match(text) is not None
+        # a list as numpy prints it ends as one; a text that quotes a list goes on behind it
         if looks_like_one and text.rstrip().endswith(("]", ")")):
             return None, "it is a list of turns written as text that cannot be read back"
         return None, None
@@ -55,13 +56,14 @@ def _is_turn(turn: dict[Any, Any]) -> bool:
 
 def parsed_text(text: str) -> Any:
     """Return the list or object that a text holds as JSON or as a Python literal, None for none."""
+    # nearly every text ends here, and is not parsed
     stripped = text.strip()
     if stripped[:1] + stripped[-1:] not in ("[]", "{}"):
         return None
     try:
         return parse_json(stripped)
     except RepeatedKeyError:
-        return None
+        return None  # as a literal of Python's, the last of the two would count in silence
     except ValueError:
         pass
 

@@ -99,11 +99,13 @@ def read_system_and_tools(
     """
     problems: list[str | None] = [None] * table.n_rows
     notes: list[str] = []
+    # of several problems of a row the first one is told
     system_columns = _system_columns(table, rules, taken, notes)
     systems = _systems(system_columns, problems, notes)
     _note_columns_not_carried(table, rules, taken, problems, notes)
     tools = _tools(table, rules, taken, problems, notes)
 
+    # a column that gave nothing is the user's own, and may pass through
     used: list[str] = []
     if any(systems):
         used += system_columns
@@ -282,5 +284,6 @@ def with_system_and_tools(turns: Turns, parts: SystemAndTools) -> tuple[Turns, s
     """
     turns, problem = with_system(turns, parts.system)
     if problem is None and parts.tools is not None:
+        # `prefpipe.artifacts.tool_calls` looks for them in the last turn
         turns = [*turns[:-1], turns[-1] | {TOOLS: parts.tools}]
     return turns, problem

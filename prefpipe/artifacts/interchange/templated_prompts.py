@@ -178,6 +178,7 @@ def begins_templated(text: str) -> bool:
     rest = text.lstrip()
     for token in BOS:
         rest = rest.removeprefix(token).lstrip()
+    # hh-rlhf's beginning is line breaks, which `rest` has lost
     return text.startswith(BEGINNINGS) or rest.startswith(MARKERS)
 
 
@@ -192,8 +193,10 @@ def script_of(text: str) -> Script | None:
     """
     rest = _without_preface(text)
     for script in SCRIPTS:
-        names = re.escape(script.assistant)
-        if rest.startswith(script.user) and re.search(f"{script.between}{names}", rest) is not None:
+        if not rest.startswith(script.user):
+            continue
+        answer = f"{script.between}{re.escape(script.assistant)}"
+        if re.search(answer, rest) is not None:
             return script
     return None
 
@@ -259,6 +262,7 @@ def _read_turns(text: str, template: Template) -> Turns | None:
     position = 0
     while match := template.turn.match(text, position):
         role, content = template.roles.get(match[1]), match[2]
+        # with a marker inside, it is not sure that the turn ends where it seems to
         if role is None or marker_of(content) is not None:
             return None
         if role == "system":
@@ -283,6 +287,7 @@ def _read_script(text: str) -> Turns | None:
     for script in SCRIPTS:
         user, assistant = re.escape(script.user), re.escape(script.assistant)
         boundary = f"(?:\\A|{script.between})({user}|{assistant}) ?"
+        # what is split at stays, as the group: speaker, text, speaker, text
         before, *pieces = re.split(boundary, rest)
         speakers, contents = pieces[::2], pieces[1::2]
 

@@ -48,6 +48,7 @@ def read_wide(source: str, options: ReadOptions) -> Pool:
 
     nulls: Counter[str] = Counter()
     items_of = _items_of_columns(table, names, nulls)
+    # one column may hold the responses of a row in a list
     if len(names.responses) == 1:
         texts = table.values(names.responses[0])
         if _holds_lists(texts):
@@ -86,6 +87,7 @@ def _with_ids(table: UserTable, name: str) -> UserTable:
     if name == "prompt_id":
         return table
     columns = table.table
+    # the column that the user names counts, and not the one that happens to be called so
     if "prompt_id" in table.names:
         columns = columns.drop_columns(["prompt_id"])
     renamed = columns.rename_columns({name: "prompt_id"})

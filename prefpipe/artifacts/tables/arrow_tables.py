@@ -26,6 +26,7 @@ def read_parquet(path: Path) -> pa.Table:
         InputError: it is none, is damaged, or has two columns of one name.
     """
     try:
+        # not pq.read_table, which makes a column of a folder that is called key=value
         return pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
@@ -66,6 +67,7 @@ def plain_table(
             f"{source}: two columns are called `{twice}`", hint="name every column differently"
         )
 
+    # texts that are no UTF-8 first: decoding a column ends at the first of them
     bad = []
     for number, field in enumerate(table.schema):
         column = table.column(number)
@@ -172,6 +174,7 @@ def _undecodable_texts(
     column: pa.ChunkedArray, name: str, source: str, places: Sequence[str]
 ) -> list[BadRow]:
     """Return the rows whose texts are no UTF-8, which old writers leave in columns of texts."""
+    # Arrow looks at a whole column at once; value by value is for those that have a fault
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:

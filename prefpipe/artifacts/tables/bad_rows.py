@@ -112,6 +112,7 @@ def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]
                 _leave_out(left_out, new)
             except NoRowsLeftError:
                 assert first is not None
+                # that nothing is left says less than what was wrong at first
                 raise first from None
             else:
                 return content, [row for rows in left_out.values() for row in rows.values()]
@@ -170,6 +171,7 @@ def rows_to_keep(
     for number, place in enumerate(places):
         if place not in known:
             kept.append(number)
+        # for the file of skipped rows; a row that could not be read has its content already
         elif known[place].content is None:
             known[place] = replace(known[place], content=content(number))
     if not kept:

@@ -111,7 +111,7 @@ def _refuse_half_characters(
 def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
     """Return the type of a column of Python values, None where they have no one type."""
     types = {type(value) for value in values if value is not None}
-    if types <= {str}:
+    if types <= {str}:  # a column of nulls alone among them
         return pa.string()
     if types == {bool}:
         return pa.bool_()
@@ -135,6 +135,7 @@ def column_values(table: pa.Table, name: str) -> list[Any]:
 
     maps = "strict" if _holds_map(field.type) else None
     values: list[Any] = table[name].to_pylist(maps_as_pydicts=maps)
+    # only here: in JSON text a null is one that somebody wrote
     if field.name == "tools" or _holds_field(field.type, "tool_calls"):
         return list(map(_without_fillers, values))
     return values

@@ -13,11 +13,13 @@ import pyarrow as pa
 
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.text_files import TextRows, damage_of, read_text
+from prefpipe.artifacts.tables.values import LARGEST_EXACT
 from prefpipe.errors import InputError
 
 ALWAYS_TEXT: Final = ("prompt_id", "prompt", "messages")
 """Columns that are texts whatever they look like: an id of 007 is no number."""
 _QUOTED: Final = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')
+"""A quoted field; ``*+`` never goes back, also where the closing quote is missing."""
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]*)")
 """A whole number; ``007`` is none, for its zeros would be lost."""
 _DECIMAL: Final = re.compile(
@@ -68,6 +70,7 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
                     f"{path}, {place}: {reason}",
                     hint="the first line names the columns; save the file as UTF-8",
                 )
+            # the dialect first: names that another delimiter cut say nothing
             header = [name or "" for name in fields]
             _refuse_other_dialects(raw, header, delimiter, path)
             _refuse_repeated_names(header, path, place)
@@ -194,6 +197,10 @@ def csv_table(rows: TextRows, text_columns: Collection[str]) -> pa.Table:
 
 
 def _typed(values: Sequence[str | None]) -> pa.Array:
+    """Return a column of the one type of its values, else of texts.
+
+    The types are those of polars' reader, on which fingerprints of plain files stand.
+    """
     given = [value for value in values if value is not None]
     if not given:
         return pa.array(values, pa.large_string())
@@ -202,6 +209,7 @@ def _typed(values: Sequence[str | None]) -> pa.Array:
         booleans = [value.lower() == "true" for value in given]
         return pa.array(_with_missing(values, booleans), pa.bool_())
 
+    # whole numbers that no int64 holds stay texts: floats would lose their digits
     if all(map(_WHOLE.fullmatch, given)):
         whole = list(map(int, given))
         if min(whole) >= -(2**63) and max(whole) < 2**63:
@@ -225,4 +233,4 @@ def _is_number(text: str) -> bool:
 
 def _is_exact(text: str) -> bool:
     """Return whether a whole number keeps its digits beside numbers with a point."""
-    return _WHOLE.fullmatch(text) is None or abs(int(text)) <= 2**53
+    return _WHOLE.fullmatch(text) is None or abs(int(text)) <= LARGEST_EXACT

@@ -62,14 +62,17 @@ def read_json(path: Path) -> TextRows:
     except RepeatedKeyError as error:
         return _rows_around_repeated_keys(text, path, error)
     except json.JSONDecodeError as error:
+        # JSON lines under the name of a JSON file
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _lines(text, path)
+        # a damaged byte explains more than what the parser makes of it
         refuse_damaged_text(text, path)
         raise _broken(path, error) from error
     except ValueError as error:
         refuse_damaged_text(text, path)
         raise InputError(f"{path}: {explained(error)}", hint="correct the file") from error
 
+    # inside a text, a damaged byte is no fault to the parser
     refuse_damaged_text(text, path)
     if isinstance(rows, dict):
         wrapped = [rows[name] for name in LISTS if isinstance(rows.get(name), list)]
@@ -111,6 +114,7 @@ def _rows_around_repeated_keys(text: str, path: Path, error: RepeatedKeyError) -
     if not beginning.startswith("["):
         raise InputError(f"{path}: {error}", hint="correct the file") from error
 
+    # Python's own decoder tells where an item ends, also one with a key twice
     rows = TextRows()
     loose = json.JSONDecoder()
     position = _skip(text, text.index("[") + 1)

@@ -22,6 +22,7 @@ def scheme_problem(path: str | Path) -> str | None:
     scheme = scheme_of(path)
     if scheme is None:
         return None
+    # both spellings become one: the pattern takes one slash of two
     address = _SCHEME.sub(rf"{scheme}://", str(path), count=1).replace(":///", "://")
     return f"{address}: prefpipe reads and writes paths of this machine, and not {scheme}://"
 

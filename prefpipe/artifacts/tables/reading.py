@@ -126,6 +126,7 @@ def _rows_of(table: pa.Table, rows: Sequence[int]) -> pa.Table:
 
 
 def _raw_row(table: pa.Table, row: int) -> dict[str, Any]:
+    """Return what a row holds, for the file of skipped rows, whatever of it can be read."""
     values = {}
     for name in table.column_names:
         try:
@@ -147,6 +148,7 @@ def _from_saved_dataset(path: Path) -> pa.Table:
     library = _datasets()
     damaged = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
     try:
+        # by rows, and not the table: which were chosen, and their order, stand beside it
         return library.load_from_disk(str(path)).with_format("arrow")[:]
     except damaged as error:
         raise InputError(

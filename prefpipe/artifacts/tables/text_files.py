@@ -50,6 +50,7 @@ def read_text(path: Path) -> str:
             f"{path}, line 1: not UTF-8, but UTF-16 (byte order mark {data[:2].hex(' ')})",
             hint=f"iconv -f UTF-16 -t UTF-8 {path} > converted{path.suffix}",
         )
+    # not strict: every damaged byte is to be named with its line
     return data.decode("utf-8-sig", errors="surrogateescape")
 
 

@@ -53,7 +53,7 @@ def id_of(value: Any) -> tuple[str | None, str | None]:
         return None, "is empty"
     if isinstance(value, str):
         return value, None
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # an int to Python
         return None, f"is {value}; an id is a text or a whole number"
     if isinstance(value, int | UUID | date):
         return str(value), None

@@ -101,6 +101,7 @@ class SentenceEmbedder:
         It may add a prompt, or a turn of a chat template.
         """
         n_tokens = np.zeros(len(texts), dtype=np.int64)
+        # A count that stopped at the limit would not show what is cut off.
         self._model.max_seq_length = _NO_LIMIT
         try:
             for place, text in enumerate(texts):

@@ -93,6 +93,7 @@ class Decoder:
 
         batch, cache = self._admit(None, None)
         while batch is not None and cache is not None:
+            # New rows have their first token from the prefill, and may all have ended with it.
             if bool(batch.is_alive.any()):
                 self._append(batch, self._step(batch, cache))
 
@@ -195,14 +196,16 @@ class Decoder:
             if not self._ready:
                 self._prefill(n_free)
             prefilled, place, waiting = self._ready[0]
-            rows, waiting[:] = waiting[:n_free], waiting[n_free:]
+            rows = waiting[:n_free]
+            del waiting[:n_free]
             if not waiting:
                 self._ready.popleft()
 
             if not started or started[-1][0] is not prefilled:
                 started.append((prefilled, [], []))
-            started[-1][1].extend([place] * len(rows))
-            started[-1][2].extend(rows)
+            _, places, started_rows = started[-1]
+            places += [place] * len(rows)
+            started_rows += rows
             n_free -= len(rows)
         return started
 

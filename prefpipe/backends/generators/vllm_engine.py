@@ -96,6 +96,7 @@ class VllmGenerator:
                     gpu_memory_utilization=gpu_memory_utilization,
                     enable_prefix_caching=enable_prefix_caching,
                     enforce_eager=enforce_eager,
+                    # at temperature 1 and before truncation, as `Generation` has them
                     logprobs_mode="raw_logprobs",
                     **settings,
                 )
@@ -170,6 +171,7 @@ class VllmGenerator:
             top_p=params.top_p,
             top_k=params.top_k,
             max_tokens=params.max_tokens,
+            # of the chosen token, and of no others
             logprobs=0,
             detokenize=False,
             stop_token_ids=sorted(self._chat.eos_ids),

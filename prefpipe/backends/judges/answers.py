@@ -120,6 +120,7 @@ class JudgeAnswers:
             known = self._known(key, bodies[place], is_usable[place])
             if known is None:
                 open_places.append(place)
+                # Stands until the answer arrives; for good where nothing is asked.
                 known = self._unanswered(key)
             answers[key] = known
 

@@ -56,6 +56,7 @@ def judge_padding(
     Otherwise a difference above ``warn`` times the spread is a problem worth a warning.
     """
     scores = [*alone, *padded]
+    # NaN is below nothing, so this finds it too.
     if not all(abs(score) < float("inf") for score in scores):
         return PaddingVerdict(f"scores that are not finite ({_show(scores)})", fatal=True)
 

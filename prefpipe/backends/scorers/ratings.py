@@ -166,6 +166,7 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
         _refuse_contradictions(ratings_of, problems)
     problems.raise_if_any(hint=_hint(problems))
 
+    # Of several the first: they agree, or it was asked for, or their mean replaces it below.
     by_key = {key: ratings[0] for key, ratings in ratings_of.items()}
     repeated = {key: ratings for key, ratings in ratings_of.items() if len(ratings) > 1}
     n_repeated = sum(len(ratings) - 1 for ratings in repeated.values())
@@ -174,6 +175,7 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
 
     if on_duplicate == "mean":
         for key, ratings in repeated.items():
+            # Summed exactly, so that the order of the rows does not matter.
             mean = fsum(rating.value for rating in ratings) / len(ratings)
             by_key[key] = ratings[0]._replace(value=mean)
     first, second = next(iter(repeated.values()))[:2]

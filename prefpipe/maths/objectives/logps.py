@@ -1,8 +1,7 @@
 """Log-probabilities of responses from the logits of a language model.
 
-Axes: N response tokens in one line, S sequences (one response each), T tokens of a sequence, V
-    vocabulary.
-Natural logarithms, float32 whatever the model computes in.
+Axes: N response tokens in one line, S sequences (one response each), T tokens of a sequence,
+V vocabulary. Natural logarithms, float32 whatever the model computes in.
 """
 
 from typing import NamedTuple

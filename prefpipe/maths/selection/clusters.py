@@ -54,6 +54,7 @@ def k_means(
     for _ in range(n_init):
         _start(squared_NN, k, state, labels, nearest, trial, chosen_trial)
         inertia = _move_points(squared_NN, k, labels, sums_KN, within_K, sizes_K)
+        # Beyond rounding: of starts that end alike the first stays.
         if inertia < best_inertia * (1.0 - 1e-12):
             best_inertia = inertia
             best_labels[:] = labels
@@ -137,6 +138,7 @@ def _start(
             threshold, candidate, total = draw_share(state) * potential, 0, 0.0
             for i in range(n_points):
                 total += nearest[i]
+                # Never a centre; where rounding leaves the sum short, the last that is none.
                 if nearest[i] > 0.0:
                     candidate = i
                     if total > threshold:

@@ -89,6 +89,7 @@ def select_responses(
         )
 
     slices = []
+    # An empty batch has one slice too, whose arrays have no rows.
     for start in range(0, max(1, len(rewards_PR)), PROMPTS_AT_ONCE):
         rows = slice(start, start + PROMPTS_AT_ONCE)
         embeddings_PRD, distances_PRR = None, None

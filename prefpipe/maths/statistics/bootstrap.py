@@ -85,6 +85,7 @@ class Bootstrap(NamedTuple):
             n_members = len(members)
             shares = np.full(n_members, 1.0 / n_members)
             for draws in self._batches(n_members):
+                # For a sum it is enough to know how often each unit was drawn.
                 counts = rng.multinomial(n_members, shares, size=draws.stop - draws.start)
                 sums_BK[draws] += counts @ values_PK[members]
         return sums_BK

@@ -526,6 +526,7 @@ def _intervals(
         unknown = {"se": np.nan, "low": np.nan, "high": np.nan}
         return {"intervals": {name: dict(unknown) for name in FIGURES}, "n_draws": 0}
 
+    # Each resample sorts all pairs anew, so there are fewer of many pairs.
     n_affordable = max(MIN_DRAWS, MAX_DRAWN_PAIRS // len(d))
     n_draws = min(bootstrap.n_draws, MAX_DRAWS, n_affordable)
 

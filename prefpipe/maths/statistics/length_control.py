@@ -304,6 +304,7 @@ def _design(
     n_known_P = np.bincount(rows.prompt_of_row[is_known_N], minlength=rows.n_prompts)
     n_known_N = np.maximum(n_known_P, 1)[rows.prompt_of_row]
     weights_N = np.where(is_known_N, 1.0 / n_known_N, 0.0)
+    # Any number will do where the weight is 0, but NaN, which stays NaN.
     labels_N = np.where(is_known_N, labels_N, 0.5)
     if regularising is None:
         return _Design(features_ND, labels_N, weights_N, at_equal_ND, rows)

@@ -108,6 +108,7 @@ def _minimum_of_model(
     """
     n_features = theta_BD.shape[1]
     pull_BD = np.einsum("bij,bj->bi", hessian_BDD, theta_BD) - gradient_BD
+    # Far below the digits that count: columns that say the same can be inverted with it.
     ridge_B = 1e-13 * np.einsum("bii->bi", hessian_BDD).max(axis=1) + 1e-280
 
     # The model is 1/2 x'Hx - pull.x + strength |x|, which is 0 at x = 0.

@@ -19,6 +19,11 @@ ONE_SIDED = 0.7
 ENOUGH = 20
 """Pairs, or responses, below which no share or correlation is judged."""
 MANY_LOST, MANY_CUT, MANY_TIED = 0.05, 0.1, 0.01
+"""Shares from which a note is a warning.
+
+Of responses beyond the length limit and of groups lost to it, of responses that generation cut off,
+and of pairs that are tied or inverted.
+"""
 MANY_LIKE = 0.5
 """Share of targets near 1/2, or near 1, from which gamma does not fit the scale of the ratings."""
 
@@ -100,6 +105,7 @@ def findings_of(facts: CheckFacts) -> list[Finding]:
         *_of_length_bias(facts),
         *_of_ends(facts),
     ]
+    # Of one severity they stay in this order.
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -260,6 +266,7 @@ def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
     too_long = (
         f"{_share(n_over, n)} responses are longer than --max-length {limit:,} with their prompt"
     )
+    # Training stops there, so what it would leave out otherwise need not be said.
     if n_over and facts["training"]["on_too_long"] == "error":
         yield _error(
             "too_long",
@@ -406,6 +413,7 @@ def _of_length_bias(facts: CheckFacts) -> Iterator[Finding]:
             "look at length-controlled scores, or train with a length-normalised objective, simpo",
         )
 
+    # Pairs of equal length speak for neither; without others there is no bias to see.
     n_unequal = pairs["chosen_longer"] + pairs["chosen_shorter"]
     share = pairs["chosen_longer"] / n_unequal if n_unequal else 0.5
     if n_unequal >= ENOUGH and not 1 - ONE_SIDED < share < ONE_SIDED:

@@ -75,6 +75,7 @@ class PairCheck:
             prepared = prepare_groups(
                 [group], max_length=self.max_length, on_too_long=self.on_too_long
             )
+        # Counted, and in no other figure: train would refuse it.
         except InputError as error:
             self.broken.append(error.message)
             return
@@ -191,8 +192,12 @@ def outliers_of(rewards_N: np.ndarray) -> dict[str, Any]:
     median = float(np.median(finite))
     deviations = np.abs(finite - median)
     scale = MAD_TO_STD * float(np.median(deviations))
+    # Where half of the rewards or more are equal there is no scale, and nothing is called outlying.
+    n_outliers = 0
+    if scale > 0:
+        n_outliers = int((deviations > OUTLYING * scale).sum())
     return {
-        "n": int((deviations > OUTLYING * scale).sum()) if scale > 0 else 0,
+        "n": n_outliers,
         "median": median,
         "scale": scale,
         "min": float(finite.min()),

@@ -221,6 +221,7 @@ def _step(
     Memory, FLOP, and time on a machine.
     """
     batch = training.global_batch_size or START_VALUES[training.objective].global_batch_size
+    # A group that is longer is computed in several passes.
     n_tokens_at_once = min(pairs.largest, training.max_batch_tokens)
     footprint = step_footprint(
         memory_shape(model.built, model.config),
@@ -234,6 +235,7 @@ def _step(
         gradient_checkpointing=training.gradient_checkpointing, lora=training.lora_r > 0
     )
     pass_flop = training_work(shape.shape, sums, recipe).total
+    # Where a batch is larger than all groups together, a step is one pass.
     step_share = min(1.0, batch / pairs.n_left)
     step_flop = pass_flop * step_share
     reference_flop = 0.0

@@ -104,6 +104,7 @@ class TokenCheck:
         self, row: Row, stored: TokenIds | None, encoder: Encoder, place: str
     ) -> None:
         """Compare stored ids with what the template makes now, and with their text."""
+        # Not for train, which takes the stored ids: for tools that tokenise the conversation again.
         try:
             prompt = encoder.template.ids(row["messages"], add_generation_prompt=True)
             encoder.encode_as_it_is(
@@ -120,6 +121,7 @@ class TokenCheck:
 
         if list(stored.prompt) != prompt:
             self.count("template_drift", place)
+        # The end of the turn is no part of the text.
         body = stored.response
         if body and body[-1] in encoder.eos_token_ids:
             body = body[:-1]
@@ -139,6 +141,7 @@ class TokenCheck:
         bos, ends = self.encoder.tokenizer.bos_token_id, self.encoder.eos_token_ids
         if begins_with_two_bos(ids.prompt, bos):
             self.count("double_bos", place)
+        # Where one token both begins and ends a text, as GPT-2's, it may stand there.
         if bos is not None and bos not in ends and bos in ids.response:
             self.count("bos_in_response", place)
         if row["finish_reason"] == "stop" and ids.response and ids.response[-1] not in ends:

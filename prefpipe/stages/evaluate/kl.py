@@ -48,6 +48,7 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
         )
 
     if config.kl_reference is None:
+        # Of a baseline that was sampled here, into the output, the model is known: `--baseline`.
         if not baseline.candidates.path.is_relative_to(config.output):
             return "the baseline is a candidates folder; name its model with --kl-reference"
         if config.backend in SERVED:
@@ -105,6 +106,7 @@ def kl_figures(
     """
     ratios_P = np.array(table["policy_log_ratio"].to_pylist(), dtype=np.float64)
     tokens_P = np.array(table["policy_log_ratio_tokens"].to_pylist(), dtype=np.float64)
+    # A prompt without a ratio counts on neither side of the fraction.
     ones_P = np.where(np.isnan(ratios_P), np.nan, 1.0)
     reason = reference.reason
     if reason is None and np.isnan(ratios_P).all():

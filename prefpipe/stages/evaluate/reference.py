@@ -69,6 +69,7 @@ def dtype_of(config: EvalConfig) -> str:
     """
     if config.dtype == "auto":
         return "float32" if find_device(config.device).type == "cpu" else "bfloat16"
+    # `logprobs` does not compute in float16.
     return "bfloat16" if config.dtype == "float16" else config.dtype
 
 

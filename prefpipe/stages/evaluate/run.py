@@ -64,6 +64,7 @@ def run(
     if reference is None:
         reference = KlReference(reason="--no-kl")
     inputs = _inputs(policy, baseline, reference)
+    # What this evaluation sampled and rated itself lies in its own output.
     outside = {
         f"--{name}": artifact.path
         for name, artifact in inputs.items()

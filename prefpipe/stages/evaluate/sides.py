@@ -62,6 +62,7 @@ def evaluate(
     check_reward(config)
     for name in SIDES:
         check_side(config, name, locate)
+    # Found now: a name that is wrong should not cost an hour of sampling.
     reference_model = None
     if config.kl_reference is not None:
         reference_model = locate(config.kl_reference, trust_remote_code=config.trust_remote_code)

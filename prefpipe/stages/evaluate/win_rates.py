@@ -77,13 +77,13 @@ def win_rates(
     files = [_read(path, sources) for path in paths]
 
     # Resamples are shared by files of the same prompts, so these stand in one order.
-    first = files[0]
+    as_read = files[0]
     for number, file in enumerate(files):
         files[number] = file._replace(
-            judged=_in_order_of(first.judged, file.judged),
-            everyone=_in_order_of(first.everyone, file.everyone),
+            judged=_in_order_of(as_read.judged, file.judged),
+            everyone=_in_order_of(as_read.everyone, file.everyone),
         )
-    first = files[0]
+    first = files[0]  # in that order as well: several rows of one prompt stand together now
 
     recipes = [recipe_of(file.judged, file.read.prompts_sha256(), sources) for file in files]
     differences_to_first: list[list[str]] = []
@@ -153,6 +153,7 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
             f"the baseline's responses are matched by {matched.by}" + _unused(matched.n_unused)
         )
 
+    # After difficulty and lengths are beside the rows: what is left out takes them along.
     judged = read.known()
     if not judged.preferences:
         raise InputError(f"{path}: no row has a preference", hint="judge them first")
@@ -163,6 +164,7 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
             "preference"
         )
 
+    # prefpipe's own folder and difficulties matched row by row keep the order that they have.
     everyone = read
     is_matched_by_row = sources.difficulty is not None and place_of_prompt is None
     if read.record is None and not is_matched_by_row:
@@ -182,6 +184,7 @@ def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]
             Then the prompts do, as texts.
     """
     preferences = rows.preferences
+    # Where there are no lengths, preferences take their place and change no order.
     lengths = rows.lengths or preferences
     baseline_lengths = rows.baseline_lengths or preferences
 
@@ -327,6 +330,7 @@ def _difference(
     other_prompts = list(dict.fromkeys(other_file.everyone.keys))
     if isinstance(first_fit, str) or isinstance(other_fit, str):
         return difference
+    # Only then were both fits drawn from the same resamples.
     if first_prompts == other_prompts:
         gain = length_controlled_difference(first_fit, other_fit)
         difference["length_controlled"] = gain._asdict()

@@ -38,6 +38,7 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
         row_writer(config.output, None) as writer,
     ):
         write_parts(config, writer, answers.of_part, indices, runtime)
+        # Inside the block, so that what is refused leaves no file.
         answers.check()
     summary = Summary(config.stage, config.output, n_parts_made=len(indices))
     answers.describe(summary)

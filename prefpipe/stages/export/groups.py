@@ -58,6 +58,7 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
         _opened(config) as writer,
     ):
         write_parts(config, writer, exported.of_part, indices, runtime)
+        # Inside the block, so that a refusal leaves no file.
         if not exported.n_rows:
             refuse_no_rows(config, exported.left_out, " for what select rejected")
     summary = Summary(config.stage, config.output, n_parts_made=len(indices))

@@ -180,6 +180,7 @@ class EmbeddingMeasure:
         norms = np.linalg.norm(vectors, axis=1)
         self.numbers.add("norm", norms)
 
+        # A vector of zeros has no direction, and stays one.
         unit = vectors / np.where(norms > 0, norms, 1.0)[:, None]
         rows_by_prompt = (
             pl.DataFrame(table.select(["prompt_id"]))
@@ -289,6 +290,7 @@ def _groups_of(kept: pa.Table) -> pl.DataFrame:
             (~is_positive).sum().alias("n_negatives"),
             (positives.min() - negatives.max()).alias("margin"),
             (positives.mean() - negatives.mean()).alias("mean margin"),
+            # the same in every row of a group
             pl.col("cost", "lower_bound", "is_optimal").first(),
         )
     )

@@ -74,6 +74,7 @@ def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
         for prompt_id in pc.unique(table["prompt_id"]).to_pylist():
             parts.setdefault(prompt_id, index)
 
+    # A whole id may be the beginning of another one.
     if wanted in parts:
         return wanted, parts[wanted]
     alike = [prompt_id for prompt_id in parts if prompt_id.startswith(wanted)]

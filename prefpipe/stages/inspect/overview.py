@@ -89,7 +89,7 @@ def run_facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def read_summary(artifact: Artifact) -> dict[str, Any] | None:
-    """Return the ``summary.json`` that train and eval leave, or None."""
+    """Return the ``summary.json`` that some stages leave, None where there is none to read."""
     path = artifact.path / SUMMARY_FILE
     try:
         summary = json.loads(path.read_bytes())

@@ -50,6 +50,9 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
     was_asked = pl.col("status").is_not_null() & pl.col("verdict").ne_missing(IDENTICAL)
     asked = pl.concat(orders).filter(was_asked).sort("row", maintain_order=True)
     for_first_shown = asked["preference_for_first"].drop_nulls().to_numpy()
+    preference_for_first = None
+    if len(for_first_shown):
+        preference_for_first = float(np.mean(for_first_shown))
 
     # A prompt's pairs are averaged before anything else, for they are not independent.
     rows = rows_of_prompts(verdicts["prompt_id"].to_list(), verdicts.height)
@@ -84,9 +87,7 @@ def figures_of(tables: Iterable[pa.Table], config: JudgeConfig) -> dict[str, Any
         "share_orders_disagree": _share(
             int(in_both_orders["disagree"].sum()), in_both_orders.height
         ),
-        "preference_for_first_shown": (
-            float(np.mean(for_first_shown)) if len(for_first_shown) else None
-        ),
+        "preference_for_first_shown": preference_for_first,
         "n_prompt_tokens": n_prompt_tokens,
         "n_completion_tokens": n_completion_tokens,
     }

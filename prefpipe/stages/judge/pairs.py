@@ -123,7 +123,9 @@ def pairs_of(
 
 def _pair(prompt_id: str, a: Row | None, b: Row | None) -> ResponsePair:
     if a is None or b is None:
-        present, name, absent = (b, "B", "A") if a is None else (a, "A", "B")
+        present, name, absent = a, "A", "B"
+        if present is None:
+            present, name, absent = b, "B", "A"
         assert present is not None
         reason = f"{absent} has no response to compare with {name}'s sample {present['sample_idx']}"
         return ResponsePair(prompt_id, a, b, present["messages"], NO_PARTNER, reason)

@@ -113,6 +113,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     indices = a.present(runtime.shard.parts(a.n_parts), allow_partial=config.allow_partial)
     indices_of_b = b.present(range(b.n_parts), allow_partial=config.allow_partial)
     b_by_prompt = CandidatesByPrompt(b, indices_of_b)
+    # Parts of B that are missing could hold a prompt of A.
     if len(indices_of_b) == b.n_parts:
         _refuse_no_prompt_in_common(config, a, b_by_prompt)
 
@@ -153,6 +154,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
         elapsed_s = time.perf_counter() - started
         summary.notes.append(f"{maker.n_verdicts:,} verdicts in {elapsed_s:.1f} s")
 
+    # Before the error rate, which may end the command: what was judged has its figures anyway.
     _sum_up(config, output, indices, summary, recipe_of_pairs(a, b, record, differences))
     failing = [status for status in summary.counts if status not in NOT_FAILED]
     check_error_rate(summary, failing, config.max_error_rate)
@@ -201,6 +203,7 @@ class VerdictMaker:
         pairs = self._pairs(index)
         rows = [blank_row(pair) for pair in pairs]
         earlier = self._earlier(output, index, parents)
+        # What is known without asking: equal texts tie, and earlier verdicts are paid for.
         to_ask: list[tuple[int, str]] = []
         for place, pair in enumerate(pairs):
             row = rows[place]
@@ -215,6 +218,7 @@ class VerdictMaker:
             to_ask += [(place, order) for order in not_kept]
 
         if to_ask:
+            # All of a part's questions at once, for the judge to answer side by side.
             requests = [request_of(pairs[place], order) for place, order in to_ask]
             verdicts = self.judge.get().judge(requests)
             for (place, order), verdict in zip(to_ask, verdicts, strict=True):

@@ -60,6 +60,7 @@ def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
         InputError: no pair was scored.
         UsageError: ``--beta`` for rewards.
     """
+    # Parts of a RewardBench 2 file, and no others, have columns for its completions.
     is_of_completions = False
     if artifact.n_parts > 0:
         is_of_completions = ITEM_SCHEMA.names[0] in artifact.read(0)[0].column_names
@@ -248,7 +249,9 @@ def _calibration(
             "rejected-rating), and --model",
         )
 
-    column, needed = ("outcome", "a preference") if gamma is None else ("rater_gap", "two ratings")
+    column, needed = "outcome", "a preference"
+    if gamma is not None:
+        column, needed = "rater_gap", "two ratings"
     known = scored.filter(pc.is_valid(scored[column]))
     if not known.num_rows:
         return {"n_pairs": 0, "reason": f"no scored pair has {needed}"}

@@ -87,9 +87,11 @@ def policy_rater(
             )
         reference = policy.base
 
+    kind = "mean_logp"
     models = [policy]
     notes = []
     if reference is not None:
+        kind = "log_ratio"
         if reference.tokenizer_hash != policy.tokenizer_hash:
             raise UsageError(
                 f"the reference {reference.requested} has another tokenizer than "
@@ -102,7 +104,7 @@ def policy_rater(
             notes.append(SAME_MODEL)
 
     return PairRater(
-        "mean_logp" if reference is None else "log_ratio",
+        kind,
         [model.identity() for model in models],
         [model.requested for model in models],
         lambda: PolicyRater(config, policy, reference, log),
@@ -228,7 +230,10 @@ class PolicyRater:
         for key in keys:
             logp, n_tokens = logps[key]
             ref_logp, _ = ref_logps[key]
-            scores.append(logp - ref_logp if self.has_reference else logp / n_tokens)
+            if self.has_reference:
+                scores.append(logp - ref_logp)
+            else:
+                scores.append(logp / n_tokens)
             counts.append(n_tokens)
             of_policy.append(logp)
             of_reference.append(ref_logp)
@@ -240,10 +245,10 @@ class PolicyRater:
             (of_reference[0], of_reference[1]) if self.has_reference else (None, None),
         )
         for name, logp, ref_logp in zip(RESPONSES, of_policy, of_reference, strict=True):
-            who, value = ("the model", logp) if not isfinite(logp) else ("the reference", ref_logp)
-            if not isfinite(value):
-                reason = f"{name}: {who} gives it a log-probability of {value}"
-                return rated._replace(status="not_finite", reason=reason)
+            for who, value in (("the model", logp), ("the reference", ref_logp)):
+                if not isfinite(value):
+                    reason = f"{name}: {who} gives it a log-probability of {value}"
+                    return rated._replace(status="not_finite", reason=reason)
         if is_identical:
             return rated._replace(status="identical", reason=SAME_TOKENS)
         return rated

@@ -90,6 +90,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
         summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
         summary.notes += notes
 
+    # What was scored has its figures, even where too much failed.
     try:
         check_error_rate(summary, FAILING, config.max_error_rate)
     except ErrorRateError:
@@ -142,6 +143,7 @@ class PairsOfFile:
             names = list(self.rater.names)
 
         columns = self.file.score_columns
+        # Not the command's name: the two that share this stage go on with each other's folders.
         identity = {
             "stage": PAIR_SCORES.name,
             "version": self.config.VERSION,
@@ -150,6 +152,7 @@ class PairsOfFile:
             "score_kind": self.kind,
             "models": identities,
         }
+        # Of other files there is no such entry, and their fingerprints stay as they were.
         if self.is_of_completions:
             identity["completions"] = 1
 

@@ -210,6 +210,7 @@ def _curve(bins: Sequence[Mapping[str, float]]) -> Iterator[RenderableType]:
     table = _table("predicted", "won", "pairs", f"0{gap}1/2{gap}1")
     table.columns[3].justify = "left"
     for each in bins:
+        # 1/2 is an edge, up to the rounding of edges.
         if each["lower"] >= 0.5 - 1e-12:
             predicted, observed = f"{each['predicted']:.3f}", f"{each['observed']:.3f}"
             table.add_row(predicted, observed, f"{each['n']:,.0f}", _bar(each))

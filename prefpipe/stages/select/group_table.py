@@ -78,6 +78,7 @@ def group_table(
     made["beats"] = _beats(rows, screened, config)
     made["status"], made["reason"] = _statuses(rows, screened)
     origin = pa.array(rows.origin, pa.int64())
+    # A rejected prompt's row has its conversation, and nothing of a candidate.
     origin_if_kept = pa.array(rows.origin, pa.int64(), mask=rows.is_rejection)
     taken = screened.table.select(CANDIDATE_COLUMNS).take(origin_if_kept)
     taken = taken.append_column("messages", screened.table["messages"].take(origin))
@@ -112,6 +113,7 @@ def _selection_columns(
     roles = pa.array(rows.is_negative.astype(np.int64), mask=no_group)
     clusters = selection.clusters[at].astype(np.int32)
 
+    # Only negatives have a slot; what other rows read is masked below.
     gains = selection.gains[rows.prompts, np.maximum(rows.slots, 0)]
     gains = np.where(rows.is_negative, gains, np.nan)
     cost = rows.of_prompts(selection.cost)
@@ -134,6 +136,7 @@ def _selection_columns(
 def _ranks(screened: ScreenedPart) -> np.ndarray:
     """Return (P, R) the rank of each usable candidate by reward, the best 0; others come behind."""
     to_sort_by_PR = np.where(screened.usable, -np.nan_to_num(screened.rewards), np.inf)
+    # Stable: of equal rewards the lower sample comes first.
     best_first_PR = np.argsort(to_sort_by_PR, axis=1, kind="stable")
     ranks_PR = np.empty(screened.usable.shape, dtype=np.int32)
     all_ranks = np.arange(screened.pools.shape[1], dtype=np.int32)
@@ -186,8 +189,9 @@ def _beats(rows: _GroupRows, screened: ScreenedPart, config: SelectConfig) -> pa
             config.pairs or "positive-negative",
             max_pairs=config.max_pairs,
             min_margin=config.min_margin,
-            seed=seed_for(config.seed, prompt_id, 1),
+            seed=seed_for(config.seed, prompt_id, 1),  # 0 is the strategy's
         )
+        # Null would say that every positive beats every negative; [] beats nothing.
         for row in group:
             beats[row] = []
         for pair in pairs:

@@ -53,6 +53,7 @@ class PartSelector:
 
     def _select(self, screened: ScreenedPart) -> Selection:
         has_group_P1 = is_none(screened.rejections)[:, None]
+        # A prompt without a group takes no part; masked rewards, some of them NaN, become 0.
         mask_PR = screened.usable & has_group_P1
         rewards_PR = np.where(mask_PR, screened.rewards, 0.0)
 

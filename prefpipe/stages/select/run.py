@@ -53,6 +53,7 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
         parents={name: str(artifact.path) for name, artifact in inputs.items()},
     )
 
+    # A part is selected where every input has it.
     indices = runtime.shard.parts(candidates.n_parts)
     for artifact in inputs.values():
         indices = artifact.present(indices, allow_partial=config.allow_partial)
@@ -72,6 +73,8 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     if indices:
         selector.rehearse()
 
+    # The processors that this process may use: a scheduler may give it fewer than there are.
+    workers = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     summary = Summary(config.stage, config.output)
     loop_over_parts(
         output,
@@ -80,7 +83,7 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
         runtime,
         summary,
         indices=indices,
-        workers=config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0))),
+        workers=workers,
     )
     summary.notes += describe_tally(summary.tally, config.strategy)
     summary.facts |= facts_of_tally(summary.tally)

@@ -136,6 +136,7 @@ def _read_candidates(candidates: Artifact, index: int) -> tuple[pa.Table, PoolIn
     pools = index_pools(
         flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index))
     )
+    # A table that is in order is not copied.
     is_in_order = (pools.order[1:] >= pools.order[:-1]).all()
     return table if is_in_order else table.take(pools.order), pools
 

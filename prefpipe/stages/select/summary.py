@@ -44,6 +44,7 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
             f"{facts['coverage_cost_bottom_k']:.3f}"
         )
 
+    # The one figure that `savings` and `report` show too: a prompt counts once a group.
     share = share_of_tokens_kept(tally)
     if share is not None:
         lines.append(

@@ -101,6 +101,7 @@ def token_counts(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     messages = flat(table, "messages")
     turns = pc.utf8_length(messages.flatten().field("content")).fill_null(0).to_numpy()
     running = np.append(0, np.cumsum(turns))
+    # The offsets of a slice count from the start of the whole column.
     offsets = messages.offsets.to_numpy() - messages.offsets[0].as_py()
     prompt_chars = running[offsets[1:]] - running[offsets[:-1]]
     response_chars = pc.utf8_length(flat(table, "response")).fill_null(0).to_numpy()
@@ -126,6 +127,7 @@ def _spreads(
         return {}
     rewards = screened.rewards[has_group_P]
     chosen = np.concatenate([selection.positives, selection.negatives], axis=1)[has_group_P]
+    # -1 is no candidate: whose reward it takes is not looked at.
     kept_rewards = np.take_along_axis(rewards, np.maximum(chosen, 0), axis=1)
     with np.errstate(over="ignore"):
         pool_spread = float(_spread(rewards, screened.usable[has_group_P]).sum())
@@ -152,6 +154,7 @@ def _costs(selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
     if n_owned:
         sums["n_owned"] = n_owned
 
+    # Where random candidates cost nothing there is no unit to measure by.
     comparable = is_measured & (selection.cost_random > 0.0)
     unit = selection.cost_random[comparable]
     sums["n_optimal"] = int(selection.is_optimal[is_measured].sum())

@@ -76,6 +76,7 @@ def mark_duplicates(rows: Sequence[Row]) -> int:
     """
     first_idx: dict[tuple[str, str], int] = {}
     n_duplicates = 0
+    # The first of a text is the lowest index, so that what an extension adds is the copy.
     for row in sorted(rows, key=lambda row: row["sample_idx"]):
         row["duplicate_of"] = None
         if row["response"] is None:

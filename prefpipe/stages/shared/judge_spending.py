@@ -13,17 +13,18 @@ from prefpipe.text.control_text import note_on_server
 
 def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) -> None:
     """Write what nobody has answered yet as a batch, for all judges that are language models."""
+    # By key: what two judges would ask alike is in the batch once.
     questions: dict[str, Body] = {}
     for judge in judges:
         answers = getattr(judge, "answers", None)
         if isinstance(answers, JudgeAnswers):
             questions |= answers.open_questions
+
     files = write_batch(path, questions.values())
     names = ", ".join(map(str, files))
     summary.notes.append(
         f"{len(questions):,} requests are in {names}; all others are answered already"
     )
-
     summary.notes.append("run the batch, then pass its output with --ingest-batch")
     summary.facts |= {"n_requests": len(questions), "files": [str(file) for file in files]}
 

@@ -70,12 +70,14 @@ def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIn
     Raises:
         InputError: two candidates with the same key.
     """
+    # Prompts are numbered as they first appear, so they keep the order of the file.
     encoded = prompt_ids.dictionary_encode()
     prompts = encoded.indices.to_numpy().astype(np.int64)
     samples = sample_idx.to_numpy().astype(np.int64)
     order = np.lexsort((samples, prompts))
     prompts, samples = prompts[order], samples[order]
 
+    # Equal keys are neighbours now.
     is_twice = (prompts[1:] == prompts[:-1]) & (samples[1:] == samples[:-1])
     if is_twice.any():
         row = int(np.flatnonzero(is_twice)[0])
@@ -92,7 +94,7 @@ def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIn
 
 
 def find_rows(
-    pools: PoolIndex, prompt_ids: pa.Array, sample_idx: pa.Array, what: str
+    pools: PoolIndex, prompt_ids: pa.Array, sample_idx: pa.Array, problem: str
 ) -> np.ndarray:
     """Return (N,) the row of another table that speaks of each candidate, -1 where none does.
 
@@ -100,7 +102,7 @@ def find_rows(
         pools: the candidates.
         prompt_ids: of the other table, whose rows may be of other prompts too.
         sample_idx: likewise.
-        what: begins the message about two rows: "two embeddings".
+        problem: begins the message about two rows: "two embeddings".
 
     Raises:
         InputError: two rows for one candidate.
@@ -108,6 +110,7 @@ def find_rows(
     numbers = pc.index_in(prompt_ids, value_set=pools.prompt_ids).fill_null(-1)
     numbers = numbers.to_numpy().astype(np.int64)
     keys = _keys(numbers, sample_idx.to_numpy().astype(np.int64))
+    # Rows of other prompts get a key that no candidate has.
     keys[numbers < 0] = -1
     rows = np.argsort(keys, kind="stable")
     ascending = keys[rows]
@@ -115,11 +118,12 @@ def find_rows(
     is_twice = (ascending[1:] == ascending[:-1]) & (ascending[1:] >= 0)
     if is_twice.any():
         row = int(rows[int(np.flatnonzero(is_twice)[0])])
-        raise InputError(f"{what} for prompt {prompt_ids[row]}, sample {sample_idx[row]}")
+        raise InputError(f"{problem} for prompt {prompt_ids[row]}, sample {sample_idx[row]}")
 
     wanted = _keys(pools.prompts, pools.samples)
     if not len(rows):
         return np.full(len(wanted), -1, dtype=np.int64)
+    # A key behind the last one is compared with the last, and differs.
     places = np.minimum(np.searchsorted(ascending, wanted), len(rows) - 1)
     return np.where(ascending[places] == wanted, rows[places], -1)
 

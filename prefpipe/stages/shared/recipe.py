@@ -54,6 +54,7 @@ def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: 
     """
     names = ("the policy", "the baseline")
     if policy.is_imported or baseline.is_imported:
+        # An import records its file and no prompts: the prompts themselves are compared.
         lines = _differences_of_prompts(
             prompts_of(policy.candidates), prompts_of(baseline.candidates)
         )
@@ -178,7 +179,9 @@ def notes_on_recipe(policy: RatedCandidates, baseline: RatedCandidates) -> list[
 
 def digest_of_prompts(prompts: Mapping[str, Any]) -> str:
     """Return the sha256 of a set of prompts: of their ids and messages."""
-    return hashlib.sha256(canonical_json(sorted(prompts.items())).encode()).hexdigest()
+    # Sorted, for the order of the prompts is no difference.
+    text = canonical_json(sorted(prompts.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def recipe_of(

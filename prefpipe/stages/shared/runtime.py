@@ -122,6 +122,7 @@ def loop_over_parts(
         StoppedEarly: a stop was asked for and parts are left.
         Exception: what ``make`` raised, once the parts begun beside it are finished.
     """
+    # A part of an earlier run counts only where its parents are the ones on disk now.
     parents = {index: parents_of(index) for index in indices}
     to_do = [index for index in indices if not output.is_done(index, parents[index]) or redo(index)]
     summary.n_parts_kept = len(indices) - len(to_do)
@@ -237,6 +238,7 @@ def _made(
     try:
         with runtime.finishing():  # all of it: while there is a loop, parts are being made
             while True:
+                # After a failure or a request to stop nothing new is begun; what runs is finished.
                 while len(running) < workers and not failed and not runtime.should_stop():
                     following = next(waiting, None)
                     if following is None:
@@ -258,6 +260,7 @@ def _made(
         raise
     threads.shutdown()
 
+    # The error of the first part, whichever thread was the first to fail.
     if failed:
         raise failed[min(failed)]
 

@@ -92,6 +92,7 @@ def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder
     Raises:
         ModelError: the template fails on two plain questions and their answers, or leaves them out.
     """
+    # An adapter's folder has no configuration: what ends a turn is its base's.
     folder = model.base.path if model.base is not None else model.path
     encoder = encoder_in(
         model.tokenizer_path,
@@ -206,6 +207,7 @@ def _add(
     prompt_ids, response_ids = row["prompt_token_ids"], row["response_token_ids"]
     problem = None
     if encoder is not None:
+        # A response that was cut at the token limit has not ended its turn.
         is_finished = row["finish_reason"] != "length"
         try:
             encoded = encoder.encode(

@@ -100,6 +100,7 @@ def start_again_if_changed(
                 break
         log(f"{changed} changed since {folder} was trained: training starts again")
 
+    # The note comes last: a kill before it leaves what is removed here by the next run.
     _remove_run(folder)
     with atomic_write(folder / INPUTS_FILE) as file:
         file.write(json.dumps(dict(made_from)).encode())

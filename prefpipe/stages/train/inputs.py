@@ -167,6 +167,7 @@ def open_training(
             config, settings, objective, model, groups, eval_groups, runtime.context
         )
         made_from = {**parents, "run": record.fingerprint}
+        # Refused before `--overwrite` throws anything away.
         if config.resume_from is not None:
             refuse_checkpoint_of_another_run(config.resume_from, made_from, runtime.log)
         is_first = processes().is_main_process
@@ -179,7 +180,7 @@ def open_training(
         if is_first:
             start_again_if_changed(
                 config.output,
-                {**parents, "run": output.record.fingerprint},
+                made_from,
                 places={"groups": config.groups, "eval_groups": config.eval_groups},
                 is_asked=config.overwrite.replaces_this_run,
                 log=runtime.log,
@@ -212,15 +213,18 @@ def settings_of(config: TrainConfig) -> TrainSettings:
     start = START_VALUES[objective]._asdict()
     if config.lora_r:
         start["learning_rate"] *= LORA_LEARNING_RATE_FACTOR
+    # What is given holds as it is, for adapters too.
     for name in start:
         if getattr(config, name) is not None:
             start[name] = getattr(config, name)
 
+    # transformers calls no limit -1.
+    max_steps = config.max_steps if config.max_steps is not None else -1
     return TrainSettings(
         objective=objective,
         knobs=knobs,
         **start,
-        max_steps=config.max_steps if config.max_steps is not None else -1,
+        max_steps=max_steps,
         per_device_train_batch_size=config.per_device_train_batch_size,
         lr_scheduler_type=config.lr_scheduler_type,
         weight_decay=config.weight_decay,
@@ -285,6 +289,7 @@ def _open_references(
         UsageError: a reference of another tokenizer, or made with other settings; or two different
             ones.
     """
+    # Even beside a --reference that is given: groups to evaluate on may need it.
     measured = None
     if config.reference_model is not None or objective.needs_reference:
         measured = _reference_to_measure(config, policy, named)
@@ -332,6 +337,8 @@ def _reference_to_measure(
     dtype = dtype_of(
         bf16=config.bf16, trains_adapter=trains_adapter, load_in_4bit=config.load_in_4bit
     )
+    # Measured as the policy computes: the same format, limits and merging, and no response without
+    # a finite value, for such a response cannot be trained on.
     measurement = LogprobsConfig(
         groups=config.groups,
         output=config.output / FOLDER,

@@ -122,6 +122,7 @@ class MeasuredReference:
 
         # A process that stops must not leave others waiting for its parts.
         state.wait_for_everyone()
+        # Where parts are missing another process was the one that stopped.
         measured = Artifact(folder, record)
         wanted = groups.present(range(groups.n_parts), allow_partial=self.config.allow_partial)
         if stopped is None and measured.missing(wanted):
@@ -200,6 +201,7 @@ def open_given_reference(
         problem = f"{flag} {path} is of other groups than {groups.path}:"
         raise InputError("\n  ".join([problem, *lines]), hint=again)
 
+    # From here on: whether its sums are over the very tokens that are trained on.
     if identity["max_length"] != max_length:
         raise UsageError(
             f"{flag} {path} was made with --max-length {identity['max_length']}, and this run has "

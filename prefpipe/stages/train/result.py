@@ -29,6 +29,7 @@ def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
         and (folder / SUMMARY_FILE).exists()
         and holds_model(folder, runtime.log)
     )
+    # All processes go the way of the first: another may see the folder a moment later.
     if not from_first(is_done):
         return None
 
@@ -60,6 +61,7 @@ def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
         counts = count_by_status(rows)
         table = pa.Table.from_pylist(rows, schema=POLICY.arrow())
         inputs.output.write(0, table, counts=counts, parents=inputs.parents)
+        # Last of all, for `find_result` takes a run without it for unfinished.
         write_summary(folder, figures)
         summary.counts.update(counts)
     leave()

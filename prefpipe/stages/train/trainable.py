@@ -69,7 +69,7 @@ class StartSettings:
 
 
 class Trainable(Protocol):
-    """A model that can be trained. ``max_length``: longest prompt plus response, in tokens."""
+    """A model that can be trained."""
 
     @property
     def max_length(self) -> int:

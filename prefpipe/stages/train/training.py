@@ -83,8 +83,10 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
     arguments = training_arguments(settings, inputs.output.path)
     data = read_training_data(inputs, trainable, runtime, budget)
 
+    # Only now: the reference was measured and released, and is not in memory beside the policy.
     runtime.log(f"loading {inputs.start.model.requested}")
     policy = trainable.load()
+    # Weights that are cut over devices go there piece by piece, when the trainer wraps the model.
     if not cuts_weights():
         policy.model.to(arguments.device)
     n_vocabulary = policy.model.get_input_embeddings().weight.shape[0]
@@ -98,6 +100,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
         f"learning rate {settings.learning_rate:g}"
     )
 
+    # The same one on every process.
     checkpoint: Path | None
     if inputs.resume_from is not None:
         checkpoint = require_checkpoint(inputs.resume_from)
@@ -108,6 +111,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
     # The baseline; a checkpoint has it in its log.
     arguments.eval_on_start = bool(data.eval_groups) and checkpoint is None
 
+    # All processes stop after the same step: one alone would leave the others waiting for it.
     stop = StopWhenAsked(
         lambda: any_process(runtime.should_stop() or (budget is not None and budget.is_up()))
     )
@@ -128,6 +132,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
         require_wrapper(checkpoint, trainer.wrapper)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
+    # The trainer returns all the same; what is on disk is a checkpoint, and no result.
     if stop.stopped:
         is_budget = budget is not None and not runtime.should_stop()
         why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "as asked"

@@ -85,11 +85,16 @@ def read_training_data(
         require_reward_gaps([*trained.groups, *eval_groups], inputs.objective.name)
 
     ref_logps, eval_logps = _measure_references(inputs, runtime, budget)
+    groups = trained.groups
+    if ref_logps is not None:
+        groups = with_reference(groups, ref_logps)
+    if eval_logps is not None:
+        eval_groups = with_reference(eval_groups, eval_logps)
     return TrainingData(
         rows=read.rows,
         statuses=trained.statuses,
-        groups=trained.groups if ref_logps is None else with_reference(trained.groups, ref_logps),
-        eval_groups=eval_groups if eval_logps is None else with_reference(eval_groups, eval_logps),
+        groups=groups,
+        eval_groups=eval_groups,
         eval_counts=eval_counts,
         ref_logps=ref_logps or {},
     )
@@ -182,6 +187,7 @@ def _measure_references(
         measuring = replace(runtime, should_stop=lambda: runtime.should_stop() or would_not_fit())
 
     try:
+        # What is held out is of the same groups, and measured with them.
         if inputs.eval_groups is None:
             ref_logps = _reference_logps(inputs.groups, inputs.start.model, measuring)
             return ref_logps, ref_logps

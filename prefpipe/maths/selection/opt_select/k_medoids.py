@@ -205,6 +205,7 @@ def branch_and_bound(
     best, upper = chosen_K.copy(), 1.0
 
     # The stack of open nodes, N: what each has fixed, its multipliers and its parent's bound.
+    # Each level fixes one more column and leaves one more node: there are never more than these.
     depth = n_facilities + 2
     fixed_NJ = np.zeros((depth, n_facilities), dtype=np.int8)
     u_NC, bound_N = np.empty((depth, n_clients)), np.zeros(depth)
