@@ -50,6 +50,7 @@ def _frame(grid: Grid) -> Iterator[Text]:
         for label in row:
             role = label.pile.points[0].role
             style = OTHER_STYLE if role is None else ROLE_STYLES[role]
+            # + 1 for the frame's own edge, which is in the text already
             text.append(" " * (label.column - len(text) + 1))
             # the frame's style holds for the whole line
             text.append(label.text, style=f"not dim {style}")

@@ -65,6 +65,7 @@ def _finding(finding: Mapping[str, Any], width: int) -> Text:
     severity = finding["severity"]
     text = Text()
     text.append(f"{severity:<{len(INDENT)}}", style=STYLES[severity])
+    # the severity stands where the first line would be indented
     text.append(_indented(finding["message"], width).lstrip())
     if finding["hint"]:
         text.append("\n" + _indented(f"hint: {finding['hint']}", width), style="dim")

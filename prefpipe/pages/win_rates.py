@@ -68,6 +68,7 @@ def _figures(result: Mapping[str, Any], confidence: float) -> Table:
     if controlled is not None:
         penalty = f"C = {controlled['penalty_c']:g} ({controlled['penalty_from']})"
         add(controlled["name"], controlled, penalty)
+    # with verdicts missing there are two estimands: AlpacaEval's above, which predicts them
     judged = result["length_controlled_judged_rows"]
     if judged is not None:
         name = judged["name"].replace("win rate", "win rate of judged rows", 1)

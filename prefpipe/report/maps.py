@@ -79,6 +79,7 @@ def _choose_prompts(
         except PrefpipeError as error:
             _add_once(errors, error)
             continue
+        # The one row of a prompt that select rejected has no role.
         with_group = table.filter(table["role"].is_valid())
         prompt_ids = pc.unique(with_group["prompt_id"]).to_pylist()
         prompts += [(prompt_id, part) for prompt_id in prompt_ids]

@@ -93,6 +93,7 @@ def health_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
             continue
         summary = read_summary(evaluation.artifact) or {}
         measures, absent = {}, {}
+        # Those of health stand one level below the others.
         for name, value in {**summary, **(summary.get("health") or {})}.items():
             if not is_measure(value):
                 continue

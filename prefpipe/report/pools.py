@@ -109,6 +109,7 @@ def _read_candidates(pool: ReportedPool, indices: Sequence[int], unit: str) -> p
             "reward": part.pools.unpad(part.rewards),
             "length": lengths[part.pools.order],
             "role": _roles(pool, index, part),
+            # Each part counts its prompts from 0, and no prompt is in two parts.
             "prompt": part.pools.prompts + n_prompts,
         }
         parts.append(pl.DataFrame(columns))

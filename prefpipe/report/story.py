@@ -92,6 +92,7 @@ def tell(
         "savings": savings_of(pools, policies, model),
         "lineage": lineage_of(artifacts),
     }
+    # JSON has no NaN.
     finite: dict[str, Any] = finite_values(story)
     return finite
 

@@ -165,6 +165,7 @@ def _user_columns(
         names = list(wanted)
         _refuse_names(table, names, reserved)
 
+    # what varies is left out with a note, but a column that was asked for must not vanish
     kept, varying = [], []
     for name in names:
         place = _place_of_difference(table, name, members)

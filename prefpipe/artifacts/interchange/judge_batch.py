@@ -131,6 +131,7 @@ def _read_line(text: str, place: str) -> _Line:
 
     custom_id = values["custom_id"]
     response, fault = values.get("response"), values.get("error")
+    # the requests have ids as well
     if "body" in values and response is None and fault is None:
         raise InputError(
             f"{place} is a request, not an answer", hint="pass the output file of the batch"
@@ -138,6 +139,7 @@ def _read_line(text: str, place: str) -> _Line:
     if fault is not None:
         return _Line(custom_id, None, f"the batch says: {_message(fault)}")
 
+    # choices are all that an answer needs here: it is kept as it is, and read by who asks
     status, body = None, None
     if isinstance(response, dict):
         status, body = response.get("status_code", 200), response.get("body")

@@ -103,6 +103,7 @@ def gather_items(
     prompts = table.values(prompt_column)
     pool.notes.extend(extras.notes)
     pool.notes.extend(notes_of_keys_left_out({prompt_column: prompts}, options.rules))
+    # in `messages`, turns as JSON text are no surprise
     if prompt_column != "messages":
         pool.notes.extend(notes_of_texts_read_back(prompts, options.rules))
     return pool

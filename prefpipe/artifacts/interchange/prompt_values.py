@@ -166,6 +166,7 @@ def _by_key(
     value_of: dict[str, float] = {}
     for place, prompt, value in zip(table.places, table.values(name), values, strict=True):
         key = key_of(prompt)
+        # a prompt may stand twice, if both rows say the same
         if value_of.setdefault(key, value) != value:
             raise InputError(
                 f"{table.source}, {place}: prompt {key[:60]!r} has another {content} than further "

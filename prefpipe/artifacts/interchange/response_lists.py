@@ -216,6 +216,7 @@ def _pool_of_objects(
     """Read rows whose list holds an object for each response; ``scores`` is scorer to key."""
     values = table.values(columns.responses)
     objects = objects_in(values)
+    # a score that no object has is no scorer; of those that lack one it is missing
     scores = {
         scorer: key
         for scorer, key in columns.scores.items()

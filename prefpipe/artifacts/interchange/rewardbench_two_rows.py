@@ -112,7 +112,9 @@ def read_completions(
             system_and_tools=extras.rows[row],
             rules=rules,
         )
-    return PairFile(pairs, None if needs_texts else (SCORES, SCORES), tuple(extras.notes))
+    # one column holds the scores of both
+    score_columns = None if needs_texts else (SCORES, SCORES)
+    return PairFile(pairs, score_columns, tuple(extras.notes))
 
 
 def _pairs(
@@ -205,6 +207,7 @@ def _completions(messages: Turns, values: Mapping[str, Any], *, needs_texts: boo
     if scores is None:
         return _Completions(messages, chosen, rejected, None)
 
+    # the scores of correct completions come first: their number alone tells them apart
     n_rejected = n_all - n_chosen
     if n_chosen < 1 or n_rejected < 1:
         raise UnusableRowError(

@@ -225,6 +225,7 @@ def _tools(
         return tools
 
     for row, value in enumerate(values):
+        # where some rows define tools, whatever another one holds must be tools, too
         is_empty = is_blank(value)
         if isinstance(value, str):
             is_empty = value.strip() in ("", "[]", "null")

@@ -136,6 +136,7 @@ def _items_of_columns(table: UserTable, names: WideColumns, nulls: Counter[str])
         items = []
         for number, name in enumerate(names.responses):
             text = texts[number][row]
+            # a row may have fewer responses than there are columns
             if text is None:
                 nulls[name] += 1
                 continue

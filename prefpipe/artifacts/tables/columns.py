@@ -65,6 +65,7 @@ def column_of(
         try:
             return pa.field(name, kind), pa.array(values, kind)
         except UnicodeEncodeError:
+            # pyarrow does not say in which row
             _refuse_half_characters(f"`{name}`", values, places, source)
             raise
 
@@ -73,6 +74,7 @@ def column_of(
         text = None
         if value is not None:
             try:
+                # ASCII, so that half of a surrogate pair inside a value is kept, as its escape
                 text = json.dumps(value, ensure_ascii=True, default=_as_json)
             except TypeError as error:
                 raise InputError(

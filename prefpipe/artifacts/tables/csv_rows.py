@@ -152,6 +152,7 @@ def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path
             f"{path}, line 1: lines end with a carriage return alone",
             hint=f"tr '\\r' '\\n' < {path} > converted{path.suffix}",
         )
+    # one column is a fair file, unless it holds what others separate fields with
     if len(header) > 1:
         return
 
