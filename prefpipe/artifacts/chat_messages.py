@@ -185,6 +185,7 @@ def _words(value: Any, depth: int = 0) -> str | None:
     """Return what a value of any shape says, None if nothing: a text, or the texts of its parts."""
     if isinstance(value, str):
         return replace_lone_surrogates(value) or None
+    # without a bound, a value of absurd nesting would end in a RecursionError
     if value is None or isinstance(value, bool) or depth > 8:
         return None
 

@@ -131,6 +131,7 @@ def write_part(
             data_sha256=sink.sha256.hexdigest(),
             tally=dict(sorted((tally or {}).items())),
         )
+        # a blank as long as the checksum holds its place: nothing behind it moves when it comes
         claims = canonical_json(asdict(footer))
         writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: BLANK.decode()})
 
@@ -218,6 +219,7 @@ def read_part(
             f"{footer.n_rows:,}",
             hint=HINT,
         )
+    # without the footer's keys, which are of this part alone: the table may go into another one
     return table.replace_schema_metadata(None), footer
 
 
@@ -318,6 +320,7 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
                 hint=HINT,
             )
 
+    # what is known is as it should be: anything more is no damage
     known = {each.name for each in fields(PartFooter)}
     unknown = sorted(values.keys() - known)
     if unknown:

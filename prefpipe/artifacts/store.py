@@ -217,10 +217,10 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
             schema.
     """
     record = run_record.read_run_record(path)
-    held = record.schema.partition("/")[0]
-    if held != schema:
+    kind = record.schema.partition("/")[0]
+    if kind != schema:
         raise InputError(
-            f"{name}: {path} holds {held} (made by `prefpipe {record.stage}`), not {schema}",
+            f"{name}: {path} holds {kind} (made by `prefpipe {record.stage}`), not {schema}",
             hint=f"pass the folder of {schema}",
         )
 
@@ -326,7 +326,8 @@ def open_output(
         return Output(path, record, shard)
 
     if on_disk is not None and not extends and not overwrite:
-        # an attempt that failed before its first part must not block the corrected one
+        # an attempt that failed before its first part must not block the corrected one; of several
+        # workers one that has no part yet may be at work
         is_failed_attempt = shard.count == 1 and _holds_nothing(path)
         if not is_failed_attempt:
             _refuse_difference(path, on_disk, record)
@@ -381,13 +382,15 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
     lost = parts_without_record(path)
     others = [file for file, footer in lost.items() if footer.fingerprint != record.fingerprint]
     known = {file.name for file in lost}
+    # beside parts it is a stage's, alone it may be anybody's
     if lost:
         known.add(SUMMARY_FILE)
-    strangers = [
-        file.name
-        for file in path.iterdir()
-        if file.is_file() and not file.name.startswith(".") and file.name not in known
-    ]
+
+    strangers = []
+    for file in path.iterdir():
+        is_hidden = file.name.startswith(".")
+        if file.is_file() and not is_hidden and file.name not in known:
+            strangers.append(file.name)
 
     # another worker may have started meanwhile
     if (path / run_record.FILE_NAME).exists():

@@ -63,6 +63,7 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
     try:
         summary = run_stage(config, runtime)
     except ErrorRateError as error:
+        # what is good is on disk and finished: its summary is shown, and the exit code is 3
         if speaks and error.summary is not None:
             _show(error.summary, as_json)
         raise

@@ -186,7 +186,10 @@ def _given(config_class: type[CommandConfig], values: Mapping[str, Any]) -> dict
             continue
         given[name] = value
         if is_list(kinds[name]) and scalar_type(kinds[name]) is float:
-            given[name] = [piece for text in value for piece in str(text).split(",") if piece]
+            pieces: list[str] = []
+            for text in value:
+                pieces += str(text).split(",")
+            given[name] = [piece for piece in pieces if piece]
     return given
 
 

@@ -175,7 +175,13 @@ class StopRequest:
             finally:
                 self._is_over = True  # what comes now changes nothing: the exit code is known
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            # As Python itself ends: nothing is 0, a text is 1.
+            if end.code is None:
+                code = 0
+            elif isinstance(end.code, int):
+                code = end.code
+            else:
+                code = 1
         except BaseException:
             if not self.has_raised:  # else it is what some library made of it
                 raise
@@ -357,6 +363,7 @@ def _be_a_child() -> None:
     """Give a forked process the handlers of a new one: whoever made it ends it by signals."""
     signal.set_wakeup_fd(-1)
     for number in _caught():
+        # What `nohup` has ignored stays ignored.
         if signal.getsignal(number) in (signal.SIG_IGN, None):
             continue
         is_interrupt = number == signal.SIGINT

@@ -48,6 +48,7 @@ class GenerateConfig(SamplingConfig, ShardedConfig):
             problems.append("--model names the same model twice")
 
         n_samplers = len(self.model) * len(self.temperature)
+        # an n below 1 is named by its bound already
         if 1 <= self.n < n_samplers:
             problems.append(
                 f"--n {self.n} is fewer than the {n_samplers} pairs of model and temperature"

@@ -322,17 +322,23 @@ def _place_of_now(
     then = (surroundings.folder / Path(text).expanduser()).absolute()
     place = then
     if is_output and moves:
+        # the smallest move is that of the output itself
         place = moves[-1][1]
     else:
+        # what did not move along stays where it was
         for from_, to in moves:
-            moved = to / then.relative_to(from_) if then.is_relative_to(from_) else None
-            if moved is not None and moved.exists():
+            if not then.is_relative_to(from_):
+                continue
+            moved = to / then.relative_to(from_)
+            if moved.exists():
                 place = moved
                 break
 
+    # as it was typed, where that is still right
     same_folder = surroundings.folder.absolute() == surroundings.now.absolute()
     if place == then and (Path(text).is_absolute() or same_folder):
         return text
+    # a name of the hub, or something that is gone
     if not is_output and not place.exists():
         return text
     if place.is_relative_to(surroundings.now):

@@ -96,6 +96,7 @@ class SavingsConfig(CommandConfig):
             if missing:
                 problems.append(f"GROUPS, or {', '.join(missing)} is needed")
             kept = self.k_or_default + self.positives_or_default
+            # an n below 2 is named by its bound already
             if self.n is not None and kept > self.n >= 2:
                 problems.append(
                     f"--k {self.k_or_default} and --positives {self.positives_or_default} keep "

@@ -104,6 +104,7 @@ class ShardedConfig(StageConfig):
             problems.append("--no-shards excludes --shard-index and --num-shards")
         if (index is None) != (count is None):
             problems.append("--shard-index and --num-shards go together")
+        # a count below 1 is named by its bound already
         if index is not None and count is not None and index >= count >= 1:
             problems.append(f"--shard-index must be within 0 and {count - 1}, not {index}")
         return problems
@@ -172,6 +173,7 @@ def _read_yaml(path: Path, config_class: type[StageConfig]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path} is not YAML: {error}") from error
 
+    # an empty file, or comments alone
     if values is None:
         return {}
     if not isinstance(values, dict):

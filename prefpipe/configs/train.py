@@ -257,6 +257,7 @@ class TrainConfig(TemplatedConfig):
 
     def _objective_problems(self) -> list[str]:
         """Return what does not go with the target or its objective."""
+        # alone: what goes with an objective that the target does not have is not to be said
         try:
             objective_of(self.target, self.objective)
         except UsageError as error:

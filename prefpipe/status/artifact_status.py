@@ -203,4 +203,8 @@ def ranges(indices: Sequence[int]) -> str:
             runs[-1] = (runs[-1][0], index)
         else:
             runs.append((index, index))
-    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in runs)
+
+    pieces = []
+    for first, last in runs:
+        pieces.append(f"{first}-{last}" if last > first else str(first))
+    return ",".join(pieces)

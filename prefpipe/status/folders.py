@@ -47,6 +47,7 @@ def find_artifacts(path: Path) -> list[Path]:
         has_parts = any(PART_PATTERN.fullmatch(name) for name in files)
         if run_record.FILE_NAME in files or (has_parts and parts_without_record(folder)):
             artifacts.append(folder)
+    # parents before what is made of them, so that commands can be pasted from the top
     return sorted(
         artifacts, key=lambda item: (item != path, item.parent, _stage_number(item), item.name)
     )

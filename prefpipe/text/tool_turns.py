@@ -94,6 +94,7 @@ def without_each(
                 yield Omission(f"the arguments of {what}", way_out, changed, tools)
 
         if turn["role"] == "tool":
+            # changed, not taken out: a template may refuse a call that nothing answers
             what = f"the result of a tool in turn {number}"
             changed = _with(whole, number, "content", f"{turn['content']}.")
             yield Omission(what, NO_ROWS, changed, tools)

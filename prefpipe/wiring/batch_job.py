@@ -89,6 +89,7 @@ def _of_array(environment: Mapping[str, str]) -> Worker:
     first = _number(environment, f"{ARRAY}MIN", 0)
     last = _number(environment, f"{ARRAY}MAX", first + count - 1)
     step = _number(environment, f"{ARRAY}STEP", 1)
+    # of two tasks the ends are all of them, whatever step the array was written with
     if count == 2:
         step = last - first
 

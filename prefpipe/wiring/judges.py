@@ -203,4 +203,5 @@ def _engine(config: JudgeConfig | ScoreConfig, spec: JudgeSpec) -> _AnswerSource
 
         return EngineAnswers(open_engine(model, config, max_model_len=config.max_length))
 
+    # by its content: answers are found again when the model's folder has another name
     return _AnswerSource(f"{spec.kind}:{fingerprint_of(identity)}", identity, open_source)

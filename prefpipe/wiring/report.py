@@ -79,6 +79,7 @@ def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> 
     from prefpipe.report.story import TrainedShape
 
     if named is not None:
+        # a folder may be called 8B
         size = None if Path(named).is_dir() else parse_size(named)
         if size is not None:
             return TrainedShape(named, ModelShape(size))

@@ -50,6 +50,7 @@ def _trained_model(reference: str) -> "TrainedModel":
     from prefpipe.maths.compute.training_compute import ModelShape, parse_size
     from prefpipe.stages.savings import TrainedModel
 
+    # a folder may be called 8B
     size = None if Path(reference).is_dir() else parse_size(reference)
     if size is not None:
         return TrainedModel(reference, ModelShape(size), round(size), round(size))

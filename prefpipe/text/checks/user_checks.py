@@ -34,6 +34,7 @@ def load_function(name: str) -> UserFunction:
     Raises:
         ValueError: no such entry point, a failing import, no such attribute, not callable.
     """
+    # an entry point that nobody installed: it imports and finds its attribute as those do
     if ":" in name:
         reference = importlib.metadata.EntryPoint(name, name, ENTRY_POINT_GROUP)
     else:

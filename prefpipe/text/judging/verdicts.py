@@ -60,6 +60,7 @@ class Reading(NamedTuple):
 def read_verdict(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
     """Return the verdict that the text states."""
     values = _VALUES[kind]
+    # what a judge tries out in its thoughts is no verdict
     conclusion = without_thoughts(answer)
     if form == "bare":
         choice = conclusion.strip(_DECORATION)
