@@ -109,6 +109,23 @@ def test_files_that_are_named_exist(path: Path) -> None:
     assert not missing, f"{path.name} names {missing}"
 
 
+def test_places_in_the_map_of_the_code_exist() -> None:
+    """docs/architecture.md names files and rooms from the package on: ``artifacts/parts.py``."""
+    text = without_code_blocks(REPOSITORY / "docs" / "architecture.md")
+    named = {span for span in CODE_SPAN.findall(text) if re.fullmatch(r"[\w./-]*(?:\.py|/)", span)}
+    assert len(named) > 30
+
+    roots = (REPOSITORY, REPOSITORY / "prefpipe", REPOSITORY / "prefpipe" / "maths" / "selection")
+    missing = []
+    for span in sorted(named):
+        is_new = Path(span).name == "mine.py"  # what a recipe tells one to write
+        is_there = any((root / span).exists() for root in roots)
+        is_beside = list((REPOSITORY / "prefpipe").rglob(span))  # named after its folder was
+        if not (is_new or is_there or is_beside):
+            missing.append(span)
+    assert not missing
+
+
 def without_code_blocks(path: Path) -> str:
     return re.sub(
         r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL

@@ -23,7 +23,7 @@ from prefpipe.backends.protocol import (
 )
 from prefpipe.errors import UsageError
 
-PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+BOS_ID, EOS_ID = 1, 2
 FIRST_BYTE_ID = 3
 """Token ids are UTF-8 bytes plus this."""
 

@@ -109,11 +109,6 @@ class JudgeConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
         return problems
 
     @property
-    def judges_by_reward(self) -> bool:
-        """Whether the judge sees each response alone, so that there are no orders."""
-        return parse_judge(self.judge).kind not in ENGINES
-
-    @property
     def verdict_by(self) -> Literal["text", "logprobs"]:
         """How the preference of a language model is read, the default filled in."""
         return "logprobs" if self.verdict == "logprobs" else "text"

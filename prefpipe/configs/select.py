@@ -9,6 +9,7 @@ from prefpipe.configs.stage import PartwiseConfig
 from prefpipe.maths.selection.registry import PAIR_RULES, STRATEGIES
 
 NEED_EMBEDDINGS = tuple(each.name for each in STRATEGIES.values() if each.needs == "embeddings")
+ONE_POSITIVE = tuple(each.name for each in STRATEGIES.values() if each.n_positives == 1)
 NO_K = tuple(each.name for each in STRATEGIES.values() if not each.takes_k)
 AMONG_ALL = ("all-ordered", "adjacent")
 """Pair rules between any two kept responses.
@@ -116,7 +117,7 @@ class SelectConfig(PartwiseConfig):
             problems.append(f"--strategy {self.strategy} needs --embeddings")
         if self.near_duplicates is not None and self.embeddings is None:
             problems.append("--near-duplicates needs --embeddings")
-        if self.strategy in ("best-worst", "best-random") and self.positives != 1:
+        if self.strategy in ONE_POSITIVE and self.positives != 1:
             problems.append(
                 f"--strategy {self.strategy} keeps one pair, so --positives must be 1, "
                 f"not {self.positives}"

@@ -158,10 +158,10 @@ def _sample_part(
     }
     screened = screen_part(inputs, parse_reward(str(pool.expression)), flags, index)
     assert screened.distances is not None
-    enough = np.flatnonzero(screened.kept.sum(axis=1) >= LEAST_CANDIDATES)
+    enough = np.flatnonzero(screened.usable.sum(axis=1) >= LEAST_CANDIDATES)
     chosen = enough[_spread(len(enough), n_wanted)] if len(enough) else enough
 
-    mask = screened.kept[chosen]
+    mask = screened.usable[chosen]
     both = mask[:, :, None] & mask[:, None, :]
     rewards = np.where(mask, screened.rewards[chosen], 0.0)
     distances = np.where(both, screened.distances[chosen], 0.0)

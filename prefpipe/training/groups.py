@@ -17,7 +17,6 @@ from prefpipe.errors import InputError, UsageError
 KEPT = ("ok", "truncated", "held_out")
 """The statuses of responses that are trained or evaluated on."""
 
-ON_TOO_LONG = ("drop", "truncate", "error")
 
 Key = tuple[str, int]
 """``(prompt_id, sample_idx)``: what joins a candidate's rows everywhere."""

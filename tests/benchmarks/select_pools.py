@@ -22,7 +22,7 @@ import kmedoids
 import numpy as np
 import pyarrow.compute as pc
 from sklearn.cluster import KMeans
-from support.compiled_solvers import cluster_k_means, solve_k_medoids
+from support.compiled_solvers import cluster_k_means, response_weights, solve_k_medoids
 from support.highs import p_median_by_highs
 
 from prefpipe.artifacts.run_record import read_run_record
@@ -32,7 +32,7 @@ from prefpipe.maths.selection.opt_select.coverage import cost_matrix
 from prefpipe.maths.selection.opt_select.k_medoids import coverage_cost
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.maths.selection.select_responses import select_responses
-from prefpipe.maths.selection.weights import resolve_temperature, response_weights
+from prefpipe.maths.selection.weights import resolve_temperature
 from prefpipe.stages.shared.pool_index import find_rows, flat, index_pools, pool_rewards
 
 DATA = Path(os.environ.get("PREFPIPE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))

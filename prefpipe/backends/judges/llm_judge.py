@@ -12,7 +12,7 @@ from prefpipe.backends.chat_answers import REFUSED, ChatAnswer
 from prefpipe.backends.judges.answers import JudgeAnswers
 from prefpipe.backends.protocol import PairRequest, PairVerdict, Score, ScoreRequest
 from prefpipe.text.judging.judge_prompt import JudgePrompt, Question
-from prefpipe.text.judging.verdicts import Reading, read_probabilities, read_text
+from prefpipe.text.judging.verdicts import Reading, read_verdict, read_verdict_from_probabilities
 
 VerdictBy = Literal["text", "logprobs", "either"]
 """``either``: by probabilities where the answer has them, else by text."""
@@ -60,7 +60,7 @@ class JudgeSettings(NamedTuple):
         answer that repeats a response says nothing about it.
         """
         kind, form = self.prompt.kind, self.prompt.form
-        stated = read_text(answer.text, kind, form, question.nonce)
+        stated = read_verdict(answer.text, kind, form, question.nonce)
 
         ends_in_one = kind == "pointwise" and answer.text.rstrip().endswith("1")
         if answer.is_cut and ends_in_one and not _knows_ten(answer):
@@ -69,7 +69,7 @@ class JudgeSettings(NamedTuple):
             return stated
         if self.verdict == "either" and answer.tokens is None:
             return stated
-        return read_probabilities(answer.tokens or (), kind, form, question.nonce)
+        return read_verdict_from_probabilities(answer.tokens or (), kind, form, question.nonce)
 
 
 def _knows_ten(answer: ChatAnswer) -> bool:

@@ -12,7 +12,7 @@ class Pools(NamedTuple):
     index, -1 behind the last; ``n_negatives`` (P,). ``positives`` (P, p): best first, -1 behind the
     last; ``n_positives`` (P,). ``distances`` (P, R, R), or None without embeddings. ``rewards``
     (P, R), 0 where there is no candidate. ``weights`` (P, R): see
-    `prefpipe.maths.selection.weights.response_weights`; ``temperatures`` (P,): their T. ``seeds``
+    `prefpipe.maths.selection.weights.pool_weights`; ``temperatures`` (P,): their T. ``seeds``
     (P,) uint64. ``k``: negatives that may be chosen.
     """
 

@@ -157,7 +157,7 @@ def mask_low_margins(
     as in `prefpipe.maths.selection.select_pools`. Any other usable candidate i has margin
     ``min(r of positives) - r_i`` and is usable only with a margin of at least ``min_margin``. Zero,
     as in the papers, changes nothing; any number above zero keeps candidates tied with a positive
-    out of the negatives. A prompt may be left with positives alone: `pool_verdicts` names it.
+    out of the negatives. A prompt may be left with positives alone: `prompt_rejections` names it.
     """
     if not min_margin >= 0.0:
         raise UsageError(f"min_margin is {min_margin}; it is >= 0")
@@ -178,38 +178,38 @@ def mask_low_margins(
     return np.asarray(mask_PR & ~is_positive_PR & is_close_PR & (n_positives_P1 > 0))
 
 
-def pool_verdicts(
+def prompt_rejections(
     rewards_PR: np.ndarray,
     is_there_PR: np.ndarray,
+    unflawed_PR: np.ndarray,
     usable_PR: np.ndarray,
-    kept_PR: np.ndarray,
     *,
     positives: int = 1,
 ) -> np.ndarray:
     """Return for each prompt None if it can be selected from, else why not, as objects (P,).
 
     - ``no_rewards``: there are candidates, and not one has a finite reward;
-    - ``too_few_candidates``: fewer than two are usable, margins aside;
+    - ``too_few_candidates``: fewer than two are without a flaw;
     - ``tie``: all usable rewards are equal, so nothing says which response is better;
     - ``low_margin``: margins left no negative beside the positives.
 
     Args:
         rewards_PR: float, anything where nothing is.
         is_there_PR: bool, the candidates of each prompt, unusable ones included.
-        usable_PR: bool, those without a flaw, margins aside.
-        kept_PR: bool, those of them that the margin leaves.
+        unflawed_PR: bool, those without a flaw, margins aside.
+        usable_PR: bool, those of them that the margin leaves.
         positives: positives wanted a prompt.
     """
-    highest_P = np.where(usable_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
-    lowest_P = np.where(usable_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
+    highest_P = np.where(unflawed_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
+    lowest_P = np.where(unflawed_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
     is_finite_PR = np.isfinite(np.where(is_there_PR, rewards_PR, np.nan))
     has_reward_P = (is_there_PR & is_finite_PR).any(axis=1)
     has_candidates_P = is_there_PR.any(axis=1)
 
     # The last verdict first: each line takes precedence over those before it.
-    verdicts_P = np.full(len(rewards_PR), None, dtype=object)
-    verdicts_P[kept_PR.sum(axis=1) <= count_positives(usable_PR, positives)] = "low_margin"
-    verdicts_P[highest_P == lowest_P] = "tie"
-    verdicts_P[usable_PR.sum(axis=1) < 2] = "too_few_candidates"
-    verdicts_P[has_candidates_P & ~has_reward_P] = "no_rewards"
-    return verdicts_P
+    rejections_P = np.full(len(rewards_PR), None, dtype=object)
+    rejections_P[usable_PR.sum(axis=1) <= count_positives(unflawed_PR, positives)] = "low_margin"
+    rejections_P[highest_P == lowest_P] = "tie"
+    rejections_P[unflawed_PR.sum(axis=1) < 2] = "too_few_candidates"
+    rejections_P[has_candidates_P & ~has_reward_P] = "no_rewards"
+    return rejections_P

@@ -33,7 +33,7 @@ class Selection(NamedTuple):
         cost_bottom_k: what the k lowest rewards would cost.
         cost_random: what k random candidates would cost on average.
         log_unit: costs are in units of ``exp(log_unit)`` times the largest weight (see
-            `prefpipe.maths.selection.weights.response_weights`). 0 unless the rewards span hundreds
+            `prefpipe.maths.selection.weights.pool_weights`). 0 unless the rewards span hundreds
             of T and the cost would leave the float range; what is beyond it then is the largest
             float.
         largest_share: the share of the sum of the weights that the lowest reward has. Near 1 it

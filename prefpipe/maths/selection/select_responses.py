@@ -43,7 +43,7 @@ def select_responses(
 
     - ``opt-select``: the set S of k candidate negatives with the least
       ``Cost(S) = sum_i w_i min_{j in S} ||e_i - e_j||`` (AMPO, arXiv 2502.18293), w as in
-      `prefpipe.maths.selection.weights.response_weights`, proven optimal;
+      `prefpipe.maths.selection.weights.pool_weights`, proven optimal;
     - ``coreset``: k-means with k clusters over the embeddings of the candidate negatives, and of
       each cluster the lowest-reward member (AMPO); missing clusters are made up by the lowest
       rewards left;

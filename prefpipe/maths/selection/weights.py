@@ -5,18 +5,6 @@ from typing import Literal
 import numpy as np
 
 
-def response_weights(rewards_C: np.ndarray, temperature: float) -> np.ndarray:
-    """Return ``w_i = exp((min r - r_i) / T)`` in (0, 1], for ``rewards_C`` (C,) and ``T > 0``.
-
-    AMPO writes ``exp(mean r - r_i)``. That differs by the factor ``exp((mean r - min r) / T)``, the
-    same for all i, which changes no choice but overflows for rewards that span hundreds; multiply a
-    cost by it to have the paper's number.
-    """
-    # Rewards at opposite ends of the float range differ by infinity, whose weight is rightly 0.
-    with np.errstate(over="ignore"):
-        return np.asarray(np.exp((rewards_C.min() - rewards_C) / temperature))
-
-
 def resolve_temperature(rewards_R: np.ndarray, setting: Literal["paper", "auto"] | float) -> float:
     """Return T: 1 for ``"paper"``, the standard deviation (ddof 0) of the rewards for ``"auto"``.
 
@@ -51,7 +39,13 @@ def pool_temperatures(
 def pool_weights(
     rewards_PR: np.ndarray, clients_PR: np.ndarray, temperatures_P: np.ndarray
 ) -> np.ndarray:
-    """Return the clients' weights (P, R), the largest 1; 0 elsewhere and where they underflow."""
+    """Return the clients' weights (P, R), the largest 1; 0 elsewhere and where they underflow.
+
+    ``w_i = exp((min r - r_i) / T)`` in (0, 1], the lowest reward being that of the clients. AMPO
+    writes ``exp(mean r - r_i)``. That differs by the factor ``exp((mean r - min r) / T)``, the same
+    for all i, which changes no choice but overflows for rewards that span hundreds; multiply a cost
+    by it to have the paper's number.
+    """
     lowest_P = np.where(clients_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
     with np.errstate(over="ignore", invalid="ignore"):
         all_PR = np.exp((lowest_P[:, None] - rewards_PR) / temperatures_P[:, None])

@@ -41,7 +41,7 @@ class _GroupRows:
     def __init__(self, screened: ScreenedPart, selection: Selection) -> None:
         # A row a prompt: the rejection first, then positives, then negatives. Flattened it is the
         # order of the table. A rejection stands for the prompt's first candidate.
-        is_rejected_P1 = ~is_none(screened.verdicts)[:, None]
+        is_rejected_P1 = ~is_none(screened.rejections)[:, None]
         rejections_P1 = np.where(is_rejected_P1, 0, -1)
         places_PL = np.concatenate(
             [rejections_P1, selection.positives, selection.negatives], axis=1
@@ -96,7 +96,7 @@ def group_table(
         groups = groups.append_column(field, column)
 
     rejected_prompts = rows.prompts[rows.is_rejection]
-    counts = dict(Counter(screened.verdicts[rejected_prompts].tolist()))
+    counts = dict(Counter(screened.rejections[rejected_prompts].tolist()))
     n_kept = int((~rows.is_rejection).sum())
     if n_kept:
         counts["ok"] = n_kept
@@ -134,11 +134,11 @@ def _selection_columns(
 
 
 def _ranks(screened: ScreenedPart) -> np.ndarray:
-    """Return (P, R) the rank of each kept candidate by reward, the best 0; others come behind."""
-    to_sort_by_PR = np.where(screened.kept, -np.nan_to_num(screened.rewards), np.inf)
+    """Return (P, R) the rank of each usable candidate by reward, the best 0; others come behind."""
+    to_sort_by_PR = np.where(screened.usable, -np.nan_to_num(screened.rewards), np.inf)
     # Stable: of equal rewards the lower sample comes first.
     best_first_PR = np.argsort(to_sort_by_PR, axis=1, kind="stable")
-    ranks_PR = np.empty(screened.kept.shape, dtype=np.int32)
+    ranks_PR = np.empty(screened.usable.shape, dtype=np.int32)
     all_ranks = np.arange(screened.pools.shape[1], dtype=np.int32)
     np.put_along_axis(ranks_PR, best_first_PR, all_ranks[None], axis=1)
     return ranks_PR
@@ -160,7 +160,7 @@ def _represents(rows: _GroupRows, screened: ScreenedPart, selection: Selection) 
     has_members = np.zeros(len(rows.prompts), dtype=bool)
     if len(samples):
         has_members = rows.is_negative
-        n_candidates = screened.kept.shape[1]
+        n_candidates = screened.usable.shape[1]
         _, sizes[has_members] = np.unique(prompts * n_candidates + owners, return_counts=True)
 
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
@@ -206,7 +206,7 @@ def _statuses(rows: _GroupRows, screened: ScreenedPart) -> tuple[pa.Array, pa.Ar
     reasons = np.full(len(rows.prompts), None, dtype=object)
     for row in np.flatnonzero(rows.is_rejection):
         prompt = int(rows.prompts[row])
-        statuses[row] = screened.verdicts[prompt]
+        statuses[row] = screened.rejections[prompt]
         reasons[row] = _why_no_group(screened, prompt)
     return pa.array(statuses, pa.string()), pa.array(reasons, pa.string())
 

@@ -52,9 +52,9 @@ class PartSelector:
         self.output.write(index, groups, counts=counts, parents=parents, tally=tally)
 
     def _select(self, screened: ScreenedPart) -> Selection:
-        has_group_P1 = is_none(screened.verdicts)[:, None]
+        has_group_P1 = is_none(screened.rejections)[:, None]
         # A prompt without a group takes no part; masked rewards, some of them NaN, become 0.
-        mask_PR = screened.kept & has_group_P1
+        mask_PR = screened.usable & has_group_P1
         rewards_PR = np.where(mask_PR, screened.rewards, 0.0)
 
         # Seeds depend on the prompt alone, so that no other prompt can change its group.

@@ -16,7 +16,7 @@ from prefpipe.maths.selection.screening import (
     is_none,
     mask_low_margins,
     mask_near_duplicates,
-    pool_verdicts,
+    prompt_rejections,
     screen_candidates,
 )
 from prefpipe.stages.shared.pool_index import (
@@ -49,8 +49,8 @@ class ScreenedPart(NamedTuple):
     - ``rewards`` (P, R): NaN where there is none;
     - ``distances`` (P, R, R): None without embeddings;
     - ``reasons`` (N,): objects, None for a usable candidate;
-    - ``usable`` and ``kept`` (P, R): without and with the margin;
-    - ``verdicts`` (P,): objects, None for a prompt that gets a group.
+    - ``unflawed`` (P, R): without a flaw; ``usable`` (P, R): of them, those that the margin leaves;
+    - ``rejections`` (P,): objects, None for a prompt that gets a group.
     """
 
     table: pa.Table
@@ -58,9 +58,9 @@ class ScreenedPart(NamedTuple):
     rewards: np.ndarray
     distances: np.ndarray | None
     reasons: np.ndarray
+    unflawed: np.ndarray
     usable: np.ndarray
-    kept: np.ndarray
-    verdicts: np.ndarray
+    rejections: np.ndarray
 
 
 def screen_part(
@@ -97,37 +97,37 @@ def screen_part(
         drop_truncated=not flags.keep_truncated,
         keep_duplicates=flags.keep_duplicates,
     )
-    usable = pools.pad(is_none(reasons_N), fill=False)
+    unflawed = pools.pad(is_none(reasons_N), fill=False)
 
     # Then what says nearly the same as a better candidate.
     if flags.near_duplicates is not None and embeddings is not None and distances is not None:
         is_copy = mask_near_duplicates(
-            embeddings, distances, rewards, usable, flags.near_duplicates
+            embeddings, distances, rewards, unflawed, flags.near_duplicates
         )
         reasons_N[pools.unpad(is_copy)] = "near_duplicate"
-        usable = usable & ~is_copy
+        unflawed = unflawed & ~is_copy
 
     # Last what is too close to the positives. Pairs between any two responses have margins of
     # their own: a candidate close to the positive can still beat another.
     pairs_have_margins = flags.pairs in AMONG_ALL
     is_close = mask_low_margins(
-        np.where(usable, rewards, 0.0),
-        usable,
+        np.where(unflawed, rewards, 0.0),
+        unflawed,
         min_margin=0.0 if pairs_have_margins else flags.min_margin,
         positives=flags.positives,
     )
     reasons_N[pools.unpad(is_close)] = "low_margin"
-    kept = usable & ~is_close
+    usable = unflawed & ~is_close
 
     is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
-    verdicts = pool_verdicts(rewards, is_there, usable, kept, positives=flags.positives)
+    rejections = prompt_rejections(rewards, is_there, unflawed, usable, positives=flags.positives)
     if pairs_have_margins and flags.min_margin > 0.0:
-        highest_P = np.where(usable, rewards, -np.inf).max(axis=1, initial=-np.inf)
-        lowest_P = np.where(usable, rewards, np.inf).min(axis=1, initial=np.inf)
+        highest_P = np.where(unflawed, rewards, -np.inf).max(axis=1, initial=-np.inf)
+        lowest_P = np.where(unflawed, rewards, np.inf).min(axis=1, initial=np.inf)
         has_no_pair_P = highest_P - lowest_P < flags.min_margin
-        verdicts[is_none(verdicts) & has_no_pair_P] = "low_margin"
+        rejections[is_none(rejections) & has_no_pair_P] = "low_margin"
 
-    return ScreenedPart(table, pools, rewards, distances, reasons_N, usable, kept, verdicts)
+    return ScreenedPart(table, pools, rewards, distances, reasons_N, unflawed, usable, rejections)
 
 
 def _read_candidates(candidates: Artifact, index: int) -> tuple[pa.Table, PoolIndex]:

@@ -35,8 +35,8 @@ def tally_of(screened: ScreenedPart, selection: Selection, groups: pa.Table) -> 
         groups: the rows that were made of it.
     """
     pools = screened.pools
-    has_group_P = is_none(screened.verdicts)
-    usable_N = pools.unpad(screened.kept & has_group_P[:, None])
+    has_group_P = is_none(screened.rejections)
+    usable_N = pools.unpad(screened.usable & has_group_P[:, None])
     is_kept = flat(groups, "role").is_valid().to_numpy(zero_copy_only=False)
     tally: dict[str, float] = {
         "n_prompts": len(has_group_P),
@@ -52,7 +52,7 @@ def tally_of(screened: ScreenedPart, selection: Selection, groups: pa.Table) -> 
     }
 
     tally |= _counts(screened.reasons, LEFT_OUT)
-    tally |= _counts(screened.verdicts, REJECTED)
+    tally |= _counts(screened.rejections, REJECTED)
     not_selected = tally["n_usable"] - tally["n_kept"]
     if not_selected:
         tally[LEFT_OUT + "not_selected"] = not_selected
@@ -130,7 +130,7 @@ def _spreads(
     # -1 is no candidate: whose reward it takes is not looked at.
     kept_rewards = np.take_along_axis(rewards, np.maximum(chosen, 0), axis=1)
     with np.errstate(over="ignore"):
-        pool_spread = float(_spread(rewards, screened.kept[has_group_P]).sum())
+        pool_spread = float(_spread(rewards, screened.usable[has_group_P]).sum())
         kept_spread = float(_spread(kept_rewards, chosen >= 0).sum())
     return {"pool_spread": pool_spread, "kept_spread": kept_spread}
 

@@ -57,7 +57,7 @@ class Reading(NamedTuple):
     unsplit_one: float | None = None
 
 
-def read_text(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
+def read_verdict(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
     """Return the verdict that the text states."""
     values = _VALUES[kind]
     # what a judge tries out in its thoughts is no verdict
@@ -85,7 +85,7 @@ def without_thoughts(answer: str) -> str:
     return answer.rpartition("</think>")[2]
 
 
-def read_probabilities(
+def read_verdict_from_probabilities(
     tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce: str
 ) -> Reading:
     """Return the verdict weighted by the judge's probabilities at the verdict's place.

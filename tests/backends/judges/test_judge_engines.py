@@ -9,7 +9,7 @@ import pytest
 
 from prefpipe.backends.chat_client import ChatClient, ServerSettings
 from prefpipe.backends.judges.engine_answers import EngineAnswers
-from prefpipe.text.judging.verdicts import read_probabilities
+from prefpipe.text.judging.verdicts import read_verdict_from_probabilities
 
 
 def body(text, **more):
@@ -67,4 +67,4 @@ def test_vllms_own_server_gives_probabilities(vllm_server_url):
             assert 2 <= len(choice.top) <= 20
             assert exp(choice.logprob) <= exp(choice.top[choice.token]) + 1e-6
             assert sum(map(exp, choice.top.values())) <= 1 + 1e-6
-        assert read_probabilities(answer.tokens, "pairwise", "bare", "0").problem
+        assert read_verdict_from_probabilities(answer.tokens, "pairwise", "bare", "0").problem

@@ -10,7 +10,7 @@ from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.screening import (
     mask_low_margins,
     mask_near_duplicates,
-    pool_verdicts,
+    prompt_rejections,
     screen_candidates,
 )
 
@@ -204,7 +204,7 @@ def test_a_pool_that_cannot_be_selected_from_has_its_verdict(reasons, rewards, v
     )
     kept = np.array([[place < len(reasons) and reasons[place] is None for place in range(width)]])
     padded = np.array([[*rewards, *[np.nan] * (width - len(rewards))]], dtype=float)
-    assert pool_verdicts(padded, there, usable, kept).tolist() == [verdict]
+    assert prompt_rejections(padded, there, usable, kept).tolist() == [verdict]
 
 
 def test_positives_without_a_negative_are_no_group():
@@ -212,5 +212,5 @@ def test_positives_without_a_negative_are_no_group():
     become a negative."""
     rewards, there = np.array([[3.0, 2.9, 2.8]]), np.ones((1, 3), dtype=bool)
     kept = there & ~mask_low_margins(rewards, there, min_margin=0.5, positives=2)
-    assert pool_verdicts(rewards, there, there, kept, positives=2).tolist() == ["low_margin"]
-    assert pool_verdicts(rewards, there, there, kept, positives=1).tolist() == [None]
+    assert prompt_rejections(rewards, there, there, kept, positives=2).tolist() == ["low_margin"]
+    assert prompt_rejections(rewards, there, there, kept, positives=1).tolist() == [None]

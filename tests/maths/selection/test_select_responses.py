@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support.compiled_solvers import response_weights
 
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.maths.selection.strategies import RULES
-from prefpipe.maths.selection.weights import resolve_temperature, response_weights
+from prefpipe.maths.selection.weights import resolve_temperature
 
 NAMES = list(STRATEGIES)
 GROUPS = [name for name, rule in STRATEGIES.items() if rule.n_positives is None]

@@ -44,7 +44,7 @@ def chosen(strategy: str) -> list[Any]:
 
 def test_there_is_a_golden_file_for_this_version() -> None:
     if os.environ.get("PREFPIPE_UPDATE_GOLDEN"):
-        lines = [f"{json.dumps(name)}: {json.dumps(chosen(name))}" for name in STRATEGIES]
+        lines = [f"{json.dumps(name)}: {json.dumps(chosen(name))}" for name in sorted(STRATEGIES)]
         GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     assert GOLDEN.exists(), (
         "VERSION changed: write the golden file and say in CHANGELOG.md which numbers moved"

@@ -4,7 +4,11 @@ from math import exp, log
 
 import pytest
 
-from prefpipe.text.judging.verdicts import TokenChoice, read_probabilities, read_text
+from prefpipe.text.judging.verdicts import (
+    TokenChoice,
+    read_verdict,
+    read_verdict_from_probabilities,
+)
 
 NONCE = "3fa9c210"
 
@@ -22,7 +26,7 @@ NONCE = "3fa9c210"
     ],
 )
 def test_a_verdict_line_is_read(answer, value):
-    assert read_text(answer, "pairwise", "line", NONCE).value == value
+    assert read_verdict(answer, "pairwise", "line", NONCE).value == value
 
 
 @pytest.mark.parametrize(
@@ -43,7 +47,7 @@ def test_a_verdict_line_is_read(answer, value):
     ],
 )
 def test_what_is_no_clear_verdict_line_is_none(answer):
-    reading = read_text(answer, "pairwise", "line", NONCE)
+    reading = read_verdict(answer, "pairwise", "line", NONCE)
     assert reading.value is None
     assert reading.problem
 
@@ -64,7 +68,7 @@ def test_what_is_no_clear_verdict_line_is_none(answer):
     ],
 )
 def test_a_bare_verdict_is_the_whole_answer(answer, value):
-    assert read_text(answer, "pairwise", "bare", NONCE).value == value
+    assert read_verdict(answer, "pairwise", "bare", NONCE).value == value
 
 
 @pytest.mark.parametrize(
@@ -81,12 +85,12 @@ def test_a_bare_verdict_is_the_whole_answer(answer, value):
     ],
 )
 def test_a_rating_is_a_whole_number_from_1_to_10(answer, value):
-    assert read_text(answer, "pointwise", "bare", NONCE).value == value
+    assert read_verdict(answer, "pointwise", "bare", NONCE).value == value
 
 
 def test_a_rating_line_holds_one_to_ten():
-    assert read_text(f"Good.\nRATING {NONCE}: 10", "pointwise", "line", NONCE).value == 10.0
-    assert read_text(f"RATING {NONCE}: 100", "pointwise", "line", NONCE).value is None
+    assert read_verdict(f"Good.\nRATING {NONCE}: 10", "pointwise", "line", NONCE).value == 10.0
+    assert read_verdict(f"RATING {NONCE}: 100", "pointwise", "line", NONCE).value is None
 
 
 def token(text, probability=1.0, **top):
@@ -101,7 +105,7 @@ def at(distribution, emitted=None):
 
 
 def test_probabilities_are_renormalised_over_the_labels():
-    reading = read_probabilities(
+    reading = read_verdict_from_probabilities(
         [at({"A": 0.5, " A": 0.1, "B": 0.2, "C": 0.1, "x": 0.1})], "pairwise", "bare", NONCE
     )
     assert reading.value == pytest.approx((0.6 + 0.05) / 0.9)
@@ -119,9 +123,13 @@ def test_the_verdict_is_read_at_its_place_and_nowhere_else():
         at({" B": 0.9, " A": 0.1}),
         token("\n"),
     ]
-    assert read_probabilities(words, "pairwise", "line", NONCE).value == pytest.approx(0.1)
-    assert read_probabilities(words[:5], "pairwise", "line", NONCE).value is None
-    assert read_probabilities(words + words[2:], "pairwise", "line", NONCE).value is None
+    assert read_verdict_from_probabilities(words, "pairwise", "line", NONCE).value == pytest.approx(
+        0.1
+    )
+    assert read_verdict_from_probabilities(words[:5], "pairwise", "line", NONCE).value is None
+    assert (
+        read_verdict_from_probabilities(words + words[2:], "pairwise", "line", NONCE).value is None
+    )
 
 
 def test_verdicts_inside_thoughts_do_not_count():
@@ -132,12 +140,14 @@ def test_verdicts_inside_thoughts_do_not_count():
         token("\n\n"),
         at({"A": 0.8, "B": 0.2}),
     ]
-    assert read_probabilities(words, "pairwise", "bare", NONCE).value == pytest.approx(0.8)
+    assert read_verdict_from_probabilities(words, "pairwise", "bare", NONCE).value == pytest.approx(
+        0.8
+    )
 
 
 def test_labels_that_are_improbable_together_are_no_verdict():
     """Renormalising 0.02 and 0.01 would make 67% of noise."""
-    reading = read_probabilities(
+    reading = read_verdict_from_probabilities(
         [at({"The": 0.9, "A": 0.02, "B": 0.01})], "pairwise", "bare", NONCE
     )
     assert reading.value is None
@@ -145,11 +155,11 @@ def test_labels_that_are_improbable_together_are_no_verdict():
 
 
 def test_an_answer_without_tokens_has_no_verdict():
-    assert read_probabilities([], "pairwise", "bare", NONCE).value is None
+    assert read_verdict_from_probabilities([], "pairwise", "bare", NONCE).value is None
 
 
 def test_ratings_are_weighted_by_probability():
-    reading = read_probabilities(
+    reading = read_verdict_from_probabilities(
         [at({"7": 0.5, "8": 0.3, "10": 0.1, "seven": 0.1})], "pointwise", "bare", NONCE
     )
     assert reading.value == pytest.approx((7 * 0.5 + 8 * 0.3 + 10 * 0.1) / 0.9)
@@ -159,13 +169,15 @@ def test_ratings_are_weighted_by_probability():
 def test_ten_in_two_tokens_is_split_where_the_answer_shows_how():
     """p("1") 0.6, then p("0") 0.75: 10 has 0.45, 1 has 0.15; 9 has 0.4."""
     words = [at({"1": 0.6, "9": 0.4}), at({"0": 0.75, "<end>": 0.25})]
-    reading = read_probabilities(words, "pointwise", "bare", NONCE)
+    reading = read_verdict_from_probabilities(words, "pointwise", "bare", NONCE)
     assert reading.value == pytest.approx(10 * 0.45 + 1 * 0.15 + 9 * 0.4)
     assert reading.choice == "10"
 
 
 def test_a_one_that_may_be_the_beginning_of_ten_is_told():
-    reading = read_probabilities([at({"1": 0.2, "9": 0.8})], "pointwise", "bare", NONCE)
+    reading = read_verdict_from_probabilities(
+        [at({"1": 0.2, "9": 0.8})], "pointwise", "bare", NONCE
+    )
     assert reading.value == pytest.approx(1 * 0.2 + 9 * 0.8)
     assert reading.unsplit_one == pytest.approx(0.2)
     assert exp(log(0.2)) == pytest.approx(0.2)

@@ -34,29 +34,6 @@ def work_limit(time_limit_s: float) -> int:
 
 
 @compiled
-def solve(cost_CJ: np.ndarray, k: int, limit: int) -> tuple[np.ndarray, float, float, bool]:
-    """Return the cheapest ``k`` columns, ``1 <= k <= J``, with a certificate.
-
-    Where the local-search subset costs the optimum (to 1e-9 relative) it is the one returned, so
-    the answer among equals does not depend on the search.
-
-    Args:
-        cost_CJ: (C, J), entries >= 0.
-        k: columns to choose.
-        limit: work that may be done after local search. When it is used up, the best subset found
-            and an honest lower bound come back, and the optimum is not proven.
-
-    Returns:
-        ``(chosen (k,) ascending, cost, lower_bound, is_optimal)``, with
-        ``lower_bound <= optimum <= cost``. ``is_optimal`` says that the optimum is proven to 1e-9
-        relative; ``lower_bound`` is then ``cost``.
-    """
-    chosen = choose_greedily(cost_CJ, k)
-    cost = improve_by_swaps(cost_CJ, chosen)
-    return certify(cost_CJ, chosen, cost, limit)
-
-
-@compiled
 def certify(
     cost_CJ: np.ndarray, chosen: np.ndarray, cost: float, limit: int
 ) -> tuple[np.ndarray, float, float, bool]:
